@@ -1,0 +1,1 @@
+"""The diffusion process: pure functions of tensors and of a callable denoiser."""
