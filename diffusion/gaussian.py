@@ -1,0 +1,36 @@
+"""The reverse step's Gaussian, shared by the loss and by ancestral sampling."""
+
+import torch
+from torch import Tensor
+
+from latte.diffusion.schedule import Schedule, at
+
+
+def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """A denoiser's output (b, f, c or 2c, h, w) -> predicted noise and, where it is learned, the variance channels."""
+    if out.shape[2] not in (channels, 2 * channels):
+        raise ValueError(f"the denoiser returned {out.shape[2]} channels for {channels}; expected {channels} or twice")
+    return (out, None) if out.shape[2] == channels else out.chunk(2, dim=2)
+
+
+def predict_x0(schedule: Schedule, x: Tensor, index: Tensor, eps: Tensor) -> Tensor:
+    """The clean sample that x_t and its noise imply; eq. 4 of Ho et al. 2020, solved for x_0."""
+    abar = schedule.alphas_cumprod
+    return at((1 / abar).sqrt(), index, x) * x - at((1 / abar - 1).sqrt(), index, x) * eps
+
+
+def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor) -> Tensor:
+    """Mean of q(x_{t-1} | x_t, x_0); eq. 7 of Ho et al. 2020."""
+    abar, prev, beta = schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.betas
+    of_x0 = beta * prev.sqrt() / (1 - abar)
+    of_x = (1 - prev) * (1 - beta).sqrt() / (1 - abar)
+    return at(of_x0, index, x) * x0 + at(of_x, index, x) * x
+
+
+def learned_log_variance(schedule: Schedule, v: Tensor | None, index: Tensor, like: Tensor) -> Tensor:
+    """Between the posterior's (v = -1) and beta (v = 1), in log space: Nichol & Dhariwal 2021, eq. 15.
+
+    v None, a network that does not learn it: the posterior's ("fixed small").
+    """
+    low = at(schedule.posterior_log_variance, index, like)
+    return low if v is None else torch.lerp(low, at(schedule.betas.log(), index, like), (v + 1) / 2)

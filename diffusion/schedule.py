@@ -1,0 +1,107 @@
+"""The noise schedule of the forward process, in float64, and its respacing.
+
+Sources: Ho et al. 2020 (arXiv 2006.11239), eq. 2-7; Nichol & Dhariwal 2021 (arXiv 2102.09672), sections 3.1 and 4.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A Markov chain of noise levels. `timesteps[i]` is what the network is told at step i; betas (n,) float64."""
+
+    betas: Tensor
+    timesteps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """Signal power left after step i (alpha bar), (n,)."""
+        return torch.cumprod(1 - self.betas, 0)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> Tensor:
+        """alpha bar one step earlier; 1 before the first, (n,)."""
+        return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
+
+    @cached_property
+    def posterior_variance(self) -> Tensor:
+        """Variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al., (n,)."""
+        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance(self) -> Tensor:
+        """Its logarithm; the first step, whose variance is 0, takes the second's, (n,)."""
+        variance = self.posterior_variance.clone()
+        variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
+        return variance.log()
+
+
+def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Linear betas (Ho et al. 2020, section 4); the end points are rescaled by 1000 / steps."""
+    if steps < 1:
+        raise ValueError(f"a schedule needs at least 1 step, not {steps}")
+    scale = 1000 / steps
+    betas = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64)
+    return Schedule(betas, torch.arange(steps))
+
+
+def spaced_timesteps(spacing: str, steps: int = 1000) -> list[int]:
+    """The timesteps that a respacing string keeps, rising.
+
+    "250": 250 evenly spaced, both ends included. "10,15,20": the range cut in three equal parts, with so many in
+    each. "ddim50": the 50 of a constant integer stride (Song et al. 2021). ValueError: there are not so many.
+    """
+    wrong = f"respacing {spacing!r}: expected a count such as '250', a list such as '10,15,20', or 'ddim50'"
+    stride_count, text = spacing.startswith("ddim"), spacing.removeprefix("ddim")
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or (stride_count and len(parts) > 1):
+        raise ValueError(wrong)
+    counts = [int(part) for part in parts]
+    if stride_count:
+        for stride in range(1, steps + 1):
+            kept = range(0, steps, stride)
+            if len(kept) == counts[0]:
+                return list(kept)
+        raise ValueError(f"respacing {spacing!r}: no integer stride over {steps} steps keeps exactly {counts[0]}")
+    kept, start = [], 0
+    for i, count in enumerate(counts):
+        size = steps // len(counts) + (i < steps % len(counts))
+        if count > size:
+            raise ValueError(f"respacing {spacing!r}: part {i + 1} has {size} steps, {count} cannot be kept of them")
+        # the running sum, not i * stride: the published step lists were rounded from it
+        stride, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += size
+    return kept
+
+
+def respace(schedule: Schedule, timesteps: str | list[int]) -> Schedule:
+    """The shorter chain over some of the timesteps, with the same noise level at each that is kept."""
+    if isinstance(timesteps, str):
+        timesteps = spaced_timesteps(timesteps, len(schedule))
+    kept = torch.tensor(timesteps)
+    if len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(schedule) or (kept.diff() <= 0).any():
+        raise ValueError(f"timesteps must rise, without repetition, within 0..{len(schedule) - 1}; got {timesteps}")
+    abar = schedule.alphas_cumprod[kept]
+    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+    return Schedule(betas, schedule.timesteps[kept])
+
+
+def at(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """table[index] as (b, 1, 1, ...), on the device and in the dtype of `like` (b, ...)."""
+    return table.to(like.device)[index].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def q_sample(schedule: Schedule, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+    """x_t given x_0 (b, ...), the steps' indices (b,) and noise like x_0; eq. 4 of Ho et al. 2020."""
+    abar = schedule.alphas_cumprod
+    return at(abar.sqrt(), index, x0) * x0 + at((1 - abar).sqrt(), index, x0) * noise

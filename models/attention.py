@@ -1,0 +1,57 @@
+"""Attention over one axis of a video's token grid.
+
+Shape letters, used in every file of models/:
+    b batch   f frames   s tokens per frame   d width   h heads   e head width
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary embedding (Su et al. 2021, eq. 15) of x (b, f, s, h, e) by the frame's index; e is even."""
+    half = x.shape[-1] // 2
+    freq = 10_000 ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = torch.arange(x.shape[1], device=x.device)[:, None, None, None] * freq
+    cos, sin, (a, b) = angle.cos(), angle.sin(), x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+class AxialAttention(nn.Module):
+    """Self-attention among the tokens of each frame ("spatial") or along each token's frames ("temporal").
+
+    The projection's rows are ordered (h, qkv, e): so every fold below is a view, and nothing is copied.
+    """
+
+    def __init__(self, dim: int, heads: int, kind: str, rope: bool = False):
+        super().__init__()
+        self.kind, self.heads, self.rope = kind, heads, rope and kind == "temporal"
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, images: int = 0) -> Tensor:
+        """(b, f, s, d) -> (b, f, s, d). The last `images` frames are stills: attention in time gives them 0."""
+        if images and self.kind == "temporal":
+            return F.pad(self(x[:, :-images]), (0, 0, 0, 0, 0, images))
+        q, k, v = self.qkv(x).unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        if self.rope:
+            q, k = rotate(q), rotate(k)
+        axes = "(b f) h s e" if self.kind == "spatial" else "b (s h) f e"
+        q, k, v = (rearrange(z, f"b f s h e -> {axes}") for z in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(y, f"{axes} -> b f s (h e)", b=len(x), h=self.heads))
+
+
+class SplitAttention(nn.Module):
+    """Half of the (then wider) heads attend in space, half in time, and the two are added: variant 4."""
+
+    def __init__(self, dim: int, heads: int, rope: bool = False):
+        super().__init__()
+        self.spatial = AxialAttention(dim, heads // 2, "spatial")
+        self.temporal = AxialAttention(dim, heads // 2, "temporal", rope)
+
+    def forward(self, x: Tensor, images: int = 0) -> Tensor:
+        """(b, f, s, d) -> (b, f, s, d)."""
+        return self.spatial(x) + self.temporal(x, images)

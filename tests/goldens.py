@@ -1,0 +1,34 @@
+"""Reading the recorded golden values, and comparing with them."""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / "goldens"
+
+
+class Golden:
+    """One file: `weights`, `inputs` and `outputs` by the reference's names, and its `config`."""
+
+    def __init__(self, name: str):
+        with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            self.config = json.loads(file.metadata()["config"])
+        for group in ("weights", "inputs", "outputs"):
+            start = group + "."
+            setattr(self, group, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+
+    def write_weights(self, folder: Path) -> Path:
+        """The reference's own weight file, as it would be published."""
+        save_file(self.weights, folder / "original.safetensors")
+        return folder / "original.safetensors"
+
+
+def relative_error(out: Tensor, reference: Tensor) -> float:
+    """||out - reference|| / ||reference||, in float64; shapes must agree."""
+    assert out.shape == reference.shape, f"{tuple(out.shape)} instead of {tuple(reference.shape)}"
+    out, reference = out.detach().double(), reference.double()
+    return float((out - reference).norm() / reference.norm())
