@@ -1,0 +1,43 @@
+"""The command `latte`: words in, one of the project's functions called. Heavy imports wait until a command runs."""
+
+import argparse
+import os
+import sys
+
+from latte import __version__
+
+COMMANDS = {  # name: (module that has main(argv), what it does)
+    "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
+    "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; bad input ends in one line and status 2, an interrupt in status 130."""
+    parser = argparse.ArgumentParser(
+        prog="latte",
+        description="Latte, the latent diffusion transformer for video. More: latte COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:9} {help}" for name, (_, help) in COMMANDS.items()),
+    )
+    parser.add_argument("--version", action="version", version=f"latte-video {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parsed = parser.parse_args(argv)
+    from importlib import import_module
+
+    try:
+        import_module(COMMANDS[parsed.command][0]).main(parsed.arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LATTE_TRACEBACK"):
+            raise
+        print(f"latte {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"latte {parsed.command}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What is installed, and how the command behaves before any network is loaded."""
+
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from latte.cli import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, **options)
+
+
+def test_a_users_own_modules_do_not_collide(tmp_path):
+    for name in ("models", "train", "diffusion", "eval"):
+        (tmp_path / f"{name}.py").write_text(f"mine = {name!r}\n")
+    code = "import models, train, diffusion, eval; import latte.models.latte, latte.diffusion.loss; print(models.mine)"
+    assert run("-W", "ignore", "-c", code, cwd=tmp_path).stdout == "models\n"
+
+
+def test_only_latte_is_importable_at_top_level(tmp_path):
+    result = run("-c", "import models", cwd=tmp_path)
+    assert "No module named 'models'" in result.stderr
+
+
+def test_wheel_holds_every_module_and_asset(tmp_path):
+    # setuptools keeps its build folder in the tree: build from a copy
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in files.stdout.split("\n"):
+        source = ROOT / name
+        if name and not name.startswith("tests/") and source.is_file():
+            (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "src" / name).write_bytes(source.read_bytes())
+    built = run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=tmp_path / "src")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("latte_video-*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"latte/{path.relative_to(ROOT / 'latte')}" for path in (ROOT / "latte").rglob("*.py")}
+    for folder in ("models", "diffusion", "train", "eval"):
+        expected |= {f"latte/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+    expected |= {f"latte/{p.relative_to(ROOT / 'latte')}" for p in (ROOT / "latte/assets").rglob("*") if p.is_file()}
+    assert expected <= inside, sorted(expected - inside)
+    assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"latte"}
+
+
+def test_help_is_quick_and_loads_no_torch():
+    code = "import sys, latte.cli\ntry: latte.cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = run("-c", code)
+        seconds.append(time.perf_counter() - start)
+    assert "sample" in result.stdout or "convert" in result.stdout
+    assert not {"'torch'", "'timm'", "'numpy'"} & set(result.stdout.replace(",", " ").replace("]", " ").split())
+    assert min(seconds) < 0.5
+
+
+def test_commands_import_and_misspelt_words_are_told(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--no-such-option"])
+        assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["smaple"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'smaple'" in capsys.readouterr().err
+
+
+def test_info_counts_what_the_paper_counts(capsys):
+    assert main(["info", "--sizes", "XL"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Latte-XL/2")]
+    assert [row[3] for row in rows] == ["673.68", "673.68", "676.36", "676.36"]
+    # 3 clips x 1857.03 G less conditioning evaluated once a clip (spec: 5572.69 G for the paper's counting)
+    assert all(abs(float(row[5]) - 1826.89) < 0.01 for row in rows[:2])
