@@ -1,0 +1,114 @@
+"""Checkpoints of a run: folders, written beside, hashed, flushed to disk and renamed; never a pickle.
+
+checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json
+(the model's) and manifest.json with every other file's size and sha256.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Make sure that a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save(run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict[str, dict], keep: int) -> Path:
+    """Write tables (name -> tensors) and notes (name -> JSON) as the checkpoint of `step`; the last `keep` stay."""
+    folder = run / "checkpoints"
+    final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for name, tensors in tables.items():
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors"
+        )
+    for name, values in notes.items():
+        (draft / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
+    files = sorted(draft.iterdir())
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
+    (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for path in [*draft.iterdir(), draft]:
+        flush(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(draft, final)
+    flush(folder)
+    for old in found(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def found(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, sound or not."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return "its manifest.json cannot be read"
+    for name, about in manifest.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != about["bytes"]:
+            return f"{name} is missing or cut"
+        if digest(path) != about["sha256"]:
+            return f"{name} is not what was written"
+    return None
+
+
+def latest(run: Path) -> Path | None:
+    """The newest sound checkpoint; a damaged one is set aside, with a warning, and the one before it taken."""
+    for folder in reversed(found(run)):
+        wrong = damage(folder)
+        if wrong is None:
+            return folder
+        aside = folder.with_name(f"damaged-{folder.name}")
+        warnings.warn(f"{folder}: {wrong}; set aside as {aside.name}, taking the checkpoint before it", stacklevel=2)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as a flat table of tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of optimizer_tensors."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        i, name = key.split(".", 1)
+        state.setdefault(int(i), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def read(folder: Path, name: str) -> dict[str, Tensor]:
+    """One table of a checkpoint."""
+    return load_file(folder / f"{name}.safetensors")
+
+
+def read_state(folder: Path) -> dict:
+    """A checkpoint's state.json."""
+    return json.loads((folder / "state.json").read_text())

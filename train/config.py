@@ -1,0 +1,159 @@
+"""What a training run is: one typed table, the presets, and how the command line changes them."""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run; a run's folder keeps it as config.yaml."""
+
+    kind: str = "latte"  # what is trained: "latte", the denoiser, or "vae", the autoencoder
+    data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
+    clips: int = 4096  # of the built-in shapes
+    model: dict = field(default_factory=dict)  # fields of LatteConfig or VAEConfig
+    vae: str = ""  # kind "latte": folder of the VAE that gives the latents
+    image_size: int = 64  # side of the frames, in pixels
+    num_frames: int = 16  # frames in a clip
+    frame_interval: int = 1  # of a video's frames, every so many are taken
+    flip: bool = False  # mirror half of the clips, left to right
+    global_batch_size: int = 16  # clips in an optimiser step
+    micro_batch_size: int = 0  # clips that go through the network at once; 0: all of them
+    steps: int = 1000  # optimiser steps
+    learning_rate: float = 1e-4  # AdamW's, at its highest
+    warmup: int = 0  # steps over which it rises from 0
+    schedule: str = "constant"  # of the learning rate after that: "constant" or "cosine", to 0
+    weight_decay: float = 0.0  # AdamW's
+    clip_grad: float = 1.0  # gradients are scaled down to this norm
+    ema_decay: float = 0.9999  # of the averaged weights; (1 + n) / (10 + n) while that is smaller
+    kl_weight: float = 1e-6  # kind "vae": of the latents' divergence from a standard Gaussian
+    gradient_checkpointing: bool = False  # recompute activations: less memory, more time, the same numbers
+    seed: int = 0  # of everything random
+    log_every: int = 20  # steps between lines of metrics.jsonl
+    save_every: int = 500  # steps between checkpoints
+    keep: int = 2  # checkpoints that stay
+
+    def __post_init__(self):
+        def check(ok: bool, message: str) -> None:
+            if not ok:
+                raise ValueError(f"training configuration: {message}")
+
+        check(self.kind in ("latte", "vae"), f"kind is {self.kind!r}, not 'latte' or 'vae'")
+        check(self.schedule in ("constant", "cosine"), f"schedule is {self.schedule!r}, not 'constant' or 'cosine'")
+        check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        check(self.global_batch_size % self.micro == 0, "micro_batch_size does not divide global_batch_size")
+        for name in (
+            "clips",
+            "image_size",
+            "num_frames",
+            "frame_interval",
+            "global_batch_size",
+            "log_every",
+            "save_every",
+        ):
+            check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+    @property
+    def micro(self) -> int:
+        return self.micro_batch_size or self.global_batch_size
+
+
+PRESETS = {
+    # the small VAE that ships: 8x down, 4 channels, narrow where frames are large
+    "shapes-vae": TrainConfig(
+        kind="vae",
+        model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+        num_frames=2,
+        clips=20000,
+        global_batch_size=16,
+        steps=3000,
+        learning_rate=2e-3,
+        warmup=100,
+        schedule="cosine",
+        ema_decay=0.999,
+        save_every=250,
+    ),
+    # the small class-conditional Latte that ships
+    "shapes": TrainConfig(
+        vae="shapes/vae",
+        model={"depth": 8, "hidden_size": 192, "num_heads": 6, "patch_size": 2, "num_classes": 8, "input_size": 8},
+        clips=4096,
+        global_batch_size=16,
+        steps=20000,
+        learning_rate=1e-3,
+        warmup=200,
+        schedule="cosine",
+        ema_decay=0.999,
+    ),
+    # a folder of videos, at the size of the small VAE
+    "folder": TrainConfig(
+        data="videos",
+        vae="shapes/vae",
+        model={"depth": 8, "hidden_size": 192, "num_heads": 6, "patch_size": 2, "input_size": 8},
+        global_batch_size=8,
+        steps=2000,
+        learning_rate=5e-4,
+        warmup=100,
+        ema_decay=0.99,
+    ),
+}
+
+
+def unknown(name: str, known: list[str]) -> str:
+    """ "unknown key ..., did you mean ...?"."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"unknown key {name!r}" + (
+        f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
+    )
+
+
+def resolve(source: str, changes: list[str]) -> TrainConfig:
+    """A preset's name or a run's config.yaml, with changes such as "steps=100" or "model.depth=4" on top.
+
+    ValueError: no such preset or file, an unknown key (with the closest one), a value of the wrong type.
+    """
+    names = [f.name for f in fields(TrainConfig)]
+    if source in PRESETS:
+        values = asdict(PRESETS[source])
+    elif Path(source).is_file():
+        try:
+            values = yaml.safe_load(Path(source).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{source} is not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{source} does not hold a table of settings")
+    else:
+        raise ValueError(f"no preset and no file is called {source!r}; the presets are {', '.join(PRESETS)}")
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r}: a setting is changed as key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{change!r}: the value is not YAML: {error}") from error
+        if name.startswith("model."):
+            values["model"] = {**values.get("model", {}), name.removeprefix("model."): value}
+        else:
+            values[name] = value
+    for name, value in values.items():
+        if name not in names:
+            raise ValueError(unknown(name, names))
+        values[name] = typed(name, value)
+    return replace(TrainConfig(kind="vae"), **values)
+
+
+def typed(name: str, value):
+    """`value` as the type of field `name`; YAML reads 1e-4 as text."""
+    wanted = type(getattr(TrainConfig(kind="vae"), name))
+    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not wanted:
+        raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+    return value
