@@ -33,7 +33,7 @@ def segment(video: np.ndarray) -> np.ndarray:
     border = np.concatenate([video[..., 0, :], video[..., -1, :], video[..., 0], video[..., -1]], -1)
     background = np.median(border, axis=(0, 2))
     distance = np.abs(video - background[:, None, None]).max(1)
-    contrast = np.quantile(distance, 0.99, axis=(1, 2))[:, None, None]
+    contrast = np.quantile(distance, 0.998, axis=(1, 2))[:, None, None]
     return np.where(contrast < CONTRAST, 0, np.clip(distance / np.maximum(contrast, 1) * 1.25 - 0.25, 0, 1))
 
 

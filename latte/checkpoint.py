@@ -14,6 +14,18 @@ from torch import Tensor
 from latte.convert import original_config, original_state, unwrap
 from latte.models.latte import Latte, LatteConfig
 
+BUNDLED = Path(__file__).parent / "assets"
+
+
+def find_model(name: str | Path) -> Path:
+    """A path as it is, or the name of a model that ships ("shapes"); FileNotFoundError names what there is."""
+    shipped = sorted(str(path.parent.relative_to(BUNDLED)) for path in BUNDLED.rglob("config.json"))
+    if str(name) in shipped:
+        return BUNDLED / str(name)
+    if not Path(name).exists():
+        raise FileNotFoundError(f"no model at {name}; give a path, or one that ships: {', '.join(shipped) or 'none'}")
+    return Path(name)
+
 
 def read_tensors(path: Path) -> dict:
     """A .safetensors file or a .pt/.pth/.bin one, of which only tensors are read: no code in it can run.

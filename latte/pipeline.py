@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import load_model, read_json
+from latte.checkpoint import find_model, load_model, read_json
 from latte.diffusion.guidance import guided
 from latte.diffusion.randomness import normal
 from latte.diffusion.samplers import SAMPLERS
@@ -20,24 +20,12 @@ from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.vae_io import load_vae
 
-BUNDLED = Path(__file__).parent / "assets"
-
 
 @dataclass
 class LatteOutput:
     """`frames`: one entry a video, in the asked output_type."""
 
     frames: list | np.ndarray | Tensor
-
-
-def find_model(name: str | Path) -> Path:
-    """A path as it is, or the name of a model that ships ("shapes"); FileNotFoundError names what there is."""
-    shipped = sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
-    if str(name) in shipped:
-        return BUNDLED / str(name)
-    if not Path(name).exists():
-        raise FileNotFoundError(f"no model at {name}; give a path, or one that ships: {', '.join(shipped) or 'none'}")
-    return Path(name)
 
 
 class LattePipeline:

@@ -1,16 +1,20 @@
 """Training clips by number, and which of them make up a step: everything is a function of (seed, step, slot)."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.shapes import MOTIONS, make_clip
 from latte.train.config import TrainConfig
+from latte.video import count_frames, list_videos, read_video
 
 
 class Clips(Protocol):
@@ -77,6 +81,65 @@ class VideoBatches:
         return videos, torch.tensor([label for _, label in pairs])
 
 
+class FolderClips:
+    """Real videos: every file of a folder, or, where it has sub-folders, of these, which are the classes.
+
+    A clip is num_frames frames, frame_interval apart, from a random start; the short side is resized to image_size
+    (antialiased) and the middle cut out. Videos that are damaged or too short are left out when the folder is opened,
+    each with a warning that names it. ValueError: none is left. FileNotFoundError: no such folder.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config, root = config, Path(config.data)
+        everything = list_videos(root)
+        classes = sorted({path.relative_to(root).parts[0] for path in everything if path.parent != root})
+        self.names = [name for name in classes if (root / name).is_dir()]
+        self.videos: list[tuple[Path, int, int]] = []
+        for path in everything:
+            part = path.relative_to(root).parts[0] if path != root else ""
+            if self.names and path.parent == root and part not in self.names:
+                warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=2)
+                continue
+            try:
+                frames = count_frames(path)
+                read_video(path, [0, min(frames, self.span) - 1])
+            except ValueError as error:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                continue
+            if frames < self.span:
+                warnings.warn(f"{path} has {frames} frames, a clip needs {self.span}; left out", stacklevel=2)
+                continue
+            self.videos.append((path, frames, self.names.index(part) if self.names else 0))
+        if not self.videos:
+            raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
+
+    @property
+    def span(self) -> int:
+        """Frames that a clip reaches over."""
+        return (self.config.num_frames - 1) * self.config.frame_interval + 1
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
+        """A window of video `index`."""
+        path, frames, label = self.videos[index]
+        start = int(torch.randint(frames - self.span + 1, (), generator=random))
+        mirror = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
+        video, _ = read_video(path, range(start, start + self.span, self.config.frame_interval))
+        video = resize_and_crop(video, self.config.image_size)
+        return (video.flip(-1) if mirror else video), label
+
+
+def resize_and_crop(video: Tensor, size: int) -> Tensor:
+    """(f, 3, h, w) bytes -> (f, 3, size, size): the short side resized with antialiasing, the middle cut out."""
+    h, w = video.shape[-2:]
+    height, width = max(size, round(h * size / min(h, w))), max(size, round(w * size / min(h, w)))
+    resized = F.interpolate(video.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    top, left = (height - size) // 2, (width - size) // 2
+    return resized[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+
+
 def open_clips(config: TrainConfig) -> Clips:
     """The data that config.data names."""
-    return ShapeClips(config)
+    return ShapeClips(config) if config.data == "shapes" else FolderClips(config)

@@ -3,7 +3,7 @@
 An objective is called as loss(network, step, slots) and gives a scalar, the mean over those slots, and numbers to log.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latte.checkpoint import find_model, save_model
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.pipeline import find_model
 from latte.train.config import TrainConfig
 from latte.train.data import Clips, Order, VideoBatches
-from latte.vae_io import load_vae
+from latte.vae_io import load_vae, save_vae
 
 NOISE, TIMESTEP, POSTERIOR, DROP, CLIP = range(2, 7)  # which draw of a (step, slot) it is
 
@@ -96,11 +96,6 @@ def objective(config: TrainConfig, clips: Clips) -> Reconstruction | Denoising:
 
 def finish(network: nn.Module, config: TrainConfig, clips: Clips, folder: Path) -> None:
     """Write what was trained where others can use it; a VAE first learns the scale of its own latents."""
-    from dataclasses import replace
-
-    from latte.checkpoint import save_model
-    from latte.vae_io import save_vae
-
     network.eval()
     if isinstance(network, Latte):
         save_model(network, folder)
