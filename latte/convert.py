@@ -1,6 +1,6 @@
 """Checkpoints of others: one table of names per source, ours <- theirs, `{i}` counting the layers.
 
-A key of theirs that no row takes is an error, and so is, when the result is loaded, one of ours that is missing.
+A key that no row takes is an error, either way, and so is, when the result is loaded, one that is missing.
 """
 
 import re
@@ -8,7 +8,8 @@ import re
 import torch
 from torch import Tensor
 
-from latte.models.latte import SIZES, LatteConfig
+from latte.models.condition import sincos, spatial_position
+from latte.models.latte import SIZES, Latte, LatteConfig
 
 ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
     "condition.time.mlp.0": "t_embedder.mlp.0",
@@ -26,24 +27,57 @@ ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
 COMPUTED = {"pos_embed", "temp_embed", "time_embed"}  # fixed sin-cos tables: computed here, not stored
 
 
+def renamed(name: str, table: dict[str, str]) -> str:
+    """A parameter's name through a table of rows without their ".weight" or ".bias". ValueError: no row takes it."""
+    stem, _, end = name.rpartition(".")
+    number = re.match(r"blocks\.(\d+)\.", stem)
+    row = stem.replace(number[0], "blocks.{i}.", 1) if number else stem
+    if row not in table or end not in ("weight", "bias"):
+        raise ValueError(f"{name!r} has no place in the table of names")
+    return f"{table[row].replace('{i}', number[1]) if number else table[row]}.{end}"
+
+
 def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-    """Our state dict out of the original's (variant 1). KeyError: a key that the table does not know."""
+    """Our state dict out of the original's (variant 1). ValueError: a key that the table does not know.
+
+    Their patch convolution (d, c, p, p) is our linear layer; their qkv rows (3, head, e) are ours as (head, 3, e).
+    """
     ours = {theirs: mine for mine, theirs in ORIGINAL.items()}
     state = {}
     for name, tensor in source.items():
         if name in COMPUTED:
             continue
-        stem, _, end = name.rpartition(".")
-        numbers = re.findall(r"\d+", stem) if stem.startswith("blocks.") else []
-        row = stem.replace(f"blocks.{numbers[0]}.", "blocks.{i}.", 1) if numbers else stem
-        if row not in ours or end not in ("weight", "bias"):
-            raise KeyError(f"not a weight of the original Latte: {name!r}")
-        if row == "x_embedder.proj" and end == "weight":
-            tensor = tensor.flatten(1)  # their convolution (d, c, p, p) is our linear layer
-        if row.endswith("qkv"):
+        mine = renamed(name, ours)
+        if mine == "patch_embed.weight":
+            tensor = tensor.flatten(1)
+        if ".qkv." in mine:
             tensor = tensor.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2)
-        state[(ours[row].replace("{i}", numbers[0]) if numbers else ours[row]) + "." + end] = tensor
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+        state[mine] = tensor.contiguous()
+    return state
+
+
+def state_for_original(model: Latte) -> dict[str, Tensor]:
+    """The inverse: what the original's load_state_dict takes, position tables with it.
+
+    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary).
+    """
+    cfg = model.config
+    plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
+    for name in ("variant", "tubelet", "conditioning", "temporal_pos"):
+        if getattr(cfg, name) != getattr(plain, name):
+            raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r}: this model stays in our form")
+    state = {}
+    for name, tensor in model.state_dict().items():
+        theirs = renamed(name, ORIGINAL)
+        if name == "patch_embed.weight":
+            tensor = tensor.unflatten(1, (cfg.in_channels, cfg.patch_size, cfg.patch_size))
+        if ".qkv." in name:
+            tensor = tensor.unflatten(0, (cfg.num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        state[theirs] = tensor.contiguous()
+    side = cfg.input_size // cfg.patch_size
+    state["pos_embed"] = spatial_position(side, side, cfg.hidden_size)[None]
+    state["temp_embed"] = sincos(torch.arange(cfg.num_frames), cfg.hidden_size)[None]
+    return state
 
 
 def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> LatteConfig:

@@ -1,7 +1,6 @@
 """Videos side by side: a contact sheet, a tiled clip, and a page that plays them."""
 
 import html
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from latte.files import replacing, write_text
 
 STYLE = """\
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
@@ -33,10 +34,8 @@ def contact_sheet(videos: Tensor, captions: list[str], path: str | Path, columns
     height, draw = videos.shape[3] * scale, ImageDraw.Draw(sheet)
     for i, caption in enumerate(captions):
         draw.text((6, i * height + height // 2 - 8), caption, "black", font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part.png")
-    sheet.save(draft)
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        sheet.save(draft)
     return path
 
 
@@ -60,8 +59,4 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n"
         f"<table>{table}</table>\n<main>\n{figures}</main></html>\n"
     )
-    path = Path(folder) / "index.html"
-    draft = path.with_suffix(".part")
-    draft.write_text(text)
-    os.replace(draft, path)
-    return path
+    return write_text(Path(folder) / "index.html", text)

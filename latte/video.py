@@ -1,6 +1,5 @@
 """Videos in and out of files. In memory a clip is uint8 (f, 3, h, w); pixels are RGB."""
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from torch import Tensor
+
+from latte.files import replacing
 
 STREAMS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -161,11 +162,9 @@ def write_video(
     lossless: .mkv always is; .mp4 then is H.264 in RGB and .webp its lossless mode. Nothing half-written stays.
     """
     path, array = Path(path), as_array(frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
     suffix, milliseconds = path.suffix.lower(), round(1000 / fps)
     images = [Image.fromarray(frame) for frame in array]
-    try:
+    with replacing(path) as draft:
         if suffix in (".mp4", ".mkv"):
             write_stream(array, draft, fps, lossless or suffix == ".mkv")
         elif suffix == ".gif":
@@ -178,12 +177,8 @@ def write_video(
         elif suffix == ".png":
             Image.fromarray(np.concatenate(list(array), 1)).save(draft)
         else:
-            raise ValueError(
-                f"{path}: cannot write {suffix or 'a file without suffix'}; use .mp4 .mkv .gif .webp .npz .png"
-            )
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+            what = suffix or "a file without suffix"
+            raise ValueError(f"{path}: cannot write {what}; use .mp4 .mkv .gif .webp .npz .png")
     return path
 
 

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latte.models.block import MODULATION, AdaLN, Block, modulate, per_frame
 from latte.models.condition import Condition, sincos, spatial_position
+from latte.models.config import checked
 
 VARIANTS = {
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion
@@ -22,6 +23,21 @@ SIZES = {  # name: depth (variants 1 and 2), hidden_size, num_heads
     "B": (12, 768, 12),
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
+}
+
+
+LIMITS = {  # beyond these a configuration is a mistake, or somebody's mischief
+    "depth": (1, 1000),
+    "hidden_size": (4, 65536),
+    "num_heads": (1, 1024),
+    "mlp_ratio": (0.01, 64),
+    "patch_size": (1, 256),
+    "tubelet": (1, 256),
+    "in_channels": (1, 4096),
+    "input_size": (1, 65536),
+    "num_frames": (1, 65536),
+    "num_classes": (0, 1_000_000),
+    "class_dropout_prob": (0, 1),
 }
 
 
@@ -52,7 +68,9 @@ class LatteConfig:
 
         check(self.variant in VARIANTS, f"variant is {self.variant!r}, not one of {sorted(VARIANTS)}")
         odd = f"depth is {self.depth}; variants 1 and 2 take their blocks in pairs: give an even depth"
-        check(self.depth > 0 and (self.variant > 2 or self.depth % 2 == 0), odd)
+        for name, (least, most) in LIMITS.items():
+            check(least <= getattr(self, name) <= most, f"{name} is {getattr(self, name)}, not in {least} to {most}")
+        check(self.variant > 2 or self.depth % 2 == 0, odd)
         heads = self.num_heads // 2 if self.variant == 4 else self.num_heads
         check(heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is not {heads} equal heads")
         check(self.variant != 4 or self.num_heads % 2 == 0, f"variant 4 splits the heads: {self.num_heads} is odd")
@@ -61,8 +79,6 @@ class LatteConfig:
         check(self.temporal_pos in ("sincos", "rope"), f"temporal_pos is {self.temporal_pos!r}, not 'sincos' or 'rope'")
         rotary = self.temporal_pos != "rope" or (self.hidden_size // heads) % 2 == 0
         check(rotary, f"rotary positions need an even head width, not {self.hidden_size // heads}")
-        check(min(self.patch_size, self.tubelet) > 0, "patch_size and tubelet must be 1 or more")
-        check(0 <= self.class_dropout_prob <= 1, f"class_dropout_prob {self.class_dropout_prob} is not in [0, 1]")
 
     @classmethod
     def named(cls, name: str, variant: int = 1, **changes) -> "LatteConfig":
@@ -78,10 +94,10 @@ class LatteConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "LatteConfig":
-        """The inverse of dataclasses.asdict; an unknown name is a ValueError."""
+        """The inverse of dataclasses.asdict; ValueError: an unknown name, or a value of another type."""
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise ValueError(f"Latte configuration: unknown {', '.join(map(repr, sorted(unknown)))}")
-        return cls(**values)
+        return cls(**checked(cls, values))
 
     @property
     def out_channels(self) -> int:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from latte.models.config import checked
+
 CHUNK = 8  # frames that go through a convolution at once: memory, not results, depends on it
 
 
@@ -31,6 +33,13 @@ class VAEConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
+        sizes = (self.in_channels, self.out_channels, self.latent_channels, self.layers_per_block, self.norm_num_groups)
+        if not all(0 < size <= 4096 for size in (*sizes, *self.block_out_channels)) or len(self.block_out_channels) > 8:
+            raise ValueError(f"VAE: sizes {sizes}, widths {self.block_out_channels}: each must be in 1 to 4096")
+        if not 0 < self.scaling_factor < float("inf") or not self.block_out_channels:
+            raise ValueError(
+                f"VAE: scaling_factor {self.scaling_factor} or widths {self.block_out_channels} make no sense"
+            )
         if any(width % self.norm_num_groups for width in self.block_out_channels):
             raise ValueError(f"VAE: {self.norm_num_groups} groups do not divide widths {self.block_out_channels}")
 
@@ -39,7 +48,7 @@ class VAEConfig:
         """From a published config.json, whose other entries (class name, block types, sizes) are passed over."""
         known = {field.name for field in fields(cls)}
         published = {"temporal_decoder": "TemporalDecoder" in values.get("_class_name", "")}
-        return cls(**{**published, **{name: value for name, value in values.items() if name in known}})
+        return cls(**checked(cls, {**published, **{name: value for name, value in values.items() if name in known}}))
 
 
 def frame_chunks(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

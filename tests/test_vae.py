@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from latte.models import vae as module
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.tensors import CheckpointError
 from latte.vae_io import load_vae, save_vae
 
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -111,7 +112,7 @@ def test_round_trip_and_what_is_told(tmp_path):
     assert back.decode(back.encode(video)).shape == video.shape
     with pytest.raises(ValueError, match="multiples of 8"):
         back.encode(video[..., :20])
-    with pytest.raises(FileNotFoundError, match="no VAE at"):
+    with pytest.raises(CheckpointError, match="not a model folder"):
         load_vae(tmp_path / "none")
     with pytest.raises(ValueError, match="groups do not divide"):
         VAEConfig(block_out_channels=(6, 12))

@@ -4,21 +4,17 @@ checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.sa
 (the model's) and manifest.json with every other file's size and sha256.
 """
 
-import hashlib
-import json
 import os
 import shutil
 import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from latte.files import read_json, write_json
+from latte.tensors import MANIFEST, damage, write_manifest, write_tensors
 
 
 def flush(path: Path) -> None:
@@ -37,14 +33,10 @@ def save(run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for name, tensors in tables.items():
-        save_file(
-            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors"
-        )
+        write_tensors(draft / f"{name}.safetensors", tensors)
     for name, values in notes.items():
-        (draft / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
-    files = sorted(draft.iterdir())
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
-    (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(draft / f"{name}.json", values)
+    write_manifest(draft, sorted(path.name for path in draft.iterdir()))
     for path in [*draft.iterdir(), draft]:
         flush(path)
     if final.exists():
@@ -61,25 +53,10 @@ def found(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return "its manifest.json cannot be read"
-    for name, about in manifest.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != about["bytes"]:
-            return f"{name} is missing or cut"
-        if digest(path) != about["sha256"]:
-            return f"{name} is not what was written"
-    return None
-
-
 def latest(run: Path) -> Path | None:
     """The newest sound checkpoint; a damaged one is set aside, with a warning, and the one before it taken."""
     for folder in reversed(found(run)):
-        wrong = damage(folder)
+        wrong = damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
         if wrong is None:
             return folder
         aside = folder.with_name(f"damaged-{folder.name}")
@@ -111,4 +88,4 @@ def read(folder: Path, name: str) -> dict[str, Tensor]:
 
 def read_state(folder: Path) -> dict:
     """A checkpoint's state.json."""
-    return json.loads((folder / "state.json").read_text())
+    return read_json(folder / "state.json")
