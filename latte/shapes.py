@@ -98,14 +98,19 @@ def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple
     return centre, radius
 
 
-def make_clip(seed: int, index: int, motion: str | None = None, frames: int = 16, size: int = 64) -> Clip:
-    """Clip `index` of the data set `seed`; `motion` in place of the drawn one. Pure, a few milliseconds."""
+def make_clip(
+    seed: int, index: int, motion: str | None = None, frames: int = 16, size: int = 64, window: slice = slice(None)
+) -> Clip:
+    """Clip `index` of the data set `seed`; `motion` in place of the drawn one. Pure, a few milliseconds.
+
+    window: which of the frames to draw; what is left out costs nothing.
+    """
     rng = np.random.default_rng([seed, index])
     drawn = MOTIONS[rng.integers(len(MOTIONS))]
     shape, colour = (list(table)[rng.integers(len(table))] for table in (SHAPES, COLOURS))
     grey = rng.uniform(*BACKGROUND)
     motion = motion or drawn
-    centre, radius = path(motion, frames, size, rng)
+    centre, radius = (values[window] for values in path(motion, frames, size, rng))
     alpha = coverage(shape, centre, radius, size)[:, None]
     video = (1 - alpha) * grey + alpha * np.array(COLOURS[colour])[:, None, None]
     caption = f"a {colour} {shape} {PHRASES[motion]}"

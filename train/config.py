@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from latte.train.precision import PRECISIONS
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -30,6 +32,7 @@ class TrainConfig:
     clip_grad: float = 1.0  # gradients are scaled down to this norm
     ema_decay: float = 0.9999  # of the averaged weights; (1 + n) / (10 + n) while that is smaller
     kl_weight: float = 1e-6  # kind "vae": of the latents' divergence from a standard Gaussian
+    precision: str = "fp32"  # of matrix products and convolutions: "fp32" or "bf16"; weights and losses stay float32
     gradient_checkpointing: bool = False  # recompute activations: less memory, more time, the same numbers
     seed: int = 0  # of everything random
     log_every: int = 20  # steps between lines of metrics.jsonl
@@ -43,6 +46,7 @@ class TrainConfig:
 
         check(self.kind in ("latte", "vae"), f"kind is {self.kind!r}, not 'latte' or 'vae'")
         check(self.schedule in ("constant", "cosine"), f"schedule is {self.schedule!r}, not 'constant' or 'cosine'")
+        check(self.precision in PRECISIONS, f"precision is {self.precision!r}, not one of {', '.join(PRECISIONS)}")
         check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
         check(self.global_batch_size % self.micro == 0, "micro_batch_size does not divide global_batch_size")
         for name in (
@@ -66,27 +70,29 @@ PRESETS = {
     "shapes-vae": TrainConfig(
         kind="vae",
         model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
-        num_frames=2,
+        num_frames=1,
         clips=20000,
         global_batch_size=16,
-        steps=3000,
-        learning_rate=2e-3,
+        steps=3600,
+        learning_rate=1.5e-3,
         warmup=100,
         schedule="cosine",
+        kl_weight=1e-3,
         ema_decay=0.999,
-        save_every=250,
+        precision="bf16",
     ),
     # the small class-conditional Latte that ships
     "shapes": TrainConfig(
         vae="shapes/vae",
-        model={"depth": 8, "hidden_size": 192, "num_heads": 6, "patch_size": 2, "num_classes": 8, "input_size": 8},
+        model={"depth": 10, "hidden_size": 160, "num_heads": 5, "patch_size": 2, "num_classes": 8, "input_size": 8},
         clips=4096,
         global_batch_size=16,
-        steps=20000,
+        steps=10000,
         learning_rate=1e-3,
         warmup=200,
         schedule="cosine",
         ema_decay=0.999,
+        precision="bf16",
     ),
     # a folder of videos, at the size of the small VAE
     "folder": TrainConfig(

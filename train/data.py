@@ -42,9 +42,11 @@ class ShapeClips:
     def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
         """Clip `index`, drawn anew each time."""
         cfg = self.config
-        whole = make_clip(cfg.seed, index, frames=max(16, cfg.num_frames), size=cfg.image_size)
-        start = int(torch.randint(len(whole.video) - cfg.num_frames + 1, (), generator=random))
-        return torch.from_numpy(whole.video[start : start + cfg.num_frames]), whole.label
+        frames = max(16, cfg.num_frames)
+        start = int(torch.randint(frames - cfg.num_frames + 1, (), generator=random))
+        window = slice(start, start + cfg.num_frames)
+        clip = make_clip(cfg.seed, index, frames=frames, size=cfg.image_size, window=window)
+        return torch.from_numpy(clip.video), clip.label
 
 
 class Order:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import time
 from dataclasses import asdict
@@ -13,10 +12,12 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
+from latte.files import write_json, write_text
 from latte.train import checkpoint
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
 from latte.train.objectives import finish, objective
+from latte.train.precision import computing
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -59,7 +60,8 @@ def optimise(config: TrainConfig, loss, network: nn.Module, optimizer: torch.opt
     optimizer.zero_grad(set_to_none=True)
     share, logged = config.micro / config.global_batch_size, {}
     for start in range(0, config.global_batch_size, config.micro):
-        value, terms = loss(network, step, range(start, start + config.micro))
+        with computing(config.precision):
+            value, terms = loss(network, step, range(start, start + config.micro))
         (share * value).backward()
         for name, term in {**terms, "loss": value.detach()}.items():
             logged[name] = logged.get(name, 0.0) + share * float(term)
@@ -108,7 +110,7 @@ def train(config: TrainConfig, run: Path, clips: Clips, resume: bool = True) -> 
         stop.restore()
     finish(ema, config, clips, run / "final")
     if clips.names:
-        (run / "final" / "classes.json").write_text(json.dumps({"names": clips.names}) + "\n")
+        write_json(run / "final" / "classes.json", {"names": clips.names})
     return run / "final"
 
 
@@ -125,9 +127,7 @@ def start_folder(config: TrainConfig, run: Path, resume: bool) -> None:
             raise ValueError(f"{run} holds a run with other settings ({names}): give another folder")
         if not resume and checkpoint.found(run):
             raise ValueError(f"{run} already holds checkpoints: give another folder, or resume")
-    draft = file.with_suffix(".part")
-    draft.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    os.replace(draft, file)
+    write_text(file, yaml.safe_dump(asdict(config), sort_keys=False))
 
 
 def save(config: TrainConfig, run: Path, step: int, network: nn.Module, ema: nn.Module, optimizer) -> None:
@@ -153,7 +153,5 @@ def restore(run: Path, network: nn.Module, ema: nn.Module, optimizer: torch.opti
     metrics = run / "metrics.jsonl"
     if metrics.exists():
         kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        draft = metrics.with_suffix(".part")
-        draft.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(draft, metrics)
+        write_text(metrics, "".join(f"{line}\n" for line in kept))
     return step

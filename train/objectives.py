@@ -36,10 +36,10 @@ class Reconstruction:
 
     def __call__(self, network: AutoencoderKL, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         images = VideoBatches(self.clips, self.config).batch(step, slots)[0].flatten(0, 1)
-        mean, logvar = network.moments(images)
+        mean, logvar = (moment.float() for moment in network.moments(images))
         per_slot = (self.config.num_frames, *mean.shape[1:])
         noise = torch.cat([normal(per_slot, self.config.seed, POSTERIOR, step, slot) for slot in slots])
-        out = network.decode(mean + (0.5 * logvar).exp() * noise)
+        out = network.decode(mean + (0.5 * logvar).exp() * noise).float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         mse = F.mse_loss(out, images)
         loss = F.l1_loss(out, images) + mse + self.config.kl_weight * kl
