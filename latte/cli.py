@@ -10,6 +10,7 @@ COMMANDS = {  # name: (module that has main(argv), what it does)
     "sample": ("latte.sample", "make videos with a model, and a page to look at them"),
     "train": ("latte.train.main", "train a model or a VAE, on the built-in shapes or on a folder of videos"),
     "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
+    "eval": ("latte.eval.main", "measure a model of the built-in shapes, beside real clips"),
     "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),
 }
 

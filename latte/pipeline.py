@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import find_model, load_model, read_json
+from latte.checkpoint import find_model, load_model
 from latte.diffusion.guidance import guided
 from latte.diffusion.randomness import normal
 from latte.diffusion.samplers import SAMPLERS
 from latte.diffusion.schedule import linear_schedule, respace
+from latte.files import read_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.vae_io import load_vae
