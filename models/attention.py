@@ -23,7 +23,10 @@ class AxialAttention(nn.Module):
     """Self-attention among the tokens of each frame ("spatial") or along each token's frames ("temporal").
 
     The projection's rows are ordered (h, qkv, e): so every fold below is a view, and nothing is copied.
+    `attend` can be replaced, on the class or on one module, by another exact attention over (..., tokens, e).
     """
+
+    attend = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, dim: int, heads: int, kind: str, rope: bool = False):
         super().__init__()
@@ -40,7 +43,7 @@ class AxialAttention(nn.Module):
             q, k = rotate(q), rotate(k)
         axes = "(b f) h s e" if self.kind == "spatial" else "b (s h) f e"
         q, k, v = (rearrange(z, f"b f s h e -> {axes}") for z in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = self.attend(q, k, v)
         return self.proj(rearrange(y, f"{axes} -> b f s (h e)", b=len(x), h=self.heads))
 
 

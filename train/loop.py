@@ -17,7 +17,7 @@ from latte.train import checkpoint
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
 from latte.train.objectives import finish, objective
-from latte.train.precision import computing
+from latte.train.precision import attend_in_float32, computing
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -83,6 +83,7 @@ def train(config: TrainConfig, run: Path, clips: Clips, resume: bool = True) -> 
     loss = objective(config, clips)
     network, ema = loss.network().train(), loss.network().requires_grad_(False)
     ema.load_state_dict(network.state_dict())
+    attend_in_float32(network)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay, foreach=False
     )

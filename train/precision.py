@@ -1,30 +1,28 @@
 """Mixed precision: in which arithmetic the networks compute; weights, losses and averages stay float32."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
+
+from latte.models.attention import AxialAttention
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Float32Attention(TorchFunctionMode):
-    """Keeps attention in float32 under a CPU's autocast, where its bfloat16 backward is five times slower."""
+def computing(precision: str) -> AbstractContextManager:
+    """Within it, matrix products and convolutions have that precision."""
+    return nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
+
+def attend_in_float32(network: nn.Module) -> None:
+    """Keep a network's attention in float32 under a CPU's autocast, where its bf16 backward is five times slower."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            return function(*(tensor.float() for tensor in args), **(kwargs or {}))
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
 
-
-@contextmanager
-def computing(precision: str) -> Iterator[None]:
-    """The block's matrix products and convolutions in that precision."""
-    if precision == "fp32":
-        yield
-        return
-    with torch.autocast("cpu", PRECISIONS[precision]), Float32Attention():
-        yield
+    for module in network.modules():
+        if isinstance(module, AxialAttention):
+            module.attend = attend
