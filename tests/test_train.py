@@ -15,10 +15,11 @@ import latte
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.shapes import make_clip
-from latte.train import checkpoint
+from latte.train import checkpoint, data
 from latte.train.config import PRESETS, resolve
 from latte.train.data import open_clips
 from latte.train.loop import train, update_ema
+from latte.train.objectives import objective
 from latte.vae_io import load_vae, save_vae
 from latte.video import write_video
 
@@ -184,6 +185,9 @@ CHANGES = {  # each setting changed must change the run's weights
     "seed": 1,
     "global_batch_size": 2,
     "num_frames": 3,
+    "clips": 5,
+    "image_size": 32,
+    "precision": "fp32",
 }
 
 
@@ -193,6 +197,52 @@ def test_settings_change_the_run(name, vae, tmp_path):
     run(small(vae, "steps=4", f"{name}={CHANGES[name]}"), tmp_path / "b")
     a, b = (load_file(tmp_path / run / "final/model.safetensors") for run in "ab")
     assert not same(a, b)
+
+
+def test_settings_of_a_vae_change_the_run(tmp_path):
+    folders = []
+    for name, change in (("a", "steps=3"), ("b", "kl_weight=1.0")):
+        assert (
+            main(["train", "--config", "shapes-vae", "--run", str(tmp_path / name), *TINY_VAE, "steps=3", change]) == 0
+        )
+        folders.append(tmp_path / name / "final/model.safetensors")
+    assert not same(*map(load_file, folders))
+
+
+def test_checkpointed_gradients_are_the_same(vae, tmp_path):
+    config = small(vae, "steps=3", "gradient_checkpointing=true")
+    assert objective(config, open_clips(config)).network().gradient_checkpointing
+    run(config, tmp_path / "a")
+    run(small(vae, "steps=3"), tmp_path / "b")
+    assert same(*(load_file(tmp_path / name / "final/model.safetensors") for name in "ab"))
+
+
+def test_how_often_it_logs_and_saves(vae, tmp_path):
+    run(small(vae, "steps=10", "log_every=4", "save_every=3", "keep=3"), tmp_path)
+    assert [folder.name for folder in checkpoint.found(tmp_path)] == ["step-0000006", "step-0000009", "step-0000010"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 8, 10]
+
+
+def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
+    video = torch.from_numpy(make_clip(0, 1, "left", frames=12, size=16).video)
+    write_video(video, tmp_path / "a.mkv")
+    write_video(video.flip(0), tmp_path / "b.mkv")
+    draw = lambda i, seed, *changes: open_clips(small(vae, f"data={tmp_path}", *changes)).clip(
+        i, torch.Generator().manual_seed(seed)
+    )[0]
+    windows = [video[start : start + 8 : 2] for start in range(6)]
+    drawn = [draw(0, seed, "frame_interval=2") for seed in range(8)]
+    assert {next(i for i, w in enumerate(windows) if torch.equal(w, clip)) for clip in drawn} > {0, 5}
+    assert torch.equal(draw(1, 3), draw(3, 3))
+    assert any(torch.equal(draw(1, 3), video.flip(0)[start : start + 4]) for start in range(9))
+    mirrored = [draw(0, seed, "flip=true", "num_frames=12") for seed in range(12)]
+    assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
+    assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
+    kept = draw(0, 5, "image_size=8")
+    monkeypatch.setattr(data, "MEMORY", 0)
+    assert torch.equal(draw(0, 5, "image_size=8"), kept)
+    assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
 
 
 def test_file_descriptors_and_threads_do_not_leak(vae, tmp_path):

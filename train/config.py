@@ -15,7 +15,7 @@ class TrainConfig:
 
     kind: str = "latte"  # what is trained: "latte", the denoiser, or "vae", the autoencoder
     data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
-    clips: int = 4096  # of the built-in shapes
+    clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig or VAEConfig
     vae: str = ""  # kind "latte": folder of the VAE that gives the latents
     image_size: int = 64  # side of the frames, in pixels
@@ -65,46 +65,37 @@ class TrainConfig:
         return self.micro_batch_size or self.global_batch_size
 
 
+# the small VAE that ships: 8x down, 4 channels, narrow where frames are large
+SHAPES_VAE = TrainConfig(
+    kind="vae",
+    model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+    num_frames=1,
+    clips=20000,
+    steps=3600,
+    learning_rate=1.5e-3,
+    warmup=100,
+    schedule="cosine",
+    kl_weight=1e-3,
+    ema_decay=0.999,
+    precision="bf16",
+)
+# the small class-conditional Latte that ships
+SHAPES = TrainConfig(
+    vae="shapes/vae",
+    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2, "num_classes": 8, "input_size": 8},
+    steps=12000,
+    learning_rate=1e-3,
+    warmup=200,
+    schedule="cosine",
+    ema_decay=0.999,
+    precision="bf16",
+)
 PRESETS = {
-    # the small VAE that ships: 8x down, 4 channels, narrow where frames are large
-    "shapes-vae": TrainConfig(
-        kind="vae",
-        model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
-        num_frames=1,
-        clips=20000,
-        global_batch_size=16,
-        steps=3600,
-        learning_rate=1.5e-3,
-        warmup=100,
-        schedule="cosine",
-        kl_weight=1e-3,
-        ema_decay=0.999,
-        precision="bf16",
-    ),
-    # the small class-conditional Latte that ships
-    "shapes": TrainConfig(
-        vae="shapes/vae",
-        model={"depth": 10, "hidden_size": 160, "num_heads": 5, "patch_size": 2, "num_classes": 8, "input_size": 8},
-        clips=4096,
-        global_batch_size=16,
-        steps=10000,
-        learning_rate=1e-3,
-        warmup=200,
-        schedule="cosine",
-        ema_decay=0.999,
-        precision="bf16",
-    ),
-    # a folder of videos, at the size of the small VAE
-    "folder": TrainConfig(
-        data="videos",
-        vae="shapes/vae",
-        model={"depth": 8, "hidden_size": 192, "num_heads": 6, "patch_size": 2, "input_size": 8},
-        global_batch_size=8,
-        steps=2000,
-        learning_rate=5e-4,
-        warmup=100,
-        ema_decay=0.99,
-    ),
+    "shapes-vae": SHAPES_VAE,
+    "shapes": SHAPES,
+    # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
+    "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
+    "folder": replace(SHAPES, data="videos", vae="runs/folder-vae/final", clips=256, global_batch_size=8, steps=3000),
 }
 
 

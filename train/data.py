@@ -63,6 +63,9 @@ class Order:
         return int(self.permutation[place])
 
 
+MEMORY = 4 << 30  # bytes that decoded videos may take
+
+
 @dataclass
 class VideoBatches:
     """Batches of pixels: step -> videos (b, f, 3, h, w) in [-1, 1] and classes (b,)."""
@@ -87,8 +90,10 @@ class FolderClips:
     """Real videos: every file of a folder, or, where it has sub-folders, of these, which are the classes.
 
     A clip is num_frames frames, frame_interval apart, from a random start; the short side is resized to image_size
-    (antialiased) and the middle cut out. Videos that are damaged or too short are left out when the folder is opened,
-    each with a warning that names it. ValueError: none is left. FileNotFoundError: no such folder.
+    (antialiased) and the middle cut out. There are config.clips of them, the videos in turn, and at least one of each.
+    Videos that are damaged or too short are left out when the folder is opened, each with a warning that names it.
+    Where all that is left fits in MEMORY once resized, each video is decoded once and kept.
+    ValueError: nothing is left. FileNotFoundError: no such folder.
     """
 
     def __init__(self, config: TrainConfig):
@@ -114,6 +119,9 @@ class FolderClips:
             self.videos.append((path, frames, self.names.index(part) if self.names else 0))
         if not self.videos:
             raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
+        frame = 3 * config.image_size**2
+        self.keep = frame * sum(frames for _, frames, _ in self.videos) <= MEMORY
+        self.kept: dict[Path, Tensor] = {}
 
     @property
     def span(self) -> int:
@@ -121,15 +129,20 @@ class FolderClips:
         return (self.config.num_frames - 1) * self.config.frame_interval + 1
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return max(len(self.videos), self.config.clips)
 
     def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
-        """A window of video `index`."""
-        path, frames, label = self.videos[index]
+        """A window of a video, resized and cut."""
+        path, frames, label = self.videos[index % len(self.videos)]
         start = int(torch.randint(frames - self.span + 1, (), generator=random))
         mirror = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
-        video, _ = read_video(path, range(start, start + self.span, self.config.frame_interval))
-        video = resize_and_crop(video, self.config.image_size)
+        window = range(start, start + self.span, self.config.frame_interval)
+        if self.keep:
+            if path not in self.kept:
+                self.kept[path] = resize_and_crop(read_video(path, range(frames))[0], self.config.image_size)
+            video = self.kept[path][window.start : window.stop : window.step]
+        else:
+            video = resize_and_crop(read_video(path, window)[0], self.config.image_size)
         return (video.flip(-1) if mirror else video), label
 
 
