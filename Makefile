@@ -10,8 +10,7 @@ BIN := .venv/bin
 # one, which needs no compiled part, takes its place.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[test]'
 	$(BIN)/python -c 'import timm' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.16.2 requests
 	$(BIN)/python -W ignore -c 'import timm'
