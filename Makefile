@@ -3,6 +3,7 @@ PYTHON ?= python3
 # The release that the figures in the README were measured with; any torch >= 2.10 does: make TORCH=torch==2.15.0 ...
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: sample test check clean
 
@@ -10,9 +11,8 @@ BIN := .venv/bin
 # one, which needs no compiled part, takes its place.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[test]'
-	$(BIN)/python -c 'import timm' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.16.2 requests
+	$(PIP) '$(TORCH)' -e '.[test]'
+	$(BIN)/python -c 'import timm' 2>/dev/null || { $(PIP) requests && $(PIP) --no-deps torchvision==0.16.2; }
 	$(BIN)/python -W ignore -c 'import timm'
 	touch $@
 
