@@ -1,6 +1,8 @@
-"""The reverse step's Gaussian, shared by the loss and by ancestral sampling."""
+"""The reverse step's Gaussian, shared by the loss and by ancestral sampling.
 
-import torch
+index: the step, one for the whole batch (int) or one per sample (b,).
+"""
+
 from torch import Tensor
 
 from latte.diffusion.schedule import Schedule, at
@@ -13,13 +15,13 @@ def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     return (out, None) if out.shape[2] == channels else out.chunk(2, dim=2)
 
 
-def predict_x0(schedule: Schedule, x: Tensor, index: Tensor, eps: Tensor) -> Tensor:
+def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) -> Tensor:
     """The clean sample that x_t and its noise imply; eq. 4 of Ho et al. 2020, solved for x_0."""
     abar = schedule.alphas_cumprod
     return at((1 / abar).sqrt(), index, x) * x - at((1 / abar - 1).sqrt(), index, x) * eps
 
 
-def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor) -> Tensor:
+def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor | int) -> Tensor:
     """Mean of q(x_{t-1} | x_t, x_0); eq. 7 of Ho et al. 2020."""
     abar, prev, beta = schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.betas
     of_x0 = beta * prev.sqrt() / (1 - abar)
@@ -27,10 +29,10 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor) -> 
     return at(of_x0, index, x) * x0 + at(of_x, index, x) * x
 
 
-def learned_log_variance(schedule: Schedule, v: Tensor | None, index: Tensor, like: Tensor) -> Tensor:
+def learned_log_variance(schedule: Schedule, v: Tensor | None, index: Tensor | int, like: Tensor) -> Tensor | float:
     """Between the posterior's (v = -1) and beta (v = 1), in log space: Nichol & Dhariwal 2021, eq. 15.
 
     v None, a network that does not learn it: the posterior's ("fixed small").
     """
     low = at(schedule.posterior_log_variance, index, like)
-    return low if v is None else torch.lerp(low, at(schedule.betas.log(), index, like), (v + 1) / 2)
+    return low if v is None else low + (at(schedule.betas.log(), index, like) - low) * (v + 1) / 2

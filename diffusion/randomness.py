@@ -13,15 +13,10 @@ def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU generator of its own for the place `path` (non-negative integers) under `seed`."""
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
-    low, high = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32).tolist()
+    low, high = np.random.SeedSequence(seed, spawn_key=path).generate_state(2, np.uint32).tolist()
     return torch.Generator().manual_seed(high << 32 | low)
 
 
 def normal(shape: tuple[int, ...], seed: int, *path: int) -> Tensor:
     """Standard normal float32 noise for one place; drawn on the CPU, so that every device gets the same."""
     return torch.randn(shape, generator=generator(seed, *path))
-
-
-def normal_batch(shape: tuple[int, ...], seeds: list[tuple[int, ...]], *path: int) -> Tensor:
-    """One `normal` per row: seeds[i] is (seed, sample, ...) of row i; -> (len(seeds), *shape)."""
-    return torch.stack([normal(shape, *place, *path) for place in seeds])

@@ -10,25 +10,23 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
-from latte.diffusion.schedule import Schedule, at
+from latte.diffusion.schedule import Schedule
 
 
-def steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(count, index (b,), timestep (b,)) of every step, from the last of the schedule to the first."""
-    for count, i in enumerate(reversed(range(len(schedule)))):
-        index = torch.full((len(x),), i, device=x.device)
-        yield count, index, torch.full_like(index, int(schedule.timesteps[i]))
+def steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(count, index, timesteps (b,)) of every step, from the last of the schedule to the first."""
+    for count, index in enumerate(reversed(range(len(schedule)))):
+        yield count, index, torch.full((len(x),), int(schedule.timesteps[index]), device=x.device)
 
 
 @torch.no_grad()
 def ddpm(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable[[int], Tensor]) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with the learned variance of Nichol & Dhariwal 2021."""
     for count, index, t in steps(schedule, x):
-        eps, v = split_output(denoise(x, t), x.shape[2])
-        eps = eps.to(x.dtype)
+        eps, v = split_output(denoise(x, t).to(x.dtype), x.shape[2])
         mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
-        log_var = learned_log_variance(schedule, None if v is None else v.to(x.dtype), index, x)
-        x = mean if count == len(schedule) - 1 else mean + (0.5 * log_var).exp() * noise(count).to(x)
+        log_var = x.new_zeros(()) + learned_log_variance(schedule, v, index, x)
+        x = mean if index == 0 else mean + (0.5 * log_var).exp() * noise(count).to(x)
         yield x
 
 
@@ -39,14 +37,14 @@ def ddim(
     """DDIM (Song et al. 2021, eq. 12): deterministic at eta 0, as noisy as DDPM at eta 1; any eta > 0 needs noise."""
     if eta and noise is None:
         raise ValueError(f"DDIM with eta {eta} draws fresh noise in every step: give noise=")
-    prev = schedule.alphas_cumprod_prev
-    sigma = eta * schedule.posterior_variance.sqrt()
     for count, index, t in steps(schedule, x):
-        eps = split_output(denoise(x, t), x.shape[2])[0].to(x.dtype)
+        eps, _ = split_output(denoise(x, t).to(x.dtype), x.shape[2])
         x0 = predict_x0(schedule, x, index, eps)
-        x = at(prev.sqrt(), index, x) * x0 + at((1 - prev - sigma**2).clamp(min=0).sqrt(), index, x) * eps
-        if eta and count < len(schedule) - 1:
-            x = x + at(sigma, index, x) * noise(count).to(x)
+        prev = float(schedule.alphas_cumprod_prev[index])
+        sigma = eta * float(schedule.posterior_variance[index]) ** 0.5
+        x = prev**0.5 * x0 + max(1 - prev - sigma**2, 0) ** 0.5 * eps
+        if eta and index > 0:
+            x = x + sigma * noise(count).to(x)
         yield x
 
 

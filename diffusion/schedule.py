@@ -44,11 +44,11 @@ class Schedule:
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Linear betas (Ho et al. 2020, section 4); the end points are rescaled by 1000 / steps."""
-    if steps < 1:
-        raise ValueError(f"a schedule needs at least 1 step, not {steps}")
-    scale = 1000 / steps
+    """Linear betas (Ho et al. 2020, section 4); the end points are rescaled by 1000 / steps. ValueError: too few."""
+    scale = 1000 / max(steps, 1)
     betas = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64)
+    if steps < 1 or not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"no schedule of {steps} steps from {beta_start} to {beta_end}: a beta is not in 0 to 1")
     return Schedule(betas, torch.arange(steps))
 
 
@@ -96,9 +96,14 @@ def respace(schedule: Schedule, timesteps: str | list[int]) -> Schedule:
     return Schedule(betas, schedule.timesteps[kept])
 
 
-def at(table: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """table[index] as (b, 1, 1, ...), on the device and in the dtype of `like` (b, ...)."""
-    return table.to(like.device)[index].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:
+    """table[index]: of one step for the whole batch, a number; of a step per sample (b,), shaped (b, 1, 1, ...).
+
+    The latter has the device and the dtype of `like` (b, ...).
+    """
+    if isinstance(index, int):
+        return float(table[index])
+    return table.to(like.dtype).to(like.device)[index].view(-1, *[1] * (like.ndim - 1))
 
 
 def q_sample(schedule: Schedule, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from latte.checkpoint import find_model
+from latte.device import usable_device
 from latte.eval.examiner import score
 from latte.files import write_json
 from latte.pipeline import LattePipeline
-from latte.sample import add_sampling_options, usable_device
+from latte.sample import add_sampling_options
 from latte.shapes import MOTIONS, make_clip
 from latte.video import from_uint8, to_uint8
 

@@ -12,13 +12,19 @@ BUNDLED = Path(__file__).parent / "assets"
 
 
 def find_model(name: str | Path) -> Path:
-    """A path as it is, or the name of a model that ships ("shapes"); CheckpointError names what there is."""
+    """A path as it is, or the name of a model that ships ("shapes"); of a training run's folder, what it trained.
+
+    CheckpointError: there is nothing; it names what ships.
+    """
     shipped = sorted(str(path.parent.relative_to(BUNDLED)) for path in BUNDLED.rglob("config.json"))
     if str(name) in shipped:
         return BUNDLED / str(name)
     if not Path(name).exists():
         raise CheckpointError(f"no model at {name}; give a path, or one that ships: {', '.join(shipped) or 'none'}")
-    return Path(name)
+    path = Path(name)
+    trained = [path / "final", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
+    inside = [folder for folder in trained if (folder / "config.json").is_file()]
+    return inside[0] if inside and not (path / "config.json").exists() else path
 
 
 def load_model(path: str | Path, num_heads: int | None = None, weights: str = "ema") -> Latte:

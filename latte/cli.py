@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 
 from latte import __version__
 
@@ -29,12 +30,24 @@ def main(argv: list[str] | None = None) -> int:
     parsed = parser.parse_args(argv)
     from importlib import import_module
 
+    def tell(message: Warning | str, *_) -> None:
+        print(f"latte {parsed.command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
     try:
-        import_module(COMMANDS[parsed.command][0]).main(parsed.arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = tell
+            # torchvision, which timm imports, beside a CPU build of torch: its picture reader is not used here
+            warnings.filterwarnings("ignore", "Failed to load image Python extension")
+            import_module(COMMANDS[parsed.command][0]).main(parsed.arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("LATTE_TRACEBACK"):
             raise
         print(f"latte {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        print(f"latte {parsed.command}: error: out of memory: ask for less at a time", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"latte {parsed.command}: stopped", file=sys.stderr)

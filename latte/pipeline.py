@@ -46,14 +46,14 @@ class LattePipeline:
     ) -> "LattePipeline":
         """Read a model (anything that latte.load_model takes, or a shipped name) and its VAE.
 
-        vae: a folder or a VideoVAE; None: the folder `vae` inside the model's, where there is one.
+        vae: a folder, a shipped name or a VideoVAE; None: the folder `vae` inside the model's, where there is one.
         """
         path = find_model(path)
         transformer = load_model(path, num_heads, weights)
         if vae is None and (path / "vae").is_dir():
             vae = path / "vae"
         if isinstance(vae, str | Path):
-            vae = load_vae(Path(vae))
+            vae = load_vae(find_model(vae))
         names = read_json(path / "classes.json")["names"] if (path / "classes.json").is_file() else []
         pipe = cls(transformer, vae, names)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from latte.checkpoint import find_model
+from latte.device import add_device_option, usable_device
 from latte.gallery import contact_sheet, tile, write_page
 from latte.pipeline import LattePipeline
 from latte.tensors import digest
@@ -25,15 +26,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
     add("--batch-size", type=int, default=8, help="videos that go through the networks at once (default: 8)")
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two (default: ema)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda where there is one")
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name; ValueError: there is none on this machine."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: this machine has no such device") from error
+    add_device_option(parser)
 
 
 def parser() -> argparse.ArgumentParser:

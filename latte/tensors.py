@@ -26,6 +26,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_folder(folder: Path) -> str:
+    """sha256 over the weight files of a folder and its config.json."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt"))
+    parts = [digest(path) for path in [*files, folder / "config.json"]]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
 def read_tensors(path: Path) -> dict:
     """A .safetensors file or a .pt/.pth/.bin one, of which only tensors are read: no code in it can run.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.tensors import load_strictly, read_config, read_tensors, save_folder
+from latte.tensors import CheckpointError, load_strictly, read_config, read_tensors, save_folder
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -29,6 +29,8 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE
     CheckpointError says what is missing, damaged or does not fit.
     """
     folder = Path(folder)
+    if (folder / "optimizer.safetensors").exists():
+        raise CheckpointError(f"{folder} is a checkpoint: its latents have no scale yet; give the run's folder `final`")
     config = read_config(folder, VAEConfig)
     file = next((folder / name for name in FILES if (folder / name).is_file()), folder / FILES[0])
     with torch.device("meta"):

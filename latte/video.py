@@ -2,8 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -61,7 +63,7 @@ def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[
     wanted = None if indices is None else [int(i) for i in indices]
     if wanted is not None and (not wanted or min(wanted) < 0):
         raise ValueError(f"{path}: frame numbers must be 0 or more, and at least one; got {wanted}")
-    try:
+    with decoding(path, wanted):
         if path.is_dir():
             frames, fps = read_folder(path, wanted), 8.0
         elif path.suffix.lower() == ".npz":
@@ -72,13 +74,35 @@ def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[
                 frames = pick([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)], wanted)
         else:
             frames, fps = read_stream(path, wanted)
+    return as_tensor(frames, path), fps
+
+
+@contextmanager
+def decoding(path: Path, wanted: list[int] | None = None) -> Iterator[None]:
+    """Turns what the decoders raise into one ValueError that names the file."""
+    try:
+        yield
     except IndexError as error:
-        raise ValueError(f"{path} has fewer frames than asked for (number {max(wanted)})") from error
+        number = f" (number {max(wanted)})" if wanted else ""
+        raise ValueError(f"{path} has fewer frames than asked for{number}") from error
     except (av.FFmpegError, UnidentifiedImageError, OSError, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be decoded as a video: {error}") from error
+
+
+def as_tensor(frames: Sequence[np.ndarray], path: Path) -> Tensor:
+    """Frames (h, w, 3) -> (f, 3, h, w); ValueError: there are none, or their sizes differ."""
     if len({frame.shape for frame in frames}) != 1:
         raise ValueError(f"{path} holds no frames" if not len(frames) else f"{path}: its frames differ in size")
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), fps
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """A file's first video stream, set to decode on one thread."""
+    if not container.streams.video:
+        raise ValueError(f"{path} holds no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type, stream.thread_count = "NONE", 1
+    return stream
 
 
 def pick(frames: Sequence, wanted: list[int] | None) -> Sequence:
@@ -102,15 +126,12 @@ def read_npz(path: Path) -> list[np.ndarray]:
 def read_stream(path: Path, wanted: list[int] | None) -> tuple[list[np.ndarray], float]:
     """Frames (h, w, 3) of a stream, on one thread; decoding stops after the last wanted frame."""
     with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ValueError(f"{path} holds no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type, stream.thread_count = "NONE", 1
-        last, kept, frames = None if wanted is None else max(wanted), {}, []
+        stream = video_stream(container, path)
+        last, chosen, kept, frames = None if wanted is None else max(wanted), set(wanted or []), {}, []
         for number, frame in enumerate(container.decode(stream)):
             if wanted is None:
                 frames.append(frame.to_ndarray(format="rgb24"))
-            elif number in wanted:
+            elif number in chosen:
                 kept[number] = frame.to_ndarray(format="rgb24")
             if last is not None and number >= last:
                 break
@@ -121,19 +142,28 @@ def read_stream(path: Path, wanted: list[int] | None) -> tuple[list[np.ndarray],
         return frames, float(stream.average_rate or 8)
 
 
+def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
+    """All frames of a video in order, up to `size` at a time, so that a long one takes little memory; as read_video."""
+    path = Path(path)
+    if path.suffix.lower() in STREAMS and path.is_file():
+        with decoding(path), av.open(str(path)) as container:
+            frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video_stream(container, path)))
+            while block := list(islice(frames, size)):
+                yield as_tensor(block, path)
+    else:
+        count = count_frames(path)
+        for start in range(0, count, size):
+            yield read_video(path, range(start, min(start + size, count)))[0]
+
+
 def count_frames(path: str | Path) -> int:
     """How many frames read_video would give; streams are walked through packet by packet, not decoded."""
     path = Path(path)
     if path.is_dir():
         return len(pictures(path))
     if path.suffix.lower() in STREAMS and path.is_file():
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise ValueError(f"{path} holds no video stream")
-                return sum(packet.size > 0 for packet in container.demux(video=0))
-        except av.FFmpegError as error:
-            raise ValueError(f"{path} cannot be decoded as a video: {error}") from error
+        with decoding(path), av.open(str(path)) as container:
+            return sum(packet.size > 0 for packet in container.demux(video_stream(container, path)))
     return len(read_video(path)[0])
 
 

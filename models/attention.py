@@ -9,14 +9,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+HEADS = 65_535  # a CUDA kernel's grid ends there; folded into the head axis, large frames have more
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021, eq. 15) of x (b, f, s, h, e) by the frame's index; e is even."""
-    half = x.shape[-1] // 2
-    freq = 10_000 ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = torch.arange(x.shape[1], device=x.device)[:, None, None, None] * freq
-    cos, sin, (a, b) = angle.cos(), angle.sin(), x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention, (n, heads, tokens, e) three times -> same; of no more than HEADS heads at once."""
+    if q.shape[1] <= HEADS:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(*(z.split(HEADS, dim=1) for z in (q, k, v)))
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], 1)
+
+
+def rotate(*tensors: Tensor) -> list[Tensor]:
+    """Rotary embedding (Su et al. 2021, eq. 15, base 10,000) of each x (b, f, s, h, e) by its frame's index; e even."""
+    frames, half = tensors[0].shape[1], tensors[0].shape[-1] // 2
+    freq = 10_000 ** -(torch.arange(half, device=tensors[0].device, dtype=torch.float32) / half)
+    angle = torch.arange(frames, device=tensors[0].device)[:, None, None, None] * freq
+    cos, sin, halves = angle.cos(), angle.sin(), [x.float().chunk(2, -1) for x in tensors]
+    return [torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype) for x, (a, b) in zip(tensors, halves)]
 
 
 class AxialAttention(nn.Module):
@@ -26,7 +36,7 @@ class AxialAttention(nn.Module):
     `attend` can be replaced, on the class or on one module, by another exact attention over (..., tokens, e).
     """
 
-    attend = staticmethod(F.scaled_dot_product_attention)
+    attend = staticmethod(attend)
 
     def __init__(self, dim: int, heads: int, kind: str, rope: bool = False):
         super().__init__()
@@ -36,15 +46,15 @@ class AxialAttention(nn.Module):
 
     def forward(self, x: Tensor, images: int = 0) -> Tensor:
         """(b, f, s, d) -> (b, f, s, d). The last `images` frames are stills: attention in time gives them 0."""
-        if images and self.kind == "temporal":
-            return F.pad(self(x[:, :-images]), (0, 0, 0, 0, 0, images))
-        q, k, v = self.qkv(x).unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        images = images if self.kind == "temporal" else 0
+        q, k, v = self.qkv(x[:, : x.shape[1] - images]).unflatten(-1, (self.heads, 3, -1)).unbind(-2)
         if self.rope:
-            q, k = rotate(q), rotate(k)
+            q, k = rotate(q, k)
         axes = "(b f) h s e" if self.kind == "spatial" else "b (s h) f e"
         q, k, v = (rearrange(z, f"b f s h e -> {axes}") for z in (q, k, v))
         y = self.attend(q, k, v)
-        return self.proj(rearrange(y, f"{axes} -> b f s (h e)", b=len(x), h=self.heads))
+        y = self.proj(rearrange(y, f"{axes} -> b f s (h e)", b=len(x), h=self.heads))
+        return F.pad(y, (0, 0, 0, 0, 0, images)) if images else y
 
 
 class SplitAttention(nn.Module):
@@ -56,5 +66,5 @@ class SplitAttention(nn.Module):
         self.temporal = AxialAttention(dim, heads // 2, "temporal", rope)
 
     def forward(self, x: Tensor, images: int = 0) -> Tensor:
-        """(b, f, s, d) -> (b, f, s, d)."""
+        """(b, f, s, d) -> (b, f, s, d); the last `images` frames are stills."""
         return self.spatial(x) + self.temporal(x, images)

@@ -52,6 +52,7 @@ class Affine(nn.Module):
         self.table = nn.Parameter(torch.zeros(norms, 2, dim))
 
     def forward(self, c: Tensor, frames: int) -> list[list[Tensor | float]]:
+        """As AdaLN's, whatever c: per norm shift and scale (d,), and 1 for the gate."""
         return [[shift, scale, 1.0][: self.parts] for shift, scale in self.table]
 
 
@@ -73,9 +74,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, images: int = 0) -> Tensor:
         """x (b, f, s, d), c (b, 1 or 1 + images, d) -> (b, f, s, d); the last `images` frames skip temporal blocks."""
-        if images and self.kinds == "t":
-            return torch.cat([self(x[:, :-images], c[:, :1]), x[:, -images:]], 1)
+        skip = images if self.kinds == "t" else 0
+        x, stills = x.split([x.shape[1] - skip, skip], 1)
+        images, c = images - skip, c[:, :1] if skip else c
         (shift, scale, gate), (mlp_shift, mlp_scale, mlp_gate) = self.modulation(c, x.shape[1])
         for attn in self.attns:
             x = x + gate * attn(modulate(x, shift, scale), images)
-        return x + mlp_gate * self.mlp(modulate(x, mlp_shift, mlp_scale))
+        x = x + mlp_gate * self.mlp(modulate(x, mlp_shift, mlp_scale))
+        return torch.cat([x, stills], 1) if skip else x

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 
 def sincos(position: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding (Vaswani et al. 2017), sines first: (n,) -> (n, dim) float32, computed in float64."""
-    half = dim // 2
-    freq = torch.exp(-math.log(10_000) / half * torch.arange(half, device=position.device, dtype=torch.float64))
-    angle = position[:, None].double() * freq
+    """Sinusoidal embedding (Vaswani et al. 2017), sines first: (n,) -> (n, dim) float32, computed in float64.
+
+    In float32 on Apple's GPUs, which have no float64.
+    """
+    half, exact = dim // 2, torch.float32 if position.device.type == "mps" else torch.float64
+    freq = torch.exp(-math.log(10_000) / half * torch.arange(half, device=position.device, dtype=exact))
+    angle = position[:, None].to(exact) * freq
     return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 

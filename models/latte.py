@@ -67,10 +67,10 @@ class LatteConfig:
                 raise ValueError(f"Latte configuration: {message}")
 
         check(self.variant in VARIANTS, f"variant is {self.variant!r}, not one of {sorted(VARIANTS)}")
-        odd = f"depth is {self.depth}; variants 1 and 2 take their blocks in pairs: give an even depth"
         for name, (least, most) in LIMITS.items():
             check(least <= getattr(self, name) <= most, f"{name} is {getattr(self, name)}, not in {least} to {most}")
-        check(self.variant > 2 or self.depth % 2 == 0, odd)
+        pairs = self.variant > 2 or self.depth % 2 == 0
+        check(pairs, f"depth is {self.depth}; variants 1 and 2 take their blocks in pairs: give an even depth")
         heads = self.num_heads // 2 if self.variant == 4 else self.num_heads
         check(heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is not {heads} equal heads")
         check(self.variant != 4 or self.num_heads % 2 == 0, f"variant 4 splits the heads: {self.num_heads} is odd")
@@ -84,7 +84,7 @@ class LatteConfig:
     def named(cls, name: str, variant: int = 1, **changes) -> "LatteConfig":
         """A published size, such as "Latte-XL/2"; variants 3 and 4 get the depth that gives equal parameters."""
         size, _, patch = name.removeprefix("Latte-").partition("/")
-        if size not in SIZES or not patch.isdecimal():
+        if size not in SIZES or patch not in ("2", "4", "8"):
             raise ValueError(f"no model is called {name!r}: expected Latte-{{{','.join(SIZES)}}}/{{2,4,8}}")
         depth, hidden_size, num_heads = SIZES[size]
         # 22 d^2 against 18 d^2 parameters: a second attention adds 4 d^2 to a block
@@ -115,6 +115,7 @@ class Latte(nn.Module):
         dim, p = cfg.hidden_size, cfg.patch_size
         kinds = VARIANTS[cfg.variant](cfg.depth)
         rope = cfg.temporal_pos == "rope"
+        # the paper does not say where variants 2 to 4 get it; here, as in 1, before the first block that needs it
         self.first_temporal = next((i for i, kind in enumerate(kinds) if set(kind) & {"t", "|"}), None)
         self.condition = Condition(dim, cfg.num_classes, cfg.class_dropout_prob > 0)
         self.patch_embed = nn.Linear(cfg.in_channels * cfg.tubelet * p * p, dim)
@@ -149,10 +150,11 @@ class Latte(nn.Module):
         """Predict the noise of noisy latents, and the variance channels v of Nichol & Dhariwal 2021.
 
         x (b, f, c, h, w); t (b,) timesteps; y (b,) classes, num_classes for none -> (b, f, c or 2c, h, w).
-        In joint training the last num_images frames are stills, which skip what is temporal; y may then be
-        (b, 1 + num_images), the clip's class and theirs. Any f, h and w that the patch divides; else ValueError.
+        In joint training the last num_images frames are stills, which skip what is temporal; y is then
+        (b, 1 + num_images), the clip's class and theirs, or (b,), one class for all.
+        Any f, h and w that the patch divides; ValueError for other shapes.
         """
-        self.check(x, y, num_images)
+        self.check(x, t, y, num_images)
         p, h, w = self.config.patch_size, x.shape[3] // self.config.patch_size, x.shape[4] // self.config.patch_size
         patches = rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=self.config.tubelet, p=p, r=p)
         patches = patches.to(self.patch_embed.weight.dtype)
@@ -169,7 +171,7 @@ class Latte(nn.Module):
         return x if self.upsample is None else self.upsample(x.transpose(1, 2)).transpose(1, 2)
 
     def add_condition(self, x: Tensor, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:
-        """Tokens (b, f, s, d), what modulates them (b, k, d), and how many tokens were put in front."""
+        """Tokens (b, f, s, d), what modulates them (b, k, d; Affine ignores it), and how many were put in front."""
         if self.config.conditioning == "adaln":
             return x, sum(embeddings), 0
         tokens = torch.cat([per_frame(e, x.shape[1]).expand(len(x), x.shape[1], -1)[:, :, None] for e in embeddings], 2)
@@ -181,12 +183,14 @@ class Latte(nn.Module):
         position = sincos(torch.arange(frames, device=x.device), self.config.hidden_size)
         return nn.functional.pad(position, (0, 0, 0, images))[:, None].to(x.dtype)
 
-    def check(self, x: Tensor, y: Tensor | None, num_images: int) -> None:
+    def check(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """One clear ValueError for shapes that do not fit."""
         cfg, p = self.config, self.config.patch_size
         if x.ndim != 5 or x.shape[2] != cfg.in_channels:
             raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {cfg.in_channels}, h, w)")
-        if x.shape[3] % p or x.shape[4] % p:
+        if t.shape != (len(x),):
+            raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
+        if 0 in x.shape or x.shape[3] % p or x.shape[4] % p:
             raise ValueError(f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {p} x {p}")
         if x.shape[1] % cfg.tubelet:
             raise ValueError(f"{x.shape[1]} frames cannot be cut into tubelets of {cfg.tubelet}")
@@ -198,3 +202,7 @@ class Latte(nn.Module):
             raise ValueError(
                 f"this model is class-conditional: give y of shape ({len(x)},), {cfg.num_classes} for no class"
             )
+        if y is not None and not cfg.num_classes:
+            raise ValueError("this model is unconditional: it takes no y")
+        if y is not None and y.is_floating_point():
+            raise ValueError(f"y is {y.dtype}: classes are whole numbers")

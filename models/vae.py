@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from latte.models.config import checked
 
-CHUNK = 8  # frames that go through a convolution at once: memory, not results, depends on it
+LOG_VARIANCE = (-30, 20)  # bounds of the posterior's
+TEMPORAL_GROUPS = 32  # of the norms over time, whatever the others have: so they are published
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,26 @@ class VAEConfig:
             raise ValueError(
                 f"VAE: scaling_factor {self.scaling_factor} or widths {self.block_out_channels} make no sense"
             )
-        if any(width % self.norm_num_groups for width in self.block_out_channels):
-            raise ValueError(f"VAE: {self.norm_num_groups} groups do not divide widths {self.block_out_channels}")
+        for groups in {self.norm_num_groups, TEMPORAL_GROUPS if self.temporal_decoder else self.norm_num_groups}:
+            if any(width % groups for width in self.block_out_channels):
+                raise ValueError(f"VAE: {groups} groups do not divide widths {self.block_out_channels}")
 
     @classmethod
     def from_dict(cls, values: dict) -> "VAEConfig":
         """From a published config.json, whose other entries (class name, block types, sizes) are passed over."""
         known = {field.name for field in fields(cls)}
-        published = {"temporal_decoder": "TemporalDecoder" in values.get("_class_name", "")}
+        published = {"temporal_decoder": "TemporalDecoder" in str(values.get("_class_name"))}
         return cls(**checked(cls, {**published, **{name: value for name, value in values.items() if name in known}}))
 
 
-def frame_chunks(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """layer(x) for a layer that sees every image (n, c, h, w) by itself, CHUNK images at a time."""
-    return layer(x) if len(x) <= CHUNK else torch.cat([layer(part) for part in x.split(CHUNK)])
+class Chunked(nn.Module):
+    """A module with layers that see every image by itself: these take `chunk` at a time, which bounds memory."""
+
+    chunk = 8
+
+    def per_image(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """layer(x), x (n, c, h, w), in chunks."""
+        return layer(x) if len(x) <= self.chunk else torch.cat([layer(part) for part in x.split(self.chunk)])
 
 
 class ResnetBlock(nn.Module):
@@ -79,9 +86,9 @@ class TemporalResnetBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(32, channels, eps=1e-5)
+        self.norm1 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=1e-5)
         self.conv1 = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-        self.norm2 = nn.GroupNorm(32, channels, eps=1e-5)
+        self.norm2 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=1e-5)
         self.conv2 = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +107,7 @@ class AlphaBlender(nn.Module):
         return torch.lerp(spatial, temporal, self.mix_factor.sigmoid().to(spatial.dtype))
 
 
-class SpatioTemporalResBlock(nn.Module):
+class SpatioTemporalResBlock(Chunked):
     """A residual block per frame, then one over time, mixed: (f, c, h, w) of one clip -> (f, out, h, w)."""
 
     def __init__(self, channels: int, out: int, groups: int):
@@ -110,7 +117,7 @@ class SpatioTemporalResBlock(nn.Module):
         self.time_mixer = AlphaBlender()
 
     def forward(self, x: Tensor) -> Tensor:
-        spatial = frame_chunks(self.spatial_res_block, x)
+        spatial = self.per_image(self.spatial_res_block, x)
         temporal = self.temporal_res_block(rearrange(spatial, "f c h w -> 1 c f h w"))
         return self.time_mixer(spatial, rearrange(temporal, "1 c f h w -> f c h w"))
 
@@ -144,7 +151,7 @@ class Resample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.down else F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Level(nn.Module):
+class Level(Chunked):
     """Residual blocks of one width, then a change of size, except at the last level."""
 
     def __init__(self, channels: int, out: int, count: int, groups: int, resample: str | None, block: type[nn.Module]):
@@ -157,11 +164,11 @@ class Level(nn.Module):
         for layer in self.resnets:
             x = layer(x)
         for layer in [*getattr(self, "downsamplers", []), *getattr(self, "upsamplers", [])]:
-            x = frame_chunks(layer, x)
+            x = self.per_image(layer, x)
         return x
 
 
-class MidBlock(nn.Module):
+class MidBlock(Chunked):
     """Residual block, attention, residual block."""
 
     def __init__(self, channels: int, groups: int, block: type[nn.Module], count: int = 2):
@@ -173,7 +180,7 @@ class MidBlock(nn.Module):
         first, *rest = self.resnets
         x = first(x)
         for attention, layer in zip(self.attentions, rest):  # with one residual block, attention is not reached
-            x = layer(frame_chunks(attention, x))
+            x = layer(self.per_image(attention, x))
         return x
 
 
@@ -206,11 +213,12 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
-class Decoder(nn.Module):
+class Decoder(Chunked):
     """Latents (n, latent_channels, h, w) -> images (n, 3, h * factor, w * factor).
 
-    With the temporal decoder, the n images are the frames of one clip: convolutions over single frames go CHUNK
-    frames at a time, what sees the clip's time sees all of it. That bounds the memory of the spatial blocks alone.
+    With the temporal decoder, the n images are the frames of one clip: layers over single frames take `chunk`
+    frames at a time, what sees the clip's time sees all of it. That bounds what the spatial layers need while they
+    work; a whole clip's activations stay in memory between layers, and inside the temporal blocks.
     """
 
     def __init__(self, cfg: VAEConfig):
@@ -232,7 +240,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             x = level(x)
-        x = frame_chunks(lambda part: self.conv_out(F.silu(self.conv_norm_out(part))), x)
+        x = self.per_image(lambda part: self.conv_out(F.silu(self.conv_norm_out(part))), x)
         if not hasattr(self, "time_conv_out"):
             return x
         return rearrange(self.time_conv_out(rearrange(x, "f c h w -> 1 c f h w")), "1 c f h w -> f c h w")
@@ -249,26 +257,37 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Identity() if config.temporal_decoder else nn.Conv2d(latent, latent, 1)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, 3, h, w) -> mean and log-variance, in [-30, 20], of the latents' Gaussian."""
+        """Images (n, 3, h, w) -> mean and log-variance, in LOG_VARIANCE, of the latents' Gaussian."""
         mean, logvar = self.quant_conv(self.encoder(images)).chunk(2, dim=1)
-        return mean, logvar.clamp(-30, 20)
+        return mean, logvar.clamp(*LOG_VARIANCE)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (n, c, h, w) -> images (n, 3, ...), not clamped; the temporal decoder takes them as one clip."""
         return self.decoder(self.post_quant_conv(z))
 
 
-class VideoVAE(nn.Module):
+class VideoVAE(Chunked):
     """Videos (b, f, 3, h, w) in [-1, 1] <-> latents (b, f, c, h / factor, w / factor) of variance near 1.
 
-    A video's result does not depend on what else is in the batch: work goes CHUNK frames at a time, or, through the
-    temporal decoder, one whole clip at a time. Half precision that overflows is redone in float32, with a warning.
+    Every video goes by itself, so its result does not depend on the others: `chunk` frames at a time (8; any number
+    gives the same result), or, through the temporal decoder, whole, with the chunks inside its layers. Where half
+    precision overflows, that part is done again in float32, with a warning, and given back in the same precision.
+    ValueError: values that are not finite come in.
     """
 
-    def __init__(self, model: AutoencoderKL):
+    def __init__(self, model: AutoencoderKL, chunk: int = 8):
         super().__init__()
         self.model, self.config = model, model.config
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+        self.set_chunk(chunk)
+
+    def set_chunk(self, chunk: int) -> None:
+        """Frames that go through a layer at once: memory depends on it, results do not. ValueError: less than one."""
+        if chunk < 1:
+            raise ValueError(f"the VAE cannot work on {chunk} frames at a time")
+        for module in self.modules():
+            if isinstance(module, Chunked):
+                module.chunk = chunk
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (b, f, c, h, w) of unscaled latents. ValueError: a size that factor divides not."""
@@ -276,9 +295,9 @@ class VideoVAE(nn.Module):
             raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, f, {self.config.in_channels}, h, w)")
         if video.shape[3] % self.factor or video.shape[4] % self.factor:
             raise ValueError(f"frames of {video.shape[3]} x {video.shape[4]}: both must be multiples of {self.factor}")
-        encode = lambda model, frames: torch.stack(model.moments(frames), 1)
-        moments = self.in_units(encode, video.flatten(0, 1), CHUNK).unflatten(0, video.shape[:2])
-        return moments[:, :, 0], moments[:, :, 1]
+        moments = self.per_video(lambda x: self.model.quant_conv(self.model.encoder(x)), video, self.chunk)
+        mean, logvar = moments.chunk(2, dim=2)
+        return mean, logvar.clamp(*LOG_VARIANCE)
 
     def encode(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latents: the posterior's mean, or a sample of it with the given noise (b, f, c, h, w)."""
@@ -288,19 +307,26 @@ class VideoVAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> videos, not clamped."""
-        z = (latents / self.config.scaling_factor).flatten(0, 1)
-        unit = latents.shape[1] if self.config.temporal_decoder else CHUNK
-        return self.in_units(AutoencoderKL.decode, z, unit).unflatten(0, latents.shape[:2])
+        unit = latents.shape[1] if self.config.temporal_decoder else self.chunk
+        return self.per_video(lambda x: self.model.decode(x / self.config.scaling_factor), latents, unit)
 
-    def in_units(self, function: Callable, x: Tensor, unit: int) -> Tensor:
-        """function(model, part) over parts of `unit` images; the last is filled up, so that all have one shape."""
-        full = torch.cat([x, x[-1:].expand(-len(x) % unit, *x.shape[1:])])
-        out = torch.cat([function(self.model, part) for part in full.split(unit)])[: len(x)]
-        if x.dtype in (torch.float16, torch.bfloat16) and not out.isfinite().all():
-            warnings.warn(f"the VAE overflowed in {x.dtype}; this batch is done again in float32", stacklevel=3)
-            dtype = x.dtype
-            try:
-                out = VideoVAE.in_units(self.float(), function, x.float(), unit)
-            finally:
-                self.to(dtype)
-        return out
+    def per_video(self, function: Callable[[Tensor], Tensor], videos: Tensor, unit: int) -> Tensor:
+        """function(images) over parts of `unit` frames, none of two videos: (b, f, ...) -> (b, f, ...)."""
+        parts = [self.finite(function, part) for video in videos for part in video.split(unit)]
+        return torch.cat(parts).unflatten(0, videos.shape[:2])
+
+    def finite(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """function(x) in the networks' precision, or, if that overflows, by way of float32."""
+        dtype = next(self.parameters()).dtype
+        out = function(x.to(dtype))
+        if out.isfinite().all():
+            return out
+        if not x.isfinite().all():
+            raise ValueError("the VAE was given values that are not finite")
+        warnings.warn(f"the VAE overflowed in {out.dtype}; this part is done again in float32", stacklevel=4)
+        try:
+            self.float()
+            with torch.autocast(x.device.type, enabled=False):
+                return function(x.float()).to(out.dtype)
+        finally:
+            self.to(dtype)

@@ -85,7 +85,7 @@ def test_wrong_spacing_is_told(spacing):
 
 def test_random_numbers_belong_to_their_place():
     assert torch.equal(normal((5,), 3, 1, 2), normal((5,), 3, 1, 2))
-    places = [(3, 1, 2), (3, 2, 1), (4, 1, 2), (3, 1), (3, 1, 2, 1)]
+    places = [(3, 1, 2), (3, 2, 1), (4, 1, 2), (3, 1), (3, 1, 2, 1), (3,), (3, 0), (3, 0, 0)]
     drawn = torch.stack([normal((5,), *place) for place in places])
     assert len(drawn.unique(dim=0)) == len(places)
     with pytest.raises(ValueError, match="seed"):

@@ -1,5 +1,7 @@
 """The networks: properties that hold for every variant and every option of the configuration."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -132,6 +134,14 @@ def test_compiles_whole(variant):
     model = warm(variant=variant)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(X, T, Y), model(X, T, Y))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler for inductor")
+def test_compiled_by_inductor_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = warm(variant=3, depth=1)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(X, T, Y), model(X, T, Y), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

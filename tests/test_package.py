@@ -81,3 +81,13 @@ def test_info_counts_what_the_paper_counts(capsys):
     assert [row[3] for row in rows] == ["673.68", "673.68", "676.36", "676.36"]
     # 3 clips x 1857.03 G less conditioning evaluated once a clip (spec: 5572.69 G for the paper's counting)
     assert all(abs(float(row[5]) - 1826.89) < 0.01 for row in rows[:2])
+
+
+def test_warnings_take_one_line(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/broken.mp4").write_text("no")
+    words = ["train", "--config", "folder-vae", "--run", str(tmp_path / "run"), f"data={tmp_path / 'data'}"]
+    assert main(words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].startswith("latte train: warning: left out: ") and "broken.mp4" in said[0]
+    assert said[1].startswith("latte train: error: ") and "holds no video" in said[1]

@@ -2,30 +2,35 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import latte
+from latte.checkpoint import find_model
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.shapes import make_clip
 from latte.train import checkpoint, data
-from latte.train.config import PRESETS, resolve
+from latte.train.config import PRESETS, SHAPES_VAE, TrainConfig, resolve
 from latte.train.data import open_clips
-from latte.train.loop import train, update_ema
-from latte.train.objectives import objective
+from latte.train.loop import learning_rate, train, update_ema
+from latte.train.objectives import OBJECTIVES
 from latte.vae_io import load_vae, save_vae
 from latte.video import write_video
 
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]
-TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.input_size=2"]
+TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2"]
 TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups=4"]
 
 
@@ -54,26 +59,54 @@ def small(vae, *changes):
     return resolve("shapes", [*TINY, f"vae={vae}", *changes])
 
 
-@pytest.mark.parametrize("micro", [0, 2])
-def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path, micro):
-    more = [f"vae={vae}", f"micro_batch_size={micro}"]
-    config = small(vae, f"micro_batch_size={micro}")
+def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
+    config, cut = small(vae), tmp_path / "cut"
     run(config, tmp_path / "whole")
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "latte.cli", "train", "--run", str(tmp_path / "cut"), *TINY, *more],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not checkpoint.found(tmp_path / "cut"):
+    words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte.cli", *words], stderr=subprocess.PIPE)
+    while process.poll() is None and not checkpoint.found(cut):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate()
+    assert process.returncode == 130
+    assert checkpoint.found(cut)[-1].name < "step-0000012"
+    run(config, cut)
+    assert_same_run(tmp_path / "whole", cut)
+
+
+def assert_same_run(one, other):
+    """The same weights, averages, optimiser and metrics, but for the speed."""
+    a, b = (checkpoint.latest(folder) for folder in (one, other))
+    assert a.name == b.name == "step-0000012" and same(tensors(a), tensors(b))
+    lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
+    for line in [*lines[0], *lines[1]]:
+        line.pop("clips_per_second")
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == list(range(1, 13))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for i, name in enumerate(("a/x.mkv", "a/y.mkv", "b/z.mkv")):
+        write_video(make_clip(2, i, frames=12, size=24).video, root / name)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae"])
+def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_path):
+    """Metrics past the newest checkpoint are written again, also when the last line was torn."""
+    changes = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE}[kind]
+    if "folder" in kind:
+        changes = [*changes, f"data={videos}", "flip=true", "frame_interval=2"]
+    config = resolve("shapes-vae" if kind == "vae" else kind, [*changes, "micro_batch_size=2", "keep=9"])
+    run(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for folder in checkpoint.found(tmp_path / "cut")[1:]:
+        shutil.rmtree(folder)
+    with (tmp_path / "cut/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 13, "lo')
     run(config, tmp_path / "cut")
-    whole, cut = (checkpoint.latest(tmp_path / name) for name in ("whole", "cut"))
-    assert whole.name == cut.name == "step-0000012"
-    assert same(tensors(whole), tensors(cut))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_damaged_checkpoint_is_set_aside(vae, tmp_path):
@@ -107,13 +140,20 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
     losses = [json.loads(line)["mse"] for line in (latte_run / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
     out = tmp_path / "out"
-    sample = ["sample", str(latte_run / "final"), "--vae", str(vae_run / "final"), "--out", str(out), "--device", "cpu"]
+    sample = ["sample", str(latte_run / "final"), "--out", str(out), "--device", "cpu"]
     assert main([*sample, "--classes", "left", "3", "--num-videos", "1", "--num-sampling-steps", "2"]) == 0
     assert {path.suffix for path in out.iterdir()} == {".mp4", ".png", ".webp", ".html"}
     assert len(list(out.glob("*.mp4"))) == 2
+    assert "2 videos of 4 x 16 x 16" in capsys.readouterr().out
     assert main([*sample, "--classes", "sideways"]) == 2
     assert "0 left, 1 right" in capsys.readouterr().err
     assert latte.load_model(latte_run / "checkpoints/step-0000030", weights="model").config.num_classes == 8
+    assert find_model(latte_run) == latte_run / "final"
+    shutil.rmtree(latte_run / "final")
+    words = ["sample", str(latte_run), "--vae", str(vae_run), "--out", str(out), "--num-sampling-steps", "1"]
+    assert main([*words, "--classes", "growing", "--num-videos", "1", "--device", "cpu"]) == 0
+    with pytest.raises(ValueError, match="give the run's folder `final`"):
+        load_vae(vae_run / "checkpoints/step-0000030")
 
 
 def test_folder_of_videos(vae, tmp_path):
@@ -135,7 +175,22 @@ def test_folder_of_videos(vae, tmp_path):
 @pytest.mark.parametrize(
     ("words", "say"),
     [
+        (["--device", "abacus"], "no such device"),
         (["--config", "shapez"], "the presets are shapes-vae, shapes"),
+        (["micro_batch_size=-1"], "micro_batch_size is -1"),
+        (["global_batch_size=3", "micro_batch_size=2"], "does not divide"),
+        (["steps=0"], "steps is 0"),
+        (["keep=0"], "keep is 0"),
+        (["clip_grad=0"], "clip_grad is 0"),
+        (["learning_rate=.nan"], "learning_rate is nan"),
+        (["ema_decay=1"], "ema_decay is 1"),
+        (["seed=-1"], "seed is -1"),
+        (["flip=true"], "flip does nothing with data=shapes"),
+        (["kl_weight=1"], "kl_weight does nothing with kind=latte"),
+        (["model.num_classes=3"], "model.num_classes follows from the folders"),
+        (["model=5"], "model is 5; it must be of type dict"),
+        (["model.patch_size=4"], "cannot be cut into patches of 4 x 4"),
+        (["image_size=20"], "multiple of 8"),
         (["stpes=3"], "did you mean 'steps'"),
         (["steps=many"], "must be of type int"),
         (["model.depht=3"], "depht"),
@@ -153,11 +208,83 @@ def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
 
 
 def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
-    run(small(vae, "steps=2"), tmp_path)
-    with pytest.raises(ValueError, match="learning_rate"):
+    with pytest.raises(ValueError, match="not finite"):
+        run(small(vae, "steps=6", "learning_rate=1e30"), tmp_path)
+    run(small(vae, "steps=2"), tmp_path)  # nothing had been saved: the folder is free
+    with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
         run(small(vae, "steps=2", "learning_rate=0.5"), tmp_path)
     with pytest.raises(ValueError, match="already holds checkpoints"):
         run(small(vae, "steps=2"), tmp_path, resume=False)
+
+
+def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):
+    data, vae = shutil.copytree(videos, tmp_path / "data"), shutil.copytree(vae, tmp_path / "vae")
+    config = small(vae, "steps=2", f"data={data}")
+    run(config, tmp_path / "run")
+    (data / "b").rename(data / "0")
+    with pytest.raises(ValueError, match=r"other data \(classes, clips\)"):
+        run(config, tmp_path / "run")
+    (data / "0").rename(data / "b")
+    save_vae(VideoVAE(AutoencoderKL(load_vae(vae).config)), vae)
+    with pytest.raises(ValueError, match=r"other data \(vae\)"):
+        run(config, tmp_path / "run")
+
+
+def test_configuration_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 3\nvae: somewhere\n")
+    assert resolve(str(tmp_path / "a.yaml"), ["learning_rate=1e-3"]) == TrainConfig(
+        steps=3, vae="somewhere", learning_rate=1e-3
+    )
+    for text, say in (("model: 5", "model is 5"), ("5: 3", "unknown key '5'"), ("- 3", "table"), ("a: [", "YAML")):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ValueError, match=say):
+            resolve(str(tmp_path / "a.yaml"), ["model.depth=2"])
+
+
+def test_learning_rates():
+    config = SHAPES_VAE
+    change = dict(steps=12, warmup=2, learning_rate=1.0)
+    rates = [learning_rate(replace(config, **change), step) for step in range(12)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[7] == pytest.approx(0.5) and rates[11] == pytest.approx(0.0245, 0.01)
+    assert {learning_rate(replace(config, schedule="constant", **change), step) for step in range(2, 12)} == {1.0}
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
+    """Adam forgives a wrong scale; the norm of the gradients does not."""
+    first = []
+    for micro in (0, 1, 2):
+        run(small(vae, f"micro_batch_size={micro}", "precision=fp32", "steps=2"), tmp_path / str(micro))
+        first.append(json.loads((tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()[1]))
+    for name in ("loss", "mse", "vb", "grad_norm"):
+        assert [line[name] for line in first] == pytest.approx([first[0][name]] * 3, rel=1e-4)
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it was asked."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.seen = config, []
+
+    def forward(self, x, t, y):
+        self.seen.append((x, t, y))
+        return torch.cat([x, x], 2)
+
+
+def test_what_a_slot_sees_is_its_own(vae):
+    config = small(vae, "global_batch_size=1000", "clips=1000")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    loss.latents = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2), torch.arange(1000) % 8
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 3, range(1000))
+    for slot in (0, 1, 6):
+        loss(recorder, 3, range(slot, slot + 1))
+        assert all(torch.equal(whole[slot : slot + 1], one) for whole, one in zip(recorder.seen[0], recorder.seen[-1]))
+    _, t, y = recorder.seen[0]
+    assert 0.07 < (y == 8).float().mean() < 0.13 and set(y.tolist()) == set(range(9))
+    assert t.min() < 20 and t.max() > 980
+    loss(recorder, 4, range(2))
+    assert not torch.equal(recorder.seen[-1][0], recorder.seen[0][0][:2])
 
 
 def test_average_of_weights():
@@ -189,6 +316,14 @@ CHANGES = {  # each setting changed must change the run's weights
     "image_size": 32,
     "precision": "fp32",
 }
+ELSEWHERE = {  # what other tests of this file show
+    *("kind", "data", "model", "vae", "steps", "frame_interval", "flip", "micro_batch_size"),
+    *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep"),
+}
+
+
+def test_every_setting_is_shown_to_count():
+    assert CHANGES.keys() | ELSEWHERE == {field.name for field in fields(TrainConfig)}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -211,7 +346,7 @@ def test_settings_of_a_vae_change_the_run(tmp_path):
 
 def test_checkpointed_gradients_are_the_same(vae, tmp_path):
     config = small(vae, "steps=3", "gradient_checkpointing=true")
-    assert objective(config, open_clips(config)).network().gradient_checkpointing
+    assert OBJECTIVES["latte"](open_clips(config), config).network().gradient_checkpointing
     run(config, tmp_path / "a")
     run(small(vae, "steps=3"), tmp_path / "b")
     assert same(*(load_file(tmp_path / name / "final/model.safetensors") for name in "ab"))
@@ -240,14 +375,39 @@ def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
     assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
     kept = draw(0, 5, "image_size=8")
-    monkeypatch.setattr(data, "MEMORY", 0)
+    monkeypatch.setattr(data, "DECODED", 0)
     assert torch.equal(draw(0, 5, "image_size=8"), kept)
     assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
 
 
-def test_file_descriptors_and_threads_do_not_leak(vae, tmp_path):
-    config = small(vae, "steps=1")
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    run(config, tmp_path)
-    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    assert after <= before + 1
+def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
+    """It is left out where videos are decoded when the folder is opened; else its place is taken by the next."""
+    for name in ("a", "b"):
+        write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
+    content = bytearray((tmp_path / "data/a.mp4").read_bytes())
+    content[len(content) // 3 : 2 * len(content) // 3] = bytes(len(content) // 3)
+    (tmp_path / "data/a.mp4").write_bytes(content)
+    config = small(vae, f"data={tmp_path / 'data'}")
+    with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
+        assert len(open_clips(config).videos) == 1
+    monkeypatch.setattr(data, "DECODED", 0)
+    clips = open_clips(config)
+    assert len(clips.videos) == 2
+    with pytest.warns(UserWarning, match=r"a\.mp4 cannot be decoded.*the next video takes its place"):
+        drawn = [clips.clip(0, torch.Generator().manual_seed(seed))[0] for seed in range(12)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(clips.clip(0, torch.Generator().manual_seed(11))[0], drawn[11])
+
+
+@pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
+def test_real_folders(vae, tmp_path):
+    root = Path(os.environ["LATTE_TEST_DATA"])
+    for name in ("ApplyEyeMakeup", "Archery"):
+        (tmp_path / "ucf" / name).mkdir(parents=True)
+        (tmp_path / "ucf" / name / "v.avi").symlink_to(root / f"ucf101/v_{name}_320x240.avi")
+    for folder, names, count in ((tmp_path / "ucf", ["ApplyEyeMakeup", "Archery"], 2), (root / "faces", [], 9)):
+        config = small(vae, f"data={folder}", "steps=2", "frame_interval=3")
+        clips = open_clips(config)
+        assert clips.names == names and len(clips.videos) == count
+        assert (train(config, tmp_path / folder.name, clips) / "model.safetensors").is_file()

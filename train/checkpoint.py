@@ -30,7 +30,8 @@ def save(run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict
     """Write tables (name -> tensors) and notes (name -> JSON) as the checkpoint of `step`; the last `keep` stay."""
     folder = run / "checkpoints"
     final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
-    shutil.rmtree(draft, ignore_errors=True)
+    for old in folder.glob(".draft-*"):
+        shutil.rmtree(old)
     draft.mkdir(parents=True)
     for name, tensors in tables.items():
         write_tensors(draft / f"{name}.safetensors", tensors)

@@ -1,6 +1,7 @@
 """What a training run is: one typed table, the presets, and how the command line changes them."""
 
 import difflib
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -8,10 +9,42 @@ import yaml
 
 from latte.train.precision import PRECISIONS
 
+LEAST = {  # the smallest sensible value; all numbers are finite
+    "clips": 1,
+    "image_size": 1,
+    "num_frames": 1,
+    "frame_interval": 1,
+    "global_batch_size": 1,
+    "micro_batch_size": 0,
+    "steps": 1,
+    "learning_rate": 0,
+    "warmup": 0,
+    "weight_decay": 0,
+    "clip_grad": 1e-12,
+    "ema_decay": 0,
+    "kl_weight": 0,
+    "seed": 0,
+    "log_every": 1,
+    "save_every": 1,
+    "keep": 1,
+}
+CHOICES = {"kind": ("latte", "vae"), "schedule": ("constant", "cosine"), "precision": tuple(PRECISIONS)}
+IDLE = {  # settings that would do nothing where another one has this value
+    ("kind", "latte"): ("kl_weight",),
+    ("kind", "vae"): ("vae", "gradient_checkpointing"),
+    ("data", "shapes"): ("flip", "frame_interval"),
+}
+DERIVED = {  # fields of LatteConfig that follow from the data and the VAE
+    "num_classes": "the folders of the data",
+    "num_frames": "num_frames",
+    "input_size": "image_size and the VAE",
+    "in_channels": "the VAE",
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a run; a run's folder keeps it as config.yaml."""
+    """Every setting of a run; a run's folder keeps it as config.yaml. ValueError: values that cannot be meant."""
 
     kind: str = "latte"  # what is trained: "latte", the denoiser, or "vae", the autoencoder
     data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
@@ -44,21 +77,21 @@ class TrainConfig:
             if not ok:
                 raise ValueError(f"training configuration: {message}")
 
-        check(self.kind in ("latte", "vae"), f"kind is {self.kind!r}, not 'latte' or 'vae'")
-        check(self.schedule in ("constant", "cosine"), f"schedule is {self.schedule!r}, not 'constant' or 'cosine'")
-        check(self.precision in PRECISIONS, f"precision is {self.precision!r}, not one of {', '.join(PRECISIONS)}")
-        check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            check(value in allowed, f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            check(math.isfinite(value) and value >= least, f"{name} is {value}; it must be {least} or more")
+        check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
         check(self.global_batch_size % self.micro == 0, "micro_batch_size does not divide global_batch_size")
-        for name in (
-            "clips",
-            "image_size",
-            "num_frames",
-            "frame_interval",
-            "global_batch_size",
-            "log_every",
-            "save_every",
-        ):
-            check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        for (name, value), idle in IDLE.items():
+            for setting in idle if getattr(self, name) == value else ():
+                default = TrainConfig.__dataclass_fields__[setting].default
+                check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: leave it out")
+        for name in DERIVED if self.kind == "latte" else ():
+            check(name not in self.model, f"model.{name} follows from {DERIVED[name]}: leave it out")
 
     @property
     def micro(self) -> int:
@@ -82,7 +115,7 @@ SHAPES_VAE = TrainConfig(
 # the small class-conditional Latte that ships
 SHAPES = TrainConfig(
     vae="shapes/vae",
-    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2, "num_classes": 8, "input_size": 8},
+    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2},
     steps=12000,
     learning_rate=1e-3,
     warmup=200,
@@ -112,18 +145,7 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
 
     ValueError: no such preset or file, an unknown key (with the closest one), a value of the wrong type.
     """
-    names = [f.name for f in fields(TrainConfig)]
-    if source in PRESETS:
-        values = asdict(PRESETS[source])
-    elif Path(source).is_file():
-        try:
-            values = yaml.safe_load(Path(source).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{source} is not YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{source} does not hold a table of settings")
-    else:
-        raise ValueError(f"no preset and no file is called {source!r}; the presets are {', '.join(PRESETS)}")
+    values = asdict(PRESETS[source]) if source in PRESETS else read_yaml(source)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -133,19 +155,31 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
         except yaml.YAMLError as error:
             raise ValueError(f"{change!r}: the value is not YAML: {error}") from error
         if name.startswith("model."):
-            values["model"] = {**values.get("model", {}), name.removeprefix("model."): value}
+            values["model"] = {**typed("model", values.get("model", {})), name.removeprefix("model."): value}
         else:
             values[name] = value
-    for name, value in values.items():
-        if name not in names:
-            raise ValueError(unknown(name, names))
-        values[name] = typed(name, value)
-    return replace(TrainConfig(kind="vae"), **values)
+    return TrainConfig(**{name: typed(name, value) for name, value in values.items()})
+
+
+def read_yaml(source: str) -> dict:
+    """A file's table of settings."""
+    if not Path(source).is_file():
+        raise ValueError(f"no preset and no file is called {source!r}; the presets are {', '.join(PRESETS)}")
+    try:
+        values = yaml.safe_load(Path(source).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} does not hold a table of settings")
+    return values
 
 
 def typed(name: str, value):
     """`value` as the type of field `name`; YAML reads 1e-4 as text."""
-    wanted = type(getattr(TrainConfig(kind="vae"), name))
+    names = [f.name for f in fields(TrainConfig)]
+    if name not in names:
+        raise ValueError(unknown(str(name), names))
+    wanted = type(getattr(SHAPES_VAE, name))
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)

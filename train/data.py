@@ -1,7 +1,9 @@
 """Training clips by number, and which of them make up a step: everything is a function of (seed, step, slot)."""
 
+import hashlib
 import warnings
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -14,13 +16,26 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.shapes import MOTIONS, make_clip
 from latte.train.config import TrainConfig
-from latte.video import count_frames, list_videos, read_video
+from latte.video import count_frames, from_uint8, list_videos, read_blocks, read_video
+
+DECODED = 4 << 30  # bytes that decoded videos may take
+
+
+class Draw(IntEnum):
+    """Which of a place's draws it is: the last word of a random path, so that no two are the same numbers."""
+
+    WINDOW = 1
+    NOISE = 2
+    TIMESTEP = 3
+    POSTERIOR = 4
+    DROP = 5
 
 
 class Clips(Protocol):
     """Numbered clips: uint8 (f, 3, h, w) and a class."""
 
     names: list[str]  # of the classes; empty: unconditional
+    fingerprint: str  # changes when a clip's number comes to mean another video
 
     def __len__(self) -> int: ...
     def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]: ...
@@ -28,7 +43,7 @@ class Clips(Protocol):
 
 @dataclass
 class ShapeClips:
-    """The built-in moving shapes. Of a clip of 16 frames, num_frames fewer are a random window."""
+    """The built-in moving shapes: whole motions of num_frames frames; for a VAE, a random window of 16."""
 
     config: TrainConfig
 
@@ -36,20 +51,24 @@ class ShapeClips:
     def names(self) -> list[str]:
         return list(MOTIONS)
 
+    @property
+    def fingerprint(self) -> str:
+        return f"shapes {self.config.seed}"
+
     def __len__(self) -> int:
         return self.config.clips
 
     def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
         """Clip `index`, drawn anew each time."""
         cfg = self.config
-        frames = max(16, cfg.num_frames)
+        frames = max(16, cfg.num_frames) if cfg.kind == "vae" else cfg.num_frames
         start = int(torch.randint(frames - cfg.num_frames + 1, (), generator=random))
         window = slice(start, start + cfg.num_frames)
         clip = make_clip(cfg.seed, index, frames=frames, size=cfg.image_size, window=window)
         return torch.from_numpy(clip.video), clip.label
 
 
-class Order:
+class ClipOrder:
     """Which clip stands in (step, slot): an endless row of permutations of the data, one an epoch."""
 
     def __init__(self, size: int, batch: int, seed: int):
@@ -63,9 +82,6 @@ class Order:
         return int(self.permutation[place])
 
 
-MEMORY = 4 << 30  # bytes that decoded videos may take
-
-
 @dataclass
 class VideoBatches:
     """Batches of pixels: step -> videos (b, f, 3, h, w) in [-1, 1] and classes (b,)."""
@@ -74,76 +90,88 @@ class VideoBatches:
     config: TrainConfig
 
     @cached_property
-    def order(self) -> Order:
-        return Order(len(self.clips), self.config.global_batch_size, self.config.seed)
+    def order(self) -> ClipOrder:
+        return ClipOrder(len(self.clips), self.config.global_batch_size, self.config.seed)
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         """The clips of some slots of a step."""
-        pairs = [
-            self.clips.clip(self.order.index(step, slot), generator(self.config.seed, 1, step, slot)) for slot in slots
-        ]
-        videos = torch.stack([video for video, _ in pairs]).float() / 127.5 - 1
-        return videos, torch.tensor([label for _, label in pairs])
+        place = lambda slot: generator(self.config.seed, step, slot, Draw.WINDOW)
+        pairs = [self.clips.clip(self.order.index(step, slot), place(slot)) for slot in slots]
+        return from_uint8(torch.stack([video for video, _ in pairs])), torch.tensor([label for _, label in pairs])
 
 
 class FolderClips:
-    """Real videos: every file of a folder, or, where it has sub-folders, of these, which are the classes.
+    """Real videos: every file of a folder, or, where it has two sub-folders or more, of these, which are the classes.
 
     A clip is num_frames frames, frame_interval apart, from a random start; the short side is resized to image_size
     (antialiased) and the middle cut out. There are config.clips of them, the videos in turn, and at least one of each.
     Videos that are damaged or too short are left out when the folder is opened, each with a warning that names it.
-    Where all that is left fits in MEMORY once resized, each video is decoded once and kept.
+    Where all fit in DECODED bytes once resized, each is decoded once, then, and kept; where they do not, only their
+    beginning is tried, and a clip whose video fails later is taken from the next one, with a warning.
     ValueError: nothing is left. FileNotFoundError: no such folder.
     """
 
     def __init__(self, config: TrainConfig):
         self.config, root = config, Path(config.data)
-        everything = list_videos(root)
-        classes = sorted({path.relative_to(root).parts[0] for path in everything if path.parent != root})
-        self.names = [name for name in classes if (root / name).is_dir()]
+        found = list_videos(root)
+        self.names = sorted({path.relative_to(root).parts[0] for path in found if path.parent != root and path != root})
         self.videos: list[tuple[Path, int, int]] = []
-        for path in everything:
-            part = path.relative_to(root).parts[0] if path != root else ""
-            if self.names and path.parent == root and part not in self.names:
+        self.kept: dict[Path, Tensor] = {}
+        for path in found:
+            if self.names and path.parent == root:
                 warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=2)
                 continue
             try:
-                frames = count_frames(path)
-                read_video(path, [0, min(frames, self.span) - 1])
+                self.add(path, self.names.index(path.relative_to(root).parts[0]) if self.names else 0)
             except ValueError as error:
                 warnings.warn(f"left out: {error}", stacklevel=2)
-                continue
-            if frames < self.span:
-                warnings.warn(f"{path} has {frames} frames, a clip needs {self.span}; left out", stacklevel=2)
-                continue
-            self.videos.append((path, frames, self.names.index(part) if self.names else 0))
         if not self.videos:
             raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
-        frame = 3 * config.image_size**2
-        self.keep = frame * sum(frames for _, frames, _ in self.videos) <= MEMORY
-        self.kept: dict[Path, Tensor] = {}
+        self.names = self.names if len(self.names) > 1 else []
+        about = [f"{path.relative_to(root)} {frames} {label}" for path, frames, label in self.videos]
+        self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
 
     @property
     def span(self) -> int:
         """Frames that a clip reaches over."""
         return (self.config.num_frames - 1) * self.config.frame_interval + 1
 
+    def add(self, path: Path, label: int) -> None:
+        """Take a video in; ValueError: it is damaged or too short."""
+        size, frames = self.config.image_size, count_frames(path)
+        room = DECODED - sum(video.nbytes for video in self.kept.values())
+        if 3 * size**2 * frames <= room:
+            video = torch.cat([resize_and_crop(block, size) for block in read_blocks(path)])
+            frames, self.kept[path] = len(video), video
+        else:
+            read_video(path, [0, min(frames, self.span) - 1])
+        if frames < self.span:
+            self.kept.pop(path, None)
+            raise ValueError(f"{path} has {frames} frames, a clip needs {self.span}")
+        self.videos.append((path, frames, label))
+
     def __len__(self) -> int:
         return max(len(self.videos), self.config.clips)
 
     def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
         """A window of a video, resized and cut."""
-        path, frames, label = self.videos[index % len(self.videos)]
-        start = int(torch.randint(frames - self.span + 1, (), generator=random))
-        mirror = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
-        window = range(start, start + self.span, self.config.frame_interval)
-        if self.keep:
-            if path not in self.kept:
-                self.kept[path] = resize_and_crop(read_video(path, range(frames))[0], self.config.image_size)
-            video = self.kept[path][window.start : window.stop : window.step]
-        else:
-            video = resize_and_crop(read_video(path, window)[0], self.config.image_size)
-        return (video.flip(-1) if mirror else video), label
+        for attempt in range(len(self.videos)):
+            path, frames, label = self.videos[(index + attempt) % len(self.videos)]
+            start = int(torch.randint(frames - self.span + 1, (), generator=random))
+            mirror = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
+            try:
+                video = self.window(path, range(start, start + self.span, self.config.frame_interval))
+            except ValueError as error:
+                warnings.warn(f"{error}; the next video takes its place", stacklevel=2)
+                continue
+            return (video.flip(-1) if mirror else video), label
+        raise ValueError(f"{self.config.data}: none of its videos can be decoded any more")
+
+    def window(self, path: Path, frames: range) -> Tensor:
+        """Some frames of a video, resized and cut."""
+        if path in self.kept:
+            return self.kept[path][frames.start : frames.stop : frames.step]
+        return resize_and_crop(read_video(path, frames)[0], self.config.image_size)
 
 
 def resize_and_crop(video: Tensor, size: int) -> Tensor:

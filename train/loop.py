@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from latte.files import write_json, write_text
+from latte.files import write_text
 from latte.train import checkpoint
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
-from latte.train.objectives import finish, objective
+from latte.train.objectives import OBJECTIVES
 from latte.train.precision import attend_in_float32, computing
 
 
@@ -60,34 +60,43 @@ def optimise(config: TrainConfig, loss, network: nn.Module, optimizer: torch.opt
     optimizer.zero_grad(set_to_none=True)
     share, logged = config.micro / config.global_batch_size, {}
     for start in range(0, config.global_batch_size, config.micro):
-        with computing(config.precision):
+        with computing(config.precision, next(network.parameters()).device):
             value, terms = loss(network, step, range(start, start + config.micro))
         (share * value).backward()
         for name, term in {**terms, "loss": value.detach()}.items():
             logged[name] = logged.get(name, 0.0) + share * float(term)
     norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad)
     if not math.isfinite(logged["loss"]) or not torch.isfinite(norm):
-        raise ValueError(f"the loss of step {step} is not finite: lower learning_rate, or look at the data")
+        raise ValueError(f"the loss of step {step} is not finite: look at the data, or lower learning_rate (a new run)")
     optimizer.step()
     return {**logged, "grad_norm": float(norm), "learning_rate": learning_rate(config, step)}
 
 
-def train(config: TrainConfig, run: Path, clips: Clips, resume: bool = True) -> Path:
+def train(
+    config: TrainConfig, run: Path, clips: Clips, resume: bool = True, device: str | torch.device = "cpu"
+) -> Path:
     """Train into the folder `run`, going on from its newest sound checkpoint; returns the folder of the result.
 
-    run/ gets config.yaml, metrics.jsonl, checkpoints/ and, at the end, final/: averaged weights and classes.json.
-    ValueError: the folder holds another configuration, or resume is off and it holds checkpoints.
+    run/ gets config.yaml, metrics.jsonl, checkpoints/ and, at the end, final/: averaged weights, and with a Latte its
+    VAE and class names. ValueError: the folder holds checkpoints of a run with other settings or other data, or holds
+    any and resume is off.
     """
-    start_folder(config, run, resume)
+    if not resume and checkpoint.found(run):
+        raise ValueError(f"{run} already holds checkpoints: give another folder, or resume")
     torch.manual_seed(config.seed)
-    loss = objective(config, clips)
-    network, ema = loss.network().train(), loss.network().requires_grad_(False)
+    loss = OBJECTIVES[config.kind](clips, config, device)
+    network, ema = loss.network().train().to(device), loss.network().requires_grad_(False).to(device)
     ema.load_state_dict(network.state_dict())
-    attend_in_float32(network)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, foreach=False
-    )
-    first = restore(run, network, ema, optimizer)
+    if torch.device(device).type == "cpu":
+        attend_in_float32(network)
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    notes = {"config": asdict(network.config), "state": {"run": asdict(config), "data": loss.data()}}
+    if clips.names:
+        notes["classes"] = {"names": clips.names}
+    first = restore(run, notes["state"], network, ema, optimizer)
+    write_text(run / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    if first < config.steps:
+        loss.prepare()
     stop, began = Stop(), time.perf_counter()
     bar = tqdm(total=config.steps, initial=first, desc=run.name, unit="step", smoothing=0.05)
     try:
@@ -103,56 +112,49 @@ def train(config: TrainConfig, run: Path, clips: Clips, resume: bool = True) -> 
                     metrics.write(json.dumps({"step": done, **logged, "clips_per_second": round(rate, 2)}) + "\n")
                     metrics.flush()
                 if done % config.save_every == 0 or done == config.steps or stop.wished:
-                    save(config, run, done, network, ema, optimizer)
+                    notes["state"]["step"] = done
+                    checkpoint.save(run, done, tables(network, ema, optimizer), notes, config.keep)
                 if stop.wished and done < config.steps:
                     raise KeyboardInterrupt
     finally:
         bar.close()
         stop.restore()
-    finish(ema, config, clips, run / "final")
-    if clips.names:
-        write_json(run / "final" / "classes.json", {"names": clips.names})
+    loss.finish(ema, run / "final")
     return run / "final"
 
 
-def start_folder(config: TrainConfig, run: Path, resume: bool) -> None:
-    """Make the run's folder, or see that it belongs to the same run, and cut metrics that no checkpoint covers."""
-    run.mkdir(parents=True, exist_ok=True)
-    file = run / "config.yaml"
-    if file.exists():
-        before = yaml.safe_load(file.read_text())
-        changed = [name for name, value in asdict(config).items() if before.get(name) != value]
-        free = {"steps", "log_every", "save_every", "keep", "micro_batch_size", "gradient_checkpointing"}
-        if set(changed) - free:
-            names = ", ".join(sorted(set(changed) - free))
-            raise ValueError(f"{run} holds a run with other settings ({names}): give another folder")
-        if not resume and checkpoint.found(run):
-            raise ValueError(f"{run} already holds checkpoints: give another folder, or resume")
-    write_text(file, yaml.safe_dump(asdict(config), sort_keys=False))
-
-
-def save(config: TrainConfig, run: Path, step: int, network: nn.Module, ema: nn.Module, optimizer) -> None:
-    """Everything that the next step depends on."""
-    tables = {
+def tables(network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """Everything that the next step depends on, besides its number."""
+    return {
         "model": network.state_dict(),
         "ema": ema.state_dict(),
         "optimizer": checkpoint.optimizer_tensors(optimizer),
     }
-    notes = {"config": asdict(network.config), "state": {"step": step, "run": asdict(config)}}
-    checkpoint.save(run, step, tables, notes, config.keep)
 
 
-def restore(run: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take up the newest sound checkpoint; the number of steps done. Metrics past it are cut: they will come again."""
-    folder = checkpoint.latest(run)
-    step = 0
+FREE = {"steps", "log_every", "save_every", "keep", "micro_batch_size", "gradient_checkpointing"}  # may change
+
+
+def restore(run: Path, state: dict, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take up the newest sound checkpoint; the number of steps done. Metrics past it are cut: they will come again.
+
+    ValueError: it belongs to a run with other settings, or its data or VAE are no longer what they were.
+    """
+    folder, step = checkpoint.latest(run), 0
     if folder is not None:
-        step = checkpoint.read_state(folder)["step"]
+        before = checkpoint.read_state(folder)
+        for part, advice in (("run", "give another folder"), ("data", "bring it back, or give another folder")):
+            names = before[part].keys() | state[part].keys()
+            changed = sorted(name for name in names - FREE if before[part].get(name) != state[part].get(name))
+            if changed:
+                what = "settings" if part == "run" else "data"
+                raise ValueError(f"{run} holds a run with other {what} ({', '.join(changed)}): {advice}")
+        step = before["step"]
         network.load_state_dict(checkpoint.read(folder, "model"))
         ema.load_state_dict(checkpoint.read(folder, "ema"))
         checkpoint.restore_optimizer(optimizer, checkpoint.read(folder, "optimizer"))
     metrics = run / "metrics.jsonl"
     if metrics.exists():
-        kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        write_text(metrics, "".join(f"{line}\n" for line in kept))
+        lines = [line for line in metrics.read_text().splitlines() if line.endswith("}")]  # the last may be torn
+        write_text(metrics, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
     return step

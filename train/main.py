@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from latte.device import add_device_option, usable_device
 from latte.train.config import PRESETS, resolve
 from latte.train.data import open_clips
 from latte.train.loop import train
@@ -14,8 +15,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", default="shapes", help=f"a preset ({', '.join(PRESETS)}) or a run's config.yaml")
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a stopped run there is resumed")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that holds checkpoints")
+    add_device_option(parser)
     parser.add_argument("changes", nargs="*", metavar="key=value", help="settings to change, such as steps=100")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = resolve(args.config, args.changes)
-    result = train(config, args.run, open_clips(config), resume=not args.no_resume)
+    device = usable_device(args.device)
+    result = train(config, args.run, open_clips(config), not args.no_resume, device)
     print(f"{result}: trained for {config.steps} steps")

@@ -1,107 +1,129 @@
 """What a step minimises: the autoencoder's reconstruction, or the denoiser's diffusion loss.
 
-An objective is called as loss(network, step, slots) and gives a scalar, the mean over those slots, and numbers to log.
+An objective makes its network, is called as loss(network, step, slots), which gives a scalar, the mean over those
+slots, and numbers to log, and in the end writes what was trained.
 """
 
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from latte.checkpoint import find_model, save_model
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
+from latte.files import write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.tensors import digest_folder
 from latte.train.config import TrainConfig
-from latte.train.data import Clips, Order, VideoBatches
+from latte.train.data import ClipOrder, Clips, Draw, VideoBatches
+from latte.train.latents import encode_all
 from latte.vae_io import load_vae, save_vae
 
-NOISE, TIMESTEP, POSTERIOR, DROP, CLIP = range(2, 7)  # which draw of a (step, slot) it is
+
+def latent_side(vae: VideoVAE, image_size: int) -> int:
+    """Side of the latents of square frames. ValueError: the VAE does not divide that size."""
+    if image_size % vae.factor:
+        raise ValueError(f"image_size is {image_size}; this VAE needs a multiple of {vae.factor}")
+    return image_size // vae.factor
 
 
-@dataclass
 class Reconstruction:
     """Mean absolute and squared error of the pixels, and the latents' KL divergence from a standard Gaussian."""
 
-    clips: Clips
-    config: TrainConfig
+    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+        self.config, self.device, self.batches = config, device, VideoBatches(clips, config)
 
     def network(self) -> AutoencoderKL:
-        return AutoencoderKL(VAEConfig.from_dict(self.config.model))
+        """A fresh one. ValueError: image_size does not suit it."""
+        network = AutoencoderKL(VAEConfig.from_dict(self.config.model))
+        latent_side(VideoVAE(network), self.config.image_size)
+        return network
+
+    def data(self) -> dict:
+        """What a resumed run must find as it was."""
+        return {"clips": self.batches.clips.fingerprint}
+
+    def prepare(self) -> None:
+        """Nothing: clips are drawn as they are needed."""
 
     def __call__(self, network: AutoencoderKL, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        images = VideoBatches(self.clips, self.config).batch(step, slots)[0].flatten(0, 1)
+        images = self.batches.batch(step, slots)[0].flatten(0, 1).to(self.device)
         mean, logvar = (moment.float() for moment in network.moments(images))
         per_slot = (self.config.num_frames, *mean.shape[1:])
-        noise = torch.cat([normal(per_slot, self.config.seed, POSTERIOR, step, slot) for slot in slots])
-        out = network.decode(mean + (0.5 * logvar).exp() * noise).float()
+        noise = torch.cat([normal(per_slot, self.config.seed, step, slot, Draw.POSTERIOR) for slot in slots])
+        out = network.decode(mean + (0.5 * logvar).exp() * noise.to(self.device)).float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         mse = F.mse_loss(out, images)
         loss = F.l1_loss(out, images) + mse + self.config.kl_weight * kl
         return loss, {"psnr": 10 * torch.log10(4 / mse.detach()), "kl": kl.detach()}
 
+    @torch.no_grad()
+    def finish(self, network: AutoencoderKL, folder: Path) -> None:
+        """Write the VAE, with the scale that gives its latents the deviation 1."""
+        vae, slots = VideoVAE(network.eval()), range(self.config.global_batch_size)
+        parts = [vae.posterior(self.batches.batch(step, slots)[0].to(self.device))[0].cpu() for step in range(16)]
+        network.config = replace(network.config, scaling_factor=round(float(1 / torch.cat(parts).std()), 5))
+        save_vae(VideoVAE(network), folder)
+
 
 class Denoising:
     """The diffusion loss on latents, which are computed once for the whole data set and kept as mean and deviation."""
 
-    def __init__(self, clips: Clips, config: TrainConfig):
-        self.clips, self.config, self.schedule = clips, config, linear_schedule()
-        vae = load_vae(find_model(config.vae))
-        self.order = Order(len(clips), config.global_batch_size, config.seed)
-        self.latents = encode_all(vae, clips, config)
+    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+        self.clips, self.config, self.device, self.schedule = clips, config, device, linear_schedule()
+        self.order = ClipOrder(len(clips), config.global_batch_size, config.seed)
+        self.vae_folder = find_model(config.vae)
+        self.vae = load_vae(self.vae_folder).to(device)
 
     def network(self) -> Latte:
-        model = dict(self.config.model)
-        model["num_classes"] = len(self.clips.names)
-        model["num_frames"] = self.config.num_frames
-        network = Latte(LatteConfig.from_dict(model))
+        """A fresh one, for these latents and classes. ValueError: they do not fit together."""
+        derived = {
+            "num_classes": len(self.clips.names),
+            "num_frames": self.config.num_frames,
+            "input_size": latent_side(self.vae, self.config.image_size),
+            "in_channels": self.vae.config.latent_channels,
+        }
+        network = Latte(LatteConfig.from_dict({**self.config.model, **derived}))
+        frames, channels, side = derived["num_frames"], derived["in_channels"], derived["input_size"]
+        one = torch.zeros(1, dtype=torch.long)
+        network.check(torch.empty(1, frames, channels, side, side), one, one if self.clips.names else None, 0)
         network.gradient_checkpointing = self.config.gradient_checkpointing
         return network
 
-    def __call__(self, network: Latte, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        seed, cfg = self.config.seed, network.config
+    def data(self) -> dict:
+        """What a resumed run must find as it was."""
+        return {"clips": self.clips.fingerprint, "classes": self.clips.names, "vae": digest_folder(self.vae_folder)}
+
+    def prepare(self) -> None:
+        """Encode the clips: mean and deviation (n, f, c, h, w), classes (n,)."""
+        self.latents = encode_all(self.vae, self.clips, self.config)
+
+    def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
+        seed, model = self.config.seed, network.config
         numbers = [self.order.index(step, slot) for slot in slots]
         mean, deviation, labels = (table[numbers] for table in self.latents)
-        draw = lambda what: torch.stack([normal(mean.shape[1:], seed, what, step, slot) for slot in slots])
-        x0 = mean + deviation * draw(POSTERIOR)
-        place = lambda what: [generator(seed, what, step, slot) for slot in slots]
-        t = torch.stack([torch.randint(len(self.schedule), (), generator=g) for g in place(TIMESTEP)])
-        dropped = torch.stack([torch.rand((), generator=g) for g in place(DROP)]) < cfg.class_dropout_prob
-        y = torch.where(dropped, cfg.num_classes, labels) if cfg.num_classes else None
-        terms = diffusion_loss(network, x0, t, draw(NOISE), self.schedule, y=y)
+        gaussian = lambda what: torch.stack([normal(mean.shape[1:], seed, step, slot, what) for slot in slots])
+        x0 = mean + deviation * gaussian(Draw.POSTERIOR)
+        place = lambda what: [generator(seed, step, slot, what) for slot in slots]
+        t = torch.stack([torch.randint(len(self.schedule), (), generator=g) for g in place(Draw.TIMESTEP)])
+        dropped = torch.stack([torch.rand((), generator=g) for g in place(Draw.DROP)]) < model.class_dropout_prob
+        y = torch.where(dropped, model.num_classes, labels) if model.num_classes else None
+        x0, t, noise, y = (z if z is None else z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE), y))
+        terms = diffusion_loss(network, x0, t, noise, self.schedule, y=y)
         return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
 
-
-@torch.no_grad()
-def encode_all(vae: VideoVAE, clips: Clips, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, deviation), scaled, each (n, f, c, h, w), and classes (n,)."""
-    rows = []
-    for i in tqdm(range(len(clips)), desc="encoding", unit="clip", leave=False):
-        video, label = clips.clip(i, generator(config.seed, CLIP, i))
-        mean, logvar = vae.posterior(video[None].float() / 127.5 - 1)
-        rows.append((mean[0], (0.5 * logvar[0]).exp(), torch.tensor(label)))
-    mean, deviation, labels = (torch.stack(column) for column in zip(*rows))
-    return vae.config.scaling_factor * mean, vae.config.scaling_factor * deviation, labels
+    def finish(self, network: Latte, folder: Path) -> None:
+        """Write the Latte with its VAE and the names of its classes, so that it can be sampled as it is."""
+        save_model(network.eval(), folder)
+        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        if self.clips.names:
+            write_json(folder / "classes.json", {"names": self.clips.names})
 
 
-def objective(config: TrainConfig, clips: Clips) -> Reconstruction | Denoising:
-    """The one that config.kind names."""
-    return Reconstruction(clips, config) if config.kind == "vae" else Denoising(clips, config)
-
-
-def finish(network: nn.Module, config: TrainConfig, clips: Clips, folder: Path) -> None:
-    """Write what was trained where others can use it; a VAE first learns the scale of its own latents."""
-    network.eval()
-    if isinstance(network, Latte):
-        save_model(network, folder)
-        return
-    with torch.no_grad():
-        few = [VideoBatches(clips, config).batch(step, range(config.global_batch_size))[0] for step in range(16)]
-        mean, _ = VideoVAE(network).posterior(torch.cat(few))
-    network.config = replace(network.config, scaling_factor=round(float(1 / mean.std()), 5))
-    save_vae(VideoVAE(network), folder)
+OBJECTIVES = {"vae": Reconstruction, "latte": Denoising}

@@ -11,9 +11,9 @@ from latte.models.attention import AxialAttention
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def computing(precision: str) -> AbstractContextManager:
-    """Within it, matrix products and convolutions have that precision."""
-    return nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
+def computing(precision: str, device: torch.device) -> AbstractContextManager:
+    """Within it, matrix products and convolutions on that device have that precision."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, PRECISIONS[precision])
 
 
 def attend_in_float32(network: nn.Module) -> None:
