@@ -15,6 +15,12 @@ def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     return (out, None) if out.shape[2] == channels else out.chunk(2, dim=2)
 
 
+def noise_from_v(schedule: Schedule, x: Tensor, index: Tensor | int, v: Tensor) -> Tensor:
+    """The noise that x_t and v = sqrt(abar) eps - sqrt(1 - abar) x_0 imply; Salimans & Ho 2022, appendix D."""
+    abar = schedule.alphas_cumprod
+    return at(abar.sqrt(), index, x) * v + at((1 - abar).sqrt(), index, x) * x
+
+
 def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) -> Tensor:
     """The clean sample that x_t and its noise imply; eq. 4 of Ho et al. 2020, solved for x_0."""
     abar = schedule.alphas_cumprod

@@ -5,7 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import split_output
+from latte.diffusion.gaussian import noise_from_v, split_output
+from latte.diffusion.schedule import Schedule
+
+
+def predicting_noise(model: Callable, schedule: Schedule) -> Callable:
+    """A denoiser (x, t, ...) of noise out of one of v; `schedule` has every timestep, so that t is a step of it."""
+
+    def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        v, variance = split_output(model(x, t, *condition), x.shape[2])
+        eps = noise_from_v(schedule, x, t, v.to(x.dtype))
+        return eps if variance is None else torch.cat([eps, variance.to(x.dtype)], dim=2)
+
+    return denoise
 
 
 def guided(model: Callable, y: Tensor, null: Tensor, scale: float) -> Callable:

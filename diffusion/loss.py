@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
+from latte.diffusion.gaussian import learned_log_variance, noise_from_v, posterior_mean, predict_x0, split_output
 from latte.diffusion.schedule import Schedule, at, q_sample
 
 
@@ -50,18 +50,30 @@ def variational_bound(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor, 
 
 
 def diffusion_loss(
-    model: Callable, x0: Tensor, index: Tensor, noise: Tensor, schedule: Schedule, **condition
+    model: Callable,
+    x0: Tensor,
+    index: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    prediction: str = "eps",
+    **condition,
 ) -> dict[str, Tensor]:
     """Loss of clean latents x0 (b, f, c, h, w) at step indices (b,), each value (b,): loss, mse and, if learned, vb.
 
-    model(x_t, timesteps, **condition) gives (b, f, c or 2c, h, w). In the bound the predicted noise is detached:
-    it trains the variance alone.
+    model(x_t, timesteps, **condition) gives (b, f, c or 2c, h, w), the noise or, with prediction "v", v: then the error
+    is v's, which weighs every noise level alike (Salimans & Ho 2022). In the bound the predicted noise is detached: it
+    trains the variance alone.
     """
     x = q_sample(schedule, x0, index, noise)
     out = model(x, schedule.timesteps.to(index.device)[index], **condition)
-    eps, v = split_output(out.float(), x0.shape[2])
-    mse = per_sample((noise - eps).square())
-    if v is None:
+    predicted, variance = split_output(out.float(), x0.shape[2])
+    eps, target = predicted, noise
+    if prediction == "v":
+        abar = schedule.alphas_cumprod
+        eps = noise_from_v(schedule, x, index, predicted)
+        target = at(abar.sqrt(), index, x0) * noise - at((1 - abar).sqrt(), index, x0) * x0
+    mse = per_sample((target - predicted).square())
+    if variance is None:
         return {"loss": mse, "mse": mse}
-    vb = variational_bound(schedule, x0, x, index, eps.detach(), v)
+    vb = variational_bound(schedule, x0, x, index, eps.detach(), variance)
     return {"loss": mse + vb, "mse": mse, "vb": vb}

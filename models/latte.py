@@ -60,6 +60,7 @@ class LatteConfig:
     class_dropout_prob: float = 0.1  # share of labels replaced by "no class" in training; 0: no such class
     conditioning: str = "adaln"  # "adaln" (adaLN-Zero, S-AdaLN) or "tokens" (all tokens)
     temporal_pos: str = "sincos"  # "sincos" (absolute) or "rope" (rotary)
+    prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
 
     def __post_init__(self):
         def check(ok: bool, message: str) -> None:
@@ -77,6 +78,7 @@ class LatteConfig:
         check(self.hidden_size % 4 == 0, f"hidden_size {self.hidden_size} is not a multiple of 4 (sin-cos positions)")
         check(self.conditioning in MODULATION, f"conditioning is {self.conditioning!r}, not 'adaln' or 'tokens'")
         check(self.temporal_pos in ("sincos", "rope"), f"temporal_pos is {self.temporal_pos!r}, not 'sincos' or 'rope'")
+        check(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}, not 'eps' or 'v'")
         rotary = self.temporal_pos != "rope" or (self.hidden_size // heads) % 2 == 0
         check(rotary, f"rotary positions need an even head width, not {self.hidden_size // heads}")
 
@@ -147,7 +149,7 @@ class Latte(nn.Module):
             nn.init.zeros_(self.upsample.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, num_images: int = 0) -> Tensor:
-        """Predict the noise of noisy latents, and the variance channels v of Nichol & Dhariwal 2021.
+        """Predict the noise (or config.prediction) of noisy latents, and the variance of Nichol & Dhariwal 2021.
 
         x (b, f, c, h, w); t (b,) timesteps; y (b,) classes, num_classes for none -> (b, f, c or 2c, h, w).
         In joint training the last num_images frames are stills, which skip what is temporal; y is then

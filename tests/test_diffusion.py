@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from latte.diffusion.gaussian import posterior_mean
-from latte.diffusion.guidance import guided
-from latte.diffusion.loss import discretised_nll, gaussian_kl
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output
+from latte.diffusion.guidance import guided, predicting_noise
+from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.samplers import ddim, ddpm
 from latte.diffusion.schedule import linear_schedule, q_sample, respace, spaced_timesteps
@@ -53,6 +53,97 @@ def test_eta_one_has_the_posterior_of_ddpm():
     torch.testing.assert_close(posterior_mean(schedule, X0, x, index), direct)
 
 
+def test_ddim_of_any_eta_is_equation_12():
+    """Every step of two, written out; at eta 1 it is the DDPM of a network without variance."""
+    schedule = respace(linear_schedule(), "3")
+    denoise = gaussian_denoiser(schedule, 2.0, 0.25)
+    noise = lambda i: normal(X0.shape, 2, i).double()
+    for eta in (0.0, 0.5, 1.0):
+        steps, x = list(ddim(denoise, X0, schedule, noise, eta)), X0
+        for count, i in enumerate((2, 1, 0)):
+            a, prev = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+            sigma = eta * ((1 - prev) / (1 - a) * (1 - a / prev)).sqrt()
+            eps = denoise(x, schedule.timesteps[i : i + 1])
+            x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+            x = prev.sqrt() * x0 + (1 - prev - sigma**2).sqrt() * eps + (sigma * noise(count) if i else 0)
+            torch.testing.assert_close(steps[count], x, rtol=1e-10, atol=1e-10)
+    for one, other in zip(ddim(denoise, X0, schedule, noise, 1.0), ddpm(denoise, X0, schedule, noise)):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="give noise="):
+        next(ddim(denoise, X0, schedule, eta=0.5))
+
+
+class Told(torch.nn.Module):
+    """A denoiser that keeps the timesteps it is told and returns what it holds."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.out, self.t = torch.nn.Parameter(out), None
+
+    def forward(self, x, t):
+        self.t = t
+        return self.out
+
+
+def test_bound_trains_the_variance_alone():
+    model, index = Told(normal((2, 3, 8, 4, 4), 5).double()), torch.tensor([0, 700])
+    diffusion_loss(model, X0, index, normal(X0.shape, 8).double(), linear_schedule())["vb"].sum().backward()
+    eps, v = model.out.grad.chunk(2, 2)
+    assert (eps == 0).all() and (v != 0).any(dim=2).all()
+
+
+def test_loss_tells_timesteps_and_not_indices():
+    schedule, noise = respace(linear_schedule(), "10"), normal(X0.shape, 8).double()
+    model = Told(normal(X0.shape, 5).double())
+    terms = diffusion_loss(model, X0, torch.tensor([1, 9]), noise, schedule)
+    assert model.t.tolist() == [111, 999]
+    assert terms.keys() == {"loss", "mse"} and torch.equal(terms["loss"], terms["mse"])
+    torch.testing.assert_close(terms["loss"], (noise - model.out).square().mean((1, 2, 3, 4)))
+
+
+def test_v_prediction():
+    """The true v is worth the true noise: no loss, and DDIM returns the clean video; the variance passes through."""
+    full, noise = linear_schedule(), normal(X0.shape, 8).double()
+
+    def model(x, t, **condition):
+        abar = full.alphas_cumprod[t].view(-1, 1, 1, 1, 1)
+        return torch.cat([abar.sqrt() * noise - (1 - abar).sqrt() * X0, X0], 2)
+
+    terms = diffusion_loss(model, X0, torch.tensor([3, 900]), noise, full, "v")
+    torch.testing.assert_close(terms["mse"], torch.zeros(2, dtype=torch.float64))
+    schedule = respace(full, "10")
+    start = q_sample(schedule, X0, torch.full((2,), 9), noise)
+    *_, end = ddim(predicting_noise(model, full), start, schedule)
+    torch.testing.assert_close(end, X0)
+    assert torch.equal(predicting_noise(model, full)(start, torch.tensor([5, 5]))[:, :, 4:], X0)
+    wrong = lambda x, t: model(x, t) + 0.1
+    eps, v = (diffusion_loss(wrong, X0, torch.tensor([3, 900]), noise, full, kind)["mse"] for kind in ("eps", "v"))
+    torch.testing.assert_close(v, torch.full((2,), 0.01, dtype=torch.float64))
+    assert eps[1] > 1  # as noise, v is wrong
+
+
+def test_variance_that_is_not_learned_is_the_posteriors():
+    schedule = linear_schedule()
+    for index in (500, 1):
+        log_var = learned_log_variance(schedule, None, index, X0)
+        assert log_var == pytest.approx(float(schedule.posterior_variance[index].log()))
+    for v, expected in ((-1.0, schedule.posterior_log_variance), (1.0, schedule.betas.log())):
+        log_var = learned_log_variance(schedule, torch.full_like(X0, v), torch.tensor([1, 500]), X0)
+        torch.testing.assert_close(log_var[:, 0, 0, 0, 0], expected[[1, 500]])
+
+
+def test_schedules():
+    assert linear_schedule(100).betas[[0, -1]].tolist() == pytest.approx([1e-3, 0.2])
+    for steps in (0, 10, 20):
+        with pytest.raises(ValueError, match="no schedule"):
+            linear_schedule(steps)
+    for kept in ([], [5, 5], [9, 3], [-1, 4], [4, 1000]):
+        with pytest.raises(ValueError, match="must rise"):
+            respace(linear_schedule(), kept)
+    with pytest.raises(ValueError, match="returned 5 channels for 4"):
+        split_output(torch.zeros(1, 1, 5, 2, 2), 4)
+
+
 def test_guidance():
     model = lambda x, t, y: torch.cat([x * y.view(-1, 1, 1, 1, 1), x + y.view(-1, 1, 1, 1, 1)], 2)
     y, null, t = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0]), torch.tensor([10, 10])
@@ -60,6 +151,8 @@ def test_guidance():
     torch.testing.assert_close(eps, X0 * torch.tensor([5.0, 9.0]).view(-1, 1, 1, 1, 1))
     torch.testing.assert_close(v, X0 + y.view(-1, 1, 1, 1, 1))
     assert torch.equal(guided(model, y, null, 1)(X0, t), model(X0, t, y))
+    noise_alone = guided(lambda x, t, y: x * y.view(-1, 1, 1, 1, 1), y, null, 2.0)(X0, t)
+    torch.testing.assert_close(noise_alone, eps)
 
 
 def test_kl_and_likelihood():
