@@ -4,8 +4,10 @@ import argparse
 import os
 import sys
 import warnings
+from importlib import import_module
 
 from latte import __version__
+from latte.parser import Parser, one_line
 
 COMMANDS = {  # name: (module that has main(argv), what it does)
     "sample": ("latte.sample", "make videos with a model, and a page to look at them"),
@@ -17,8 +19,8 @@ COMMANDS = {  # name: (module that has main(argv), what it does)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; bad input ends in one line and status 2, an interrupt in status 130."""
-    parser = argparse.ArgumentParser(
+    """Run one command; its status: 0, 2 with one line for bad input, 1 for what should not happen, 130 interrupted."""
+    parser = Parser(
         prog="latte",
         description="Latte, the latent diffusion transformer for video. More: latte COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,30 +30,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
-    from importlib import import_module
 
-    def tell(message: Warning | str, *_) -> None:
-        print(f"latte {parsed.command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    def say(kind: str, message: object) -> None:
+        print(f"latte {parsed.command}: {kind}{one_line(message)}", file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = tell
+            warnings.showwarning = lambda message, *_: say("warning: ", message)
             # torchvision, which timm imports, beside a CPU build of torch: its picture reader is not used here
             warnings.filterwarnings("ignore", "Failed to load image Python extension")
             import_module(COMMANDS[parsed.command][0]).main(parsed.arguments)
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        say("", "stopped")
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `latte info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
         if os.environ.get("LATTE_TRACEBACK"):
             raise
-        print(f"latte {parsed.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if "memory" not in f"{type(error).__name__} {error}".lower():
-            raise
-        print(f"latte {parsed.command}: error: out of memory: ask for less at a time", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"latte {parsed.command}: stopped", file=sys.stderr)
-        return 130
+        if isinstance(error, ValueError | OSError):
+            say("error: ", error)
+            return 2
+        if "memory" in f"{type(error).__name__} {error}".lower():
+            say("error: ", "out of memory: ask for less at a time (batch_size, micro_batch_size, frames)")
+            return 2
+        say("error: ", f"unexpected {type(error).__name__}: {error}; with LATTE_TRACEBACK=1 it shows where")
+        return 1
     return 0
 
 

@@ -9,15 +9,24 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to: renamed to `path` if the block ends well, removed if it does not."""
+    """A hidden name beside `path` to write to: renamed to `path` if the block ends well, removed if it does not.
+
+    Two processes may write one file: it is whole at any time, and in the end that of the later.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
+    draft = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
     try:
         yield draft
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written there, once it is made."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -36,7 +45,7 @@ def read_json(path: Path) -> dict:
     """A JSON object; ValueError names the file that is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits; too deep
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not hold a JSON object")

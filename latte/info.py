@@ -1,11 +1,10 @@
 """`latte info`: what each variant and size costs, counted on the network itself, beside the paper's table."""
 
-import argparse
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latte.models.latte import SIZES, VARIANTS, Latte, LatteConfig
+from latte.parser import Parser
 
 # Latte (arXiv 2401.03048), XL/2: parameters in millions, "FLOPs" in G
 PAPER = {1: (673.68, 5572.69), 2: (673.68, 5572.69), 3: (676.33, 6153.15), 4: (676.44, 1545.15)}
@@ -36,9 +35,11 @@ def measure(config: LatteConfig) -> tuple[int, int, int]:
 
 def main(argv: list[str]) -> None:
     """Print the table; every number is counted on a model built without memory."""
-    parser = argparse.ArgumentParser(prog="latte info", description=__doc__)
+    parser = Parser(prog="latte info", description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="which sizes (default: all)")
-    parser.add_argument("--patch-size", type=int, default=2, help="latent pixels on a patch's side (default: 2)")
+    parser.add_argument(
+        "--patch-size", type=int, default=2, choices=(2, 4, 8), help="latent pixels on a patch's side (default: 2)"
+    )
     parser.add_argument(
         "--variants", nargs="+", type=int, choices=VARIANTS, default=list(VARIANTS), help="default: all"
     )

@@ -47,6 +47,10 @@ def test_wheel_holds_every_module_and_asset(tmp_path):
     expected |= {f"latte/{p.relative_to(ROOT / 'latte')}" for p in (ROOT / "latte/assets").rglob("*") if p.is_file()}
     assert expected <= inside, sorted(expected - inside)
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"latte"}
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    site = str(tmp_path / "site")
+    code = f"import sys; sys.path.insert(0, {site!r}); import latte.train.loop as loop; print(loop.__file__)"
+    assert run("-I", "-W", "ignore", "-c", code, cwd=tmp_path).stdout.startswith(site)
 
 
 def test_help_is_quick_and_loads_no_torch():
@@ -69,10 +73,30 @@ def test_commands_import_and_misspelt_words_are_told(capsys):
         with pytest.raises(SystemExit) as stopped:
             main([name, "--no-such-option"])
         assert stopped.value.code == 2
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["smaple"])
     assert stopped.value.code == 2
-    assert "invalid choice: 'smaple'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "invalid choice: 'smaple'" in said and said.endswith("did you mean sample?\n") and said.count("\n") == 1
+
+
+def test_neither_diffusers_nor_transformers_is_imported():
+    names = [f"latte.{p.stem}" for p in (ROOT / "latte").glob("*.py") if p.stem != "__init__"]
+    names += [f"latte.{f}.{p.stem}" for f in ("models", "diffusion", "train", "eval") for p in (ROOT / f).glob("*.py")]
+    names = [name.removesuffix(".__init__") for name in names]
+    code = f"import sys, {', '.join(names)}; print([m for m in ('diffusers', 'transformers') if m in sys.modules])"
+    result = run("-W", "ignore", "-c", code)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_a_reader_that_closes_early_is_no_error():
+    code = "import sys; from latte.cli import main; sys.exit(main(['info', '--sizes', 'S']))"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() in (0, 141)
 
 
 def test_info_counts_what_the_paper_counts(capsys):
