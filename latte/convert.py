@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latte.models.condition import sincos, spatial_position
 from latte.models.latte import SIZES, Latte, LatteConfig
+from latte.tensors import FLOATS, rename_keys
 
 ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
     "condition.time.mlp.0": "t_embedder.mlp.0",
@@ -24,7 +25,8 @@ ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
     "final_modulation.linear": "final_layer.adaLN_modulation.1",
     "final_linear": "final_layer.linear",
 }
-COMPUTED = {"pos_embed", "temp_embed", "time_embed"}  # fixed sin-cos tables: computed here, not stored
+TEMPORAL = ("temp_embed", "time_embed")  # two names that one table has had
+COMPUTED = {"pos_embed", *TEMPORAL}  # fixed sin-cos tables: computed here, not stored
 
 
 def renamed(name: str, table: dict[str, str]) -> str:
@@ -37,33 +39,39 @@ def renamed(name: str, table: dict[str, str]) -> str:
     return f"{table[row].replace('{i}', number[1]) if number else table[row]}.{end}"
 
 
+def heads_first(name: str, tensor: Tensor, num_heads: int) -> Tensor:
+    """Their qkv rows (3, head, e) as ours, (head, 3, e). ValueError: they are not such rows."""
+    rows = tensor.shape[0] if tensor.ndim else 0
+    if not rows or rows % (3 * num_heads):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not {num_heads} heads of query, key and value")
+    return tensor.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2)
+
+
 def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
     """Our state dict out of the original's (variant 1). ValueError: a key that the table does not know.
 
-    Their patch convolution (d, c, p, p) is our linear layer; their qkv rows (3, head, e) are ours as (head, 3, e).
+    Their patch convolution (d, c, p, p) is our linear layer; their qkv rows are in another order.
     """
     ours = {theirs: mine for mine, theirs in ORIGINAL.items()}
-    state = {}
-    for name, tensor in source.items():
-        if name in COMPUTED:
-            continue
-        mine = renamed(name, ours)
-        if mine == "patch_embed.weight":
+    learned = {name: tensor for name, tensor in source.items() if name not in COMPUTED}
+    state = rename_keys(learned, lambda name: renamed(name, ours))
+    for name, tensor in state.items():
+        if name == "patch_embed.weight":
             tensor = tensor.flatten(1)
-        if ".qkv." in mine:
-            tensor = tensor.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2)
-        state[mine] = tensor.contiguous()
+        if ".qkv." in name:
+            tensor = heads_first(name, tensor, num_heads)
+        state[name] = tensor.contiguous()
     return state
 
 
 def state_for_original(model: Latte) -> dict[str, Tensor]:
     """The inverse: what the original's load_state_dict takes, position tables with it.
 
-    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary).
+    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary, v).
     """
     cfg = model.config
     plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
-    for name in ("variant", "tubelet", "conditioning", "temporal_pos"):
+    for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction"):
         if getattr(cfg, name) != getattr(plain, name):
             raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r}: this model stays in our form")
     state = {}
@@ -80,40 +88,66 @@ def state_for_original(model: Latte) -> dict[str, Tensor]:
     return state
 
 
+def shape_of(source: dict[str, Tensor], name: str, ndim: int) -> torch.Size:
+    """A tensor's shape. ValueError: it is missing, empty, or has not so many dimensions."""
+    if name not in source:
+        raise ValueError(f"these are not the weights of an original Latte: {name} is missing")
+    shape = source[name].shape
+    if len(shape) != ndim or 0 in shape:
+        raise ValueError(f"these are not the weights of an original Latte: {name} has the shape {tuple(shape)}")
+    return shape
+
+
 def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> LatteConfig:
     """The configuration that an original checkpoint's shapes imply; the head count is not among them.
 
-    num_heads None: the published one of that width. ValueError: no published model is so wide, or it is no Latte.
+    num_heads None: the published one of that width. ValueError: no published model is so wide, it is no Latte, or its
+    positions are not the fixed ones.
     """
-    try:
-        dim, channels, patch, _ = source["x_embedder.proj.weight"].shape
-        out = source["final_layer.linear.weight"].shape[0] // patch**2
-        depth = 1 + max(int(name.split(".")[1]) for name in source if name.startswith("blocks."))
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            "these are not the weights of an original Latte: x_embedder, blocks or final_layer missing"
-        ) from error
-    heads = num_heads or {width: heads for _, width, heads in SIZES.values()}.get(dim)
+    dim, channels, patch, _ = shape_of(source, "x_embedder.proj.weight", 4)
+    out = shape_of(source, "final_layer.linear.weight", 2)[0] // patch**2
+    numbers = [int(found[1]) for name in source if (found := re.match(r"blocks\.(\d{1,9})\.", name))]
+    label, temporal = "y_embedder.embedding_table.weight", [name for name in TEMPORAL if name in source]
+    if len(temporal) > 1:
+        raise ValueError(f"{' and '.join(temporal)} are one table under two names: which one counts cannot be told")
+    heads = {width: heads for _, width, heads in SIZES.values()}.get(dim) if num_heads is None else num_heads
     if heads is None:
         raise ValueError(f"no published Latte has width {dim}: say how many heads it has (num_heads)")
-    table = source.get("y_embedder.embedding_table.weight")
-    positions, frames = source.get("pos_embed"), source.get("temp_embed", source.get("time_embed"))
-    side = round(positions.shape[1] ** 0.5) * patch if positions is not None else 32
-    return LatteConfig(
-        depth=depth,
+    config = LatteConfig(
+        depth=max(numbers, default=-1) + 1,
         hidden_size=dim,
         num_heads=heads,
         patch_size=patch,
         in_channels=channels,
         learn_sigma=out == 2 * channels,
-        input_size=side,
-        num_frames=frames.shape[1] if frames is not None else 16,
-        num_classes=0 if table is None else len(table) - 1,
+        input_size=round(shape_of(source, "pos_embed", 3)[1] ** 0.5) * patch if "pos_embed" in source else 32,
+        num_frames=shape_of(source, temporal[0], 3)[1] if temporal else 16,
+        num_classes=shape_of(source, label, 2)[0] - 1 if label in source else 0,
     )
+    side = config.input_size // patch
+    check_positions(source, "pos_embed", spatial_position(side, side, dim))
+    for name in temporal:
+        check_positions(source, name, sincos(torch.arange(config.num_frames), dim))
+    return config
+
+
+def check_positions(source: dict[str, Tensor], name: str, table: Tensor) -> None:
+    """ValueError: a stored table (1, n, d) is not this one, to the precision that it is stored in."""
+    if name not in source:
+        return
+    stored, near = source[name], False
+    if stored.dtype in FLOATS and stored.shape == table[None].shape:
+        tolerance = max(1e-4, torch.finfo(stored.dtype).eps)
+        near = torch.allclose(stored[0].float(), table, rtol=tolerance, atol=tolerance)
+    if not near:
+        raise ValueError(f"{name} is not the fixed sin-cos table: learned or other positions have no place here")
 
 
 def unwrap(state: dict, weights: str = "ema") -> dict[str, Tensor]:
-    """The weights inside a training checkpoint or in a bare table of tensors; compile's name prefix goes."""
+    """The weights in a training checkpoint or a bare table of tensors, without the prefixes that wrappers put on names.
+
+    ValueError: they are not in there, or not a table of tensors with distinct names.
+    """
     wrapped = {name for name in ("ema", "model") if isinstance(state.get(name), dict)}
     if wrapped:
         if weights not in wrapped:
@@ -121,6 +155,4 @@ def unwrap(state: dict, weights: str = "ema") -> dict[str, Tensor]:
                 f"the checkpoint holds {sorted(wrapped)}, not {weights!r}: choose weights={sorted(wrapped)[0]!r}"
             )
         state = state[weights]
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError("the checkpoint does not hold a table of tensors")
-    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): tensor for name, tensor in state.items()}
+    return rename_keys(state, lambda name: re.sub(r"^(_orig_mod\.|module\.)+", "", name))

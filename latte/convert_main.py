@@ -1,22 +1,25 @@
 """`latte convert`: another project's checkpoint as a model folder, or a model as the original's file."""
 
-import argparse
 from pathlib import Path
 
 import torch
 
-from latte.checkpoint import find_model, load_model, save_model
+from latte.checkpoint import find_model, load_model, save_model, weights_file
 from latte.convert import state_for_original
-from latte.files import replacing
-from latte.tensors import digest, write_tensors
+from latte.files import read_json, replacing, write_json
+from latte.folder import check_target
+from latte.models.latte import Latte
+from latte.parser import Parser
+from latte.tensors import CheckpointError, cast, digest, write_tensors
+from latte.vae_io import is_vae, load_vae, save_vae
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def main(argv: list[str]) -> None:
-    """Read what latte.load_model reads; write config.json and model.safetensors, or one file for the original."""
-    parser = argparse.ArgumentParser(prog="latte convert", description=__doc__)
-    parser.add_argument("source", help="an original .pt or .safetensors file, a model folder, or a shipped model")
+    """Read what latte.load_model reads, or a VAE's folder; write a model folder, or one file for the original."""
+    parser = Parser(prog="latte convert", description=__doc__)
+    parser.add_argument("source", help="an original .pt or .safetensors file, a model's or VAE's folder, or what ships")
     parser.add_argument("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
     parser.add_argument("--to", choices=("latte", "original"), default="latte", help="whose form (default: latte)")
     parser.add_argument("--num-heads", type=int, help="attention heads, for a width that was never published")
@@ -25,25 +28,57 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
     args = parser.parse_args(argv)
-    source = find_model(args.source)
-    model = load_model(source, args.num_heads, args.weights)
-    if source.is_file():
-        print(f"read {source}, sha256 {digest(source)}")
+    source, dtype = find_model(args.source), DTYPES[args.dtype]
+    if is_vae(source):
+        if args.to == "original":
+            raise ValueError(f"{source} is a VAE, which has one form: leave out --to original")
+        vae = load_vae(source)
+        save_vae(vae, args.target, dtype)
+        print(f"{args.target}: VAE, {count(vae)} parameters, {args.dtype}")
+        return
+    model, file = load_model(source, args.num_heads, args.weights), weights_file(source, args.weights)
+    print(f"read {file}, sha256 {digest(file)}")
     if args.to == "original":
-        write_original(model, args.target, DTYPES[args.dtype])
+        write_original(model, args.target, dtype)
     else:
-        save_model(model, args.target, DTYPES[args.dtype])
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{args.target}: Latte, {count:,} parameters, {model.config.num_classes or 'no'} classes, {args.dtype}")
+        write_folder(model, source, args.target, dtype)
+    print(f"{args.target}: Latte, {count(model)} parameters, {model.config.num_classes or 'no'} classes, {args.dtype}")
 
 
-def write_original(model, path: Path, dtype: torch.dtype) -> None:
-    """A file that the original's load_state_dict takes: {"ema": tensors} as .pt, or the tensors as .safetensors."""
+def count(network: torch.nn.Module) -> str:
+    """How many parameters, for people."""
+    return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
+
+
+def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
+    """The model as a folder, and with it what stands beside the weights in `source`: the VAE, the names of the classes.
+
+    CheckpointError: `target` holds something that is not to be lost, or not to be taken for this model's.
+    """
+    for folder in (target, target / "vae"):
+        check_target(folder)
+    for name in ("vae", "classes.json"):
+        if (target / name).exists() and not (source / name).exists():
+            raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
+    vae = load_vae(source / "vae") if (source / "vae").is_dir() else None
+    names = read_json(source / "classes.json") if (source / "classes.json").is_file() else None
+    save_model(model, target, dtype)
+    if vae is not None:
+        save_vae(vae, target / "vae", dtype)
+    if names is not None:
+        write_json(target / "classes.json", names)
+
+
+def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
+    """A file that the original's load_state_dict takes: {"ema": tensors} as .pt, or the tensors as .safetensors.
+
+    ValueError: it is to be another kind of file, the original has no such model, or a weight does not fit in `dtype`.
+    """
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{path}: the original reads .pt or .safetensors files")
-    state = state_for_original(model)
+    state = cast(state_for_original(model), dtype)
     if path.suffix == ".safetensors":
-        write_tensors(path, state, dtype)
+        write_tensors(path, state)
         return
     with replacing(path) as draft:
-        torch.save({"ema": {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}}, draft)
+        torch.save({"ema": state}, draft)

@@ -1,23 +1,39 @@
-"""Tensors in files: read from strangers without trust, written whole, with a manifest of what was written."""
+"""Tensors in files: read from strangers without trust, and written whole."""
 
 import hashlib
 import pickle
+import re
+import warnings
 import zipfile
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import read_json, replacing, write_json
+from latte.files import replacing
+from latte.parser import one_line
 
-MANIFEST = "manifest.json"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or does not fit: which file, what is wrong, what to do."""
+    """A checkpoint that is missing, damaged or does not fit: which file, what is wrong, what to do, in one line."""
+
+    def __init__(self, message: object):
+        super().__init__(one_line(message))  # it may quote names out of a stranger's file
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Every ValueError inside becomes a CheckpointError that begins with the path."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
 
 
 def digest(path: Path) -> str:
@@ -26,132 +42,139 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_folder(folder: Path) -> str:
-    """sha256 over the weight files of a folder and its config.json."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt"))
-    parts = [digest(path) for path in [*files, folder / "config.json"]]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
 def read_tensors(path: Path) -> dict:
     """A .safetensors file or a .pt/.pth/.bin one, of which only tensors are read: no code in it can run.
 
-    CheckpointError: missing, damaged (the checksums inside a .pt are verified), with more in it than tensors, with
-    values that are not finite, or with a tensor that claims more than the file holds.
+    CheckpointError: missing, damaged, with more in it than tensors, with values that are not finite, or with tensors
+    that claim more than the file holds. Damage that is seen: a cut file, of any kind; any changed byte of a .pt since
+    PyTorch 1.6, which is a zip with checksums. Damage that cannot be: a changed value in a .safetensors or an older
+    .pt, which have none, as long as it is a finite number; compare the file's sha256 with its publisher's.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            table = load_file(path)
-        else:
-            verify_zip(path)
-            table = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or is not a checkpoint of plain tensors: {reason[:160]}") from error
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, MemoryError) as error:  # a forged pickle
-        raise CheckpointError(f"{path} is damaged or is not a checkpoint of plain tensors") from error
+        raise CheckpointError(f"{path}: there is no such file")
+    table = read_foreign(path)
     if not isinstance(table, dict):
         raise CheckpointError(f"{path} holds a {type(table).__name__}, not a table of tensors")
-    check_values(table, path)
+    parts = [(f"{name}.", part) for name, part in table.items() if isinstance(part, dict)]  # such as "ema" and "model"
+    for prefix, part in [("", table), *parts]:
+        check_values(part, path, prefix)
     return table
 
 
+def read_foreign(path: Path) -> object:
+    """What a file holds. CheckpointError, in our words: PyTorch's own advise to read it unsafely."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        verify_zip(path)
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's, on what this file is made with
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # inside a reader, a forged file can make almost any
+        alien = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if alien is None:
+            raise CheckpointError(f"{path} is damaged or is not a checkpoint of plain tensors") from error
+        advice = 'if you trust it, load it elsewhere and write its tensors with torch.save({"ema": state_dict}, ...)'
+        raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not read: {advice}") from error
+
+
 def verify_zip(path: Path) -> None:
-    """The records of a .pt written since PyTorch 1.6: stored as they are, and with sound checksums."""
+    """The records of a .pt written since PyTorch 1.6: stored as they are, side by side, and with sound checksums."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise CheckpointError(f"{path} is compressed inside, as no checkpoint of PyTorch is: not read")
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise CheckpointError(f"{path}: its records claim more than the file holds: not read")
         if (record := archive.testzip()) is not None:
             raise CheckpointError(f"{path}: the checksum of {record} is wrong: the file is damaged, fetch it again")
 
 
-def check_values(table: dict, path: Path, prefix: str = "") -> None:
-    """CheckpointError for a tensor, at any depth, that claims more than its file holds, or is not finite."""
-    size = path.stat().st_size
-    for name, value in table.items():
-        if isinstance(value, dict):
-            check_values(value, path, f"{prefix}{name}.")
-        elif isinstance(value, Tensor):
-            if value.numel() * value.element_size() > size:
-                shape = tuple(value.shape)
-                raise CheckpointError(f"{path}: {prefix}{name} claims the shape {shape}, more than the file holds")
-            if value.is_floating_point() and not value.isfinite().all():
-                raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite: of no use")
+def ordinary(tensor: Tensor) -> bool:
+    """Whether all its values lie in memory: not sparse, not nested, not without storage."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+
+
+def check_values(table: dict, path: Path, prefix: str) -> None:
+    """CheckpointError names a tensor that is not ordinary, not finite, or brings the table's size above the file's.
+
+    The last is what views can do that share a storage: a small file would become a large model.
+    """
+    left = path.stat().st_size
+    for name, tensor in table.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if not ordinary(tensor):
+            raise CheckpointError(f"{path}: {prefix}{name} is not an ordinary tensor: {tensor.layout}, {tensor.device}")
+        left -= tensor.numel() * tensor.element_size()
+        if left < 0:
+            shape = tuple(tensor.shape)
+            raise CheckpointError(
+                f"{path}: {prefix}{name} of shape {shape} takes its table to more than the file holds"
+            )
+        if tensor.dtype in FLOATS and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite: of no use")
+
+
+def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """The tensors under rename(name). ValueError: not a table of named tensors, or two of them with one name then."""
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError("the checkpoint does not hold a table of tensors")
+    renamed = {}
+    for name, tensor in state.items():
+        new = rename(name)
+        if new in renamed:
+            raise ValueError(f"{name!r} is there twice, under two spellings: which one counts cannot be told")
+        renamed[new] = tensor
+    return renamed
+
+
+def cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors on the CPU, in `dtype` (None: each in its own). CheckpointError names one that does not fit in it."""
+    out = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
+    for name, tensor in out.items():
+        if tensor.dtype != state[name].dtype and not tensor.isfinite().all():
+            advice = ": choose float32 or bfloat16" if dtype == torch.float16 else ""
+            raise CheckpointError(f"{name} overflows {str(dtype).removeprefix('torch.')}{advice}")
+    return out
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Give `model` these tensors; any missing, surplus or misshapen one is an error that names it and the file."""
+    """Give `model` these tensors, in `dtype`.
+
+    CheckpointError names the file and a tensor that is missing, surplus, misshapen, of another type than
+    floating-point numbers, or too large for `dtype`.
+    """
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    odd = [name for name, tensor in state.items() if tensor.dtype not in FLOATS or not ordinary(tensor)]
     wrong = [
         f"{name} {tuple(state[name].shape)}, not {tuple(own[name])}"
-        for name in own.keys() & state.keys()
+        for name in own.keys() & state.keys() - set(odd)
         if state[name].shape != own[name]
     ]
-    for what, names in (("missing", missing), ("not of this model", surplus), ("of another shape", sorted(wrong))):
+    for what, names in (
+        ("missing", own.keys() - state.keys()),
+        ("not of this model", state.keys() - own.keys()),
+        ("not of plain floating-point numbers", [f"{name} ({state[name].dtype})" for name in odd]),
+        ("of another shape", wrong),
+    ):
         if names:
-            raise CheckpointError(f"{path}: {len(names)} tensors {what}, first {names[0]}")
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
-
-
-def read_config(folder: Path, kind: type):
-    """config.json of a folder as a `kind` (which has from_dict), after what the folder's manifest says was verified.
-
-    CheckpointError: there is none, it does not make a `kind`, or a file is not what was written.
-    """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} holds no config.json: not a model folder")
-    if (wrong := damage(folder)) is not None:
-        raise CheckpointError(f"{folder}: {wrong}: write it again (or, if the change is meant, delete {MANIFEST})")
-    try:
-        return kind.from_dict(read_json(folder / "config.json"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+            raise CheckpointError(f"{path}: {len(names)} tensors {what}, first {min(names)}")
+    with naming(path):
+        model.load_state_dict(cast(state, dtype), assign=True)
 
 
 def write_tensors(path: Path, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """A .safetensors file, in `dtype` or as the tensors are; as readable to others as any new file."""
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    """A .safetensors file, in `dtype` or as the tensors are; as readable to others as any new file.
+
+    CheckpointError names a tensor that does not fit in `dtype`.
+    """
+    state = {name: tensor.contiguous() for name, tensor in cast(state, dtype).items()}
     with replacing(path) as draft:
         draft.touch()
         mode = draft.stat().st_mode
         save_file(state, draft, metadata={"format": "pt"})
         draft.chmod(mode)  # save_file lets nobody else read what it writes
-
-
-def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write module.config and module's weights, in `dtype`: config.json, model.safetensors and their manifest."""
-    folder = Path(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    write_json(folder / "config.json", asdict(module.config))
-    write_tensors(folder / "model.safetensors", module.state_dict(), dtype)
-    write_manifest(folder, ["config.json", "model.safetensors"])
-    return folder
-
-
-def write_manifest(folder: Path, names: list[str]) -> None:
-    """Sizes and sha256 of these files of a folder, as manifest.json in it."""
-    about = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}
-    write_json(folder / MANIFEST, about)
-
-
-def damage(folder: Path) -> str | None:
-    """What differs from the folder's manifest; None: nothing, or there is no manifest."""
-    if not (folder / MANIFEST).exists():
-        return None
-    try:
-        for name, about in read_json(folder / MANIFEST).items():
-            path = folder / Path(name).name
-            if not path.is_file() or path.stat().st_size != about["bytes"]:
-                return f"{path.name} is missing or cut"
-            if digest(path) != about["sha256"]:
-                return f"{path.name} is not what was written"
-    except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read"
-    return None

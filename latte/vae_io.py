@@ -5,22 +5,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.files import read_json
+from latte.folder import CONFIG, WEIGHTS, read_config, save_folder
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.tensors import CheckpointError, load_strictly, read_config, read_tensors, save_folder
+from latte.tensors import CheckpointError, load_strictly, naming, read_tensors, rename_keys
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+FILES = (WEIGHTS, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+def is_vae(folder: Path) -> bool:
+    """Whether it is an autoencoder's folder, and not a Latte's or a file: its config.json tells."""
+    return (folder / CONFIG).is_file() and "block_out_channels" in read_json(folder / CONFIG)
+
+
+def modern_name(name: str) -> str:
+    """An attention's old names (query, key, value, proj_attn) as today's."""
+    return ".".join(OLD_NAMES.get(part, part) for part in name.split(".")) if ".attentions." in name else name
 
 
 def modern_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The attention's old names (query, key, value, proj_attn) as today's; 1 x 1 convolutions as linear."""
-    out = {}
-    for name, tensor in state.items():
-        if ".attentions." in name:
-            parts = [OLD_NAMES.get(part, part) for part in name.split(".")]
-            name, tensor = ".".join(parts), tensor.flatten(1) if tensor.ndim == 4 else tensor
-        out[name] = tensor
-    return out
+    """Today's names, and an attention's 1 x 1 convolutions as linear. ValueError: not a table with distinct names."""
+    linear = lambda name, tensor: tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
+    return {name: linear(name, tensor) for name, tensor in rename_keys(state, modern_name).items()}
 
 
 def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE:
@@ -32,13 +39,15 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE
     if (folder / "optimizer.safetensors").exists():
         raise CheckpointError(f"{folder} is a checkpoint: its latents have no scale yet; give the run's folder `final`")
     config = read_config(folder, VAEConfig)
-    file = next((folder / name for name in FILES if (folder / name).is_file()), folder / FILES[0])
+    file = next((folder / name for name in FILES if (folder / name).is_file()), folder / WEIGHTS)
+    with naming(file):
+        state = modern_keys(read_tensors(file))
     with torch.device("meta"):
         model = AutoencoderKL(config)
-    load_strictly(model, modern_keys(read_tensors(file)), file, dtype)
+    load_strictly(model, state, file, dtype)
     return VideoVAE(model).eval()
 
 
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a folder that load_vae reads, its weights in `dtype`."""
+    """Write a folder that load_vae reads, its weights in `dtype`; errors: see save_folder."""
     return save_folder(vae.model, folder, dtype)

@@ -37,10 +37,10 @@ class VAEConfig:
         sizes = (self.in_channels, self.out_channels, self.latent_channels, self.layers_per_block, self.norm_num_groups)
         if not all(0 < size <= 4096 for size in (*sizes, *self.block_out_channels)) or len(self.block_out_channels) > 8:
             raise ValueError(f"VAE: sizes {sizes}, widths {self.block_out_channels}: each must be in 1 to 4096")
-        if not 0 < self.scaling_factor < float("inf") or not self.block_out_channels:
-            raise ValueError(
-                f"VAE: scaling_factor {self.scaling_factor} or widths {self.block_out_channels} make no sense"
-            )
+        if not self.block_out_channels or self.layers_per_block > 16:
+            raise ValueError(f"VAE: widths {self.block_out_channels}, {self.layers_per_block} layers: 1 to 16 of each")
+        if not 1e-4 <= self.scaling_factor <= 1e4:
+            raise ValueError(f"VAE: scaling_factor is {self.scaling_factor}, not in 0.0001 to 10000")
         for groups in {self.norm_num_groups, TEMPORAL_GROUPS if self.temporal_decoder else self.norm_num_groups}:
             if any(width % groups for width in self.block_out_channels):
                 raise ValueError(f"VAE: {groups} groups do not divide widths {self.block_out_channels}")

@@ -144,4 +144,42 @@ def test_round_trip_and_what_is_told(tmp_path):
         VAEConfig(block_out_channels=(6, 12))
     with pytest.raises(ValueError, match="32 groups do not divide"):
         VAEConfig(block_out_channels=(8, 16), norm_num_groups=8, temporal_decoder=True)
-    assert not VAEConfig.from_dict({"_class_name": None}).temporal_decoder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block_out_channels": ["a", 4]},
+        {"block_out_channels": [4.0, 4]},
+        {"block_out_channels": [True, 4]},
+        {"block_out_channels": [[4]]},
+        {"block_out_channels": "44"},
+        {"block_out_channels": []},
+        {"layers_per_block": 17},
+        {"scaling_factor": 1e-5},
+        {"scaling_factor": 1e5},
+        {"scaling_factor": float("nan")},
+    ],
+)
+def test_absurd_configuration_is_told(change, tmp_path):
+    published("vae", tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, **change}))
+    with pytest.raises(CheckpointError, match=r"config\.json: .*(widths|layers|type list of int|scaling)"):
+        load_vae(tmp_path)
+
+
+@pytest.mark.parametrize("name", [3, None, [], {}])
+def test_a_class_name_may_be_anything(name):
+    assert not VAEConfig.from_dict({"_class_name": name, "scaling_factor": 1}).temporal_decoder
+
+
+def test_names_that_become_one_are_refused(tmp_path):
+    state = Golden("vae").weights
+    (new,) = (name for name in state if name.endswith("encoder.mid_block.attentions.0.to_q.bias"))
+    with pytest.raises(CheckpointError, match=r"attentions\.0\.\w+\.bias' is there twice"):
+        published("vae", tmp_path, {**state, new.replace("to_q", "query"): state[new] + 1})
+    torch.save({**state, 5: state[new]}, tmp_path / "diffusion_pytorch_model.bin")
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.bin: .*table of tensors"):
+        load_vae(tmp_path)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.files import read_json, write_json
-from latte.tensors import MANIFEST, damage, write_manifest, write_tensors
+from latte.folder import MANIFEST, damage, write_manifest
+from latte.tensors import write_tensors
 
 
 def flush(path: Path) -> None:
