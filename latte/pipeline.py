@@ -1,5 +1,6 @@
 """From labels to videos: a Latte, a VAE and a sampler behind one call, in diffusers' words."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.checkpoint import find_model, load_model
-from latte.diffusion.guidance import guided
+from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.samplers import SAMPLERS
 from latte.diffusion.schedule import linear_schedule, respace
@@ -20,6 +21,7 @@ from latte.files import read_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.vae_io import load_vae
+from latte.video import to_uint8
 
 
 @dataclass
@@ -34,6 +36,14 @@ class LattePipeline:
 
     def __init__(self, transformer: Latte, vae: VideoVAE | None = None, class_names: list[str] | None = None):
         self.transformer, self.vae, self.class_names = transformer.eval(), vae, class_names or []
+        if vae is not None:
+            channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
+            if channels != (transformer.config.in_channels, 3, 3):
+                latent, pixels = f"{channels[0]} latent", f"{channels[1]} and {channels[2]} pixel"
+                raise ValueError(
+                    f"the VAE has {latent} and {pixels} channels; the model's latents have "
+                    f"{transformer.config.in_channels}, and a video 3"
+                )
 
     @classmethod
     def from_pretrained(
@@ -54,7 +64,7 @@ class LattePipeline:
             vae = path / "vae"
         if isinstance(vae, str | Path):
             vae = load_vae(find_model(vae))
-        names = read_json(path / "classes.json")["names"] if (path / "classes.json").is_file() else []
+        names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
 
@@ -101,26 +111,25 @@ class LattePipeline:
         output_type: "np" (b, f, h, w, 3) float in [0, 1], "pt" (b, f, 3, h, w) float in [0, 1], "uint8" the same as
         bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
         Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so
-        that asking for more videos changes no bit of the earlier ones.
+        that asking for more videos, or for fewer, changes no bit of the others; another batch_size rounds differently.
         callback_on_step_end(step, t, x) sees the latents x (b, f, c, h, w) after every step.
         Raises ValueError for labels, sizes or options that the model does not have.
         """
-        self.check(class_labels, output_type, sampler, batch_size)
+        self.check(class_labels, num_videos, guidance_scale, sampler, eta, batch_size, output_type)
         labels = self.labels(class_labels, num_videos)
         shape = self.latent_shape(num_frames, height, width)
         schedule = respace(linear_schedule(), str(num_inference_steps))
         units = [list(range(i, i + batch_size)) for i in range(0, len(labels), batch_size)]
-        bar = tqdm(total=len(units) * len(schedule), disable=not progress, unit="step", desc="sampling")
         done = []
-        for unit in units:
-            y = [labels[min(i, len(labels) - 1)] for i in unit]
-            for step, x in enumerate(self.denoise(unit, y, shape, schedule, guidance_scale, seed, sampler, eta)):
-                bar.update()
-                if callback_on_step_end is not None:
-                    callback_on_step_end(step, int(schedule.timesteps[-1 - step]), x)
-            kept = x[: len(labels) - unit[0]]
-            done.append(kept.cpu() if output_type == "latent" else self.decode(kept))
-        bar.close()
+        with tqdm(total=len(units) * len(schedule), disable=not progress, unit="step", desc="sampling") as bar:
+            for unit in units:
+                y = [labels[min(i, len(labels) - 1)] for i in unit]
+                for step, x in enumerate(self.denoise(unit, y, shape, schedule, guidance_scale, seed, sampler, eta)):
+                    bar.update()
+                    if callback_on_step_end is not None:
+                        callback_on_step_end(step, int(schedule.timesteps[-1 - step]), x)
+                kept = x[: len(labels) - unit[0]]
+                done.append(kept.cpu() if output_type == "latent" else self.decode(kept))
         return LatteOutput(convert(torch.cat(done), output_type))
 
     def denoise(
@@ -129,42 +138,54 @@ class LattePipeline:
         """The latents (b, f, c, h, w) of the videos numbered in `unit`, after every step; float32."""
         device = next(self.transformer.parameters()).device
         x = torch.stack([normal(shape, seed, i, 0) for i in unit]).to(device)
-        classes = self.transformer.config.num_classes
+        model, classes = self.transformer, self.transformer.config.num_classes
+        if model.config.prediction == "v":
+            model = predicting_noise(model, linear_schedule())
         if classes:
             label = torch.tensor(y, device=device)
-            model = guided(self.transformer, label, torch.full_like(label, classes), scale)
-        else:
-            model = self.transformer
+            model = guided(model, label, torch.full_like(label, classes), scale)
         options = {"eta": eta} if sampler == "ddim" else {}
         fresh = lambda step: torch.stack([normal(shape, seed, i, step + 1) for i in unit])
         return SAMPLERS[sampler](lambda x, t: model(x, t).float(), x, schedule, fresh, **options)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (b, f, c, h, w) -> uint8 videos (b, f, 3, h, w) on the CPU, rounded."""
-        dtype = next(self.vae.parameters()).dtype
-        video = self.vae.decode(latents.to(dtype)).float()
-        return ((video.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
+        return to_uint8(self.vae.decode(latents)).cpu()
 
-    def check(self, class_labels, output_type: str, sampler: str, batch_size: int) -> None:
-        """One clear ValueError for a wrong combination."""
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is {output_type!r}, not one of {', '.join(OUTPUT_TYPES)}")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {sampler!r}, not one of {', '.join(SAMPLERS)}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
+    def check(
+        self,
+        class_labels,
+        num_videos: int,
+        guidance_scale: float,
+        sampler: str,
+        eta: float,
+        batch_size: int,
+        output_type: str,
+    ) -> None:
+        """One clear ValueError for a value or a combination that this model does not have."""
+        cfg = self.transformer.config
+        for name, value, allowed in (("output_type", output_type, OUTPUT_TYPES), ("sampler", sampler, SAMPLERS)):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
+        for name, value, most in (("batch_size", batch_size, 4096), ("num_videos", num_videos, 1_000_000)):
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} is {value}; it must be in 1 to {most}")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
+        if guidance_scale != 1 and cfg.num_classes and not cfg.class_dropout_prob:
+            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale 1")
+        if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+            raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
         if self.vae is None and output_type != "latent":
-            raise ValueError("this model has no VAE to decode with: give vae=..., or output_type='latent'")
-        if self.transformer.config.num_classes and class_labels is None:
-            raise ValueError(f"this model has {self.transformer.config.num_classes} classes: give class_labels")
-        if not self.transformer.config.num_classes and class_labels is not None:
+            raise ValueError("this model has no VAE to decode with: name one (vae), or take output_type='latent'")
+        if cfg.num_classes and class_labels is None:
+            raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
+        if not cfg.num_classes and class_labels is not None:
             raise ValueError("this model is unconditional: give num_videos, not class_labels")
 
     def labels(self, class_labels, num_videos: int) -> list[int]:
         """One class index per video; zeros where there are no classes."""
         if class_labels is None:
-            if num_videos < 1:
-                raise ValueError(f"num_videos is {num_videos}; it must be 1 or more")
             return [0] * num_videos
         several = class_labels if isinstance(class_labels, list | tuple) else [class_labels]
         if not several:
@@ -176,16 +197,28 @@ class LattePipeline:
         cfg = self.transformer.config
         factor = self.vae.factor if self.vae is not None else 8
         side = cfg.input_size * factor
-        height, width, frames = height or side, width or side, num_frames or cfg.num_frames
+        height, width = (side if size is None else size for size in (height, width))
+        frames = cfg.num_frames if num_frames is None else num_frames
         step = factor * cfg.patch_size
         for name, value, unit in (
             ("height", height, step),
             ("width", width, step),
             ("num_frames", frames, cfg.tubelet),
         ):
-            if value < 1 or value % unit:
-                raise ValueError(f"{name} is {value}; this model needs a multiple of {unit}")
+            if not 1 <= value <= 65_536 or value % unit:
+                raise ValueError(f"{name} is {value}; this model needs a multiple of {unit}, up to 65536")
         return frames, cfg.in_channels, height // factor, width // factor
+
+
+def read_classes(path: Path, count: int) -> list[str]:
+    """The names in a classes.json; none where there is no such file. ValueError: not `count` different names."""
+    if not path.is_file():
+        return []
+    names = read_json(path).get("names")
+    good = isinstance(names, list) and all(isinstance(name, str) and name and name.isprintable() for name in names)
+    if not good or len(set(names)) != len(names) or len(names) != count:
+        raise ValueError(f'{path} must hold {{"names": [...]}} with {count} different names, as the model has classes')
+    return names
 
 
 OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")

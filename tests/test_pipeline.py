@@ -1,6 +1,10 @@
 """The pipeline and its command: which video depends on what, every option, and what is told about bad ones."""
 
 import json
+import re
+import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,13 +15,15 @@ from latte import LattePipeline
 from latte.checkpoint import save_model
 from latte.cli import main
 from latte.diffusion.gaussian import predict_x0, split_output
+from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import linear_schedule, respace
 from latte.eval.main import evaluate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.shapes import MOTIONS
-from latte.tensors import CheckpointError
+from latte.tensors import CheckpointError, digest
 from latte.vae_io import save_vae
+from latte.video import read_video
 
 VAE = VAEConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
 SHAPE = dict(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4)
@@ -135,6 +141,15 @@ def test_classes_by_name_or_number(pipe):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "0"),
         ({"num_inference_steps": 1001}, "1001"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"eta": -1}, "eta is -1"),
+        ({"eta": float("inf")}, "eta is inf"),
+        ({"eta": 1, "sampler": "ddpm"}, "ddim's alone"),
+        ({"height": 0}, "height is 0"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"num_frames": 10**20}, "num_frames is 1000"),
+        ({"num_videos": 10**9}, "num_videos is 1000000000"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_wrong_calls_are_told(pipe, options, words):
@@ -149,6 +164,39 @@ def test_wrong_calls_of_other_models_are_told(unconditional, pipe):
         unconditional(num_videos=0)
     with pytest.raises(ValueError, match="no VAE to decode with"):
         LattePipeline(pipe.transformer)([1])
+    certain = LattePipeline(awake(Latte(LatteConfig(num_classes=8, class_dropout_prob=0.0, **SHAPE))))
+    with pytest.raises(ValueError, match="knows no guidance"):
+        make(certain)
+    assert make(certain, guidance_scale=1.0).shape == (5, 4, 4, 2, 2)
+    with pytest.raises(ValueError, match="the VAE has 4 latent"):
+        LattePipeline(Latte(LatteConfig(in_channels=8, **SHAPE)), pipe.vae)
+    broken = LattePipeline(awake(Latte(LatteConfig(**SHAPE))), pipe.vae)
+    torch.nn.init.constant_(broken.transformer.final_linear.bias, float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        broken(num_inference_steps=1)
+
+
+def test_a_model_that_predicts_v_is_sampled_as_one(pipe):
+    """One step from pure noise: x0 = sqrt(abar) x - sqrt(1 - abar) v."""
+    other = LattePipeline(Latte(LatteConfig(num_classes=8, prediction="v", **SHAPE)), pipe.vae)
+    other.transformer.load_state_dict(pipe.transformer.state_dict())
+    seen = []
+    other([6], num_inference_steps="1", guidance_scale=1.0, output_type="latent", callback_on_step_end=seen_by(seen))
+    start, t, abar = normal((4, 4, 2, 2), 0, 0, 0)[None], torch.tensor([0]), linear_schedule().alphas_cumprod[0].float()
+    with torch.no_grad():
+        v, _ = split_output(other.transformer(start, t, torch.tensor([6])), 4)
+    torch.testing.assert_close(seen[0][2], abar.sqrt() * start - (1 - abar).sqrt() * v, rtol=1e-4, atol=1e-4)
+
+
+WRONG_NAMES = (3, ["a"] * 8, ["a", "b"], "12345678", [*"1234567", "\n"], [*range(8)])
+
+
+@pytest.mark.parametrize("names", [{}, *({"names": names} for names in WRONG_NAMES)])
+def test_wrong_class_names_are_told(folder, names, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(ValueError, match=r"classes\.json must hold"):
+        LattePipeline.from_pretrained(copy)
 
 
 def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
@@ -166,12 +214,28 @@ def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
 SAMPLE = ["--num-sampling-steps", "2", "--num-videos", "1", "--device", "cpu"]
 
 
-def test_command_writes_what_the_pipeline_gives(folder, tmp_path, capsys):
-    assert main(["sample", str(folder), "--out", str(tmp_path), *SAMPLE, "--classes", "left", "7"]) == 0
+def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
+    words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE]
+    assert main([*words, "--classes", "0", "1", "left"]) == 0
+    assert main([*words, "--classes", "left", "7"]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "all.webp", "index.html"}
     said = capsys.readouterr().out
-    assert "2 videos of 4 x 16 x 16" in said and str(folder) in said and "next:" in said
+    assert "2 videos of 4 x 16 x 16" in said and digest(folder / "model.safetensors") in said and "next:" in said
+    page = (tmp_path / "index.html").read_text()
+    assert set(re.findall(r'src="([^"]+)"', page)) >= {"000-left.mp4", "001-shrinking.mp4"}
+    videos = pipe([0, 7], num_inference_steps=2, batch_size=4, output_type="uint8").frames
+    for name, video in zip(sorted(names), videos):
+        written, video = read_video(tmp_path / name)[0].float(), video.float()
+        assert (written - video).square().mean() < (written.flip(0) - video).square().mean()
+        assert (written - video).abs().mean() < 12
+    assert len(read_video(tmp_path / "all.webp")[0]) == 4
+
+
+def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
+    for out, classes in (("one", ["0"]), ("two", ["0", "1"])):
+        assert main(["sample", str(folder), "--out", str(tmp_path / out), *SAMPLE, "--classes", *classes]) == 0
+    assert (tmp_path / "one/000-left.mp4").read_bytes() == (tmp_path / "two/000-left.mp4").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -179,24 +243,68 @@ def test_command_writes_what_the_pipeline_gives(folder, tmp_path, capsys):
     [
         (["--classes", "sideways"], "0 left, 1 right"),
         (["--height", "20"], "multiple of 16"),
+        (["--height", "0"], "height is 0"),
+        (["--num-frames", "99999999999999999999"], "num_frames is 99999999999999999999"),
         (["--num-videos", "0"], "--num-videos is 0"),
+        (["--num-videos", "99999999999999999999"], "more than a million"),
         (["--num-sampling-steps", "lots"], "lots"),
+        (["--cfg-scale", "nan"], "guidance_scale is nan"),
         (["--fps", "0"], "--fps is 0"),
+        (["--fps", "inf"], "--fps is inf"),
         (["--vae", "nowhere"], "nowhere"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "meta"),
+        (["--num-vidoes", "2"], "did you mean --num-videos?"),
+        (["--num-vid", "2"], "unrecognized arguments: --num-vid"),
+        (["--seed", "one"], "invalid int value: 'one'"),
+        (["--weights", "emma"], "did you mean ema?"),
     ],
 )
 def test_bad_words_end_in_one_line(folder, tmp_path, capsys, words, say):
-    assert main(["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE, *words]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("latte sample: error:") and say in error
+    try:
+        status = main(["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE, *words])
+    except SystemExit as stopped:
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("latte sample: error: ") and error.count("\n") == 1 and say in error
     assert not (tmp_path / "out").exists()
 
 
-def test_misspelt_option_ends_in_one_line(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["sample", "--num-vidoes", "2"])
-    assert stopped.value.code == 2 and "--num-vidoes" in capsys.readouterr().err
+def test_output_that_cannot_be_written_is_told_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        assert main(["sample", str(folder), "--out", str(out), *SAMPLE]) == 2
+        assert "not a folder that can be written to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, capsys):
+    folder = save_model(unconditional.transformer, tmp_path / "model")
+    save_vae(unconditional.vae, folder / "vae")
+    words = ["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE]
+    assert main([*words, "--classes", "left"]) == 2
+    assert "knows no --classes" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "unconditional" in capsys.readouterr().out and (tmp_path / "out/000-video-0.mp4").is_file()
+
+
+def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys):
+    module = types.ModuleType("broken")
+    monkeypatch.setitem(sys.modules, "latte.info", module)
+    for error, status, say in (
+        (KeyError("x"), 1, "latte info: error: unexpected KeyError: 'x'"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "latte info: error: out of memory"),
+        (ValueError("a\nb\x1b[31m"), 2, "latte info: error: a b?[31m"),
+        (KeyboardInterrupt(), 130, "latte info: stopped"),
+    ):
+
+        def fail(argv, error=error):
+            raise error
+
+        module.main = fail
+        assert main(["info"]) == status
+        said = capsys.readouterr().err
+        assert said.startswith(say) and said.count("\n") == 1
 
 
 def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, tmp_path):
