@@ -1,36 +1,38 @@
 """`latte eval`: the examiner's scores of a model of the built-in shapes, beside real clips and reconstructions."""
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
 
-from latte.checkpoint import find_model
+from latte import __version__
+from latte.checkpoint import find_model, weights_file
 from latte.device import usable_device
 from latte.eval.examiner import score
-from latte.files import write_json
+from latte.files import writable, write_json
+from latte.parser import Parser
 from latte.pipeline import LattePipeline
 from latte.sample import add_sampling_options
 from latte.shapes import MOTIONS, make_clip
-from latte.video import from_uint8, to_uint8
+from latte.tensors import digest
+from latte.vae_io import FILES
+from latte.video import from_uint8
 
 HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
 
 
+@torch.no_grad()
 def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
     """uint8 videos (b, f, 3, h, w) through the VAE and back, one by one; the posterior's mean."""
     network = next(pipe.vae.parameters())
-    with torch.no_grad():
-        return torch.cat(
-            [to_uint8(pipe.vae.decode(pipe.vae.encode(from_uint8(video[None]).to(network)))).cpu() for video in videos]
-        )
+    return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network))) for video in videos])
 
 
-def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict[str, float]]:
+def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
     """Scores of `count` clips, their classes in turn: of real ones, of their reconstructions, and of samples.
 
-    sampling: what LattePipeline's call takes. ValueError: the model's classes are not the motions, or there is no VAE.
+    sampling: what LattePipeline's call takes. ValueError: the model's classes are not the motions, there is no VAE,
+    or an option that the model does not have.
     """
     if pipe.class_names != list(MOTIONS):
         raise ValueError("the examiner judges models of the built-in shapes; this one has other classes, or none")
@@ -40,29 +42,62 @@ def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict[str,
         raise ValueError(f"--num-videos is {count}; it must be 1 or more")
     cfg = pipe.transformer.config
     size = cfg.input_size * pipe.vae.factor
-    motions = [MOTIONS[i % len(MOTIONS)] for i in range(count)]
-    truths = [make_clip(HELD_OUT, i, motion, cfg.num_frames, size) for i, motion in enumerate(motions)]
-    labels = [clip.label for clip in truths]
-    real = torch.stack([torch.from_numpy(clip.video) for clip in truths])
-    copies = reconstruct(pipe, real)
+    labels = [i % len(MOTIONS) for i in range(count)]
     samples = pipe(class_labels=labels, output_type="uint8", progress=True, **sampling).frames
+    truths = [make_clip(HELD_OUT, i, MOTIONS[label], cfg.num_frames, size) for i, label in enumerate(labels)]
+    real = [clip.video for clip in truths]
+    copies = reconstruct(pipe, torch.stack([torch.from_numpy(video) for video in real]))
     return {
-        "real clips": score(list(real.numpy()), labels, truths),
+        "real clips": score(real, labels, truths),
         "VAE reconstructions": score(list(copies.numpy()), labels, truths),
         "samples": score(list(samples.numpy()), labels),
     }
 
 
+def table(scores: dict[str, dict]) -> str:
+    """One line a score, below the accuracy of motion one a class; one column a kind of clips; - where it has none."""
+
+    def line(name: str, values: list[float | None]) -> str:
+        cells = ["-" if value is None else f"{value:d}" if name == "clips" else f"{value:.3f}" for value in values]
+        return f"{name:20}" + "".join(f"{cell:>21}" for cell in cells)
+
+    lines = [f"{'':20}" + "".join(f"{kind:>21}" for kind in scores)]
+    columns = list(scores.values())
+    for name, value in columns[0].items():
+        if name == "by_motion":
+            lines += [line(f"  {motion}", [column[name][motion] for column in columns]) for motion in value]
+        else:
+            lines.append(line(name, [column.get(name) for column in columns]))
+    return "\n".join(lines)
+
+
+def origin(model: Path, vae: Path, weights: str, device: torch.device) -> dict[str, str]:
+    """What scores depend on beside the sampling options: the files of weights, the machine, the versions."""
+    vae_file = next((vae / name for name in FILES if (vae / name).is_file()), None)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "weights": weights,
+        "weights_sha256": digest(weights_file(model, weights)),
+        "vae_sha256": vae_file and digest(vae_file),
+        "device": on,
+        "torch": torch.__version__,
+        "latte": __version__,
+    }
+
+
 def main(argv: list[str]) -> None:
     """Print the table and, if asked, write it with everything that it depends on."""
-    parser = argparse.ArgumentParser(prog="latte eval", description=__doc__)
+    parser = Parser(prog="latte eval", description=__doc__)
     parser.add_argument("model", nargs="?", default="shapes", help="a model of the built-in shapes (default: shapes)")
     parser.add_argument("--num-videos", type=int, default=256, help="clips of each kind (default: 256)")
     parser.add_argument("--out", type=Path, help="a .json file for the scores and their settings")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
-    pipe = LattePipeline.from_pretrained(find_model(args.model), vae=args.vae, weights=args.weights)
-    pipe.to(usable_device(args.device))
+    if args.out and (args.out.is_dir() or not writable(args.out.parent)):
+        raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
+    path, device = find_model(args.model), usable_device(args.device)
+    pipe = LattePipeline.from_pretrained(path, vae=args.vae, weights=args.weights).to(device)
+    about = origin(path, find_model(args.vae) if args.vae else path / "vae", args.weights, device)
     settings = {
         "num_inference_steps": args.num_sampling_steps,
         "guidance_scale": args.cfg_scale,
@@ -72,13 +107,10 @@ def main(argv: list[str]) -> None:
         "batch_size": args.batch_size,
     }
     start = time.perf_counter()
-    table = evaluate(pipe, args.num_videos, **settings)
-    names = list(table["real clips"])
-    print(f"{'':20}" + "".join(f"{name:>18}" for name in names))
-    for row, scores in table.items():
-        print(f"{row:20}" + "".join(f"{scores[name]:>18.3f}" if name in scores else f"{'':>18}" for name in names))
-    print(f"{time.perf_counter() - start:.0f} s on {args.device}")
+    scores = evaluate(pipe, args.num_videos, **settings)
+    print(table(scores))
+    print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     if args.out:
-        report = {"model": str(args.model), "examiner": "latte.eval.examiner", "real_seed": HELD_OUT, **settings}
-        write_json(args.out, {**report, "scores": table})
+        report = {"model": str(args.model), **about, "real_seed": HELD_OUT, **settings, "scores": scores}
+        write_json(args.out, report)
         print(f"wrote {args.out}")
