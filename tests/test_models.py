@@ -4,8 +4,11 @@ import shutil
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from latte.models.attention import AxialAttention
+from latte.models import attention as attention_module
+from latte.models.attention import AxialAttention, rotate
+from latte.models.block import AdaLN
 from latte.models.latte import Latte, LatteConfig
 
 TINY = dict(depth=4, hidden_size=48, num_heads=4, input_size=8, num_frames=4, num_classes=5)
@@ -68,15 +71,26 @@ def test_samples_of_a_batch_do_not_mix(option):
 
 
 @every_option
-def test_gradient_checkpointing_changes_no_number(option):
-    model = warm(**option).train()
-    gradients = []
+def test_gradient_checkpointing_computes_twice_and_changes_no_number(option):
+    model, images = warm(**option).train(), 0 if "tubelet" in option else 2
+    calls, results = [], []
+    model.blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     for recompute in (False, True):
         model.zero_grad()
         model.gradient_checkpointing = recompute
-        model(X, T, Y).square().mean().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert all(map(torch.equal, *gradients))
+        out = model(X, T, Y, num_images=images)
+        out.square().mean().backward()
+        results.append([out, *(parameter.grad.clone() for parameter in model.parameters())])
+        assert len(calls) == (3 if recompute else 1)
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_option
+def test_half_precision(option, dtype):
+    exact, half = warm(**option), warm(**option).to(dtype)
+    out = half(X, T, Y)
+    assert out.dtype == dtype and (out - exact(X, T, Y)).norm() < 0.03 * exact(X, T, Y).norm()
 
 
 @every_option
@@ -103,37 +117,149 @@ def test_still_images_pass_no_time(option):
 
 
 def test_rotary_positions_are_relative():
-    attention = AxialAttention(16, 2, "temporal", rope=True)
-    x = draw(5, 1, 3, 2, 16).repeat(1, 2, 1, 1)[:, :5]
-    weights = torch.zeros(1, 5, 2, 16)
-    weights[:, 1:4] = x[:, 1:4]
-    shifted = torch.roll(weights, 1, dims=1)
-    keep = attention(weights[:, 1:4])
-    torch.testing.assert_close(attention(shifted[:, 2:5]), keep)
-    assert (AxialAttention.forward(attention, x) - attention(x.flip(1)).flip(1)).abs().max() > 1e-4
+    q, k = (draw(seed, 1, 1, 1, 2, 8).expand(1, 5, 1, 2, 8) for seed in (5, 6))
+    q, k = rotate(q, k)
+    scores = torch.einsum("bishe,bjshe->hij", q, k)
+    for offset in range(-3, 4):
+        diagonal = scores.diagonal(offset, 1, 2)
+        torch.testing.assert_close(diagonal, diagonal[:, :1].expand_as(diagonal))
+    assert scores[:, 0].diff(dim=1).abs().min() > 1e-3  # and it does depend on the distance
+    torch.testing.assert_close(q[:, 0], draw(5, 1, 1, 1, 2, 8)[:, 0])
 
 
-def test_parameters_of_the_published_sizes():
-    """Against the reference's state dict less its position tables (262,144 + ... of spec: computed here)."""
-    published = {"S": 32_585_120, "B": 129_755_936, "L": 457_094_176, "XL": 673_994_912}
-    for size, count in published.items():
-        config = LatteConfig.named(f"Latte-{size}/2")
-        with torch.device("meta"):
-            own = sum(p.numel() for p in Latte(config).parameters())
-        assert own + (256 + 16) * config.hidden_size == count
-    assert [LatteConfig.named(f"Latte-{s}/2", v).depth for v in (3, 4) for s in ["S", "B", "L", "XL"]] == [
-        10,
-        10,
-        20,
-        23,
-    ] * 2
+def test_rotary_turns_queries_and_keys_of_temporal_attention_alone():
+    seen = []
+    for kind in ("spatial", "temporal"):
+        for rope in (False, True):
+            torch.manual_seed(0)
+            attention = AxialAttention(16, 2, kind, rope)
+            attention.attend = lambda q, k, v: (seen.append((q, k, v)), v)[1]
+            attention(draw(7, 1, 5, 3, 16))
+    plain, same, straight, turned = seen
+    assert all(map(torch.equal, plain, same))
+    assert torch.equal(straight[2], turned[2])
+    assert not torch.allclose(straight[0], turned[0]) and not torch.allclose(straight[1], turned[1])
 
 
-@pytest.mark.parametrize("variant", [1, 2, 3, 4])
-def test_compiles_whole(variant):
-    model = warm(variant=variant)
+def test_variants_are_built_as_the_paper_says():
+    kinds = {v: [block.kinds for block in warm(variant=v).blocks] for v in (1, 2, 3, 4)}
+    assert kinds == {1: ["s", "t", "s", "t"], 2: ["s", "s", "t", "t"], 3: ["st"] * 4, 4: ["|"] * 4}
+    split, x = warm(variant=4).blocks[0].attns[0], draw(8, 1, 4, 6, 48)
+    assert (split.spatial.heads, split.temporal.heads) == (2, 2)
+    torch.testing.assert_close(split(x), split.spatial(x) + split.temporal(x))
+
+
+@pytest.mark.parametrize(("variant", "before"), [(1, 1), (2, 2), (3, 0), (4, 0)])
+def test_temporal_position_is_added_once_before_the_first_block_that_needs_it(variant, before):
+    model, seen = warm(variant=variant), []
+    inputs = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    temporal_position = model.temporal_position
+    model.temporal_position = lambda x, images: (seen.append(len(inputs)), temporal_position(x, images))[1]
+    model(X, T, Y)
+    assert seen == [before]
+
+
+def test_attention_of_many_heads_goes_in_parts(monkeypatch):
+    q, k, v = (draw(seed, 2, 7, 5, 4) for seed in (1, 2, 3))
+    whole = attention_module.attend(q, k, v)
+    monkeypatch.setattr(attention_module, "HEADS", 3)
+    torch.testing.assert_close(attention_module.attend(q, k, v), whole)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what the network asks of the machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["spatial", "temporal"])
+def test_attention_copies_no_layout(kind):
+    attention, x = AxialAttention(16, 2, kind), draw(7, 2, 5, 3, 16)
+    with torch.no_grad(), Operations() as seen:
+        attention(x)
+    assert not {"clone", "copy_", "_to_copy", "contiguous"} & set(seen.names), seen.names
+
+
+@every_option
+def test_forward_never_waits_for_the_device_and_projects_conditioning_once_a_sample(option):
+    model, rows = warm(**option), []
+    for module in model.modules():
+        if isinstance(module, AdaLN):
+            module.linear.register_forward_hook(lambda _, args, out: rows.append(args[0].shape[:-1].numel()))
+    with torch.no_grad(), Operations() as seen:
+        model(X, T, Y)
+    assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & set(seen.names)
+    assert set(rows) <= {len(X)}
+
+
+def test_a_tubelets_frames_come_out_in_order():
+    model = warm(tubelet=2)
+    with torch.no_grad():
+        model.upsample.weight.zero_()
+        for frame in range(2):
+            model.upsample.weight[:, :, frame, 0, 0] = (frame + 1) * torch.eye(8)
+        model.upsample.bias.zero_()
+        out = model(X, T, Y)
+    torch.testing.assert_close(out[:, 1::2], 2 * out[:, ::2])
+    assert out[:, 0].abs().max() > 0 and not torch.allclose(out[:, 0], out[:, 2])
+
+
+def test_sizes_of_the_initial_weights():
+    model = Latte(LatteConfig(**{**TINY, "hidden_size": 192, "num_classes": 300, "mlp_ratio": 2.0}))
+    assert model.blocks[0].mlp.fc1.out_features == 384
+    qkv = model.blocks[0].attns[0].qkv.weight
+    bound = (6 / (192 + 3 * 192)) ** 0.5
+    assert 0.98 * bound < qkv.abs().max() <= bound
+    for table in (model.condition.label.weight, model.condition.time.mlp[0].weight, model.condition.time.mlp[2].weight):
+        assert table.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "count"),
+    [
+        ("S/2", 0, 32_585_120),
+        ("B/2", 0, 129_755_936),
+        ("L/2", 0, 457_094_176),
+        ("XL/2", 0, 673_994_912),
+        ("XL/4", 0, 673_939_712),
+        ("XL/8", 0, 674_548_352),
+        ("XL/2", 101, 674_112_416),
+    ],
+)
+def test_parameters_of_the_published_sizes(name, classes, count):
+    """The published files also hold two position tables, of (32 / patch)^2 and of 16 rows, which are computed here."""
+    config = LatteConfig.named(f"Latte-{name}", num_classes=classes)
+    with torch.device("meta"):
+        own = sum(p.numel() for p in Latte(config).parameters())
+    assert own + ((32 // config.patch_size) ** 2 + 16) * config.hidden_size == count
+
+
+def test_depths_of_variants_3_and_4():
+    depths = [LatteConfig.named(f"Latte-{size}/2", v).depth for v in (3, 4) for size in ("S", "B", "L", "XL")]
+    assert depths == [10, 10, 20, 23] * 2
+    for name in ("Latte-M/2", "Latte-S/3", "Latte-S"):
+        with pytest.raises(ValueError, match="expected Latte-"):
+            LatteConfig.named(name)
+
+
+@every_option
+def test_compiles_whole(option):
+    """No graph break, in evaluation and, with images and recomputation, in training."""
+    torch.compiler.reset()
+    model = warm(**{"depth": 2 if option.get("variant", 1) < 3 else 1, **option})
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(X, T, Y), model(X, T, Y))
+    if "tubelet" not in option:
+        model.train().gradient_checkpointing = True
+        torch.testing.assert_close(compiled(X, T, Y, 1), model(X, T, Y, 1))
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler for inductor")
@@ -148,14 +274,29 @@ def test_compiled_by_inductor_is_the_same(tmp_path, monkeypatch):
     ("x", "y", "say"),
     [
         (X[..., :7], Y, "cannot be cut into patches of 2 x 2"),
+        (X[..., :0], Y, "cannot be cut into patches"),
         (X[:, :, :3], Y, "expected \\(b, f, 4, h, w\\)"),
         (X, None, "class-conditional"),
         (X, Y[:1], "class-conditional"),
+        (X, Y.float(), "whole numbers"),
     ],
 )
 def test_wrong_input_is_told(x, y, say):
     with pytest.raises(ValueError, match=say):
         warm()(x, T, y)
+
+
+def test_wrong_calls_are_told():
+    for t in (T[0], T[:1], T[:, None]):
+        with pytest.raises(ValueError, match="one per sample"):
+            warm()(X, t, Y)
+    with pytest.raises(ValueError, match="unconditional"):
+        warm(num_classes=0)(X, T, Y)
+    with pytest.raises(ValueError, match="tubelets of 2"):
+        warm(tubelet=2)(X[:, :3], T, Y)
+    for option, images in (({"tubelet": 2}, 2), ({}, 4), ({}, -1)):
+        with pytest.raises(ValueError, match="num_images"):
+            warm(**option)(X, T, Y, num_images=images)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +308,7 @@ def test_wrong_input_is_told(x, y, say):
         ({"variant": 4, "num_heads": 3}, "odd"),
         ({"conditioning": "film"}, "conditioning"),
         ({"temporal_pos": "learned"}, "temporal_pos"),
+        ({"prediction": "x0"}, "prediction"),
     ],
 )
 def test_wrong_configuration_is_told(option, say):

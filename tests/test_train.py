@@ -266,9 +266,29 @@ class Recorder(torch.nn.Module):
         super().__init__()
         self.config, self.seen = config, []
 
-    def forward(self, x, t, y):
+    def forward(self, x, t, y, num_images):
         self.seen.append((x, t, y))
         return torch.cat([x, x], 2)
+
+
+def test_images_that_go_with_a_clip(vae):
+    """Single frames of other clips, with their own classes; a label is dropped for the clip or for all its images."""
+    config = small(vae, "global_batch_size=400", "clips=400", "num_images=3", "model.class_dropout_prob=0.5")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    number = torch.arange(400)[:, None] * 4 + torch.arange(4)
+    mean = number[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
+    loss.latents = mean, torch.zeros_like(mean), torch.arange(400) % 8
+    frames, _, labels = loss.frames(0, 5)
+    seen = frames[:, 0, 0, 0].long()
+    assert torch.equal(seen[:4], number[loss.order.index(0, 5)])
+    assert torch.equal(labels, torch.cat([seen[:1], seen[4:]]) // 4 % 8)
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 0, range(400))
+    x, t, y = recorder.seen[0]
+    assert x.shape == (400, 7, 4, 2, 2) and t.shape == (400,) and y.shape == (400, 4)
+    dropped = y == 8
+    assert torch.equal(dropped[:, 1], dropped[:, 3])
+    assert 0.4 < dropped[:, 0].float().mean() < 0.6 and 0.1 < (dropped[:, 0] & dropped[:, 1]).float().mean() < 0.4
 
 
 def test_what_a_slot_sees_is_its_own(vae):
@@ -281,7 +301,7 @@ def test_what_a_slot_sees_is_its_own(vae):
         loss(recorder, 3, range(slot, slot + 1))
         assert all(torch.equal(whole[slot : slot + 1], one) for whole, one in zip(recorder.seen[0], recorder.seen[-1]))
     _, t, y = recorder.seen[0]
-    assert 0.07 < (y == 8).float().mean() < 0.13 and set(y.tolist()) == set(range(9))
+    assert 0.07 < (y == 8).float().mean() < 0.13 and set(y.flatten().tolist()) == set(range(9))
     assert t.min() < 20 and t.max() > 980
     loss(recorder, 4, range(2))
     assert not torch.equal(recorder.seen[-1][0], recorder.seen[0][0][:2])
@@ -312,6 +332,8 @@ CHANGES = {  # each setting changed must change the run's weights
     "seed": 1,
     "global_batch_size": 2,
     "num_frames": 3,
+    "num_images": 2,
+    "sample_latents": True,
     "clips": 5,
     "image_size": 32,
     "precision": "fp32",
@@ -385,7 +407,7 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     for name in ("a", "b"):
         write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
     content = bytearray((tmp_path / "data/a.mp4").read_bytes())
-    content[len(content) // 3 : 2 * len(content) // 3] = bytes(len(content) // 3)
+    content[len(content) // 2 : 3 * len(content) // 4] = bytes(3 * len(content) // 4 - len(content) // 2)
     (tmp_path / "data/a.mp4").write_bytes(content)
     config = small(vae, f"data={tmp_path / 'data'}")
     with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):

@@ -13,6 +13,7 @@ LEAST = {  # the smallest sensible value; all numbers are finite
     "clips": 1,
     "image_size": 1,
     "num_frames": 1,
+    "num_images": 0,
     "frame_interval": 1,
     "global_batch_size": 1,
     "micro_batch_size": 0,
@@ -31,7 +32,7 @@ LEAST = {  # the smallest sensible value; all numbers are finite
 CHOICES = {"kind": ("latte", "vae"), "schedule": ("constant", "cosine"), "precision": tuple(PRECISIONS)}
 IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "latte"): ("kl_weight",),
-    ("kind", "vae"): ("vae", "gradient_checkpointing"),
+    ("kind", "vae"): ("vae", "sample_latents", "num_images", "gradient_checkpointing"),
     ("data", "shapes"): ("flip", "frame_interval"),
 }
 DERIVED = {  # fields of LatteConfig that follow from the data and the VAE
@@ -51,8 +52,10 @@ class TrainConfig:
     clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig or VAEConfig
     vae: str = ""  # kind "latte": folder of the VAE that gives the latents
+    sample_latents: bool = True  # draw a clip's latents from the VAE's posterior anew each time; false: take its mean
     image_size: int = 64  # side of the frames, in pixels
     num_frames: int = 16  # frames in a clip
+    num_images: int = 0  # joint image-video training: single frames of other clips that go with each clip
     frame_interval: int = 1  # of a video's frames, every so many are taken
     flip: bool = False  # mirror half of the clips, left to right
     global_batch_size: int = 16  # clips in an optimiser step
@@ -115,9 +118,10 @@ SHAPES_VAE = TrainConfig(
 # the small class-conditional Latte that ships
 SHAPES = TrainConfig(
     vae="shapes/vae",
-    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2},
-    steps=12000,
-    learning_rate=1e-3,
+    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2, "prediction": "v"},
+    sample_latents=False,
+    steps=5500,
+    learning_rate=1.5e-3,
     warmup=200,
     schedule="cosine",
     ema_decay=0.999,

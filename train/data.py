@@ -29,6 +29,7 @@ class Draw(IntEnum):
     TIMESTEP = 3
     POSTERIOR = 4
     DROP = 5
+    IMAGES = 6
 
 
 class Clips(Protocol):

@@ -17,9 +17,9 @@ from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.files import write_json
+from latte.folder import digest_folder
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.tensors import digest_folder
 from latte.train.config import TrainConfig
 from latte.train.data import ClipOrder, Clips, Draw, VideoBatches
 from latte.train.latents import encode_all
@@ -73,7 +73,12 @@ class Reconstruction:
 
 
 class Denoising:
-    """The diffusion loss on latents, which are computed once for the whole data set and kept as mean and deviation."""
+    """The diffusion loss on latents, which are computed once for the whole data set and kept as mean and deviation.
+
+    With config.num_images, that many single frames of clips drawn anew follow each clip (joint training): they
+    have noise and classes of their own, and the clip's timestep. A label is dropped for the clip, or for all its
+    images, each with the model's class_dropout_prob.
+    """
 
     def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
         self.clips, self.config, self.device, self.schedule = clips, config, device, linear_schedule()
@@ -91,8 +96,8 @@ class Denoising:
         }
         network = Latte(LatteConfig.from_dict({**self.config.model, **derived}))
         frames, channels, side = derived["num_frames"], derived["in_channels"], derived["input_size"]
-        one = torch.zeros(1, dtype=torch.long)
-        network.check(torch.empty(1, frames, channels, side, side), one, one if self.clips.names else None, 0)
+        one, many = torch.zeros(1, dtype=torch.long), self.config.num_images
+        network.check(torch.empty(1, frames + many, channels, side, side), one, one if self.clips.names else None, many)
         network.gradient_checkpointing = self.config.gradient_checkpointing
         return network
 
@@ -105,18 +110,27 @@ class Denoising:
         self.latents = encode_all(self.vae, self.clips, self.config)
 
     def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        seed, model = self.config.seed, network.config
-        numbers = [self.order.index(step, slot) for slot in slots]
-        mean, deviation, labels = (table[numbers] for table in self.latents)
+        seed, many, model = self.config.seed, self.config.num_images, network.config
+        mean, deviation, labels = (torch.stack(column) for column in zip(*(self.frames(step, s) for s in slots)))
         gaussian = lambda what: torch.stack([normal(mean.shape[1:], seed, step, slot, what) for slot in slots])
-        x0 = mean + deviation * gaussian(Draw.POSTERIOR)
+        x0 = mean + deviation * gaussian(Draw.POSTERIOR) if self.config.sample_latents else mean
         place = lambda what: [generator(seed, step, slot, what) for slot in slots]
         t = torch.stack([torch.randint(len(self.schedule), (), generator=g) for g in place(Draw.TIMESTEP)])
-        dropped = torch.stack([torch.rand((), generator=g) for g in place(Draw.DROP)]) < model.class_dropout_prob
+        chance = torch.stack([torch.rand(2, generator=g) for g in place(Draw.DROP)])  # the clip's, its images'
+        dropped = torch.repeat_interleave(chance < model.class_dropout_prob, torch.tensor([1, many]), dim=1)
         y = torch.where(dropped, model.num_classes, labels) if model.num_classes else None
         x0, t, noise, y = (z if z is None else z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE), y))
-        terms = diffusion_loss(network, x0, t, noise, self.schedule, y=y)
+        terms = diffusion_loss(network, x0, t, noise, self.schedule, model.prediction, y=y, num_images=many)
         return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+
+    def frames(self, step: int, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A slot's clip and images: mean and deviation (f + num_images, c, h, w), classes (1 + num_images,)."""
+        mean, deviation, labels = self.latents
+        clip, place = self.order.index(step, slot), generator(self.config.seed, step, slot, Draw.IMAGES)
+        others = torch.randint(len(labels), (self.config.num_images,), generator=place)
+        which = torch.randint(mean.shape[1], (self.config.num_images,), generator=place)
+        rows = [torch.cat([table[clip], table[others, which]]) for table in (mean, deviation)]
+        return *rows, torch.cat([labels[clip, None], labels[others]])
 
     def finish(self, network: Latte, folder: Path) -> None:
         """Write the Latte with its VAE and the names of its classes, so that it can be sampled as it is."""
