@@ -3,4 +3,48 @@
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))  # `import goldens`, under importlib import mode
+
+from goldens import Golden
+
+from latte.models.latte import Latte, LatteConfig
+from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.shapes import make_clip
+from latte.vae_io import save_vae
+from latte.video import write_video
+
+
+@pytest.fixture
+def golden():
+    return Golden("latte_class")
+
+
+@pytest.fixture
+def tiny():
+    """A Latte whose weights are all its own."""
+    return Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4, num_classes=3)).eval()
+
+
+@pytest.fixture
+def tiny_vae():
+    return VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)))
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """An untrained VAE, 8x down, as training takes it."""
+    torch.manual_seed(0)
+    config = VAEConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
+    return save_vae(VideoVAE(AutoencoderKL(config)), tmp_path_factory.mktemp("vae"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A folder of two classes of videos."""
+    root = tmp_path_factory.mktemp("videos")
+    for i, name in enumerate(("a/x.mkv", "a/y.mkv", "b/z.mkv")):
+        write_video(make_clip(2, i, frames=12, size=24).video, root / name)
+    return root

@@ -27,6 +27,11 @@ class Golden:
         return folder / "original.safetensors"
 
 
+def out_of(model, golden: Golden) -> Tensor:
+    """What a Latte makes of the recorded inputs."""
+    return model(golden.inputs["x"], golden.inputs["t"], golden.inputs["y"])
+
+
 def relative_error(out: Tensor, reference: Tensor) -> float:
     """||out - reference|| / ||reference||, in float64; shapes must agree."""
     assert out.shape == reference.shape, f"{tuple(out.shape)} instead of {tuple(reference.shape)}"

@@ -1,0 +1,31 @@
+"""Small training runs, and comparing them."""
+
+import torch
+from safetensors.torch import load_file
+
+from latte.train.config import resolve
+from latte.train.data import open_clips
+from latte.train.loop import train
+
+SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
+SMALL += ["log_every=1", "save_every=5", "warmup=2"]
+TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2"]
+TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups=4"]
+
+
+def run(config, folder, **options):
+    return train(config, folder, open_clips(config), **options)
+
+
+def tensors(folder):
+    return {
+        f"{n}.{k}": v for n in ("model", "ema", "optimizer") for k, v in load_file(folder / f"{n}.safetensors").items()
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def small(vae, *changes):
+    return resolve("shapes", [*TINY, f"vae={vae}", *changes])

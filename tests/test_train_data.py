@@ -1,0 +1,151 @@
+"""What a training run learns from: folders of videos, and what each slot of a step sees."""
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from latte.models.vae import AutoencoderKL, VideoVAE
+from latte.shapes import make_clip
+from latte.train import data
+from latte.train.data import open_clips
+from latte.train.loop import train
+from latte.train.objectives import OBJECTIVES
+from latte.vae_io import load_vae, save_vae
+from latte.video import write_video
+from runs import run, small
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it was asked."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.seen = config, []
+
+    def forward(self, x, t, y, num_images):
+        self.seen.append((x, t, y))
+        return torch.cat([x, x], 2)
+
+
+def test_folder_of_videos(vae, tmp_path):
+    for name, motion in (("a/x.mp4", "left"), ("b/y.avi.mkv", "right"), ("b/z.mp4", "up")):
+        write_video(make_clip(0, 1, motion, frames=10, size=24).video, tmp_path / "data" / name)
+    (tmp_path / "data/a/broken.mp4").write_text("no")
+    write_video(make_clip(0, 1, frames=3).video, tmp_path / "data/b/short.mkv")
+    config = small(vae, f"data={tmp_path / 'data'}", "frame_interval=2", "steps=2")
+    with pytest.warns(UserWarning) as told:
+        clips = open_clips(config)
+    assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
+    assert clips.names == ["a", "b"] and [label for _, _, label in clips.videos] == [0, 1, 1]
+    video, label = clips.clip(1, torch.Generator().manual_seed(0))
+    assert video.shape == (4, 3, 16, 16) and label == 1
+    train(config, tmp_path / "run", clips)
+    assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
+
+
+def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):
+    data, vae = shutil.copytree(videos, tmp_path / "data"), shutil.copytree(vae, tmp_path / "vae")
+    config = small(vae, "steps=2", f"data={data}")
+    run(config, tmp_path / "run")
+    (data / "b").rename(data / "0")
+    with pytest.raises(ValueError, match=r"other data \(classes, clips\)"):
+        run(config, tmp_path / "run")
+    (data / "0").rename(data / "b")
+    save_vae(VideoVAE(AutoencoderKL(load_vae(vae).config)), vae)
+    with pytest.raises(ValueError, match=r"other data \(vae\)"):
+        run(config, tmp_path / "run")
+
+
+def test_images_that_go_with_a_clip(vae):
+    """Single frames of other clips, with their own classes; a label is dropped for the clip or for all its images."""
+    config = small(vae, "global_batch_size=400", "clips=400", "num_images=3", "model.class_dropout_prob=0.5")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    number = torch.arange(400)[:, None] * 4 + torch.arange(4)
+    mean = number[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
+    loss.latents = mean, torch.zeros_like(mean), torch.arange(400) % 8
+    frames, _, labels = loss.frames(0, 5)
+    seen = frames[:, 0, 0, 0].long()
+    assert torch.equal(seen[:4], number[loss.order.index(0, 5)])
+    assert torch.equal(labels, torch.cat([seen[:1], seen[4:]]) // 4 % 8)
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 0, range(400))
+    x, t, y = recorder.seen[0]
+    assert x.shape == (400, 7, 4, 2, 2) and t.shape == (400,) and y.shape == (400, 4)
+    dropped = y == 8
+    assert torch.equal(dropped[:, 1], dropped[:, 3])
+    assert 0.4 < dropped[:, 0].float().mean() < 0.6 and 0.1 < (dropped[:, 0] & dropped[:, 1]).float().mean() < 0.4
+
+
+def test_what_a_slot_sees_is_its_own(vae):
+    config = small(vae, "global_batch_size=1000", "clips=1000")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    loss.latents = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2), torch.arange(1000) % 8
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 3, range(1000))
+    for slot in (0, 1, 6):
+        loss(recorder, 3, range(slot, slot + 1))
+        assert all(torch.equal(whole[slot : slot + 1], one) for whole, one in zip(recorder.seen[0], recorder.seen[-1]))
+    _, t, y = recorder.seen[0]
+    assert 0.07 < (y == 8).float().mean() < 0.13 and set(y.flatten().tolist()) == set(range(9))
+    assert t.min() < 20 and t.max() > 980
+    loss(recorder, 4, range(2))
+    assert not torch.equal(recorder.seen[-1][0], recorder.seen[0][0][:2])
+
+
+def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
+    video = torch.from_numpy(make_clip(0, 1, "left", frames=12, size=16).video)
+    write_video(video, tmp_path / "a.mkv")
+    write_video(video.flip(0), tmp_path / "b.mkv")
+    draw = lambda i, seed, *changes: open_clips(small(vae, f"data={tmp_path}", *changes)).clip(
+        i, torch.Generator().manual_seed(seed)
+    )[0]
+    windows = [video[start : start + 8 : 2] for start in range(6)]
+    drawn = [draw(0, seed, "frame_interval=2") for seed in range(8)]
+    assert {next(i for i, w in enumerate(windows) if torch.equal(w, clip)) for clip in drawn} > {0, 5}
+    assert torch.equal(draw(1, 3), draw(3, 3))
+    assert any(torch.equal(draw(1, 3), video.flip(0)[start : start + 4]) for start in range(9))
+    mirrored = [draw(0, seed, "flip=true", "num_frames=12") for seed in range(12)]
+    assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
+    assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
+    kept = draw(0, 5, "image_size=8")
+    monkeypatch.setattr(data, "DECODED", 0)
+    assert torch.equal(draw(0, 5, "image_size=8"), kept)
+    assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
+
+
+def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
+    """It is left out where videos are decoded when the folder is opened; else its place is taken by the next."""
+    for name in ("a", "b"):
+        write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
+    content = bytearray((tmp_path / "data/a.mp4").read_bytes())
+    content[len(content) // 2 : 3 * len(content) // 4] = bytes(3 * len(content) // 4 - len(content) // 2)
+    (tmp_path / "data/a.mp4").write_bytes(content)
+    config = small(vae, f"data={tmp_path / 'data'}")
+    with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
+        assert len(open_clips(config).videos) == 1
+    monkeypatch.setattr(data, "DECODED", 0)
+    clips = open_clips(config)
+    assert len(clips.videos) == 2
+    with pytest.warns(UserWarning, match=r"a\.mp4 cannot be decoded.*the next video takes its place"):
+        drawn = [clips.clip(0, torch.Generator().manual_seed(seed))[0] for seed in range(12)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(clips.clip(0, torch.Generator().manual_seed(11))[0], drawn[11])
+
+
+@pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
+def test_real_folders(vae, tmp_path):
+    root = Path(os.environ["LATTE_TEST_DATA"])
+    for name in ("ApplyEyeMakeup", "Archery"):
+        (tmp_path / "ucf" / name).mkdir(parents=True)
+        (tmp_path / "ucf" / name / "v.avi").symlink_to(root / f"ucf101/v_{name}_320x240.avi")
+    for folder, names, count in ((tmp_path / "ucf", ["ApplyEyeMakeup", "Archery"], 2), (root / "faces", [], 9)):
+        config = small(vae, f"data={folder}", "steps=2", "frame_interval=3")
+        clips = open_clips(config)
+        assert clips.names == names and len(clips.videos) == count
+        assert (train(config, tmp_path / folder.name, clips) / "model.safetensors").is_file()
