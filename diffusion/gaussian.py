@@ -35,10 +35,12 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor | in
     return at(of_x0, index, x) * x0 + at(of_x, index, x) * x
 
 
-def learned_log_variance(schedule: Schedule, v: Tensor | None, index: Tensor | int, like: Tensor) -> Tensor | float:
-    """Between the posterior's (v = -1) and beta (v = 1), in log space: Nichol & Dhariwal 2021, eq. 15.
+def learned_log_variance(
+    schedule: Schedule, variance: Tensor | None, index: Tensor | int, like: Tensor
+) -> Tensor | float:
+    """Between the posterior's (at -1) and beta (at 1), in log space: Nichol & Dhariwal 2021, eq. 15.
 
-    v None, a network that does not learn it: the posterior's ("fixed small").
+    variance: a network's variance channels; None, where it does not learn them: the posterior's ("fixed small").
     """
     low = at(schedule.posterior_log_variance, index, like)
-    return low if v is None else low + (at(schedule.betas.log(), index, like) - low) * (v + 1) / 2
+    return low if variance is None else low + (at(schedule.betas.log(), index, like) - low) * (variance + 1) / 2

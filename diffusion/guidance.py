@@ -31,9 +31,9 @@ def guided(model: Callable, y: Tensor, null: Tensor, scale: float) -> Callable:
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         out = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
-        eps, v = split_output(out, x.shape[2])
+        eps, variance = split_output(out, x.shape[2])
         conditional, unconditional = eps.chunk(2)
         eps = unconditional + scale * (conditional - unconditional)
-        return eps if v is None else torch.cat([eps, v[: len(x)]], dim=2)
+        return eps if variance is None else torch.cat([eps, variance[: len(x)]], dim=2)
 
     return denoise

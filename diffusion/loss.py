@@ -39,10 +39,12 @@ def discretised_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -torch.where(x < -0.999, upper, inner).clamp(min=1e-12).log()
 
 
-def variational_bound(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor, eps: Tensor, v: Tensor) -> Tensor:
+def variational_bound(
+    schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor, eps: Tensor, variance: Tensor
+) -> Tensor:
     """The term of the bound at each sample's step, in bits per element, (b,)."""
     mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
-    log_var = learned_log_variance(schedule, v, index, x)
+    log_var = learned_log_variance(schedule, variance, index, x)
     true_mean = posterior_mean(schedule, x0, x, index)
     kl = gaussian_kl(true_mean, at(schedule.posterior_log_variance, index, x), mean, log_var)
     nll = discretised_nll(x0, mean, 0.5 * log_var)

@@ -23,9 +23,9 @@ def steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 def ddpm(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable[[int], Tensor]) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with the learned variance of Nichol & Dhariwal 2021."""
     for count, index, t in steps(schedule, x):
-        eps, v = split_output(denoise(x, t).to(x.dtype), x.shape[2])
+        eps, variance = split_output(denoise(x, t).to(x.dtype), x.shape[2])
         mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
-        log_var = x.new_zeros(()) + learned_log_variance(schedule, v, index, x)
+        log_var = x.new_zeros(()) + learned_log_variance(schedule, variance, index, x)
         x = mean if index == 0 else mean + (0.5 * log_var).exp() * noise(count).to(x)
         yield x
 

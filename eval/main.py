@@ -15,7 +15,7 @@ from latte.pipeline import LattePipeline
 from latte.sample import add_sampling_options
 from latte.shapes import MOTIONS, make_clip
 from latte.tensors import digest
-from latte.vae_io import FILES
+from latte.vae_io import vae_file
 from latte.video import from_uint8
 
 HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
@@ -73,12 +73,11 @@ def table(scores: dict[str, dict]) -> str:
 
 def origin(model: Path, vae: Path, weights: str, device: torch.device) -> dict[str, str]:
     """What scores depend on beside the sampling options: the files of weights, the machine, the versions."""
-    vae_file = next((vae / name for name in FILES if (vae / name).is_file()), None)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "weights": weights,
         "weights_sha256": digest(weights_file(model, weights)),
-        "vae_sha256": vae_file and digest(vae_file),
+        "vae_sha256": digest(vae_file(vae)),
         "device": on,
         "torch": torch.__version__,
         "latte": __version__,
@@ -97,7 +96,6 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
     path, device = find_model(args.model), usable_device(args.device)
     pipe = LattePipeline.from_pretrained(path, vae=args.vae, weights=args.weights).to(device)
-    about = origin(path, find_model(args.vae) if args.vae else path / "vae", args.weights, device)
     settings = {
         "num_inference_steps": args.num_sampling_steps,
         "guidance_scale": args.cfg_scale,
@@ -108,6 +106,7 @@ def main(argv: list[str]) -> None:
     }
     start = time.perf_counter()
     scores = evaluate(pipe, args.num_videos, **settings)
+    about = origin(path, find_model(args.vae) if args.vae else path / "vae", args.weights, device)
     print(table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     if args.out:

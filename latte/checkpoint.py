@@ -1,5 +1,6 @@
 """A Latte out of whatever it comes in, and into a folder of ours: config.json beside model.safetensors."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,13 +14,16 @@ BUNDLED = Path(__file__).parent / "assets"
 
 
 def find_model(name: str | Path) -> Path:
-    """A path as it is, or the name of what ships ("shapes", "shapes/vae"); of a run's folder, what it trained.
+    """What ships, by name ("shapes", "shapes/vae"), or else a path; of a run's folder, what it trained.
 
-    CheckpointError: there is nothing; it names the models that ship.
+    A path that has the name of what ships is "./shapes", and a warning says so. CheckpointError: there is nothing; it
+    names the models that ship.
     """
     path = Path(name)
     shipped = {str(config.parent.relative_to(BUNDLED)): config.parent for config in BUNDLED.rglob(CONFIG)}
     if str(name) in shipped:
+        if path.exists():
+            warnings.warn(f"{name} is taken for the model that ships; the path here is ./{name}", stacklevel=2)
         return shipped[str(name)]
     if not path.exists():
         models = ", ".join(sorted(known for known, folder in shipped.items() if folder.parent == BUNDLED)) or "none"

@@ -67,13 +67,16 @@ def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tenso
 def state_for_original(model: Latte) -> dict[str, Tensor]:
     """The inverse: what the original's load_state_dict takes, position tables with it.
 
-    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary, v).
+    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary, v,
+    no class for "no class").
     """
     cfg = model.config
     plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
     for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction"):
         if getattr(cfg, name) != getattr(plain, name):
             raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r}: this model stays in our form")
+    if cfg.num_classes and not cfg.class_dropout_prob:
+        raise ValueError("the original always has a class for no class, this model has none: it stays in our form")
     state = {}
     for name, tensor in model.state_dict().items():
         theirs = renamed(name, ORIGINAL)
@@ -117,6 +120,7 @@ def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> 
         depth=max(numbers, default=-1) + 1,
         hidden_size=dim,
         num_heads=heads,
+        mlp_ratio=shape_of(source, "blocks.0.mlp.fc1.weight", 2)[0] / dim,
         patch_size=patch,
         in_channels=channels,
         learn_sigma=out == 2 * channels,

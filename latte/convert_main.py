@@ -11,7 +11,7 @@ from latte.folder import check_target
 from latte.models.latte import Latte
 from latte.parser import Parser
 from latte.tensors import CheckpointError, cast, digest, write_tensors
-from latte.vae_io import is_vae, load_vae, save_vae
+from latte.vae_io import is_vae, load_vae, save_vae, vae_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -32,7 +32,10 @@ def main(argv: list[str]) -> None:
     if is_vae(source):
         if args.to == "original":
             raise ValueError(f"{source} is a VAE, which has one form: leave out --to original")
+        if args.num_heads is not None or args.weights != "ema":
+            raise ValueError(f"{source} is a VAE: --num-heads and --weights are for a Latte")
         vae = load_vae(source)
+        print(f"read {vae_file(source)}, sha256 {digest(vae_file(source))}")
         save_vae(vae, args.target, dtype)
         print(f"{args.target}: VAE, {count(vae)} parameters, {args.dtype}")
         return

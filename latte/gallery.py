@@ -20,6 +20,7 @@ PAGE = """\
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{generator}
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
@@ -43,6 +44,7 @@ video, img {{ display: block; width: 100%; image-rendering: pixelated }}
 {figures}</main>
 </html>
 """
+GENERATOR = '<meta name="generator" content="latte-video">'  # by which a page of ours is known
 GAP = 4  # pixels between the pictures of a contact sheet
 LINE = 17  # pixels a line of its captions takes
 MOVING_PICTURES = (".gif", ".webp", ".png")  # which a page shows as pictures
@@ -88,11 +90,17 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
     """
     check(videos)
     text = PAGE.format(
+        generator=GENERATOR,
         title=html.escape(plain(title)),
         facts="".join(f"<dt>{html.escape(plain(k))}</dt><dd>{html.escape(plain(v))}</dd>\n" for k, v in facts.items()),
         figures="".join(figure(name, caption) for name, caption in videos),
     )
     return write_text(Path(folder) / "index.html", text)
+
+
+def is_page(path: Path) -> bool:
+    """Whether write_page wrote that file."""
+    return path.is_file() and GENERATOR in path.read_text(errors="replace")
 
 
 def figure(name: str, caption: str) -> str:

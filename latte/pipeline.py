@@ -90,7 +90,7 @@ class LattePipeline:
     def __call__(
         self,
         class_labels: list[int | str] | int | str | None = None,
-        num_videos: int = 1,
+        num_videos: int | None = None,
         num_inference_steps: int | str = 50,
         guidance_scale: float = 4.0,
         seed: int = 0,
@@ -104,7 +104,7 @@ class LattePipeline:
         progress: bool = False,
         callback_on_step_end: Callable[[int, int, Tensor], None] | None = None,
     ) -> LatteOutput:
-        """Make one video per class label, or num_videos of an unconditional model.
+        """Make one video per class label, or num_videos (None: one) of an unconditional model.
 
         num_inference_steps: a count, or a respacing such as "ddim50"; sampler "ddim" (with eta) or "ddpm".
         height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none.
@@ -130,7 +130,7 @@ class LattePipeline:
                         callback_on_step_end(step, int(schedule.timesteps[-1 - step]), x)
                 kept = x[: len(labels) - unit[0]]
                 done.append(kept.cpu() if output_type == "latent" else self.decode(kept))
-        return LatteOutput(convert(torch.cat(done), output_type))
+        return LatteOutput(as_output(torch.cat(done), output_type))
 
     def denoise(
         self, unit: list[int], y: list[int], shape: tuple, schedule, scale: float, seed: int, sampler: str, eta: float
@@ -155,7 +155,7 @@ class LattePipeline:
     def check(
         self,
         class_labels,
-        num_videos: int,
+        num_videos: int | None,
         guidance_scale: float,
         sampler: str,
         eta: float,
@@ -168,7 +168,7 @@ class LattePipeline:
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
         for name, value, most in (("batch_size", batch_size, 4096), ("num_videos", num_videos, 1_000_000)):
-            if not 1 <= value <= most:
+            if value is not None and not 1 <= value <= most:
                 raise ValueError(f"{name} is {value}; it must be in 1 to {most}")
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
@@ -180,13 +180,15 @@ class LattePipeline:
             raise ValueError("this model has no VAE to decode with: name one (vae), or take output_type='latent'")
         if cfg.num_classes and class_labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
+        if class_labels is not None and num_videos is not None:
+            raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
         if not cfg.num_classes and class_labels is not None:
             raise ValueError("this model is unconditional: give num_videos, not class_labels")
 
-    def labels(self, class_labels, num_videos: int) -> list[int]:
+    def labels(self, class_labels, num_videos: int | None) -> list[int]:
         """One class index per video; zeros where there are no classes."""
         if class_labels is None:
-            return [0] * num_videos
+            return [0] * (num_videos or 1)
         several = class_labels if isinstance(class_labels, list | tuple) else [class_labels]
         if not several:
             raise ValueError("class_labels is empty: name at least one class")
@@ -224,7 +226,7 @@ def read_classes(path: Path, count: int) -> list[str]:
 OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
 
 
-def convert(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
+def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
     """uint8 videos (b, f, 3, h, w), or latents (b, f, c, h, w), in the asked form."""
     if output_type == "uint8":
         return videos

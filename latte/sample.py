@@ -11,11 +11,15 @@ from torch import Tensor
 from latte.checkpoint import find_model, weights_file
 from latte.device import add_device_option, usable_device
 from latte.files import writable
-from latte.gallery import contact_sheet, tile, write_page
+from latte.gallery import contact_sheet, is_page, tile, write_page
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
 from latte.tensors import digest
+from latte.vae_io import vae_file
 from latte.video import write_video
+
+PAGE = "index.html"
+GRID = 8192  # a webp ends at 16,383
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,7 @@ def parser() -> Parser:
     """The words of `latte sample`."""
     parser = Parser(prog="latte sample", description=__doc__)
     add = parser.add_argument
-    add("model", nargs="?", default="shapes", help="a model folder, an original .pt file, or one that ships (shapes)")
+    add("model", nargs="?", default="shapes", help="a model folder, an original .pt file, or what ships (shapes)")
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
     add("--num-videos", type=int, default=2, help="of each class, or in all from an unconditional model (default: 2)")
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
     labels, start = chosen_labels(pipe, args), time.perf_counter()
     videos = pipe(
         class_labels=labels,
-        num_videos=args.num_videos,
+        num_videos=None if labels else args.num_videos,
         num_inference_steps=args.num_sampling_steps,
         guidance_scale=args.cfg_scale,
         seed=args.seed,
@@ -77,14 +81,16 @@ def main(argv: list[str]) -> None:
     if labels:
         captions = [pipe.class_names[y] if pipe.class_names else f"class {y}" for y in labels]
     guidance = f"guidance {args.cfg_scale:g}" if labels else "unconditional"
+    vae = vae_file(find_model(args.vae) if args.vae else path / "vae")
     facts = {
         "weights": f"{args.model}, sha256 {digest(weights_file(path, args.weights))}",
+        "vae": f"{args.vae or 'its own'}, sha256 {digest(vae)}",
         "sampler": f"{args.sampler}, {args.num_sampling_steps} steps, {guidance}, seed {args.seed}",
         "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
     page = show(videos, captions, args.out, args.fps, facts)
     f, _, h, w = videos.shape[1:]
-    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: mp4 each, contact-sheet.png, all.webp, {page.name}")
+    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: mp4 each, contact-sheet.png, grid.webp, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     print(f"next: open {page}; latte sample {args.model} --seed {args.seed + 1} --cfg-scale 1; latte train --help")
@@ -98,6 +104,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
+    if (args.out / PAGE).exists() and not is_page(args.out / PAGE):
+        raise ValueError(f"{args.out / PAGE} is not one that was written here: choose another folder, --out")
 
 
 def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | None:
@@ -114,13 +122,19 @@ def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | 
 
 
 def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:
-    """Write uint8 videos (n, f, 3, h, w) one by one and together, in place of the last ones; the path of the page."""
-    page = folder / "index.html"
-    for old in re.findall(r'src="([^"/]+\.mp4)"', page.read_text(errors="replace") if page.is_file() else ""):
+    """Write uint8 videos (n, f, 3, h, w) one by one, in place of those of the page before, and a page of them.
+
+    The contact sheet and grid.webp have the first of them, as many as fit in a square of GRID pixels, 8 x 8 at most.
+    Returns the path of the page.
+    """
+    page = folder / PAGE
+    for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
         (folder / old).unlink(missing_ok=True)
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
     for name, video in zip(names, videos):
         write_video(video, folder / name, fps)
-    contact_sheet(videos, captions, folder / "contact-sheet.png")
-    write_video(tile(videos, min(len(videos), max(4, math.isqrt(len(videos))))), folder / "all.webp", fps)
+    most = min(8, max(1, GRID // max(videos.shape[3:])))
+    first = videos[: most**2]
+    contact_sheet(first, captions[: len(first)], folder / "contact-sheet.png")
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / "grid.webp", fps)
     return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

@@ -108,8 +108,10 @@ def make_clip(
 ) -> Clip:
     """Clip `index` of the data set `seed`; `motion` in place of the drawn one. Pure, a few milliseconds.
 
-    window: which of the frames to draw; what is left out costs nothing.
+    window: which of the frames to draw; what is left out costs nothing. ValueError: size is below 16.
     """
+    if size < 16:
+        raise ValueError(f"frames of {size} pixels are too small for the shapes: 16 or more")
     rng = np.random.default_rng([seed, index])
     drawn = MOTIONS[rng.integers(len(MOTIONS))]
     shape, colour = (list(table)[rng.integers(len(table))] for table in (SHAPES, COLOURS))

@@ -19,6 +19,11 @@ def is_vae(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and "block_out_channels" in read_json(folder / CONFIG)
 
 
+def vae_file(folder: Path) -> Path:
+    """The file that load_vae takes the weights from."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), folder / WEIGHTS)
+
+
 def modern_name(name: str) -> str:
     """An attention's old names (query, key, value, proj_attn) as today's."""
     return ".".join(OLD_NAMES.get(part, part) for part in name.split(".")) if ".attentions." in name else name
@@ -38,8 +43,11 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE
     folder = Path(folder)
     if (folder / "optimizer.safetensors").exists():
         raise CheckpointError(f"{folder} is a checkpoint: its latents have no scale yet; give the run's folder `final`")
-    config = read_config(folder, VAEConfig)
-    file = next((folder / name for name in FILES if (folder / name).is_file()), folder / WEIGHTS)
+    with naming(folder / CONFIG):
+        if (folder / CONFIG).is_file() and not is_vae(folder):
+            inside = f": give {folder / 'vae'}" if (folder / "vae").is_dir() else ""
+            raise ValueError(f"not a VAE's configuration{inside}")
+    config, file = read_config(folder, VAEConfig), vae_file(folder)
     with naming(file):
         state = modern_keys(read_tensors(file))
     with torch.device("meta"):

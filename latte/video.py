@@ -60,13 +60,27 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def list_videos(folder: str | Path) -> list[Path]:
-    """Every video file, and every folder of frames, at or below `folder`, sorted. FileNotFoundError: no such folder."""
+    """Every video file, and every folder of frames, at or below `folder`, sorted. FileNotFoundError: no such folder.
+
+    A webp is a frame of its folder, unless it moves.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in (*STREAMS, ".npz")]
-    frames = [path for path in [folder, *folder.rglob("*")] if path.is_dir() and pictures(path)]
-    return sorted([*files, *frames])
+    inside = list(folder.rglob("*"))
+    moving = {path for path in inside if path.suffix.lower() == ".webp" and moves(path)}
+    files = [path for path in inside if path.suffix.lower() in (*STREAMS, ".npz")]
+    frames = [path for path in (folder, *inside) if path.is_dir() and set(pictures(path)) - moving]
+    return sorted([*files, *moving, *frames])
+
+
+def moves(path: Path) -> bool:
+    """Whether a webp has several frames; one that cannot be opened has not."""
+    try:
+        with decoding(path), Image.open(path, formats=PICTURE_FORMATS) as image:
+            return image.n_frames > 1
+    except ValueError:
+        return False
 
 
 def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[Tensor, float]:

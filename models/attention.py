@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-HEADS = 65_535  # a CUDA kernel's grid ends there; folded into the head axis, large frames have more
+MOST_HEADS = 65_535  # a CUDA kernel's grid ends there; folded into the head axis, large frames have more
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, (n, heads, tokens, e) three times -> same; of no more than HEADS heads at once."""
-    if q.shape[1] <= HEADS:
+    """Scaled dot-product attention, (n, heads, tokens, e) three times -> same; of MOST_HEADS heads at once or fewer."""
+    if q.shape[1] <= MOST_HEADS:
         return F.scaled_dot_product_attention(q, k, v)
-    parts = zip(*(z.split(HEADS, dim=1) for z in (q, k, v)))
+    parts = zip(*(z.split(MOST_HEADS, dim=1) for z in (q, k, v)))
     return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], 1)
 
 

@@ -14,7 +14,9 @@ def fits(value: object, kind: type) -> bool:
 
 
 def checked(kind: type, values: dict) -> dict:
-    """`values` as they are; ValueError names one that is not of its field's type in the dataclass `kind`."""
+    """`values` as they are; ValueError names one that is no field of the dataclass `kind`, or not of its type."""
+    if unknown := set(values) - {field.name for field in fields(kind)}:
+        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(map(repr, unknown)))}")
     for field in fields(kind):
         value = values.get(field.name, field.default)
         if not fits(value, field.type):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,6 +133,10 @@ def test_what_ships_is_known_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
     save_vae(tiny_vae, tmp_path / "demo/vae")
     assert load_model("demo").config == tiny.config
     assert find_model("demo/vae") == tmp_path / "demo/vae"
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="taken for the model that ships"):
+        assert find_model("demo") == tmp_path / "demo"
+    assert find_model("./demo") == Path("demo")
     with pytest.raises(CheckpointError, match=r"no model at dem; .* one that ships: demo$"):
         load_model("dem")
 

@@ -12,7 +12,7 @@ from latte.cli import main
 from latte.convert import state_for_original
 from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
-from latte.tensors import CheckpointError, read_tensors, write_tensors
+from latte.tensors import CheckpointError, digest, read_tensors, write_tensors
 from latte.vae_io import load_vae, save_vae
 
 
@@ -118,9 +118,12 @@ def test_another_models_company_is_not_adopted(tiny, tiny_vae, tmp_path, capsys)
 def test_a_vae_is_converted_as_well(tiny_vae, tmp_path, capsys):
     source = save_vae(tiny_vae, tmp_path / "vae")
     assert main(["convert", str(source), str(tmp_path / "half"), "--dtype", "float16"]) == 0
-    assert ": VAE, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ": VAE, " in said and digest(source / "model.safetensors") in said
     assert load_vae(tmp_path / "half").config == tiny_vae.config
     stored = read_tensors(tmp_path / "half/model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert main(["convert", str(source), str(tmp_path / "x.pt"), "--to", "original"]) == 2
     assert "has one form" in capsys.readouterr().err
+    assert main(["convert", str(source), str(tmp_path / "x"), "--num-heads", "2"]) == 2
+    assert "--num-heads and --weights are for a Latte" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_temporal_position_is_added_once_before_the_first_block_that_needs_it(va
 def test_attention_of_many_heads_goes_in_parts(monkeypatch):
     q, k, v = (draw(seed, 2, 7, 5, 4) for seed in (1, 2, 3))
     whole = attention_module.attend(q, k, v)
-    monkeypatch.setattr(attention_module, "HEADS", 3)
+    monkeypatch.setattr(attention_module, "MOST_HEADS", 3)
     torch.testing.assert_close(attention_module.attend(q, k, v), whole)
 
 

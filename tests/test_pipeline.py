@@ -20,6 +20,7 @@ from latte.diffusion.schedule import linear_schedule, respace
 from latte.eval.main import evaluate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.sample import show
 from latte.shapes import MOTIONS
 from latte.tensors import CheckpointError, digest
 from latte.vae_io import save_vae
@@ -219,7 +220,7 @@ def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
     assert main([*words, "--classes", "0", "1", "left"]) == 0
     assert main([*words, "--classes", "left", "7"]) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "all.webp", "index.html"}
+    assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "grid.webp", "index.html"}
     said = capsys.readouterr().out
     assert "2 videos of 4 x 16 x 16" in said and digest(folder / "model.safetensors") in said and "next:" in said
     page = (tmp_path / "index.html").read_text()
@@ -229,7 +230,30 @@ def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
         written, video = read_video(tmp_path / name)[0].float(), video.float()
         assert (written - video).square().mean() < (written.flip(0) - video).square().mean()
         assert (written - video).abs().mean() < 12
-    assert len(read_video(tmp_path / "all.webp")[0]) == 4
+    assert len(read_video(tmp_path / "grid.webp")[0]) == 4
+
+
+def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
+    words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE, "--classes", "0"]
+    (tmp_path / "index.html").write_text('<video src="000-holiday.mp4">')
+    (tmp_path / "000-holiday.mp4").write_text("mine")
+    assert main(words) == 2
+    assert "not one that was written here" in capsys.readouterr().err
+    (tmp_path / "index.html").unlink()
+    assert main(words) == 0
+    page = tmp_path / "index.html"
+    page.write_text(page.read_text() + '<video src="holiday.mp4">')
+    (tmp_path / "holiday.mp4").write_text("mine")
+    assert main(words) == 0
+    assert {"holiday.mp4", "000-holiday.mp4", "000-left.mp4"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_grid_has_the_first_of_many(tmp_path):
+    page = show(torch.zeros(70, 2, 3, 16, 16, dtype=torch.uint8), ["a"] * 70, tmp_path, 8, {})
+    assert page.read_text().count("<figure>") == 70
+    assert read_video(tmp_path / "grid.webp")[0].shape == (2, 3, 128, 128)
+    show(torch.zeros(5, 2, 3, 16, 4096, dtype=torch.uint8), ["a"] * 5, tmp_path, 8, {})
+    assert read_video(tmp_path / "grid.webp")[0].shape == (2, 3, 32, 2 * 4096)
 
 
 def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):

@@ -115,8 +115,10 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
 
 def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
-        run(small(vae, "steps=6", "learning_rate=1e30"), tmp_path)
-    run(small(vae, "steps=2"), tmp_path)  # nothing had been saved: the folder is free
+        run(small(vae, "steps=6", "learning_rate=1e30"), tmp_path / "failed")
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        run(small(vae, "steps=2"), tmp_path / "failed")
+    run(small(vae, "steps=2"), tmp_path)
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
         run(small(vae, "steps=2", "learning_rate=0.5"), tmp_path)
     with pytest.raises(ValueError, match="already holds checkpoints"):
@@ -131,6 +133,27 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
         first.append(json.loads((tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()[1]))
     for name in ("loss", "mse", "vb", "grad_norm"):
         assert [line[name] for line in first] == pytest.approx([first[0][name]] * 3, rel=1e-4)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
+    config, folder = small(vae), tmp_path / "run"
+    run(config, folder)
+    with pytest.raises(ValueError, match="has done 12 steps already"):
+        run(small(vae, "steps=3"), folder)
+    before = (folder / "metrics.jsonl").read_text()
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match="holds final, and no checkpoint"):
+        run(config, folder)
+    shutil.rmtree(folder / "final")
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl, and no checkpoint"):
+        run(small(vae, "seed=1"), folder)
+    assert (folder / "metrics.jsonl").read_text() == before
+    run(config, folder)  # the same run, as if stopped before its first checkpoint
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("my: own")
+    with pytest.raises(ValueError, match=r"holds config\.yaml"):
+        run(config, tmp_path / "mine")
+    assert (tmp_path / "mine/config.yaml").read_text() == "my: own"
 
 
 def test_average_of_weights():

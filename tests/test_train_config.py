@@ -7,6 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from latte.cli import main
+from latte.models.latte import LatteConfig
+from latte.models.vae import VAEConfig
 from latte.train import checkpoint
 from latte.train.config import PRESETS, SHAPES_VAE, TrainConfig, resolve
 from latte.train.loop import learning_rate
@@ -35,6 +37,9 @@ from runs import TINY, TINY_VAE, run, same, small
         (["stpes=3"], "did you mean 'steps'"),
         (["steps=many"], "must be of type int"),
         (["model.depht=3"], "depht"),
+        (["model={1: 2, foo: 3}"], "LatteConfig has no 'foo', 1"),
+        (["image_size=8"], "8 pixels are too small for the shapes"),
+        (["vae=shapes"], "not a VAE's configuration: give"),
         (["kind=gan"], "not 'latte' or 'vae'"),
         (["vae=nowhere"], "no model at nowhere"),
         (["data=nowhere"], "no folder of videos at nowhere"),
@@ -46,6 +51,23 @@ def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
     error = capsys.readouterr().err.splitlines()[-1]
     assert say in error, error
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["model.layers_per_blok=2"], "VAEConfig has no 'layers_per_blok'"),
+        (["model.depth=2"], "VAEConfig has no 'depth'"),
+        (["model.scaling_factor=2"], "scaling_factor follows from the latents"),
+        (["model.temporal_decoder=true"], "temporal_decoder follows from training on single frames"),
+        (["model.out_channels=1"], "out_channels follows from the colours"),
+        (["vae=shapes/vae"], "vae does nothing with kind=vae: leave it at ''"),
+    ],
+)
+def test_what_a_vae_has_not_is_told(words, say, tmp_path, capsys):
+    assert main(["train", "--config", "shapes-vae", "--run", str(tmp_path / "run"), *TINY_VAE, *words]) == 2
+    assert say in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_configuration_files(tmp_path):
@@ -69,7 +91,9 @@ def test_learning_rates():
 
 def test_presets_are_sound():
     for name in PRESETS:
-        assert resolve(name, ["steps=3"]).steps == 3
+        config = resolve(name, ["steps=3"])
+        network = VAEConfig(**config.model) if config.kind == "vae" else LatteConfig(**config.model)
+        assert config.steps == 3 and network != type(network)()
 
 
 CHANGES = {  # each setting changed must change the run's weights

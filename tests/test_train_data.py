@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes import make_clip
@@ -46,6 +47,26 @@ def test_folder_of_videos(vae, tmp_path):
     assert video.shape == (4, 3, 16, 16) and label == 1
     train(config, tmp_path / "run", clips)
     assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
+
+
+def test_what_are_classes_and_what_is_not(vae, tmp_path):
+    clip = make_clip(2, 0, frames=12, size=24).video
+    for name in ("x.mkv", "raw/y.mkv"):
+        write_video(clip, tmp_path / "one" / name)
+    clips = open_clips(small(vae, f"data={tmp_path / 'one'}"))
+    assert clips.names == [] and len(clips.videos) == 2
+    for name in ("a/x.mkv", "b/y.mkv"):
+        write_video(clip, tmp_path / "two" / name)
+    Image.new("RGB", (24, 24)).save(tmp_path / "two/cover.png")
+    with pytest.warns(UserWarning, match="lies beside the class folders"):
+        clips = open_clips(small(vae, f"data={tmp_path / 'two'}"))
+    assert clips.names == ["a", "b"] and len(clips.videos) == 2
+    (tmp_path / "two/cover.png").unlink()
+    write_video(make_clip(2, 1, frames=12, size=24).video, tmp_path / "two/b/y.mkv")
+    assert open_clips(small(vae, f"data={tmp_path / 'two'}")).fingerprint != clips.fingerprint
+    (tmp_path / "two/b").rename(tmp_path / "two/b\u00a0c")
+    with pytest.raises(ValueError, match="cannot be printed: rename it"):
+        open_clips(small(vae, f"data={tmp_path / 'two'}"))
 
 
 def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):

@@ -118,6 +118,20 @@ def test_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     assert list_videos(tmp_path) == [tmp_path] and count_frames(tmp_path) == 16
 
 
+def test_moving_pictures_are_videos_of_their_own(tmp_path):
+    for name in ("a.webp", "b.webp"):
+        write_video(CLIP, tmp_path / "moving" / name)
+    for i in range(3):
+        path = tmp_path / f"still/{i}.webp"
+        path.parent.mkdir(exist_ok=True)
+        IMAGES[i].save(path)
+    assert [path.relative_to(tmp_path).as_posix() for path in list_videos(tmp_path)] == [
+        "moving/a.webp",
+        "moving/b.webp",
+        "still",
+    ]
+
+
 def test_pictures_with_alpha_grey_or_a_cameras_flag(tmp_path):
     seen = IMAGES[0].copy()
     seen.putalpha(128)

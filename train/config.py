@@ -35,12 +35,21 @@ IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "vae"): ("vae", "sample_latents", "num_images", "gradient_checkpointing"),
     ("data", "shapes"): ("flip", "frame_interval"),
 }
-DERIVED = {  # fields of LatteConfig that follow from the data and the VAE
-    "num_classes": "the folders of the data",
-    "num_frames": "num_frames",
-    "input_size": "image_size and the VAE",
-    "in_channels": "the VAE",
+DERIVED = {  # fields of the network's configuration that are not the user's to set
+    "latte": {
+        "num_classes": "the folders of the data",
+        "num_frames": "num_frames",
+        "input_size": "image_size and the VAE",
+        "in_channels": "the VAE",
+    },
+    "vae": {
+        "in_channels": "the colours of a frame",
+        "out_channels": "the colours of a frame",
+        "scaling_factor": "the latents, once it is trained",
+        "temporal_decoder": "training on single frames",
+    },
 }
+MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "micro_batch_size", "gradient_checkpointing"}  # on resuming
 
 
 @dataclass(frozen=True)
@@ -92,9 +101,10 @@ class TrainConfig:
         for (name, value), idle in IDLE.items():
             for setting in idle if getattr(self, name) == value else ():
                 default = TrainConfig.__dataclass_fields__[setting].default
-                check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: leave it out")
-        for name in DERIVED if self.kind == "latte" else ():
-            check(name not in self.model, f"model.{name} follows from {DERIVED[name]}: leave it out")
+                advice = f"leave it at {default!r}"
+                check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
+        for name, source in DERIVED[self.kind].items():
+            check(name not in self.model, f"model.{name} follows from {source}: leave it out")
 
     @property
     def micro(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
 from latte.shapes import MOTIONS, make_clip
@@ -47,6 +48,9 @@ class ShapeClips:
     """The built-in moving shapes: whole motions of num_frames frames; for a VAE, a random window of 16."""
 
     config: TrainConfig
+
+    def __post_init__(self):
+        make_clip(self.config.seed, 0, size=self.config.image_size)  # which says if that is too small
 
     @property
     def names(self) -> list[str]:
@@ -109,17 +113,20 @@ class FolderClips:
     Videos that are damaged or too short are left out when the folder is opened, each with a warning that names it.
     Where all fit in DECODED bytes once resized, each is decoded once, then, and kept; where they do not, only their
     beginning is tried, and a clip whose video fails later is taken from the next one, with a warning.
-    ValueError: nothing is left. FileNotFoundError: no such folder.
+    ValueError: nothing is left, or a class has no name to show. FileNotFoundError: no such folder.
     """
 
     def __init__(self, config: TrainConfig):
         self.config, root = config, Path(config.data)
         found = list_videos(root)
-        self.names = sorted({path.relative_to(root).parts[0] for path in found if path.parent != root and path != root})
+        names = sorted({path.relative_to(root).parts[0] for path in found if path.parent != root and path != root})
+        self.names = names if len(names) > 1 else []
+        if odd := [name for name in self.names if not name.isprintable()]:
+            raise ValueError(f"{root}: the class folder {odd[0]!r} has letters that cannot be printed: rename it")
         self.videos: list[tuple[Path, int, int]] = []
         self.kept: dict[Path, Tensor] = {}
-        for path in found:
-            if self.names and path.parent == root:
+        for path in tqdm(found, desc="reading", unit="video", leave=False, disable=len(found) < 2):
+            if self.names and root in (path, path.parent):
                 warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=2)
                 continue
             try:
@@ -128,8 +135,7 @@ class FolderClips:
                 warnings.warn(f"left out: {error}", stacklevel=2)
         if not self.videos:
             raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
-        self.names = self.names if len(self.names) > 1 else []
-        about = [f"{path.relative_to(root)} {frames} {label}" for path, frames, label in self.videos]
+        about = [f"{path.relative_to(root)} {size(path)} {frames} {label}" for path, frames, label in self.videos]
         self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
 
     @property
@@ -173,6 +179,11 @@ class FolderClips:
         if path in self.kept:
             return self.kept[path][frames.start : frames.stop : frames.step]
         return resize_and_crop(read_video(path, frames)[0], self.config.image_size)
+
+
+def size(path: Path) -> int:
+    """Bytes of a video's file, or of a folder's pictures."""
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 
 def resize_and_crop(video: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from latte.files import write_text
 from latte.train import checkpoint
-from latte.train.config import TrainConfig
+from latte.train.config import MAY_CHANGE, TrainConfig, resolve
 from latte.train.data import Clips
 from latte.train.objectives import OBJECTIVES
 from latte.train.precision import attend_in_float32, computing
@@ -132,24 +132,41 @@ def tables(network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer)
     }
 
 
-FREE = {"steps", "log_every", "save_every", "keep", "micro_batch_size", "gradient_checkpointing"}  # may change
+def check_unused(run: Path, settings: dict) -> None:
+    """ValueError: a folder without checkpoints holds files that a run there would replace.
+
+    What may be there is the beginning of the same run, stopped before its first checkpoint.
+    """
+    named = [name for name in ("final", "metrics.jsonl", "config.yaml") if (run / name).exists()]
+    try:
+        begun = asdict(resolve(str(run / "config.yaml"), [])) if "config.yaml" in named else {}
+    except ValueError:
+        begun = {}
+    same = all(begun.get(name) == value for name, value in settings.items() if name not in MAY_CHANGE)
+    if named and ("final" in named or not same):
+        raise ValueError(f"{run} holds {named[0]}, and no checkpoint to go on from: give another folder, or delete it")
 
 
 def restore(run: Path, state: dict, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Take up the newest sound checkpoint; the number of steps done. Metrics past it are cut: they will come again.
 
-    ValueError: it belongs to a run with other settings, or its data or VAE are no longer what they were.
+    ValueError: it belongs to a run with other settings, its data or VAE are no longer what they were, or it has done
+    more steps than are asked for; or there is none, and the folder holds something else (see check_unused).
     """
     folder, step = checkpoint.latest(run), 0
-    if folder is not None:
+    if folder is None:
+        check_unused(run, state["run"])
+    else:
         before = checkpoint.read_state(folder)
         for part, advice in (("run", "give another folder"), ("data", "bring it back, or give another folder")):
             names = before[part].keys() | state[part].keys()
-            changed = sorted(name for name in names - FREE if before[part].get(name) != state[part].get(name))
+            changed = sorted(name for name in names - MAY_CHANGE if before[part].get(name) != state[part].get(name))
             if changed:
                 what = "settings" if part == "run" else "data"
                 raise ValueError(f"{run} holds a run with other {what} ({', '.join(changed)}): {advice}")
         step = before["step"]
+        if step > state["run"]["steps"]:
+            raise ValueError(f"{run} has done {step} steps already: give steps={step} or more, or another folder")
         network.load_state_dict(checkpoint.read(folder, "model"))
         ema.load_state_dict(checkpoint.read(folder, "ema"))
         checkpoint.restore_optimizer(optimizer, checkpoint.read(folder, "optimizer"))

@@ -18,6 +18,7 @@ from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.files import write_json
 from latte.folder import digest_folder
+from latte.models.config import checked
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.config import TrainConfig
@@ -41,7 +42,7 @@ class Reconstruction:
 
     def network(self) -> AutoencoderKL:
         """A fresh one. ValueError: image_size does not suit it."""
-        network = AutoencoderKL(VAEConfig.from_dict(self.config.model))
+        network = AutoencoderKL(VAEConfig(**checked(VAEConfig, self.config.model)))
         latent_side(VideoVAE(network), self.config.image_size)
         return network
 
