@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import TINY, TINY_VAE, run, same, small, tensors
 
 import latte
 from latte.checkpoint import find_model
@@ -21,7 +22,6 @@ from latte.train.data import open_clips
 from latte.train.loop import update_ema
 from latte.train.objectives import OBJECTIVES
 from latte.vae_io import load_vae
-from runs import TINY, TINY_VAE, run, same, small, tensors
 
 
 def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):

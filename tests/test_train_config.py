@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 from safetensors.torch import load_file
+from small_runs import TINY, TINY_VAE, run, same, small
 
 from latte.cli import main
 from latte.models.latte import LatteConfig
@@ -12,7 +13,6 @@ from latte.models.vae import VAEConfig
 from latte.train import checkpoint
 from latte.train.config import PRESETS, SHAPES_VAE, TrainConfig, resolve
 from latte.train.loop import learning_rate
-from runs import TINY, TINY_VAE, run, same, small
 
 
 @pytest.mark.parametrize(

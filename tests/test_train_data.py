@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small_runs import run, small
 
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes import make_clip
@@ -18,7 +19,6 @@ from latte.train.loop import train
 from latte.train.objectives import OBJECTIVES
 from latte.vae_io import load_vae, save_vae
 from latte.video import write_video
-from runs import run, small
 
 
 class Recorder(torch.nn.Module):
