@@ -156,6 +156,19 @@ def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
     assert (tmp_path / "mine/config.yaml").read_text() == "my: own"
 
 
+@pytest.mark.parametrize(("kind", "tiny"), [("shapes", TINY), ("shapes-vae", TINY_VAE)])
+def test_training_goes_on_from_the_weights_of_another_run(kind, tiny, vae, tmp_path):
+    words = [*tiny, "steps=2"] if kind == "shapes-vae" else [*tiny, "steps=2", f"vae={vae}"]
+    first = run(resolve(kind, words), tmp_path / "first")
+    for again, same_weights in (([f"init={first}", "learning_rate=0"], True), (["learning_rate=0"], False)):
+        second = run(resolve(kind, [*words, *again]), tmp_path / f"second-{same_weights}")
+        a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
+        assert same(a, b) == same_weights
+    wider = "model.hidden_size=32" if kind == "shapes" else "model.block_out_channels=[4,8,8,16]"
+    with pytest.raises(ValueError, match="tensors (of another shape|missing)"):
+        run(resolve(kind, [*words, f"init={first}", wider]), tmp_path / "third")
+
+
 def test_average_of_weights():
     network, ema = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     network.weight.data.fill_(2.0)

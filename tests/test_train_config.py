@@ -113,7 +113,7 @@ CHANGES = {  # each setting changed must change the run's weights
     "precision": "fp32",
 }
 ELSEWHERE = {  # what other tests of training show
-    *("kind", "data", "model", "vae", "steps", "frame_interval", "flip", "micro_batch_size"),
+    *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep"),
 }
 

@@ -60,6 +60,7 @@ class TrainConfig:
     data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
     clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig or VAEConfig
+    init: str = ""  # model whose weights training starts from, of the same shape; empty: from scratch
     vae: str = ""  # kind "latte": folder of the VAE that gives the latents
     sample_latents: bool = True  # draw a clip's latents from the VAE's posterior anew each time; false: take its mean
     image_size: int = 64  # side of the frames, in pixels

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latte.checkpoint import find_model, save_model
+from latte.checkpoint import find_model, load_model, save_model
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
@@ -21,6 +21,7 @@ from latte.folder import digest_folder
 from latte.models.config import checked
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.tensors import load_strictly
 from latte.train.config import TrainConfig
 from latte.train.data import ClipOrder, Clips, Draw, VideoBatches
 from latte.train.latents import encode_all
@@ -41,9 +42,12 @@ class Reconstruction:
         self.config, self.device, self.batches = config, device, VideoBatches(clips, config)
 
     def network(self) -> AutoencoderKL:
-        """A fresh one. ValueError: image_size does not suit it."""
+        """A fresh one, or with the weights of config.init. ValueError: image_size, or those weights, do not suit it."""
         network = AutoencoderKL(VAEConfig(**checked(VAEConfig, self.config.model)))
         latent_side(VideoVAE(network), self.config.image_size)
+        if self.config.init:
+            folder = find_model(self.config.init)
+            load_strictly(network, load_vae(folder).model.state_dict(), folder)
         return network
 
     def data(self) -> dict:
@@ -88,7 +92,7 @@ class Denoising:
         self.vae = load_vae(self.vae_folder).to(device)
 
     def network(self) -> Latte:
-        """A fresh one, for these latents and classes. ValueError: they do not fit together."""
+        """For these latents and classes, a fresh one or with config.init's weights. ValueError: what does not fit."""
         derived = {
             "num_classes": len(self.clips.names),
             "num_frames": self.config.num_frames,
@@ -99,6 +103,8 @@ class Denoising:
         frames, channels, side = derived["num_frames"], derived["in_channels"], derived["input_size"]
         one, many = torch.zeros(1, dtype=torch.long), self.config.num_images
         network.check(torch.empty(1, frames + many, channels, side, side), one, one if self.clips.names else None, many)
+        if self.config.init:
+            load_strictly(network, load_model(self.config.init).state_dict(), find_model(self.config.init))
         network.gradient_checkpointing = self.config.gradient_checkpointing
         return network
 
