@@ -1,7 +1,10 @@
 """What every test file shares."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the processes that they start see it too
 
 import pytest
 import torch

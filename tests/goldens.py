@@ -36,4 +36,4 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
     """||out - reference|| / ||reference||, in float64; shapes must agree."""
     assert out.shape == reference.shape, f"{tuple(out.shape)} instead of {tuple(reference.shape)}"
     out, reference = out.detach().double(), reference.double()
-    return float((out - reference).norm() / reference.norm())
+    return ((out - reference).norm() / reference.norm()).item()
