@@ -57,6 +57,40 @@ class AxialAttention(nn.Module):
         return F.pad(y, (0, 0, 0, 0, 0, images)) if images else y
 
 
+class CrossAttention(nn.Module):
+    """Every token of a video attends to the tokens of its text, whose keys and values are computed once a text."""
+
+    attend = staticmethod(attend)
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, text: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (b, f, s, d), text (b, 1 or 1 + n, l, d) of a clip and n stills -> (b, f, s, d).
+
+        bias (b, 1 or 1 + n, l) is added to the scores: 0 for a word that counts, much less for padding.
+        """
+        q = self.q(x).unflatten(-1, (self.heads, -1))
+        k, v = self.kv(text).unflatten(-1, (self.heads, 2, -1)).unbind(-2)
+        stills = text.shape[1] - 1
+        parts, out = q.split([q.shape[1] - stills, stills], 1), []
+        for part, of in zip(parts, (slice(1), slice(1, None))):
+            if part.shape[1]:
+                out.append(self.per_text(part, k[:, of], v[:, of], None if bias is None else bias[:, of]))
+        return self.proj(torch.cat(out, 1).flatten(-2))
+
+    def per_text(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """q (b, n * m, s, h, e) in n runs of frames, each with a text k, v (b, n, l, h, e), bias (b, n, l) -> as q."""
+        shape = q.shape
+        q = rearrange(q, "b (n m) s h e -> (b n) h (m s) e", n=k.shape[1])
+        k, v = (rearrange(z, "b n l h e -> (b n) h l e") for z in (k, v))
+        mask = None if bias is None else rearrange(bias, "b n l -> (b n) 1 1 l").to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return rearrange(y, "(b n) h (m s) e -> b (n m) s h e", b=shape[0], s=shape[2])
+
+
 class SplitAttention(nn.Module):
     """Half of the (then wider) heads attend in space, half in time, and the two are added: variant 4."""
 

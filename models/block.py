@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from latte.models.attention import AxialAttention, SplitAttention
+from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 
 ATTENTION = {
     "s": lambda dim, heads, rope: AxialAttention(dim, heads, "spatial"),
@@ -56,29 +56,62 @@ class Affine(nn.Module):
         return [[shift, scale, 1.0][: self.parts] for shift, scale in self.table]
 
 
-MODULATION = {"adaln": AdaLN, "tokens": Affine}
+class AdaLNSingle(nn.Module):
+    """adaLN-single (Chen et al. 2023, PixArt-alpha): a table of its own on a modulation that all blocks share."""
+
+    def __init__(self, dim: int, norms: int, parts: int = 3):
+        super().__init__()
+        self.parts = parts
+        self.table = nn.Parameter(torch.randn(norms * parts, dim) / dim**0.5)
+
+    def forward(self, c: Tensor, frames: int) -> list[list[Tensor]]:
+        """As AdaLN's, from c (b, 1 or 1 + n, norms * parts * d), or d for the same everywhere."""
+        shared = c.unflatten(-1, (-1, 1, self.table.shape[1]))
+        rows = per_frame(self.table[:, None] + shared, frames).unbind(2)
+        return [list(rows[i : i + self.parts]) for i in range(0, len(rows), self.parts)]
+
+
+MODULATION = {"adaln": AdaLN, "tokens": Affine, "single": AdaLNSingle}
 
 
 class Block(nn.Module):
     """One attention per letter of `kinds`, in order and modulated alike, then an MLP.
 
-    "s" spatial, "t" temporal, "st" spatial then temporal, "|" half the heads each: Latte, figure 2.
+    "s" spatial, "t" temporal, "st" spatial then temporal, "|" half the heads each: Latte, figure 2. With `cross`,
+    attention to a text stands before the MLP, without norm, gate or modulation, as in PixArt-alpha.
     """
 
-    def __init__(self, dim: int, heads: int, kinds: str, conditioning: str, mlp_ratio: float = 4.0, rope: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kinds: str,
+        conditioning: str,
+        mlp_ratio: float = 4.0,
+        rope: bool = False,
+        cross: bool = False,
+    ):
         super().__init__()
         self.kinds = kinds
         self.attns = nn.ModuleList(ATTENTION[kind](dim, heads, rope) for kind in kinds)
+        self.cross = CrossAttention(dim, heads) if cross else None
         self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=lambda: nn.GELU(approximate="tanh"))
         self.modulation = MODULATION[conditioning](dim, 2)
 
-    def forward(self, x: Tensor, c: Tensor, images: int = 0) -> Tensor:
-        """x (b, f, s, d), c (b, 1 or 1 + images, d) -> (b, f, s, d); the last `images` frames skip temporal blocks."""
+    def forward(
+        self, x: Tensor, c: Tensor, images: int = 0, text: tuple[Tensor, Tensor | None] | None = None
+    ) -> Tensor:
+        """x (b, f, s, d), c (b, 1 or 1 + images, d) -> (b, f, s, d); the last `images` frames skip temporal blocks.
+
+        text: embeddings (b, 1 or 1 + images, l, d) and the bias of their scores, for CrossAttention.
+        """
         skip = images if self.kinds == "t" else 0
         x, stills = x.split([x.shape[1] - skip, skip], 1)
         images, c = images - skip, c[:, :1] if skip else c
         (shift, scale, gate), (mlp_shift, mlp_scale, mlp_gate) = self.modulation(c, x.shape[1])
         for attn in self.attns:
             x = x + gate * attn(modulate(x, shift, scale), images)
+        if self.cross is not None:
+            x = x + self.cross(x, *text)
         x = x + mlp_gate * self.mlp(modulate(x, mlp_shift, mlp_scale))
         return torch.cat([x, stills], 1) if skip else x

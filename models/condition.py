@@ -17,10 +17,14 @@ def sincos(position: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 
-def spatial_position(h: int, w: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Position of h x w patches, row by row, (h * w, dim): the first half tells the column, the second the row."""
-    column = sincos(torch.arange(w, device=device), dim // 2).expand(h, w, -1)
-    row = sincos(torch.arange(h, device=device), dim // 2)[:, None].expand(h, w, -1)
+def spatial_position(h: int, w: int, dim: int, device: torch.device | None = None, side: float = 0) -> Tensor:
+    """Position of h x w patches, row by row, (h * w, dim): the first half tells the column, the second the row.
+
+    side: both axes are stretched to this length; 0: a patch is 1.
+    """
+    across, down = (torch.arange(n, device=device) * (side / n if side else 1) for n in (w, h))
+    column = sincos(across, dim // 2).expand(h, w, -1)
+    row = sincos(down, dim // 2)[:, None].expand(h, w, -1)
     return torch.cat([column, row], -1).flatten(0, 1)
 
 

@@ -41,6 +41,16 @@ LIMITS = {  # beyond these a configuration is a mistake, or somebody's mischief
 }
 
 
+def patchify(x: Tensor, p: int, tubelet: int = 1) -> Tensor:
+    """Latents (b, f, c, h, w) -> patches (b, f / tubelet, s, c * tubelet * p * p), row by row."""
+    return rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=tubelet, p=p, r=p)
+
+
+def unpatchify(x: Tensor, p: int, h: int) -> Tensor:
+    """Patches (b, f, s, p * p * c) in h rows -> (b, f, c, height, width); a patch's channels come last, as in DiT."""
+    return rearrange(x, "b f (h w) (p r c) -> b f c (h p) (w r)", h=h, p=p, r=p)
+
+
 @dataclass(frozen=True)
 class LatteConfig:
     """What a Latte is made of. Raises ValueError where the values do not fit together."""
@@ -76,7 +86,9 @@ class LatteConfig:
         check(heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is not {heads} equal heads")
         check(self.variant != 4 or self.num_heads % 2 == 0, f"variant 4 splits the heads: {self.num_heads} is odd")
         check(self.hidden_size % 4 == 0, f"hidden_size {self.hidden_size} is not a multiple of 4 (sin-cos positions)")
-        check(self.conditioning in MODULATION, f"conditioning is {self.conditioning!r}, not 'adaln' or 'tokens'")
+        check(
+            self.conditioning in ("adaln", "tokens"), f"conditioning is {self.conditioning!r}, not 'adaln' or 'tokens'"
+        )
         check(self.temporal_pos in ("sincos", "rope"), f"temporal_pos is {self.temporal_pos!r}, not 'sincos' or 'rope'")
         check(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}, not 'eps' or 'v'")
         rotary = self.temporal_pos != "rope" or (self.hidden_size // heads) % 2 == 0
@@ -156,8 +168,7 @@ class Latte(nn.Module):
         """
         self.check(x, t, y, num_images)
         p, h, w = self.config.patch_size, x.shape[3] // self.config.patch_size, x.shape[4] // self.config.patch_size
-        patches = rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=self.config.tubelet, p=p, r=p)
-        patches = patches.to(self.patch_embed.weight.dtype)
+        patches = patchify(x, p, self.config.tubelet).to(self.patch_embed.weight.dtype)
         x = self.patch_embed(patches) + spatial_position(h, w, self.config.hidden_size, x.device).to(patches.dtype)
         x, c, prefix = self.add_condition(x, self.condition(t, y))
         for i, block in enumerate(self.blocks):
@@ -167,7 +178,7 @@ class Latte(nn.Module):
             x = checkpoint(block, x, c, num_images, use_reentrant=False) if recompute else block(x, c, num_images)
         ((shift, scale),) = self.final_modulation(c, x.shape[1])
         x = self.final_linear(modulate(x[:, :, prefix:], shift, scale))
-        x = rearrange(x, "b f (h w) (p r c) -> b f c (h p) (w r)", h=h, p=p, r=p)
+        x = unpatchify(x, p, h)
         return x if self.upsample is None else self.upsample(x.transpose(1, 2)).transpose(1, 2)
 
     def add_condition(self, x: Tensor, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:

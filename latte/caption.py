@@ -1,0 +1,79 @@
+"""Cleaning of captions as the text-to-video models were trained with: DeepFloyd IF's rules, in their order.
+
+The rules are a table, read from top to bottom: what matches a pattern is replaced. Each knows lower case alone.
+"""
+
+import html
+import re
+from urllib.parse import unquote_plus
+
+import ftfy
+from bs4 import BeautifulSoup
+
+DASHES = "-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
+DASHES += "\ufe31\ufe32\ufe58\ufe63\uff0d"
+IDEOGRAPHS = "\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\u4dc0-\u4dff\u4e00-\u9fff"
+MARKS = "#®•©™&@·º½¾¿¡§~()[]{}|\\/*"
+DOMAIN = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
+
+BEFORE = [  # (pattern, replacement), on the text of the mark-up
+    (r"@[\w\d]+\b", ""),  # nicknames
+    (f"[{IDEOGRAPHS}]+", ""),
+    (f"[{DASHES}]+", "-"),
+    ("[`´«»“”¨]", '"'),
+    ("[‘’]", "'"),
+    (r"&quot;?", ""),
+    ("&amp", ""),
+    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # internet addresses
+    (r"\d:\d\d\s+$", ""),  # the end of an article's time
+    (r"\\n", " "),
+    (r"#\d{1,3}\b", ""),
+    (r"#\d{5,}\b", ""),
+    (r"\b\d{6,}\b", ""),
+    (r"[\S]+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),  # file names
+    (r"[\"']{2,}", '"'),
+    (r"[.]{2,}", " "),
+    (f"[{re.escape(MARKS)}]+", " "),
+    (r"\s+\.\s+", " "),
+]
+AFTER = [  # once dashes, broken encodings and entities are mended
+    (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # article numbers: jc6640
+    (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),  # jc6640vc
+    (r"\b\d+[a-zA-Z]+\d+\b", ""),  # 6640vc231
+    (r"(worldwide\s+)?(free\s+)?shipping", ""),
+    (r"(free\s)?download(\sfree)?", ""),
+    (r"\bclick\b\s(?:for|on)\s\w+", ""),
+    (r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(\simage[s]?)?", ""),
+    (r"\bpage\s+\d+\b", ""),
+    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),  # j2d1a2a
+    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),  # sizes: 1920x1080
+    (r"\b\s+\:\s+", r": "),
+    (r"(\D[,\./])\b", r"\1 "),
+    (r"\s+", " "),
+]
+ENDS = [
+    (r"^[\"\']([\w\W]+)[\"\']$", r"\1"),
+    (r"^[\'\_,\-\:;]", r""),
+    (r"[\'\_,\-\:\-\+]$", r""),
+    (r"^\.\S+$", ""),
+]
+
+
+def replaced(text: str, rules: list[tuple[str, str]]) -> str:
+    """The text after every rule, in order."""
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def clean_once(text: str) -> str:
+    """One pass over a caption."""
+    text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
+    for start in ("https?:", "www:?"):
+        text = re.sub(rf"\b(?:{start}(?:/{{1,3}}|[a-zA-Z0-9%])|{DOMAIN})", "", text)
+    text = BeautifulSoup(text, features="html.parser").text
+    text = replaced(text, BEFORE)
+    if len(re.findall("[-_]", text)) > 3:
+        text = re.sub("[-_]", " ", text)
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return replaced(replaced(text, AFTER).strip(), ENDS).strip()
