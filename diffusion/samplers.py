@@ -16,7 +16,7 @@ from latte.diffusion.schedule import Schedule
 def steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(count, index, timesteps (b,)) of every step, from the last of the schedule to the first."""
     for count, index in enumerate(reversed(range(len(schedule)))):
-        yield count, index, torch.full((len(x),), int(schedule.timesteps[index]), device=x.device)
+        yield count, index, schedule.timesteps[index].to(x.device).expand(len(x))
 
 
 @torch.no_grad()

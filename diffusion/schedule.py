@@ -16,6 +16,7 @@ class Schedule:
 
     betas: Tensor
     timesteps: Tensor
+    end: float = 1.0  # signal power where the reverse process ends; below 1 where a little noise is to stay
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -27,8 +28,8 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod_prev(self) -> Tensor:
-        """alpha bar one step earlier; 1 before the first, (n,)."""
-        return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
+        """alpha bar one step earlier; `end` before the first, (n,)."""
+        return torch.cat([self.betas.new_full((1,), self.end), self.alphas_cumprod[:-1]])
 
     @cached_property
     def posterior_variance(self) -> Tensor:
@@ -94,6 +95,41 @@ def respace(schedule: Schedule, timesteps: str | list[int]) -> Schedule:
     abar = schedule.alphas_cumprod[kept]
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
     return Schedule(betas, schedule.timesteps[kept])
+
+
+def spaced(count: int, spacing: str = "leading", steps: int = 1000, offset: int = 0, between: bool = False) -> Tensor:
+    """`count` timesteps (n,) of 0..steps - 1, rising, spaced as diffusers' schedulers do (Lin et al. 2024, table 2).
+
+    "leading": a whole stride from 0, shifted by `offset`; "trailing": from the last one down; "linspace": both ends,
+    and timesteps between whole ones. between: one more is spaced out, in whole numbers, and the lowest left out, as the
+    multistep solvers do, which end where it is. ValueError: no such spacing, or there are not so many.
+    """
+    if not 1 <= count <= steps - between or not 0 <= offset < steps:
+        raise ValueError(f"{count} timesteps of {steps}, shifted by {offset}: there are not so many")
+    n = count + between
+    if spacing == "leading":
+        timesteps = torch.arange(n, dtype=torch.float64) * (steps // n) + offset
+    elif spacing == "trailing":
+        timesteps = steps - 1 - (torch.arange(count, dtype=torch.float64).flip(0) * steps / count).round()
+    elif spacing == "linspace":
+        timesteps = torch.linspace(0, steps - 1, n, dtype=torch.float64)
+        timesteps = timesteps.round() if between else timesteps
+    else:
+        raise ValueError(f"spacing is {spacing!r}, not 'leading', 'trailing' or 'linspace'")
+    return timesteps[-count:].clamp(max=steps - 1)
+
+
+def at_timesteps(schedule: Schedule, timesteps: Tensor, end: float = 1.0) -> Schedule:
+    """The chain over rising timesteps, which may lie between the schedule's; there sigma is interpolated linearly."""
+    most = len(schedule) - 1
+    if len(timesteps) == 0 or timesteps[0] < 0 or timesteps[-1] > most or (timesteps.diff() <= 0).any():
+        raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {timesteps.tolist()}")
+    sigma = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt()
+    low = timesteps.floor().long()
+    sigma = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=most)], timesteps.double() - low)
+    abar = 1 / (1 + sigma**2)
+    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+    return Schedule(betas, timesteps.double() if (timesteps % 1).any() else timesteps.long(), end)
 
 
 def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:

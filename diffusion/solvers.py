@@ -20,7 +20,7 @@ from latte.diffusion.schedule import Schedule
 class Level:
     """A noise level: x_t = a x_0 + s eps, which the network knows as timestep t."""
 
-    t: float
+    t: float  # whole, as an int, where the schedule's are
     a: float
     s: float
 
@@ -39,13 +39,13 @@ def levels(schedule: Schedule) -> list[Level]:
     pairs = zip(schedule.timesteps.tolist(), schedule.alphas_cumprod.tolist())
     rising = [Level(t, math.sqrt(abar), math.sqrt(1 - abar)) for t, abar in pairs]
     end = float(schedule.alphas_cumprod_prev[0])
-    return [*reversed(rising), Level(0.0, math.sqrt(end), math.sqrt(1 - end))]
+    return [*reversed(rising), Level(0, math.sqrt(end), math.sqrt(1 - end))]
 
 
 def noise_at(denoise: Callable, x: Tensor, level: Level) -> Tensor:
     """What the network takes for noise in x."""
     t = torch.full((len(x),), level.t, device=x.device)
-    return split_output(denoise(x, t if level.t % 1 else t.long()).to(x.dtype), x.shape[2])[0]
+    return split_output(denoise(x, t).to(x.dtype), x.shape[2])[0]
 
 
 def move(x: Tensor, eps: Tensor, here: Level, there: Level) -> Tensor:
@@ -95,7 +95,10 @@ PLMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 
 @torch.no_grad()
 def pndm(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """Linear multistep of order 4 (Liu et al. 2022, PNDM), Adams-Bashforth in eps; the first step is one of Heun's."""
+    """Linear multistep (Liu et al. 2022, PNDM): Adams-Bashforth's weights of order 4 on eps; the first step is Heun's.
+
+    The weights are those of even steps, which sigma's are not: in the limit the order is 2, with a small constant.
+    """
     past: list[Tensor] = []
     for here, there in pairwise(levels(schedule)):
         past = [noise_at(denoise, x, here), *past[:3]]

@@ -31,7 +31,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class LatteT2VConfig:
-    """Shape of the model, in the names of the published config.json; the defaults are Latte-1's. ValueError: no shape."""
+    """Shape of the model, in the published config.json's names; the defaults are Latte-1's. ValueError: no shape."""
 
     num_layers: int = 28  # pairs of a spatial and a temporal block
     num_attention_heads: int = 16

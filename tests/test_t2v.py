@@ -56,7 +56,7 @@ def test_padding_is_not_attended_to(model, golden):
 
 
 def test_stills_beside_a_clip_are_what_they_are_alone(model, golden):
-    """Joint training: a still is denoised as a picture whose temporal blocks are passed over; the clip as it is alone."""
+    """Joint training: a still is denoised as a picture whose temporal blocks are passed over, the clip as alone."""
     x, t, text = golden.inputs["x"].transpose(1, 2), golden.inputs["t"], golden.inputs["text"]
     texts = torch.stack([text, text.flip(1), text.flip(0)], 1)
     with torch.no_grad():

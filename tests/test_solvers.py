@@ -1,0 +1,102 @@
+"""Samplers on noise models that are known exactly: recorded values, and the order at which each converges."""
+
+import math
+
+import pytest
+import torch
+from goldens import Golden, relative_error
+
+from latte.diffusion.samplers import ddim
+from latte.diffusion.schedule import at_timesteps, linear_schedule, spaced
+from latte.diffusion.solvers import (
+    deis,
+    dpm_multistep,
+    dpm_singlestep,
+    euler,
+    euler_ancestral,
+    heun,
+    levels,
+    pndm,
+)
+
+BASE = linear_schedule()
+
+
+def wavy(x, t):
+    """The noise model of the recorded values."""
+    return torch.sin(3 * x + t.double().view(-1, 1, 1, 1, 1) / 200) + x / 4
+
+
+def last(iterator):
+    *_, x = iterator
+    return x
+
+
+RECORDED = {  # name: sampler, timesteps, where it ends, whether noise starts at its level's deviation
+    "ddim": (ddim, spaced(50), 1.0, False),
+    "ddim_trailing": (ddim, spaced(20, "trailing"), 1.0, False),
+    "ddim_steps_offset_1_alpha_not_one": (ddim, spaced(50, offset=1), float(BASE.alphas_cumprod[0]), False),
+    "dpmsolver++_2m": (dpm_multistep, spaced(20, "linspace", between=True), 1.0, False),
+    "euler": (euler, spaced(30, "linspace"), 1.0, True),
+    "heun": (heun, spaced(15, "linspace"), 1.0, True),
+    "pndm_skip_prk": (pndm, spaced(20), float(BASE.alphas_cumprod[0]), False),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_values(name):
+    golden = Golden("schedulers")
+    sampler, timesteps, end, scaled = RECORDED[name]
+    schedule = at_timesteps(BASE, timesteps, end)
+    z = golden.inputs["z"] * (float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else 1)
+    assert relative_error(last(sampler(wavy, z, schedule)), golden.outputs[name]) < 3e-5
+    recorded = golden.outputs[f"{name}.timesteps"].unique()
+    torch.testing.assert_close(schedule.timesteps.double(), recorded, atol=1e-4, rtol=0)
+
+
+DEVIATION = 0.5  # of Gaussian data, for which the noise and the whole path are known
+
+
+def gaussian(x, t):
+    level = levels(at_timesteps(BASE, t[:1].double()))[0]
+    return level.s * x / (level.a**2 * DEVIATION**2 + level.s**2)
+
+
+def error_on_gaussian(sampler, count):
+    """Of x at the last level but the end, where the step to no noise, of lower order in every sampler, is not taken."""
+    schedule = at_timesteps(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
+    x = torch.randn(1, 1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)
+    first, *_, low, _ = levels(schedule)
+    return relative_error(list(sampler(gaussian, x, schedule))[-2], x * spread(low) / spread(first))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(euler, 1), (heun, 2), (deis, 2), (dpm_multistep, 2), (dpm_singlestep, 2), (pndm, 2)],
+)
+def test_order_of_convergence(sampler, order):
+    coarse, fine = (error_on_gaussian(sampler, count) for count in (160, 320))
+    assert order - 0.3 < math.log2(coarse / fine) < order + 0.8
+    assert order == 1 or fine < error_on_gaussian(euler, 320) / 10
+
+
+def test_ancestral_sampling_has_the_deviation_of_the_data():
+    schedule = at_timesteps(BASE, spaced(200))
+    noise = lambda i: torch.randn(1, 1, 1, 200, 200, generator=torch.Generator().manual_seed(i + 1))
+    x = last(euler_ancestral(gaussian, noise(-1).double(), schedule, noise))
+    assert float(x.std()) == pytest.approx(DEVIATION, rel=0.05)
+    again = last(euler_ancestral(gaussian, noise(-1).double(), schedule, lambda i: noise(i + 1000)))
+    assert relative_error(again, x) > 0.1
+
+
+def test_spacings_are_those_of_diffusers():
+    assert spaced(50)[-1] == 980 and spaced(50, offset=1)[0] == 1
+    assert spaced(20, "trailing").tolist()[::19] == [49, 999]
+    assert spaced(50, between=True)[-1] == 950 and spaced(50, between=True)[0] == 19
+    with pytest.raises(ValueError, match="not 'leading', 'trailing' or 'linspace'"):
+        spaced(5, "log")
+    with pytest.raises(ValueError, match="there are not so many"):
+        spaced(1001)
+    with pytest.raises(ValueError, match="must rise"):
+        at_timesteps(BASE, torch.tensor([3.0, 2.0]))
