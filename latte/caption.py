@@ -77,3 +77,8 @@ def clean_once(text: str) -> str:
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return replaced(replaced(text, AFTER).strip(), ENDS).strip()
+
+
+def clean(text: str) -> str:
+    """A caption as the models know captions: cleaned twice, as they were trained."""
+    return clean_once(clean_once(text))
