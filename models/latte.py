@@ -41,6 +41,16 @@ LIMITS = {  # beyond these a configuration is a mistake, or somebody's mischief
 }
 
 
+def check_latents(x: Tensor, t: Tensor, channels: int, p: int) -> None:
+    """ValueError: x is not (b, f, channels, h, w) with sides that p divides, or t is not (b,)."""
+    if x.ndim != 5 or x.shape[2] != channels:
+        raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {channels}, h, w)")
+    if t.shape != (len(x),):
+        raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
+    if 0 in x.shape or x.shape[3] % p or x.shape[4] % p:
+        raise ValueError(f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {p} x {p}")
+
+
 def patchify(x: Tensor, p: int, tubelet: int = 1) -> Tensor:
     """Latents (b, f, c, h, w) -> patches (b, f / tubelet, s, c * tubelet * p * p), row by row."""
     return rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=tubelet, p=p, r=p)
@@ -196,13 +206,8 @@ class Latte(nn.Module):
 
     def check(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """One clear ValueError for shapes that do not fit."""
-        cfg, p = self.config, self.config.patch_size
-        if x.ndim != 5 or x.shape[2] != cfg.in_channels:
-            raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {cfg.in_channels}, h, w)")
-        if t.shape != (len(x),):
-            raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
-        if 0 in x.shape or x.shape[3] % p or x.shape[4] % p:
-            raise ValueError(f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {p} x {p}")
+        cfg = self.config
+        check_latents(x, t, cfg.in_channels, cfg.patch_size)
         if x.shape[1] % cfg.tubelet:
             raise ValueError(f"{x.shape[1]} frames cannot be cut into tubelets of {cfg.tubelet}")
         if num_images and (cfg.tubelet > 1 or not 0 < num_images < x.shape[1]):

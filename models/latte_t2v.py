@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from latte.models.block import AdaLNSingle, Block, modulate
 from latte.models.condition import TimeEmbed, sincos, spatial_position
 from latte.models.config import checked
-from latte.models.latte import patchify, unpatchify
+from latte.models.latte import check_latents, patchify, unpatchify
 
 LIMITS = {
     "num_layers": (1, 500),
@@ -127,13 +127,8 @@ class LatteT2V(nn.Module):
 
     def check(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
         """One clear ValueError for shapes that do not fit."""
-        cfg, p = self.config, self.config.patch_size
-        if x.ndim != 5 or x.shape[2] != cfg.in_channels:
-            raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {cfg.in_channels}, h, w)")
-        if t.shape != (len(x),):
-            raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
-        if 0 in x.shape or x.shape[3] % p or x.shape[4] % p:
-            raise ValueError(f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {p} x {p}")
+        cfg = self.config
+        check_latents(x, t, cfg.in_channels, cfg.patch_size)
         if num_images and not 0 < num_images < x.shape[1]:
             raise ValueError(f"num_images is {num_images} of {x.shape[1]} frames: there must be fewer images")
         lead = (len(x), 1 + num_images) if num_images else (len(x),)
