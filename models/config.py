@@ -1,5 +1,7 @@
 """Configurations as tables: what from_dict of every network's configuration checks."""
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import get_args, get_origin
 
@@ -13,10 +15,20 @@ def fits(value: object, kind: type) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
+def unknown(name: str, known: Iterable[str]) -> str:
+    """ "unknown key ..., did you mean ...?"; with nothing close, all that are known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
+    return f"unknown key {name!r}{advice}"
+
+
 def checked(kind: type, values: dict) -> dict:
     """`values` as they are; ValueError names one that is no field of the dataclass `kind`, or not of its type."""
-    if unknown := set(values) - {field.name for field in fields(kind)}:
-        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(map(repr, unknown)))}")
+    names = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"{kind.__name__}: {unknown(str(name), names)}")
     for field in fields(kind):
         value = values.get(field.name, field.default)
         if not fits(value, field.type):

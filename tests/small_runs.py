@@ -9,7 +9,7 @@ from latte.train.loop import train
 
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]
-TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2"]
+TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
 TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups=4"]
 
 

@@ -37,7 +37,7 @@ from latte.train.loop import learning_rate
         (["stpes=3"], "did you mean 'steps'"),
         (["steps=many"], "must be of type int"),
         (["model.depht=3"], "depht"),
-        (["model={1: 2, foo: 3}"], "LatteConfig has no 'foo', 1"),
+        (["model={1: 2, foo: 3}"], "LatteConfig: unknown key '1'"),
         (["image_size=8"], "8 pixels are too small for the shapes"),
         (["vae=shapes"], "not a VAE's configuration: give"),
         (["kind=gan"], "not 'latte' or 'vae'"),
@@ -56,8 +56,8 @@ def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
 @pytest.mark.parametrize(
     ("words", "say"),
     [
-        (["model.layers_per_blok=2"], "VAEConfig has no 'layers_per_blok'"),
-        (["model.depth=2"], "VAEConfig has no 'depth'"),
+        (["model.layers_per_blok=2"], "unknown key 'layers_per_blok', did you mean 'layers_per_block'?"),
+        (["model.depth=2"], "VAEConfig: unknown key 'depth'"),
         (["model.scaling_factor=2"], "scaling_factor follows from the latents"),
         (["model.temporal_decoder=true"], "temporal_decoder follows from training on single frames"),
         (["model.out_channels=1"], "out_channels follows from the colours"),
@@ -110,7 +110,7 @@ CHANGES = {  # each setting changed must change the run's weights
     "sample_latents": True,
     "clips": 5,
     "image_size": 32,
-    "precision": "fp32",
+    "precision": "bf16",
 }
 ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),

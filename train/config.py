@@ -1,12 +1,12 @@
 """What a training run is: one typed table, the presets, and how the command line changes them."""
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
 
+from latte.models.config import unknown
 from latte.train.precision import PRECISIONS
 
 LEAST = {  # the smallest sensible value; all numbers are finite
@@ -129,14 +129,13 @@ SHAPES_VAE = TrainConfig(
 # the small class-conditional Latte that ships
 SHAPES = TrainConfig(
     vae="shapes/vae",
-    model={"depth": 8, "hidden_size": 128, "num_heads": 2, "patch_size": 2, "prediction": "v"},
+    model={"depth": 8, "hidden_size": 176, "num_heads": 4, "patch_size": 4, "prediction": "v"},
     sample_latents=False,
-    steps=9000,
+    steps=24000,
     learning_rate=1.5e-3,
     warmup=200,
     schedule="cosine",
     ema_decay=0.999,
-    precision="bf16",
 )
 PRESETS = {
     "shapes-vae": SHAPES_VAE,
@@ -145,14 +144,6 @@ PRESETS = {
     "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
     "folder": replace(SHAPES, data="videos", vae="runs/folder-vae/final", clips=256, global_batch_size=8, steps=3000),
 }
-
-
-def unknown(name: str, known: list[str]) -> str:
-    """ "unknown key ..., did you mean ...?"."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"unknown key {name!r}" + (
-        f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
-    )
 
 
 def resolve(source: str, changes: list[str]) -> TrainConfig:

@@ -89,7 +89,9 @@ def train(
     ema.load_state_dict(network.state_dict())
     if torch.device(device).type == "cpu":
         attend_in_float32(network)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     notes = {"config": asdict(network.config), "state": {"run": asdict(config), "data": loss.data()}}
     if clips.names:
         notes["classes"] = {"names": clips.names}
