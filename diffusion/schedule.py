@@ -3,9 +3,11 @@
 Sources: Ho et al. 2020 (arXiv 2006.11239), eq. 2-7; Nichol & Dhariwal 2021 (arXiv 2102.09672), sections 3.1 and 4.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ class Schedule:
     betas: Tensor
     timesteps: Tensor
     end: float = 1.0  # signal power where the reverse process ends; below 1 where a little noise is to stay
+    whole: "Schedule | None" = None  # the chain that this one was taken from
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -42,6 +45,16 @@ class Schedule:
         variance = self.posterior_variance.clone()
         variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
         return variance.log()
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """Noise over signal after step i, (n,): x_t / sqrt(abar) = x_0 + sigma eps."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def timestep_of(self, sigma: float) -> float:
+        """The timestep, between whole ones, with that sigma: the whole chain's, interpolated in log sigma."""
+        whole = self.whole or self
+        return float(np.interp(math.log(sigma), whole.sigmas.log().numpy(), whole.timesteps.double().numpy()))
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
@@ -94,7 +107,7 @@ def respace(schedule: Schedule, timesteps: str | list[int]) -> Schedule:
         raise ValueError(f"timesteps must rise, without repetition, within 0..{len(schedule) - 1}; got {timesteps}")
     abar = schedule.alphas_cumprod[kept]
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(betas, schedule.timesteps[kept])
+    return Schedule(betas, schedule.timesteps[kept], whole=schedule)
 
 
 def spaced(count: int, spacing: str = "leading", steps: int = 1000, offset: int = 0, between: bool = False) -> Tensor:
@@ -124,12 +137,11 @@ def at_timesteps(schedule: Schedule, timesteps: Tensor, end: float = 1.0) -> Sch
     most = len(schedule) - 1
     if len(timesteps) == 0 or timesteps[0] < 0 or timesteps[-1] > most or (timesteps.diff() <= 0).any():
         raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {timesteps.tolist()}")
-    sigma = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt()
-    low = timesteps.floor().long()
+    low, sigma = timesteps.floor().long(), schedule.sigmas
     sigma = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=most)], timesteps.double() - low)
     abar = 1 / (1 + sigma**2)
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(betas, timesteps.double() if (timesteps % 1).any() else timesteps.long(), end)
+    return Schedule(betas, timesteps.double() if (timesteps % 1).any() else timesteps.long(), end, schedule)
 
 
 def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:

@@ -80,6 +80,23 @@ def euler_ancestral(denoise: Callable, x: Tensor, schedule: Schedule, noise: Cal
 
 
 @torch.no_grad()
+def kdpm2_ancestral(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable) -> Iterator[Tensor]:
+    """DPM-Solver 2 as Karras et al. 2022 space it: eps of the middle in log sigma, and fresh noise as above."""
+    for count, (here, there) in enumerate(pairwise(levels(schedule))):
+        down, up = ancestral(here, there)
+        eps = noise_at(denoise, x, here)
+        if down.s:
+            sigma = math.sqrt(here.sigma * down.sigma)
+            a = 1 / math.hypot(1, sigma)
+            middle = Level(schedule.timestep_of(sigma), a, a * sigma)
+            eps = noise_at(denoise, move(x, eps, here, middle), middle)
+        x = move(x, eps, here, down)
+        if up:
+            x = x + there.a * up * noise(count).to(x)
+        yield x
+
+
+@torch.no_grad()
 def heun(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
     """Heun's method (Karras et al. 2022, algorithm 1): eps is the mean of both ends, at two evaluations a step."""
     for here, there in pairwise(levels(schedule)):
@@ -164,3 +181,15 @@ def dpm_singlestep(denoise: Callable, x: Tensor, schedule: Schedule, noise: Call
             ratio = (there.log_snr - begin.log_snr) / (here.log_snr - begin.log_snr)
             x, start = exponential(y, first + ratio / 2 * (clean - first), begin, there), None
         yield x
+
+
+SOLVERS = {
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "kdpm2_ancestral": kdpm2_ancestral,
+    "pndm": pndm,
+    "deis": deis,
+    "dpm_multistep": dpm_multistep,
+    "dpm_singlestep": dpm_singlestep,
+}

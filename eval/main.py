@@ -25,7 +25,7 @@ HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the bui
 def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
     """uint8 videos (b, f, 3, h, w) through the VAE and back, one by one; the posterior's mean."""
     network = next(pipe.vae.parameters())
-    return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network))) for video in videos])
+    return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network)), "uint8") for video in videos])
 
 
 def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:

@@ -54,7 +54,7 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
         raise ValueError(f"weights is {weights!r}, not 'ema' or 'model'")
     path, file = find_model(path), weights_file(path, weights)
     if path.is_dir():
-        config, state = read_config(path, LatteConfig), read_tensors(file)
+        config, state = read_config(path, LatteConfig.from_dict), read_tensors(file)
         if num_heads not in (None, config.num_heads):
             raise CheckpointError(f"{path} has {config.num_heads} heads, not {num_heads}")
     else:

@@ -1,8 +1,10 @@
 """A model's folder: config.json, model.safetensors and manifest.json, which says what was written."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,10 +27,10 @@ def digest_folder(folder: Path) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def read_config(folder: Path, kind: type):
-    """config.json of a folder as a `kind` (which has from_dict), after what the folder's manifest says was verified.
+def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
+    """What `make` makes of a folder's config.json, after what the folder's manifest says was verified.
 
-    CheckpointError: there is none, it does not make a `kind`, or a file is not what was written.
+    CheckpointError: there is none, it makes nothing, or a file is not what was written.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -36,7 +38,7 @@ def read_config(folder: Path, kind: type):
     if (wrong := damage(folder)) is not None:
         raise CheckpointError(f"{folder}: {wrong}: write it again (or, if the change is meant, delete {MANIFEST})")
     with naming(path):
-        return kind.from_dict(read_json(path))
+        return make(read_json(path))
 
 
 def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:

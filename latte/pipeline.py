@@ -1,7 +1,7 @@
-"""From labels to videos: a Latte, a VAE and a sampler behind one call, in diffusers' words."""
+"""What every pipeline has: parts to hold and move, the loop from noise to latents, and videos in the asked form."""
 
-import math
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,19 +9,15 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from latte.checkpoint import find_model, load_model
-from latte.diffusion.guidance import guided, predicting_noise
-from latte.diffusion.randomness import normal
-from latte.diffusion.samplers import SAMPLERS
-from latte.diffusion.schedule import linear_schedule, respace
-from latte.files import read_json
-from latte.models.latte import Latte
+from latte.diffusion.schedule import Schedule
+from latte.models.latte_t2v import LatteT2VConfig
 from latte.models.vae import VideoVAE
-from latte.vae_io import load_vae
+from latte.pab import PyramidAttentionBroadcastMixin
 from latte.video import to_uint8
+
+OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
 
 
 @dataclass
@@ -31,210 +27,157 @@ class LatteOutput:
     frames: list | np.ndarray | Tensor
 
 
-class LattePipeline:
-    """Class-conditional or unconditional video generation. Hold the parts: `transformer`, `vae`, `class_names`."""
+class LattePipeline(PyramidAttentionBroadcastMixin):
+    """A Latte and what it takes to make videos with it.
 
-    def __init__(self, transformer: Latte, vae: VideoVAE | None = None, class_names: list[str] | None = None):
-        self.transformer, self.vae, self.class_names = transformer.eval(), vae, class_names or []
-        if vae is not None:
-            channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
-            if channels != (transformer.config.in_channels, 3, 3):
-                latent, pixels = f"{channels[0]} latent", f"{channels[1]} and {channels[2]} pixel"
-                raise ValueError(
-                    f"the VAE has {latent} and {pixels} channels; the model's latents have "
-                    f"{transformer.config.in_channels}, and a video 3"
-                )
+    LattePipeline(transformer, ...) and LattePipeline.from_pretrained(path, ...) give the pipeline of that model:
+    ClassPipeline, of classes or unconditional, or TextPipeline, of prompts.
+    """
+
+    current_timestep: float | Tensor | None = None  # within a call, of the network's present evaluation
+
+    def __new__(cls, transformer: nn.Module, *parts, **named):
+        """The pipeline that the transformer needs, where none is named."""
+        if cls is LattePipeline:
+            from latte.class_pipeline import ClassPipeline
+            from latte.text_pipeline import TextPipeline
+
+            cls = TextPipeline if isinstance(transformer.config, LatteT2VConfig) else ClassPipeline
+        return super().__new__(cls)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        vae: str | Path | VideoVAE | None = None,
-        torch_dtype: torch.dtype | None = None,
-        weights: str = "ema",
-        num_heads: int | None = None,
-    ) -> "LattePipeline":
-        """Read a model (anything that latte.load_model takes, or a shipped name) and its VAE.
+    def from_pretrained(cls, path: str | Path, **options) -> "LattePipeline":
+        """Read a model, and with it what the folder holds; options: see the two pipelines.
 
-        vae: a folder, a shipped name or a VideoVAE; None: the folder `vae` inside the model's, where there is one.
+        path: anything that latte.load_model takes, a text-to-video folder (published, or of ours), a shipped name, or a
+        name on the Hugging Face hub whose files are in its cache on this machine.
         """
-        path = find_model(path)
-        transformer = load_model(path, num_heads, weights)
-        if vae is None and (path / "vae").is_dir():
-            vae = path / "vae"
-        if isinstance(vae, str | Path):
-            vae = load_vae(find_model(vae))
-        names = read_classes(path / "classes.json", transformer.config.num_classes)
-        pipe = cls(transformer, vae, names)
-        return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
+        from latte.class_pipeline import ClassPipeline
+        from latte.published import find_pipeline, is_text_pipeline
+        from latte.text_pipeline import TextPipeline
+
+        path = find_pipeline(path)
+        kind = TextPipeline if is_text_pipeline(path) else ClassPipeline
+        known = inspect.signature(kind.from_pretrained).parameters
+        if unknown := sorted(options.keys() - known.keys()):
+            raise ValueError(f"{unknown[0]} is no option of {path}, a model for {kind.made_of}: {', '.join(known)}")
+        return kind.from_pretrained(path, **options)
+
+    @property
+    def components(self) -> dict:
+        """The parts, by the names that LattePipeline(**components) takes."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
+
+    def networks(self) -> list[nn.Module]:
+        """Those of its parts that have weights."""
+        return [part for part in self.components.values() if isinstance(part, nn.Module)]
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "LattePipeline":
         """Move the networks; returns self."""
-        for network in (self.transformer, self.vae):
-            if network is not None:
-                network.to(device=device, dtype=dtype)
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        for network in self.networks():
+            network.to(device=device, dtype=dtype)
         return self
 
-    def class_index(self, label: int | str) -> int:
-        """A class by number or name; ValueError lists the classes."""
-        count = self.transformer.config.num_classes
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        text = str(label)
-        if not text.lstrip("-").isdecimal() or not 0 <= int(text) < count:
-            known = ", ".join(f"{i} {name}" for i, name in enumerate(self.class_names)) or f"0 to {count - 1}"
-            raise ValueError(f"no class {label!r}; the classes are {known}")
-        return int(text)
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.transformer.parameters()).device
 
-    @torch.no_grad()
-    def __call__(
+    def latent_shape(
         self,
-        class_labels: list[int | str] | int | str | None = None,
-        num_videos: int | None = None,
-        num_inference_steps: int | str = 50,
-        guidance_scale: float = 4.0,
-        seed: int = 0,
-        sampler: str = "ddim",
-        eta: float = 0.0,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        batch_size: int = 1,
-        output_type: str = "np",
-        progress: bool = False,
-        callback_on_step_end: Callable[[int, int, Tensor], None] | None = None,
-    ) -> LatteOutput:
-        """Make one video per class label, or num_videos (None: one) of an unconditional model.
+        name: str,
+        frames: int | None,
+        height: int | None,
+        width: int | None,
+        trained_frames: int,
+        trained_side: int,
+        tubelet: int = 1,
+    ) -> tuple[int, int, int, int]:
+        """(f, c, h, w) of one video's latents, from sizes in pixels; None: as trained.
 
-        num_inference_steps: a count, or a respacing such as "ddim50"; sampler "ddim" (with eta) or "ddpm".
-        height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none.
-        output_type: "np" (b, f, h, w, 3) float in [0, 1], "pt" (b, f, 3, h, w) float in [0, 1], "uint8" the same as
-        bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
-        Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so
-        that asking for more videos, or for fewer, changes no bit of the others; another batch_size rounds differently.
-        callback_on_step_end(step, t, x) sees the latents x (b, f, c, h, w) after every step.
-        Raises ValueError for labels, sizes or options that the model does not have.
+        ValueError: a size that the VAE and the patches do not divide, or a number of frames (called `name`).
         """
-        self.check(class_labels, num_videos, guidance_scale, sampler, eta, batch_size, output_type)
-        labels = self.labels(class_labels, num_videos)
-        shape = self.latent_shape(num_frames, height, width)
-        schedule = respace(linear_schedule(), str(num_inference_steps))
-        units = [list(range(i, i + batch_size)) for i in range(0, len(labels), batch_size)]
-        done = []
-        with tqdm(total=len(units) * len(schedule), disable=not progress, unit="step", desc="sampling") as bar:
-            for unit in units:
-                y = [labels[min(i, len(labels) - 1)] for i in unit]
-                for step, x in enumerate(self.denoise(unit, y, shape, schedule, guidance_scale, seed, sampler, eta)):
-                    bar.update()
-                    if callback_on_step_end is not None:
-                        callback_on_step_end(step, int(schedule.timesteps[-1 - step]), x)
-                kept = x[: len(labels) - unit[0]]
-                done.append(kept.cpu() if output_type == "latent" else self.decode(kept))
-        return LatteOutput(as_output(torch.cat(done), output_type))
-
-    def denoise(
-        self, unit: list[int], y: list[int], shape: tuple, schedule, scale: float, seed: int, sampler: str, eta: float
-    ) -> Iterator[Tensor]:
-        """The latents (b, f, c, h, w) of the videos numbered in `unit`, after every step; float32."""
-        device = next(self.transformer.parameters()).device
-        x = torch.stack([normal(shape, seed, i, 0) for i in unit]).to(device)
-        model, classes = self.transformer, self.transformer.config.num_classes
-        if model.config.prediction == "v":
-            model = predicting_noise(model, linear_schedule())
-        if classes:
-            label = torch.tensor(y, device=device)
-            model = guided(model, label, torch.full_like(label, classes), scale)
-        options = {"eta": eta} if sampler == "ddim" else {}
-        fresh = lambda step: torch.stack([normal(shape, seed, i, step + 1) for i in unit])
-        return SAMPLERS[sampler](lambda x, t: model(x, t).float(), x, schedule, fresh, **options)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, f, c, h, w) -> uint8 videos (b, f, 3, h, w) on the CPU, rounded."""
-        return to_uint8(self.vae.decode(latents)).cpu()
-
-    def check(
-        self,
-        class_labels,
-        num_videos: int | None,
-        guidance_scale: float,
-        sampler: str,
-        eta: float,
-        batch_size: int,
-        output_type: str,
-    ) -> None:
-        """One clear ValueError for a value or a combination that this model does not have."""
-        cfg = self.transformer.config
-        for name, value, allowed in (("output_type", output_type, OUTPUT_TYPES), ("sampler", sampler, SAMPLERS)):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}")
-        for name, value, most in (("batch_size", batch_size, 4096), ("num_videos", num_videos, 1_000_000)):
-            if value is not None and not 1 <= value <= most:
-                raise ValueError(f"{name} is {value}; it must be in 1 to {most}")
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
-        if guidance_scale != 1 and cfg.num_classes and not cfg.class_dropout_prob:
-            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale 1")
-        if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
-            raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
-        if self.vae is None and output_type != "latent":
-            raise ValueError("this model has no VAE to decode with: name one (vae), or take output_type='latent'")
-        if cfg.num_classes and class_labels is None:
-            raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
-        if class_labels is not None and num_videos is not None:
-            raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
-        if not cfg.num_classes and class_labels is not None:
-            raise ValueError("this model is unconditional: give num_videos, not class_labels")
-
-    def labels(self, class_labels, num_videos: int | None) -> list[int]:
-        """One class index per video; zeros where there are no classes."""
-        if class_labels is None:
-            return [0] * (num_videos or 1)
-        several = class_labels if isinstance(class_labels, list | tuple) else [class_labels]
-        if not several:
-            raise ValueError("class_labels is empty: name at least one class")
-        return [self.class_index(label) for label in several]
-
-    def latent_shape(self, num_frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int, int]:
-        """(f, c, h, w) of one video's latents; ValueError: a size that the VAE and the patches do not divide."""
         cfg = self.transformer.config
         factor = self.vae.factor if self.vae is not None else 8
-        side = cfg.input_size * factor
-        height, width = (side if size is None else size for size in (height, width))
-        frames = cfg.num_frames if num_frames is None else num_frames
+        height, width = (trained_side * factor if size is None else size for size in (height, width))
+        frames = trained_frames if frames is None else frames
         step = factor * cfg.patch_size
-        for name, value, unit in (
-            ("height", height, step),
-            ("width", width, step),
-            ("num_frames", frames, cfg.tubelet),
-        ):
+        for called, value, unit in (("height", height, step), ("width", width, step), (name, frames, tubelet)):
             if not 1 <= value <= 65_536 or value % unit:
-                raise ValueError(f"{name} is {value}; this model needs a multiple of {unit}, up to 65536")
+                raise ValueError(f"{called} is {value}; this model needs a multiple of {unit}, up to 65536")
         return frames, cfg.in_channels, height // factor, width // factor
 
+    def denoise(
+        self, denoiser: Callable, x: Tensor, sampler: Callable, schedule: Schedule, noise: Callable, callback: Callable
+    ) -> Tensor:
+        """x (b, f, c, h, w) from noise to clean latents; callback(step, t, x) after every step.
 
-def read_classes(path: Path, count: int) -> list[str]:
-    """The names in a classes.json; none where there is no such file. ValueError: not `count` different names."""
-    if not path.is_file():
-        return []
-    names = read_json(path).get("names")
-    good = isinstance(names, list) and all(isinstance(name, str) and name and name.isprintable() for name in names)
-    if not good or len(set(names)) != len(names) or len(names) != count:
-        raise ValueError(f'{path} must hold {{"names": [...]}} with {count} different names, as the model has classes')
-    return names
+        sampler(denoiser, x, schedule, noise) yields x; denoiser(x, t), which may compute in half precision, is given
+        and gives what the sampler computes in: float32.
+        """
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            self.current_timestep = t[0]
+            return denoiser(x, t).float()
+
+        self.restart_broadcast()
+        try:
+            for step, after in enumerate(sampler(evaluate, x, schedule, noise)):
+                callback(step, schedule.timesteps[-1 - step].item(), after)
+        finally:
+            self.current_timestep = None
+        return after
+
+    def decode(self, latents: Tensor, output_type: str) -> Tensor:
+        """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes."""
+        if output_type == "latent":
+            return latents.cpu()
+        video = self.vae.decode(latents)
+        in_bytes = output_type in ("uint8", "pil")
+        return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
 
 
-OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
+def check_vae(vae: VideoVAE | None, transformer: nn.Module) -> None:
+    """ValueError: the VAE's latents are not the model's, or its pixels not a video's."""
+    if vae is None:
+        return
+    channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
+    if channels != (transformer.config.in_channels, 3, 3):
+        latent, pixels = f"{channels[0]} latent", f"{channels[1]} and {channels[2]} pixel"
+        raise ValueError(
+            f"the VAE has {latent} and {pixels} channels; the model's latents have "
+            f"{transformer.config.in_channels}, and a video 3"
+        )
+
+
+def told(pipeline: LattePipeline, callback: Callable | None, step: int, t: float, x: Tensor) -> None:
+    """callback_on_step_end as diffusers has it: called with (pipeline, step, t, {"latents"}), may return other latents.
+
+    latents are (b, c, f, h, w).
+    """
+    if callback is None:
+        return
+    latents = rearrange(x, "b f c h w -> b c f h w")
+    out = callback(pipeline, step, t, {"latents": latents})
+    if isinstance(out, dict) and out.get("latents") is not None and out["latents"] is not latents:
+        if out["latents"].shape != latents.shape:
+            raise ValueError(f"callback_on_step_end returned latents of shape {tuple(out['latents'].shape)}")
+        x.copy_(rearrange(out["latents"], "b c f h w -> b f c h w"))  # in place: the sampler goes on from x
 
 
 def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
-    """uint8 videos (b, f, 3, h, w), or latents (b, f, c, h, w), in the asked form."""
-    if output_type == "uint8":
-        return videos
+    """Videos (b, f, 3, h, w), or latents (b, f, c, h, w), as decode gives them, in the asked form."""
     if output_type == "latent":
         return rearrange(videos, "b f c h w -> b c f h w")
-    if output_type == "pt":
-        return videos.float() / 255
+    if output_type in ("pt", "uint8"):
+        return videos
     array = rearrange(videos, "b f c h w -> b f h w c").numpy()
-    if output_type == "np":
-        return array.astype(np.float32) / 255
-    return [[Image.fromarray(frame) for frame in video] for video in array]
+    return array if output_type == "np" else [[Image.fromarray(frame) for frame in video] for video in array]
+
+
+def check_choice(name: str, value: object, allowed) -> None:
+    """ValueError: the value is none of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")

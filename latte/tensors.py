@@ -142,8 +142,10 @@ def cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tenso
     return out
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Give `model` these tensors, in `dtype`.
+def load_strictly(
+    model: nn.Module, state: dict[str, Tensor], path: Path, dtype: torch.dtype | None = torch.float32
+) -> None:
+    """Give `model` these tensors, in `dtype` (None: each in its own).
 
     CheckpointError names the file and a tensor that is missing, surplus, misshapen, of another type than
     floating-point numbers, or too large for `dtype`.

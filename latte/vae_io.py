@@ -47,7 +47,7 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE
         if (folder / CONFIG).is_file() and not is_vae(folder):
             inside = f": give {folder / 'vae'}" if (folder / "vae").is_dir() else ""
             raise ValueError(f"not a VAE's configuration{inside}")
-    config, file = read_config(folder, VAEConfig), vae_file(folder)
+    config, file = read_config(folder, VAEConfig.from_dict), vae_file(folder)
     with naming(file):
         state = modern_keys(read_tensors(file))
     with torch.device("meta"):

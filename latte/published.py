@@ -1,0 +1,115 @@
+"""Text-to-video models in folders, as they are published and as we write them: a sub-folder for every part."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latte.checkpoint import find_model
+from latte.convert_t2v import t2v_config, t2v_state, t5_state
+from latte.files import read_json
+from latte.folder import CONFIG, read_config
+from latte.models.latte_t2v import LatteT2V
+from latte.models.t5 import T5Config, T5Encoder
+from latte.scheduler import Scheduler
+from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
+
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+SCHEDULER = "scheduler_config.json"
+STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+HALF = (torch.float16, torch.bfloat16)
+
+
+def find_pipeline(name: str | Path) -> Path:
+    """A folder, a model that ships, or what the Hugging Face cache of this machine holds under that name.
+
+    CheckpointError: it is nowhere; for a name of the hub, what to fetch and where to put it.
+    """
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) and not Path(name).exists():
+        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        stored = cache / f"models--{str(name).replace('/', '--')}"
+        for snapshot in sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True):
+            if (snapshot / "transformer" / CONFIG).is_file():
+                return snapshot
+        try:
+            return find_model(name)
+        except CheckpointError:
+            raise CheckpointError(
+                f"{name} is no folder here and not in {cache}: fetch {', '.join(f'{part}/' for part in PARTS)} of "
+                f"huggingface.co/{name} (hf download {name}), or give the path of a folder that holds them"
+            ) from None
+    return find_model(name)
+
+
+def is_text_pipeline(path: Path) -> bool:
+    """Whether it is the folder of a text-to-video model, and not a class-conditional one."""
+    return (path / "transformer" / CONFIG).is_file()
+
+
+def state_files(folder: Path) -> list[Path]:
+    """The weight files of a part: one, or the shards that its index lists. CheckpointError: none, or elsewhere."""
+    for stem in STEMS:
+        for end in ("safetensors", "bin"):
+            if (folder / f"{stem}.{end}").is_file():
+                return [folder / f"{stem}.{end}"]
+            index = folder / f"{stem}.{end}.index.json"
+            if index.is_file():
+                with naming(index):
+                    names = read_json(index).get("weight_map")
+                    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
+                        raise ValueError("it has no table weight_map")
+                    shards = sorted(set(names.values()))
+                    if strange := [name for name in shards if Path(name).name != name or not name.isprintable()]:
+                        raise ValueError(f"{strange[0]!r} is not a file of this folder")
+                return [folder / name for name in shards]
+    raise CheckpointError(f"{folder} holds no weights ({', '.join(f'{stem}.safetensors' for stem in STEMS)})")
+
+
+def read_state(folder: Path, dtype_of: Callable[[str], torch.dtype]) -> dict[str, Tensor]:
+    """All tensors of a part, each in its dtype, shard by shard. CheckpointError: missing, damaged, or there twice."""
+    state = {}
+    for file in state_files(folder):
+        for name, tensor in read_tensors(file).items():
+            if name in state:
+                raise CheckpointError(f"{file}: {name} is in another shard too")
+            state[name] = tensor.to(dtype_of(name)) if isinstance(tensor, Tensor) else tensor
+    return state
+
+
+def load_part(
+    folder: Path, to_config: Callable, network: type, to_state: Callable, ours: str, dtype_of: Callable
+) -> nn.Module:
+    """A network out of a folder with config.json and weights, in our names (one of which is `ours`) or in others'."""
+    config = read_config(folder, to_config)
+    state = read_state(folder, dtype_of)
+    with naming(folder):
+        state = state if ours in state else to_state(state, config)
+    with torch.device("meta"):
+        module = network(config)
+    load_strictly(module, state, folder, None)
+    return module.eval()
+
+
+def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32) -> LatteT2V:
+    """A LatteT2V in evaluation mode. CheckpointError says what is missing, damaged or does not fit."""
+    return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", lambda name: dtype)
+
+
+def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32) -> T5Encoder:
+    """A T5 encoder in evaluation mode, in half precision but for its last projections, `wo`; errors: see load_t2v."""
+    exact = lambda name: torch.float32 if dtype in HALF and ".wo." in name else dtype
+    to_state = lambda state, config: t5_state(state)
+    return load_part(Path(folder), T5Config.from_dict, T5Encoder, to_state, "tokens.weight", exact)
+
+
+def load_scheduler(folder: str | Path) -> Scheduler:
+    """scheduler_config.json of a folder. CheckpointError: there is none, or it asks for what is not done here."""
+    path = Path(folder) / SCHEDULER
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {SCHEDULER}")
+    with naming(path):
+        return Scheduler.from_config(read_json(path))

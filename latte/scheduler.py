@@ -1,0 +1,117 @@
+"""How a pipeline samples: which sampler, over which timesteps; read from a published scheduler_config.json too."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from latte.diffusion.samplers import SAMPLERS
+from latte.diffusion.schedule import Schedule, at_timesteps, linear_schedule, spaced
+from latte.diffusion.solvers import SOLVERS
+from latte.models.config import checked
+
+ALL = {**SAMPLERS, **SOLVERS}
+IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these begin at the deviation of their first level
+BETWEEN = ("dpm_multistep", "deis")  # these leave out the lowest of count + 1 timesteps
+PUBLISHED = {  # diffusers' class: ours
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "DPMSolverMultistepScheduler": "dpm_multistep",
+    "DPMSolverSinglestepScheduler": "dpm_singlestep",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2AncestralDiscreteScheduler": "kdpm2_ancestral",
+    "PNDMScheduler": "pndm",
+    "DEISMultistepScheduler": "deis",
+}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say this
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "clip_sample": False,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "use_karras_sigmas": False,
+}
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A sampler and its timesteps. ValueError: no such sampler, spacing or number."""
+
+    sampler: str = "ddim"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0  # added to "leading" timesteps
+    set_alpha_to_one: bool = True  # ddim and pndm end without noise; False: at the level of timestep 0
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction: str = "eps"  # of a LatteT2V, "eps" or "v"
+
+    def __post_init__(self):
+        choices = {"sampler": tuple(ALL), "timestep_spacing": SPACINGS, "prediction": tuple(PREDICTIONS.values())}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(allowed)}")
+        if not 1 <= self.num_train_timesteps <= 1_000_000:
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; it must be in 1 to 1000000")
+        linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
+
+    @property
+    def config(self) -> dict:
+        """Its settings, for from_config."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict, sampler: str | None = None) -> "Scheduler":
+        """Out of another's `config` or a published scheduler_config.json; `sampler` takes the place of its own.
+
+        The network's learned variance is used by every sampler that has a use for it, whatever variance_type says.
+        ValueError: it asks for what this does not do.
+        """
+        if "sampler" in config:
+            values = checked(cls, config)
+        else:
+            for name, only in FIXED.items():
+                if config.get(name, only) != only:
+                    raise ValueError(f"{name} is {config[name]!r} in the scheduler's config; here it is {only!r}")
+            kind, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
+            if kind not in PUBLISHED and sampler is None:
+                raise ValueError(f"the scheduler's class is {kind!r}; known are {', '.join(PUBLISHED)}")
+            if prediction not in PREDICTIONS:
+                raise ValueError(f"the scheduler's prediction_type is {prediction!r}, not {' or '.join(PREDICTIONS)}")
+            names = cls.__dataclass_fields__.keys() - {"sampler", "prediction"}
+            values = {name: value for name, value in config.items() if name in names}
+            values |= {"sampler": PUBLISHED.get(kind, "ddim"), "prediction": PREDICTIONS[prediction]}
+            values = checked(cls, values)
+        scheduler = cls(**values)
+        return scheduler if sampler is None else replace(scheduler, sampler=sampler)
+
+    def whole(self) -> Schedule:
+        """The chain that the network was trained on."""
+        return linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
+
+    def schedule(self, count: int, timesteps: Sequence[float] | None = None) -> Schedule:
+        """The chain over `count` timesteps, or over given ones, from high to low. ValueError: there are not such."""
+        whole, count_all = self.whole(), self.num_train_timesteps
+        if timesteps is None:
+            between = self.sampler in BETWEEN and self.timestep_spacing != "trailing"
+            rising = spaced(count, self.timestep_spacing, count_all, self.steps_offset, between)
+        else:
+            rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
+            if len(rising) == 0 or rising[0] < 0 or rising[-1] > count_all - 1 or (rising.diff() <= 0).any():
+                raise ValueError(f"timesteps must fall, without repetition, within {count_all - 1} to 0: {timesteps}")
+        ends_noisy = self.sampler in ("ddim", "pndm") and not self.set_alpha_to_one
+        return at_timesteps(whole, rising, float(whole.alphas_cumprod[0]) if ends_noisy else 1.0)
+
+    def start(self, noise: Tensor, schedule: Schedule) -> Tensor:
+        """The first x out of unit noise."""
+        scaled = self.sampler in IN_SIGMA and self.timestep_spacing != "leading"
+        return noise * float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else noise
+
+    def run(self, denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable, eta: float = 0.0):
+        """The sampler's generator of x after every step; eta is ddim's."""
+        return ALL[self.sampler](denoise, x, schedule, noise, **({"eta": eta} if self.sampler == "ddim" else {}))

@@ -1,0 +1,54 @@
+"""Prompts to what a LatteT2V attends to: embeddings, and a mask that does not depend on what else is in the batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latte.models.t5 import T5Encoder
+from latte.tokenizer import Tokenizer
+
+TEXT_MASKS = ("single", "strict", "reference")
+MAX_LENGTH = 120  # tokens, of Latte-1's training
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embeddings (b, l, d) of prompts and, with guidance, of what it leads away from; masks (b, l) of both or none."""
+
+    prompt: Tensor
+    negative: Tensor | None
+    prompt_mask: Tensor | None = None
+    negative_mask: Tensor | None = None
+
+    def table(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Prompts first and, where there is guidance, negative ones after: embeddings (n, l, d) and mask (n, l)."""
+        texts = [text for text in (self.prompt, self.negative) if text is not None]
+        masks = [mask for mask in (self.prompt_mask, self.negative_mask) if mask is not None]
+        return torch.cat(texts).to(device, dtype), torch.cat(masks).to(device) if masks else None
+
+
+@torch.no_grad()
+def embed(encoder: T5Encoder, tokenizer: Tokenizer, prompts: list[str], length: int, clean: bool):
+    """Embeddings (n, l, d) of prompts, and their masks (n, l)."""
+    ids, mask = tokenizer(prompts, length, clean)
+    device = next(encoder.parameters()).device
+    return encoder(ids.to(device), mask.to(device)), mask.to(device)
+
+
+def masked(prompt: Tensor, mask: Tensor, negative: Tensor | None, negative_mask: Tensor | None, kind: str) -> Text:
+    """Padding left out, of prompts (b, l, d), each with mask (b, l), and of their negative ones likewise.
+
+    "single": of each prompt, and of the negative one beside it, the prompt's own tokens count, as in diffusers' call of
+    that prompt alone. "strict": of the negative one its own tokens. "reference": what diffusers does with a batch,
+    where padding becomes zeros that are attended to, and the negative padding stays; of one prompt it is "single".
+    """
+    if kind == "reference" and len(prompt) > 1:
+        return Text(prompt * mask[..., None].to(prompt.dtype), negative)
+    other = negative_mask if kind == "strict" and negative is not None else mask
+    longest = int(torch.maximum(mask.sum(1), other.sum(1)).max())
+    prompt, mask, other = prompt[:, :longest], mask[:, :longest], other[:, :longest]
+    negative = None if negative is None else negative[:, :longest]
+    if mask.all() and other.all():
+        return Text(prompt, negative)
+    return Text(prompt, negative, mask, None if negative is None else other)

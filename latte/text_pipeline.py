@@ -1,0 +1,261 @@
+"""From prompts to videos: LatteT2V, T5, a VAE and a scheduler behind one call, in diffusers' words."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from latte.diffusion.guidance import guided, predicting_noise
+from latte.diffusion.randomness import normal
+from latte.models.latte_t2v import LatteT2V
+from latte.models.t5 import T5Encoder
+from latte.models.vae import VideoVAE
+from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, told
+from latte.published import find_pipeline, load_scheduler, load_t2v, load_t5
+from latte.scheduler import Scheduler
+from latte.text import MAX_LENGTH, TEXT_MASKS, Text, embed, masked
+from latte.tokenizer import Tokenizer
+from latte.vae_io import load_vae
+
+READ = "read it from the folder"  # what a part is unless it is passed in, or left out by None
+
+
+class TextPipeline(LattePipeline):
+    """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
+
+    made_of = "prompts"
+
+    def __init__(
+        self,
+        transformer: LatteT2V,
+        vae: VideoVAE | None = None,
+        text_encoder: T5Encoder | None = None,
+        tokenizer: Tokenizer | None = None,
+        scheduler: Scheduler | None = None,
+    ):
+        self.transformer, self.vae = transformer.eval(), vae
+        self.text_encoder, self.tokenizer, self.scheduler = text_encoder, tokenizer, scheduler or Scheduler()
+        check_vae(vae, transformer)
+        if text_encoder is not None and text_encoder.config.d_model != transformer.config.caption_channels:
+            raise ValueError(
+                f"the text encoder's width is {text_encoder.config.d_model}; the model's captions have "
+                f"{transformer.config.caption_channels}"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        torch_dtype: torch.dtype = torch.float32,
+        transformer: LatteT2V | str = READ,
+        vae: VideoVAE | str | Path | None = READ,
+        text_encoder: T5Encoder | str | None = READ,
+        tokenizer: Tokenizer | str | None = READ,
+        scheduler: Scheduler | str = READ,
+    ) -> "TextPipeline":
+        """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/.
+
+        A part that is passed in is not read; None leaves it out. vae: also another folder, or the name of one within
+        this one, such as "vae_temporal_decoder". CheckpointError says what is missing, damaged or does not fit.
+        """
+        path = find_pipeline(path)
+        if isinstance(vae, str | Path) and vae != READ:
+            vae = load_vae(path / vae if (path / vae).is_dir() else vae, torch_dtype)
+        reading = {
+            "transformer": (transformer, lambda: load_t2v(path / "transformer", torch_dtype)),
+            "vae": (vae, lambda: load_vae(path / "vae", torch_dtype)),
+            "text_encoder": (text_encoder, lambda: load_t5(path / "text_encoder", torch_dtype)),
+            "tokenizer": (tokenizer, lambda: Tokenizer(path / "tokenizer")),
+            "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
+        }
+        return cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] = "",
+        num_inference_steps: int = 50,
+        timesteps: Sequence[float] | None = None,
+        guidance_scale: float = 7.5,
+        num_videos_per_prompt: int = 1,
+        video_length: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seed: int | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        clean_caption: bool = True,
+        mask_feature: bool = True,
+        text_mask: str = "single",
+        enable_temporal_attentions: bool = True,
+        decode_chunk_size: int | None = None,
+        num_images_per_prompt: int | None = None,
+        progress: bool = True,
+    ) -> LatteOutput:
+        """Make num_videos_per_prompt (or num_images_per_prompt) videos of every prompt; .frames holds them in order.
+
+        prompt: text, or prompt_embeds (b, l, caption_channels), which have no padding; negative_prompt: one for all, or
+        one each; it counts where guidance_scale is above 1. timesteps: falling, in place of num_inference_steps.
+        video_length, height, width: None: as the model was trained; 1 frame makes a picture. eta: of ddim alone.
+        Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
+        begins at latents (b, c, f, h, w). mask_feature: padding of the prompts is left out, as text_mask says
+        (latte.text). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
+        "uint8", "latent" (b, c, f, h, w). callback_on_step_end: see latte.pipeline.told. decode_chunk_size: frames that
+        the VAE decodes at once, which changes memory alone. Raises ValueError for what does not go together or the
+        model does not have.
+        """
+        if num_images_per_prompt is not None:
+            if num_videos_per_prompt not in (1, num_images_per_prompt):
+                raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
+            num_videos_per_prompt = num_images_per_prompt
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("text_mask", text_mask, TEXT_MASKS)
+        self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, output_type)
+        guides = guidance_scale > 1
+        text = self.encode_prompt(
+            prompt, negative_prompt if guides else None, prompt_embeds, negative_prompt_embeds if guides else None,
+            num_videos_per_prompt, clean_caption, mask_feature, text_mask,
+        )  # fmt: skip
+        count = len(text.prompt)
+        cfg = self.transformer.config
+        shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
+        schedule = self.scheduler.schedule(num_inference_steps, timesteps)
+        noise = self.noise(count, shape, generator, seed, latents)
+        x = self.scheduler.start(noise(-1), schedule).to(self.device)
+        with tqdm(total=len(schedule), disable=not progress, unit="step", desc="sampling") as bar:
+
+            def after(step: int, t: float, x: Tensor) -> None:
+                bar.update()
+                told(self, callback_on_step_end, step, t, x)
+
+            denoiser = self.denoiser(text, guidance_scale, enable_temporal_attentions)
+            x = self.denoise(denoiser, x, partial(self.scheduler.run, eta=eta), schedule, noise, after)
+        if decode_chunk_size is not None and self.vae is not None:
+            self.vae.set_chunk(decode_chunk_size)
+        return LatteOutput(as_output(self.decode(x, output_type), output_type))
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None = "",
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        copies: int = 1,
+        clean_caption: bool = True,
+        mask_feature: bool = True,
+        text_mask: str = "single",
+    ) -> Text:
+        """What the network attends to, `copies` rows for every prompt; negative_prompt None: no guidance.
+
+        ValueError: both or neither of a prompt and its embeddings, shapes that do not fit, or no encoder for it.
+        """
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("give a prompt or prompt_embeds, and not both")
+        if negative_prompt_embeds is not None and negative_prompt:
+            raise ValueError("give negative_prompt or negative_prompt_embeds, not both")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if prompts is not None and not (prompts and all(isinstance(text, str) for text in prompts)):
+            raise ValueError("prompt is a text, or a list of at least one")
+        mask = other = None
+        if prompt_embeds is None:
+            prompt_embeds, mask = self.embed(prompts, MAX_LENGTH, clean_caption)
+        length, count = prompt_embeds.shape[1], len(prompt_embeds)
+        if negative_prompt_embeds is None and negative_prompt is not None:
+            several = isinstance(negative_prompt, list)
+            if several and len(negative_prompt) != count:
+                raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
+            negative_prompt_embeds, other = self.embed(
+                negative_prompt if several else [negative_prompt] * count, length, clean_caption
+            )
+        elif negative_prompt_embeds is not None:
+            mask = None
+        for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+            wanted = (count, length, self.transformer.config.caption_channels)
+            if embeds is not None and embeds.shape != wanted:
+                raise ValueError(f"{name} have shape {tuple(embeds.shape)}; expected {wanted}")
+        each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
+        text = Text(each(prompt_embeds), each(negative_prompt_embeds))
+        if mask is None or not mask_feature:
+            return text
+        # diffusers repeats embeddings one by one, but masks as a whole
+        repeated = mask.repeat(copies, 1) if text_mask == "reference" else each(mask)
+        return masked(text.prompt, repeated, text.negative, each(other), text_mask)
+
+    def embed(self, prompts: list[str], length: int, clean: bool) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, l, d) and mask (n, l) of texts. ValueError: there is no encoder."""
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
+        return embed(self.text_encoder, self.tokenizer, prompts, length, clean)
+
+    def denoiser(self, text: Text, scale: float, temporal: bool) -> Callable:
+        """(x, t) -> guided noise and the variance of the prompt's half, as the samplers want it."""
+        dtype = next(self.transformer.parameters()).dtype
+        table, mask = text.table(dtype, self.device)
+
+        def model(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+            kept = None if mask is None else mask[rows]
+            return self.transformer(x.to(dtype), t, table[rows], kept, temporal=temporal).float()
+
+        if self.scheduler.prediction == "v":
+            model = predicting_noise(model, self.scheduler.whole())
+        rows = torch.arange(len(text.prompt), device=self.device)
+        return guided(model, rows, rows + len(rows), 1 if text.negative is None else scale)
+
+    def noise(
+        self,
+        count: int,
+        shape: tuple[int, int, int, int],
+        generator: torch.Generator | list[torch.Generator] | None,
+        seed: int | None,
+        latents: Tensor | None,
+    ) -> Callable[[int], Tensor]:
+        """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with; on the CPU or the generator's device.
+
+        ValueError: two sources of it, or latents or generators that do not fit.
+        """
+        if generator is not None and seed is not None:
+            raise ValueError("give a generator or a seed, not both")
+        order = "b c f h w -> b f c h w"
+        drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: the same generator gives the same noise
+        if latents is not None and latents.shape != (count, *drawn):
+            raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
+        if isinstance(generator, list) and len(generator) != count:
+            raise ValueError(f"{len(generator)} generators for {count} videos: give one, or one each")
+
+        def draw(step: int) -> Tensor:
+            if step == -1 and latents is not None:
+                return rearrange(latents.float(), order)
+            if generator is None:
+                return torch.stack([normal(shape, seed or 0, i, step + 1) for i in range(count)])
+            several = generator if isinstance(generator, list) else [generator]
+            per_draw = (count // len(several), *drawn)
+            parts = [torch.randn(per_draw, generator=one, device=one.device) for one in several]
+            return rearrange(torch.cat(parts), order)
+
+        return draw
+
+    def check_numbers(
+        self, copies: int, guidance_scale: float, eta: float, chunk: int | None, output_type: str
+    ) -> None:
+        """One clear ValueError for a number that makes no sense, or what this pipeline has no part for."""
+        if not isinstance(copies, int) or copies < 1:
+            raise ValueError(f"num_videos_per_prompt is {copies}; it must be 1 or more")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
+        if not 0 <= eta <= 1 or (eta and self.scheduler.sampler != "ddim"):
+            raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"decode_chunk_size is {chunk}; it must be 1 or more")
+        if self.vae is None and output_type != "latent":
+            raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")

@@ -1,0 +1,57 @@
+"""A text-to-video folder as it is published, out of the recorded values; and a vocabulary where T5's is not at hand."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import sentencepiece
+import torch
+from goldens import FOLDER
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+PROMPTS = ("A dog wearing sunglasses floating in space, surreal, nebulae in background", "A small cactus with a happy")
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def own_vocabulary() -> bytes:
+    """A small SentencePiece vocabulary with T5's special ids."""
+    file = io.BytesIO()
+    sentences = ["a red star moving left", "a green circle growing", *PROMPTS] * 9
+    options = dict(vocab_size=100, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=file, **options)
+    return file.getvalue()
+
+
+def real_vocabulary() -> bytes | None:
+    """T5's, where LATTE_TEST_DATA names a folder with it."""
+    path = Path(os.environ.get("LATTE_TEST_DATA", "")) / "t5/spiece.model"
+    return path.read_bytes() if "LATTE_TEST_DATA" in os.environ else None
+
+
+def write_published(folder: Path) -> Path:
+    """The whole folder: transformer, vae, a text encoder in two shards, tokenizer, scheduler."""
+    with safe_open(FOLDER / "tiny_latte_1.safetensors", "pt") as file:
+        table = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes = file.metadata()
+    for part in ("transformer", "vae", "text_encoder", "scheduler"):
+        (folder / part).mkdir(parents=True)
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(notes[f"{part}.config"])
+        weights = {k.removeprefix(f"{part}."): v for k, v in table.items() if k.startswith(f"{part}.")}
+        if part in ("transformer", "vae"):
+            save_file(weights, folder / part / "diffusion_pytorch_model.safetensors")
+        if part == "text_encoder":
+            rows = torch.randn(32128, 32, generator=torch.Generator().manual_seed(0)).half()
+            rows[table["used_ids"]] = weights["shared.weight"]
+            weights["shared.weight"] = rows
+            half = len(weights) // 2
+            shards = dict(zip(SHARDS, (dict(list(weights.items())[:half]), dict(list(weights.items())[half:]))))
+            for name, shard in shards.items():
+                save_file(shard, folder / part / name)
+            index = {"weight_map": {key: name for name, shard in shards.items() for key in shard}}
+            (folder / part / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer/spiece.model").write_bytes(real_vocabulary() or own_vocabulary())
+    return folder

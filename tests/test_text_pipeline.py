@@ -1,0 +1,341 @@
+"""Text to video: recorded values from prompt to frames, masks that do not depend on the batch, and wrong calls."""
+
+import shutil
+
+import pytest
+import torch
+from goldens import Golden, relative_error
+from published import PROMPTS, SHARDS, real_vocabulary, write_published
+from safetensors.torch import load_file, save_file
+
+from latte import LattePipeline
+from latte.published import load_t5
+from latte.scheduler import ALL, PUBLISHED, Scheduler
+from latte.tensors import CheckpointError
+from latte.video import export_to_gif, read_video
+
+QUICK = dict(num_inference_steps=4, video_length=4, progress=False, output_type="latent")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return write_published(tmp_path_factory.mktemp("published") / "Latte-1")
+
+
+@pytest.fixture(scope="module")
+def parts(published):
+    return LattePipeline.from_pretrained(published).components
+
+
+@pytest.fixture
+def pipe(parts):
+    return LattePipeline(**parts)
+
+
+@pytest.mark.skipif(real_vocabulary() is None, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
+def test_from_prompt_to_frames(pipe):
+    golden = Golden("tiny_latte_1")
+    prompts, options = golden.config["prompts"], dict(num_inference_steps=12, progress=False)
+    text = pipe.encode_prompt(prompts[0])
+    assert relative_error(text.prompt, golden.outputs["prompt_embeds.0"]) < 1e-5
+    assert relative_error(text.negative, golden.outputs["negative_prompt_embeds.0"]) < 1e-5
+    starts = [golden.inputs[f"latents.{i}"] for i in (0, 1)]
+    both = pipe(prompts, latents=torch.cat(starts), output_type="latent", **options).frames
+    for i, prompt in enumerate(prompts):
+        reference = golden.outputs[f"latent.{i}"]
+        assert relative_error(pipe(prompt, latents=starts[i], output_type="latent", **options).frames, reference) < 1e-4
+        assert relative_error(both[i : i + 1], reference) < 1e-4
+    frames = pipe(prompts[0], latents=starts[0], output_type="pt", **options).frames[:, ::5]
+    assert relative_error(frames, golden.outputs["frames.0"]) < 1e-4
+    start = golden.inputs["latents.image"]
+    image = pipe(prompts[0], latents=start, video_length=1, output_type="pt", **options).frames
+    assert relative_error(image, golden.outputs["frames.image"]) < 1e-4
+
+
+def test_both_published_forms_of_the_transformer(published, tmp_path, pipe):
+    copy = shutil.copytree(published, tmp_path / "original")
+    file = copy / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({**load_file(file), "caption_projection.y_embedding": torch.zeros(120, 32)}, file)
+    other = LattePipeline.from_pretrained(copy, vae=None)
+    assert other.vae is None and torch.equal(other(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+
+
+def embeddings(pipe, prompts, **options):
+    """What the network attends to for each prompt and its negative one: rows that its mask keeps."""
+    text = pipe.encode_prompt(prompts, **options)
+    rows = []
+    for table, mask in ((text.prompt, text.prompt_mask), (text.negative, text.negative_mask)):
+        masks = torch.ones(table.shape[:2]) if mask is None else mask
+        rows.append([row[keep.bool()] for row, keep in zip(table, masks)])
+    return rows
+
+
+def test_masks_do_not_depend_on_the_batch(pipe):
+    """In every mode but the reference's, a prompt alone and in company is the same."""
+    for kind in ("single", "strict"):
+        together = embeddings(pipe, list(PROMPTS), text_mask=kind)
+        for i, prompt in enumerate(PROMPTS):
+            for several, alone in zip(together, embeddings(pipe, prompt, text_mask=kind)):
+                torch.testing.assert_close(several[i], alone[0])
+    length = len(embeddings(pipe, PROMPTS[0])[0][0])
+    assert len(embeddings(pipe, PROMPTS[0])[1][0]) == length
+    assert len(embeddings(pipe, PROMPTS[0], text_mask="strict")[1][0]) == 1  # of "", its end alone
+    latents = pipe(list(PROMPTS), **QUICK).frames
+    assert relative_error(latents[1:], pipe(PROMPTS[1], latents=noise(1), **QUICK).frames) < 1e-4
+
+
+def noise(i):
+    from latte.diffusion.randomness import normal
+
+    return normal((4, 4, 8, 8), 0, i, 0)[None].transpose(1, 2)
+
+
+def test_reference_masks_are_those_of_the_batch(pipe):
+    """diffusers': padding of a batch is zeros; the masks of copies are tiled, the embeddings repeated."""
+    text = pipe.encode_prompt(list(PROMPTS), text_mask="reference")
+    assert text.prompt_mask is None and text.prompt.shape[1] == 120
+    lengths = [len(rows) for rows in embeddings(pipe, list(PROMPTS))[0]]
+    assert [int(row.any(-1).sum()) for row in text.prompt] == lengths and text.negative[:, -1].any()
+    copied = pipe.encode_prompt(list(PROMPTS), text_mask="reference", copies=2).prompt
+    assert [int(row.any(-1).sum()) for row in copied] == lengths * 2
+    assert torch.equal(copied[0, :5], copied[1, :5])
+    alone = pipe.encode_prompt(PROMPTS[0], text_mask="reference")
+    assert torch.equal(alone.prompt, pipe.encode_prompt(PROMPTS[0]).prompt)
+    assert pipe.encode_prompt(PROMPTS[0], mask_feature=False).prompt.shape[1] == 120
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": PROMPTS[1]},
+        {"negative_prompt": "red"},
+        {"num_inference_steps": 5},
+        {"timesteps": [900, 500, 100]},
+        {"guidance_scale": 2.0},
+        {"guidance_scale": 1.0},
+        {"seed": 1},
+        {"generator": torch.Generator().manual_seed(0)},
+        {"eta": 1.0},
+        {"text_mask": "strict"},
+        {"mask_feature": False},
+        {"enable_temporal_attentions": False},
+        {"latents": torch.zeros(1, 4, 4, 8, 8)},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_video(pipe, change):
+    plain = pipe(PROMPTS[0], **QUICK).frames
+    other = pipe(**{"prompt": PROMPTS[0], **QUICK, **change}).frames
+    assert plain.shape == other.shape and not torch.allclose(plain, other, atol=1e-4)
+
+
+def test_captions_are_cleaned_unless_they_are_not_to_be(pipe):
+    shouted = f"{PROMPTS[0]} #1234567 @dog"
+    assert torch.equal(pipe(shouted, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+    assert not torch.equal(pipe(shouted, clean_caption=False, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+
+
+def test_sizes_copies_and_output_types(pipe):
+    quick = {**QUICK, "num_inference_steps": 1}
+    assert pipe(PROMPTS[0], **{**quick, "video_length": None}).frames.shape == (1, 4, 16, 8, 8)
+    assert pipe(PROMPTS[0], height=32, width=48, **quick).frames.shape == (1, 4, 4, 4, 6)
+    two = pipe(list(PROMPTS), num_videos_per_prompt=2, **quick).frames
+    assert torch.equal(two, pipe(list(PROMPTS), num_images_per_prompt=2, **quick).frames) and len(two) == 4
+    byte = pipe(PROMPTS[0], **{**quick, "output_type": "uint8"}).frames
+    assert byte.shape == (1, 4, 3, 64, 64) and byte.dtype == torch.uint8
+    for chunk in (1, 3):
+        floats = pipe(PROMPTS[0], **{**quick, "output_type": "pt"}, decode_chunk_size=chunk).frames
+        assert torch.allclose(floats * 255, byte.float(), atol=0.51) and pipe.vae.chunk == chunk
+    assert pipe(PROMPTS[0], **{**quick, "output_type": "np"}).frames.shape == (1, 4, 64, 64, 3)
+    pictures = pipe(PROMPTS[0], **{**quick, "output_type": "pil"}).frames
+    assert len(pictures) == 1 and len(pictures[0]) == 4 and pictures[0][0].size == (64, 64)
+
+
+def test_generators_and_seeds_give_each_video_its_noise(pipe):
+    seeds = lambda *numbers: [torch.Generator().manual_seed(n) for n in numbers]
+    both = pipe(list(PROMPTS), generator=seeds(3, 4), **QUICK).frames
+    assert relative_error(both[1:], pipe(PROMPTS[1], generator=seeds(4), **QUICK).frames) < 1e-4
+    start = torch.randn(1, 4, 4, 8, 8, generator=seeds(4)[0])
+    assert torch.equal(
+        pipe(PROMPTS[1], latents=start, **QUICK).frames, pipe(PROMPTS[1], generator=seeds(4), **QUICK).frames
+    )
+
+
+def test_embeddings_in_place_of_prompts(pipe):
+    text = pipe.encode_prompt(PROMPTS[0])
+    options = dict(prompt_embeds=text.prompt.double(), negative_prompt_embeds=text.negative.half().float())
+    lone = LattePipeline(pipe.transformer, scheduler=pipe.scheduler)
+    assert relative_error(lone(**options, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 1e-2
+    assert pipe(prompt_embeds=text.prompt, **QUICK).frames.shape == (1, 4, 4, 8, 8)
+
+
+def test_callbacks_see_and_change_the_latents(pipe):
+    seen = []
+
+    def look(pipeline, step, t, values):
+        seen.append((step, t))
+        return {"latents": torch.zeros_like(values["latents"])} if step == 3 else values
+
+    assert pipe.current_timestep is None
+    frames = pipe(PROMPTS[0], callback_on_step_end=look, **QUICK).frames
+    assert seen == [(0, 750), (1, 500), (2, 250), (3, 0)] and not frames.any()
+    with pytest.raises(ValueError, match="returned latents of shape"):
+        pipe(PROMPTS[0], callback_on_step_end=lambda *_: {"latents": torch.zeros(1)}, **QUICK)
+
+
+@pytest.mark.parametrize("sampler", ALL)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
+    spaced = pipe.scheduler.config | {"timestep_spacing": spacing}
+    frames = []
+    for name in ("ddim", sampler):
+        pipe.scheduler = Scheduler.from_config(spaced, name)
+        frames.append(pipe(PROMPTS[0], **{**QUICK, "num_inference_steps": 6}).frames)
+    assert frames[1].isfinite().all()
+    assert (relative_error(*frames) < 1e-4) == (sampler in ("ddim", "euler"))
+
+
+def test_schedulers_of_published_configurations():
+    for kind, sampler in PUBLISHED.items():
+        config = {"_class_name": kind, "variance_type": "learned_range", "steps_offset": 1, "clip_sample": False}
+        assert Scheduler.from_config(config) == Scheduler(sampler, steps_offset=1)
+    for wrong, say in (
+        ({"_class_name": "UniPC"}, "class is 'UniPC'"),
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "cosine"}, "beta_schedule is 'cosine'"),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, "prediction_type is 'sample'"),
+        ({"_class_name": "DDIMScheduler", "steps_offset": "1"}, "steps_offset is '1'"),
+        ({"_class_name": "DDIMScheduler", "timestep_spacing": "log"}, "timestep_spacing is 'log'"),
+    ):
+        with pytest.raises(ValueError, match=say):
+            Scheduler.from_config(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "say"),
+    [
+        ({"prompt": None}, "give a prompt or prompt_embeds"),
+        ({"prompt_embeds": torch.zeros(1, 5, 32)}, "give a prompt or prompt_embeds"),
+        ({"prompt": []}, "a list of at least one"),
+        ({"prompt": [3]}, "a list of at least one"),
+        ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
+        ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 120, 32)}, "not both"),
+        ({"negative_prompt_embeds": torch.zeros(1, 3, 32)}, "negative_prompt_embeds have shape"),
+        ({"latents": torch.zeros(1, 4, 4, 8, 9)}, "latents have shape"),
+        ({"generator": torch.Generator(), "seed": 3}, "a generator or a seed"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 videos"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt is 0"),
+        ({"num_videos_per_prompt": 2, "num_images_per_prompt": 3}, "one setting"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"eta": 2}, "eta is 2"),
+        ({"timesteps": [1, 2]}, "timesteps must fall"),
+        ({"num_inference_steps": 0}, "0 timesteps"),
+        ({"video_length": 0}, "video_length is 0"),
+        ({"height": 20}, "height is 20"),
+        ({"output_type": "mp4"}, "output_type is 'mp4'"),
+        ({"text_mask": "none"}, "text_mask is 'none'"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size is 0"),
+    ],
+)
+def test_wrong_calls_are_told(pipe, options, say):
+    with pytest.raises(ValueError, match=say):
+        pipe(**{"prompt": PROMPTS[0], **QUICK, **options})
+
+
+def test_missing_parts_are_told(pipe, published, parts):
+    with pytest.raises(ValueError, match="no text encoder"):
+        LattePipeline(pipe.transformer, pipe.vae)(PROMPTS[0], **QUICK)
+    with pytest.raises(ValueError, match="no VAE to decode with"):
+        LattePipeline(**{**parts, "vae": None})(PROMPTS[0])
+    with pytest.raises(ValueError, match="num_heads is no option"):
+        LattePipeline.from_pretrained(published, num_heads=3)
+
+
+def damage(folder, how):
+    text = folder / "text_encoder"
+    if how == "shard":
+        (text / SHARDS[1]).unlink()
+    elif how == "index":
+        (text / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    elif how == "twice":
+        shutil.copy(text / SHARDS[0], text / SHARDS[1])
+    elif how == "config":
+        (folder / "transformer/config.json").write_text('{"norm_type": "layer_norm"}')
+    elif how == "weights":
+        (folder / "transformer/diffusion_pytorch_model.safetensors").unlink()
+    elif how == "scheduler":
+        (folder / "scheduler/scheduler_config.json").unlink()
+    elif how == "tokenizer":
+        (folder / "tokenizer/spiece.model").write_bytes(b"no")
+
+
+@pytest.mark.parametrize(
+    ("how", "say"),
+    [
+        ("shard", "there is no such file"),
+        ("index", "is not a file of this folder"),
+        ("twice", "is in another shard too"),
+        ("config", "norm_type is 'layer_norm'"),
+        ("weights", "holds no weights"),
+        ("scheduler", "holds no scheduler_config"),
+        ("tokenizer", "is damaged or is not a SentencePiece"),
+    ],
+)
+def test_damaged_folders_are_told(published, how, say, tmp_path):
+    copy = shutil.copytree(published, tmp_path / "copy")
+    damage(copy, how)
+    with pytest.raises(CheckpointError, match=say):
+        LattePipeline.from_pretrained(copy)
+
+
+def test_half_precision_is_near_the_exact_one(published, pipe):
+    half = LattePipeline.from_pretrained(published, torch_dtype=torch.float16)
+    assert next(half.transformer.parameters()).dtype == torch.float16
+    assert half.text_encoder.blocks[0].wo.weight.dtype == torch.float32
+    for name, tensor in half.text_encoder.state_dict().items():
+        assert tensor.dtype == (torch.float32 if ".wo." in name else torch.float16)
+    assert relative_error(half(PROMPTS[0], **QUICK).frames.float(), pipe(PROMPTS[0], **QUICK).frames) < 0.05
+    assert load_t5(published / "text_encoder").tokens.weight.dtype == torch.float32
+
+
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    """The folder as the Hugging Face cache would hold it."""
+    snapshots = tmp_path / "hub/models--maxin-cn--Latte-1/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_names_of_the_hub(hub):
+    assert LattePipeline.from_pretrained("maxin-cn/Latte-1", vae=None).scheduler.sampler == "ddim"
+    with pytest.raises(CheckpointError, match=r"fetch transformer/, vae/.*hf download maxin-cn/Latte-2"):
+        LattePipeline.from_pretrained("maxin-cn/Latte-2")
+
+
+def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="eager"))
+
+    pipeline = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32).to("cpu")
+    pipeline.transformer.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.transformer = torch.compile(pipeline.transformer)
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode)
+    video = pipeline(prompt="A dog wearing sunglasses floating in space, surreal, nebulae in background").frames[0]
+    assert len(video) == 16 and video[0].size == (64, 64)
+
+    pipe = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32)
+    plain = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    pipe.enable_pyramid_attention_broadcast(
+        spatial_attn_skip_range=2,
+        cross_attn_skip_range=6,
+        spatial_attn_timestep_range=[100, 800],
+        cross_attn_timestep_range=[100, 800],
+    )
+    videos = pipe("A small cactus with a happy face in the Sahara desert.").frames[0]
+    export_to_gif(videos, "latte.gif")
+    assert len(read_video(tmp_path / "latte.gif")[0]) == 16
+    other = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    assert 1e-4 < relative_error(other, plain) < 0.2
+    assert LattePipeline(**pipeline.components).transformer is pipeline.transformer
