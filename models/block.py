@@ -96,6 +96,7 @@ class Block(nn.Module):
         self.attns = nn.ModuleList(ATTENTION[kind](dim, heads, rope) for kind in kinds)
         self.cross = CrossAttention(dim, heads) if cross else None
         self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.mlp.kind = "mlp"
         self.modulation = MODULATION[conditioning](dim, 2)
 
     def forward(
@@ -108,10 +109,15 @@ class Block(nn.Module):
         skip = images if self.kinds == "t" else 0
         x, stills = x.split([x.shape[1] - skip, skip], 1)
         images, c = images - skip, c[:, :1] if skip else c
-        (shift, scale, gate), (mlp_shift, mlp_scale, mlp_gate) = self.modulation(c, x.shape[1])
+        attention, mlp = self.modulation(c, x.shape[1])
         for attn in self.attns:
-            x = x + gate * attn(modulate(x, shift, scale), images)
+            x = x + self.branch(attn, x, attention, images)
         if self.cross is not None:
             x = x + self.cross(x, *text)
-        x = x + mlp_gate * self.mlp(modulate(x, mlp_shift, mlp_scale))
+        x = x + self.branch(self.mlp, x, mlp)
         return torch.cat([x, stills], 1) if skip else x
+
+    def branch(self, layer: nn.Module, x: Tensor, modulation: list[Tensor], *rest) -> Tensor:
+        """gate * layer(modulated norm of x), what the layer adds to the residual: (b, f, s, d) -> same."""
+        shift, scale, gate = modulation
+        return gate * layer(modulate(x, shift, scale), *rest)

@@ -1,0 +1,229 @@
+"""Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): outputs of layers, reused over denoising steps.
+
+Nothing in models/ knows of it. It needs layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and
+a network that is called once an evaluation, both halves of guidance together.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+
+import torch
+from torch import Tensor, nn
+
+from latte.models.block import Block
+
+KINDS = ("spatial", "temporal", "cross", "mlp")
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A layer computes in every skip_range-th evaluation, and in all outside the window low < t < high.
+
+    first: of the layers of a kind, in their order, only so many are reused; None: all. ValueError: no such rule.
+    """
+
+    skip_range: int
+    window: tuple[float, float] = (100, 800)
+    first: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.skip_range, int) or self.skip_range < 1:
+            raise ValueError(f"skip_range is {self.skip_range!r}; it must be a whole number, 1 or more")
+        if len(self.window) != 2 or not self.window[0] <= self.window[1]:
+            raise ValueError(f"the timestep range is {self.window!r}; it must be two numbers, the lower first")
+
+    def reuses(self, count: int, t: float, before: float | None) -> bool:
+        """Whether evaluation `count` of a run, at timestep t after one at `before`, may take the last output."""
+        return count % self.skip_range != 0 and self.window[0] < t < self.window[1]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """From each start on, for `length` timesteps, a layer computes in the first evaluation alone.
+
+    The defaults are VideoSys's for MLPs: with 50 steps of 20 timesteps it computes at a start and reuses twice, in the
+    first five spatial and the first five temporal blocks. Counted in timesteps, other numbers of steps do as well.
+    """
+
+    starts: tuple[float, ...] = (720, 640, 560, 480, 400)
+    length: float = 60
+    first: int | None = 10
+
+    def reuses(self, count: int, t: float, before: float | None) -> bool:
+        """As Broadcast.reuses: the evaluation before was in the same span."""
+        return before is not None and any(start - self.length < t <= before <= start for start in self.starts)
+
+
+@dataclass
+class Run:
+    """Where a run is, and the outputs that it may take again."""
+
+    count: int = -1  # of evaluations, the present one's index
+    t: float | None = None
+    before: float | None = None  # the evaluation before's t
+    kept: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """The next evaluation is the first of a run."""
+        self.__init__()
+
+    def advance(self, t: float) -> None:
+        """Another evaluation; noise that rises can only be another run's."""
+        if self.t is not None and t > self.t:
+            self.forget()
+        self.count, self.t, self.before = self.count + 1, t, self.t
+
+    def remembering(self, rule: Broadcast | Spans, layer: nn.Module, function: Callable) -> Callable:
+        """function, whose last output stands in for it where the rule says so."""
+
+        @torch.compiler.disable(recursive=False)
+        def call(*args, **kwargs) -> Tensor:
+            if layer not in self.kept or not rule.reuses(self.count, self.t, self.before):
+                self.kept[layer] = function(*args, **kwargs)
+            return self.kept[layer]
+
+        return call
+
+
+@contextmanager
+def pyramid_attention_broadcast(
+    model: nn.Module,
+    rules: dict[str, Broadcast | Spans],
+    timestep: Callable[[], float | Tensor] | None = None,
+    after_gate: bool = False,
+) -> Iterator[Run]:
+    """Inside it, the layers of `model` follow the rule of their kind; a kind without one always computes.
+
+    timestep: what the current one is, asked once an evaluation; None: the second argument of the model's calls, (b,).
+    What is kept is a layer's output before the block's gate, so that reuse has the present gate (as in diffusers), or,
+    with after_gate, what the block adds (as in VideoSys). Cross-attention has no gate. Yields the Run, and nothing of
+    it remains afterwards. ValueError: a rule for a kind that the model has not, or no gate of its own to wait for.
+    """
+    run, places = Run(), Counter()
+    followed: dict[nn.Module, Callable] = {}
+    for layer in model.modules():
+        kind = getattr(layer, "kind", None)
+        rule, place = rules.get(kind), places[kind]
+        places[kind] += 1
+        if rule is not None and (rule.first is None or place < rule.first):
+            followed[layer] = rule
+    if absent := [kind for kind in rules if not places[kind]]:
+        known = ", ".join(kind for kind in KINDS if places[kind])
+        raise ValueError(f"this model has no {absent[0]!r} layers to broadcast; it has {known}")
+    shadowed = shadows(model, run, followed, after_gate)
+    tick = model.register_forward_pre_hook(
+        lambda _, args, kwargs: run.advance(now(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1])),
+        with_kwargs=True,
+    )
+    try:
+        for module, name, function in shadowed:
+            setattr(module, name, function)
+        yield run
+    finally:
+        tick.remove()
+        run.forget()
+        for module, name, _ in shadowed:
+            delattr(module, name)
+
+
+def now(t: float | Tensor) -> float:
+    """A timestep as a number; of a batch's, which agree, the first."""
+    return t.flatten()[0].item() if isinstance(t, Tensor) else float(t)
+
+
+def shadows(
+    model: nn.Module, run: Run, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
+) -> list[tuple[nn.Module, str, Callable]]:
+    """(module, method, what is to stand before it on this instance); see pyramid_attention_broadcast."""
+    if not after_gate:
+        return [(layer, "forward", run.remembering(rule, layer, layer.forward)) for layer, rule in followed.items()]
+    found, left = [], dict(followed)
+    for block in (module for module in model.modules() if isinstance(module, Block)):
+        gated = {layer: left.pop(layer) for layer in (*block.attns, block.mlp) if layer in left}
+        calls = {layer: run.remembering(rule, layer, block.branch) for layer, rule in gated.items()}
+        found.append((block, "branch", lambda layer, *rest, b=block.branch, c=calls: c.get(layer, b)(layer, *rest)))
+        if (cross := block.cross) in left:
+            found.append((cross, "forward", run.remembering(left.pop(cross), cross, cross.forward)))
+    if left:
+        raise ValueError("split heads share one gate: their outputs can only be kept before it (after_gate=False)")
+    return found
+
+
+class PyramidAttentionBroadcastMixin:
+    """Pyramid Attention Broadcast for a pipeline.
+
+    It needs `transformer`, a network as this module wants it, and `current_timestep`, right whenever that is called.
+    What is kept lives inside a call of the pipeline, also if that is aborted.
+    """
+
+    _broadcast: tuple[dict[str, Broadcast | Spans], bool] | None = None
+    _run: Run | None = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = broadcasting(vars(cls)["__call__"])
+
+    def enable_pyramid_attention_broadcast(
+        self,
+        spatial_attn_skip_range: int | None = None,
+        temporal_attn_skip_range: int | None = None,
+        cross_attn_skip_range: int | None = None,
+        mlp_skip_range: int | None = None,
+        spatial_attn_timestep_range: tuple[float, float] = (100, 800),
+        temporal_attn_timestep_range: tuple[float, float] = (100, 800),
+        cross_attn_timestep_range: tuple[float, float] = (100, 800),
+        mlp_timestep_range: tuple[float, float] = (100, 800),
+        mlp_spans: Spans | None = None,
+        after_gate: bool = False,
+    ) -> None:
+        """Reuse outputs from the next call on; a kind without a skip range computes always.
+
+        mlp_spans: Spans() broadcasts MLPs as VideoSys does, in place of mlp_skip_range. after_gate: see
+        pyramid_attention_broadcast. ValueError: nothing is to be broadcast, a range is none, or both ways for MLPs.
+        """
+        asked = {
+            "spatial": (spatial_attn_skip_range, spatial_attn_timestep_range),
+            "temporal": (temporal_attn_skip_range, temporal_attn_timestep_range),
+            "cross": (cross_attn_skip_range, cross_attn_timestep_range),
+            "mlp": (mlp_skip_range, mlp_timestep_range),
+        }
+        rules = {kind: Broadcast(every, tuple(window)) for kind, (every, window) in asked.items() if every is not None}
+        if mlp_spans is not None:
+            if "mlp" in rules:
+                raise ValueError("give mlp_skip_range or mlp_spans, not both")
+            rules["mlp"] = mlp_spans
+        if not rules:
+            raise ValueError("nothing to broadcast: give a skip range, such as spatial_attn_skip_range=2")
+        with pyramid_attention_broadcast(self.transformer, rules, after_gate=after_gate):
+            self._broadcast = rules, after_gate
+
+    def disable_pyramid_attention_broadcast(self) -> None:
+        """Compute everything again."""
+        self._broadcast = None
+
+    def restart_broadcast(self) -> None:
+        """Within a call: what follows is another run."""
+        if self._run is not None:
+            self._run.forget()
+
+
+def broadcasting(call: Callable) -> Callable:
+    """A pipeline's __call__ with what its enable_pyramid_attention_broadcast asked for."""
+
+    @wraps(call)
+    def wrapped(self, *args, **kwargs):
+        if self._broadcast is None or self._run is not None:
+            return call(self, *args, **kwargs)
+        rules, after_gate = self._broadcast
+        context = pyramid_attention_broadcast(self.transformer, rules, lambda: self.current_timestep, after_gate)
+        try:
+            with context as self._run:
+                return call(self, *args, **kwargs)
+        finally:
+            self._run = None
+
+    return wrapped
