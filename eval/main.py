@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     pipe = LattePipeline.from_pretrained(path, vae=args.vae, weights=args.weights).to(device)
     settings = {
         "num_inference_steps": args.num_sampling_steps,
-        "guidance_scale": args.cfg_scale,
+        "guidance_scale": 4.0 if args.cfg_scale is None else args.cfg_scale,
         "sampler": args.sampler,
         "eta": args.eta,
         "seed": args.seed,

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
-from latte.checkpoint import find_model, load_model, save_model, weights_file
+from latte.checkpoint import load_model, save_model, weights_file
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
 from latte.folder import check_target
 from latte.models.latte import Latte
 from latte.parser import Parser
+from latte.published import find_pipeline, is_text_pipeline, rewrite
 from latte.tensors import CheckpointError, cast, digest, write_tensors
 from latte.vae_io import is_vae, load_vae, save_vae, vae_file
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
     args = parser.parse_args(argv)
-    source, dtype = find_model(args.source), DTYPES[args.dtype]
+    source, dtype = find_pipeline(args.source), DTYPES[args.dtype]
     if is_vae(source):
         if args.to == "original":
             raise ValueError(f"{source} is a VAE, which has one form: leave out --to original")
@@ -38,6 +39,13 @@ def main(argv: list[str]) -> None:
         print(f"read {vae_file(source)}, sha256 {digest(vae_file(source))}")
         save_vae(vae, args.target, dtype)
         print(f"{args.target}: VAE, {count(vae)} parameters, {args.dtype}")
+        return
+    if is_text_pipeline(source):
+        if args.to == "original" or args.num_heads is not None or args.weights != "ema":
+            raise ValueError(f"{source} is a text-to-video model: --to, --num-heads and --weights are for others")
+        for name, file, parameters in rewrite(source, args.target, dtype):
+            print(f"read {file}, sha256 {digest(file)}: {name}, {parameters:,} parameters")
+        print(f"{args.target}: text-to-video, {args.dtype}")
         return
     model, file = load_model(source, args.num_heads, args.weights), weights_file(source, args.weights)
     print(f"read {file}, sha256 {digest(file)}")

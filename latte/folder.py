@@ -41,11 +41,12 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
         return make(read_json(path))
 
 
-def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Write module.config and module's weights, in `dtype`: config.json, model.safetensors and their manifest.
+def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
+    """Write module.config and module's weights: config.json, model.safetensors and their manifest.
 
-    Over a folder that it wrote before, too. Stopped on the way, it leaves one that is not read, and can be written
-    again. CheckpointError, before anything is changed: the folder holds something else, or a weight does not fit.
+    The weights in `dtype`; None: each in its own. Over a folder that it wrote before, too. Stopped on the way, it
+    leaves one that is not read, and can be written again. CheckpointError, before anything is changed: the folder
+    holds something else, or a weight does not fit.
     """
     folder = Path(folder)
     check_target(folder)

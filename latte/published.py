@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 from latte.checkpoint import find_model
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
-from latte.files import read_json
-from latte.folder import CONFIG, read_config
+from latte.files import read_json, write_json
+from latte.folder import CONFIG, check_target, read_config, save_folder
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Config, T5Encoder
+from latte.models.vae import VideoVAE
 from latte.scheduler import Scheduler
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
+from latte.tokenizer import Tokenizer
+from latte.vae_io import load_vae, vae_file
 
+TEMPORAL_VAE = "vae_temporal_decoder"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 SCHEDULER = "scheduler_config.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
@@ -113,3 +117,27 @@ def load_scheduler(folder: str | Path) -> Scheduler:
         raise CheckpointError(f"{folder} holds no {SCHEDULER}")
     with naming(path):
         return Scheduler.from_config(read_json(path))
+
+
+def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[str, Path, int]]:
+    """A published text-to-video folder in our form, part by part, weights in `dtype`.
+
+    Yields each part's name, a file that it came from, and its number of parameters. CheckpointError, before anything is
+    written: `target` holds something else, or the source has no such part.
+    """
+    networks = {
+        "transformer": load_t2v,
+        "text_encoder": load_t5,
+        **{name: load_vae for name in ("vae", TEMPORAL_VAE) if (source / name).is_dir()},
+    }
+    for name in networks:
+        check_target(target / name)
+    tokenizer, scheduler = Tokenizer(source / "tokenizer"), load_scheduler(source / "scheduler")
+    for name, load in networks.items():
+        network = load(source / name, dtype)
+        module = network.model if isinstance(network, VideoVAE) else network
+        save_folder(module, target / name, None)
+        for file in [vae_file(source / name)] if load is load_vae else state_files(source / name):
+            yield name, file, sum(parameter.numel() for parameter in module.parameters())
+    tokenizer.save(target / "tokenizer")
+    write_json(target / "scheduler" / SCHEDULER, scheduler.config)

@@ -6,14 +6,20 @@ import re
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from latte.checkpoint import find_model, weights_file
+from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
+from latte.diffusion.randomness import generator
 from latte.files import writable
 from latte.gallery import contact_sheet, is_page, tile, write_page
+from latte.pab import KINDS
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
+from latte.published import find_pipeline, is_text_pipeline, state_files
+from latte.scheduler import ALL, Scheduler
 from latte.tensors import digest
 from latte.vae_io import vae_file
 from latte.video import write_video
@@ -27,8 +33,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--vae", help="the VAE's folder, where the model's own has none")
     add("--num-sampling-steps", default="50", help="a count, or a respacing such as ddim50 (default: 50)")
-    add("--cfg-scale", type=float, default=4.0, help="guidance scale; 1: none (default: 4)")
-    add("--sampler", default="ddim", help="ddim (default) or ddpm")
+    add("--cfg-scale", type=float, help="guidance scale; 1: none (default: 4, with prompts 7.5)")
+    add("--sampler", default="ddim", help=f"one of {', '.join(ALL)} (default: ddim)")
     add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
     add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
@@ -43,12 +49,17 @@ def parser() -> Parser:
     add("model", nargs="?", default="shapes", help="a model folder, an original .pt file, or what ships (shapes)")
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
-    add("--num-videos", type=int, default=2, help="of each class, or in all from an unconditional model (default: 2)")
+    add("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
+    add("--negative-prompt", default="", help="what it is to stay away from")
+    add("--num-videos", type=int, help="of each class (default: 2) or prompt (1), or in all of an unconditional model")
     add("--num-frames", type=int, help="frames of a video (default: as trained)")
     add("--height", type=int, help="in pixels (default: as trained)")
     add("--width", type=int, help="in pixels (default: as trained)")
     add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
+    add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
+    add("--memory", choices=("normal", "low"), default="normal", help="low: an 8-bit text encoder, a VAE in parts")
+    add("--pab", nargs="+", metavar="KIND=RANGE", help="reuse outputs over steps, such as spatial=2 temporal=3 cross=6")
     add_sampling_options(parser)
     return parser
 
@@ -57,35 +68,25 @@ def main(argv: list[str]) -> None:
     """Sample and write; prints what was made, from which weights, how fast, and what to try next."""
     args = parser().parse_args(argv)
     check(args)
-    path = find_model(args.model)
-    pipe = LattePipeline.from_pretrained(path, vae=args.vae, weights=args.weights, num_heads=args.num_heads)
-    pipe.to(usable_device(args.device))
-    labels, start = chosen_labels(pipe, args), time.perf_counter()
-    videos = pipe(
-        class_labels=labels,
-        num_videos=None if labels else args.num_videos,
-        num_inference_steps=args.num_sampling_steps,
-        guidance_scale=args.cfg_scale,
-        seed=args.seed,
-        sampler=args.sampler,
-        eta=args.eta,
-        num_frames=args.num_frames,
-        height=args.height,
-        width=args.width,
-        batch_size=args.batch_size,
-        output_type="uint8",
-        progress=True,
-    ).frames
+    path = find_pipeline(args.model)
+    of_text = is_text_pipeline(path)
+    check_kind(args, of_text)
+    if of_text:
+        options = {"torch_dtype": DTYPES[args.dtype], "memory": args.memory, **({"vae": args.vae} if args.vae else {})}
+    else:
+        options = {"vae": args.vae, "weights": args.weights, "num_heads": args.num_heads}
+    pipe = LattePipeline.from_pretrained(path, **options).to(usable_device(args.device))
+    if args.pab:
+        pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
+    start = time.perf_counter()
+    videos, captions, about = (prompted if of_text else of_classes)(pipe, args)
     seconds = time.perf_counter() - start
-    captions = [f"video {i}" for i in range(len(videos))]
-    if labels:
-        captions = [pipe.class_names[y] if pipe.class_names else f"class {y}" for y in labels]
-    guidance = f"guidance {args.cfg_scale:g}" if labels else "unconditional"
-    vae = vae_file(find_model(args.vae) if args.vae else path / "vae")
+    weights = state_files(path / "transformer")[0] if of_text else weights_file(path, args.weights)
+    vae = vae_file(find_model(args.vae) if args.vae and not (path / args.vae).is_dir() else path / (args.vae or "vae"))
     facts = {
-        "weights": f"{args.model}, sha256 {digest(weights_file(path, args.weights))}",
+        "weights": f"{args.model}, sha256 {digest(weights)}",
         "vae": f"{args.vae or 'its own'}, sha256 {digest(vae)}",
-        "sampler": f"{args.sampler}, {args.num_sampling_steps} steps, {guidance}, seed {args.seed}",
+        "sampler": f"{args.sampler}, {args.num_sampling_steps} steps, {about}, seed {args.seed}",
         "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
     page = show(videos, captions, args.out, args.fps, facts)
@@ -96,9 +97,75 @@ def main(argv: list[str]) -> None:
     print(f"next: open {page}; latte sample {args.model} --seed {args.seed + 1} --cfg-scale 1; latte train --help")
 
 
+def of_classes(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, list[str], str]:
+    """uint8 videos (n, f, 3, h, w) of classes, or of none, what each shows, and how they were guided."""
+    labels, scale = chosen_labels(pipe, args), 4.0 if args.cfg_scale is None else args.cfg_scale
+    videos = pipe(
+        class_labels=labels,
+        num_videos=None if labels else args.num_videos or 2,
+        num_inference_steps=args.num_sampling_steps,
+        guidance_scale=scale,
+        seed=args.seed,
+        sampler=args.sampler,
+        eta=args.eta,
+        num_frames=args.num_frames,
+        height=args.height,
+        width=args.width,
+        batch_size=args.batch_size,
+        output_type="uint8",
+        progress=True,
+    ).frames
+    if not labels:
+        return videos, [f"video {i}" for i in range(len(videos))], "unconditional"
+    captions = [pipe.class_names[y] if pipe.class_names else f"class {y}" for y in labels]
+    return videos, captions, f"guidance {scale:g}"
+
+
+def prompted(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, list[str], str]:
+    """The same of prompts, batch_size of them at a time."""
+    if not args.num_sampling_steps.isdecimal():
+        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
+    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
+    scale, copies = 7.5 if args.cfg_scale is None else args.cfg_scale, args.num_videos or 1
+    captions = [prompt for prompt in args.prompt for _ in range(copies)]
+    done = []
+    for start in range(0, len(captions), args.batch_size):
+        unit = captions[start : start + args.batch_size]
+        noise = [generator(args.seed, start + i) for i in range(len(unit))]
+        options = {name: getattr(args, name) for name in ("negative_prompt", "eta", "height", "width")}
+        steps, frames = int(args.num_sampling_steps), args.num_frames
+        options |= {"num_inference_steps": steps, "guidance_scale": scale, "video_length": frames, "generator": noise}
+        done.append(pipe(unit, output_type="uint8", **options).frames)
+    return torch.cat(done), captions, f"guidance {scale:g}"
+
+
+def broadcast_ranges(words: list[str]) -> dict[str, int]:
+    """ "spatial=2" and the like as options of enable_pyramid_attention_broadcast. ValueError: no such word."""
+    ranges = {}
+    for word in words:
+        kind, _, every = word.partition("=")
+        if kind not in KINDS or not every.isdecimal():
+            raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
+        ranges[f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"] = int(every)
+    return ranges
+
+
+def check_kind(args: argparse.Namespace, of_text: bool) -> None:
+    """ValueError: words that this kind of model has no use for, or a prompt that it needs."""
+    if of_text and not args.prompt:
+        raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
+    unused = ("classes", "num_heads") if of_text else ("prompt",)
+    if wrong := [name for name in unused if getattr(args, name) is not None]:
+        kind = "prompts" if of_text else "classes, or unconditional"
+        raise ValueError(f"--{wrong[0].replace('_', '-')}: {args.model} is a model of {kind}")
+    defaults = {"weights": "ema"} if of_text else {"dtype": "float32", "memory": "normal", "negative_prompt": ""}
+    if wrong := [name for name, value in defaults.items() if getattr(args, name) != value]:
+        raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")
+
+
 def check(args: argparse.Namespace) -> None:
     """ValueError, before minutes of work, for what would fail after them."""
-    if args.num_videos < 1:
+    if args.num_videos is not None and args.num_videos < 1:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more")
     if not 0.1 <= args.fps <= 1000:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
@@ -116,9 +183,10 @@ def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | 
             raise ValueError("this model is unconditional: it knows no --classes")
         return None
     names = range(count) if args.classes in (None, ["all"]) else args.classes
-    if args.num_videos * len(names) > 1_000_000:
-        raise ValueError(f"--num-videos is {args.num_videos}: that makes more than a million videos")
-    return [pipe.class_index(name) for name in names for _ in range(args.num_videos)]
+    each = args.num_videos or 2
+    if each * len(names) > 1_000_000:
+        raise ValueError(f"--num-videos is {each}: that makes more than a million videos")
+    return [pipe.class_index(name) for name in names for _ in range(each)]
 
 
 def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:

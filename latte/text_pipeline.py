@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
+from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
@@ -22,6 +23,7 @@ from latte.text import MAX_LENGTH, TEXT_MASKS, Text, embed, masked
 from latte.tokenizer import Tokenizer
 from latte.vae_io import load_vae
 
+KEEPING = (None, "cpu", "free")
 READ = "read it from the folder"  # what a part is unless it is passed in, or left out by None
 
 
@@ -29,6 +31,8 @@ class TextPipeline(LattePipeline):
     """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
 
     made_of = "prompts"
+    # where the text encoder goes after each encoding: None, it stays; "cpu", there, also from .to(); "free", nowhere
+    offload_text_encoder: str | None = None
 
     def __init__(
         self,
@@ -57,12 +61,15 @@ class TextPipeline(LattePipeline):
         text_encoder: T5Encoder | str | None = READ,
         tokenizer: Tokenizer | str | None = READ,
         scheduler: Scheduler | str = READ,
+        memory: str = "normal",
     ) -> "TextPipeline":
         """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/.
 
         A part that is passed in is not read; None leaves it out. vae: also another folder, or the name of one within
-        this one, such as "vae_temporal_decoder". CheckpointError says what is missing, damaged or does not fit.
+        this one, such as "vae_temporal_decoder". memory "low": the text encoder in 8 bits (latte.memory) and, between
+        encodings, on the CPU; the VAE frame by frame. CheckpointError says what is missing, damaged or does not fit.
         """
+        check_choice("memory", memory, ("normal", "low"))
         path = find_pipeline(path)
         if isinstance(vae, str | Path) and vae != READ:
             vae = load_vae(path / vae if (path / vae).is_dir() else vae, torch_dtype)
@@ -73,7 +80,14 @@ class TextPipeline(LattePipeline):
             "tokenizer": (tokenizer, lambda: Tokenizer(path / "tokenizer")),
             "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
         }
-        return cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
+        pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
+        if memory == "low":
+            pipe.offload_text_encoder = "cpu"
+            if pipe.text_encoder is not None:
+                in_eight_bits(pipe.text_encoder)
+            if pipe.vae is not None:
+                pipe.vae.set_chunk(1)
+        return pipe
 
     @torch.no_grad()
     def __call__(
@@ -127,6 +141,10 @@ class TextPipeline(LattePipeline):
             prompt, negative_prompt if guides else None, prompt_embeds, negative_prompt_embeds if guides else None,
             num_videos_per_prompt, clean_caption, mask_feature, text_mask,
         )  # fmt: skip
+        if self.offload_text_encoder == "cpu" and self.text_encoder is not None:
+            self.text_encoder.to("cpu")
+        if self.offload_text_encoder == "free":
+            self.text_encoder = None
         count = len(text.prompt)
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
@@ -196,7 +214,15 @@ class TextPipeline(LattePipeline):
         """Embeddings (n, l, d) and mask (n, l) of texts. ValueError: there is no encoder."""
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
+        check_choice("offload_text_encoder", self.offload_text_encoder, KEEPING)
+        if self.offload_text_encoder == "cpu":
+            self.text_encoder.to(self.device)
         return embed(self.text_encoder, self.tokenizer, prompts, length, clean)
+
+    def networks(self) -> list[nn.Module]:
+        """Those of its parts that have weights and are where .to() says."""
+        parts = super().networks()
+        return [part for part in parts if part is not self.text_encoder or self.offload_text_encoder != "cpu"]
 
     def denoiser(self, text: Text, scale: float, temporal: bool) -> Callable:
         """(x, t) -> guided noise and the variance of the prompt's half, as the samplers want it."""

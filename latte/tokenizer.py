@@ -8,6 +8,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from latte.caption import clean
+from latte.files import replacing
 from latte.tensors import CheckpointError
 
 PAD, END = 0, 1  # T5's ids
@@ -34,6 +35,11 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self.pieces.get_piece_size()
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary as a folder that Tokenizer reads."""
+        with replacing(folder / FILE) as draft:
+            draft.write_bytes(self.pieces.serialized_model_proto())
 
     def __call__(self, prompts: list[str], max_length: int = 120, clean_caption: bool = True) -> tuple[Tensor, Tensor]:
         """ids and mask (n, max_length), each prompt ended by END and filled up with PAD, where the mask is 0.

@@ -9,6 +9,7 @@ from published import PROMPTS, SHARDS, real_vocabulary, write_published
 from safetensors.torch import load_file, save_file
 
 from latte import LattePipeline
+from latte.cli import main
 from latte.published import load_t5
 from latte.scheduler import ALL, PUBLISHED, Scheduler
 from latte.tensors import CheckpointError
@@ -295,6 +296,74 @@ def test_half_precision_is_near_the_exact_one(published, pipe):
         assert tensor.dtype == (torch.float32 if ".wo." in name else torch.float16)
     assert relative_error(half(PROMPTS[0], **QUICK).frames.float(), pipe(PROMPTS[0], **QUICK).frames) < 0.05
     assert load_t5(published / "text_encoder").tokens.weight.dtype == torch.float32
+
+
+def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe):
+    low = LattePipeline.from_pretrained(published, memory="low")
+    sizes = [sum(t.numel() * t.element_size() for n, t in p.text_encoder.state_dict().items() if "block" in n)
+             for p in (low, pipe)]  # fmt: skip
+    assert sizes[0] < 0.35 * sizes[1] and low.vae.chunk == 1
+    assert 1e-6 < relative_error(low.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt) < 0.05
+    assert relative_error(low(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 0.3
+    half = low.text_encoder.to(torch.bfloat16).state_dict()["blocks.0.q.scale"]
+    assert half.dtype == torch.float32
+    low.to("meta")
+    assert low.transformer.final_linear.weight.is_meta and not low.text_encoder.tokens.weight.is_meta
+    with pytest.raises(ValueError, match="memory is 'tiny'"):
+        LattePipeline.from_pretrained(published, memory="tiny")
+
+
+def test_a_freed_text_encoder_is_gone(pipe):
+    first = pipe(PROMPTS[0], **QUICK).frames
+    pipe.offload_text_encoder = "free"
+    assert torch.equal(pipe(PROMPTS[0], **QUICK).frames, first) and pipe.text_encoder is None
+    with pytest.raises(ValueError, match="no text encoder"):
+        pipe(PROMPTS[0], **QUICK)
+
+
+def test_conversion_to_our_folder(published, tmp_path, pipe, capsys):
+    assert main(["convert", str(published), str(tmp_path / "ours")]) == 0
+    assert "46,904 parameters" in capsys.readouterr().out
+    ours = LattePipeline.from_pretrained(tmp_path / "ours")
+    assert torch.equal(ours(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+    assert main(["convert", str(published), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    half = load_file(tmp_path / "half/text_encoder/model.safetensors")
+    assert half["blocks.0.wo.weight"].dtype == torch.float32 and half["blocks.0.q.weight"].dtype == torch.float16
+    assert main(["convert", str(published), str(tmp_path / "x"), "--to", "original"]) == 2
+    (tmp_path / "full/vae").mkdir(parents=True)
+    (tmp_path / "full/vae/note").write_text("mine")
+    assert main(["convert", str(published), str(tmp_path / "full")]) == 2
+    assert [path.name for path in (tmp_path / "full").rglob("*")] == ["vae", "note"]
+
+
+def test_the_command(published, tmp_path, capsys):
+    words = [
+        "sample",
+        str(published),
+        "--prompt",
+        "a red star",
+        "a cat",
+        "--num-sampling-steps",
+        "2",
+        "--num-frames",
+        "2",
+    ]
+    assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "a").glob("*.mp4")) == ["000-a-red-star.mp4", "001-a-cat.mp4"]
+    for change in (["--seed", "1"], ["--sampler", "ddpm"], ["--negative-prompt", "dog"], ["--memory", "low"]):
+        assert main([*words, *change, "--out", str(tmp_path / "b")]) == 0
+        assert (tmp_path / "a/000-a-red-star.mp4").read_bytes() != (tmp_path / "b/000-a-red-star.mp4").read_bytes()
+    for wrong, say in (
+        (["--prompt", "a", "--classes", "1"], "--classes"),
+        ([], "give --prompt"),
+        (["--prompt", "a", "--pab", "spatial"], "expected KIND=RANGE"),
+        (["--prompt", "a", "--num-sampling-steps", "ddim50"], "it is a count"),
+        (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
+    ):
+        capsys.readouterr()
+        assert main(["sample", str(published), *wrong, "--out", str(tmp_path / "c")]) == 2
+        assert say in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.fixture
