@@ -20,7 +20,9 @@ def find_model(name: str | Path) -> Path:
     names the models that ship.
     """
     path = Path(name)
-    shipped = {str(config.parent.relative_to(BUNDLED)): config.parent for config in BUNDLED.rglob(CONFIG)}
+    folders = {config.parent for config in BUNDLED.rglob(CONFIG)}
+    folders |= {folder.parent for folder in folders if is_text_pipeline(folder.parent)}
+    shipped = {str(folder.relative_to(BUNDLED)): folder for folder in folders}
     if str(name) in shipped:
         if path.exists():
             warnings.warn(f"{name} is taken for the model that ships; the path here is ./{name}", stacklevel=2)
@@ -29,8 +31,13 @@ def find_model(name: str | Path) -> Path:
         models = ", ".join(sorted(known for known, folder in shipped.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path, or one that ships: {models}")
     trained = [path / "final", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
-    inside = [folder for folder in trained if (folder / CONFIG).is_file()]
+    inside = [folder for folder in trained if (folder / CONFIG).is_file() or is_text_pipeline(folder)]
     return inside[0] if inside and not (path / CONFIG).exists() else path
+
+
+def is_text_pipeline(path: Path) -> bool:
+    """Whether it is the folder of a text-to-video model, and not a class-conditional one."""
+    return (path / "transformer" / CONFIG).is_file()
 
 
 def weights_file(path: str | Path, weights: str = "ema") -> Path:

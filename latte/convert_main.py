@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from latte.checkpoint import load_model, save_model, weights_file
+from latte.checkpoint import is_text_pipeline, load_model, save_model, weights_file
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
 from latte.folder import check_target
 from latte.models.latte import Latte
 from latte.parser import Parser
-from latte.published import find_pipeline, is_text_pipeline, rewrite
+from latte.published import find_pipeline, rewrite
 from latte.tensors import CheckpointError, cast, digest, write_tensors
 from latte.vae_io import is_vae, load_vae, save_vae, vae_file
 

@@ -52,8 +52,9 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         path: anything that latte.load_model takes, a text-to-video folder (published, or of ours), a shipped name, or a
         name on the Hugging Face hub whose files are in its cache on this machine.
         """
+        from latte.checkpoint import is_text_pipeline
         from latte.class_pipeline import ClassPipeline
-        from latte.published import find_pipeline, is_text_pipeline
+        from latte.published import find_pipeline
         from latte.text_pipeline import TextPipeline
 
         path = find_pipeline(path)

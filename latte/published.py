@@ -49,9 +49,10 @@ def find_pipeline(name: str | Path) -> Path:
     return find_model(name)
 
 
-def is_text_pipeline(path: Path) -> bool:
-    """Whether it is the folder of a text-to-video model, and not a class-conditional one."""
-    return (path / "transformer" / CONFIG).is_file()
+def find_vae(name: str | Path, path: Path) -> Path:
+    """A VAE's folder: one of that name within `path`, such as vae_temporal_decoder, or what find_model finds."""
+    inside = path / name
+    return inside if Path(name).name == str(name) and inside.is_dir() else find_model(name)
 
 
 def state_files(folder: Path) -> list[Path]:
@@ -119,6 +120,11 @@ def load_scheduler(folder: str | Path) -> Scheduler:
         return Scheduler.from_config(read_json(path))
 
 
+def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
+    """Write a folder that load_scheduler reads."""
+    write_json(folder / SCHEDULER, scheduler.config)
+
+
 def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[str, Path, int]]:
     """A published text-to-video folder in our form, part by part, weights in `dtype`.
 
@@ -140,4 +146,4 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
         for file in [vae_file(source / name)] if load is load_vae else state_files(source / name):
             yield name, file, sum(parameter.numel() for parameter in module.parameters())
     tokenizer.save(target / "tokenizer")
-    write_json(target / "scheduler" / SCHEDULER, scheduler.config)
+    save_scheduler(scheduler, target / "scheduler")

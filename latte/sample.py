@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.checkpoint import find_model, weights_file
+from latte.checkpoint import is_text_pipeline, weights_file
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
 from latte.diffusion.randomness import generator
@@ -18,7 +18,7 @@ from latte.gallery import contact_sheet, is_page, tile, write_page
 from latte.pab import KINDS
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
-from latte.published import find_pipeline, is_text_pipeline, state_files
+from latte.published import find_pipeline, find_vae, state_files
 from latte.scheduler import ALL, Scheduler
 from latte.tensors import digest
 from latte.vae_io import vae_file
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     videos, captions, about = (prompted if of_text else of_classes)(pipe, args)
     seconds = time.perf_counter() - start
     weights = state_files(path / "transformer")[0] if of_text else weights_file(path, args.weights)
-    vae = vae_file(find_model(args.vae) if args.vae and not (path / args.vae).is_dir() else path / (args.vae or "vae"))
+    vae = vae_file(find_vae(args.vae, path) if args.vae else path / "vae")
     facts = {
         "weights": f"{args.model}, sha256 {digest(weights)}",
         "vae": f"{args.vae or 'its own'}, sha256 {digest(vae)}",

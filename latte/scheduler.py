@@ -26,9 +26,9 @@ PUBLISHED = {  # diffusers' class: ours
     "PNDMScheduler": "pndm",
     "DEISMultistepScheduler": "deis",
 }
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say this
     "beta_schedule": "linear",
+    "prediction_type": "epsilon",
     "trained_betas": None,
     "clip_sample": False,
     "thresholding": False,
@@ -49,10 +49,9 @@ class Scheduler:
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    prediction: str = "eps"  # of a LatteT2V, "eps" or "v"
 
     def __post_init__(self):
-        choices = {"sampler": tuple(ALL), "timestep_spacing": SPACINGS, "prediction": tuple(PREDICTIONS.values())}
+        choices = {"sampler": tuple(ALL), "timestep_spacing": SPACINGS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(allowed)}")
@@ -78,15 +77,12 @@ class Scheduler:
             for name, only in FIXED.items():
                 if config.get(name, only) != only:
                     raise ValueError(f"{name} is {config[name]!r} in the scheduler's config; here it is {only!r}")
-            kind, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
+            kind = config.get("_class_name")
             if kind not in PUBLISHED and sampler is None:
                 raise ValueError(f"the scheduler's class is {kind!r}; known are {', '.join(PUBLISHED)}")
-            if prediction not in PREDICTIONS:
-                raise ValueError(f"the scheduler's prediction_type is {prediction!r}, not {' or '.join(PREDICTIONS)}")
-            names = cls.__dataclass_fields__.keys() - {"sampler", "prediction"}
+            names = cls.__dataclass_fields__.keys() - {"sampler"}
             values = {name: value for name, value in config.items() if name in names}
-            values |= {"sampler": PUBLISHED.get(kind, "ddim"), "prediction": PREDICTIONS[prediction]}
-            values = checked(cls, values)
+            values = checked(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
         scheduler = cls(**values)
         return scheduler if sampler is None else replace(scheduler, sampler=sampler)
 

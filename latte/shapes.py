@@ -78,6 +78,12 @@ class Clip:
     radius: np.ndarray  # (f,), in pixels
 
 
+def kept_apart(clip: "Clip") -> bool:
+    """Whether its combination of motion, shape and colour, one of 24 out of 192, is left out of captioned training."""
+    kinds = ((MOTIONS, clip.motion), (tuple(SHAPES), clip.shape), (tuple(COLOURS), clip.colour))
+    return sum(weight * table.index(name) for weight, (table, name) in enumerate(kinds, 1)) % 8 == 0
+
+
 def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A trajectory (f, 2) and radii (f,), whole inside the frame."""
     time, unit = np.linspace(0, 1, frames), size / 64

@@ -17,7 +17,7 @@ from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, told
-from latte.published import find_pipeline, load_scheduler, load_t2v, load_t5
+from latte.published import find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, TEXT_MASKS, Text, embed, masked
 from latte.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ class TextPipeline(LattePipeline):
         check_choice("memory", memory, ("normal", "low"))
         path = find_pipeline(path)
         if isinstance(vae, str | Path) and vae != READ:
-            vae = load_vae(path / vae if (path / vae).is_dir() else vae, torch_dtype)
+            vae = load_vae(find_vae(vae, path), torch_dtype)
         reading = {
             "transformer": (transformer, lambda: load_t2v(path / "transformer", torch_dtype)),
             "vae": (vae, lambda: load_vae(path / "vae", torch_dtype)),
@@ -233,7 +233,7 @@ class TextPipeline(LattePipeline):
             kept = None if mask is None else mask[rows]
             return self.transformer(x.to(dtype), t, table[rows], kept, temporal=temporal).float()
 
-        if self.scheduler.prediction == "v":
+        if self.transformer.config.prediction == "v":
             model = predicting_noise(model, self.scheduler.whole())
         rows = torch.arange(len(text.prompt), device=self.device)
         return guided(model, rows, rows + len(rows), 1 if text.negative is None else scale)

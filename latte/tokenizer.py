@@ -1,10 +1,11 @@
 """Prompts to token ids, by a SentencePiece vocabulary as T5 uses it."""
 
+import io
 import warnings
 from pathlib import Path
 
 import torch
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
 from latte.caption import clean
@@ -15,13 +16,32 @@ PAD, END = 0, 1  # T5's ids
 FILE = "spiece.model"
 
 
+def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
+    """A SentencePiece vocabulary (unigram, as T5's) of at most so many pieces, a function of the captions alone.
+
+    ValueError: there is nothing to make one of.
+    """
+    texts = [clean(caption) for caption in captions]
+    if not any(texts):
+        raise ValueError("there are no captions to make a vocabulary of")
+    file = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=file, vocab_size=most, hard_vocab_limit=False, num_threads=1,
+        pad_id=PAD, eos_id=END, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    return file.getvalue()
+
+
 class Tokenizer:
-    """Text to ids of a vocabulary file; what looks like a special token in a text is text.
+    """Text to ids of a vocabulary, a file's or one that train_vocabulary made; special tokens in a text are text.
 
     CheckpointError: there is no such file, or it is no vocabulary of T5's kind.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path | bytes):
+        if isinstance(path, bytes):
+            self.pieces = SentencePieceProcessor(model_proto=path)
+            return
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         if not path.is_file():

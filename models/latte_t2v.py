@@ -42,6 +42,7 @@ class LatteT2VConfig:
     patch_size: int = 2
     sample_size: int = 64  # side of the latents that positions are counted in; the model takes any
     video_length: int = 16  # frames when nothing else is asked for; the model takes any
+    prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
 
     def __post_init__(self):
         for name, (least, most) in LIMITS.items():
@@ -51,6 +52,9 @@ class LatteT2VConfig:
             raise ValueError(f"LatteT2V configuration: width {self.hidden_size} is not a multiple of 4")
         if self.out_channels not in (self.in_channels, 2 * self.in_channels):
             raise ValueError(f"LatteT2V configuration: out_channels {self.out_channels} is not in_channels or twice")
+
+        if self.prediction not in ("eps", "v"):
+            raise ValueError(f"LatteT2V configuration: prediction is {self.prediction!r}, not 'eps' or 'v'")
 
     @property
     def hidden_size(self) -> int:
@@ -81,6 +85,18 @@ class LatteT2V(nn.Module):
         )
         self.final_modulation = AdaLNSingle(dim, 1, parts=2)
         self.final_linear = nn.Linear(dim, p * p * config.out_channels)
+
+    def init_weights(self) -> None:
+        """For training from scratch, as PixArt-alpha: Xavier; conditioning N(0, 0.02); cross-attention and output 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in (self.time, self.time_modulation, self.caption):
+            for linear in (part for part in module.modules() if isinstance(part, nn.Linear)):
+                nn.init.normal_(linear.weight, std=0.02)
+        for linear in (self.final_linear, *(block.cross.proj for block in self.blocks if block.cross is not None)):
+            nn.init.zeros_(linear.weight)
 
     def forward(
         self,

@@ -111,6 +111,19 @@ class T5Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
+    def init_weights(self) -> None:
+        """For training from scratch, as T5 begins: deviations that make up for the missing scale of attention."""
+        cfg = self.config
+        inner = cfg.num_heads * cfg.d_kv
+        nn.init.normal_(self.tokens.weight, std=1.0)
+        nn.init.normal_(self.distance.weight, std=cfg.d_model**-0.5)
+        for block in self.blocks:
+            nn.init.normal_(block.q.weight, std=(cfg.d_model * cfg.d_kv) ** -0.5)
+            for linear in (block.k, block.v, block.wi_0, block.wi_1):
+                nn.init.normal_(linear.weight, std=cfg.d_model**-0.5)
+            nn.init.normal_(block.o.weight, std=inner**-0.5)
+            nn.init.normal_(block.wo.weight, std=cfg.d_ff**-0.5)
+
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (b, l), mask (b, l) with 0 at padding, which is not attended to -> (b, l, d)."""
         x = self.tokens(ids)

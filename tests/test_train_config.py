@@ -9,6 +9,7 @@ from small_runs import TINY, TINY_VAE, run, same, small
 
 from latte.cli import main
 from latte.models.latte import LatteConfig
+from latte.models.latte_t2v import LatteT2VConfig
 from latte.models.vae import VAEConfig
 from latte.train import checkpoint
 from latte.train.config import PRESETS, SHAPES_VAE, TrainConfig, resolve
@@ -40,7 +41,7 @@ from latte.train.loop import learning_rate
         (["model={1: 2, foo: 3}"], "LatteConfig: unknown key '1'"),
         (["image_size=8"], "8 pixels are too small for the shapes"),
         (["vae=shapes"], "not a VAE's configuration: give"),
-        (["kind=gan"], "not 'latte' or 'vae'"),
+        (["kind=gan"], "not 'latte' or 't2v' or 'vae'"),
         (["vae=nowhere"], "no model at nowhere"),
         (["data=nowhere"], "no folder of videos at nowhere"),
     ],
@@ -92,7 +93,7 @@ def test_learning_rates():
 def test_presets_are_sound():
     for name in PRESETS:
         config = resolve(name, ["steps=3"])
-        network = VAEConfig(**config.model) if config.kind == "vae" else LatteConfig(**config.model)
+        network = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig}[config.kind](**config.model)
         assert config.steps == 3 and network != type(network)()
 
 
@@ -114,6 +115,7 @@ CHANGES = {  # each setting changed must change the run's weights
 }
 ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
+    *("text_encoder", "caption_dropout"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep"),
 }
 

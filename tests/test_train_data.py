@@ -43,7 +43,7 @@ def test_folder_of_videos(vae, tmp_path):
         clips = open_clips(config)
     assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
     assert clips.names == ["a", "b"] and [label for _, _, label in clips.videos] == [0, 1, 1]
-    video, label = clips.clip(1, torch.Generator().manual_seed(0))
+    video, label, _ = clips.clip(1, torch.Generator().manual_seed(0))
     assert video.shape == (4, 3, 16, 16) and label == 1
     train(config, tmp_path / "run", clips)
     assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
@@ -88,11 +88,14 @@ def test_images_that_go_with_a_clip(vae):
     loss = OBJECTIVES["latte"](open_clips(config), config)
     number = torch.arange(400)[:, None] * 4 + torch.arange(4)
     mean = number[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
-    loss.latents = mean, torch.zeros_like(mean), torch.arange(400) % 8
-    frames, _, labels = loss.frames(0, 5)
+    loss.mean, loss.deviation, loss.classes = mean, torch.zeros_like(mean), torch.arange(400) % 8
+    frames, _, clips = loss.frames(0, 5)
     seen = frames[:, 0, 0, 0].long()
     assert torch.equal(seen[:4], number[loss.order.index(0, 5)])
-    assert torch.equal(labels, torch.cat([seen[:1], seen[4:]]) // 4 % 8)
+    assert torch.equal(clips, torch.cat([seen[:1], seen[4:]]) // 4)
+    kept = torch.zeros(1, 4, dtype=torch.bool)
+    told = loss.condition(loss.network(), clips[None], kept)["y"]
+    assert torch.equal(told[0], clips % 8)
     recorder = Recorder(loss.network().config)
     loss(recorder, 0, range(400))
     x, t, y = recorder.seen[0]
@@ -105,7 +108,8 @@ def test_images_that_go_with_a_clip(vae):
 def test_what_a_slot_sees_is_its_own(vae):
     config = small(vae, "global_batch_size=1000", "clips=1000")
     loss = OBJECTIVES["latte"](open_clips(config), config)
-    loss.latents = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2), torch.arange(1000) % 8
+    loss.mean, loss.deviation = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2)
+    loss.classes = torch.arange(1000) % 8
     recorder = Recorder(loss.network().config)
     loss(recorder, 3, range(1000))
     for slot in (0, 1, 6):

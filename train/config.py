@@ -1,7 +1,7 @@
 """What a training run is: one typed table, the presets, and how the command line changes them."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
@@ -29,18 +29,35 @@ LEAST = {  # the smallest sensible value; all numbers are finite
     "save_every": 1,
     "keep": 1,
 }
-CHOICES = {"kind": ("latte", "vae"), "schedule": ("constant", "cosine"), "precision": tuple(PRECISIONS)}
+CHOICES = {"kind": ("latte", "t2v", "vae"), "schedule": ("constant", "cosine"), "precision": tuple(PRECISIONS)}
+OF_TEXT = ("text_encoder", "caption_dropout")
 IDLE = {  # settings that would do nothing where another one has this value
-    ("kind", "latte"): ("kl_weight",),
-    ("kind", "vae"): ("vae", "sample_latents", "num_images", "gradient_checkpointing"),
+    ("kind", "latte"): ("kl_weight", "text_encoder", "caption_dropout"),
+    ("kind", "t2v"): ("kl_weight",),
+    ("kind", "vae"): (
+        "vae",
+        "sample_latents",
+        "num_images",
+        "gradient_checkpointing",
+        "text_encoder",
+        "caption_dropout",
+    ),
     ("data", "shapes"): ("flip", "frame_interval"),
 }
+TABLES = ("model", "text_encoder")  # settings that are tables themselves: "model.depth=4"
 DERIVED = {  # fields of the network's configuration that are not the user's to set
     "latte": {
         "num_classes": "the folders of the data",
         "num_frames": "num_frames",
         "input_size": "image_size and the VAE",
         "in_channels": "the VAE",
+    },
+    "t2v": {
+        "video_length": "num_frames",
+        "sample_size": "image_size and the VAE",
+        "in_channels": "the VAE",
+        "out_channels": "the VAE",
+        "caption_channels": "text_encoder.d_model",
     },
     "vae": {
         "in_channels": "the colours of a frame",
@@ -56,12 +73,14 @@ MAY_CHANGE = {"steps", "log_every", "save_every", "keep", "micro_batch_size", "g
 class TrainConfig:
     """Every setting of a run; a run's folder keeps it as config.yaml. ValueError: values that cannot be meant."""
 
-    kind: str = "latte"  # what is trained: "latte", the denoiser, or "vae", the autoencoder
+    kind: str = "latte"  # what is trained: "latte", of classes or none, "t2v", of captions, or "vae", the autoencoder
     data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
     clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
-    model: dict = field(default_factory=dict)  # fields of LatteConfig or VAEConfig
+    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig or VAEConfig
+    text_encoder: dict = field(default_factory=dict)  # kind "t2v": fields of T5Config; it is trained along
+    caption_dropout: float = 0.1  # kind "t2v": share of captions replaced by the empty one
     init: str = ""  # model whose weights training starts from, of the same shape; empty: from scratch
-    vae: str = ""  # kind "latte": folder of the VAE that gives the latents
+    vae: str = ""  # kinds "latte" and "t2v": folder of the VAE that gives the latents
     sample_latents: bool = True  # draw a clip's latents from the VAE's posterior anew each time; false: take its mean
     image_size: int = 64  # side of the frames, in pixels
     num_frames: int = 16  # frames in a clip
@@ -96,12 +115,14 @@ class TrainConfig:
         for name, least in LEAST.items():
             value = getattr(self, name)
             check(math.isfinite(value) and value >= least, f"{name} is {value}; it must be {least} or more")
+        check(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in 0 to 1")
         check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
         check(self.global_batch_size % self.micro == 0, "micro_batch_size does not divide global_batch_size")
         check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
         for (name, value), idle in IDLE.items():
             for setting in idle if getattr(self, name) == value else ():
-                default = TrainConfig.__dataclass_fields__[setting].default
+                known = TrainConfig.__dataclass_fields__[setting]
+                default = known.default if known.default_factory is MISSING else known.default_factory()
                 advice = f"leave it at {default!r}"
                 check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
         for name, source in DERIVED[self.kind].items():
@@ -137,9 +158,17 @@ SHAPES = TrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
+# the small text-to-video model that ships
+SHAPES_T2V = replace(
+    SHAPES,
+    kind="t2v",
+    model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
+    text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
+)
 PRESETS = {
     "shapes-vae": SHAPES_VAE,
     "shapes": SHAPES,
+    "shapes-t2v": SHAPES_T2V,
     # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
     "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
     "folder": replace(SHAPES, data="videos", vae="runs/folder-vae/final", clips=256, global_batch_size=8, steps=3000),
@@ -160,8 +189,9 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{change!r}: the value is not YAML: {error}") from error
-        if name.startswith("model."):
-            values["model"] = {**typed("model", values.get("model", {})), name.removeprefix("model."): value}
+        table, dot, inner = name.partition(".")
+        if dot and table in TABLES:
+            values[table] = {**typed(table, values.get(table, {})), inner: value}
         else:
             values[name] = value
     return TrainConfig(**{name: typed(name, value) for name, value in values.items()})

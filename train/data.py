@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
-from latte.shapes import MOTIONS, make_clip
+from latte.shapes import MOTIONS, kept_apart, make_clip
 from latte.train.config import TrainConfig
 from latte.video import count_frames, from_uint8, list_videos, read_blocks, read_video
 
@@ -34,18 +35,22 @@ class Draw(IntEnum):
 
 
 class Clips(Protocol):
-    """Numbered clips: uint8 (f, 3, h, w) and a class."""
+    """Numbered clips: uint8 (f, 3, h, w), a class and a caption."""
 
     names: list[str]  # of the classes; empty: unconditional
+    captions: list[str]  # all that clips have
     fingerprint: str  # changes when a clip's number comes to mean another video
 
     def __len__(self) -> int: ...
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]: ...
+    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]: ...
 
 
 @dataclass
 class ShapeClips:
-    """The built-in moving shapes: whole motions of num_frames frames; for a VAE, a random window of 16."""
+    """The built-in moving shapes: whole motions of num_frames frames; for a VAE, a random window of 16.
+
+    With captions, those of latte.shapes.kept_apart are passed over: they are for judging what was learned.
+    """
 
     config: TrainConfig
 
@@ -63,14 +68,28 @@ class ShapeClips:
     def __len__(self) -> int:
         return self.config.clips
 
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Of the clips, in the endless row that the built-in data set is."""
+        if self.config.kind != "t2v":
+            return list(range(len(self)))
+        nothing = dict(size=self.config.image_size, window=slice(0))
+        clips = ((i, make_clip(self.config.seed, i, **nothing)) for i in count())
+        return list(islice((i for i, clip in clips if not kept_apart(clip)), len(self)))
+
+    @cached_property
+    def captions(self) -> list[str]:
+        nothing = dict(size=self.config.image_size, window=slice(0))
+        return sorted({make_clip(self.config.seed, i, **nothing).caption for i in self.numbers})
+
+    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]:
         """Clip `index`, drawn anew each time."""
         cfg = self.config
         frames = max(16, cfg.num_frames) if cfg.kind == "vae" else cfg.num_frames
         start = int(torch.randint(frames - cfg.num_frames + 1, (), generator=random))
         window = slice(start, start + cfg.num_frames)
-        clip = make_clip(cfg.seed, index, frames=frames, size=cfg.image_size, window=window)
-        return torch.from_numpy(clip.video), clip.label
+        clip = make_clip(cfg.seed, self.numbers[index], frames=frames, size=cfg.image_size, window=window)
+        return torch.from_numpy(clip.video), clip.label, clip.caption
 
 
 class ClipOrder:
@@ -101,8 +120,8 @@ class VideoBatches:
     def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         """The clips of some slots of a step."""
         place = lambda slot: generator(self.config.seed, step, slot, Draw.WINDOW)
-        pairs = [self.clips.clip(self.order.index(step, slot), place(slot)) for slot in slots]
-        return from_uint8(torch.stack([video for video, _ in pairs])), torch.tensor([label for _, label in pairs])
+        clips = [self.clips.clip(self.order.index(step, slot), place(slot)) for slot in slots]
+        return from_uint8(torch.stack([video for video, *_ in clips])), torch.tensor([label for _, label, _ in clips])
 
 
 class FolderClips:
@@ -113,6 +132,7 @@ class FolderClips:
     Videos that are damaged or too short are left out when the folder is opened, each with a warning that names it.
     Where all fit in DECODED bytes once resized, each is decoded once, then, and kept; where they do not, only their
     beginning is tried, and a clip whose video fails later is taken from the next one, with a warning.
+    A video's caption is the text file of its name beside it (clip.mp4, clip.txt), which text-to-video training needs.
     ValueError: nothing is left, or a class has no name to show. FileNotFoundError: no such folder.
     """
 
@@ -136,6 +156,8 @@ class FolderClips:
         if not self.videos:
             raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
         about = [f"{path.relative_to(root)} {size(path)} {frames} {label}" for path, frames, label in self.videos]
+        self.captioned = {path: caption_of(path) for path, *_ in self.videos} if config.kind == "t2v" else {}
+        about += [f"{path.relative_to(root)} {caption!r}" for path, caption in self.captioned.items()]
         self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
 
     @property
@@ -155,12 +177,18 @@ class FolderClips:
         if frames < self.span:
             self.kept.pop(path, None)
             raise ValueError(f"{path} has {frames} frames, a clip needs {self.span}")
+        if self.config.kind == "t2v":
+            caption_of(path)
         self.videos.append((path, frames, label))
 
     def __len__(self) -> int:
         return max(len(self.videos), self.config.clips)
 
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int]:
+    @property
+    def captions(self) -> list[str]:
+        return sorted(set(self.captioned.values()))
+
+    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]:
         """A window of a video, resized and cut."""
         for attempt in range(len(self.videos)):
             path, frames, label = self.videos[(index + attempt) % len(self.videos)]
@@ -171,7 +199,7 @@ class FolderClips:
             except ValueError as error:
                 warnings.warn(f"{error}; the next video takes its place", stacklevel=2)
                 continue
-            return (video.flip(-1) if mirror else video), label
+            return (video.flip(-1) if mirror else video), label, self.captioned.get(path, "")
         raise ValueError(f"{self.config.data}: none of its videos can be decoded any more")
 
     def window(self, path: Path, frames: range) -> Tensor:
@@ -179,6 +207,15 @@ class FolderClips:
         if path in self.kept:
             return self.kept[path][frames.start : frames.stop : frames.step]
         return resize_and_crop(read_video(path, frames)[0], self.config.image_size)
+
+
+def caption_of(path: Path) -> str:
+    """The caption beside a video. ValueError: there is none."""
+    file = path.with_suffix(".txt")
+    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    if not text:
+        raise ValueError(f"{path} has no caption: write it to {file.name} beside it")
+    return text
 
 
 def size(path: Path) -> int:
