@@ -214,11 +214,12 @@ def share(hits: list[bool] | np.ndarray) -> float:
     return float(np.mean(hits))
 
 
-def score(videos: list[np.ndarray], labels: list[int], truths: list[Clip] | None = None) -> dict:
+def score(videos: list[np.ndarray], labels: list[int], truths: list[Clip] | None = None, copies: bool = True) -> dict:
     """Shares over clips: motion as the label says, also class by class; colour constancy; one object.
 
     With truths also colour, shape, and all four right. trajectory_error: mean over the judged clips of the rms pixels
-    from the truth, or from the fitted motion where that is not known; None if no clip was judged.
+    from the truth, or from the fitted motion where that is not known, or where the videos are no copies of the truths
+    but only show what their captions say; None if no clip was judged.
     """
     found = [examine(video) for video in videos]
     asked = np.array([MOTIONS[label] for label in labels])
@@ -230,15 +231,14 @@ def score(videos: list[np.ndarray], labels: list[int], truths: list[Clip] | None
         "colour_constancy": float(np.mean([f.colour_constancy for f in found])),
         "count_accuracy": share([f.count == 1 for f in found]),
     }
-    if truths is None:
-        errors = [f.fit_error for f in found]
-    else:
+    errors = [f.fit_error for f in found]
+    if truths is not None:
         pairs = list(zip(found, truths))
         scores["colour_accuracy"] = share([f.colour == t.colour for f, t in pairs])
         scores["shape_accuracy"] = share([f.shape == t.shape for f, t in pairs])
         scores["all_right"] = share(
             [(f.motion, f.colour, f.shape, f.count) == (t.motion, t.colour, t.shape, 1) for f, t in pairs]
         )
-        errors = [rms(f.trajectory - t.trajectory) for f, t in pairs]
+        errors = [rms(f.trajectory - t.trajectory) for f, t in pairs] if copies else errors
     judged = [error for error in errors if np.isfinite(error)]
     return scores | {"trajectory_error": float(np.mean(judged)) if judged else None}

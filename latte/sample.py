@@ -25,6 +25,7 @@ from latte.vae_io import vae_file
 from latte.video import write_video
 
 PAGE = "index.html"
+GUIDANCE = {False: 4.0, True: 7.5}  # scale where none is asked for, of classes and of prompts
 GRID = 8192  # a webp ends at 16,383
 
 
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
 
 def of_classes(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, list[str], str]:
     """uint8 videos (n, f, 3, h, w) of classes, or of none, what each shows, and how they were guided."""
-    labels, scale = chosen_labels(pipe, args), 4.0 if args.cfg_scale is None else args.cfg_scale
+    labels, scale = chosen_labels(pipe, args), GUIDANCE[False] if args.cfg_scale is None else args.cfg_scale
     videos = pipe(
         class_labels=labels,
         num_videos=None if labels else args.num_videos or 2,
@@ -126,7 +127,7 @@ def prompted(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, lis
     if not args.num_sampling_steps.isdecimal():
         raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
     pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
-    scale, copies = 7.5 if args.cfg_scale is None else args.cfg_scale, args.num_videos or 1
+    scale, copies = GUIDANCE[True] if args.cfg_scale is None else args.cfg_scale, args.num_videos or 1
     captions = [prompt for prompt in args.prompt for _ in range(copies)]
     done = []
     for start in range(0, len(captions), args.batch_size):

@@ -1,5 +1,6 @@
 """Training of text-to-video models: what a step sees, resuming, and a folder that samples as it is."""
 
+import json
 import shutil
 
 import pytest
@@ -121,3 +122,17 @@ def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
     config = Captioned(open_clips(small_t2v(vae)), small_t2v(vae)).network().config
     with pytest.raises(ValueError, match="text encoder's width is 8"):
         TextToVideo(TextToVideoConfig(type(config.transformer)(caption_channels=4), config.text_encoder))
+
+
+def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
+    model = run(small_t2v(vae, "steps=1", "num_frames=8"), tmp_path / "run")
+    words = ["eval", str(model), "--num-videos", "20", "--num-sampling-steps", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "scores.json")]) == 0
+    report = json.loads((tmp_path / "scores.json").read_text())
+    scores, apart = report["scores"], sum(kept_apart(make_clip(report["real_seed"], i)) for i in range(20))
+    assert {name: values["clips"] for name, values in scores.items()} == {
+        "real clips": 20, "VAE reconstructions": 20, "samples": 20, "unseen": apart,
+    }  # fmt: skip
+    assert scores["samples"]["all_right"] == 0 and scores["real clips"]["trajectory_error"] < 1
+    assert "shape_accuracy" in capsys.readouterr().out
+    assert main([*words, "--weights", "model"]) == 2 and "no --weights" in capsys.readouterr().err
