@@ -51,6 +51,12 @@ class Schedule:
         """Noise over signal after step i, (n,): x_t / sqrt(abar) = x_0 + sigma eps."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
+    def power_at(self, timesteps: Tensor) -> Tensor:
+        """alpha bar at timesteps (n,) of a whole chain, between two steps by sigma, linearly; float64."""
+        low, sigma = timesteps.floor().long().cpu(), self.sigmas
+        here = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=len(self) - 1)], timesteps.double().cpu() - low)
+        return 1 / (1 + here**2)
+
     def timestep_of(self, sigma: float) -> float:
         """The timestep, between whole ones, with that sigma: the whole chain's, interpolated in log sigma."""
         whole = self.whole or self
@@ -137,9 +143,7 @@ def at_timesteps(schedule: Schedule, timesteps: Tensor, end: float = 1.0) -> Sch
     most = len(schedule) - 1
     if len(timesteps) == 0 or timesteps[0] < 0 or timesteps[-1] > most or (timesteps.diff() <= 0).any():
         raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {timesteps.tolist()}")
-    low, sigma = timesteps.floor().long(), schedule.sigmas
-    sigma = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=most)], timesteps.double() - low)
-    abar = 1 / (1 + sigma**2)
+    abar = schedule.power_at(timesteps)
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
     return Schedule(betas, timesteps.double() if (timesteps % 1).any() else timesteps.long(), end, schedule)
 

@@ -4,13 +4,11 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from latte import __version__
 from latte.checkpoint import is_text_pipeline, weights_file
 from latte.class_pipeline import ClassPipeline
 from latte.device import usable_device
-from latte.diffusion.randomness import generator
 from latte.eval.examiner import score
 from latte.files import writable, write_json
 from latte.parser import Parser
@@ -50,7 +48,7 @@ def evaluate(pipe: ClassPipeline, count: int, **sampling) -> dict[str, dict]:
     return {**score_real(pipe, truths), "samples": score(list(samples.numpy()), labels)}
 
 
-def evaluate_prompts(pipe: TextPipeline, count: int, batch_size: int, seed: int, **sampling) -> dict[str, dict]:
+def evaluate_prompts(pipe: TextPipeline, count: int, **sampling) -> dict[str, dict]:
     """Scores for the captions of `count` real clips: of these, of their reconstructions, and of what the captions give.
 
     Captions whose combination no captioned training sees (latte.shapes.kept_apart) are also scored apart.
@@ -58,11 +56,7 @@ def evaluate_prompts(pipe: TextPipeline, count: int, batch_size: int, seed: int,
     check(pipe, count)
     size, frames = pipe.transformer.config.sample_size * pipe.vae.factor, pipe.transformer.config.video_length
     truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
-    samples = []
-    for start in tqdm(range(0, count, batch_size), desc="sampling", unit="batch"):
-        captions = [clip.caption for clip in truths[start : start + batch_size]]
-        noise = [generator(seed, start + i) for i in range(len(captions))]
-        samples.extend(pipe(captions, generator=noise, output_type="uint8", progress=False, **sampling).frames.numpy())
+    samples = pipe([clip.caption for clip in truths], output_type="uint8", **sampling).frames.numpy()
     scores = score_real(pipe, truths)
     for name, some in (("samples", (True, False)), ("unseen", (True,))):
         rows = [(video, clip) for video, clip in zip(samples, truths) if kept_apart(clip) in some]
@@ -107,11 +101,11 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def origin(weights: Path, vae: Path, device: torch.device) -> dict[str, str]:
+def origin(weights: list[Path], vae: Path, device: torch.device) -> dict[str, str]:
     """What scores depend on beside the sampling options: the files of weights, the machine, the versions."""
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "weights_sha256": digest(weights),
+        "weights_sha256": " ".join(digest(file) for file in weights),
         "vae_sha256": digest(vae),
         "device": on,
         "torch": torch.__version__,
@@ -144,18 +138,19 @@ def main(argv: list[str]) -> None:
         "seed": args.seed,
         "batch_size": args.batch_size,
     }
-    start = time.perf_counter()
+    start, sampler = time.perf_counter(), args.sampler or (pipe.scheduler.sampler if of_text else "ddim")
     if of_text:
-        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
+        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
         scores = evaluate_prompts(pipe, args.num_videos, **settings)
     else:
-        scores = evaluate(pipe, args.num_videos, sampler=args.sampler, **settings)
-    weights = state_files(path / "transformer")[0] if of_text else weights_file(path, args.weights)
+        scores = evaluate(pipe, args.num_videos, sampler=sampler, **settings)
+    parts = [path / part for part in ("transformer", "text_encoder") if of_text]
+    weights = [file for part in parts for file in state_files(part)] or [weights_file(path, args.weights)]
     vae = vae_file(find_vae(args.vae, path) if args.vae else path / "vae")
     about = origin(weights, vae, device)
     print(table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     if args.out:
-        more = {"weights": args.weights, **about, "real_seed": HELD_OUT, "sampler": args.sampler, **settings}
+        more = {"weights": args.weights, **about, "real_seed": HELD_OUT, "sampler": sampler, **settings}
         write_json(args.out, {"model": str(args.model), **more, "scores": scores})
         print(f"wrote {args.out}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from latte.convert import original_config, original_state, unwrap
+from latte.files import read_json
 from latte.folder import CONFIG, WEIGHTS, read_config, save_folder
 from latte.models.latte import Latte, LatteConfig
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
@@ -32,7 +33,10 @@ def find_model(name: str | Path) -> Path:
         raise CheckpointError(f"no model at {name}; give a path, or one that ships: {models}")
     trained = [path / "final", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
     inside = [folder for folder in trained if (folder / CONFIG).is_file() or is_text_pipeline(folder)]
-    return inside[0] if inside and not (path / CONFIG).exists() else path
+    found = inside[0] if inside and not (path / CONFIG).exists() else path
+    if (found / "state.json").is_file() and "text_encoder" in read_json(found / CONFIG):
+        raise CheckpointError(f"{found} is a checkpoint of a text-to-video run: its model is there when it is done")
+    return found
 
 
 def is_text_pipeline(path: Path) -> bool:

@@ -4,16 +4,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latte.models.t5 import Float32Linear
+
 
 class Int8Linear(nn.Module):
     """A linear layer with whole numbers for weights: row r of the matrix is weight[r] * scale[r].
 
     Rounding is to the nearest of 255 levels up to the row's largest value (symmetric, as LLM.int8's rows: Dettmers et
-    al. 2022, arXiv 2208.07339, without its outlier columns); products are made in the input's precision.
+    al. 2022, arXiv 2208.07339, without its outlier columns). Products are made in the input's precision, or in float32
+    where the layer was one that stays in it.
     """
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
+        self.exact = isinstance(linear, Float32Linear)
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         self.register_buffer("weight", (weight / scale).round().to(torch.int8))
@@ -28,6 +32,9 @@ class Int8Linear(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.exact:
+            with torch.autocast(x.device.type, enabled=False):
+                return F.linear(x.float(), self.weight.float() * self.scale, self.bias)
         return F.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
 
 

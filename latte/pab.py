@@ -45,7 +45,8 @@ class Spans:
     """From each start on, for `length` timesteps, a layer computes in the first evaluation alone.
 
     The defaults are VideoSys's for MLPs: with 50 steps of 20 timesteps it computes at a start and reuses twice, in the
-    first five spatial and the first five temporal blocks. Counted in timesteps, other numbers of steps do as well.
+    first ten blocks, which in Latte-1 are five spatial and five temporal ones. Counted in timesteps, other numbers of
+    steps do as well.
     """
 
     starts: tuple[float, ...] = (720, 640, 560, 480, 400)
@@ -108,7 +109,8 @@ def pyramid_attention_broadcast(
         kind = getattr(layer, "kind", None)
         rule, place = rules.get(kind), places[kind]
         places[kind] += 1
-        if rule is not None and (rule.first is None or place < rule.first):
+        computes_always = rule is None or getattr(rule, "skip_range", None) == 1
+        if not computes_always and (rule.first is None or place < rule.first):
             followed[layer] = rule
     if absent := [kind for kind in rules if not places[kind]]:
         known = ", ".join(kind for kind in KINDS if places[kind])

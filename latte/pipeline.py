@@ -1,7 +1,8 @@
 """What every pipeline has: parts to hold and move, the loop from noise to latents, and videos in the asked form."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +37,14 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     current_timestep: float | Tensor | None = None  # within a call, of the network's present evaluation
 
-    def __new__(cls, transformer: nn.Module, *parts, **named):
-        """The pipeline that the transformer needs, where none is named."""
+    def __new__(cls, transformer: nn.Module | None = None, *parts, **named):
+        """The pipeline that the transformer needs, where none is named; without one, it can only be of prompts."""
         if cls is LattePipeline:
             from latte.class_pipeline import ClassPipeline
             from latte.text_pipeline import TextPipeline
 
-            cls = TextPipeline if isinstance(transformer.config, LatteT2VConfig) else ClassPipeline
+            of_text = transformer is None or isinstance(transformer.config, LatteT2VConfig)
+            cls = TextPipeline if of_text else ClassPipeline
         return super().__new__(cls)
 
     @classmethod
@@ -83,8 +85,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
-        return next(self.transformer.parameters()).device
+        """Where the denoiser is, or what there is in its place."""
+        return next(LattePipeline.networks(self)[0].parameters()).device
 
     def latent_shape(
         self,
@@ -129,6 +131,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
                 callback(step, schedule.timesteps[-1 - step].item(), after)
         finally:
             self.current_timestep = None
+            self.restart_broadcast()
         return after
 
     def decode(self, latents: Tensor, output_type: str) -> Tensor:
@@ -140,9 +143,9 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
 
 
-def check_vae(vae: VideoVAE | None, transformer: nn.Module) -> None:
+def check_vae(vae: VideoVAE | None, transformer: nn.Module | None) -> None:
     """ValueError: the VAE's latents are not the model's, or its pixels not a video's."""
-    if vae is None:
+    if vae is None or transformer is None:
         return
     channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
     if channels != (transformer.config.in_channels, 3, 3):
@@ -156,7 +159,8 @@ def check_vae(vae: VideoVAE | None, transformer: nn.Module) -> None:
 def told(pipeline: LattePipeline, callback: Callable | None, step: int, t: float, x: Tensor) -> None:
     """callback_on_step_end as diffusers has it: called with (pipeline, step, t, {"latents"}), may return other latents.
 
-    latents are (b, c, f, h, w).
+    latents are (b, c, f, h, w). A sampler that joins steps in pairs (dpm_singlestep) goes on from what it was given
+    after the second of a pair alone.
     """
     if callback is None:
         return
@@ -182,3 +186,17 @@ def check_choice(name: str, value: object, allowed) -> None:
     """ValueError: the value is none of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")
+
+
+@contextmanager
+def chunked(vae: VideoVAE | None, chunk: int | None) -> Iterator[None]:
+    """Inside it, the VAE works on `chunk` frames at once; None: as many as before."""
+    if vae is None or chunk is None:
+        yield
+        return
+    before = vae.chunk
+    vae.set_chunk(chunk)
+    try:
+        yield
+    finally:
+        vae.set_chunk(before)

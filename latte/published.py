@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latte.checkpoint import find_model
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
-from latte.folder import CONFIG, check_target, read_config, save_folder
+from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Config, T5Encoder
 from latte.models.vae import VideoVAE
@@ -131,6 +131,8 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
     Yields each part's name, a file that it came from, and its number of parameters. CheckpointError, before anything is
     written: `target` holds something else, or the source has no such part.
     """
+    for part in ("transformer", "text_encoder"):
+        state_files(source / part)
     networks = {
         "transformer": load_t2v,
         "text_encoder": load_t5,
@@ -138,6 +140,9 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
     }
     for name in networks:
         check_target(target / name)
+    for other in ("tokenizer", "scheduler"):
+        if (target / other).exists() and not (target / "transformer" / MANIFEST).exists():
+            raise CheckpointError(f"{target / other} is there, and was not written here: choose a new folder")
     tokenizer, scheduler = Tokenizer(source / "tokenizer"), load_scheduler(source / "scheduler")
     for name, load in networks.items():
         network = load(source / name, dtype)

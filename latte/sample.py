@@ -6,13 +6,11 @@ import re
 import time
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from latte.checkpoint import is_text_pipeline, weights_file
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
-from latte.diffusion.randomness import generator
 from latte.files import writable
 from latte.gallery import contact_sheet, is_page, tile, write_page
 from latte.pab import KINDS
@@ -35,7 +33,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--vae", help="the VAE's folder, where the model's own has none")
     add("--num-sampling-steps", default="50", help="a count, or a respacing such as ddim50 (default: 50)")
     add("--cfg-scale", type=float, help="guidance scale; 1: none (default: 4, with prompts 7.5)")
-    add("--sampler", default="ddim", help=f"one of {', '.join(ALL)} (default: ddim)")
+    add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
     add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
@@ -47,7 +45,7 @@ def parser() -> Parser:
     """The words of `latte sample`."""
     parser = Parser(prog="latte sample", description=__doc__)
     add = parser.add_argument
-    add("model", nargs="?", default="shapes", help="a model folder, an original .pt file, or what ships (shapes)")
+    add("model", nargs="?", help="a folder, an original .pt, or what ships (default: shapes; with --prompt shapes-t2v)")
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
     add("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
@@ -69,6 +67,7 @@ def main(argv: list[str]) -> None:
     """Sample and write; prints what was made, from which weights, how fast, and what to try next."""
     args = parser().parse_args(argv)
     check(args)
+    args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
     path = find_pipeline(args.model)
     of_text = is_text_pipeline(path)
     check_kind(args, of_text)
@@ -79,6 +78,7 @@ def main(argv: list[str]) -> None:
     pipe = LattePipeline.from_pretrained(path, **options).to(usable_device(args.device))
     if args.pab:
         pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
+    sampler = args.sampler or (pipe.scheduler.sampler if of_text else "ddim")
     start = time.perf_counter()
     videos, captions, about = (prompted if of_text else of_classes)(pipe, args)
     seconds = time.perf_counter() - start
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     facts = {
         "weights": f"{args.model}, sha256 {digest(weights)}",
         "vae": f"{args.vae or 'its own'}, sha256 {digest(vae)}",
-        "sampler": f"{args.sampler}, {args.num_sampling_steps} steps, {about}, seed {args.seed}",
+        "sampler": f"{sampler}, {args.num_sampling_steps} steps, {about}, seed {args.seed}",
         "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
     page = show(videos, captions, args.out, args.fps, facts)
@@ -107,7 +107,7 @@ def of_classes(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, l
         num_inference_steps=args.num_sampling_steps,
         guidance_scale=scale,
         seed=args.seed,
-        sampler=args.sampler,
+        sampler=args.sampler or "ddim",
         eta=args.eta,
         num_frames=args.num_frames,
         height=args.height,
@@ -124,20 +124,20 @@ def of_classes(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, l
 
 def prompted(pipe: LattePipeline, args: argparse.Namespace) -> tuple[Tensor, list[str], str]:
     """The same of prompts, batch_size of them at a time."""
-    if not args.num_sampling_steps.isdecimal():
-        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
-    scale, copies = GUIDANCE[True] if args.cfg_scale is None else args.cfg_scale, args.num_videos or 1
-    captions = [prompt for prompt in args.prompt for _ in range(copies)]
-    done = []
-    for start in range(0, len(captions), args.batch_size):
-        unit = captions[start : start + args.batch_size]
-        noise = [generator(args.seed, start + i) for i in range(len(unit))]
-        options = {name: getattr(args, name) for name in ("negative_prompt", "eta", "height", "width")}
-        steps, frames = int(args.num_sampling_steps), args.num_frames
-        options |= {"num_inference_steps": steps, "guidance_scale": scale, "video_length": frames, "generator": noise}
-        done.append(pipe(unit, output_type="uint8", **options).frames)
-    return torch.cat(done), captions, f"guidance {scale:g}"
+    if args.sampler:
+        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
+    scale = GUIDANCE[True] if args.cfg_scale is None else args.cfg_scale
+    captions = [prompt for prompt in args.prompt for _ in range(args.num_videos or 1)]
+    names = ("negative_prompt", "eta", "seed", "height", "width", "batch_size")
+    videos = pipe(
+        captions,
+        num_inference_steps=int(args.num_sampling_steps),
+        guidance_scale=scale,
+        video_length=args.num_frames,
+        output_type="uint8",
+        **{name: getattr(args, name) for name in names},
+    ).frames
+    return videos, captions, f"guidance {scale:g}"
 
 
 def broadcast_ranges(words: list[str]) -> dict[str, int]:
@@ -155,6 +155,8 @@ def check_kind(args: argparse.Namespace, of_text: bool) -> None:
     """ValueError: words that this kind of model has no use for, or a prompt that it needs."""
     if of_text and not args.prompt:
         raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
+    if of_text and not args.num_sampling_steps.isdecimal():
+        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
     unused = ("classes", "num_heads") if of_text else ("prompt",)
     if wrong := [name for name in unused if getattr(args, name) is not None]:
         kind = "prompts" if of_text else "classes, or unconditional"
@@ -168,6 +170,9 @@ def check(args: argparse.Namespace) -> None:
     """ValueError, before minutes of work, for what would fail after them."""
     if args.num_videos is not None and args.num_videos < 1:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more")
+    if not 1 <= args.batch_size <= 4096:
+        raise ValueError(f"--batch-size is {args.batch_size}; it must be in 1 to 4096")
+    broadcast_ranges(args.pab or [])
     if not 0.1 <= args.fps <= 1000:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):

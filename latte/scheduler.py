@@ -26,6 +26,7 @@ PUBLISHED = {  # diffusers' class: ours
     "PNDMScheduler": "pndm",
     "DEISMultistepScheduler": "deis",
 }
+LINSPACE = {kind for kind in PUBLISHED if kind not in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")}  # by default
 FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say this
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
@@ -34,6 +35,9 @@ FIXED = {  # entries of a published configuration that ask for what is not done 
     "thresholding": False,
     "rescale_betas_zero_snr": False,
     "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "solver_order": 2,
 }
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -81,7 +85,8 @@ class Scheduler:
             if kind not in PUBLISHED and sampler is None:
                 raise ValueError(f"the scheduler's class is {kind!r}; known are {', '.join(PUBLISHED)}")
             names = cls.__dataclass_fields__.keys() - {"sampler"}
-            values = {name: value for name, value in config.items() if name in names}
+            spacing = "linspace" if kind in LINSPACE else "leading"
+            values = {"timestep_spacing": spacing, **{name: v for name, v in config.items() if name in names}}
             values = checked(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
         scheduler = cls(**values)
         return scheduler if sampler is None else replace(scheduler, sampler=sampler)
@@ -96,6 +101,7 @@ class Scheduler:
         if timesteps is None:
             between = self.sampler in BETWEEN and self.timestep_spacing != "trailing"
             rising = spaced(count, self.timestep_spacing, count_all, self.steps_offset, between)
+            rising = rising if self.sampler in IN_SIGMA else rising.round()
         else:
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
             if len(rising) == 0 or rising[0] < 0 or rising[-1] > count_all - 1 or (rising.diff() <= 0).any():

@@ -21,11 +21,16 @@ class Text:
     prompt_mask: Tensor | None = None
     negative_mask: Tensor | None = None
 
+    def rows(self, some: slice) -> "Text":
+        """Of some of the videos."""
+        return Text(*(None if part is None else part[some] for part in vars(self).values()))
+
     def table(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Prompts first and, where there is guidance, negative ones after: embeddings (n, l, d) and mask (n, l)."""
         texts = [text for text in (self.prompt, self.negative) if text is not None]
         masks = [mask for mask in (self.prompt_mask, self.negative_mask) if mask is not None]
-        return torch.cat(texts).to(device, dtype), torch.cat(masks).to(device) if masks else None
+        table = torch.cat([text.to(device, dtype) for text in texts])
+        return table, torch.cat([mask.to(device) for mask in masks]) if masks else None
 
 
 @torch.no_grad()

@@ -6,17 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.diffusion.guidance import guided, predicting_noise
-from latte.diffusion.randomness import normal
 from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
-from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, told
+from latte.noise import draws
+from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, chunked, told
 from latte.published import find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, TEXT_MASKS, Text, embed, masked
@@ -36,38 +35,43 @@ class TextPipeline(LattePipeline):
 
     def __init__(
         self,
-        transformer: LatteT2V,
+        transformer: LatteT2V | None = None,
         vae: VideoVAE | None = None,
         text_encoder: T5Encoder | None = None,
         tokenizer: Tokenizer | None = None,
         scheduler: Scheduler | None = None,
     ):
-        self.transformer, self.vae = transformer.eval(), vae
+        self.transformer, self.vae = None if transformer is None else transformer.eval(), vae
         self.text_encoder, self.tokenizer, self.scheduler = text_encoder, tokenizer, scheduler or Scheduler()
         check_vae(vae, transformer)
-        if text_encoder is not None and text_encoder.config.d_model != transformer.config.caption_channels:
-            raise ValueError(
-                f"the text encoder's width is {text_encoder.config.d_model}; the model's captions have "
-                f"{transformer.config.caption_channels}"
-            )
+        if text_encoder is None:
+            return
+        width, known = text_encoder.config.d_model, text_encoder.config.vocab_size
+        if transformer is not None and width != transformer.config.caption_channels:
+            captions = transformer.config.caption_channels
+            raise ValueError(f"the text encoder's width is {width}; the model's captions have {captions}")
+        if tokenizer is not None and len(tokenizer) > known:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} pieces; the text encoder knows {known}")
 
     @classmethod
     def from_pretrained(
         cls,
         path: str | Path,
         torch_dtype: torch.dtype = torch.float32,
-        transformer: LatteT2V | str = READ,
+        transformer: LatteT2V | None = READ,
         vae: VideoVAE | str | Path | None = READ,
-        text_encoder: T5Encoder | str | None = READ,
-        tokenizer: Tokenizer | str | None = READ,
-        scheduler: Scheduler | str = READ,
+        text_encoder: T5Encoder | None = READ,
+        tokenizer: Tokenizer | None = READ,
+        scheduler: Scheduler | None = READ,
         memory: str = "normal",
     ) -> "TextPipeline":
         """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/.
 
-        A part that is passed in is not read; None leaves it out. vae: also another folder, or the name of one within
-        this one, such as "vae_temporal_decoder". memory "low": the text encoder in 8 bits (latte.memory) and, between
-        encodings, on the CPU; the VAE frame by frame. CheckpointError says what is missing, damaged or does not fit.
+        A part that is passed in is not read; None leaves it out (and of the scheduler takes DDIM). vae: also another
+        folder, or the name of one within this one, such as "vae_temporal_decoder". memory "low": the text encoder is
+        put in 8 bits once it is read (latte.memory), and is on the CPU between encodings; the VAE decodes frame by
+        frame, or, with a temporal decoder, computes so inside its layers. CheckpointError says what is missing,
+        damaged or does not fit.
         """
         check_choice("memory", memory, ("normal", "low"))
         path = find_pipeline(path)
@@ -115,6 +119,7 @@ class TextPipeline(LattePipeline):
         enable_temporal_attentions: bool = True,
         decode_chunk_size: int | None = None,
         num_images_per_prompt: int | None = None,
+        batch_size: int | None = None,
         progress: bool = True,
     ) -> LatteOutput:
         """Make num_videos_per_prompt (or num_images_per_prompt) videos of every prompt; .frames holds them in order.
@@ -126,42 +131,48 @@ class TextPipeline(LattePipeline):
         begins at latents (b, c, f, h, w). mask_feature: padding of the prompts is left out, as text_mask says
         (latte.text). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
         "uint8", "latent" (b, c, f, h, w). callback_on_step_end: see latte.pipeline.told. decode_chunk_size: frames that
-        the VAE decodes at once, which changes memory alone. Raises ValueError for what does not go together or the
-        model does not have.
+        the VAE decodes at once in this call; batch_size: videos that go through the networks at once (None: all); both
+        change memory, and results by rounding alone (but for one generator of all videos and fresh noise in a step).
+        Raises ValueError for what does not go together or the model does not have.
         """
+        if self.transformer is None:
+            raise ValueError("this pipeline has no transformer: it can only encode prompts (encode_prompt)")
         if num_images_per_prompt is not None:
             if num_videos_per_prompt not in (1, num_images_per_prompt):
                 raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
             num_videos_per_prompt = num_images_per_prompt
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("text_mask", text_mask, TEXT_MASKS)
-        self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, output_type)
+        self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, batch_size, output_type)
         guides = guidance_scale > 1
+        negative_prompt = "" if negative_prompt is None else negative_prompt
         text = self.encode_prompt(
             prompt, negative_prompt if guides else None, prompt_embeds, negative_prompt_embeds if guides else None,
             num_videos_per_prompt, clean_caption, mask_feature, text_mask,
         )  # fmt: skip
-        if self.offload_text_encoder == "cpu" and self.text_encoder is not None:
-            self.text_encoder.to("cpu")
-        if self.offload_text_encoder == "free":
-            self.text_encoder = None
         count = len(text.prompt)
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
         schedule = self.scheduler.schedule(num_inference_steps, timesteps)
-        noise = self.noise(count, shape, generator, seed, latents)
-        x = self.scheduler.start(noise(-1), schedule).to(self.device)
-        with tqdm(total=len(schedule), disable=not progress, unit="step", desc="sampling") as bar:
+        noise = draws(count, shape, generator, seed, latents)
+        batch_size = batch_size or count
+        units, done = [slice(i, min(i + batch_size, count)) for i in range(0, count, batch_size)], []
+        with (
+            tqdm(total=len(units) * len(schedule), disable=not progress, unit="step", desc="sampling") as bar,
+            chunked(self.vae, decode_chunk_size),
+        ):
 
             def after(step: int, t: float, x: Tensor) -> None:
                 bar.update()
                 told(self, callback_on_step_end, step, t, x)
 
-            denoiser = self.denoiser(text, guidance_scale, enable_temporal_attentions)
-            x = self.denoise(denoiser, x, partial(self.scheduler.run, eta=eta), schedule, noise, after)
-        if decode_chunk_size is not None and self.vae is not None:
-            self.vae.set_chunk(decode_chunk_size)
-        return LatteOutput(as_output(self.decode(x, output_type), output_type))
+            for unit in units:
+                denoiser = self.denoiser(text.rows(unit), guidance_scale, enable_temporal_attentions)
+                x = self.scheduler.start(noise(-1, unit), schedule).to(self.device)
+                fresh = partial(noise, rows=unit)
+                x = self.denoise(denoiser, x, partial(self.scheduler.run, eta=eta), schedule, fresh, after)
+                done.append(self.decode(x, output_type))
+        return LatteOutput(as_output(torch.cat(done), output_type))
 
     def encode_prompt(
         self,
@@ -180,26 +191,28 @@ class TextPipeline(LattePipeline):
         """
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("give a prompt or prompt_embeds, and not both")
-        if negative_prompt_embeds is not None and negative_prompt:
-            raise ValueError("give negative_prompt or negative_prompt_embeds, not both")
+        if negative_prompt_embeds is not None and (negative_prompt or prompt is not None):
+            raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        if prompts is not None and not (prompts and all(isinstance(text, str) for text in prompts)):
-            raise ValueError("prompt is a text, or a list of at least one")
+        for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompt)):
+            listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
+            if not (texts is None or isinstance(texts, str) or listed):
+                raise ValueError(f"{name} is a text, or a list of at least one")
         mask = other = None
-        if prompt_embeds is None:
-            prompt_embeds, mask = self.embed(prompts, MAX_LENGTH, clean_caption)
-        length, count = prompt_embeds.shape[1], len(prompt_embeds)
-        if negative_prompt_embeds is None and negative_prompt is not None:
-            several = isinstance(negative_prompt, list)
-            if several and len(negative_prompt) != count:
-                raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
-            negative_prompt_embeds, other = self.embed(
-                negative_prompt if several else [negative_prompt] * count, length, clean_caption
-            )
-        elif negative_prompt_embeds is not None:
-            mask = None
+        count, several = len(prompts if prompt_embeds is None else prompt_embeds), isinstance(negative_prompt, list)
+        if several and len(negative_prompt) != count:
+            raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
+        try:
+            if prompt_embeds is None:
+                prompt_embeds, mask = self.embed(prompts, MAX_LENGTH, clean_caption)
+            length = prompt_embeds.shape[1]
+            if negative_prompt_embeds is None and negative_prompt is not None:
+                negative = negative_prompt if several else [negative_prompt] * count
+                negative_prompt_embeds, other = self.embed(negative, length, clean_caption)
+        finally:
+            self.offload()
         for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
-            wanted = (count, length, self.transformer.config.caption_channels)
+            wanted = (count, length, self.width)
             if embeds is not None and embeds.shape != wanted:
                 raise ValueError(f"{name} have shape {tuple(embeds.shape)}; expected {wanted}")
         each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
@@ -218,6 +231,20 @@ class TextPipeline(LattePipeline):
         if self.offload_text_encoder == "cpu":
             self.text_encoder.to(self.device)
         return embed(self.text_encoder, self.tokenizer, prompts, length, clean)
+
+    def offload(self) -> None:
+        """Put the text encoder where offload_text_encoder says."""
+        if self.offload_text_encoder == "cpu" and self.text_encoder is not None:
+            self.text_encoder.to("cpu")
+        if self.offload_text_encoder == "free":
+            self.text_encoder = None
+
+    @property
+    def width(self) -> int:
+        """Of embeddings."""
+        if self.transformer is None:
+            return self.text_encoder.config.d_model
+        return self.transformer.config.caption_channels
 
     def networks(self) -> list[nn.Module]:
         """Those of its parts that have weights and are where .to() says."""
@@ -238,41 +265,8 @@ class TextPipeline(LattePipeline):
         rows = torch.arange(len(text.prompt), device=self.device)
         return guided(model, rows, rows + len(rows), 1 if text.negative is None else scale)
 
-    def noise(
-        self,
-        count: int,
-        shape: tuple[int, int, int, int],
-        generator: torch.Generator | list[torch.Generator] | None,
-        seed: int | None,
-        latents: Tensor | None,
-    ) -> Callable[[int], Tensor]:
-        """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with; on the CPU or the generator's device.
-
-        ValueError: two sources of it, or latents or generators that do not fit.
-        """
-        if generator is not None and seed is not None:
-            raise ValueError("give a generator or a seed, not both")
-        order = "b c f h w -> b f c h w"
-        drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: the same generator gives the same noise
-        if latents is not None and latents.shape != (count, *drawn):
-            raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
-        if isinstance(generator, list) and len(generator) != count:
-            raise ValueError(f"{len(generator)} generators for {count} videos: give one, or one each")
-
-        def draw(step: int) -> Tensor:
-            if step == -1 and latents is not None:
-                return rearrange(latents.float(), order)
-            if generator is None:
-                return torch.stack([normal(shape, seed or 0, i, step + 1) for i in range(count)])
-            several = generator if isinstance(generator, list) else [generator]
-            per_draw = (count // len(several), *drawn)
-            parts = [torch.randn(per_draw, generator=one, device=one.device) for one in several]
-            return rearrange(torch.cat(parts), order)
-
-        return draw
-
     def check_numbers(
-        self, copies: int, guidance_scale: float, eta: float, chunk: int | None, output_type: str
+        self, copies: int, guidance_scale: float, eta: float, chunk: int | None, batch: int | None, output_type: str
     ) -> None:
         """One clear ValueError for a number that makes no sense, or what this pipeline has no part for."""
         if not isinstance(copies, int) or copies < 1:
@@ -281,7 +275,8 @@ class TextPipeline(LattePipeline):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
         if not 0 <= eta <= 1 or (eta and self.scheduler.sampler != "ddim"):
             raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"decode_chunk_size is {chunk}; it must be 1 or more")
+        for name, value in (("decode_chunk_size", chunk), ("batch_size", batch)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
         if self.vae is None and output_type != "latent":
             raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")

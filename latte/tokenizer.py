@@ -56,10 +56,15 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.pieces.get_piece_size()
 
+    @property
+    def vocabulary(self) -> bytes:
+        """As train_vocabulary gives one, and a file holds it."""
+        return self.pieces.serialized_model_proto()
+
     def save(self, folder: Path) -> None:
         """Write the vocabulary as a folder that Tokenizer reads."""
         with replacing(folder / FILE) as draft:
-            draft.write_bytes(self.pieces.serialized_model_proto())
+            draft.write_bytes(self.vocabulary)
 
     def __call__(self, prompts: list[str], max_length: int = 120, clean_caption: bool = True) -> tuple[Tensor, Tensor]:
         """ids and mask (n, max_length), each prompt ended by END and filled up with PAD, where the mask is 0.

@@ -27,7 +27,7 @@ def own_vocabulary() -> bytes:
 def real_vocabulary() -> bytes | None:
     """T5's, where LATTE_TEST_DATA names a folder with it."""
     path = Path(os.environ.get("LATTE_TEST_DATA", "")) / "t5/spiece.model"
-    return path.read_bytes() if "LATTE_TEST_DATA" in os.environ else None
+    return path.read_bytes() if path.is_file() else None
 
 
 def write_published(folder: Path) -> Path:

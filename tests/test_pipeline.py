@@ -190,6 +190,17 @@ def test_a_model_that_predicts_v_is_sampled_as_one(pipe):
     torch.testing.assert_close(seen[0][2], abar.sqrt() * start - (1 - abar).sqrt() * v, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ALL)
+def test_v_goes_with_every_sampler(pipe, sampler):
+    """v = 0 means that the noise is sqrt(1 - abar) x: a model that says the one samples as one that says the other."""
+    models = [Latte(LatteConfig(num_classes=8, prediction=kind, **SHAPE)) for kind in ("eps", "v")]
+    spread = lambda t: (1 - linear_schedule().power_at(t)).sqrt().float().view(-1, 1, 1, 1, 1)
+    models[0].forward = lambda x, t, y: torch.cat([spread(t) * x, torch.zeros_like(x)], 2)
+    models[1].forward = lambda x, t, y: torch.zeros_like(torch.cat([x, x], 2))
+    eps, v = (make(LattePipeline(model, pipe.vae), sampler=sampler) for model in models)
+    assert relative_error(v, eps) < 1e-4
+
+
 WRONG_NAMES = (3, ["a"] * 8, ["a", "b"], "12345678", [*"1234567", "\n"], [*range(8)])
 
 

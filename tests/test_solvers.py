@@ -6,7 +6,6 @@ import pytest
 import torch
 from goldens import Golden, relative_error
 
-from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import at_timesteps, linear_schedule, spaced
 from latte.diffusion.solvers import (
     deis,
@@ -19,6 +18,7 @@ from latte.diffusion.solvers import (
     levels,
     pndm,
 )
+from latte.scheduler import Scheduler
 
 BASE = linear_schedule()
 
@@ -33,24 +33,25 @@ def last(iterator):
     return x
 
 
-RECORDED = {  # name: sampler, timesteps, where it ends, whether noise starts at its level's deviation
-    "ddim": (ddim, spaced(50), 1.0, False),
-    "ddim_trailing": (ddim, spaced(20, "trailing"), 1.0, False),
-    "ddim_steps_offset_1_alpha_not_one": (ddim, spaced(50, offset=1), float(BASE.alphas_cumprod[0]), False),
-    "dpmsolver++_2m": (dpm_multistep, spaced(20, "linspace", between=True), 1.0, False),
-    "euler": (euler, spaced(30, "linspace"), 1.0, True),
-    "heun": (heun, spaced(15, "linspace"), 1.0, True),
-    "pndm_skip_prk": (pndm, spaced(20), float(BASE.alphas_cumprod[0]), False),
+LAST = {"set_alpha_to_one": False}
+RECORDED = {  # name: scheduler, steps
+    "ddim": (Scheduler(), 50),
+    "ddim_trailing": (Scheduler(timestep_spacing="trailing"), 20),
+    "ddim_steps_offset_1_alpha_not_one": (Scheduler(steps_offset=1, **LAST), 50),
+    "dpmsolver++_2m": (Scheduler("dpm_multistep", "linspace"), 20),
+    "euler": (Scheduler("euler", "linspace"), 30),
+    "heun": (Scheduler("heun", "linspace"), 15),
+    "pndm_skip_prk": (Scheduler("pndm", **LAST), 20),
 }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_values(name):
     golden = Golden("schedulers")
-    sampler, timesteps, end, scaled = RECORDED[name]
-    schedule = at_timesteps(BASE, timesteps, end)
-    z = golden.inputs["z"] * (float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else 1)
-    assert relative_error(last(sampler(wavy, z, schedule)), golden.outputs[name]) < 3e-5
+    scheduler, count = RECORDED[name]
+    schedule = scheduler.schedule(count)
+    z = scheduler.start(golden.inputs["z"], schedule)
+    assert relative_error(last(scheduler.run(wavy, z, schedule, None)), golden.outputs[name]) < 3e-5
     recorded = golden.outputs[f"{name}.timesteps"].unique()
     torch.testing.assert_close(schedule.timesteps.double(), recorded, atol=1e-4, rtol=0)
 

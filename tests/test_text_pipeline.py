@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.models.t5 import T5Config, T5Encoder
 from latte.published import load_t5
 from latte.scheduler import ALL, PUBLISHED, Scheduler
 from latte.tensors import CheckpointError
@@ -144,9 +145,13 @@ def test_sizes_copies_and_output_types(pipe):
     assert torch.equal(two, pipe(list(PROMPTS), num_images_per_prompt=2, **quick).frames) and len(two) == 4
     byte = pipe(PROMPTS[0], **{**quick, "output_type": "uint8"}).frames
     assert byte.shape == (1, 4, 3, 64, 64) and byte.dtype == torch.uint8
+    seen, decoder = [], pipe.vae.model.decoder
+    hook = decoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     for chunk in (1, 3):
         floats = pipe(PROMPTS[0], **{**quick, "output_type": "pt"}, decode_chunk_size=chunk).frames
-        assert torch.allclose(floats * 255, byte.float(), atol=0.51) and pipe.vae.chunk == chunk
+        assert torch.allclose(floats * 255, byte.float(), atol=0.51) and pipe.vae.chunk == 8
+    hook.remove()
+    assert seen == [1, 1, 1, 1, 3, 1]
     assert pipe(PROMPTS[0], **{**quick, "output_type": "np"}).frames.shape == (1, 4, 64, 64, 3)
     pictures = pipe(PROMPTS[0], **{**quick, "output_type": "pil"}).frames
     assert len(pictures) == 1 and len(pictures[0]) == 4 and pictures[0][0].size == (64, 64)
@@ -168,6 +173,15 @@ def test_embeddings_in_place_of_prompts(pipe):
     lone = LattePipeline(pipe.transformer, scheduler=pipe.scheduler)
     assert relative_error(lone(**options, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 1e-2
     assert pipe(prompt_embeds=text.prompt, **QUICK).frames.shape == (1, 4, 4, 8, 8)
+
+
+def test_no_negative_prompt_is_the_empty_one_and_batches_change_nothing(pipe):
+    plain = pipe(list(PROMPTS), eta=0.5, **QUICK).frames
+    assert torch.equal(pipe(list(PROMPTS), eta=0.5, negative_prompt=None, **QUICK).frames, plain)
+    seeds = lambda: [torch.Generator().manual_seed(n) for n in (3, 4)]
+    for given in (lambda: {"seed": 0}, lambda: {"generator": seeds()}):
+        once = pipe(list(PROMPTS), eta=0.5, **given(), **QUICK).frames
+        assert relative_error(pipe(list(PROMPTS), eta=0.5, **given(), **QUICK, batch_size=1).frames, once) < 1e-4
 
 
 def test_callbacks_see_and_change_the_latents(pipe):
@@ -199,7 +213,8 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
 def test_schedulers_of_published_configurations():
     for kind, sampler in PUBLISHED.items():
         config = {"_class_name": kind, "variance_type": "learned_range", "steps_offset": 1, "clip_sample": False}
-        assert Scheduler.from_config(config) == Scheduler(sampler, steps_offset=1)
+        spacing = "leading" if sampler in ("ddim", "ddpm", "pndm") else "linspace"
+        assert Scheduler.from_config(config) == Scheduler(sampler, spacing, steps_offset=1)
     for wrong, say in (
         ({"_class_name": "UniPC"}, "class is 'UniPC'"),
         ({"_class_name": "DDIMScheduler", "beta_schedule": "cosine"}, "beta_schedule is 'cosine'"),
@@ -219,8 +234,14 @@ def test_schedulers_of_published_configurations():
         ({"prompt": []}, "a list of at least one"),
         ({"prompt": [3]}, "a list of at least one"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
-        ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 120, 32)}, "not both"),
-        ({"negative_prompt_embeds": torch.zeros(1, 3, 32)}, "negative_prompt_embeds have shape"),
+        ({"negative_prompt": 3}, "negative_prompt is a text, or a list"),
+        ({"negative_prompt_embeds": torch.zeros(1, 120, 32)}, "go with prompt_embeds"),
+        (
+            {"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32), "negative_prompt_embeds": torch.zeros(1, 3, 32)},
+            "negative_prompt_embeds have shape",
+        ),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 5, 16)}, "prompt_embeds have shape"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"latents": torch.zeros(1, 4, 4, 8, 9)}, "latents have shape"),
         ({"generator": torch.Generator(), "seed": 3}, "a generator or a seed"),
         ({"generator": [torch.Generator()] * 2}, "2 generators for 1 videos"),
@@ -247,6 +268,13 @@ def test_missing_parts_are_told(pipe, published, parts):
         LattePipeline(pipe.transformer, pipe.vae)(PROMPTS[0], **QUICK)
     with pytest.raises(ValueError, match="no VAE to decode with"):
         LattePipeline(**{**parts, "vae": None})(PROMPTS[0])
+    lone = LattePipeline.from_pretrained(published, transformer=None, vae=None)
+    assert torch.equal(lone.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt)
+    with pytest.raises(ValueError, match="no transformer"):
+        lone(PROMPTS[0])
+    small = T5Encoder(T5Config(vocab_size=9, d_model=32, d_kv=4, d_ff=8, num_layers=1, num_heads=1))
+    with pytest.raises(ValueError, match="the text encoder knows 9"):
+        LattePipeline(**{**parts, "text_encoder": small})
     with pytest.raises(ValueError, match="num_heads is no option"):
         LattePipeline.from_pretrained(published, num_heads=3)
 
@@ -305,8 +333,12 @@ def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe)
     assert sizes[0] < 0.35 * sizes[1] and low.vae.chunk == 1
     assert 1e-6 < relative_error(low.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt) < 0.05
     assert relative_error(low(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 0.3
-    half = low.text_encoder.to(torch.bfloat16).state_dict()["blocks.0.q.scale"]
-    assert half.dtype == torch.float32
+    halved = LattePipeline.from_pretrained(published, memory="low", torch_dtype=torch.float16).text_encoder
+    assert halved.blocks[0].q.scale.dtype == torch.float32 and halved.tokens.weight.dtype == torch.float16
+    outputs = []
+    halved.blocks[0].wo.register_forward_hook(lambda _, args, out: outputs.append(out.dtype))
+    halved(torch.tensor([[1]]))
+    assert outputs == [torch.float32]
     low.to("meta")
     assert low.transformer.final_linear.weight.is_meta and not low.text_encoder.tokens.weight.is_meta
     with pytest.raises(ValueError, match="memory is 'tiny'"):
@@ -315,6 +347,8 @@ def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe)
 
 def test_a_freed_text_encoder_is_gone(pipe):
     first = pipe(PROMPTS[0], **QUICK).frames
+    pipe.offload_text_encoder = "cpu"
+    assert torch.equal(pipe(PROMPTS[0], **QUICK).frames, first)
     pipe.offload_text_encoder = "free"
     assert torch.equal(pipe(PROMPTS[0], **QUICK).frames, first) and pipe.text_encoder is None
     with pytest.raises(ValueError, match="no text encoder"):
@@ -337,20 +371,16 @@ def test_conversion_to_our_folder(published, tmp_path, pipe, capsys):
 
 
 def test_the_command(published, tmp_path, capsys):
-    words = [
-        "sample",
-        str(published),
-        "--prompt",
-        "a red star",
-        "a cat",
-        "--num-sampling-steps",
-        "2",
-        "--num-frames",
-        "2",
-    ]
+    words = ["sample", str(published), "--num-sampling-steps=6", "--num-frames=2", "--prompt", "a red star", "a cat"]
     assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
     assert sorted(path.name for path in (tmp_path / "a").glob("*.mp4")) == ["000-a-red-star.mp4", "001-a-cat.mp4"]
-    for change in (["--seed", "1"], ["--sampler", "ddpm"], ["--negative-prompt", "dog"], ["--memory", "low"]):
+    for change in (
+        ["--seed", "1"],
+        ["--sampler", "ddpm"],
+        ["--pab", "temporal=2"],
+        ["--negative-prompt", "dog"],
+        ["--memory", "low"],
+    ):
         assert main([*words, *change, "--out", str(tmp_path / "b")]) == 0
         assert (tmp_path / "a/000-a-red-star.mp4").read_bytes() != (tmp_path / "b/000-a-red-star.mp4").read_bytes()
     for wrong, say in (
@@ -359,6 +389,7 @@ def test_the_command(published, tmp_path, capsys):
         (["--prompt", "a", "--pab", "spatial"], "expected KIND=RANGE"),
         (["--prompt", "a", "--num-sampling-steps", "ddim50"], "it is a count"),
         (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
+        (["--prompt", "a", "--batch-size", "0"], "--batch-size is 0"),
     ):
         capsys.readouterr()
         assert main(["sample", str(published), *wrong, "--out", str(tmp_path / "c")]) == 2

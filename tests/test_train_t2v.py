@@ -41,7 +41,8 @@ def test_both_parts_learn(vae, tmp_path):
 
 CHANGES = {
     "caption_dropout": 0.9,
-    "text_encoder": "{d_model: 16, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 2}",
+    "text_encoder": "{d_model: 8, d_kv: 4, d_ff: 32, num_layers: 1, num_heads: 2}",
+    "seed": 1,
     "model.prediction": "eps",
     "num_images": 2,
 }
@@ -114,6 +115,7 @@ def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
         ("model.caption_channels=4", "follows from text_encoder.d_model"),
         ("text_encoder.d_modle=4", "did you mean 'd_model'"),
         ("caption_dropout=2", "caption_dropout is 2"),
+        ("text_encoder.vocab_size=9", "vocab_size follows from the captions"),
         ("kl_weight=1", "kl_weight does nothing with kind=t2v"),
         ("model.patch_size=4", "cannot be cut into patches of 4 x 4"),
     ):
@@ -122,6 +124,20 @@ def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
     config = Captioned(open_clips(small_t2v(vae)), small_t2v(vae)).network().config
     with pytest.raises(ValueError, match="text encoder's width is 8"):
         TextToVideo(TextToVideoConfig(type(config.transformer)(caption_channels=4), config.text_encoder))
+
+
+def test_training_goes_on_from_the_weights_and_the_vocabulary_of_another_run(vae, tmp_path):
+    first = run(small_t2v(vae), tmp_path / "first")
+    other = run(small_t2v(vae, f"init={first}", "steps=1", "learning_rate=0", "seed=3"), tmp_path / "other")
+    for name in ("transformer/model.safetensors", "text_encoder/model.safetensors", "tokenizer/spiece.model"):
+        assert (first / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_run_that_is_not_done_cannot_be_sampled(vae, tmp_path, capsys):
+    run(small_t2v(vae, "steps=5"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/final")
+    assert main(["sample", str(tmp_path / "run"), "--prompt", "a red star", "--out", str(tmp_path / "out")]) == 2
+    assert "is a checkpoint of a text-to-video run" in capsys.readouterr().err
 
 
 def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
@@ -135,4 +151,4 @@ def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
     }  # fmt: skip
     assert scores["samples"]["all_right"] == 0 and scores["real clips"]["trajectory_error"] < 1
     assert "shape_accuracy" in capsys.readouterr().out
-    assert main([*words, "--weights", "model"]) == 2 and "no --weights" in capsys.readouterr().err
+    assert main([*words, "--weights", "model"]) == 2 and "leave out --weights" in capsys.readouterr().err

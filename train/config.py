@@ -127,6 +127,7 @@ class TrainConfig:
                 check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
         for name, source in DERIVED[self.kind].items():
             check(name not in self.model, f"model.{name} follows from {source}: leave it out")
+        check("vocab_size" not in self.text_encoder, "text_encoder.vocab_size follows from the captions: leave it out")
 
     @property
     def micro(self) -> int:

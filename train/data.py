@@ -145,6 +145,7 @@ class FolderClips:
             raise ValueError(f"{root}: the class folder {odd[0]!r} has letters that cannot be printed: rename it")
         self.videos: list[tuple[Path, int, int]] = []
         self.kept: dict[Path, Tensor] = {}
+        self.captioned: dict[Path, str] = {}
         for path in tqdm(found, desc="reading", unit="video", leave=False, disable=len(found) < 2):
             if self.names and root in (path, path.parent):
                 warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=2)
@@ -156,8 +157,7 @@ class FolderClips:
         if not self.videos:
             raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
         about = [f"{path.relative_to(root)} {size(path)} {frames} {label}" for path, frames, label in self.videos]
-        self.captioned = {path: caption_of(path) for path, *_ in self.videos} if config.kind == "t2v" else {}
-        about += [f"{path.relative_to(root)} {caption!r}" for path, caption in self.captioned.items()]
+        about += [repr(caption) for caption in self.captioned.values() if caption]
         self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
 
     @property
@@ -166,7 +166,8 @@ class FolderClips:
         return (self.config.num_frames - 1) * self.config.frame_interval + 1
 
     def add(self, path: Path, label: int) -> None:
-        """Take a video in; ValueError: it is damaged or too short."""
+        """Take a video in; ValueError: it is damaged or too short, or has no caption where it needs one."""
+        caption = caption_of(path) if self.config.kind == "t2v" else ""
         size, frames = self.config.image_size, count_frames(path)
         room = DECODED - sum(video.nbytes for video in self.kept.values())
         if 3 * size**2 * frames <= room:
@@ -177,9 +178,8 @@ class FolderClips:
         if frames < self.span:
             self.kept.pop(path, None)
             raise ValueError(f"{path} has {frames} frames, a clip needs {self.span}")
-        if self.config.kind == "t2v":
-            caption_of(path)
         self.videos.append((path, frames, label))
+        self.captioned[path] = caption
 
     def __len__(self) -> int:
         return max(len(self.videos), self.config.clips)
@@ -199,7 +199,7 @@ class FolderClips:
             except ValueError as error:
                 warnings.warn(f"{error}; the next video takes its place", stacklevel=2)
                 continue
-            return (video.flip(-1) if mirror else video), label, self.captioned.get(path, "")
+            return (video.flip(-1) if mirror else video), label, self.captioned[path]
         raise ValueError(f"{self.config.data}: none of its videos can be decoded any more")
 
     def window(self, path: Path, frames: range) -> Tensor:

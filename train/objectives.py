@@ -169,12 +169,15 @@ class Denoising:
 
 
 class Captioned(Denoising):
-    """The same for captions: a LatteT2V and its text encoder learn together, with a vocabulary made of the captions."""
+    """The same for captions: a LatteT2V and its text encoder learn together.
+
+    The vocabulary is made of the captions, or is that of the model that config.init names.
+    """
 
     def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
         super().__init__(clips, config, device)
-        self.vocabulary = train_vocabulary(clips.captions)
-        self.tokenizer = Tokenizer(self.vocabulary)
+        begun = find_model(config.init) / "tokenizer" if config.init else None
+        self.tokenizer = Tokenizer(begun or train_vocabulary(clips.captions))
 
     def network(self) -> TextToVideo:
         """A fresh one for these latents and captions, or with config.init's weights. ValueError: what does not fit."""
@@ -192,7 +195,7 @@ class Captioned(Denoising):
         return network
 
     def data(self) -> dict:
-        return super().data() | {"vocabulary": hashlib.sha256(self.vocabulary).hexdigest()}
+        return super().data() | {"vocabulary": hashlib.sha256(self.tokenizer.vocabulary).hexdigest()}
 
     def prepare(self) -> None:
         """Encode the clips, and their captions; the last row is the empty caption, of those that are dropped."""

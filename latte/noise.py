@@ -1,0 +1,50 @@
+"""Where a sampling's noise comes from: a seed, torch generators, or given latents."""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from latte.diffusion.randomness import normal
+
+
+def draws(
+    count: int,
+    shape: tuple[int, int, int, int],
+    generator: torch.Generator | list[torch.Generator] | None,
+    seed: int | None,
+    latents: Tensor | None,
+) -> Callable[[int, slice], Tensor]:
+    """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with, and of some of the videos.
+
+    On the CPU or the generator's device.
+
+    ValueError: two sources of it, or latents or generators that do not fit.
+    """
+    if generator is not None and seed is not None:
+        raise ValueError("give a generator or a seed, not both")
+    order = "b c f h w -> b f c h w"
+    drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: the same generator gives the same noise
+    if latents is not None and latents.shape != (count, *drawn):
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
+    if isinstance(generator, list) and len(generator) != count:
+        raise ValueError(f"{len(generator)} generators for {count} videos: give one, or one each")
+
+    one = isinstance(generator, torch.Generator)
+    begun = torch.randn((count, *drawn), generator=generator, device=generator.device) if one else None
+    begun = latents if latents is not None else begun
+
+    def draw(step: int, rows: slice) -> Tensor:
+        if step == -1 and begun is not None:
+            return rearrange(begun[rows].float(), order)
+        numbers = range(count)[rows]
+        if generator is None:
+            return torch.stack([normal(shape, seed or 0, i, step + 1) for i in numbers])
+        if one:
+            parts = torch.randn((len(numbers), *drawn), generator=generator, device=generator.device)
+        else:
+            parts = torch.stack([torch.randn(drawn, generator=g, device=g.device) for g in generator[rows]])
+        return rearrange(parts, order)
+
+    return draw
