@@ -28,6 +28,7 @@ from latte.train.loop import learning_rate
         (["clip_grad=0"], "clip_grad is 0"),
         (["learning_rate=.nan"], "learning_rate is nan"),
         (["ema_decay=1"], "ema_decay is 1"),
+        (["timestep_std=1", "timestep_mean=.nan"], "timestep_mean is nan"),
         (["seed=-1"], "seed is -1"),
         (["flip=true"], "flip does nothing with data=shapes"),
         (["kl_weight=1"], "kl_weight does nothing with kind=latte"),
@@ -112,10 +113,11 @@ CHANGES = {  # each setting changed must change the run's weights
     "clips": 5,
     "image_size": 32,
     "precision": "bf16",
+    "timestep_std": 1.0,
 }
 ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
-    *("text_encoder", "caption_dropout"),
+    *("text_encoder", "caption_dropout", "timestep_mean"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep"),
 }
 

@@ -24,6 +24,7 @@ LEAST = {  # the smallest sensible value; all numbers are finite
     "clip_grad": 1e-12,
     "ema_decay": 0,
     "kl_weight": 0,
+    "timestep_std": 0,
     "seed": 0,
     "log_every": 1,
     "save_every": 1,
@@ -32,16 +33,10 @@ LEAST = {  # the smallest sensible value; all numbers are finite
 CHOICES = {"kind": ("latte", "t2v", "vae"), "schedule": ("constant", "cosine"), "precision": tuple(PRECISIONS)}
 OF_TEXT = ("text_encoder", "caption_dropout")
 IDLE = {  # settings that would do nothing where another one has this value
-    ("kind", "latte"): ("kl_weight", "text_encoder", "caption_dropout"),
+    ("kind", "latte"): ("kl_weight", *OF_TEXT),
     ("kind", "t2v"): ("kl_weight",),
-    ("kind", "vae"): (
-        "vae",
-        "sample_latents",
-        "num_images",
-        "gradient_checkpointing",
-        "text_encoder",
-        "caption_dropout",
-    ),
+    ("kind", "vae"): ("vae", "sample_latents", "num_images", "gradient_checkpointing", "timestep_std", *OF_TEXT),
+    ("timestep_std", 0.0): ("timestep_mean",),
     ("data", "shapes"): ("flip", "frame_interval"),
 }
 TABLES = ("model", "text_encoder")  # settings that are tables themselves: "model.depth=4"
@@ -82,6 +77,8 @@ class TrainConfig:
     init: str = ""  # model whose weights training starts from, of the same shape; empty: from scratch
     vae: str = ""  # kinds "latte" and "t2v": folder of the VAE that gives the latents
     sample_latents: bool = True  # draw a clip's latents from the VAE's posterior anew each time; false: take its mean
+    timestep_std: float = 0.0  # timesteps are logit-normal with this deviation (Esser et al. 2024); 0: uniform
+    timestep_mean: float = 0.0  # and with this mean: 0 is the middle of them, more is noisier
     image_size: int = 64  # side of the frames, in pixels
     num_frames: int = 16  # frames in a clip
     num_images: int = 0  # joint image-video training: single frames of other clips that go with each clip
@@ -116,6 +113,7 @@ class TrainConfig:
             value = getattr(self, name)
             check(math.isfinite(value) and value >= least, f"{name} is {value}; it must be {least} or more")
         check(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in 0 to 1")
+        check(math.isfinite(self.timestep_mean), f"timestep_mean is {self.timestep_mean}; it must be a finite number")
         check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
         check(self.global_batch_size % self.micro == 0, "micro_batch_size does not divide global_batch_size")
         check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")

@@ -130,7 +130,7 @@ class Denoising:
         gaussian = lambda what: torch.stack([normal(mean.shape[1:], seed, step, slot, what) for slot in slots])
         x0 = mean + deviation * gaussian(Draw.POSTERIOR) if self.config.sample_latents else mean
         place = lambda what: [generator(seed, step, slot, what) for slot in slots]
-        t = torch.stack([torch.randint(len(self.schedule), (), generator=g) for g in place(Draw.TIMESTEP)])
+        t = torch.stack([self.timestep(g) for g in place(Draw.TIMESTEP)])
         chance = torch.stack([torch.rand(2, generator=g) for g in place(Draw.DROP)])  # the clip's, its images'
         dropped = torch.repeat_interleave(chance < self.drop_rate(network), torch.tensor([1, many]), dim=1)
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
@@ -138,6 +138,14 @@ class Denoising:
         predicted = self.prediction(network)
         terms = diffusion_loss(network, x0, t, noise, self.schedule, predicted, **condition, num_images=many)
         return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+
+    def timestep(self, random: torch.Generator) -> Tensor:
+        """Uniform, or logit-normal: Esser et al. 2024 (arXiv 2403.03206), section 3.1."""
+        cfg, count = self.config, len(self.schedule)
+        if not cfg.timestep_std:
+            return torch.randint(count, (), generator=random)
+        share = torch.sigmoid(cfg.timestep_mean + cfg.timestep_std * torch.randn((), generator=random))
+        return (share * count).long().clamp(max=count - 1)
 
     def prediction(self, network: nn.Module) -> str:
         """What the network's output is, "eps" or "v"."""
