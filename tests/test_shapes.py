@@ -272,7 +272,7 @@ def test_what_would_fail_in_the_end_is_told_at_once(folder, tmp_path, capsys):
         ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
         ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
-        (str(folder), [*vae, "--sampler", "euler"], "sampler is 'euler'"),
+        (str(folder), [*vae, "--batch-size", "0"], "batch_size is 0"),
         (str(folder), [], "no VAE"),
     ):
         assert main(["eval", model, *WORDS, *words]) == 2

@@ -207,7 +207,7 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
         pipe.scheduler = Scheduler.from_config(spaced, name)
         frames.append(pipe(PROMPTS[0], **{**QUICK, "num_inference_steps": 6}).frames)
     assert frames[1].isfinite().all()
-    assert (relative_error(*frames) < 1e-4) == (sampler in ("ddim", "euler"))
+    assert (relative_error(*frames) < 2e-3) == (sampler in ("ddim", "euler"))
 
 
 def test_schedulers_of_published_configurations():
