@@ -18,9 +18,8 @@ def draws(
 ) -> Callable[[int, slice], Tensor]:
     """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with, and of some of the videos.
 
-    On the CPU or the generator's device.
-
-    ValueError: two sources of it, or latents or generators that do not fit.
+    On the CPU or the generator's device; a generator draws nothing in place of given latents. ValueError: two sources
+    of it, or latents or generators that do not fit.
     """
     if generator is not None and seed is not None:
         raise ValueError("give a generator or a seed, not both")
@@ -30,10 +29,9 @@ def draws(
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(f"{len(generator)} generators for {count} videos: give one, or one each")
-
-    one = isinstance(generator, torch.Generator)
-    begun = torch.randn((count, *drawn), generator=generator, device=generator.device) if one else None
-    begun = latents if latents is not None else begun
+    one, begun = isinstance(generator, torch.Generator), latents
+    if one and latents is None:
+        begun = torch.randn((count, *drawn), generator=generator, device=generator.device)
 
     def draw(step: int, rows: slice) -> Tensor:
         if step == -1 and begun is not None:

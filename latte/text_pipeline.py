@@ -205,7 +205,7 @@ class TextPipeline(LattePipeline):
         try:
             if prompt_embeds is None:
                 prompt_embeds, mask = self.embed(prompts, MAX_LENGTH, clean_caption)
-            length = prompt_embeds.shape[1]
+            length = prompt_embeds.shape[1] if prompt_embeds.ndim == 3 else MAX_LENGTH
             if negative_prompt_embeds is None and negative_prompt is not None:
                 negative = negative_prompt if several else [negative_prompt] * count
                 negative_prompt_embeds, other = self.embed(negative, length, clean_caption)

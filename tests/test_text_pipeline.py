@@ -162,9 +162,11 @@ def test_generators_and_seeds_give_each_video_its_noise(pipe):
     both = pipe(list(PROMPTS), generator=seeds(3, 4), **QUICK).frames
     assert relative_error(both[1:], pipe(PROMPTS[1], generator=seeds(4), **QUICK).frames) < 1e-4
     start = torch.randn(1, 4, 4, 8, 8, generator=seeds(4)[0])
-    assert torch.equal(
-        pipe(PROMPTS[1], latents=start, **QUICK).frames, pipe(PROMPTS[1], generator=seeds(4), **QUICK).frames
-    )
+    begun = pipe(PROMPTS[1], latents=start, **QUICK).frames
+    assert torch.equal(begun, pipe(PROMPTS[1], generator=seeds(4), **QUICK).frames)
+    one, before = seeds(5)[0], seeds(5)[0].get_state()
+    pipe(PROMPTS[1], latents=start, generator=one, **QUICK)
+    assert torch.equal(one.get_state(), before)
 
 
 def test_embeddings_in_place_of_prompts(pipe):
@@ -241,6 +243,7 @@ def test_schedulers_of_published_configurations():
             "negative_prompt_embeds have shape",
         ),
         ({"prompt": None, "prompt_embeds": torch.zeros(1, 5, 16)}, "prompt_embeds have shape"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1)}, "prompt_embeds have shape"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"latents": torch.zeros(1, 4, 4, 8, 9)}, "latents have shape"),
         ({"generator": torch.Generator(), "seed": 3}, "a generator or a seed"),
