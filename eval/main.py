@@ -5,24 +5,15 @@ from pathlib import Path
 
 import torch
 
-from latte import __version__
-from latte.checkpoint import is_text_pipeline, weights_file
-from latte.class_pipeline import ClassPipeline
-from latte.device import usable_device
+from latte.eval.exam import judge, opened, origin, questions
 from latte.eval.examiner import score
 from latte.files import writable, write_json
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
-from latte.published import find_pipeline, find_vae, state_files
-from latte.sample import GUIDANCE, add_sampling_options
-from latte.scheduler import Scheduler
-from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
-from latte.tensors import digest
+from latte.sample import add_sampling_options
+from latte.shapes import Clip, kept_apart
 from latte.text_pipeline import TextPipeline
-from latte.vae_io import vae_file
 from latte.video import from_uint8
-
-HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
 
 
 @torch.no_grad()
@@ -32,46 +23,18 @@ def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
     return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network)), "uint8") for video in videos])
 
 
-def evaluate(pipe: ClassPipeline, count: int, **sampling) -> dict[str, dict]:
-    """Scores of `count` clips, their classes in turn: of real ones, of their reconstructions, and of samples.
+def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
+    """Scores of `count` real clips, of their reconstructions, and of what a model makes of their classes or captions.
 
-    sampling: what the pipeline's call takes. ValueError: the model's classes are not the motions, there is no VAE, or
-    an option that the model does not have.
+    Captions whose combination no captioned training sees (latte.shapes.kept_apart) are also scored apart, as "unseen".
+    sampling: what the pipeline's call takes. ValueError: see latte.eval.exam, or an option the model does not have.
     """
-    if pipe.class_names != list(MOTIONS):
-        raise ValueError("the examiner judges models of the built-in shapes; this one has other classes, or none")
-    check(pipe, count)
-    labels = [i % len(MOTIONS) for i in range(count)]
-    samples = pipe(class_labels=labels, output_type="uint8", progress=True, **sampling).frames
-    size, frames = pipe.transformer.config.input_size * pipe.vae.factor, pipe.transformer.config.num_frames
-    truths = [make_clip(HELD_OUT, i, MOTIONS[label], frames, size) for i, label in enumerate(labels)]
-    return {**score_real(pipe, truths), "samples": score(list(samples.numpy()), labels)}
-
-
-def evaluate_prompts(pipe: TextPipeline, count: int, **sampling) -> dict[str, dict]:
-    """Scores for the captions of `count` real clips: of these, of their reconstructions, and of what the captions give.
-
-    Captions whose combination no captioned training sees (latte.shapes.kept_apart) are also scored apart.
-    """
-    check(pipe, count)
-    size, frames = pipe.transformer.config.sample_size * pipe.vae.factor, pipe.transformer.config.video_length
-    truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
-    samples = pipe([clip.caption for clip in truths], output_type="uint8", **sampling).frames.numpy()
-    scores = score_real(pipe, truths)
-    for name, some in (("samples", (True, False)), ("unseen", (True,))):
-        rows = [(video, clip) for video, clip in zip(samples, truths) if kept_apart(clip) in some]
-        if rows:
-            videos, asked = zip(*rows)
-            scores[name] = score(list(videos), [clip.label for clip in asked], list(asked), copies=False)
+    asked, truths = questions(pipe, count)
+    samples = pipe(**asked, output_type="uint8", progress=True, **sampling).frames.numpy()
+    scores = {**score_real(pipe, truths), "samples": judge(pipe, samples, truths)}
+    if isinstance(pipe, TextPipeline) and (rows := [i for i, clip in enumerate(truths) if kept_apart(clip)]):
+        scores["unseen"] = judge(pipe, samples[rows], [truths[i] for i in rows])
     return scores
-
-
-def check(pipe: LattePipeline, count: int) -> None:
-    """ValueError: there is no VAE, or nothing to judge."""
-    if pipe.vae is None:
-        raise ValueError("this model has no VAE to decode with: give --vae")
-    if count < 1:
-        raise ValueError(f"--num-videos is {count}; it must be 1 or more")
 
 
 def score_real(pipe: LattePipeline, truths: list[Clip]) -> dict[str, dict]:
@@ -101,18 +64,6 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def origin(weights: list[Path], vae: Path, device: torch.device) -> dict[str, str]:
-    """What scores depend on beside the sampling options: the files of weights, the machine, the versions."""
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "weights_sha256": " ".join(digest(file) for file in weights),
-        "vae_sha256": digest(vae),
-        "device": on,
-        "torch": torch.__version__,
-        "latte": __version__,
-    }
-
-
 def main(argv: list[str]) -> None:
     """Print the table and, if asked, write it with everything that it depends on."""
     parser = Parser(prog="latte eval", description=__doc__)
@@ -123,34 +74,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
-    path, device = find_pipeline(args.model), usable_device(args.device)
-    of_text = is_text_pipeline(path)
-    if of_text and (not args.num_sampling_steps.isdecimal() or args.weights != "ema"):
-        raise ValueError(
-            f"{args.model} is a model of prompts: --num-sampling-steps is a count, and leave out --weights"
-        )
-    given = {} if of_text else {"weights": args.weights}
-    pipe = LattePipeline.from_pretrained(path, **given, **({"vae": args.vae} if args.vae else {})).to(device)
-    settings = {
-        "num_inference_steps": int(args.num_sampling_steps) if of_text else args.num_sampling_steps,
-        "guidance_scale": GUIDANCE[of_text] if args.cfg_scale is None else args.cfg_scale,
-        "eta": args.eta,
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-    }
-    start, sampler = time.perf_counter(), args.sampler or (pipe.scheduler.sampler if of_text else "ddim")
-    if of_text:
-        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
-        scores = evaluate_prompts(pipe, args.num_videos, **settings)
-    else:
-        scores = evaluate(pipe, args.num_videos, sampler=sampler, **settings)
-    parts = [path / part for part in ("transformer", "text_encoder") if of_text]
-    weights = [file for part in parts for file in state_files(part)] or [weights_file(path, args.weights)]
-    vae = vae_file(find_vae(args.vae, path) if args.vae else path / "vae")
-    about = origin(weights, vae, device)
+    path, pipe, settings = opened(args)
+    start = time.perf_counter()
+    scores = evaluate(pipe, args.num_videos, **settings)
+    about = origin(path, pipe, args, settings)
     print(table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     if args.out:
-        more = {"weights": args.weights, **about, "real_seed": HELD_OUT, "sampler": sampler, **settings}
-        write_json(args.out, {"model": str(args.model), **more, "scores": scores})
+        write_json(args.out, {**about, "scores": scores})
         print(f"wrote {args.out}")

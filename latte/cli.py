@@ -14,6 +14,7 @@ COMMANDS = {  # name: (module that has main(argv), what it does)
     "train": ("latte.train.main", "train a model or a VAE, on the built-in shapes or on a folder of videos"),
     "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
     "eval": ("latte.eval.main", "measure a model of the built-in shapes, beside real clips"),
+    "bench": ("latte.eval.bench", "benchmarks: what an acceleration saves, and what it costs"),
     "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),
 }
 

@@ -1,0 +1,100 @@
+"""Benchmarks: their measures against closed forms, and what they report of small models."""
+
+import json
+
+import pytest
+import torch
+from goldens import Golden
+from small_runs import run, small_t2v
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.convert_t2v import t2v_config, t2v_state
+from latte.eval.fidelity import psnr, ssim
+from latte.eval.pab_cost import counting
+from latte.eval.peak_memory import LiveTensors, weight_bytes
+from latte.models.latte_t2v import LatteT2V
+
+
+def test_psnr_and_ssim_of_flat_frames_have_a_closed_form():
+    a, b = torch.full((2, 3, 3, 16, 16), 100, dtype=torch.uint8), torch.full((2, 3, 3, 16, 16), 110, dtype=torch.uint8)
+    assert psnr(a, b) == pytest.approx(28.1308, abs=1e-4)  # 20 log10(25.5)
+    x, y, c = 100 / 255, 110 / 255, 0.01**2
+    assert ssim(a, b) == pytest.approx((2 * x * y + c) / (x * x + y * y + c), abs=1e-5)
+    assert psnr(a, a) == 100 and ssim(a, a) == pytest.approx(1)
+    b[1] = a[1]
+    assert psnr(a, b) == pytest.approx((28.1308 + 100) / 2, abs=1e-4)
+    with pytest.raises(ValueError, match="11 x 11"):
+        ssim(a[..., :8], b[..., :8])
+
+
+def test_the_order_of_batches_does_not_change_ssim():
+    a, b = torch.randint(0, 256, (2, 5, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    assert ssim(a, b, at_once=2) == pytest.approx(ssim(a, b), abs=1e-6) and ssim(a, b) < 0.2
+
+
+def test_peak_of_live_tensors():
+    before = torch.ones(1000)
+    with LiveTensors() as memory:
+        a = torch.zeros(1000)  # 4,000 bytes
+        part = a[:10]  # no new memory, but it keeps all of a
+        b = a + before
+        del a
+        assert (memory.live, memory.peak) == (8000, 8000)
+        b.add_(1)
+        del part
+        assert (memory.live, memory.peak) == (4000, 8000)
+        c = torch.cat([b, b, b])
+        assert (memory.live, memory.peak) == (16000, 16000)
+    del b, c
+    assert (memory.live, memory.peak) == (0, 16000)
+    assert weight_bytes([torch.nn.Linear(3, 5).half(), torch.nn.BatchNorm1d(2)]) == 2 * 20 + 4 * 8 + 8
+
+
+def test_counts_of_what_is_computed_are_diffusers():
+    """33, 27 and 23 of 50 for ranges of 2, 3 and 5: see test_pab."""
+    weights, golden = Golden("t2v_transformer"), Golden("t2v_pipeline")
+    config = t2v_config(weights.config)
+    model = LatteT2V(config)
+    model.load_state_dict(t2v_state(weights.weights, config))
+    pipe = LattePipeline(model)
+    given = {name: golden.inputs[name] for name in ("prompt_embeds", "negative_prompt_embeds", "latents")}
+    pipe.enable_pyramid_attention_broadcast(2, 3, 5)
+    with counting(model) as counts:
+        pipe(**given, output_type="latent", progress=False)
+    assert counts == {"model": 50, "spatial": 33, "temporal": 27, "cross": 23, "mlp": 50}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
+    model = run(small_t2v(vae, "steps=1", "image_size=64", "model.patch_size=1"), tmp_path / "run")
+    words = ["bench", "pab", str(model), "--num-videos", "2", "--num-sampling-steps", "10", "--device", "cpu"]
+    assert main([*words, "--ranges", "1/1/1", "2/3/5/2", "--out", str(tmp_path / "cost.json")]) == 0
+    report = json.loads((tmp_path / "cost.json").read_text())
+    exact, same, less = (report["results"][name] for name in ("exact", "1/1/1", "2/3/5/2"))
+    for result in (exact, same):
+        assert set(result["computed"].values()) == {1.0}
+        assert (result["psnr"], result["speedup"] > 0) == (100, True) and result["ssim"] == pytest.approx(1)
+    # t = 900 to 0 by hundreds: of evaluations 2 to 7, in the window, the even ones compute, or 3 and 6, or 5
+    assert less["computed"] == {"spatial": 0.7, "temporal": 0.6, "cross": 0.5, "mlp": 0.7}
+    assert less["peak_mb"] > exact["peak_mb"] > report["weights_mb"] and same["peak_mb"] == exact["peak_mb"]
+    out = capsys.readouterr().out
+    assert "| 2/3/5/2 | 70 % | 60 % | 50 % | 70 % |" in out and "all right" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["speed"], "invalid choice: 'speed'"),
+        (["pab", "shapes", "--ranges", "2/3/5"], "no 'cross' layers"),
+        (["pab", "shapes", "--ranges", "2/x"], "expected KIND=RANGE"),
+        (["pab", "shapes", "--ranges", "2/3/5/2/2"], "there are 4 kinds"),
+        (["pab", "shapes", "--out", "."], "is not a file"),
+    ],
+)
+def test_bad_words(words, say, capsys):
+    try:
+        status = main(["bench", *words])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and say in capsys.readouterr().err
