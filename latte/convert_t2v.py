@@ -69,7 +69,7 @@ def ours(name: str, outside: dict[str, str], inside: dict[str, str], found: re.M
     end = {"scale_shift_table": "table"}.get(end, end)
     for table, row, prefix in ((outside, stem, ""), (inside, found and found["rest"], f"blocks.{number}.")):
         mine = [mine for mine, theirs in table.items() if theirs == row]
-        if mine and end in ("weight", "bias", "table"):
+        if mine and end in ("weight", "bias", "table", "scale"):
             return f"{prefix}{mine[0]}.{end}"
     raise ValueError(f"{name!r} has no place in the table of names")
 

@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from latte.models.t5 import Float32Linear
 
 
+def rows_in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix (n, m) as int8 (n, m) and float32 scales (n, 1): their product is the nearest to it of 255 levels."""
+    scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
+    return (weight.float() / scale).round().to(torch.int8), scale
+
+
 class Int8Linear(nn.Module):
     """A linear layer with whole numbers for weights: row r of the matrix is weight[r] * scale[r].
 
@@ -18,9 +24,8 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.exact = isinstance(linear, Float32Linear)
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        self.register_buffer("weight", (weight / scale).round().to(torch.int8))
+        weight, scale = rows_in_eight_bits(linear.weight.detach())
+        self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.bias = linear.bias
 

@@ -193,6 +193,10 @@ class PyramidAttentionBroadcastMixin:
             "cross": (cross_attn_skip_range, cross_attn_timestep_range),
             "mlp": (mlp_skip_range, mlp_timestep_range),
         }
+        for kind, (every, window) in asked.items():
+            if every is None and tuple(window) != Broadcast.window:
+                name = kind if kind == "mlp" else f"{kind}_attn"
+                raise ValueError(f"{name}_timestep_range does nothing without {name}_skip_range")
         rules = {kind: Broadcast(every, tuple(window)) for kind, (every, window) in asked.items() if every is not None}
         if mlp_spans is not None:
             if "mlp" in rules:

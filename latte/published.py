@@ -12,6 +12,7 @@ from latte.checkpoint import find_model
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
+from latte.memory import in_eight_bits, rows_in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Config, T5Encoder
 from latte.models.vae import VideoVAE
@@ -74,23 +75,23 @@ def state_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds no weights ({', '.join(f'{stem}.safetensors' for stem in STEMS)})")
 
 
-def read_state(folder: Path, dtype_of: Callable[[str], torch.dtype]) -> dict[str, Tensor]:
-    """All tensors of a part, each in its dtype, shard by shard. CheckpointError: missing, damaged, or there twice."""
+def read_state(folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `convert` makes of each tensor of a part, shard by shard. CheckpointError: missing, damaged, or twice."""
     state = {}
     for file in state_files(folder):
         for name, tensor in read_tensors(file).items():
             if name in state:
                 raise CheckpointError(f"{file}: {name} is in another shard too")
-            state[name] = tensor.to(dtype_of(name)) if isinstance(tensor, Tensor) else tensor
+            state |= convert(name, tensor) if isinstance(tensor, Tensor) else {name: tensor}
     return state
 
 
 def load_part(
-    folder: Path, to_config: Callable, network: type, to_state: Callable, ours: str, dtype_of: Callable
+    folder: Path, to_config: Callable, network: Callable, to_state: Callable, ours: str, convert: Callable
 ) -> nn.Module:
     """A network out of a folder with config.json and weights, in our names (one of which is `ours`) or in others'."""
     config = read_config(folder, to_config)
-    state = read_state(folder, dtype_of)
+    state = read_state(folder, convert)
     with naming(folder):
         state = state if ours in state else to_state(state, config)
     with torch.device("meta"):
@@ -101,14 +102,25 @@ def load_part(
 
 def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32) -> LatteT2V:
     """A LatteT2V in evaluation mode. CheckpointError says what is missing, damaged or does not fit."""
-    return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", lambda name: dtype)
+    convert = lambda name, tensor: {name: tensor.to(dtype)}
+    return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", convert)
 
 
-def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32) -> T5Encoder:
-    """A T5 encoder in evaluation mode, in half precision but for its last projections, `wo`; errors: see load_t2v."""
-    exact = lambda name: torch.float32 if dtype in HALF and ".wo." in name else dtype
+def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: bool = False) -> T5Encoder:
+    """A T5 encoder in evaluation mode, in half precision but for its last projections, `wo`; errors: see load_t2v.
+
+    eight_bits: its matrices become whole numbers (latte.memory) one by one as they are read.
+    """
+
+    def convert(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        linear = re.fullmatch(r"(.+\.(?:q|k|v|o|wi_0|wi_1|wo))\.weight", name)
+        if eight_bits and linear and tensor.ndim == 2:
+            return dict(zip((name, f"{linear[1]}.scale"), rows_in_eight_bits(tensor)))
+        return {name: tensor.to(torch.float32 if dtype in HALF and ".wo." in name else dtype)}
+
+    network = lambda config: in_eight_bits(T5Encoder(config)) if eight_bits else T5Encoder(config)
     to_state = lambda state, config: t5_state(state)
-    return load_part(Path(folder), T5Config.from_dict, T5Encoder, to_state, "tokens.weight", exact)
+    return load_part(Path(folder), T5Config.from_dict, network, to_state, "tokens.weight", convert)
 
 
 def load_scheduler(folder: str | Path) -> Scheduler:

@@ -150,12 +150,13 @@ def load_strictly(
     CheckpointError names the file and a tensor that is missing, surplus, misshapen, of another type than
     floating-point numbers, or too large for `dtype`.
     """
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    odd = [name for name, tensor in state.items() if tensor.dtype not in FLOATS or not ordinary(tensor)]
+    own = model.state_dict()
+    plain = {name: (*FLOATS, own[name].dtype) if name in own else FLOATS for name in state}
+    odd = [name for name, tensor in state.items() if tensor.dtype not in plain[name] or not ordinary(tensor)]
     wrong = [
-        f"{name} {tuple(state[name].shape)}, not {tuple(own[name])}"
+        f"{name} {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
         for name in own.keys() & state.keys() - set(odd)
-        if state[name].shape != own[name]
+        if state[name].shape != own[name].shape
     ]
     for what, names in (
         ("missing", own.keys() - state.keys()),

@@ -68,10 +68,9 @@ class TextPipeline(LattePipeline):
         """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/.
 
         A part that is passed in is not read; None leaves it out (and of the scheduler takes DDIM). vae: also another
-        folder, or the name of one within this one, such as "vae_temporal_decoder". memory "low": the text encoder is
-        put in 8 bits once it is read (latte.memory), and is on the CPU between encodings; the VAE decodes frame by
-        frame, or, with a temporal decoder, computes so inside its layers. CheckpointError says what is missing,
-        damaged or does not fit.
+        folder, or the name of one within this one, such as "vae_temporal_decoder". memory "low": the text encoder is in
+        8 bits (latte.memory), and on the CPU between encodings; the VAE decodes frame by frame, or, with a temporal
+        decoder, computes so inside its layers. CheckpointError says what is missing, damaged or does not fit.
         """
         check_choice("memory", memory, ("normal", "low"))
         path = find_pipeline(path)
@@ -80,14 +79,14 @@ class TextPipeline(LattePipeline):
         reading = {
             "transformer": (transformer, lambda: load_t2v(path / "transformer", torch_dtype)),
             "vae": (vae, lambda: load_vae(path / "vae", torch_dtype)),
-            "text_encoder": (text_encoder, lambda: load_t5(path / "text_encoder", torch_dtype)),
+            "text_encoder": (text_encoder, lambda: load_t5(path / "text_encoder", torch_dtype, memory == "low")),
             "tokenizer": (tokenizer, lambda: Tokenizer(path / "tokenizer")),
             "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
         }
         pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
-            if pipe.text_encoder is not None:
+            if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers
                 in_eight_bits(pipe.text_encoder)
             if pipe.vae is not None:
                 pipe.vae.set_chunk(1)
@@ -193,6 +192,9 @@ class TextPipeline(LattePipeline):
             raise ValueError("give a prompt or prompt_embeds, and not both")
         if negative_prompt_embeds is not None and (negative_prompt or prompt is not None):
             raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
+        if text_mask != "single" and (prompt is None or not mask_feature):
+            idle = "prompt_embeds" if prompt is None else "mask_feature=False"
+            raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}: leave it out")
         prompts = [prompt] if isinstance(prompt, str) else prompt
         for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompt)):
             listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)

@@ -221,6 +221,8 @@ def test_together_with_compilation(pipe, golden):
         ({"mlp_skip_range": 2, "mlp_timestep_range": (800, 100)}, "timestep range is"),
         ({"mlp_skip_range": 2, "mlp_timestep_range": (1, 2, 3)}, "timestep range is"),
         ({"mlp_skip_range": 2, "mlp_spans": Spans()}, "not both"),
+        ({"mlp_skip_range": 2, "cross_attn_timestep_range": (1, 9)}, "nothing without cross_attn_skip_range"),
+        ({"mlp_spans": Spans(), "mlp_timestep_range": (1, 9)}, "nothing without mlp_skip_range"),
     ],
 )
 def test_wrong_ranges_are_told(pipe, options, say):

@@ -1,5 +1,6 @@
 """Text to video: recorded values from prompt to frames, masks that do not depend on the batch, and wrong calls."""
 
+import json
 import shutil
 
 import pytest
@@ -52,6 +53,21 @@ def test_from_prompt_to_frames(pipe):
     start = golden.inputs["latents.image"]
     image = pipe(prompts[0], latents=start, video_length=1, output_type="pt", **options).frames
     assert relative_error(image, golden.outputs["frames.image"]) < 1e-4
+
+
+def test_the_temporal_decoder_of_the_folder_sees_the_whole_clip(published, tmp_path):
+    """Of latents that are right (above), its recorded decoding (test_vae) gives the frames."""
+    copy, golden = shutil.copytree(published, tmp_path / "with"), Golden("vae_temporal")
+    (copy / "vae_temporal_decoder").mkdir()
+    kind = {"_class_name": "AutoencoderKLTemporalDecoder", **golden.config}
+    (copy / "vae_temporal_decoder/config.json").write_text(json.dumps(kind))
+    save_file(golden.weights, copy / "vae_temporal_decoder/diffusion_pytorch_model.safetensors")
+    pipe = LattePipeline.from_pretrained(copy, vae="vae_temporal_decoder")
+    latents = pipe(PROMPTS[0], **QUICK).frames.transpose(1, 2)
+    frames = pipe(PROMPTS[0], **{**QUICK, "output_type": "pt"}).frames
+    assert relative_error(frames, (pipe.vae.decode(latents) / 2 + 0.5).clamp(0, 1)) < 1e-6
+    one_by_one = torch.cat([pipe.vae.decode(latents[:, i : i + 1]) for i in range(4)], 1)
+    assert relative_error((one_by_one / 2 + 0.5).clamp(0, 1), frames) > 1e-3
 
 
 def test_both_published_forms_of_the_transformer(published, tmp_path, pipe):
@@ -258,6 +274,8 @@ def test_schedulers_of_published_configurations():
         ({"height": 20}, "height is 20"),
         ({"output_type": "mp4"}, "output_type is 'mp4'"),
         ({"text_mask": "none"}, "text_mask is 'none'"),
+        ({"text_mask": "strict", "mask_feature": False}, "does nothing with mask_feature=False"),
+        ({"text_mask": "strict", "prompt": None, "prompt_embeds": torch.zeros(1, 3, 32)}, "nothing with prompt_embeds"),
         ({"decode_chunk_size": 0}, "decode_chunk_size is 0"),
     ],
 )
@@ -336,6 +354,9 @@ def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe)
     assert sizes[0] < 0.35 * sizes[1] and low.vae.chunk == 1
     assert 1e-6 < relative_error(low.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt) < 0.05
     assert relative_error(low(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 0.3
+    whole = LattePipeline.from_pretrained(published, memory="low", text_encoder=load_t5(published / "text_encoder"))
+    table = whole.text_encoder.state_dict()
+    assert all(torch.equal(value, table[name]) for name, value in low.text_encoder.state_dict().items())
     halved = LattePipeline.from_pretrained(published, memory="low", torch_dtype=torch.float16).text_encoder
     assert halved.blocks[0].q.scale.dtype == torch.float32 and halved.tokens.weight.dtype == torch.float16
     outputs = []
