@@ -43,7 +43,7 @@ def ddim(
         prev = float(schedule.alphas_cumprod_prev[index])
         sigma = eta * float(schedule.posterior_variance[index]) ** 0.5
         x = prev**0.5 * x0 + max(1 - prev - sigma**2, 0) ** 0.5 * eps
-        if eta and index > 0:
+        if sigma:
             x = x + sigma * noise(count).to(x)
         yield x
 

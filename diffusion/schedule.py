@@ -36,8 +36,10 @@ class Schedule:
 
     @cached_property
     def posterior_variance(self) -> Tensor:
-        """Variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al., (n,)."""
-        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        """Variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al., (n,); of the first step, down to `end`."""
+        betas = self.betas.clone()
+        betas[0] = (1 - (1 - self.betas[0]) / self.end).clamp(min=0)
+        return betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_log_variance(self) -> Tensor:
@@ -123,8 +125,10 @@ def spaced(count: int, spacing: str = "leading", steps: int = 1000, offset: int 
     and timesteps between whole ones. between: one more is spaced out, in whole numbers, and the lowest left out, as the
     multistep solvers do, which end where it is. ValueError: no such spacing, or there are not so many.
     """
-    if not 1 <= count <= steps - between or not 0 <= offset < steps:
-        raise ValueError(f"{count} timesteps of {steps}, shifted by {offset}: there are not so many")
+    if not isinstance(count, int) or not 1 <= count <= steps - between:
+        raise ValueError(f"{count!r} is no number of timesteps: it must be whole, in 1 to {steps - between}")
+    if not 0 <= offset < steps:
+        raise ValueError(f"the offset of timesteps is {offset}; it must be in 0 to {steps - 1}")
     n = count + between
     if spacing == "leading":
         timesteps = torch.arange(n, dtype=torch.float64) * (steps // n) + offset

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from latte.eval.exam import judge, opened, origin, questions
+from latte.eval.exam import judge, origin, questions
 from latte.eval.examiner import score
 from latte.files import writable, write_json
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
-from latte.sample import add_sampling_options
+from latte.sampling_options import add_sampling_options, opened
 from latte.shapes import Clip, kept_apart
 from latte.text_pipeline import TextPipeline
 from latte.video import from_uint8
@@ -74,10 +74,10 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
-    path, pipe, settings = opened(args)
+    pipe, settings, files = opened(args)
     start = time.perf_counter()
     scores = evaluate(pipe, args.num_videos, **settings)
-    about = origin(path, pipe, args, settings)
+    about = origin(pipe, settings, files, args)
     print(table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     if args.out:

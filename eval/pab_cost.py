@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from latte.eval.exam import judge, opened, origin, questions
+from latte.eval.exam import judge, origin, questions
 from latte.eval.fidelity import psnr, ssim
 from latte.eval.peak_memory import LiveTensors, weight_bytes
 from latte.files import writable, write_json
 from latte.pab import KINDS
 from latte.parser import Parser
 from latte.pipeline import LattePipeline
-from latte.sample import add_sampling_options, broadcast_ranges
+from latte.sample import broadcast_ranges
+from latte.sampling_options import add_sampling_options, opened
 from latte.text_pipeline import TextPipeline
 
 RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # of prompts, of classes
@@ -64,6 +65,7 @@ def measure(pipe: LattePipeline, count: int, ranges: list[str], settings: dict) 
     classes or prompts to pixels, one setting after the other. ValueError: see latte.eval.exam, or no such ranges.
     """
     asked, truths = questions(pipe, count)
+    ssim(*[torch.from_numpy(truths[0].video)[None]] * 2)  # what it lacks is told before the work
     for words in ranges:
         pipe.enable_pyramid_attention_broadcast(**options(words))
     results, exact = {}, None
@@ -107,9 +109,7 @@ def table(results: dict[str, dict]) -> str:
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     for name, result in results.items():
         cells = [f"{100 * result['computed'][kind]:.0f} %" for kind in kinds]
-        cells += [
-            f"{result[column]:.{2 if column == 'speedup' else 3 if column == 'ssim' else 1}f}" for column in COLUMNS
-        ]
+        cells += [format(result[column], digits) for column, digits in COLUMNS.items()]
         lines.append(" | ".join([name, *cells, *(f"{result['scores'][score]:.3f}" for score in shown)]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -126,9 +126,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as cost.json")
-    path, pipe, settings = opened(args)
+    pipe, settings, files = opened(args)
     results = measure(pipe, args.num_videos, args.ranges or RANGES[isinstance(pipe, TextPipeline)], settings)
-    about = {**origin(path, pipe, args, settings), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
+    about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
     print(table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
     if args.out:

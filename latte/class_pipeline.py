@@ -16,9 +16,21 @@ from latte.diffusion.schedule import Schedule, linear_schedule, respace
 from latte.files import read_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
-from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, told
+from latte.pipeline import (
+    MOST_VIDEOS,
+    OUTPUT_TYPES,
+    LatteOutput,
+    LattePipeline,
+    as_output,
+    check_choice,
+    check_count,
+    check_vae,
+    told,
+)
 from latte.scheduler import ALL, Scheduler
 from latte.vae_io import load_vae
+
+GUIDANCE = 4.0  # scale where none is asked for
 
 
 class ClassPipeline(LattePipeline):
@@ -70,7 +82,7 @@ class ClassPipeline(LattePipeline):
         class_labels: list[int | str] | int | str | None = None,
         num_videos: int | None = None,
         num_inference_steps: int | str = 50,
-        guidance_scale: float = 4.0,
+        guidance_scale: float | None = None,
         seed: int = 0,
         sampler: str = "ddim",
         eta: float = 0.0,
@@ -86,7 +98,8 @@ class ClassPipeline(LattePipeline):
 
         num_inference_steps: a count, or a respacing such as "ddim50"; sampler: "ddim" (with eta) or another of
         latte.scheduler.ALL.
-        height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none.
+        height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none; None:
+        GUIDANCE, or none where there are no classes.
         output_type: "np" (b, f, h, w, 3) float in [0, 1], "pt" (b, f, 3, h, w) float in [0, 1], "uint8" (b, f, 3, h, w)
         bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
         Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so
@@ -94,6 +107,8 @@ class ClassPipeline(LattePipeline):
         callback_on_step_end: see latte.pipeline.told.
         Raises ValueError for labels, sizes or options that the model does not have.
         """
+        if guidance_scale is None:
+            guidance_scale = GUIDANCE if self.transformer.config.num_classes else 1
         self.check(class_labels, num_videos, guidance_scale, sampler, eta, batch_size, output_type)
         labels = self.labels(class_labels, num_videos)
         cfg = self.transformer.config
@@ -151,12 +166,14 @@ class ClassPipeline(LattePipeline):
         cfg = self.transformer.config
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("sampler", sampler, ALL)
-        for name, value, most in (("batch_size", batch_size, 4096), ("num_videos", num_videos, 1_000_000)):
-            if value is not None and not 1 <= value <= most:
-                raise ValueError(f"{name} is {value}; it must be in 1 to {most}")
+        check_count("batch_size", batch_size, 4096)
+        if num_videos is not None:
+            check_count("num_videos", num_videos, MOST_VIDEOS)
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
-        if guidance_scale != 1 and cfg.num_classes and not cfg.class_dropout_prob:
+        if guidance_scale != 1 and not cfg.num_classes:
+            raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
+        if guidance_scale != 1 and not cfg.class_dropout_prob:
             raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale 1")
         if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
             raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")

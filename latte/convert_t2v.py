@@ -43,6 +43,9 @@ FIXED = {  # entries of a published config.json that say what our model always i
     "attention_bias": True,
     "norm_type": "ada_norm_single",
     "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "double_self_attention": False,
+    "only_cross_attention": False,
 }
 T5 = {
     "tokens": "shared",

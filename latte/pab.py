@@ -20,19 +20,19 @@ KINDS = ("spatial", "temporal", "cross", "mlp")
 
 @dataclass(frozen=True)
 class Broadcast:
-    """A layer computes in every skip_range-th evaluation, and in all outside the window low < t < high.
+    """A layer computes in every skip_range-th evaluation of a run, and in all outside the window low < t < high.
 
-    first: of the layers of a kind, in their order, only so many are reused; None: all. ValueError: no such rule.
+    ValueError: no such rule.
     """
 
     skip_range: int
     window: tuple[float, float] = (100, 800)
-    first: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.skip_range, int) or self.skip_range < 1:
             raise ValueError(f"skip_range is {self.skip_range!r}; it must be a whole number, 1 or more")
-        if len(self.window) != 2 or not self.window[0] <= self.window[1]:
+        pair = isinstance(self.window, tuple | list) and len(self.window) == 2
+        if not pair or not self.window[0] <= self.window[1]:
             raise ValueError(f"the timestep range is {self.window!r}; it must be two numbers, the lower first")
 
     def reuses(self, count: int, t: float, before: float | None) -> bool:
@@ -51,7 +51,7 @@ class Spans:
 
     starts: tuple[float, ...] = (720, 640, 560, 480, 400)
     length: float = 60
-    first: int | None = 10
+    first: int | None = 10  # of the layers of the kind, in their order, only so many are reused; None: all
 
     def reuses(self, count: int, t: float, before: float | None) -> bool:
         """As Broadcast.reuses: the evaluation before was in the same span."""
@@ -110,7 +110,8 @@ def pyramid_attention_broadcast(
         rule, place = rules.get(kind), places[kind]
         places[kind] += 1
         computes_always = rule is None or getattr(rule, "skip_range", None) == 1
-        if not computes_always and (rule.first is None or place < rule.first):
+        first = getattr(rule, "first", None)
+        if not computes_always and (first is None or place < first):
             followed[layer] = rule
     if absent := [kind for kind in rules if not places[kind]]:
         known = ", ".join(kind for kind in KINDS if places[kind])
@@ -166,8 +167,9 @@ class PyramidAttentionBroadcastMixin:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "__call__" in vars(cls):
-            cls.__call__ = broadcasting(vars(cls)["__call__"])
+        call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
+        if call is not None and not hasattr(call, "broadcasts"):
+            cls.__call__ = broadcasting(call)
 
     def enable_pyramid_attention_broadcast(
         self,
@@ -194,16 +196,18 @@ class PyramidAttentionBroadcastMixin:
             "mlp": (mlp_skip_range, mlp_timestep_range),
         }
         for kind, (every, window) in asked.items():
-            if every is None and tuple(window) != Broadcast.window:
+            if every is None and window not in (Broadcast.window, list(Broadcast.window)):
                 name = kind if kind == "mlp" else f"{kind}_attn"
                 raise ValueError(f"{name}_timestep_range does nothing without {name}_skip_range")
-        rules = {kind: Broadcast(every, tuple(window)) for kind, (every, window) in asked.items() if every is not None}
+        rules = {kind: Broadcast(every, window) for kind, (every, window) in asked.items() if every is not None}
         if mlp_spans is not None:
             if "mlp" in rules:
                 raise ValueError("give mlp_skip_range or mlp_spans, not both")
             rules["mlp"] = mlp_spans
         if not rules:
             raise ValueError("nothing to broadcast: give a skip range, such as spatial_attn_skip_range=2")
+        if self.transformer is None:
+            raise ValueError("this pipeline has no transformer whose outputs could be broadcast")
         with pyramid_attention_broadcast(self.transformer, rules, after_gate=after_gate):
             self._broadcast = rules, after_gate
 
@@ -232,4 +236,5 @@ def broadcasting(call: Callable) -> Callable:
         finally:
             self._run = None
 
+    wrapped.broadcasts = True
     return wrapped

@@ -18,6 +18,7 @@ from latte.models.vae import VideoVAE
 from latte.pab import PyramidAttentionBroadcastMixin
 from latte.video import to_uint8
 
+MOST_VIDEOS = 1_000_000  # of one call
 OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
 
 
@@ -80,13 +81,17 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         for network in self.networks():
-            network.to(device=device, dtype=dtype)
+            network.to(device=None if self.stays(network) else device, dtype=dtype)
         return self
+
+    def stays(self, network: nn.Module) -> bool:
+        """Whether .to() leaves it on its device."""
+        return False
 
     @property
     def device(self) -> torch.device:
         """Where the denoiser is, or what there is in its place."""
-        return next(LattePipeline.networks(self)[0].parameters()).device
+        return next(self.networks()[0].parameters()).device
 
     def latent_shape(
         self,
@@ -108,7 +113,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         frames = trained_frames if frames is None else frames
         step = factor * cfg.patch_size
         for called, value, unit in (("height", height, step), ("width", width, step), (name, frames, tubelet)):
-            if not 1 <= value <= 65_536 or value % unit:
+            if not isinstance(value, int) or not 1 <= value <= 65_536 or value % unit:
                 raise ValueError(f"{called} is {value}; this model needs a multiple of {unit}, up to 65536")
         return frames, cfg.in_channels, height // factor, width // factor
 
@@ -180,6 +185,12 @@ def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
         return videos
     array = rearrange(videos, "b f c h w -> b f h w c").numpy()
     return array if output_type == "np" else [[Image.fromarray(frame) for frame in video] for video in array]
+
+
+def check_count(name: str, value: int, most: int | None = None) -> None:
+    """ValueError: not a whole number from 1 to `most`."""
+    if not isinstance(value, int) or value < 1 or (most and value > most):
+        raise ValueError(f"{name} is {value}; it must be a whole number, {f'in 1 to {most}' if most else '1 or more'}")
 
 
 def check_choice(name: str, value: object, allowed) -> None:

@@ -34,8 +34,10 @@ def find_pipeline(name: str | Path) -> Path:
     CheckpointError: it is nowhere; for a name of the hub, what to fetch and where to put it.
     """
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) and not Path(name).exists():
-        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        home = os.environ.get("HF_HOME", f"{caches}/huggingface")
+        old = os.environ.get("HUGGINGFACE_HUB_CACHE", f"{home}/hub")
+        cache = Path(os.environ.get("HF_HUB_CACHE", old)).expanduser()
         stored = cache / f"models--{str(name).replace('/', '--')}"
         for snapshot in sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True):
             if (snapshot / "transformer" / CONFIG).is_file():

@@ -13,7 +13,7 @@ from latte.models.config import checked
 
 ALL = {**SAMPLERS, **SOLVERS}
 IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these begin at the deviation of their first level
-BETWEEN = ("dpm_multistep", "deis")  # these leave out the lowest of count + 1 timesteps
+BETWEEN = ("dpm_multistep", "dpm_singlestep", "deis")  # these leave out the lowest of count + 1 timesteps
 PUBLISHED = {  # diffusers' class: ours
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
@@ -27,17 +27,24 @@ PUBLISHED = {  # diffusers' class: ours
     "DEISMultistepScheduler": "deis",
 }
 LINSPACE = {kind for kind in PUBLISHED if kind not in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")}  # by default
-FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say this
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "trained_betas": None,
-    "clip_sample": False,
-    "thresholding": False,
-    "rescale_betas_zero_snr": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "solver_order": 2,
+FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say one of these
+    "beta_schedule": ("linear",),
+    "prediction_type": ("epsilon",),
+    "trained_betas": (None,),
+    "clip_sample": (False,),
+    "thresholding": (False,),
+    "rescale_betas_zero_snr": (False,),
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_flow_sigmas": (False, None),
+    "use_lu_lambdas": (False,),
+    "solver_order": (2,),
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "solver_type": ("midpoint", "logrho"),
+    "final_sigmas_type": ("zero",),
+    "interpolation_type": ("linear",),
+    "skip_prk_steps": (True,),
 }
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -79,17 +86,22 @@ class Scheduler:
             values = checked(cls, config)
         else:
             for name, only in FIXED.items():
-                if config.get(name, only) != only:
-                    raise ValueError(f"{name} is {config[name]!r} in the scheduler's config; here it is {only!r}")
+                if config.get(name, only[0]) not in only:
+                    raise ValueError(f"{name} is {config[name]!r} in the scheduler's config; here it is {only[0]!r}")
             kind = config.get("_class_name")
             if kind not in PUBLISHED and sampler is None:
                 raise ValueError(f"the scheduler's class is {kind!r}; known are {', '.join(PUBLISHED)}")
             names = cls.__dataclass_fields__.keys() - {"sampler"}
             spacing = "linspace" if kind in LINSPACE else "leading"
-            values = {"timestep_spacing": spacing, **{name: v for name, v in config.items() if name in names}}
+            default = {"timestep_spacing": spacing, "set_alpha_to_one": kind != "PNDMScheduler"}
+            values = {**default, **{name: value for name, value in config.items() if name in names}}
             values = checked(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
         scheduler = cls(**values)
-        return scheduler if sampler is None else replace(scheduler, sampler=sampler)
+        if sampler is None or sampler == scheduler.sampler:
+            return scheduler
+        # diffusers' single-step solver knows no spacing but this
+        other = {"timestep_spacing": "linspace"} if sampler == "dpm_singlestep" else {}
+        return replace(scheduler, sampler=sampler, **other)
 
     def whole(self) -> Schedule:
         """The chain that the network was trained on."""
@@ -104,7 +116,8 @@ class Scheduler:
             rising = rising if self.sampler in IN_SIGMA else rising.round()
         else:
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
-            if len(rising) == 0 or rising[0] < 0 or rising[-1] > count_all - 1 or (rising.diff() <= 0).any():
+            inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count_all - 1
+            if not inside or not (rising.diff() > 0).all():
                 raise ValueError(f"timesteps must fall, without repetition, within {count_all - 1} to 0: {timesteps}")
         ends_noisy = self.sampler in ("ddim", "pndm") and not self.set_alpha_to_one
         return at_timesteps(whole, rising, float(whole.alphas_cumprod[0]) if ends_noisy else 1.0)

@@ -57,3 +57,37 @@ def masked(prompt: Tensor, mask: Tensor, negative: Tensor | None, negative_mask:
     if mask.all() and other.all():
         return Text(prompt, negative)
     return Text(prompt, negative, mask, None if negative is None else other)
+
+
+def check_texts(
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str] | None,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+    width: int,
+    mask_feature: bool,
+    text_mask: str,
+) -> int:
+    """How many prompts there are, whose embeddings have that width. ValueError: what does not go together."""
+    if text_mask not in TEXT_MASKS:
+        raise ValueError(f"text_mask is {text_mask!r}, not one of {', '.join(TEXT_MASKS)}")
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("give a prompt or prompt_embeds, and not both")
+    if negative_prompt_embeds is not None and (negative_prompt or prompt is not None):
+        raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
+    if text_mask != "single" and (prompt is None or not mask_feature):
+        idle = "prompt_embeds" if prompt is None else "mask_feature=False"
+        raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}: leave it out")
+    for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
+        if not (texts is None or isinstance(texts, str) or listed):
+            raise ValueError(f"{name} is a text, or a list of at least one")
+    sizes = [tuple(embeds.shape) for embeds in (prompt_embeds, negative_prompt_embeds) if embeds is not None]
+    if sizes and (len(sizes[0]) != 3 or sizes[0][2] != width or 0 in sizes[0]):
+        raise ValueError(f"prompt_embeds have shape {sizes[0]}; expected (prompts, tokens, {width})")
+    if len(set(sizes)) > 1:
+        raise ValueError(f"negative_prompt_embeds have shape {sizes[1]}; expected {sizes[0]}, that of prompt_embeds")
+    count = sizes[0][0] if sizes else 1 if isinstance(prompt, str) else len(prompt)
+    if isinstance(negative_prompt, list) and len(negative_prompt) != count:
+        raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
+    return count

@@ -1,7 +1,8 @@
 """From prompts to videos: LatteT2V, T5, a VAE and a scheduler behind one call, in diffusers' words."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,25 @@ from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.noise import draws
-from latte.pipeline import OUTPUT_TYPES, LatteOutput, LattePipeline, as_output, check_choice, check_vae, chunked, told
+from latte.pipeline import (
+    MOST_VIDEOS,
+    OUTPUT_TYPES,
+    LatteOutput,
+    LattePipeline,
+    as_output,
+    check_choice,
+    check_count,
+    check_vae,
+    chunked,
+    told,
+)
 from latte.published import find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
 from latte.scheduler import Scheduler
-from latte.text import MAX_LENGTH, TEXT_MASKS, Text, embed, masked
+from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
 from latte.tokenizer import Tokenizer
 from latte.vae_io import load_vae
 
+GUIDANCE = 7.5  # scale where none is asked for
 KEEPING = (None, "cpu", "free")
 READ = "read it from the folder"  # what a part is unless it is passed in, or left out by None
 
@@ -99,7 +112,7 @@ class TextPipeline(LattePipeline):
         negative_prompt: str | list[str] = "",
         num_inference_steps: int = 50,
         timesteps: Sequence[float] | None = None,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = GUIDANCE,
         num_videos_per_prompt: int = 1,
         video_length: int | None = None,
         height: int | None = None,
@@ -130,8 +143,9 @@ class TextPipeline(LattePipeline):
         begins at latents (b, c, f, h, w). mask_feature: padding of the prompts is left out, as text_mask says
         (latte.text). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
         "uint8", "latent" (b, c, f, h, w). callback_on_step_end: see latte.pipeline.told. decode_chunk_size: frames that
-        the VAE decodes at once in this call; batch_size: videos that go through the networks at once (None: all); both
-        change memory, and results by rounding alone (but for one generator of all videos and fresh noise in a step).
+        the VAE decodes at once in this call; batch_size: videos that go through denoiser and VAE at once (None: all);
+        both change memory, and results by rounding alone (but for one generator of all videos and fresh noise in a
+        step).
         Raises ValueError for what does not go together or the model does not have.
         """
         if self.transformer is None:
@@ -141,19 +155,19 @@ class TextPipeline(LattePipeline):
                 raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
             num_videos_per_prompt = num_images_per_prompt
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_choice("text_mask", text_mask, TEXT_MASKS)
         self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, batch_size, output_type)
         guides = guidance_scale > 1
-        negative_prompt = "" if negative_prompt is None else negative_prompt
-        text = self.encode_prompt(
-            prompt, negative_prompt if guides else None, prompt_embeds, negative_prompt_embeds if guides else None,
-            num_videos_per_prompt, clean_caption, mask_feature, text_mask,
-        )  # fmt: skip
-        count = len(text.prompt)
+        if negative_prompt and not guides:
+            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance_scale:g}: more than 1 guides")
+        negative_prompt = (negative_prompt or "") if guides else None
+        negative_prompt_embeds = negative_prompt_embeds if guides else None
+        texts = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        count = num_videos_per_prompt * check_texts(*texts, self.width, mask_feature, text_mask)
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
         schedule = self.scheduler.schedule(num_inference_steps, timesteps)
         noise = draws(count, shape, generator, seed, latents)
+        text = self.encode_prompt(*texts, num_videos_per_prompt, clean_caption, mask_feature, text_mask)
         batch_size = batch_size or count
         units, done = [slice(i, min(i + batch_size, count)) for i in range(0, count, batch_size)], []
         with (
@@ -186,37 +200,22 @@ class TextPipeline(LattePipeline):
     ) -> Text:
         """What the network attends to, `copies` rows for every prompt; negative_prompt None: no guidance.
 
-        ValueError: both or neither of a prompt and its embeddings, shapes that do not fit, or no encoder for it.
+        Its .prompt and .negative are what a call takes as prompt_embeds and negative_prompt_embeds, where it has no
+        masks. ValueError: both or neither of a prompt and its embeddings, shapes that do not fit, or no encoder for it.
         """
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("give a prompt or prompt_embeds, and not both")
-        if negative_prompt_embeds is not None and (negative_prompt or prompt is not None):
-            raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
-        if text_mask != "single" and (prompt is None or not mask_feature):
-            idle = "prompt_embeds" if prompt is None else "mask_feature=False"
-            raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}: leave it out")
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompt)):
-            listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
-            if not (texts is None or isinstance(texts, str) or listed):
-                raise ValueError(f"{name} is a text, or a list of at least one")
+        given = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        count = check_texts(*given, self.width, mask_feature, text_mask)
         mask = other = None
-        count, several = len(prompts if prompt_embeds is None else prompt_embeds), isinstance(negative_prompt, list)
-        if several and len(negative_prompt) != count:
-            raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
-        try:
+        encodes = prompt_embeds is None or (negative_prompt_embeds is None and negative_prompt is not None)
+        with self.at_hand() if encodes else nullcontext():
             if prompt_embeds is None:
-                prompt_embeds, mask = self.embed(prompts, MAX_LENGTH, clean_caption)
-            length = prompt_embeds.shape[1] if prompt_embeds.ndim == 3 else MAX_LENGTH
+                prompts = [prompt] if isinstance(prompt, str) else prompt
+                prompt_embeds, mask = embed(self.text_encoder, self.tokenizer, prompts, MAX_LENGTH, clean_caption)
             if negative_prompt_embeds is None and negative_prompt is not None:
-                negative = negative_prompt if several else [negative_prompt] * count
-                negative_prompt_embeds, other = self.embed(negative, length, clean_caption)
-        finally:
-            self.offload()
-        for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
-            wanted = (count, length, self.width)
-            if embeds is not None and embeds.shape != wanted:
-                raise ValueError(f"{name} have shape {tuple(embeds.shape)}; expected {wanted}")
+                length = prompt_embeds.shape[1]
+                several = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt]
+                encoded = embed(self.text_encoder, self.tokenizer, several, length, clean_caption)
+                negative_prompt_embeds, other = (z.expand(count, *z.shape[1:]) for z in encoded)
         each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
         text = Text(each(prompt_embeds), each(negative_prompt_embeds))
         if mask is None or not mask_feature:
@@ -225,19 +224,22 @@ class TextPipeline(LattePipeline):
         repeated = mask.repeat(copies, 1) if text_mask == "reference" else each(mask)
         return masked(text.prompt, repeated, text.negative, each(other), text_mask)
 
-    def embed(self, prompts: list[str], length: int, clean: bool) -> tuple[Tensor, Tensor]:
-        """Embeddings (n, l, d) and mask (n, l) of texts. ValueError: there is no encoder."""
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """The text encoder where it is to compute, and afterwards where offload_text_encoder says.
+
+        ValueError: there is none.
+        """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
         check_choice("offload_text_encoder", self.offload_text_encoder, KEEPING)
         if self.offload_text_encoder == "cpu":
             self.text_encoder.to(self.device)
-        return embed(self.text_encoder, self.tokenizer, prompts, length, clean)
-
-    def offload(self) -> None:
-        """Put the text encoder where offload_text_encoder says."""
-        if self.offload_text_encoder == "cpu" and self.text_encoder is not None:
-            self.text_encoder.to("cpu")
+        try:
+            yield
+        finally:
+            if self.offload_text_encoder == "cpu":
+                self.text_encoder.to("cpu")
         if self.offload_text_encoder == "free":
             self.text_encoder = None
 
@@ -248,10 +250,9 @@ class TextPipeline(LattePipeline):
             return self.text_encoder.config.d_model
         return self.transformer.config.caption_channels
 
-    def networks(self) -> list[nn.Module]:
-        """Those of its parts that have weights and are where .to() says."""
-        parts = super().networks()
-        return [part for part in parts if part is not self.text_encoder or self.offload_text_encoder != "cpu"]
+    def stays(self, network: nn.Module) -> bool:
+        """Whether .to() leaves it on its device."""
+        return network is self.text_encoder and self.offload_text_encoder == "cpu"
 
     def denoiser(self, text: Text, scale: float, temporal: bool) -> Callable:
         """(x, t) -> guided noise and the variance of the prompt's half, as the samplers want it."""
@@ -271,14 +272,13 @@ class TextPipeline(LattePipeline):
         self, copies: int, guidance_scale: float, eta: float, chunk: int | None, batch: int | None, output_type: str
     ) -> None:
         """One clear ValueError for a number that makes no sense, or what this pipeline has no part for."""
-        if not isinstance(copies, int) or copies < 1:
-            raise ValueError(f"num_videos_per_prompt is {copies}; it must be 1 or more")
+        check_count("num_videos_per_prompt", copies, MOST_VIDEOS)
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
         if not 0 <= eta <= 1 or (eta and self.scheduler.sampler != "ddim"):
             raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
         for name, value in (("decode_chunk_size", chunk), ("batch_size", batch)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be 1 or more")
+            if value is not None:
+                check_count(name, value)
         if self.vae is None and output_type != "latent":
             raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")

@@ -11,6 +11,8 @@ from goldens import FOLDER
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from latte.models.vae import AutoencoderKL, VAEConfig
+
 PROMPTS = ("A dog wearing sunglasses floating in space, surreal, nebulae in background", "A small cactus with a happy")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -31,16 +33,21 @@ def real_vocabulary() -> bytes | None:
 
 
 def write_published(folder: Path) -> Path:
-    """The whole folder: transformer, vae, a text encoder in two shards, tokenizer, scheduler."""
+    """The whole folder: transformer, vae, vae_temporal_decoder, a text encoder in two shards, tokenizer, scheduler."""
     with safe_open(FOLDER / "tiny_latte_1.safetensors", "pt") as file:
         table = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         notes = file.metadata()
-    for part in ("transformer", "vae", "text_encoder", "scheduler"):
+    for part in ("transformer", "vae", "vae_temporal_decoder", "text_encoder", "scheduler"):
         (folder / part).mkdir(parents=True)
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(notes[f"{part}.config"])
         weights = {k.removeprefix(f"{part}."): v for k, v in table.items() if k.startswith(f"{part}.")}
-        if part in ("transformer", "vae"):
+        if part == "vae_temporal_decoder":  # recorded without its encoder, which has the sizes of any
+            config = json.loads(notes[f"{part}.config"]) | {"temporal_decoder": True}
+            with torch.device("meta"):
+                whole = AutoencoderKL(VAEConfig.from_dict(config)).state_dict()
+            weights |= {name: torch.zeros(tensor.shape) for name, tensor in whole.items() if name not in weights}
+        if part not in ("text_encoder", "scheduler"):
             save_file(weights, folder / part / "diffusion_pytorch_model.safetensors")
         if part == "text_encoder":
             rows = torch.randn(32128, 32, generator=torch.Generator().manual_seed(0)).half()

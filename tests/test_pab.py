@@ -6,6 +6,7 @@ from goldens import Golden, relative_error
 
 from latte import LattePipeline
 from latte.convert_t2v import t2v_config, t2v_state
+from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
@@ -205,6 +206,64 @@ def test_the_mixin_serves_other_pipelines(pipe, golden):
         assert torch.equal(other(x, golden.inputs["prompt_embeds"]), kept)
 
 
+class Foreign:
+    """A pipeline that knows nothing of it."""
+
+    __init__, __call__ = Elsewhere.__init__, Elsewhere.__call__.__wrapped__
+
+
+class Adopted(PyramidAttentionBroadcastMixin, Foreign):
+    """Which gets it together with what that has."""
+
+
+class Heir(Adopted):
+    """Of a pipeline that has it."""
+
+    def __call__(self, x, text):
+        return super().__call__(x, text)
+
+
+@pytest.mark.parametrize("kind", [Adopted, Heir])
+def test_the_mixin_serves_inherited_calls(kind, pipe, golden):
+    text, x = golden.inputs["prompt_embeds"], golden.inputs["latents"].transpose(1, 2)
+    with torch.no_grad():
+        results = []
+        for other in (Elsewhere(pipe.transformer), kind(pipe.transformer)):
+            other.enable_pyramid_attention_broadcast(temporal_attn_skip_range=2)
+            results.append(other(x, text))
+        other.disable_pyramid_attention_broadcast()
+        assert torch.equal(*results) and not torch.equal(other(x, text), results[0])
+
+
+class OneBlock(torch.nn.Module):
+    """The smallest model that it serves."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block(16, 2, "s", "adaln")
+        torch.nn.init.normal_(self.block.modulation.linear.weight)
+
+    def forward(self, x, t, c):
+        return self.block(x, c)
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_what_a_block_adds_when_it_takes_an_output_again(after_gate):
+    """By hand: kept before the gate, the present gate times the old output; after it, the old product."""
+    torch.manual_seed(0)
+    model = OneBlock()
+    block = model.block
+    (x, z), (c, d) = torch.randn(2, 1, 3, 4, 16), torch.randn(2, 1, 1, 16)
+    with torch.no_grad():
+        ((shift, scale, gate), _), ((_, _, new_gate), mlp) = block.modulation(c, 3), block.modulation(d, 3)
+        middle = z + (gate if after_gate else new_gate) * block.attns[0](modulate(x, shift, scale))
+        expected = middle + block.branch(block.mlp, middle, mlp)
+        with pyramid_attention_broadcast(model, {"spatial": Broadcast(2)}, after_gate=after_gate):
+            model(x, torch.tensor([700]), c)
+            again = model(z, torch.tensor([600]), d)
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_together_with_compilation(pipe, golden):
     pipe.enable_pyramid_attention_broadcast(2, 3, 6, 2)
     plain = latents(pipe, golden, steps=8)
@@ -220,6 +279,7 @@ def test_together_with_compilation(pipe, golden):
         ({"spatial_attn_skip_range": 2.5}, "skip_range is 2.5"),
         ({"mlp_skip_range": 2, "mlp_timestep_range": (800, 100)}, "timestep range is"),
         ({"mlp_skip_range": 2, "mlp_timestep_range": (1, 2, 3)}, "timestep range is"),
+        ({"mlp_skip_range": 2, "mlp_timestep_range": 100}, "timestep range is"),
         ({"mlp_skip_range": 2, "mlp_spans": Spans()}, "not both"),
         ({"mlp_skip_range": 2, "cross_attn_timestep_range": (1, 9)}, "nothing without cross_attn_skip_range"),
         ({"mlp_spans": Spans(), "mlp_timestep_range": (1, 9)}, "nothing without mlp_skip_range"),

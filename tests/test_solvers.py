@@ -6,6 +6,7 @@ import pytest
 import torch
 from goldens import Golden, relative_error
 
+from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import at_timesteps, linear_schedule, spaced
 from latte.diffusion.solvers import (
     deis,
@@ -108,7 +109,36 @@ def test_spacings_are_those_of_diffusers():
     assert spaced(50, between=True)[-1] == 950 and spaced(50, between=True)[0] == 19
     with pytest.raises(ValueError, match="not 'leading', 'trailing' or 'linspace'"):
         spaced(5, "log")
-    with pytest.raises(ValueError, match="there are not so many"):
+    with pytest.raises(ValueError, match="1001 is no number of timesteps"):
         spaced(1001)
     with pytest.raises(ValueError, match="must rise"):
         at_timesteps(BASE, torch.tensor([3.0, 2.0]))
+
+
+def test_single_steps_are_spaced_as_in_diffusers():
+    scheduler = Scheduler.from_config(Scheduler().config, "dpm_singlestep")
+    assert scheduler.schedule(20).timesteps.tolist()[::-1][:3] == [999, 949, 899]
+    assert scheduler.schedule(20).timesteps[0] == 50
+    trailing = Scheduler("dpm_singlestep", "trailing").schedule(20).timesteps
+    assert trailing.tolist() == list(range(49, 1000, 50))
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_last_step_of_noisy_ddim_that_ends_noisy(offset):
+    """From timestep 0 or 1 to the level of 0: sigma^2 = (1 - a_0) / (1 - a_t) (1 - a_t / a_0), Song et al. eq. 16."""
+    schedule = Scheduler(steps_offset=offset, **LAST).schedule(10)
+    abar = BASE.alphas_cumprod
+    variance = (1 - abar[0]) / (1 - abar[offset]) * (1 - abar[offset] / abar[0])
+    torch.testing.assert_close(schedule.posterior_variance[0], variance, atol=1e-12, rtol=1e-9)
+    x, drawn = torch.ones(1, 1, 4, 1, 1, dtype=torch.float64), []
+
+    def noise(count):
+        drawn.append(count)
+        return torch.ones_like(x)
+
+    *_, before, after = ddim(wavy, x, schedule, noise, eta=1.0)
+    assert drawn[:9] == list(range(9))
+    if offset:
+        assert drawn[9:] == [9]
+    else:  # it is there already
+        torch.testing.assert_close(after, before)

@@ -112,6 +112,8 @@ def test_published_names_and_configurations_that_do_not_fit(golden):
             t2v_state({name: torch.zeros(1)}, config)
     with pytest.raises(ValueError, match="norm_type is 'ada_norm'"):
         t2v_config({"norm_type": "ada_norm"})
+    with pytest.raises(ValueError, match="norm_eps is 1e-05"):
+        t2v_config({"norm_eps": 1e-5})
     with pytest.raises(ValueError, match="feed_forward_proj is 'relu'"):
         T5Config.from_dict({"feed_forward_proj": "relu"})
     for wrong in ({"num_layers": 0}, {"out_channels": 5}, {"attention_head_dim": 3, "num_attention_heads": 1}):

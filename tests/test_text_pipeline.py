@@ -1,6 +1,5 @@
 """Text to video: recorded values from prompt to frames, masks that do not depend on the batch, and wrong calls."""
 
-import json
 import shutil
 
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from latte import LattePipeline
 from latte.cli import main
 from latte.models.t5 import T5Config, T5Encoder
-from latte.published import load_t5
+from latte.published import find_pipeline, load_t5
 from latte.scheduler import ALL, PUBLISHED, Scheduler
 from latte.tensors import CheckpointError
 from latte.video import export_to_gif, read_video
@@ -35,39 +34,39 @@ def pipe(parts):
     return LattePipeline(**parts)
 
 
-@pytest.mark.skipif(real_vocabulary() is None, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
-def test_from_prompt_to_frames(pipe):
+def run_golden(pipe, i, **options):
+    """The pipeline's call of recorded prompt i, and with options."""
     golden = Golden("tiny_latte_1")
-    prompts, options = golden.config["prompts"], dict(num_inference_steps=12, progress=False)
+    start = golden.inputs[f"latents.{i}"]
+    return pipe(**{"latents": start, "num_inference_steps": 12, "progress": False, **options}).frames
+
+
+@pytest.mark.skipif(real_vocabulary() is None, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
+def test_from_prompts_to_latents(pipe):
+    golden = Golden("tiny_latte_1")
+    prompts = golden.config["prompts"]
     text = pipe.encode_prompt(prompts[0])
     assert relative_error(text.prompt, golden.outputs["prompt_embeds.0"]) < 1e-5
     assert relative_error(text.negative, golden.outputs["negative_prompt_embeds.0"]) < 1e-5
-    starts = [golden.inputs[f"latents.{i}"] for i in (0, 1)]
-    both = pipe(prompts, latents=torch.cat(starts), output_type="latent", **options).frames
+    starts = torch.cat([golden.inputs[f"latents.{i}"] for i in (0, 1)])
+    both = run_golden(pipe, 0, prompt=prompts, latents=starts, output_type="latent")
     for i, prompt in enumerate(prompts):
         reference = golden.outputs[f"latent.{i}"]
-        assert relative_error(pipe(prompt, latents=starts[i], output_type="latent", **options).frames, reference) < 1e-4
+        assert relative_error(run_golden(pipe, i, prompt=prompt, output_type="latent"), reference) < 1e-4
         assert relative_error(both[i : i + 1], reference) < 1e-4
-    frames = pipe(prompts[0], latents=starts[0], output_type="pt", **options).frames[:, ::5]
-    assert relative_error(frames, golden.outputs["frames.0"]) < 1e-4
-    start = golden.inputs["latents.image"]
-    image = pipe(prompts[0], latents=start, video_length=1, output_type="pt", **options).frames
+
+
+def test_from_embeddings_to_frames(pipe, published):
+    golden = Golden("tiny_latte_1")
+    text = {name: golden.outputs[f"{name}.0"] for name in ("prompt_embeds", "negative_prompt_embeds")}
+    assert relative_error(run_golden(pipe, 0, **text, output_type="latent"), golden.outputs["latent.0"]) < 1e-4
+    frames = run_golden(pipe, 0, **text, output_type="pt")
+    assert relative_error(frames[:, 8:9], golden.outputs["frames.0"]) < 1e-4
+    image = run_golden(pipe, "image", **text, video_length=1, output_type="pt")
     assert relative_error(image, golden.outputs["frames.image"]) < 1e-4
-
-
-def test_the_temporal_decoder_of_the_folder_sees_the_whole_clip(published, tmp_path):
-    """Of latents that are right (above), its recorded decoding (test_vae) gives the frames."""
-    copy, golden = shutil.copytree(published, tmp_path / "with"), Golden("vae_temporal")
-    (copy / "vae_temporal_decoder").mkdir()
-    kind = {"_class_name": "AutoencoderKLTemporalDecoder", **golden.config}
-    (copy / "vae_temporal_decoder/config.json").write_text(json.dumps(kind))
-    save_file(golden.weights, copy / "vae_temporal_decoder/diffusion_pytorch_model.safetensors")
-    pipe = LattePipeline.from_pretrained(copy, vae="vae_temporal_decoder")
-    latents = pipe(PROMPTS[0], **QUICK).frames.transpose(1, 2)
-    frames = pipe(PROMPTS[0], **{**QUICK, "output_type": "pt"}).frames
-    assert relative_error(frames, (pipe.vae.decode(latents) / 2 + 0.5).clamp(0, 1)) < 1e-6
-    one_by_one = torch.cat([pipe.vae.decode(latents[:, i : i + 1]) for i in range(4)], 1)
-    assert relative_error((one_by_one / 2 + 0.5).clamp(0, 1), frames) > 1e-3
+    whole = LattePipeline.from_pretrained(published, vae="vae_temporal_decoder")
+    frames = run_golden(whole, 0, **text, output_type="pt")
+    assert relative_error(frames[:, 8:9], golden.outputs["frames_temporal_vae.0"]) < 1e-4
 
 
 def test_both_published_forms_of_the_transformer(published, tmp_path, pipe):
@@ -232,12 +231,17 @@ def test_schedulers_of_published_configurations():
     for kind, sampler in PUBLISHED.items():
         config = {"_class_name": kind, "variance_type": "learned_range", "steps_offset": 1, "clip_sample": False}
         spacing = "leading" if sampler in ("ddim", "ddpm", "pndm") else "linspace"
-        assert Scheduler.from_config(config) == Scheduler(sampler, spacing, steps_offset=1)
+        last = sampler != "pndm"  # whose class ends at the level of timestep 0, unless it says otherwise
+        assert Scheduler.from_config(config) == Scheduler(sampler, spacing, steps_offset=1, set_alpha_to_one=last)
     for wrong, say in (
         ({"_class_name": "UniPC"}, "class is 'UniPC'"),
         ({"_class_name": "DDIMScheduler", "beta_schedule": "cosine"}, "beta_schedule is 'cosine'"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, "prediction_type is 'sample'"),
         ({"_class_name": "DDIMScheduler", "steps_offset": "1"}, "steps_offset is '1'"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type is 'sde"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heun"}, "solver_type is 'heun'"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"}, "final_sigmas_type is"),
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": False}, "skip_prk_steps is False"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": "log"}, "timestep_spacing is 'log'"),
     ):
         with pytest.raises(ValueError, match=say):
@@ -269,8 +273,15 @@ def test_schedulers_of_published_configurations():
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"eta": 2}, "eta is 2"),
         ({"timesteps": [1, 2]}, "timesteps must fall"),
-        ({"num_inference_steps": 0}, "0 timesteps"),
+        ({"timesteps": [float("nan")]}, "timesteps must fall"),
+        ({"num_inference_steps": 0}, "0 is no number of timesteps"),
+        ({"num_inference_steps": "ddim50"}, "'ddim50' is no number of timesteps"),
+        ({"num_inference_steps": 10.5}, "10.5 is no number of timesteps"),
         ({"video_length": 0}, "video_length is 0"),
+        ({"video_length": 4.0}, "video_length is 4.0"),
+        ({"negative_prompt": "a", "guidance_scale": 1}, "negative_prompt does nothing"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(0, 5, 32)}, "prompt_embeds have shape"),
+        ({"num_videos_per_prompt": 10**9}, "in 1 to 1000000"),
         ({"height": 20}, "height is 20"),
         ({"output_type": "mp4"}, "output_type is 'mp4'"),
         ({"text_mask": "none"}, "text_mask is 'none'"),
@@ -284,6 +295,21 @@ def test_wrong_calls_are_told(pipe, options, say):
         pipe(**{"prompt": PROMPTS[0], **QUICK, **options})
 
 
+def test_the_text_encoder_is_freed_by_use_and_not_by_mistakes(parts):
+    pipe = LattePipeline(**parts)
+    pipe.offload_text_encoder = "free"
+    with pytest.raises(ValueError, match="height is 20"):
+        pipe(PROMPTS[0], **{**QUICK, "height": 20})
+    text = pipe.encode_prompt(PROMPTS[0])
+    assert pipe.text_encoder is None
+    given = {"prompt_embeds": text.prompt, "negative_prompt_embeds": text.negative}
+    assert torch.equal(pipe(**given, **QUICK).frames, LattePipeline(**parts)(PROMPTS[0], **QUICK).frames)
+    kept = LattePipeline(**parts)
+    kept.offload_text_encoder = "free"
+    kept(**given, **QUICK)
+    assert kept.text_encoder is not None
+
+
 def test_missing_parts_are_told(pipe, published, parts):
     with pytest.raises(ValueError, match="no text encoder"):
         LattePipeline(pipe.transformer, pipe.vae)(PROMPTS[0], **QUICK)
@@ -293,6 +319,8 @@ def test_missing_parts_are_told(pipe, published, parts):
     assert torch.equal(lone.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt)
     with pytest.raises(ValueError, match="no transformer"):
         lone(PROMPTS[0])
+    with pytest.raises(ValueError, match="no transformer"):
+        lone.enable_pyramid_attention_broadcast(2)
     small = T5Encoder(T5Config(vocab_size=9, d_model=32, d_kv=4, d_ff=8, num_layers=1, num_heads=1))
     with pytest.raises(ValueError, match="the text encoder knows 9"):
         LattePipeline(**{**parts, "text_encoder": small})
@@ -363,8 +391,9 @@ def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe)
     halved.blocks[0].wo.register_forward_hook(lambda _, args, out: outputs.append(out.dtype))
     halved(torch.tensor([[1]]))
     assert outputs == [torch.float32]
-    low.to("meta")
+    low.to("meta", torch.float16)
     assert low.transformer.final_linear.weight.is_meta and not low.text_encoder.tokens.weight.is_meta
+    assert low.text_encoder.tokens.weight.dtype == torch.float16
     with pytest.raises(ValueError, match="memory is 'tiny'"):
         LattePipeline.from_pretrained(published, memory="tiny")
 
@@ -397,6 +426,9 @@ def test_conversion_to_our_folder(published, tmp_path, pipe, capsys):
 def test_the_command(published, tmp_path, capsys):
     words = ["sample", str(published), "--num-sampling-steps=6", "--num-frames=2", "--prompt", "a red star", "a cat"]
     assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"latte sample {published} --prompt 'a red star' --seed 1" in said
+    assert all(f"{file} sha256" in said for file in ("transformer/diffusion_pytorch_model.safetensors", *SHARDS))
     assert sorted(path.name for path in (tmp_path / "a").glob("*.mp4")) == ["000-a-red-star.mp4", "001-a-cat.mp4"]
     for change in (
         ["--seed", "1"],
@@ -414,6 +446,7 @@ def test_the_command(published, tmp_path, capsys):
         (["--prompt", "a", "--num-sampling-steps", "ddim50"], "it is a count"),
         (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
         (["--prompt", "a", "--batch-size", "0"], "--batch-size is 0"),
+        (["--prompt", "a", "b", "--num-videos", "999999"], "in all 1000000 or fewer"),
     ):
         capsys.readouterr()
         assert main(["sample", str(published), *wrong, "--out", str(tmp_path / "c")]) == 2
@@ -429,6 +462,20 @@ def hub(published, tmp_path, monkeypatch):
     (snapshots / "0123abc").symlink_to(published)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub"), ("HUGGINGFACE_HUB_CACHE", "")]
+)
+def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, below, tmp_path, monkeypatch):
+    snapshots = tmp_path / "home/caches" / below / "models--a--b/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(variable, "~/caches")
+    assert find_pipeline("a/b") == snapshots / "0123abc"
 
 
 def test_names_of_the_hub(hub):

@@ -1,0 +1,69 @@
+"""What every command that samples has: its options, the model that they name, and the settings of its call."""
+
+import argparse
+from pathlib import Path
+
+from latte.checkpoint import is_text_pipeline, weights_file
+from latte.class_pipeline import GUIDANCE, ClassPipeline
+from latte.convert_main import DTYPES
+from latte.device import add_device_option, usable_device
+from latte.pipeline import LattePipeline
+from latte.published import find_pipeline, find_vae, state_files
+from latte.scheduler import ALL, Scheduler
+from latte.text_pipeline import GUIDANCE as TEXT_GUIDANCE
+from latte.text_pipeline import TextPipeline
+from latte.vae_io import vae_file
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every command that samples has."""
+    add = parser.add_argument
+    add("--vae", help="the VAE's folder, where the model's own has none")
+    add("--num-sampling-steps", default="50", help="a count, or a respacing such as ddim50 (default: 50)")
+    add("--cfg-scale", type=float, help="guidance scale; 1: none (default: 4, with prompts 7.5)")
+    add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
+    add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
+    add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
+    add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
+    add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two (default: ema)")
+    add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
+    add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
+    add("--memory", choices=("normal", "low"), default="normal", help="low: an 8-bit text encoder, a VAE in parts")
+    add_device_option(parser)
+
+
+def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
+    """The pipeline of args.model, the settings of its call, and its files of weights, the VAE's last.
+
+    ValueError: words that this kind of model has no use for, or no such model.
+    """
+    path = find_pipeline(args.model)
+    of_text = is_text_pipeline(path)
+    check_kind(args, of_text)
+    options = {} if args.vae is None else {"vae": args.vae}
+    if of_text:
+        pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
+        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
+        files = [file for part in ("transformer", "text_encoder") for file in state_files(path / part)]
+        default, own = TEXT_GUIDANCE, {"num_inference_steps": int(args.num_sampling_steps)}
+    else:
+        pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
+        files = [weights_file(path, args.weights)]
+        default = GUIDANCE if pipe.transformer.config.num_classes else 1.0
+        own = {"num_inference_steps": args.num_sampling_steps, "sampler": args.sampler or "ddim"}
+    scale = default if args.cfg_scale is None else args.cfg_scale
+    settings = {**own, "guidance_scale": scale, "eta": args.eta, "seed": args.seed, "batch_size": args.batch_size}
+    if pipe.vae is not None:
+        files.append(vae_file(find_vae(args.vae, path) if args.vae else path / "vae"))
+    return pipe.to(usable_device(args.device)), settings, files
+
+
+def check_kind(args: argparse.Namespace, of_text: bool) -> None:
+    """ValueError: words that this kind of model has no use for."""
+    if not 1 <= args.batch_size <= 4096:
+        raise ValueError(f"--batch-size is {args.batch_size}; it must be in 1 to 4096")
+    if of_text and not args.num_sampling_steps.isdecimal():
+        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
+    idle = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
+    if wrong := [name for name, value in idle.items() if getattr(args, name) != value]:
+        raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")
