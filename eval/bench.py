@@ -4,7 +4,10 @@ from importlib import import_module
 
 from latte.parser import Parser
 
-BENCHES = {"pab": ("latte.eval.pab_cost", "what Pyramid Attention Broadcast saves and costs")}
+BENCHES = {
+    "pab": ("latte.eval.pab_cost", "what Pyramid Attention Broadcast saves and costs"),
+    "memory": ("latte.eval.memory_need", "what Latte-1 needs in memory"),
+}
 
 
 def main(argv: list[str]) -> None:

@@ -153,7 +153,7 @@ def judge_motion(trajectory: np.ndarray, area: np.ndarray, size: int) -> tuple[s
         return way, rms(aside)
     angle, orbit, aside = circle_fit(trajectory)
     sweep = angle[-1] - angle[0]
-    if orbit > 6 * unit and abs(sweep) > np.radians(220) and close(aside, CENTRE * unit) and goes_on(angle):
+    if orbit > 6 * unit and abs(sweep) > np.radians(140) and close(aside, CENTRE * unit) and goes_on(angle):
         return "clockwise" if sweep > 0 else "anticlockwise", rms(aside)
     return none
 

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
     videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8", progress=True).frames
     seconds = time.perf_counter() - start
     scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
-    guided = "unguided" if scale == 1 else f"guidance {scale:g}"
+    conditional = isinstance(pipe, TextPipeline) or pipe.transformer.config.num_classes
+    guided = f"guidance {scale:g}" if conditional else "unconditional"
     facts = {
         "model": args.model,
         "vae": args.vae or "its own",

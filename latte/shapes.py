@@ -97,7 +97,7 @@ def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple
         axis = np.abs(direction)
         centre = axis * middle + (1 - axis) * across + direction * length * (time[:, None] - 0.5)
     elif motion in ("clockwise", "anticlockwise"):
-        turn = 2 * np.pi * rng.uniform(0.75, 0.95) * (1 if motion == "clockwise" else -1)
+        turn = 2 * np.pi * rng.uniform(0.5, 0.65) * (1 if motion == "clockwise" else -1)
         angle = rng.uniform(0, 2 * np.pi) + turn * time
         orbit = rng.uniform(9, 12) * unit
         slack = size / 2 - orbit - radius[0] - 1

@@ -11,9 +11,11 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.convert_t2v import t2v_config, t2v_state
 from latte.eval.fidelity import psnr, ssim
+from latte.eval.memory_need import without_values, working_bytes
 from latte.eval.pab_cost import counting
 from latte.eval.peak_memory import LiveTensors, weight_bytes
 from latte.models.latte_t2v import LatteT2V
+from latte.models.vae import AutoencoderKL, VAEConfig
 
 
 def test_psnr_and_ssim_of_flat_frames_have_a_closed_form():
@@ -98,3 +100,31 @@ def test_bad_words(words, say, capsys):
     except SystemExit as stop:
         status = stop.code
     assert status == 2 and say in capsys.readouterr().err
+
+
+def test_memory_without_values_is_that_with_values():
+    """Of one small decoder, counted both ways; and what is kept for two evaluations is outputs of the known size."""
+    config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
+
+    def decode():
+        model = AutoencoderKL(config)
+        z = torch.zeros(2, 4, 8, 8)
+        return working_bytes(lambda: model.decode(z))
+
+    with without_values(torch.float32):
+        empty = decode()
+    assert empty == decode() > 2 * 3 * 16 * 16 * 4
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_memory_of_latte_1(capsys):
+    assert main(["bench", "memory"]) == 0
+    rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    cells = {name.strip(): (float(weights), float(peak)) for name, weights, peak in rows[1:]}
+    plain, kept = cells["transformer"], cells["transformer, outputs kept (PAB)"]
+    assert plain[0] == 2.11 and cells["T5 encoder"][0] == 11.54 and cells["T5 encoder, 8 bits"][0] == 4.9
+    # 84 layers' outputs for 32 frames of 1024 tokens and 1152 channels, in half precision
+    assert kept[1] - plain[1] == pytest.approx(84 * 32 * 1024 * 1152 * 2 / 1e9, abs=0.02)
+    assert cells["VAE, 1 of 16 frames at a time"][1] < 0.1 * cells["VAE, 16 of 16 frames at a time"][1]
+    assert main(["bench", "memory", "--height", "500"]) == 2
+    assert "--height is 500" in capsys.readouterr().err

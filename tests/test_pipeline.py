@@ -282,7 +282,7 @@ def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
         (["--height", "0"], "height is 0"),
         (["--num-frames", "99999999999999999999"], "num_frames is 99999999999999999999"),
         (["--num-videos", "0"], "--num-videos is 0"),
-        (["--num-videos", "99999999999999999999"], "more than a million"),
+        (["--num-videos", "99999999999999999999"], "in all 1000000 or fewer"),
         (["--num-sampling-steps", "lots"], "lots"),
         (["--cfg-scale", "nan"], "guidance_scale is nan"),
         (["--fps", "0"], "--fps is 0"),

@@ -151,4 +151,4 @@ def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
     }  # fmt: skip
     assert scores["samples"]["all_right"] == 0 and scores["real clips"]["trajectory_error"] < 1
     assert "shape_accuracy" in capsys.readouterr().out
-    assert main([*words, "--weights", "model"]) == 2 and "leave out --weights" in capsys.readouterr().err
+    assert main([*words, "--weights", "model"]) == 2 and "--weights does nothing" in capsys.readouterr().err
