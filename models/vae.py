@@ -14,9 +14,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from latte.models.config import checked
+from latte.models.vae_blocks import (
+    TEMPORAL_GROUPS,
+    Chunked,
+    Level,
+    MidBlock,
+    ResnetBlock,
+    SpatioTemporalResBlock,
+)
 
 LOG_VARIANCE = (-30, 20)  # bounds of the posterior's
-TEMPORAL_GROUPS = 32  # of the norms over time, whatever the others have: so they are published
 
 
 @dataclass(frozen=True)
@@ -53,137 +60,6 @@ class VAEConfig:
         return cls(**checked(cls, {**published, **{name: value for name, value in values.items() if name in known}}))
 
 
-class Chunked(nn.Module):
-    """A module with layers that see every image by itself: these take `chunk` at a time, which bounds memory."""
-
-    chunk = 8
-
-    def per_image(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """layer(x), x (n, c, h, w), in chunks."""
-        return layer(x) if len(x) <= self.chunk else torch.cat([layer(part) for part in x.split(self.chunk)])
-
-
-class ResnetBlock(nn.Module):
-    """Two norm-SiLU-convolution stages and a shortcut: (n, c, h, w) -> (n, out, h, w)."""
-
-    def __init__(self, channels: int, out: int, groups: int):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out, eps=1e-6)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
-        if channels != out:
-            self.conv_shortcut = nn.Conv2d(channels, out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
-
-
-class TemporalResnetBlock(nn.Module):
-    """The same over time alone, (b, c, f, h, w) -> same; its norms take their statistics from the whole clip."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=1e-5)
-        self.conv1 = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-        self.norm2 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=1e-5)
-        self.conv2 = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(y)))
-
-
-class AlphaBlender(nn.Module):
-    """A learned share of the temporal path."""
-
-    def __init__(self):
-        super().__init__()
-        self.mix_factor = nn.Parameter(torch.zeros(1))
-
-    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        return torch.lerp(spatial, temporal, self.mix_factor.sigmoid().to(spatial.dtype))
-
-
-class SpatioTemporalResBlock(Chunked):
-    """A residual block per frame, then one over time, mixed: (f, c, h, w) of one clip -> (f, out, h, w)."""
-
-    def __init__(self, channels: int, out: int, groups: int):
-        super().__init__()
-        self.spatial_res_block = ResnetBlock(channels, out, groups)
-        self.temporal_res_block = TemporalResnetBlock(out)
-        self.time_mixer = AlphaBlender()
-
-    def forward(self, x: Tensor) -> Tensor:
-        spatial = self.per_image(self.spatial_res_block, x)
-        temporal = self.temporal_res_block(rearrange(spatial, "f c h w -> 1 c f h w"))
-        return self.time_mixer(spatial, rearrange(temporal, "1 c f h w -> f c h w"))
-
-
-class SelfAttention(nn.Module):
-    """One head over the pixels of each image."""
-
-    def __init__(self, channels: int, groups: int):
-        super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.group_norm(x), "n c h w -> n 1 (h w) c")
-        y = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return x + rearrange(self.to_out[0](y), "n 1 (h w) c -> n c h w", h=x.shape[2])
-
-
-class Resample(nn.Module):
-    """Half the size (padded right and below, as published) or twice (nearest), then a convolution."""
-
-    def __init__(self, channels: int, down: bool):
-        super().__init__()
-        self.down = down
-        self.conv = (
-            nn.Conv2d(channels, channels, 3, stride=2, padding=0) if down else nn.Conv2d(channels, channels, 3, 1, 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.down else F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class Level(Chunked):
-    """Residual blocks of one width, then a change of size, except at the last level."""
-
-    def __init__(self, channels: int, out: int, count: int, groups: int, resample: str | None, block: type[nn.Module]):
-        super().__init__()
-        self.resnets = nn.ModuleList(block(channels if i == 0 else out, out, groups) for i in range(count))
-        if resample is not None:
-            setattr(self, resample, nn.ModuleList([Resample(out, down=resample == "downsamplers")]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.resnets:
-            x = layer(x)
-        for layer in [*getattr(self, "downsamplers", []), *getattr(self, "upsamplers", [])]:
-            x = self.per_image(layer, x)
-        return x
-
-
-class MidBlock(Chunked):
-    """Residual block, attention, residual block."""
-
-    def __init__(self, channels: int, groups: int, block: type[nn.Module], count: int = 2):
-        super().__init__()
-        self.resnets = nn.ModuleList(block(channels, channels, groups) for _ in range(count))
-        self.attentions = nn.ModuleList([SelfAttention(channels, groups)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *rest = self.resnets
-        x = first(x)
-        for attention, layer in zip(self.attentions, rest):  # with one residual block, attention is not reached
-            x = layer(self.per_image(attention, x))
-        return x
-
-
 class Encoder(nn.Module):
     """Images (n, 3, h, w) -> moments (n, 2 * latent_channels, h / factor, w / factor)."""
 
@@ -216,9 +92,9 @@ class Encoder(nn.Module):
 class Decoder(Chunked):
     """Latents (n, latent_channels, h, w) -> images (n, 3, h * factor, w * factor).
 
-    With the temporal decoder, the n images are the frames of one clip: layers over single frames take `chunk`
-    frames at a time, what sees the clip's time sees all of it. That bounds what the spatial layers need while they
-    work; a whole clip's activations stay in memory between layers, and inside the temporal blocks.
+    With the temporal decoder, the n images are the frames of one clip: layers over single frames take `chunk` frames
+    at a time, convolutions over time bands of rows of that size; norms over time take their statistics from the whole
+    clip, whose activations stay in memory between layers. `latte bench memory` says what is saved.
     """
 
     def __init__(self, cfg: VAEConfig):
@@ -238,8 +114,8 @@ class Decoder(Chunked):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
-        for level in self.up_blocks:
-            x = level(x)
+        for step in (step for level in self.up_blocks for step in level.steps()):  # level(x) would hold on to its input
+            x = step(x)
         x = self.per_image(lambda part: self.conv_out(F.silu(self.conv_norm_out(part))), x)
         if not hasattr(self, "time_conv_out"):
             return x
