@@ -24,7 +24,7 @@ def draws(
     if generator is not None and seed is not None:
         raise ValueError("give a generator or a seed, not both")
     order = "b c f h w -> b f c h w"
-    drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: the same generator gives the same noise
+    drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: in float32 the same generator gives the same noise
     if latents is not None and latents.shape != (count, *drawn):
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
     if isinstance(generator, list) and len(generator) != count:
