@@ -97,8 +97,9 @@ def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple
         axis = np.abs(direction)
         centre = axis * middle + (1 - axis) * across + direction * length * (time[:, None] - 0.5)
     elif motion in ("clockwise", "anticlockwise"):
-        turn = 2 * np.pi * rng.uniform(0.5, 0.65) * (1 if motion == "clockwise" else -1)
-        angle = rng.uniform(0, 2 * np.pi) + turn * time
+        turn = 2 * np.pi * rng.uniform(0.55, 0.7) * (1 if motion == "clockwise" else -1)
+        # from about the top: with any phase, both ways look alike on average, and no small model learned which is which
+        angle = rng.uniform(-0.75, -0.25) * np.pi + turn * time
         orbit = rng.uniform(9, 12) * unit
         slack = size / 2 - orbit - radius[0] - 1
         centre = size / 2 + rng.uniform(-slack, slack, 2) + orbit * np.stack([np.cos(angle), np.sin(angle)], 1)
