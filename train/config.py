@@ -146,11 +146,13 @@ SHAPES_VAE = TrainConfig(
     ema_decay=0.999,
     precision="bf16",
 )
-# the small class-conditional Latte that ships
+# the small class-conditional Latte that ships, from scratch; how that one came about: docs/log.md
 SHAPES = TrainConfig(
     vae="shapes/vae",
     model={"depth": 8, "hidden_size": 176, "num_heads": 4, "patch_size": 4, "prediction": "v"},
     sample_latents=False,
+    timestep_std=1.0,
+    timestep_mean=0.5,
     steps=24000,
     learning_rate=1.5e-3,
     warmup=200,
@@ -170,7 +172,16 @@ PRESETS = {
     "shapes-t2v": SHAPES_T2V,
     # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
     "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
-    "folder": replace(SHAPES, data="videos", vae="runs/folder-vae/final", clips=256, global_batch_size=8, steps=3000),
+    "folder": replace(
+        SHAPES,
+        data="videos",
+        vae="runs/folder-vae/final",
+        clips=256,
+        global_batch_size=8,
+        steps=3000,
+        timestep_std=0.0,
+        timestep_mean=0.0,
+    ),
 }
 
 
