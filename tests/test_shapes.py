@@ -256,8 +256,9 @@ def test_report_names_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
     assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
     report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
-    assert report["weights"] == "ema" and report["weights_sha256"] == digest(folder / "model.safetensors")
-    assert report["vae_sha256"] == digest(find_model("shapes/vae") / "model.safetensors")
+    files = (folder / "model.safetensors", find_model("shapes/vae") / "model.safetensors")
+    assert report["weights"] == "ema"
+    assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
     assert report["device"] == "cpu" and report["torch"] == torch.__version__
     assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
     assert report["scores"]["real clips"]["by_motion"] == {"left": 1.0}
@@ -272,7 +273,7 @@ def test_what_would_fail_in_the_end_is_told_at_once(folder, tmp_path, capsys):
         ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
         ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
-        (str(folder), [*vae, "--batch-size", "0"], "batch_size is 0"),
+        (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
         (str(folder), [], "no VAE"),
     ):
         assert main(["eval", model, *WORDS, *words]) == 2
