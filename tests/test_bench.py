@@ -126,5 +126,7 @@ def test_the_memory_of_latte_1(capsys):
     # 84 layers' outputs for 32 frames of 1024 tokens and 1152 channels, in half precision
     assert kept[1] - plain[1] == pytest.approx(84 * 32 * 1024 * 1152 * 2 / 1e9, abs=0.02)
     assert cells["VAE, 1 of 16 frames at a time"][1] < 0.1 * cells["VAE, 16 of 16 frames at a time"][1]
+    temporal = [cells[f"temporal VAE, {chunk} of 16 frames at a time"][1] for chunk in (1, 16)]
+    assert temporal[0] < 0.9 * temporal[1]
     assert main(["bench", "memory", "--height", "500"]) == 2
     assert "--height is 500" in capsys.readouterr().err

@@ -320,6 +320,8 @@ def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, 
     words = ["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE]
     assert main([*words, "--classes", "left"]) == 2
     assert "knows no --classes" in capsys.readouterr().err
+    assert main([*words, "--cfg-scale", "9"]) == 2
+    assert "nothing to guide it" in capsys.readouterr().err
     assert main(words) == 0
     assert "unconditional" in capsys.readouterr().out and (tmp_path / "out/000-video-0.mp4").is_file()
 
