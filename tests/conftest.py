@@ -12,7 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # `import goldens`, under importlib import mode
 
 from goldens import Golden
+from published import write_published
 
+from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.shapes import make_clip
@@ -51,3 +53,21 @@ def videos(tmp_path_factory):
     for i, name in enumerate(("a/x.mkv", "a/y.mkv", "b/z.mkv")):
         write_video(make_clip(2, i, frames=12, size=24).video, root / name)
     return root
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A text-to-video folder as Latte-1's is, tiny."""
+    return write_published(tmp_path_factory.mktemp("published") / "Latte-1")
+
+
+@pytest.fixture(scope="module")
+def parts(published):
+    """What a pipeline of it is made of."""
+    return LattePipeline.from_pretrained(published).components
+
+
+@pytest.fixture
+def pipe(parts):
+    """A pipeline of its own for a test, of shared networks."""
+    return LattePipeline(**parts)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from latte.models.vae import AutoencoderKL, VAEConfig
 
 PROMPTS = ("A dog wearing sunglasses floating in space, surreal, nebulae in background", "A small cactus with a happy")
+QUICK = dict(num_inference_steps=4, video_length=4, progress=False, output_type="latent")  # a call of the pipeline
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
 

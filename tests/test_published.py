@@ -1,0 +1,246 @@
+"""Text-to-video folders as they are published: read, converted, run from the command line and by the hub's names."""
+
+import shutil
+
+import pytest
+import torch
+from goldens import relative_error
+from published import PROMPTS, QUICK, SHARDS
+from safetensors.torch import load_file, save_file
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.models.t5 import T5Config, T5Encoder
+from latte.published import find_pipeline, load_t5
+from latte.scheduler import PUBLISHED, Scheduler
+from latte.tensors import CheckpointError
+from latte.video import export_to_gif, read_video
+
+
+def test_both_published_forms_of_the_transformer(published, tmp_path, pipe):
+    copy = shutil.copytree(published, tmp_path / "original")
+    file = copy / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({**load_file(file), "caption_projection.y_embedding": torch.zeros(120, 32)}, file)
+    other = LattePipeline.from_pretrained(copy, vae=None)
+    assert other.vae is None and torch.equal(other(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+
+
+def test_schedulers_of_published_configurations():
+    for kind, sampler in PUBLISHED.items():
+        config = {"_class_name": kind, "variance_type": "learned_range", "steps_offset": 1, "clip_sample": False}
+        spacing = "leading" if sampler in ("ddim", "ddpm", "pndm") else "linspace"
+        last = sampler != "pndm"  # whose class ends at the level of timestep 0, unless it says otherwise
+        assert Scheduler.from_config(config) == Scheduler(sampler, spacing, steps_offset=1, set_alpha_to_one=last)
+    for wrong, say in (
+        ({"_class_name": "UniPC"}, "class is 'UniPC'"),
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "cosine"}, "beta_schedule is 'cosine'"),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, "prediction_type is 'sample'"),
+        ({"_class_name": "DDIMScheduler", "steps_offset": "1"}, "steps_offset is '1'"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type is 'sde"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heun"}, "solver_type is 'heun'"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"}, "final_sigmas_type is"),
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": False}, "skip_prk_steps is False"),
+        ({"_class_name": "DDIMScheduler", "timestep_spacing": "log"}, "timestep_spacing is 'log'"),
+    ):
+        with pytest.raises(ValueError, match=say):
+            Scheduler.from_config(wrong)
+
+
+def test_a_tied_embedding_has_two_names_and_is_stored_once(published, tmp_path):
+    weights = {k: v for name in SHARDS for k, v in load_file(published / "text_encoder" / name).items()}
+    shutil.copy(published / "text_encoder/config.json", tmp_path)
+    torch.save({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, tmp_path / "pytorch_model.bin")
+    expected = load_t5(published / "text_encoder").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load_t5(tmp_path).state_dict().items())
+
+
+def test_missing_parts_are_told(pipe, published, parts):
+    with pytest.raises(ValueError, match="no text encoder"):
+        LattePipeline(pipe.transformer, pipe.vae)(PROMPTS[0], **QUICK)
+    with pytest.raises(ValueError, match="no VAE to decode with"):
+        LattePipeline(**{**parts, "vae": None})(PROMPTS[0])
+    lone = LattePipeline.from_pretrained(published, transformer=None, vae=None)
+    assert torch.equal(lone.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt)
+    with pytest.raises(ValueError, match="no transformer"):
+        lone(PROMPTS[0])
+    with pytest.raises(ValueError, match="no transformer"):
+        lone.enable_pyramid_attention_broadcast(2)
+    small = T5Encoder(T5Config(vocab_size=9, d_model=32, d_kv=4, d_ff=8, num_layers=1, num_heads=1))
+    with pytest.raises(ValueError, match="the text encoder knows 9"):
+        LattePipeline(**{**parts, "text_encoder": small})
+    with pytest.raises(ValueError, match="num_heads is no option"):
+        LattePipeline.from_pretrained(published, num_heads=3)
+
+
+def damage(folder, how):
+    text = folder / "text_encoder"
+    if how == "shard":
+        (text / SHARDS[1]).unlink()
+    elif how == "index":
+        (text / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    elif how == "twice":
+        shutil.copy(text / SHARDS[0], text / SHARDS[1])
+    elif how == "config":
+        (folder / "transformer/config.json").write_text('{"norm_type": "layer_norm"}')
+    elif how == "weights":
+        (folder / "transformer/diffusion_pytorch_model.safetensors").unlink()
+    elif how == "scheduler":
+        (folder / "scheduler/scheduler_config.json").unlink()
+    elif how == "tokenizer":
+        (folder / "tokenizer/spiece.model").write_bytes(b"no")
+
+
+@pytest.mark.parametrize(
+    ("how", "say"),
+    [
+        ("shard", "there is no such file"),
+        ("index", "is not a file of this folder"),
+        ("twice", "is in another shard too"),
+        ("config", "norm_type is 'layer_norm'"),
+        ("weights", "holds no weights"),
+        ("scheduler", "holds no scheduler_config"),
+        ("tokenizer", "is damaged or is not a SentencePiece"),
+    ],
+)
+def test_damaged_folders_are_told(published, how, say, tmp_path):
+    copy = shutil.copytree(published, tmp_path / "copy")
+    damage(copy, how)
+    with pytest.raises(CheckpointError, match=say):
+        LattePipeline.from_pretrained(copy)
+
+
+def test_half_precision_is_near_the_exact_one(published, pipe):
+    half = LattePipeline.from_pretrained(published, torch_dtype=torch.float16)
+    assert next(half.transformer.parameters()).dtype == torch.float16
+    assert half.text_encoder.blocks[0].wo.weight.dtype == torch.float32
+    for name, tensor in half.text_encoder.state_dict().items():
+        assert tensor.dtype == (torch.float32 if ".wo." in name else torch.float16)
+    assert relative_error(half(PROMPTS[0], **QUICK).frames.float(), pipe(PROMPTS[0], **QUICK).frames) < 0.05
+    assert load_t5(published / "text_encoder").tokens.weight.dtype == torch.float32
+
+
+def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe):
+    low = LattePipeline.from_pretrained(published, memory="low")
+    sizes = [sum(t.numel() * t.element_size() for n, t in p.text_encoder.state_dict().items() if "block" in n)
+             for p in (low, pipe)]  # fmt: skip
+    assert sizes[0] < 0.35 * sizes[1] and low.vae.chunk == 1
+    assert 1e-6 < relative_error(low.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt) < 0.05
+    assert relative_error(low(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 0.3
+    whole = LattePipeline.from_pretrained(published, memory="low", text_encoder=load_t5(published / "text_encoder"))
+    table = whole.text_encoder.state_dict()
+    assert all(torch.equal(value, table[name]) for name, value in low.text_encoder.state_dict().items())
+    halved = LattePipeline.from_pretrained(published, memory="low", torch_dtype=torch.float16).text_encoder
+    assert halved.blocks[0].q.scale.dtype == torch.float32 and halved.tokens.weight.dtype == torch.float16
+    outputs = []
+    halved.blocks[0].wo.register_forward_hook(lambda _, args, out: outputs.append(out.dtype))
+    halved(torch.tensor([[1]]))
+    assert outputs == [torch.float32]
+    low.to("meta", torch.float16)
+    assert low.transformer.final_linear.weight.is_meta and not low.text_encoder.tokens.weight.is_meta
+    assert low.text_encoder.tokens.weight.dtype == torch.float16
+    with pytest.raises(ValueError, match="memory is 'tiny'"):
+        LattePipeline.from_pretrained(published, memory="tiny")
+
+
+def test_conversion_to_our_folder(published, tmp_path, pipe, capsys):
+    assert main(["convert", str(published), str(tmp_path / "ours")]) == 0
+    assert "46,904 parameters" in capsys.readouterr().out
+    ours = LattePipeline.from_pretrained(tmp_path / "ours")
+    assert torch.equal(ours(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+    assert main(["convert", str(published), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    half = load_file(tmp_path / "half/text_encoder/model.safetensors")
+    assert half["blocks.0.wo.weight"].dtype == torch.float32 and half["blocks.0.q.weight"].dtype == torch.float16
+    assert main(["convert", str(published), str(tmp_path / "x"), "--to", "original"]) == 2
+    (tmp_path / "full/vae").mkdir(parents=True)
+    (tmp_path / "full/vae/note").write_text("mine")
+    assert main(["convert", str(published), str(tmp_path / "full")]) == 2
+    assert [path.name for path in (tmp_path / "full").rglob("*")] == ["vae", "note"]
+
+
+def test_the_command(published, tmp_path, capsys):
+    words = ["sample", str(published), "--num-sampling-steps=6", "--num-frames=2", "--prompt", "a red star", "a cat"]
+    assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"latte sample {published} --prompt 'a red star' --seed 1" in said
+    assert all(f"{file} sha256" in said for file in ("transformer/diffusion_pytorch_model.safetensors", *SHARDS))
+    assert sorted(path.name for path in (tmp_path / "a").glob("*.mp4")) == ["000-a-red-star.mp4", "001-a-cat.mp4"]
+    for change in (
+        ["--seed", "1"],
+        ["--sampler", "ddpm"],
+        ["--pab", "temporal=2"],
+        ["--negative-prompt", "dog"],
+        ["--memory", "low"],
+    ):
+        assert main([*words, *change, "--out", str(tmp_path / "b")]) == 0
+        assert (tmp_path / "a/000-a-red-star.mp4").read_bytes() != (tmp_path / "b/000-a-red-star.mp4").read_bytes()
+    for wrong, say in (
+        (["--prompt", "a", "--classes", "1"], "--classes"),
+        ([], "give --prompt"),
+        (["--prompt", "a", "--pab", "spatial"], "expected KIND=RANGE"),
+        (["--prompt", "a", "--num-sampling-steps", "ddim50"], "it is a count"),
+        (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
+        (["--prompt", "a", "--batch-size", "0"], "--batch-size is 0"),
+        (["--prompt", "a", "b", "--num-videos", "999999"], "in all 1000000 or fewer"),
+    ):
+        capsys.readouterr()
+        assert main(["sample", str(published), *wrong, "--out", str(tmp_path / "c")]) == 2
+        assert say in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    """The folder as the Hugging Face cache would hold it."""
+    snapshots = tmp_path / "hub/models--maxin-cn--Latte-1/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub"), ("HUGGINGFACE_HUB_CACHE", "")]
+)
+def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, below, tmp_path, monkeypatch):
+    snapshots = tmp_path / "home/caches" / below / "models--a--b/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(variable, "~/caches")
+    assert find_pipeline("a/b") == snapshots / "0123abc"
+
+
+def test_names_of_the_hub(hub):
+    assert LattePipeline.from_pretrained("maxin-cn/Latte-1", vae=None).scheduler.sampler == "ddim"
+    with pytest.raises(CheckpointError, match=r"fetch transformer/, vae/.*hf download maxin-cn/Latte-2"):
+        LattePipeline.from_pretrained("maxin-cn/Latte-2")
+
+
+def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="eager"))
+
+    pipeline = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32).to("cpu")
+    pipeline.transformer.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.transformer = torch.compile(pipeline.transformer)
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode)
+    video = pipeline(prompt="A dog wearing sunglasses floating in space, surreal, nebulae in background").frames[0]
+    assert len(video) == 16 and video[0].size == (64, 64)
+
+    pipe = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32)
+    plain = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    pipe.enable_pyramid_attention_broadcast(
+        spatial_attn_skip_range=2,
+        cross_attn_skip_range=6,
+        spatial_attn_timestep_range=[100, 800],
+        cross_attn_timestep_range=[100, 800],
+    )
+    videos = pipe("A small cactus with a happy face in the Sahara desert.").frames[0]
+    export_to_gif(videos, "latte.gif")
+    assert len(read_video(tmp_path / "latte.gif")[0]) == 16
+    other = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    assert 1e-4 < relative_error(other, plain) < 0.2
+    assert LattePipeline(**pipeline.components).transformer is pipeline.transformer
