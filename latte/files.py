@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `path` to fill: takes its place if the block ends well, is removed if it does not.
+
+    What was at `path` is gone then, all of it: whether it may be is the caller's to know.
+    """
+    path = Path(path).resolve()
+    draft, old = (path.with_name(f".{path.name}.{what}{os.getpid()}") for what in ("part", "old"))
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if path.exists():
+            os.replace(path, old)
+        os.replace(draft, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def writable(folder: Path) -> bool:

@@ -9,12 +9,12 @@ from math import prod
 from pathlib import Path
 from typing import IO
 
-import av
 import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
+from latte.streams import FPS, open_stream, read_stream, upright
 from latte.video_write import export_to_gif, export_to_video, naming, write_video
 
 __all__ = [
@@ -32,11 +32,8 @@ __all__ = [
 STREAMS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 READABLE = (*STREAMS, ".webp", ".npz")
-# Decoders go by content, not by suffix: only these are tried, none of which runs a program or opens another file.
-PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-STREAM_FORMATS = {"format_whitelist": "mov,mp4,avi,matroska,webm,gif"}
+PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # the only decoders that are tried, whatever the suffix
 LARGEST = 4 << 30  # bytes that an npz may unpack to
-FPS = 8.0  # of what does not say
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -102,7 +99,8 @@ def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[
         elif kind == ".webp":
             frames, fps = read_webp(path, wanted)
         else:
-            frames, fps = read_stream(path, wanted)
+            found, fps = read_stream(path, wanted)
+            frames = list(found.values()) if wanted is None else pick(found, wanted)
         return as_tensor(frames), fps
 
 
@@ -228,35 +226,3 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         return np.lib.format.read_array_header_1_0(file)
     except ValueError as error:  # NumPy's words may recommend allow_pickle, which runs what a stranger wrote
         raise ValueError("it holds no array whose header can be read") from error
-
-
-@contextmanager
-def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """A file and its first video stream, set to decode on one thread. ValueError: it has none."""
-    with av.open(f"file:{path}", options=STREAM_FORMATS) as container:  # file: for names such as 10:30.mp4
-        if not container.streams.video:
-            raise ValueError("it holds no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type, stream.thread_count = "NONE", 1
-        yield container, stream
-
-
-def upright(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame (h, w, 3), turned as its rotation flag says: a phone films portrait clips lying."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-
-
-def read_stream(path: Path, wanted: list[int] | None) -> tuple[Sequence[np.ndarray], float]:
-    """Frames (h, w, 3) of a stream, and their mean rate; decoding stops after the last wanted frame."""
-    end, chosen = (None, set()) if wanted is None else (max(wanted) + 1, set(wanted))
-    with open_stream(path) as (container, stream):
-        frames = enumerate(islice(container.decode(stream), end))
-        kept = {number: upright(frame) for number, frame in frames if wanted is None or number in chosen}
-        return pick(kept, list(kept) if wanted is None else wanted), mean_rate(stream)
-
-
-def mean_rate(stream: av.VideoStream) -> float:
-    """Frames per second. The container's own average is taken over a gif's first delays, which are rounded."""
-    if stream.frames and stream.duration:
-        return float(stream.frames / (stream.duration * stream.time_base))
-    return float(stream.average_rate or FPS)
