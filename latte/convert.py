@@ -39,12 +39,14 @@ def renamed(name: str, table: dict[str, str]) -> str:
     return f"{table[row].replace('{i}', number[1]) if number else table[row]}.{end}"
 
 
-def heads_first(name: str, tensor: Tensor, num_heads: int) -> Tensor:
-    """Their qkv rows (3, head, e) as ours, (head, 3, e). ValueError: they are not such rows."""
+def heads_first(
+    name: str, tensor: Tensor, num_heads: int, parts: tuple[str, ...] = ("query", "key", "value")
+) -> Tensor:
+    """Their rows (part, head, e) as ours, (head, part, e). ValueError: they are not such rows."""
     rows = tensor.shape[0] if tensor.ndim else 0
-    if not rows or rows % (3 * num_heads):
-        raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not {num_heads} heads of query, key and value")
-    return tensor.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2)
+    if not rows or rows % (len(parts) * num_heads):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not {num_heads} heads of {' and '.join(parts)}")
+    return tensor.unflatten(0, (len(parts), num_heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
@@ -91,13 +93,13 @@ def state_for_original(model: Latte) -> dict[str, Tensor]:
     return state
 
 
-def shape_of(source: dict[str, Tensor], name: str, ndim: int) -> torch.Size:
+def shape_of(source: dict[str, Tensor], name: str, ndim: int, whose: str = "an original Latte") -> torch.Size:
     """A tensor's shape. ValueError: it is missing, empty, or has not so many dimensions."""
     if name not in source:
-        raise ValueError(f"these are not the weights of an original Latte: {name} is missing")
+        raise ValueError(f"these are not the weights of {whose}: {name} is missing")
     shape = source[name].shape
     if len(shape) != ndim or 0 in shape:
-        raise ValueError(f"these are not the weights of an original Latte: {name} has the shape {tuple(shape)}")
+        raise ValueError(f"these are not the weights of {whose}: {name} has the shape {tuple(shape)}")
     return shape
 
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from latte.convert import heads_first
 from latte.models.config import checked
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.tensors import rename_keys
@@ -38,6 +39,27 @@ INSIDE: dict[str, str | None] = {  # of a block
 }
 FUSED = {"attns.0.qkv": ("attns.0.q", "attns.0.k", "attns.0.v"), "cross.kv": ("cross.k", "cross.v")}
 UNUSED = {"caption_projection.y_embedding"}  # PixArt's null caption, in the original's own files
+PIXART = {  # PixArt-alpha's own .pth files, outside and inside of blocks, all of which are spatial
+    "patch_embed": "x_embedder.proj",
+    "time.mlp.0": "t_embedder.mlp.0",
+    "time.mlp.2": "t_embedder.mlp.2",
+    "time_modulation": "t_block.1",
+    "caption.fc1": "y_embedder.y_proj.fc1",
+    "caption.fc2": "y_embedder.y_proj.fc2",
+    "final_modulation": "final_layer",
+    "final_linear": "final_layer.linear",
+}
+PIXART_BLOCK: dict[str, str | None] = {
+    "attns.0.qkv": "attn.qkv",
+    "attns.0.proj": "attn.proj",
+    "cross.q": "cross_attn.q_linear",
+    "cross.kv": "cross_attn.kv_linear",
+    "cross.proj": "cross_attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "modulation": None,
+}
+PIXART_UNUSED = {"pos_embed", "y_embedder.y_embedding"}  # a table that is computed here, and the null caption
 FIXED = {  # entries of a published config.json that say what our model always is
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
@@ -70,7 +92,8 @@ def ours(name: str, outside: dict[str, str], inside: dict[str, str], found: re.M
     """Our name for theirs; `found` is its block, as we count `number`, and the "rest". ValueError: no row takes it."""
     stem, _, end = name.rpartition(".")
     end = {"scale_shift_table": "table"}.get(end, end)
-    for table, row, prefix in ((outside, stem, ""), (inside, found and found["rest"], f"blocks.{number}.")):
+    rows = [(outside, stem, "")] + ([(inside, found["rest"], f"blocks.{number}.")] if found else [])
+    for table, row, prefix in rows:
         mine = [mine for mine, theirs in table.items() if theirs == row]
         if mine and end in ("weight", "bias", "table", "scale"):
             return f"{prefix}{mine[0]}.{end}"
@@ -103,8 +126,29 @@ def t2v_state(source: dict[str, Tensor], config: LatteT2VConfig) -> dict[str, Te
                 names = [name.replace(parts[0], part) for part in parts]
                 if missing := [part for part in names if part not in state]:
                     raise ValueError(f"{missing[0]} is missing beside {name}")
-                rows = [state.pop(part).unflatten(0, (heads, -1)) for part in names]
-                state[name.replace(parts[0], fused)] = torch.stack(rows, 1).flatten(0, 2)
+                rows = [state.pop(part) for part in names]
+                if len({part.shape for part in rows}) > 1 or not rows[0].ndim or rows[0].shape[0] % heads:
+                    raise ValueError(f"{' and '.join(names)} are not {heads} heads of one width")
+                split = [part.unflatten(0, (heads, -1)) for part in rows]
+                state[name.replace(parts[0], fused)] = torch.stack(split, 1).flatten(0, 2)
+    return state
+
+
+def pixart_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """A LatteT2V's state dict, but for its temporal blocks, out of PixArt-alpha's own. ValueError: an unknown key."""
+
+    def rename(name: str) -> str:
+        found = re.fullmatch(r"blocks\.(\d{1,9})(?:\.(?P<rest>.+))?\.\w+", name)
+        return ours(name, PIXART, PIXART_BLOCK, found, 2 * int(found[1]) if found else 0)
+
+    state = rename_keys({name: tensor for name, tensor in source.items() if name not in PIXART_UNUSED}, rename)
+    for name, tensor in state.items():
+        if name == "patch_embed.weight":
+            state[name] = tensor.flatten(1)
+        if ".qkv." in name:
+            state[name] = heads_first(name, tensor, num_heads)
+        if ".kv." in name:
+            state[name] = heads_first(name, tensor, num_heads, ("key", "value"))
     return state
 
 

@@ -1,0 +1,111 @@
+"""Runs by name, each a table that says where it departs from TrainConfig's defaults."""
+
+from dataclasses import replace
+
+from latte.train.config import TrainConfig
+
+# the small VAE that ships: 8x down, 4 channels, narrow where frames are large
+SHAPES_VAE = TrainConfig(
+    kind="vae",
+    model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+    num_frames=1,
+    clips=20000,
+    steps=3600,
+    learning_rate=1.5e-3,
+    warmup=100,
+    schedule="cosine",
+    kl_weight=1e-3,
+    ema_decay=0.999,
+    precision="bf16",
+)
+# the small class-conditional Latte that ships, from scratch; how that one came about: docs/log.md
+SHAPES = TrainConfig(
+    vae="shapes/vae",
+    model={"depth": 8, "hidden_size": 176, "num_heads": 4, "patch_size": 4, "prediction": "v"},
+    sample_latents=False,
+    timestep_std=1.0,
+    timestep_mean=0.5,
+    steps=24000,
+    learning_rate=1.5e-3,
+    warmup=200,
+    schedule="cosine",
+    ema_decay=0.999,
+)
+# the small text-to-video model that ships
+SHAPES_T2V = replace(
+    SHAPES,
+    kind="t2v",
+    model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
+    text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
+)
+# Latte-XL/2 on FaceForensics, as the paper trained it: Vchitect/Latte, configs/ffs/ffs_train.yaml and train.py
+FFS = TrainConfig(
+    data="data/ffs",
+    classes=False,  # unconditional
+    vae="sd-vae-ft-ema",  # Stable Diffusion's, fine-tuned; the folder of its config.json
+    model={"depth": 28, "hidden_size": 1152, "num_heads": 16, "patch_size": 2},  # Latte-XL/2, 674 M parameters
+    image_size=256,
+    frame_interval=3,  # the paper's choice among several
+    latents="step",  # from windows drawn anew, as theirs
+    num_workers=8,
+    flip=True,  # the only augmentation
+    global_batch_size=40,  # 8 GPUs of 80 GB with 5 clips each
+    micro_batch_size=5,  # what one of them holds in float32
+    steps=1_000_000,  # an upper bound: the paper does not say when it stopped, and the rate is constant
+    clip_grad=0.1,
+    clip_from=20_000,
+    precision="bf16",  # theirs: "tf32"
+    seed=3407,
+    log_every=100,
+    save_every=10_000,
+)
+SKY = replace(
+    FFS,
+    data="data/sky",
+    flip=False,  # the original's loader for it has none
+    log_every=50,
+)
+UCF101 = replace(
+    FFS,
+    data="data/ucf101",
+    classes=True,  # its folders, 101 of them
+    clip_from=100_000,
+    log_every=50,
+)
+TAICHI = replace(
+    FFS,
+    data="data/taichi",
+    clip_from=500_000,
+    log_every=50,
+)
+IMAGES = dict(
+    num_images=8,  # "+IMG": stills of other clips beside each
+    global_batch_size=32,  # 4 a GPU
+    micro_batch_size=4,
+)
+PRESETS = {
+    "shapes-vae": SHAPES_VAE,
+    "shapes": SHAPES,
+    "shapes-t2v": SHAPES_T2V,
+    # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
+    "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
+    "folder": replace(
+        SHAPES,
+        data="videos",
+        vae="runs/folder-vae/final",
+        clips=256,
+        global_batch_size=8,
+        steps=3000,
+        timestep_std=0.0,
+        timestep_mean=0.0,
+    ),
+    # with the FVD that the paper reports, where a second source confirms it
+    "ffs": FFS,  # 34.00
+    "sky": SKY,  # 59.82
+    "ucf101": UCF101,  # 477.97
+    "taichi": TAICHI,
+    "ffs-img": replace(FFS, clip_from=500_000, **IMAGES),
+    "sky-img": replace(SKY, **IMAGES),
+    "ucf101-img": replace(UCF101, **IMAGES),
+    "taichi-img": replace(TAICHI, **IMAGES),  # 97.09
+}
