@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from small_runs import run, small
 
+from latte.cli import main
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes import make_clip
-from latte.train import data
-from latte.train.data import open_clips
+from latte.train import folder_clips
+from latte.train.data import Batches
+from latte.train.folder_clips import open_clips
 from latte.train.loop import train
 from latte.train.objectives import OBJECTIVES
 from latte.vae_io import load_vae, save_vae
-from latte.video import write_video
+from latte.video import to_uint8, write_video
 
 
 class Recorder(torch.nn.Module):
@@ -42,9 +44,14 @@ def test_folder_of_videos(vae, tmp_path):
     with pytest.warns(UserWarning) as told:
         clips = open_clips(config)
     assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
-    assert clips.names == ["a", "b"] and [label for _, _, label in clips.videos] == [0, 1, 1]
-    video, label, _ = clips.clip(1, torch.Generator().manual_seed(0))
-    assert video.shape == (4, 3, 16, 16) and label == 1
+    assert clips.names == ["a", "b"] and [source.label for source in clips.sources] == [0, 1, 1]
+    sample = clips.clip(1, torch.Generator().manual_seed(0))
+    assert sample.video.shape == (4, 3, 16, 16) and sample.label == 1
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"2 of 5 videos cannot be used, more than failed_share=0\.3"),
+    ):
+        open_clips(replace(config, failed_share=0.3))
     train(config, tmp_path / "run", clips)
     assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
 
@@ -54,13 +61,13 @@ def test_what_are_classes_and_what_is_not(vae, tmp_path):
     for name in ("x.mkv", "raw/y.mkv"):
         write_video(clip, tmp_path / "one" / name)
     clips = open_clips(small(vae, f"data={tmp_path / 'one'}"))
-    assert clips.names == [] and len(clips.videos) == 2
+    assert clips.names == [] and clips.videos == 2
     for name in ("a/x.mkv", "b/y.mkv"):
         write_video(clip, tmp_path / "two" / name)
     Image.new("RGB", (24, 24)).save(tmp_path / "two/cover.png")
     with pytest.warns(UserWarning, match="lies beside the class folders"):
         clips = open_clips(small(vae, f"data={tmp_path / 'two'}"))
-    assert clips.names == ["a", "b"] and len(clips.videos) == 2
+    assert clips.names == ["a", "b"] and clips.videos == 2
     (tmp_path / "two/cover.png").unlink()
     write_video(make_clip(2, 1, frames=12, size=24).video, tmp_path / "two/b/y.mkv")
     assert open_clips(small(vae, f"data={tmp_path / 'two'}")).fingerprint != clips.fingerprint
@@ -88,14 +95,15 @@ def test_images_that_go_with_a_clip(vae):
     loss = OBJECTIVES["latte"](open_clips(config), config)
     number = torch.arange(400)[:, None] * 4 + torch.arange(4)
     mean = number[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
-    loss.mean, loss.deviation, loss.classes = mean, torch.zeros_like(mean), torch.arange(400) % 8
-    frames, _, clips = loss.frames(0, 5)
-    seen = frames[:, 0, 0, 0].long()
-    assert torch.equal(seen[:4], number[loss.order.index(0, 5)])
-    assert torch.equal(clips, torch.cat([seen[:1], seen[4:]]) // 4)
+    source = loss.source
+    source.mean, source.deviation, source.labels = mean, torch.zeros_like(mean), [i % 8 for i in range(400)]
+    source.captions = [""] * 400
+    latents = source.batch(0, range(5, 6))
+    seen = latents.mean[0, :, 0, 0, 0].long()
+    assert torch.equal(seen[:4], number[source.places.order.index(0, 5)])
+    assert torch.equal(latents.labels[0], torch.cat([seen[:1], seen[4:]]) // 4 % 8)
     kept = torch.zeros(1, 4, dtype=torch.bool)
-    told = loss.condition(loss.network(), clips[None], kept)["y"]
-    assert torch.equal(told[0], clips % 8)
+    assert torch.equal(loss.condition(loss.network(), latents.labels, [], kept)["y"], latents.labels)
     recorder = Recorder(loss.network().config)
     loss(recorder, 0, range(400))
     x, t, y = recorder.seen[0]
@@ -122,8 +130,9 @@ def test_timesteps_are_uniform_or_logit_normal(vae):
 def test_what_a_slot_sees_is_its_own(vae):
     config = small(vae, "global_batch_size=1000", "clips=1000", "timestep_std=0", "timestep_mean=0")
     loss = OBJECTIVES["latte"](open_clips(config), config)
-    loss.mean, loss.deviation = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2)
-    loss.classes = torch.arange(1000) % 8
+    source = loss.source
+    source.mean, source.deviation = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2)
+    source.labels, source.captions = [i % 8 for i in range(1000)], [""] * 1000
     recorder = Recorder(loss.network().config)
     loss(recorder, 3, range(1000))
     for slot in (0, 1, 6):
@@ -140,9 +149,9 @@ def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     video = torch.from_numpy(make_clip(0, 1, "left", frames=12, size=16).video)
     write_video(video, tmp_path / "a.mkv")
     write_video(video.flip(0), tmp_path / "b.mkv")
-    draw = lambda i, seed, *changes: open_clips(small(vae, f"data={tmp_path}", *changes)).clip(
-        i, torch.Generator().manual_seed(seed)
-    )[0]
+    draw = lambda i, seed, *changes: to_uint8(
+        open_clips(small(vae, f"data={tmp_path}", *changes)).clip(i, torch.Generator().manual_seed(seed)).video
+    )
     windows = [video[start : start + 8 : 2] for start in range(6)]
     drawn = [draw(0, seed, "frame_interval=2") for seed in range(8)]
     assert {next(i for i, w in enumerate(windows) if torch.equal(w, clip)) for clip in drawn} > {0, 5}
@@ -152,7 +161,7 @@ def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
     assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
     kept = draw(0, 5, "image_size=8")
-    monkeypatch.setattr(data, "DECODED", 0)
+    monkeypatch.setattr(folder_clips, "DECODED", 0)
     assert torch.equal(draw(0, 5, "image_size=8"), kept)
     assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
 
@@ -166,15 +175,25 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     (tmp_path / "data/a.mp4").write_bytes(content)
     config = small(vae, f"data={tmp_path / 'data'}")
     with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
-        assert len(open_clips(config).videos) == 1
-    monkeypatch.setattr(data, "DECODED", 0)
+        assert open_clips(config).videos == 1
+    monkeypatch.setattr(folder_clips, "DECODED", 0)
     clips = open_clips(config)
-    assert len(clips.videos) == 2
-    with pytest.warns(UserWarning, match=r"a\.mp4 cannot be decoded.*the next video takes its place"):
-        drawn = [clips.clip(0, torch.Generator().manual_seed(seed))[0] for seed in range(12)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert torch.equal(clips.clip(0, torch.Generator().manual_seed(11))[0], drawn[11])
+    assert clips.videos == 2
+    drawn = [clips.clip(0, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    failed = [sample for sample in drawn if sample.failed]
+    assert failed and all(sample.failed[0][0].name == "a.mp4" for sample in failed)
+    assert torch.equal(clips.clip(0, torch.Generator().manual_seed(11)).video, drawn[11].video)
+    for workers in (0, 2):
+        batches = Batches(open_clips(config), replace(config, latents="step", num_workers=workers))
+        batches.prepare([range(4)], 0)
+        with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as told:
+            for step in range(12):
+                batches.batch(step, range(4))
+        assert len(told) == 1 and len(batches.clips.failures.reasons) == 1
+    strict = Batches(open_clips(replace(config, failed_share=0.4)), config)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="1 of 2 videos cannot be used, more than"):
+        for step in range(12):
+            strict.batch(step, range(4))
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
@@ -192,5 +211,32 @@ def test_real_folders(vae, tmp_path):
     for folder, names in (("ucf", ["ApplyEyeMakeup", "Archery"]), ("faces", [])):
         config = small(vae, f"data={tmp_path / folder}", "steps=2", "frame_interval=3")
         clips = open_clips(config)
-        assert clips.names == names and len(clips.videos) == 2
+        assert clips.names == names and clips.videos == 2
         assert (train(config, tmp_path / "run" / folder, clips) / "model.safetensors").is_file()
+
+
+def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, monkeypatch):
+    data = shutil.copytree(videos, tmp_path / "data")
+    (data / "a/broken.mp4").write_text("no")
+    words = ["prepare", "folder", str(data), "--out", str(tmp_path / "list"), "--num-frames=4", "--frame-interval=2"]
+    assert main(words) == 0
+    config = small(vae, f"data={tmp_path / 'list'}", "frame_interval=2", "flip=true")
+    listed = open_clips(config)
+    with pytest.warns(UserWarning, match=r"left out: .*broken\.mp4"):
+        found = open_clips(replace(config, data=str(data)))
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_clips, "DECODED", 0)
+        unkept = open_clips(config)
+    assert listed.keeps and not unkept.keeps
+    assert listed.names == found.names == ["a", "b"] and listed.videos == found.videos == 3
+    for i in range(6):
+        place = lambda i=i: torch.Generator().manual_seed(i)
+        samples = [clips.clip(i, place()) for clips in (listed, found, unkept)]
+        assert all(torch.equal(sample.video, samples[0].video) for sample in samples)
+        assert len({sample.label for sample in samples}) == 1
+        assert torch.equal(listed.frame(i, place()).video, unkept.frame(i, place()).video)
+    with pytest.raises(ValueError, match="no video of 13 frames or more"), pytest.warns(UserWarning):
+        open_clips(replace(config, num_frames=7, failed_share=0.0))
+    (data / "b/z.mkv").unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 videos are not what they were.*is gone"):
+        open_clips(config)

@@ -1,26 +1,30 @@
 """Training clips by number, and which of them make up a step: everything is a function of (seed, step, slot)."""
 
-import hashlib
+import ctypes
+import os
+import signal
+import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
 
 from latte.diffusion.randomness import generator
 from latte.shapes import MOTIONS, kept_apart, make_clip
 from latte.train.config import TrainConfig
-from latte.video import count_frames, from_uint8, list_videos, read_blocks, read_video
+from latte.video import from_uint8
 
-DECODED = 4 << 30  # bytes that decoded videos may take
+PATIENCE = 600  # seconds that a worker may take over a batch
 
 
 class Draw(IntEnum):
@@ -34,15 +38,76 @@ class Draw(IntEnum):
     IMAGES = 6
 
 
+class Sample(NamedTuple):
+    """What stands in a place of a batch."""
+
+    video: Tensor  # (f, 3, h, w) in [-1, 1]
+    label: int  # 0 where there are no classes
+    caption: str  # empty where there is none
+    failed: tuple[tuple[Path, str], ...] = ()  # videos that should have stood there and could not be read, and why
+
+
+@dataclass
+class Failures:
+    """Videos that could not be used, each told once."""
+
+    total: int
+    share: float
+    reasons: dict[Path, str] = field(default_factory=dict)
+    log: Path | None = None  # a line for each is appended there
+
+    def keep(self, log: Path, writes: bool) -> None:
+        """Go on with a file that an earlier process began. writes: what is known by now goes into it."""
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        before = {Path(path): reason for path, tab, reason in (line.partition("\t") for line in lines) if tab}
+        self.log = log
+        for path, reason in self.reasons.items() if writes else ():
+            if path not in before:
+                self.write(path, reason)
+        self.reasons |= before
+
+    def write(self, path: Path, reason: str) -> None:
+        """Append a line; a full disk costs no more than that."""
+        with suppress(OSError):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a") as file:
+                file.write(f"{path}\t{' '.join(reason.split())}\n")
+
+    def note(self, failed: tuple[tuple[Path, str], ...], what: str) -> None:
+        """Take some up, with a warning for each new one; `what` becomes of them."""
+        for path, reason in failed:
+            if path not in self.reasons:
+                self.reasons[path] = reason
+                if self.log:
+                    self.write(path, reason)
+                warnings.warn(f"{what}: {reason}", stacklevel=3)
+
+    def check(self) -> None:
+        """ValueError: they are more than the share of all that is allowed."""
+        if len(self.reasons) > self.share * self.total:
+            last = list(self.reasons.values())[-1]
+            raise ValueError(
+                f"{len(self.reasons)} of {self.total} videos cannot be used, more than failed_share={self.share:g} "
+                f"allows; the last: {last}"
+            )
+
+
 class Clips(Protocol):
-    """Numbered clips: uint8 (f, 3, h, w), a class and a caption."""
+    """Numbered clips, made of `videos` whole ones, which a number stands for in turn."""
 
     names: list[str]  # of the classes; empty: unconditional
     captions: list[str]  # all that clips have
     fingerprint: str  # changes when a clip's number comes to mean another video
+    videos: int
+    failures: Failures
 
     def __len__(self) -> int: ...
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]: ...
+    def clip(self, index: int, random: torch.Generator) -> Sample: ...
+    def frame(self, index: int, random: torch.Generator) -> Sample:
+        """One frame of the clip's video."""
+
+    def whole(self, video: int) -> tuple[Iterator[Tensor], int, str]:
+        """All frames of a video, in blocks (n, 3, h, w) in [-1, 1], its class and caption; ValueError on the way."""
 
 
 @dataclass
@@ -56,10 +121,11 @@ class ShapeClips:
 
     def __post_init__(self):
         make_clip(self.config.seed, 0, size=self.config.image_size)  # which says if that is too small
+        self.failures = Failures(len(self), 1.0)
 
     @property
     def names(self) -> list[str]:
-        return list(MOTIONS)
+        return list(MOTIONS) if self.config.classes else []
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +133,10 @@ class ShapeClips:
 
     def __len__(self) -> int:
         return self.config.clips
+
+    @property
+    def videos(self) -> int:
+        return len(self)
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -82,14 +152,26 @@ class ShapeClips:
         nothing = dict(size=self.config.image_size, window=slice(0))
         return sorted({make_clip(self.config.seed, i, **nothing).caption for i in self.numbers})
 
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]:
+    def clip(self, index: int, random: torch.Generator) -> Sample:
         """Clip `index`, drawn anew each time."""
         cfg = self.config
         frames = max(16, cfg.num_frames) if cfg.kind == "vae" else cfg.num_frames
         start = int(torch.randint(frames - cfg.num_frames + 1, (), generator=random))
-        window = slice(start, start + cfg.num_frames)
+        return self.drawn(index, frames, slice(start, start + cfg.num_frames))
+
+    def frame(self, index: int, random: torch.Generator) -> Sample:
+        place = int(torch.randint(self.config.num_frames, (), generator=random))
+        return self.drawn(index, self.config.num_frames, slice(place, place + 1))
+
+    def whole(self, video: int) -> tuple[Iterator[Tensor], int, str]:
+        sample = self.drawn(video, self.config.num_frames, slice(None))
+        return iter([sample.video]), sample.label, sample.caption
+
+    def drawn(self, index: int, frames: int, window: slice) -> Sample:
+        """A window of the motion of so many frames."""
+        cfg = self.config
         clip = make_clip(cfg.seed, self.numbers[index], frames=frames, size=cfg.image_size, window=window)
-        return torch.from_numpy(clip.video), clip.label, clip.caption
+        return Sample(from_uint8(torch.from_numpy(clip.video)), clip.label if cfg.classes else 0, clip.caption)
 
 
 class ClipOrder:
@@ -106,132 +188,93 @@ class ClipOrder:
         return int(self.permutation[place])
 
 
-@dataclass
-class VideoBatches:
-    """Batches of pixels: step -> videos (b, f, 3, h, w) in [-1, 1] and classes (b,)."""
+class Place(NamedTuple):
+    """What stands in a slot of a step: numbers of a clip and of the clips that its still images come from."""
 
-    clips: Clips
-    config: TrainConfig
-
-    @cached_property
-    def order(self) -> ClipOrder:
-        return ClipOrder(len(self.clips), self.config.global_batch_size, self.config.seed)
-
-    def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
-        """The clips of some slots of a step."""
-        place = lambda slot: generator(self.config.seed, step, slot, Draw.WINDOW)
-        clips = [self.clips.clip(self.order.index(step, slot), place(slot)) for slot in slots]
-        return from_uint8(torch.stack([video for video, *_ in clips])), torch.tensor([label for _, label, _ in clips])
+    clip: int
+    images: list[int]
+    window: torch.Generator  # of the clip's frames
+    frames: torch.Generator  # of the images'
 
 
-class FolderClips:
-    """Real videos: every file of a folder, or, where it has two sub-folders or more, of these, which are the classes.
+class Places:
+    """Slots of steps -> clips: the one place where the data's randomness is spent."""
 
-    A clip is num_frames frames, frame_interval apart, from a random start; the short side is resized to image_size
-    (antialiased) and the middle cut out. There are config.clips of them, the videos in turn, and at least one of each.
-    Videos that are damaged or too short are left out when the folder is opened, each with a warning that names it.
-    Where all fit in DECODED bytes once resized, each is decoded once, then, and kept; where they do not, only their
-    beginning is tried, and a clip whose video fails later is taken from the next one, with a warning.
-    A video's caption is the text file of its name beside it (clip.mp4, clip.txt), which text-to-video training needs.
-    ValueError: nothing is left, or a class has no name to show. FileNotFoundError: no such folder.
-    """
+    def __init__(self, size: int, config: TrainConfig):
+        self.order, self.config = ClipOrder(size, config.global_batch_size, config.seed), config
 
-    def __init__(self, config: TrainConfig):
-        self.config, root = config, Path(config.data)
-        found = list_videos(root)
-        names = sorted({path.relative_to(root).parts[0] for path in found if path.parent != root and path != root})
-        self.names = names if len(names) > 1 else []
-        if odd := [name for name in self.names if not name.isprintable()]:
-            raise ValueError(f"{root}: the class folder {odd[0]!r} has letters that cannot be printed: rename it")
-        self.videos: list[tuple[Path, int, int]] = []
-        self.kept: dict[Path, Tensor] = {}
-        self.captioned: dict[Path, str] = {}
-        for path in tqdm(found, desc="reading", unit="video", leave=False, disable=len(found) < 2):
-            if self.names and root in (path, path.parent):
-                warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=2)
-                continue
-            try:
-                self.add(path, self.names.index(path.relative_to(root).parts[0]) if self.names else 0)
-            except ValueError as error:
-                warnings.warn(f"left out: {error}", stacklevel=2)
-        if not self.videos:
-            raise ValueError(f"{root} holds no video of {self.span} frames or more that can be decoded")
-        about = [f"{path.relative_to(root)} {size(path)} {frames} {label}" for path, frames, label in self.videos]
-        about += [repr(caption) for caption in self.captioned.values() if caption]
-        self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
+    def __call__(self, step: int, slot: int) -> Place:
+        cfg, images = self.config, generator(self.config.seed, step, slot, Draw.IMAGES)
+        others = torch.randint(self.order.size, (cfg.num_images,), generator=images).tolist()
+        window = generator(cfg.seed, step, slot, Draw.WINDOW)
+        return Place(self.order.index(step, slot), others, window, images)
 
-    @property
-    def span(self) -> int:
-        """Frames that a clip reaches over."""
-        return (self.config.num_frames - 1) * self.config.frame_interval + 1
 
-    def add(self, path: Path, label: int) -> None:
-        """Take a video in; ValueError: it is damaged or too short, or has no caption where it needs one."""
-        caption = caption_of(path) if self.config.kind == "t2v" else ""
-        size, frames = self.config.image_size, count_frames(path)
-        room = DECODED - sum(video.nbytes for video in self.kept.values())
-        if 3 * size**2 * frames <= room:
-            video = torch.cat([resize_and_crop(block, size) for block in read_blocks(path)])
-            frames, self.kept[path] = len(video), video
-        else:
-            read_video(path, [0, min(frames, self.span) - 1])
-        if frames < self.span:
-            self.kept.pop(path, None)
-            raise ValueError(f"{path} has {frames} frames, a clip needs {self.span}")
-        self.videos.append((path, frames, label))
-        self.captioned[path] = caption
+class Batch(NamedTuple):
+    """Some slots of a step."""
+
+    videos: Tensor  # (b, f + num_images, 3, h, w) in [-1, 1]
+    labels: Tensor  # (b, 1 + num_images)
+    captions: list[list[str]]
+    failed: tuple[tuple[Path, str], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Every unit of every step, in order."""
+
+    steps: range
+    units: list[range]
 
     def __len__(self) -> int:
-        return max(len(self.videos), self.config.clips)
+        return len(self.steps) * len(self.units)
 
-    @property
-    def captions(self) -> list[str]:
-        return sorted(set(self.captioned.values()))
-
-    def clip(self, index: int, random: torch.Generator) -> tuple[Tensor, int, str]:
-        """A window of a video, resized and cut."""
-        for attempt in range(len(self.videos)):
-            path, frames, label = self.videos[(index + attempt) % len(self.videos)]
-            start = int(torch.randint(frames - self.span + 1, (), generator=random))
-            mirror = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
-            try:
-                video = self.window(path, range(start, start + self.span, self.config.frame_interval))
-            except ValueError as error:
-                warnings.warn(f"{error}; the next video takes its place", stacklevel=2)
-                continue
-            return (video.flip(-1) if mirror else video), label, self.captioned[path]
-        raise ValueError(f"{self.config.data}: none of its videos can be decoded any more")
-
-    def window(self, path: Path, frames: range) -> Tensor:
-        """Some frames of a video, resized and cut."""
-        if path in self.kept:
-            return self.kept[path][frames.start : frames.stop : frames.step]
-        return resize_and_crop(read_video(path, frames)[0], self.config.image_size)
+    def __iter__(self) -> Iterator[tuple[int, range]]:
+        return ((step, slots) for step in self.steps for slots in self.units)
 
 
-def caption_of(path: Path) -> str:
-    """The caption beside a video. ValueError: there is none."""
-    file = path.with_suffix(".txt")
-    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
-    if not text:
-        raise ValueError(f"{path} has no caption: write it to {file.name} beside it")
-    return text
+def apart(worker: int) -> None:
+    """A worker hears no signal to the training's group, from a terminal or a launcher, and does not outlive it."""
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def size(path: Path) -> int:
-    """Bytes of a video's file, or of a folder's pictures."""
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+class Batches(Dataset):
+    """Batches of pixels by (step, slots), read ahead by config.num_workers processes while steps come in order."""
 
+    def __init__(self, clips: Clips, config: TrainConfig):
+        self.clips, self.config, self.places = clips, config, Places(len(clips), config)
+        self.ahead: Iterator | None = None
+        self.expected: Iterator | None = None
 
-def resize_and_crop(video: Tensor, size: int) -> Tensor:
-    """(f, 3, h, w) bytes -> (f, 3, size, size): the short side resized with antialiasing, the middle cut out."""
-    h, w = video.shape[-2:]
-    height, width = max(size, round(h * size / min(h, w))), max(size, round(w * size / min(h, w)))
-    resized = F.interpolate(video.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
-    top, left = (height - size) // 2, (width - size) // 2
-    return resized[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+    def __getitem__(self, place: tuple[int, range]) -> Batch:
+        step, slots = place
+        rows = [self.row(self.places(step, slot)) for slot in slots]
+        return Batch(
+            torch.stack([torch.cat([sample.video for sample in row]) for row in rows]),
+            torch.tensor([[sample.label for sample in row] for row in rows]),
+            [[sample.caption for sample in row] for row in rows],
+            tuple(failed for row in rows for sample in row for failed in sample.failed),
+        )
 
+    def row(self, place: Place) -> list[Sample]:
+        """A clip and its images."""
+        clip = self.clips.clip(place.clip, place.window)
+        return [clip, *(self.clips.frame(image, place.frames) for image in place.images)]
 
-def open_clips(config: TrainConfig) -> Clips:
-    """The data that config.data names."""
-    return ShapeClips(config) if config.data == "shapes" else FolderClips(config)
+    def prepare(self, units: list[range], first: int) -> None:
+        """Begin to read ahead: the units of each step from `first` on."""
+        if self.config.num_workers:
+            places = Row(range(first, self.config.steps), units)
+            options = dict(num_workers=self.config.num_workers, timeout=PATIENCE, worker_init_fn=apart)
+            self.ahead = iter(DataLoader(self, batch_size=None, sampler=places, **options))
+            self.expected = iter(places)
+
+    def batch(self, step: int, slots: range) -> Batch:
+        """Some slots of a step. ValueError: too many videos cannot be read."""
+        ahead = self.ahead is not None and next(self.expected) == (step, slots)
+        batch = next(self.ahead) if ahead else self[step, slots]
+        self.clips.failures.note(batch.failed, "another video takes its place")
+        self.clips.failures.check()
+        return batch

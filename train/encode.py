@@ -1,0 +1,157 @@
+"""`latte encode`: a data set's latents, once and for all, into a folder that training reads by number."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from latte.checkpoint import find_model
+from latte.device import add_device_option, usable_device
+from latte.files import replacing
+from latte.folder import digest_folder
+from latte.models.t5 import T5Encoder
+from latte.models.vae import VideoVAE
+from latte.parser import Parser
+from latte.published import find_pipeline, load_t5
+from latte.tensors import digest
+from latte.text import MAX_LENGTH, embed
+from latte.tokenizer import Tokenizer
+from latte.train import latent_files
+from latte.train.config import TrainConfig
+from latte.train.data import Clips
+from latte.train.folder_clips import open_clips
+from latte.train.latent_files import CAPTION, EMPTY, EMPTY_MASK, TEXT, Stored, StoredVideo, made_with, open_latents
+from latte.train.presets import PRESETS
+from latte.train.settings import resolve
+from latte.vae_io import load_vae
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+def encode(
+    config: TrainConfig,
+    clips: Clips,
+    out: Path,
+    text: tuple[T5Encoder, Tokenizer] | None = None,
+    shard_size: int = 64,
+    dtype: torch.dtype = torch.float16,
+    device: torch.device | str = "cpu",
+) -> Stored:
+    """Encode every frame of every video into `out`, shard_size videos a file, and with `text` their captions.
+
+    Stopped and given again it goes on where it stopped: shards that are there stay. With config.flip the mirrored
+    videos are encoded too. A video that cannot be read is left out, with a warning. ValueError: the folder holds other
+    latents, or too many videos cannot be read.
+    """
+    folder = find_model(config.vae)
+    vae, about = load_vae(folder).to(device), {"settings": made_with(config), "vae": digest_folder(folder)}
+    about |= {"data": clips.fingerprint, "shard_size": shard_size, "dtype": str(dtype).removeprefix("torch.")}
+    mark, rows, names = json.dumps(about, sort_keys=True), [], []
+    for first in tqdm(range(0, clips.videos, shard_size), desc="encoding", unit="shard"):
+        path = out / f"shard-{first // shard_size:05d}.safetensors"
+        if not path.is_file():
+            numbers = range(first, min(first + shard_size, clips.videos))
+            write_shard(path, vae, clips, numbers, config.flip, dtype, mark)
+        found = read_rows(path, mark)
+        names += [path.name] * bool(found)
+        rows += found
+    if text:
+        write_text(out / TEXT, text, sorted({row.caption for row in rows}), dtype, mark)
+        names.append(TEXT)
+    files = {name: {"bytes": (out / name).stat().st_size, "sha256": digest(out / name)} for name in names}
+    stored = Stored(out, about["settings"], clips.fingerprint, about["vae"], clips.names, rows, files, bool(text))
+    latent_files.write_index(stored)
+    return open_latents(out, check=True)
+
+
+def write_shard(
+    path: Path, vae: VideoVAE, clips: Clips, numbers: range, mirrors: bool, dtype: torch.dtype, mark: str
+) -> None:
+    """Encode some videos into a file, whole or not at all."""
+    tensors, rows = {}, []
+    for number in numbers:
+        blocks, label, caption = clips.whole(number)
+        try:
+            sides = list(moments(vae, blocks, mirrors))
+        except ValueError as error:
+            clips.failures.note(((Path(str(number)), str(error)),), "left out")
+            clips.failures.check()
+            continue
+        for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*sides)):
+            tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
+        rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), label, caption])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        # one entry: of several, the order is another in each process
+        save_file(tensors, draft, metadata={"latte": json.dumps({"made": mark, "videos": rows})})
+
+
+@torch.no_grad()
+def moments(vae: VideoVAE, blocks: Iterator[Tensor], mirrors: bool) -> Iterator[list[Tensor]]:
+    """Mean and log-variance (n, c, h, w) of a video's blocks, one after the other, and of the mirrored ones."""
+    weights = next(vae.parameters())
+    for block in blocks:
+        sides = [block, block.flip(-1)] if mirrors else [block]
+        yield [moment[0].cpu() for side in sides for moment in vae.posterior(side[None].to(weights))]
+
+
+def read_rows(path: Path, mark: str) -> list[StoredVideo]:
+    """The videos of a shard. ValueError: it was made of other data, or in another way."""
+    with safe_open(path, "pt") as file:
+        notes = json.loads((file.metadata() or {}).get("latte", "{}"))
+    if notes.get("made") != mark:
+        raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
+    return [StoredVideo(*row) for row in notes["videos"]]
+
+
+def write_text(
+    path: Path, text: tuple[T5Encoder, Tokenizer], captions: list[str], dtype: torch.dtype, mark: str
+) -> None:
+    """Embeddings of captions, each without its padding, and of the empty one with it, which tokens fall back on."""
+    encoder, tokenizer = text
+    tensors = {}
+    for number, caption in enumerate(tqdm(captions, desc="captions", unit="caption", leave=False)):
+        table, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
+        tensors[CAPTION.format(number)] = table[0, : int(mask.sum())].to("cpu", dtype)
+    table, mask = embed(encoder, tokenizer, [""], MAX_LENGTH, True)
+    tensors |= {EMPTY: table[0].to("cpu", dtype), EMPTY_MASK: mask[0].to("cpu", torch.uint8)}
+    with replacing(path) as draft:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            draft,
+            metadata={"latte": json.dumps({"made": mark})},
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Encode the data of a training configuration."""
+    parser = Parser(prog="latte encode", description=__doc__.split(":", 1)[1].strip())
+    parser.add_argument("--config", default="folder", help=f"of the training: {', '.join(PRESETS)}, or a file")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write; a stopped one is gone on with")
+    parser.add_argument("--text-encoder", metavar="FOLDER", help="also embed captions, with this model's T5")
+    parser.add_argument("--shard-size", type=int, default=64, help="videos in a file (default: 64)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of what is stored (default: float16)")
+    add_device_option(parser)
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="settings of the training, such as data=videos")
+    args = parser.parse_intermixed_args(argv)
+    if args.shard_size < 1:
+        raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
+    config, device, dtype = resolve(args.config, args.changes), usable_device(args.device), DTYPES[args.dtype]
+    if config.kind == "vae":
+        raise ValueError("a VAE trains on pixels: there are no latents to encode")
+    if args.text_encoder and config.kind != "t2v":
+        raise ValueError("--text-encoder does nothing for classes: leave it out, or give kind=t2v")
+    text = None
+    if args.text_encoder:
+        folder = find_pipeline(args.text_encoder)
+        text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
+    stored = encode(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
+    size = sum(about["bytes"] for about in stored.files.values())
+    frames = sum(row.frames for row in stored.rows)
+    print(f"{args.out}: {stored.videos} videos, {frames} frames, {size / 2**20:.1f} MiB")
+    print(f"train with the same settings and latents={args.out}")
