@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sample test check clean
+.PHONY: sample test check soak clean
 
 # timm imports torchvision, whose current wheels load only beside a CUDA build of torch. Beside a CPU build an older
 # one, which needs no compiled part, takes its place.
@@ -26,6 +26,10 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -n 2
+
+# Hours: kills, damage and full disks by the hundred. SOAK=0.1 does a tenth of it.
+soak: .venv/installed
+	$(BIN)/python -m pytest -q -s tests/soak.py
 
 clean:
 	rm -rf .venv samples build *.egg-info

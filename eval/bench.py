@@ -6,6 +6,7 @@ from latte.parser import Parser
 
 BENCHES = {
     "pab": ("latte.eval.pab_cost", "what Pyramid Attention Broadcast saves and costs"),
+    "train": ("latte.eval.train_speed", "how fast a Latte trains"),
     "memory": ("latte.eval.memory_need", "what Latte-1 needs in memory"),
 }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -11,7 +12,10 @@ from latte.parser import Parser, one_line
 
 COMMANDS = {  # name: (module that has main(argv), what it does)
     "sample": ("latte.sample", "make videos with a model, and a page to look at them"),
+    "prepare": ("latte.train.prepare", "check a data set's videos and list them for training"),
     "train": ("latte.train.main", "train a model or a VAE, on the built-in shapes or on a folder of videos"),
+    "encode": ("latte.train.encode", "encode a data set's latents, and captions, for training"),
+    "plot": ("latte.train.plot", "draw the curves of a training"),
     "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
     "eval": ("latte.eval.main", "measure a model of the built-in shapes, beside real clips"),
     "bench": ("latte.eval.bench", "benchmarks: what an acceleration saves, and what it costs"),
@@ -53,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, ValueError | OSError):
             say("error: ", error)
             return 2
-        if "memory" in f"{type(error).__name__} {error}".lower():
-            say("error: ", "out of memory: ask for less at a time (batch_size, micro_batch_size, frames)")
+        if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error), re.IGNORECASE):
+            say("error: ", f"out of memory: ask for less at a time (batch_size, micro_batch_size, frames): {error}")
             return 2
         say("error: ", f"unexpected {type(error).__name__}: {error}; with LATTE_TRACEBACK=1 it shows where")
         return 1

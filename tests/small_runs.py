@@ -3,9 +3,9 @@
 import torch
 from safetensors.torch import load_file
 
-from latte.train.config import resolve
-from latte.train.data import open_clips
+from latte.train.folder_clips import open_clips
 from latte.train.loop import train
+from latte.train.settings import resolve
 
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]

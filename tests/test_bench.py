@@ -1,21 +1,28 @@
 """Benchmarks: their measures against closed forms, and what they report of small models."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
 from goldens import Golden
-from small_runs import run, small_t2v
+from small_runs import TINY, run, small_t2v
 
-from latte import LattePipeline
+from latte import LattePipeline, info
 from latte.cli import main
 from latte.convert_t2v import t2v_config, t2v_state
+from latte.eval import train_speed
 from latte.eval.fidelity import psnr, ssim
 from latte.eval.memory_need import without_values, working_bytes
 from latte.eval.pab_cost import counting
 from latte.eval.peak_memory import LiveTensors, weight_bytes
+from latte.eval.train_speed import SOURCES, step_flops, with_vae
+from latte.files import read_json
+from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig
+from latte.train.settings import resolve
+from latte.vae_io import load_vae
 
 
 def test_psnr_and_ssim_of_flat_frames_have_a_closed_form():
@@ -130,3 +137,30 @@ def test_the_memory_of_latte_1(capsys):
     assert temporal[0] < 0.9 * temporal[1]
     assert main(["bench", "memory", "--height", "500"]) == 2
     assert "--height is 500" in capsys.readouterr().err
+
+
+def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_speed, "SIDES", {"cpu": 64})
+    words = [*TINY, f"vae={vae}", "--steps", "1", "--warmup", "0", "--device", "cpu", "--out", str(tmp_path / "a.json")]
+    assert main(["bench", "train", "--config", "shapes", *words, "--precisions", "fp32", "bf16"]) == 0
+    said, told = capsys.readouterr().out, read_json(tmp_path / "a.json")
+    assert [(row["precision"], row["source"]) for row in told["rows"]] == list(product(("fp32", "bf16"), SOURCES))
+    for row in told["rows"]:
+        assert row["clips_per_second"] == pytest.approx(4 / row["seconds"])
+        assert row["share_of_matmul"] > 0 and row["tflops"] > 0 and f"{row['seconds']:8.3f}" in said
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=8)
+    assert step_flops(config, 0) == 3 * 2 * info.measure(config)[1] > 0
+    assert step_flops(config, 2) > step_flops(config, 0)
+    for wrong, say in (
+        (["--steps", "0"], "at least one step"),
+        (["--config", "shapes-vae"], "the benchmark is of kind=latte"),
+    ):
+        assert main(["bench", "train", *wrong, "--device", "cpu"]) == 2
+        assert say in capsys.readouterr().err
+
+
+def test_a_vae_that_is_not_there_is_made_up(tmp_path, capsys):
+    config = with_vae(resolve("ffs", []), tmp_path)
+    assert "one of Stable Diffusion's shape takes its place" in capsys.readouterr().out
+    assert load_vae(config.vae).config == VAEConfig()
+    assert with_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])

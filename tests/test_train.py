@@ -17,10 +17,10 @@ from latte.checkpoint import find_model
 from latte.cli import main
 from latte.shapes import make_clip
 from latte.train import checkpoint
-from latte.train.config import resolve
-from latte.train.data import open_clips
-from latte.train.loop import update_ema
+from latte.train.folder_clips import open_clips
 from latte.train.objectives import OBJECTIVES
+from latte.train.settings import resolve
+from latte.train.step import update_ema
 from latte.vae_io import load_vae
 
 
@@ -115,7 +115,7 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
 
 def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
-        run(small(vae, "steps=6", "learning_rate=1e30"), tmp_path / "failed")
+        run(small(vae, "steps=6", "skip_limit=3", "learning_rate=1e30"), tmp_path / "failed")
     with pytest.raises(ValueError, match="no checkpoint to go on from"):
         run(small(vae, "steps=2"), tmp_path / "failed")
     run(small(vae, "steps=2"), tmp_path)
@@ -165,7 +165,7 @@ def test_training_goes_on_from_the_weights_of_another_run(kind, tiny, vae, tmp_p
         a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
         assert same(a, b) == same_weights
     wider = "model.hidden_size=32" if kind == "shapes" else "model.block_out_channels=[4,8,8,16]"
-    with pytest.raises(ValueError, match=r"tensors (of another shape|missing)"):
+    with pytest.raises(ValueError, match=r"tensors missing|has hidden_size 16, this run 32"):
         run(resolve(kind, [*words, f"init={first}", wider]), tmp_path / "third")
 
 

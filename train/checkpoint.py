@@ -9,13 +9,14 @@ import shutil
 import warnings
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.files import read_json, write_json
 from latte.folder import MANIFEST, damage, write_manifest
 from latte.tensors import write_tensors
+
+ASIDE = "damaged-"  # before the name of a checkpoint that is not what was written
 
 
 def flush(path: Path) -> None:
@@ -27,60 +28,72 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def save(run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict[str, dict], keep: int) -> Path:
-    """Write tables (name -> tensors) and notes (name -> JSON) as the checkpoint of `step`; the last `keep` stay."""
+def save(
+    run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict[str, dict], keep: int, keep_every: int = 0
+) -> Path:
+    """Write tables (name -> tensors) and notes (name -> JSON) as the checkpoint of `step`.
+
+    The last `keep` stay, and those of every keep_every-th step. OSError or SafetensorError: it could not be written,
+    and everything is as it was.
+    """
     folder = run / "checkpoints"
     final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
-    for old in folder.glob(".draft-*"):
-        shutil.rmtree(old)
-    draft.mkdir(parents=True)
-    for name, tensors in tables.items():
-        write_tensors(draft / f"{name}.safetensors", tensors)
-    for name, values in notes.items():
-        write_json(draft / f"{name}.json", values)
-    write_manifest(draft, sorted(path.name for path in draft.iterdir()))
-    for path in [*draft.iterdir(), draft]:
-        flush(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(draft, final)
+    clear(folder)
+    try:
+        draft.mkdir(parents=True)
+        for name, tensors in tables.items():
+            write_tensors(draft / f"{name}.safetensors", tensors)
+        for name, values in notes.items():
+            write_json(draft / f"{name}.json", values)
+        write_manifest(draft, sorted(path.name for path in draft.iterdir()))
+        for path in [*draft.iterdir(), draft]:
+            flush(path)
+        os.replace(draft, final)
+    except BaseException:
+        clear(folder)
+        raise
     flush(folder)
     for old in found(run)[:-keep]:
-        shutil.rmtree(old)
+        if not keep_every or step_of(old) % keep_every:
+            os.replace(old, folder / f".old-{old.name}")  # never half a checkpoint under a checkpoint's name
+    clear(folder)
     return final
+
+
+def clear(folder: Path) -> None:
+    """Remove what is no checkpoint yet, or no longer one."""
+    for name in (".draft-*", ".old-*"):
+        for path in folder.glob(name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def found(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, sound or not."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted((path for path in folders if path.name.removeprefix("step-").isdecimal()), key=step_of)
 
 
 def latest(run: Path) -> Path | None:
-    """The newest sound checkpoint; a damaged one is set aside, with a warning, and the one before it taken."""
+    """The newest sound checkpoint; None: there never was one.
+
+    A damaged one is set aside, with a warning, and the one before it taken. ValueError: only damaged ones are left.
+    """
     for folder in reversed(found(run)):
         wrong = damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
         if wrong is None:
             return folder
-        aside = folder.with_name(f"damaged-{folder.name}")
+        aside = folder.with_name(f"{ASIDE}{folder.name}")
         warnings.warn(f"{folder}: {wrong}; set aside as {aside.name}, taking the checkpoint before it", stacklevel=2)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
+    if hurt := sorted((run / "checkpoints").glob(f"{ASIDE}*")):
+        raise ValueError(f"{run} has damaged checkpoints alone ({hurt[-1].name}): restore one, or give another folder")
     return None
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as a flat table of tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of optimizer_tensors."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        i, name = key.split(".", 1)
-        state.setdefault(int(i), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def read(folder: Path, name: str) -> dict[str, Tensor]:

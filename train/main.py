@@ -1,24 +1,39 @@
 """`latte train`: a configuration, a folder, and key=value changes."""
 
+import os
+import warnings
 from pathlib import Path
 
 from latte.device import add_device_option, usable_device
 from latte.parser import Parser
-from latte.train.config import PRESETS, resolve
-from latte.train.data import open_clips
+from latte.train.folder_clips import open_clips
+from latte.train.latents import stored
 from latte.train.loop import train
+from latte.train.parallel import local_device
+from latte.train.presets import PRESETS
+from latte.train.settings import resolve
 
 
 def main(argv: list[str]) -> None:
     """Train, or go on where the run in that folder stopped."""
     parser = Parser(prog="latte train", description=__doc__)
-    parser.add_argument("--config", default="shapes", help=f"a preset ({', '.join(PRESETS)}) or a run's config.yaml")
-    parser.add_argument("--run", type=Path, required=True, help="the run's folder; a stopped run there is resumed")
-    parser.add_argument("--no-resume", action="store_true", help="refuse a folder that holds checkpoints")
+    parser.add_argument(
+        "--config",
+        default="shapes",
+        help=f"a preset ({', '.join(PRESETS)}), a run's config.yaml, or a training YAML of the original Latte",
+    )
+    folder = "the run's folder; a stopped run there is resumed (for torchrun --run-dir: it takes --run for its own)"
+    parser.add_argument("--run", "--run-dir", type=Path, required=True, help=folder)
+    resuming = "auto: go on from the newest sound checkpoint there, if there is one; never: refuse such a folder"
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
     parser.add_argument("changes", nargs="*", metavar="key=value", help="settings to change, such as steps=100")
     args = parser.parse_intermixed_args(argv)
-    config = resolve(args.config, args.changes)
-    device = usable_device(args.device)
-    result = train(config, args.run, open_clips(config), not args.no_resume, device)
+    device = usable_device(local_device(args.device))
+    with warnings.catch_warnings():
+        if os.environ.get("RANK", "0") != "0":
+            warnings.simplefilter("ignore")  # what all processes find, the first one tells
+        config = resolve(args.config, args.changes)
+        clips = stored(config) or open_clips(config)
+    result = train(config, args.run, clips, args.resume == "auto", device)
     print(f"{result}: trained for {config.steps} steps")

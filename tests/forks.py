@@ -1,0 +1,121 @@
+"""Processes that begin as copies of this one, with everything imported: quick to start, and theirs to be killed."""
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from latte.train import checkpoint
+
+SAVING = ".draft-*"
+
+
+def fork(work, log: Path, **environment: str) -> int:
+    """Run work() in a child, whose output goes to `log`; its process id. It exits with 0, 130 if stopped, or 1."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        os.environ |= environment
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
+        work()
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def status(pid: int) -> int:
+    """How a child ended: its exit status, or minus the signal's number."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def start_together(count: int, work, log: Path) -> list[int]:
+    """`count` children as the ranks of one training; their process ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [fork(work, log, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
+
+
+def together(count: int, work, log: Path) -> None:
+    """The same, to their end, which must be a good one."""
+    ends = [status(pid) for pid in start_together(count, work, log)]
+    assert ends == [0] * count, log.read_text()[-3000:]
+
+
+def hurt(file: Path, rng: random.Random) -> None:
+    """Flip a bit of a file, cut it, fill it with zeros, or delete it."""
+    content = bytearray(file.read_bytes())
+    how = rng.choice(("flip", "cut", "zero", "delete"))
+    if how == "delete":
+        file.unlink()
+        return
+    place = rng.randrange(len(content))
+    if how == "flip":
+        content[place] ^= 1 << rng.randrange(8)
+    elif how == "cut":
+        del content[place:]
+    else:
+        content = bytes(len(content))
+    file.write_bytes(content)
+
+
+def changed(run: Path) -> int:
+    """When the names in a run's checkpoints/ last changed."""
+    folder = run / "checkpoints"
+    return folder.stat().st_mtime_ns if folder.is_dir() else 0
+
+
+def saving(run: Path) -> set[tuple[str, int]]:
+    """Unfinished checkpoints, also those that a killed process left."""
+    found = set()
+    for path in (run / "checkpoints").glob(SAVING):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ino))
+    return found
+
+
+def kill_again_and_again(
+    start, run: Path, kills: int, rng: random.Random, longest: float, damages: int = 0
+) -> dict[str, int]:
+    """Start a training with start() -> process ids, kill one of them at a random time, and again; then let it end.
+
+    The others are killed with it, as a launcher does. The newest of two checkpoints or more is damaged after some of
+    the kills. Counts what happened: {"kills", "in_save", "damages"}. AssertionError: it did not end well by itself.
+    """
+    counts = {"kills": 0, "in_save": 0, "damages": 0}
+    while counts["kills"] < kills:
+        before, drafts, pids = changed(run), saving(run), start()
+        when, deadline = rng.random(), time.monotonic() + 60
+        if when > 0.2:  # while it trains and saves, or soon after a save began; else while it starts
+            while changed(run) == before and time.monotonic() < deadline:
+                time.sleep(0.002)
+        time.sleep(rng.uniform(0, longest if when < 0.6 else 0.01))
+        assert all(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in pids), "it ended by itself: give it more steps"
+        os.kill(rng.choice(pids), signal.SIGKILL)
+        in_save = bool(saving(run) - drafts)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        counts["kills"] += 1
+        counts["in_save"] += in_save
+        saved = checkpoint.found(run)
+        if len(saved) > 1 and rng.random() * (kills - counts["kills"] + 1) < damages - counts["damages"]:
+            hurt(rng.choice(sorted(saved[-1].iterdir())), rng)
+            counts["damages"] += 1
+    assert [status(pid) for pid in start()] == [0] * len(pids)
+    return counts

@@ -1,0 +1,104 @@
+"""The long campaigns of `make soak`: the same training, killed, damaged and starved far more often than in the suite.
+
+Each test prints what happened; figures of a whole campaign are in docs/training.md.
+"""
+
+import os
+import random
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+import torch
+from forks import fork, kill_again_and_again, start_together, together
+from safetensors import SafetensorError
+from small_runs import run, same, small, tensors
+
+from latte.train import checkpoint
+from latte.train.objectives import OBJECTIVES
+from latte.train.run import Run
+
+COUNT = float(os.environ.get("SOAK", 1))  # share of the full campaign
+
+
+def count(full: int) -> int:
+    return max(1, round(full * COUNT))
+
+
+def newest(folder):
+    return tensors(checkpoint.latest(folder))
+
+
+def test_a_thousand_kills(vae, tmp_path):
+    config = small(vae, f"steps={count(4000)}", "save_every=1", "log_every=100", "keep=3")
+    run(config, tmp_path / "whole")
+    start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
+    counts = kill_again_and_again(start, tmp_path / "killed", count(1000), random.Random(1), 0.1, count(300))
+    print(counts)
+    assert counts["in_save"] >= count(100) and counts["damages"] == count(300)
+    assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_kills_of_a_random_process_of_two(shard, vae, tmp_path):
+    words = [f"steps={count(300)}", "save_every=2", "log_every=50", "micro_batch_size=2", f"shard={shard}"]
+    config = small(vae, *words)
+    together(2, lambda: run(config, tmp_path / "whole"), tmp_path / "log")
+    start = lambda: start_together(2, lambda: run(config, tmp_path / "killed"), tmp_path / "log")
+    counts = kill_again_and_again(start, tmp_path / "killed", count(50), random.Random(2), 0.2)
+    print(counts)
+    assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
+
+
+@contextmanager
+def disk(folder, size):
+    """A disk of so many bytes, mounted at `folder`."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root alone")
+def test_a_disk_that_is_full_at_any_place_of_a_save(tmp_path):
+    tables = {name: {"weight": torch.randn(40_000)} for name in ("model", "ema", "optimizer")}
+    save = lambda run, step: checkpoint.save(run, step, tables, {"state": {"step": step}}, 2)
+    failed, page = 0, 4096
+    whole = save(tmp_path / "measure", 1)
+    size = sum(-(-path.stat().st_size // page) * page for path in whole.iterdir())
+    sizes = range(size + 8 * page, 2 * size + 8 * page, max(page, size // count(200) // page * page))
+    for number, room in enumerate(sizes):
+        with disk(tmp_path / str(number), room) as folder:
+            save(folder, 1)
+            try:
+                save(folder, 2)
+            except (OSError, SafetensorError):
+                failed += 1
+                names = [path.name for path in (folder / "checkpoints").iterdir()]
+                assert names == ["step-0000001"] and checkpoint.latest(folder) is not None
+    print({"disks": len(sizes), "failed": failed})
+    assert failed > 0.9 * len(sizes)
+
+
+def test_steps_that_are_not_finite_at_random(vae, tmp_path, monkeypatch):
+    rng, steps = random.Random(3), count(400)
+    bad = {step: rng.randrange(2) for step in rng.sample(range(steps), count(100))}
+    loss = OBJECTIVES["latte"]
+
+    class Spoilt(loss):
+        def __call__(self, network, step, slots):
+            value, terms = super().__call__(network, step, slots)
+            return value * (torch.nan if bad.get(step) == int(os.environ["RANK"]) else 1), terms
+
+    monkeypatch.setitem(OBJECTIVES, "latte", Spoilt)
+    words = [f"steps={steps}", "micro_batch_size=2", "skip_limit=99", "save_every=100"]
+    together(2, lambda: run(small(vae, *words), tmp_path / "spoilt"), tmp_path / "log")
+    assert checkpoint.read_state(checkpoint.latest(tmp_path / "spoilt"))["health"]["skipped"] == sorted(bad)
+    step = Run.step
+    skip = lambda self, n: {"loss": 0.0, "grad_norm": 0.0} if n in bad else step(self, n)
+    monkeypatch.setattr(Run, "step", skip)
+    together(2, lambda: run(small(vae, *words), tmp_path / "oracle"), tmp_path / "log")
+    assert same(newest(tmp_path / "spoilt"), newest(tmp_path / "oracle"))
+    print({"skipped": len(bad)})

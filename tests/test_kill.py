@@ -1,0 +1,22 @@
+"""A training that is killed at any time, again and again, ends with the same bits as one that was not."""
+
+import random
+
+from forks import fork, kill_again_and_again
+from small_runs import run, same, small, tensors
+
+from latte.train import checkpoint
+
+
+def test_killed_again_and_again(vae, tmp_path):
+    """40 times, at least ten of them inside a save, twelve times with the newest checkpoint damaged as well."""
+    config = small(vae, "steps=240", "save_every=1", "log_every=20", "keep=3")
+    run(config, tmp_path / "whole")
+    start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
+    counts = kill_again_and_again(start, tmp_path / "killed", 40, random.Random(0), 0.2, damages=12)
+    assert counts["in_save"] >= 10 and counts["damages"] == 12
+    whole, killed = (checkpoint.latest(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.name == killed.name == "step-0000240" and same(tensors(whole), tensors(killed))
+    assert not list((tmp_path / "killed/checkpoints").glob(".*"))
+    steps = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "killed")]
+    assert steps == [12, 12]

@@ -1,0 +1,151 @@
+"""The diffusion loss for captions: with a text encoder that learns along, or of embeddings that were made before."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latte.checkpoint import find_model
+from latte.folder import save_folder
+from latte.models.config import checked
+from latte.models.latte import check_latents
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.models.t5 import T5Config
+from latte.models.text_to_video import TextToVideo, TextToVideoConfig
+from latte.published import save_scheduler
+from latte.scheduler import Scheduler
+from latte.text_pipeline import TextPipeline
+from latte.tokenizer import Tokenizer, train_vocabulary
+from latte.train.config import TrainConfig
+from latte.train.data import Clips
+from latte.train.denoising import Denoising
+from latte.train.init import begin_t2v, begin_transformer, has_text
+from latte.train.latent_files import CAPTION, EMPTY, Stored
+from latte.train.watch import SHOWN
+
+
+class Captioned(Denoising):
+    """A LatteT2V and its text encoder learn together.
+
+    The vocabulary is made of the captions, or is that of the model that config.init names, if it has one.
+    """
+
+    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+        super().__init__(clips, config, device)
+        begun = find_model(config.init) if config.init else None
+        taken = begun is not None and has_text(begun)
+        self.tokenizer = Tokenizer(begun / "tokenizer" if taken else train_vocabulary(clips.captions))
+        ids, mask = self.tokenizer([*clips.captions, ""])  # the last stands for those that are dropped
+        longest = int(mask.sum(1).max())
+        self.ids, self.mask = ids[:, :longest], mask[:, :longest]
+        self.rows = {caption: row for row, caption in enumerate(clips.captions)}
+
+    def network(self) -> TextToVideo:
+        """A fresh one for these latents and captions, or begun with config.init. ValueError: what does not fit."""
+        cfg = self.config
+        derived = {"video_length": cfg.num_frames, "sample_size": self.side, "in_channels": self.channels}
+        encoder = T5Config(**checked(T5Config, {**cfg.text_encoder, "vocab_size": len(self.tokenizer)}))
+        derived |= {"out_channels": 2 * self.channels, "caption_channels": encoder.d_model}
+        network = TextToVideo(TextToVideoConfig(LatteT2VConfig.from_dict({**cfg.model, **derived}), encoder))
+        check_latents(self.nothing(), torch.zeros(1), self.channels, network.transformer.config.patch_size)
+        if cfg.init:
+            begin_t2v(network, cfg.init)
+        network.transformer.gradient_checkpointing = cfg.gradient_checkpointing
+        return network
+
+    def data(self) -> dict:
+        return super().data() | {"vocabulary": hashlib.sha256(self.tokenizer.vocabulary).hexdigest()}
+
+    def prediction(self, network: TextToVideo) -> str:
+        return network.transformer.config.prediction
+
+    def drop_rate(self, network: TextToVideo) -> float:
+        return self.config.caption_dropout
+
+    def condition(
+        self, network: TextToVideo, labels: Tensor, captions: list[list[str]], dropped: Tensor
+    ) -> dict[str, Tensor]:
+        numbers = torch.tensor([[self.rows[caption] for caption in row] for row in captions])
+        rows = torch.where(dropped, len(self.ids) - 1, numbers)
+        return {"ids": self.ids[rows], "own": self.mask[rows], "mask": self.mask[numbers]}
+
+    def show(self, network: TextToVideo) -> tuple[Tensor, list[str]]:
+        """Samples of captions evenly through the sorted ones, uint8 (n, f, 3, h, w), and these."""
+        captions = self.clips.captions
+        some = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
+        parts = (network.transformer, self.vae, network.text_encoder, self.tokenizer)
+        return TextPipeline(*parts)(some, **self.showing()).frames, some
+
+    def finish(self, network: TextToVideo, folder: Path) -> None:
+        """Write a text-to-video folder, with the VAE, the vocabulary and a scheduler."""
+        network.eval()
+        save_folder(network.transformer, folder / "transformer")
+        save_folder(network.text_encoder, folder / "text_encoder")
+        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        self.tokenizer.save(folder / "tokenizer")
+        save_scheduler(Scheduler(), folder / "scheduler")
+
+
+class Embedded(Denoising):
+    """A LatteT2V learns from the embeddings that `latte encode --text-encoder` stored; the encoder stays as it is.
+
+    Where a caption is dropped, the video sees as many tokens of the empty caption as it had, padding among them: so
+    does sampling (latte.text, "single").
+    """
+
+    def __init__(self, clips: Stored, config: TrainConfig, device: torch.device | str = "cpu"):
+        if config.text_encoder:
+            raise ValueError("text_encoder does nothing with stored embeddings of captions: leave it out")
+        super().__init__(clips, config, device)
+        self.rows = {caption: CAPTION.format(row) for row, caption in enumerate(clips.captions)}
+        self.table, self.empty = clips.embeddings, clips.embeddings[EMPTY].float()
+
+    def network(self) -> LatteT2V:
+        """A fresh one for these latents and embeddings, or begun with config.init. ValueError: what does not fit."""
+        cfg = self.config
+        derived = {"video_length": cfg.num_frames, "sample_size": self.side, "in_channels": self.channels}
+        derived |= {"out_channels": 2 * self.channels, "caption_channels": self.empty.shape[1]}
+        network = LatteT2V(LatteT2VConfig.from_dict({**cfg.model, **derived}))
+        network.init_weights()
+        check_latents(self.nothing(), torch.zeros(1), self.channels, network.config.patch_size)
+        if cfg.init:
+            begin_transformer(network, cfg.init)
+        network.gradient_checkpointing = cfg.gradient_checkpointing
+        return network
+
+    def drop_rate(self, network: LatteT2V) -> float:
+        return self.config.caption_dropout
+
+    def condition(
+        self, network: LatteT2V, labels: Tensor, captions: list[list[str]], dropped: Tensor
+    ) -> dict[str, Tensor]:
+        own = [[self.table[self.rows[caption]].float() for caption in row] for row in captions]
+        longest = max(len(text) for row in own for text in row)
+        text, mask = torch.zeros(*dropped.shape, longest, self.empty.shape[1]), torch.zeros(*dropped.shape, longest)
+        for i, row in enumerate(own):
+            for j, tokens in enumerate(row):
+                text[i, j, : len(tokens)] = self.empty[: len(tokens)] if dropped[i, j] else tokens
+                mask[i, j, : len(tokens)] = 1
+        if not self.config.num_images:
+            text, mask = text[:, 0], mask[:, 0]
+        return {"text": text, "mask": mask}
+
+    def show(self, network: LatteT2V) -> tuple[Tensor, list[str]]:
+        captions = self.clips.captions
+        some = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
+        pipe, videos = TextPipeline(network, self.vae), []
+        for number, caption in enumerate(some):
+            text = self.table[self.rows[caption]].float()[None]
+            empty = self.empty[None, : text.shape[1]]
+            noise = {**self.showing(), "seed": self.config.seed + number}
+            videos.append(pipe(prompt_embeds=text, negative_prompt_embeds=empty, **noise).frames)
+        return torch.cat(videos), some
+
+    def finish(self, network: LatteT2V, folder: Path) -> None:
+        """Write transformer, VAE and scheduler: the text encoder and its vocabulary are those of the embeddings."""
+        network.eval()
+        save_folder(network, folder / "transformer")
+        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        save_scheduler(Scheduler(), folder / "scheduler")

@@ -1,0 +1,225 @@
+"""Several processes, one training: who takes which slots of a step, and how gradients and weights come together.
+
+torchrun (or SLURM, with the same variables) starts the processes; without it there is one. Every process sees the same
+random numbers, which belong to (seed, step, slot), so that their number changes no more than the order of a sum; with
+deterministic_reduce not even that.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from latte.train.config import TrainConfig
+from latte.train.precision import autocast
+
+FIXED = 2.0**40  # of fixed-point gradients: steps of 1e-12, sums up to LARGEST
+LARGEST = 2.0**22
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes the run's files."""
+        return self.rank == 0
+
+    def units(self, config: TrainConfig) -> list[range]:
+        """The slots that go through this process's network at once, one range after the other.
+
+        ValueError: the processes cannot share a step evenly.
+        """
+        micro = config.micro_batch_size or max(1, config.global_batch_size // self.size)
+        if config.global_batch_size % (micro * self.size):
+            raise ValueError(
+                f"global_batch_size {config.global_batch_size} in units of {micro} cannot be shared by {self.size} "
+                f"processes: make it a multiple of {micro * self.size}"
+            )
+        starts = range(self.rank * micro, config.global_batch_size, self.size * micro)
+        return [range(start, start + micro) for start in starts]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a vector over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def told(self, value):
+        """What the first process has, in all of them."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
+
+def local_device(name: str) -> str:
+    """The device of this process among those that torchrun started on a machine. ValueError: which one is not said."""
+    if name != "cuda" or "RANK" not in os.environ:
+        return name
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("RANK is set and LOCAL_RANK is not: start the processes with torchrun")
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Ranks]:
+    """The processes that were started together; one alone where none of the launcher's variables is set."""
+    if "RANK" not in os.environ:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store, rank, size = next(rendezvous("env://"))
+    # processes that torchrun restarts must not find the addresses of those before them
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
+    try:
+        yield Ranks(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+class Loss(nn.Module):
+    """An objective of a network, in some precision, as one module: (step, slots) -> scalar, numbers to log."""
+
+    def __init__(self, objective: Callable, network: nn.Module, precision: str):
+        super().__init__()
+        self.objective, self.network, self.precision = objective, network, precision
+
+    def forward(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
+        with autocast(self.precision, next(self.network.parameters()).device):
+            return self.objective(self.network, step, slots)
+
+
+class Replicas:
+    """Every process has the whole network; where there are several, DDP sums their gradients in the last unit."""
+
+    def __init__(self, loss: Loss, ranks: Ranks):
+        self.loss = DistributedDataParallel(loss, broadcast_buffers=False) if ranks.size > 1 else loss
+        self.size = ranks.size
+
+    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add `share` of the gradient of these slots' loss; the loss and the numbers to log."""
+        with nullcontext() if last or self.size == 1 else self.loss.no_sync():
+            value, terms = self.loss(step, slots)
+            (share * self.size * value).backward()  # of the processes' gradients DDP takes the mean
+        return value, terms
+
+    def finish(self) -> None:
+        """Nothing is left to do after the last unit."""
+
+
+class Shards:
+    """FSDP2: every process has its share of each weight, and gathers a block's when it computes."""
+
+    def __init__(self, loss: Loss, ranks: Ranks):
+        self.loss, self.size = loss, ranks.size
+
+    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        self.loss.network.set_requires_gradient_sync(last)
+        value, terms = self.loss(step, slots)
+        (share * self.size * value).backward()  # the mean, here too
+        return value, terms
+
+    def finish(self) -> None:
+        """Nothing is left to do after the last unit."""
+
+
+class FixedPoint:
+    """Every process has the whole network; units' gradients are summed as whole multiples of 1 / FIXED.
+
+    Whole numbers have one sum in any order: the number of processes changes no bit. A gradient that is not finite, or
+    too large, makes the sum NaN.
+    """
+
+    def __init__(self, loss: Loss, ranks: Ranks):
+        self.loss, self.ranks = loss, ranks
+        self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+        self.sums = [torch.zeros_like(parameter, dtype=torch.int64) for parameter in self.parameters]
+        self.bad = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)
+
+    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        value, terms = self.loss(step, slots)
+        gradients = torch.autograd.grad(share * value, self.parameters, allow_unused=True)
+        for total, gradient in zip(self.sums, gradients):
+            if gradient is None:
+                continue
+            exact = gradient.double()
+            self.bad += ~(exact.abs() < LARGEST).all()
+            total += (exact.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST) * FIXED).round().long()
+        return value, terms
+
+    def finish(self) -> None:
+        """The sum over all processes becomes the parameters' gradients."""
+        for total in (*self.sums, self.bad):
+            self.ranks.sum(total)
+        spoilt = self.bad > 0
+        for parameter, total in zip(self.parameters, self.sums):
+            gradient = (total.double() / FIXED).to(parameter.dtype)
+            parameter.grad = torch.where(spoilt, torch.nan, gradient)
+            total.zero_()
+        self.bad.zero_()
+
+
+def shard(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """Split a network's weights over the processes, in place, block by block. ValueError: torchrun started none."""
+    if not dist.is_initialized():
+        raise ValueError("shard splits the weights over processes: start them with torchrun")
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    for block in blocks(network):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(network, mesh=mesh)
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The members of its outermost lists of modules."""
+    for child in network.children():
+        yield from child if isinstance(child, nn.ModuleList) else blocks(child)
+
+
+def whole(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors by name, on the CPU, in the first process; in others, of split weights, nothing."""
+    return dcp.get_model_state_dict(network, options=dcp.StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's tensors, likewise, named "WEIGHT.KIND", such as "blocks.0.norm.weight.exp_avg"."""
+    options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = dcp.get_optimizer_state_dict(network, optimizer, options=options).get("state", {})
+    return {f"{name}.{kind}": tensor for name, kinds in state.items() for kind, tensor in kinds.items()}
+
+
+def spread(network: nn.Module, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+    """Give a network the tensors that the first process has, in whatever way it is split."""
+    options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.size > 1)
+    dcp.set_model_state_dict(network, tensors, options=options)
+
+
+def spread_optimizer(
+    network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], ranks: Ranks
+) -> None:
+    """The inverse of whole_optimizer."""
+    if not ranks.told(len(tensors)):
+        return  # it had taken no step yet
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, kind = key.rsplit(".", 1)
+        state.setdefault(name, {})[kind] = tensor
+    groups = [{**group, "params": [name for name, _ in network.named_parameters()]} for group in optimizer.param_groups]
+    options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.size > 1)
+    dcp.set_optimizer_state_dict(network, optimizer, {"state": state, "param_groups": groups}, options=options)
