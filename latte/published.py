@@ -1,5 +1,6 @@
 """Text-to-video models in folders, as they are published and as we write them: a sub-folder for every part."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from latte.vae_io import load_vae, vae_file
 
 TEMPORAL_VAE = "vae_temporal_decoder"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-SCHEDULER = "scheduler_config.json"
+SCHEDULER, SAMPLING = "scheduler_config.json", "sampling.json"
+GUIDANCE = 7.5  # scale where nobody says another: Latte-1's
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 HALF = (torch.float16, torch.bfloat16)
 
@@ -134,6 +136,18 @@ def load_scheduler(folder: str | Path) -> Scheduler:
         return Scheduler.from_config(read_json(path))
 
 
+def load_guidance(folder: Path) -> float:
+    """The guidance scale that a folder's sampling.json, which small models have, asks for; GUIDANCE without one."""
+    path = folder / SAMPLING
+    if not path.is_file():
+        return GUIDANCE
+    with naming(path):
+        scale = read_json(path).get("guidance_scale")
+        if type(scale) not in (int, float) or not math.isfinite(scale):
+            raise ValueError(f"guidance_scale is {scale!r}; it must be a number")
+    return float(scale)
+
+
 def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
     """Write a folder that load_scheduler reads."""
     write_json(folder / SCHEDULER, scheduler.config)
@@ -166,3 +180,5 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
             yield name, file, sum(parameter.numel() for parameter in module.parameters())
     tokenizer.save(target / "tokenizer")
     save_scheduler(scheduler, target / "scheduler")
+    if (source / SAMPLING).is_file():
+        write_json(target / SAMPLING, {"guidance_scale": load_guidance(source)})

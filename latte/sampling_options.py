@@ -10,7 +10,6 @@ from latte.device import add_device_option, usable_device
 from latte.pipeline import LattePipeline
 from latte.published import find_pipeline, find_vae, state_files
 from latte.scheduler import ALL, Scheduler
-from latte.text_pipeline import GUIDANCE as TEXT_GUIDANCE
 from latte.text_pipeline import TextPipeline
 from latte.vae_io import vae_file
 
@@ -20,7 +19,11 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--vae", help="the VAE's folder, where the model's own has none")
     add("--num-sampling-steps", default="50", help="a count, or a respacing such as ddim50 (default: 50)")
-    add("--cfg-scale", type=float, help="guidance scale; 1: none (default: 4, with prompts 7.5)")
+    add(
+        "--cfg-scale",
+        type=float,
+        help="guidance scale; 1: none (default: 4; of a text-to-video folder its own or 7.5)",
+    )
     add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
@@ -45,7 +48,7 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
         files = [file for part in ("transformer", "text_encoder") for file in state_files(path / part)]
-        default, own = TEXT_GUIDANCE, {"num_inference_steps": int(args.num_sampling_steps)}
+        default, own = pipe.guidance, {"num_inference_steps": int(args.num_sampling_steps)}
     else:
         pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]

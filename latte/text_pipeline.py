@@ -28,13 +28,12 @@ from latte.pipeline import (
     chunked,
     told,
 )
-from latte.published import find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
+from latte.published import GUIDANCE, find_pipeline, find_vae, load_guidance, load_scheduler, load_t2v, load_t5
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
 from latte.tokenizer import Tokenizer
 from latte.vae_io import load_vae
 
-GUIDANCE = 7.5  # scale where none is asked for
 KEEPING = (None, "cpu", "free")
 READ = "read it from the folder"  # what a part is unless it is passed in, or left out by None
 
@@ -43,6 +42,7 @@ class TextPipeline(LattePipeline):
     """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
 
     made_of = "prompts"
+    guidance = GUIDANCE  # scale where a call names none
     # where the text encoder goes after each encoding: None, it stays; "cpu", there, also from .to(); "free", nowhere
     offload_text_encoder: str | None = None
 
@@ -97,6 +97,7 @@ class TextPipeline(LattePipeline):
             "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
         }
         pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
+        pipe.guidance = load_guidance(path)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
             if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers
@@ -112,7 +113,7 @@ class TextPipeline(LattePipeline):
         negative_prompt: str | list[str] = "",
         num_inference_steps: int = 50,
         timesteps: Sequence[float] | None = None,
-        guidance_scale: float = GUIDANCE,
+        guidance_scale: float | None = None,
         num_videos_per_prompt: int = 1,
         video_length: int | None = None,
         height: int | None = None,
@@ -137,7 +138,8 @@ class TextPipeline(LattePipeline):
         """Make num_videos_per_prompt (or num_images_per_prompt) videos of every prompt; .frames holds them in order.
 
         prompt: text, or prompt_embeds (b, l, caption_channels), which have no padding; negative_prompt: one for all, or
-        one each; it counts where guidance_scale is above 1. timesteps: falling, in place of num_inference_steps.
+        one each; it counts where guidance_scale is above 1, which is by default what the model's folder says, or 7.5.
+        timesteps: falling, in place of num_inference_steps.
         video_length, height, width: None: as the model was trained; 1 frame makes a picture. eta: of ddim alone.
         Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
         begins at latents (b, c, f, h, w). mask_feature: padding of the prompts is left out, as text_mask says
@@ -154,6 +156,7 @@ class TextPipeline(LattePipeline):
             if num_videos_per_prompt not in (1, num_images_per_prompt):
                 raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
             num_videos_per_prompt = num_images_per_prompt
+        guidance_scale = self.guidance if guidance_scale is None else guidance_scale
         check_choice("output_type", output_type, OUTPUT_TYPES)
         self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, batch_size, output_type)
         guides = guidance_scale > 1

@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.eval.examiner import examine
 from latte.models.t5 import T5Config, T5Encoder
 from latte.published import find_pipeline, load_t5
 from latte.scheduler import PUBLISHED, Scheduler
+from latte.shapes import SHAPES
 from latte.tensors import CheckpointError
 from latte.video import export_to_gif, read_video
 
@@ -52,6 +54,22 @@ def test_a_tied_embedding_has_two_names_and_is_stored_once(published, tmp_path):
     torch.save({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, tmp_path / "pytorch_model.bin")
     expected = load_t5(published / "text_encoder").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in load_t5(tmp_path).state_dict().items())
+
+
+def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
+    copy = shutil.copytree(published, tmp_path / "copy")
+    (copy / "sampling.json").write_text('{"guidance_scale": 2}')
+    own = LattePipeline.from_pretrained(copy)
+    assert torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
+    assert not torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
+    assert main(["convert", str(copy), str(tmp_path / "ours")]) == 0
+    assert LattePipeline.from_pretrained(tmp_path / "ours").guidance == 2.0
+    words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert "guidance 2" in capsys.readouterr().out
+    (copy / "sampling.json").write_text('{"guidance_scale": "much"}')
+    with pytest.raises(CheckpointError, match=r"sampling\.json: guidance_scale is 'much'; it must be a number"):
+        LattePipeline.from_pretrained(copy)
 
 
 def test_missing_parts_are_told(pipe, published, parts):
@@ -244,3 +262,17 @@ def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
     other = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
     assert 1e-4 < relative_error(other, plain) < 0.2
     assert LattePipeline(**pipeline.components).transformer is pipeline.transformer
+
+
+def test_the_model_that_ships_makes_what_it_is_told(tmp_path, capsys):
+    """Most shapes and motions of a few prompts: its figures over many are in docs/text-to-video.md."""
+    ways, colours = ("left", "right", "up", "down"), ("red", "green", "blue", "cyan")
+    prompts = [f"a {colour} {shape} moving {way}" for colour, shape, way in zip(colours, SHAPES, ways)]
+    pipe = LattePipeline.from_pretrained("shapes-t2v")
+    videos = pipe(prompts, output_type="uint8", num_inference_steps=30, seed=1, progress=False).frames.numpy()
+    found = [examine(video) for video in videos]
+    assert sum(f.motion == way for f, way in zip(found, ways)) >= 3
+    assert sum(f.shape == shape for f, shape in zip(found, SHAPES)) >= 3
+    words = ["sample", "--prompt", "a red star moving left", "--num-sampling-steps", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "shapes-t2v" in capsys.readouterr().out

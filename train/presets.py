@@ -37,6 +37,8 @@ SHAPES_T2V = replace(
     kind="t2v",
     model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
+    timestep_std=1.1,
+    timestep_mean=-0.2,
 )
 # Latte-XL/2 on FaceForensics, as the paper trained it: Vchitect/Latte, configs/ffs/ffs_train.yaml and train.py
 FFS = TrainConfig(
