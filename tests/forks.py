@@ -89,7 +89,7 @@ def saving(run: Path) -> set[tuple[str, int]]:
 
 
 def kill_again_and_again(
-    start, run: Path, kills: int, rng: random.Random, longest: float, damages: int = 0
+    start, run: Path, kills: int, rng: random.Random, longest: float, damages: int = 0, in_saves: int = 0
 ) -> dict[str, int]:
     """Start a training with start() -> process ids, kill one of them at a random time, and again; then let it end.
 
@@ -97,7 +97,7 @@ def kill_again_and_again(
     the kills. Counts what happened: {"kills", "in_save", "damages"}. AssertionError: it did not end well by itself.
     """
     counts = {"kills": 0, "in_save": 0, "damages": 0}
-    while counts["kills"] < kills:
+    while counts["kills"] < kills or (counts["in_save"] < in_saves and counts["kills"] < 3 * kills):
         before, drafts, pids = changed(run), saving(run), start()
         when, deadline = rng.random(), time.monotonic() + 60
         if when > 0.2:  # while it trains and saves, or soon after a save began; else while it starts
@@ -114,7 +114,7 @@ def kill_again_and_again(
         counts["kills"] += 1
         counts["in_save"] += in_save
         saved = checkpoint.found(run)
-        if len(saved) > 1 and rng.random() * (kills - counts["kills"] + 1) < damages - counts["damages"]:
+        if len(saved) > 1 and rng.random() * (kills - counts["kills"] + 1) < 2 * (damages - counts["damages"]):
             hurt(rng.choice(sorted(saved[-1].iterdir())), rng)
             counts["damages"] += 1
     assert [status(pid) for pid in start()] == [0] * len(pids)

@@ -33,9 +33,11 @@ def test_a_thousand_kills(vae, tmp_path):
     config = small(vae, f"steps={count(4000)}", "save_every=1", "log_every=100", "keep=3")
     run(config, tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
-    counts = kill_again_and_again(start, tmp_path / "killed", count(1000), random.Random(1), 0.1, count(300))
+    counts = kill_again_and_again(
+        start, tmp_path / "killed", count(1000), random.Random(1), 0.1, count(300), count(100)
+    )
     print(counts)
-    assert counts["in_save"] >= count(100) and counts["damages"] == count(300)
+    assert counts["in_save"] >= count(100) and counts["damages"] >= 0.9 * count(300)
     assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
 
 
