@@ -81,9 +81,11 @@ def measure(
     """Seconds of a step (the middle one of some), and what follows from them."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    run = Run(replace(config, latents="step"), Path("unused"), clips, device, Ranks())
+    run = Run(replace(config, latents="step", steps=warmup + steps), Path("unused"), clips, device, Ranks())
     if source == "latents":
         run.objective.source = Ready(config, run.objective.channels, run.objective.side, device)
+    else:
+        run.objective.prepare(Ranks().units(config), 0)
     numbers = iter(range(warmup + steps))
     timed(lambda: run.step(next(numbers)), device, warmup)
     seconds = sorted(timed(lambda: run.step(next(numbers)), device, steps))[steps // 2]

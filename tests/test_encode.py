@@ -147,7 +147,7 @@ def test_captions_are_embedded_once(published, vae, tmp_path):
     encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]
     assert main(encoding) == 0
     latents = open_latents(out)
-    assert latents.text and len(latents.embeddings) == len(latents.captions) + 2
+    assert latents.text and len(latents.embeddings) == len(latents.captions) + 1
     assert main(["train", "--config", "shapes-t2v", "--run", str(tmp_path / "run"), *words, f"latents={out}"]) == 0
     final = tmp_path / "run/final"
     assert sorted(path.name for path in final.iterdir()) == ["scheduler", "transformer", "vae"]

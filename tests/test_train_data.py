@@ -15,7 +15,7 @@ from latte.cli import main
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes import make_clip
 from latte.train import folder_clips
-from latte.train.data import Batches
+from latte.train.batches import Batches
 from latte.train.folder_clips import open_clips
 from latte.train.loop import train
 from latte.train.objectives import OBJECTIVES
@@ -186,6 +186,7 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     for workers in (0, 2):
         batches = Batches(open_clips(config), replace(config, latents="step", num_workers=workers))
         batches.prepare([range(4)], 0)
+        assert (batches.ahead is not None) == bool(workers)
         with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as told:
             for step in range(12):
                 batches.batch(step, range(4))

@@ -14,8 +14,9 @@ from latte.diffusion.schedule import linear_schedule
 from latte.files import write_json
 from latte.folder import digest_folder
 from latte.models.latte import Latte, LatteConfig
+from latte.train.batches import Draw
 from latte.train.config import TrainConfig
-from latte.train.data import Clips, Draw
+from latte.train.data import Clips
 from latte.train.init import begin_latte
 from latte.train.latents import latent_side, open_source
 from latte.train.watch import SHOWN

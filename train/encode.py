@@ -25,7 +25,7 @@ from latte.train import latent_files
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
 from latte.train.folder_clips import open_clips
-from latte.train.latent_files import CAPTION, EMPTY, EMPTY_MASK, TEXT, Stored, StoredVideo, made_with, open_latents
+from latte.train.latent_files import CAPTION, EMPTY, TEXT, Stored, StoredVideo, made_with, open_latents
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
 from latte.vae_io import load_vae
@@ -78,7 +78,7 @@ def write_shard(
         blocks, label, caption = clips.whole(number)
         try:
             sides = list(moments(vae, blocks, mirrors))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             clips.failures.note(((Path(str(number)), str(error)),), "left out")
             clips.failures.check()
             continue
@@ -118,14 +118,10 @@ def write_text(
     for number, caption in enumerate(tqdm(captions, desc="captions", unit="caption", leave=False)):
         table, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
         tensors[CAPTION.format(number)] = table[0, : int(mask.sum())].to("cpu", dtype)
-    table, mask = embed(encoder, tokenizer, [""], MAX_LENGTH, True)
-    tensors |= {EMPTY: table[0].to("cpu", dtype), EMPTY_MASK: mask[0].to("cpu", torch.uint8)}
+    tensors[EMPTY] = embed(encoder, tokenizer, [""], MAX_LENGTH, True)[0][0].to("cpu", dtype)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as draft:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            draft,
-            metadata={"latte": json.dumps({"made": mark})},
-        )
+        save_file(tensors, draft, metadata={"latte": json.dumps({"made": mark})})
 
 
 def main(argv: list[str]) -> None:

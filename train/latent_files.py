@@ -20,7 +20,7 @@ from latte.train.data import Failures
 from latte.train.windows import least_frames
 
 NAME, FORMAT, TEXT = "index.json", "latte-latents-1", "text.safetensors"
-CAPTION, EMPTY, EMPTY_MASK = "caption.{}", "empty", "empty.mask"  # tensors of TEXT; captions are numbered as sorted
+CAPTION, EMPTY = "caption.{}", "empty"  # tensors of TEXT; captions are numbered as sorted
 MADE_WITH = ("kind", "data", "classes", "image_size", "transform", "flip")  # settings that latents depend on
 OF_SHAPES = ("clips", "num_frames", "seed")  # the same, of the built-in data
 
@@ -93,7 +93,7 @@ class Stored:
 
     @cached_property
     def embeddings(self) -> dict[str, Tensor]:
-        """Captions' embeddings (l, d), l their own tokens; that of the empty one with all its padding, and its mask."""
+        """Captions' embeddings (l, d), l their own tokens; that of the empty one with all its padding."""
         return load_file(self.folder / TEXT)
 
 

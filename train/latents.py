@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
 from latte.models.vae import VideoVAE
+from latte.train.batches import Batches, Draw, Places
 from latte.train.config import TrainConfig
-from latte.train.data import Batches, Clips, Draw, Places
+from latte.train.data import Clips
 from latte.train.latent_files import Stored, open_latents
 from latte.train.windows import choose_frames
 

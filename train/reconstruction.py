@@ -12,8 +12,9 @@ from latte.diffusion.randomness import normal
 from latte.models.config import checked
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.tensors import load_strictly
+from latte.train.batches import Batches, Draw
 from latte.train.config import TrainConfig
-from latte.train.data import Batches, Clips, Draw
+from latte.train.data import Clips
 from latte.train.latents import latent_side
 from latte.train.watch import SHOWN
 from latte.vae_io import load_vae, save_vae
