@@ -121,9 +121,11 @@ class Run:
 
     def averaged(self) -> nn.Module | None:
         """A whole network with the averaged weights, in the first process."""
-        tensors = parallel.whole(self.ema) if self.plan else {}
-        if not self.ranks.first or not self.plan:
+        if self.plan is None:
             return self.ema if self.ranks.first else None
+        tensors = parallel.whole(self.ema)
+        if not self.ranks.first:
+            return None
         network = copy.deepcopy(self.plan)
         network.load_state_dict(tensors, assign=True)
         return network.to(self.device)
