@@ -65,7 +65,7 @@ def disk(folder, size):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root alone")
 def test_a_disk_that_is_full_at_any_place_of_a_save(tmp_path):
-    tables = {name: {"weight": torch.randn(40_000)} for name in ("model", "ema", "optimizer")}
+    tables = {name: {"weight": torch.randn(80_000)} for name in ("model", "ema", "optimizer")}
     save = lambda run, step: checkpoint.save(run, step, tables, {"state": {"step": step}}, 2)
     failed, page = 0, 4096
     whole = save(tmp_path / "measure", 1)
