@@ -1,0 +1,92 @@
+"""I3D out of a file: the published formats, their keys, and clips of any size as it takes them."""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latte.eval.pickles import is_torchscript, read_torchscript
+from latte.models.i3d import I3D, SIDE
+from latte.tensors import CheckpointError, load_strictly, read_tensors, rename_keys
+
+# hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> piergiaj/pytorch-i3d, whose names are ours
+BRANCHES = {"branch_0": "b0", "branch_3.1": "b3b"} | {
+    f"branch_{i}.{j}": f"b{i}{'ab'[j]}" for i in (1, 2) for j in (0, 1)
+}
+
+
+def own_name(key: str) -> str:
+    """A key of either format as ours."""
+    key = re.sub(r"^conv3d_0c_1x1\.", "logits.", key)
+    key = re.sub(r"^(conv3d|mixed)_", lambda found: f"{found[1].capitalize()}_", key)
+    key = re.sub(r"\.(branch_\d(?:\.\d)?)\.", lambda found: f".{BRANCHES.get(found[1], found[1])}.", key)
+    return key.replace(".batch3d.", ".bn.")
+
+
+def load_i3d(path: str | Path, eps: float) -> I3D:
+    """I3D, folded, out of i3d_torchscript.pt, i3d_pretrained_400.pt, or another file with either's keys.
+
+    Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
+    names the file and what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
+    model = I3D(eps)
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    state = counters | rename_keys(state, own_name)  # which some formats leave out
+    load_strictly(model, state, path)
+    return model.eval().requires_grad_(False).fold()
+
+
+def sample_matrix(size: int, wanted: int) -> Tensor:
+    """Bilinear interpolation of `size` samples at `wanted` places as TensorFlow 1 had it: (wanted, size).
+
+    Place i is at i * size / wanted, not at the middles of the pixels.
+    """
+    at = torch.arange(wanted).double() * size / wanted
+    low = at.long()
+    high = (low + 1).clamp(max=size - 1)
+    matrix = torch.zeros(wanted, size).double()
+    rows = torch.arange(wanted)
+    matrix[rows, low] += 1 - (at - low)
+    matrix[rows, high] += at - low
+    return matrix
+
+
+def squash(frames: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, 3, 224, 224), bilinear, without antialiasing; sides are not kept in proportion."""
+    return F.interpolate(frames, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=False)
+
+
+def squash_tf1(frames: Tensor) -> Tensor:
+    """The same by TensorFlow 1's places."""
+    rows, columns = (sample_matrix(size, SIDE).to(frames) for size in frames.shape[-2:])
+    return rows @ frames @ columns.T
+
+
+def crop(frames: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, 3, 224, 224): the short side to 224, then the middle, as VideoGPT and DIGAN have it."""
+    h, w = frames.shape[-2:]
+    scale = SIDE / min(h, w)
+    size = (SIDE, -(-w * SIDE // h)) if h <= w else (-(-h * SIDE // w), SIDE)
+    frames = (
+        F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=False) if scale != 1 else frames
+    )
+    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+    return frames[..., top : top + SIDE, left : left + SIDE]
+
+
+RESIZES = {"squash": squash, "squash-tf1": squash_tf1, "crop": crop}
+
+
+@torch.no_grad()
+def i3d_features(model: I3D, videos: Tensor, resize: str) -> Tensor:
+    """Logits (b, 400), float32 on the CPU, of uint8 clips (b, f, 3, h, w)."""
+    b = len(videos)
+    device = next(model.parameters()).device
+    frames = RESIZES[resize](videos.to(device).flatten(0, 1).float() / 127.5 - 1)
+    return model(frames.unflatten(0, (b, -1))).cpu()

