@@ -20,16 +20,21 @@ def predicting_noise(model: Callable, schedule: Schedule) -> Callable:
     return denoise
 
 
-def guided(model: Callable, y: Tensor, null: Tensor, scale: float) -> Callable:
+def guided(
+    model: Callable, y: Tensor, null: Tensor, scale: float, interval: tuple[float, float] | None = None
+) -> Callable:
     """A denoiser (x (b, f, c, h, w), t (b,)) -> (b, f, c or 2c, h, w) under the condition y (b, ...), against `null`.
 
     Both halves go through the model in one call. The noise is guided, on all its channels; the variance is the
-    conditional half's. At scale 1 the unconditional half would not count, and is not computed.
+    conditional half's. At scale 1, and at timesteps outside of `interval` (Kynkäänniemi et al. 2024, arXiv 2404.07724;
+    both ends count; of a batch's t, which agree, the first), the unconditional half would not count: not computed.
     """
     if scale == 1:
         return lambda x, t: model(x, t, y)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
+        if interval is not None and not interval[0] <= t[0].item() <= interval[1]:
+            return model(x, t, y)
         out = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
         eps, variance = split_output(out, x.shape[2])
         conditional, unconditional = eps.chunk(2)

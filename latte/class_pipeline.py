@@ -1,6 +1,5 @@
 """From classes to videos: a Latte, a VAE and a sampler behind one call, in diffusers' words."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
 from latte.files import read_json
+from latte.guidance import Guidance, load_guidance
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.pipeline import (
@@ -40,6 +40,7 @@ class ClassPipeline(LattePipeline):
 
     def __init__(self, transformer: Latte, vae: VideoVAE | None = None, class_names: list[str] | None = None):
         self.transformer, self.vae, self.class_names = transformer.eval(), vae, class_names or []
+        self.guidance = Guidance(GUIDANCE if transformer.config.num_classes else 1.0)  # where a call names none
         check_vae(vae, transformer)
 
     @classmethod
@@ -63,6 +64,7 @@ class ClassPipeline(LattePipeline):
             vae = load_vae(find_model(vae))
         names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
+        pipe.guidance = load_guidance(path, pipe.guidance.scale)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
 
     def class_index(self, label: int | str) -> int:
@@ -83,6 +85,7 @@ class ClassPipeline(LattePipeline):
         num_videos: int | None = None,
         num_inference_steps: int | str = 50,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         sampler: str = "ddim",
         eta: float = 0.0,
@@ -99,7 +102,8 @@ class ClassPipeline(LattePipeline):
         num_inference_steps: a count, or a respacing such as "ddim50"; sampler: "ddim" (with eta) or another of
         latte.scheduler.ALL.
         height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none; None:
-        GUIDANCE, or none where there are no classes.
+        what the model's folder says, or GUIDANCE, or none where there are no classes. guidance_interval: timesteps
+        between which it guides; None: the folder's, or all.
         output_type: "np" (b, f, h, w, 3) float in [0, 1], "pt" (b, f, 3, h, w) float in [0, 1], "uint8" (b, f, 3, h, w)
         bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
         Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so
@@ -107,9 +111,8 @@ class ClassPipeline(LattePipeline):
         callback_on_step_end: see latte.pipeline.told.
         Raises ValueError for labels, sizes or options that the model does not have.
         """
-        if guidance_scale is None:
-            guidance_scale = GUIDANCE if self.transformer.config.num_classes else 1
-        self.check(class_labels, num_videos, guidance_scale, sampler, eta, batch_size, output_type)
+        guidance = self.guidance.asked(guidance_scale, guidance_interval)
+        self.check(class_labels, num_videos, guidance.scale, sampler, eta, batch_size, output_type)
         labels = self.labels(class_labels, num_videos)
         cfg = self.transformer.config
         trained = cfg.num_frames, cfg.input_size
@@ -125,7 +128,7 @@ class ClassPipeline(LattePipeline):
 
             for unit in units:
                 y = [labels[min(i, len(labels) - 1)] for i in unit]
-                x = self.latents(unit, y, shape, schedule, guidance_scale, seed, Scheduler(sampler), eta, after)
+                x = self.latents(unit, y, shape, schedule, guidance, seed, Scheduler(sampler), eta, after)
                 done.append(self.decode(x[: len(labels) - unit[0]], output_type))
         return LatteOutput(as_output(torch.cat(done), output_type))
 
@@ -135,7 +138,7 @@ class ClassPipeline(LattePipeline):
         y: list[int],
         shape: tuple,
         schedule: Schedule,
-        scale: float,
+        guidance: Guidance,
         seed: int,
         scheduler: Scheduler,
         eta: float,
@@ -148,7 +151,7 @@ class ClassPipeline(LattePipeline):
             model = predicting_noise(model, linear_schedule())
         if classes:
             label = torch.tensor(y, device=self.device)
-            model = guided(model, label, torch.full_like(label, classes), scale)
+            model = guided(model, label, torch.full_like(label, classes), guidance.scale, guidance.interval)
         fresh = lambda step: torch.stack([normal(shape, seed, i, step + 1) for i in unit])
         return self.denoise(model, x, partial(scheduler.run, eta=eta), schedule, fresh, after)
 
@@ -169,8 +172,6 @@ class ClassPipeline(LattePipeline):
         check_count("batch_size", batch_size, 4096)
         if num_videos is not None:
             check_count("num_videos", num_videos, MOST_VIDEOS)
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
         if guidance_scale != 1 and not cfg.num_classes:
             raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
         if guidance_scale != 1 and not cfg.class_dropout_prob:

@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 
 from latte.checkpoint import is_text_pipeline, load_model, save_model, weights_file
+from latte.class_pipeline import GUIDANCE
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
 from latte.folder import check_target
+from latte.guidance import SAMPLING, load_guidance, save_guidance
 from latte.models.latte import Latte
 from latte.parser import Parser
 from latte.published import find_pipeline, rewrite
@@ -62,13 +64,14 @@ def count(network: torch.nn.Module) -> str:
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """The model as a folder, and with it what stands beside the weights in `source`: the VAE, the names of the classes.
+    """The model as a folder, and with it what stands beside the weights in `source`: the VAE, the names of the classes,
+    how it is guided.
 
     CheckpointError: `target` holds something that is not to be lost, or not to be taken for this model's.
     """
     for folder in (target, target / "vae"):
         check_target(folder)
-    for name in ("vae", "classes.json"):
+    for name in ("vae", "classes.json", SAMPLING):
         if (target / name).exists() and not (source / name).exists():
             raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
     vae = load_vae(source / "vae") if (source / "vae").is_dir() else None
@@ -78,6 +81,8 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
         save_vae(vae, target / "vae", dtype)
     if names is not None:
         write_json(target / "classes.json", names)
+    if (source / SAMPLING).is_file():
+        save_guidance(load_guidance(source, GUIDANCE), target)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

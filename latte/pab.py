@@ -65,16 +65,23 @@ class Run:
     count: int = -1  # of evaluations, the present one's index
     t: float | None = None
     before: float | None = None  # the evaluation before's t
+    rows: int | None = None  # of the batch
     kept: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def forget(self) -> None:
         """The next evaluation is the first of a run."""
         self.__init__()
 
-    def advance(self, t: float) -> None:
-        """Another evaluation; noise that rises can only be another run's."""
+    def advance(self, t: float, rows: int) -> None:
+        """Another evaluation, of so many rows; noise that rises can only be another run's.
+
+        Where guidance begins or ends, the batch changes: outputs of the one cannot stand in for those of the other.
+        """
         if self.t is not None and t > self.t:
             self.forget()
+        if rows != self.rows:
+            self.kept.clear()
+            self.rows = rows
         self.count, self.t, self.before = self.count + 1, t, self.t
 
     def remembering(self, rule: Broadcast | Spans, layer: nn.Module, function: Callable) -> Callable:
@@ -118,7 +125,10 @@ def pyramid_attention_broadcast(
         raise ValueError(f"this model has no {absent[0]!r} layers to broadcast; it has {known}")
     shadowed = shadows(model, run, followed, after_gate)
     tick = model.register_forward_pre_hook(
-        lambda _, args, kwargs: run.advance(now(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1])),
+        lambda _, args, kwargs: run.advance(
+            now(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1]),
+            len(kwargs["x"] if "x" in kwargs else args[0]),
+        ),
         with_kwargs=True,
     )
     try:

@@ -1,6 +1,5 @@
 """Text-to-video models in folders, as they are published and as we write them: a sub-folder for every part."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from latte.checkpoint import find_model
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
+from latte.guidance import SAMPLING, load_guidance, save_guidance
 from latte.memory import in_eight_bits, rows_in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Config, T5Encoder
@@ -24,7 +24,7 @@ from latte.vae_io import load_vae, vae_file
 
 TEMPORAL_VAE = "vae_temporal_decoder"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-SCHEDULER, SAMPLING = "scheduler_config.json", "sampling.json"
+SCHEDULER = "scheduler_config.json"
 GUIDANCE = 7.5  # scale where nobody says another: Latte-1's
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 HALF = (torch.float16, torch.bfloat16)
@@ -136,18 +136,6 @@ def load_scheduler(folder: str | Path) -> Scheduler:
         return Scheduler.from_config(read_json(path))
 
 
-def load_guidance(folder: Path) -> float:
-    """The guidance scale that a folder's sampling.json, which small models have, asks for; GUIDANCE without one."""
-    path = folder / SAMPLING
-    if not path.is_file():
-        return GUIDANCE
-    with naming(path):
-        scale = read_json(path).get("guidance_scale")
-        if type(scale) not in (int, float) or not math.isfinite(scale):
-            raise ValueError(f"guidance_scale is {scale!r}; it must be a number")
-    return float(scale)
-
-
 def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
     """Write a folder that load_scheduler reads."""
     write_json(folder / SCHEDULER, scheduler.config)
@@ -181,4 +169,4 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
     tokenizer.save(target / "tokenizer")
     save_scheduler(scheduler, target / "scheduler")
     if (source / SAMPLING).is_file():
-        write_json(target / SAMPLING, {"guidance_scale": load_guidance(source)})
+        save_guidance(load_guidance(source, GUIDANCE), target)

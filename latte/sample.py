@@ -57,7 +57,8 @@ def main(argv: list[str]) -> None:
     seconds = time.perf_counter() - start
     scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
     conditional = isinstance(pipe, TextPipeline) or pipe.transformer.config.num_classes
-    guided = f"guidance {scale:g}" if conditional else "unconditional"
+    between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
+    guided = f"guidance {scale:g}{between}" if conditional else "unconditional"
     facts = {
         "model": args.model,
         "vae": args.vae or "its own",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from latte.checkpoint import is_text_pipeline, weights_file
-from latte.class_pipeline import GUIDANCE, ClassPipeline
+from latte.class_pipeline import ClassPipeline
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
 from latte.pipeline import LattePipeline
@@ -22,8 +22,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--cfg-scale",
         type=float,
-        help="guidance scale; 1: none (default: 4; of a text-to-video folder its own or 7.5)",
+        help="guidance scale; 1: none (default: what the model's folder says, or 4, of text-to-video 7.5)",
     )
+    words = "timesteps between which to guide (default: what the model's folder says, or all)"
+    add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
@@ -48,14 +50,16 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
         files = [file for part in ("transformer", "text_encoder") for file in state_files(path / part)]
-        default, own = pipe.guidance, {"num_inference_steps": int(args.num_sampling_steps)}
+        own = {"num_inference_steps": int(args.num_sampling_steps)}
     else:
         pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
-        default = GUIDANCE if pipe.transformer.config.num_classes else 1.0
         own = {"num_inference_steps": args.num_sampling_steps, "sampler": args.sampler or "ddim"}
-    scale = default if args.cfg_scale is None else args.cfg_scale
-    settings = {**own, "guidance_scale": scale, "eta": args.eta, "seed": args.seed, "batch_size": args.batch_size}
+    guidance = pipe.guidance.asked(args.cfg_scale, args.cfg_interval)
+    own |= {"guidance_scale": guidance.scale}
+    if guidance.interval and guidance.scale != 1:
+        own |= {"guidance_interval": guidance.interval}
+    settings = {**own, "eta": args.eta, "seed": args.seed, "batch_size": args.batch_size}
     if pipe.vae is not None:
         files.append(vae_file(find_vae(args.vae, path) if args.vae else path / "vae"))
     return pipe.to(usable_device(args.device)), settings, files

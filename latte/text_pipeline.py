@@ -1,6 +1,5 @@
 """From prompts to videos: LatteT2V, T5, a VAE and a scheduler behind one call, in diffusers' words."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.diffusion.guidance import guided, predicting_noise
+from latte.guidance import Guidance, load_guidance
 from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
@@ -28,7 +28,7 @@ from latte.pipeline import (
     chunked,
     told,
 )
-from latte.published import GUIDANCE, find_pipeline, find_vae, load_guidance, load_scheduler, load_t2v, load_t5
+from latte.published import GUIDANCE, find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
 from latte.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class TextPipeline(LattePipeline):
     """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
 
     made_of = "prompts"
-    guidance = GUIDANCE  # scale where a call names none
+    guidance = Guidance(GUIDANCE)  # where a call names none
     # where the text encoder goes after each encoding: None, it stays; "cpu", there, also from .to(); "free", nowhere
     offload_text_encoder: str | None = None
 
@@ -97,7 +97,7 @@ class TextPipeline(LattePipeline):
             "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
         }
         pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
-        pipe.guidance = load_guidance(path)
+        pipe.guidance = load_guidance(path, GUIDANCE)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
             if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers
@@ -114,6 +114,7 @@ class TextPipeline(LattePipeline):
         num_inference_steps: int = 50,
         timesteps: Sequence[float] | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         num_videos_per_prompt: int = 1,
         video_length: int | None = None,
         height: int | None = None,
@@ -139,6 +140,7 @@ class TextPipeline(LattePipeline):
 
         prompt: text, or prompt_embeds (b, l, caption_channels), which have no padding; negative_prompt: one for all, or
         one each; it counts where guidance_scale is above 1, which is by default what the model's folder says, or 7.5.
+        guidance_interval: timesteps between which it guides (None: the folder's, or all).
         timesteps: falling, in place of num_inference_steps.
         video_length, height, width: None: as the model was trained; 1 frame makes a picture. eta: of ddim alone.
         Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
@@ -156,12 +158,12 @@ class TextPipeline(LattePipeline):
             if num_videos_per_prompt not in (1, num_images_per_prompt):
                 raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
             num_videos_per_prompt = num_images_per_prompt
-        guidance_scale = self.guidance if guidance_scale is None else guidance_scale
+        guidance = self.guidance.asked(guidance_scale, guidance_interval)
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        self.check_numbers(num_videos_per_prompt, guidance_scale, eta, decode_chunk_size, batch_size, output_type)
-        guides = guidance_scale > 1
+        self.check_numbers(num_videos_per_prompt, eta, decode_chunk_size, batch_size, output_type)
+        guides = guidance.scale > 1
         if negative_prompt and not guides:
-            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance_scale:g}: more than 1 guides")
+            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: more than 1 guides")
         negative_prompt = (negative_prompt or "") if guides else None
         negative_prompt_embeds = negative_prompt_embeds if guides else None
         texts = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
@@ -183,7 +185,7 @@ class TextPipeline(LattePipeline):
                 told(self, callback_on_step_end, step, t, x)
 
             for unit in units:
-                denoiser = self.denoiser(text.rows(unit), guidance_scale, enable_temporal_attentions)
+                denoiser = self.denoiser(text.rows(unit), guidance, enable_temporal_attentions)
                 x = self.scheduler.start(noise(-1, unit), schedule).to(self.device)
                 fresh = partial(noise, rows=unit)
                 x = self.denoise(denoiser, x, partial(self.scheduler.run, eta=eta), schedule, fresh, after)
@@ -257,7 +259,7 @@ class TextPipeline(LattePipeline):
         """Whether .to() leaves it on its device."""
         return network is self.text_encoder and self.offload_text_encoder == "cpu"
 
-    def denoiser(self, text: Text, scale: float, temporal: bool) -> Callable:
+    def denoiser(self, text: Text, guidance: Guidance, temporal: bool) -> Callable:
         """(x, t) -> guided noise and the variance of the prompt's half, as the samplers want it."""
         dtype = next(self.transformer.parameters()).dtype
         table, mask = text.table(dtype, self.device)
@@ -269,15 +271,12 @@ class TextPipeline(LattePipeline):
         if self.transformer.config.prediction == "v":
             model = predicting_noise(model, self.scheduler.whole())
         rows = torch.arange(len(text.prompt), device=self.device)
-        return guided(model, rows, rows + len(rows), 1 if text.negative is None else scale)
+        scale = 1 if text.negative is None else guidance.scale
+        return guided(model, rows, rows + len(rows), scale, guidance.interval)
 
-    def check_numbers(
-        self, copies: int, guidance_scale: float, eta: float, chunk: int | None, batch: int | None, output_type: str
-    ) -> None:
+    def check_numbers(self, copies: int, eta: float, chunk: int | None, batch: int | None, output_type: str) -> None:
         """One clear ValueError for a number that makes no sense, or what this pipeline has no part for."""
         check_count("num_videos_per_prompt", copies, MOST_VIDEOS)
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number")
         if not 0 <= eta <= 1 or (eta and self.scheduler.sampler != "ddim"):
             raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
         for name, value in (("decode_chunk_size", chunk), ("batch_size", batch)):

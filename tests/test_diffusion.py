@@ -151,6 +151,10 @@ def test_guidance():
     torch.testing.assert_close(eps, X0 * torch.tensor([5.0, 9.0]).view(-1, 1, 1, 1, 1))
     torch.testing.assert_close(v, X0 + y.view(-1, 1, 1, 1, 1))
     assert torch.equal(guided(model, y, null, 1)(X0, t), model(X0, t, y))
+    always, far = guided(model, y, null, 2.0), guided(model, y, null, 2.0, interval=(11, 1000))
+    assert torch.equal(far(X0, t), model(X0, t, y)) and torch.equal(far(X0, t + 1), always(X0, t + 1))
+    near = guided(model, y, null, 2.0, interval=(0, 10))
+    assert torch.equal(near(X0, t + 1), model(X0, t + 1, y)) and not torch.equal(near(X0, t), model(X0, t, y))
     noise_alone = guided(lambda x, t, y: x * y.view(-1, 1, 1, 1, 1), y, null, 2.0)(X0, t)
     torch.testing.assert_close(noise_alone, eps)
 

@@ -53,6 +53,17 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     assert torch.equal(latents(pipe, golden, steps=8), plain)
 
 
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_where_guidance_begins_or_ends_nothing_is_taken_again(pipe, golden, after_gate):
+    some = {"steps": 8, "guidance_interval": (400, 700)}
+    plain = latents(pipe, golden, **some)
+    pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
+    assert torch.equal(latents(pipe, golden, **some), plain)
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, after_gate=after_gate)
+    reused = latents(pipe, golden, **some)
+    assert reused.isfinite().all() and 1e-6 < relative_error(reused, plain) < 0.5
+
+
 @pytest.mark.parametrize("kind", ["spatial_attn", "temporal_attn", "cross_attn", "mlp"])
 def test_every_kind_its_range_and_its_window_count(pipe, golden, kind):
     results = [latents(pipe, golden, steps=12)]

@@ -17,7 +17,7 @@ from latte.cli import main
 from latte.diffusion.gaussian import predict_x0, split_output
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import linear_schedule, respace
-from latte.eval.main import evaluate
+from latte.eval.exam import evaluate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.sample import show
@@ -81,6 +81,7 @@ def test_video_i_is_the_same_whatever_else_is_asked_for(pipe):
     [
         {"seed": 5},
         {"guidance_scale": 1.0},
+        {"guidance_interval": (500, 1000)},
         {"num_inference_steps": 4},
         {"num_inference_steps": "ddim5"},
         {"eta": 0.5},

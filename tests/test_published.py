@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from latte import LattePipeline
 from latte.cli import main
 from latte.eval.examiner import examine
+from latte.guidance import Guidance
 from latte.models.t5 import T5Config, T5Encoder
 from latte.published import find_pipeline, load_t5
 from latte.scheduler import PUBLISHED, Scheduler
@@ -63,13 +64,32 @@ def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
     assert torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
     assert not torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
     assert main(["convert", str(copy), str(tmp_path / "ours")]) == 0
-    assert LattePipeline.from_pretrained(tmp_path / "ours").guidance == 2.0
+    assert LattePipeline.from_pretrained(tmp_path / "ours").guidance == Guidance(2)
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
     assert "guidance 2" in capsys.readouterr().out
-    (copy / "sampling.json").write_text('{"guidance_scale": "much"}')
-    with pytest.raises(CheckpointError, match=r"sampling\.json: guidance_scale is 'much'; it must be a number"):
-        LattePipeline.from_pretrained(copy)
+    for values, words in {
+        '{"guidance_scale": "much"}': "guidance_scale is 'much'; it must be a finite number",
+        '{"guidance_scale": 2, "guidance_interval": [9, 3]}': "two timesteps, the lower one first",
+    }.items():
+        (copy / "sampling.json").write_text(values)
+        with pytest.raises(CheckpointError, match=rf"sampling\.json: .*{words}"):
+            LattePipeline.from_pretrained(copy)
+
+
+def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
+    copy = shutil.copytree(published, tmp_path / "copy")
+    (copy / "sampling.json").write_text('{"guidance_scale": 2, "guidance_interval": [400, 1000]}')
+    own = LattePipeline.from_pretrained(copy)(PROMPTS[0], **QUICK).frames
+    named = pipe(PROMPTS[0], guidance_scale=2.0, guidance_interval=(400, 1000), **QUICK).frames
+    assert torch.equal(own, named) and not torch.equal(own, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
+    with pytest.raises(ValueError, match="guidance_interval does nothing with guidance_scale 1"):
+        pipe(PROMPTS[0], guidance_scale=1, guidance_interval=(400, 1000), **QUICK)
+    words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert "guidance 2 at t of 400 to 1000" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "out"), "--cfg-interval", "0", "300"]) == 0
+    assert "guidance 2 at t of 0 to 300" in capsys.readouterr().out
 
 
 def test_missing_parts_are_told(pipe, published, parts):
