@@ -1,15 +1,20 @@
 """I3D out of a file: the published formats, their keys, and clips of any size as it takes them."""
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latte.eval.features import Detector
 from latte.eval.pickles import is_torchscript, read_torchscript
+from latte.eval.protocol import Protocol
 from latte.models.i3d import I3D, SIDE
-from latte.tensors import CheckpointError, load_strictly, read_tensors, rename_keys
+from latte.tensors import CheckpointError, digest, load_strictly, read_tensors, rename_keys
+from latte.video import from_uint8
 
 # hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> piergiaj/pytorch-i3d, whose names are ours
 BRANCHES = {"branch_0": "b0", "branch_3.1": "b3b"} | {
@@ -40,6 +45,20 @@ def load_i3d(path: str | Path, eps: float) -> I3D:
     state = counters | rename_keys(state, own_name)  # which some formats leave out
     load_strictly(model, state, path)
     return model.eval().requires_grad_(False).fold()
+
+
+def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detector:
+    """Clips by I3D, as a protocol sets it. CheckpointError: see load_i3d."""
+    model = load_i3d(path, protocol.eps).to(device)
+    record = {
+        "metric": "fvd",
+        "name": "FVD",
+        "network": f"I3D of {path.name}, sha256 {digest(path)}",
+        "sha256": digest(path),
+        "eps": protocol.eps,
+        "resize": protocol.resize,
+    }
+    return Detector(record, partial(i3d_features, model, resize=protocol.resize))
 
 
 def sample_matrix(size: int, wanted: int) -> Tensor:
@@ -84,9 +103,7 @@ RESIZES = {"squash": squash, "squash-tf1": squash_tf1, "crop": crop}
 
 
 @torch.no_grad()
-def i3d_features(model: I3D, videos: Tensor, resize: str) -> Tensor:
-    """Logits (b, 400), float32 on the CPU, of uint8 clips (b, f, 3, h, w)."""
-    b = len(videos)
+def i3d_features(model: I3D, clips: Sequence[Tensor], resize: str) -> Tensor:
+    """Logits (b, 400), float32 on the CPU, of uint8 clips (f, 3, h, w) of one length and of any sizes."""
     device = next(model.parameters()).device
-    frames = RESIZES[resize](videos.to(device).flatten(0, 1).float() / 127.5 - 1)
-    return model(frames.unflatten(0, (b, -1))).cpu()
+    return model(torch.stack([RESIZES[resize](from_uint8(clip.to(device))) for clip in clips])).cpu()

@@ -10,9 +10,10 @@ from latte import __version__
 from latte.class_pipeline import ClassPipeline
 from latte.eval.examiner import score
 from latte.pipeline import LattePipeline
-from latte.shapes import MOTIONS, Clip, make_clip
+from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
 from latte.tensors import digest
 from latte.text_pipeline import TextPipeline
+from latte.video import from_uint8
 
 HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
 
@@ -42,6 +43,54 @@ def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[Clip]) -> dict:
     """The examiner's scores of uint8 answers (b, f, 3, h, w); colour and shape too where a caption asked for them."""
     asked = truths if isinstance(pipe, TextPipeline) else None
     return score(list(videos), [clip.label for clip in truths], asked, copies=False)
+
+
+@torch.no_grad()
+def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
+    """uint8 videos (b, f, 3, h, w) through the VAE and back, one by one; the posterior's mean."""
+    network = next(pipe.vae.parameters())
+    return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network)), "uint8") for video in videos])
+
+
+def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
+    """Scores of `count` real clips, of their reconstructions, and of what a model makes of their classes or captions.
+
+    Captions whose combination no captioned training sees (latte.shapes.kept_apart) are also scored apart, as "unseen".
+    sampling: what the pipeline's call takes. ValueError: see questions, or an option the model does not have.
+    """
+    asked, truths = questions(pipe, count)
+    samples = pipe(**asked, output_type="uint8", progress=True, **sampling).frames.numpy()
+    scores = {**score_real(pipe, truths), "samples": judge(pipe, samples, truths)}
+    if isinstance(pipe, TextPipeline) and (rows := [i for i, clip in enumerate(truths) if kept_apart(clip)]):
+        scores["unseen"] = judge(pipe, samples[rows], [truths[i] for i in rows])
+    return scores
+
+
+def score_real(pipe: LattePipeline, truths: list[Clip]) -> dict[str, dict]:
+    """The examiner's scores of real clips and of their reconstructions."""
+    real, labels = [clip.video for clip in truths], [clip.label for clip in truths]
+    copies = reconstruct(pipe, torch.stack([torch.from_numpy(video) for video in real]))
+    return {
+        "real clips": score(real, labels, truths),
+        "VAE reconstructions": score(list(copies.numpy()), labels, truths),
+    }
+
+
+def table(scores: dict[str, dict]) -> str:
+    """One line a score, below the accuracy of motion one a class; one column a kind of clips; - where it has none."""
+
+    def line(name: str, values: list[float | None]) -> str:
+        cells = ["-" if value is None else f"{value:d}" if name == "clips" else f"{value:.3f}" for value in values]
+        return f"{name:20}" + "".join(f"{cell:>21}" for cell in cells)
+
+    lines = [f"{'':20}" + "".join(f"{kind:>21}" for kind in scores)]
+    columns = list(scores.values())
+    for name, value in columns[0].items():
+        if name == "by_motion":
+            lines += [line(f"  {motion}", [column[name].get(motion) for column in columns]) for motion in value]
+        else:
+            lines.append(line(name, [column.get(name) for column in columns]))
+    return "\n".join(lines)
 
 
 def origin(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> dict:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (d,) and covariance (d, d), divided by n, of n features; float64."""
+    """Mean (d,) and covariance (d, d) of `count` features; float64."""
 
     mean: Tensor
     cov: Tensor
@@ -27,14 +27,17 @@ class Moments:
             raise ValueError("the mean or the covariance holds values that are not finite")
 
     @classmethod
-    def of(cls, features: Tensor) -> "Moments":
-        """Of features (n, d). ValueError: fewer than two, or values that are not finite."""
+    def of(cls, features: Tensor, unbiased: bool = False) -> "Moments":
+        """Of features (n, d), the covariance divided by n or, unbiased, by n - 1.
+
+        ValueError: fewer than two, or values that are not finite.
+        """
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"moments need two features (n, d) or more, not {tuple(features.shape)}")
         features = features.double()
         mean = features.mean(0)
         centred = features - mean
-        return cls(mean, centred.T @ centred / len(features), len(features))
+        return cls(mean, centred.T @ centred / (len(features) - unbiased), len(features))
 
 
 def root(cov: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from latte import LattePipeline
 from latte.checkpoint import find_model, save_model
 from latte.cli import main
+from latte.eval.exam import reconstruct, table
 from latte.eval.examiner import count_objects, examine, score
-from latte.eval.main import reconstruct, table
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes import COLOURS, MOTIONS, SHAPES, coverage, make_clip
 from latte.tensors import digest

@@ -1,0 +1,115 @@
+"""Clips of a folder of videos, chosen by their names and a seed alone, and decoded ahead of their use."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latte.diffusion.randomness import generator
+from latte.eval.protocol import Protocol
+from latte.streams import open_stream
+from latte.video import STREAMS, count_frames, list_videos, pictures, read_video
+
+LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames start, start + stride, ... of a video; `size` tells it from a later video of its name."""
+
+    name: str  # of the video, below its folder
+    start: int
+    stride: int
+    frames: int
+    size: int  # bytes of its file, or files
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """One side of a comparison."""
+
+    root: Path
+    clips: tuple[Clip, ...]
+    short: tuple[str, ...]  # videos left out
+    videos: int  # that there were
+    codecs: dict[str, int]  # of the chosen clips' videos
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any clip."""
+        return hashlib.sha256(repr([asdict(clip) for clip in self.clips]).encode()).hexdigest()[:16]
+
+    def read(self, clip: Clip) -> Tensor:
+        """uint8 (f, 3, h, w). ValueError names a video that cannot be decoded."""
+        numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
+        return read_video(self.root / clip.name, numbers)[0]
+
+
+def rank(seed: int, name: str) -> int:
+    """A number that depends on seed and name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
+
+
+def codec(path: Path) -> str:
+    """What the frames of a video were stored as."""
+    if path.is_dir():
+        return " and ".join(sorted({picture.suffix.lower().lstrip(".") for picture in pictures(path)}))
+    if path.suffix.lower() not in STREAMS:
+        return path.suffix.lower().lstrip(".")
+    with open_stream(path) as (_, stream):
+        return stream.codec_context.name
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, or of a folder's pictures."""
+    return sum(p.stat().st_size for p in pictures(path)) if path.is_dir() else path.stat().st_size
+
+
+def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -> ClipSet:
+    """One clip of each video of a folder, until there are protocol.clips; side: "real" or "generated".
+
+    ValueError: there is none long enough, or generated frames are lossy where the protocol forbids it.
+    FileNotFoundError: no such folder.
+    """
+    root, stride = Path(folder), protocol.stride(side)
+    names = [str(path.relative_to(root).as_posix()) for path in list_videos(root)]
+    names.sort(key=(lambda name: rank(seed, name)) if protocol.order == "seed" else None)
+    clips, short, codecs = [], [], Counter()
+    for name in names:
+        if len(clips) == protocol.clips:
+            break
+        frames = count_frames(root / name)
+        if frames < protocol.frames * stride:
+            short.append(name)
+            continue
+        room = frames - (protocol.frames - 1) * stride
+        start = 0
+        if protocol.start(side) == "seed":
+            start = int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
+        clips.append(Clip(name, start, stride, protocol.frames, file_size(root / name)))
+        codecs[codec(root / name)] += 1
+    if not clips:
+        needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
+        raise ValueError(f"{root} holds no video of {needed}: {len(names)} videos were looked at")
+    if protocol.lossless and side == "generated" and (lossy := sorted(set(codecs) - set(LOSSLESS))):
+        raise ValueError(
+            f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
+            "with `latte sample --n`, or choose another --protocol"
+        )
+    return ClipSet(root, tuple(clips), tuple(short), len(names), dict(codecs))
+
+
+def decoded(clips: ClipSet, chosen: Sequence[Clip], workers: int = 4) -> Iterator[Tensor]:
+    """The chosen clips in order, uint8 (f, 3, h, w), a few of them decoded ahead."""
+    waiting = iter(chosen)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = [pool.submit(clips.read, clip) for clip in islice(waiting, 2 * workers)]
+        while ahead:
+            yield ahead.pop(0).result()
+            ahead += [pool.submit(clips.read, clip) for clip in islice(waiting, 1)]

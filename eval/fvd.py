@@ -1,0 +1,130 @@
+"""A distance of generated from real videos, and with it how it was made, how sure it is, and how real data would score.
+
+By I3D it is the Fréchet video distance (Unterthiner et al. 2018, arXiv 1812.01717). By another network it is that
+network's own distance, and is called so.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latte import __version__
+from latte.eval.clips import LOSSLESS, ClipSet
+from latte.eval.extrapolation import LEAST, at_infinity, floor
+from latte.eval.features import Detector
+from latte.eval.frechet import Moments, distance
+from latte.eval.protocol import Protocol
+from latte.eval.statistics import read_statistics
+
+SAME = ("metric", "protocol", "detector", "seed", "real")  # what two results must share to be compared
+LOSSY_TWICE = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Features (n, d) of one side, or only their moments; `about` says of what."""
+
+    about: dict
+    features: Tensor | Moments
+
+    @property
+    def count(self) -> int:
+        """Clips; 0: not known."""
+        return self.features.count if isinstance(self.features, Moments) else len(self.features)
+
+    def moments(self, unbiased: bool) -> Moments:
+        """Of the features, or as they were given."""
+        return self.features if isinstance(self.features, Moments) else Moments.of(self.features, unbiased)
+
+
+def described(clips: ClipSet) -> dict:
+    """What a result holds of a set of clips."""
+    return {
+        "videos": clips.videos,
+        "clips": len(clips.clips),
+        "too_short": len(clips.short),
+        "first_too_short": clips.short[0] if clips.short else None,
+        "codecs": clips.codecs,
+        "fingerprint": clips.fingerprint,
+    }
+
+
+def given(path: Path) -> Side:
+    """Statistics that others computed."""
+    moments, about = read_statistics(path)
+    return Side(about, moments)
+
+
+def measure(real: Side, generated: Side, protocol: Protocol, detector: Detector, seed: int = 0) -> dict:
+    """The whole result, ready to be written: "distance", "infinite", "floor", their origin, and "caveats".
+
+    ValueError: features of different widths, or fewer than two clips.
+    """
+    a, b = (side.moments(protocol.unbiased) for side in (real, generated))
+    value = distance(a, b)
+    result = {
+        "metric": detector.record["metric"],
+        "protocol": asdict(protocol),
+        "detector": detector.record,
+        "seed": seed,
+        "real": real.about,
+        "generated": generated.about,
+        "distance": value,
+    }
+    counted = [side.count for side in (real, generated) if isinstance(side.features, Tensor)]
+    if counted and min(counted) >= LEAST:
+        result["infinite"] = asdict(at_infinity(real.features, generated.features, seed))
+    if isinstance(real.features, Tensor) and generated.count:
+        result["floor"] = asdict(floor(real.features, generated.count, seed))
+    versions = {"latte": __version__, "torch": torch.__version__}
+    return {**result, "caveats": caveats(real, generated, protocol, detector, len(a.mean)), "versions": versions}
+
+
+def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector, width: int) -> list[str]:
+    """What a reader of the number must know, one sentence each."""
+    found = list(detector.record.get("caveats", ()))
+    counts = {"real": real.count, "generated": generated.count}
+    for name, count in counts.items():
+        if 0 < count <= width:
+            found.append(
+                f"{count} {name} clips are too few for features of {width} numbers: the distance is mostly their bias"
+            )
+        elif 0 < count < protocol.clips:
+            found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
+    if len(set(counts.values())) > 1:
+        found.append(f"{counts['real']} real against {counts['generated']} generated clips: compare only with the same")
+    if isinstance(real.features, Moments):
+        found.append("the real statistics are taken as given: network, protocol and data are not in their file")
+    found += [
+        f"{side.about['too_short']} {name} videos are too short and left out, such as {side.about['first_too_short']}"
+        for name, side in (("real", real), ("generated", generated))
+        if side.about.get("too_short")
+    ]
+    lossy = set(generated.about.get("codecs", ())) - set(real.about.get("codecs", ())) - set(LOSSLESS)
+    return found + [LOSSY_TWICE.format(codec) for codec in sorted(lossy)]
+
+
+def check_comparable(a: dict, b: dict) -> None:
+    """ValueError: two results differ in more than the videos that they judge, or are none."""
+    for name in SAME:
+        if name not in a or name not in b:
+            raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
+        if a[name] != b[name]:
+            keys = [key for key in a[name] if a[name][key] != b[name].get(key)] if isinstance(a[name], dict) else []
+            what = f"{name}, {keys[0]}" if keys else name
+            raise ValueError(f"the results cannot be compared: they differ in {what}")
+    counts = [result["generated"].get("clips") for result in (a, b)]
+    if counts[0] != counts[1]:
+        raise ValueError(f"the results cannot be compared: {counts[0]} and {counts[1]} generated clips")
+
+
+def compared(a: dict, b: dict) -> str:
+    """One line: which of two results is the lower, and whether their intervals say so. ValueError: not comparable."""
+    check_comparable(a, b)
+    line = f"{a['distance']:.2f} and {b['distance']:.2f}"
+    if "infinite" not in a or "infinite" not in b:
+        return f"{line}; how sure they are is not known"
+    apart = a["infinite"]["high"] < b["infinite"]["low"] or b["infinite"]["high"] < a["infinite"]["low"]
+    return f"{line}: the intervals {'lie apart' if apart else 'overlap: which one is better is not shown'}"

@@ -1,0 +1,248 @@
+"""Clips, protocols, stored features and results: what `latte eval --real` rests on."""
+
+import json
+import pickle
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latte.cli import main
+from latte.eval.clips import choose_clips, decoded
+from latte.eval.features import UNIT, Detector, Store, features_of, fill
+from latte.eval.frechet import Moments, distance
+from latte.eval.fvd import Side, check_comparable, compared, described, measure
+from latte.eval.protocol import PROTOCOLS, adjusted
+from latte.eval.statistics import read_statistics
+from latte.shapes import make_clip
+from latte.tensors import CheckpointError
+from latte.video import write_video
+
+CALLS = []
+
+
+def sketch(clips) -> torch.Tensor:
+    """Features of clips without a network: each channel's mean and spread of the first and of the last frame."""
+    CALLS.append(len(clips))
+    return torch.stack(
+        [torch.cat([part.float().mean((1, 2)) for part in (c[0], c[-1], c.float().std(0))]) for c in clips]
+    )
+
+
+DETECTOR = Detector({"metric": "sketch", "name": "sketch", "network": "none"}, sketch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve videos of 50 frames without loss, and one of 10."""
+    root = tmp_path_factory.mktemp("clips")
+    for i in range(12):
+        write_video(make_clip(5, i, frames=50, size=24).video, root / f"class-{i % 2}" / f"{i}.mkv")
+    write_video(make_clip(5, 12, frames=10, size=24).video, root / "short.mkv")
+    return root
+
+
+def test_the_rows_of_the_table_are_what_their_sources_say():
+    assert [(p.frames, p.real_stride, p.generated_stride) for p in PROTOCOLS.values()] == [
+        (16, 1, 1),
+        (16, 1, 1),
+        (128, 1, 1),
+        (16, 8, 8),
+        (16, 3, 1),
+        (16, 6, 1),
+        (16, 1, 1),
+    ]
+    assert PROTOCOLS["tf"].unbiased and PROTOCOLS["tf"].resize == "squash-tf1"
+    assert {p.clips for p in PROTOCOLS.values()} == {2048} and {p.eps for p in PROTOCOLS.values()} == {1e-3}
+
+
+def test_a_changed_protocol_says_so():
+    assert adjusted("latte") == PROTOCOLS["latte"] == adjusted("latte", clips=2048)
+    changed = adjusted("latte", clips=64, eps=1e-5)
+    assert changed.name == "latte, clips 64, eps 1e-05" and (changed.clips, changed.eps) == (64, 1e-5)
+    with pytest.raises(ValueError, match="no protocol is called 'lattte'"):
+        adjusted("lattte")
+    with pytest.raises(ValueError, match="clips is 0"):
+        adjusted("latte", clips=0)
+
+
+def test_clips_are_chosen_by_name_and_seed_alone(folder, tmp_path):
+    latte = adjusted("latte", clips=5)
+    real = choose_clips(folder, latte, "real", 0)
+    assert real == choose_clips(folder, latte, "real", 0) and len(real.clips) == 5
+    assert {clip.stride for clip in real.clips} == {3}
+    assert {clip.stride for clip in choose_clips(folder, latte, "generated", 0).clips} == {1}
+    other = choose_clips(folder, latte, "real", 1)
+    assert [clip.name for clip in other.clips] != [clip.name for clip in real.clips]
+    everything = choose_clips(folder, PROTOCOLS["latte"], "real", 0)
+    assert everything.short == ("short.mkv",)
+    # a video more changes none of the others' clips
+    for path in sorted(folder.rglob("*.mkv"))[:8]:
+        (tmp_path / path.relative_to(folder)).parent.mkdir(exist_ok=True)
+        (tmp_path / path.relative_to(folder)).write_bytes(path.read_bytes())
+    fewer = choose_clips(tmp_path, PROTOCOLS["latte"], "real", 0)
+    assert set(fewer.clips) < set(everything.clips)
+
+
+def test_order_and_starts_follow_the_protocol(folder):
+    stylegan = choose_clips(folder, adjusted("stylegan-v", clips=4), "real", 0)
+    assert [clip.name for clip in stylegan.clips] == [f"class-0/{i}.mkv" for i in (0, 10, 2, 4)]  # as strings
+    assert any(clip.start for clip in stylegan.clips)
+    assert not any(clip.start for clip in choose_clips(folder, PROTOCOLS["stylegan-v"], "generated", 0).clips)
+    exact = choose_clips(folder, PROTOCOLS["exact"], "generated", 0)
+    assert any(clip.start for clip in exact.clips) and exact.codecs == {"ffv1": 12}
+    starts = {
+        clip.start
+        for seed in range(30)
+        for clip in choose_clips(folder, adjusted("exact", frames=49), "real", seed).clips
+    }
+    assert starts == {0, 1}  # every place of 49 frames in 50, the last too
+
+
+def test_what_cannot_be_measured_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no video of 128 frames or more.*: 13 videos"):
+        choose_clips(folder, PROTOCOLS["stylegan-v-128f"], "real", 0)
+    with pytest.raises(FileNotFoundError, match="no folder of videos"):
+        choose_clips(tmp_path / "none", PROTOCOLS["exact"], "real", 0)
+    write_video(make_clip(5, 0, size=64).video, tmp_path / "a.mp4")
+    assert choose_clips(tmp_path, PROTOCOLS["exact"], "real", 0).codecs == {"h264": 1}
+    with pytest.raises(ValueError, match="h264, which may lose"):
+        choose_clips(tmp_path, PROTOCOLS["exact"], "generated", 0)
+    assert choose_clips(tmp_path, PROTOCOLS["latte"], "generated", 0).clips
+
+
+def test_clips_are_read_in_order_with_their_stride(folder):
+    chosen = choose_clips(folder, PROTOCOLS["stylegan-v"], "generated", 0)
+    wide = tuple(replace(clip, stride=2) for clip in chosen.clips)
+    for clip, video in zip(wide, decoded(chosen, wide, workers=2)):
+        drawn = make_clip(5, int(Path(clip.name).stem), frames=50, size=24).video
+        assert np.array_equal(video.numpy(), drawn[:32:2])
+
+
+def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path):
+    clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
+    many = replace(clips, clips=clips.clips * 8)  # 96: two units
+    store = Store(tmp_path, many, DETECTOR)
+    assert len(store.units) == 2 and UNIT == 64
+    fill(store, rank=1, size=2)
+    assert store.missing() == [0]
+    fill(store, rank=0, size=2)
+    found = store.all()
+    CALLS.clear()
+    fill(Store(tmp_path, many, DETECTOR))
+    assert not CALLS and Store(tmp_path, many, DETECTOR).all().equal(found)
+    memory = Store(None, many, DETECTOR)
+    fill(memory)
+    assert memory.all().equal(found) and set(CALLS) == {8}  # the last batch is filled up
+    assert found[:12].equal(features_of(DETECTOR, [clips.read(clip) for clip in clips.clips]))
+    other = Detector({**DETECTOR.record, "eps": 1e-5}, sketch)
+    moved = replace(many, clips=tuple(replace(clip, size=clip.size + 1) for clip in many.clips))
+    assert Store(tmp_path, many, other).missing() == Store(tmp_path, moved, DETECTOR).missing() == [0, 1]
+
+
+def side(seed: int, count: int = 200, scale: float = 1.0) -> Side:
+    noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return Side({"clips": count, "codecs": {"ffv1": count}, "fingerprint": "same"}, noise * scale)
+
+
+def test_a_result_holds_the_number_its_doubt_and_its_origin():
+    protocol = adjusted("exact", clips=200)
+    result = json.loads(json.dumps(measure(side(0), side(1, scale=1.5), protocol, DETECTOR)))
+    assert result["distance"] == distance(Moments.of(side(0).features), Moments.of(side(1, scale=1.5).features))
+    assert result["infinite"]["low"] < 6 * 0.5**2 < result["infinite"]["high"]
+    assert 0 < result["floor"]["value"] < 0.3 < result["distance"]
+    assert result["protocol"] == asdict(protocol) and result["detector"]["metric"] == "sketch"
+    assert result["caveats"] == []
+    tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200), DETECTOR)
+    assert tf["distance"] != result["distance"] and tf["distance"] == pytest.approx(result["distance"], rel=0.05)
+
+
+def test_caveats_name_what_is_wrong():
+    few = measure(side(0), side(1, 5), PROTOCOLS["exact"], DETECTOR)
+    assert "infinite" not in few
+    assert [caveat.split(" clips")[0] for caveat in few["caveats"]] == [
+        "200 real",
+        "5 generated",
+        "200 real against 5 generated",
+    ]
+    lossy = side(1)
+    lossy.about["codecs"] = {"h264": 200}
+    found = measure(side(0), lossy, adjusted("latte", clips=200), DETECTOR)["caveats"]
+    assert len(found) == 1 and "stored in h264" in found[0]
+    given = Side({"clips": 200}, Moments.of(side(0).features))
+    result = measure(given, side(1), adjusted("latte", clips=200), DETECTOR)
+    assert "floor" not in result and "infinite" in result and "taken as given" in result["caveats"][0]
+
+
+def test_results_of_different_protocols_refuse_to_be_compared():
+    protocol = adjusted("exact", clips=200)
+    good, bad = (measure(side(0), side(1, scale=scale), protocol, DETECTOR) for scale in (1.1, 3.0))
+    assert "lie apart" in compared(good, bad)
+    assert "overlap" in compared(good, good)
+    for name, change in {
+        "protocol, real_stride": {"protocol": {**asdict(protocol), "real_stride": 3}},
+        "detector, eps": {"detector": {**good["detector"], "eps": 1e-5}, "metric": "sketch"},
+        "metric": {"metric": "fvd"},
+        "real, fingerprint": {"real": {**good["real"], "fingerprint": "other"}},
+        "seed": {"seed": 1},
+    }.items():
+        with pytest.raises(ValueError, match=f"differ in {name}"):
+            check_comparable(
+                {**good, **({"detector": {**good["detector"], "eps": 1e-3}} if "eps" in name else {})},
+                {**good, **change},
+            )
+    with pytest.raises(ValueError, match="200 and 100 generated clips"):
+        check_comparable(good, {**good, "generated": {"clips": 100}})
+    with pytest.raises(ValueError, match="metric is missing"):
+        check_comparable(good, {"scores": {}})
+
+
+def test_statistics_of_others_are_read(tmp_path):
+    features = side(3).features.double().numpy()
+    wanted = Moments.of(torch.from_numpy(features))
+    np.savez(tmp_path / "a.npz", mean=wanted.mean.numpy(), cov=wanted.cov.numpy(), n=np.array(200))
+    np.savez(tmp_path / "b.npz", mu=wanted.mean.numpy(), sigma=wanted.cov.numpy())
+    stylegan = {"capture_all": False, "num_items": 200, "all_features": None, "max_items": None, "num_features": 6}
+    sums = {"raw_mean": features.sum(0), "raw_cov": features.T @ features}
+    for protocol in (2, 4):
+        (tmp_path / f"{protocol}.pkl").write_bytes(pickle.dumps({**stylegan, **sums}, protocol))
+    for name, count in {"a.npz": 200, "b.npz": 0, "2.pkl": 200, "4.pkl": 200}.items():
+        found, about = read_statistics(tmp_path / name)
+        assert found.count == about["clips"] == count and len(about["sha256"]) == 64
+        assert torch.allclose(found.mean, wanted.mean) and torch.allclose(found.cov, wanted.cov, atol=1e-9)
+    np.savez(tmp_path / "c.npz", video=features)
+    (tmp_path / "d.npz").write_bytes(b"PK no")
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps([1]))
+    np.savez(tmp_path / "f.npz", mean=np.array([{}]), cov=wanted.cov.numpy())
+    for name, words in {
+        "c.npz": "neither mean nor mu, only video",
+        "d.npz": "is damaged",
+        "e.pkl": "does not hold a dictionary",
+        "f.npz": "not an .npz of plain arrays",
+        "g.npz": "no such file",
+    }.items():
+        with pytest.raises(CheckpointError, match=rf"{name[0]}\.{name[2:]}.*{words}"):
+            read_statistics(tmp_path / name)
+
+
+def test_described_sets_say_what_was_left_out(folder):
+    found = described(choose_clips(folder, PROTOCOLS["exact"], "real", 0))
+    assert (found["videos"], found["clips"], found["too_short"], found["first_too_short"]) == (13, 12, 1, "short.mkv")
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--protocol", "latte"], "--protocol does nothing without --real"),
+        (["videos", "--real", "none"], "no folder of videos at none"),
+        (["videos", "--real", "none", "--bn-eps", "1e-5"], "--bn-eps is I3D's alone"),
+        (["videos", "--real", "none", "--i3d", "none.pt"], "none.pt: there is no such file"),
+        (["videos", "--real", "none.npz"], "none.npz: there is no such file"),
+        (["--compare", "setup.cfg", "setup.cfg"], "setup.cfg is not valid JSON"),
+    ],
+)
+def test_bad_words_get_one_line(words, line, capsys):
+    assert main(["eval", *words]) == 2
+    assert line in capsys.readouterr().err
