@@ -26,6 +26,12 @@ from latte.train.latent_files import CAPTION, EMPTY, Stored
 from latte.train.watch import SHOWN
 
 
+def spread(captions: list[str], count: int, again: bool = False) -> list[str]:
+    """`count` of the captions, evenly through all; where there are fewer, all, or some of them again."""
+    count = count if again else min(count, len(captions))
+    return [captions[i * len(captions) // count] for i in range(count)]
+
+
 class Captioned(Denoising):
     """A LatteT2V and its text encoder learn together.
 
@@ -72,11 +78,15 @@ class Captioned(Denoising):
         return {"ids": self.ids[rows], "own": self.mask[rows], "mask": self.mask[numbers]}
 
     def show(self, network: TextToVideo) -> tuple[Tensor, list[str]]:
-        """Samples of captions evenly through the sorted ones, uint8 (n, f, 3, h, w), and these."""
-        captions = self.clips.captions
-        some = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
+        """Samples of some captions, uint8 (n, f, 3, h, w), and these."""
+        captions = spread(self.clips.captions, SHOWN)
+        return self.samples(network, len(captions)), captions
+
+    def samples(self, network: TextToVideo, count: int) -> Tensor:
+        """So many samples, of captions evenly through all, uint8 (n, f, 3, h, w)."""
         parts = (network.transformer, self.vae, network.text_encoder, self.tokenizer)
-        return TextPipeline(*parts)(some, **self.showing()).frames, some
+        asked = spread(self.clips.captions, count, again=True)
+        return TextPipeline(*parts)(asked, batch_size=SHOWN, **self.sampling()).frames
 
     def finish(self, network: TextToVideo, folder: Path) -> None:
         """Write a text-to-video folder, with the VAE, the vocabulary and a scheduler."""
@@ -133,15 +143,17 @@ class Embedded(Denoising):
         return {"text": text, "mask": mask}
 
     def show(self, network: LatteT2V) -> tuple[Tensor, list[str]]:
-        captions = self.clips.captions
-        some = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
+        captions = spread(self.clips.captions, SHOWN)
+        return self.samples(network, len(captions)), captions
+
+    def samples(self, network: LatteT2V, count: int) -> Tensor:
         pipe, videos = TextPipeline(network, self.vae), []
-        for number, caption in enumerate(some):
+        for number, caption in enumerate(spread(self.clips.captions, count, again=True)):
             text = self.table[self.rows[caption]].float()[None]
             empty = self.empty[None, : text.shape[1]]
-            noise = {**self.showing(), "seed": self.config.seed + number}
+            noise = {**self.sampling(), "seed": self.config.seed + number}
             videos.append(pipe(prompt_embeds=text, negative_prompt_embeds=empty, **noise).frames)
-        return torch.cat(videos), some
+        return torch.cat(videos)
 
     def finish(self, network: LatteT2V, folder: Path) -> None:
         """Write transformer, VAE and scheduler: the text encoder and its vocabulary are those of the embeddings."""

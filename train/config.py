@@ -28,6 +28,8 @@ LEAST = {  # the smallest sensible value; all numbers are finite
     "seed": 0,
     "log_every": 1,
     "sample_every": 0,
+    "eval_every": 0,
+    "eval_clips": 2,
     "save_every": 1,
     "keep": 1,
     "keep_every": 0,
@@ -46,12 +48,13 @@ IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "latte"): ("kl_weight", *OF_TEXT),
     ("kind", "t2v"): ("kl_weight", "classes"),
     ("kind", "vae"): (
-        *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", *OF_TEXT),
+        *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", "eval_every", *OF_TEXT),
         *("gradient_checkpointing", "compile", "shard"),
     ),
     ("timestep_std", 0.0): ("timestep_mean",),
     ("data", "shapes"): ("flip", "frame_interval", "selection", "transform", "failed_share"),
     ("shard", True): ("deterministic_reduce",),
+    ("eval_every", 0): ("eval_clips", "eval_real", "eval_i3d"),
 }
 TABLES = ("model", "text_encoder")  # settings that are tables themselves: "model.depth=4"
 DERIVED = {  # fields of the network's configuration that are not the user's to set
@@ -78,6 +81,7 @@ DERIVED = {  # fields of the network's configuration that are not the user's to 
 MAY_CHANGE = {  # on resuming
     *("steps", "log_every", "tensorboard", "sample_every", "save_every", "keep", "keep_every", "skip_limit"),
     *("micro_batch_size", "gradient_checkpointing", "compile", "shard", "num_workers"),
+    *("eval_every", "eval_clips", "eval_real", "eval_i3d"),
 }
 
 
@@ -128,6 +132,10 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # the same for TensorBoard, in tensorboard/, with the grids
     sample_every: int = 0  # steps between grids of samples of the averaged weights, in samples/; 0: none
+    eval_every: int = 0  # steps between distances of samples from real clips, in metrics.jsonl (FVD or not); 0: none
+    eval_clips: int = 256  # on either side of them
+    eval_real: str = ""  # a folder of real videos, or statistics of some; empty: clips of the data
+    eval_i3d: str = ""  # I3D's weights, for FVD; empty: the network of the built-in shapes
     save_every: int = 500  # steps between checkpoints
     keep: int = 2  # checkpoints that stay, the last ones
     keep_every: int = 0  # and those of every so many steps, for good; 0: none

@@ -103,12 +103,17 @@ class Denoising:
     def show(self, network: nn.Module) -> tuple[Tensor, list[str]]:
         """Samples of the first classes, or unconditional ones, uint8 (n, f, 3, h, w), and captions."""
         names = self.clips.names[:SHOWN]
-        asked = {"class_labels": list(range(len(names)))} if names else {"num_videos": SHOWN // 2}
-        videos = ClassPipeline(network, self.vae, self.clips.names)(**asked, **self.showing()).frames
+        videos = self.samples(network, len(names) or SHOWN // 2)
         return videos, names or [f"sample {i}" for i in range(len(videos))]
 
-    def showing(self) -> dict:
-        """How a grid is sampled."""
+    def samples(self, network: nn.Module, count: int) -> Tensor:
+        """So many samples, of the classes in turn, uint8 (n, f, 3, h, w)."""
+        names = self.clips.names
+        asked = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
+        return ClassPipeline(network, self.vae, names)(**asked, **self.sampling()).frames
+
+    def sampling(self) -> dict:
+        """How samples are made."""
         return {"seed": self.config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
 
     def finish(self, network: nn.Module, folder: Path) -> None:

@@ -117,6 +117,11 @@ def loop(run: Run, first: int) -> None:
                     picture = run.show(done)
                     if board and picture:
                         board.grid(picture, done)
+                if config.eval_every and done % config.eval_every == 0:
+                    line = {"step": done, **run.judge()}
+                    metrics.write(line)
+                    if board:
+                        board.numbers(line)
     finally:
         wishes.restore()
 

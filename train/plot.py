@@ -9,7 +9,9 @@ from latte.files import replacing
 from latte.parser import Parser
 
 CURVES = {"loss": "loss", "psnr": "PSNR, dB", "grad_norm": "gradient norm", "learning_rate": "learning rate"}
-CURVES |= {"clips_per_second": "clips a second"}
+CURVES |= {"clips_per_second": "clips a second", "fvd": "FVD", "shapes_distance": "shapes distance"}
+
+RARE = ("fvd", "shapes_distance")  # numbers of few lines: neither smoothed nor broken where a line has none
 
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
@@ -56,8 +58,10 @@ def plot(runs: list[Path], out: Path, window: int = 50) -> Path:
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
         for i, (run, table) in enumerate(zip(runs, tables)):
             if name in table:
-                axes.plot(table["step"], table[name], color=f"C{i}", alpha=0.2, linewidth=0.7)
-                axes.plot(table["step"], smooth(table[name], window), color=f"C{i}", label=run.resolve().name)
+                there = np.isfinite(table[name]) | (name not in RARE)
+                step, values = table["step"][there], table[name][there]
+                axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
+                axes.plot(step, smooth(values, 1 if name in RARE else window), color=f"C{i}", label=run.resolve().name)
         axes.set(xlabel="step", ylabel=CURVES[name])
         axes.grid(alpha=0.3)
         if name == "loss":

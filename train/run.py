@@ -12,6 +12,7 @@ from torch import nn
 from latte.train import checkpoint, parallel
 from latte.train.config import MAY_CHANGE, TrainConfig
 from latte.train.data import Clips
+from latte.train.distance import Distance
 from latte.train.objectives import objective
 from latte.train.parallel import FixedPoint, Loss, Ranks, Replicas, Shards
 from latte.train.precision import check_precision, keep_in_float32
@@ -50,6 +51,8 @@ class Run:
         self.gradients = kind(Loss(self.objective, self.network, config.precision), ranks)
         self.health = Health(scale=FIRST_SCALE if config.precision == "fp16" else 1.0)
         self.unsaved = 0  # saves in a row that failed
+        judges = config.eval_every and ranks.first
+        self.distance = Distance(config, clips, device) if judges else None
         self.notes = {"config": asdict(self.network.config)}
         self.state = {"run": asdict(config), "data": self.objective.data()}
         if clips.names:
@@ -139,6 +142,12 @@ class Run:
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: no grid of step {done}, training goes on: {error}", stacklevel=2)
             return None
+
+    def judge(self) -> dict[str, float]:
+        """How far what the averaged weights make is from real clips, by name; {} where another process judges."""
+        if (network := self.averaged()) is None:
+            return {}
+        return self.distance(self.objective.samples(network, self.config.eval_clips))
 
     def finish(self) -> Path:
         """Write final/ with the averaged weights."""
