@@ -12,8 +12,9 @@ from torch import Tensor
 from latte.eval.features import Detector
 from latte.eval.pickles import is_torchscript, read_torchscript
 from latte.eval.protocol import Protocol
+from latte.eval.weights import locate
 from latte.models.i3d import I3D, SIDE
-from latte.tensors import CheckpointError, digest, load_strictly, read_tensors, rename_keys
+from latte.tensors import digest, load_strictly, read_tensors, rename_keys
 from latte.video import from_uint8
 
 # hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> piergiaj/pytorch-i3d, whose names are ours
@@ -36,9 +37,8 @@ def load_i3d(path: str | Path, eps: float) -> I3D:
     Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
     names the file and what is wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+    name = "i3d-pretrained-400" if "pretrained" in Path(path).name else "i3d-torchscript"
+    path = locate(name, path).path
     state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}

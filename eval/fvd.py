@@ -15,6 +15,7 @@ from latte.eval.clips import LOSSLESS, ClipSet
 from latte.eval.extrapolation import LEAST, at_infinity, floor
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments, distance
+from latte.eval.kernel_distance import mmd2
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 
@@ -78,6 +79,8 @@ def measure(real: Side, generated: Side, protocol: Protocol, detector: Detector,
         result["infinite"] = asdict(at_infinity(real.features, generated.features, seed))
     if isinstance(real.features, Tensor) and generated.count:
         result["floor"] = asdict(floor(real.features, generated.count, seed))
+    if all(isinstance(side.features, Tensor) for side in (real, generated)) and min(counted) > 2:
+        result["kernel"] = mmd2(generated.features, real.features)._asdict()
     versions = {"latte": __version__, "torch": torch.__version__}
     return {**result, "caveats": caveats(real, generated, protocol, detector, len(a.mean)), "versions": versions}
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from latte.eval.exam import evaluate, origin, table
 from latte.eval.fvd import compared
+from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
 from latte.eval.protocol import PROTOCOLS
 from latte.eval.videos import compare_videos
 from latte.files import read_json, writable, write_json
 from latte.parser import Parser
 from latte.sampling_options import add_sampling_options, opened
+
+OF_VIDEOS = ("protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features")  # options
 
 
 def parser() -> Parser:
@@ -27,6 +30,10 @@ def parser() -> Parser:
     add("--protocol", choices=PROTOCOLS, help="which clips, how resized (default: exact); see docs/evaluation.md")
     add("--i3d", type=Path, help="I3D's weights, for FVD: i3d_torchscript.pt or i3d_pretrained_400.pt")
     add("--bn-eps", type=float, help="of I3D's batch norms (default: 1e-3; 1e-5 as VideoGPT, TATS and cd-fvd have it)")
+    add("--inception", type=Path, help="weights-inception-2015-12-05-6726825d.pth, for the FID of frames")
+    add("--c3d", type=Path, help="conv3d_deepnetA_ucf.npz, for the inception score of UCF101")
+    add("--c3d-mean", type=Path, help="mean2.npz, which belongs to it")
+    add("--is-protocol", choices=INCEPTION_SCORES, help="how many clips, in how many groups (default: stylegan-v)")
     add("--features", type=Path, help="a folder where features are kept, and found again")
     add("--compare", type=Path, nargs=2, metavar="RESULT", help="two .json files: which is better, if that can be said")
     add_sampling_options(parser)
@@ -41,7 +48,7 @@ def main(argv: list[str]) -> None:
         return
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
-    idle = [] if args.real else [name for name in ("protocol", "i3d", "bn_eps", "features") if getattr(args, name)]
+    idle = [] if args.real else [name for name in OF_VIDEOS if getattr(args, name)]
     if idle:
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing without --real: name what to compare with")
     result = compare_videos(args) if args.real else examine_model(args)

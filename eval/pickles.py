@@ -62,7 +62,7 @@ class Restricted(pickle.Unpickler):
         return self.storage(*pid)
 
 
-def read_arrays(path: Path) -> dict:
+def read_pickle(path: Path) -> dict:
     """A pickled dictionary of numbers and NumPy arrays. CheckpointError: anything else."""
     try:
         with path.open("rb") as file:

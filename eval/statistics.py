@@ -1,13 +1,13 @@
 """Means and covariances that others computed: .npz files, and the pickles of StyleGAN-V and cd-fvd."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from latte.eval.arrays import read_arrays
 from latte.eval.frechet import Moments
-from latte.eval.pickles import read_arrays
+from latte.eval.pickles import read_pickle
 from latte.tensors import CheckpointError, digest
 
 SUFFIXES = (".npz", ".pkl", ".pickle")
@@ -22,7 +22,7 @@ def read_statistics(path: Path) -> tuple[Moments, dict]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    values = read_npz(path) if path.suffix == ".npz" else read_arrays(path)
+    values = read_arrays(path) if path.suffix == ".npz" else read_pickle(path)
     try:
         if "raw_mean" in values:
             count = int(values["num_items"])
@@ -45,12 +45,3 @@ def pick(values: dict, name: str, default: object = None) -> object:
     if default is None:
         raise KeyError(f"neither {' nor '.join(NAMES[name])}, only {', '.join(map(str, values)) or 'nothing'}")
     return default
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz; no pickle in it is read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged, or is not an .npz of plain arrays") from error

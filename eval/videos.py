@@ -1,14 +1,17 @@
-"""Two sets of videos, from wherever they come, and the distance between them: the work behind `latte eval --real`."""
+"""Two sets of videos, from wherever they come, and the numbers between them: the work behind `latte eval --real`."""
 
 import argparse
 from pathlib import Path
 
+from torch import Tensor
+
 from latte.device import usable_device
-from latte.eval.clips import choose_clips
+from latte.eval.clips import ClipSet, choose_clips
 from latte.eval.detector import i3d_detector
 from latte.eval.features import Detector, Store, fill
 from latte.eval.fvd import Side, described, given, measure
-from latte.eval.protocol import Protocol, adjusted
+from latte.eval.others import other_numbers
+from latte.eval.protocol import adjusted
 from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import SUFFIXES
 from latte.train.parallel import Ranks, local_device, processes
@@ -24,43 +27,50 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     with processes(device) as ranks:
         if ranks.size > 1 and not args.features:
             raise ValueError("several processes meet in a folder of features: give --features")
-        real = side(args.real, "real", protocol, detector, args, ranks)
-        generated = side(Path(args.model), "generated", protocol, detector, args, ranks)
+        gather = lambda clips, detector: features(clips, detector, args.features, ranks)
+        sides, sets = {}, {}
+        for name, path in {"real": args.real, "generated": Path(args.model)}.items():
+            if path.suffix in SUFFIXES and not path.is_dir():
+                sides[name], sets[name] = given(path), None
+                continue
+            sets[name] = choose_clips(path, protocol, name, args.seed)
+            sides[name] = Side(described(sets[name]), gather(sets[name], detector))
+        others = other_numbers(sets["real"], sets["generated"], gather, args, device) if sets["generated"] else {}
         if not ranks.first:
             return None
-    result = measure(real, generated, protocol, detector, args.seed)
+    result = measure(sides["real"], sides["generated"], protocol, detector, args.seed) | others
     print(told(result))
     return result
 
 
-def side(path: Path, name: str, protocol: Protocol, detector: Detector, args: argparse.Namespace, ranks: Ranks) -> Side:
-    """Features of a folder of videos, or given statistics."""
-    if path.suffix in SUFFIXES and not path.is_dir():
-        return given(path)
-    clips = choose_clips(path, protocol, name, args.seed)
-    store = Store(args.features, clips, detector)
+def features(clips: ClipSet, detector: Detector, folder: Path | None, ranks: Ranks) -> Tensor:
+    """A detector's features of every clip of a set; each process computes its share of what is missing."""
+    store = Store(folder, clips, detector)
     fill(store, ranks.rank, ranks.size, progress=ranks.first)
-    ranks.told(None)  # until all have written their share
-    return Side(described(clips), store.all())
+    ranks.told(None)  # until all have written theirs
+    return store.all()
 
 
 def told(result: dict) -> str:
     """A result for people: the numbers, then what must be known of them."""
-
-    def line(name: str, values: str) -> str:
-        return f"{name:38}{values}"
-
-    def interval(of: dict) -> str:
-        return f"{of['value']:9.2f}   95 %: {of['low']:.2f} to {of['high']:.2f}"
-
-    real, generated = result["real"], result["generated"]
-    clips = f"{generated.get('clips')} generated, {real.get('clips')} real clips"
-    lines = [
-        line(f"{result['detector']['name']}, {clips}", ""),
-        line("  distance", f"{result['distance']:9.2f}"),
-        line("  of endlessly many clips", interval(result["infinite"])) if "infinite" in result else "",
-        line("  real from other real, as many clips", interval(result["floor"])) if "floor" in result else "",
-        f"  protocol {result['protocol']['name']}, seed {result['seed']}, {result['detector']['network']}",
-        *(f"  note: {caveat}" for caveat in result["caveats"]),
-    ]
-    return "\n".join(text for text in lines if text)
+    line = lambda name, values: f"  {name:36}{values}"
+    interval = lambda of: f"{of['value']:10.2f}   95 %: {of['low']:.2f} to {of['high']:.2f}"
+    real, generated, detector = result["real"], result["generated"], result["detector"]
+    lines = [f"{detector['name']} of {generated['clips']} generated from {real['clips']} real clips"]
+    lines.append(line("distance", f"{result['distance']:10.2f}"))
+    if "infinite" in result:
+        lines.append(line("of endlessly many clips", interval(result["infinite"])))
+    if "floor" in result:
+        lines.append(line("real from other real, as many", interval(result["floor"])))
+    if "kernel" in result:
+        lines.append(line("kernel distance (KVD)", "{value:10.4g}   +- {error:.2g}".format(**result["kernel"])))
+    if "fid" in result:
+        lines.append(line(f"FID of {result['fid']['frames']['generated']} frames", f"{result['fid']['value']:10.2f}"))
+    if "inception_score" in result:
+        score = result["inception_score"]
+        lines.append(line(f"inception score ({score['protocol']})", f"{score['mean']:10.2f}   +- {score['std']:.2f}"))
+    if "flicker" in result:
+        both = {"real": float("nan")} | result["flicker"]
+        lines.append(line("flicker (1: still)", f"{both['generated']:10.4f}   real {both['real']:.4f}"))
+    lines.append(f"  protocol {result['protocol']['name']}, seed {result['seed']}, {detector['network']}")
+    return "\n".join([*lines, *(f"  note: {caveat}" for caveat in result["caveats"])])

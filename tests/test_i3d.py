@@ -124,7 +124,7 @@ def test_other_files_get_one_line(weights, tmp_path):
 
 
 def test_a_pickle_with_a_program_is_not_run(tmp_path):
-    from latte.eval.pickles import read_arrays
+    from latte.eval.pickles import read_pickle
 
     class Program:
         def __reduce__(self):
@@ -132,7 +132,7 @@ def test_a_pickle_with_a_program_is_not_run(tmp_path):
 
     (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": Program()}))
     with pytest.raises(CheckpointError, match=r"stats\.pkl: it holds builtins\.exec"):
-        read_arrays(tmp_path / "stats.pkl")
+        read_pickle(tmp_path / "stats.pkl")
 
 
 @torch.no_grad()

@@ -1,0 +1,109 @@
+"""`latte eval --real` from words to numbers, without any weights but those that ship."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latte.cli import main
+from latte.eval.corruptions import corrupted
+from latte.eval.frechet import Moments
+from latte.models.c3d import C3D
+from latte.shapes import make_clip
+from latte.video import write_video
+
+
+def videos(folder: Path, first: int, count: int, spoil: str = "", suffix: str = ".mkv") -> Path:
+    for i in range(first, first + count):
+        video = torch.from_numpy(make_clip(9, i).video)
+        write_video(corrupted(video[None], spoil, 1.0)[0] if spoil else video, folder / f"{i}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sets")
+    return {
+        "real": videos(root / "real", 0, 48),
+        "good": videos(root / "good", 48, 48),
+        "bad": videos(root / "bad", 48, 48, "noise"),
+    }
+
+
+def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
+    results = {}
+    for name in ("good", "bad"):
+        out = tmp_path / f"{name}.json"
+        words = ["eval", str(sets[name]), "--real", str(sets["real"]), "--features", str(tmp_path / "features")]
+        assert main([*words, "--num-videos", "48", "--out", str(out)]) == 0
+        said = capsys.readouterr().out
+        results[name] = json.loads(out.read_text())
+        assert f"{results[name]['distance']:.2f}" in said and "never an FVD" in said and "clips 48" in said
+        assert "too few for features" in said
+    good, bad = results["good"], results["bad"]
+    assert good["metric"] == bad["metric"] == "shapes_distance"
+    assert bad["distance"] > 3 * good["distance"] and bad["kernel"]["value"] > good["kernel"]["value"]
+    assert good["floor"]["low"] < good["distance"] < good["floor"]["high"] < bad["distance"]
+    assert good["flicker"]["real"] == bad["flicker"]["real"] > bad["flicker"]["generated"]
+    assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
+    assert "lie apart" in capsys.readouterr().out
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--num-videos", "40"]
+    assert main([*words, "--out", str(tmp_path / "fewer.json")]) == 0
+    assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "fewer.json")]) == 2
+    assert "cannot be compared: they differ in protocol, name" in capsys.readouterr().err
+
+
+def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
+    from latte.eval.clips import choose_clips, decoded
+    from latte.eval.features import features_of
+    from latte.eval.protocol import PROTOCOLS
+    from latte.eval.shape_features import shapes_detector
+
+    clips = choose_clips(sets["real"], PROTOCOLS["exact"], "real", 0)
+    moments = Moments.of(features_of(shapes_detector("cpu"), list(decoded(clips, clips.clips))))
+    np.savez(tmp_path / "real.npz", mean=moments.mean.numpy(), cov=moments.cov.numpy(), n=48)
+    found = []
+    for real in (sets["real"], tmp_path / "real.npz"):
+        assert main(["eval", str(sets["bad"]), "--real", str(real), "--out", str(tmp_path / "r.json")]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert "taken as given" in capsys.readouterr().out
+
+
+def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
+    from latte.eval import inception_score as module
+    from latte.eval import others
+
+    torch.manual_seed(0)
+    network = C3D(2, 8)
+    theirs = lambda name: name.replace(".weight", "/W").replace(".bias", "/b")
+    arrays = {theirs(name): value.numpy() for name, value in network.state_dict().items()}
+    np.savez(tmp_path / "conv3d_deepnetA_ucf.npz", **arrays)
+    np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), np.float32))
+    monkeypatch.setattr(others, "load_c3d", lambda path, mean, device: module.load_c3d(path, mean, 2, 8, device))
+    monkeypatch.setitem(module.PROTOCOLS, "stylegan-v", module.Protocol(48, 4, True))
+    both = ["eval", str(sets["good"]), "--real", str(sets["real"])]
+    words = [*both, "--c3d", str(tmp_path), "--c3d-mean", str(tmp_path)]
+    assert main([*words, "--out", str(tmp_path / "r.json")]) == 0
+    score = json.loads((tmp_path / "r.json").read_text())["inception_score"]
+    assert score["mean"] >= 1 and score["groups"] == 4 and len(score["sha256"]) == len(score["mean_sha256"]) == 64
+    assert main([*words, "--is-protocol", "tgan2"]) == 2
+    assert "is of 20480 clips; 48 are given" in capsys.readouterr().err
+    assert main([*both, "--c3d-mean", str(tmp_path)]) == 2
+    assert "--c3d-mean does nothing without --c3d" in capsys.readouterr().err
+
+
+def test_real_clips_and_their_blurred_twins():
+    """Skies, clean and with a temporal distortion, which is seen as flicker."""
+    root = os.environ.get("LATTE_TEST_DATA")
+    if not root:
+        pytest.skip("LATTE_TEST_DATA names no folder of real data")
+    from latte.eval.flicker import flicker
+    from latte.video import read_video
+
+    clean, blurred = (read_video(Path(root) / "sky" / f"sky_{name}.mp4")[0] for name in ("clean", "Motion_Blur_3"))
+    assert clean.shape == blurred.shape
+    assert flicker(clean[None]) > flicker(blurred[None]) + 0.01
