@@ -93,6 +93,7 @@ class ClassPipeline(LattePipeline):
         height: int | None = None,
         width: int | None = None,
         batch_size: int = 1,
+        first: int = 0,
         output_type: str = "np",
         progress: bool = False,
         callback_on_step_end: Callable | None = None,
@@ -108,17 +109,20 @@ class ClassPipeline(LattePipeline):
         bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
         Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so
         that asking for more videos, or for fewer, changes no bit of the others; another batch_size rounds differently.
+        first: the number of the first video, so that a call makes a part of what a larger one makes: the same bits
+        where it is a multiple of batch_size.
         callback_on_step_end: see latte.pipeline.told.
         Raises ValueError for labels, sizes or options that the model does not have.
         """
         guidance = self.guidance.asked(guidance_scale, guidance_interval)
-        self.check(class_labels, num_videos, guidance.scale, sampler, eta, batch_size, output_type)
+        self.check(class_labels, num_videos, guidance.scale, sampler, eta, batch_size, first, output_type)
         labels = self.labels(class_labels, num_videos)
         cfg = self.transformer.config
         trained = cfg.num_frames, cfg.input_size
         shape = self.latent_shape("num_frames", num_frames, height, width, *trained, cfg.tubelet)
         schedule = respace(linear_schedule(), str(num_inference_steps))
-        units = [list(range(i, i + batch_size)) for i in range(0, len(labels), batch_size)]
+        numbers = range(first, first + len(labels))
+        units = [range(i, i + batch_size) for i in numbers[::batch_size]]
         done = []
         with tqdm(total=len(units) * len(schedule), disable=not progress, unit="step", desc="sampling") as bar:
 
@@ -127,14 +131,14 @@ class ClassPipeline(LattePipeline):
                 told(self, callback_on_step_end, step, t, x)
 
             for unit in units:
-                y = [labels[min(i, len(labels) - 1)] for i in unit]
+                y = [labels[min(i, numbers[-1]) - first] for i in unit]
                 x = self.latents(unit, y, shape, schedule, guidance, seed, Scheduler(sampler), eta, after)
-                done.append(self.decode(x[: len(labels) - unit[0]], output_type))
+                done.append(self.decode(x[: numbers.stop - unit.start], output_type))
         return LatteOutput(as_output(torch.cat(done), output_type))
 
     def latents(
         self,
-        unit: list[int],
+        unit: range,
         y: list[int],
         shape: tuple,
         schedule: Schedule,
@@ -163,6 +167,7 @@ class ClassPipeline(LattePipeline):
         sampler: str,
         eta: float,
         batch_size: int,
+        first: int,
         output_type: str,
     ) -> None:
         """One clear ValueError for a value or a combination that this model does not have."""
@@ -170,6 +175,7 @@ class ClassPipeline(LattePipeline):
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("sampler", sampler, ALL)
         check_count("batch_size", batch_size, 4096)
+        check_count("first", first, MOST_VIDEOS, 0)
         if num_videos is not None:
             check_count("num_videos", num_videos, MOST_VIDEOS)
         if guidance_scale != 1 and not cfg.num_classes:

@@ -15,14 +15,17 @@ def draws(
     generator: torch.Generator | list[torch.Generator] | None,
     seed: int | None,
     latents: Tensor | None,
+    first: int = 0,
 ) -> Callable[[int, slice], Tensor]:
     """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with, and of some of the videos.
 
-    On the CPU or the generator's device; a generator draws nothing in place of given latents. ValueError: two sources
-    of it, or latents or generators that do not fit.
+    On the CPU or the generator's device; a generator draws nothing in place of given latents. first: the number of the
+    first video under a seed. ValueError: two sources of it, or latents or generators that do not fit.
     """
     if generator is not None and seed is not None:
         raise ValueError("give a generator or a seed, not both")
+    if generator is not None and first:
+        raise ValueError("first numbers the videos of a seed: it does nothing with a generator")
     order = "b c f h w -> b f c h w"
     drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: in float32 the same generator gives the same noise
     if latents is not None and latents.shape != (count, *drawn):
@@ -38,7 +41,7 @@ def draws(
             return rearrange(begun[rows].float(), order)
         numbers = range(count)[rows]
         if generator is None:
-            return torch.stack([normal(shape, seed or 0, i, step + 1) for i in numbers])
+            return torch.stack([normal(shape, seed or 0, first + i, step + 1) for i in numbers])
         if one:
             parts = torch.randn((len(numbers), *drawn), generator=generator, device=generator.device)
         else:

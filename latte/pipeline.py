@@ -187,10 +187,11 @@ def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
     return array if output_type == "np" else [[Image.fromarray(frame) for frame in video] for video in array]
 
 
-def check_count(name: str, value: int, most: int | None = None) -> None:
-    """ValueError: not a whole number from 1 to `most`."""
-    if not isinstance(value, int) or value < 1 or (most and value > most):
-        raise ValueError(f"{name} is {value}; it must be a whole number, {f'in 1 to {most}' if most else '1 or more'}")
+def check_count(name: str, value: int, most: int | None = None, least: int = 1) -> None:
+    """ValueError: not a whole number from `least` to `most`."""
+    if not isinstance(value, int) or value < least or (most and value > most):
+        allowed = f"in {least} to {most}" if most else f"{least} or more"
+        raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
 
 
 def check_choice(name: str, value: object, allowed) -> None:

@@ -134,6 +134,7 @@ class TextPipeline(LattePipeline):
         decode_chunk_size: int | None = None,
         num_images_per_prompt: int | None = None,
         batch_size: int | None = None,
+        first: int = 0,
         progress: bool = True,
     ) -> LatteOutput:
         """Make num_videos_per_prompt (or num_images_per_prompt) videos of every prompt; .frames holds them in order.
@@ -144,12 +145,13 @@ class TextPipeline(LattePipeline):
         timesteps: falling, in place of num_inference_steps.
         video_length, height, width: None: as the model was trained; 1 frame makes a picture. eta: of ddim alone.
         Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
-        begins at latents (b, c, f, h, w). mask_feature: padding of the prompts is left out, as text_mask says
+        begins at latents (b, c, f, h, w). first: the number of the first video under a seed, so that a call makes a
+        part of what a larger one makes. mask_feature: padding of the prompts is left out, as text_mask says
         (latte.text). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
         "uint8", "latent" (b, c, f, h, w). callback_on_step_end: see latte.pipeline.told. decode_chunk_size: frames that
         the VAE decodes at once in this call; batch_size: videos that go through denoiser and VAE at once (None: all);
-        both change memory, and results by rounding alone (but for one generator of all videos and fresh noise in a
-        step).
+        both, and a call of its own (first), change memory, and results by rounding alone (but for one generator of all
+        videos and fresh noise in a step).
         Raises ValueError for what does not go together or the model does not have.
         """
         if self.transformer is None:
@@ -161,6 +163,7 @@ class TextPipeline(LattePipeline):
         guidance = self.guidance.asked(guidance_scale, guidance_interval)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         self.check_numbers(num_videos_per_prompt, eta, decode_chunk_size, batch_size, output_type)
+        check_count("first", first, MOST_VIDEOS, 0)
         guides = guidance.scale > 1
         if negative_prompt and not guides:
             raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: more than 1 guides")
@@ -171,7 +174,7 @@ class TextPipeline(LattePipeline):
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
         schedule = self.scheduler.schedule(num_inference_steps, timesteps)
-        noise = draws(count, shape, generator, seed, latents)
+        noise = draws(count, shape, generator, seed, latents, first)
         text = self.encode_prompt(*texts, num_videos_per_prompt, clean_caption, mask_feature, text_mask)
         batch_size = batch_size or count
         units, done = [slice(i, min(i + batch_size, count)) for i in range(0, count, batch_size)], []
