@@ -53,18 +53,18 @@ def natural(path: Path) -> list:
 
 def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, in the order of their numbers."""
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=natural)
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."), key=natural)
 
 
 def list_videos(folder: str | Path) -> list[Path]:
     """Every video file, and every folder of frames, at or below `folder`, sorted. FileNotFoundError: no such folder.
 
-    A webp is a frame of its folder, unless it moves.
+    A webp is a frame of its folder, unless it moves. What is hidden, as unfinished files are, is passed over.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
-    inside = list(folder.rglob("*"))
+    inside = [path for path in folder.rglob("*") if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     moving = {path for path in inside if path.suffix.lower() == ".webp" and moves(path)}
     files = [path for path in inside if path.suffix.lower() in (*STREAMS, ".npz")]
     frames = [path for path in (folder, *inside) if path.is_dir() and set(pictures(path)) - moving]

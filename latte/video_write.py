@@ -130,7 +130,8 @@ def write_stream(array: np.ndarray, path: Path, fps: float, codec: Codec) -> Non
     if codec.pixels == "yuv420p":
         array = np.pad(array, ((0, 0), (0, array.shape[1] % 2), (0, array.shape[2] % 2), (0, 0)), mode="edge")
     endless = {"loop": "0"} if path.suffix.lower() in (".gif", ".webp") else {}
-    with av.open(f"file:{path}", "w", options=endless) as container:
+    # bitexact: no random id in an mkv, so that equal clips are equal files
+    with av.open(f"file:{path}", "w", options={"fflags": "+bitexact", **endless}) as container:
         stream = container.add_stream(codec.name, rate=Fraction(float(fps)).limit_denominator(1000))
         stream.height, stream.width = array.shape[1:3]
         stream.pix_fmt, stream.options = codec.pixels, codec.options

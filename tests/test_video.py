@@ -109,6 +109,21 @@ def test_chosen_frames_are_those_of_the_whole(tmp_path):
             read_video(path, [-1])
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.npz", "a.webp", "a.gif"])
+def test_equal_clips_are_equal_files(name, tmp_path):
+    one, two = (write_video(CLIP, tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+    assert one == two
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    for name in ("a.mkv", ".a.part7.mkv", ".trash/b.mkv", "frames/0.png", "frames/.1.part7.png"):
+        write_video(CLIP, tmp_path / name)
+    assert list_videos(tmp_path) == [tmp_path / "a.mkv", tmp_path / "frames"]
+    assert count_frames(tmp_path / "frames") == 1
+    hidden = tmp_path / ".trash"
+    assert list_videos(hidden) == [hidden / "b.mkv"]
+
+
 def test_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     for i, image in enumerate(IMAGES):
         image.save(tmp_path / f"frame_{i}.png")
