@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from small_runs import TINY, TINY_VAE, run, same, small, small_t2v, tensors
 from torch.distributed.tensor import DTensor
 
+from latte.device import local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.parallel import Ranks, local_device
+from latte.train.parallel import Ranks
 from latte.train.run import Run
 from latte.train.settings import resolve
 

@@ -4,12 +4,11 @@ import os
 import warnings
 from pathlib import Path
 
-from latte.device import add_device_option, usable_device
+from latte.device import add_device_option, local_device, usable_device
 from latte.parser import Parser
 from latte.train.folder_clips import open_clips
 from latte.train.latents import stored
 from latte.train.loop import train
-from latte.train.parallel import local_device
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
 

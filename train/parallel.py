@@ -66,15 +66,6 @@ class Ranks:
         return box[0]
 
 
-def local_device(name: str) -> str:
-    """The device of this process among those that torchrun started on a machine. ValueError: which one is not said."""
-    if name != "cuda" or "RANK" not in os.environ:
-        return name
-    if "LOCAL_RANK" not in os.environ:
-        raise ValueError("RANK is set and LOCAL_RANK is not: start the processes with torchrun")
-    return f"cuda:{os.environ['LOCAL_RANK']}"
-
-
 @contextmanager
 def processes(device: torch.device) -> Iterator[Ranks]:
     """The processes that were started together; one alone where none of the launcher's variables is set."""
