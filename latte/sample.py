@@ -1,7 +1,12 @@
-"""`latte sample`: videos from a model, and a page, a contact sheet and a moving picture to look at them."""
+"""`latte sample`: videos from a model, with a page, a contact sheet and a moving picture to look at them.
+
+With --n, for evaluation: so many in all, of classes or prompts in turn, as lossless files of which those are made that
+are missing, by one process or by several at once (latte.many); no page.
+"""
 
 import argparse
 import math
+import os
 import re
 import shlex
 import time
@@ -10,11 +15,13 @@ from pathlib import Path
 from torch import Tensor
 
 from latte.class_pipeline import ClassPipeline
+from latte.device import local_device
 from latte.files import writable
 from latte.gallery import contact_sheet, is_page, tile, write_page
+from latte.many import RECORD, sample_many
 from latte.pab import KINDS
 from latte.parser import Parser
-from latte.pipeline import MOST_VIDEOS
+from latte.pipeline import MOST_VIDEOS, LattePipeline, check_count
 from latte.sampling_options import add_sampling_options, opened
 from latte.tensors import digest
 from latte.text_pipeline import TextPipeline
@@ -31,7 +38,10 @@ def parser() -> Parser:
     add("model", nargs="?", help="a folder, an original .pt, or what ships (default: shapes; with --prompt shapes-t2v)")
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
-    add("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
+    add("--n", "--count", dest="count", type=int, metavar="N", help="videos in all, for evaluation (torchrun: --count)")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="the same, a line each")
     add("--negative-prompt", default="", help="what it is to stay away from")
     add("--num-videos", type=int, help="of each class (default: 2) or prompt (1), or in all of an unconditional model")
     add("--num-frames", type=int, help="frames of a video (default: as trained)")
@@ -46,11 +56,42 @@ def parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Sample and write; prints what was made, from which weights, how fast, and what to try next."""
     args = parser().parse_args(argv)
+    if args.prompts:
+        args.prompt = read_prompts(args.prompts)
     check(args)
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
+    if args.count:
+        args.device = local_device(args.device)
     pipe, settings, files = opened(args)
     if args.pab:
         pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
+    (collect if args.count else exhibit)(pipe, settings, files, args)
+
+
+def collect(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
+    """Complete a set of args.count videos for evaluation, together with the other processes; the first one reports."""
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    args.num_videos = 1
+    asked, _ = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
+    labels = asked.get("prompt") or asked.get("class_labels")
+    of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if name in asked}
+    settings = {**settings, **of_all, "height": args.height, "width": args.width}
+    about = {
+        "model": args.model,
+        "sha256": [digest(file) for file in files],
+        **{name: getattr(args, name) for name in ("weights", "dtype", "memory", "pab")},
+    }
+    start = time.perf_counter()
+    made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
+    seconds = time.perf_counter() - start
+    if rank == 0:
+        speed = f"{made} made in {seconds:.1f} s, {made / seconds:.2f} a second" if made else "all were there already"
+        print(f"{args.count} videos in {args.out}: {speed}; lossless mkv each, and what they depend on in {RECORD}")
+        print("next: the same words with a larger --n add to them")
+
+
+def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
+    """Make the videos that the words ask for, and a page of them."""
     asked, captions = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
     start = time.perf_counter()
     videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8", progress=True).frames
@@ -99,6 +140,17 @@ def prompted(pipe: TextPipeline, args: argparse.Namespace) -> tuple[dict, list[s
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
 
 
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file, but for empty ones. ValueError: there are none, or it is no text in UTF-8."""
+    try:
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {path} is not a text in UTF-8") from error
+    if not prompts:
+        raise ValueError(f"--prompts {path} holds no prompt: write one a line")
+    return prompts
+
+
 def broadcast_ranges(words: list[str]) -> dict[str, int]:
     """ "spatial=2" and the like as options of enable_pyramid_attention_broadcast. ValueError: no such word."""
     ranges = {}
@@ -114,12 +166,18 @@ def check(args: argparse.Namespace) -> None:
     """ValueError, before minutes of work, for what would fail after them."""
     if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
+    if args.count is not None:
+        check_count("--n", args.count, MOST_VIDEOS)
+        if args.num_videos is not None:
+            raise ValueError("--num-videos is of each, and --n in all: give one")
+    elif (args.out / RECORD).exists():
+        raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
     broadcast_ranges(args.pab or [])
     if not 0.1 <= args.fps <= 1000:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
-    if (args.out / PAGE).exists() and not is_page(args.out / PAGE):
+    if not args.count and (args.out / PAGE).exists() and not is_page(args.out / PAGE):
         raise ValueError(f"{args.out / PAGE} is not one that was written here: choose another folder, --out")
 
 

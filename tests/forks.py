@@ -8,7 +8,11 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import RLock
+
+from tqdm import tqdm
 
 from latte.train import checkpoint
 
@@ -22,6 +26,7 @@ def fork(work, log: Path, **environment: str) -> int:
     status = 1
     try:
         os.environ |= environment
+        tqdm.set_lock(RLock())  # by default its lock is one of all forked processes, and a killed one would keep it
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
@@ -119,3 +124,37 @@ def kill_again_and_again(
             counts["damages"] += 1
     assert [status(pid) for pid in start()] == [0] * len(pids)
     return counts
+
+
+def kill_workers(work, folder: Path, kills: int, rng: random.Random, log: Path) -> dict[str, int]:
+    """Keep one to three children at work(rank, size) on the files of a folder, killing one after the other.
+
+    A third of them as soon as they write. Then the rest may end. Counts what happened: {"kills", "in_write": kills
+    that left a half-written file}. AssertionError: they were ready too early, or one did not end well by itself.
+    """
+    counts, pids = {"kills": 0, "in_write": 0}, []
+    while counts["kills"] < kills:
+        size = rng.randint(1, 3)
+        while len(pids) < size:
+            pids.append(fork(partial(work, len(pids), size), log))
+        when, deadline, before = rng.random(), time.monotonic() + 60, len(os.listdir(folder)) if folder.exists() else 0
+        while when > 0.2 and time.monotonic() < deadline and (not folder.exists() or len(os.listdir(folder)) <= before):
+            time.sleep(0.001)  # until they work; else one may just have started
+        writing = []
+        while when > 0.6 and not writing and time.monotonic() < deadline:
+            writing = [pid for pid in pids if half_written(folder, pid)]
+        time.sleep(0 if writing else rng.uniform(0, 0.05))
+        pid = rng.choice(writing or pids)
+        os.kill(pid, signal.SIGKILL)
+        assert status(pid) == -signal.SIGKILL, "it ended by itself: give it more to do"
+        pids.remove(pid)
+        counts["kills"] += 1
+        counts["in_write"] += half_written(folder, pid)
+    pids.append(fork(partial(work, 0, 1), log))
+    assert [status(pid) for pid in pids] == [0] * len(pids), log.read_text()[-3000:]
+    return counts
+
+
+def half_written(folder: Path, pid: int) -> bool:
+    """Whether there is a draft of that process (latte.files.replacing)."""
+    return any(f".part{pid}." in name for name in os.listdir(folder))

@@ -1,4 +1,4 @@
-"""The long campaigns of `make soak`: the same training, killed, damaged and starved far more often than in the suite.
+"""The long campaigns of `make soak`: trainings and samplings, killed, damaged and starved far more than in the suite.
 
 Each test prints what happened. SOAK=0.1 in the environment does a tenth of it.
 """
@@ -10,13 +10,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from forks import fork, kill_again_and_again, start_together, together
+from forks import fork, kill_again_and_again, kill_workers, start_together, together
 from safetensors import SafetensorError
 from small_runs import run, same, small, tensors
 
+from latte import LattePipeline
+from latte.many import sample_many
+from latte.models.latte import Latte, LatteConfig
+from latte.tensors import digest
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.train.run import Run
+from latte.vae_io import load_vae
 
 COUNT = float(os.environ.get("SOAK", 1))  # share of the full campaign
 
@@ -50,6 +55,22 @@ def test_kills_of_a_random_process_of_two(shard, vae, tmp_path):
     counts = kill_again_and_again(start, tmp_path / "killed", count(50), random.Random(2), 0.2)
     print(counts)
     assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
+
+
+def test_killed_workers_of_a_set_of_videos(vae, tmp_path):
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=3)
+    pipe, settings = LattePipeline(Latte(config), load_vae(vae)), {"num_inference_steps": 4, "batch_size": 2}
+    make = lambda name, *ranks: sample_many(pipe, count(1000), tmp_path / name, [0, 1, 2], settings, None, 8, *ranks)
+    make("whole")
+    counts = kill_workers(
+        lambda *ranks: make("killed", *ranks), tmp_path / "killed", count(60), random.Random(4), tmp_path / "log"
+    )
+    print(counts)
+    assert digests(tmp_path / "whole") == digests(tmp_path / "killed")
+
+
+def digests(folder):
+    return {path.name: digest(path) for path in folder.iterdir()}
 
 
 @contextmanager
