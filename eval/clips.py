@@ -45,10 +45,31 @@ class ClipSet:
         """Changes with any clip."""
         return hashlib.sha256(repr([asdict(clip) for clip in self.clips]).encode()).hexdigest()[:16]
 
+    @property
+    def about(self) -> dict:
+        """What a result holds of them."""
+        return {
+            "videos": self.videos,
+            "clips": len(self.clips),
+            "too_short": len(self.short),
+            "first_too_short": self.short[0] if self.short else None,
+            "codecs": self.codecs,
+            "fingerprint": self.fingerprint,
+        }
+
     def read(self, clip: Clip) -> Tensor:
         """uint8 (f, 3, h, w). ValueError names a video that cannot be decoded."""
         numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
         return read_video(self.root / clip.name, numbers)[0]
+
+    def stream(self, chosen: Sequence[Clip], workers: int = 4) -> Iterator[Tensor]:
+        """Some of the clips in order, as read gives them, a few of them decoded ahead."""
+        waiting = iter(chosen)
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = [pool.submit(self.read, clip) for clip in islice(waiting, 2 * workers)]
+            while ahead:
+                yield ahead.pop(0).result()
+                ahead += [pool.submit(self.read, clip) for clip in islice(waiting, 1)]
 
 
 def rank(seed: int, name: str) -> int:
@@ -103,13 +124,3 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
             "with `latte sample --n`, or choose another --protocol"
         )
     return ClipSet(root, tuple(clips), tuple(short), len(names), dict(codecs))
-
-
-def decoded(clips: ClipSet, chosen: Sequence[Clip], workers: int = 4) -> Iterator[Tensor]:
-    """The chosen clips in order, uint8 (f, 3, h, w), a few of them decoded ahead."""
-    waiting = iter(chosen)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(clips.read, clip) for clip in islice(waiting, 2 * workers)]
-        while ahead:
-            yield ahead.pop(0).result()
-            ahead += [pool.submit(clips.read, clip) for clip in islice(waiting, 1)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latte.device import add_device_option, usable_device
-from latte.eval.clips import ClipSet, choose_clips, decoded
+from latte.eval.clips import ClipSet, choose_clips
 from latte.eval.detector import i3d_features
 from latte.eval.features import batch_size
 from latte.eval.frechet import Moments, distance
@@ -67,8 +67,8 @@ def by_root(a: Moments, b: Moments) -> float:
 def measure(folder: Path, count: int, device: torch.device, repeats: int) -> dict[str, dict[str, float | None]]:
     """Seconds a clip ("decoding", "features") or a distance, ours and the obvious way's, and their ratio."""
     clips = choose_clips(folder, adjusted("stylegan-v", clips=count), "real", 0)
-    videos = list(decoded(clips, clips.clips))
-    ours = {"decoding": seconds(lambda: list(decoded(clips, clips.clips)), repeats) / len(videos)}
+    videos = list(clips.stream(clips.clips))
+    ours = {"decoding": seconds(lambda: list(clips.stream(clips.clips)), repeats) / len(videos)}
     plain = {"decoding": seconds(lambda: decode_all(clips), repeats) / len(videos)}
     torch.manual_seed(0)
     network = I3D().eval().requires_grad_(False).to(device)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.eval.clips import Clip, ClipSet, decoded
+from latte.eval.clips import Clip
 from latte.files import replacing
 
 UNIT = 64  # clips of a file: what an interruption may cost
@@ -23,26 +24,13 @@ class Detector:
     """A network that clips are compared by."""
 
     record: dict  # which one it is, how it is set: all that features depend on besides the clip
-    features: Callable[[Sequence[Tensor]], Tensor]  # uint8 clips (f, 3, h, w) -> float32 (b, d) on the CPU
+    features: Callable[[Sequence[Tensor]], Tensor]  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU
 
 
-def batched(detector: Detector, clips: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Features (up to size, d) of clips in order; the last batch is filled up, so that all are of one shape."""
-    batch = []
-    for clip in clips:
-        batch.append(clip)
-        if len(batch) == size:
-            yield detector.features(batch)
-            batch = []
-    if batch:
-        yield detector.features([*batch, *batch[:1] * (size - len(batch))])[: len(batch)]
-
-
-def features_of(detector: Detector, videos: Sequence[Tensor]) -> Tensor:
-    """Features (n, d) of uint8 clips (n, f, 3, h, w) in memory. ValueError: there are none."""
-    if not len(videos):
-        raise ValueError("there are no clips to compute features of")
-    return torch.cat(list(batched(detector, iter(videos), batch_size(len(videos[0])))))
+def batched(clips: Iterator[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """Clips in batches, and how many of each count: the last one is filled up, so that all are of one shape."""
+    while batch := list(islice(clips, size)):
+        yield [*batch, *batch[:1] * (size - len(batch))], len(batch)
 
 
 def batch_size(frames: int) -> int:
@@ -50,14 +38,24 @@ def batch_size(frames: int) -> int:
     return max(1, FRAMES_AT_ONCE // frames)
 
 
+def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: int) -> list[Tensor]:
+    """What each detector makes of the same uint8 clips (f, 3, h, w) of so many frames, each seen once: (n, ...)."""
+    parts = [[] for _ in detectors]
+    for batch, count in batched(clips, batch_size(frames)):
+        for part, detector in zip(parts, detectors):
+            part.append(detector.features(batch)[:count])
+    return [torch.cat(part) for part in parts]
+
+
 class Store:
     """Features of a set of clips by one detector, in files of UNIT clips; without a folder, in memory.
 
+    A set has `clips`, and `stream`, which gives some of them (latte.eval.clips, latte.eval.sampled).
     A file's name holds what its numbers depend on: the detector, and of every clip its name, size and frames. So a
     folder may serve any number of sets, what is there is taken, and what is missing is computed.
     """
 
-    def __init__(self, folder: Path | None, clips: ClipSet, detector: Detector):
+    def __init__(self, folder: Path | None, clips, detector: Detector):
         self.folder, self.clips, self.detector = folder, clips, detector
         self.units = [clips.clips[i : i + UNIT] for i in range(0, len(clips.clips), UNIT)]
         self.held: dict[int, Tensor] = {}
@@ -90,9 +88,12 @@ class Store:
         return torch.cat([self.read(i) for i in range(len(self.units))])
 
 
-def fill(store: Store, rank: int = 0, size: int = 1, progress: bool = False) -> None:
-    """Compute what is missing; of several processes, each takes its share of the units."""
-    for unit in tqdm(store.missing()[rank::size], disable=not progress, unit=f"x{UNIT} clips", desc="features"):
-        chosen: Sequence[Clip] = store.units[unit]
-        clips = decoded(store.clips, chosen)
-        store.keep(unit, torch.cat(list(batched(store.detector, clips, batch_size(chosen[0].frames)))))
+def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
+    """Compute what is missing in any of some stores of one set; of several processes, each takes its share of units."""
+    units = sorted(set().union(*(store.missing() for store in stores)))[rank::size]
+    for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
+        chosen: Sequence[Clip] = stores[0].units[unit]
+        clips = stores[0].clips.stream(chosen)
+        found = features_of([store.detector for store in stores], clips, chosen[0].frames)
+        for store, features in zip(stores, found):
+            store.keep(unit, features)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latte import __version__
-from latte.eval.clips import LOSSLESS, ClipSet
+from latte.eval.clips import LOSSLESS
 from latte.eval.extrapolation import LEAST, at_infinity, floor
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments, distance
@@ -38,18 +38,6 @@ class Side:
     def moments(self, unbiased: bool) -> Moments:
         """Of the features, or as they were given."""
         return self.features if isinstance(self.features, Moments) else Moments.of(self.features, unbiased)
-
-
-def described(clips: ClipSet) -> dict:
-    """What a result holds of a set of clips."""
-    return {
-        "videos": clips.videos,
-        "clips": len(clips.clips),
-        "too_short": len(clips.short),
-        "first_too_short": clips.short[0] if clips.short else None,
-        "codecs": clips.codecs,
-        "fingerprint": clips.fingerprint,
-    }
 
 
 def given(path: Path) -> Side:

@@ -16,7 +16,18 @@ from latte.files import read_json, writable, write_json
 from latte.parser import Parser
 from latte.sampling_options import add_sampling_options, opened
 
-OF_VIDEOS = ("protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features")  # options
+OF_VIDEOS = (
+    "protocol",
+    "i3d",
+    "bn_eps",
+    "inception",
+    "c3d",
+    "c3d_mean",
+    "is_protocol",
+    "features",
+    "samples",
+    "prompts",
+)
 
 
 def parser() -> Parser:
@@ -34,6 +45,8 @@ def parser() -> Parser:
     add("--c3d", type=Path, help="conv3d_deepnetA_ucf.npz, for the inception score of UCF101")
     add("--c3d-mean", type=Path, help="mean2.npz, which belongs to it")
     add("--is-protocol", choices=INCEPTION_SCORES, help="how many clips, in how many groups (default: stylegan-v)")
+    add("--samples", type=Path, help="a folder for a model's videos, lossless; without it none is kept")
+    add("--prompts", type=Path, metavar="FILE", help="what a text-to-video model is to show, a line each")
     add("--features", type=Path, help="a folder where features are kept, and found again")
     add("--compare", type=Path, nargs=2, metavar="RESULT", help="two .json files: which is better, if that can be said")
     add_sampling_options(parser)

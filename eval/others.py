@@ -1,13 +1,11 @@
 """Numbers beside the distance, each from features of single clips: frames' FID, the inception score, flicker."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latte.eval.clips import ClipSet
 from latte.eval.features import Detector
 from latte.eval.flicker import flicker
 from latte.eval.frechet import Moments, distance
@@ -15,7 +13,9 @@ from latte.eval.inception import frame_features, load_inception
 from latte.eval.inception_score import class_probabilities, inception_score, load_c3d
 from latte.eval.weights import locate
 
-Gather = Callable[[ClipSet, Detector], Tensor]  # a detector's features of every clip of a set
+FLICKER = Detector(
+    {"metric": "flicker"}, lambda clips: torch.tensor([[flicker(clip[None])] for clip in clips], dtype=torch.float64)
+)
 
 
 def of_frames(path: Path, device: torch.device) -> Detector:
@@ -32,34 +32,36 @@ def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
     return Detector({"metric": "inception score", **files}, of)
 
 
-FLICKER = Detector(
-    {"metric": "flicker"}, lambda clips: torch.tensor([[flicker(clip[None])] for clip in clips], dtype=torch.float64)
-)
-
-
-def other_numbers(
-    real: ClipSet | None, generated: ClipSet, gather: Gather, args: argparse.Namespace, device: torch.device
-) -> dict:
+def other_detectors(args: argparse.Namespace, device: torch.device) -> dict[str, Detector]:
     """What the words of a command ask for besides a distance of videos; flicker always, which needs no weights.
 
-    real: None where only statistics are given. ValueError: weights that are asked for do not fit or are not there, too
-    few clips, or an option that does nothing.
+    ValueError: weights that are asked for are not there or do not fit, or an option that does nothing.
     """
     for name in () if args.c3d else ("c3d_mean", "is_protocol"):
         if getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} does nothing without --c3d")
-    if args.inception and real is None:
-        raise ValueError("--inception compares frames with real frames: --real must be a folder of videos")
-    found = {"flicker": {"generated": float(gather(generated, FLICKER).mean())}}
-    if real is not None:
-        found["flicker"]["real"] = float(gather(real, FLICKER).mean())
+    found = {"flicker": FLICKER}
     if args.inception:
-        detector = of_frames(args.inception, device)
-        a, b = (gather(clips, detector).flatten(0, 1) for clips in (real, generated))
-        value = distance(Moments.of(a), Moments.of(b))
-        found["fid"] = {"value": value, "frames": {"real": len(a), "generated": len(b)}, **detector.record}
+        found["fid"] = of_frames(args.inception, device)
     if args.c3d:
-        detector = of_classes(args.c3d, args.c3d_mean, device)
-        score = inception_score(gather(generated, detector), args.is_protocol or "stylegan-v")
-        found["inception_score"] = {**score, **detector.record}
+        found["inception_score"] = of_classes(args.c3d, args.c3d_mean, device)
+    return found
+
+
+def other_numbers(
+    detectors: dict[str, Detector], real: dict[str, Tensor], generated: dict[str, Tensor], is_protocol: str
+) -> dict:
+    """These numbers, from the features that each side has. ValueError: too few clips, or no real frames for the FID."""
+    sides = {"real": real, "generated": generated}
+    found = {"flicker": {name: float(side["flicker"].mean()) for name, side in sides.items() if "flicker" in side}}
+    if "fid" in detectors:
+        if "fid" not in real:
+            raise ValueError("--inception compares frames with real frames: --real must be a folder of videos")
+        frames = {name: side["fid"].flatten(0, 1) for name, side in sides.items()}
+        value = distance(*map(Moments.of, frames.values()))
+        counts = {name: len(features) for name, features in frames.items()}
+        found["fid"] = {"value": value, "frames": counts, **detectors["fid"].record}
+    if "inception_score" in detectors:
+        score = inception_score(generated["inception_score"], is_protocol)
+        found["inception_score"] = {**score, **detectors["inception_score"].record}
     return found

@@ -5,50 +5,65 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.device import usable_device
+from latte.device import local_device, usable_device
 from latte.eval.clips import ClipSet, choose_clips
 from latte.eval.detector import i3d_detector
 from latte.eval.features import Detector, Store, fill
-from latte.eval.fvd import Side, described, given, measure
-from latte.eval.others import other_numbers
+from latte.eval.fvd import Side, given, measure
+from latte.eval.others import other_detectors, other_numbers
 from latte.eval.protocol import adjusted
+from latte.eval.sampled import Sampled, is_model, sampled
 from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import SUFFIXES
-from latte.train.parallel import Ranks, local_device, processes
+from latte.train.parallel import Ranks, processes
+
+ONE_SIDED = ("inception_score", "real")  # what has no use for a side
 
 
 def compare_videos(args: argparse.Namespace) -> dict | None:
     """The result for these words, printed too; None in all processes of torchrun but the first."""
     protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps)
-    device = usable_device(local_device(args.device))
-    if args.bn_eps and not args.i3d:
-        raise ValueError("--bn-eps is I3D's alone: give --i3d too")
+    args.device = local_device(args.device)
+    device = usable_device(args.device)
+    check(args)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
+    others = other_detectors(args, device)
     with processes(device) as ranks:
         if ranks.size > 1 and not args.features:
             raise ValueError("several processes meet in a folder of features: give --features")
-        gather = lambda clips, detector: features(clips, detector, args.features, ranks)
-        sides, sets = {}, {}
+        sides, found = {}, {}
         for name, path in {"real": args.real, "generated": Path(args.model)}.items():
             if path.suffix in SUFFIXES and not path.is_dir():
-                sides[name], sets[name] = given(path), None
+                sides[name], found[name] = given(path), {}
                 continue
-            sets[name] = choose_clips(path, protocol, name, args.seed)
-            sides[name] = Side(described(sets[name]), gather(sets[name], detector))
-        others = other_numbers(sets["real"], sets["generated"], gather, args, device) if sets["generated"] else {}
+            makes = name == "generated" and is_model(args.model)
+            clips = sampled(args, protocol, ranks) if makes else choose_clips(path, protocol, name, args.seed)
+            wanted = {"distance": detector} | {key: others[key] for key in others if (key, name) != ONE_SIDED}
+            found[name] = dict(zip(wanted, features(clips, list(wanted.values()), args.features, ranks)))
+            sides[name] = Side(clips.about, found[name]["distance"])
         if not ranks.first:
             return None
-    result = measure(sides["real"], sides["generated"], protocol, detector, args.seed) | others
+    result = measure(sides["real"], sides["generated"], protocol, detector, args.seed)
+    if found["generated"]:
+        result |= other_numbers(others, found["real"], found["generated"], args.is_protocol or "stylegan-v")
     print(told(result))
     return result
 
 
-def features(clips: ClipSet, detector: Detector, folder: Path | None, ranks: Ranks) -> Tensor:
-    """A detector's features of every clip of a set; each process computes its share of what is missing."""
-    store = Store(folder, clips, detector)
-    fill(store, ranks.rank, ranks.size, progress=ranks.first)
+def check(args: argparse.Namespace) -> None:
+    """ValueError: words that do nothing together."""
+    if args.bn_eps and not args.i3d:
+        raise ValueError("--bn-eps is I3D's alone: give --i3d too")
+    if not is_model(args.model) and (idle := [name for name in ("samples", "prompts") if getattr(args, name)]):
+        raise ValueError(f"--{idle[0]} does nothing with {args.model}, a folder of videos")
+
+
+def features(clips: ClipSet | Sampled, detectors: list[Detector], folder: Path | None, ranks: Ranks) -> list[Tensor]:
+    """Each detector's features of every clip of a set; each process computes its share of what is missing."""
+    stores = [Store(folder, clips, detector) for detector in detectors]
+    fill(stores, ranks.rank, ranks.size, progress=ranks.first)
     ranks.told(None)  # until all have written theirs
-    return store.all()
+    return [store.all() for store in stores]
 
 
 def told(result: dict) -> str:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from latte.cli import main
-from latte.eval.clips import choose_clips, decoded
+from latte.eval.clips import choose_clips
 from latte.eval.features import UNIT, Detector, Store, features_of, fill
 from latte.eval.frechet import Moments, distance
-from latte.eval.fvd import Side, check_comparable, compared, described, measure
+from latte.eval.fvd import Side, check_comparable, compared, measure
 from latte.eval.protocol import PROTOCOLS, adjusted
 from latte.eval.statistics import read_statistics
 from latte.shapes import make_clip
@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_is_refused(folder, tmp_path):
 def test_clips_are_read_in_order_with_their_stride(folder):
     chosen = choose_clips(folder, PROTOCOLS["stylegan-v"], "generated", 0)
     wide = tuple(replace(clip, stride=2) for clip in chosen.clips)
-    for clip, video in zip(wide, decoded(chosen, wide, workers=2)):
+    for clip, video in zip(wide, chosen.stream(wide, workers=2)):
         drawn = make_clip(5, int(Path(clip.name).stem), frames=50, size=24).video
         assert np.array_equal(video.numpy(), drawn[:32:2])
 
@@ -126,17 +126,17 @@ def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path)
     many = replace(clips, clips=clips.clips * 8)  # 96: two units
     store = Store(tmp_path, many, DETECTOR)
     assert len(store.units) == 2 and UNIT == 64
-    fill(store, rank=1, size=2)
+    fill([store], rank=1, size=2)
     assert store.missing() == [0]
-    fill(store, rank=0, size=2)
+    fill([store], rank=0, size=2)
     found = store.all()
     CALLS.clear()
-    fill(Store(tmp_path, many, DETECTOR))
+    fill([Store(tmp_path, many, DETECTOR)])
     assert not CALLS and Store(tmp_path, many, DETECTOR).all().equal(found)
     memory = Store(None, many, DETECTOR)
-    fill(memory)
+    fill([memory])
     assert memory.all().equal(found) and set(CALLS) == {8}  # the last batch is filled up
-    assert found[:12].equal(features_of(DETECTOR, [clips.read(clip) for clip in clips.clips]))
+    assert found[:12].equal(features_of([DETECTOR], map(clips.read, clips.clips), 16)[0])
     other = Detector({**DETECTOR.record, "eps": 1e-5}, sketch)
     moved = replace(many, clips=tuple(replace(clip, size=clip.size + 1) for clip in many.clips))
     assert Store(tmp_path, many, other).missing() == Store(tmp_path, moved, DETECTOR).missing() == [0, 1]
@@ -228,7 +228,7 @@ def test_statistics_of_others_are_read(tmp_path):
 
 
 def test_described_sets_say_what_was_left_out(folder):
-    found = described(choose_clips(folder, PROTOCOLS["exact"], "real", 0))
+    found = choose_clips(folder, PROTOCOLS["exact"], "real", 0).about
     assert (found["videos"], found["clips"], found["too_short"], found["first_too_short"]) == (13, 12, 1, "short.mkv")
 
 

@@ -1,5 +1,6 @@
 """How far what a run makes is from real clips, on the way: the distance of `latte eval`, at the run's own size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ class Distance:
                 self.real = given(path).features
                 return
             store = Store(None, choose_clips(path, protocol, "real", config.seed), self.detector)
-            fill(store)
+            fill([store])
             self.real = Moments.of(store.all())
         elif isinstance(clips, Stored):
             raise ValueError(f"{clips.folder} holds latents alone: name real videos to compare with, eval_real=FOLDER")
@@ -53,9 +54,13 @@ class Distance:
             count = min(config.eval_clips, clips.videos)
             places = [generator(config.seed, PLACE, i) for i in range(count)]
             videos = [to_uint8(clips.clip(i, place).video) for i, place in enumerate(places)]
-            self.real = Moments.of(features_of(self.detector, videos))
+            self.real = self.moments(videos)
 
     def __call__(self, videos: Tensor) -> dict[str, float]:
         """The distance of uint8 clips (n, f, 3, h, w), under its name."""
-        found = Moments.of(features_of(self.detector, videos))
-        return {self.detector.record["metric"]: distance(self.real, found)}
+        return {self.detector.record["metric"]: distance(self.real, self.moments(videos))}
+
+    def moments(self, videos: Sequence[Tensor]) -> Moments:
+        """Of uint8 clips (f, 3, h, w)."""
+        (features,) = features_of([self.detector], iter(videos), len(videos[0]))
+        return Moments.of(features)

@@ -1,0 +1,94 @@
+"""Clips that a model makes as they are asked for: where a folder's would be read, with no file in between."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from latte.checkpoint import BUNDLED
+from latte.eval.clips import Clip, ClipSet, choose_clips
+from latte.eval.protocol import Protocol
+from latte.folder import CONFIG
+from latte.many import described, question, sample_many
+from latte.pipeline import LattePipeline
+from latte.sample import read_prompts
+from latte.sampling_options import opened
+from latte.tensors import digest
+from latte.text_pipeline import TextPipeline
+from latte.train.parallel import Ranks
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Videos 0 to count - 1 of a pipeline, each a function of `record` and its number; stands where a ClipSet does."""
+
+    pipe: LattePipeline
+    labels: list[int] | list[str] | None
+    settings: dict
+    record: dict
+    count: int
+    frames: int  # of a clip, the video's first ones
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with any of the videos."""
+        return hashlib.sha256(json.dumps([self.record, self.frames], sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def clips(self) -> tuple[Clip, ...]:
+        """Named by what they depend on, as no file is there to tell."""
+        return tuple(Clip(f"{self.fingerprint}/{i:06d}", 0, 1, self.frames, 0) for i in range(self.count))
+
+    @property
+    def about(self) -> dict:
+        """What a result holds of them."""
+        return {"clips": self.count, "fingerprint": self.fingerprint, **self.record}
+
+    def stream(self, chosen: Sequence[Clip]) -> Iterator[Tensor]:
+        """Consecutive clips, uint8 (f, 3, h, w), made batch by batch."""
+        size, first = self.settings["batch_size"], int(chosen[0].name[-6:])
+        options = {**self.settings, "output_type": "uint8", "progress": False}
+        for start in range(first, first + len(chosen), size):
+            unit = range(start, min(start + size, first + len(chosen)))
+            yield from self.pipe(**question(self.pipe, self.labels, unit), **options, first=start).frames[
+                :, : self.frames
+            ]
+
+
+def is_model(name: str) -> bool:
+    """Whether a name is a model's, and not a folder of videos."""
+    path = Path(name)
+    inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
+    return not path.is_dir() or (BUNDLED / name).is_dir() or any((path / part).exists() for part in inside)
+
+
+def sampled(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> Sampled | ClipSet:
+    """What args.model makes: in memory, or, with args.samples, as files in that folder.
+
+    Classes take turns, and prompts, the lines of args.prompts. ValueError: there are none, videos are too short for the
+    protocol, or see opened and sample_many.
+    """
+    pipe, settings, files = opened(args)
+    of_text = isinstance(pipe, TextPipeline)
+    if of_text != bool(args.prompts):
+        raise ValueError(
+            f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"
+        )
+    config = pipe.transformer.config
+    labels = read_prompts(args.prompts) if of_text else list(range(config.num_classes)) or None
+    frames = config.video_length if of_text else config.num_frames
+    if frames < protocol.frames * protocol.generated_stride:
+        raise ValueError(f"{args.model} makes videos of {frames} frames; protocol {protocol.name} needs more")
+    about = {"model": args.model, "sha256": [digest(file) for file in files]}
+    about |= {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
+    if args.samples:
+        rank = {"rank": ranks.rank, "world_size": ranks.size}
+        sample_many(pipe, protocol.clips, args.samples, labels, settings, about, **rank, progress=ranks.first)
+        return choose_clips(args.samples, protocol, "generated", args.seed)
+    record = described(pipe, labels, settings, about, fps=0)
+    return Sampled(pipe, labels, settings, record, protocol.clips, protocol.frames)
