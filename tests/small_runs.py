@@ -12,6 +12,7 @@ SMALL += ["log_every=1", "save_every=5", "warmup=2"]
 TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
 TINY_T2V = [*SMALL, "model.num_layers=1", "model.num_attention_heads=2", "model.attention_head_dim=8"]
 TINY_T2V += ["model.patch_size=2", "text_encoder={d_model: 8, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 2}"]
+TINY_FEATURES = [*SMALL, "model.widths=[4,8]", "model.features=8"]
 TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups=4"]
 
 

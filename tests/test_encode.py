@@ -107,7 +107,8 @@ def test_what_does_not_fit_is_told(vae, videos, tmp_path, capsys):
         ([*train, f"latents={out}", "num_workers=2"], "num_workers does nothing with latents="),
         ([*train, f"latents={tmp_path / 'no'}"], "`latte encode` writes one"),
         (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "give another folder for --out"),
-        (["encode", "--config", "shapes-vae", "--out", str(out)], "a VAE trains on pixels"),
+        (["encode", "--config", "shapes-vae", "--out", str(out)], "kind=vae trains on pixels"),
+        (["encode", "--config", "shapes-features", "--out", str(out)], "kind=features trains on pixels"),
         (["encode", *words, "--text-encoder", "x", "--out", str(out)], "--text-encoder does nothing for classes"),
         (["encode", *words, "--shard-size", "0", "--out", str(out)], "--shard-size is 0"),
     ):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from forks import together
 from safetensors.torch import load_file
-from small_runs import TINY, TINY_VAE, run, same, small, small_t2v, tensors
+from small_runs import TINY, TINY_FEATURES, TINY_VAE, run, same, small, small_t2v, tensors
 from torch.distributed.tensor import DTensor
 
 from latte.device import local_device
@@ -51,13 +51,14 @@ def test_torchrun_gives_the_bits_of_one_process(vae, tmp_path):
     assert same(*finals)
 
 
-@pytest.mark.parametrize("kind", ["latte", "t2v", "vae"])
+@pytest.mark.parametrize("kind", ["latte", "t2v", "vae", "features"])
 def test_replicas_learn_what_one_process_learns(kind, vae, tmp_path):
     changes = ["steps=5", "micro_batch_size=2"]
     config = {
         "latte": lambda: small(vae, *changes, "num_images=1"),
         "t2v": lambda: small_t2v(vae, *changes),
         "vae": lambda: resolve("shapes-vae", [*TINY_VAE, *changes, "precision=fp32"]),
+        "features": lambda: resolve("shapes-features", [*TINY_FEATURES, *changes]),
     }[kind]()
     assert same(trained(config, tmp_path / "two", 2), alone(config, tmp_path / "one"))
 

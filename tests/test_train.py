@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import TINY, TINY_VAE, run, same, small, tensors
+from small_runs import TINY, TINY_FEATURES, TINY_VAE, run, same, small, tensors
 
 import latte
 from latte.checkpoint import find_model
@@ -49,13 +49,14 @@ def assert_same_run(one, other):
     assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae"])
+@pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae", "features"])
 def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_path):
     """Metrics past the newest checkpoint are written again, also when the last line was torn."""
-    changes = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE}[kind]
+    given = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE, "features": TINY_FEATURES}
+    changes = given[kind]
     if "folder" in kind:
         changes = [*changes, f"data={videos}", "flip=true", "frame_interval=2"]
-    config = resolve("shapes-vae" if kind == "vae" else kind, [*changes, "micro_batch_size=2", "keep=9"])
+    config = resolve(kind if "folder" in kind else f"shapes-{kind}", [*changes, "micro_batch_size=2", "keep=9"])
     run(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for folder in checkpoint.found(tmp_path / "cut")[1:]:

@@ -12,6 +12,7 @@ from torch import nn
 from latte.cli import main
 from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.shape_features import ShapeFeaturesConfig
 from latte.models.vae import VAEConfig
 from latte.train import checkpoint
 from latte.train.config import TrainConfig
@@ -49,7 +50,7 @@ from latte.train.step import learning_rate
         (["model={1: 2, foo: 3}"], "LatteConfig: unknown key '1'"),
         (["image_size=8"], "8 pixels are too small for the shapes"),
         (["vae=shapes"], "not a VAE's configuration: give"),
-        (["kind=gan"], "not 'latte' or 't2v' or 'vae'"),
+        (["kind=gan"], "not 'latte' or 't2v' or 'vae' or 'features'"),
         (["vae=nowhere"], "no model at nowhere"),
         (["data=nowhere"], "no folder of videos at nowhere"),
         (["num_workers=2"], "num_workers does nothing with latents=once"),
@@ -107,8 +108,10 @@ def test_learning_rates():
 def test_presets_are_sound():
     for name in PRESETS:
         config = resolve(name, ["steps=3"])
-        network = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig}[config.kind](**config.model)
-        assert config.steps == 3 and (network != type(network)()) == (config.image_size == 64)
+        kinds = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig, "features": ShapeFeaturesConfig}
+        network = kinds[config.kind](**config.model)
+        small = config.image_size == 64 and config.kind != "features"  # whose network is small by itself
+        assert config.steps == 3 and (network != type(network)()) == small
 
 
 def test_the_papers_presets_differ_as_its_data_sets_do():

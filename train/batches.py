@@ -31,6 +31,7 @@ class Draw(IntEnum):
     POSTERIOR = 4
     DROP = 5
     IMAGES = 6
+    DAMAGE = 7
 
 
 class ClipOrder:

@@ -37,7 +37,7 @@ LEAST = {  # the smallest sensible value; all numbers are finite
     "num_workers": 0,
 }
 CHOICES = {
-    "kind": ("latte", "t2v", "vae"),
+    "kind": ("latte", "t2v", "vae", "features"),
     "schedule": ("constant", "cosine"),
     "precision": tuple(PRECISIONS),
     "selection": tuple(SELECTIONS),
@@ -50,6 +50,10 @@ IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "vae"): (
         *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", "eval_every", *OF_TEXT),
         *("gradient_checkpointing", "compile", "shard"),
+    ),
+    ("kind", "features"): (
+        *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", *OF_TEXT),
+        *("kl_weight", "eval_every", "init", "num_workers", "gradient_checkpointing", "compile", "shard"),
     ),
     ("timestep_std", 0.0): ("timestep_mean",),
     ("data", "shapes"): ("flip", "frame_interval", "selection", "transform", "failed_share"),
@@ -77,6 +81,7 @@ DERIVED = {  # fields of the network's configuration that are not the user's to 
         "scaling_factor": "the latents, once it is trained",
         "temporal_decoder": "training on single frames",
     },
+    "features": {},
 }
 MAY_CHANGE = {  # on resuming
     *("steps", "log_every", "tensorboard", "sample_every", "save_every", "keep", "keep_every", "skip_limit"),
@@ -89,11 +94,11 @@ MAY_CHANGE = {  # on resuming
 class TrainConfig:
     """Every setting of a run; a run's folder keeps it as config.yaml. ValueError: values that cannot be meant."""
 
-    kind: str = "latte"  # what is trained: "latte", of classes or none, "t2v", of captions, or "vae", the autoencoder
+    kind: str = "latte"  # what is trained: "latte", of classes or none, "t2v", of captions, "vae", or "features"
     data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
     classes: bool = True  # kind "latte": the data's classes are learned; false: unconditional
     clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
-    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig or VAEConfig
+    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig, ShapeFeaturesConfig
     text_encoder: dict = field(default_factory=dict)  # kind "t2v": fields of T5Config; it is trained along
     caption_dropout: float = 0.1  # kind "t2v": share of captions replaced by the empty one
     init: str = ""  # model whose weights training starts from (latte.train.init); empty: from scratch
@@ -157,7 +162,10 @@ class TrainConfig:
         check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
         micro = self.micro_batch_size or 1
         check(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
-        check(self.kind == "vae" or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        of_pixels = self.kind in ("vae", "features")
+        check(of_pixels or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        of_shapes = self.kind != "features" or self.data == "shapes"
+        check(of_shapes, f"features are learned from what is known of the shapes: data is {self.data!r}, not 'shapes'")
         for (name, value), idle in IDLE.items():
             for setting in idle if getattr(self, name) == value else ():
                 known = TrainConfig.__dataclass_fields__[setting]
@@ -166,7 +174,7 @@ class TrainConfig:
                 check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
         for name, source in DERIVED[self.kind].items():
             check(name not in self.model, f"model.{name} follows from {source}: leave it out")
-        reads = self.kind == "vae" or self.latents == "step"
+        reads = of_pixels or self.latents == "step"
         check(reads or not self.num_workers, f"num_workers does nothing with latents={self.latents}: set it to 0")
         check(
             not self.deterministic_reduce or self.micro_batch_size,

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from latte.shapes import MOTIONS, kept_apart, make_clip
+from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
 from latte.train.config import TrainConfig
 from latte.video import from_uint8
 
@@ -146,8 +146,16 @@ class ShapeClips:
         sample = self.drawn(video, self.config.num_frames, slice(None))
         return iter([sample.video]), sample.label, sample.caption
 
-    def drawn(self, index: int, frames: int, window: slice) -> Sample:
+    def truth(self, index: int) -> Clip:
+        """Clip `index` with all that is known about it."""
+        return self.made(index, self.config.num_frames, slice(None))
+
+    def made(self, index: int, frames: int, window: slice) -> Clip:
         """A window of the motion of so many frames."""
         cfg = self.config
-        clip = make_clip(cfg.seed, self.numbers[index], frames=frames, size=cfg.image_size, window=window)
+        return make_clip(cfg.seed, self.numbers[index], frames=frames, size=cfg.image_size, window=window)
+
+    def drawn(self, index: int, frames: int, window: slice) -> Sample:
+        """The same, as it stands in a batch."""
+        cfg, clip = self.config, self.made(index, frames, window)
         return Sample(from_uint8(torch.from_numpy(clip.video)), clip.label if cfg.classes else 0, clip.caption)

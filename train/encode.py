@@ -138,8 +138,8 @@ def main(argv: list[str]) -> None:
     if args.shard_size < 1:
         raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
     config, device, dtype = resolve(args.config, args.changes), usable_device(args.device), DTYPES[args.dtype]
-    if config.kind == "vae":
-        raise ValueError("a VAE trains on pixels: there are no latents to encode")
+    if config.kind in ("vae", "features"):
+        raise ValueError(f"kind={config.kind} trains on pixels: there are no latents to encode")
     if args.text_encoder and config.kind != "t2v":
         raise ValueError("--text-encoder does nothing for classes: leave it out, or give kind=t2v")
     text = None

@@ -10,13 +10,14 @@ from latte.train.captioned import Captioned, Embedded
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
 from latte.train.denoising import Denoising
+from latte.train.features import Recognition
 from latte.train.latent_files import Stored
 from latte.train.reconstruction import Reconstruction
 
-OBJECTIVES = {"vae": Reconstruction, "latte": Denoising, "t2v": Captioned}
+OBJECTIVES = {"vae": Reconstruction, "latte": Denoising, "t2v": Captioned, "features": Recognition}
 
 
-def objective(clips: Clips, config: TrainConfig, device: torch.device) -> Reconstruction | Denoising:
+def objective(clips: Clips, config: TrainConfig, device: torch.device) -> Reconstruction | Denoising | Recognition:
     """The one for these clips; stored ones may bring embeddings of their captions."""
     kind = Embedded if isinstance(clips, Stored) and clips.text else OBJECTIVES[config.kind]
     return kind(clips, config, device)

@@ -40,6 +40,17 @@ SHAPES_T2V = replace(
     timestep_std=1.1,
     timestep_mean=-0.2,
 )
+# the network that ships whose features are compared (latte.eval.shape_features)
+SHAPES_FEATURES = TrainConfig(
+    kind="features",
+    clips=20000,
+    steps=900,
+    learning_rate=2e-3,
+    warmup=50,
+    schedule="cosine",
+    weight_decay=0.01,
+    ema_decay=0.99,
+)
 # Latte-XL/2 on FaceForensics, as the paper trained it: Vchitect/Latte, configs/ffs/ffs_train.yaml and train.py
 FFS = TrainConfig(
     data="data/ffs",
@@ -89,6 +100,7 @@ PRESETS = {
     "shapes-vae": SHAPES_VAE,
     "shapes": SHAPES,
     "shapes-t2v": SHAPES_T2V,
+    "shapes-features": SHAPES_FEATURES,
     # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
     "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
     "folder": replace(
