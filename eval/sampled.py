@@ -64,7 +64,8 @@ def is_model(name: str) -> bool:
     """Whether a name is a model's, and not a folder of videos."""
     path = Path(name)
     inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
-    return not path.is_dir() or (BUNDLED / name).is_dir() or any((path / part).exists() for part in inside)
+    shipped = name in {folder.name for folder in BUNDLED.iterdir()}
+    return shipped or not path.is_dir() or any((path / part).exists() for part in inside)
 
 
 def sampled(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> Sampled | ClipSet:
