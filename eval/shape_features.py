@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latte.checkpoint import find_model
-from latte.eval.features import Detector
+from latte.eval.features import Detector, batched
 from latte.folder import WEIGHTS, read_config
 from latte.models.shape_features import ShapeFeatures, ShapeFeaturesConfig
 from latte.tensors import digest, load_strictly, read_tensors
@@ -45,11 +45,10 @@ def shape_features(network: ShapeFeatures, videos: Tensor, batch_size: int = 32)
     if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
         raise ValueError(f"clips are uint8 (n, f, 3, h, w), not {videos.dtype} {tuple(videos.shape)}")
     device = next(network.parameters()).device
-    parts = []
-    for part in videos.split(batch_size):
-        full = torch.cat([part, part[:1].expand(batch_size - len(part), *part.shape[1:])])
-        parts.append(network.features(from_uint8(full.to(device)))[: len(part)].cpu())
-    return torch.cat(parts)
+    parts = batched(iter(videos), batch_size)
+    return torch.cat(
+        [network.features(from_uint8(torch.stack(full).to(device)))[:count].cpu() for full, count in parts]
+    )
 
 
 def squash(clip: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ def shapes_detector(device: torch.device) -> Detector:
     """The network that ships, for clips of one length and of any sizes."""
     network, file = load_shape_features().to(device), find_model(SHIPPED) / WEIGHTS
     record = {
-        "metric": "shapes distance",
+        "metric": "shapes_distance",
         "name": "shapes distance (not FVD)",
         "network": f"{SHIPPED}, sha256 {digest(file)}",
         "sha256": digest(file),

@@ -86,7 +86,8 @@ def test_as_a_detector_it_takes_clips_of_any_sizes(network, held_out):
     detector = shapes_detector(torch.device("cpu"))
     videos = stacked(held_out[:3])
     assert "FVD" not in detector.record["metric"] and len(detector.record["sha256"]) == 64
-    assert torch.equal(features_of([detector], iter(videos), 16)[0], shape_features(network, videos, batch_size(16)))
+    (found,) = features_of([detector], iter(videos), 16)
+    assert torch.equal(found, shape_features(network, videos, batch_size(16)))
     large = stacked(clips_of(HELD_OUT, 3, size=128))
     near, far = (detector.features([*clips]) for clips in (large, videos.flip(1)))
     real = detector.features([*videos])
