@@ -10,10 +10,13 @@ from small_runs import TINY_VAE, run, same, small, small_t2v, tensors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latte.cli import main
-from latte.train import checkpoint
+from latte.eval.features import Detector
+from latte.eval.frechet import Moments
+from latte.shapes import make_clip
+from latte.train import checkpoint, distance
 from latte.train.plot import read_metrics, smooth
 from latte.train.settings import resolve
-from latte.video import read_video
+from latte.video import read_video, write_video
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("latte", 8), ("t2v", 8), ("vae", 8)])
@@ -51,6 +54,65 @@ def test_tensorboard_has_the_numbers_and_the_grids(vae, tmp_path):
     assert [event.step for event in board.Images("samples")] == [2, 4, 6]
     run(small(vae, "steps=2"), tmp_path / "plain")
     assert not (tmp_path / "plain/tensorboard").exists()
+
+
+def judged(folder) -> dict[int, dict]:
+    """The lines of a run that hold a distance."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line.pop("step"): line for line in lines if "loss" not in line}
+
+
+@pytest.mark.parametrize("make", [small, small_t2v])
+def test_distances_on_the_way_change_nothing(make, vae, tmp_path):
+    words = ["steps=4", "num_frames=8", "global_batch_size=2"]
+    run(make(vae, *words), tmp_path / "plain")
+    run(make(vae, *words, "eval_every=2", "eval_clips=3"), tmp_path / "judged")
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "judged")))
+    found = judged(tmp_path / "judged")
+    assert found.keys() == {2, 4} and all(line["shapes_distance"] > 1 for line in found.values())
+    assert not judged(tmp_path / "plain")
+    assert main(["plot", str(tmp_path / "judged")]) == 0
+    assert Image.open(tmp_path / "judged/curves.png").size[0] == 5 * 660
+
+
+def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
+    words = ["steps=2", "num_frames=8", "global_batch_size=2", "eval_every=2"]
+    for i in range(3):
+        write_video(make_clip(4, i, frames=9, size=16).video, tmp_path / f"real/{i}.mkv")
+    write_video(make_clip(4, 3, frames=7, size=16).video, tmp_path / "real/short.mkv")
+    moments = Moments(torch.ones(32).double(), torch.eye(32).double(), 9)
+    np.savez(tmp_path / "real.npz", mean=moments.mean.numpy(), cov=moments.cov.numpy(), n=9)
+    detector = Detector(
+        {"metric": "fvd"}, lambda clips: torch.stack([clip.float().mean((2, 3)).flatten() for clip in clips])
+    )
+    monkeypatch.setattr(distance, "i3d_detector", lambda path, protocol, device: detector)
+    found = {}
+    for name, more in {
+        "data": [],
+        "more": ["eval_clips=5"],
+        "folder": [f"eval_real={tmp_path / 'real'}"],
+        "statistics": [f"eval_real={tmp_path / 'real.npz'}"],
+        "i3d": ["eval_i3d=i3d.pt"],
+    }.items():
+        run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
+        (found[name],) = [value for line in judged(tmp_path / name).values() for value in line.items()]
+    assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
+    assert len({value for _, value in found.values()}) == 5 and found["i3d"][0] == "fvd"
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["eval_clips=3"], "eval_clips does nothing with eval_every=0"),
+        (["eval_every=2", "eval_clips=1"], "eval_clips is 1; it must be 2 or more"),
+        (["eval_every=2", "eval_real=nowhere"], "no folder of videos at nowhere"),
+        (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_at_once(words, say, vae, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=say):
+        run(small(vae, *words), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_smooth_curves():
