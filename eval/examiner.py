@@ -134,8 +134,11 @@ def goes_on(progress: np.ndarray) -> bool:
     return bool(steps.min() > -STEP_BACK and advance.min() > ADVANCE)
 
 
-def judge_motion(trajectory: np.ndarray, area: np.ndarray, size: int) -> tuple[str, float]:
-    """The motion that fits, and how well (rms pixels); bounds in pixels are shares of the frame's side."""
+def judge_motion(trajectory: np.ndarray, area: np.ndarray, size: int, extent: float = 1.0) -> tuple[str, float]:
+    """The motion that fits, and how well (rms pixels); bounds in pixels are shares of the frame's side.
+
+    extent: the share of a whole motion that the clip reaches over, and so the least that it has to move.
+    """
     unit, none = size / 64, ("none", float("nan"))
     if len(trajectory) < 3 or not np.isfinite(trajectory).all():
         return none
@@ -144,16 +147,16 @@ def judge_motion(trajectory: np.ndarray, area: np.ndarray, size: int) -> tuple[s
     shift, aside = line_fit(trajectory)
     if not close(uneven, RADIUS * radius.mean()):
         return none
-    if abs(change) > 0.4 * radius.mean():
+    if abs(change) > 0.4 * extent * radius.mean():
         stays = np.abs(shift).max() < 6 * unit and close(aside, CENTRE * unit)
         return ("growing" if change > 0 else "shrinking", rms(aside)) if stays and goes_on(radius) else none
     way = max(DIRECTIONS, key=lambda way: np.dot(DIRECTIONS[way], shift))
-    straight = np.abs(shift).max() > 14 * unit and np.abs(shift).min() < 0.3 * np.abs(shift).max()
+    straight = np.abs(shift).max() > 14 * extent * unit and np.abs(shift).min() < 0.3 * np.abs(shift).max()
     if straight and close(aside, CENTRE * unit) and goes_on(trajectory @ DIRECTIONS[way]):
         return way, rms(aside)
     angle, orbit, aside = circle_fit(trajectory)
     sweep = angle[-1] - angle[0]
-    if orbit > 6 * unit and abs(sweep) > np.radians(140) and close(aside, CENTRE * unit) and goes_on(angle):
+    if orbit > 6 * unit and abs(sweep) > np.radians(140 * extent) and close(aside, CENTRE * unit) and goes_on(angle):
         return "clockwise" if sweep > 0 else "anticlockwise", rms(aside)
     return none
 
@@ -193,8 +196,11 @@ def judge_colour(video: np.ndarray, alpha: np.ndarray) -> tuple[str, float]:
     return colour if frames >= NEARLY_ALL * len(names) else "none", frames / len(names)
 
 
-def examine(video: np.ndarray) -> Findings:
-    """Judge one clip, uint8 (f, 3, h, w) with square frames. ValueError: it is something else, or empty."""
+def examine(video: np.ndarray, extent: float = 1.0) -> Findings:
+    """Judge one clip, uint8 (f, 3, h, w) with square frames; extent: see judge_motion.
+
+    ValueError: it is something else, or empty.
+    """
     video = np.asarray(video)
     if video.ndim != 4 or video.dtype != np.uint8 or video.shape[1:] != (3, video.shape[3], video.shape[3]):
         raise ValueError(f"the examiner takes uint8 (f, 3, h, w), h equal to w, not {video.dtype} {video.shape}")
@@ -203,7 +209,7 @@ def examine(video: np.ndarray) -> Findings:
     video = video.astype(np.float64)
     alpha = segment(video)
     trajectory, area = follow(alpha)
-    motion, error = judge_motion(trajectory, area, video.shape[-1])
+    motion, error = judge_motion(trajectory, area, video.shape[-1], extent)
     colour, constancy = judge_colour(video, alpha)
     shape = judge_shape(alpha, trajectory, area)
     return Findings(motion, colour, shape, judge_count(alpha), trajectory, error, constancy)
@@ -214,14 +220,20 @@ def share(hits: list[bool] | np.ndarray) -> float:
     return float(np.mean(hits))
 
 
-def score(videos: list[np.ndarray], labels: list[int], truths: list[Clip] | None = None, copies: bool = True) -> dict:
+def score(
+    videos: list[np.ndarray],
+    labels: list[int],
+    truths: list[Clip] | None = None,
+    copies: bool = True,
+    extent: float = 1.0,
+) -> dict:
     """Shares over clips: motion as the label says, also class by class; colour constancy; one object.
 
     With truths also colour, shape, and all four right. trajectory_error: mean over the judged clips of the rms pixels
     from the truth, or from the fitted motion where that is not known, or where the videos are no copies of the truths
-    but only show what their captions say; None if no clip was judged.
+    but only show what their captions say; None if no clip was judged. extent: see judge_motion.
     """
-    found = [examine(video) for video in videos]
+    found = [examine(video, extent) for video in videos]
     asked = np.array([MOTIONS[label] for label in labels])
     moved = np.array([f.motion for f in found]) == asked
     scores = {

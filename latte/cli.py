@@ -18,6 +18,7 @@ COMMANDS = {  # name: (module that has main(argv), what it does)
     "plot": ("latte.train.plot", "draw the curves of a training"),
     "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
     "eval": ("latte.eval.main", "measure a model of the built-in shapes, beside real clips"),
+    "ablate": ("latte.eval.ablate", "the paper's ablations: train every arm, score, and report"),
     "bench": ("latte.eval.bench", "benchmarks: what an acceleration saves, and what it costs"),
     "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),
 }

@@ -15,6 +15,14 @@ from torch import Tensor, linspace
 
 from latte.files import replacing, write_text
 
+# of every page: colours, light or dark as its reader's screen, the column, its heading
+STYLE = """\
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
+  --page: light-dark(#f6f5f3, #161514); --card: light-dark(#fff, #211f1e); --ink: light-dark(#1d1b19, #ece8e3);
+  --soft: light-dark(#6b645d, #a39b93); --line: light-dark(#e4e0da, #35322f) }
+body { max-width: 72rem; margin: 2.5rem auto; padding: 0 1rem; background: var(--page); color: var(--ink) }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }"""
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -23,17 +31,12 @@ PAGE = """\
 {generator}
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
-  --page: light-dark(#f6f5f3, #161514); --card: light-dark(#fff, #211f1e); --ink: light-dark(#1d1b19, #ece8e3);
-  --soft: light-dark(#6b645d, #a39b93); --line: light-dark(#e4e0da, #35322f) }}
-body {{ max-width: 72rem; margin: 2.5rem auto; padding: 0 1rem; background: var(--page); color: var(--ink) }}
-h1 {{ font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem }}
+{style}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0 0 2rem; font-size: .9rem }}
 dt {{ color: var(--soft) }}
 dd {{ margin: 0 }}
 dd, figcaption, h1 {{ overflow-wrap: anywhere }}
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem }}
-figure {{ margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }}
 figcaption {{ padding: .4rem .7rem .5rem; font-size: .85rem }}
 video, img {{ display: block; width: 100%; image-rendering: pixelated }}
 </style>
@@ -91,6 +94,7 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
     check(videos)
     text = PAGE.format(
         generator=GENERATOR,
+        style=STYLE,
         title=html.escape(plain(title)),
         facts="".join(f"<dt>{html.escape(plain(k))}</dt><dd>{html.escape(plain(v))}</dd>\n" for k, v in facts.items()),
         figures="".join(figure(name, caption) for name, caption in videos),

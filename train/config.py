@@ -6,12 +6,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from latte.models.config import unknown
 from latte.train.precision import PRECISIONS
 from latte.train.transforms import TRANSFORMS
-from latte.train.windows import SELECTIONS
+from latte.train.windows import SELECTIONS, span
 
 LEAST = {  # the smallest sensible value; all numbers are finite
     "clips": 1,
     "image_size": 1,
     "num_frames": 1,
+    "motion_frames": 0,
     "num_images": 0,
     "frame_interval": 1,
     "global_batch_size": 1,
@@ -54,9 +55,10 @@ IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "features"): (
         *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", *OF_TEXT),
         *("kl_weight", "eval_every", "init", "num_workers", "gradient_checkpointing", "compile", "shard"),
+        "motion_frames",
     ),
     ("timestep_std", 0.0): ("timestep_mean",),
-    ("data", "shapes"): ("flip", "frame_interval", "selection", "transform", "failed_share"),
+    ("data", "shapes"): ("flip", "selection", "transform", "failed_share"),
     ("shard", True): ("deterministic_reduce",),
     ("eval_every", 0): ("eval_clips", "eval_real", "eval_i3d"),
 }
@@ -109,6 +111,7 @@ class TrainConfig:
     timestep_mean: float = 0.0  # and with this mean: 0 is the middle of them, more is noisier
     image_size: int = 64  # side of the frames, in pixels
     num_frames: int = 16  # frames in a clip
+    motion_frames: int = 0  # data "shapes": of a whole motion, whose windows are the clips; 0: num_frames, a VAE's 16
     num_images: int = 0  # joint image-video training: single frames of other clips that go with each clip
     frame_interval: int = 1  # of a video's frames, every so many are taken
     selection: str = "stride"  # how these are chosen: or "linspace", "crop", the original's (latte.train.windows)
@@ -172,6 +175,13 @@ class TrainConfig:
                 default = known.default if known.default_factory is MISSING else known.default_factory()
                 advice = f"leave it at {default!r}"
                 check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
+        if self.data == "shapes":
+            reach = span(self.num_frames, self.frame_interval)
+            needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
+            clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
+            check(reach <= self.shape_frames, f"{clips}, need {needs}")
+        else:
+            check(not self.motion_frames, f"motion_frames does nothing with data={self.data}: leave it at 0")
         for name, source in DERIVED[self.kind].items():
             check(name not in self.model, f"model.{name} follows from {source}: leave it out")
         reads = of_pixels or self.latents == "step"
@@ -181,6 +191,11 @@ class TrainConfig:
             "deterministic_reduce needs micro_batch_size: what goes through the network at once changes the rounding",
         )
         check("vocab_size" not in self.text_encoder, "text_encoder.vocab_size follows from the captions: leave it out")
+
+    @property
+    def shape_frames(self) -> int:
+        """Frames of a whole motion of the built-in shapes."""
+        return self.motion_frames or (max(16, self.num_frames) if self.kind == "vae" else self.num_frames)
 
 
 def typed(name: str, value):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
 from latte.train.config import TrainConfig
+from latte.train.windows import by_stride
 from latte.video import from_uint8
 
 
@@ -91,7 +92,7 @@ class Clips(Protocol):
 
 @dataclass
 class ShapeClips:
-    """The built-in moving shapes: whole motions of num_frames frames; for a VAE, a random window of 16.
+    """The built-in moving shapes: windows of motions of config.shape_frames frames.
 
     With captions, those of latte.shapes.kept_apart are passed over: they are for judging what was learned.
     """
@@ -134,28 +135,27 @@ class ShapeClips:
     def clip(self, index: int, random: torch.Generator) -> Sample:
         """Clip `index`, drawn anew each time."""
         cfg = self.config
-        frames = max(16, cfg.num_frames) if cfg.kind == "vae" else cfg.num_frames
-        start = int(torch.randint(frames - cfg.num_frames + 1, (), generator=random))
-        return self.drawn(index, frames, slice(start, start + cfg.num_frames))
+        chosen = by_stride(cfg.shape_frames, cfg.num_frames, cfg.frame_interval, random)
+        return self.drawn(index, slice(chosen.start, chosen.stop, chosen.step))
 
     def frame(self, index: int, random: torch.Generator) -> Sample:
-        place = int(torch.randint(self.config.num_frames, (), generator=random))
-        return self.drawn(index, self.config.num_frames, slice(place, place + 1))
+        place = int(torch.randint(self.config.shape_frames, (), generator=random))
+        return self.drawn(index, slice(place, place + 1))
 
     def whole(self, video: int) -> tuple[Iterator[Tensor], int, str]:
-        sample = self.drawn(video, self.config.num_frames, slice(None))
+        sample = self.drawn(video, slice(None))
         return iter([sample.video]), sample.label, sample.caption
 
     def truth(self, index: int) -> Clip:
         """Clip `index` with all that is known about it."""
-        return self.made(index, self.config.num_frames, slice(None))
+        return self.made(index, slice(None))
 
-    def made(self, index: int, frames: int, window: slice) -> Clip:
-        """A window of the motion of so many frames."""
+    def made(self, index: int, window: slice) -> Clip:
+        """A window of a motion."""
         cfg = self.config
-        return make_clip(cfg.seed, self.numbers[index], frames=frames, size=cfg.image_size, window=window)
+        return make_clip(cfg.seed, self.numbers[index], frames=cfg.shape_frames, size=cfg.image_size, window=window)
 
-    def drawn(self, index: int, frames: int, window: slice) -> Sample:
+    def drawn(self, index: int, window: slice) -> Sample:
         """The same, as it stands in a batch."""
-        cfg, clip = self.config, self.made(index, frames, window)
+        cfg, clip = self.config, self.made(index, window)
         return Sample(from_uint8(torch.from_numpy(clip.video)), clip.label if cfg.classes else 0, clip.caption)

@@ -22,7 +22,6 @@ from latte.train.windows import least_frames
 NAME, FORMAT, TEXT = "index.json", "latte-latents-1", "text.safetensors"
 CAPTION, EMPTY = "caption.{}", "empty"  # tensors of TEXT; captions are numbered as sorted
 MADE_WITH = ("kind", "data", "classes", "image_size", "transform", "flip")  # settings that latents depend on
-OF_SHAPES = ("clips", "num_frames", "seed")  # the same, of the built-in data
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Stored:
     """What a folder holds; stands for the clips themselves, of which training then needs nothing more."""
 
     folder: Path
-    settings: dict  # MADE_WITH and, of the built-in data, OF_SHAPES
+    settings: dict  # see made_with
     source: str  # fingerprint of the data
     vae: str  # digest of the VAE's folder
     names: list[str]  # of classes
@@ -98,9 +97,11 @@ class Stored:
 
 
 def made_with(config: TrainConfig) -> dict:
-    """The settings that latents depend on."""
-    names = (*MADE_WITH, *(OF_SHAPES if config.data == "shapes" else ()))
-    return {name: getattr(config, name) for name in names}
+    """The settings that latents depend on; of the built-in data, with num_frames for what its whole videos have."""
+    values = {name: getattr(config, name) for name in MADE_WITH}
+    if config.data != "shapes":
+        return values
+    return values | {"clips": config.clips, "num_frames": config.shape_frames, "seed": config.seed}
 
 
 def write_index(latents: Stored) -> Path:

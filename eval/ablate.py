@@ -1,0 +1,78 @@
+"""`latte ablate`: the paper's ablations, trained, scored and reported; in small on the built-in shapes, or its own."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from latte.eval.ablation_report import write_report
+from latte.eval.ablation_runs import Grid, complete, missing
+from latte.eval.ablations import SCALES, Scale, ablations
+from latte.files import writable
+from latte.models.latte import LatteConfig
+from latte.parser import Parser
+from latte.train.config import TrainConfig
+from latte.train.presets import PRESETS
+from latte.train.settings import resolve
+
+VIDEOS = 64  # sampled of each run, where no number is asked for
+
+
+def base_of(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
+    """The settings that arms depart from: the preset's, with the scale's and then the user's changes. ValueError: not
+    those of a Latte, or unknown ones."""
+    words = [f"{name}={value}" for name, value in scale.settings.items()]
+    config = resolve(preset, words + changes)
+    if config.kind != "latte":
+        raise ValueError(f"--config {preset}: kind is {config.kind!r}; the ablations are of kind 'latte'")
+    return config
+
+
+def main(argv: list[str]) -> None:
+    """Do what is missing of the runs and scores, and write the report."""
+    parser = Parser(prog="latte ablate", description=__doc__)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME or key=value", help="ablations (default: all), and changes of the base")
+    add("--list", action="store_true", help="show the ablations and their arms, and do nothing")
+    add("--out", type=Path, default=Path("ablations"), help="folder of runs and report (default: ablations)")
+    add("--scale", choices=SCALES, default="small", help="small: the shapes, on a CPU (default); paper: needs GPUs")
+    add("--config", choices=PRESETS, help="preset of the base (default: shapes, or ffs at --scale paper)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of every arm for each (default: 0 1 2)")
+    add("--steps", type=int, help=f"of every run (default: {SCALES['small'].settings['steps']}; paper: 150000)")
+    add("--num-videos", type=int, default=VIDEOS, help=f"sampled of each run (default: {VIDEOS})")
+    add("--parallel", type=int, help="runs at a time (default: one on each GPU, or one)")
+    args = parser.parse_intermixed_args(argv)
+    changes = [word for word in args.names if "=" in word]
+    changes += [] if args.steps is None else [f"steps={args.steps}"]
+    scale = SCALES[args.scale]
+    base = base_of(scale, args.config or scale.preset, changes)
+    if not base.classes:
+        scale = replace(scale, sampling={**scale.sampling, "guidance_scale": 1.0}, scales=())
+    known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
+    if args.list:
+        for name, ablation in known.items():
+            print(f"{name:18} {ablation.title}\n{'':18} {'; '.join(ablation.arms)}")
+        return
+    check(args.num_videos, args.parallel, args.out, args.seeds)
+    names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
+    grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos)
+    grid.begin()
+    _, runs, exams = missing(grid)
+    print(f"{len(grid.exams)} to score, {len(exams)} missing; {len(runs)} to train, {base.steps} steps each")
+    failed = complete(grid, args.parallel or max(1, torch.cuda.device_count()))
+    print(f"wrote {', '.join(str(path) for path in write_report(grid, failed))}")
+    if failed:
+        path, reason = next(iter(failed.items()))
+        raise ValueError(f"{len(failed)} failed, the others are in the report; first {path}: {reason}")
+
+
+def check(count: int, parallel: int | None, out: Path, seeds: list[int]) -> None:
+    """ValueError, before hours of work, for what would fail after them."""
+    if not 1 <= count <= 1_000_000:
+        raise ValueError(f"--num-videos is {count}; it must be in 1 to 1000000")
+    if parallel is not None and not 1 <= parallel <= 1024:
+        raise ValueError(f"--parallel is {parallel}; it must be in 1 to 1024")
+    if min(seeds) < 0:
+        raise ValueError(f"--seeds has {min(seeds)}; seeds are 0 or more")
+    if not writable(out):
+        raise ValueError(f"--out {out} is not a folder that can be written to")

@@ -1,0 +1,116 @@
+"""What a trained run of an ablation is worth: samples of it, and what is measured of them and of the run."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from latte.checkpoint import load_model
+from latte.class_pipeline import ClassPipeline
+from latte.eval.exam import HELD_OUT
+from latte.eval.examiner import score
+from latte.files import replacing, write_json
+from latte.models.latte import Latte
+from latte.shapes import MOTIONS, Clip, make_clip
+from latte.train.config import TrainConfig
+from latte.train.denoising import Denoising
+from latte.train.folder_clips import open_clips
+from latte.train.plot import read_metrics
+from latte.train.settings import resolve
+from latte.train.windows import span
+
+SHOWN = (0, 4)  # of the samples, those that are kept: of the shapes, "left" and "clockwise"
+LAST = 0.1  # of the steps, whose mean the training's loss is
+DRAWS = 16  # batches, of 16 noisy clips each, that the loss on held-out clips is the mean of
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A run's samples, and real clips of the same classes where the data is built in."""
+
+    config: TrainConfig
+    videos: Tensor  # (n, f, 3, h, w) uint8
+    truths: list[Clip]
+
+
+def extent(config: TrainConfig) -> float:
+    """The share of a whole motion of the built-in shapes that a clip reaches over."""
+    return span(config.num_frames, config.frame_interval) / config.shape_frames
+
+
+def real_clips(config: TrainConfig, count: int) -> list[Clip]:
+    """Held-out clips as training takes them, from the middle of the motion, every motion in turn."""
+    reach = span(config.num_frames, config.frame_interval)
+    start = (config.shape_frames - reach) // 2
+    window = slice(start, start + reach, config.frame_interval)
+    motions = [MOTIONS[i % len(MOTIONS)] for i in range(count)]
+    return [
+        make_clip(HELD_OUT, i, motion, config.shape_frames, config.image_size, window)
+        for i, motion in enumerate(motions)
+    ]
+
+
+def by_examiner(answers: Answers) -> dict[str, float]:
+    """What the examiner says, and how many of the real clips it finds right."""
+    if not answers.truths:
+        return {}
+    labels, share = [clip.label for clip in answers.truths], extent(answers.config)
+    found = score(list(answers.videos.numpy()), labels, extent=share)
+    real = score([clip.video for clip in answers.truths], labels, extent=share)
+    names = ("motion_accuracy", "colour_constancy", "count_accuracy")
+    return {name: found[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
+
+
+MEASURES = (by_examiner,)  # of samples: Answers -> scores by name
+
+
+def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str) -> None:
+    """Sample `count` videos of a trained run, and write to `file` what they are worth; a picture beside shows a few.
+
+    sampling: what the pipeline's call takes. The picture has a row of frames for each of the videos SHOWN.
+    """
+    config = resolve(str(folder / "config.yaml"), [])
+    pipe = ClassPipeline.from_pretrained(folder / "final").to(device)
+    classes = pipe.transformer.config.num_classes
+    truths = real_clips(config, count) if config.data == "shapes" and classes else []
+    labels = [clip.label for clip in truths] or [i % classes for i in range(count) if classes]
+    asked = {"class_labels": labels} if classes else {"num_videos": count}
+    start = time.perf_counter()
+    videos = pipe(**asked, **sampling, output_type="uint8").frames.cpu()
+    seconds = time.perf_counter() - start
+    answers = Answers(config, videos, truths)
+    scores = {name: value for measure in MEASURES for name, value in measure(answers).items()}
+    kept = videos[[i for i in SHOWN if i < count]]
+    with replacing(file.with_suffix(".png")) as draft:
+        Image.fromarray(rearrange(kept, "n f c h w -> (n h) (f w) c").numpy()).save(draft)
+    write_json(file, {"seconds_per_video": seconds / count, **scores})
+
+
+def measure_run(folder: Path, device: str) -> dict[str, float]:
+    """Of a trained run: parameters, clips a second (the median), the loss of the last steps, and that held out."""
+    config, table = resolve(str(folder / "config.yaml"), []), read_metrics(folder)
+    network = load_model(folder / "final").to(device)
+    last = table["step"] > (1 - LAST) * config.steps
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "clips_per_second": float(np.nanmedian(table["clips_per_second"])),
+        "train_loss": float(np.nanmean(table["mse"][last])),
+        **({"heldout_loss": held_out_loss(network, config)} if config.data == "shapes" else {}),
+    }
+
+
+@torch.no_grad()
+def held_out_loss(network: Latte, config: TrainConfig) -> float:
+    """The loss on clips that no run has seen, at the same timesteps and with the same noise for every run."""
+    alike = {"seed": HELD_OUT, "clips": 64, "global_batch_size": 16, "micro_batch_size": 0}
+    config = replace(config, **alike, latents="once", num_images=0, init="")
+    objective = Denoising(open_clips(config), config, next(network.parameters()).device)
+    objective.prepare([range(16)], 0)
+    losses = [objective(network, step, range(16))[1]["mse"].item() for step in range(DRAWS)]
+    return math.fsum(losses) / len(losses)
