@@ -163,9 +163,7 @@ def train(grid: Grid, run: Run, workers: Workers, place: Place) -> None:
 
 
 def examine(grid: Grid, exam: Exam, workers: Workers, place: Place) -> None:
-    """Sample and score. ValueError: its training failed."""
-    if not exam.run.done:
-        raise ValueError("not trained")
+    """Sample and score."""
     score_samples(exam.run.folder, exam.sampling, grid.count, exam.file, place.device)
 
 
@@ -196,5 +194,5 @@ def complete(grid: Grid, parallel: int) -> dict[Path, str]:
         workers.each(attempt, [(encode, run, Path(run.config.latents)) for run in fresh])
         workers.each(attempt, [(train, run, run.folder) for run in runs if run.folder in first])
         workers.each(attempt, [(train, run, run.folder) for run in runs if run.folder not in first])
-        workers.each(attempt, [(examine, exam, exam.file) for exam in exams])
+        workers.each(attempt, [(examine, exam, exam.file) for exam in exams if exam.run.done])
     return failed

@@ -27,7 +27,8 @@ from latte.train.windows import span
 
 SHOWN = (0, 4)  # of the samples, those that are kept: of the shapes, "left" and "clockwise"
 LAST = 0.1  # of the steps, whose mean the training's loss is
-DRAWS = 16  # batches, of 16 noisy clips each, that the loss on held-out clips is the mean of
+UNSEEN = 64  # clips of the built-in data for the loss at fixed noise
+DRAWS, BATCH, UNIT = 16, 16, 4  # it is the mean of so many batches, of so many noisy clips, so many at once
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
 
 
 def measure_run(folder: Path, device: str) -> dict[str, float]:
-    """Of a trained run: parameters, clips a second (the median), the loss of the last steps, and that held out."""
+    """Of a trained run: parameters, clips a second, the median, the loss of the last steps, that at fixed noise."""
     config, table = resolve(str(folder / "config.yaml"), []), read_metrics(folder)
     network = load_model(folder / "final").to(device)
     last = table["step"] > (1 - LAST) * config.steps
@@ -101,16 +102,20 @@ def measure_run(folder: Path, device: str) -> dict[str, float]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "clips_per_second": float(np.nanmedian(table["clips_per_second"])),
         "train_loss": float(np.nanmean(table["mse"][last])),
-        **({"heldout_loss": held_out_loss(network, config)} if config.data == "shapes" else {}),
+        "fixed_loss": fixed_loss(network, config),
     }
 
 
 @torch.no_grad()
-def held_out_loss(network: Latte, config: TrainConfig) -> float:
-    """The loss on clips that no run has seen, at the same timesteps and with the same noise for every run."""
-    alike = {"seed": HELD_OUT, "clips": 64, "global_batch_size": 16, "micro_batch_size": 0}
-    config = replace(config, **alike, latents="once", num_images=0, init="")
+def fixed_loss(network: Latte, config: TrainConfig) -> float:
+    """The loss of clips alone, the same ones at the same timesteps and with the same noise whatever the run.
+
+    Of the built-in data they are clips that no run has seen; of a folder, its own.
+    """
+    clips = {"clips": UNSEEN, "latents": "once"} if config.data == "shapes" else {"latents": "step", "num_workers": 0}
+    config = replace(config, **clips, seed=HELD_OUT, num_images=0, init="", global_batch_size=BATCH, micro_batch_size=0)
     objective = Denoising(open_clips(config), config, next(network.parameters()).device)
-    objective.prepare([range(16)], 0)
-    losses = [objective(network, step, range(16))[1]["mse"].item() for step in range(DRAWS)]
+    objective.prepare([range(BATCH)], 0)
+    units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]
+    losses = [objective(network, step, unit)[1]["mse"].item() for step in range(DRAWS) for unit in units]
     return math.fsum(losses) / len(losses)

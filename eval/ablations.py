@@ -20,7 +20,7 @@ class Scale:
     image_model: dict | str  # what `initialisation` begins with: changes for a run of its own, or somebody's weights
     sizes: dict[str, dict]  # arms of `size`
     steps: tuple[int, ...]  # arms of `samplers`
-    scales: tuple[float, ...]  # arms of `guidance`; none: the base has no classes
+    scales: tuple[float, ...]  # arms of `guidance`, where the base has classes
 
 
 def shape(depth: int, hidden_size: int, num_heads: int) -> dict:
@@ -53,11 +53,11 @@ SCALES = {
     "paper": Scale(
         preset="ffs",
         settings={"steps": 150_000},
-        sampling={"sampler": "ddpm", "num_inference_steps": "250", "guidance_scale": 1.0, "batch_size": 4},
+        sampling={"sampler": "ddpm", "num_inference_steps": "250", "guidance_scale": 7.0, "batch_size": 4},
         image_model="DiT-XL-2-256x256.pt",
         sizes={f"Latte-{name}": {} if name == "XL" else shape(*SIZES[name]) for name in SIZES},
         steps=(50, 100, 250),
-        scales=(),
+        scales=(1.0, 2.0, 4.0, 7.0),
     ),
 }
 
@@ -159,7 +159,7 @@ def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
             "Joint training with images is better (+IMG).",
             {"no images": Arm(), "8 images": Arm({"num_images": 8})},
             (("8 images", "no images"),),
-            "As many clips a step; the images are extra work. The loss held out is that of clips alone.",
+            "As many clips a step; the images are extra work. The loss at fixed noise is that of clips alone.",
         ),
         "interval": Ablation(
             "Sampling interval",
