@@ -9,7 +9,7 @@ from einops import rearrange
 from PIL import Image
 
 from latte.eval.ablation_runs import Grid
-from latte.eval.ablations import Ablation
+from latte.eval.ablations import Ablation, Arm
 from latte.files import replacing
 from latte.gallery import contact_sheet
 from latte.train.plot import read_metrics, smooth
@@ -19,37 +19,44 @@ SIDE = 96  # pixels of a frame there, at most
 
 
 def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
-    """The training's loss by step, the mean over seeds of each arm, smoothed; whether there is any.
+    """The training's loss by step, the mean of each arm's seeds, smoothed; whether there is any.
 
+    Beside it the same less the first arm's: what the arms' common noise and timesteps do to all of them is gone there.
     ValueError: matplotlib is missing.
     """
-    tables = {}
-    for label, arm in ablation.arms.items():
-        runs = [grid.run(arm, seed) for seed in grid.seeds]
-        tables[label] = [read_metrics(run.folder) for run in runs if run.done]
-    if not ablation.trains or not any(tables.values()):
+    means = {label: mean for label, arm in ablation.arms.items() if (mean := mean_loss(grid, arm)) is not None}
+    if not ablation.trains or not means:
         return False
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("the curves of a report need matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    low, high = [], []
-    for i, (label, runs) in enumerate(tables.items()):
-        if runs:
-            steps = runs[0]["step"]
-            window = max(1, len(steps) // 15)
-            mean = smooth(np.mean([run["mse"] for run in runs], axis=0), window)
-            axes.plot(steps[window - 1 :], mean[window - 1 :], color=f"C{i}", linewidth=1.4, label=label)
-            low, high = [*low, mean[window - 1 :].min()], [*high, np.median(mean)]
-    axes.set(xlabel="step", ylabel="loss of training, smoothed", ylim=(0.95 * min(low), 1.35 * max(high)))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="upper right")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    loss, lead = figure.subplots(1, 2)
+    first, (_, reference) = next(iter(means.items()))
+    for i, (label, (step, mean)) in enumerate(means.items()):
+        loss.plot(step, mean, color=f"C{i}", linewidth=1.4, label=label)
+        if len(mean) == len(reference):
+            lead.plot(step, mean - reference, color=f"C{i}", linewidth=1.4)
+    loss.set(xlabel="step", ylabel="loss of training, smoothed", yscale="log")
+    lead.set(xlabel="step", ylabel=f"less that of {first}")
+    loss.legend(frameon=False)
+    for axes in (loss, lead):
+        axes.grid(alpha=0.3, which="both")
     with replacing(path) as draft:
-        figure.savefig(draft, dpi=110, metadata={"Software": None})
+        figure.savefig(draft, dpi=100, metadata={"Software": None})
     shrink(path)
     return True
+
+
+def mean_loss(grid: Grid, arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps, and the smoothed loss there, the mean of an arm's seeds; None: none is trained."""
+    runs = [read_metrics(run.folder) for seed in grid.seeds if (run := grid.run(arm, seed)).done]
+    if not runs:
+        return None
+    window = max(1, len(runs[0]["step"]) // 15)
+    smoothed = smooth(np.mean([run["mse"] for run in runs], axis=0), window)
+    return runs[0]["step"][window - 1 :], smoothed[window - 1 :]
 
 
 def draw_strips(grid: Grid, ablation: Ablation, path: Path) -> bool:
@@ -65,14 +72,15 @@ def draw_strips(grid: Grid, ablation: Ablation, path: Path) -> bool:
 
 
 def strip(picture: Path, side: int) -> torch.Tensor:
-    """FRAMES frames of each sample in the picture beside an exam's scores, (frames, 3, h, w) uint8."""
+    """FRAMES frames of each sample in the picture beside an exam's scores, (f, 3, h, w) uint8, white between two."""
     pixels = torch.from_numpy(np.asarray(Image.open(picture)).copy())
     samples = rearrange(pixels, "(n h) (f w) c -> n f c h w", h=side, w=side)
     frames = samples.shape[1]
-    chosen = samples[:, torch.linspace(0, frames - 1, min(FRAMES, frames)).round().long()].flatten(0, 1)
-    if side <= SIDE:
-        return chosen
-    return F.interpolate(chosen.float(), (SIDE, SIDE), mode="area").round().byte()
+    chosen = samples[:, torch.linspace(0, frames - 1, min(FRAMES, frames)).round().long()]
+    if side > SIDE:
+        smaller = F.interpolate(chosen.flatten(0, 1).float(), (SIDE, SIDE), mode="area").round().byte()
+        chosen = smaller.unflatten(0, chosen.shape[:2])
+    return F.pad(chosen, (0, 0) * 3 + (0, 1), value=255).flatten(0, 1)[:-1]
 
 
 def shrink(path: Path) -> None:

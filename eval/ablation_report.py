@@ -5,8 +5,11 @@ A pure function of those files and of what failed: written again, it is the same
 
 import base64
 import html
+import io
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from latte.eval.ablation_pictures import draw_curves, draw_strips
 from latte.eval.ablation_runs import Grid
@@ -106,6 +109,13 @@ def markdown(about: list[str], sections: list[Section]) -> str:
     return "\n".join(lines)
 
 
+def embedded(picture: Path) -> str:
+    """A picture as the address that it has in a page which needs no other file: WebP, a fifth of the bytes."""
+    data = io.BytesIO()
+    Image.open(picture).convert("RGB").save(data, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
 OWN_STYLE = """
 h2 { font-size: 1.15rem; margin: 2.75rem 0 .5rem }
 p { margin: .4rem 0; max-width: 60rem }
@@ -132,8 +142,7 @@ def page(about: list[str], sections: list[Section], folder: Path) -> str:
         parts += [*grid(section.rows), "</table></div>"]
         parts += ["<ul>", *(f"<li>{of(text)}</li>" for text in section.lines), "</ul>"] if section.lines else []
         for file, caption in section.pictures.items():
-            data = base64.b64encode((folder / file).read_bytes()).decode()
-            parts.append(f'<figure><img alt="{of(caption)}" src="data:image/png;base64,{data}"></figure>')
+            parts.append(f'<figure><img alt="{of(caption)}" src="{embedded(folder / file)}"></figure>')
     head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Ablations</title>\n'
     size = '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     return f"{head}{size}<style>\n{STYLE}{OWN_STYLE}\n</style>\n" + "\n".join(parts) + "\n</html>\n"

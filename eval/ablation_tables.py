@@ -1,6 +1,7 @@
 """An ablation's scores in numbers: means and spreads, and what becomes of the paper's claims."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from latte.eval.ablation_runs import TRAINED, Grid
@@ -56,10 +57,7 @@ def values(scores: Scores, arm: str, name: str) -> dict[int, float]:
 
 def spread(numbers: list[float]) -> tuple[float, float]:
     """Mean, and standard deviation (n - 1); nan of fewer than two."""
-    mean = math.fsum(numbers) / len(numbers)
-    if len(numbers) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (len(numbers) - 1))
+    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else math.nan
 
 
 def compare(better: dict[int, float], worse: dict[int, float], sign: int) -> tuple[float, float, str]:

@@ -180,7 +180,7 @@ def test_report_counts_as_by_hand(tmp_path):
     half = 4.303 * statistics.stdev(leads) / math.sqrt(3)
     assert f"motion {statistics.mean(leads):+.3f} ± {half:.3f}: holds" in text
     pictures = [grid.folder / name for name in re.findall(r"\((\S+\.png)\)", text)]
-    assert len(pictures) == 2 and page.read_text().count("data:image/png;base64,") == 2
+    assert len(pictures) == 2 and page.read_text().count("data:image/webp;base64,") == 2
     assert "http" not in page.read_text() and all(path.stat().st_size < 100_000 for path in pictures)
 
 
