@@ -38,8 +38,8 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
         loss.plot(step, mean, color=f"C{i}", linewidth=1.4, label=label)
         if len(mean) == len(reference):
             lead.plot(step, mean - reference, color=f"C{i}", linewidth=1.4)
-    loss.set(xlabel="step", ylabel="loss of training, smoothed", yscale="log")
-    lead.set(xlabel="step", ylabel=f"less that of {first}")
+    loss.set(xlabel="step", ylabel="loss of training, smoothed")
+    lead.set(xlabel="step", ylabel=f"difference from {first}")
     loss.legend(frameon=False)
     for axes in (loss, lead):
         axes.grid(alpha=0.3, which="both")

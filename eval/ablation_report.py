@@ -54,7 +54,7 @@ def summary(sections: list[Section]) -> list[list[str]]:
     """Rows of cells, the first the heading: what becomes of each claim, by each metric that decides any."""
     claims = [(claim, {v.metric.name: v.word for v in row}) for s in sections for claim, row in s.verdicts.items()]
     shown = [metric for metric in METRICS if any(metric.name in words for _, words in claims)]
-    rows = [["the paper's claims", *(metric.title.rstrip(" ↑↓") for metric in shown)]]
+    rows = [["claim", *(metric.title.rstrip(" ↑↓") for metric in shown)]]
     return rows + [[claim, *(words.get(metric.name, "-") for metric in shown)] for claim, words in claims]
 
 

@@ -171,8 +171,9 @@ def missing(grid: Grid) -> tuple[list[Run], list[Run], list[Exam]]:
     """(a run for each set of latents not encoded yet, runs not trained yet, exams not scored yet)."""
     wanted = {run.folder: run for exam in grid.exams for run in (exam.run.before, exam.run) if run}
     runs = [run for run in wanted.values() if not run.done]
-    latents = {run.config.latents: run for run in runs if run.config.latents != "step"}
-    fresh = [run for where, run in latents.items() if not (Path(where) / latent_files.NAME).is_file()]
+    latents = {Path(run.config.latents): run for run in runs}
+    ours = {where: run for where, run in latents.items() if where.is_relative_to(grid.folder)}
+    fresh = [run for where, run in ours.items() if not (where / latent_files.NAME).is_file()]
     return fresh, runs, [exam for exam in grid.exams if not exam.file.is_file()]
 
 

@@ -118,7 +118,7 @@ def verdicts(ablation: Ablation, scores: Scores) -> dict[str, list[Verdict]]:
     """On each of the paper's claims, by each metric that both arms have."""
     found: dict[str, list[Verdict]] = {}
     for better, worse in ablation.claims:
-        row = found[f"{better} before {worse}"] = []
+        row = found[f"{better} ahead of {worse}"] = []
         for metric in columns(ablation, scores):
             pair = [values(scores, arm, metric.name) for arm in (better, worse)]
             if metric.better and pair[0].keys() & pair[1].keys():

@@ -39,9 +39,9 @@ SCALES = {
             "num_frames": 8,
             "motion_frames": 22,  # at every third frame a clip is a whole motion
             "frame_interval": 3,
-            "steps": 900,
-            "learning_rate": 2e-3,
-            "warmup": 50,
+            "steps": 1500,
+            "learning_rate": 3e-3,
+            "warmup": 100,
             "ema_decay": 0.99,
             "log_every": 1,
             "save_every": 200,

@@ -135,7 +135,7 @@ def test_an_arm_that_fails_is_told_and_the_others_are_there(vae, commands, tmp_p
     text = (tmp_path / "report.md").read_text()
     assert "- compression, 2 frames, seed 0, failed: latte train: error: 3 frames cannot be cut" in text
     assert re.search(r"\| uniform \| 1 \| 0\.\d+ \|", text) and "| compression, 2 frames | 0 | - |" in text
-    assert "uniform before compression, 2 frames: not scored" in text
+    assert "uniform ahead of compression, 2 frames: not scored" in text
 
 
 def test_an_arm_begins_with_a_model_of_images(vae, commands, tmp_path):
@@ -151,6 +151,16 @@ def test_an_arm_begins_with_a_model_of_images(vae, commands, tmp_path):
     text = (tmp_path / "report.md").read_text()
     header = text[text.index("## Sampling interval") :].splitlines()[4]
     assert "motion of real clips" in header and "loss" not in header
+
+
+def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path):
+    """Nobody knows what its videos are to show: there is no examiner, and without classes no guidance."""
+    words = ["--scale", "paper", "--config", "folder", f"data={videos}", "motion_frames=0", "frame_interval=1"]
+    assert ablate(tmp_path, vae, "temporal-position", "classes=false", *words, seeds=(0,)) == 0
+    header = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|  |"))
+    assert header.split(" | ")[2:4] == ["parameters, M", "loss, fixed noise ↓"] and "motion" not in header
+    assert len(json.loads((tmp_path / "runs/base/seed-0/scores/base.json").read_text())) == 1
+    assert Image.open(tmp_path / "runs/base/seed-0/scores/base.png").size == (4 * 16, 16)
 
 
 def write_scores(grid: Grid, numbers: dict[str, list[float]]) -> None:
