@@ -2,8 +2,10 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +17,11 @@ from latte.checkpoint import load_model
 from latte.class_pipeline import ClassPipeline
 from latte.eval.exam import HELD_OUT
 from latte.eval.examiner import score
+from latte.eval.frechet import Moments, distance
+from latte.eval.shape_features import load_shape_features, shape_features, squash
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
+from latte.models.shape_features import ShapeFeatures
 from latte.shapes import MOTIONS, Clip, make_clip
 from latte.train.config import TrainConfig
 from latte.train.denoising import Denoising
@@ -27,48 +32,82 @@ from latte.train.windows import span
 
 SHOWN = (0, 4)  # of the samples, those that are kept: of the shapes, "left" and "clockwise"
 LAST = 0.1  # of the steps, whose mean the training's loss is
+REAL = 256  # clips that the shapes distance is from
 UNSEEN = 64  # clips of the built-in data for the loss at fixed noise
 DRAWS, BATCH, UNIT = 16, 16, 4  # it is the mean of so many batches, of so many noisy clips, so many at once
 
 
-@dataclass(frozen=True)
-class Answers:
+class Look(NamedTuple):
+    """How training takes clips of the built-in shapes."""
+
+    frames: int
+    interval: int
+    motion: int  # frames of a whole one
+    size: int  # pixels of a side
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Look":
+        return cls(config.num_frames, config.frame_interval, config.shape_frames, config.image_size)
+
+    @property
+    def extent(self) -> float:
+        """The share of a whole motion that a clip reaches over."""
+        return span(self.frames, self.interval) / self.motion
+
+
+class Answers(NamedTuple):
     """A run's samples, and real clips of the same classes where the data is built in."""
 
-    config: TrainConfig
+    look: Look
     videos: Tensor  # (n, f, 3, h, w) uint8
     truths: list[Clip]
 
 
-def extent(config: TrainConfig) -> float:
-    """The share of a whole motion of the built-in shapes that a clip reaches over."""
-    return span(config.num_frames, config.frame_interval) / config.shape_frames
-
-
-def real_clips(config: TrainConfig, count: int) -> list[Clip]:
-    """Held-out clips as training takes them, from the middle of the motion, every motion in turn."""
-    reach = span(config.num_frames, config.frame_interval)
-    start = (config.shape_frames - reach) // 2
-    window = slice(start, start + reach, config.frame_interval)
+def real_clips(look: Look, count: int) -> list[Clip]:
+    """Held-out clips, from the middle of the motion, every motion in turn."""
+    reach = span(look.frames, look.interval)
+    start = (look.motion - reach) // 2
+    window = slice(start, start + reach, look.interval)
     motions = [MOTIONS[i % len(MOTIONS)] for i in range(count)]
-    return [
-        make_clip(HELD_OUT, i, motion, config.shape_frames, config.image_size, window)
-        for i, motion in enumerate(motions)
-    ]
+    return [make_clip(HELD_OUT, i, motion, look.motion, look.size, window) for i, motion in enumerate(motions)]
+
+
+@cache
+def network() -> ShapeFeatures:
+    """The one of the shapes distance."""
+    return load_shape_features()
+
+
+def moments(videos: Tensor) -> Moments:
+    """Of the features of videos (n, f, 3, h, w)."""
+    return Moments.of(shape_features(network(), torch.stack([squash(video) for video in videos])))
+
+
+@cache
+def real_moments(look: Look) -> Moments:
+    """The same of real clips."""
+    return moments(torch.stack([torch.from_numpy(clip.video) for clip in real_clips(look, REAL)]))
+
+
+def shapes_distance(answers: Answers) -> dict[str, float]:
+    """How far the samples are from held-out clips (latte.eval.shape_features): with few samples too large, for all."""
+    if len(answers.truths) < 2:
+        return {}
+    return {"shapes_distance": distance(moments(answers.videos), real_moments(answers.look))}
 
 
 def by_examiner(answers: Answers) -> dict[str, float]:
     """What the examiner says, and how many of the real clips it finds right."""
     if not answers.truths:
         return {}
-    labels, share = [clip.label for clip in answers.truths], extent(answers.config)
+    labels, share = [clip.label for clip in answers.truths], answers.look.extent
     found = score(list(answers.videos.numpy()), labels, extent=share)
     real = score([clip.video for clip in answers.truths], labels, extent=share)
     names = ("motion_accuracy", "colour_constancy", "count_accuracy")
     return {name: found[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
 
 
-MEASURES = (by_examiner,)  # of samples: Answers -> scores by name
+MEASURES = (by_examiner, shapes_distance)  # of samples: Answers -> scores by name
 
 
 def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str) -> None:
@@ -79,13 +118,13 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
     config = resolve(str(folder / "config.yaml"), [])
     pipe = ClassPipeline.from_pretrained(folder / "final").to(device)
     classes = pipe.transformer.config.num_classes
-    truths = real_clips(config, count) if config.data == "shapes" and classes else []
+    truths = real_clips(Look.of(config), count) if config.data == "shapes" and classes else []
     labels = [clip.label for clip in truths] or [i % classes for i in range(count) if classes]
     asked = {"class_labels": labels} if classes else {"num_videos": count}
     start = time.perf_counter()
     videos = pipe(**asked, **sampling, output_type="uint8").frames.cpu()
     seconds = time.perf_counter() - start
-    answers = Answers(config, videos, truths)
+    answers = Answers(Look.of(config), videos, truths)
     scores = {name: value for measure in MEASURES for name, value in measure(answers).items()}
     kept = videos[[i for i in SHOWN if i < count]]
     with replacing(file.with_suffix(".png")) as draft:

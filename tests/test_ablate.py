@@ -21,7 +21,7 @@ from latte.eval import ablation_scores, workers
 from latte.eval.ablate import base_of
 from latte.eval.ablation_report import write_report
 from latte.eval.ablation_runs import Grid, missing
-from latte.eval.ablation_scores import extent, real_clips
+from latte.eval.ablation_scores import Answers, Look, by_examiner, real_clips, shapes_distance
 from latte.eval.ablation_tables import compare, spread
 from latte.eval.ablations import SCALES, ablations
 from latte.eval.examiner import score
@@ -221,12 +221,24 @@ def test_shapes_of_longer_motions(tmp_path):
     whole, every = make_clip(0, 5, frames=base.num_frames), open_clips(base).clip(5, torch.Generator())
     assert base.image_size != 64 or np.array_equal(whole.video, ((every.video + 1) * 127.5).round().byte().numpy())
     for interval, least in ((1, 0.8), (2, 0.95), (3, 1.0)):
-        config = replace(base, frame_interval=interval)
-        clips = real_clips(config, 32)
+        look = Look.of(replace(base, frame_interval=interval))
+        clips = real_clips(look, 32)
         videos, labels = [clip.video for clip in clips], [clip.label for clip in clips]
         assert videos[0].shape == (base.num_frames, 3, base.image_size, base.image_size)
-        assert score(videos, labels, extent=extent(config))["motion_accuracy"] >= least
+        assert score(videos, labels, extent=look.extent)["motion_accuracy"] >= least
         assert interval > 1 or score(videos, labels)["motion_accuracy"] < 0.3
+
+
+def test_measures_of_samples(tmp_path):
+    """Real clips are right and near, the same with their frames shuffled are neither."""
+    look = Look.of(grid_of(tmp_path).base)
+    clips = real_clips(look, 16)
+    videos = torch.stack([torch.from_numpy(clip.video) for clip in clips])
+    near, far = (Answers(look, videos[:, order], clips) for order in (list(range(8)), [3, 6, 1, 0, 7, 2, 5, 4]))
+    assert by_examiner(near)["motion_accuracy"] == by_examiner(far)["real_motion_accuracy"] == 1.0
+    assert by_examiner(far)["motion_accuracy"] < 0.3
+    assert shapes_distance(far)["shapes_distance"] > 2 * shapes_distance(near)["shapes_distance"] > 0
+    assert by_examiner(near._replace(truths=[])) == shapes_distance(near._replace(truths=[])) == {}
 
 
 def test_workers_share_the_gpus(monkeypatch):
