@@ -20,11 +20,13 @@ from latte.eval.workers import Place, Workers
 from latte.files import read_json, write_json, write_text
 from latte.models.latte import LatteConfig
 from latte.train import latent_files
-from latte.train.config import TrainConfig
+from latte.train.config import MAY_CHANGE, TrainConfig
 from latte.train.latent_files import made_with
+from latte.train.run import DEFAULTS
 from latte.train.settings import resolve
 
 ABOUT, BASE, TRAINED, LOG = "ablation.json", "base.yaml", "trained.json", "train.log"
+FREE = MAY_CHANGE - {"steps"} | {"seed"}  # settings that are no part of what is compared
 IMAGES = "images"  # name of the image model's runs
 
 
@@ -120,17 +122,17 @@ class Grid:
         )
 
     def begin(self) -> None:
-        """Write what the folder is for. ValueError: it holds an ablation of another base."""
-        base = {name: value for name, value in asdict(self.base).items() if name != "seed"}
-        about = json.loads(json.dumps({"base": base, "sampling": self.scale.sampling, "num_videos": self.count}))
+        """Write what the folder is for. ValueError: it holds an ablation of another base.
+
+        Settings that a run may be resumed with may change, but for the number of steps.
+        """
+        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count}
+        about = json.loads(json.dumps({name: value for name, value in asked.items() if name not in FREE}))
         path = self.folder / ABOUT
-        before = read_json(path) if path.is_file() else about
-        if before != about:
-            flat = lambda table: {**table["base"], **table["sampling"], "num_videos": table["num_videos"]}
-            changed = sorted(name for name, value in flat(before).items() if flat(about).get(name) != value)
-            raise ValueError(
-                f"{self.folder} holds an ablation with other settings ({', '.join(changed)}): give another"
-            )
+        before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # of settings newer than the folder
+        if changed := sorted(name for name, value in about.items() if before.get(name) != value):
+            said = f"{self.folder} holds an ablation with other settings: {', '.join(changed)}"
+            raise ValueError(f"{said}: give another folder")
         write_json(path, about)
         write_text(self.folder / BASE, yaml.safe_dump(asdict(self.base), sort_keys=False))
 

@@ -117,6 +117,9 @@ def test_trains_once_resumes_and_redoes_what_is_missing(vae, commands, tmp_path,
     commands.clear()
     assert ablate(tmp_path, vae, *names) == 0 and not commands
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == report
+    about = json.loads((tmp_path / "ablation.json").read_text())
+    (tmp_path / "ablation.json").write_text(json.dumps({n: v for n, v in about.items() if n != "kl_weight"}))
+    assert ablate(tmp_path, vae, *names, "micro_batch_size=1") == 0 and not commands  # an older folder, a smaller GPU
     gone, other = (tmp_path / f"runs/{name}/seed-1/scores/base.json" for name in ("tubelet=2", "base"))
     before, kept = json.loads(gone.read_text()), other.stat().st_mtime_ns
     gone.unlink()
@@ -125,7 +128,7 @@ def test_trains_once_resumes_and_redoes_what_is_missing(vae, commands, tmp_path,
     assert all(again[name] == before[name] for name in again if name != "seconds_per_video")
     assert other.stat().st_mtime_ns == kept
     assert ablate(tmp_path, vae, "temporal-position", "learning_rate=1e-3") == 2
-    assert "other settings (learning_rate)" in capsys.readouterr().err
+    assert "other settings: learning_rate: give another folder" in capsys.readouterr().err
 
 
 def test_an_arm_that_fails_is_told_and_the_others_are_there(vae, commands, tmp_path, capsys):
