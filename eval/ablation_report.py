@@ -94,7 +94,7 @@ def markdown(about: list[str], sections: list[Section]) -> str:
     """The report as Markdown."""
     lines = ["# Ablations", "", *(line for text in about for line in (text, ""))]
     grid = lambda rows: [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
-    lines += ["## In short", "", *grid(summary(sections)), ""]
+    lines += ["## In short", "", *grid(summary(sections)), ""] if summary(sections)[1:] else []
     for section in sections:
         lines += [
             f"## {section.title}",
@@ -135,7 +135,7 @@ def page(about: list[str], sections: list[Section], folder: Path) -> str:
     line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{of(text)}</{tag}>" for text in cells) + "</tr>"
     grid = lambda rows: ['<div class="table"><table>', line(rows[0], "th"), *(line(row, "td") for row in rows[1:])]
     parts = ["<h1>Ablations</h1>", *(f"<p>{of(text)}</p>" for text in about)]
-    parts += ["<h2>In short</h2>", *grid(summary(sections)), "</table></div>"]
+    parts += ["<h2>In short</h2>", *grid(summary(sections)), "</table></div>"] if summary(sections)[1:] else []
     for section in sections:
         parts += [f'<h2 id="{section.name}">{of(section.title)}</h2>']
         parts += [f"<p>{of(text)}</p>" for text in (f"The paper: {section.finding}", section.note) if text]

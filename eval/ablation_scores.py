@@ -33,8 +33,7 @@ from latte.train.windows import span
 SHOWN = (0, 4)  # of the samples, those that are kept: of the shapes, "left" and "clockwise"
 LAST = 0.1  # of the steps, whose mean the training's loss is
 REAL = 256  # clips that the shapes distance is from
-UNSEEN = 64  # clips of the built-in data for the loss at fixed noise
-DRAWS, BATCH, UNIT = 16, 16, 4  # it is the mean of so many batches, of so many noisy clips, so many at once
+DRAWS, BATCH, UNIT = 16, 16, 4  # the loss at fixed noise: so many batches of so many clips, so many of them at once
 
 
 class Look(NamedTuple):
@@ -151,8 +150,8 @@ def fixed_loss(network: Latte, config: TrainConfig) -> float:
 
     Of the built-in data they are clips that no run has seen; of a folder, its own.
     """
-    clips = {"clips": UNSEEN, "latents": "once"} if config.data == "shapes" else {"latents": "step", "num_workers": 0}
-    config = replace(config, **clips, seed=HELD_OUT, num_images=0, init="", global_batch_size=BATCH, micro_batch_size=0)
+    alike = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
+    config = replace(config, **alike, global_batch_size=BATCH, micro_batch_size=0)
     objective = Denoising(open_clips(config), config, next(network.parameters()).device)
     objective.prepare([range(BATCH)], 0)
     units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]

@@ -39,9 +39,9 @@ SCALES = {
             "num_frames": 8,
             "motion_frames": 22,  # at every third frame a clip is a whole motion
             "frame_interval": 3,
-            "steps": 1500,
-            "learning_rate": 3e-3,
-            "warmup": 100,
+            "steps": 1800,
+            "learning_rate": 2e-3,
+            "warmup": 50,
             "ema_decay": 0.99,
             "log_every": 1,
             "save_every": 200,
@@ -181,7 +181,7 @@ def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
         ),
         "samplers": Ablation(
             "Sampler and number of steps",
-            "The paper samples with DDPM, 250 steps; it compares no samplers.",
+            "No samplers are compared; it samples with DDPM, 250 steps.",
             samplers,
             note="One model of each seed, that of the base, sampled in several ways.",
         ),
@@ -189,7 +189,7 @@ def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
     if scale.scales:
         table["guidance"] = Ablation(
             "Scale of classifier-free guidance",
-            "The paper's code has 7 on UCF101; the paper compares no scales.",
+            "No scales are compared; its code has 7 on UCF101.",
             {f"guidance {s:g}": Arm(sample={"guidance_scale": s}) for s in scale.scales},
         )
     return table

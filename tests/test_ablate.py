@@ -58,7 +58,6 @@ def commands(monkeypatch):
         for item in items:
             function(*item, self, workers.places(1)[0])
 
-    monkeypatch.setattr(ablation_scores, "UNSEEN", 8)
     monkeypatch.setattr(ablation_scores, "DRAWS", 2)
     monkeypatch.setattr(Workers, "call", call)
     monkeypatch.setattr(Workers, "each", each)
