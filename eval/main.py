@@ -10,6 +10,7 @@ from pathlib import Path
 from latte.eval.exam import evaluate, origin, table
 from latte.eval.fvd import compared
 from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
+from latte.eval.pairs import compare_pairs
 from latte.eval.protocol import PROTOCOLS
 from latte.eval.videos import compare_videos
 from latte.files import read_json, writable, write_json
@@ -48,6 +49,8 @@ def parser() -> Parser:
     add("--samples", type=Path, help="a folder for a model's videos, lossless; without it none is kept")
     add("--prompts", type=Path, metavar="FILE", help="what a text-to-video model is to show, a line each")
     add("--features", type=Path, help="a folder where features are kept, and found again")
+    add("--exact", type=Path, help="a folder of the videos that those of the same name stand in for: PSNR, SSIM, LPIPS")
+    add("--alexnet", type=Path, help="alexnet-owt-7be5be79.pth, for LPIPS")
     add("--compare", type=Path, nargs=2, metavar="RESULT", help="two .json files: which is better, if that can be said")
     add_sampling_options(parser)
     return parser
@@ -64,7 +67,12 @@ def main(argv: list[str]) -> None:
     idle = [] if args.real else [name for name in OF_VIDEOS if getattr(args, name)]
     if idle:
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing without --real: name what to compare with")
-    result = compare_videos(args) if args.real else examine_model(args)
+    if args.real and args.exact:
+        raise ValueError("--real compares with real videos, --exact with those that a pair stands in for: give one")
+    if args.alexnet and not args.exact:
+        raise ValueError("--alexnet does nothing without --exact")
+    work = compare_videos if args.real else compare_pairs if args.exact else examine_model
+    result = work(args)
     if args.out and result:
         write_json(args.out, result)
         print(f"wrote {args.out}")

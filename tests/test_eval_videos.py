@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from latte.checkpoint import save_model
 from latte.cli import main
 from latte.eval.corruptions import corrupted
 from latte.eval.frechet import Moments
 from latte.models.c3d import C3D
+from latte.models.latte import Latte, LatteConfig
 from latte.shapes import make_clip
 from latte.video import write_video
 
@@ -31,6 +34,16 @@ def sets(tmp_path_factory) -> dict[str, Path]:
         "good": videos(root / "good", 48, 48),
         "bad": videos(root / "bad", 48, 48, "noise"),
     }
+
+
+@pytest.fixture
+def folder_of_shapes(tmp_path, vae) -> Path:
+    """A model that makes videos of 16 frames, of three classes, and knows nothing."""
+    torch.manual_seed(0)
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=16, num_classes=3)
+    save_model(Latte(config), tmp_path / "model")
+    shutil.copytree(vae, tmp_path / "model/vae")
+    return tmp_path / "model"
 
 
 def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
@@ -94,6 +107,49 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
     assert "is of 20480 clips; 48 are given" in capsys.readouterr().err
     assert main([*both, "--c3d-mean", str(tmp_path)]) == 2
     assert "--c3d-mean does nothing without --c3d" in capsys.readouterr().err
+
+
+def test_pairs_are_compared_by_name(tmp_path, capsys):
+    good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
+    for folder, first, spoil in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
+        videos(Path(folder), first, 2, spoil)
+    assert main(["eval", bad, "--exact", good, "--out", str(tmp_path / "p.json")]) == 0
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5
+    assert found["flicker"] < found["exact_flicker"] and f"psnr {found['psnr']:.4f}" in capsys.readouterr().out
+    assert main(["eval", good, "--exact", good, "--out", str(tmp_path / "p.json")]) == 0
+    same = json.loads((tmp_path / "p.json").read_text())
+    assert same["psnr"] == 100 and same["ssim"] == pytest.approx(1)
+    for words, line in {
+        (good, "--exact", other): "are not pairs: only one of them has 0",
+        (good, "--exact", good, "--real", other): "give one",
+        (good, "--real", other, "--alexnet", "a.pth"): "--alexnet does nothing without --exact",
+        (good, "--exact", good, "--alexnet", "a.pth"): "a.pth: there is no such file; LPIPS needs",
+    }.items():
+        assert main(["eval", *words]) == 2
+        assert line in capsys.readouterr().err
+
+
+def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_path, capsys):
+    """Without a file, and from files: the same clips, so the same numbers; features are found again."""
+    found = []
+    words = ["eval", str(folder_of_shapes), "--real", str(sets["real"]), "--num-videos", "4", "--batch-size", "4"]
+    words += ["--num-sampling-steps", "2", "--out", str(tmp_path / "r.json")]
+    for more in (["--features", str(tmp_path / "f")], ["--samples", str(tmp_path / "s")], ["--seed", "1"]):
+        assert main([*words, *more]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text()))
+    assert found[0]["distance"] == pytest.approx(found[1]["distance"], rel=1e-4)
+    assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]
+    assert found[0]["distance"] != found[2]["distance"]
+    assert len(list((tmp_path / "s").glob("*.mkv"))) == 4
+    assert main([*words, "--prompts", "setup.cfg"]) == 2
+    assert "no prompts: leave out --prompts" in capsys.readouterr().err
+    np.savez(tmp_path / "real.npz", mean=np.zeros(32), cov=np.eye(32), n=9)
+    words[3] = str(tmp_path / "real.npz")
+    assert main([*words, "--protocol", "stylegan-v-128f"]) == 2
+    assert "makes videos of 16 frames; protocol stylegan-v-128f, clips 4 needs more" in capsys.readouterr().err
+    assert main(["eval", str(sets["good"]), "--real", str(sets["real"]), "--samples", str(tmp_path / "s")]) == 2
+    assert "--samples does nothing with" in capsys.readouterr().err
 
 
 def test_real_clips_and_their_blurred_twins():
