@@ -7,6 +7,7 @@ from latte.parser import Parser
 BENCHES = {
     "pab": ("latte.eval.pab_cost", "what Pyramid Attention Broadcast saves and costs"),
     "train": ("latte.eval.train_speed", "how fast a Latte trains"),
+    "eval": ("latte.eval.eval_speed", "how fast videos are decoded and compared"),
     "memory": ("latte.eval.memory_need", "what Latte-1 needs in memory"),
     "features": ("latte.eval.feature_check", "how the shapes' feature distance grows with damage"),
 }

@@ -14,6 +14,7 @@ from latte.cli import main
 from latte.eval.corruptions import corrupted
 from latte.eval.frechet import Moments
 from latte.models.c3d import C3D
+from latte.models.i3d import I3D, Logits, Pool
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes import make_clip
 from latte.video import write_video
@@ -163,3 +164,29 @@ def test_real_clips_and_their_blurred_twins():
     clean, blurred = (read_video(Path(root) / "sky" / f"sky_{name}.mp4")[0] for name in ("clean", "Motion_Blur_3"))
     assert clean.shape == blurred.shape
     assert flicker(clean[None]) > flicker(blurred[None]) + 0.01
+
+
+def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monkeypatch):
+    """With a small I3D in place of the real one, which takes half a minute."""
+    from latte.eval import eval_speed
+
+    class Small(I3D):
+        """Two convolutions of I3D's, and its head."""
+
+        def __init__(self):
+            super().__init__()
+            for name in list(self._modules)[3:-1]:
+                delattr(self, name)
+            self.logits = Logits(64, 8)
+            self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
+
+    monkeypatch.setattr(eval_speed, "I3D", Small)
+    videos(tmp_path / "real", 0, 2)
+    words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1"]
+    assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
+    found = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert found["agreement"]["relative_error"] < 1e-4
+    for name in ("decoding", "features"):
+        assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])
+    assert found["distance"]["seconds"] > 0 and "I3D's features of a clip" in capsys.readouterr().out
+    assert main(["bench", "eval", "--clips", "0"]) == 2
