@@ -1,5 +1,9 @@
-"""`latte ablate`: the paper's ablations, trained, scored and reported; in small on the built-in shapes, or its own."""
+"""`latte ablate`: the paper's ablations. Trains every arm with every seed, samples, scores, and writes a report.
 
+In small on the built-in shapes, which a CPU does in hours, or in the paper's own size, on GPUs.
+"""
+
+import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from latte.train.config import TrainConfig
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
 
+LATTES = [name for name, preset in PRESETS.items() if preset.kind == "latte"]
 VIDEOS = 64  # sampled of each run, where no number is asked for
 
 
@@ -36,9 +41,13 @@ def main(argv: list[str]) -> None:
     add("--list", action="store_true", help="show the ablations and their arms, and do nothing")
     add("--out", type=Path, default=Path("ablations"), help="folder of runs and report (default: ablations)")
     add("--scale", choices=SCALES, default="small", help="small: the shapes, on a CPU (default); paper: needs GPUs")
-    add("--config", choices=PRESETS, help="preset of the base (default: shapes, or ffs at --scale paper)")
+    add("--config", choices=LATTES, help="preset of the base (default: shapes, or ffs at --scale paper)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of every arm for each (default: 0 1 2)")
-    add("--steps", type=int, help=f"of every run (default: {SCALES['small'].settings['steps']}; paper: 150000)")
+    add(
+        "--steps",
+        type=int,
+        help=f"training steps of a run (default: {SCALES['small'].settings['steps']}; paper: 150000)",
+    )
     add("--num-videos", type=int, default=VIDEOS, help=f"sampled of each run (default: {VIDEOS})")
     add("--parallel", type=int, help="runs at a time (default: one on each GPU, or one)")
     args = parser.parse_intermixed_args(argv)
@@ -47,11 +56,12 @@ def main(argv: list[str]) -> None:
     scale = SCALES[args.scale]
     base = base_of(scale, args.config or scale.preset, changes)
     if not base.classes:
-        scale = replace(scale, sampling={**scale.sampling, "guidance_scale": 1.0}, scales=())
+        scale = replace(scale, sampling={**scale.sampling, "guidance_scale": 1.0}, guidance_scales=())
     known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
     if args.list:
         for name, ablation in known.items():
-            print(f"{name:18} {ablation.title}\n{'':18} {'; '.join(ablation.arms)}")
+            arms = textwrap.wrap("; ".join(ablation.arms), 100)
+            print(f"{name:18} {ablation.title}", *arms, sep=f"\n{'':19}")
         return
     check(args.num_videos, args.parallel, args.out, args.seeds)
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from latte.eval.ablation_runs import TRAINED, Grid
 from latte.eval.ablations import Ablation
+from latte.eval.extrapolation import student_95
 from latte.files import read_json
-
-# 97.5 % points of Student's distribution, by degrees of freedom from 1 on; beyond, the normal one's
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Metric:
     title: str
     better: int = 0  # 1: more is better, -1: less is, 0: neither, so that no verdict rests on it
     digits: int = 3
-    of: str = "both"  # ablations of "training", of "sampling" or both have it
+    of: str = "both"  # which ablations have it: of "training", of "sampling", of "other data", or "both"
     loss: bool = False  # which compares only where arms learn from the same clips
 
 
@@ -71,7 +69,7 @@ def compare(better: dict[int, float], worse: dict[int, float], sign: int) -> tup
     mean, deviation = spread(leads)
     if len(leads) < 2:
         return mean, math.inf, "open"
-    student = STUDENT[len(leads) - 2] if len(leads) - 2 < len(STUDENT) else 1.960
+    student = student_95(len(leads) - 1)
     half = student * deviation / math.sqrt(len(leads))
     return mean, half, "open" if abs(mean) <= half else "holds" if mean > 0 else "reversed"
 

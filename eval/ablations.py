@@ -19,8 +19,8 @@ class Scale:
     sampling: dict  # of a pipeline's call
     image_model: dict | str  # what `initialisation` begins with: changes for a run of its own, or somebody's weights
     sizes: dict[str, dict]  # arms of `size`
-    steps: tuple[int, ...]  # arms of `samplers`
-    scales: tuple[float, ...]  # arms of `guidance`, where the base has classes
+    sampling_steps: tuple[int, ...]  # arms of `samplers`
+    guidance_scales: tuple[float, ...]  # arms of `guidance`, where the base has classes
 
 
 def shape(depth: int, hidden_size: int, num_heads: int) -> dict:
@@ -50,8 +50,8 @@ SCALES = {
         sampling={"sampler": "ddim", "num_inference_steps": "25", "guidance_scale": 4.0, "batch_size": 16},
         image_model={"num_frames": 1, "frame_interval": 1, "global_batch_size": 64},
         sizes={"depth 4, width 64": shape(4, 64, 2), "depth 6, width 128": {}, "depth 8, width 192": shape(8, 192, 6)},
-        steps=(5, 10, 25, 50),
-        scales=(1.0, 2.0, 4.0, 8.0),
+        sampling_steps=(5, 10, 25, 50),
+        guidance_scales=(1.0, 2.0, 4.0, 8.0),
     ),
     "paper": Scale(
         preset="ffs",
@@ -59,8 +59,8 @@ SCALES = {
         sampling={"sampler": "ddpm", "num_inference_steps": "250", "guidance_scale": 7.0, "batch_size": 4},
         image_model="DiT-XL-2-256x256.pt",
         sizes={f"Latte-{name}": {} if name == "XL" else shape(*SIZES[name]) for name in SIZES},
-        steps=(50, 100, 250),
-        scales=(1.0, 2.0, 4.0, 7.0),
+        sampling_steps=(50, 100, 250),
+        guidance_scales=(1.0, 2.0, 4.0, 7.0),
     ),
 }
 
@@ -106,7 +106,7 @@ def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
     samplers = {
         f"{name}, {steps} steps": sampler(name, steps)
         for name in ("ddim", "ddpm", "dpm_multistep")
-        for steps in scale.steps
+        for steps in scale.sampling_steps
     }
     table = {
         "variants": Ablation(
@@ -186,10 +186,10 @@ def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
             note="One model of each seed, that of the base, sampled in several ways.",
         ),
     }
-    if scale.scales:
+    if scale.guidance_scales:
         table["guidance"] = Ablation(
             "Scale of classifier-free guidance",
             "No scales are compared; its code has 7 on UCF101.",
-            {f"guidance {s:g}": Arm(sample={"guidance_scale": s}) for s in scale.scales},
+            {f"guidance {s:g}": Arm(sample={"guidance_scale": s}) for s in scale.guidance_scales},
         )
     return table

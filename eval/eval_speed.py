@@ -1,6 +1,5 @@
 """`latte bench eval`: clips a second of decoding, of features and of the distance, each beside the obvious way."""
 
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latte.device import add_device_option, usable_device
+from latte.device import add_device_option, device_name, usable_device
 from latte.eval.clips import ClipSet, choose_clips
-from latte.eval.detector import i3d_features
 from latte.eval.features import batch_size
 from latte.eval.frechet import Moments, distance
+from latte.eval.i3d import i3d_features
 from latte.eval.protocol import adjusted
 from latte.files import write_json
 from latte.models.i3d import I3D
@@ -113,8 +112,7 @@ def main(argv: list[str]) -> None:
         other, ratio = (f"{1000 * row['obvious']:.1f}", f"{row['ratio']:.2f}") if row["obvious"] else ("-", "-")
         print(f"| {unit} | {1000 * row['seconds']:.1f} | {other} | {ratio} |")
     print(f"features agree to a relative {rows['agreement']['relative_error']:.1e}")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    about = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if rows["distance"]["obvious"] is None:
         print("the obvious way to a distance needs scipy: pip install scipy")

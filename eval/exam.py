@@ -8,6 +8,7 @@ import torch
 
 from latte import __version__
 from latte.class_pipeline import ClassPipeline
+from latte.device import device_name
 from latte.eval.examiner import score
 from latte.pipeline import LattePipeline
 from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
@@ -101,7 +102,7 @@ def origin(pipe: LattePipeline, settings: dict, files: list[Path], args: argpars
         "dtype": args.dtype,
         "memory": args.memory,
         "sha256": {f"{file.parent.name}/{file.name}": digest(file) for file in files},
-        "device": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else pipe.device.type,
+        "device": device_name(pipe.device),
         "torch": torch.__version__,
         "latte": __version__,
         "real_seed": HELD_OUT,

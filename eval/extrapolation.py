@@ -21,7 +21,20 @@ SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)  # of the clips, by which the distance is
 GROUPS = 10  # of clips, of which one is left out
 FLOORS = GROUPS  # choices of real clips
 LEAST = 4 * GROUPS  # clips that a side must have
-T_95 = 2.262  # Student's t, two-sided 95 %, for GROUPS - 1 degrees of freedom
+# 97.5 % points of Student's distribution, by degrees of freedom from 1 on
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL = 1.95996
+
+
+def student_95(freedom: int) -> float:
+    """Half the width of a two-sided 95 % interval, in standard errors that have these degrees of freedom.
+
+    Beyond the table by Cornish and Fisher's expansion, which is right to 0.1 % there.
+    """
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    z = NORMAL
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Estimate:
     @classmethod
     def around(cls, value: float, error: float) -> "Estimate":
         """Of a value with this standard error, itself estimated from GROUPS numbers."""
-        return cls(value, value - T_95 * error, value + T_95 * error)
+        return cls(value, *(value + side * student_95(GROUPS - 1) * error for side in (-1, 1)))
 
 
 class Sample:
@@ -97,7 +110,7 @@ def at_infinity(a: Tensor | Moments, b: Tensor | Moments, seed: int = 0) -> Esti
 def floor(real: Tensor, count: int, seed: int = 0) -> Estimate:
     """The distance of `count` real clips from `count` others, over FLOORS random choices out of features (n, d).
 
-    Where there are fewer than twice as many, it is that of halves, divided as it falls, by the number of clips.
+    Where there are fewer than twice as many, it is that of halves, scaled by half / count, as the bias falls.
     """
     half = min(count, len(real) // 2)
     if half < 2:

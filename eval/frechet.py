@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features, in float64, and what it would be with endlessly many of them.
+"""The Fréchet distance of two sets of features, in float64.
 
 Heusel et al. 2017, eq. 6 (FID); Unterthiner et al. 2018 (FVD): the 2-Wasserstein distance, squared, of the Gaussians
 with the sets' means and covariances. Where their features come from is the caller's to know.

@@ -19,8 +19,8 @@ from latte.eval.kernel_distance import mmd2
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 
-SAME = ("metric", "protocol", "detector", "seed", "real")  # what two results must share to be compared
-LOSSY_TWICE = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
+MUST_AGREE = ("metric", "protocol", "detector", "seed", "real")  # what two results must share to be compared
+LOSSY = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,16 @@ def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector,
         for name, side in (("real", real), ("generated", generated))
         if side.about.get("too_short")
     ]
+    if isinstance(real.features, Tensor) and generated.count and real.count < 2 * generated.count:
+        half = real.count // 2
+        found.append(f"real from other real is of {half} against {half} clips, scaled to {generated.count}")
     lossy = set(generated.about.get("codecs", ())) - set(real.about.get("codecs", ())) - set(LOSSLESS)
-    return found + [LOSSY_TWICE.format(codec) for codec in sorted(lossy)]
+    return found + [LOSSY.format(codec) for codec in sorted(lossy)]
 
 
 def check_comparable(a: dict, b: dict) -> None:
     """ValueError: two results differ in more than the videos that they judge, or are none."""
-    for name in SAME:
+    for name in MUST_AGREE:
         if name not in a or name not in b:
             raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
         if a[name] != b[name]:
@@ -111,11 +114,15 @@ def check_comparable(a: dict, b: dict) -> None:
         raise ValueError(f"the results cannot be compared: {counts[0]} and {counts[1]} generated clips")
 
 
-def compared(a: dict, b: dict) -> str:
-    """One line: which of two results is the lower, and whether their intervals say so. ValueError: not comparable."""
-    check_comparable(a, b)
-    line = f"{a['distance']:.2f} and {b['distance']:.2f}"
+def compared(results: dict[str, dict]) -> str:
+    """One line: which of two results, by name, is the lower, and whether their intervals say so.
+
+    ValueError: not comparable.
+    """
+    check_comparable(*results.values())
+    (low, a), (high, b) = sorted(results.items(), key=lambda item: item[1]["distance"])
+    line = f"{low} ({a['distance']:.2f}) is lower than {high} ({b['distance']:.2f})"
     if "infinite" not in a or "infinite" not in b:
-        return f"{line}; how sure they are is not known"
+        return f"{line}; how sure that is is not known"
     apart = a["infinite"]["high"] < b["infinite"]["low"] or b["infinite"]["high"] < a["infinite"]["low"]
-    return f"{line}: the intervals {'lie apart' if apart else 'overlap: which one is better is not shown'}"
+    return f"{line}; their 95 % intervals {'lie apart' if apart else 'overlap: which one is better is not shown'}"

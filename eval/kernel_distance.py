@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK = 1024  # rows of features at once: 8 MB of kernel values
 
 
-class Distance(NamedTuple):
+class Discrepancy(NamedTuple):
     """An estimate, and its standard error by the jackknife over the clips of both sides."""
 
     value: float
@@ -37,7 +37,7 @@ def mean_kernel(pairs: Tensor, same: Tensor, n: int, unbiased: bool) -> Tensor:
 
 def mmd2(
     x: Tensor, y: Tensor, degree: int = 3, offset: float = 1.0, unbiased: bool = True, block: int = BLOCK
-) -> Distance:
+) -> Discrepancy:
     """Squared discrepancy of features (n, d) and (m, d): KID's and KVD's by default.
 
     unbiased: pairs of a clip with itself are left out (a U-statistic), and values below 0 occur. The error is that of
@@ -59,10 +59,4 @@ def mmd2(
         left = len(pairs) - 1  # when one clip is left out, each in turn
         own = mean_kernel(pairs.sum() - 2 * pairs, same.sum() - same, left, unbiased)
         variance += left * (own + other - 2 * (total - cross) / (left * count)).var(correction=0)
-    return Distance((sum(inner) - 2 * total / (len(x) * len(y))).item(), variance.sqrt().item())
-
-
-def jedi_mmd(x: Tensor, y: Tensor) -> Distance:
-    """JEDi's distance (Luo et al., arXiv 2410.05203; of V-JEPA's features): degree 2, no offset, biased, x 100."""
-    value, error = mmd2(x, y, degree=2, offset=0.0, unbiased=False)
-    return Distance(100 * value, 100 * error)
+    return Discrepancy((sum(inner) - 2 * total / (len(x) * len(y))).item(), variance.sqrt().item())

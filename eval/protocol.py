@@ -20,7 +20,7 @@ class Protocol:
     real_start: str = "seed"  # of a clip in its video: "seed", or "zero"
     generated_start: str = "zero"
     clips: int = 2048  # of each side, at most
-    resize: str = "squash"  # see latte.eval.detector
+    resize: str = "squash"  # see latte.eval.i3d
     eps: float = EPS  # of I3D's batch norms
     unbiased: bool = False  # covariances divided by n - 1
     lossless: bool = False  # generated videos that went through a lossy codec are refused

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latte.checkpoint import find_model
 from latte.eval.features import Detector, batched
+from latte.eval.pixels import expect_videos
 from latte.folder import WEIGHTS, read_config
 from latte.models.shape_features import ShapeFeatures, ShapeFeaturesConfig
 from latte.tensors import digest, load_strictly, read_tensors
@@ -42,8 +43,7 @@ def shape_features(network: ShapeFeatures, videos: Tensor, batch_size: int = 32)
     Batches are all of one size, the last filled up, so that a clip's features do not depend on how many there are.
     ValueError: it is something else than such clips, or there are none.
     """
-    if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
-        raise ValueError(f"clips are uint8 (n, f, 3, h, w), not {videos.dtype} {tuple(videos.shape)}")
+    expect_videos(videos)
     device = next(network.parameters()).device
     parts = batched(iter(videos), batch_size)
     return torch.cat(

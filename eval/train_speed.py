@@ -1,6 +1,5 @@
 """`latte bench train`: clips a second of training steps, and their share of the machine's own matrix products."""
 
-import platform
 import tempfile
 import time
 from dataclasses import replace
@@ -11,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latte.checkpoint import find_model
-from latte.device import add_device_option, usable_device
+from latte.device import add_device_option, device_name, usable_device
 from latte.files import write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
@@ -140,8 +139,7 @@ def main(argv: list[str]) -> None:
             rows.append({"precision": precision, "compiled": compiled, "source": source, **row})
             speeds = f"{row['seconds']:8.3f} {row['clips_per_second']:8.2f} {row['tflops']:8.3f}"
             print(f"{precision:9} {compiled:8} {source:8} {speeds} {row['share_of_matmul']:9.1%}", flush=True)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    about = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if args.out:
         write_json(args.out, {**about, "settings": {"config": args.config, "changes": args.changes}, "rows": rows})

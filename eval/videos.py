@@ -7,10 +7,10 @@ from torch import Tensor
 
 from latte.device import local_device, usable_device
 from latte.eval.clips import ClipSet, choose_clips
-from latte.eval.detector import i3d_detector
 from latte.eval.features import Detector, Store, fill
+from latte.eval.frame_metrics import other_detectors, other_numbers
 from latte.eval.fvd import Side, given, measure
-from latte.eval.others import other_detectors, other_numbers
+from latte.eval.i3d import i3d_detector
 from latte.eval.protocol import adjusted
 from latte.eval.sampled import Sampled, is_model, sampled
 from latte.eval.shape_features import shapes_detector
@@ -25,7 +25,6 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps)
     args.device = local_device(args.device)
     device = usable_device(args.device)
-    check(args)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
     others = other_detectors(args, device)
     with processes(device) as ranks:
@@ -46,16 +45,8 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     result = measure(sides["real"], sides["generated"], protocol, detector, args.seed)
     if found["generated"]:
         result |= other_numbers(others, found["real"], found["generated"], args.is_protocol or "stylegan-v")
-    print(told(result))
+    print(as_text(result))
     return result
-
-
-def check(args: argparse.Namespace) -> None:
-    """ValueError: words that do nothing together."""
-    if args.bn_eps and not args.i3d:
-        raise ValueError("--bn-eps is I3D's alone: give --i3d too")
-    if not is_model(args.model) and (idle := [name for name in ("samples", "prompts") if getattr(args, name)]):
-        raise ValueError(f"--{idle[0]} does nothing with {args.model}, a folder of videos")
 
 
 def features(clips: ClipSet | Sampled, detectors: list[Detector], folder: Path | None, ranks: Ranks) -> list[Tensor]:
@@ -66,7 +57,7 @@ def features(clips: ClipSet | Sampled, detectors: list[Detector], folder: Path |
     return [store.all() for store in stores]
 
 
-def told(result: dict) -> str:
+def as_text(result: dict) -> str:
     """A result for people: the numbers, then what must be known of them."""
     line = lambda name, values: f"  {name:36}{values}"
     interval = lambda of: f"{of['value']:10.2f}   95 %: {of['low']:.2f} to {of['high']:.2f}"
@@ -74,9 +65,9 @@ def told(result: dict) -> str:
     lines = [f"{detector['name']} of {generated['clips']} generated from {real['clips']} real clips"]
     lines.append(line("distance", f"{result['distance']:10.2f}"))
     if "infinite" in result:
-        lines.append(line("of endlessly many clips", interval(result["infinite"])))
+        lines.append(line("extrapolated to infinite N", interval(result["infinite"])))
     if "floor" in result:
-        lines.append(line("real from other real, as many", interval(result["floor"])))
+        lines.append(line("real from other real", interval(result["floor"])))
     if "kernel" in result:
         lines.append(line("kernel distance (KVD)", "{value:10.4g}   +- {error:.2g}".format(**result["kernel"])))
     if "fid" in result:

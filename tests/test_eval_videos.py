@@ -63,7 +63,8 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     assert good["floor"]["low"] < good["distance"] < good["floor"]["high"] < bad["distance"]
     assert good["flicker"]["real"] == bad["flicker"]["real"] > bad["flicker"]["generated"]
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
-    assert "lie apart" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"good.json ({good['distance']:.2f}) is lower than" in said and "lie apart" in said
     words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--num-videos", "40"]
     assert main([*words, "--out", str(tmp_path / "fewer.json")]) == 0
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "fewer.json")]) == 2
@@ -114,18 +115,18 @@ def test_pairs_are_compared_by_name(tmp_path, capsys):
     good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
     for folder, first, spoil in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
         videos(Path(folder), first, 2, spoil)
-    assert main(["eval", bad, "--exact", good, "--out", str(tmp_path / "p.json")]) == 0
+    assert main(["eval", bad, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5
-    assert found["flicker"] < found["exact_flicker"] and f"psnr {found['psnr']:.4f}" in capsys.readouterr().out
-    assert main(["eval", good, "--exact", good, "--out", str(tmp_path / "p.json")]) == 0
+    assert found["flicker"] < found["reference_flicker"] and f"psnr {found['psnr']:.4f}" in capsys.readouterr().out
+    assert main(["eval", good, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
     same = json.loads((tmp_path / "p.json").read_text())
     assert same["psnr"] == 100 and same["ssim"] == pytest.approx(1)
     for words, line in {
-        (good, "--exact", other): "are not pairs: only one of them has 0",
-        (good, "--exact", good, "--real", other): "give one",
-        (good, "--real", other, "--alexnet", "a.pth"): "--alexnet does nothing without --exact",
-        (good, "--exact", good, "--alexnet", "a.pth"): "a.pth: there is no such file; LPIPS needs",
+        (good, "--reference", other): "are not pairs: only one of them has 0",
+        (good, "--reference", good, "--real", other): "--real does nothing with --reference",
+        (good, "--real", other, "--alexnet", "a.pth"): "--alexnet does nothing with",
+        (good, "--reference", good, "--alexnet", "a.pth"): "a.pth: there is no such file; LPIPS needs",
     }.items():
         assert main(["eval", *words]) == 2
         assert line in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_a_result_holds_the_number_its_doubt_and_its_origin():
     assert result["infinite"]["low"] < 6 * 0.5**2 < result["infinite"]["high"]
     assert 0 < result["floor"]["value"] < 0.3 < result["distance"]
     assert result["protocol"] == asdict(protocol) and result["detector"]["metric"] == "sketch"
-    assert result["caveats"] == []
+    assert result["caveats"] == ["real from other real is of 100 against 100 clips, scaled to 200"]
     tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200), DETECTOR)
     assert tf["distance"] != result["distance"] and tf["distance"] == pytest.approx(result["distance"], rel=0.05)
 
@@ -170,7 +170,7 @@ def test_caveats_name_what_is_wrong():
     lossy = side(1)
     lossy.about["codecs"] = {"h264": 200}
     found = measure(side(0), lossy, adjusted("latte", clips=200), DETECTOR)["caveats"]
-    assert len(found) == 1 and "stored in h264" in found[0]
+    assert len(found) == 2 and "stored in h264" in found[1]
     given = Side({"clips": 200}, Moments.of(side(0).features))
     result = measure(given, side(1), adjusted("latte", clips=200), DETECTOR)
     assert "floor" not in result and "infinite" in result and "taken as given" in result["caveats"][0]
@@ -179,8 +179,9 @@ def test_caveats_name_what_is_wrong():
 def test_results_of_different_protocols_refuse_to_be_compared():
     protocol = adjusted("exact", clips=200)
     good, bad = (measure(side(0), side(1, scale=scale), protocol, DETECTOR) for scale in (1.1, 3.0))
-    assert "lie apart" in compared(good, bad)
-    assert "overlap" in compared(good, good)
+    assert compared({"a": bad, "b": good}).startswith(f"b ({good['distance']:.2f}) is lower than a (")
+    assert "lie apart" in compared({"a": bad, "b": good})
+    assert "overlap" in compared({"a": good, "b": good})
     for name, change in {
         "protocol, real_stride": {"protocol": {**asdict(protocol), "real_stride": 3}},
         "detector, eps": {"detector": {**good["detector"], "eps": 1e-5}, "metric": "sketch"},
@@ -235,12 +236,17 @@ def test_described_sets_say_what_was_left_out(folder):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["--protocol", "latte"], "--protocol does nothing without --real"),
+        (["--protocol", "latte"], "--protocol does nothing without --real or --reference"),
         (["videos", "--real", "none"], "no folder of videos at none"),
-        (["videos", "--real", "none", "--bn-eps", "1e-5"], "--bn-eps is I3D's alone"),
+        (["videos", "--real", "none", "--bn-eps", "1e-5"], "--bn-eps does nothing without --i3d"),
         (["videos", "--real", "none", "--i3d", "none.pt"], "none.pt: there is no such file"),
         (["videos", "--real", "none.npz"], "none.npz: there is no such file"),
         (["--compare", "setup.cfg", "setup.cfg"], "setup.cfg is not valid JSON"),
+        (["--compare", "none.json", "setup.cfg"], "--compare none.json: there is no such file"),
+        (["--compare", "a", "b", "--out", "c.json"], "--out does nothing with --compare"),
+        (["tests", "--real", "none", "--cfg-scale", "2"], "--cfg-scale does nothing with tests, a folder of videos"),
+        (["tests", "--real", "none", "--samples", "x"], "--samples does nothing with tests, a folder of videos"),
+        (["tests", "--reference", "none", "--num-videos", "2"], "--num-videos does nothing with --reference"),
     ],
 )
 def test_bad_words_get_one_line(words, line, capsys):

@@ -115,7 +115,7 @@ def test_clips_of_any_size_have_features(network, shape):
 
 def test_what_is_no_clip_is_told(network, tmp_path):
     for wrong in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8).byte(), torch.zeros(0, 2, 3, 8, 8).byte()):
-        with pytest.raises(ValueError, match="clips are uint8"):
+        with pytest.raises(ValueError, match="expected uint8 videos"):
             shape_features(network, wrong)
     with pytest.raises(CheckpointError, match="unknown key 'variant'"):
         load_shape_features("shapes")

