@@ -9,25 +9,29 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import Protocol
+from latte.files import read_json
+from latte.many import RECORD
 from latte.streams import open_stream
-from latte.video import STREAMS, count_frames, list_videos, pictures, read_video
+from latte.tensors import digest
+from latte.video import STREAMS, count_frames, list_videos, open_npz, pictures, read_video
 
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames start, start + stride, ... of a video; `size` tells it from a later video of its name."""
+    """Frames start, start + stride, ... of a video."""
 
     name: str  # of the video, below its folder
     start: int
     stride: int
     frames: int
-    size: int  # bytes of its file, or files
+    sha256: str  # of its file or files, or whatever else says what is in it
 
 
 @dataclass(frozen=True)
@@ -37,24 +41,29 @@ class ClipSet:
     root: Path
     clips: tuple[Clip, ...]
     short: tuple[str, ...]  # videos left out
-    videos: int  # that there were
+    videos: int  # that were looked at
     codecs: dict[str, int]  # of the chosen clips' videos
+    sizes: dict[str, int]  # likewise, such as 320x240
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any clip."""
+        """Changes with any clip; the same wherever the folder is."""
         return hashlib.sha256(repr([asdict(clip) for clip in self.clips]).encode()).hexdigest()[:16]
 
     @property
     def about(self) -> dict:
-        """What a result holds of them."""
+        """What a result holds of them; of videos that `latte sample --n` wrote, also what made them."""
+        made = self.root / RECORD
         return {
+            "folder": str(self.root),
             "videos": self.videos,
             "clips": len(self.clips),
             "too_short": len(self.short),
             "first_too_short": self.short[0] if self.short else None,
             "codecs": self.codecs,
+            "sizes": self.sizes,
             "fingerprint": self.fingerprint,
+            **({"made_by": read_json(made)} if made.is_file() else {}),
         }
 
     def read(self, clip: Clip) -> Tensor:
@@ -77,19 +86,29 @@ def rank(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
 
 
-def codec(path: Path) -> str:
-    """What the frames of a video were stored as."""
+def stored_as(path: Path) -> tuple[str, str]:
+    """What the frames of a video were stored as: codec, and size such as 320x240."""
     if path.is_dir():
-        return " and ".join(sorted({picture.suffix.lower().lstrip(".") for picture in pictures(path)}))
-    if path.suffix.lower() not in STREAMS:
-        return path.suffix.lower().lstrip(".")
+        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in pictures(path)})
+        with Image.open(pictures(path)[0]) as picture:
+            return " and ".join(kinds), f"{picture.width}x{picture.height}"
+    kind = path.suffix.lower()
+    if kind == ".npz":
+        with open_npz(path) as (_, shape, _):
+            h, w = shape[1:3] if shape[3] == 3 else shape[2:]
+            return "npz", f"{w}x{h}"
+    if kind not in STREAMS:
+        with Image.open(path) as picture:
+            return kind.lstrip("."), f"{picture.width}x{picture.height}"
     with open_stream(path) as (_, stream):
-        return stream.codec_context.name
+        return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
 
 
-def file_size(path: Path) -> int:
-    """Bytes of a file, or of a folder's pictures."""
-    return sum(p.stat().st_size for p in pictures(path)) if path.is_dir() else path.stat().st_size
+def content(path: Path) -> str:
+    """sha256 of a file, or of a folder's pictures in their order."""
+    if not path.is_dir():
+        return digest(path)
+    return hashlib.sha256("".join(digest(picture) for picture in pictures(path)).encode()).hexdigest()
 
 
 def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -> ClipSet:
@@ -101,7 +120,7 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
     root, stride = Path(folder), protocol.stride(side)
     names = [str(path.relative_to(root).as_posix()) for path in list_videos(root)]
     names.sort(key=(lambda name: rank(seed, name)) if protocol.order == "seed" else None)
-    clips, short, codecs = [], [], Counter()
+    clips, short, codecs, sizes = [], [], Counter(), Counter()
     for name in names:
         if len(clips) == protocol.clips:
             break
@@ -113,8 +132,9 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
         start = 0
         if protocol.start(side) == "seed":
             start = int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
-        clips.append(Clip(name, start, stride, protocol.frames, file_size(root / name)))
-        codecs[codec(root / name)] += 1
+        clips.append(Clip(name, start, stride, protocol.frames, content(root / name)))
+        codec, size = stored_as(root / name)
+        codecs[codec], sizes[size] = codecs[codec] + 1, sizes[size] + 1
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
         raise ValueError(f"{root} holds no video of {needed}: {len(names)} videos were looked at")
@@ -123,4 +143,4 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
             "with `latte sample --n`, or choose another --protocol"
         )
-    return ClipSet(root, tuple(clips), tuple(short), len(names), dict(codecs))
+    return ClipSet(root, tuple(clips), tuple(short), len(clips) + len(short), dict(codecs), dict(sizes))

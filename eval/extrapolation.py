@@ -54,11 +54,11 @@ class Estimate:
 class Sample:
     """Features (n, d) in orders that stay: a subset is the first of one, and a clip less changes one clip."""
 
-    def __init__(self, features: Tensor, seed: int, side: int):
+    def __init__(self, features: Tensor, unbiased: bool, seed: int, side: int):
         n = len(features)
         if n < LEAST:
             raise ValueError(f"{n} clips are too few to say how sure a distance is: {LEAST} or more are needed")
-        self.features = features.double()
+        self.features, self.unbiased = features.double(), unbiased
         repeats = max(round(1 / share) for share in SHARES)
         self.orders = [torch.randperm(n, generator=generator(seed, side, i)) for i in range(repeats)]
         self.group = torch.randperm(n, generator=generator(seed, side, repeats)) % GROUPS
@@ -68,7 +68,7 @@ class Sample:
         rows = self.orders[order]
         if without is not None:
             rows = rows[self.group[rows] != without]
-        return Moments.of(self.features[rows[: round(share * len(rows))]])
+        return Moments.of(self.features[rows[: round(share * len(rows))]], self.unbiased)
 
 
 class Fixed:
@@ -95,22 +95,25 @@ def followed(a: Sample | Fixed, b: Sample | Fixed, without: int | None = None) -
     return intercept([share for share, _ in points], values)
 
 
-def at_infinity(a: Tensor | Moments, b: Tensor | Moments, seed: int = 0) -> Estimate:
+def at_infinity(a: Tensor | Moments, b: Tensor | Moments, unbiased: bool = False, seed: int = 0) -> Estimate:
     """The distance of endlessly many clips, out of features (n, d) of each side, with its 95 % interval.
 
     Moments in place of features stay as they are: neither their bias nor their share of the doubt is in the result.
     ValueError: fewer than LEAST features.
     """
-    sides = [Fixed(side) if isinstance(side, Moments) else Sample(side, seed, i) for i, side in enumerate((a, b))]
+    sides = [
+        Fixed(side) if isinstance(side, Moments) else Sample(side, unbiased, seed, i) for i, side in enumerate((a, b))
+    ]
     left = np.array([followed(*sides, without=group) for group in range(GROUPS)])
     error = float(np.sqrt((GROUPS - 1) / GROUPS * ((left - left.mean()) ** 2).sum()))
     return Estimate.around(followed(*sides), error)
 
 
-def floor(real: Tensor, count: int, seed: int = 0) -> Estimate:
-    """The distance of `count` real clips from `count` others, over FLOORS random choices out of features (n, d).
+def floor(real: Tensor, count: int, unbiased: bool = False, seed: int = 0) -> Estimate:
+    """What `count` clips of a perfect model would score against real ones, by their features (n, d).
 
-    Where there are fewer than twice as many, it is that of halves, scaled by half / count, as the bias falls.
+    The distance of some real clips from as many others, `half` at most, over FLOORS random choices; scaled, as its
+    bias falls with their numbers, to n real and `count` other clips. ValueError: fewer than four real clips.
     """
     half = min(count, len(real) // 2)
     if half < 2:
@@ -118,6 +121,7 @@ def floor(real: Tensor, count: int, seed: int = 0) -> Estimate:
     values = []
     for i in range(FLOORS):
         order = torch.randperm(len(real), generator=generator(seed, 2, i))
-        values.append(distance(Moments.of(real[order[:half]]), Moments.of(real[order[half : 2 * half]])))
-    values = np.array(values) * half / count
+        parts = real[order[:half]], real[order[half : 2 * half]]
+        values.append(distance(*(Moments.of(part, unbiased) for part in parts)))
+    values = np.array(values) * half * (1 / len(real) + 1 / count) / 2
     return Estimate.around(float(values.mean()), float(values.std(ddof=1)))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from latte.eval.clips import Clip
 from latte.files import replacing
+from latte.train.precision import arithmetic
 
 UNIT = 64  # clips of a file: what an interruption may cost
 FRAMES_AT_ONCE = 128  # of a batch
@@ -23,8 +24,9 @@ FRAMES_AT_ONCE = 128  # of a batch
 class Detector:
     """A network that clips are compared by."""
 
-    record: dict  # which one it is, how it is set: all that features depend on besides the clip
+    record: dict  # which one it is, how it is set: all that features depend on besides the clip and the rounding
     features: Callable[[Sequence[Tensor]], Tensor]  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU
+    device: str = ""  # by which it is rounded
 
 
 def batched(clips: Iterator[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:
@@ -41,9 +43,10 @@ def batch_size(frames: int) -> int:
 def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: int) -> list[Tensor]:
     """What each detector makes of the same uint8 clips (f, 3, h, w) of so many frames, each seen once: (n, ...)."""
     parts = [[] for _ in detectors]
-    for batch, count in batched(clips, batch_size(frames)):
-        for part, detector in zip(parts, detectors):
-            part.append(detector.features(batch)[:count])
+    with arithmetic("fp32"):
+        for batch, count in batched(clips, batch_size(frames)):
+            for part, detector in zip(parts, detectors):
+                part.append(detector.features(batch)[:count])
     return [torch.cat(part) for part in parts]
 
 
@@ -51,7 +54,7 @@ class Store:
     """Features of a set of clips by one detector, in files of UNIT clips; without a folder, in memory.
 
     A set has `clips`, and `stream`, which gives some of them (latte.eval.clips, latte.eval.sampled).
-    A file's name holds what its numbers depend on: the detector, and of every clip its name, size and frames. So a
+    A file's name holds what its numbers depend on: the detector, and of every clip its name, content and frames. So a
     folder may serve any number of sets, what is there is taken, and what is missing is computed.
     """
 
@@ -62,7 +65,7 @@ class Store:
 
     def path(self, unit: int) -> Path:
         """Of a unit's file."""
-        about = [self.detector.record, [asdict(clip) for clip in self.units[unit]]]
+        about = [self.detector.record, self.detector.device, [asdict(clip) for clip in self.units[unit]]]
         return self.folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
 
     def missing(self) -> list[int]:
@@ -89,8 +92,9 @@ class Store:
 
 
 def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
-    """Compute what is missing in any of some stores of one set; of several processes, each takes its share of units."""
-    units = sorted(set().union(*(store.missing() for store in stores)))[rank::size]
+    """Compute what is missing in any of some stores of one set; of several processes, each has its own units."""
+    missing = set().union(*(store.missing() for store in stores))
+    units = [unit for unit in sorted(missing) if unit % size == rank]  # by number: others may have written some by now
     for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
         chosen: Sequence[Clip] = stores[0].units[unit]
         clips = stores[0].clips.stream(chosen)

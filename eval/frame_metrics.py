@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.flicker import flicker
 from latte.eval.frechet import Moments, distance
@@ -23,7 +24,7 @@ def of_frames(path: Path, device: torch.device) -> Detector:
     file = locate("inception", path)
     network = load_inception(file.path, device)
     of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
-    return Detector({"metric": "fid", "sha256": file.sha256}, of)
+    return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device))
 
 
 def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
@@ -32,7 +33,7 @@ def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
     network, cube = load_c3d(file.path, mean_file.path, device=device)
     of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
     record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}
-    return Detector(record, of)
+    return Detector(record, of, device_name(device))
 
 
 def other_detectors(args: argparse.Namespace, device: torch.device) -> dict[str, Detector]:
@@ -51,12 +52,10 @@ def other_detectors(args: argparse.Namespace, device: torch.device) -> dict[str,
 def other_numbers(
     detectors: dict[str, Detector], real: dict[str, Tensor], generated: dict[str, Tensor], is_protocol: str
 ) -> dict:
-    """These numbers, from the features that each side has. ValueError: too few clips, or no real frames for the FID."""
+    """These numbers, from the features that each side has. ValueError: too few clips."""
     sides = {"real": real, "generated": generated}
     found = {"flicker": {name: float(side["flicker"].mean()) for name, side in sides.items() if "flicker" in side}}
     if "fid" in detectors:
-        if "fid" not in real:
-            raise ValueError("--inception compares frames with real frames: --real must be a folder of videos")
         frames = {name: side["fid"].flatten(0, 1) for name, side in sides.items()}
         value = distance(*map(Moments.of, frames.values()))
         counts = {name: len(features) for name, features in frames.items()}

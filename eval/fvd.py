@@ -63,10 +63,11 @@ def measure(real: Side, generated: Side, protocol: Protocol, detector: Detector,
         "distance": value,
     }
     counted = [side.count for side in (real, generated) if isinstance(side.features, Tensor)]
+    options = {"unbiased": protocol.unbiased, "seed": seed}
     if counted and min(counted) >= LEAST:
-        result["infinite"] = asdict(at_infinity(real.features, generated.features, seed))
-    if isinstance(real.features, Tensor) and generated.count:
-        result["floor"] = asdict(floor(real.features, generated.count, seed))
+        result["infinite"] = asdict(at_infinity(real.features, generated.features, **options))
+    if isinstance(real.features, Tensor) and real.count >= 4 and generated.count:
+        result["floor"] = asdict(floor(real.features, generated.count, **options))
     if all(isinstance(side.features, Tensor) for side in (real, generated)) and min(counted) > 2:
         result["kernel"] = mmd2(generated.features, real.features)._asdict()
     versions = {"latte": __version__, "torch": torch.__version__}
@@ -84,20 +85,31 @@ def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector,
             )
         elif 0 < count < protocol.clips:
             found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
-    if len(set(counts.values())) > 1:
+    known = [count for count in counts.values() if count]
+    if len(set(known)) > 1:
         found.append(f"{counts['real']} real against {counts['generated']} generated clips: compare only with the same")
+    for name, side in (("real", real), ("generated", generated)):
+        if isinstance(side.features, Moments):
+            found.append(
+                f"the {name} statistics are taken as given: network, protocol and data are not in their file, and the "
+                "bias of their number of clips stays in what is extrapolated"
+            )
     if isinstance(real.features, Moments):
-        found.append("the real statistics are taken as given: network, protocol and data are not in their file")
+        found.append("what other real clips would score is not known from statistics")
+    elif real.count < 2 * generated.count:
+        half = real.count // 2
+        found.append(f"real from other real is of {half} against {half} clips, scaled to the numbers compared")
     found += [
         f"{side.about['too_short']} {name} videos are too short and left out, such as {side.about['first_too_short']}"
         for name, side in (("real", real), ("generated", generated))
         if side.about.get("too_short")
     ]
-    if isinstance(real.features, Tensor) and generated.count and real.count < 2 * generated.count:
-        half = real.count // 2
-        found.append(f"real from other real is of {half} against {half} clips, scaled to {generated.count}")
     lossy = set(generated.about.get("codecs", ())) - set(real.about.get("codecs", ())) - set(LOSSLESS)
-    return found + [LOSSY.format(codec) for codec in sorted(lossy)]
+    found += [LOSSY.format(codec) for codec in sorted(lossy)]
+    sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
+    if all(sizes) and sizes[0] != sizes[1]:
+        found.append(f"frames differ in size: real {', '.join(sizes[0][:3])}, generated {', '.join(sizes[1][:3])}")
+    return found
 
 
 def check_comparable(a: dict, b: dict) -> None:
@@ -105,13 +117,15 @@ def check_comparable(a: dict, b: dict) -> None:
     for name in MUST_AGREE:
         if name not in a or name not in b:
             raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
-        if a[name] != b[name]:
-            keys = [key for key in a[name] if a[name][key] != b[name].get(key)] if isinstance(a[name], dict) else []
-            what = f"{name}, {keys[0]}" if keys else name
-            raise ValueError(f"the results cannot be compared: they differ in {what}")
+    real = [result["real"].get("fingerprint") or result["real"].get("sha256") for result in (a, b)]
     counts = [result["generated"].get("clips") for result in (a, b)]
-    if counts[0] != counts[1]:
-        raise ValueError(f"the results cannot be compared: {counts[0]} and {counts[1]} generated clips")
+    for name, pair in [(name, (a[name], b[name])) for name in MUST_AGREE] + [("real clips", real), ("clips", counts)]:
+        if name == "real" or pair[0] == pair[1]:
+            continue
+        whole = isinstance(pair[0], dict)
+        keys = [key for key in pair[0] if pair[0][key] != pair[1].get(key)] if whole else []
+        what = f"{name}, {keys[0]}" if keys else f"{name}, {pair[0]} and {pair[1]}"
+        raise ValueError(f"the results cannot be compared: they differ in {what}")
 
 
 def compared(results: dict[str, dict]) -> str:

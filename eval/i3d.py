@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.pickles import is_torchscript, read_torchscript
 from latte.eval.protocol import Protocol
@@ -69,7 +70,7 @@ def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detect
         "eps": protocol.eps,
         "resize": protocol.resize,
     }
-    return Detector(record, partial(i3d_features, model, resize=protocol.resize))
+    return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device))
 
 
 def sample_matrix(size: int, wanted: int) -> Tensor:

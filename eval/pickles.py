@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -24,20 +25,53 @@ STORAGES = {
 }
 
 
+NUMBERS = ("f2", "f4", "f8", "i4", "i8", "u1", "b1")  # types of which arrays are taken
+
+
 class Opaque:
     """In place of an object of a class that is not known here: its attributes alone."""
 
 
-def scalar(dtype: np.dtype, data: bytes):
+class Kind:
+    """In place of a numpy.dtype, whose own takes on whatever state a file gives it."""
+
+    def __init__(self, name: str, *_):
+        if name not in NUMBERS:
+            raise ValueError(f"it holds an array of type {name}, which is not read")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
+
+
+class Array:
+    """In place of a numpy.ndarray, likewise."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote it
+        self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def scalar(kind: Kind, data: bytes) -> np.generic:
     """A number of NumPy."""
-    return np.frombuffer(data, dtype)[0]
+    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)[0]
 
 
+def from_buffer(data: bytes, kind: Kind, shape: tuple, order: str) -> Array:
+    """An array, as protocol 5 has it."""
+    array = Array()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
+CORES = ("numpy.core", "numpy._core")  # before NumPy 2, and since
 ARRAYS = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): np.empty((0,)).__reduce__()[0] for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): scalar for core in ("core", "_core")},
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    **{(f"{core}.multiarray", "_reconstruct"): lambda *_: Array() for core in CORES},
+    **{(f"{core}.multiarray", "scalar"): scalar for core in CORES},
+    **{(f"{core}.numeric", "_frombuffer"): from_buffer for core in CORES},
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Kind,
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how Python 3 keeps bytes in an old protocol
 }
 
@@ -73,7 +107,7 @@ def read_pickle(path: Path) -> dict:
         raise
     except Exception as error:  # inside a pickle, a forged file can make almost any
         raise CheckpointError(f"{path}: {error}" if isinstance(error, ValueError) else unreadable(path)) from error
-    return values
+    return {name: value.value if isinstance(value, Array) else value for name, value in values.items()}
 
 
 def is_torchscript(path: Path) -> bool:
@@ -104,12 +138,17 @@ def tensors_of(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     root = data.removesuffix("/data.pkl")
 
     def storage(_: str, dtype: torch.dtype, key: str, device: str, count: int) -> Tensor:
-        values = archive.read(f"{root}/data/{key}")  # zipfile checks its sum
+        record = archive.getinfo(f"{root}/data/{key}")
+        if record.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its tensors are compressed, as none of PyTorch's are: not read")
+        values = archive.read(record)  # zipfile checks its sum
         if len(values) != count * dtype.itemsize:
             raise ValueError(f"storage {key} does not have the {count} numbers that it claims")
         return torch.frombuffer(bytearray(values), dtype=dtype) if count else torch.empty(0, dtype=dtype)
 
     def rebuild(values: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
+        if prod(size) > values.numel():
+            raise ValueError(f"a tensor {tuple(size)} claims more numbers than are stored")
         return values.as_strided(size, stride, offset).clone()
 
     table = {("torch", name): dtype for name, dtype in STORAGES.items()} | {
@@ -117,6 +156,8 @@ def tensors_of(archive: zipfile.ZipFile) -> dict[str, Tensor]:
         ("collections", "OrderedDict"): OrderedDict,
         **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
     }
+    if archive.getinfo(data).compress_type != zipfile.ZIP_STORED:
+        raise ValueError("it is compressed inside, as none of PyTorch's is: not read")
     with archive.open(data) as file:
         return named(Restricted(file, table, storage).load())
 

@@ -3,6 +3,7 @@
 Numbers of different protocols differ by more than models do, so a protocol is a value that every result holds whole.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from latte.models.i3d import EPS
@@ -59,7 +60,8 @@ def adjusted(name: str, clips: int | None = None, **changes) -> Protocol:
     protocol = PROTOCOLS[name]
     changes = {key: value for key, value in {"clips": clips, **changes}.items() if value is not None}
     changes = {key: value for key, value in changes.items() if value != getattr(protocol, key)}
-    if wrong := [f"{key} is {value}" for key, value in changes.items() if key != "eps" and value < 1]:
-        raise ValueError(f"{wrong[0]}; it must be 1 or more")
+    for key, value in changes.items():
+        if value <= 0 or not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; it must be more than 0")
     marks = "".join(f", {key} {value}" for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)

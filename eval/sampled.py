@@ -13,8 +13,9 @@ from torch import Tensor
 from latte.checkpoint import BUNDLED
 from latte.eval.clips import Clip, ClipSet, choose_clips
 from latte.eval.protocol import Protocol
+from latte.eval.statistics import SUFFIXES
 from latte.folder import CONFIG
-from latte.many import described, question, sample_many
+from latte.many import described, one_thread, question, sample_many
 from latte.pipeline import LattePipeline
 from latte.sample import read_prompts
 from latte.sampling_options import opened
@@ -33,6 +34,7 @@ class Sampled:
     record: dict
     count: int
     frames: int  # of a clip, the video's first ones
+    sizes: dict[str, int]  # as a ClipSet has them
 
     @cached_property
     def fingerprint(self) -> str:
@@ -41,30 +43,32 @@ class Sampled:
 
     @cached_property
     def clips(self) -> tuple[Clip, ...]:
-        """Named by what they depend on, as no file is there to tell."""
-        return tuple(Clip(f"{self.fingerprint}/{i:06d}", 0, 1, self.frames, 0) for i in range(self.count))
+        """Numbered; what they depend on stands for their content."""
+        return tuple(Clip(f"{i:06d}", 0, 1, self.frames, self.fingerprint) for i in range(self.count))
 
     @property
     def about(self) -> dict:
         """What a result holds of them."""
-        return {"clips": self.count, "fingerprint": self.fingerprint, **self.record}
+        return {"clips": self.count, "sizes": self.sizes, "fingerprint": self.fingerprint, "made_by": self.record}
 
     def stream(self, chosen: Sequence[Clip]) -> Iterator[Tensor]:
         """Consecutive clips, uint8 (f, 3, h, w), made batch by batch."""
-        size, first = self.settings["batch_size"], int(chosen[0].name[-6:])
+        size, first = self.settings["batch_size"], int(chosen[0].name)
         options = {**self.settings, "output_type": "uint8", "progress": False}
         for start in range(first, first + len(chosen), size):
             unit = range(start, min(start + size, first + len(chosen)))
-            yield from self.pipe(**question(self.pipe, self.labels, unit), **options, first=start).frames[
-                :, : self.frames
-            ]
+            with one_thread():  # as more of them round differently
+                videos = self.pipe(**question(self.pipe, self.labels, unit), **options, first=start).frames
+            yield from videos[:, : self.frames]
 
 
 def is_model(name: str) -> bool:
-    """Whether a name is a model's, and not a folder of videos."""
+    """Whether a name is a model's, and not a folder of videos or a file of statistics."""
     path = Path(name)
     inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
     shipped = name in {folder.name for folder in BUNDLED.iterdir()}
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return False
     return shipped or not path.is_dir() or any((path / part).exists() for part in inside)
 
 
@@ -85,6 +89,8 @@ def sampled(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> Sampl
     frames = config.video_length if of_text else config.num_frames
     if frames < protocol.frames * protocol.generated_stride:
         raise ValueError(f"{args.model} makes videos of {frames} frames; protocol {protocol.name} needs more")
+    if pipe.vae is None:
+        raise ValueError(f"{args.model} has no VAE to decode with: give --vae")
     about = {"model": args.model, "sha256": [digest(file) for file in files]}
     about |= {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
     if args.samples:
@@ -92,4 +98,5 @@ def sampled(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> Sampl
         sample_many(pipe, protocol.clips, args.samples, labels, settings, about, **rank, progress=ranks.first)
         return choose_clips(args.samples, protocol, "generated", args.seed)
     record = described(pipe, labels, settings, about, fps=0)
-    return Sampled(pipe, labels, settings, record, protocol.clips, protocol.frames)
+    side = (config.sample_size if of_text else config.input_size) * pipe.vae.factor
+    return Sampled(pipe, labels, settings, record, protocol.clips, protocol.frames, {f"{side}x{side}": protocol.clips})

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latte.checkpoint import find_model
+from latte.device import device_name
 from latte.eval.features import Detector, batched
 from latte.eval.pixels import expect_videos
 from latte.folder import WEIGHTS, read_config
@@ -73,4 +74,4 @@ def shapes_detector(device: torch.device) -> Detector:
     def features(clips: Sequence[Tensor]) -> Tensor:
         return shape_features(network, torch.stack([squash(clip) for clip in clips]), len(clips))
 
-    return Detector(record, features)
+    return Detector(record, features, device_name(device))

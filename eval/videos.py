@@ -11,12 +11,15 @@ from latte.eval.features import Detector, Store, fill
 from latte.eval.frame_metrics import other_detectors, other_numbers
 from latte.eval.fvd import Side, given, measure
 from latte.eval.i3d import i3d_detector
-from latte.eval.protocol import adjusted
+from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
+from latte.eval.protocol import Protocol, adjusted
 from latte.eval.sampled import Sampled, is_model, sampled
 from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import SUFFIXES
+from latte.models.c3d import FRAMES
 from latte.train.parallel import Ranks, processes
 
+INCEPTION_SCORE = "stylegan-v"  # whose protocol, where none is named
 ONE_SIDED = ("inception_score", "real")  # what has no use for a side
 
 
@@ -30,13 +33,13 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     with processes(device) as ranks:
         if ranks.size > 1 and not args.features:
             raise ValueError("several processes meet in a folder of features: give --features")
+        sets = {name: chosen(name, args, protocol, ranks) for name in ("real", "generated")}
+        check(sets, args, protocol)
         sides, found = {}, {}
-        for name, path in {"real": args.real, "generated": Path(args.model)}.items():
-            if path.suffix in SUFFIXES and not path.is_dir():
-                sides[name], found[name] = given(path), {}
+        for name, clips in sets.items():
+            if isinstance(clips, Side):
+                sides[name], found[name] = clips, {}
                 continue
-            makes = name == "generated" and is_model(args.model)
-            clips = sampled(args, protocol, ranks) if makes else choose_clips(path, protocol, name, args.seed)
             wanted = {"distance": detector} | {key: others[key] for key in others if (key, name) != ONE_SIDED}
             found[name] = dict(zip(wanted, features(clips, list(wanted.values()), args.features, ranks)))
             sides[name] = Side(clips.about, found[name]["distance"])
@@ -44,16 +47,40 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
             return None
     result = measure(sides["real"], sides["generated"], protocol, detector, args.seed)
     if found["generated"]:
-        result |= other_numbers(others, found["real"], found["generated"], args.is_protocol or "stylegan-v")
+        result |= other_numbers(others, found["real"], found["generated"], args.is_protocol or INCEPTION_SCORE)
     print(as_text(result))
     return result
+
+
+def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | Sampled | Side:
+    """What a side is of: clips of a folder, clips of a model, or given statistics."""
+    path = args.real if name == "real" else Path(args.model)
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return given(path)
+    if name == "generated" and is_model(args.model):
+        return sampled(args, protocol, ranks)
+    return choose_clips(path, protocol, name, args.seed)
+
+
+def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, protocol: Protocol) -> None:
+    """ValueError, before the work, for numbers that could not be had after it."""
+    for option in ("inception", "c3d"):
+        if getattr(args, option) and any(isinstance(side, Side) for side in sets.values()):
+            raise ValueError(f"--{option} needs videos on both sides, and no statistics")
+    if args.c3d:
+        name = args.is_protocol or INCEPTION_SCORE
+        needed, there = INCEPTION_SCORES[name].videos, len(sets["generated"].clips)
+        if there < needed:
+            raise ValueError(f"the inception score of {name} is of {needed} clips; {there} are given")
+        if protocol.frames != FRAMES:
+            raise ValueError(f"the inception score is of clips of {FRAMES} frames; protocol {protocol.name} has others")
 
 
 def features(clips: ClipSet | Sampled, detectors: list[Detector], folder: Path | None, ranks: Ranks) -> list[Tensor]:
     """Each detector's features of every clip of a set; each process computes its share of what is missing."""
     stores = [Store(folder, clips, detector) for detector in detectors]
     fill(stores, ranks.rank, ranks.size, progress=ranks.first)
-    ranks.told(None)  # until all have written theirs
+    ranks.wait()
     return [store.all() for store in stores]
 
 

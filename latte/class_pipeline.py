@@ -13,7 +13,7 @@ from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
 from latte.files import read_json
-from latte.guidance import Guidance, load_guidance
+from latte.guidance import Guidance, check_interval, load_guidance
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.pipeline import (
@@ -121,6 +121,8 @@ class ClassPipeline(LattePipeline):
         trained = cfg.num_frames, cfg.input_size
         shape = self.latent_shape("num_frames", num_frames, height, width, *trained, cfg.tubelet)
         schedule = respace(linear_schedule(), str(num_inference_steps))
+        if guidance.interval != self.guidance.interval:
+            check_interval(guidance.interval, schedule.timesteps.tolist())
         numbers = range(first, first + len(labels))
         units = [range(i, i + batch_size) for i in numbers[::batch_size]]
         done = []

@@ -1,6 +1,7 @@
 """How a model is guided where a call does not say: as its folder's sampling.json asks, or as usual for its kind."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,13 @@ class Guidance:
         if interval is not None and scale == 1:
             raise ValueError("guidance_interval does nothing with guidance_scale 1, which does not guide")
         return Guidance(scale, self.interval if interval is None else interval)
+
+
+def check_interval(interval: tuple[float, float] | None, timesteps: Iterable[float]) -> None:
+    """ValueError: none of a call's timesteps lies in the interval that it names."""
+    if interval is not None and not any(interval[0] <= t <= interval[1] for t in timesteps):
+        low, high = interval
+        raise ValueError(f"guidance_interval {low:g} to {high:g} holds none of the timesteps, which are 0 to 999")
 
 
 def load_guidance(folder: Path, usual: float) -> Guidance:

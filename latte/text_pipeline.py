@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.diffusion.guidance import guided, predicting_noise
-from latte.guidance import Guidance, load_guidance
+from latte.guidance import Guidance, check_interval, load_guidance
 from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
@@ -167,6 +167,8 @@ class TextPipeline(LattePipeline):
         guides = guidance.scale > 1
         if negative_prompt and not guides:
             raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: more than 1 guides")
+        if guidance_interval is not None and not guides:
+            raise ValueError(f"guidance_interval does nothing with guidance_scale {guidance.scale:g}: above 1 guides")
         negative_prompt = (negative_prompt or "") if guides else None
         negative_prompt_embeds = negative_prompt_embeds if guides else None
         texts = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
@@ -174,6 +176,8 @@ class TextPipeline(LattePipeline):
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
         schedule = self.scheduler.schedule(num_inference_steps, timesteps)
+        if guidance.interval != self.guidance.interval:
+            check_interval(guidance.interval, schedule.timesteps.tolist())
         noise = draws(count, shape, generator, seed, latents, first)
         text = self.encode_prompt(*texts, num_videos_per_prompt, clean_caption, mask_feature, text_mask)
         batch_size = batch_size or count

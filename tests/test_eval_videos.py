@@ -89,8 +89,8 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
 
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
+    from latte.eval import frame_metrics
     from latte.eval import inception_score as module
-    from latte.eval import others
 
     torch.manual_seed(0)
     network = C3D(2, 8)
@@ -98,7 +98,7 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
     arrays = {theirs(name): value.numpy() for name, value in network.state_dict().items()}
     np.savez(tmp_path / "conv3d_deepnetA_ucf.npz", **arrays)
     np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), np.float32))
-    monkeypatch.setattr(others, "load_c3d", lambda path, mean, device: module.load_c3d(path, mean, 2, 8, device))
+    monkeypatch.setattr(frame_metrics, "load_c3d", lambda path, mean, device: module.load_c3d(path, mean, 2, 8, device))
     monkeypatch.setitem(module.PROTOCOLS, "stylegan-v", module.Protocol(48, 4, True))
     both = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     words = [*both, "--c3d", str(tmp_path), "--c3d-mean", str(tmp_path)]
@@ -141,7 +141,7 @@ def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_p
         assert main([*words, *more]) == 0
         found.append(json.loads((tmp_path / "r.json").read_text()))
     assert found[0]["distance"] == pytest.approx(found[1]["distance"], rel=1e-4)
-    assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]
+    assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]["made_by"]
     assert found[0]["distance"] != found[2]["distance"]
     assert len(list((tmp_path / "s").glob("*.mkv"))) == 4
     assert main([*words, "--prompts", "setup.cfg"]) == 2

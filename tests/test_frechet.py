@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from latte.eval.extrapolation import at_infinity, floor, intercept
+from latte.eval.extrapolation import at_infinity, floor, intercept, student_95
 from latte.eval.frechet import Moments, distance
 
 EIGENVALUES = torch.logspace(-2, 1, 16).double()
@@ -127,12 +127,19 @@ def test_given_moments_stay_as_they_are():
         at_infinity(a[:39], b)
 
 
-def test_the_floor_is_of_real_against_real():
+def test_the_floor_is_what_a_perfect_model_would_score():
+    """Of 800 and of 150 real clips, for 100 and for 800 others; another model of the same distribution scores that."""
     real = clips(800, 7)
-    same = [distance(Moments.of(clips(100, 2 * i)), Moments.of(clips(100, 2 * i + 1))) for i in range(20)]
-    found = floor(real, 100)
-    assert found.value == pytest.approx(np.mean(same), rel=0.15)
-    assert found.low < np.mean(same) < found.high
-    assert floor(real[:150], 100).value == pytest.approx(np.mean(same), rel=0.25)  # halves of 75, scaled
+    for n, count in ((800, 100), (150, 100), (150, 800)):
+        same = [distance(Moments.of(clips(n, 2 * i)), Moments.of(clips(count, 2 * i + 1))) for i in range(20)]
+        found = floor(real[:n], count)
+        assert found.value == pytest.approx(np.mean(same), rel=0.25)
+        assert found.low < np.mean(same) < found.high
     with pytest.raises(ValueError, match="3 real clips are too few"):
         floor(real[:3], 2)
+
+
+def test_students_distribution():
+    assert [student_95(n) for n in (1, 9, 10)] == [12.706, 2.262, 2.228]
+    assert student_95(11) == pytest.approx(2.2010, rel=1e-3) and student_95(30) == pytest.approx(2.0423, abs=2e-4)
+    assert student_95(10**6) == pytest.approx(1.96, abs=1e-3)

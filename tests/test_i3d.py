@@ -1,8 +1,10 @@
 """I3D: golden values, both published formats, folding, and what happens with other files."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from goldens import FOLDER, relative_error
@@ -133,6 +135,43 @@ def test_a_pickle_with_a_program_is_not_run(tmp_path):
     (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": Program()}))
     with pytest.raises(CheckpointError, match=r"stats\.pkl: it holds builtins\.exec"):
         read_pickle(tmp_path / "stats.pkl")
+
+
+def test_forged_arrays_are_not_taken_at_their_word(tmp_path):
+    from latte.eval.pickles import read_pickle
+
+    good = {"mean": np.arange(6.0).reshape(2, 3), "n": np.float32(4), "turned": np.asfortranarray(np.eye(3, 2))}
+    for protocol in (0, 2, 4, 5):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(good, protocol))
+        found = read_pickle(tmp_path / "a.pkl")
+        assert all(np.array_equal(found[name], good[name]) for name in good)
+    objects = pickle.dumps({"mean": np.array([{}])}, 4)
+    for forged, words in {
+        objects: "an array of type O8",
+        pickle.dumps({"mean": np.arange(6.0)}, 4).replace(b"\x85\x94h", b"\x85\x94h", 1)[:-20]: "is damaged",
+        pickle.dumps({"mean": np.zeros(3, "c16")}, 4): "an array of type c16",
+    }.items():
+        (tmp_path / "a.pkl").write_bytes(forged)
+        with pytest.raises(CheckpointError, match=words):
+            read_pickle(tmp_path / "a.pkl")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_archives_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
+    from latte.eval.pickles import read_torchscript
+
+    torch.jit.script(Scripted()).save(str(tmp_path / "a.pt"))
+    four = b"K\x04K\x03K\x02K\x02"  # the convolution's channels
+    for name, change in {
+        "compressed": lambda record, data: (zipfile.ZIP_DEFLATED, data),
+        "claims more": lambda record, data: (record.compress_type, data.replace(four, b"K\xff" + four[2:])),
+    }.items():
+        with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+            for record in old.infolist():
+                kind, data = change(record, old.read(record))
+                new.writestr(record.filename, data, kind)
+        with pytest.raises(CheckpointError, match=rf"b\.pt: .*{name}"):
+            read_torchscript(tmp_path / "b.pt")
 
 
 @torch.no_grad()

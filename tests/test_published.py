@@ -85,10 +85,14 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
     assert torch.equal(own, named) and not torch.equal(own, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
     with pytest.raises(ValueError, match="guidance_interval does nothing with guidance_scale 1"):
         pipe(PROMPTS[0], guidance_scale=1, guidance_interval=(400, 1000), **QUICK)
+    with pytest.raises(ValueError, match=r"guidance_interval does nothing with guidance_scale 0\.5: above 1"):
+        pipe(PROMPTS[0], guidance_scale=0.5, guidance_interval=(400, 1000), **QUICK)
+    with pytest.raises(ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the timesteps"):
+        pipe(PROMPTS[0], guidance_scale=2, guidance_interval=(0.2, 0.8), **QUICK)
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
     assert "guidance 2 at t of 400 to 1000" in capsys.readouterr().out
-    assert main([*words, str(tmp_path / "out"), "--cfg-interval", "0", "300"]) == 0
+    assert main([*words, str(tmp_path / "out"), "--num-sampling-steps", "3", "--cfg-interval", "0", "300"]) == 0
     assert "guidance 2 at t of 0 to 300" in capsys.readouterr().out
 
 

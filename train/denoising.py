@@ -110,7 +110,7 @@ class Denoising:
         """So many samples, of the classes in turn, uint8 (n, f, 3, h, w)."""
         names = self.clips.names
         asked = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
-        return ClassPipeline(network, self.vae, names)(**asked, **self.sampling()).frames
+        return ClassPipeline(network, self.vae, names)(**asked, batch_size=SHOWN, **self.sampling()).frames
 
     def sampling(self) -> dict:
         """How samples are made."""

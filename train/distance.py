@@ -8,11 +8,11 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.clips import choose_clips
-from latte.eval.features import Store, features_of, fill
+from latte.eval.features import Detector, Store, features_of, fill
 from latte.eval.frechet import Moments, distance
 from latte.eval.fvd import given
 from latte.eval.i3d import i3d_detector
-from latte.eval.protocol import adjusted
+from latte.eval.protocol import Protocol, adjusted
 from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import SUFFIXES
 from latte.train.config import TrainConfig
@@ -27,34 +27,25 @@ class Distance:
     """A Fréchet distance of samples from real clips, whose features are computed once.
 
     By I3D, where config.eval_i3d names its weights (FVD), or else by the network of the built-in shapes. The real ones
-    are clips of the run's data, config.eval_clips of them, or config.eval_real. ValueError: there are no videos to take
-    them from.
+    are clips of the run's data, config.eval_clips of them, or config.eval_real. ValueError, before any step: there are
+    no videos to take them from, or they are not for this network, or for clips of this length.
     """
 
     def __init__(self, config: TrainConfig, clips: Clips | Stored, device: torch.device):
-        protocol = adjusted(
-            "exact",
-            clips=config.eval_clips,
-            frames=config.num_frames,
-            real_stride=config.frame_interval,
-        )
+        sizes = {"clips": config.eval_clips, "frames": config.num_frames, "real_stride": config.frame_interval}
+        protocol = adjusted("exact", **sizes)
         of_shapes = not config.eval_i3d
         self.detector = shapes_detector(device) if of_shapes else i3d_detector(Path(config.eval_i3d), protocol, device)
         if config.eval_real:
-            path = Path(config.eval_real)
-            if path.suffix in SUFFIXES:
-                self.real = given(path).features
-                return
-            store = Store(None, choose_clips(path, protocol, "real", config.seed), self.detector)
-            fill([store])
-            self.real = Moments.of(store.all())
+            self.real = real_moments(Path(config.eval_real), protocol, self.detector, config.seed)
         elif isinstance(clips, Stored):
             raise ValueError(f"{clips.folder} holds latents alone: name real videos to compare with, eval_real=FOLDER")
         else:
-            count = min(config.eval_clips, clips.videos)
-            places = [generator(config.seed, PLACE, i) for i in range(count)]
-            videos = [to_uint8(clips.clip(i, place).video) for i, place in enumerate(places)]
-            self.real = self.moments(videos)
+            some = torch.randperm(clips.videos, generator=generator(config.seed, PLACE))[: config.eval_clips].tolist()
+            places = {i: generator(config.seed, PLACE, i) for i in some}
+            self.real = self.moments([to_uint8(clips.clip(i, place).video) for i, place in places.items()])
+        shape = (2, config.num_frames, 3, config.image_size, config.image_size)
+        self(torch.zeros(shape, dtype=torch.uint8))  # which says if it is not of this length, or of another width
 
     def __call__(self, videos: Tensor) -> dict[str, float]:
         """The distance of uint8 clips (n, f, 3, h, w), under its name."""
@@ -64,3 +55,12 @@ class Distance:
         """Of uint8 clips (f, 3, h, w)."""
         (features,) = features_of([self.detector], iter(videos), len(videos[0]))
         return Moments.of(features)
+
+
+def real_moments(path: Path, protocol: Protocol, detector: Detector, seed: int) -> Moments:
+    """Of a file of statistics, or of clips of a folder of videos."""
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return given(path).features
+    store = Store(None, choose_clips(path, protocol, "real", seed), detector)
+    fill([store])
+    return Moments.of(store.all())

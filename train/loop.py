@@ -119,9 +119,10 @@ def loop(run: Run, first: int) -> None:
                         board.grid(picture, done)
                 if config.eval_every and done % config.eval_every == 0:
                     line = {"step": done, **run.judge()}
-                    metrics.write(line)
-                    if board:
-                        board.numbers(line)
+                    if len(line) > 1:
+                        metrics.write(line)
+                        if board:
+                            board.numbers(line)
     finally:
         wishes.restore()
 

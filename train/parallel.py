@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from latte.train.precision import autocast
 
 FIXED = 2.0**40  # of fixed-point gradients: steps of 1e-12, sums up to LARGEST
 LARGEST = 2.0**22
+PATIENCE = timedelta(hours=2)  # with which processes wait for what one does alone: samples, a distance
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
     def told(self, value):
         """What the first process has, in all of them."""
         box = [value]
@@ -78,7 +85,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     # processes that torchrun restarts must not find the addresses of those before them
     attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield Ranks(rank, size)
     finally:

@@ -147,7 +147,11 @@ class Run:
         """How far what the averaged weights make is from real clips, by name; {} where another process judges."""
         if (network := self.averaged()) is None:
             return {}
-        return self.distance(self.objective.samples(network, self.config.eval_clips))
+        try:
+            return self.distance(self.objective.samples(network, self.config.eval_clips))
+        except (OSError, ValueError, torch.OutOfMemoryError) as error:
+            warnings.warn(f"{self.folder}: no distance this time, training goes on: {error}", stacklevel=2)
+            return {}
 
     def finish(self) -> Path:
         """Write final/ with the averaged weights."""
