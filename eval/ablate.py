@@ -12,6 +12,7 @@ import torch
 from latte.eval.ablation_report import write_report
 from latte.eval.ablation_runs import Grid, complete, missing
 from latte.eval.ablations import SCALES, Scale, ablations
+from latte.eval.i3d import find_i3d
 from latte.files import writable
 from latte.models.latte import LatteConfig
 from latte.parser import Parser
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
         help=f"training steps of a run (default: {SCALES['small'].settings['steps']}; paper: 150000)",
     )
     add("--num-videos", type=int, default=VIDEOS, help=f"sampled of each run (default: {VIDEOS})")
+    add("--i3d", default="", help="path to I3D's weights: FVD of the samples, where the data is a folder of videos")
     add("--parallel", type=int, help="runs at a time (default: one on each GPU, or one)")
     args = parser.parse_intermixed_args(argv)
     changes = [word for word in args.names if "=" in word]
@@ -57,6 +59,10 @@ def main(argv: list[str]) -> None:
     base = base_of(scale, args.config or scale.preset, changes)
     if not base.classes:
         scale = replace(scale, sampling={**scale.sampling, "guidance_scale": 1.0}, guidance_scales=())
+    if args.i3d:
+        if base.data == "shapes":
+            raise ValueError("--i3d does nothing on the built-in shapes, which have their own distance: leave it out")
+        find_i3d(args.i3d)
     known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
     if args.list:
         for name, ablation in known.items():
@@ -65,7 +71,7 @@ def main(argv: list[str]) -> None:
         return
     check(args.num_videos, args.parallel, args.out, args.seeds)
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
-    grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos)
+    grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)
     grid.begin()
     _, runs, exams = missing(grid)
     print(f"{len(grid.exams)} to score, {len(exams)} missing; {len(runs)} to train, {base.steps} steps each")

@@ -63,6 +63,7 @@ class Grid:
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     count: int  # videos sampled of each run
+    i3d: str = ""  # I3D's weights, for the FVD of samples of a folder's videos
 
     @cached_property
     def ablations(self) -> dict[str, Ablation]:
@@ -126,7 +127,7 @@ class Grid:
 
         Settings that a run may be resumed with may change, but for the number of steps.
         """
-        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count}
+        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count, "i3d": self.i3d}
         about = json.loads(json.dumps({name: value for name, value in asked.items() if name not in FREE}))
         path = self.folder / ABOUT
         before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # of settings newer than the folder
@@ -166,7 +167,7 @@ def train(grid: Grid, run: Run, workers: Workers, place: Place) -> None:
 
 def examine(grid: Grid, exam: Exam, workers: Workers, place: Place) -> None:
     """Sample and score."""
-    score_samples(exam.run.folder, exam.sampling, grid.count, exam.file, place.device)
+    score_samples(exam.run.folder, exam.sampling, grid.count, exam.file, place.device, grid.i3d)
 
 
 def missing(grid: Grid) -> tuple[list[Run], list[Run], list[Exam]]:

@@ -25,6 +25,7 @@ from latte.models.shape_features import ShapeFeatures
 from latte.shapes import MOTIONS, Clip, make_clip
 from latte.train.config import TrainConfig
 from latte.train.denoising import Denoising
+from latte.train.distance import Distance
 from latte.train.folder_clips import open_clips
 from latte.train.plot import read_metrics
 from latte.train.settings import resolve
@@ -109,10 +110,11 @@ def by_examiner(answers: Answers) -> dict[str, float]:
 MEASURES = (by_examiner, shapes_distance)  # of samples: Answers -> scores by name
 
 
-def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str) -> None:
+def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str, i3d: str = "") -> None:
     """Sample `count` videos of a trained run, and write to `file` what they are worth; a picture beside shows a few.
 
-    sampling: what the pipeline's call takes. The picture has a row of frames for each of the videos SHOWN.
+    sampling: what the pipeline's call takes. i3d: weights for the FVD of samples from as many clips of a folder's
+    videos, taken as in training. The picture has a row of frames for each of the videos SHOWN.
     """
     config = resolve(str(folder / "config.yaml"), [])
     pipe = ClassPipeline.from_pretrained(folder / "final").to(device)
@@ -125,6 +127,9 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
     seconds = time.perf_counter() - start
     answers = Answers(Look.of(config), videos, truths)
     scores = {name: value for measure in MEASURES for name, value in measure(answers).items()}
+    if i3d and config.data != "shapes":
+        judged = replace(config, eval_every=1, eval_clips=max(2, count), eval_i3d=i3d)
+        scores |= Distance(judged, open_clips(replace(config, latents="step")), torch.device(device))(videos)
     kept = videos[[i for i in SHOWN if i < count]]
     with replacing(file.with_suffix(".png")) as draft:
         Image.fromarray(rearrange(kept, "n f c h w -> (n h) (f w) c").numpy()).save(draft)

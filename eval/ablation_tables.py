@@ -25,6 +25,7 @@ class Metric:
 METRICS = (
     Metric("parameters", "parameters, M", digits=2, of="training"),
     Metric("fixed_loss", "loss, fixed noise ↓", -1, 4, "training", loss=True),
+    Metric("fvd", "FVD ↓", -1, 1),
     Metric("shapes_distance", "shapes distance ↓", -1, 1),
     Metric("motion_accuracy", "motion ↑", 1),
     Metric("real_motion_accuracy", "motion of real clips", of="other data"),

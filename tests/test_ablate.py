@@ -25,9 +25,11 @@ from latte.eval.ablation_scores import Answers, Look, by_examiner, real_clips, s
 from latte.eval.ablation_tables import compare, spread
 from latte.eval.ablations import SCALES, ablations
 from latte.eval.examiner import score
+from latte.eval.features import Detector
 from latte.eval.workers import Workers
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes import make_clip
+from latte.train import distance
 from latte.train.folder_clips import open_clips
 from latte.train.settings import resolve
 
@@ -163,6 +165,19 @@ def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path)
     assert header.split(" | ")[2:4] == ["parameters, M", "loss, fixed noise ↓"] and "motion" not in header
     assert len(json.loads((tmp_path / "runs/base/seed-0/scores/base.json").read_text())) == 1
     assert Image.open(tmp_path / "runs/base/seed-0/scores/base.png").size == (4 * 16, 16)
+
+
+def test_samples_of_a_folder_have_an_fvd(vae, videos, commands, tmp_path, monkeypatch, capsys):
+    seen = lambda clips: torch.stack([clip.float().mean((2, 3)).flatten() for clip in clips])
+    monkeypatch.setattr(distance, "i3d_detector", lambda *_: Detector({"metric": "fvd"}, seen))
+    monkeypatch.setattr("latte.eval.ablate.find_i3d", lambda path: path)
+    words = ["--scale", "paper", "--config", "folder", f"data={videos}", "motion_frames=0", "frame_interval=1"]
+    assert ablate(tmp_path, vae, "guidance", *words, "--i3d", "i3d.pt", seeds=(0,)) == 0
+    found = [json.loads(path.read_text())["fvd"] for path in (tmp_path / "runs/base/seed-0/scores").glob("*.json")]
+    assert len(found) == 4 and len(set(found)) > 1
+    assert "FVD ↓" in (tmp_path / "report.md").read_text()
+    assert ablate(tmp_path / "no", vae, "guidance", "--i3d", "i3d.pt") == 2
+    assert "--i3d does nothing on the built-in shapes" in capsys.readouterr().err
 
 
 def write_scores(grid: Grid, numbers: dict[str, list[float]]) -> None:
