@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +72,24 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "fewer.json")]) == 0
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "fewer.json")]) == 2
     assert "cannot be compared: they differ in protocol, name" in capsys.readouterr().err
+
+
+def test_two_processes_find_what_one_does(sets, tmp_path):
+    """Started as torchrun starts them; they meet in the folder of features."""
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--out"]
+    assert main([*words, str(tmp_path / "one.json")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "latte", *words, str(tmp_path / "two.json"), "--features", str(tmp_path / "f")]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **launch, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two
 
 
 def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):

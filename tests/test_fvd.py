@@ -142,6 +142,27 @@ def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path)
     assert Store(tmp_path, many, other).missing() == Store(tmp_path, moved, DETECTOR).missing() == [0, 1]
 
 
+def test_processes_share_units_whoever_comes_first(folder, tmp_path):
+    """The second lists what is missing when the first is done: no unit is left out."""
+    clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
+    many = replace(clips, clips=clips.clips * 27)  # 324: six units
+    for rank in (0, 1, 2):
+        fill([Store(tmp_path, many, DETECTOR)], rank, 3)
+    assert Store(tmp_path, many, DETECTOR).missing() == []
+
+
+def test_videos_of_one_name_and_size_are_told_apart(tmp_path):
+    for name, value in (("a", 0), ("b", 9)):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "0.npz", video=np.full((16, 8, 8, 3), value, np.uint8))
+    a, b = (choose_clips(tmp_path / name, PROTOCOLS["exact"], "real", 0) for name in "ab")
+    assert a.clips[0].name == b.clips[0].name and a.fingerprint != b.fingerprint
+    stores = [Store(tmp_path / "features", clips, DETECTOR) for clips in (a, b)]
+    fill(stores[:1])
+    assert stores[0].missing() == [] and stores[1].missing() == [0]
+    assert a.sizes == {"8x8": 1} and a.codecs == {"npz": 1}
+
+
 def side(seed: int, count: int = 200, scale: float = 1.0) -> Side:
     noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
     return Side({"clips": count, "codecs": {"ffv1": count}, "fingerprint": "same"}, noise * scale)
@@ -171,6 +192,15 @@ def test_caveats_name_what_is_wrong():
     lossy.about["codecs"] = {"h264": 200}
     found = measure(side(0), lossy, adjusted("latte", clips=200), DETECTOR)["caveats"]
     assert len(found) == 2 and "stored in h264" in found[1]
+    unequal = side(1)
+    unequal.about["sizes"] = {"64x64": 200}
+    real = side(0)
+    real.about["sizes"] = {"320x240": 200}
+    sized = measure(real, unequal, adjusted("latte", clips=200), DETECTOR)["caveats"]
+    assert sized[1:] == ["frames differ in size: real 320x240, generated 64x64"]
+    uncounted = Side({"clips": 0}, replace(Moments.of(side(0).features), count=0))
+    said = measure(uncounted, side(1), adjusted("latte", clips=200), DETECTOR)["caveats"]
+    assert not any("against" in caveat for caveat in said) and "not known from statistics" in said[1]
     given = Side({"clips": 200}, Moments.of(side(0).features))
     result = measure(given, side(1), adjusted("latte", clips=200), DETECTOR)
     assert "floor" not in result and "infinite" in result and "taken as given" in result["caveats"][0]

@@ -14,6 +14,8 @@ from latte.eval.features import Detector
 from latte.eval.frechet import Moments
 from latte.shapes import make_clip
 from latte.train import checkpoint, distance
+from latte.train.denoising import Denoising
+from latte.train.folder_clips import open_clips
 from latte.train.plot import read_metrics, smooth
 from latte.train.settings import resolve
 from latte.video import read_video, write_video
@@ -100,16 +102,36 @@ def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
     assert len({value for _, value in found.values()}) == 5 and found["i3d"][0] == "fvd"
 
 
+def test_real_clips_come_from_all_of_the_data(monkeypatch):
+    """A folder's videos are sorted by class: the first ones would be of one."""
+    clips, seen = open_clips(resolve("shapes", ["clips=40", "image_size=16"])), []
+    draw = clips.clip
+    monkeypatch.setattr(clips, "clip", lambda i, random: (seen.append(i), draw(i, random))[1])
+    config = resolve("shapes", ["clips=40", "image_size=16", "eval_every=1", "eval_clips=8"])
+    distance.Distance(config, clips, torch.device("cpu"))
+    assert len(set(seen)) == 8 and max(seen) > 20 and seen != sorted(seen)
+
+
+def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(Denoising, "samples", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
+    with pytest.warns(UserWarning, match="no distance this time, training goes on"):
+        run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
+    assert (tmp_path / "final/model.safetensors").is_file() and not judged(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "say"),
     [
         (["eval_clips=3"], "eval_clips does nothing with eval_every=0"),
         (["eval_every=2", "eval_clips=1"], "eval_clips is 1; it must be 2 or more"),
         (["eval_every=2", "eval_real=nowhere"], "no folder of videos at nowhere"),
+        (["eval_every=2", "eval_real=STATISTICS"], "features of 400 and of 32 numbers cannot be compared"),
         (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
     ],
 )
 def test_what_cannot_be_judged_is_told_at_once(words, say, vae, tmp_path):
+    np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=9)
+    words = [word.replace("STATISTICS", str(tmp_path / "i3d.npz")) for word in words]
     with pytest.raises((ValueError, FileNotFoundError), match=say):
         run(small(vae, *words), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
