@@ -13,7 +13,6 @@ from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
 from latte.files import read_json
-from latte.guidance import Guidance, check_interval, load_guidance
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.pipeline import (
@@ -27,6 +26,7 @@ from latte.pipeline import (
     check_vae,
     told,
 )
+from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import ALL, Scheduler
 from latte.vae_io import load_vae
 
@@ -40,7 +40,7 @@ class ClassPipeline(LattePipeline):
 
     def __init__(self, transformer: Latte, vae: VideoVAE | None = None, class_names: list[str] | None = None):
         self.transformer, self.vae, self.class_names = transformer.eval(), vae, class_names or []
-        self.guidance = Guidance(GUIDANCE if transformer.config.num_classes else 1.0)  # where a call names none
+        self.sampling = Sampling(Guidance(GUIDANCE if transformer.config.num_classes else 1.0))
         check_vae(vae, transformer)
 
     @classmethod
@@ -64,7 +64,7 @@ class ClassPipeline(LattePipeline):
             vae = load_vae(find_model(vae))
         names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
-        pipe.guidance = load_guidance(path, pipe.guidance.scale)
+        pipe.sampling = load_sampling(path, pipe.sampling.guidance.scale)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
 
     def class_index(self, label: int | str) -> int:
@@ -83,12 +83,12 @@ class ClassPipeline(LattePipeline):
         self,
         class_labels: list[int | str] | int | str | None = None,
         num_videos: int | None = None,
-        num_inference_steps: int | str = 50,
+        num_inference_steps: int | str | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         seed: int = 0,
         sampler: str = "ddim",
-        eta: float = 0.0,
+        eta: float | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -114,14 +114,16 @@ class ClassPipeline(LattePipeline):
         callback_on_step_end: see latte.pipeline.told.
         Raises ValueError for labels, sizes or options that the model does not have.
         """
-        guidance = self.guidance.asked(guidance_scale, guidance_interval)
+        guidance = self.sampling.guidance.asked(guidance_scale, guidance_interval)
+        eta = self.sampling.eta_of(sampler, eta)
+        steps = self.sampling.num_inference_steps if num_inference_steps is None else num_inference_steps
         self.check(class_labels, num_videos, guidance.scale, sampler, eta, batch_size, first, output_type)
         labels = self.labels(class_labels, num_videos)
         cfg = self.transformer.config
         trained = cfg.num_frames, cfg.input_size
         shape = self.latent_shape("num_frames", num_frames, height, width, *trained, cfg.tubelet)
-        schedule = respace(linear_schedule(), str(num_inference_steps))
-        if guidance.interval != self.guidance.interval:
+        schedule = respace(linear_schedule(), str(steps))
+        if guidance.interval != self.sampling.guidance.interval:
             check_interval(guidance.interval, schedule.timesteps.tolist())
         numbers = range(first, first + len(labels))
         units = [range(i, i + batch_size) for i in numbers[::batch_size]]

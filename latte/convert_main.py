@@ -9,10 +9,10 @@ from latte.class_pipeline import GUIDANCE
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
 from latte.folder import check_target
-from latte.guidance import SAMPLING, load_guidance, save_guidance
 from latte.models.latte import Latte
 from latte.parser import Parser
 from latte.published import find_pipeline, rewrite
+from latte.sampling import FILE, load_sampling, save_sampling
 from latte.tensors import CheckpointError, cast, digest, write_tensors
 from latte.vae_io import is_vae, load_vae, save_vae, vae_file
 
@@ -71,7 +71,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     """
     for folder in (target, target / "vae"):
         check_target(folder)
-    for name in ("vae", "classes.json", SAMPLING):
+    for name in ("vae", "classes.json", FILE):
         if (target / name).exists() and not (source / name).exists():
             raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
     vae = load_vae(source / "vae") if (source / "vae").is_dir() else None
@@ -81,8 +81,8 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
         save_vae(vae, target / "vae", dtype)
     if names is not None:
         write_json(target / "classes.json", names)
-    if (source / SAMPLING).is_file():
-        save_guidance(load_guidance(source, GUIDANCE), target)
+    if (source / FILE).is_file():
+        save_sampling(load_sampling(source, GUIDANCE), target)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -12,11 +12,11 @@ from latte.checkpoint import find_model
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
-from latte.guidance import SAMPLING, load_guidance, save_guidance
 from latte.memory import in_eight_bits, rows_in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Config, T5Encoder
 from latte.models.vae import VideoVAE
+from latte.sampling import FILE, load_sampling, save_sampling
 from latte.scheduler import Scheduler
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
 from latte.tokenizer import Tokenizer
@@ -168,5 +168,5 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
             yield name, file, sum(parameter.numel() for parameter in module.parameters())
     tokenizer.save(target / "tokenizer")
     save_scheduler(scheduler, target / "scheduler")
-    if (source / SAMPLING).is_file():
-        save_guidance(load_guidance(source, GUIDANCE), target)
+    if (source / FILE).is_file():
+        save_sampling(load_sampling(source, GUIDANCE), target)

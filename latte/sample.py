@@ -100,11 +100,12 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     conditional = isinstance(pipe, TextPipeline) or pipe.transformer.config.num_classes
     between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
     guided = f"guidance {scale:g}{between}" if conditional else "unconditional"
+    noise = f", eta {settings['eta']:g}" if settings["eta"] else ""
     facts = {
         "model": args.model,
         "vae": args.vae or "its own",
         "weights": ", ".join(f"{file.parent.name}/{file.name} sha256 {digest(file)}" for file in files),
-        "sampler": f"{sampler}, {args.num_sampling_steps} steps, {guided}, seed {args.seed}",
+        "sampler": f"{sampler}, {settings['num_inference_steps']} steps{noise}, {guided}, seed {args.seed}",
         "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
     page = show(videos, captions, args.out, args.fps, facts)

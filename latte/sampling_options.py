@@ -18,7 +18,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """The options that every command that samples has."""
     add = parser.add_argument
     add("--vae", help="the VAE's folder, where the model's own has none")
-    add("--num-sampling-steps", default="50", help="a count, or a respacing such as ddim50 (default: 50)")
+    own = "(default: what the model's folder says, or {})"
+    add("--num-sampling-steps", help=f"a count, or a respacing such as ddim50 {own.format(50)}")
     add(
         "--cfg-scale",
         type=float,
@@ -27,7 +28,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     words = "timesteps between which to guide (default: what the model's folder says, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
-    add("--eta", type=float, default=0.0, help="noise of ddim: 0 none (default), 1 as much as ddpm")
+    add("--eta", type=float, help=f"noise of ddim: 0 none, 1 as much as ddpm {own.format(0)}")
     add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
     add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two (default: ema)")
@@ -50,16 +51,21 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
         files = [file for part in ("transformer", "text_encoder") for file in state_files(path / part)]
-        own = {"num_inference_steps": int(args.num_sampling_steps)}
     else:
         pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
-        own = {"num_inference_steps": args.num_sampling_steps, "sampler": args.sampler or "ddim"}
-    guidance = pipe.guidance.asked(args.cfg_scale, args.cfg_interval)
-    own |= {"guidance_scale": guidance.scale}
-    if guidance.interval and guidance.scale != 1:
-        own |= {"guidance_interval": guidance.interval}
-    settings = {**own, "eta": args.eta, "seed": args.seed, "batch_size": args.batch_size}
+    sampler = pipe.scheduler.sampler if of_text else args.sampler or "ddim"
+    steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
+    guidance = pipe.sampling.guidance.asked(args.cfg_scale, args.cfg_interval)
+    settings = {
+        **({} if of_text else {"sampler": sampler}),
+        "num_inference_steps": int(steps) if of_text else str(steps),
+        "guidance_scale": guidance.scale,
+        **({"guidance_interval": guidance.interval} if guidance.interval and guidance.scale != 1 else {}),
+        "eta": pipe.sampling.eta_of(sampler, args.eta),
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+    }
     if pipe.vae is not None:
         files.append(vae_file(find_vae(args.vae, path) if args.vae else path / "vae"))
     return pipe.to(usable_device(args.device)), settings, files
@@ -69,7 +75,7 @@ def check_kind(args: argparse.Namespace, of_text: bool) -> None:
     """ValueError: words that this kind of model has no use for."""
     if not 1 <= args.batch_size <= 4096:
         raise ValueError(f"--batch-size is {args.batch_size}; it must be in 1 to 4096")
-    if of_text and not args.num_sampling_steps.isdecimal():
+    if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
         raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
     idle = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
     if wrong := [name for name, value in idle.items() if getattr(args, name) != value]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.diffusion.guidance import guided, predicting_noise
-from latte.guidance import Guidance, check_interval, load_guidance
 from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
@@ -29,6 +28,7 @@ from latte.pipeline import (
     told,
 )
 from latte.published import GUIDANCE, find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
+from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
 from latte.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class TextPipeline(LattePipeline):
     """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
 
     made_of = "prompts"
-    guidance = Guidance(GUIDANCE)  # where a call names none
+    sampling = Sampling(Guidance(GUIDANCE))
     # where the text encoder goes after each encoding: None, it stays; "cpu", there, also from .to(); "free", nowhere
     offload_text_encoder: str | None = None
 
@@ -97,7 +97,7 @@ class TextPipeline(LattePipeline):
             "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
         }
         pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
-        pipe.guidance = load_guidance(path, GUIDANCE)
+        pipe.sampling = load_sampling(path, GUIDANCE)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
             if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers
@@ -111,7 +111,7 @@ class TextPipeline(LattePipeline):
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] = "",
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[float] | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -119,7 +119,7 @@ class TextPipeline(LattePipeline):
         video_length: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        eta: float = 0.0,
+        eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
         latents: Tensor | None = None,
@@ -141,7 +141,8 @@ class TextPipeline(LattePipeline):
 
         prompt: text, or prompt_embeds (b, l, caption_channels), which have no padding; negative_prompt: one for all, or
         one each; it counts where guidance_scale is above 1, which is by default what the model's folder says, or 7.5.
-        guidance_interval: timesteps between which it guides (None: the folder's, or all).
+        guidance_interval: timesteps between which it guides. num_inference_steps, guidance_interval, eta None: as the
+        model's folder says, or 50, all, 0.
         timesteps: falling, in place of num_inference_steps.
         video_length, height, width: None: as the model was trained; 1 frame makes a picture. eta: of ddim alone.
         Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
@@ -160,7 +161,8 @@ class TextPipeline(LattePipeline):
             if num_videos_per_prompt not in (1, num_images_per_prompt):
                 raise ValueError("num_videos_per_prompt and num_images_per_prompt are one setting: give one")
             num_videos_per_prompt = num_images_per_prompt
-        guidance = self.guidance.asked(guidance_scale, guidance_interval)
+        guidance = self.sampling.guidance.asked(guidance_scale, guidance_interval)
+        eta = self.sampling.eta_of(self.scheduler.sampler, eta)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         self.check_numbers(num_videos_per_prompt, eta, decode_chunk_size, batch_size, output_type)
         check_count("first", first, MOST_VIDEOS, 0)
@@ -175,8 +177,9 @@ class TextPipeline(LattePipeline):
         count = num_videos_per_prompt * check_texts(*texts, self.width, mask_feature, text_mask)
         cfg = self.transformer.config
         shape = self.latent_shape("video_length", video_length, height, width, cfg.video_length, cfg.sample_size)
-        schedule = self.scheduler.schedule(num_inference_steps, timesteps)
-        if guidance.interval != self.guidance.interval:
+        steps = self.sampling.num_inference_steps if num_inference_steps is None else num_inference_steps
+        schedule = self.scheduler.schedule(steps, timesteps)
+        if guidance.interval != self.sampling.guidance.interval:
             check_interval(guidance.interval, schedule.timesteps.tolist())
         noise = draws(count, shape, generator, seed, latents, first)
         text = self.encode_prompt(*texts, num_videos_per_prompt, clean_caption, mask_feature, text_mask)

@@ -12,8 +12,8 @@ from latte.checkpoint import load_model, save_model
 from latte.cli import main
 from latte.convert import state_for_original
 from latte.files import read_json, write_json
-from latte.guidance import Guidance, save_guidance
 from latte.models.latte import Latte, LatteConfig
+from latte.sampling import Guidance, Sampling, save_sampling
 from latte.tensors import CheckpointError, digest, read_tensors, write_tensors
 from latte.vae_io import load_vae, save_vae
 
@@ -91,7 +91,7 @@ def folder_with_company(model, vae, folder):
     save_model(model, folder)
     save_vae(vae, folder / "vae")
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
-    save_guidance(Guidance(3, (500, 1000)), folder)
+    save_sampling(Sampling(Guidance(3, (500, 1000)), 7, 0.5), folder)
     return folder
 
 
@@ -100,7 +100,7 @@ def test_converting_a_folder_takes_its_company_along(tiny, tiny_vae, tmp_path):
     for target in ("half", "half", "final"):  # a new one, one written before, itself
         assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
         assert read_json(tmp_path / target / "classes.json") == {"names": ["a", "b", "c"]}
-        assert LattePipeline.from_pretrained(tmp_path / target).guidance == Guidance(3, (500, 1000))
+        assert LattePipeline.from_pretrained(tmp_path / target).sampling == Sampling(Guidance(3, (500, 1000)), 7, 0.5)
         for part, load in ((".", load_model), ("vae", load_vae)):
             stored = read_tensors(tmp_path / target / part / "model.safetensors")
             assert {tensor.dtype for tensor in stored.values()} == {torch.float16}

@@ -93,6 +93,21 @@ def test_every_option_changes_the_video(pipe, change):
     assert plain.shape == other.shape and not torch.allclose(plain, other)
 
 
+def test_a_folder_says_how_its_model_is_sampled(pipe, folder, tmp_path):
+    """Steps, guidance and, of ddim, its noise; what a call names comes first."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    own = {"guidance_scale": 3.0, "guidance_interval": [500, 1000], "num_inference_steps": 3, "eta": 0.5}
+    (copy / "sampling.json").write_text(json.dumps(own))
+    there = LattePipeline.from_pretrained(copy)
+    call = lambda pipe, **options: pipe([2], output_type="latent", **options).frames
+    assert torch.equal(call(there), call(pipe, **own))
+    for change in ({"eta": 0.0}, {"num_inference_steps": 4}, {"guidance_scale": 2.0}, {"guidance_interval": (0, 1000)}):
+        assert torch.equal(call(there, **change), call(pipe, **{**own, **change}))
+        assert not torch.equal(call(there, **change), call(there))
+    other = {**own, "eta": 0.0, "sampler": "dpm_multistep"}  # which has no eta
+    assert torch.equal(call(there, sampler="dpm_multistep"), call(pipe, **other))
+
+
 def test_sizes_and_output_types(pipe, unconditional):
     assert make(pipe, (1,)).shape == (1, 4, 4, 2, 2)
     assert make(pipe, (1,), num_frames=6, height=32, width=48).shape == (1, 4, 6, 4, 6)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from latte import LattePipeline
 from latte.cli import main
 from latte.eval.examiner import examine
-from latte.guidance import Guidance
 from latte.models.t5 import T5Config, T5Encoder
 from latte.published import find_pipeline, load_t5
+from latte.sampling import Guidance
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.shapes import SHAPES
 from latte.tensors import CheckpointError
@@ -64,13 +64,16 @@ def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
     assert torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
     assert not torch.equal(own(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
     assert main(["convert", str(copy), str(tmp_path / "ours")]) == 0
-    assert LattePipeline.from_pretrained(tmp_path / "ours").guidance == Guidance(2)
+    assert LattePipeline.from_pretrained(tmp_path / "ours").sampling.guidance == Guidance(2)
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
     assert "guidance 2" in capsys.readouterr().out
     for values, words in {
         '{"guidance_scale": "much"}': "guidance_scale is 'much'; it must be a finite number",
         '{"guidance_scale": 2, "guidance_interval": [9, 3]}': "two timesteps, the lower one first",
+        '{"num_inference_steps": 0}': "num_inference_steps is 0; it must be a whole number in 1 to 1000",
+        '{"eta": "all"}': "eta is 'all'; it must be in 0 to 1",
+        '{"steps": 5}': "'steps' is nothing that a model is sampled by",
     }.items():
         (copy / "sampling.json").write_text(values)
         with pytest.raises(CheckpointError, match=rf"sampling\.json: .*{words}"):

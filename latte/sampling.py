@@ -1,4 +1,4 @@
-"""How a model is guided where a call does not say: as its folder's sampling.json asks, or as usual for its kind."""
+"""How a model is sampled where a call does not say: as its folder's sampling.json asks, or as usual for its kind."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 from latte.files import read_json, write_json
 from latte.tensors import naming
 
-SAMPLING = "sampling.json"
+FILE = "sampling.json"
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,41 @@ def check_interval(interval: tuple[float, float] | None, timesteps: Iterable[flo
         raise ValueError(f"guidance_interval {low:g} to {high:g} holds none of the timesteps, which are 0 to 999")
 
 
-def load_guidance(folder: Path, usual: float) -> Guidance:
+@dataclass(frozen=True)
+class Sampling:
+    """What a call takes where it does not say."""
+
+    guidance: Guidance
+    num_inference_steps: int = 50
+    eta: float = 0.0  # of ddim
+
+    def __post_init__(self):
+        steps, eta = self.num_inference_steps, self.eta
+        if type(steps) is not int or not 1 <= steps <= 1000:
+            raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number in 1 to 1000")
+        if type(eta) not in (int, float) or not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta!r}; it must be in 0 to 1")
+
+    def eta_of(self, sampler: str, asked: float | None) -> float:
+        """What a call asks for, or else its own, which is ddim's alone."""
+        return asked if asked is not None else self.eta if sampler == "ddim" else 0.0
+
+
+def load_sampling(folder: Path, usual: float) -> Sampling:
     """What a folder's sampling.json asks for; the usual scale without one. CheckpointError: it makes no sense."""
-    path = folder / SAMPLING
+    path = folder / FILE
     if not path.is_file():
-        return Guidance(usual)
+        return Sampling(Guidance(usual))
     with naming(path):
         values = read_json(path)
-        return Guidance(values.get("guidance_scale"), values.get("guidance_interval"))
+        guidance = Guidance(values.pop("guidance_scale", usual), values.pop("guidance_interval", None))
+        if unknown := values.keys() - {"num_inference_steps", "eta"}:
+            raise ValueError(f"{min(unknown)!r} is nothing that a model is sampled by")
+        return Sampling(guidance, **values)
 
 
-def save_guidance(guidance: Guidance, folder: Path) -> None:
-    """Write a sampling.json that load_guidance reads."""
-    values = {"guidance_scale": guidance.scale}
-    write_json(folder / SAMPLING, values | ({"guidance_interval": guidance.interval} if guidance.interval else {}))
+def save_sampling(sampling: Sampling, folder: Path) -> None:
+    """Write a sampling.json that load_sampling reads."""
+    interval = sampling.guidance.interval
+    values = {"guidance_scale": sampling.guidance.scale} | ({"guidance_interval": interval} if interval else {})
+    write_json(folder / FILE, values | {"num_inference_steps": sampling.num_inference_steps, "eta": sampling.eta})
