@@ -100,12 +100,13 @@ def test_a_folder_says_how_its_model_is_sampled(pipe, folder, tmp_path):
     (copy / "sampling.json").write_text(json.dumps(own))
     there = LattePipeline.from_pretrained(copy)
     call = lambda pipe, **options: pipe([2], output_type="latent", **options).frames
-    assert torch.equal(call(there), call(pipe, **own))
+    same = lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-3)  # weights out of a file lie elsewhere in memory
+    assert same(call(there), call(pipe, **own))
     for change in ({"eta": 0.0}, {"num_inference_steps": 4}, {"guidance_scale": 2.0}, {"guidance_interval": (0, 1000)}):
-        assert torch.equal(call(there, **change), call(pipe, **{**own, **change}))
-        assert not torch.equal(call(there, **change), call(there))
+        assert same(call(there, **change), call(pipe, **{**own, **change}))
+        assert not same(call(there, **change), call(there))
     other = {**own, "eta": 0.0, "sampler": "dpm_multistep"}  # which has no eta
-    assert torch.equal(call(there, sampler="dpm_multistep"), call(pipe, **other))
+    assert same(call(there, sampler="dpm_multistep"), call(pipe, **other))
 
 
 def test_sizes_and_output_types(pipe, unconditional):
