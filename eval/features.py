@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -50,15 +51,23 @@ def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: 
     return [torch.cat(part) for part in parts]
 
 
+class Source(Protocol):
+    """A set of clips: of a folder (latte.eval.clips.ClipSet) or of a model (latte.eval.sampled.Sampled)."""
+
+    clips: tuple[Clip, ...]
+
+    def stream(self, chosen: Sequence[Clip]) -> Iterator[Tensor]:
+        """Some of them in order, uint8 (f, 3, h, w)."""
+
+
 class Store:
     """Features of a set of clips by one detector, in files of UNIT clips; without a folder, in memory.
 
-    A set has `clips`, and `stream`, which gives some of them (latte.eval.clips, latte.eval.sampled).
     A file's name holds what its numbers depend on: the detector, and of every clip its name, content and frames. So a
     folder may serve any number of sets, what is there is taken, and what is missing is computed.
     """
 
-    def __init__(self, folder: Path | None, clips, detector: Detector):
+    def __init__(self, folder: Path | None, clips: Source, detector: Detector):
         self.folder, self.clips, self.detector = folder, clips, detector
         self.units = [clips.clips[i : i + UNIT] for i in range(0, len(clips.clips), UNIT)]
         self.held: dict[int, Tensor] = {}

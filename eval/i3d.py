@@ -15,6 +15,7 @@ from latte.eval.pickles import is_torchscript, read_torchscript
 from latte.eval.protocol import Protocol
 from latte.eval.weights import PUBLISHED, Weights, locate
 from latte.models.i3d import I3D, SIDE
+from latte.models.inception import resize
 from latte.tensors import load_strictly, read_tensors, rename_keys
 from latte.video import from_uint8
 
@@ -73,21 +74,6 @@ def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detect
     return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device))
 
 
-def sample_matrix(size: int, wanted: int) -> Tensor:
-    """Bilinear interpolation of `size` samples at `wanted` places as TensorFlow 1 had it: (wanted, size).
-
-    Place i is at i * size / wanted, not at the middles of the pixels.
-    """
-    at = torch.arange(wanted).double() * size / wanted
-    low = at.long()
-    high = (low + 1).clamp(max=size - 1)
-    matrix = torch.zeros(wanted, size).double()
-    rows = torch.arange(wanted)
-    matrix[rows, low] += 1 - (at - low)
-    matrix[rows, high] += at - low
-    return matrix
-
-
 def squash(frames: Tensor) -> Tensor:
     """(n, 3, h, w) -> (n, 3, 224, 224), bilinear, without antialiasing; sides are not kept in proportion."""
     return F.interpolate(frames, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=False)
@@ -95,8 +81,7 @@ def squash(frames: Tensor) -> Tensor:
 
 def squash_tf1(frames: Tensor) -> Tensor:
     """The same by TensorFlow 1's places."""
-    rows, columns = (sample_matrix(size, SIDE).to(frames) for size in frames.shape[-2:])
-    return rows @ frames @ columns.T
+    return resize(resize(frames, -2, SIDE), -1, SIDE)
 
 
 RESIZES = {"squash": squash, "squash-tf1": squash_tf1}

@@ -138,6 +138,6 @@ def resize(x: Tensor, dim: int, size: int) -> Tensor:
     old = x.shape[dim]
     at = torch.arange(size, dtype=torch.float32, device=x.device) * (old / size)
     low = at.long()
-    share = (at - low).to(x.dtype).view([-1 if axis == dim else 1 for axis in range(x.ndim)])
+    share = (at - low).to(x.dtype).view([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
     first, second = x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=old - 1))
     return first + (second - first) * share
