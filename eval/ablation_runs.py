@@ -127,7 +127,8 @@ class Grid:
 
         Settings that a run may be resumed with may change, but for the number of steps.
         """
-        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count, "i3d": self.i3d}
+        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count}
+        asked |= {"i3d": self.i3d} if self.i3d else {}
         about = json.loads(json.dumps({name: value for name, value in asked.items() if name not in FREE}))
         path = self.folder / ABOUT
         before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # of settings newer than the folder
