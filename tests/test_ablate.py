@@ -298,7 +298,7 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
         (["variant"], "no ablation is called 'variant' at this scale; there are variants,"),
         (["guidance", "classes=false"], "no ablation is called 'guidance'"),
         (["stpes=3"], "did you mean 'steps'"),
-        (["--config", "shapes-vae"], "kind is 'vae'"),
+        (["kind=t2v"], "kind is 't2v'"),
         (["--num-videos", "0"], "--num-videos is 0"),
         (["--parallel", "0"], "--parallel is 0"),
         (["--seeds", "-1"], "--seeds has -1"),
