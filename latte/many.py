@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from latte import __version__
@@ -129,11 +130,20 @@ def sample_many(
                         with claimed(locks, 0, wait=True):
                             samples.agree(write=True)
                         for i in samples.missing(unit):
-                            write_video(videos[i - unit.start], samples.path(i), fps)
+                            write(videos[i - unit.start], samples.path(i), fps)
                 bar.update(count - len(samples.missing()) - bar.n)
         with claimed(locks, 0, wait=True):
             samples.tidy()
     return lacking
+
+
+def write(video: Tensor, path: Path, fps: float) -> None:
+    """Write a video; where there are no locks, another process may have made it, and removed this draft of it."""
+    try:
+        write_video(video, path, fps)
+    except FileNotFoundError:
+        if not path.is_file():
+            raise
 
 
 def question(pipe: LattePipeline, labels: list | None, unit: range) -> dict:
