@@ -19,7 +19,7 @@ from latte.eval.kernel_distance import mmd2
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 
-MUST_AGREE = ("metric", "protocol", "detector", "seed", "real")  # what two results must share to be compared
+MUST_AGREE = ("metric", "protocol", "detector", "seed")  # what two results must share to be compared
 LOSSY = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
 
 
@@ -114,18 +114,17 @@ def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector,
 
 def check_comparable(a: dict, b: dict) -> None:
     """ValueError: two results differ in more than the videos that they judge, or are none."""
-    for name in MUST_AGREE:
+    for name in (*MUST_AGREE, "real", "generated"):
         if name not in a or name not in b:
             raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
-    real = [result["real"].get("fingerprint") or result["real"].get("sha256") for result in (a, b)]
-    counts = [result["generated"].get("clips") for result in (a, b)]
-    for name, pair in [(name, (a[name], b[name])) for name in MUST_AGREE] + [("real clips", real), ("clips", counts)]:
-        if name == "real" or pair[0] == pair[1]:
-            continue
-        whole = isinstance(pair[0], dict)
-        keys = [key for key in pair[0] if pair[0][key] != pair[1].get(key)] if whole else []
-        what = f"{name}, {keys[0]}" if keys else f"{name}, {pair[0]} and {pair[1]}"
-        raise ValueError(f"the results cannot be compared: they differ in {what}")
+    pairs = {name: (a[name], b[name]) for name in MUST_AGREE}
+    pairs["real clips"] = [side["real"].get("fingerprint") or side["real"].get("sha256") for side in (a, b)]
+    pairs["clips"] = [side["generated"].get("clips") for side in (a, b)]
+    for name, (one, other) in pairs.items():
+        if one != other:
+            keys = [key for key in one if one[key] != other.get(key)] if isinstance(one, dict) else []
+            what = f"{name}, {keys[0]}" if keys else f"{name}, {one} and {other}"
+            raise ValueError(f"the results cannot be compared: they differ in {what}")
 
 
 def compared(results: dict[str, dict]) -> str:

@@ -50,7 +50,7 @@ class Array:
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, fortran, data = state
         data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote it
-        self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+        self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
 def scalar(kind: Kind, data: bytes) -> np.generic:

@@ -17,10 +17,7 @@ COMMANDS = {  # name: (module that has main(argv), what it does)
     "encode": ("latte.train.encode", "encode a data set's latents, and captions, for training"),
     "plot": ("latte.train.plot", "draw the curves of a training"),
     "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
-    "eval": (
-        "latte.eval.main",
-        "measure videos: FVD and others beside real ones, or the examiner's scores",
-    ),
+    "eval": ("latte.eval.main", "measure videos: FVD and others beside real ones, or the examiner's scores"),
     "ablate": ("latte.eval.ablate", "the paper's ablations: train every arm, score, and report"),
     "bench": ("latte.eval.bench", "benchmarks: what an acceleration saves, and what it costs"),
     "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),

@@ -65,7 +65,7 @@ def count(network: torch.nn.Module) -> str:
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
     """The model as a folder, and with it what stands beside the weights in `source`: the VAE, the names of the classes,
-    how it is guided.
+    how it is sampled.
 
     CheckpointError: `target` holds something that is not to be lost, or not to be taken for this model's.
     """
@@ -82,7 +82,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     if names is not None:
         write_json(target / "classes.json", names)
     if (source / FILE).is_file():
-        save_sampling(load_sampling(source, GUIDANCE), target)
+        save_sampling(load_sampling(source, GUIDANCE if model.config.num_classes else 1.0), target)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -42,7 +42,7 @@ class TextPipeline(LattePipeline):
     """Text-to-video generation. Its parts, each of which can be replaced: see __init__."""
 
     made_of = "prompts"
-    sampling = Sampling(Guidance(GUIDANCE))
+    sampling = Sampling(Guidance(GUIDANCE))  # what a call takes where it does not say
     # where the text encoder goes after each encoding: None, it stays; "cpu", there, also from .to(); "free", nowhere
     offload_text_encoder: str | None = None
 

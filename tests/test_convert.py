@@ -107,6 +107,14 @@ def test_converting_a_folder_takes_its_company_along(tiny, tiny_vae, tmp_path):
             load(tmp_path / target / part)
 
 
+def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_path):
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4)
+    source = save_model(Latte(config), tmp_path / "source")
+    write_json(source / "sampling.json", {"num_inference_steps": 7})
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    assert LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae).sampling == Sampling(Guidance(1.0), 7)
+
+
 def test_another_models_company_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
     target = folder_with_company(tiny, tiny_vae, tmp_path / "old")
     lone = save_model(tiny, tmp_path / "lone")

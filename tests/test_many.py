@@ -1,7 +1,6 @@
 """Sets of videos for evaluation: the same bytes by any number of processes, killed or not, and nobody else's folder."""
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -10,52 +9,26 @@ import time
 
 import pytest
 import torch
+from awake_models import SIZE, awake, awake_pipeline, digests
 from forks import fork, kill_workers, status
 from published import PROMPTS, QUICK
-from torch.distributed.run import get_args_parser
 
 from latte import LattePipeline, many
-from latte.checkpoint import save_model
-from latte.cli import main
 from latte.many import sample_many
 from latte.models.latte import Latte, LatteConfig
-from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.vae_io import save_vae
 from latte.video import list_videos, read_video
 
-VAE = VAEConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
-SIZE = dict(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4)
 SETTINGS = {"num_inference_steps": 2, "batch_size": 2, "seed": 3}
 LABELS = [0, 2, 1]
 
 
-def awake(network):
-    """Zero-initialised outputs would make every video its own noise."""
-    torch.manual_seed(1)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return network
-
-
 @pytest.fixture(scope="module")
 def classes():
-    return LattePipeline(awake(Latte(LatteConfig(num_classes=3, **SIZE))), VideoVAE(awake(AutoencoderKL(VAE))))
-
-
-@pytest.fixture(scope="module")
-def model(classes, tmp_path_factory):
-    folder = save_model(classes.transformer, tmp_path_factory.mktemp("model"))
-    save_vae(classes.vae, folder / "vae")
-    return folder
+    return awake_pipeline(3)
 
 
 def make(pipe, folder, count=9, labels=LABELS, **options):
     return sample_many(pipe, count, folder, labels, SETTINGS, **options)
-
-
-def files(folder):
-    """Every file, hidden ones too, and its sha256."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +67,7 @@ def test_a_part_of_a_call_of_prompts(pipe):
 
 def test_files_are_the_pipelines_videos(classes, whole):
     names = [f"{i:06d}.mkv" for i in range(9)]
-    assert sorted(files(whole)) == [".locks", *names, "samples.json"]
+    assert sorted(digests(whole)) == [".locks", *names, "samples.json"]
     assert [path.name for path in list_videos(whole)] == names
     videos = classes([LABELS[i % 3] for i in range(9)], output_type="uint8", **SETTINGS).frames
     for name, video in zip(names, videos):
@@ -109,7 +82,7 @@ def test_files_are_the_pipelines_videos(classes, whole):
 def test_any_number_of_processes_writes_the_same_bytes(classes, whole, size, tmp_path):
     work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
     assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(size)]] == [0] * size
-    assert files(tmp_path / "set") == files(whole)
+    assert digests(tmp_path / "set") == digests(whole)
 
 
 def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
@@ -135,9 +108,9 @@ def test_a_set_grows_and_what_is_there_stays(classes, whole, tmp_path):
     times = {path: path.stat().st_mtime_ns for path in list_videos(folder)}
     assert make(classes, folder) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    assert files(folder) == files(whole)
+    assert digests(folder) == digests(whole)
     assert make(classes, folder) == make(classes, folder, 3) == 0
-    assert files(folder) == files(whole)
+    assert digests(folder) == digests(whole)
 
 
 def test_what_was_lost_is_made_again(classes, whole, tmp_path):
@@ -152,7 +125,7 @@ def test_what_was_lost_is_made_again(classes, whole, tmp_path):
     assert make(classes, folder) == 4
     assert kept.stat().st_mtime_ns == before
     (folder / ".000099.part1.mkv").unlink()  # which is not this call's to remove
-    assert files(folder) == files(whole)
+    assert digests(folder) == digests(whole)
 
 
 def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
@@ -191,7 +164,7 @@ def test_one_takes_over_from_another_that_dies(classes, whole, tmp_path, monkeyp
     assert os.waitpid(second, os.WNOHANG)[0] == 0 and not (tmp_path / "set/000000.mkv").exists()
     os.kill(first, signal.SIGKILL)
     assert status(first) == -signal.SIGKILL and status(second) == 0
-    assert files(tmp_path / "set") == files(whole)
+    assert digests(tmp_path / "set") == digests(whole)
 
 
 def test_a_file_system_without_locks(classes, whole, tmp_path, monkeypatch):
@@ -201,7 +174,7 @@ def test_a_file_system_without_locks(classes, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(many.fcntl, "lockf", lockf)
     work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=2)
     assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(2)]] == [0, 0]
-    assert files(tmp_path / "set") == files(whole)
+    assert digests(tmp_path / "set") == digests(whole)
 
 
 def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
@@ -210,7 +183,7 @@ def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
     work = lambda rank, size: make(classes, tmp_path / "set", 80, rank=rank, world_size=size)
     counts = kill_workers(work, tmp_path / "set", 6, random.Random(0), tmp_path / "log")
     assert counts["kills"] == 6
-    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    assert digests(tmp_path / "set") == digests(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -229,10 +202,10 @@ def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
     ],
 )
 def test_another_set_is_refused(classes, whole, change, say):
-    before = files(whole)
+    before = digests(whole)
     with pytest.raises(ValueError, match=say):
         sample_many(**{"pipe": classes, "count": 12, "folder": whole, "labels": LABELS, "settings": SETTINGS, **change})
-    assert files(whole) == before
+    assert digests(whole) == before
 
 
 def test_another_model_is_refused(classes, whole):
@@ -250,7 +223,7 @@ def test_folders_of_others_are_refused(classes, tmp_path):
         (tmp_path / "samples.json").write_text(text)
         with pytest.raises(ValueError, match=say):
             make(classes, tmp_path)
-    assert list(files(tmp_path)) == ["samples.json"]
+    assert list(digests(tmp_path)) == ["samples.json"]
 
 
 def test_a_wrong_call_leaves_a_folder_that_can_be_used(classes, tmp_path):
@@ -268,93 +241,6 @@ def test_models_without_classes_and_of_prompts(classes, pipe, tmp_path):
     for folder, steps in (("text", (3,)), ("again", (1, 3))):
         for count in steps:
             sample_many(pipe, count, tmp_path / folder, list(PROMPTS), settings)
-    assert files(tmp_path / "text") == files(tmp_path / "again")
+    assert digests(tmp_path / "text") == digests(tmp_path / "again")
     frames = pipe(list(PROMPTS), output_type="uint8", progress=False, **settings).frames
     assert torch.equal(read_video(tmp_path / "text/000001.mkv")[0], frames[1])
-
-
-QUICKLY = ["--num-sampling-steps", "2", "--batch-size", "2", "--device", "cpu"]
-
-
-def test_command_alone_and_as_two_processes(model, tmp_path, capsys):
-    words = ["sample", str(model), *QUICKLY, "--out"]
-    assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
-    assert "5 videos in " in capsys.readouterr().out
-    assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
-    assert "all were there already" in capsys.readouterr().out
-    place = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # what torchrun says, whose port is not used
-    work = lambda: main([*words, str(tmp_path / "two"), "--count", "5"])
-    log = tmp_path / "log"
-    assert [status(pid) for pid in [fork(work, log, RANK=str(i), LOCAL_RANK=str(i), **place) for i in (0, 1)]] == [0, 0]
-    assert log.read_text().count("5 videos in ") == 1
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert json.loads((tmp_path / "one/samples.json").read_text())["labels"] == [0, 1, 2]
-
-
-def test_torchrun_leaves_the_words_alone():
-    words = [
-        "-m",
-        "latte",
-        "sample",
-        "shapes",
-        "--count",
-        "5",
-        "--out",
-        "x",
-        "--prompts",
-        "x",
-        "--num-sampling-steps",
-        "2",
-    ]
-    assert get_args_parser().parse_args(words).training_script_args == words[2:]
-
-
-def test_command_takes_classes_and_a_file_of_prompts(model, published, tmp_path, capsys):
-    labels = lambda name: json.loads((tmp_path / name / "samples.json").read_text())["labels"]
-    words = lambda model, out, *more: ["sample", str(model), "--n", "1", *QUICKLY, "--out", str(tmp_path / out), *more]
-    assert main(words(model, "two", "--classes", "2", "0")) == 0
-    assert labels("two") == [2, 0]
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\n\n  a dog \n")
-    assert main(words(published, "text", "--num-frames", "4", "--prompts", str(prompts))) == 0
-    assert labels("text") == ["a cat", "a dog"]
-    for content, say in ((b"\n", "holds no prompt"), (b"\xff", "not a text in UTF-8")):
-        prompts.write_bytes(content)
-        assert main(words(published, "bad", "--prompts", str(prompts))) == 2
-        assert say in capsys.readouterr().err and not (tmp_path / "bad").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "say"),
-    [
-        (["--n", "0"], "--n is 0"),
-        (["--n", "2", "--num-videos", "1"], "--num-videos is of each, and --n in all"),
-        (["--n", "2", "--seed", "5"], "settings.seed 0, not 5"),
-        (["--n", "2", "--pab", "spatial=2"], "pab None, not ['spatial=2']"),
-        ([], "holds videos for evaluation"),
-        (["--n", "2", "--prompts", "nowhere.txt"], "nowhere.txt"),
-        (["--n", "2", "--prompts", "a", "--prompt", "b"], "not allowed with"),
-    ],
-)
-def test_bad_words_end_in_one_line(model, tmp_path, capsys, words, say):
-    out = tmp_path / "set"
-    assert main(["sample", str(model), *QUICKLY, "--out", str(out), "--n", "1"]) == 0
-    capsys.readouterr()
-    before = files(out)
-    try:
-        assert main(["sample", str(model), *QUICKLY, "--out", str(out), *words]) == 2
-    except SystemExit as stopped:
-        assert stopped.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("latte sample: error: ") and error.count("\n") == 1 and say in error
-    assert files(out) == before
-
-
-def test_another_checkpoint_under_the_same_name_is_refused(model, classes, tmp_path, capsys):
-    words = ["sample", str(tmp_path / "model"), *QUICKLY, "--out", str(tmp_path / "set")]
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        folder = save_model(Latte(classes.transformer.config), tmp_path / "model")
-        save_vae(classes.vae, folder / "vae")
-        assert main([*words, "--n", str(seed)]) == 2 * (seed - 1)
-    assert "these videos were made with sha256 [" in capsys.readouterr().err
