@@ -6,6 +6,7 @@ deterministic_reduce not even that.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from latte.train.precision import autocast
 
 FIXED = 2.0**40  # of fixed-point gradients: steps of 1e-12, sums up to LARGEST
 LARGEST = 2.0**22
+# gloo's threads need Python's lock to let go of their last tensors, and a group that is destroyed before they have
+# waits for them with that lock held, for ever: so the main thread first sleeps, which gives them the lock
+LETTING_GO = 0.2
 PATIENCE = timedelta(hours=2)  # with which processes wait for what one does alone: samples, a distance
 
 
@@ -89,6 +93,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     try:
         yield Ranks(rank, size)
     finally:
+        time.sleep(LETTING_GO)
         dist.destroy_process_group()
 
 
