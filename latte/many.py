@@ -64,15 +64,17 @@ class Samples:
         ValueError: it holds other videos, or something else.
         """
         path, count = self.folder / RECORD, 0
+        # listed before the record is looked for: others may write that, and videos, at any time
+        there = os.listdir(self.folder) if self.folder.is_dir() else []
         if path.exists():
-            there = read_json(path)
-            count, there["model"] = there.pop("count", 0), self.record.get("model")  # what a path is called may change
+            made = read_json(path)
+            count, made["model"] = made.pop("count", 0), self.record.get("model")  # what a path is called may change
             check_count(f"{path}: count", count, MOST_VIDEOS)
-            ours, theirs = dict(flat(self.record)), dict(flat(there))
+            ours, theirs = dict(flat(self.record)), dict(flat(made))
             for name in (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)):
                 was, now = (reprlib.repr(values.get(name)) for values in (theirs, ours))
                 raise ValueError(f"{path}: these videos were made with {name} {was}, not {now}: choose another folder")
-        elif self.folder.is_dir() and (others := [p.name for p in self.folder.iterdir() if p.name[0] != "."]):
+        elif others := [name for name in there if name[0] != "."]:
             raise ValueError(f"{self.folder} holds {min(others)} and no {RECORD}: choose an empty folder, or a new one")
         if write and self.count > count:
             write_json(path, {"count": self.count, **self.record})

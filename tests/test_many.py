@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,9 +82,25 @@ def test_files_are_the_pipelines_videos(classes, whole):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_processes_writes_the_same_bytes(classes, whole, size, tmp_path):
-    work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
-    assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(size)]] == [0] * size
+    log, work = tmp_path / "log", lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
+    ends = [status(pid) for pid in [fork(work(rank), log) for rank in range(size)]]
+    assert ends == [0] * size, log.read_text()[-3000:]
     assert digests(tmp_path / "set") == digests(whole)
+
+
+def test_a_folder_that_becomes_the_sets_while_it_is_looked_at(classes, whole, tmp_path, monkeypatch):
+    """The record was not there a moment ago, and now it is, and videos too."""
+    exists = Path.exists
+
+    def just_before(path):
+        found = exists(path)
+        if path == tmp_path / "samples.json" and not found:
+            shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "exists", just_before)
+    assert make(classes, tmp_path) == 0
+    assert digests(tmp_path) == digests(whole)
 
 
 def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
