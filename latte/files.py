@@ -43,6 +43,16 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file and folder at any depth below a folder, also behind links, but not behind one to a folder above it."""
+    above = (*above, os.path.realpath(folder))
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            yield Path(folder, entry.name)
+            if entry.is_dir() and os.path.realpath(entry.path) not in above:
+                yield from below(entry.path, above)
+
+
 def writable(folder: Path) -> bool:
     """Whether files can be written there, once it is made."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))

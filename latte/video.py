@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
+from latte.files import below
 from latte.streams import FPS, open_stream, read_stream, upright
 from latte.video_write import export_to_gif, export_to_video, naming, write_video
 
@@ -59,12 +60,13 @@ def pictures(folder: Path) -> list[Path]:
 def list_videos(folder: str | Path) -> list[Path]:
     """Every video file, and every folder of frames, at or below `folder`, sorted. FileNotFoundError: no such folder.
 
-    A webp is a frame of its folder, unless it moves. What is hidden, as unfinished files are, is passed over.
+    Links are followed. A webp is a frame of its folder, unless it moves. What is hidden, as unfinished files are, is
+    passed over.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
-    inside = [path for path in folder.rglob("*") if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
+    inside = [path for path in below(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     moving = {path for path in inside if path.suffix.lower() == ".webp" and moves(path)}
     files = [path for path in inside if path.suffix.lower() in (*STREAMS, ".npz")]
     frames = [path for path in (folder, *inside) if path.is_dir() and set(pictures(path)) - moving]

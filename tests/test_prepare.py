@@ -165,6 +165,26 @@ def test_what_is_too_short_is_the_users_to_say(words, taken, prepare, ucf, tmp_p
     status, _, said = prepare("ucf101", ucf, *words)
     assert (len(paths(tmp_path / "out")) if status == 0 else None) == taken
     assert (taken is None) == ("none of 7 videos can be used; the first is" in said)
+    assert (taken is None) == said.endswith("; 4 are too short: lower --frame-interval or --num-frames\n")
+
+
+@pytest.mark.parametrize("kind", ["ucf101", "ffs", "folder"])
+def test_links_to_folders_are_followed(kind, prepare, ucf, tmp_path):
+    for name in ("Biking", "Archery"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(ucf / name)
+    prepare(kind, tmp_path / "data")
+    linked = paths(tmp_path / "out")
+    prepare(kind, ucf)
+    assert linked == [path for path in paths(tmp_path / "out") if "/" in path] and len(linked) > 2
+
+
+def test_a_link_to_a_folder_above_it_ends(prepare, tmp_path):
+    put(tmp_path / "data/a/b/clip.mp4")
+    (tmp_path / "data/a/b/up").symlink_to(tmp_path / "data/a")
+    (tmp_path / "data/twin").symlink_to(tmp_path / "data/a/b")
+    prepare("ffs", tmp_path / "data")
+    assert paths(tmp_path / "out") == ["a/b/clip.mp4", "twin/clip.mp4"]
 
 
 def test_quick_decodes_first_frames_only(prepare, tmp_path):

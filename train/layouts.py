@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from latte.files import below
 from latte.video import list_videos, pictures
 
 ORIGINAL = (".avi", ".mp4")  # the video files that the original's data sets consist of
@@ -131,7 +132,7 @@ LAYOUTS = {
 
 def video_files(root: Path) -> list[Path]:
     """Files of the original's kinds at or below a folder, links that lead nowhere too, sorted."""
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in ORIGINAL and not path.is_dir())
+    return sorted(path for path in below(root) if path.suffix.lower() in ORIGINAL and not path.is_dir())
 
 
 def read_lines(split: Path) -> list[str]:
@@ -171,7 +172,7 @@ def nothing(root: Path, wanted: str) -> ValueError:
     elif videos:
         there = f"{len(videos)} folders of frames: `latte prepare` sky, taichi or folder takes these"
     else:
-        suffixes = Counter(path.suffix.lower() or "nameless" for path in root.rglob("*") if path.is_file())
+        suffixes = Counter(path.suffix.lower() or "nameless" for path in below(root) if path.is_file())
         there = ", ".join(f"{n} {suffix} files" for suffix, n in suffixes.most_common(3)) or "nothing"
     return ValueError(f"{root} holds no {wanted}; it holds {there}")
 

@@ -98,7 +98,9 @@ def survey(kind: str, root: Path, least: int, quick: bool, split: Path | None = 
         (left_out if isinstance(checked, LeftOut) else videos).append(checked)
     if not videos:
         first = f"{left_out[0].path}: {left_out[0].reason}"
-        raise ValueError(f"{root}: none of {len(left_out)} videos can be used; the first is {first}")
+        short = [video for video in left_out if video.what == "short"]
+        hint = f"; {len(short)} are too short: lower --frame-interval or --num-frames" if short else ""
+        raise ValueError(f"{root}: none of {len(left_out)} videos can be used; the first is {first}{hint}")
     return Index(kind, root, found.classes, sorted(videos, key=lambda video: video.path)), left_out
 
 
