@@ -33,15 +33,24 @@ def find_model(name: str | Path) -> Path:
         raise CheckpointError(f"no model at {name}; give a path, or one that ships: {models}")
     trained = [path / "final", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
     inside = [folder for folder in trained if (folder / CONFIG).is_file() or is_text_pipeline(folder)]
-    found = inside[0] if inside and not (path / CONFIG).exists() else path
-    if (found / "state.json").is_file() and "text_encoder" in read_json(found / CONFIG):
-        raise CheckpointError(f"{found} is a checkpoint of a text-to-video run: its model is there when it is done")
-    return found
+    return inside[0] if inside and not (path / CONFIG).exists() else path
 
 
 def is_text_pipeline(path: Path) -> bool:
-    """Whether it is the folder of a text-to-video model, and not a class-conditional one."""
-    return (path / "transformer" / CONFIG).is_file()
+    """Whether it is the folder of a text-to-video model, or a checkpoint of one, and not a class-conditional one."""
+    if (path / "transformer" / CONFIG).is_file():
+        return True
+    return is_checkpoint(path) and not read_json(path / CONFIG).keys().isdisjoint(("text_encoder", "caption_channels"))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is a checkpoint of a training, which has the run's folder around it."""
+    return (path / "state.json").is_file() and (path / CONFIG).is_file()
+
+
+def beside(path: Path, part: str) -> Path:
+    """Where a part of a model is that its weights need: in its folder; of a checkpoint's, in the run's."""
+    return (path.resolve().parent.parent if is_checkpoint(path) else path) / part
 
 
 def weights_file(path: str | Path, weights: str = "ema") -> Path:

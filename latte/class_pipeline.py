@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import find_model, load_model
+from latte.checkpoint import beside, find_model, load_model
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
@@ -54,12 +54,13 @@ class ClassPipeline(LattePipeline):
     ) -> "ClassPipeline":
         """Read a model (anything that latte.load_model takes, or a shipped name) and its VAE.
 
-        vae: a folder, a shipped name or a VideoVAE; None: the folder `vae` inside the model's, where there is one.
+        vae: a folder, a shipped name or a VideoVAE; None: the folder `vae` inside the model's, where there is one, or
+        of a checkpoint, inside the run's.
         """
         path = find_model(path)
         transformer = load_model(path, num_heads, weights)
-        if vae is None and (path / "vae").is_dir():
-            vae = path / "vae"
+        if vae is None and (own := beside(path, "vae")).is_dir():
+            vae = own
         if isinstance(vae, str | Path):
             vae = load_vae(find_model(vae))
         names = read_classes(path / "classes.json", transformer.config.num_classes)

@@ -3,18 +3,20 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from latte.checkpoint import find_model
+from latte.checkpoint import beside, find_model, is_checkpoint
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
 from latte.memory import in_eight_bits, rows_in_eight_bits
-from latte.models.latte_t2v import LatteT2V
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.t5 import T5Config, T5Encoder
+from latte.models.text_to_video import TextToVideo, TextToVideoConfig
 from latte.models.vae import VideoVAE
 from latte.sampling import FILE, load_sampling, save_sampling
 from latte.scheduler import Scheduler
@@ -120,11 +122,31 @@ def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: 
         linear = re.fullmatch(r"(.+\.(?:q|k|v|o|wi_0|wi_1|wo))\.weight", name)
         if eight_bits and linear and tensor.ndim == 2:
             return dict(zip((name, f"{linear[1]}.scale"), rows_in_eight_bits(tensor)))
-        return {name: tensor.to(torch.float32 if dtype in HALF and ".wo." in name else dtype)}
+        return {name: as_read(name, tensor, dtype)}
 
     network = lambda config: in_eight_bits(T5Encoder(config)) if eight_bits else T5Encoder(config)
     to_state = lambda state, config: t5_state(state)
     return load_part(Path(folder), T5Config.from_dict, network, to_state, "tokens.weight", convert)
+
+
+def load_learning(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[LatteT2V, T5Encoder | None]:
+    """The averaged weights of a text-to-video training that is not done, and the encoder's if one learns along.
+
+    In evaluation mode. CheckpointError: the checkpoint is damaged.
+    """
+    both = "text_encoder" in read_json(checkpoint / CONFIG)
+    network, kind = (TextToVideo, TextToVideoConfig) if both else (LatteT2V, LatteT2VConfig)
+    config, file = read_config(checkpoint, kind.from_dict), checkpoint / "ema.safetensors"
+    with torch.device("meta"):
+        module = network(config)
+    state = {name: as_read(name, tensor, dtype) for name, tensor in read_tensors(file).items()}
+    load_strictly(module.eval(), state, file, None)
+    return (module.transformer, module.text_encoder) if both else (module, None)
+
+
+def as_read(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in `dtype`, but a T5's last projections in float32 where that is half precision: they overflow."""
+    return tensor.to(torch.float32 if dtype in HALF and ".wo." in name else dtype)
 
 
 def load_scheduler(folder: str | Path) -> Scheduler:
@@ -141,12 +163,28 @@ def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
     write_json(folder / SCHEDULER, scheduler.config)
 
 
+def readers(path: Path, dtype: torch.dtype = torch.float32, low: bool = False) -> dict[str, Callable]:
+    """What reads each part of a text-to-video folder, or of a checkpoint; low: the text encoder in 8 bits."""
+    learning = cache(lambda: load_learning(path, dtype)) if is_checkpoint(path) else None
+    own = {} if learning is None else {"transformer": lambda: learning()[0], "text_encoder": lambda: learning()[1]}
+    return {
+        "transformer": lambda: load_t2v(path / "transformer", dtype),
+        "vae": lambda: load_vae(beside(path, "vae"), dtype),
+        "text_encoder": lambda: load_t5(path / "text_encoder", dtype, low),
+        "tokenizer": lambda: Tokenizer(beside(path, "tokenizer")),
+        "scheduler": lambda: load_scheduler(beside(path, "scheduler")),
+        **own,
+    }
+
+
 def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[str, Path, int]]:
     """A published text-to-video folder in our form, part by part, weights in `dtype`.
 
     Yields each part's name, a file that it came from, and its number of parameters. CheckpointError, before anything is
     written: `target` holds something else, or the source has no such part.
     """
+    if is_checkpoint(source):
+        raise CheckpointError(f"{source} is a checkpoint: `latte train` with its step as steps=... makes final/ of it")
     for part in ("transformer", "text_encoder"):
         state_files(source / part)
     networks = {

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from latte.checkpoint import is_text_pipeline, weights_file
+from latte.checkpoint import beside, is_checkpoint, is_text_pipeline, weights_file
 from latte.class_pipeline import ClassPipeline
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
@@ -50,7 +50,8 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
     if of_text:
         pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
-        files = [file for part in ("transformer", "text_encoder") for file in state_files(path / part)]
+        parts = [path / part for part in ("transformer", "text_encoder")]
+        files = [weights_file(path)] if is_checkpoint(path) else [file for part in parts for file in state_files(part)]
     else:
         pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
@@ -67,7 +68,7 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         "batch_size": args.batch_size,
     }
     if pipe.vae is not None:
-        files.append(vae_file(find_vae(args.vae, path) if args.vae else path / "vae"))
+        files.append(vae_file(find_vae(args.vae, path) if args.vae else beside(path, "vae")))
     return pipe.to(usable_device(args.device)), settings, files
 
 

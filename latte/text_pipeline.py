@@ -27,7 +27,7 @@ from latte.pipeline import (
     chunked,
     told,
 )
-from latte.published import GUIDANCE, find_pipeline, find_vae, load_scheduler, load_t2v, load_t5
+from latte.published import GUIDANCE, find_pipeline, find_vae, readers
 from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import Scheduler
 from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
@@ -78,7 +78,7 @@ class TextPipeline(LattePipeline):
         scheduler: Scheduler | None = READ,
         memory: str = "normal",
     ) -> "TextPipeline":
-        """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/.
+        """Read a published folder or one of ours: transformer/, vae/, text_encoder/, tokenizer/, scheduler/; or a run.
 
         A part that is passed in is not read; None leaves it out (and of the scheduler takes DDIM). vae: also another
         folder, or the name of one within this one, such as "vae_temporal_decoder". memory "low": the text encoder is in
@@ -89,14 +89,10 @@ class TextPipeline(LattePipeline):
         path = find_pipeline(path)
         if isinstance(vae, str | Path) and vae != READ:
             vae = load_vae(find_vae(vae, path), torch_dtype)
-        reading = {
-            "transformer": (transformer, lambda: load_t2v(path / "transformer", torch_dtype)),
-            "vae": (vae, lambda: load_vae(path / "vae", torch_dtype)),
-            "text_encoder": (text_encoder, lambda: load_t5(path / "text_encoder", torch_dtype, memory == "low")),
-            "tokenizer": (tokenizer, lambda: Tokenizer(path / "tokenizer")),
-            "scheduler": (scheduler, lambda: load_scheduler(path / "scheduler")),
-        }
-        pipe = cls(**{name: read() if part is READ else part for name, (part, read) in reading.items()})
+        given = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        given["scheduler"] = scheduler
+        read = readers(path, torch_dtype, memory == "low")
+        pipe = cls(**{name: read[name]() if part is READ else part for name, part in given.items()})
         pipe.sampling = load_sampling(path, GUIDANCE)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"

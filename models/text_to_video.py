@@ -22,6 +22,14 @@ class TextToVideoConfig:
                 f"{self.transformer.caption_channels}"
             )
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "TextToVideoConfig":
+        """The inverse of dataclasses.asdict; ValueError: not two tables, or see those of the two."""
+        parts = [values.get(name) for name in ("transformer", "text_encoder")]
+        if len(values) != 2 or not all(isinstance(part, dict) for part in parts):
+            raise ValueError("it must hold transformer and text_encoder, each a table")
+        return cls(LatteT2VConfig.from_dict(parts[0]), T5Config.from_dict(parts[1]))
+
 
 class TextToVideo(nn.Module):
     """Token ids in place of embeddings; both parts learn from the video's loss."""

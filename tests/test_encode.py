@@ -12,6 +12,7 @@ from goldens import relative_error
 from safetensors.torch import load_file, save_file
 from small_runs import TINY, TINY_T2V, run, same, small, small_t2v, tensors
 
+from latte import LattePipeline
 from latte.cli import main
 from latte.shapes import make_clip
 from latte.train import checkpoint, encode
@@ -152,6 +153,10 @@ def test_captions_are_embedded_once(published, vae, tmp_path):
     assert main(["train", "--config", "shapes-t2v", "--run", str(tmp_path / "run"), *words, f"latents={out}"]) == 0
     final = tmp_path / "run/final"
     assert sorted(path.name for path in final.iterdir()) == ["scheduler", "transformer", "vae"]
+    parts = {"text_encoder": None, "tokenizer": None}
+    checkpoint = LattePipeline.from_pretrained(tmp_path / "run/checkpoints/step-0000004", **parts)
+    ended = LattePipeline.from_pretrained(final, **parts)
+    assert same(checkpoint.transformer.state_dict(), ended.transformer.state_dict())
     plain = small_t2v(vae, "steps=4", f"latents={out}")
     with pytest.raises(ValueError, match="text_encoder does nothing with stored embeddings"):
         run_stored(plain, tmp_path / "no")

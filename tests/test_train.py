@@ -108,8 +108,13 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
     assert latte.load_model(latte_run / "checkpoints/step-0000030", weights="model").config.num_classes == 8
     assert find_model(latte_run) == latte_run / "final"
     shutil.rmtree(latte_run / "final")
-    words = ["sample", str(latte_run), "--vae", str(vae_run), "--out", str(out), "--num-sampling-steps", "1"]
-    assert main([*words, "--classes", "growing", "--num-videos", "1", "--device", "cpu"]) == 0
+    words = ["--out", str(out), "--num-sampling-steps", "1", "--classes", "growing", "--num-videos", "1"]
+    assert main(["sample", str(latte_run), *words, "--device", "cpu"]) == 0
+    assert main(["convert", str(latte_run), str(tmp_path / "converted")]) == 0
+    shutil.move(latte_run / "vae", tmp_path / "vae")
+    assert main(["sample", str(latte_run), *words, "--device", "cpu"]) == 2
+    assert main(["sample", str(latte_run), *words, "--vae", str(vae_run), "--device", "cpu"]) == 0
+    assert main(["sample", str(tmp_path / "converted"), *words, "--device", "cpu"]) == 0
     with pytest.raises(ValueError, match="give the run's folder `final`"):
         load_vae(vae_run / "checkpoints/step-0000030")
 

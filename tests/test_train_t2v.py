@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -122,6 +123,10 @@ def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
         with pytest.raises(ValueError, match=say):
             run(small_t2v(vae, change), tmp_path / "run")
     config = Captioned(open_clips(small_t2v(vae)), small_t2v(vae)).network().config
+    assert TextToVideoConfig.from_dict(asdict(config)) == config
+    for values in ({"transformer": asdict(config.transformer)}, {"transformer": 1, "text_encoder": 2}):
+        with pytest.raises(ValueError, match="transformer and text_encoder, each a table"):
+            TextToVideoConfig.from_dict(values)
     with pytest.raises(ValueError, match="text encoder's width is 8"):
         TextToVideo(TextToVideoConfig(type(config.transformer)(caption_channels=4), config.text_encoder))
 
@@ -133,11 +138,24 @@ def test_training_goes_on_from_the_weights_and_the_vocabulary_of_another_run(vae
         assert (first / name).read_bytes() == (other / name).read_bytes()
 
 
-def test_a_run_that_is_not_done_cannot_be_sampled(vae, tmp_path, capsys):
-    run(small_t2v(vae, "steps=5"), tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/final")
-    assert main(["sample", str(tmp_path / "run"), "--prompt", "a red star", "--out", str(tmp_path / "out")]) == 2
-    assert "is a checkpoint of a text-to-video run" in capsys.readouterr().err
+def test_a_run_that_is_not_done_is_what_it_would_be_if_it_ended_there(vae, tmp_path, capsys):
+    final = run(small_t2v(vae, "steps=3"), tmp_path / "run")
+    sample = lambda model: LattePipeline.from_pretrained(model)("a red star", num_inference_steps=2, output_type="pt")
+    whole = sample(final).frames
+    done = shutil.move(final, tmp_path / "ended")
+    assert torch.equal(sample(tmp_path / "run").frames, whole) and whole.std() > 0
+    checkpoint = tmp_path / "run/checkpoints/step-0000003"
+    words = ["sample", str(checkpoint), "--prompt", "a red star", "--num-sampling-steps", "2", "--device", "cpu"]
+    assert main([*words, "--dtype", "bfloat16", "--memory", "low", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/000-a-red-star.mp4").is_file()
+    begun = [run(small_t2v(vae, f"init={model}", "steps=1"), tmp_path / model.name) for model in (checkpoint, done)]
+    for name in ("transformer/model.safetensors", "text_encoder/model.safetensors", "tokenizer/spiece.model"):
+        assert (begun[0] / name).read_bytes() == (begun[1] / name).read_bytes()
+    assert main(["convert", str(checkpoint), str(tmp_path / "converted")]) == 2
+    assert "with its step as steps=... makes final/" in capsys.readouterr().err
+    run(small_t2v(vae, "steps=3"), tmp_path / "run")
+    for name in ("transformer/model.safetensors", "text_encoder/model.safetensors"):
+        assert (final / name).read_bytes() == (done / name).read_bytes()
 
 
 def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):

@@ -1,13 +1,12 @@
 """The diffusion loss for captions: with a text encoder that learns along, or of embeddings that were made before."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latte.checkpoint import find_model
+from latte.checkpoint import beside, find_model
 from latte.folder import save_folder
 from latte.models.config import checked
 from latte.models.latte import check_latents
@@ -42,7 +41,7 @@ class Captioned(Denoising):
         super().__init__(clips, config, device)
         begun = find_model(config.init) if config.init else None
         taken = begun is not None and has_text(begun)
-        self.tokenizer = Tokenizer(begun / "tokenizer" if taken else train_vocabulary(clips.captions))
+        self.tokenizer = Tokenizer(beside(begun, "tokenizer") if taken else train_vocabulary(clips.captions))
         ids, mask = self.tokenizer([*clips.captions, ""])  # the last stands for those that are dropped
         longest = int(mask.sum(1).max())
         self.ids, self.mask = ids[:, :longest], mask[:, :longest]
@@ -93,7 +92,10 @@ class Captioned(Denoising):
         network.eval()
         save_folder(network.transformer, folder / "transformer")
         save_folder(network.text_encoder, folder / "text_encoder")
-        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        self.accompany(folder)
+
+    def accompany(self, folder: Path) -> None:
+        super().accompany(folder)
         self.tokenizer.save(folder / "tokenizer")
         save_scheduler(Scheduler(), folder / "scheduler")
 
@@ -159,5 +161,8 @@ class Embedded(Denoising):
         """Write transformer, VAE and scheduler: the text encoder and its vocabulary are those of the embeddings."""
         network.eval()
         save_folder(network, folder / "transformer")
-        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        self.accompany(folder)
+
+    def accompany(self, folder: Path) -> None:
+        super().accompany(folder)
         save_scheduler(Scheduler(), folder / "scheduler")

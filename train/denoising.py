@@ -11,7 +11,7 @@ from latte.class_pipeline import ClassPipeline
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
-from latte.files import write_json
+from latte.files import replacing_folder, write_json
 from latte.folder import digest_folder
 from latte.models.latte import Latte, LatteConfig
 from latte.train.batches import Draw
@@ -119,6 +119,11 @@ class Denoising:
     def finish(self, network: nn.Module, folder: Path) -> None:
         """Write the Latte with its VAE and the names of its classes, so that it can be sampled as it is."""
         save_model(network.eval(), folder)
-        shutil.copytree(self.vae_folder, folder / "vae", dirs_exist_ok=True)
+        self.accompany(folder)
         if self.clips.names:
             write_json(folder / "classes.json", {"names": self.clips.names})
+
+    def accompany(self, folder: Path) -> None:
+        """Write what does not learn, and what the weights are nothing without: the VAE."""
+        with replacing_folder(folder / "vae") as draft:
+            shutil.copytree(self.vae_folder, draft, dirs_exist_ok=True)

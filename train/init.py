@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.checkpoint import find_model, is_text_pipeline, load_model
+from latte.checkpoint import beside, find_model, is_checkpoint, is_text_pipeline, load_model
 from latte.class_pipeline import read_classes
 from latte.convert import TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
@@ -23,7 +23,7 @@ from latte.folder import read_config
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.text_to_video import TextToVideo
-from latte.published import load_t5, read_state
+from latte.published import read_state, readers
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
 
 WRAPPERS = ("ema", "state_dict_ema", "model", "state_dict")  # under which trainings save weights, averaged ones first
@@ -118,12 +118,13 @@ def begin_t2v(network: TextToVideo, source: str) -> None:
     """Give `network` the weights of `source`, a text-to-video folder or a transformer; a warning tells the exceptions.
 
     A transformer is a folder with config.json, or a file of weights in diffusers' or PixArt's names. Of a folder with
-    transformer/ the text encoder is taken too, if it is there; else it begins afresh, and so do the caption's layers
-    where the source's captions are of another width. CheckpointError: no such model, or one of another shape.
+    transformer/, or a run, the text encoder is taken too, if it is there; else it begins afresh, and so do the
+    caption's layers where the source's captions are of another width. CheckpointError: no such model, or one of
+    another shape.
     """
     path = begin_transformer(network.transformer, source)
     if has_text(path):
-        load_strictly(network.text_encoder, load_t5(path / "text_encoder").state_dict(), path)
+        load_strictly(network.text_encoder, readers(path)["text_encoder"]().state_dict(), path)
         print(f"init: the text encoder and the vocabulary of {path}")
     else:
         tell(path, "it brings no text encoder: that is new, and its vocabulary is of the captions")
@@ -132,8 +133,12 @@ def begin_t2v(network: TextToVideo, source: str) -> None:
 def begin_transformer(network: LatteT2V, source: str) -> Path:
     """The same for a transformer alone; the path of the source."""
     path, ours, own = find_model(source), network.config, network.state_dict()
-    part = path / "transformer" if is_text_pipeline(path) else path
-    theirs, state = read_t2v(part, ours)
+    if is_checkpoint(path) and is_text_pipeline(path):
+        part, begun = path, readers(path)["transformer"]()
+        theirs, state = begun.config, begun.state_dict()
+    else:
+        part = path / "transformer" if is_text_pipeline(path) else path
+        theirs, state = read_t2v(part, ours)
     for name in T2V_MUST_AGREE:
         check_same(part, name, getattr(theirs, name), getattr(ours, name))
     if theirs.sample_size != ours.sample_size:
@@ -157,7 +162,8 @@ def begin_transformer(network: LatteT2V, source: str) -> Path:
 
 def has_text(path: Path) -> bool:
     """Whether a text encoder, and so a vocabulary, comes with the model there."""
-    return is_text_pipeline(path) and (path / "text_encoder").is_dir()
+    learning = is_checkpoint(path) and beside(path, "tokenizer").is_dir()
+    return is_text_pipeline(path) and (learning or (path / "text_encoder").is_dir())
 
 
 def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str, Tensor]]:

@@ -51,9 +51,10 @@ def train(
 ) -> Path:
     """Train into a folder, going on from its newest sound checkpoint; returns the folder of the result.
 
-    It gets config.yaml, metrics.jsonl, checkpoints/ and, at the end, final/: averaged weights, and with a Latte its
-    VAE and class names. Started by torchrun, it is one of several processes (latte.train.parallel). ValueError: the
-    folder holds checkpoints of a run with other settings or other data, or holds any and resume is off.
+    It gets config.yaml, metrics.jsonl, checkpoints/, what these need to be sampled (a Latte's VAE; of text-to-video
+    also the vocabulary and a scheduler) and, at the end, final/: averaged weights with all that, and a Latte's class
+    names. Started by torchrun, it is one of several processes (latte.train.parallel). ValueError: the folder holds
+    checkpoints of a run with other settings or other data, or holds any and resume is off.
     """
     if not resume and checkpoint.found(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
@@ -64,6 +65,7 @@ def train(
         if ranks.first:
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
             cut(folder / "metrics.jsonl", first)
+            run.objective.accompany(folder)
         if first < config.steps:
             run.objective.prepare(ranks.units(config), first)
             loop(run, first)

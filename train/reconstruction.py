@@ -61,6 +61,9 @@ class Reconstruction:
         return to_uint8(pairs), ["clip", "reconstruction"] * len(clips)
 
     @torch.no_grad()
+    def accompany(self, folder: Path) -> None:
+        """Nothing: the weights need no other part."""
+
     def finish(self, network: AutoencoderKL, folder: Path) -> None:
         """Write the VAE, with the scale that gives its latents the deviation 1."""
         vae, slots = VideoVAE(network.eval()), range(self.config.global_batch_size)
