@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -124,6 +125,40 @@ def kill_again_and_again(
             counts["damages"] += 1
     assert [status(pid) for pid in start()] == [0] * len(pids)
     return counts
+
+
+def kill_under_torchrun(words: list[str], run: Path, kills: int, rng: random.Random, log: Path) -> dict[str, int]:
+    """`latte train` with these words as two processes of torchrun, one of them killed at a random time, and again.
+
+    torchrun starts both anew each time. Counts as kill_again_and_again. AssertionError: it did not end well by itself.
+    """
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch += [f"--max-restarts={kills}", "--monitor-interval=0.1", "-m", "latte", "train", "--run-dir", str(run)]
+    counts, killed = {"kills": 0, "in_save": 0}, []
+    with log.open("a") as out:
+        agent = subprocess.Popen([*launch, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=out)
+    while counts["kills"] < kills:
+        assert agent.poll() is None, "it ended by itself: give it more steps"
+        pids = children(agent.pid)
+        if len(pids) < 2 or set(pids) & set(killed):
+            time.sleep(0.01)
+            continue
+        before, drafts, deadline = changed(run), saving(run), time.monotonic() + 60
+        while changed(run) == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.2) if rng.random() < 0.5 else 0)
+        with suppress(ProcessLookupError):
+            os.kill(rng.choice(pids), signal.SIGKILL)
+        counts["kills"] += 1
+        counts["in_save"] += bool(saving(run) - drafts)
+        killed = pids
+    assert agent.wait() == 0, log.read_text()[-3000:]
+    return counts
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started and that are there."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def kill_workers(work, folder: Path, kills: int, rng: random.Random, log: Path) -> dict[str, int]:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from forks import fork, kill_again_and_again, kill_workers, start_together, together
+from forks import fork, kill_again_and_again, kill_under_torchrun, kill_workers, start_together, together
 from safetensors import SafetensorError
-from small_runs import run, same, small, tensors
+from small_runs import TINY, run, same, small, tensors
 
 from latte import LattePipeline
 from latte.many import sample_many
@@ -21,6 +21,7 @@ from latte.tensors import digest
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.train.run import Run
+from latte.train.settings import resolve
 from latte.vae_io import load_vae
 
 COUNT = float(os.environ.get("SOAK", 1))  # share of the full campaign
@@ -53,6 +54,19 @@ def test_kills_of_a_random_process_of_two(shard, vae, tmp_path):
     together(2, lambda: run(config, tmp_path / "whole"), tmp_path / "log")
     start = lambda: start_together(2, lambda: run(config, tmp_path / "killed"), tmp_path / "log")
     counts = kill_again_and_again(start, tmp_path / "killed", count(50), random.Random(2), 0.2)
+    print(counts)
+    assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_kills_that_torchrun_starts_anew(shard, vae, tmp_path):
+    words = [*TINY, f"vae={vae}", f"steps={count(600)}", "save_every=2", "log_every=50", "micro_batch_size=2"]
+    words += [f"shard={shard}"]
+    config = resolve("shapes", words)
+    together(2, lambda: run(config, tmp_path / "whole"), tmp_path / "log")
+    counts = kill_under_torchrun(
+        ["--config", "shapes", *words], tmp_path / "killed", count(50), random.Random(5), tmp_path / "torchrun.log"
+    )
     print(counts)
     assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
 

@@ -113,7 +113,7 @@ class Replicas:
     """Every process has the whole network; where there are several, DDP sums their gradients in the last unit."""
 
     def __init__(self, loss: Loss, ranks: Ranks):
-        self.loss = DistributedDataParallel(loss, broadcast_buffers=False) if ranks.size > 1 else loss
+        self.loss = DistributedDataParallel(loss) if ranks.size > 1 else loss
         self.size = ranks.size
 
     def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
