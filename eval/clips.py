@@ -18,6 +18,7 @@ from latte.files import read_json
 from latte.many import RECORD
 from latte.streams import open_stream
 from latte.tensors import digest
+from latte.train.transforms import resize_and_crop
 from latte.video import STREAMS, count_frames, list_videos, open_npz, pictures, read_video
 
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
@@ -32,6 +33,7 @@ class Clip:
     stride: int
     frames: int
     sha256: str  # of its file or files, or whatever else says what is in it
+    crop: int = 0  # pixels of a side: frames are resized to that, and the middle is cut out; 0: as they are
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ClipSet:
     short: tuple[str, ...]  # videos left out
     videos: int  # that were looked at
     codecs: dict[str, int]  # of the chosen clips' videos
-    sizes: dict[str, int]  # likewise, such as 320x240
+    sizes: dict[str, int]  # of their frames, such as 320x240
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +71,8 @@ class ClipSet:
     def read(self, clip: Clip) -> Tensor:
         """uint8 (f, 3, h, w). ValueError names a video that cannot be decoded."""
         numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
-        return read_video(self.root / clip.name, numbers)[0]
+        video = read_video(self.root / clip.name, numbers)[0]
+        return resize_and_crop(video, clip.crop) if clip.crop else video
 
     def stream(self, chosen: Sequence[Clip], workers: int = 4) -> Iterator[Tensor]:
         """Some of the clips in order, as read gives them, a few of them decoded ahead."""
@@ -117,7 +120,7 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
     ValueError: there is none long enough, or generated frames are lossy where the protocol forbids it.
     FileNotFoundError: no such folder.
     """
-    root, stride = Path(folder), protocol.stride(side)
+    root, stride, crop = Path(folder), protocol.stride(side), protocol.real_crop if side == "real" else 0
     names = [str(path.relative_to(root).as_posix()) for path in list_videos(root)]
     names.sort(key=(lambda name: rank(seed, name)) if protocol.order == "seed" else None)
     clips, short, codecs, sizes = [], [], Counter(), Counter()
@@ -132,8 +135,9 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
         start = 0
         if protocol.start(side) == "seed":
             start = int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
-        clips.append(Clip(name, start, stride, protocol.frames, content(root / name)))
+        clips.append(Clip(name, start, stride, protocol.frames, content(root / name), crop))
         codec, size = stored_as(root / name)
+        size = f"{crop}x{crop}" if crop else size
         codecs[codec], sizes[size] = codecs[codec] + 1, sizes[size] + 1
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"

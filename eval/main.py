@@ -32,6 +32,8 @@ def parser() -> Parser:
     add = parser.add_argument_group("beside real videos").add_argument
     add("--real", type=Path, help="a folder of real videos, or statistics of them (.npz, StyleGAN's .pkl)")
     add("--protocol", choices=PROTOCOLS, help="which clips, how resized (default: exact); see docs/evaluation.md")
+    words = "cut real frames to SIZE x SIZE, resized and from their middle, as training does (default: as they are)"
+    add("--real-crop", type=int, metavar="SIZE", help=words)
     add("--i3d", type=Path, help="path to I3D's weights, for FVD: i3d_torchscript.pt or i3d_pretrained_400.pt")
     add("--bn-eps", type=float, help="of I3D's batch norms (default: 1e-3; 1e-5 as VideoGPT, TATS and cd-fvd have it)")
     add("--inception", type=Path, help="path to weights-inception-2015-12-05-6726825d.pth, for the FID of frames")
@@ -77,7 +79,7 @@ def check(args: argparse.Namespace, words: Parser) -> None:
     add_sampling_options(sampling)
     of_sampling = set(vars(sampling.parse_args([])))
     beside_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
-    beside_real |= {"model", "num_videos", "out", "seed", "device"}
+    beside_real |= {"real_crop", "model", "num_videos", "out", "seed", "device"}
     if args.compare:
         useful, where = {"compare"}, "with --compare"
     elif args.reference:

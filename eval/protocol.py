@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from latte.models.i3d import EPS
 
+LARGEST = 4096  # pixels of a side
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -24,6 +26,7 @@ class Protocol:
     resize: str = "squash"  # see latte.eval.i3d
     eps: float = EPS  # of I3D's batch norms
     unbiased: bool = False  # covariances divided by n - 1
+    real_crop: int = 0  # pixels of a side to which real frames are cut, as training cuts them; 0: as they are
     lossless: bool = False  # generated videos that went through a lossy codec are refused
 
     def stride(self, side: str) -> int:
@@ -63,5 +66,7 @@ def adjusted(name: str, clips: int | None = None, **changes) -> Protocol:
     for key, value in changes.items():
         if value <= 0 or not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be more than 0")
+    if changes.get("real_crop", 0) > LARGEST:
+        raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST} or less")
     marks = "".join(f", {key} {value}" for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)

@@ -25,7 +25,7 @@ ONE_SIDED = ("inception_score", "real")  # what has no use for a side
 
 def compare_videos(args: argparse.Namespace) -> dict | None:
     """The result for these words, printed too; None in all processes of torchrun but the first."""
-    protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps)
+    protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps, real_crop=args.real_crop)
     args.device = local_device(args.device)
     device = usable_device(args.device)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
@@ -64,6 +64,8 @@ def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks
 
 def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, protocol: Protocol) -> None:
     """ValueError, before the work, for numbers that could not be had after it."""
+    if args.real_crop and isinstance(sets["real"], Side):
+        raise ValueError("--real-crop needs real videos, and no statistics")
     for option in ("inception", "c3d"):
         if getattr(args, option) and any(isinstance(side, Side) for side in sets.values()):
             raise ValueError(f"--{option} needs videos on both sides, and no statistics")

@@ -68,10 +68,12 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
     said = capsys.readouterr().out
     assert f"good.json ({good['distance']:.2f}) is lower than" in said and "lie apart" in said
-    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--num-videos", "40"]
-    assert main([*words, "--out", str(tmp_path / "fewer.json")]) == 0
-    assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "fewer.json")]) == 2
-    assert "cannot be compared: they differ in protocol, name" in capsys.readouterr().err
+    for name, change in (("fewer", ["--num-videos", "40"]), ("cut", ["--num-videos", "48", "--real-crop", "6"])):
+        words = ["eval", str(sets["good"]), "--real", str(sets["real"]), *change]
+        assert main([*words, "--out", str(tmp_path / f"{name}.json")]) == 0
+        assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / f"{name}.json")]) == 2
+        assert "cannot be compared: they differ in protocol, name" in capsys.readouterr().err
+    assert json.loads((tmp_path / "cut.json").read_text())["distance"] > 2 * good["distance"]
 
 
 def test_two_processes_find_what_one_does(sets, tmp_path):
@@ -107,6 +109,8 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     assert "taken as given" in capsys.readouterr().out
+    assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
+    assert "--real-crop needs real videos" in capsys.readouterr().err
 
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from latte.eval.protocol import PROTOCOLS, adjusted
 from latte.eval.statistics import read_statistics
 from latte.shapes import make_clip
 from latte.tensors import CheckpointError
+from latte.train.transforms import resize_and_crop
 from latte.video import write_video
 
 CALLS = []
@@ -119,6 +120,21 @@ def test_clips_are_read_in_order_with_their_stride(folder):
     for clip, video in zip(wide, chosen.stream(wide, workers=2)):
         drawn = make_clip(5, int(Path(clip.name).stem), frames=50, size=24).video
         assert np.array_equal(video.numpy(), drawn[:32:2])
+
+
+def test_real_frames_are_cut_as_in_training(tmp_path):
+    video = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 3, 24, 40), np.uint8))
+    write_video(video, tmp_path / "wide.mkv")
+    chosen = lambda side, **change: choose_clips(tmp_path, adjusted("exact", **change), side, 0)
+    plain, cut = chosen("real"), chosen("real", real_crop=12)
+    read = lambda clips: next(clips.stream(clips.clips))
+    assert torch.equal(read(cut), resize_and_crop(video, 12)) and torch.equal(read(plain), video)
+    assert (plain.sizes, cut.sizes) == ({"40x24": 1}, {"12x12": 1}) and plain.fingerprint != cut.fingerprint
+    assert torch.equal(read(chosen("generated", real_crop=12)), video)
+    assert adjusted("exact", real_crop=12).name == "exact, real_crop 12"
+    for size, say in ((-1, "more than 0"), (5000, "4096 or less")):
+        with pytest.raises(ValueError, match=f"real_crop is {size}; it must be {say}"):
+            adjusted("exact", real_crop=size)
 
 
 def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path):

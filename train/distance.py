@@ -33,6 +33,7 @@ class Distance:
 
     def __init__(self, config: TrainConfig, clips: Clips | Stored, device: torch.device):
         sizes = {"clips": config.eval_clips, "frames": config.num_frames, "real_stride": config.frame_interval}
+        sizes["real_crop"] = config.image_size
         protocol = adjusted("exact", **sizes)
         of_shapes = not config.eval_i3d
         self.detector = shapes_detector(device) if of_shapes else i3d_detector(Path(config.eval_i3d), protocol, device)
