@@ -117,10 +117,10 @@ class Recognition:
         words = [[table[i] for i in column] for table, column in zip(tables, indices)]
         return to_uint8(videos.cpu()), [f"a {colour} {shape} {motion}" for colour, shape, motion in zip(*words)]
 
-    @torch.no_grad()
     def accompany(self, folder: Path) -> None:
         """Nothing: the weights need no other part."""
 
+    @torch.no_grad()
     def finish(self, network: ShapeFeatures, folder: Path) -> None:
         """Write the network, its features whitened on sound clips: a distance of 1 is one of their deviations."""
         slots = range(self.config.global_batch_size)

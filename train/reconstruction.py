@@ -60,10 +60,10 @@ class Reconstruction:
         pairs = torch.stack([clips, vae.decode(vae.encode(clips))], 1).flatten(0, 1).cpu()
         return to_uint8(pairs), ["clip", "reconstruction"] * len(clips)
 
-    @torch.no_grad()
     def accompany(self, folder: Path) -> None:
         """Nothing: the weights need no other part."""
 
+    @torch.no_grad()
     def finish(self, network: AutoencoderKL, folder: Path) -> None:
         """Write the VAE, with the scale that gives its latents the deviation 1."""
         vae, slots = VideoVAE(network.eval()), range(self.config.global_batch_size)
