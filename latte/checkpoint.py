@@ -48,9 +48,9 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "state.json").is_file() and (path / CONFIG).is_file()
 
 
-def beside(path: Path, part: str) -> Path:
-    """Where a part of a model is that its weights need: in its folder; of a checkpoint's, in the run's."""
-    return (path.resolve().parent.parent if is_checkpoint(path) else path) / part
+def home(path: Path) -> Path:
+    """The folder of what a model's weights need, such as its VAE: the model's own; of a checkpoint, the run's."""
+    return path.resolve().parent.parent if is_checkpoint(path) else path
 
 
 def weights_file(path: str | Path, weights: str = "ema") -> Path:

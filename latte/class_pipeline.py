@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import beside, find_model, load_model
+from latte.checkpoint import find_model, home, load_model
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
@@ -40,7 +40,8 @@ class ClassPipeline(LattePipeline):
 
     def __init__(self, transformer: Latte, vae: VideoVAE | None = None, class_names: list[str] | None = None):
         self.transformer, self.vae, self.class_names = transformer.eval(), vae, class_names or []
-        self.sampling = Sampling(Guidance(GUIDANCE if transformer.config.num_classes else 1.0))
+        knows = transformer.config.num_classes and transformer.config.class_dropout_prob
+        self.sampling = Sampling(Guidance(GUIDANCE if knows else 1.0))
         check_vae(vae, transformer)
 
     @classmethod
@@ -59,13 +60,13 @@ class ClassPipeline(LattePipeline):
         """
         path = find_model(path)
         transformer = load_model(path, num_heads, weights)
-        if vae is None and (own := beside(path, "vae")).is_dir():
+        if vae is None and (own := home(path) / "vae").is_dir():
             vae = own
         if isinstance(vae, str | Path):
             vae = load_vae(find_model(vae))
         names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
-        pipe.sampling = load_sampling(path, pipe.sampling.guidance.scale)
+        pipe.sampling = load_sampling(home(path), pipe.sampling.guidance.scale)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
 
     def class_index(self, label: int | str) -> int:
@@ -104,8 +105,8 @@ class ClassPipeline(LattePipeline):
         num_inference_steps: a count, or a respacing such as "ddim50"; sampler: "ddim" (with eta) or another of
         latte.scheduler.ALL.
         height, width: of the pixels; None, and num_frames None: as the model was trained. guidance_scale 1: none; None:
-        what the model's folder says, or GUIDANCE, or none where there are no classes. guidance_interval: timesteps
-        between which it guides; None: the folder's, or all.
+        what the model's folder says, or GUIDANCE, or none without classes that were dropped in training.
+        guidance_interval: timesteps between which it guides; None: the folder's, or all.
         output_type: "np" (b, f, h, w, 3) float in [0, 1], "pt" (b, f, 3, h, w) float in [0, 1], "uint8" (b, f, 3, h, w)
         bytes, "pil" lists of images, "latent" (b, c, f, h, w), diffusers' order.
         Video i depends on (seed, i) and its label alone: work goes in units of batch_size, the last one filled up, so

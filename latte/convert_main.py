@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from latte.checkpoint import beside, is_text_pipeline, load_model, save_model, weights_file
+from latte.checkpoint import home, is_text_pipeline, load_model, save_model, weights_file
 from latte.class_pipeline import GUIDANCE
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
@@ -71,7 +71,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     """
     for folder in (target, target / "vae"):
         check_target(folder)
-    own = beside(source, "vae")
+    own = home(source) / "vae"
     for name, there in (("vae", own), ("classes.json", source / "classes.json"), (FILE, source / FILE)):
         if (target / name).exists() and not there.exists():
             raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latte.checkpoint import beside, find_model, is_checkpoint
+from latte.checkpoint import find_model, home, is_checkpoint
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
@@ -39,8 +39,8 @@ def find_pipeline(name: str | Path) -> Path:
     """
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) and not Path(name).exists():
         caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        home = os.environ.get("HF_HOME", f"{caches}/huggingface")
-        old = os.environ.get("HUGGINGFACE_HUB_CACHE", f"{home}/hub")
+        hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
+        old = os.environ.get("HUGGINGFACE_HUB_CACHE", hub)
         cache = Path(os.environ.get("HF_HUB_CACHE", old)).expanduser()
         stored = cache / f"models--{str(name).replace('/', '--')}"
         for snapshot in sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -169,10 +169,10 @@ def readers(path: Path, dtype: torch.dtype = torch.float32, low: bool = False) -
     own = {} if learning is None else {"transformer": lambda: learning()[0], "text_encoder": lambda: learning()[1]}
     return {
         "transformer": lambda: load_t2v(path / "transformer", dtype),
-        "vae": lambda: load_vae(beside(path, "vae"), dtype),
+        "vae": lambda: load_vae(home(path) / "vae", dtype),
         "text_encoder": lambda: load_t5(path / "text_encoder", dtype, low),
-        "tokenizer": lambda: Tokenizer(beside(path, "tokenizer")),
-        "scheduler": lambda: load_scheduler(beside(path, "scheduler")),
+        "tokenizer": lambda: Tokenizer(home(path) / "tokenizer"),
+        "scheduler": lambda: load_scheduler(home(path) / "scheduler"),
         **own,
     }
 

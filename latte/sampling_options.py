@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from latte.checkpoint import beside, is_checkpoint, is_text_pipeline, weights_file
+from latte.checkpoint import home, is_checkpoint, is_text_pipeline, weights_file
 from latte.class_pipeline import ClassPipeline
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
@@ -68,7 +68,7 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         "batch_size": args.batch_size,
     }
     if pipe.vae is not None:
-        files.append(vae_file(find_vae(args.vae, path) if args.vae else beside(path, "vae")))
+        files.append(vae_file(find_vae(args.vae, path) if args.vae else home(path) / "vae"))
     return pipe.to(usable_device(args.device)), settings, files
 
 

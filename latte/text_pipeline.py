@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latte.checkpoint import home
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.memory import in_eight_bits
 from latte.models.latte_t2v import LatteT2V
@@ -93,7 +94,7 @@ class TextPipeline(LattePipeline):
         given["scheduler"] = scheduler
         read = readers(path, torch_dtype, memory == "low")
         pipe = cls(**{name: read[name]() if part is READ else part for name, part in given.items()})
-        pipe.sampling = load_sampling(path, GUIDANCE)
+        pipe.sampling = load_sampling(home(path), GUIDANCE)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
             if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers

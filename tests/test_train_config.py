@@ -155,7 +155,7 @@ ELSEWHERE = {  # what other tests of training show
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "shard", "deterministic_reduce"),
-    *("eval_every", "eval_clips", "eval_real", "eval_i3d"),
+    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
 }
 
 

@@ -1,6 +1,7 @@
 """What is watched while a model trains: grids of samples, TensorBoard, and the curves afterwards."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from small_runs import TINY_VAE, run, same, small, small_t2v, tensors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from latte import LattePipeline
 from latte.cli import main
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments
@@ -35,6 +37,28 @@ def test_grids_are_made_and_change_nothing(kind, rows, vae, tmp_path):
     sheets = [np.asarray(Image.open(folder / name)) for name in (names[1], names[3])]
     assert sheets[0].shape[0] == rows * 20 - 4 and (sheets[0] != sheets[1]).any()
     assert not (tmp_path / "plain/samples").exists()
+
+
+@pytest.mark.parametrize("make", [small, small_t2v])
+def test_how_strongly_samples_are_guided(make, vae, tmp_path):
+    """In grids, and by latte sample, of the run and of what it ends with; no weight changes."""
+    usual = {small: 4.0, small_t2v: 7.5}[make]
+    for name, scale in (("usual", 0), ("same", usual), ("less", 1.5)):
+        words = ["steps=6", "sample_every=6", "learning_rate=3e-2", f"sample_guidance={scale}"]
+        run(make(vae, *words), tmp_path / name)
+    grids = [(tmp_path / name / "samples/step-0000006.png").read_bytes() for name in ("usual", "same", "less")]
+    assert grids[0] == grids[1] != grids[2]
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("usual", "less")))
+    scale = lambda path: LattePipeline.from_pretrained(path).sampling.guidance.scale
+    assert scale(tmp_path / "usual") == usual and scale(tmp_path / "less") == 1.5
+    shutil.rmtree(tmp_path / "less/final")
+    assert scale(tmp_path / "less") == 1.5
+    if make is small:
+        for more in ("classes=false", "model.class_dropout_prob=0.0"):
+            with pytest.raises(ValueError, match="sample_guidance does nothing without classes that are dropped"):
+                run(small(vae, "sample_guidance=2", more), tmp_path / "idle")
+        run(small(vae, "model.class_dropout_prob=0.0", "steps=2", "sample_every=2"), tmp_path / "certain")
+        assert (tmp_path / "certain/samples/step-0000002.png").is_file()
 
 
 def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):

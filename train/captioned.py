@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.checkpoint import beside, find_model
+from latte.checkpoint import find_model, home
 from latte.folder import save_folder
 from latte.models.config import checked
 from latte.models.latte import check_latents
@@ -41,7 +41,7 @@ class Captioned(Denoising):
         super().__init__(clips, config, device)
         begun = find_model(config.init) if config.init else None
         taken = begun is not None and has_text(begun)
-        self.tokenizer = Tokenizer(beside(begun, "tokenizer") if taken else train_vocabulary(clips.captions))
+        self.tokenizer = Tokenizer(home(begun) / "tokenizer" if taken else train_vocabulary(clips.captions))
         ids, mask = self.tokenizer([*clips.captions, ""])  # the last stands for those that are dropped
         longest = int(mask.sum(1).max())
         self.ids, self.mask = ids[:, :longest], mask[:, :longest]

@@ -50,12 +50,12 @@ IDLE = {  # settings that would do nothing where another one has this value
     ("kind", "t2v"): ("kl_weight", "classes"),
     ("kind", "vae"): (
         *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", "eval_every", *OF_TEXT),
-        *("gradient_checkpointing", "compile", "shard"),
+        *("gradient_checkpointing", "compile", "shard", "sample_guidance"),
     ),
     ("kind", "features"): (
         *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", *OF_TEXT),
         *("kl_weight", "eval_every", "init", "num_workers", "gradient_checkpointing", "compile", "shard"),
-        "motion_frames",
+        *("motion_frames", "sample_guidance"),
     ),
     ("timestep_std", 0.0): ("timestep_mean",),
     ("data", "shapes"): ("flip", "selection", "transform", "failed_share"),
@@ -88,7 +88,7 @@ DERIVED = {  # fields of the network's configuration that are not the user's to 
 MAY_CHANGE = {  # on resuming
     *("steps", "log_every", "tensorboard", "sample_every", "save_every", "keep", "keep_every", "skip_limit"),
     *("micro_batch_size", "gradient_checkpointing", "compile", "shard", "num_workers"),
-    *("eval_every", "eval_clips", "eval_real", "eval_i3d"),
+    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
 }
 
 
@@ -140,6 +140,7 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # the same for TensorBoard, in tensorboard/, with the grids
     sample_every: int = 0  # steps between grids of samples of the averaged weights, in samples/; 0: none
+    sample_guidance: float = 0.0  # scale in grids, distances, and in latte sample afterwards; 0: as usual, 4 or 7.5
     eval_every: int = 0  # steps between distances of samples from real clips, in metrics.jsonl (FVD or not); 0: none
     eval_clips: int = 256  # on either side of them
     eval_real: str = ""  # a folder of real videos, or statistics of some; empty: clips of the data
@@ -162,6 +163,7 @@ class TrainConfig:
         check(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in 0 to 1")
         check(math.isfinite(self.timestep_mean), f"timestep_mean is {self.timestep_mean}; it must be a finite number")
         check(0 <= self.failed_share <= 1, f"failed_share is {self.failed_share}; it must be in 0 to 1")
+        check(math.isfinite(self.sample_guidance), f"sample_guidance is {self.sample_guidance}; it must be finite")
         check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
         micro = self.micro_batch_size or 1
         check(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")

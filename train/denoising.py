@@ -14,6 +14,7 @@ from latte.diffusion.schedule import linear_schedule
 from latte.files import replacing_folder, write_json
 from latte.folder import digest_folder
 from latte.models.latte import Latte, LatteConfig
+from latte.sampling import Guidance, Sampling, save_sampling
 from latte.train.batches import Draw
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
@@ -47,6 +48,8 @@ class Denoising:
         network = Latte(LatteConfig.from_dict({**cfg.model, **derived}))
         one = torch.zeros(1, dtype=torch.long)
         network.check(self.nothing(), one, one if self.clips.names else None, cfg.num_images)
+        if cfg.sample_guidance and not (self.clips.names and self.drop_rate(network)):
+            raise ValueError("sample_guidance does nothing without classes that are dropped at times: leave it at 0.0")
         if cfg.init:
             begin_latte(network, cfg.init, self.clips.names)
         network.gradient_checkpointing = cfg.gradient_checkpointing
@@ -114,7 +117,8 @@ class Denoising:
 
     def sampling(self) -> dict:
         """How samples are made."""
-        return {"seed": self.config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
+        options = {"seed": self.config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
+        return options | ({"guidance_scale": self.config.sample_guidance} if self.config.sample_guidance else {})
 
     def finish(self, network: nn.Module, folder: Path) -> None:
         """Write the Latte with its VAE and the names of its classes, so that it can be sampled as it is."""
@@ -124,6 +128,8 @@ class Denoising:
             write_json(folder / "classes.json", {"names": self.clips.names})
 
     def accompany(self, folder: Path) -> None:
-        """Write what does not learn, and what the weights are nothing without: the VAE."""
+        """Write what does not learn, and what the weights are nothing without: the VAE; and how they are sampled."""
         with replacing_folder(folder / "vae") as draft:
             shutil.copytree(self.vae_folder, draft, dirs_exist_ok=True)
+        if self.config.sample_guidance:
+            save_sampling(Sampling(Guidance(self.config.sample_guidance)), folder)

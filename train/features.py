@@ -63,7 +63,7 @@ class Recognition:
 
     Cross-entropy of motion, shape and colour, and the mean squared error of track and tempo, on the sound ones; the
     mean squared error of the damage on both: the strength of each corruption, of which a spoilt clip has one, as its
-    root, or weak ones would hardly count.
+    root, which is drawn evenly: weak ones are what is hard to see.
     """
 
     def __init__(self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu"):
@@ -92,9 +92,9 @@ class Recognition:
     def spoil(self, video: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A clip (f, 3, h, w) in [-1, 1], spoilt in one way of CORRUPTIONS, and its damage (len(CORRUPTIONS),)."""
         way, damage = int(torch.randint(len(CORRUPTIONS), (), generator=random)), torch.zeros(len(CORRUPTIONS))
-        strength = float(torch.rand((), generator=random))
-        damage[way] = DAMAGE * strength**0.5
-        return from_uint8(list(CORRUPTIONS.values())[way](to_uint8(video), strength, random)), damage
+        root = float(torch.rand((), generator=random))
+        damage[way] = DAMAGE * root
+        return from_uint8(list(CORRUPTIONS.values())[way](to_uint8(video), root**2, random)), damage
 
     def __call__(self, network: ShapeFeatures, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         sound, right = self.batch(step, slots)

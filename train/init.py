@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.checkpoint import beside, find_model, is_checkpoint, is_text_pipeline, load_model
+from latte.checkpoint import find_model, home, is_checkpoint, is_text_pipeline, load_model
 from latte.class_pipeline import read_classes
 from latte.convert import TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
@@ -162,7 +162,7 @@ def begin_transformer(network: LatteT2V, source: str) -> Path:
 
 def has_text(path: Path) -> bool:
     """Whether a text encoder, and so a vocabulary, comes with the model there."""
-    learning = is_checkpoint(path) and beside(path, "tokenizer").is_dir()
+    learning = is_checkpoint(path) and (home(path) / "tokenizer").is_dir()
     return is_text_pipeline(path) and (learning or (path / "text_encoder").is_dir())
 
 

@@ -39,6 +39,7 @@ SHAPES_T2V = replace(
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
     timestep_std=1.1,
     timestep_mean=-0.2,
+    sample_guidance=2.0,
 )
 # the network that ships whose features are compared (latte.eval.shape_features)
 SHAPES_FEATURES = TrainConfig(
