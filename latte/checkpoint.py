@@ -1,5 +1,7 @@
 """A Latte out of whatever it comes in, and into a folder of ours: config.json beside model.safetensors."""
 
+import math
+import os
 import warnings
 from pathlib import Path
 
@@ -7,11 +9,12 @@ import torch
 
 from latte.convert import original_config, original_state, unwrap
 from latte.files import read_json
-from latte.folder import CONFIG, WEIGHTS, read_config, save_folder
+from latte.folder import CONFIG, WEIGHTS, digest_folder, read_config, save_folder
 from latte.models.latte import Latte, LatteConfig
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
 
 BUNDLED = Path(__file__).parent / "assets"
+TRAINED = "trained.json"  # in a run's final/: the number of steps that it is of
 
 
 def find_model(name: str | Path) -> Path:
@@ -31,9 +34,18 @@ def find_model(name: str | Path) -> Path:
     if not path.exists():
         models = ", ".join(sorted(known for known, folder in shipped.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path, or one that ships: {models}")
-    trained = [path / "final", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
+    trained = [path / "final", *path.glob("checkpoints/step-*")]
     inside = [folder for folder in trained if (folder / CONFIG).is_file() or is_text_pipeline(folder)]
-    return inside[0] if inside and not (path / CONFIG).exists() else path
+    return max(inside, key=steps_done) if inside and not (path / CONFIG).exists() else path
+
+
+def steps_done(folder: Path) -> float:
+    """Of a run's final/, which may be older than its checkpoints where it went on since, or of one of these."""
+    if folder.name == "final":
+        record = folder / TRAINED
+        return read_json(record).get("steps", math.inf) if record.is_file() else math.inf
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def is_text_pipeline(path: Path) -> bool:
@@ -49,8 +61,22 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def home(path: Path) -> Path:
-    """The folder of what a model's weights need, such as its VAE: the model's own; of a checkpoint, the run's."""
-    return path.resolve().parent.parent if is_checkpoint(path) else path
+    """The folder of what a model's weights need, such as its VAE: the model's own; of a run's checkpoint, the run's."""
+    folder = Path(os.path.abspath(path)).parent  # checkpoints/ may be a link: what counts is where it was linked to
+    return folder.parent if is_checkpoint(path) and folder.name == "checkpoints" else path
+
+
+def own_vae(path: Path) -> Path | None:
+    """The folder of the VAE that a model comes with; None: with none.
+
+    CheckpointError: where a checkpoint's should be is another one than it learned with.
+    """
+    vae = home(path) / "vae"
+    if not vae.is_dir():
+        return None
+    if is_checkpoint(path) and read_json(path / "state.json").get("data", {}).get("vae") != digest_folder(vae):
+        raise CheckpointError(f"{vae} is not the VAE that {path} learned with: put that one there, or name it (--vae)")
+    return vae
 
 
 def weights_file(path: str | Path, weights: str = "ema") -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import find_model, home, load_model
+from latte.checkpoint import find_model, home, load_model, own_vae
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
@@ -60,8 +60,7 @@ class ClassPipeline(LattePipeline):
         """
         path = find_model(path)
         transformer = load_model(path, num_heads, weights)
-        if vae is None and (own := home(path) / "vae").is_dir():
-            vae = own
+        vae = own_vae(path) if vae is None else vae
         if isinstance(vae, str | Path):
             vae = load_vae(find_model(vae))
         names = read_classes(path / "classes.json", transformer.config.num_classes)

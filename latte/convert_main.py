@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from latte.checkpoint import home, is_text_pipeline, load_model, save_model, weights_file
+from latte.checkpoint import home, is_text_pipeline, load_model, own_vae, save_model, weights_file
 from latte.class_pipeline import GUIDANCE
 from latte.convert import state_for_original
 from latte.files import read_json, replacing, write_json
@@ -71,19 +71,19 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     """
     for folder in (target, target / "vae"):
         check_target(folder)
-    own = home(source) / "vae"
-    for name, there in (("vae", own), ("classes.json", source / "classes.json"), (FILE, source / FILE)):
-        if (target / name).exists() and not there.exists():
-            raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
-    vae = load_vae(own) if own.is_dir() else None
+    own, sampled = own_vae(source), home(source) / FILE
+    there = {"vae": own, "classes.json": (source / "classes.json").exists(), FILE: sampled.exists()}
+    for name in (name for name, has in there.items() if not has and (target / name).exists()):
+        raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
+    vae = None if own is None else load_vae(own)
     names = read_json(source / "classes.json") if (source / "classes.json").is_file() else None
     save_model(model, target, dtype)
     if vae is not None:
         save_vae(vae, target / "vae", dtype)
     if names is not None:
         write_json(target / "classes.json", names)
-    if (source / FILE).is_file():
-        save_sampling(load_sampling(source, GUIDANCE if model.config.num_classes else 1.0), target)
+    if sampled.is_file():
+        save_sampling(load_sampling(sampled.parent, GUIDANCE if model.config.num_classes else 1.0), target)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -1,8 +1,10 @@
 """Files that are whole or absent, and JSON."""
 
+import glob
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +30,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """A hidden folder beside `path` to fill: takes its place if the block ends well, is removed if it does not.
 
-    What was at `path` is gone then, all of it: whether it may be is the caller's to know.
+    What was at `path` is gone then, all of it: whether it may be is the caller's to know. So is what killed processes
+    left: one at a time writes a folder.
     """
     path = Path(path).resolve()
+    for left in (left for what in ("part", "old") for left in path.parent.glob(f".{glob.escape(path.name)}.{what}*")):
+        shutil.rmtree(left, ignore_errors=True)
     draft, old = (path.with_name(f".{path.name}.{what}{os.getpid()}") for what in ("part", "old"))
     draft.mkdir(parents=True)
     try:
@@ -44,13 +49,29 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file and folder at any depth below a folder, also behind links, but not behind one to a folder above it."""
+    """Every file and folder at any depth below a folder, also behind links, but not behind one to a folder above it.
+
+    A folder that cannot be read is passed over, with a warning.
+    """
     above = (*above, os.path.realpath(folder))
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            yield Path(folder, entry.name)
-            if entry.is_dir() and os.path.realpath(entry.path) not in above:
-                yield from below(entry.path, above)
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        warnings.warn(f"{folder} cannot be read and is passed over: {error.strerror}", stacklevel=2)
+        return
+    for path in (Path(folder, name) for name in names):
+        yield path
+        if os.path.isdir(path) and os.path.realpath(path) not in above:
+            yield from below(path, above)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy what is in every file below a folder, and not who may read or write it, to below another."""
+    for path in below(source):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def writable(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latte.checkpoint import find_model, home, is_checkpoint
+from latte.checkpoint import find_model, home, is_checkpoint, own_vae, weights_file
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
 from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
@@ -166,45 +166,53 @@ def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
 def readers(path: Path, dtype: torch.dtype = torch.float32, low: bool = False) -> dict[str, Callable]:
     """What reads each part of a text-to-video folder, or of a checkpoint; low: the text encoder in 8 bits."""
     learning = cache(lambda: load_learning(path, dtype)) if is_checkpoint(path) else None
-    own = {} if learning is None else {"transformer": lambda: learning()[0], "text_encoder": lambda: learning()[1]}
+    texts = ("text_encoder", "tokenizer")
+    silent = not any((home(path) / part).is_dir() for part in texts)
     return {
-        "transformer": lambda: load_t2v(path / "transformer", dtype),
-        "vae": lambda: load_vae(home(path) / "vae", dtype),
-        "text_encoder": lambda: load_t5(path / "text_encoder", dtype, low),
+        "transformer": lambda: learning()[0] if learning else load_t2v(path / "transformer", dtype),
+        "vae": lambda: load_vae(own_vae(path) or path / "vae", dtype),
+        TEMPORAL_VAE: lambda: load_vae(path / TEMPORAL_VAE, dtype),
+        "text_encoder": lambda: learning()[1] if learning else load_t5(path / "text_encoder", dtype, low),
         "tokenizer": lambda: Tokenizer(home(path) / "tokenizer"),
         "scheduler": lambda: load_scheduler(home(path) / "scheduler"),
-        **own,
+        **(dict.fromkeys(texts, lambda: without_text(path)) if silent else {}),
     }
 
 
+def without_text(path: Path) -> None:
+    """CheckpointError: a model that learned from embeddings, which others made, cannot read prompts."""
+    raise CheckpointError(f"{path} has no text encoder: pass text_encoder and tokenizer of the model it learned with")
+
+
+def part_files(path: Path, part: str) -> list[Path]:
+    """The files that a part's weights come from. CheckpointError: there is no such part."""
+    if part in ("vae", TEMPORAL_VAE):
+        return [vae_file((own_vae(path) if part == "vae" else None) or path / part)]
+    return [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
+
+
 def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[str, Path, int]]:
-    """A published text-to-video folder in our form, part by part, weights in `dtype`.
+    """A text-to-video folder, published or of ours, or a checkpoint, in our form: part by part, weights in `dtype`.
 
     Yields each part's name, a file that it came from, and its number of parameters. CheckpointError, before anything is
     written: `target` holds something else, or the source has no such part.
     """
-    if is_checkpoint(source):
-        raise CheckpointError(f"{source} is a checkpoint: `latte train` with its step as steps=... makes final/ of it")
-    for part in ("transformer", "text_encoder"):
-        state_files(source / part)
-    networks = {
-        "transformer": load_t2v,
-        "text_encoder": load_t5,
-        **{name: load_vae for name in ("vae", TEMPORAL_VAE) if (source / name).is_dir()},
-    }
-    for name in networks:
+    read = readers(source, dtype)
+    vaes = (["vae"] if own_vae(source) else []) + ([TEMPORAL_VAE] if (source / TEMPORAL_VAE).is_dir() else [])
+    files = {name: part_files(source, name) for name in ("transformer", "text_encoder", *vaes)}
+    for name in files:
         check_target(target / name)
     for other in ("tokenizer", "scheduler"):
         if (target / other).exists() and not (target / "transformer" / MANIFEST).exists():
             raise CheckpointError(f"{target / other} is there, and was not written here: choose a new folder")
-    tokenizer, scheduler = Tokenizer(source / "tokenizer"), load_scheduler(source / "scheduler")
-    for name, load in networks.items():
-        network = load(source / name, dtype)
+    tokenizer, scheduler = read["tokenizer"](), read["scheduler"]()
+    for name in files:
+        network = read[name]()
         module = network.model if isinstance(network, VideoVAE) else network
         save_folder(module, target / name, None)
-        for file in [vae_file(source / name)] if load is load_vae else state_files(source / name):
+        for file in files[name]:
             yield name, file, sum(parameter.numel() for parameter in module.parameters())
     tokenizer.save(target / "tokenizer")
     save_scheduler(scheduler, target / "scheduler")
-    if (source / FILE).is_file():
-        save_sampling(load_sampling(source, GUIDANCE), target)
+    if (home(source) / FILE).is_file():
+        save_sampling(load_sampling(home(source), GUIDANCE), target)

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from latte.checkpoint import home, is_checkpoint, is_text_pipeline, weights_file
+from latte.checkpoint import is_text_pipeline, own_vae, weights_file
 from latte.class_pipeline import ClassPipeline
 from latte.convert_main import DTYPES
 from latte.device import add_device_option, usable_device
 from latte.pipeline import LattePipeline
-from latte.published import find_pipeline, find_vae, state_files
+from latte.published import find_pipeline, find_vae, part_files
 from latte.scheduler import ALL, Scheduler
 from latte.text_pipeline import TextPipeline
 from latte.vae_io import vae_file
@@ -50,8 +50,7 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
     if of_text:
         pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
-        parts = [path / part for part in ("transformer", "text_encoder")]
-        files = [weights_file(path)] if is_checkpoint(path) else [file for part in parts for file in state_files(part)]
+        files = list(dict.fromkeys(file for part in ("transformer", "text_encoder") for file in part_files(path, part)))
     else:
         pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
@@ -68,7 +67,7 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
         "batch_size": args.batch_size,
     }
     if pipe.vae is not None:
-        files.append(vae_file(find_vae(args.vae, path) if args.vae else home(path) / "vae"))
+        files.append(vae_file(find_vae(args.vae, path) if args.vae else own_vae(path)))
     return pipe.to(usable_device(args.device)), settings, files
 
 

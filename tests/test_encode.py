@@ -152,7 +152,8 @@ def test_captions_are_embedded_once(published, vae, tmp_path):
     assert latents.text and len(latents.embeddings) == len(latents.captions) + 1
     assert main(["train", "--config", "shapes-t2v", "--run", str(tmp_path / "run"), *words, f"latents={out}"]) == 0
     final = tmp_path / "run/final"
-    assert sorted(path.name for path in final.iterdir()) == ["scheduler", "transformer", "vae"]
+    names = {"sampling.json", "scheduler", "trained.json", "transformer", "vae"}
+    assert {path.name for path in final.iterdir()} == names
     parts = {"text_encoder": None, "tokenizer": None}
     checkpoint = LattePipeline.from_pretrained(tmp_path / "run/checkpoints/step-0000004", **parts)
     ended = LattePipeline.from_pretrained(final, **parts)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from latte.device import local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.parallel import Ranks
+from latte.train.parallel import FixedPoint, Ranks
 from latte.train.run import Run
 from latte.train.settings import resolve
 
@@ -101,6 +101,28 @@ def test_deterministic_sums_give_the_same_bits_on_any_number_of_processes(vae, t
         trained(small(vae, *words, f"steps={steps}", "schedule=constant"), tmp_path / "changing", size)
     whole = alone(small(vae, *words, "steps=6", "schedule=constant"), tmp_path / "constant")
     assert same(tensors(checkpoint.latest(tmp_path / "changing")), whole)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "total"),
+    [([1e6, 1e6, 1e6], 3e6), ([3e6, 3e6, 3e6], None), ([-3e6, 3e6], None), ([1.0, float("nan")], None), ([5e6], None)],
+)
+def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
+    class Slope(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, step, slots):
+            return slopes[slots.start] * self.weight.sum(), {}
+
+    loss = Slope()
+    gradients = FixedPoint(loss, Ranks())
+    for again in range(2):
+        for i in range(len(slopes)):
+            gradients.add(0, range(i, i + 1), 1.0, i == len(slopes) - 1)
+        gradients.finish()
+        assert loss.weight.grad.tolist() == [total] * 2 if total else loss.weight.grad.isnan().all(), again
 
 
 @pytest.mark.parametrize("words", [[], ["deterministic_reduce=true"]])

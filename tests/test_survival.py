@@ -187,7 +187,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(vae, tmp_path, monkeypatch):
     run(small(vae), tmp_path / "whole")
     assert same(*(tensors(newest(tmp_path / name)) for name in ("full", "whole")))
     full = {12}
-    with pytest.raises(OSError, match=r"the last step could not be saved: .*make room and give the same command"):
+    with pytest.raises(OSError, match=r"the last step, 12, could not be saved: .*make room and give the same command"):
         run(small(vae), tmp_path / "last")
     full = {1, 2, 3}
     with pytest.warns(UserWarning), pytest.raises(OSError, match="3 checkpoints in a row could not be saved"):

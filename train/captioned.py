@@ -34,14 +34,19 @@ def spread(captions: list[str], count: int, again: bool = False) -> list[str]:
 class Captioned(Denoising):
     """A LatteT2V and its text encoder learn together.
 
-    The vocabulary is made of the captions, or is that of the model that config.init names, if it has one.
+    The vocabulary is made of the captions, or is that of the model that config.init names, if it has one, or of a run
+    that was begun.
     """
 
-    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu", begun: Path | None = None
+    ):
         super().__init__(clips, config, device)
-        begun = find_model(config.init) if config.init else None
-        taken = begun is not None and has_text(begun)
-        self.tokenizer = Tokenizer(home(begun) / "tokenizer" if taken else train_vocabulary(clips.captions))
+        source = find_model(config.init) if config.init else None
+        if source is not None and has_text(source):
+            begun = home(source)
+        known = begun is not None and (begun / "tokenizer").is_dir()
+        self.tokenizer = Tokenizer(begun / "tokenizer" if known else train_vocabulary(clips.captions))
         ids, mask = self.tokenizer([*clips.captions, ""])  # the last stands for those that are dropped
         longest = int(mask.sum(1).max())
         self.ids, self.mask = ids[:, :longest], mask[:, :longest]

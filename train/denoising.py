@@ -1,6 +1,5 @@
 """What a Latte's step minimises: the diffusion loss."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,8 +10,8 @@ from latte.class_pipeline import ClassPipeline
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
-from latte.files import replacing_folder, write_json
-from latte.folder import digest_folder
+from latte.files import copy_files, replacing_folder, write_json
+from latte.folder import CONFIG, digest_folder
 from latte.models.latte import Latte, LatteConfig
 from latte.sampling import Guidance, Sampling, save_sampling
 from latte.train.batches import Draw
@@ -129,7 +128,9 @@ class Denoising:
 
     def accompany(self, folder: Path) -> None:
         """Write what does not learn, and what the weights are nothing without: the VAE; and how they are sampled."""
-        with replacing_folder(folder / "vae") as draft:
-            shutil.copytree(self.vae_folder, draft, dirs_exist_ok=True)
+        vae = folder / "vae"
+        if not (vae / CONFIG).is_file() or digest_folder(vae) != self.vae_digest:
+            with replacing_folder(vae) as draft:
+                copy_files(self.vae_folder, draft)
         if self.config.sample_guidance:
             save_sampling(Sampling(Guidance(self.config.sample_guidance)), folder)

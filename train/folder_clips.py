@@ -18,11 +18,11 @@ from latte.train.transforms import TRANSFORMS, flip, resize_and_crop
 from latte.train.windows import choose_frames, least_frames
 from latte.video import count_frames, from_uint8, list_videos, read_blocks, read_video
 
-DECODED = 4 << 30  # bytes that decoded videos may take on a machine
+DECODED = 4 << 30  # bytes of decoded videos: so many are tried whole, and may be kept on a machine
 
 
 def room() -> int:
-    """Bytes that they may take in this process, which may be one of several."""
+    """Bytes that may be kept in this process, which may be one of several."""
     return DECODED // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
@@ -41,11 +41,11 @@ class FolderClips:
 
     A clip's frames are chosen by config.selection and made square by config.transform. There are config.clips of them,
     the videos in turn, and at least one of each. Videos that are damaged or too short are left out when the folder is
-    opened, each with a warning that names it. Where all fit in DECODED bytes once resized, each is decoded once and
-    kept; where they do not, only their beginning is tried, and a clip whose video fails later is taken from the next
-    one. A video's caption is the text file of its name beside it (clip.mp4, clip.txt), which text-to-video
-    training needs. ValueError: nothing is left, more than config.failed_share is left out, or a class has no name to
-    show. FileNotFoundError: no such folder.
+    opened, each with a warning that names it. As many as fit in DECODED bytes once resized are decoded whole, and, as
+    far as this process has room, kept; of the others only their beginning is tried, and a clip whose video fails later
+    is taken from the next one. A video's caption is the text file of its name beside it (clip.mp4, clip.txt), which
+    text-to-video training needs. ValueError: nothing is left, more than config.failed_share is left out, or a class has
+    no name to show. FileNotFoundError: no such folder.
     """
 
     def __init__(self, config: TrainConfig):
@@ -54,6 +54,7 @@ class FolderClips:
         self.sources: list[Source] = []
         self.kept: dict[Path, Tensor] = {}
         self.keeps = False  # whether videos are kept, once they were decoded
+        self.tried = 0  # bytes of videos that were decoded whole: the same in any number of processes
         self.open_list() if (self.root / NAME).is_file() else self.open_folder()
         if odd := [name for name in self.names if not name.isprintable()]:
             raise ValueError(f"{self.root}: the class folder {odd[0]!r} has letters that cannot be printed: rename it")
@@ -98,10 +99,11 @@ class FolderClips:
         """Take a video in; ValueError: it is damaged or too short, or has no caption where it needs one."""
         caption = caption_of(path) if self.config.kind == "t2v" else ""
         size, frames = self.config.image_size, count_frames(path)
-        left = room() - sum(video.nbytes for video in self.kept.values())
-        if self.config.transform == "ours" and 3 * size**2 * frames <= left:
-            self.kept[path] = self.decoded(path)
-            frames = len(self.kept[path])
+        if self.config.transform == "ours" and 3 * size**2 * frames <= DECODED - self.tried:
+            video = self.decoded(path)
+            frames, self.tried = len(video), self.tried + video.nbytes
+            if video.nbytes <= room() - sum(other.nbytes for other in self.kept.values()):
+                self.kept[path] = video
         else:
             read_video(path, [0, min(frames, self.least) - 1])
         if wrong := self.unsuitable(path, frames, caption):

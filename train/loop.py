@@ -66,9 +66,11 @@ def train(
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
             cut(folder / "metrics.jsonl", first)
             run.objective.accompany(folder)
+        missed = run.missed(first)
         if first < config.steps:
             run.objective.prepare(ranks.units(config), first)
-            loop(run, first)
+        if first < config.steps or any(missed):
+            loop(run, first, missed)
         return run.finish()
 
 
@@ -82,8 +84,11 @@ def ignoring(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def loop(run: Run, first: int) -> None:
-    """All steps from `first` on, with what is logged and saved on the way. KeyboardInterrupt: it was to stop."""
+def loop(run: Run, first: int, missed: tuple[bool, bool]) -> None:
+    """All steps from `first` on, with what is logged and saved on the way, after what was missed before.
+
+    KeyboardInterrupt: it was to stop.
+    """
     config, wishes, since, began = run.config, Wishes(), first, time.perf_counter()  # of the rate
     bar = tqdm(
         total=config.steps,
@@ -99,6 +104,7 @@ def loop(run: Run, first: int) -> None:
             metrics = files.enter_context(Metrics(run.folder / "metrics.jsonl", run.ranks.first))
             wants_board = config.tensorboard and run.ranks.first
             board = files.enter_context(Board(run.folder / "tensorboard", first)) if wants_board else None
+            look(run, first, missed, metrics, board)
             for step in range(first, config.steps):
                 logged, done = run.step(step), step + 1
                 stop, save = wishes.agreed(run.ranks)
@@ -112,21 +118,24 @@ def loop(run: Run, first: int) -> None:
                         board.numbers(line)
                     since, began = done, time.perf_counter()
                 if done % config.save_every == 0 or done == config.steps or stop or save:
-                    run.save(done)
+                    run.save(done, ends=stop or done == config.steps)
                 if stop and done < config.steps:
                     raise KeyboardInterrupt
-                if config.sample_every and done % config.sample_every == 0:
-                    picture = run.show(done)
-                    if board and picture:
-                        board.grid(picture, done)
-                if config.eval_every and done % config.eval_every == 0:
-                    line = {"step": done, **run.judge()}
-                    if len(line) > 1:
-                        metrics.write(line)
-                        if board:
-                            board.numbers(line)
+                look(run, done, run.due(done), metrics, board)
     finally:
         wishes.restore()
+
+
+def look(run: Run, done: int, due: tuple[bool, bool], metrics: Metrics, board: Board | None) -> None:
+    """Make the grid and the distance of a step, those of the two that are due."""
+    grid, distance = due
+    if grid and (picture := run.show(done)) and board:
+        board.grid(picture, done)
+    if distance and (numbers := run.judge()):
+        line = {"step": done, **numbers}
+        metrics.write(line)
+        if board:
+            board.numbers(line)
 
 
 def progress(logged: dict[str, float], rate: float, device: torch.device) -> str:

@@ -8,11 +8,16 @@ from pathlib import Path
 from latte.files import write_text
 
 
+def lines(path: Path) -> list[dict]:
+    """What stands in the file; a torn line, and a file that is not there, have nothing to say."""
+    whole = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return [json.loads(line) for line in whole]
+
+
 def cut(path: Path, step: int) -> None:
     """Leave out lines past `step`, which will come again, and a torn one."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines(path) if line["step"] <= step))
 
 
 class Metrics:

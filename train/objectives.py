@@ -4,6 +4,9 @@ An objective makes its network, is called as objective(network, step, slots), wh
 slots, and numbers to log, shows what the network makes, and in the end writes what was trained.
 """
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from latte.train.captioned import Captioned, Embedded
@@ -17,7 +20,15 @@ from latte.train.reconstruction import Reconstruction
 OBJECTIVES = {"vae": Reconstruction, "latte": Denoising, "t2v": Captioned, "features": Recognition}
 
 
-def objective(clips: Clips, config: TrainConfig, device: torch.device) -> Reconstruction | Denoising | Recognition:
-    """The one for these clips; stored ones may bring embeddings of their captions."""
+def objective(
+    clips: Clips, config: TrainConfig, device: torch.device, begun: Path | None = None
+) -> Reconstruction | Denoising | Recognition:
+    """The one for these clips; stored ones may bring embeddings of their captions.
+
+    begun: the folder of a run that goes on, whose checkpoint takes the place of config.init.
+    """
     kind = Embedded if isinstance(clips, Stored) and clips.text else OBJECTIVES[config.kind]
-    return kind(clips, config, device)
+    if begun is None:
+        return kind(clips, config, device)
+    config = replace(config, init="")
+    return kind(clips, config, device, begun) if kind is Captioned else kind(clips, config, device)

@@ -69,6 +69,14 @@ class Ranks:
         if self.size > 1:
             dist.barrier()
 
+    def agree(self, what: str, value: str) -> None:
+        """ValueError, in all processes: they do not have the same."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        if other := [rank for rank in range(self.size) if values[rank] != values[0]]:
+            raise ValueError(f"process {other[0]} has other {what} than process 0: give all of them the same")
+
     def told(self, value):
         """What the first process has, in all of them."""
         box = [value]
@@ -146,37 +154,39 @@ class Shards:
 class FixedPoint:
     """Every process has the whole network; units' gradients are summed as whole multiples of 1 / FIXED.
 
-    Whole numbers have one sum in any order: the number of processes changes no bit. A gradient that is not finite, or
-    too large, makes the sum NaN.
+    Whole numbers have one sum in any order: the number of processes changes no bit. Gradients that are not finite, or
+    so large that their sum might be no int64, make it NaN.
     """
 
     def __init__(self, loss: Loss, ranks: Ranks):
         self.loss, self.ranks = loss, ranks
         self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         self.sums = [torch.zeros_like(parameter, dtype=torch.int64) for parameter in self.parameters]
-        self.bad = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)
+        self.bound = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)  # no sum is larger
 
     def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         value, terms = self.loss(step, slots)
         gradients = torch.autograd.grad(share * value, self.parameters, allow_unused=True)
+        largest = torch.zeros_like(self.bound)
         for total, gradient in zip(self.sums, gradients):
             if gradient is None:
                 continue
-            exact = gradient.double()
-            self.bad += ~(exact.abs() < LARGEST).all()
-            total += (exact.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST) * FIXED).round().long()
+            exact = gradient.double().nan_to_num(LARGEST).clamp(-LARGEST, LARGEST)
+            largest = torch.maximum(largest, exact.abs().max().ceil().long())
+            total += (exact * FIXED).round().long()
+        self.bound += largest
         return value, terms
 
     def finish(self) -> None:
         """The sum over all processes becomes the parameters' gradients."""
-        for total in (*self.sums, self.bad):
+        for total in (*self.sums, self.bound):
             self.ranks.sum(total)
-        spoilt = self.bad > 0
+        spoilt = self.bound >= LARGEST
         for parameter, total in zip(self.parameters, self.sums):
             gradient = (total.double() / FIXED).to(parameter.dtype)
             parameter.grad = torch.where(spoilt, torch.nan, gradient)
             total.zero_()
-        self.bad.zero_()
+        self.bound.zero_()
 
 
 def shard(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:

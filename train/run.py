@@ -9,10 +9,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from latte.checkpoint import TRAINED
+from latte.files import write_json
 from latte.train import checkpoint, parallel
 from latte.train.config import MAY_CHANGE, TrainConfig
 from latte.train.data import Clips
 from latte.train.distance import Distance
+from latte.train.metrics import lines
 from latte.train.objectives import objective
 from latte.train.parallel import FixedPoint, Loss, Ranks, Replicas, Shards
 from latte.train.precision import check_precision, keep_in_float32
@@ -22,6 +25,7 @@ from latte.train.watch import write_grid
 
 FIRST_SCALE = 2.0**14  # of the loss in fp16
 MOST_UNSAVED = 3
+GUARDED = {"init", "vae", "data"}  # on resuming they may be spelt otherwise: a checkpoint, digests stand in their place
 FAILED = "failed.txt"  # videos that could not be read, and why
 DEFAULTS = asdict(TrainConfig(vae="-"))
 
@@ -33,9 +37,11 @@ class Run:
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
         ranks.units(config)
         check_precision(config.precision, device)
-        clips.failures.keep(folder / FAILED, ranks.first)
+        ranks.agree("data", clips.fingerprint)
         torch.manual_seed(config.seed)
-        self.objective = objective(clips, config, device)
+        begun = ranks.told(bool(checkpoint.found(folder)) if ranks.first else None)
+        self.objective = objective(clips, config, device, folder if begun else None)
+        self.failures = clips.failures
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.plan = copy.deepcopy(self.ema).to("meta") if config.shard else None  # of the network while it is whole
@@ -66,8 +72,8 @@ class Run:
             update_ema(self.ema, self.network, self.config.ema_decay, step)
         return {**logged, **({"skipped": len(self.health.skipped)} if self.health.skipped else {})}
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint after `done` steps.
+    def save(self, done: int, ends: bool = False) -> None:
+        """Write a checkpoint after `done` steps; ends: the process ends with it.
 
         A full disk costs no more than that, with a warning; OSError: at the end, or after MOST_UNSAVED in a row.
         """
@@ -85,8 +91,8 @@ class Run:
             self.unsaved = 0
         except (OSError, SafetensorError) as error:
             self.unsaved += 1
-            if done == self.config.steps or self.unsaved == MOST_UNSAVED:
-                which = "the last step" if done == self.config.steps else f"{MOST_UNSAVED} checkpoints in a row"
+            if ends or self.unsaved == MOST_UNSAVED:
+                which = f"the last step, {done}," if ends else f"{MOST_UNSAVED} checkpoints in a row"
                 advice = "make room and give the same command: it goes on from the last checkpoint"
                 raise OSError(f"{self.folder}: {which} could not be saved: {error}: {advice}") from error
             warnings.warn(f"{self.folder}: step {done} is not saved, training goes on: {error}", stacklevel=2)
@@ -94,19 +100,24 @@ class Run:
     def restore(self) -> int:
         """Take up the newest sound checkpoint; the number of steps done.
 
-        ValueError: it belongs to a run with other settings, its data or VAE are no longer what they were, or it has
-        done more steps than are asked for; or there is none, and the folder holds something else (see check_unused).
+        From here on failed.txt is kept too. ValueError: it belongs to a run with other settings, its data or VAE are no
+        longer what they were, or it has done more steps than are asked for; or there is none, and the folder holds
+        something else (see check_unused).
         """
         folder = self.ranks.told(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
             check_unused(self.folder, self.state["run"])
+            self.failures.keep(self.folder / FAILED, self.ranks.first)
             return 0
         before = checkpoint.read_state(folder)
         before["run"] = DEFAULTS | before["run"]  # of settings that are newer than the run
-        free = MAY_CHANGE - ({"micro_batch_size"} if self.config.deterministic_reduce else set())
+        free = (MAY_CHANGE | GUARDED) - ({"micro_batch_size"} if self.config.deterministic_reduce else set())
+        if not {before["run"]["latents"], self.config.latents} & {"once", "step"}:
+            free |= {"latents"}  # both are folders, whose fingerprints tell
         for part, advice in (("run", "give another folder"), ("data", "bring it back, or give another folder")):
             names = before[part].keys() | self.state[part].keys()
-            changed = sorted(name for name in names - free if before[part].get(name) != self.state[part].get(name))
+            differ = {name for name in names if before[part].get(name) != self.state[part].get(name)}
+            changed = sorted(differ - free if part == "run" else differ)
             if changed:
                 what = "settings" if part == "run" else "data"
                 raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}): {advice}")
@@ -120,7 +131,20 @@ class Run:
         parallel.spread(self.ema, read("ema"), self.ranks)
         parallel.spread_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.health = Health(**before["health"])
+        self.failures.keep(self.folder / FAILED, self.ranks.first)
         return step
+
+    def due(self, done: int) -> tuple[bool, bool]:
+        """Whether a grid, and a distance, are due after so many steps."""
+        every = self.config.sample_every, self.config.eval_every
+        return tuple(bool(number and done and done % number == 0) for number in every)
+
+    def missed(self, done: int) -> tuple[bool, bool]:
+        """Those that were due when an earlier process ended, and are not there."""
+        grid, distance = self.due(done)
+        seen = (self.folder / f"samples/step-{done:07d}.png").is_file()
+        judged = any(line["step"] == done and "loss" not in line for line in lines(self.folder / "metrics.jsonl"))
+        return self.ranks.told((grid and not seen, distance and not judged) if self.ranks.first else None)
 
     def averaged(self) -> nn.Module | None:
         """A whole network with the averaged weights, in the first process."""
@@ -158,15 +182,17 @@ class Run:
         final = self.folder / "final"
         if (network := self.averaged()) is not None:
             self.objective.finish(network, final)
+            write_json(final / TRAINED, {"steps": self.config.steps})
         return final
 
 
 def check_unused(run: Path, settings: dict) -> None:
-    """ValueError: a folder without checkpoints holds files that a run there would replace.
+    """ValueError: a folder without checkpoints holds what a run there would replace.
 
     What may be there is the beginning of the same run, stopped before its first checkpoint.
     """
-    named = [name for name in ("final", "metrics.jsonl", "config.yaml") if (run / name).exists()]
+    names = ("final", "metrics.jsonl", "config.yaml", "vae", "tokenizer", "scheduler")
+    named = [name for name in names if (run / name).exists()]
     try:
         begun = asdict(resolve(str(run / "config.yaml"), [])) if "config.yaml" in named else {}
     except ValueError:
