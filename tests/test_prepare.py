@@ -183,8 +183,26 @@ def test_a_link_to_a_folder_above_it_ends(prepare, tmp_path):
     put(tmp_path / "data/a/b/clip.mp4")
     (tmp_path / "data/a/b/up").symlink_to(tmp_path / "data/a")
     (tmp_path / "data/twin").symlink_to(tmp_path / "data/a/b")
+    (tmp_path / "data/self").symlink_to(tmp_path / "data/self")
     prepare("ffs", tmp_path / "data")
     assert paths(tmp_path / "out") == ["a/b/clip.mp4", "twin/clip.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(prepare, tmp_path, monkeypatch):
+    """As a disk's lost+found."""
+    put(tmp_path / "data/a.mp4")
+    put(tmp_path / "data/lost+found/b.mp4")
+    listdir = os.listdir
+
+    def forbidden(folder):
+        if "lost+found" in str(folder):
+            raise PermissionError(13, "Permission denied")
+        return listdir(folder)
+
+    monkeypatch.setattr("latte.files.os.listdir", forbidden)
+    status, _, said = prepare("ffs", tmp_path / "data")
+    assert status == 0 and paths(tmp_path / "out") == ["a.mp4"]
+    assert "lost+found cannot be read and is passed over: Permission denied" in said
 
 
 def test_quick_decodes_first_frames_only(prepare, tmp_path):
