@@ -105,6 +105,8 @@ def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
     words = ["steps=2", "num_frames=8", "global_batch_size=2", "eval_every=2"]
     for i in range(3):
         write_video(make_clip(4, i, frames=9, size=16).video, tmp_path / f"real/{i}.mkv")
+        wide = np.pad(make_clip(4, i, frames=9, size=16).video, ((0, 0), (0, 0), (0, 0), (4, 4)), constant_values=255)
+        write_video(wide, tmp_path / f"wide/{i}.mkv")
     write_video(make_clip(4, 3, frames=7, size=16).video, tmp_path / "real/short.mkv")
     moments = Moments(torch.ones(32).double(), torch.eye(32).double(), 9)
     np.savez(tmp_path / "real.npz", mean=moments.mean.numpy(), cov=moments.cov.numpy(), n=9)
@@ -117,13 +119,15 @@ def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
         "data": [],
         "more": ["eval_clips=5"],
         "folder": [f"eval_real={tmp_path / 'real'}"],
+        "wide": [f"eval_real={tmp_path / 'wide'}"],
         "statistics": [f"eval_real={tmp_path / 'real.npz'}"],
         "i3d": ["eval_i3d=i3d.pt"],
     }.items():
         run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
         (found[name],) = [value for line in judged(tmp_path / name).values() for value in line.items()]
     assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
-    assert len({value for _, value in found.values()}) == 5 and found["i3d"][0] == "fvd"
+    assert found["wide"] == pytest.approx(found["folder"])  # what training would see of both is the same
+    assert len({value for name, (_, value) in found.items() if name != "wide"}) == 5 and found["i3d"][0] == "fvd"
 
 
 def test_real_clips_come_from_all_of_the_data(monkeypatch):
