@@ -114,7 +114,8 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     again = f"{args.model} --prompt {shlex.quote(args.prompt[0])}" if args.prompt else args.model
-    print(f"next: open {page}; latte sample {again} --seed {args.seed + 1} --cfg-scale 1; latte train --help")
+    again += f" --seed {args.seed + 1}" + (" --cfg-scale 1" if scale != 1 else "")
+    print(f"next: open {page}; latte sample {again}; latte train --help")
 
 
 def of_classes(pipe: ClassPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
