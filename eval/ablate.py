@@ -21,7 +21,7 @@ from latte.train.presets import PRESETS
 from latte.train.settings import resolve
 
 LATTES = [name for name, preset in PRESETS.items() if preset.kind == "latte"]
-VIDEOS = 64  # sampled of each run, where no number is asked for
+VIDEOS = {"small": 64, "paper": 2048}  # sampled of each run, where no number is asked for, by the scale
 
 
 def base_of(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
         type=int,
         help=f"training steps of a run (default: {SCALES['small'].settings['steps']}; paper: 150000)",
     )
-    add("--num-videos", type=int, default=VIDEOS, help=f"sampled of each run (default: {VIDEOS})")
+    words = f"sampled of each run (default: {VIDEOS['small']}; paper: {VIDEOS['paper']})"
+    add("--num-videos", type=int, help=words)
     add("--i3d", default="", help="path to I3D's weights: FVD of the samples, where the data is a folder of videos")
     add("--parallel", type=int, help="runs at a time (default: one on each GPU, or one)")
     args = parser.parse_intermixed_args(argv)
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
             arms = textwrap.wrap("; ".join(ablation.arms), 100)
             print(f"{name:18} {ablation.title}", *arms, sep=f"\n{'':19}")
         return
+    args.num_videos = VIDEOS[args.scale] if args.num_videos is None else args.num_videos
     check(args.num_videos, args.parallel, args.out, args.seeds)
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
     grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)

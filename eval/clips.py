@@ -15,12 +15,14 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import Protocol
 from latte.files import read_json
+from latte.gallery import is_page
 from latte.many import RECORD
 from latte.streams import open_stream
 from latte.tensors import digest
 from latte.train.transforms import resize_and_crop
 from latte.video import STREAMS, count_frames, list_videos, open_npz, pictures, read_video
 
+PAGE, OF_ALL = "index.html", {"grid.webp", "contact-sheet.png"}  # that `latte sample` writes beside its videos
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
@@ -114,14 +116,30 @@ def content(path: Path) -> str:
     return hashlib.sha256("".join(digest(picture) for picture in pictures(path)).encode()).hexdigest()
 
 
-def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -> ClipSet:
+def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
+    """The first frame of the clip that is taken of a video of that name and so many frames."""
+    room = frames - (protocol.frames - 1) * protocol.stride(side)
+    if protocol.start(side) == "zero":
+        return 0
+    return int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
+
+
+def videos_of(root: Path) -> list[Path]:
+    """The videos of a folder, sorted; of one that `latte sample` wrote without the pictures that show them all."""
+    if not is_page(root / PAGE):
+        return list_videos(root)
+    of_frames = root if {picture.name for picture in pictures(root)} <= OF_ALL else None
+    return [path for path in list_videos(root) if path != of_frames and path.name not in OF_ALL]
+
+
+def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int, only: int | None = None) -> ClipSet:
     """One clip of each video of a folder, until there are protocol.clips; side: "real" or "generated".
 
-    ValueError: there is none long enough, or generated frames are lossy where the protocol forbids it.
-    FileNotFoundError: no such folder.
+    only: of a folder that `latte sample --n` wrote, so many videos, the first ones. ValueError: there is none long
+    enough, or generated frames are lossy where the protocol forbids it. FileNotFoundError: no such folder.
     """
     root, stride, crop = Path(folder), protocol.stride(side), protocol.real_crop if side == "real" else 0
-    names = [str(path.relative_to(root).as_posix()) for path in list_videos(root)]
+    names = [str(path.relative_to(root).as_posix()) for path in videos_of(root)][:only]
     names.sort(key=(lambda name: rank(seed, name)) if protocol.order == "seed" else None)
     clips, short, codecs, sizes = [], [], Counter(), Counter()
     for name in names:
@@ -131,10 +149,7 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
         if frames < protocol.frames * stride:
             short.append(name)
             continue
-        room = frames - (protocol.frames - 1) * stride
-        start = 0
-        if protocol.start(side) == "seed":
-            start = int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
+        start = start_of(protocol, side, seed, name, frames)
         clips.append(Clip(name, start, stride, protocol.frames, content(root / name), crop))
         codec, size = stored_as(root / name)
         size = f"{crop}x{crop}" if crop else size
@@ -145,6 +160,6 @@ def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int) -
     if protocol.lossless and side == "generated" and (lossy := sorted(set(codecs) - set(LOSSLESS))):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
-            "with `latte sample --n`, or choose another --protocol"
+            "with `latte sample --n`, or leave out --protocol, or choose stylegan-v or latte"
         )
     return ClipSet(root, tuple(clips), tuple(short), len(clips) + len(short), dict(codecs), dict(sizes))

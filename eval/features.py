@@ -28,6 +28,7 @@ class Detector:
     record: dict  # which one it is, how it is set: all that features depend on besides the clip and the rounding
     features: Callable[[Sequence[Tensor]], Tensor]  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU
     device: str = ""  # by which it is rounded
+    width: int = 0  # numbers of a feature; 0: not said
 
 
 def batched(clips: Iterator[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:

@@ -66,12 +66,12 @@ def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detect
     record = {
         "metric": "fvd",
         "name": "FVD",
-        "network": f"I3D of {file.path.name}, sha256 {file.sha256}",
+        "network": f"I3D, sha256 {file.sha256}",
         "sha256": file.sha256,
         "eps": protocol.eps,
         "resize": protocol.resize,
     }
-    return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device))
+    return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device), 400)
 
 
 def squash(frames: Tensor) -> Tensor:

@@ -3,20 +3,24 @@
 import argparse
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from latte.device import usable_device
+from latte import __version__
+from latte.device import device_name, usable_device
+from latte.eval.clips import videos_of
 from latte.eval.fidelity import load_lpips, lpips, psnr, ssim
 from latte.eval.flicker import flicker
-from latte.video import list_videos, read_video
+from latte.eval.weights import locate
+from latte.tensors import digest
+from latte.video import read_video
 
 
 def paired(folder: Path, reference: Path) -> list[tuple[Path, Path]]:
-    """Videos of the same name below two folders, whatever their suffix.
+    """Videos of the same name below two folders, whatever a file's suffix.
 
-    ValueError: one has a video that the other lacks. FileNotFoundError: no such folder.
+    ValueError: one has a video that the other lacks, or two of one name. FileNotFoundError: no such folder.
     """
-    by_name = lambda root: {video.relative_to(root).with_suffix(""): video for video in list_videos(root)}
     ours, theirs = by_name(folder), by_name(reference)
     lone = sorted(ours.keys() ^ theirs.keys())
     if lone or not ours:
@@ -25,9 +29,22 @@ def paired(folder: Path, reference: Path) -> list[tuple[Path, Path]]:
     return [(ours[name], theirs[name]) for name in sorted(ours)]
 
 
+def by_name(root: Path) -> dict[Path, Path]:
+    """The videos of a folder. ValueError: two that differ in their suffix alone."""
+    named = {}
+    for video in videos_of(root):
+        name = video.relative_to(root)
+        name = name if video.is_dir() or not name.suffix else name.with_suffix("")
+        if name in named:
+            raise ValueError(f"{named[name]} and {video} are of one name: which one is meant?")
+        named[name] = video
+    return named
+
+
 def compare_pairs(args: argparse.Namespace) -> dict:
     """Means over the pairs, printed and returned. ValueError: a pair differs in size or length, or is too small."""
-    network = load_lpips(args.alexnet, usable_device(args.device)) if args.alexnet else None
+    device, weights = usable_device(args.device), locate("alexnet", args.alexnet).path if args.alexnet else None
+    network = load_lpips(weights, device) if weights else None
     rows = []
     for pair in tqdm(paired(Path(args.model), args.reference), unit="pair", desc="comparing"):
         videos, exact = (read_video(path)[0][None] for path in pair)
@@ -41,4 +58,8 @@ def compare_pairs(args: argparse.Namespace) -> dict:
         rows.append(row)
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     print(f"{len(rows)} pairs; " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
-    return {"pairs": len(rows), "videos": args.model, "reference": str(args.reference), **means}
+    about = {"pairs": len(rows), "videos": args.model, "reference": str(args.reference), **means}
+    if network is not None:
+        about["alexnet_sha256"] = digest(weights)
+        print(f"LPIPS by {weights}, sha256 {about['alexnet_sha256']}")
+    return about | {"device": device_name(device), "versions": {"latte": __version__, "torch": torch.__version__}}

@@ -39,7 +39,7 @@ class Protocol:
 
 
 STYLEGAN_V = Protocol("stylegan-v")  # universome/stylegan-v, fvd2048_16f; its unseeded choices are seeded here
-LATTE = Protocol("latte", real_stride=3, order="seed", generated_start="seed")  # Vchitect/Latte, tools/
+LATTE = Protocol("latte", real_stride=3, order="seed")  # Vchitect/Latte, tools/metrics/frechet_video_distance.py
 
 PROTOCOLS = {
     protocol.name: protocol

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from latte.checkpoint import BUNDLED
-from latte.eval.clips import Clip, ClipSet, choose_clips
+from latte.eval.clips import Clip, ClipSet, choose_clips, start_of
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import SUFFIXES
 from latte.folder import CONFIG
@@ -32,24 +32,35 @@ class Sampled:
     labels: list[int] | list[str] | None
     settings: dict
     record: dict
-    count: int
-    frames: int  # of a clip, the video's first ones
+    protocol: Protocol  # by which a clip is taken of each
+    seed: int  # likewise
+    frames: int  # of a video
     sizes: dict[str, int]  # as a ClipSet has them
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any of the videos."""
-        return hashlib.sha256(json.dumps([self.record, self.frames], sort_keys=True).encode()).hexdigest()[:16]
+        about = [self.record, self.protocol.frames]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def clips(self) -> tuple[Clip, ...]:
         """Numbered; what they depend on stands for their content."""
-        return tuple(Clip(f"{i:06d}", 0, 1, self.frames, self.fingerprint) for i in range(self.count))
+        names, protocol = [f"{i:06d}" for i in range(self.protocol.clips)], self.protocol
+        # by the names that its files would have
+        starts = [start_of(protocol, "generated", self.seed, f"{name}.mkv", self.frames) for name in names]
+        stride = protocol.generated_stride
+        return tuple(Clip(*clip, stride, protocol.frames, self.fingerprint) for clip in zip(names, starts))
 
     @property
     def about(self) -> dict:
         """What a result holds of them."""
-        return {"clips": self.count, "sizes": self.sizes, "fingerprint": self.fingerprint, "made_by": self.record}
+        return {
+            "clips": self.protocol.clips,
+            "sizes": self.sizes,
+            "fingerprint": self.fingerprint,
+            "made_by": self.record,
+        }
 
     def stream(self, chosen: Sequence[Clip]) -> Iterator[Tensor]:
         """Consecutive clips, uint8 (f, 3, h, w), made batch by batch."""
@@ -59,7 +70,8 @@ class Sampled:
             unit = range(start, min(start + size, first + len(chosen)))
             with one_thread():  # as more of them round differently
                 videos = self.pipe(**question(self.pipe, self.labels, unit), **options, first=start).frames
-            yield from videos[:, : self.frames]
+            for clip, video in zip(chosen[start - first :], videos):
+                yield video[clip.start :: clip.stride][: clip.frames]
 
 
 def is_model(name: str) -> bool:
@@ -96,7 +108,8 @@ def sampled(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> Sampl
     if args.samples:
         rank = {"rank": ranks.rank, "world_size": ranks.size}
         sample_many(pipe, protocol.clips, args.samples, labels, settings, about, **rank, progress=ranks.first)
-        return choose_clips(args.samples, protocol, "generated", args.seed)
+        return choose_clips(args.samples, protocol, "generated", args.seed, only=protocol.clips)
     record = described(pipe, labels, settings, about, fps=0)
     side = (config.sample_size if of_text else config.input_size) * pipe.vae.factor
-    return Sampled(pipe, labels, settings, record, protocol.clips, protocol.frames, {f"{side}x{side}": protocol.clips})
+    sizes = {f"{side}x{side}": protocol.clips}
+    return Sampled(pipe, labels, settings, record, protocol, args.seed, frames, sizes)

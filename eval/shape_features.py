@@ -74,4 +74,4 @@ def shapes_detector(device: torch.device) -> Detector:
     def features(clips: Sequence[Tensor]) -> Tensor:
         return shape_features(network, torch.stack([squash(clip) for clip in clips]), len(clips))
 
-    return Detector(record, features, device_name(device))
+    return Detector(record, features, device_name(device), network.config.features)

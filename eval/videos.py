@@ -1,6 +1,7 @@
 """Two sets of videos, from wherever they come, and the numbers between them: the work behind `latte eval --real`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -26,6 +27,8 @@ ONE_SIDED = ("inception_score", "real")  # what has no use for a side
 def compare_videos(args: argparse.Namespace) -> dict | None:
     """The result for these words, printed too; None in all processes of torchrun but the first."""
     protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps, real_crop=args.real_crop)
+    if not args.protocol:  # of videos as they come; a caveat tells what a codec may have lost
+        protocol = replace(protocol, lossless=False)
     args.device = local_device(args.device)
     device = usable_device(args.device)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
@@ -33,7 +36,11 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     with processes(device) as ranks:
         if ranks.size > 1 and not args.features:
             raise ValueError("several processes meet in a folder of features: give --features")
-        sets = {name: chosen(name, args, protocol, ranks) for name in ("real", "generated")}
+        paths = {"real": args.real, "generated": Path(args.model)}
+        statistics = {name: given(path) for name, path in paths.items() if is_statistics(path)}
+        detector = check_given(statistics, detector, args)
+        clips = {name: chosen(name, args, protocol, ranks) for name in paths if name not in statistics}
+        sets = {name: (statistics | clips)[name] for name in paths}
         check(sets, args, protocol)
         sides, found = {}, {}
         for name, clips in sets.items():
@@ -52,14 +59,34 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     return result
 
 
-def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | Sampled | Side:
-    """What a side is of: clips of a folder, clips of a model, or given statistics."""
-    path = args.real if name == "real" else Path(args.model)
-    if path.suffix in SUFFIXES and not path.is_dir():
-        return given(path)
+def is_statistics(path: Path) -> bool:
+    """Whether it is a file of what others computed."""
+    return path.suffix in SUFFIXES and not path.is_dir()
+
+
+def check_given(sides: dict[str, Side], detector: Detector, args: argparse.Namespace) -> Detector:
+    """The detector that a distance to given statistics is by: of two, nobody knows which.
+
+    ValueError, before any work, if they cannot be of its features.
+    """
+    for name, side in sides.items():
+        width = len(side.features.mean)
+        if len(sides) == 1 and width != detector.width:
+            of = f"the {name} statistics are of {width} numbers, the {detector.record['name']} is of {detector.width}"
+            raise ValueError(of if args.i3d else f"{of}: give --i3d, if they are I3D's")
+    if len(sides) < 2:
+        return detector
+    if args.i3d:
+        raise ValueError("--i3d does nothing with statistics on both sides: leave it out")
+    record = {"metric": "given", "name": "distance of given statistics", "network": "by a network not known here"}
+    return Detector(record, detector.features)
+
+
+def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | Sampled:
+    """What a side is of: clips of a folder, or of a model."""
     if name == "generated" and is_model(args.model):
         return sampled(args, protocol, ranks)
-    return choose_clips(path, protocol, name, args.seed)
+    return choose_clips(args.real if name == "real" else Path(args.model), protocol, name, args.seed)
 
 
 def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, protocol: Protocol) -> None:
@@ -101,9 +128,11 @@ def as_text(result: dict) -> str:
         lines.append(line("kernel distance (KVD)", "{value:10.4g}   +- {error:.2g}".format(**result["kernel"])))
     if "fid" in result:
         lines.append(line(f"FID of {result['fid']['frames']['generated']} frames", f"{result['fid']['value']:10.2f}"))
+        lines.append(line("", f"  by Inception, sha256 {result['fid']['sha256']}"))
     if "inception_score" in result:
         score = result["inception_score"]
         lines.append(line(f"inception score ({score['protocol']})", f"{score['mean']:10.2f}   +- {score['std']:.2f}"))
+        lines.append(line("", f"  by C3D, sha256 {score['sha256']}, its mean {score['mean_sha256']}"))
     if "flicker" in result:
         both = {"real": float("nan")} | result["flicker"]
         lines.append(line("flicker (1: still)", f"{both['generated']:10.4f}   real {both['real']:.4f}"))

@@ -74,7 +74,7 @@ def collect(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     args.num_videos = 1
     asked, _ = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
     labels = asked.get("prompt") or asked.get("class_labels")
-    of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if name in asked}
+    of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
     about = {
         "model": args.model,

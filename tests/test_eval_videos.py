@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,8 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     assert good["flicker"]["real"] == bad["flicker"]["real"] > bad["flicker"]["generated"]
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
     said = capsys.readouterr().out
-    assert f"good.json ({good['distance']:.2f}) is lower than" in said and "lie apart" in said
+    assert f"good.json ({good['distance']:.2f}) is lower than" in said and "how sure that is is not known" in said
+    assert "48 clips are too few to extrapolate from: 96 or more are needed" in good["caveats"]
     for name, change in (("fewer", ["--num-videos", "40"]), ("cut", ["--num-videos", "48", "--real-crop", "6"])):
         words = ["eval", str(sets["good"]), "--real", str(sets["real"]), *change]
         assert main([*words, "--out", str(tmp_path / f"{name}.json")]) == 0
@@ -111,6 +113,15 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
     assert "taken as given" in capsys.readouterr().out
     assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
     assert "--real-crop needs real videos" in capsys.readouterr().err
+    np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
+    assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
+    said = capsys.readouterr().err
+    assert "the real statistics are of 400 numbers, the shapes distance (not FVD) is of 32: give --i3d" in said
+    words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["metric"], result["distance"]) == ("given", pytest.approx(0, abs=1e-9))
+    assert "by a network not known here" in capsys.readouterr().out
 
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
@@ -168,7 +179,10 @@ def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_p
     assert found[0]["distance"] == pytest.approx(found[1]["distance"], rel=1e-4)
     assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]["made_by"]
     assert found[0]["distance"] != found[2]["distance"]
-    assert len(list((tmp_path / "s").glob("*.mkv"))) == 4
+    more = [*words[:5], "7", *words[6:], "--samples", str(tmp_path / "s")]
+    assert main(more) == 0 and main([*words, "--samples", str(tmp_path / "s")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that grew
+    assert len(list((tmp_path / "s").glob("*.mkv"))) == 7
     assert main([*words, "--prompts", "setup.cfg"]) == 2
     assert "no prompts: leave out --prompts" in capsys.readouterr().err
     np.savez(tmp_path / "real.npz", mean=np.zeros(32), cov=np.eye(32), n=9)
@@ -177,6 +191,46 @@ def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_p
     assert "makes videos of 16 frames; protocol stylegan-v-128f, clips 4 needs more" in capsys.readouterr().err
     assert main(["eval", str(sets["good"]), "--real", str(sets["real"]), "--samples", str(tmp_path / "s")]) == 2
     assert "--samples does nothing with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{}, {"generated_stride": 2}])
+def test_clips_of_a_longer_model_are_those_of_its_files(change, sets, tmp_path, vae, monkeypatch):
+    """A seeded start, and a stride: with files or without."""
+    from latte.eval import videos as module
+    from latte.eval.protocol import PROTOCOLS
+
+    torch.manual_seed(0)
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=40)
+    save_model(Latte(config), tmp_path / "model")
+    shutil.copytree(vae, tmp_path / "model/vae")
+    adjusted = module.adjusted
+    monkeypatch.setattr(module, "adjusted", lambda name, **words: replace(adjusted(name, **words), **change))
+    words = ["eval", str(tmp_path / "model"), "--real", str(sets["real"]), "--num-videos", "6", "--batch-size", "2"]
+    words += ["--num-sampling-steps", "1", "--out", str(tmp_path / "r.json")]
+    found = []
+    for more in ([], ["--samples", str(tmp_path / "s")]):
+        assert main([*words, *more]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    monkeypatch.setitem(PROTOCOLS, "exact", replace(PROTOCOLS["exact"], generated_start="zero"))
+    assert main(words) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["distance"] != pytest.approx(found[0], rel=1e-4)
+
+
+def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, capsys):
+    """Unless a protocol is asked for that forbids it; and not with those that are not."""
+    lossy = videos(tmp_path / "lossy", 48, 8, suffix=".mp4")
+    words = ["eval", str(lossy), "--real", str(sets["real"]), "--num-videos", "8"]
+    assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
+    assert "stored in h264, which loses some" in capsys.readouterr().out
+    assert main([*words, "--protocol", "exact"]) == 2
+    assert "or leave out --protocol" in capsys.readouterr().err
+    words[1] = str(sets["good"])
+    for more in ([], ["--protocol", "exact"]):
+        assert main([*words, *more, "--out", str(tmp_path / f"mkv{len(more)}.json")]) == 0
+    compare = lambda name: main(["eval", "--compare", str(tmp_path / name), str(tmp_path / "mkv2.json")])
+    assert compare("mkv0.json") == 0 and compare("mp4.json") == 2
+    assert "they differ in codecs that lose something" in capsys.readouterr().err
 
 
 def test_real_clips_and_their_blurred_twins():
