@@ -13,6 +13,7 @@ from PIL import Image
 
 from latte.eval.ablation_pictures import draw_curves, draw_strips
 from latte.eval.ablation_runs import Grid
+from latte.eval.ablation_scores import REAL
 from latte.eval.ablation_tables import METRICS, Verdict, read_scores, table, verdicts
 from latte.eval.ablations import Ablation
 from latte.files import write_text
@@ -83,11 +84,22 @@ def about(grid: Grid) -> list[str]:
         f"Base: data {base.data}, {base.num_frames} frames of {base.image_size} pixels, {model}; {base.steps} steps of "
         f"{base.global_batch_size} clips, learning rate {base.learning_rate:g}; every setting is in base.yaml. Every "
         f"arm is trained alike, with seeds {', '.join(map(str, grid.seeds))}; of each run {grid.count} videos are "
-        f"sampled ({sampling}).",
+        f"sampled ({sampling}). {distances(grid)}".rstrip(),
         "Cells: mean ± standard deviation over the seeds. Verdicts: the mean lead, seed by seed, ± half of its 95 % "
         "interval (Student's); a claim of the paper holds or is reversed here where that leaves out 0, and is open "
         "where it does not. Nothing is corrected for the number of comparisons.",
     ]
+
+
+def distances(grid: Grid) -> str:
+    """What a distance of samples is of, and what so few do to it."""
+    alike = "too large by what so few cost, for every arm alike"
+    if grid.base.data == "shapes":
+        return f"The shapes distance is of {grid.count} samples from {REAL} held-out clips: {alike}."
+    if not grid.i3d:
+        return ""
+    few = f": fewer than three for each of its 400 numbers, so {alike}" if grid.count < 1200 else ""
+    return f"FVD is of {grid.count} samples from as many clips of the data{few}."
 
 
 def markdown(about: list[str], sections: list[Section]) -> str:
