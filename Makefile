@@ -27,7 +27,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -n 2
 
-# Hours: kills, damage and full disks by the hundred. SOAK=0.1 does a tenth of it.
+# Up to an hour: kills, damage and full disks by the hundred. SOAK=0.1 does a tenth of it.
 soak: .venv/installed
 	$(BIN)/python -m pytest -q -s tests/soak.py
 
