@@ -14,6 +14,12 @@ from latte.models.latte import Latte, LatteConfig
 from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
 
 BUNDLED = Path(__file__).parent / "assets"
+OTHERS = {  # what a folder is whose config.json has such a key
+    "block_out_channels": "a VAE, which belongs to a Latte: name that one, and the VAE as vae, or --vae",
+    "caption_channels": "a part of a text-to-video model: name the folder above it",
+    "d_model": "a part of a text-to-video model: name the folder above it",
+    "widths": "a network of features, which makes no videos",
+}
 TRAINED = "trained.json"  # in a run's final/: the number of steps that it is of
 
 
@@ -100,6 +106,7 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
         raise ValueError(f"weights is {weights!r}, not 'ema' or 'model'")
     path, file = find_model(path), weights_file(path, weights)
     if path.is_dir():
+        check_kind(path)
         config, state = read_config(path, LatteConfig.from_dict), read_tensors(file)
         if num_heads not in (None, config.num_heads):
             raise CheckpointError(f"{path} has {config.num_heads} heads, not {num_heads}")
@@ -112,6 +119,15 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
         model = Latte(config)
     load_strictly(model, state, file)
     return model.eval()
+
+
+def check_kind(path: Path) -> None:
+    """CheckpointError: the folder is of something else than a Latte, with what to do."""
+    values = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    if is_text_pipeline(path):
+        raise CheckpointError(f"{path} is a text-to-video model: LattePipeline.from_pretrained reads it")
+    if what := next((what for key, what in OTHERS.items() if key in values), None):
+        raise CheckpointError(f"{path} is {what}")
 
 
 def save_model(model: Latte, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:

@@ -26,6 +26,7 @@ from latte.pipeline import (
     check_vae,
     told,
 )
+from latte.published import find_vae
 from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import ALL, Scheduler
 from latte.vae_io import load_vae
@@ -62,7 +63,7 @@ class ClassPipeline(LattePipeline):
         transformer = load_model(path, num_heads, weights)
         vae = own_vae(path) if vae is None else vae
         if isinstance(vae, str | Path):
-            vae = load_vae(find_model(vae))
+            vae = load_vae(find_vae(vae, path))
         names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
         pipe.sampling = load_sampling(home(path), pipe.sampling.guidance.scale)

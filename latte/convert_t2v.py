@@ -85,7 +85,7 @@ T5_BLOCK = {
     "wi_1": "layer.1.DenseReluDense.wi_1",
     "wo": "layer.1.DenseReluDense.wo",
 }
-TIED = "encoder.embed_tokens.weight"  # the same tensor as shared.weight, where it is stored at all
+SHARED, TIED = "shared.weight", "encoder.embed_tokens.weight"  # the same tensor, where both are stored
 
 
 def ours(name: str, outside: dict[str, str], inside: dict[str, str], found: re.Match | None, number: int) -> str:
@@ -159,4 +159,7 @@ def t5_state(source: dict[str, Tensor]) -> dict[str, Tensor]:
         found = re.fullmatch(r"encoder\.block\.(\d{1,9})\.(?P<rest>.+)\.\w+", name)
         return ours(name, T5, T5_BLOCK, found, int(found[1]) if found else 0)
 
-    return rename_keys({name: tensor for name, tensor in source.items() if name != TIED}, rename)
+    state = {name: tensor for name, tensor in source.items() if name != TIED}
+    if TIED in source and not torch.equal(state.setdefault(SHARED, source[TIED]), source[TIED]):
+        raise ValueError(f"{TIED} is not {SHARED}, as in a T5 v1.1")
+    return rename_keys(state, rename)

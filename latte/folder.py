@@ -51,8 +51,7 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     folder = Path(folder)
     check_target(folder)
     state = cast(module.state_dict(), dtype)
-    write_manifest(folder, [])  # the folder is ours from here on, and nothing in it is to be trusted
-    (folder / CONFIG).unlink(missing_ok=True)
+    invalidate(folder)
     write_tensors(folder / WEIGHTS, state)
     for path in weight_files(folder):
         if path.name != WEIGHTS:
@@ -60,6 +59,12 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     write_json(folder / CONFIG, asdict(module.config))
     write_manifest(folder, [CONFIG, WEIGHTS])
     return folder
+
+
+def invalidate(folder: Path) -> None:
+    """Make a folder ours, and nothing in it to be read, until it is written."""
+    write_manifest(folder, [])
+    (folder / CONFIG).unlink(missing_ok=True)
 
 
 def check_target(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from latte.checkpoint import find_model, home, is_checkpoint, own_vae, weights_file
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.files import read_json, write_json
-from latte.folder import CONFIG, MANIFEST, check_target, read_config, save_folder
+from latte.folder import CONFIG, MANIFEST, check_target, invalidate, read_config, save_folder
 from latte.memory import in_eight_bits, rows_in_eight_bits
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.t5 import T5Config, T5Encoder
@@ -20,7 +20,7 @@ from latte.models.text_to_video import TextToVideo, TextToVideoConfig
 from latte.models.vae import VideoVAE
 from latte.sampling import FILE, load_sampling, save_sampling
 from latte.scheduler import Scheduler
-from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
+from latte.tensors import CheckpointError, cast, load_strictly, naming, read_tensors
 from latte.tokenizer import Tokenizer
 from latte.vae_io import load_vae, vae_file
 
@@ -37,29 +37,40 @@ def find_pipeline(name: str | Path) -> Path:
 
     CheckpointError: it is nowhere; for a name of the hub, what to fetch and where to put it.
     """
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) and not Path(name).exists():
-        caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
-        old = os.environ.get("HUGGINGFACE_HUB_CACHE", hub)
-        cache = Path(os.environ.get("HF_HUB_CACHE", old)).expanduser()
-        stored = cache / f"models--{str(name).replace('/', '--')}"
-        for snapshot in sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True):
-            if (snapshot / "transformer" / CONFIG).is_file():
-                return snapshot
-        try:
-            return find_model(name)
-        except CheckpointError:
-            raise CheckpointError(
-                f"{name} is no folder here and not in {cache}: fetch {', '.join(f'{part}/' for part in PARTS)} of "
-                f"huggingface.co/{name} (hf download {name}), or give the path of a folder that holds them"
-            ) from None
-    return find_model(name)
+    return on_the_hub(name, f"transformer/{CONFIG}", ", ".join(f"{part}/" for part in PARTS))
+
+
+def on_the_hub(name: str | Path, file: str, files: str) -> Path:
+    """What find_model finds, or a name's snapshot in the hub's cache, if it holds `file`: main's, or the newest.
+
+    CheckpointError: it is nowhere; of a name of the hub, which `files` to fetch.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) or Path(name).exists():
+        return find_model(name)
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
+    cache = Path(os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE", hub))).expanduser()
+    stored = cache / f"models--{str(name).replace('/', '--')}"
+    main = stored / "refs/main"  # which names a revision
+    newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for snapshot in ([stored / "snapshots" / main.read_text().strip()] if main.is_file() else []) + newest:
+        if (snapshot / file).is_file():
+            return snapshot
+    try:
+        return find_model(name)
+    except CheckpointError:
+        raise CheckpointError(
+            f"{name} is no folder here and not in {cache}: fetch {files} of huggingface.co/{name} "
+            f"(hf download {name}), or give the path of a folder that holds them"
+        ) from None
 
 
 def find_vae(name: str | Path, path: Path) -> Path:
-    """A VAE's folder: one of that name within `path`, such as vae_temporal_decoder, or what find_model finds."""
+    """A VAE's folder: one of that name within `path`, such as vae_temporal_decoder, or as find_pipeline finds them."""
     inside = path / name
-    return inside if Path(name).name == str(name) and inside.is_dir() else find_model(name)
+    if Path(name).name == str(name) and inside.is_dir():
+        return inside
+    return on_the_hub(name, CONFIG, "config.json and diffusion_pytorch_model.safetensors")
 
 
 def state_files(folder: Path) -> list[Path]:
@@ -108,7 +119,7 @@ def load_part(
 
 def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32) -> LatteT2V:
     """A LatteT2V in evaluation mode. CheckpointError says what is missing, damaged or does not fit."""
-    convert = lambda name, tensor: {name: tensor.to(dtype)}
+    convert = lambda name, tensor: {name: as_read(name, tensor, dtype)}
     return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", convert)
 
 
@@ -120,7 +131,7 @@ def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: 
 
     def convert(name: str, tensor: Tensor) -> dict[str, Tensor]:
         linear = re.fullmatch(r"(.+\.(?:q|k|v|o|wi_0|wi_1|wo))\.weight", name)
-        if eight_bits and linear and tensor.ndim == 2:
+        if eight_bits and linear and tensor.ndim == 2 and tensor.is_floating_point():
             return dict(zip((name, f"{linear[1]}.scale"), rows_in_eight_bits(tensor)))
         return {name: as_read(name, tensor, dtype)}
 
@@ -145,8 +156,13 @@ def load_learning(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple
 
 
 def as_read(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight in `dtype`, but a T5's last projections in float32 where that is half precision: they overflow."""
-    return tensor.to(torch.float32 if dtype in HALF and ".wo." in name else dtype)
+    """A weight in `dtype`, but a T5's last projections in float32 where that is half precision: they overflow.
+
+    What is no floating-point number stays, to be refused. CheckpointError: it overflows.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    return cast({name: tensor}, torch.float32 if dtype in HALF and ".wo." in name else dtype)[name]
 
 
 def load_scheduler(folder: str | Path) -> Scheduler:
@@ -202,10 +218,16 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
     files = {name: part_files(source, name) for name in ("transformer", "text_encoder", *vaes)}
     for name in files:
         check_target(target / name)
+    parts = {*files, *("tokenizer", "scheduler"), *([FILE] if (home(source) / FILE).is_file() else [])}
+    others = sorted(path.name for path in target.iterdir() if path.name[0] != ".") if target.is_dir() else []
+    if strangers := [name for name in others if name not in parts]:
+        raise CheckpointError(f"{target} holds {strangers[0]}, which {source} has not: choose a new folder")
     for other in ("tokenizer", "scheduler"):
         if (target / other).exists() and not (target / "transformer" / MANIFEST).exists():
             raise CheckpointError(f"{target / other} is there, and was not written here: choose a new folder")
     tokenizer, scheduler = read["tokenizer"](), read["scheduler"]()
+    for name in files:
+        invalidate(target / name)  # stopped on the way, it is no mixture that can be read
     for name in files:
         network = read[name]()
         module = network.model if isinstance(network, VideoVAE) else network

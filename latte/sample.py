@@ -104,8 +104,11 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     facts = {
         "model": args.model,
         "vae": args.vae or "its own",
-        "weights": ", ".join(f"{file.parent.name}/{file.name} sha256 {digest(file)}" for file in files),
+        "weights": ", ".join(f"{Path(file.parent.name, file.name)} sha256 {digest(file)}" for file in files),
         "sampler": f"{sampler}, {settings['num_inference_steps']} steps{noise}, {guided}, seed {args.seed}",
+        **({"reuse": f"Pyramid Attention Broadcast, {' '.join(args.pab)}"} if args.pab else {}),
+        **({"dtype": args.dtype} if args.dtype != "float32" else {}),
+        **({"memory": args.memory} if args.memory != "normal" else {}),
         "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
     page = show(videos, captions, args.out, args.fps, facts)
@@ -113,9 +116,11 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: mp4 each, contact-sheet.png, grid.webp, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
-    again = f"{args.model} --prompt {shlex.quote(args.prompt[0])}" if args.prompt else args.model
-    again += f" --seed {args.seed + 1}" + (" --cfg-scale 1" if scale != 1 else "")
-    print(f"next: open {page}; latte sample {again}; latte train --help")
+    again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
+    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": args.weights.replace("ema", "") or None}
+    again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
+    again += ["--cfg-scale", "1"] if scale != 1 else []
+    print(f"next: open {page}; latte sample {shlex.join(again)}; latte train --help")
 
 
 def of_classes(pipe: ClassPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
@@ -160,7 +165,10 @@ def broadcast_ranges(words: list[str]) -> dict[str, int]:
         kind, _, every = word.partition("=")
         if kind not in KINDS or not every.isdecimal():
             raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
-        ranges[f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"] = int(every)
+        name = f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"
+        if name in ranges:
+            raise ValueError(f"--pab {word}: there is another range of {kind}")
+        ranges[name] = int(every)
     return ranges
 
 
@@ -175,6 +183,8 @@ def check(args: argparse.Namespace) -> None:
     elif (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
     broadcast_ranges(args.pab or [])
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
     if not 0.1 <= args.fps <= 1000:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):

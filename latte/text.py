@@ -59,10 +59,19 @@ def masked(prompt: Tensor, mask: Tensor, negative: Tensor | None, negative_mask:
     return Text(prompt, negative, mask, None if negative is None else other)
 
 
+def kept(prompt_embeds: Tensor | Text | None, negative_prompt_embeds: Tensor | None) -> Text:
+    """Embeddings that a call is given; a Text has its masks. ValueError: it has negative ones, and others are given."""
+    if not isinstance(prompt_embeds, Text):
+        return Text(prompt_embeds, negative_prompt_embeds)
+    if negative_prompt_embeds is not None:
+        raise ValueError("prompt_embeds that encode_prompt made have negative ones: leave out negative_prompt_embeds")
+    return prompt_embeds
+
+
 def check_texts(
     prompt: str | list[str] | None,
     negative_prompt: str | list[str] | None,
-    prompt_embeds: Tensor | None,
+    prompt_embeds: Tensor | Text | None,
     negative_prompt_embeds: Tensor | None,
     width: int,
     mask_feature: bool,
@@ -73,7 +82,8 @@ def check_texts(
         raise ValueError(f"text_mask is {text_mask!r}, not one of {', '.join(TEXT_MASKS)}")
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("give a prompt or prompt_embeds, and not both")
-    if negative_prompt_embeds is not None and (negative_prompt or prompt is not None):
+    given = kept(prompt_embeds, negative_prompt_embeds)
+    if given.negative is not None and (negative_prompt or prompt is not None):
         raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
     if text_mask != "single" and (prompt is None or not mask_feature):
         idle = "prompt_embeds" if prompt is None else "mask_feature=False"
@@ -82,7 +92,7 @@ def check_texts(
         listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
         if not (texts is None or isinstance(texts, str) or listed):
             raise ValueError(f"{name} is a text, or a list of at least one")
-    sizes = [tuple(embeds.shape) for embeds in (prompt_embeds, negative_prompt_embeds) if embeds is not None]
+    sizes = [tuple(embeds.shape) for embeds in (given.prompt, given.negative) if embeds is not None]
     if sizes and (len(sizes[0]) != 3 or sizes[0][2] != width or 0 in sizes[0]):
         raise ValueError(f"prompt_embeds have shape {sizes[0]}; expected (prompts, tokens, {width})")
     if len(set(sizes)) > 1:

@@ -31,7 +31,7 @@ from latte.pipeline import (
 from latte.published import GUIDANCE, find_pipeline, find_vae, readers
 from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import Scheduler
-from latte.text import MAX_LENGTH, Text, check_texts, embed, masked
+from latte.text import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.tokenizer import Tokenizer
 from latte.vae_io import load_vae
 
@@ -120,7 +120,7 @@ class TextPipeline(LattePipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
         latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
+        prompt_embeds: Tensor | Text | None = None,
         negative_prompt_embeds: Tensor | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
@@ -136,8 +136,9 @@ class TextPipeline(LattePipeline):
     ) -> LatteOutput:
         """Make num_videos_per_prompt (or num_images_per_prompt) videos of every prompt; .frames holds them in order.
 
-        prompt: text, or prompt_embeds (b, l, caption_channels), which have no padding; negative_prompt: one for all, or
-        one each; it counts where guidance_scale is above 1, which is by default what the model's folder says, or 7.5.
+        prompt: text, or prompt_embeds: what encode_prompt made, or (b, l, caption_channels) without padding;
+        negative_prompt: one for all, or one each; it counts where guidance_scale is above 1, which is by default what
+        the model's folder says, or 7.5.
         guidance_interval: timesteps between which it guides. num_inference_steps, guidance_interval, eta None: as the
         model's folder says, or 50, all, 0.
         timesteps: falling, in place of num_inference_steps.
@@ -203,7 +204,7 @@ class TextPipeline(LattePipeline):
         self,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None = "",
-        prompt_embeds: Tensor | None = None,
+        prompt_embeds: Tensor | Text | None = None,
         negative_prompt_embeds: Tensor | None = None,
         copies: int = 1,
         clean_caption: bool = True,
@@ -212,12 +213,15 @@ class TextPipeline(LattePipeline):
     ) -> Text:
         """What the network attends to, `copies` rows for every prompt; negative_prompt None: no guidance.
 
-        Its .prompt and .negative are what a call takes as prompt_embeds and negative_prompt_embeds, where it has no
-        masks. ValueError: both or neither of a prompt and its embeddings, shapes that do not fit, or no encoder for it.
+        A call takes it as prompt_embeds, or where it has no masks (of one prompt), its .prompt and .negative as
+        prompt_embeds and negative_prompt_embeds. ValueError: both or neither of a prompt and its embeddings, shapes
+        that do not fit, or no encoder for it.
         """
         given = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         count = check_texts(*given, self.width, mask_feature, text_mask)
         mask = other = None
+        text = kept(prompt_embeds, negative_prompt_embeds)
+        prompt_embeds, negative_prompt_embeds = text.prompt, None if negative_prompt is None else text.negative
         encodes = prompt_embeds is None or (negative_prompt_embeds is None and negative_prompt is not None)
         with self.at_hand() if encodes else nullcontext():
             if prompt_embeds is None:
@@ -229,8 +233,12 @@ class TextPipeline(LattePipeline):
                 encoded = embed(self.text_encoder, self.tokenizer, several, length, clean_caption)
                 negative_prompt_embeds, other = (z.expand(count, *z.shape[1:]) for z in encoded)
         each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
+        if mask is None:  # of a negative prompt that was encoded here the prompt's own tokens count, as in "single"
+            theirs = text.prompt_mask if text.negative is None else text.negative_mask
+            masks = (text.prompt_mask, None if negative_prompt_embeds is None else theirs)
+            return Text(each(prompt_embeds), each(negative_prompt_embeds), *map(each, masks))
         text = Text(each(prompt_embeds), each(negative_prompt_embeds))
-        if mask is None or not mask_feature:
+        if not mask_feature:
             return text
         # diffusers repeats embeddings one by one, but masks as a whole
         repeated = mask.repeat(copies, 1) if text_mask == "reference" else each(mask)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from latte.models.config import checked
 
+MOST_LAYERS = 500
+
 
 @dataclass(frozen=True)
 class T5Config:
@@ -31,6 +33,8 @@ class T5Config:
     def __post_init__(self):
         if wrong := {name: value for name, value in vars(self).items() if not 0 < value <= 1_000_000}:
             raise ValueError(f"T5 configuration: {wrong}: each must be above 0, and at most a million")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"T5 configuration: {self.num_layers} layers, more than {MOST_LAYERS}")
         if self.relative_attention_num_buckets % 4:
             raise ValueError(f"T5 configuration: {self.relative_attention_num_buckets} buckets are not a multiple of 4")
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +11,7 @@ from latte.models import attention as attention_module
 from latte.models.attention import AxialAttention, rotate
 from latte.models.block import AdaLN
 from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
 TINY = dict(depth=4, hidden_size=48, num_heads=4, input_size=8, num_frames=4, num_classes=5)
 OPTIONS = [{"variant": v} for v in (1, 2, 3, 4)] + [
@@ -35,6 +37,28 @@ def warm(**option) -> Latte:
     for i, parameter in enumerate(model.parameters()):
         parameter.data = 0.1 * draw(i, *parameter.shape)
     return model
+
+
+def place(at: int, stride: float, dim: int) -> np.ndarray:
+    """The sin-cos position of a row or a column, as DiT defines it: dim / 2 numbers."""
+    angles = at * stride / 10000 ** (np.arange(dim // 4) / (dim // 4))
+    return np.concatenate([np.sin(angles), np.cos(angles)])
+
+
+@pytest.mark.parametrize(("text", "stride"), [(False, (1, 1)), (True, (4 / 3, 4 / 5))])
+def test_rows_and_columns_of_other_sizes(text, stride):
+    """Of 3 x 5 patches where the model has 4 x 4: columns first; LatteT2V stretches both to its own side."""
+    shape = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "caption_channels": 8}
+    shape |= {"sample_size": 8, "patch_size": 2, "video_length": 4}
+    model = LatteT2V(LatteT2VConfig(**shape)) if text else Latte(LatteConfig(**TINY))
+    torch.nn.init.zeros_(model.patch_embed.weight)
+    torch.nn.init.zeros_(model.patch_embed.bias)
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
+    model(torch.randn(1, 4, 4, 6, 10), T[:1], torch.randn(1, 3, 8) if text else Y[:1])
+    wanted = [np.concatenate([place(c, stride[1], 48), place(r, stride[0], 48)]) for r in range(3) for c in range(5)]
+    assert seen[0].shape == (1, 4, 15, 48)
+    assert np.allclose(seen[0][0, 2].detach().numpy(), np.array(wanted), atol=1e-5)
 
 
 @every_option

@@ -9,10 +9,12 @@ from published import PROMPTS, QUICK, SHARDS
 from safetensors.torch import load_file, save_file
 
 from latte import LattePipeline
+from latte.checkpoint import save_model
 from latte.cli import main
 from latte.eval.examiner import examine
+from latte.models.latte import Latte, LatteConfig
 from latte.models.t5 import T5Config, T5Encoder
-from latte.published import find_pipeline, load_t5
+from latte.published import find_pipeline, load_t5, rewrite
 from latte.sampling import Guidance
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.shapes import SHAPES
@@ -255,6 +257,69 @@ def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv(variable, "~/caches")
     assert find_pipeline("a/b") == snapshots / "0123abc"
+
+
+def test_the_main_revision_is_taken_if_it_is_whole(published, tmp_path, hub):
+    stored = tmp_path / "hub/models--maxin-cn--Latte-1"
+    (stored / "snapshots/newer/transformer").mkdir(parents=True)
+    (stored / "snapshots/newer/transformer/config.json").write_text("{}")
+    assert find_pipeline("maxin-cn/Latte-1").name == "newer"
+    (stored / "refs").mkdir()
+    (stored / "refs/main").write_text("0123abc\n")
+    assert find_pipeline("maxin-cn/Latte-1").name == "0123abc"
+
+
+def test_a_vae_by_its_name_on_the_hub(published, tmp_path, hub):
+    snapshots = tmp_path / "hub/models--stabilityai--sd-vae-ft-ema/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "1").symlink_to(published / "vae")
+    tiny = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=2)
+    model = save_model(Latte(tiny), tmp_path / "model")
+    assert LattePipeline.from_pretrained(model, vae="stabilityai/sd-vae-ft-ema").vae.config.latent_channels == 4
+    with pytest.raises(CheckpointError, match=r"fetch config\.json and diffusion_pytorch_model\.safetensors of"):
+        LattePipeline.from_pretrained(model, vae="stabilityai/sd-vae-ft-mse")
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+@pytest.mark.parametrize(
+    ("change", "say"),
+    [
+        (lambda z: z.to(torch.int8), "not of plain floating-point numbers"),
+        (lambda z: z.bool(), "not of plain floating-point numbers"),
+        (lambda z: z.float() + 1e6, "overflows float16"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(part, change, say, published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    file = sorted((folder / part).glob("*.safetensors"))[0]
+    state = load_file(file)
+    name = max((name for name in state if state[name].ndim == 2 and ".wo." not in name), key=len)
+    save_file({**state, name: change(state[name])}, file)
+    with pytest.raises(CheckpointError, match=say):
+        LattePipeline.from_pretrained(folder, torch_dtype=torch.float16)
+
+
+def test_a_conversion_leaves_nothing_of_another_model(published, tmp_path, capsys):
+    convert = lambda source, target: main(["convert", str(source), str(tmp_path / target)])
+    assert convert("shapes-t2v", "a") == 0 and convert("shapes-t2v", "a") == 0
+    assert convert(published, "a") == 2 and "holds sampling.json, which" in capsys.readouterr().err
+    assert convert(published, "b") == 0
+    assert convert("shapes-t2v", "b") == 2 and "holds vae_temporal_decoder, which" in capsys.readouterr().err
+    assert convert("shapes", "c") == 0
+    assert convert("shapes-t2v", "c") == 2 and "holds classes.json, which" in capsys.readouterr().err
+
+
+def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
+    for _ in rewrite(published, tmp_path / "a", torch.float32):
+        pass
+    again = rewrite(published, tmp_path / "a", torch.float16)
+    next(again)
+    again.close()
+    with pytest.raises(CheckpointError):
+        LattePipeline.from_pretrained(tmp_path / "a")
+    for _ in rewrite(published, tmp_path / "a", torch.float16):
+        pass
+    assert LattePipeline.from_pretrained(tmp_path / "a").vae is not None
 
 
 def test_names_of_the_hub(hub):

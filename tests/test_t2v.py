@@ -151,3 +151,16 @@ def test_t5_in_half_precision_keeps_its_last_projection_in_float32(encoder, text
         out = half(text.inputs["ids"], text.inputs["mask"])
     keep = text.inputs["mask"].bool()
     assert out.dtype == torch.float16 and relative_error(out[keep].float(), text.outputs["out"][keep]) < 1e-2
+
+
+def test_a_configuration_of_absurd_depth_is_refused():
+    with pytest.raises(ValueError, match="1000000 layers, more than 500"):
+        T5Config(num_layers=1_000_000)
+
+
+def test_a_tied_embedding_must_be_tied():
+    rows = torch.randn(4, 2)
+    assert torch.equal(t5_state({"encoder.embed_tokens.weight": rows})["tokens.weight"], rows)
+    assert t5_state({"shared.weight": rows, "encoder.embed_tokens.weight": rows.clone()}).keys() == {"tokens.weight"}
+    with pytest.raises(ValueError, match=r"encoder\.embed_tokens\.weight is not shared\.weight"):
+        t5_state({"shared.weight": rows, "encoder.embed_tokens.weight": rows + 1})

@@ -54,6 +54,20 @@ def embeddings(pipe, prompts, **options):
     return rows
 
 
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 1.0}, {"num_videos_per_prompt": 2}])
+def test_embeddings_of_several_prompts_bring_their_masks(options, pipe):
+    call = lambda *words, **more: pipe(*words, **QUICK, **options, **more).frames
+    whole, text = call(list(PROMPTS)), pipe.encode_prompt(list(PROMPTS))
+    assert text.prompt_mask is not None
+    assert torch.equal(call(prompt_embeds=text), whole)
+    assert not torch.allclose(call(prompt_embeds=text.prompt, negative_prompt_embeds=text.negative), whole, atol=1e-2)
+    assert torch.equal(call(prompt_embeds=pipe.encode_prompt(list(PROMPTS), None)), whole)
+    with pytest.raises(ValueError, match="leave out negative_prompt_embeds"):
+        pipe(prompt_embeds=text, negative_prompt_embeds=text.negative, **QUICK)
+    with pytest.raises(ValueError, match="without a negative_prompt"):
+        pipe(prompt_embeds=text, negative_prompt="dark", **QUICK)
+
+
 def test_masks_do_not_depend_on_the_batch(pipe):
     """In every mode but the reference's, a prompt alone and in company is the same."""
     for kind in ("single", "strict"):
