@@ -5,13 +5,16 @@ import re
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from awake_models import awake_pipeline, write_model
 
+from latte import LattePipeline
 from latte.checkpoint import save_model
 from latte.cli import main
 from latte.eval.exam import evaluate
+from latte.eval.examiner import examine
 from latte.sample import show
 from latte.shapes import MOTIONS
 from latte.tensors import digest
@@ -164,3 +167,12 @@ def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, t
     assert report["scores"]["samples"]["motion_accuracy"] < 0.5
     with pytest.raises(ValueError, match="built-in shapes"):
         evaluate(unconditional, 8)
+
+
+def test_the_model_of_make_sample_moves_as_told():
+    """A clip of each class, with a third of the steps; what it does with all of them is in its scores.json."""
+    pipe = LattePipeline.from_pretrained("shapes")
+    videos = pipe(list(MOTIONS), num_inference_steps=30, batch_size=8, output_type="uint8").frames.numpy()
+    found = [examine(video) for video in videos]
+    assert sum(seen.motion == motion for seen, motion in zip(found, MOTIONS)) >= 7
+    assert all(seen.count == 1 for seen in found) and np.mean([seen.colour_constancy for seen in found]) > 0.85
