@@ -123,7 +123,8 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
 
 def check_kind(path: Path) -> None:
     """CheckpointError: the folder is of something else than a Latte, with what to do."""
-    values = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    with naming(path / CONFIG):
+        values = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     if is_text_pipeline(path):
         raise CheckpointError(f"{path} is a text-to-video model: LattePipeline.from_pretrained reads it")
     if what := next((what for key, what in OTHERS.items() if key in values), None):

@@ -148,3 +148,18 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
         with replacing(tmp_path / "x.json") as theirs:
             theirs.write_text("theirs")
     assert (tmp_path / "x.json").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "say"),
+    [
+        ("shapes/vae", "is a VAE, which belongs to a Latte"),
+        ("shapes-features", "is a network of features, which makes no videos"),
+        ("shapes-t2v", "is a text-to-video model: LattePipeline"),
+        ("shapes-t2v/transformer", "name the folder above it"),
+        ("shapes-t2v/text_encoder", "name the folder above it"),
+    ],
+)
+def test_what_is_no_latte_is_named(name, say):
+    with pytest.raises(CheckpointError, match=say):
+        load_model(name)
