@@ -216,3 +216,13 @@ def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
     assert latents.dtype == torch.float32 and 1e-4 < relative_error(latents, make(pipe, (1,))) < 0.1
     with pytest.raises(CheckpointError, match="no model at nowhere"):
         LattePipeline.from_pretrained("nowhere")
+
+
+def test_a_callback_s_latents_are_gone_on_from(pipe):
+    """In diffusers' order, (b, c, f, h, w), after any step."""
+    call = lambda **more: make(pipe, (3,), num_inference_steps=4, guidance_scale=1.0, **more)
+    zeros = lambda pipeline, step, t, found: {"latents": torch.zeros_like(found["latents"])} if step == 3 else found
+    assert torch.equal(call(callback_on_step_end=zeros), torch.zeros(1, 4, 4, 2, 2))
+    halved = lambda pipeline, step, t, found: {"latents": found["latents"] / 2} if step == 0 else None
+    assert not torch.allclose(call(callback_on_step_end=halved), call(), atol=1e-3)
+    assert torch.equal(call(callback_on_step_end=lambda *_: None), call())

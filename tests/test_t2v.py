@@ -8,7 +8,7 @@ from goldens import Golden, relative_error
 
 from latte.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.models.t5 import T5Config, T5Encoder
+from latte.models.t5 import T5Config, T5Encoder, bounded
 
 
 @pytest.fixture
@@ -164,3 +164,10 @@ def test_a_tied_embedding_must_be_tied():
     assert t5_state({"shared.weight": rows, "encoder.embed_tokens.weight": rows.clone()}).keys() == {"tokens.weight"}
     with pytest.raises(ValueError, match=r"encoder\.embed_tokens\.weight is not shared\.weight"):
         t5_state({"shared.weight": rows, "encoder.embed_tokens.weight": rows + 1})
+
+
+def test_what_overflows_in_half_precision_comes_back():
+    x = torch.tensor([1.0, float("inf"), -float("inf"), 65000.0]).half()
+    assert bounded(x).tolist() == [1.0, 64512.0, -64512.0, 64512.0]
+    calm = torch.tensor([1.0, 65000.0]).half()
+    assert torch.equal(bounded(calm), calm) and torch.equal(bounded(x.float()), x.float())

@@ -278,3 +278,16 @@ def test_a_freed_text_encoder_is_gone(pipe):
     assert torch.equal(pipe(PROMPTS[0], **QUICK).frames, first) and pipe.text_encoder is None
     with pytest.raises(ValueError, match="no text encoder"):
         pipe(PROMPTS[0], **QUICK)
+
+
+def test_each_prompt_has_its_own_negative_one(pipe):
+    """And both are cleaned, or neither."""
+    call = lambda prompts, negative, **more: pipe(prompts, negative_prompt=negative, **QUICK, **more).frames
+    two = call([PROMPTS[0]] * 2, ["dark", "a cactus"], seed=3)
+    same = call([PROMPTS[0]] * 2, ["dark", "dark"], seed=3)
+    torch.testing.assert_close(two[0], same[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(two[1], same[1], atol=1e-2)
+    shouted = "dark #1234567 @dog"
+    assert torch.equal(call(PROMPTS[0], shouted), call(PROMPTS[0], "dark"))
+    raw = lambda negative: call(PROMPTS[0], negative, clean_caption=False)
+    assert not torch.equal(raw(shouted), raw("dark"))

@@ -183,3 +183,13 @@ def test_names_that_become_one_are_refused(tmp_path):
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.bin: .*table of tensors"):
         load_vae(tmp_path)
+
+
+def test_the_log_variance_is_bounded():
+    model = AutoencoderKL(VAEConfig(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4))
+    torch.nn.init.zeros_(model.quant_conv.weight)
+    images = torch.zeros(1, 3, 16, 16)
+    for bias, bound in ((-80.0, -30.0), (80.0, 20.0), (3.0, 3.0)):
+        torch.nn.init.constant_(model.quant_conv.bias, bias)
+        mean, logvar = model.moments(images)
+        assert logvar.unique().tolist() == [bound] and mean.unique().tolist() == [bias]
