@@ -16,8 +16,10 @@ from latte.eval.ablation_runs import Grid
 from latte.eval.ablation_scores import REAL
 from latte.eval.ablation_tables import METRICS, Verdict, read_scores, table, verdicts
 from latte.eval.ablations import Ablation
+from latte.eval.fvd import ENOUGH
 from latte.files import write_text
 from latte.gallery import STYLE
+from latte.models.i3d import CLASSES
 
 
 def failures(grid: Grid, ablation: Ablation, failed: dict[Path, str]) -> list[str]:
@@ -93,12 +95,12 @@ def about(grid: Grid) -> list[str]:
 
 def distances(grid: Grid) -> str:
     """What a distance of samples is of, and what so few do to it."""
-    alike = "too large by what so few cost, for every arm alike"
+    large = "too large by what so few cost"
     if grid.base.data == "shapes":
-        return f"The shapes distance is of {grid.count} samples from {REAL} held-out clips: {alike}."
+        return f"The shapes distance is of {grid.count} samples from {REAL} held-out clips: {large}."
     if not grid.i3d:
         return ""
-    few = f": fewer than three for each of its 400 numbers, so {alike}" if grid.count < 1200 else ""
+    few = f": fewer than {ENOUGH} for each of its {CLASSES} numbers, {large}" if grid.count < ENOUGH * CLASSES else ""
     return f"FVD is of {grid.count} samples from as many clips of the data{few}."
 
 

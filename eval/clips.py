@@ -15,14 +15,14 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import Protocol
 from latte.files import read_json
-from latte.gallery import is_page
+from latte.gallery import GRID_OF_ALL, INDEX, SHEET, is_page
 from latte.many import RECORD
 from latte.streams import open_stream
 from latte.tensors import digest
 from latte.train.transforms import resize_and_crop
 from latte.video import STREAMS, count_frames, list_videos, open_npz, pictures, read_video
 
-PAGE, OF_ALL = "index.html", {"grid.webp", "contact-sheet.png"}  # that `latte sample` writes beside its videos
+OF_ALL = {SHEET, GRID_OF_ALL}
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
@@ -126,7 +126,7 @@ def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -
 
 def videos_of(root: Path) -> list[Path]:
     """The videos of a folder, sorted; of one that `latte sample` wrote without the pictures that show them all."""
-    if not is_page(root / PAGE):
+    if not is_page(root / INDEX):
         return list_videos(root)
     of_frames = root if {picture.name for picture in pictures(root)} <= OF_ALL else None
     return [path for path in list_videos(root) if path != of_frames and path.name not in OF_ALL]

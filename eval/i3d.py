@@ -14,7 +14,7 @@ from latte.eval.features import Detector
 from latte.eval.pickles import is_torchscript, read_torchscript
 from latte.eval.protocol import Protocol
 from latte.eval.weights import PUBLISHED, Weights, locate
-from latte.models.i3d import I3D, SIDE
+from latte.models.i3d import CLASSES, I3D, SIDE
 from latte.models.inception import resize
 from latte.tensors import load_strictly, read_tensors, rename_keys
 from latte.video import from_uint8
@@ -71,7 +71,7 @@ def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detect
         "eps": protocol.eps,
         "resize": protocol.resize,
     }
-    return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device), 400)
+    return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device), CLASSES)
 
 
 def squash(frames: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ STYLE = """\
 body { max-width: 72rem; margin: 2.5rem auto; padding: 0 1rem; background: var(--page); color: var(--ink) }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }"""
+INDEX, SHEET, GRID_OF_ALL = "index.html", "contact-sheet.png", "grid.webp"  # beside the videos of a page
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -99,7 +100,7 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
         facts="".join(f"<dt>{html.escape(plain(k))}</dt><dd>{html.escape(plain(v))}</dd>\n" for k, v in facts.items()),
         figures="".join(figure(name, caption) for name, caption in videos),
     )
-    return write_text(Path(folder) / "index.html", text)
+    return write_text(Path(folder) / INDEX, text)
 
 
 def is_page(path: Path) -> bool:

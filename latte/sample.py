@@ -17,7 +17,7 @@ from torch import Tensor
 from latte.class_pipeline import ClassPipeline
 from latte.device import local_device
 from latte.files import writable
-from latte.gallery import contact_sheet, is_page, tile, write_page
+from latte.gallery import GRID_OF_ALL, INDEX, SHEET, contact_sheet, is_page, tile, write_page
 from latte.many import RECORD, sample_many
 from latte.pab import KINDS
 from latte.parser import Parser
@@ -27,7 +27,6 @@ from latte.tensors import digest
 from latte.text_pipeline import TextPipeline
 from latte.video import write_video
 
-PAGE = "index.html"
 GRID = 8192  # a webp ends at 16,383
 
 
@@ -117,7 +116,8 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
-    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": args.weights.replace("ema", "") or None}
+    weights = None if args.weights == "ema" else args.weights
+    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
     again += ["--cfg-scale", "1"] if scale != 1 else []
     print(f"next: open {page}; latte sample {shlex.join(again)}; latte train --help")
@@ -189,8 +189,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
-    if not args.count and (args.out / PAGE).exists() and not is_page(args.out / PAGE):
-        raise ValueError(f"{args.out / PAGE} is not one that was written here: choose another folder, --out")
+    if not args.count and (args.out / INDEX).exists() and not is_page(args.out / INDEX):
+        raise ValueError(f"{args.out / INDEX} is not one that was written here: choose another folder, --out")
 
 
 def chosen_labels(pipe: ClassPipeline, args: argparse.Namespace) -> list[int] | None:
@@ -213,7 +213,7 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
     The contact sheet and grid.webp have the first of them, as many as fit in a square of GRID pixels, 8 x 8 at most.
     Returns the path of the page.
     """
-    page = folder / PAGE
+    page = folder / INDEX
     for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
         (folder / old).unlink(missing_ok=True)
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
@@ -221,6 +221,6 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
         write_video(video, folder / name, fps)
     most = min(8, max(1, GRID // max(videos.shape[3:])))
     first = videos[: most**2]
-    contact_sheet(first, captions[: len(first)], folder / "contact-sheet.png")
-    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / "grid.webp", fps)
+    contact_sheet(first, captions[: len(first)], folder / SHEET)
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_OF_ALL, fps)
     return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 SIDE = 224  # of the frames that it takes
 LEAST_FRAMES = 9  # halved thrice, rounding up, two must be left for the last pool
+CLASSES = 400  # of Kinetics
 EPS = 1e-3  # of the batch norms, in the graph that DeepMind published; some ports have 1e-5
 
 LAYERS = {
@@ -117,7 +118,7 @@ class I3D(nn.Sequential):
     They are before the softmax, averaged over time: what FVD compares. eps: of the batch norms.
     """
 
-    def __init__(self, eps: float = EPS, classes: int = 400):
+    def __init__(self, eps: float = EPS, classes: int = CLASSES):
         super().__init__()
         for name, row in LAYERS.items():
             self.add_module(name, build(*row, eps=eps))

@@ -176,7 +176,7 @@ def test_samples_of_a_folder_have_an_fvd(vae, videos, commands, tmp_path, monkey
     found = [json.loads(path.read_text())["fvd"] for path in (tmp_path / "runs/base/seed-0/scores").glob("*.json")]
     assert len(found) == 4 and len(set(found)) > 1
     report = (tmp_path / "report.md").read_text()
-    assert "FVD ↓" in report and "fewer than three for each of its 400 numbers" in report
+    assert "FVD ↓" in report and "fewer than 3 for each of its 400 numbers" in report
     assert ablate(tmp_path / "no", vae, "guidance", "--i3d", "i3d.pt") == 2
     assert "--i3d does nothing on the built-in shapes" in capsys.readouterr().err
 
