@@ -17,6 +17,7 @@ from latte.eval.arrays import read_arrays
 from latte.eval.pixels import expect_videos
 from latte.eval.weights import locate
 from latte.models.c3d import C3D, FRAMES, SIZE
+from latte.models.fast_convolutions import use_fast_convolutions
 from latte.tensors import CheckpointError, load_strictly, naming, rename_keys
 
 LEFT_OUT = 8  # of the mean's 128 x 171 pixels, at the top and at the left, as tgan2 does it
@@ -59,7 +60,10 @@ def load_c3d(
     if "mean" not in table or table["mean"].shape != (3, FRAMES, 128, 171):
         raise CheckpointError(f"{mean_file} does not hold an array mean (3, {FRAMES}, 128, 171)")
     cube = table["mean"].float()[:, :, LEFT_OUT : LEFT_OUT + SIZE, LEFT_OUT : LEFT_OUT + SIZE]
-    return network.eval().to(device), cube.to(device)
+    network = network.eval().requires_grad_(False).to(device)
+    if network.fc6.weight.device.type == "cpu":
+        use_fast_convolutions(network)
+    return network, cube.to(device)
 
 
 def prepare(videos: Tensor, mean: Tensor) -> Tensor:

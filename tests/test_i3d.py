@@ -2,17 +2,20 @@
 
 import pickle
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from goldens import FOLDER, relative_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from latte.eval.i3d import i3d_features, load_i3d, own_name, squash, squash_tf1
-from latte.models.i3d import I3D, Unit, pad_same
+from latte.models.fast_convolutions import PointwiseConv3d, WinogradConv3d
+from latte.models.i3d import I3D, Pool, Unit, pad_same
 from latte.tensors import CheckpointError
 
 
@@ -60,12 +63,13 @@ def test_golden_values(weights):
     golden = load_file(FOLDER / "i3d.safetensors")
     plain = I3D().eval()
     plain.load_state_dict(plain.state_dict() | recorded_weights())  # and counters, which no file has
-    folded = load_i3d(weights, 1e-3)
+    fast = load_i3d(weights, 1e-3)
     for frames in (16, 9):
         clip, wanted = recorded_clip(frames), golden[f"logits_{frames}"]
-        assert relative_error(folded(clip), wanted) < 1e-5
+        assert relative_error(fast(clip), wanted) < 1e-5
         if frames == 9:
             assert relative_error(plain(clip), wanted) < 1e-5
+            assert relative_error(plain.fold()(clip), wanted) < 1e-5
             assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
 
 
@@ -202,6 +206,22 @@ def test_resizing_rules():
     at = torch.arange(224.0)
     assert torch.allclose(squash(ramp)[0, 0, 0, inner], ((at + 0.5) / 2 - 0.5)[inner], atol=1e-4)
     assert torch.allclose(squash_tf1(ramp)[0, 0, 0, inner], (at / 2)[inner], atol=1e-4)
+
+
+def test_only_a_cpu_gets_its_convolutions(weights):
+    fast, elsewhere = load_i3d(weights, 1e-3), load_i3d(weights, 1e-3, "meta")
+    kinds = Counter(type(module) for module in fast.modules())
+    assert (kinds[WinogradConv3d], kinds[PointwiseConv3d], kinds[nn.Conv3d]) == (19, 38, 1)  # the first has a stride
+    assert Counter(type(module) for module in elsewhere.modules())[nn.Conv3d] == 58
+    assert not any(isinstance(module, nn.BatchNorm3d) for model in (fast, elsewhere) for module in model.modules())
+
+
+@pytest.mark.parametrize("sizes", [(16, 224, 224), (9, 14, 7), (5, 7, 8)])
+@pytest.mark.parametrize("shape", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+def test_pools_halve_and_round_up(sizes, shape):
+    kernel, stride = shape
+    x = torch.rand(1, 2, *sizes)
+    assert Pool(*shape)(x).equal(F.max_pool3d(pad_same(x, *shape), kernel, stride))
 
 
 def test_features_do_not_depend_on_the_batch(weights):
