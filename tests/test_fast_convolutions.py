@@ -47,7 +47,6 @@ def test_multiplications_are_halved(frames, share):
 
 
 def test_only_what_fits_is_replaced():
-    same = dict(kernel_size=3, padding=1)
     others = [
         nn.Conv3d(4, 4, 3, padding=1, stride=2),
         nn.Conv3d(4, 4, 3, padding=1, groups=2),
@@ -56,7 +55,7 @@ def test_only_what_fits_is_replaced():
         nn.Conv3d(4, 4, 3, padding=(1, 0, 1)),
         nn.Conv3d(4, 4, 1, stride=2),
     ]
-    fitting = nn.Sequential(nn.Conv3d(4, 4, **same), nn.Conv3d(4, 4, 1))
+    fitting = nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 4, 1))
     network = nn.Sequential(fitting, *others).double()
     x = torch.randn(1, 4, 40, 64, 64).double()
     before = network(x)
