@@ -90,10 +90,19 @@ def test_every_arm_can_be_trained(scale, tmp_path):
         label: parameters(LatteConfig.from_dict(grid.run(arm, 0).config.model))
         for label, arm in grid.ablations["variants"].arms.items()
     }
-    assert len(sizes) == 5 and max(sizes.values()) < 1.06 * min(sizes.values())
+    finer_or_coarser = {"small": (2, 6), "paper": (4,)}[scale]
+    assert [f"variant {v}, patch {p}" for p in finer_or_coarser for v in (1, 4)] == list(sizes)[4:]
+    assert max(sizes.values()) < 1.06 * min(sizes.values())
     assert max(list(sizes.values())[:4]) < 1.02 * min(sizes.values())  # larger patches take more to embed
     if scale == "paper":
         assert [round(sizes[f"variant {i}"] / 1e6, 2) for i in (1, 2, 3, 4)] == [673.68, 673.68, 676.36, 676.36]
+
+
+def test_no_arm_is_the_base_by_another_name():
+    base = {"patch_size": 6, "depth": 6}
+    variants = ablations(SCALES["small"], base)["variants"]
+    assert list(variants.arms)[4:] == ["variant 1, patch 2", "variant 4, patch 2"]
+    assert variants.claims[3:] == (("variant 1, patch 2", "variant 4, patch 2"),)  # of no coarser one
 
 
 def test_a_run_that_several_ablations_have_is_one(tmp_path):
@@ -102,9 +111,9 @@ def test_a_run_that_several_ablations_have_is_one(tmp_path):
     arms = [arm for ablation in grid.ablations.values() for arm in ablation.arms.values()]
     bases = [arm for arm in arms if grid.run(arm, 0).folder.parent.name == "base"]
     assert (
-        len([arm for arm in bases if not arm.sample]) == 8 and len(bases) == 8 + 12 + 4 and len(wanted) == 15
+        len([arm for arm in bases if not arm.sample]) == 8 and len(bases) == 8 + 12 + 4 and len(wanted) == 18
     )  # trained ablations, samplers, guidance; with the image model
-    assert len({exam.file for exam in grid.exams}) == len(grid.exams) == 14 + 11 + 3
+    assert len({exam.file for exam in grid.exams}) == len(grid.exams) == 17 + 11 + 3
     assert len({run.config.latents for exam in grid.exams for run in (exam.run, exam.run.before) if run}) == 1
 
 
