@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from latte.checkpoint import find_model
 from latte.eval.ablation_report import write_report
 from latte.eval.ablation_runs import Grid, complete, missing
 from latte.eval.ablations import SCALES, Scale, ablations
@@ -19,6 +20,7 @@ from latte.parser import Parser
 from latte.train.config import TrainConfig
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
+from latte.vae_io import load_vae
 
 LATTES = [name for name, preset in PRESETS.items() if preset.kind == "latte"]
 VIDEOS = {"small": 64, "paper": 2048}  # sampled of each run, where no number is asked for, by the scale
@@ -72,6 +74,12 @@ def main(argv: list[str]) -> None:
         return
     args.num_videos = VIDEOS[args.scale] if args.num_videos is None else args.num_videos
     check(args.num_videos, args.parallel, args.out, args.seeds)
+    load_vae(find_model(base.vae))
+    if base.data != "shapes":
+        if not Path(base.data).is_dir():
+            raise ValueError(f"data={base.data}: there is no such folder of videos; give data=FOLDER")
+        if not args.i3d:
+            print("without --i3d the report will have losses and samples, and no FVD")
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
     grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)
     grid.begin()

@@ -8,7 +8,7 @@ jackknife), which draws none twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -124,4 +124,5 @@ def floor(real: Tensor, count: int, unbiased: bool = False, seed: int = 0) -> Es
         parts = real[order[:half]], real[order[half : 2 * half]]
         values.append(distance(*(Moments.of(part, unbiased) for part in parts)))
     values = np.array(values) * half * (1 / len(real) + 1 / count) / 2
-    return Estimate.around(float(values.mean()), float(values.std(ddof=1)))
+    estimate = Estimate.around(float(values.mean()), float(values.std(ddof=1)))
+    return replace(estimate, low=max(estimate.low, 0.0))  # no distance is less

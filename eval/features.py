@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from latte.eval.clips import Clip
 from latte.files import replacing
+from latte.tensors import CheckpointError, read_tensors
 from latte.train.precision import arithmetic
 
 UNIT = 64  # clips of a file: what an interruption may cost
@@ -26,7 +27,7 @@ class Detector:
     """A network that clips are compared by."""
 
     record: dict  # which one it is, how it is set: all that features depend on besides the clip and the rounding
-    features: Callable[[Sequence[Tensor]], Tensor]  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU
+    features: Callable[[Sequence[Tensor]], Tensor] | None  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU; None: lost
     device: str = ""  # by which it is rounded
     width: int = 0  # numbers of a feature; 0: not said
 
@@ -93,8 +94,13 @@ class Store:
             save_file({"features": features}, draft, metadata={"clips": names})
 
     def read(self, unit: int) -> Tensor:
-        """Features of a unit."""
-        return load_file(self.path(unit))["features"] if self.folder else self.held[unit]
+        """Features of a unit. CheckpointError: its file is damaged."""
+        if self.folder is None:
+            return self.held[unit]
+        try:
+            return read_tensors(self.path(unit))["features"]
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; delete it, and it is computed again") from error
 
     def all(self) -> Tensor:
         """Features (n, d) of all clips, in their order."""

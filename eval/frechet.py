@@ -55,4 +55,5 @@ def distance(a: Moments, b: Moments) -> float:
     if len(a.mean) != len(b.mean):
         raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared")
     overlap = torch.linalg.svdvals(root(a.cov).T @ root(b.cov)).sum()
-    return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * overlap)
+    value = float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * overlap)
+    return max(value, 0.0)  # rounding may leave less

@@ -4,6 +4,7 @@ By I3D it is the Fréchet video distance (Unterthiner et al. 2018, arXiv 1812.01
 network's own distance, and is called so.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,24 +48,27 @@ def given(path: Path) -> Side:
     return Side(about, moments)
 
 
-def measure(real: Side, generated: Side, protocol: Protocol, detector: Detector, seed: int = 0) -> dict:
+def measure(real: Side, generated: Side, protocol: Protocol | None, detector: Detector, seed: int | None = 0) -> dict:
     """The whole result, ready to be written: "distance", "infinite", "floor", their origin, and "caveats".
 
-    ValueError: features of different widths, or fewer than two clips.
+    protocol, seed: None where both sides are statistics, which do not say how they were made. ValueError: features of
+    different widths, or fewer than two clips.
     """
-    a, b = (side.moments(protocol.unbiased) for side in (real, generated))
+    unbiased = protocol is not None and protocol.unbiased
+    a, b = (side.moments(unbiased) for side in (real, generated))
     value = distance(a, b)
     result = {
         "metric": detector.record["metric"],
-        "protocol": asdict(protocol),
+        "protocol": protocol and asdict(protocol) | {key: detector.record.get(key) for key in ("resize", "eps")},
         "detector": detector.record,
+        "device": detector.device,
         "seed": seed,
         "real": real.about,
         "generated": generated.about,
         "distance": value,
     }
     counted = [side.count for side in (real, generated) if isinstance(side.features, Tensor)]
-    options = {"unbiased": protocol.unbiased, "seed": seed}
+    options = {"unbiased": unbiased, "seed": seed}
     if counted and min(counted) >= max(LEAST, ENOUGH * len(a.mean)):
         result["infinite"] = asdict(at_infinity(real.features, generated.features, **options))
     if isinstance(real.features, Tensor) and real.count >= 4 and generated.count:
@@ -75,7 +79,7 @@ def measure(real: Side, generated: Side, protocol: Protocol, detector: Detector,
     return {**result, "caveats": caveats(real, generated, protocol, detector, len(a.mean)), "versions": versions}
 
 
-def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector, width: int) -> list[str]:
+def caveats(real: Side, generated: Side, protocol: Protocol | None, detector: Detector, width: int) -> list[str]:
     """What a reader of the number must know, one sentence each."""
     found = list(detector.record.get("caveats", ()))
     counts = {"real": real.count, "generated": generated.count}
@@ -84,7 +88,7 @@ def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector,
             found.append(
                 f"{count} {name} clips are too few for features of {width} numbers: the distance is mostly their bias"
             )
-        elif 0 < count < protocol.clips:
+        elif protocol and 0 < count < protocol.clips:
             found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
     counted = [len(side.features) for side in (real, generated) if isinstance(side.features, Tensor)]
     if counted and min(counted) < (needed := max(LEAST, ENOUGH * width)):
@@ -94,10 +98,9 @@ def caveats(real: Side, generated: Side, protocol: Protocol, detector: Detector,
         found.append(f"{counts['real']} real against {counts['generated']} generated clips: compare only with the same")
     for name, side in (("real", real), ("generated", generated)):
         if isinstance(side.features, Moments):
-            found.append(
-                f"the {name} statistics are taken as given: network, protocol and data are not in their file, and the "
-                "bias of their number of clips stays in what is extrapolated"
-            )
+            bias = ", and the bias of their number of clips stays in what is extrapolated" if counted else ""
+            said = f"the {name} statistics are taken as given: network, protocol and data are not in their file"
+            found.append(said + bias)
     if isinstance(real.features, Moments):
         found.append("what other real clips would score is not known from statistics")
     elif real.count < 2 * generated.count:
@@ -122,32 +125,38 @@ def lossy_codecs(about: dict) -> list[str]:
 
 def check_comparable(a: dict, b: dict) -> None:
     """ValueError: two results differ in more than the videos that they judge, or are none."""
-    for name in (*MUST_AGREE, "real", "generated"):
-        if name not in a or name not in b:
-            raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
+    for result in (a, b):
+        tables = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
+        for name in (*MUST_AGREE, *tables):
+            if name not in result or not isinstance(result[name], tables.get(name, object)):
+                raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
     pairs = {name: (a[name], b[name]) for name in MUST_AGREE}
-    pairs["protocol"] = [{**result["protocol"], "lossless": None} for result in (a, b)]  # codecs are compared below
+    codecs = {"name": None, "lossless": None}  # codecs are compared below, and a name tells no more than the fields
+    pairs["protocol"] = [result["protocol"] and {**result["protocol"], **codecs} for result in (a, b)]
     pairs["codecs that lose something"] = [lossy_codecs(side["generated"]) for side in (a, b)]
     pairs["sizes of generated frames"] = [sorted(side["generated"].get("sizes", ())) for side in (a, b)]
     pairs["real clips"] = [side["real"].get("fingerprint") or side["real"].get("sha256") for side in (a, b)]
     pairs["clips"] = [side["generated"].get("clips") for side in (a, b)]
     for name, (one, other) in pairs.items():
         if one != other:
-            keys = [key for key in one if one[key] != other.get(key)] if isinstance(one, dict) else []
-            what = f"{name}, {keys[0]}" if keys else f"{name}, {one} and {other}"
+            both = isinstance(one, dict) and isinstance(other, dict)
+            key = next((key for key in one if one[key] != other.get(key)), None) if both else None
+            what = f"{name}, {key}, {one[key]} and {other.get(key)}" if key else f"{name}, {one} and {other}"
             raise ValueError(f"the results cannot be compared: they differ in {what}")
 
 
-def compared(results: dict[str, dict]) -> str:
-    """One line: which of two results, by name, is the lower, and whether their intervals say so.
+def compared(names: Sequence[str], results: Sequence[dict]) -> str:
+    """One line: which of two results, of these names, is the lower, and whether their intervals say so.
 
     By what they are for endlessly many clips, where both say it: the bias of plain distances depends on the model.
     ValueError: not comparable.
     """
-    check_comparable(*results.values())
-    sure = all("infinite" in result for result in results.values())
+    check_comparable(*results)
+    sure = all("infinite" in result for result in results)
     value = lambda result: result["infinite"]["value"] if sure else result["distance"]
-    (low, a), (high, b) = sorted(results.items(), key=lambda item: value(item[1]))
+    (low, a), (high, b) = sorted(zip(names, results), key=lambda pair: value(pair[1]))
+    if value(a) == value(b):
+        return f"{low} and {high} are equal ({value(a):.2f})"
     line = f"{low} ({value(a):.2f}) is lower than {high} ({value(b):.2f})"
     if not sure:
         return f"{line}; how sure that is is not known"

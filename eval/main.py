@@ -14,10 +14,12 @@ from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
 from latte.eval.pairs import compare_pairs
 from latte.eval.protocol import PROTOCOLS
 from latte.eval.sampled import is_model
+from latte.eval.statistics import is_statistics
 from latte.eval.videos import compare_videos
 from latte.files import read_json, writable, write_json
 from latte.parser import Parser
 from latte.sampling_options import add_sampling_options, opened
+from latte.video import STREAMS
 
 VIDEOS = 256  # that the examiner judges
 
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> None:
         for path in args.compare:
             if not path.is_file():
                 raise ValueError(f"--compare {path}: there is no such file: name two results that --out wrote")
-        print(compared(dict(zip(map(str, args.compare), map(read_json, args.compare)))))
+        print(compared([str(path) for path in args.compare], [read_json(path) for path in args.compare]))
         return
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
@@ -84,6 +86,8 @@ def check(args: argparse.Namespace, words: Parser) -> None:
         useful, where = {"compare"}, "with --compare"
     elif args.reference:
         useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
+    elif args.real and is_statistics(args.real) and is_statistics(Path(args.model)):
+        useful, where = {"real", "model", "out"}, "with statistics on both sides"
     elif args.real and is_model(args.model):
         useful, where = beside_real | of_sampling | {"samples", "prompts"}, f"with --real and {args.model}, a model"
     elif args.real:
@@ -92,6 +96,11 @@ def check(args: argparse.Namespace, words: Parser) -> None:
         useful, where = of_sampling | {"model", "num_videos", "out"}, "without --real or --reference"
     if idle := sorted(names - useful):
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing {where}: leave it out")
+    for path in (Path(args.model), args.real, args.reference):
+        if path and path.is_file() and path.suffix.lower() in STREAMS:
+            raise ValueError(f"{path} is one video: name a folder of videos")
+    if args.features and args.features.exists() and not args.features.is_dir():
+        raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")
     for name, needed in {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d"}.items():
         if getattr(args, name) and not getattr(args, needed):
             raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed}")

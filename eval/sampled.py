@@ -13,7 +13,7 @@ from torch import Tensor
 from latte.checkpoint import BUNDLED
 from latte.eval.clips import Clip, ClipSet, choose_clips, start_of
 from latte.eval.protocol import Protocol
-from latte.eval.statistics import SUFFIXES
+from latte.eval.statistics import is_statistics
 from latte.folder import CONFIG
 from latte.many import described, one_thread, question, sample_many
 from latte.pipeline import LattePipeline
@@ -79,7 +79,7 @@ def is_model(name: str) -> bool:
     path = Path(name)
     inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
     shipped = name in {folder.name for folder in BUNDLED.iterdir()}
-    if path.suffix in SUFFIXES and not path.is_dir():
+    if is_statistics(path):
         return False
     return shipped or not path.is_dir() or any((path / part).exists() for part in inside)
 

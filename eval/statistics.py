@@ -14,6 +14,11 @@ SUFFIXES = (".npz", ".pkl", ".pickle")
 NAMES = {"mean": ("mean", "mu"), "cov": ("cov", "sigma"), "count": ("n", "num_items", "count")}
 
 
+def is_statistics(path: Path) -> bool:
+    """Whether it is a file of what others computed, by its name."""
+    return path.suffix in SUFFIXES and not path.is_dir()
+
+
 def read_statistics(path: Path) -> tuple[Moments, dict]:
     """Moments out of a file, and what is known of it.
 

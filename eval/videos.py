@@ -16,7 +16,7 @@ from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
 from latte.eval.protocol import Protocol, adjusted
 from latte.eval.sampled import Sampled, is_model, sampled
 from latte.eval.shape_features import shapes_detector
-from latte.eval.statistics import SUFFIXES
+from latte.eval.statistics import is_statistics
 from latte.models.c3d import FRAMES
 from latte.train.parallel import Ranks, processes
 
@@ -26,9 +26,12 @@ ONE_SIDED = ("inception_score", "real")  # what has no use for a side
 
 def compare_videos(args: argparse.Namespace) -> dict | None:
     """The result for these words, printed too; None in all processes of torchrun but the first."""
+    paths = {"real": args.real, "generated": Path(args.model)}
+    if all(map(is_statistics, paths.values())):
+        return compare_statistics(*paths.values())
     protocol = adjusted(args.protocol or "exact", clips=args.num_videos, eps=args.bn_eps, real_crop=args.real_crop)
     if not args.protocol:  # of videos as they come; a caveat tells what a codec may have lost
-        protocol = replace(protocol, lossless=False)
+        protocol = replace(protocol, name=f"{protocol.name}, any codec", lossless=False)
     args.device = local_device(args.device)
     device = usable_device(args.device)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
@@ -36,9 +39,8 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     with processes(device) as ranks:
         if ranks.size > 1 and not args.features:
             raise ValueError("several processes meet in a folder of features: give --features")
-        paths = {"real": args.real, "generated": Path(args.model)}
         statistics = {name: given(path) for name, path in paths.items() if is_statistics(path)}
-        detector = check_given(statistics, detector, args)
+        check_given(statistics, detector, args)
         clips = {name: chosen(name, args, protocol, ranks) for name in paths if name not in statistics}
         sets = {name: (statistics | clips)[name] for name in paths}
         check(sets, args, protocol)
@@ -59,27 +61,21 @@ def compare_videos(args: argparse.Namespace) -> dict | None:
     return result
 
 
-def is_statistics(path: Path) -> bool:
-    """Whether it is a file of what others computed."""
-    return path.suffix in SUFFIXES and not path.is_dir()
+def compare_statistics(real: Path, generated: Path) -> dict:
+    """The result of two files of statistics, printed too: which network and protocol they are by, nobody knows."""
+    record = {"metric": "given", "name": "distance of given statistics", "network": "by a network not known here"}
+    result = measure(given(real), given(generated), None, Detector(record, None), None)
+    print(as_text(result))
+    return result
 
 
-def check_given(sides: dict[str, Side], detector: Detector, args: argparse.Namespace) -> Detector:
-    """The detector that a distance to given statistics is by: of two, nobody knows which.
-
-    ValueError, before any work, if they cannot be of its features.
-    """
+def check_given(sides: dict[str, Side], detector: Detector, args: argparse.Namespace) -> None:
+    """ValueError, before any work, if statistics cannot be of a detector's features."""
     for name, side in sides.items():
         width = len(side.features.mean)
-        if len(sides) == 1 and width != detector.width:
+        if width != detector.width:
             of = f"the {name} statistics are of {width} numbers, the {detector.record['name']} is of {detector.width}"
             raise ValueError(of if args.i3d else f"{of}: give --i3d, if they are I3D's")
-    if len(sides) < 2:
-        return detector
-    if args.i3d:
-        raise ValueError("--i3d does nothing with statistics on both sides: leave it out")
-    record = {"metric": "given", "name": "distance of given statistics", "network": "by a network not known here"}
-    return Detector(record, detector.features)
 
 
 def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | Sampled:
@@ -91,6 +87,9 @@ def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks
 
 def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, protocol: Protocol) -> None:
     """ValueError, before the work, for numbers that could not be had after it."""
+    for name, side in sets.items():
+        if not isinstance(side, Side) and len(side.clips) < 2:
+            raise ValueError(f"there is one {name} clip, {side.clips[0].name}: a distance is of two or more")
     if args.real_crop and isinstance(sets["real"], Side):
         raise ValueError("--real-crop needs real videos, and no statistics")
     for option in ("inception", "c3d"):
@@ -134,7 +133,9 @@ def as_text(result: dict) -> str:
         lines.append(line(f"inception score ({score['protocol']})", f"{score['mean']:10.2f}   +- {score['std']:.2f}"))
         lines.append(line("", f"  by C3D, sha256 {score['sha256']}, its mean {score['mean_sha256']}"))
     if "flicker" in result:
-        both = {"real": float("nan")} | result["flicker"]
-        lines.append(line("flicker (1: still)", f"{both['generated']:10.4f}   real {both['real']:.4f}"))
-    lines.append(f"  protocol {result['protocol']['name']}, seed {result['seed']}, {detector['network']}")
+        both = result["flicker"]
+        beside = f"   real {both['real']:.4f}" if "real" in both else ""
+        lines.append(line("flicker (1: still)", f"{both['generated']:10.4f}{beside}"))
+    how = f"protocol {result['protocol']['name']}, seed {result['seed']}, " if result["protocol"] else ""
+    lines.append(f"  {how}{detector['network']}")
     return "\n".join([*lines, *(f"  note: {caveat}" for caveat in result["caveats"])])

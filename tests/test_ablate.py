@@ -167,10 +167,11 @@ def test_an_arm_begins_with_a_model_of_images(vae, commands, tmp_path):
     assert "motion of real clips" in header and "loss" not in header
 
 
-def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path):
+def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path, capsys):
     """Nobody knows what its videos are to show: there is no examiner, and without classes no guidance."""
     words = ["--scale", "paper", "--config", "folder", f"data={videos}", "motion_frames=0", "frame_interval=1"]
     assert ablate(tmp_path, vae, "temporal-position", "classes=false", *words, seeds=(0,)) == 0
+    assert "without --i3d the report will have losses and samples, and no FVD" in capsys.readouterr().out
     header = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|  |"))
     assert header.split(" | ")[2:4] == ["parameters, M", "loss, fixed noise ↓"] and "motion" not in header
     assert len(json.loads((tmp_path / "runs/base/seed-0/scores/base.json").read_text())) == 1
@@ -189,6 +190,15 @@ def test_samples_of_a_folder_have_an_fvd(vae, videos, commands, tmp_path, monkey
     assert "FVD ↓" in report and "fewer than 3 for each of its 400 numbers" in report
     assert ablate(tmp_path / "no", vae, "guidance", "--i3d", "i3d.pt") == 2
     assert "--i3d does nothing on the built-in shapes" in capsys.readouterr().err
+
+
+def test_what_no_run_could_read_is_told_before_the_first(vae, tmp_path, capsys):
+    words = ["--scale", "paper", "--config", "folder", "motion_frames=0", "frame_interval=1"]
+    assert ablate(tmp_path / "a", vae, *words, f"data={tmp_path / 'gone'}") == 2
+    assert "gone: there is no such folder of videos; give data=FOLDER" in capsys.readouterr().err
+    assert ablate(tmp_path / "a", tmp_path / "no-vae") == 2
+    assert "no-vae" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
 
 
 def write_scores(grid: Grid, numbers: dict[str, list[float]]) -> None:

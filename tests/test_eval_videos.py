@@ -74,7 +74,7 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
         words = ["eval", str(sets["good"]), "--real", str(sets["real"]), *change]
         assert main([*words, "--out", str(tmp_path / f"{name}.json")]) == 0
         assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / f"{name}.json")]) == 2
-        assert "cannot be compared: they differ in protocol, name" in capsys.readouterr().err
+        assert "cannot be compared: they differ in protocol, " in capsys.readouterr().err
     assert json.loads((tmp_path / "cut.json").read_text())["distance"] > 2 * good["distance"]
 
 
@@ -120,8 +120,38 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
     words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
     assert main(words) == 0
     result = json.loads((tmp_path / "r.json").read_text())
-    assert (result["metric"], result["distance"]) == ("given", pytest.approx(0, abs=1e-9))
-    assert "by a network not known here" in capsys.readouterr().out
+    assert (result["metric"], result["distance"]) == ("given", pytest.approx(0, abs=1e-9)) and result["distance"] >= 0
+    assert result["protocol"] is None and result["seed"] is None
+    said = capsys.readouterr().out
+    assert "by a network not known here" in said and "protocol exact" not in said and "extrapolated" not in said
+    for option in (["--protocol", "latte"], ["--seed", "7"], ["--num-videos", "5"], ["--features", "f"]):
+        assert main([*words, *option]) == 2
+        assert f"{option[0]} does nothing with statistics on both sides: leave it out" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_told_before_the_work(sets, tmp_path, capsys):
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
+    assert main([*words, "--num-videos", "1"]) == 2
+    assert "there is one real clip, " in capsys.readouterr().err
+    (tmp_path / "cache").write_text("")
+    assert main([*words, "--features", str(tmp_path / "cache")]) == 2
+    assert "cache is a file: name a folder" in capsys.readouterr().err
+    video = next(sets["good"].iterdir())
+    assert main(["eval", str(video), "--real", str(sets["real"])]) == 2
+    assert f"{video} is one video: name a folder of videos" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--num-videos", "8", "--features", str(tmp_path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    damaged = sorted(tmp_path.glob("*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert str(damaged) in told and "delete it, and it is computed again" in told
+    damaged.unlink()
+    assert main(words) == 0 and capsys.readouterr().out == said
 
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):

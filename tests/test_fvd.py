@@ -28,7 +28,9 @@ def test_a_result_holds_the_number_its_doubt_and_its_origin():
     assert result["distance"] == distance(Moments.of(side(0).features), Moments.of(side(1, scale=1.5).features))
     assert result["infinite"]["low"] < 6 * 0.5**2 < result["infinite"]["high"]
     assert 0 < result["floor"]["value"] < 0.3 < result["distance"]
-    assert result["protocol"] == asdict(protocol) and result["detector"]["metric"] == "sketch"
+    own = {"resize": DETECTOR.record.get("resize"), "eps": DETECTOR.record.get("eps")}  # not I3D's
+    assert result["protocol"] == asdict(protocol) | own and result["detector"]["metric"] == "sketch"
+    assert own["eps"] is None and result["device"] == DETECTOR.device
     assert result["caveats"] == ["real from other real is of 100 against 100 clips, scaled to the numbers compared"]
     tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200), DETECTOR)
     assert tf["distance"] != result["distance"] and tf["distance"] == pytest.approx(result["distance"], rel=0.05)
@@ -66,12 +68,14 @@ def test_caveats_name_what_is_wrong():
 def test_results_of_different_protocols_refuse_to_be_compared():
     protocol = adjusted("exact", clips=200)
     good, bad = (measure(side(0), side(1, scale=scale), protocol, DETECTOR) for scale in (1.1, 3.0))
-    assert compared({"a": bad, "b": good}).startswith(f"b ({good['infinite']['value']:.2f}) is lower than a (")
-    assert "lie apart" in compared({"a": bad, "b": good})
-    assert "overlap" in compared({"a": good, "b": good})
+    assert compared(("a", "b"), (bad, good)).startswith(f"b ({good['infinite']['value']:.2f}) is lower than a (")
+    assert "lie apart" in compared(("a", "b"), (bad, good))
+    near = measure(side(0), side(1, scale=1.12), protocol, DETECTOR)
+    assert "overlap" in compared(("a", "b"), (good, near))
+    assert compared(("a", "a"), (good, good)) == f"a and a are equal ({good['infinite']['value']:.2f})"
     for name, change in {
-        "protocol, real_stride": {"protocol": {**asdict(protocol), "real_stride": 3}},
-        "detector, eps": {"detector": {**good["detector"], "eps": 1e-5}, "metric": "sketch"},
+        "protocol, real_stride, 1 and 3": {"protocol": {**asdict(protocol), "real_stride": 3}},
+        "detector, eps, 0.001 and 1e-05": {"detector": {**good["detector"], "eps": 1e-5}, "metric": "sketch"},
         "metric": {"metric": "fvd"},
         "real clips, same and other": {"real": {**good["real"], "fingerprint": "other"}},
         "seed": {"seed": 1},
@@ -87,6 +91,11 @@ def test_results_of_different_protocols_refuse_to_be_compared():
         check_comparable(good, {**good, "generated": {"clips": 100}})
     with pytest.raises(ValueError, match="metric is missing"):
         check_comparable(good, {"scores": {}})
+    for name, spoilt in {"distance": None, "protocol": "exact", "real": []}.items():
+        with pytest.raises(ValueError, match=f"not two results of `latte eval`: {name} is missing"):
+            check_comparable(good, {**good, name: spoilt})
+    renamed = {**good, "protocol": {**good["protocol"], "name": "exact, any codec", "lossless": False}}
+    check_comparable(good, renamed)
 
 
 def test_what_is_lower_for_endlessly_many_clips_is_the_better_one():
@@ -95,11 +104,11 @@ def test_what_is_lower_for_endlessly_many_clips_is_the_better_one():
     one, other = (measure(side(0), side(1), protocol, DETECTOR) for _ in range(2))
     one |= {"distance": 19.2, "infinite": {"value": 13.7, "low": 12.2, "high": 15.3}}
     other |= {"distance": 19.0, "infinite": {"value": 16.4, "low": 15.5, "high": 17.3}}
-    said = compared({"other": other, "one": one})
+    said = compared(("other", "one"), (other, one))
     assert said.startswith("one (13.70) is lower than other (16.40), for endlessly many clips, though of these clips")
     assert "it is 19.20 against 19.00; their 95 % intervals lie apart" in said
     del other["infinite"]
-    assert compared({"other": other, "one": one}).startswith("other (19.00) is lower than one (19.20); how sure")
+    assert compared(("other", "one"), (other, one)).startswith("other (19.00) is lower than one (19.20); how sure")
 
 
 @pytest.mark.parametrize(("count", "width"), [(60, 32), (110, 32)])

@@ -14,7 +14,7 @@ from latte.eval.fvd import given
 from latte.eval.i3d import i3d_detector
 from latte.eval.protocol import Protocol, adjusted
 from latte.eval.shape_features import shapes_detector
-from latte.eval.statistics import SUFFIXES
+from latte.eval.statistics import is_statistics
 from latte.train.config import TrainConfig
 from latte.train.data import Clips
 from latte.train.latent_files import Stored
@@ -60,7 +60,7 @@ class Distance:
 
 def real_moments(path: Path, protocol: Protocol, detector: Detector, seed: int) -> Moments:
     """Of a file of statistics, or of clips of a folder of videos."""
-    if path.suffix in SUFFIXES and not path.is_dir():
+    if is_statistics(path):
         return given(path).features
     store = Store(None, choose_clips(path, protocol, "real", seed), detector)
     fill([store])
