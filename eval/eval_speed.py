@@ -15,12 +15,10 @@ from latte.eval.frechet import Moments, distance
 from latte.eval.i3d import i3d_features, made_fast
 from latte.eval.protocol import adjusted
 from latte.files import write_json
-from latte.models.i3d import I3D, LEAST_FRAMES
+from latte.models.i3d import CLASSES, I3D, LEAST_FRAMES
 from latte.parser import Parser
 from latte.shapes import make_clip
 from latte.video import read_video, write_video
-
-WIDTH = 400  # of I3D's features
 
 
 def drawn(folder: Path, count: int, frames: int, size: int) -> Path:
@@ -91,7 +89,7 @@ def measure(
     ours["features"] = seconds(lambda: i3d_features(fast, few, "squash"), repeats) / len(few)
     error = float((i3d_features(fast, few, "squash")[:1] - wanted).norm() / wanted.norm())
     random = torch.Generator().manual_seed(0)
-    a, b = (Moments.of(torch.randn(2048, WIDTH, generator=random).double()) for _ in range(2))
+    a, b = (Moments.of(torch.randn(2048, CLASSES, generator=random).double()) for _ in range(2))
     ours["distance"] = seconds(lambda: distance(a, b), repeats)
     try:
         plain["distance"] = seconds(lambda: by_root(a, b), repeats)

@@ -34,15 +34,6 @@ def own_name(key: str) -> str:
     return key.replace(".batch3d.", ".bn.")
 
 
-def load_i3d(path: str | Path, eps: float, device: str | torch.device = "cpu") -> I3D:
-    """I3D, made fast, out of i3d_torchscript.pt, i3d_pretrained_400.pt, or another file with either's keys.
-
-    Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
-    names the file and what is wrong.
-    """
-    return made_fast(read_i3d(find_i3d(path).path, eps), torch.device(device))
-
-
 def find_i3d(path: str | Path) -> Weights:
     """The file, or that in a folder. CheckpointError: it is not there, with where to get it."""
     path = Path(path)
@@ -51,7 +42,11 @@ def find_i3d(path: str | Path) -> Weights:
 
 
 def read_i3d(path: Path, eps: float) -> I3D:
-    """As it is defined, of a file that is there."""
+    """I3D, as it is defined, out of i3d_torchscript.pt, i3d_pretrained_400.pt, or another file with either's keys.
+
+    Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
+    names the file and what is wrong.
+    """
     state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
@@ -61,13 +56,13 @@ def read_i3d(path: Path, eps: float) -> I3D:
 
 
 def made_fast(model: I3D, device: torch.device) -> I3D:
-    """The same network on a device, as that computes it fastest: folded, on a CPU with half the multiplications."""
+    """The network itself, changed to what a device computes fastest: folded, on a CPU with half the multiplications."""
     model.fold().to(device)
     return use_fast_convolutions(model) if device.type == "cpu" else model
 
 
 def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detector:
-    """Clips by I3D, as a protocol sets it. CheckpointError: see load_i3d."""
+    """Clips by I3D, as a protocol sets it. CheckpointError: see find_i3d and read_i3d."""
     file = find_i3d(path)
     model = made_fast(read_i3d(file.path, protocol.eps), device)
     record = {
@@ -98,7 +93,8 @@ RESIZES = {"squash": squash, "squash-tf1": squash_tf1}
 def i3d_features(model: I3D, clips: Sequence[Tensor], resize: str) -> Tensor:
     """Logits (b, 400), float32 on the CPU, of uint8 clips (f, 3, h, w) of one length and of any sizes."""
     device = next(model.parameters()).device
-    # on a CPU clip by clip, which its cache holds, until the weights are more than that
+    # on a CPU clip by clip: glibc maps memory of more than 32 MiB anew each time, and all its pages fault; later layers
+    # need less, and read their weights once for all clips
     videos = (RESIZES[resize](from_uint8(clip.to(device)))[None] for clip in clips)
     parts = videos if device.type == "cpu" else [torch.cat(list(videos))]
     return model.late(torch.cat([model.early(part) for part in parts])).cpu()

@@ -61,7 +61,7 @@ def load_c3d(
         raise CheckpointError(f"{mean_file} does not hold an array mean (3, {FRAMES}, 128, 171)")
     cube = table["mean"].float()[:, :, LEFT_OUT : LEFT_OUT + SIZE, LEFT_OUT : LEFT_OUT + SIZE]
     network = network.eval().requires_grad_(False).to(device)
-    if network.fc6.weight.device.type == "cpu":
+    if torch.device(device).type == "cpu":
         use_fast_convolutions(network)
     return network, cube.to(device)
 

@@ -10,19 +10,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4  # frames that are computed together
-CACHED = 5 * 2**20  # numbers of outputs, which a large cache holds with what they are made of
-# at the points 0, 1, -1, 2, -2 and infinity a kernel, 6 frames, and the 4 outputs
-G = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6]]
-G += [[1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-B_T = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0]]
-B_T += [[0, 4, 0, -5, 0, 1]]
-A_T = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+# a row for each of the points 0, 1, -1, 2, -2 and infinity, in A_T a column
+G = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
+B_T = [
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
+A_T = [
+    [1, 1, 1, 1, 1, 0],
+    [0, 1, -1, 2, -2, 0],
+    [0, 1, 1, 4, 4, 0],
+    [0, 1, -1, 8, -8, 1],
+]
 
 
 class WinogradConv3d(nn.Module):
     """What a convolution of 3 x 3 x 3, stride 1 and padding 1 computes, (b, c, f, h, w) -> (b, k, f, h, w).
 
-    Weights are copied and no gradients flow. Channels come last in memory, as convolutions within frames want them.
+    Its weights do not learn. Channels come last in memory, as convolutions within frames want them.
     """
 
     def __init__(self, conv: nn.Conv3d):
@@ -37,13 +53,9 @@ class WinogradConv3d(nn.Module):
         b, c, f, h, w = x.shape
         tiles = -(-f // TILE)
         frames = F.pad(x.permute(0, 2, 3, 4, 1).reshape(b, f, -1), (0, 0, 1, tiles * TILE - f + 1))
-        windows = frames.unfold(1, TILE + 2, TILE).mT.flatten(0, 1)  # (b tiles, 6, h w c)
-        outputs = x.new_empty(b * tiles, TILE, h * w * self.weight.shape[1])
-        at_once = max(1, CACHED // outputs[0].numel())
-        for part, out in zip(windows.split(at_once), outputs.split(at_once)):
-            points = (self.b_t @ part).view(-1, TILE + 2, h, w, c).movedim(-1, 2)
-            planes = [F.conv2d(points[:, p], *self.kernel(p), padding=1).movedim(1, -1) for p in range(TILE + 2)]
-            torch.matmul(self.a_t, torch.stack(planes, 1).flatten(2), out=out)
+        points = (self.b_t @ frames.unfold(1, TILE + 2, TILE).mT).view(b * tiles, TILE + 2, h, w, c).movedim(-1, 2)
+        planes = [F.conv2d(points[:, p], *self.kernel(p), padding=1).movedim(1, -1) for p in range(TILE + 2)]
+        outputs = self.a_t @ torch.stack(planes, 1).flatten(2)
         return outputs.view(b, tiles * TILE, h, w, -1)[:, :f].movedim(-1, 1)
 
     def kernel(self, point: int) -> tuple[Tensor, Tensor | None]:
@@ -54,7 +66,8 @@ class WinogradConv3d(nn.Module):
 class PointwiseConv3d(nn.Module):
     """What a convolution of 1 x 1 x 1 computes, each row of a frame as a picture of its own.
 
-    For PyTorch leaves convolutions of 1 x 1 in fewer than 16 pictures to a slower library where it has one thread.
+    PyTorch leaves small convolutions of one clip to a slower library, and where it has one thread also those of 1 x 1
+    in fewer than 16 pictures.
     """
 
     def __init__(self, conv: nn.Conv3d):

@@ -134,7 +134,7 @@ class I3D(nn.Sequential):
         return self.late(self.early(video))
 
     def early(self, video: Tensor) -> Tensor:
-        """The layers whose frames outweigh their weights: (b, f, 3, 224, 224) -> (b, 480, f / 4, 14, 14)."""
+        """The layers of large frames: (b, f, 3, 224, 224) -> (b, 480, f / 4 rounded up, 14, 14)."""
         _, f, c, h, w = video.shape
         if (c, h, w) != (3, SIDE, SIDE) or f < LEAST_FRAMES:
             raise ValueError(

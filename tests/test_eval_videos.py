@@ -18,10 +18,11 @@ from latte.cli import main
 from latte.eval.corruptions import corrupted
 from latte.eval.frechet import Moments
 from latte.models.c3d import C3D
+from latte.models.fast_convolutions import PointwiseConv3d
 from latte.models.i3d import I3D, Logits, Pool
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes import make_clip
-from latte.video import write_video
+from latte.video import count_frames, write_video
 
 
 def videos(folder: Path, first: int, count: int, spoil: str = "", suffix: str = ".mkv") -> Path:
@@ -291,7 +292,7 @@ def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monke
             self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
 
         def early(self, video: torch.Tensor) -> torch.Tensor:
-            seen.add(video.shape[1])
+            seen.add((video.shape[1], any(isinstance(module, PointwiseConv3d) for module in self.modules())))
             return super().early(video)
 
     seen = set()
@@ -301,12 +302,15 @@ def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monke
     assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
     written = json.loads((tmp_path / "speed.json").read_text())
     found = written["rows"]
-    assert written["frames"] == 9 and seen == {9}
+    assert written["frames"] == 9 and seen == {(9, False), (9, True)}  # as it is defined, and made fast
     assert found["agreement"]["relative_error"] < 1e-4
     for name in ("decoding", "features"):
         assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])
-    row = f"| distances | {1 / found['distance']['seconds']:.2f} |"
-    assert row in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"| distances | {1 / found['distance']['seconds']:.2f} |" in said
+    row = found["decoding"]
+    assert f"| clips decoded | {1 / row['seconds']:.2f} | {1 / row['obvious']:.2f} | {row['ratio']:.2f} |" in said
+    assert count_frames(next(eval_speed.drawn(tmp_path, 1, 9, 32).glob("*.mp4"))) == 18
     assert main(["bench", "eval", "--clips", "0"]) == 2
     assert main(["bench", "eval", "--frames", "8"]) == 2
     assert "--frames 8: I3D takes 9 or more" in capsys.readouterr().err

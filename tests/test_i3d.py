@@ -13,7 +13,8 @@ from goldens import FOLDER, relative_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from latte.eval.i3d import i3d_features, load_i3d, own_name, squash, squash_tf1
+from latte.eval.i3d import i3d_detector, i3d_features, own_name, squash, squash_tf1
+from latte.eval.protocol import adjusted
 from latte.models.fast_convolutions import PointwiseConv3d, WinogradConv3d
 from latte.models.i3d import I3D, Pool, Unit, pad_same
 from latte.tensors import CheckpointError
@@ -48,6 +49,11 @@ def hassony(key: str) -> str:
     for ours, theirs in {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b3b": "branch_3.1"}.items():
         key = key.replace(f".{ours}.", f".{theirs}.")
     return key.replace(".b2a.", ".branch_2.0.").replace(".b2b.", ".branch_2.1.").replace(".bn.", ".batch3d.")
+
+
+def load_i3d(path: Path, eps: float, device: str = "cpu") -> I3D:
+    """The network that features are by."""
+    return i3d_detector(path, adjusted("exact", eps=eps), torch.device(device)).features.args[0]
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +237,12 @@ def test_features_do_not_depend_on_the_batch(weights):
     assert both.shape == (2, 400) and both.dtype == torch.float32
     assert relative_error(i3d_features(model, videos[1:], "squash")[0], both[1]) < 1e-5
     assert relative_error(i3d_features(model, videos, "squash-tf1"), both) > 1e-4
+
+
+def test_a_cpu_takes_clip_by_clip_until_frames_are_small(weights, monkeypatch):
+    seen = []
+    for name in ("early", "late"):
+        layers = getattr(I3D, name)
+        monkeypatch.setattr(I3D, name, lambda self, x, layers=layers: seen.append(len(x)) or layers(self, x))
+    i3d_features(load_i3d(weights, 1e-3), torch.zeros(3, 9, 3, 16, 16, dtype=torch.uint8), "squash")
+    assert seen == [1, 1, 1, 3]

@@ -22,6 +22,7 @@ from latte.eval.inception_score import (
 )
 from latte.eval.weights import PUBLISHED, locate
 from latte.models.c3d import C3D
+from latte.models.fast_convolutions import WinogradConv3d
 from latte.models.inception import Inception, resize
 from latte.tensors import CheckpointError
 
@@ -112,6 +113,9 @@ def chainer_resize(image: np.ndarray, size: int) -> np.ndarray:
 def test_classes_of_videos_are_tgan2s(c3d_files):
     folder, state, mean = c3d_files
     network, cube = load_c3d(folder, folder, width=2, hidden=8)
+    elsewhere, _ = load_c3d(folder, folder, width=2, hidden=8, device="meta")
+    kinds = [[isinstance(module, WinogradConv3d) for module in model.modules()] for model in (network, elsewhere)]
+    assert [sum(kind) for kind in kinds] == [8, 0]
     videos = smooth_videos(3, 16, 40, 56)
     x = prepare(videos, cube)
     red = chainer_resize(videos[1, 5, 0].double().numpy(), 112) - mean[2, 5, 8:120, 8:120]  # red is last
