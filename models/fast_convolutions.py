@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4  # frames that are computed together
+# numbers of outputs at a time; half as many more are at work, and glibc maps memory of more than 32 MiB anew each time
+AT_ONCE = 5 * 2**20
 # a row for each of the points 0, 1, -1, 2, -2 and infinity, in A_T a column
 G = [
     [1 / 4, 0, 0],
@@ -38,7 +40,8 @@ A_T = [
 class WinogradConv3d(nn.Module):
     """What a convolution of 3 x 3 x 3, stride 1 and padding 1 computes, (b, c, f, h, w) -> (b, k, f, h, w).
 
-    Its weights do not learn. Channels come last in memory, as convolutions within frames want them.
+    Not for training: RuntimeError where gradients are asked for. Channels come last in memory, as convolutions within
+    frames want them.
     """
 
     def __init__(self, conv: nn.Conv3d):
@@ -53,9 +56,13 @@ class WinogradConv3d(nn.Module):
         b, c, f, h, w = x.shape
         tiles = -(-f // TILE)
         frames = F.pad(x.permute(0, 2, 3, 4, 1).reshape(b, f, -1), (0, 0, 1, tiles * TILE - f + 1))
-        points = (self.b_t @ frames.unfold(1, TILE + 2, TILE).mT).view(b * tiles, TILE + 2, h, w, c).movedim(-1, 2)
-        planes = [F.conv2d(points[:, p], *self.kernel(p), padding=1).movedim(1, -1) for p in range(TILE + 2)]
-        outputs = self.a_t @ torch.stack(planes, 1).flatten(2)
+        windows = frames.unfold(1, TILE + 2, TILE).mT.flatten(0, 1)  # (b tiles, 6, h w c)
+        outputs = x.new_empty(b * tiles, TILE, h * w * self.weight.shape[1])
+        some = max(1, AT_ONCE // outputs[0].numel())
+        for part, out in zip(windows.split(some), outputs.split(some)):
+            points = (self.b_t @ part).view(-1, TILE + 2, h, w, c).movedim(-1, 2)
+            planes = [F.conv2d(points[:, p], *self.kernel(p), padding=1).movedim(1, -1) for p in range(TILE + 2)]
+            torch.matmul(self.a_t, torch.stack(planes, 1).flatten(2), out=out)
         return outputs.view(b, tiles * TILE, h, w, -1)[:, :f].movedim(-1, 1)
 
     def kernel(self, point: int) -> tuple[Tensor, Tensor | None]:

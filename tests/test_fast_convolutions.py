@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from latte.models import fast_convolutions
 from latte.models.fast_convolutions import PointwiseConv3d, WinogradConv3d, use_fast_convolutions
 
 
@@ -23,6 +24,14 @@ def test_float32_loses_little():
     conv, x = nn.Conv3d(128, 96, 3, padding=1), torch.randn(1, 128, 8, 14, 14)
     exact = conv.double()(x.double())
     assert (WinogradConv3d(conv.float())(x) - exact).norm() < 5e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # of 8 tiles: one, and three at a time
+def test_tiles_may_be_computed_in_any_number_at_once(outputs, monkeypatch):
+    torch.manual_seed(0)
+    conv, x = nn.Conv3d(3, 4, 3, padding=1).double(), torch.randn(1, 3, 30, 5, 5).double()
+    monkeypatch.setattr(fast_convolutions, "AT_ONCE", outputs)
+    assert torch.allclose(WinogradConv3d(conv)(x), conv(x), atol=1e-13)
 
 
 def multiplications(module: nn.Module, x: torch.Tensor) -> int:
