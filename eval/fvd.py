@@ -131,8 +131,8 @@ def check_comparable(a: dict, b: dict) -> None:
             if name not in result or not isinstance(result[name], tables.get(name, object)):
                 raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
     pairs = {name: (a[name], b[name]) for name in MUST_AGREE}
-    codecs = {"name": None, "lossless": None}  # codecs are compared below, and a name tells no more than the fields
-    pairs["protocol"] = [result["protocol"] and {**result["protocol"], **codecs} for result in (a, b)]
+    aside = {"name": None, "lossless": None}  # a name tells no more than the fields, and codecs are compared below
+    pairs["protocol"] = [result["protocol"] and {**result["protocol"], **aside} for result in (a, b)]
     pairs["codecs that lose something"] = [lossy_codecs(side["generated"]) for side in (a, b)]
     pairs["sizes of generated frames"] = [sorted(side["generated"].get("sizes", ())) for side in (a, b)]
     pairs["real clips"] = [side["real"].get("fingerprint") or side["real"].get("sha256") for side in (a, b)]
