@@ -17,6 +17,7 @@ from latte.eval.i3d import find_i3d
 from latte.files import writable
 from latte.models.latte import LatteConfig
 from latte.parser import Parser
+from latte.tensors import naming
 from latte.train.config import TrainConfig
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
@@ -74,7 +75,8 @@ def main(argv: list[str]) -> None:
         return
     args.num_videos = VIDEOS[args.scale] if args.num_videos is None else args.num_videos
     check(args.num_videos, args.parallel, args.out, args.seeds)
-    load_vae(find_model(base.vae))
+    with naming(f"vae={base.vae}"):
+        load_vae(find_model(base.vae))
     if base.data != "shapes":
         if not Path(base.data).is_dir():
             raise ValueError(f"data={base.data}: there is no such folder of videos; give data=FOLDER")

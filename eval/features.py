@@ -27,7 +27,7 @@ class Detector:
     """A network that clips are compared by."""
 
     record: dict  # which one it is, how it is set: all that features depend on besides the clip and the rounding
-    features: Callable[[Sequence[Tensor]], Tensor] | None  # uint8 clips (f, 3, h, w) -> (b, ...) on the CPU; None: lost
+    features: Callable[[Sequence[Tensor]], Tensor] | None  # uint8 clips (f, 3, h, w) -> (b, ...); None: unknown
     device: str = ""  # by which it is rounded
     width: int = 0  # numbers of a feature; 0: not said
 
@@ -97,10 +97,14 @@ class Store:
         """Features of a unit. CheckpointError: its file is damaged."""
         if self.folder is None:
             return self.held[unit]
+        path, again = self.path(unit), "delete it, and it is computed again"
         try:
-            return read_tensors(self.path(unit))["features"]
+            features = read_tensors(path).get("features", ())
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; delete it, and it is computed again") from error
+            raise CheckpointError(f"{error}; {again}") from error
+        if len(features) != len(self.units[unit]):
+            raise CheckpointError(f"{path} does not hold the features of {len(self.units[unit])} clips: {again}")
+        return features
 
     def all(self) -> Tensor:
         """Features (n, d) of all clips, in their order."""

@@ -21,6 +21,7 @@ from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 
 ENOUGH = 3  # clips for each number of the features, from which on a distance falls as 1 / clips does
+LEAST_FLOOR = 4  # real clips, of which halves can be compared
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # what two results must share to be compared
 LOSSY = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
 
@@ -71,7 +72,7 @@ def measure(real: Side, generated: Side, protocol: Protocol | None, detector: De
     options = {"unbiased": unbiased, "seed": seed}
     if counted and min(counted) >= max(LEAST, ENOUGH * len(a.mean)):
         result["infinite"] = asdict(at_infinity(real.features, generated.features, **options))
-    if isinstance(real.features, Tensor) and real.count >= 4 and generated.count:
+    if isinstance(real.features, Tensor) and real.count >= LEAST_FLOOR and generated.count:
         result["floor"] = asdict(floor(real.features, generated.count, **options))
     if all(isinstance(side.features, Tensor) for side in (real, generated)) and min(counted) > 2:
         result["kernel"] = mmd2(generated.features, real.features)._asdict()
@@ -103,6 +104,8 @@ def caveats(real: Side, generated: Side, protocol: Protocol | None, detector: De
             found.append(said + bias)
     if isinstance(real.features, Moments):
         found.append("what other real clips would score is not known from statistics")
+    elif real.count < LEAST_FLOOR:
+        found.append(f"{real.count} real clips are too few to say what other real ones would score")
     elif real.count < 2 * generated.count:
         half = real.count // 2
         found.append(f"real from other real is of {half} against {half} clips, scaled to the numbers compared")
@@ -126,10 +129,11 @@ def lossy_codecs(about: dict) -> list[str]:
 def check_comparable(a: dict, b: dict) -> None:
     """ValueError: two results differ in more than the videos that they judge, or are none."""
     for result in (a, b):
-        tables = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
-        for name in (*MUST_AGREE, *tables):
-            if name not in result or not isinstance(result[name], tables.get(name, object)):
-                raise ValueError(f"these are not two results of `latte eval`: {name} is missing")
+        kinds = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
+        kinds |= {"infinite": dict} if "infinite" in result else {}
+        for name in (*MUST_AGREE, *kinds):
+            if name not in result or not isinstance(result[name], kinds.get(name, object)):
+                raise ValueError(f"these are not two results of `latte eval`: {name} is missing or damaged")
     pairs = {name: (a[name], b[name]) for name in MUST_AGREE}
     aside = {"name": None, "lossless": None}  # a name tells no more than the fields, and codecs are compared below
     pairs["protocol"] = [result["protocol"] and {**result["protocol"], **aside} for result in (a, b)]

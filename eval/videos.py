@@ -89,7 +89,8 @@ def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, p
     """ValueError, before the work, for numbers that could not be had after it."""
     for name, side in sets.items():
         if not isinstance(side, Side) and len(side.clips) < 2:
-            raise ValueError(f"there is one {name} clip, {side.clips[0].name}: a distance is of two or more")
+            why = "--num-videos 1" if args.num_videos == 1 else f"there is one {name} clip, {side.clips[0].name}"
+            raise ValueError(f"{why}: a distance is of two clips or more on each side")
     if args.real_crop and isinstance(sets["real"], Side):
         raise ValueError("--real-crop needs real videos, and no statistics")
     for option in ("inception", "c3d"):

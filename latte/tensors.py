@@ -27,8 +27,8 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Every ValueError inside becomes a CheckpointError that begins with the path."""
+def naming(path: str | Path) -> Iterator[None]:
+    """Every ValueError inside becomes a CheckpointError that begins with the path, or the setting that names one."""
     try:
         yield
     except ValueError as error:

@@ -2,7 +2,8 @@
 
 Those of 3 x 3 x 3 take half the multiplications by Winograd's way over frames (Lavin & Gray, arXiv 1509.09308): where x
 are 6 frames and w the 3 frames of a kernel, 4 outputs are A^T [(G w) * (B^T x)], the algorithm F(4, 3) of sections 4.1
-and 4.3. There * is a product; here, a convolution of 3 x 3 within the frame: 6 of them where the definition has 12.
+and 4.3. There * is a product; here, a convolution of 3 x 3 within the frame: 6 of them where the definition has 12. Of
+2 frames, in I3D's last two blocks, it saves none.
 """
 
 import torch

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from latte.checkpoint import save_model
 from latte.cli import main
@@ -111,7 +112,8 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         assert main(["eval", str(sets["bad"]), "--real", str(real), "--out", str(tmp_path / "r.json")]) == 0
         found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
     assert found[1] == pytest.approx(found[0], rel=1e-6)
-    assert "taken as given" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "taken as given" in said and said.rstrip().count("   real 0.") == 1  # flicker of real frames, of a folder's
     assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
     assert "--real-crop needs real videos" in capsys.readouterr().err
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
@@ -133,7 +135,13 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
 def test_what_cannot_be_compared_is_told_before_the_work(sets, tmp_path, capsys):
     words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     assert main([*words, "--num-videos", "1"]) == 2
-    assert "there is one real clip, " in capsys.readouterr().err
+    assert "--num-videos 1: a distance is of two clips or more" in capsys.readouterr().err
+    videos(tmp_path / "one", 0, 1)
+    assert main([words[0], str(tmp_path / "one"), *words[2:]]) == 2
+    assert "there is one generated clip, " in capsys.readouterr().err
+    assert main([*words, "--num-videos", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "3 real clips are too few to say what other real ones would score" in said and "real from other" not in said
     (tmp_path / "cache").write_text("")
     assert main([*words, "--features", str(tmp_path / "cache")]) == 2
     assert "cache is a file: name a folder" in capsys.readouterr().err
@@ -147,10 +155,12 @@ def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     damaged = sorted(tmp_path.glob("*.safetensors"))[0]
-    damaged.write_bytes(damaged.read_bytes()[:40])
-    assert main(words) == 2
-    told = capsys.readouterr().err
-    assert str(damaged) in told and "delete it, and it is computed again" in told
+    whole = load_file(damaged)["features"]
+    for fault in (damaged.read_bytes()[:40], save({"features": whole[:3]}), save({"others": whole})):
+        damaged.write_bytes(fault)
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert str(damaged) in told and "delete it, and it is computed again" in told
     damaged.unlink()
     assert main(words) == 0 and capsys.readouterr().out == said
 

@@ -26,6 +26,12 @@ def test_float32_loses_little():
     assert (WinogradConv3d(conv.float())(x) - exact).norm() < 5e-6 * exact.norm()
 
 
+def test_it_does_not_train():
+    conv, x = nn.Conv3d(3, 4, 3, padding=1), torch.randn(1, 3, 8, 5, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        WinogradConv3d(conv)(x)
+
+
 @pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # of 8 tiles: one, and three at a time
 def test_tiles_may_be_computed_in_any_number_at_once(outputs, monkeypatch):
     torch.manual_seed(0)

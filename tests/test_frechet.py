@@ -66,6 +66,15 @@ def test_singular_covariances_are_like_any_other():
     assert distance(flat, found) == pytest.approx((found.mean.square().sum() + found.cov.trace()).item(), rel=1e-12)
 
 
+def test_no_distance_is_below_zero():
+    """By rounding most distances of a set from itself would be, and of few wild clips the floor's lower bound."""
+    for seed in range(20):
+        same = Moments.of(clips(50, seed))
+        assert 0 <= distance(same, same) < 1e-9
+    wild = torch.randn(9, 3, generator=torch.Generator().manual_seed(6)) ** 5
+    assert floor(wild, 9).low == 0 < floor(wild, 9).value
+
+
 def test_a_linear_map_of_both_sides_by_a_rotation_changes_nothing():
     a, b, turn = clips(60, 4), clips(50, 5, 1.4, 0.2), rotation(6, 16)
     before, after = distance(Moments.of(a), Moments.of(b)), distance(Moments.of(a @ turn), Moments.of(b @ turn))

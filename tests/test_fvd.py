@@ -91,8 +91,8 @@ def test_results_of_different_protocols_refuse_to_be_compared():
         check_comparable(good, {**good, "generated": {"clips": 100}})
     with pytest.raises(ValueError, match="metric is missing"):
         check_comparable(good, {"scores": {}})
-    for name, spoilt in {"distance": None, "protocol": "exact", "real": []}.items():
-        with pytest.raises(ValueError, match=f"not two results of `latte eval`: {name} is missing"):
+    for name, spoilt in {"distance": None, "protocol": "exact", "real": [], "infinite": 3}.items():
+        with pytest.raises(ValueError, match=f"not two results of `latte eval`: {name} is missing or damaged"):
             check_comparable(good, {**good, name: spoilt})
     renamed = {**good, "protocol": {**good["protocol"], "name": "exact, any codec", "lossless": False}}
     check_comparable(good, renamed)
