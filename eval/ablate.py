@@ -11,7 +11,7 @@ import torch
 
 from latte.checkpoint import find_model
 from latte.eval.ablation_report import write_report
-from latte.eval.ablation_runs import Grid, complete, missing
+from latte.eval.ablation_runs import ABOUT, Grid, complete, missing
 from latte.eval.ablations import SCALES, Scale, ablations
 from latte.eval.i3d import find_i3d
 from latte.files import writable
@@ -19,6 +19,7 @@ from latte.models.latte import LatteConfig
 from latte.parser import Parser
 from latte.tensors import naming
 from latte.train.config import TrainConfig
+from latte.train.folder_clips import open_clips
 from latte.train.presets import PRESETS
 from latte.train.settings import resolve
 from latte.vae_io import load_vae
@@ -77,11 +78,10 @@ def main(argv: list[str]) -> None:
     check(args.num_videos, args.parallel, args.out, args.seeds)
     with naming(f"vae={base.vae}"):
         load_vae(find_model(base.vae))
-    if base.data != "shapes":
-        if not Path(base.data).is_dir():
-            raise ValueError(f"data={base.data}: there is no such folder of videos; give data=FOLDER")
-        if not args.i3d:
-            print("without --i3d the report will have losses and samples, and no FVD")
+    if not (args.out / ABOUT).is_file():  # once, as every run would fail
+        open_clips(base)
+    if base.data != "shapes" and not args.i3d:
+        print("without --i3d the report will have losses and samples, and no FVD")
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
     grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)
     grid.begin()

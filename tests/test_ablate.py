@@ -194,8 +194,10 @@ def test_samples_of_a_folder_have_an_fvd(vae, videos, commands, tmp_path, monkey
 
 def test_what_no_run_could_read_is_told_before_the_first(vae, tmp_path, capsys):
     words = ["--scale", "paper", "--config", "folder", "motion_frames=0", "frame_interval=1"]
-    assert ablate(tmp_path / "a", vae, *words, f"data={tmp_path / 'gone'}") == 2
-    assert "gone: there is no such folder of videos; give data=FOLDER" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    for name in ("gone", "empty"):
+        assert ablate(tmp_path / "a", vae, *words, f"data={tmp_path / name}") == 2
+        assert f"{tmp_path / name}" in capsys.readouterr().err
     assert ablate(tmp_path / "a", tmp_path / "no-vae") == 2
     assert f"vae={tmp_path / 'no-vae'}: no model at" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
