@@ -21,6 +21,7 @@ SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)  # of the clips, by which the distance is
 GROUPS = 10  # of clips, of which one is left out
 FLOORS = GROUPS  # choices of real clips
 LEAST = 4 * GROUPS  # clips that a side must have
+LEAST_REAL = 4  # of which halves can be compared
 # 97.5 % points of Student's distribution, by degrees of freedom from 1 on
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NORMAL = 1.95996
@@ -113,11 +114,11 @@ def floor(real: Tensor, count: int, unbiased: bool = False, seed: int = 0) -> Es
     """What `count` clips of a perfect model would score against real ones, by their features (n, d).
 
     The distance of some real clips from as many others, `half` at most, over FLOORS random choices; scaled, as its
-    bias falls with their numbers, to n real and `count` other clips. ValueError: fewer than four real clips.
+    bias falls with their numbers, to n real and `count` other clips. ValueError: fewer than LEAST_REAL real clips, or than two others.
     """
-    half = min(count, len(real) // 2)
-    if half < 2:
+    if len(real) < LEAST_REAL:
         raise ValueError(f"{len(real)} real clips are too few to compare some with others")
+    half = min(count, len(real) // 2)
     values = []
     for i in range(FLOORS):
         order = torch.randperm(len(real), generator=generator(seed, 2, i))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latte import __version__
 from latte.eval.clips import LOSSLESS
-from latte.eval.extrapolation import LEAST, at_infinity, floor
+from latte.eval.extrapolation import LEAST, LEAST_REAL, at_infinity, floor
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments, distance
 from latte.eval.kernel_distance import mmd2
@@ -21,7 +21,6 @@ from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 
 ENOUGH = 3  # clips for each number of the features, from which on a distance falls as 1 / clips does
-LEAST_FLOOR = 4  # real clips, of which halves can be compared
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # what two results must share to be compared
 LOSSY = "the generated videos are stored in {}, which loses some of what is measured: write them without loss"
 
@@ -72,7 +71,7 @@ def measure(real: Side, generated: Side, protocol: Protocol | None, detector: De
     options = {"unbiased": unbiased, "seed": seed}
     if counted and min(counted) >= max(LEAST, ENOUGH * len(a.mean)):
         result["infinite"] = asdict(at_infinity(real.features, generated.features, **options))
-    if isinstance(real.features, Tensor) and real.count >= LEAST_FLOOR and generated.count:
+    if isinstance(real.features, Tensor) and real.count >= LEAST_REAL and generated.count > 1:
         result["floor"] = asdict(floor(real.features, generated.count, **options))
     if all(isinstance(side.features, Tensor) for side in (real, generated)) and min(counted) > 2:
         result["kernel"] = mmd2(generated.features, real.features)._asdict()
@@ -104,7 +103,7 @@ def caveats(real: Side, generated: Side, protocol: Protocol | None, detector: De
             found.append(said + bias)
     if isinstance(real.features, Moments):
         found.append("what other real clips would score is not known from statistics")
-    elif real.count < LEAST_FLOOR:
+    elif real.count < LEAST_REAL:
         found.append(f"{real.count} real clips are too few to say what other real ones would score")
     elif real.count < 2 * generated.count:
         half = real.count // 2
