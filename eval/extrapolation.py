@@ -114,7 +114,8 @@ def floor(real: Tensor, count: int, unbiased: bool = False, seed: int = 0) -> Es
     """What `count` clips of a perfect model would score against real ones, by their features (n, d).
 
     The distance of some real clips from as many others, `half` at most, over FLOORS random choices; scaled, as its
-    bias falls with their numbers, to n real and `count` other clips. ValueError: fewer than LEAST_REAL real clips, or than two others.
+    bias falls with their numbers, to n real and `count` other clips. ValueError: fewer than LEAST_REAL real clips, or
+    than two others.
     """
     if len(real) < LEAST_REAL:
         raise ValueError(f"{len(real)} real clips are too few to compare some with others")
