@@ -74,6 +74,9 @@ def main(argv: list[str]) -> None:
             arms = textwrap.wrap("; ".join(ablation.arms), 100)
             print(f"{name:18} {ablation.title}", *arms, sep=f"\n{'':19}")
         return
+    names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; there are {', '.join(known)}")
     args.num_videos = VIDEOS[args.scale] if args.num_videos is None else args.num_videos
     check(args.num_videos, args.parallel, args.out, args.seeds)
     with naming(f"vae={base.vae}"):
@@ -82,7 +85,6 @@ def main(argv: list[str]) -> None:
         open_clips(base)
     if base.data != "shapes" and not args.i3d:
         print("without --i3d the report will have losses and samples, and no FVD")
-    names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
     grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)
     grid.begin()
     _, runs, exams = missing(grid)
