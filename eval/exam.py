@@ -9,17 +9,17 @@ import torch
 from latte import __version__
 from latte.class_pipeline import ClassPipeline
 from latte.device import device_name
-from latte.eval.examiner import score
 from latte.pipeline import LattePipeline
-from latte.shapes import MOTIONS, Clip, kept_apart, make_clip
-from latte.tensors import digest
+from latte.shapes.draw import MOTIONS, ShapeClip, kept_apart, make_clip
+from latte.shapes.examiner import score
 from latte.text_pipeline import TextPipeline
-from latte.video import from_uint8
+from latte.video.pixels import from_uint8
+from latte.weights.tensors import digest
 
 HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
 
 
-def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[Clip]]:
+def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
     """What a pipeline's call takes for `count` videos, and a real clip of each: motions in turn, or captions.
 
     ValueError: there is no VAE, nothing to judge, or the model's classes are not the motions.
@@ -40,7 +40,7 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[Clip]]:
     return {"class_labels": [clip.label for clip in truths]}, truths
 
 
-def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[Clip]) -> dict:
+def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[ShapeClip]) -> dict:
     """The examiner's scores of uint8 answers (b, f, 3, h, w); colour and shape too where a caption asked for them."""
     asked = truths if isinstance(pipe, TextPipeline) else None
     return score(list(videos), [clip.label for clip in truths], asked, copies=False)
@@ -56,7 +56,8 @@ def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
 def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
     """Scores of `count` real clips, of their reconstructions, and of what a model makes of their classes or captions.
 
-    Captions whose combination no captioned training sees (latte.shapes.kept_apart) are also scored apart, as "unseen".
+    Captions whose combination no captioned training sees (latte.shapes.draw.kept_apart) are also scored apart, as
+    "unseen".
     sampling: what the pipeline's call takes. ValueError: see questions, or an option the model does not have.
     """
     asked, truths = questions(pipe, count)
@@ -67,7 +68,7 @@ def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
     return scores
 
 
-def score_real(pipe: LattePipeline, truths: list[Clip]) -> dict[str, dict]:
+def score_real(pipe: LattePipeline, truths: list[ShapeClip]) -> dict[str, dict]:
     """The examiner's scores of real clips and of their reconstructions."""
     real, labels = [clip.video for clip in truths], [clip.label for clip in truths]
     copies = reconstruct(pipe, torch.stack([torch.from_numpy(video) for video in real]))

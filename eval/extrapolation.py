@@ -52,7 +52,7 @@ class Estimate:
         return cls(value, *(value + side * student_95(GROUPS - 1) * error for side in (-1, 1)))
 
 
-class Sample:
+class Subsets:
     """Features (n, d) in orders that stay: a subset is the first of one, and a clip less changes one clip."""
 
     def __init__(self, features: Tensor, unbiased: bool, seed: int, side: int):
@@ -89,7 +89,7 @@ def intercept(shares: Sequence[float], values: Sequence[float]) -> float:
     return float(y0 - x0 * (w * (x - x0)) @ (y - y0) / ((w * (x - x0)) @ (x - x0)))
 
 
-def followed(a: Sample | Fixed, b: Sample | Fixed, without: int | None = None) -> float:
+def followed(a: Subsets | Fixed, b: Subsets | Fixed, without: int | None = None) -> float:
     """The distance for endlessly many clips, by subsets of both sides."""
     points = [(share, i) for share in SHARES for i in range(round(1 / share))]
     values = [distance(a.subset(i, share, without), b.subset(i, share, without)) for share, i in points]
@@ -103,7 +103,7 @@ def at_infinity(a: Tensor | Moments, b: Tensor | Moments, unbiased: bool = False
     ValueError: fewer than LEAST features.
     """
     sides = [
-        Fixed(side) if isinstance(side, Moments) else Sample(side, unbiased, seed, i) for i, side in enumerate((a, b))
+        Fixed(side) if isinstance(side, Moments) else Subsets(side, unbiased, seed, i) for i, side in enumerate((a, b))
     ]
     left = np.array([followed(*sides, without=group) for group in range(GROUPS)])
     error = float(np.sqrt((GROUPS - 1) / GROUPS * ((left - left.mean()) ** 2).sum()))

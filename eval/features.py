@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.eval.clips import Clip
+from latte.device import arithmetic
+from latte.eval.clip_sets import ClipWindow
 from latte.files import replacing
-from latte.tensors import CheckpointError, read_tensors
-from latte.train.precision import arithmetic
+from latte.weights.tensors import CheckpointError, read_tensors
 
 UNIT = 64  # clips of a file: what an interruption may cost
 FRAMES_AT_ONCE = 128  # of a batch
@@ -53,12 +53,12 @@ def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: 
     return [torch.cat(part) for part in parts]
 
 
-class Source(Protocol):
-    """A set of clips: of a folder (latte.eval.clips.ClipSet) or of a model (latte.eval.sampled.Sampled)."""
+class ClipSource(Protocol):
+    """A set of clips: of a folder (latte.eval.clip_sets.ClipSet) or of a model (latte.eval.model_clips.ModelClips)."""
 
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipWindow, ...]
 
-    def stream(self, chosen: Sequence[Clip]) -> Iterator[Tensor]:
+    def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
         """Some of them in order, uint8 (f, 3, h, w)."""
 
 
@@ -69,7 +69,7 @@ class Store:
     folder may serve any number of sets, what is there is taken, and what is missing is computed.
     """
 
-    def __init__(self, folder: Path | None, clips: Source, detector: Detector):
+    def __init__(self, folder: Path | None, clips: ClipSource, detector: Detector):
         self.folder, self.clips, self.detector = folder, clips, detector
         self.units = [clips.clips[i : i + UNIT] for i in range(0, len(clips.clips), UNIT)]
         self.held: dict[int, Tensor] = {}
@@ -116,7 +116,7 @@ def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool =
     missing = set().union(*(store.missing() for store in stores))
     units = [unit for unit in sorted(missing) if unit % size == rank]  # by number: others may have written some by now
     for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
-        chosen: Sequence[Clip] = stores[0].units[unit]
+        chosen: Sequence[ClipWindow] = stores[0].units[unit]
         clips = stores[0].clips.stream(chosen)
         found = features_of([store.detector for store in stores], clips, chosen[0].frames)
         for store, features in zip(stores, found):

@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.eval.pixels import expect_videos
-from latte.eval.weights import locate
-from latte.models.lpips import LPIPS, SMALLEST
-from latte.tensors import load_strictly, read_tensors
-from latte.video import from_uint8
+from latte.eval.networks.lpips import LPIPS, SMALLEST
+from latte.eval.networks.published_weights import locate
+from latte.video.pixels import expect_videos, from_uint8
+from latte.weights.tensors import load_strictly, read_tensors
 
 IDENTICAL = 100.0  # dB where no pixel differs, as in Pyramid Attention Broadcast's own evaluation
 HEADS = "functional/image/lpips_models/alex.pth"  # LPIPS's own weights, 6 kB, which torchmetrics has
@@ -76,3 +75,17 @@ def lpips(videos: Tensor, exact: Tensor, network: LPIPS, batch_size: int = 32) -
     pairs = zip(*(each.flatten(0, 1).split(batch_size) for each in (videos, exact)))
     each = [network(*(from_uint8(frames.to(device)) for frames in pair)).cpu() for pair in pairs]
     return torch.cat(each).double().mean().item()
+
+
+def flicker(videos: Tensor) -> float:
+    """VBench's temporal flickering (Huang et al., arXiv 2311.17982) of uint8 videos (b, f, 3, h, w); 1: frozen.
+
+    One less the mean difference of consecutive frames as a share of 255. Motion lowers it as well as flicker, and a
+    still picture scores best: VBench takes it of videos that ought to be static; of others, compare it with that of
+    real or exact ones. ValueError: other videos than that, or of a single frame.
+    """
+    expect_videos(videos)
+    if videos.shape[1] < 2:
+        raise ValueError("flicker is of videos of two frames or more")
+    each = [(video[1:].short() - video[:-1].short()).abs().double().mean() for video in videos]
+    return 1 - (sum(each) / len(each)).item() / 255

@@ -1,39 +1,19 @@
 """Numbers beside the distance, each from features of single clips: frames' FID, the inception score, flicker."""
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latte.device import device_name
 from latte.eval.features import Detector
-from latte.eval.flicker import flicker
+from latte.eval.fid import of_frames
+from latte.eval.fidelity import flicker
 from latte.eval.frechet import Moments, distance
-from latte.eval.inception import frame_features, load_inception
-from latte.eval.inception_score import class_probabilities, inception_score, load_c3d
-from latte.eval.weights import locate
+from latte.eval.inception_score import inception_score, of_classes
 
 FLICKER = Detector(
     {"metric": "flicker"}, lambda clips: torch.tensor([[flicker(clip[None])] for clip in clips], dtype=torch.float64)
 )
-
-
-def of_frames(path: Path, device: torch.device) -> Detector:
-    """Inception's features of each frame of a clip, (b, f, 2048)."""
-    file = locate("inception", path)
-    network = load_inception(file.path, device)
-    of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
-    return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device))
-
-
-def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
-    """C3D's probabilities of UCF101's classes, (b, 101), float64."""
-    file, mean_file = locate("c3d", path), locate("c3d-mean", mean)
-    network, cube = load_c3d(file.path, mean_file.path, device=device)
-    of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
-    record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}
-    return Detector(record, of, device_name(device))
 
 
 def other_detectors(args: argparse.Namespace, device: torch.device) -> dict[str, Detector]:

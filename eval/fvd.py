@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from latte import __version__
-from latte.eval.clips import LOSSLESS
+from latte.eval.clip_sets import LOSSLESS
 from latte.eval.extrapolation import LEAST, LEAST_REAL, at_infinity, floor
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments, distance
-from latte.eval.kernel_distance import mmd2
+from latte.eval.kernel import mmd2
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import read_statistics
 

@@ -13,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latte.eval.arrays import read_arrays
-from latte.eval.pixels import expect_videos
-from latte.eval.weights import locate
-from latte.models.c3d import C3D, FRAMES, SIZE
-from latte.models.fast_convolutions import use_fast_convolutions
-from latte.tensors import CheckpointError, load_strictly, naming, rename_keys
+from latte.device import device_name
+from latte.eval.features import Detector
+from latte.eval.networks.c3d import C3D, FRAMES, SIZE
+from latte.eval.networks.fast_convolutions import use_fast_convolutions
+from latte.eval.networks.published_weights import locate
+from latte.video.pixels import expect_videos
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_arrays, rename_keys
 
 LEFT_OUT = 8  # of the mean's 128 x 171 pixels, at the top and at the left, as tgan2 does it
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoreProtocol:
     """How many clips, in how many groups, each of which has a score; whether the clips are shuffled first."""
 
     videos: int
@@ -32,9 +33,9 @@ class Protocol:
     shuffled: bool
 
 
-PROTOCOLS = {
-    "tgan2": Protocol(20480, 10, False),  # ten times 2048 new samples, pfnet-research/tgan2
-    "stylegan-v": Protocol(2048, 10, True),  # some 205 a group: low by construction; universome/stylegan-v
+SCORE_PROTOCOLS = {
+    "tgan2": ScoreProtocol(20480, 10, False),  # ten times 2048 new samples, pfnet-research/tgan2
+    "stylegan-v": ScoreProtocol(2048, 10, True),  # some 205 a group: low by construction; universome/stylegan-v
 }
 
 
@@ -53,7 +54,7 @@ def load_c3d(
     file, mean_file = locate("c3d", path).path, locate("c3d-mean", mean).path
     with torch.device("meta"):
         network = C3D(width, hidden)
-    with naming(file):
+    with prefix_errors(file):
         state = rename_keys(read_arrays(file), lambda name: name.replace("/W", ".weight").replace("/b", ".bias"))
     load_strictly(network, state, file)
     table = read_arrays(mean_file)
@@ -106,9 +107,9 @@ def inception_score(probabilities: Tensor, protocol: str) -> dict:
 
     ValueError: no such protocol, or too few clips for it.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"no protocol {protocol!r} of the inception score: there are {', '.join(PROTOCOLS)}")
-    how = PROTOCOLS[protocol]
+    if protocol not in SCORE_PROTOCOLS:
+        raise ValueError(f"no protocol {protocol!r} of the inception score: there are {', '.join(SCORE_PROTOCOLS)}")
+    how = SCORE_PROTOCOLS[protocol]
     if len(probabilities) < how.videos:
         raise ValueError(f"the inception score of {protocol} is of {how.videos} clips; {len(probabilities)} are given")
     rows = probabilities[: how.videos]
@@ -116,3 +117,12 @@ def inception_score(probabilities: Tensor, protocol: str) -> dict:
         rows = rows[torch.from_numpy(np.random.RandomState(42).permutation(how.videos))]
     scores = group_scores(rows, how.groups)
     return {"mean": scores.mean().item(), "std": scores.std(correction=0).item(), "protocol": protocol, **asdict(how)}
+
+
+def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
+    """C3D's probabilities of UCF101's classes, (b, 101), float64."""
+    file, mean_file = locate("c3d", path), locate("c3d-mean", mean)
+    network, cube = load_c3d(file.path, mean_file.path, device=device)
+    of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
+    record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}
+    return Detector(record, of, device_name(device))

@@ -8,12 +8,11 @@ from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name, usable_device
-from latte.eval.clips import videos_of
-from latte.eval.fidelity import load_lpips, lpips, psnr, ssim
-from latte.eval.flicker import flicker
-from latte.eval.weights import locate
-from latte.tensors import digest
-from latte.video import read_video
+from latte.eval.clip_sets import videos_of
+from latte.eval.fidelity import flicker, load_lpips, lpips, psnr, ssim
+from latte.eval.networks.published_weights import locate
+from latte.video.read import read_video
+from latte.weights.tensors import digest
 
 
 def paired(folder: Path, reference: Path) -> list[tuple[Path, Path]]:

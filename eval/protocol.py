@@ -6,14 +6,14 @@ Numbers of different protocols differ by more than models do, so a protocol is a
 import math
 from dataclasses import dataclass, replace
 
-from latte.models.i3d import EPS
+from latte.eval.networks.i3d import EPS
 
 LARGEST = 4096  # pixels of a side
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure; where its clips come from is in latte.eval.clips."""
+    """One way to measure; where its clips come from is in latte.eval.clip_sets."""
 
     name: str
     frames: int = 16  # of a clip; of a video, frames times the stride are needed
@@ -23,7 +23,7 @@ class Protocol:
     real_start: str = "seed"  # of a clip in its video: "seed", or "zero"
     generated_start: str = "zero"
     clips: int = 2048  # of each side, at most
-    resize: str = "squash"  # see latte.eval.i3d
+    resize: str = "squash"  # see latte.eval.networks.i3d_weights
     eps: float = EPS  # of I3D's batch norms
     unbiased: bool = False  # covariances divided by n - 1
     real_crop: int = 0  # pixels of a side to which real frames are cut, as training cuts them; 0: as they are

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latte.eval.arrays import read_arrays
 from latte.eval.frechet import Moments
-from latte.eval.pickles import read_pickle
-from latte.tensors import CheckpointError, digest
+from latte.eval.networks.pickles import read_pickle
+from latte.weights.tensors import CheckpointError, digest, read_arrays
 
 SUFFIXES = (".npz", ".pkl", ".pickle")
 NAMES = {"mean": ("mean", "mu"), "cov": ("cov", "sigma"), "count": ("n", "num_items", "count")}

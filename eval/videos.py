@@ -6,19 +6,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.device import local_device, usable_device
-from latte.eval.clips import ClipSet, choose_clips
+from latte.device import usable_device
+from latte.eval.clip_sets import ClipSet, choose_clips
 from latte.eval.features import Detector, Store, fill
 from latte.eval.frame_metrics import other_detectors, other_numbers
 from latte.eval.fvd import Side, given, measure
-from latte.eval.i3d import i3d_detector
-from latte.eval.inception_score import PROTOCOLS as INCEPTION_SCORES
+from latte.eval.inception_score import SCORE_PROTOCOLS as INCEPTION_SCORES
+from latte.eval.model_clips import ModelClips, is_model, model_clips
+from latte.eval.networks.c3d import FRAMES
+from latte.eval.networks.i3d_weights import i3d_detector
+from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import Protocol, adjusted
-from latte.eval.sampled import Sampled, is_model, sampled
-from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import is_statistics
-from latte.models.c3d import FRAMES
-from latte.train.parallel import Ranks, processes
+from latte.processes import Ranks, local_device, processes
 
 INCEPTION_SCORE = "stylegan-v"  # whose protocol, where none is named
 ONE_SIDED = ("inception_score", "real")  # what has no use for a side
@@ -78,14 +78,14 @@ def check_given(sides: dict[str, Side], detector: Detector, args: argparse.Names
             raise ValueError(of if args.i3d else f"{of}: give --i3d, if they are I3D's")
 
 
-def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | Sampled:
+def chosen(name: str, args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ClipSet | ModelClips:
     """What a side is of: clips of a folder, or of a model."""
     if name == "generated" and is_model(args.model):
-        return sampled(args, protocol, ranks)
+        return model_clips(args, protocol, ranks)
     return choose_clips(args.real if name == "real" else Path(args.model), protocol, name, args.seed)
 
 
-def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, protocol: Protocol) -> None:
+def check(sets: dict[str, ClipSet | ModelClips | Side], args: argparse.Namespace, protocol: Protocol) -> None:
     """ValueError, before the work, for numbers that could not be had after it."""
     for name, side in sets.items():
         if not isinstance(side, Side) and len(side.clips) < 2:
@@ -105,7 +105,7 @@ def check(sets: dict[str, ClipSet | Sampled | Side], args: argparse.Namespace, p
             raise ValueError(f"the inception score is of clips of {FRAMES} frames; protocol {protocol.name} has others")
 
 
-def features(clips: ClipSet | Sampled, detectors: list[Detector], folder: Path | None, ranks: Ranks) -> list[Tensor]:
+def features(clips: ClipSet | ModelClips, detectors: list[Detector], folder: Path | None, ranks: Ranks) -> list[Tensor]:
     """Each detector's features of every clip of a set; each process computes its share of what is missing."""
     stores = [Store(folder, clips, detector) for detector in detectors]
     fill(stores, ranks.rank, ranks.size, progress=ranks.first)

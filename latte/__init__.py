@@ -10,7 +10,7 @@ def __getattr__(name: str):
 
         return LattePipeline
     if name == "load_model":
-        from latte.checkpoint import load_model
+        from latte.weights.load import load_model
 
         return load_model
     raise AttributeError(f"module 'latte' has no attribute {name!r}")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.checkpoint import find_model, home, load_model, own_vae
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import Schedule, linear_schedule, respace
@@ -26,10 +25,11 @@ from latte.pipeline import (
     check_vae,
     told,
 )
-from latte.published import find_vae
-from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import ALL, Scheduler
-from latte.vae_io import load_vae
+from latte.weights.hub import find_vae
+from latte.weights.load import find_model, load_model, model_root, own_vae
+from latte.weights.sampling_defaults import Guidance, Sampling, check_interval, load_sampling
+from latte.weights.vae_folder import load_vae
 
 GUIDANCE = 4.0  # scale where none is asked for
 
@@ -66,7 +66,7 @@ class ClassPipeline(LattePipeline):
             vae = load_vae(find_vae(vae, path))
         names = read_classes(path / "classes.json", transformer.config.num_classes)
         pipe = cls(transformer, vae, names)
-        pipe.sampling = load_sampling(home(path), pipe.sampling.guidance.scale)
+        pipe.sampling = load_sampling(model_root(path), pipe.sampling.guidance.scale)
         return pipe if torch_dtype is None else pipe.to(dtype=torch_dtype)
 
     def class_index(self, label: int | str) -> int:

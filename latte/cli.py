@@ -8,19 +8,20 @@ import warnings
 from importlib import import_module
 
 from latte import __version__
-from latte.parser import Parser, one_line
+from latte.commands.parser import Parser
+from latte.files import one_line
 
-COMMANDS = {  # name: (module that has main(argv), what it does)
-    "sample": ("latte.sample", "make videos with a model, and a page to look at them"),
-    "prepare": ("latte.train.prepare", "check a data set's videos and list them for training"),
-    "train": ("latte.train.main", "train a model or a VAE, on the built-in shapes or on a folder of videos"),
-    "encode": ("latte.train.encode", "encode a data set's latents, and captions, for training"),
-    "plot": ("latte.train.plot", "draw the curves of a training"),
-    "convert": ("latte.convert_main", "write another project's checkpoint as a model folder"),
-    "eval": ("latte.eval.main", "measure videos: FVD and others beside real ones, or the examiner's scores"),
-    "ablate": ("latte.eval.ablate", "the paper's ablations: train every arm, score, and report"),
-    "bench": ("latte.eval.bench", "benchmarks: what an acceleration saves, and what it costs"),
-    "info": ("latte.info", "parameters and FLOPs of every variant and size, beside the paper's"),
+COMMANDS = {  # name, which is also the module's in latte.commands, and what it does
+    "sample": "make videos with a model, and a page to look at them",
+    "prepare": "check a data set's videos and list them for training",
+    "train": "train a model or a VAE, on the built-in shapes or on a folder of videos",
+    "encode": "encode a data set's latents, and captions, for training",
+    "plot": "draw the curves of a training",
+    "convert": "write another project's checkpoint as a model folder",
+    "eval": "measure videos: FVD and others beside real ones, or the examiner's scores",
+    "ablate": "the paper's ablations: train every arm, score, and report",
+    "bench": "benchmarks: what an acceleration saves, and what it costs",
+    "info": "parameters and FLOPs of every variant and size, beside the paper's",
 }
 
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="latte",
         description="Latte, the latent diffusion transformer for video. More: latte COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {help}" for name, (_, help) in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:9} {help}" for name, help in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"latte-video {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: say("warning: ", message)
             # torchvision, which timm imports, beside a CPU build of torch: its picture reader is not used here
             warnings.filterwarnings("ignore", "Failed to load image Python extension")
-            import_module(COMMANDS[parsed.command][0]).main(parsed.arguments)
+            import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
     except KeyboardInterrupt:
         say("", "stopped")
         return 130

@@ -1,24 +1,9 @@
 """Which device a command computes on."""
 
-import argparse
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-
-
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """--device, by default cuda where there is one."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help=f"what to compute on (here: {default})")
-
-
-def local_device(name: str) -> str:
-    """The device of this process among those that torchrun started on a machine. ValueError: which one is not said."""
-    if name != "cuda" or "RANK" not in os.environ:
-        return name
-    if "LOCAL_RANK" not in os.environ:
-        raise ValueError("RANK is set and LOCAL_RANK is not: start the processes with torchrun")
-    return f"cuda:{os.environ['LOCAL_RANK']}"
 
 
 def usable_device(name: str) -> torch.device:
@@ -36,3 +21,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Within it, forward and backward, CUDA's products and convolutions of float32 are that, or TF32 if so asked."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -101,3 +101,8 @@ def read_json(path: Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not hold a JSON object")
     return values
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks, and without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))

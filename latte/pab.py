@@ -59,7 +59,7 @@ class Spans:
 
 
 @dataclass
-class Run:
+class BroadcastState:
     """Where a run is, and the outputs that it may take again."""
 
     count: int = -1  # of evaluations, the present one's index
@@ -102,15 +102,16 @@ def pyramid_attention_broadcast(
     rules: dict[str, Broadcast | Spans],
     timestep: Callable[[], float | Tensor] | None = None,
     after_gate: bool = False,
-) -> Iterator[Run]:
+) -> Iterator[BroadcastState]:
     """Inside it, the layers of `model` follow the rule of their kind; a kind without one always computes.
 
     timestep: what the current one is, asked once an evaluation; None: the second argument of the model's calls, (b,).
     What is kept is a layer's output before the block's gate, so that reuse has the present gate (as in diffusers), or,
-    with after_gate, what the block adds (as in VideoSys). Cross-attention has no gate. Yields the Run, and nothing of
+    with after_gate, what the block adds (as in VideoSys). Cross-attention has no gate. Yields the BroadcastState,
+    and nothing of
     it remains afterwards. ValueError: a rule for a kind that the model has not, or no gate of its own to wait for.
     """
-    run, places = Run(), Counter()
+    run, places = BroadcastState(), Counter()
     followed: dict[nn.Module, Callable] = {}
     for layer in model.modules():
         kind = getattr(layer, "kind", None)
@@ -148,7 +149,7 @@ def now(t: float | Tensor) -> float:
 
 
 def shadows(
-    model: nn.Module, run: Run, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
+    model: nn.Module, run: BroadcastState, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
 ) -> list[tuple[nn.Module, str, Callable]]:
     """(module, method, what is to stand before it on this instance); see pyramid_attention_broadcast."""
     if not after_gate:
@@ -173,7 +174,7 @@ class PyramidAttentionBroadcastMixin:
     """
 
     _broadcast: tuple[dict[str, Broadcast | Spans], bool] | None = None
-    _run: Run | None = None
+    _run: BroadcastState | None = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -248,3 +249,17 @@ def broadcasting(call: Callable) -> Callable:
 
     wrapped.broadcasts = True
     return wrapped
+
+
+def broadcast_ranges(words: list[str]) -> dict[str, int]:
+    """ "spatial=2" and the like as options of enable_pyramid_attention_broadcast. ValueError: no such word."""
+    ranges = {}
+    for word in words:
+        kind, _, every = word.partition("=")
+        if kind not in KINDS or not every.isdecimal():
+            raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
+        name = f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"
+        if name in ranges:
+            raise ValueError(f"--pab {word}: there is another range of {kind}")
+        ranges[name] = int(every)
+    return ranges

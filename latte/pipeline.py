@@ -16,7 +16,7 @@ from latte.diffusion.schedule import Schedule
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.models.vae import VideoVAE
 from latte.pab import PyramidAttentionBroadcastMixin
-from latte.video import to_uint8
+from latte.video.pixels import to_uint8
 
 MOST_VIDEOS = 1_000_000  # of one call
 OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
@@ -55,10 +55,10 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         path: anything that latte.load_model takes, a text-to-video folder (published, or of ours), a shipped name, or a
         name on the Hugging Face hub whose files are in its cache on this machine.
         """
-        from latte.checkpoint import is_text_pipeline
         from latte.class_pipeline import ClassPipeline
-        from latte.published import find_pipeline
         from latte.text_pipeline import TextPipeline
+        from latte.weights.hub import find_pipeline
+        from latte.weights.load import is_text_pipeline
 
         path = find_pipeline(path)
         kind = TextPipeline if is_text_pipeline(path) else ClassPipeline

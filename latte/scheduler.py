@@ -9,7 +9,7 @@ from torch import Tensor
 from latte.diffusion.samplers import SAMPLERS
 from latte.diffusion.schedule import Schedule, at_timesteps, linear_schedule, spaced
 from latte.diffusion.solvers import SOLVERS
-from latte.models.config import checked
+from latte.models.fields import check_fields
 
 ALL = {**SAMPLERS, **SOLVERS}
 IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these begin at the deviation of their first level
@@ -83,7 +83,7 @@ class Scheduler:
         ValueError: it asks for what this does not do.
         """
         if "sampler" in config:
-            values = checked(cls, config)
+            values = check_fields(cls, config)
         else:
             for name, only in FIXED.items():
                 if config.get(name, only[0]) not in only:
@@ -95,7 +95,7 @@ class Scheduler:
             spacing = "linspace" if kind in LINSPACE else "leading"
             default = {"timestep_spacing": spacing, "set_alpha_to_one": kind != "PNDMScheduler"}
             values = {**default, **{name: value for name, value in config.items() if name in names}}
-            values = checked(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
+            values = check_fields(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
         scheduler = cls(**values)
         if sampler is None or sampler == scheduler.sampler:
             return scheduler

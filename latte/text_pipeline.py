@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latte.checkpoint import home
 from latte.diffusion.guidance import guided, predicting_noise
-from latte.memory import in_eight_bits
+from latte.diffusion.randomness import draws
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
-from latte.noise import draws
 from latte.pipeline import (
     MOST_VIDEOS,
     OUTPUT_TYPES,
@@ -28,12 +26,15 @@ from latte.pipeline import (
     chunked,
     told,
 )
-from latte.published import GUIDANCE, find_pipeline, find_vae, readers
-from latte.sampling import Guidance, Sampling, check_interval, load_sampling
 from latte.scheduler import Scheduler
-from latte.text import MAX_LENGTH, Text, check_texts, embed, kept, masked
-from latte.tokenizer import Tokenizer
-from latte.vae_io import load_vae
+from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
+from latte.text.tokenizer import Tokenizer
+from latte.weights.eight_bits import in_eight_bits
+from latte.weights.hub import find_pipeline, find_vae
+from latte.weights.load import model_root
+from latte.weights.published import GUIDANCE, readers
+from latte.weights.sampling_defaults import Guidance, Sampling, check_interval, load_sampling
+from latte.weights.vae_folder import load_vae
 
 KEEPING = (None, "cpu", "free")
 READ = "read it from the folder"  # what a part is unless it is passed in, or left out by None
@@ -83,7 +84,8 @@ class TextPipeline(LattePipeline):
 
         A part that is passed in is not read; None leaves it out (and of the scheduler takes DDIM). vae: also another
         folder, or the name of one within this one, such as "vae_temporal_decoder". memory "low": the text encoder is in
-        8 bits (latte.memory), and on the CPU between encodings; the VAE decodes frame by frame, or, with a temporal
+        8 bits (latte.weights.eight_bits), and on the CPU between encodings; the VAE decodes frame by frame,
+        or, with a temporal
         decoder, computes so inside its layers. CheckpointError says what is missing, damaged or does not fit.
         """
         check_choice("memory", memory, ("normal", "low"))
@@ -94,7 +96,7 @@ class TextPipeline(LattePipeline):
         given["scheduler"] = scheduler
         read = readers(path, torch_dtype, memory == "low")
         pipe = cls(**{name: read[name]() if part is READ else part for name, part in given.items()})
-        pipe.sampling = load_sampling(home(path), GUIDANCE)
+        pipe.sampling = load_sampling(model_root(path), GUIDANCE)
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
             if pipe.text_encoder is not None:  # one that was passed in may still be in floating-point numbers
@@ -146,7 +148,7 @@ class TextPipeline(LattePipeline):
         Video i has the noise of (seed, i), seed 0 unless given, or of `generator`, one for all or one a video, or
         begins at latents (b, c, f, h, w). first: the number of the first video under a seed, so that a call makes a
         part of what a larger one makes. mask_feature: padding of the prompts is left out, as text_mask says
-        (latte.text). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
+        (latte.text.embed). output_type: "pil" lists of images, "np" (b, f, h, w, 3) and "pt" (b, f, 3, h, w) in [0, 1],
         "uint8", "latent" (b, c, f, h, w). callback_on_step_end: see latte.pipeline.told. decode_chunk_size: frames that
         the VAE decodes at once in this call; batch_size: videos that go through denoiser and VAE at once (None: all);
         both, and a call of its own (first), change memory, and results by rounding alone (but for one generator of all

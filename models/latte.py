@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latte.models.block import MODULATION, AdaLN, Block, modulate, per_frame
 from latte.models.condition import Condition, sincos, spatial_position
-from latte.models.config import checked
+from latte.models.fields import check_fields
 
 VARIANTS = {
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion
@@ -119,7 +119,7 @@ class LatteConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "LatteConfig":
         """The inverse of dataclasses.asdict; ValueError: an unknown name, or a value of another type."""
-        return cls(**checked(cls, values))
+        return cls(**check_fields(cls, values))
 
     @property
     def out_channels(self) -> int:

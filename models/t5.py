@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.config import checked
+from latte.models.fields import check_fields
 
 MOST_LAYERS = 500
 
@@ -46,7 +46,7 @@ class T5Config:
         if (kind := values.get("feed_forward_proj", "gated-gelu")) != "gated-gelu":
             raise ValueError(f"feed_forward_proj is {kind!r}: this is no T5 v1.1, whose feed-forward is gated-gelu")
         known = {field.name for field in fields(cls)}
-        return cls(**checked(cls, {name: value for name, value in values.items() if name in known}))
+        return cls(**check_fields(cls, {name: value for name, value in values.items() if name in known}))
 
 
 class RMSNorm(nn.Module):
@@ -74,7 +74,7 @@ class Float32Linear(nn.Linear):
             return super().forward(x.float())
 
 
-class Block(nn.Module):
+class T5Block(nn.Module):
     """Self-attention with a bias by distance and without the usual scale, then a gated MLP; both on a residual."""
 
     def __init__(self, cfg: T5Config):
@@ -112,7 +112,7 @@ class T5Encoder(nn.Module):
         self.config = config
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.distance = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(T5Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def init_weights(self) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.config import checked
+from latte.models.fields import check_fields
 from latte.models.vae_blocks import (
     TEMPORAL_GROUPS,
     Chunked,
@@ -57,7 +57,9 @@ class VAEConfig:
         """From a published config.json, whose other entries (class name, block types, sizes) are passed over."""
         known = {field.name for field in fields(cls)}
         published = {"temporal_decoder": "TemporalDecoder" in str(values.get("_class_name"))}
-        return cls(**checked(cls, {**published, **{name: value for name, value in values.items() if name in known}}))
+        return cls(
+            **check_fields(cls, {**published, **{name: value for name, value in values.items() if name in known}})
+        )
 
 
 class Encoder(nn.Module):

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # `import goldens`, under importlib import mode
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # `import goldens`, under importlib import mode
 
 from goldens import Golden
 from published import write_published
@@ -17,9 +17,9 @@ from published import write_published
 from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.shapes import make_clip
-from latte.vae_io import save_vae
-from latte.video import write_video
+from latte.shapes.draw import make_clip
+from latte.video.write import write_video
+from latte.weights.vae_folder import save_vae
 
 
 @pytest.fixture

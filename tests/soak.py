@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from small_runs import TINY, run, same, small, tensors
 
 from latte import LattePipeline
-from latte.many import sample_many
 from latte.models.latte import Latte, LatteConfig
-from latte.tensors import digest
+from latte.sample_many import sample_many
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
+from latte.train.presets import resolve
 from latte.train.run import Run
-from latte.train.settings import resolve
-from latte.vae_io import load_vae
+from latte.weights.tensors import digest
+from latte.weights.vae_folder import load_vae
 
 COUNT = float(os.environ.get("SOAK", 1))  # share of the full campaign
 

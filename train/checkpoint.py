@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.files import read_json, write_json
-from latte.folder import MANIFEST, damage, write_manifest
-from latte.tensors import write_tensors
+from latte.weights.folder import MANIFEST, damage, write_manifest
+from latte.weights.tensors import write_tensors
 
 ASIDE = "damaged-"  # before the name of a checkpoint that is not what was written
 

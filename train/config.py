@@ -3,10 +3,10 @@
 import math
 from dataclasses import MISSING, dataclass, field, fields
 
-from latte.models.config import unknown
+from latte.models.fields import unknown_key
+from latte.train.data.transforms import TRANSFORMS
+from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
-from latte.train.transforms import TRANSFORMS
-from latte.train.windows import SELECTIONS, span
 
 LEAST = {  # the smallest sensible value; all numbers are finite
     "clips": 1,
@@ -114,7 +114,7 @@ class TrainConfig:
     motion_frames: int = 0  # data "shapes": of a whole motion, whose windows are the clips; 0: num_frames, a VAE's 16
     num_images: int = 0  # joint image-video training: single frames of other clips that go with each clip
     frame_interval: int = 1  # of a video's frames, every so many are taken
-    selection: str = "stride"  # how these are chosen: or "linspace", "crop", the original's (latte.train.windows)
+    selection: str = "stride"  # how these are chosen: or "linspace", "crop", the original's (latte.train.data.windows)
     transform: str = "ours"  # how frames become square: or "ffs", "ucf101", "sky", "taichi", the original's
     flip: bool = False  # mirror half of the clips, left to right
     failed_share: float = 0.5  # of the videos may be too short or damaged; more of them end the run
@@ -204,7 +204,7 @@ def typed(name: str, value):
     """`value` as the type of field `name`; YAML reads 1e-4 as text."""
     names = [f.name for f in fields(TrainConfig)]
     if name not in names:
-        raise ValueError(unknown(str(name), names))
+        raise ValueError(unknown_key(str(name), names))
     wanted = TrainConfig.__dataclass_fields__[name].type
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.randomness import generator
-from latte.eval.clips import choose_clips
+from latte.eval.clip_sets import choose_clips
 from latte.eval.features import Detector, Store, features_of, fill
 from latte.eval.frechet import Moments, distance
 from latte.eval.fvd import given
-from latte.eval.i3d import i3d_detector
+from latte.eval.networks.i3d_weights import i3d_detector
+from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import Protocol, adjusted
-from latte.eval.shape_features import shapes_detector
 from latte.eval.statistics import is_statistics
 from latte.train.config import TrainConfig
-from latte.train.data import Clips
-from latte.train.latent_files import Stored
-from latte.video import to_uint8
+from latte.train.data.clips import Clips
+from latte.train.data.latent_files import Stored
+from latte.video.pixels import to_uint8
 
 PLACE = 1 << 31  # of its random numbers: no step is as late
 

@@ -15,16 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.checkpoint import find_model, home, is_checkpoint, is_text_pipeline, load_model
 from latte.class_pipeline import read_classes
-from latte.convert import TEMPORAL, original_config, original_state, shape_of, unwrap
-from latte.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
-from latte.folder import read_config
 from latte.models.latte import SIZES, Latte, LatteConfig
-from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.models.text_to_video import TextToVideo
-from latte.published import read_state, readers
-from latte.tensors import CheckpointError, load_strictly, naming, read_tensors
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
+from latte.weights.convert_latte import TEMPORAL, original_config, original_state, shape_of, unwrap
+from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
+from latte.weights.folder import read_config
+from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
+from latte.weights.published import read_state, readers
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 WRAPPERS = ("ema", "state_dict_ema", "model", "state_dict")  # under which trainings save weights, averaged ones first
 MUST_AGREE = (
@@ -99,7 +98,7 @@ def read_latte(path: Path, like: LatteConfig) -> tuple[Latte, list[str]]:
     if path.is_dir():
         model = load_model(path)
         return model, read_classes(path / "classes.json", model.config.num_classes)
-    with naming(path):
+    with prefix_errors(path):
         state = bare(path)
         width = shape_of(state, "x_embedder.proj.weight", 4)[0]
         published = any(width == size[1] for size in SIZES.values())
@@ -162,7 +161,7 @@ def begin_transformer(network: LatteT2V, source: str) -> Path:
 
 def has_text(path: Path) -> bool:
     """Whether a text encoder, and so a vocabulary, comes with the model there."""
-    learning = is_checkpoint(path) and (home(path) / "tokenizer").is_dir()
+    learning = is_checkpoint(path) and (model_root(path) / "tokenizer").is_dir()
     return is_text_pipeline(path) and (learning or (path / "text_encoder").is_dir())
 
 
@@ -170,7 +169,7 @@ def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str
     """Shape and weights, in our names, of a LatteT2V or a PixArt-alpha; the latter without temporal blocks."""
     config = read_config(path, t2v_config) if path.is_dir() else None
     state = read_state(path, lambda name, tensor: {name: tensor}) if path.is_dir() else bare(path)
-    with naming(path):
+    with prefix_errors(path):
         sizes = [name for name in state if OF_SIZES.match(name)]
         if sizes:
             tell(path, f"what it was told of a picture's size and aspect is left out ({len(sizes)} tensors)")
@@ -207,7 +206,7 @@ def t2v_shape(state: dict[str, Tensor], like: LatteT2VConfig) -> LatteT2VConfig:
 
 def bare(path: Path) -> dict[str, Tensor]:
     """The weights in a file, from under the name that a training gave them. CheckpointError: none, or damaged."""
-    with naming(path):
+    with prefix_errors(path):
         table = read_tensors(path)
         return unwrap(next((table[name] for name in WRAPPERS if isinstance(table.get(name), dict)), table))
 

@@ -12,17 +12,17 @@ import yaml
 from tqdm import tqdm
 
 from latte.files import write_text
+from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
-from latte.train.data import Clips
+from latte.train.data.clips import Clips
 from latte.train.metrics import Metrics, cut
-from latte.train.parallel import Ranks
 from latte.train.run import Run
 from latte.train.watch import Board
 
 
-class Wishes:
-    """Turns signals into wishes, answered at the next step boundary: SIGTERM, SIGINT to stop, SIGUSR1 to save."""
+class StopSignals:
+    """Turns signals into signals, answered at the next step boundary: SIGTERM, SIGINT to stop, SIGUSR1 to save."""
 
     def __init__(self):
         self.stop = self.save = False
@@ -59,16 +59,16 @@ def train(
     if not resume and checkpoint.found(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with parallel.processes(device) as ranks, ignoring(signal.SIGUSR1):  # which there is nothing to answer with yet
+    with processes(device) as ranks, ignoring(signal.SIGUSR1):  # which there is nothing to answer with yet
         run = Run(config, folder, clips, device, ranks)
         first = run.restore()
         if ranks.first:
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
             cut(folder / "metrics.jsonl", first)
-            run.objective.accompany(folder)
+            run.objective.save_companions(folder)
         missed = run.missed(first)
         if first < config.steps:
-            run.objective.prepare(ranks.units(config), first)
+            run.objective.prepare(parallel.micro_batches(config, ranks), first)
         if first < config.steps or any(missed):
             loop(run, first, missed)
         return run.finish()
@@ -89,7 +89,7 @@ def loop(run: Run, first: int, missed: tuple[bool, bool]) -> None:
 
     KeyboardInterrupt: it was to stop.
     """
-    config, wishes, since, began = run.config, Wishes(), first, time.perf_counter()  # of the rate
+    config, signals, since, began = run.config, StopSignals(), first, time.perf_counter()  # of the rate
     bar = tqdm(
         total=config.steps,
         initial=first,
@@ -104,10 +104,10 @@ def loop(run: Run, first: int, missed: tuple[bool, bool]) -> None:
             metrics = files.enter_context(Metrics(run.folder / "metrics.jsonl", run.ranks.first))
             wants_board = config.tensorboard and run.ranks.first
             board = files.enter_context(Board(run.folder / "tensorboard", first)) if wants_board else None
-            look(run, first, missed, metrics, board)
+            monitor(run, first, missed, metrics, board)
             for step in range(first, config.steps):
                 logged, done = run.step(step), step + 1
-                stop, save = wishes.agreed(run.ranks)
+                stop, save = signals.agreed(run.ranks)
                 rate = round((done - since) * config.global_batch_size / (time.perf_counter() - began), 2)
                 bar.update()
                 bar.set_postfix_str(progress(logged, rate, run.device), refresh=False)
@@ -121,12 +121,12 @@ def loop(run: Run, first: int, missed: tuple[bool, bool]) -> None:
                     run.save(done, ends=stop or done == config.steps)
                 if stop and done < config.steps:
                     raise KeyboardInterrupt
-                look(run, done, run.due(done), metrics, board)
+                monitor(run, done, run.due(done), metrics, board)
     finally:
-        wishes.restore()
+        signals.restore()
 
 
-def look(run: Run, done: int, due: tuple[bool, bool], metrics: Metrics, board: Board | None) -> None:
+def monitor(run: Run, done: int, due: tuple[bool, bool], metrics: Metrics, board: Board | None) -> None:
     """Make the grid and the distance of a step, those of the two that are due."""
     grid, distance = due
     if grid and (picture := run.show(done)) and board:

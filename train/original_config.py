@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from latte.models.config import unknown
+from latte.models.fields import unknown_key
 from latte.models.latte import LatteConfig
 from latte.train.config import TrainConfig, typed
 
@@ -73,19 +73,22 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
     """Our settings, and a note on each key that did nothing in the original or does nothing here.
 
     local_batch_size is of each of `ranks` processes: times their number, and times the steps of accumulation, it is
-    our global_batch_size. Keys without a value, or off, say nothing. ValueError: an unknown key (with the closest one),
+    our global_batch_size. Keys without a value, or off, say nothing. ValueError: an unknown_key key (with the
+    closest one),
     one that is missing, or a value that means nothing, such as a data set that the original has not.
     """
     for key in values:
         if key not in KEYS:
-            raise ValueError(unknown(str(key), sorted(KEYS)))
+            raise ValueError(unknown_key(str(key), sorted(KEYS)))
     given = {key: value for key, value in values.items() if value is not None}
     if missing := [key for key in NEEDED if key not in given]:
         raise ValueError(f"{missing[0]} is missing")
     dataset, extras = one_of("dataset", given["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)]), given["extras"]
     if extras == 78:
         raise ValueError("extras is 78: the original has no training of text-to-video; here kind=t2v has")
-    local, accumulated = (whole(key, given.get(key, 1)) for key in ("local_batch_size", "gradient_accumulation_steps"))
+    local, accumulated = (
+        positive_int(key, given.get(key, 1)) for key in ("local_batch_size", "gradient_accumulation_steps")
+    )
     name = dataset.removesuffix("_img")
     settings = {
         "flip": FLIPS[name],
@@ -120,8 +123,8 @@ def one_of(key: str, value, known):
     return value
 
 
-def whole(key: str, value) -> int:
-    """The value. ValueError: it is not a whole number above 0."""
+def positive_int(key: str, value) -> int:
+    """The value. ValueError: it is not a positive integer above 0."""
     if type(value) is not int or value < 1:
         raise ValueError(f"{key} is {value!r}; it must be a whole number above 0")
     return value

@@ -5,12 +5,8 @@ random numbers, which belong to (seed, step, slot), so that their number changes
 deterministic_reduce not even that.
 """
 
-import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -18,91 +14,30 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from latte.processes import Ranks
 from latte.train.config import TrainConfig
 from latte.train.precision import autocast
 
 FIXED = 2.0**40  # of fixed-point gradients: steps of 1e-12, sums up to LARGEST
 LARGEST = 2.0**22
-# gloo's threads need Python's lock to let go of their last tensors, and a group that is destroyed before they have
-# waits for them with that lock held, for ever: so the main thread first sleeps, which gives them the lock
-LETTING_GO = 0.2
-PATIENCE = timedelta(hours=2)  # with which processes wait for what one does alone: samples, a distance
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those of the run."""
+def micro_batches(config: TrainConfig, ranks: Ranks) -> list[range]:
+    """The slots of a step that go through this process's network at once, one range after the other.
 
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this one writes the run's files."""
-        return self.rank == 0
-
-    def units(self, config: TrainConfig) -> list[range]:
-        """The slots that go through this process's network at once, one range after the other.
-
-        ValueError: the processes cannot share a step evenly.
-        """
-        micro = config.micro_batch_size or max(1, config.global_batch_size // self.size)
-        if config.global_batch_size % (micro * self.size):
-            raise ValueError(
-                f"global_batch_size {config.global_batch_size} in units of {micro} cannot be shared by {self.size} "
-                f"processes: make it a multiple of {micro * self.size}"
-            )
-        starts = range(self.rank * micro, config.global_batch_size, self.size * micro)
-        return [range(start, start + micro) for start in starts]
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of a vector over all processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
-    def agree(self, what: str, value: str) -> None:
-        """ValueError, in all processes: they do not have the same."""
-        values = [value] * self.size
-        if self.size > 1:
-            dist.all_gather_object(values, value)
-        if other := [rank for rank in range(self.size) if values[rank] != values[0]]:
-            raise ValueError(f"process {other[0]} has other {what} than process 0: give all of them the same")
-
-    def told(self, value):
-        """What the first process has, in all of them."""
-        box = [value]
-        if self.size > 1:
-            dist.broadcast_object_list(box)
-        return box[0]
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[Ranks]:
-    """The processes that were started together; one alone where none of the launcher's variables is set."""
-    if "RANK" not in os.environ:
-        yield Ranks()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    store, rank, size = next(rendezvous("env://"))
-    # processes that torchrun restarts must not find the addresses of those before them
-    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=PATIENCE)
-    try:
-        yield Ranks(rank, size)
-    finally:
-        time.sleep(LETTING_GO)
-        dist.destroy_process_group()
+    Raises:
+        ValueError: The processes cannot share a step evenly.
+    """
+    micro = config.micro_batch_size or max(1, config.global_batch_size // ranks.size)
+    if config.global_batch_size % (micro * ranks.size):
+        raise ValueError(
+            f"global_batch_size {config.global_batch_size} in units of {micro} cannot be shared by {ranks.size} "
+            f"processes: make it a multiple of {micro * ranks.size}"
+        )
+    starts = range(ranks.rank * micro, config.global_batch_size, ranks.size * micro)
+    return [range(start, start + micro) for start in starts]
 
 
 class Loss(nn.Module):
@@ -205,29 +140,29 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else blocks(child)
 
 
-def whole(network: nn.Module) -> dict[str, Tensor]:
+def gather_weights(network: nn.Module) -> dict[str, Tensor]:
     """The network's tensors by name, on the CPU, in the first process; in others, of split weights, nothing."""
     return dcp.get_model_state_dict(network, options=dcp.StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def gather_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's tensors, likewise, named "WEIGHT.KIND", such as "blocks.0.norm.weight.exp_avg"."""
     options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = dcp.get_optimizer_state_dict(network, optimizer, options=options).get("state", {})
     return {f"{name}.{kind}": tensor for name, kinds in state.items() for kind, tensor in kinds.items()}
 
 
-def spread(network: nn.Module, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+def scatter_weights(network: nn.Module, tensors: dict[str, Tensor], ranks: Ranks) -> None:
     """Give a network the tensors that the first process has, in whatever way it is split."""
     options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.size > 1)
     dcp.set_model_state_dict(network, tensors, options=options)
 
 
-def spread_optimizer(
+def scatter_optimizer(
     network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], ranks: Ranks
 ) -> None:
-    """The inverse of whole_optimizer."""
-    if not ranks.told(len(tensors)):
+    """The inverse of gather_optimizer."""
+    if not ranks.broadcast(len(tensors)):
         return  # it had taken no step yet
     state: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

@@ -1,7 +1,6 @@
 """Mixed precision: in which arithmetic the networks compute; weights, losses and averages stay float32."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,19 +12,6 @@ from latte.models.block import AdaLN
 from latte.models.condition import TimeEmbed
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
-    """Within it, forward and backward, CUDA's products and convolutions of float32 are that, or TF32 if so asked."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -9,19 +9,20 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from latte.checkpoint import TRAINED
 from latte.files import write_json
+from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.config import MAY_CHANGE, TrainConfig
-from latte.train.data import Clips
+from latte.train.data.clips import Clips
 from latte.train.distance import Distance
 from latte.train.metrics import lines
 from latte.train.objectives import objective
-from latte.train.parallel import FixedPoint, Loss, Ranks, Replicas, Shards
+from latte.train.parallel import FixedPoint, Loss, Replicas, Shards
 from latte.train.precision import check_precision, keep_in_float32
-from latte.train.settings import resolve
+from latte.train.presets import resolve
 from latte.train.step import Health, optimise, update_ema
 from latte.train.watch import write_grid
+from latte.weights.load import TRAINED
 
 FIRST_SCALE = 2.0**14  # of the loss in fp16
 MOST_UNSAVED = 3
@@ -35,11 +36,11 @@ class Run:
 
     def __init__(self, config: TrainConfig, folder: Path, clips: Clips, device: torch.device, ranks: Ranks):
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
-        ranks.units(config)
+        parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
         ranks.agree("data", clips.fingerprint)
         torch.manual_seed(config.seed)
-        begun = ranks.told(bool(checkpoint.found(folder)) if ranks.first else None)
+        begun = ranks.broadcast(bool(checkpoint.found(folder)) if ranks.first else None)
         self.objective = objective(clips, config, device, folder if begun else None)
         self.failures = clips.failures
         self.network = self.objective.network().train().to(device)
@@ -78,9 +79,9 @@ class Run:
         A full disk costs no more than that, with a warning; OSError: at the end, or after MOST_UNSAVED in a row.
         """
         tables = {
-            "model": parallel.whole(self.network),
-            "ema": parallel.whole(self.ema),
-            "optimizer": parallel.whole_optimizer(self.network, self.optimizer),
+            "model": parallel.gather_weights(self.network),
+            "ema": parallel.gather_weights(self.ema),
+            "optimizer": parallel.gather_optimizer(self.network, self.optimizer),
         }
         if not self.ranks.first:
             return
@@ -104,7 +105,7 @@ class Run:
         longer what they were, or it has done more steps than are asked for; or there is none, and the folder holds
         something else (see check_unused).
         """
-        folder = self.ranks.told(checkpoint.latest(self.folder) if self.ranks.first else None)
+        folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
             check_unused(self.folder, self.state["run"])
             self.failures.keep(self.folder / FAILED, self.ranks.first)
@@ -127,9 +128,9 @@ class Run:
                 f"{self.folder} has done {step} steps already: give steps={step} or more, or another folder"
             )
         read = lambda name: checkpoint.read(folder, name) if self.ranks.first else {}
-        parallel.spread(self.network, read("model"), self.ranks)
-        parallel.spread(self.ema, read("ema"), self.ranks)
-        parallel.spread_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
+        parallel.scatter_weights(self.network, read("model"), self.ranks)
+        parallel.scatter_weights(self.ema, read("ema"), self.ranks)
+        parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.health = Health(**before["health"])
         self.failures.keep(self.folder / FAILED, self.ranks.first)
         return step
@@ -144,13 +145,13 @@ class Run:
         grid, distance = self.due(done)
         seen = (self.folder / f"samples/step-{done:07d}.png").is_file()
         judged = any(line["step"] == done and "loss" not in line for line in lines(self.folder / "metrics.jsonl"))
-        return self.ranks.told((grid and not seen, distance and not judged) if self.ranks.first else None)
+        return self.ranks.broadcast((grid and not seen, distance and not judged) if self.ranks.first else None)
 
     def averaged(self) -> nn.Module | None:
         """A whole network with the averaged weights, in the first process."""
         if self.plan is None:
             return self.ema if self.ranks.first else None
-        tensors = parallel.whole(self.ema)
+        tensors = parallel.gather_weights(self.ema)
         if not self.ranks.first:
             return None
         network = copy.deepcopy(self.plan)

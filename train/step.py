@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from latte.device import arithmetic
+from latte.processes import Ranks
 from latte.train.config import TrainConfig
-from latte.train.parallel import FixedPoint, Ranks, Replicas, Shards
-from latte.train.precision import arithmetic
+from latte.train.parallel import FixedPoint, Replicas, Shards, micro_batches
 
 Gradients = Replicas | Shards | FixedPoint
 
@@ -79,7 +80,7 @@ def optimise(
         group["lr"] = learning_rate(config, step)
     optimizer.zero_grad(set_to_none=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    units, sums = ranks.units(config), {}
+    units, sums = micro_batches(config, ranks), {}
     with arithmetic(config.precision):
         for slots in units:
             share = len(slots) / config.global_batch_size

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from latte.gallery import contact_sheet, tile
-from latte.video import write_video
+from latte.video.page import contact_sheet, tile
+from latte.video.write import write_video
 
 SHOWN = 8  # videos in a grid
 FPS = 8.0

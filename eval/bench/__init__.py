@@ -1,0 +1,1 @@
+"""Benchmarks; each measures its ratios in one run."""

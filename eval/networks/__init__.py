@@ -1,0 +1,1 @@
+"""The networks that metrics compare videos by, and their published weights."""

@@ -1,0 +1,63 @@
+"""Published weights that metrics need: what file each is, where to get it, and which one a path leads to.
+
+Nothing is fetched, and no sha256 is pinned, as none could be verified: it is told and belongs into every result. By the
+custom of PyTorch's hub, AlexNet's name ends with the first eight digits of its sha256.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from latte.weights.tensors import CheckpointError, digest
+
+
+class Published(NamedTuple):
+    """A file of weights."""
+
+    file: str
+    url: str
+    use: str
+
+
+TGAN2 = "https://github.com/rezoo/tgan2/releases/download/v1.0"
+FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+ALEXNET = "alexnet-owt-7be5be79.pth"
+PUBLISHED = {
+    "i3d-torchscript": Published(
+        "i3d_torchscript.pt",
+        "https://huggingface.co/flateon/FVD-I3D-torchscript "
+        "(first published at https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1)",
+        "FVD",
+    ),
+    "i3d-pretrained-400": Published(
+        "i3d_pretrained_400.pt",
+        "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+        "FVD as VideoGPT, TATS, DIGAN and cd-fvd compute it",
+    ),
+    "inception": Published(INCEPTION, f"{FIDELITY}/{INCEPTION}", "FID of frames"),
+    "c3d": Published("conv3d_deepnetA_ucf.npz", f"{TGAN2}/conv3d_deepnetA_ucf.npz", "inception score of UCF101"),
+    "c3d-mean": Published("mean2.npz", f"{TGAN2}/mean2.npz", "inception score of UCF101"),
+    "alexnet": Published(ALEXNET, f"https://download.pytorch.org/models/{ALEXNET}", "LPIPS"),
+}
+
+
+class Weights(NamedTuple):
+    """A file that is there, and its sha256."""
+
+    path: Path
+    sha256: str
+
+
+def locate(name: str, path: str | Path | None) -> Weights:
+    """The file of PUBLISHED[name] at `path`, which may be a folder that holds it under its published name.
+
+    CheckpointError: it is not there, with where to get it; one line.
+    """
+    file, url, use = PUBLISHED[name]
+    advice = f"{use} needs {file}: get it from {url}, and give its path"
+    if path is None:
+        raise CheckpointError(f"no path is given; {advice}")
+    found = Path(path) / file if Path(path).is_dir() else Path(path)
+    if not found.is_file():
+        raise CheckpointError(f"{found}: there is no such file; {advice}")
+    return Weights(found, digest(found))

@@ -1,0 +1,202 @@
+"""`latte sample`: videos from a model, with a page, a contact sheet and a moving picture to look at them.
+
+With --n, for evaluation: so many in all, of classes or prompts in turn, as lossless files of which those are made that
+are missing, by one process or by several at once (latte.sample_many); no page.
+"""
+
+import argparse
+import math
+import os
+import re
+import shlex
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from latte.class_pipeline import ClassPipeline
+from latte.commands.parser import Parser
+from latte.commands.sampling_options import add_sampling_options, opened
+from latte.files import writable
+from latte.pab import broadcast_ranges
+from latte.pipeline import MOST_VIDEOS, LattePipeline, check_count
+from latte.processes import local_device
+from latte.sample_many import RECORD, sample_many
+from latte.text.embed import read_prompts
+from latte.text_pipeline import TextPipeline
+from latte.video.page import GRID_OF_ALL, INDEX, SHEET, contact_sheet, is_page, tile, write_page
+from latte.video.write import write_video
+from latte.weights.tensors import digest
+
+GRID = 8192  # a webp ends at 16,383
+
+
+def parser() -> Parser:
+    """The words of `latte sample`."""
+    parser = Parser(prog="latte sample", description=__doc__)
+    add = parser.add_argument
+    add("model", nargs="?", help="a folder, an original .pt, or what ships (default: shapes; with --prompt shapes-t2v)")
+    add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
+    add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
+    add("--n", "--count", dest="count", type=int, metavar="N", help="videos in all, for evaluation (torchrun: --count)")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="the same, a line each")
+    add("--negative-prompt", default="", help="what it is to stay away from")
+    add("--num-videos", type=int, help="of each class (default: 2) or prompt (1), or in all of an unconditional model")
+    add("--num-frames", type=int, help="frames of a video (default: as trained)")
+    add("--height", type=int, help="in pixels (default: as trained)")
+    add("--width", type=int, help="in pixels (default: as trained)")
+    add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
+    add("--pab", nargs="+", metavar="KIND=RANGE", help="reuse outputs over steps, such as spatial=2 temporal=3 cross=6")
+    add_sampling_options(parser)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Sample and write; prints what was made, from which weights, how fast, and what to try next."""
+    args = parser().parse_args(argv)
+    if args.prompts:
+        args.prompt = read_prompts(args.prompts)
+    check(args)
+    args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
+    if args.count:
+        args.device = local_device(args.device)
+    pipe, settings, files = opened(args)
+    if args.pab:
+        pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
+    (collect if args.count else exhibit)(pipe, settings, files, args)
+
+
+def collect(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
+    """Complete a set of args.count videos for evaluation, together with the other processes; the first one reports."""
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    args.num_videos = 1
+    asked, _ = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
+    labels = asked.get("prompt") or asked.get("class_labels")
+    of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
+    settings = {**settings, **of_all, "height": args.height, "width": args.width}
+    about = {
+        "model": args.model,
+        "sha256": [digest(file) for file in files],
+        **{name: getattr(args, name) for name in ("weights", "dtype", "memory", "pab")},
+    }
+    start = time.perf_counter()
+    made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
+    seconds = time.perf_counter() - start
+    if rank == 0:
+        speed = f"{made} made in {seconds:.1f} s, {made / seconds:.2f} a second" if made else "all were there already"
+        print(f"{args.count} videos in {args.out}: {speed}; lossless mkv each, and what they depend on in {RECORD}")
+        print("next: the same words with a larger --n add to them")
+
+
+def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
+    """Make the videos that the words ask for, and a page of them."""
+    asked, captions = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
+    start = time.perf_counter()
+    videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8", progress=True).frames
+    seconds = time.perf_counter() - start
+    scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
+    conditional = isinstance(pipe, TextPipeline) or pipe.transformer.config.num_classes
+    between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
+    guided = f"guidance {scale:g}{between}" if conditional else "unconditional"
+    noise = f", eta {settings['eta']:g}" if settings["eta"] else ""
+    facts = {
+        "model": args.model,
+        "vae": args.vae or "its own",
+        "weights": ", ".join(f"{Path(file.parent.name, file.name)} sha256 {digest(file)}" for file in files),
+        "sampler": f"{sampler}, {settings['num_inference_steps']} steps{noise}, {guided}, seed {args.seed}",
+        **({"reuse": f"Pyramid Attention Broadcast, {' '.join(args.pab)}"} if args.pab else {}),
+        **({"dtype": args.dtype} if args.dtype != "float32" else {}),
+        **({"memory": args.memory} if args.memory != "normal" else {}),
+        "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
+    }
+    page = show(videos, captions, args.out, args.fps, facts)
+    f, _, h, w = videos.shape[1:]
+    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: mp4 each, contact-sheet.png, grid.webp, {page.name}")
+    for name, value in facts.items():
+        print(f"  {name:8} {value}")
+    again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
+    weights = None if args.weights == "ema" else args.weights
+    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights}
+    again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
+    again += ["--cfg-scale", "1"] if scale != 1 else []
+    print(f"next: open {page}; latte sample {shlex.join(again)}; latte train --help")
+
+
+def of_classes(pipe: ClassPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
+    """What the call of a pipeline of classes, or of none, takes for these words, and what each video is to show."""
+    if args.prompt or args.negative_prompt:
+        raise ValueError(f"--prompt and --negative-prompt: {args.model} is a model of classes, or unconditional")
+    labels = chosen_labels(pipe, args)
+    asked = {"class_labels": labels, "num_videos": None if labels else args.num_videos or 2}
+    if labels:
+        captions = [pipe.class_names[y] if pipe.class_names else f"class {y}" for y in labels]
+    else:
+        captions = [f"video {i}" for i in range(asked["num_videos"])]
+    return {**asked, "num_frames": args.num_frames}, captions
+
+
+def prompted(pipe: TextPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
+    """The same of prompts."""
+    if not args.prompt:
+        raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
+    if args.classes:
+        raise ValueError(f"--classes: {args.model} is a model of prompts")
+    each = args.num_videos or 1
+    asked = {"prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_videos_per_prompt": each}
+    return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError, before minutes of work, for what would fail after them."""
+    if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
+        raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
+    if args.count is not None:
+        check_count("--n", args.count, MOST_VIDEOS)
+        if args.num_videos is not None:
+            raise ValueError("--num-videos is of each, and --n in all: give one")
+    elif (args.out / RECORD).exists():
+        raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
+    broadcast_ranges(args.pab or [])
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
+    if not 0.1 <= args.fps <= 1000:
+        raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
+    if not writable(args.out):
+        raise ValueError(f"--out {args.out} is not a folder that can be written to")
+    if not args.count and (args.out / INDEX).exists() and not is_page(args.out / INDEX):
+        raise ValueError(f"{args.out / INDEX} is not one that was written here: choose another folder, --out")
+
+
+def chosen_labels(pipe: ClassPipeline, args: argparse.Namespace) -> list[int] | None:
+    """The class of every video, num_videos of each in turn; None: the model has no classes."""
+    count = pipe.transformer.config.num_classes
+    if not count:
+        if args.classes:
+            raise ValueError("this model is unconditional: it knows no --classes")
+        return None
+    names = range(count) if args.classes in (None, ["all"]) else args.classes
+    each = args.num_videos or 2
+    if each * len(names) > MOST_VIDEOS:
+        raise ValueError(f"--num-videos is {each}: that makes more than {MOST_VIDEOS} videos")
+    return [pipe.class_index(name) for name in names for _ in range(each)]
+
+
+def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:
+    """Write uint8 videos (n, f, 3, h, w) one by one, in place of those of the page before, and a page of them.
+
+    The contact sheet and grid.webp have the first of them, as many as fit in a square of GRID pixels, 8 x 8 at most.
+    Returns the path of the page.
+    """
+    page = folder / INDEX
+    for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
+        (folder / old).unlink(missing_ok=True)
+    names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
+    for name, video in zip(names, videos):
+        write_video(video, folder / name, fps)
+    most = min(8, max(1, GRID // max(videos.shape[3:])))
+    first = videos[: most**2]
+    contact_sheet(first, captions[: len(first)], folder / SHEET)
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_OF_ALL, fps)
+    return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

@@ -1,0 +1,1 @@
+"""The built-in data set of moving shapes: drawing it, judging it without a network, corrupting it."""

@@ -1,0 +1,1 @@
+"""Captions and prompts: cleaning, token ids, embeddings."""

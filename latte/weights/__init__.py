@@ -1,0 +1,1 @@
+"""Weights in files: our folders, the published ones, and checkpoints converted from other projects."""

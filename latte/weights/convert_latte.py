@@ -1,0 +1,164 @@
+"""Checkpoints of others: one table of names per source, ours <- theirs, `{i}` counting the layers.
+
+A key that no row takes is an error, either way, and so is, when the result is loaded, one that is missing.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from latte.models.condition import sincos, spatial_position
+from latte.models.latte import SIZES, Latte, LatteConfig
+from latte.weights.tensors import FLOATS, rename_keys
+
+ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
+    "condition.time.mlp.0": "t_embedder.mlp.0",
+    "condition.time.mlp.2": "t_embedder.mlp.2",
+    "condition.label": "y_embedder.embedding_table",
+    "patch_embed": "x_embedder.proj",
+    "blocks.{i}.attns.0.qkv": "blocks.{i}.attn.qkv",
+    "blocks.{i}.attns.0.proj": "blocks.{i}.attn.proj",
+    "blocks.{i}.mlp.fc1": "blocks.{i}.mlp.fc1",
+    "blocks.{i}.mlp.fc2": "blocks.{i}.mlp.fc2",
+    "blocks.{i}.modulation.linear": "blocks.{i}.adaLN_modulation.1",
+    "final_modulation.linear": "final_layer.adaLN_modulation.1",
+    "final_linear": "final_layer.linear",
+}
+TEMPORAL = ("temp_embed", "time_embed")  # two names that one table has had
+COMPUTED = {"pos_embed", *TEMPORAL}  # fixed sin-cos tables: computed here, not stored
+
+
+def renamed(name: str, table: dict[str, str]) -> str:
+    """A parameter's name through a table of rows without their ".weight" or ".bias". ValueError: no row takes it."""
+    stem, _, end = name.rpartition(".")
+    number = re.match(r"blocks\.(\d+)\.", stem)
+    row = stem.replace(number[0], "blocks.{i}.", 1) if number else stem
+    if row not in table or end not in ("weight", "bias"):
+        raise ValueError(f"{name!r} has no place in the table of names")
+    return f"{table[row].replace('{i}', number[1]) if number else table[row]}.{end}"
+
+
+def heads_first(
+    name: str, tensor: Tensor, num_heads: int, parts: tuple[str, ...] = ("query", "key", "value")
+) -> Tensor:
+    """Their rows (part, head, e) as ours, (head, part, e). ValueError: they are not such rows."""
+    rows = tensor.shape[0] if tensor.ndim else 0
+    if not rows or rows % (len(parts) * num_heads):
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not {num_heads} heads of {' and '.join(parts)}")
+    return tensor.unflatten(0, (len(parts), num_heads, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """Our state dict out of the original's (variant 1). ValueError: a key that the table does not know.
+
+    Their patch convolution (d, c, p, p) is our linear layer; their qkv rows are in another order.
+    """
+    ours = {theirs: mine for mine, theirs in ORIGINAL.items()}
+    learned = {name: tensor for name, tensor in source.items() if name not in COMPUTED}
+    state = rename_keys(learned, lambda name: renamed(name, ours))
+    for name, tensor in state.items():
+        if name == "patch_embed.weight":
+            tensor = tensor.flatten(1)
+        if ".qkv." in name:
+            tensor = heads_first(name, tensor, num_heads)
+        state[name] = tensor.contiguous()
+    return state
+
+
+def state_for_original(model: Latte) -> dict[str, Tensor]:
+    """The inverse: what the original's load_state_dict takes, position tables with it.
+
+    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary, v,
+    no class for "no class").
+    """
+    cfg = model.config
+    plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
+    for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction"):
+        if getattr(cfg, name) != getattr(plain, name):
+            raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r}: this model stays in our form")
+    if cfg.num_classes and not cfg.class_dropout_prob:
+        raise ValueError("the original always has a class for no class, this model has none: it stays in our form")
+    state = {}
+    for name, tensor in model.state_dict().items():
+        theirs = renamed(name, ORIGINAL)
+        if name == "patch_embed.weight":
+            tensor = tensor.unflatten(1, (cfg.in_channels, cfg.patch_size, cfg.patch_size))
+        if ".qkv." in name:
+            tensor = tensor.unflatten(0, (cfg.num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        state[theirs] = tensor.contiguous()
+    side = cfg.input_size // cfg.patch_size
+    state["pos_embed"] = spatial_position(side, side, cfg.hidden_size)[None]
+    state["temp_embed"] = sincos(torch.arange(cfg.num_frames), cfg.hidden_size)[None]
+    return state
+
+
+def shape_of(source: dict[str, Tensor], name: str, ndim: int, whose: str = "an original Latte") -> torch.Size:
+    """A tensor's shape. ValueError: it is missing, empty, or has not so many dimensions."""
+    if name not in source:
+        raise ValueError(f"these are not the weights of {whose}: {name} is missing")
+    shape = source[name].shape
+    if len(shape) != ndim or 0 in shape:
+        raise ValueError(f"these are not the weights of {whose}: {name} has the shape {tuple(shape)}")
+    return shape
+
+
+def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> LatteConfig:
+    """The configuration that an original checkpoint's shapes imply; the head count is not among them.
+
+    num_heads None: the published one of that width. ValueError: no published model is so wide, it is no Latte, or its
+    positions are not the fixed ones.
+    """
+    dim, channels, patch, _ = shape_of(source, "x_embedder.proj.weight", 4)
+    out = shape_of(source, "final_layer.linear.weight", 2)[0] // patch**2
+    numbers = [int(found[1]) for name in source if (found := re.match(r"blocks\.(\d{1,9})\.", name))]
+    label, temporal = "y_embedder.embedding_table.weight", [name for name in TEMPORAL if name in source]
+    if len(temporal) > 1:
+        raise ValueError(f"{' and '.join(temporal)} are one table under two names: which one counts cannot be told")
+    heads = {width: heads for _, width, heads in SIZES.values()}.get(dim) if num_heads is None else num_heads
+    if heads is None:
+        raise ValueError(f"no published Latte has width {dim}: say how many heads it has (num_heads)")
+    config = LatteConfig(
+        depth=max(numbers, default=-1) + 1,
+        hidden_size=dim,
+        num_heads=heads,
+        mlp_ratio=shape_of(source, "blocks.0.mlp.fc1.weight", 2)[0] / dim,
+        patch_size=patch,
+        in_channels=channels,
+        learn_sigma=out == 2 * channels,
+        input_size=round(shape_of(source, "pos_embed", 3)[1] ** 0.5) * patch if "pos_embed" in source else 32,
+        num_frames=shape_of(source, temporal[0], 3)[1] if temporal else 16,
+        num_classes=shape_of(source, label, 2)[0] - 1 if label in source else 0,
+    )
+    side = config.input_size // patch
+    check_positions(source, "pos_embed", spatial_position(side, side, dim))
+    for name in temporal:
+        check_positions(source, name, sincos(torch.arange(config.num_frames), dim))
+    return config
+
+
+def check_positions(source: dict[str, Tensor], name: str, table: Tensor) -> None:
+    """ValueError: a stored table (1, n, d) is not this one, to the precision that it is stored in."""
+    if name not in source:
+        return
+    stored, near = source[name], False
+    if stored.dtype in FLOATS and stored.shape == table[None].shape:
+        tolerance = max(1e-4, torch.finfo(stored.dtype).eps)
+        near = torch.allclose(stored[0].float(), table, rtol=tolerance, atol=tolerance)
+    if not near:
+        raise ValueError(f"{name} is not the fixed sin-cos table: learned or other positions have no place here")
+
+
+def unwrap(state: dict, weights: str = "ema") -> dict[str, Tensor]:
+    """The weights in a training checkpoint or a bare table of tensors, without the prefixes that wrappers put on names.
+
+    ValueError: they are not in there, or not a table of tensors with distinct names.
+    """
+    wrapped = {name for name in ("ema", "model") if isinstance(state.get(name), dict)}
+    if wrapped:
+        if weights not in wrapped:
+            raise ValueError(
+                f"the checkpoint holds {sorted(wrapped)}, not {weights!r}: choose weights={sorted(wrapped)[0]!r}"
+            )
+        state = state[weights]
+    return rename_keys(state, lambda name: re.sub(r"^(_orig_mod\.|module\.)+", "", name))

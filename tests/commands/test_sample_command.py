@@ -1,0 +1,178 @@
+"""`latte sample` and `latte eval` of a model of classes: what they write, what they leave alone, and bad words."""
+
+import json
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from awake_models import awake_pipeline, write_model
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.commands.sample import show
+from latte.eval.exam import evaluate
+from latte.shapes.draw import MOTIONS
+from latte.shapes.examiner import examine
+from latte.video.read import read_video
+from latte.weights.load import save_model
+from latte.weights.tensors import digest
+from latte.weights.vae_folder import save_vae
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return awake_pipeline(len(MOTIONS), list(MOTIONS))
+
+
+@pytest.fixture(scope="module")
+def unconditional():
+    return awake_pipeline()
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    return write_model(pipe, tmp_path_factory.mktemp("model"))
+
+
+SAMPLE = ["--num-sampling-steps", "2", "--num-videos", "1", "--device", "cpu"]
+
+
+def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
+    words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE]
+    assert main([*words, "--classes", "0", "1", "left"]) == 0
+    assert main([*words, "--classes", "left", "7"]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "grid.webp", "index.html"}
+    said = capsys.readouterr().out
+    assert "2 videos of 4 x 16 x 16" in said and digest(folder / "model.safetensors") in said and "next:" in said
+    page = (tmp_path / "index.html").read_text()
+    assert set(re.findall(r'src="([^"]+)"', page)) >= {"000-left.mp4", "001-shrinking.mp4"}
+    videos = pipe([0, 7], num_inference_steps=2, batch_size=4, output_type="uint8").frames
+    for name, video in zip(sorted(names), videos):
+        written, video = read_video(tmp_path / name)[0].float(), video.float()
+        assert (written - video).square().mean() < (written.flip(0) - video).square().mean()
+        assert (written - video).abs().mean() < 12
+    assert len(read_video(tmp_path / "grid.webp")[0]) == 4
+
+
+def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
+    words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE, "--classes", "0"]
+    (tmp_path / "index.html").write_text('<video src="000-holiday.mp4">')
+    (tmp_path / "000-holiday.mp4").write_text("mine")
+    assert main(words) == 2
+    assert "not one that was written here" in capsys.readouterr().err
+    (tmp_path / "index.html").unlink()
+    assert main(words) == 0
+    page = tmp_path / "index.html"
+    page.write_text(page.read_text() + '<video src="holiday.mp4">')
+    (tmp_path / "holiday.mp4").write_text("mine")
+    assert main(words) == 0
+    assert {"holiday.mp4", "000-holiday.mp4", "000-left.mp4"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_grid_has_the_first_of_many(tmp_path):
+    page = show(torch.zeros(70, 2, 3, 16, 16, dtype=torch.uint8), ["a"] * 70, tmp_path, 8, {})
+    assert page.read_text().count("<figure>") == 70
+    assert read_video(tmp_path / "grid.webp")[0].shape == (2, 3, 128, 128)
+    show(torch.zeros(5, 2, 3, 16, 4096, dtype=torch.uint8), ["a"] * 5, tmp_path, 8, {})
+    assert read_video(tmp_path / "grid.webp")[0].shape == (2, 3, 32, 2 * 4096)
+
+
+def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
+    for out, classes in (("one", ["0"]), ("two", ["0", "1"])):
+        assert main(["sample", str(folder), "--out", str(tmp_path / out), *SAMPLE, "--classes", *classes]) == 0
+    assert (tmp_path / "one/000-left.mp4").read_bytes() == (tmp_path / "two/000-left.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["--classes", "sideways"], "0 left, 1 right"),
+        (["--height", "20"], "multiple of 16"),
+        (["--height", "0"], "height is 0"),
+        (["--num-frames", "99999999999999999999"], "num_frames is 99999999999999999999"),
+        (["--num-videos", "0"], "--num-videos is 0"),
+        (["--num-videos", "99999999999999999999"], "in all 1000000 or fewer"),
+        (["--num-sampling-steps", "lots"], "lots"),
+        (["--cfg-scale", "nan"], "guidance_scale is nan"),
+        (["--fps", "0"], "--fps is 0"),
+        (["--fps", "inf"], "--fps is inf"),
+        (["--vae", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "meta"),
+        (["--num-vidoes", "2"], "did you mean --num-videos?"),
+        (["--num-vid", "2"], "unrecognized arguments: --num-vid"),
+        (["--seed", "one"], "invalid int value: 'one'"),
+        (["--weights", "emma"], "did you mean ema?"),
+    ],
+)
+def test_bad_words_end_in_one_line(folder, tmp_path, capsys, words, say):
+    try:
+        status = main(["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE, *words])
+    except SystemExit as stopped:
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("latte sample: error: ") and error.count("\n") == 1 and say in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written_is_told_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        assert main(["sample", str(folder), "--out", str(out), *SAMPLE]) == 2
+        assert "not a folder that can be written to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, capsys):
+    folder = save_model(unconditional.transformer, tmp_path / "model")
+    save_vae(unconditional.vae, folder / "vae")
+    words = ["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE]
+    assert main([*words, "--classes", "left"]) == 2
+    assert "knows no --classes" in capsys.readouterr().err
+    assert main([*words, "--cfg-scale", "9"]) == 2
+    assert "nothing to guide it" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "unconditional" in capsys.readouterr().out and (tmp_path / "out/000-video-0.mp4").is_file()
+
+
+def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys):
+    module = types.ModuleType("broken")
+    monkeypatch.setitem(sys.modules, "latte.commands.info", module)
+    for error, status, say in (
+        (KeyError("x"), 1, "latte info: error: unexpected KeyError: 'x'"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "latte info: error: out of memory"),
+        (ValueError("a\nb\x1b[31m"), 2, "latte info: error: a b?[31m"),
+        (KeyboardInterrupt(), 130, "latte info: stopped"),
+    ):
+
+        def fail(argv, error=error):
+            raise error
+
+        module.main = fail
+        assert main(["info"]) == status
+        said = capsys.readouterr().err
+        assert said.startswith(say) and said.count("\n") == 1
+
+
+def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, tmp_path):
+    words = ["eval", str(folder), "--num-videos", "8", "--num-sampling-steps", "2", "--out", str(tmp_path / "s.json")]
+    assert main([*words, "--device", "cpu"]) == 0
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["guidance_scale"] == 4.0 and report["seed"] == 0
+    assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
+    assert report["scores"]["samples"]["motion_accuracy"] < 0.5
+    with pytest.raises(ValueError, match="built-in shapes"):
+        evaluate(unconditional, 8)
+
+
+def test_the_model_of_make_sample_moves_as_told():
+    """A clip of each class, with a third of the steps; what it does with all of them is in its scores.json."""
+    pipe = LattePipeline.from_pretrained("shapes")
+    videos = pipe(list(MOTIONS), num_inference_steps=30, batch_size=8, output_type="uint8").frames.numpy()
+    found = [examine(video) for video in videos]
+    assert sum(seen.motion == motion for seen, motion in zip(found, MOTIONS)) >= 7
+    assert all(seen.count == 1 for seen in found) and np.mean([seen.colour_constancy for seen in found]) > 0.85

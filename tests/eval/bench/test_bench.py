@@ -1,0 +1,167 @@
+"""Benchmarks: their measures against closed forms, and what they report of small models."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+from goldens import Golden
+from small_runs import TINY, run, small_t2v
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.commands import info
+from latte.eval.bench import train_speed
+from latte.eval.bench.memory_need import without_values, working_bytes
+from latte.eval.bench.pab_cost import counting
+from latte.eval.bench.peak_memory import LiveTensors, weight_bytes
+from latte.eval.bench.train_speed import SOURCES, step_flops, with_vae
+from latte.eval.fidelity import psnr, ssim
+from latte.files import read_json
+from latte.models.latte import LatteConfig
+from latte.models.latte_t2v import LatteT2V
+from latte.models.vae import AutoencoderKL, VAEConfig
+from latte.train.presets import resolve
+from latte.weights.convert_t2v import t2v_config, t2v_state
+from latte.weights.vae_folder import load_vae
+
+
+def test_psnr_and_ssim_of_flat_frames_have_a_closed_form():
+    a, b = torch.full((2, 3, 3, 16, 16), 100, dtype=torch.uint8), torch.full((2, 3, 3, 16, 16), 110, dtype=torch.uint8)
+    assert psnr(a, b) == pytest.approx(28.1308, abs=1e-4)  # 20 log10(25.5)
+    x, y, c = 100 / 255, 110 / 255, 0.01**2
+    assert ssim(a, b) == pytest.approx((2 * x * y + c) / (x * x + y * y + c), abs=1e-5)
+    assert psnr(a, a) == 100 and ssim(a, a) == pytest.approx(1)
+    b[1] = a[1]
+    assert psnr(a, b) == pytest.approx((28.1308 + 100) / 2, abs=1e-4)
+    with pytest.raises(ValueError, match="11 x 11"):
+        ssim(a[..., :8], b[..., :8])
+
+
+def test_the_order_of_batches_does_not_change_ssim():
+    a, b = torch.randint(0, 256, (2, 5, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    assert ssim(a, b, at_once=2) == pytest.approx(ssim(a, b), abs=1e-6) and ssim(a, b) < 0.2
+
+
+def test_peak_of_live_tensors():
+    before = torch.ones(1000)
+    with LiveTensors() as memory:
+        a = torch.zeros(1000)  # 4,000 bytes
+        part = a[:10]  # no new memory, but it keeps all of a
+        b = a + before
+        del a
+        assert (memory.live, memory.peak) == (8000, 8000)
+        b.add_(1)
+        del part
+        assert (memory.live, memory.peak) == (4000, 8000)
+        c = torch.cat([b, b, b])
+        assert (memory.live, memory.peak) == (16000, 16000)
+    del b, c
+    assert (memory.live, memory.peak) == (0, 16000)
+    assert weight_bytes([torch.nn.Linear(3, 5).half(), torch.nn.BatchNorm1d(2)]) == 2 * 20 + 4 * 8 + 8
+
+
+def test_counts_of_what_is_computed_are_diffusers():
+    """33, 27 and 23 of 50 for ranges of 2, 3 and 5: see test_pab."""
+    weights, golden = Golden("t2v_transformer"), Golden("t2v_pipeline")
+    config = t2v_config(weights.config)
+    model = LatteT2V(config)
+    model.load_state_dict(t2v_state(weights.weights, config))
+    pipe = LattePipeline(model)
+    given = {name: golden.inputs[name] for name in ("prompt_embeds", "negative_prompt_embeds", "latents")}
+    pipe.enable_pyramid_attention_broadcast(2, 3, 5)
+    with counting(model) as counts:
+        pipe(**given, output_type="latent", progress=False)
+    assert counts == {"model": 50, "spatial": 33, "temporal": 27, "cross": 23, "mlp": 50}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
+    model = run(small_t2v(vae, "steps=1", "image_size=64", "model.patch_size=1"), tmp_path / "run")
+    words = ["bench", "pab", str(model), "--num-videos", "2", "--num-sampling-steps", "10", "--device", "cpu"]
+    assert main([*words, "--ranges", "1/1/1", "2/3/5/2", "--out", str(tmp_path / "cost.json")]) == 0
+    report = json.loads((tmp_path / "cost.json").read_text())
+    exact, same, less = (report["results"][name] for name in ("exact", "1/1/1", "2/3/5/2"))
+    for result in (exact, same):
+        assert set(result["computed"].values()) == {1.0}
+        assert (result["psnr"], result["speedup"] > 0) == (100, True) and result["ssim"] == pytest.approx(1)
+    # t = 900 to 0 by hundreds: of evaluations 2 to 7, in the window, the even ones compute, or 3 and 6, or 5
+    assert less["computed"] == {"spatial": 0.7, "temporal": 0.6, "cross": 0.5, "mlp": 0.7}
+    assert less["peak_mb"] > exact["peak_mb"] > report["weights_mb"] and same["peak_mb"] == exact["peak_mb"]
+    out = capsys.readouterr().out
+    assert "| 2/3/5/2 | 70 % | 60 % | 50 % | 70 % |" in out and "all right" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["speed"], "invalid choice: 'speed'"),
+        (["pab", "shapes", "--ranges", "2/3/5"], "no 'cross' layers"),
+        (["pab", "shapes", "--ranges", "2/x"], "expected KIND=RANGE"),
+        (["pab", "shapes", "--ranges", "2/3/5/2/2"], "there are 4 kinds"),
+        (["pab", "shapes", "--out", "."], "is not a file"),
+    ],
+)
+def test_bad_words(words, say, capsys):
+    try:
+        status = main(["bench", *words])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and say in capsys.readouterr().err
+
+
+def test_memory_without_values_is_that_with_values():
+    """Of one small decoder, counted both ways; and what is kept for two evaluations is outputs of the known size."""
+    config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
+
+    def decode():
+        model = AutoencoderKL(config)
+        z = torch.zeros(2, 4, 8, 8)
+        return working_bytes(lambda: model.decode(z))
+
+    with without_values(torch.float32):
+        empty = decode()
+    assert empty == decode() > 2 * 3 * 16 * 16 * 4
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_memory_of_latte_1(capsys):
+    assert main(["bench", "memory"]) == 0
+    rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    cells = {name.strip(): (float(weights), float(peak)) for name, weights, peak in rows[1:]}
+    plain, kept = cells["transformer"], cells["transformer, outputs kept (PAB)"]
+    assert plain[0] == 2.11 and cells["T5 encoder"][0] == 11.54 and cells["T5 encoder, 8 bits"][0] == 4.9
+    # 84 layers' outputs for 32 frames of 1024 tokens and 1152 channels, in half precision
+    assert kept[1] - plain[1] == pytest.approx(84 * 32 * 1024 * 1152 * 2 / 1e9, abs=0.02)
+    assert cells["VAE, 1 of 16 frames at a time"][1] < 0.1 * cells["VAE, 16 of 16 frames at a time"][1]
+    temporal = [cells[f"temporal VAE, {chunk} of 16 frames at a time"][1] for chunk in (1, 16)]
+    assert temporal[0] < 0.9 * temporal[1]
+    assert main(["bench", "memory", "--height", "500"]) == 2
+    assert "--height is 500" in capsys.readouterr().err
+
+
+def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_speed, "SIDES", {"cpu": 64})
+    words = [*TINY, f"vae={vae}", "--steps", "1", "--warmup", "0", "--device", "cpu", "--out", str(tmp_path / "a.json")]
+    assert main(["bench", "train", "--config", "shapes", *words, "--precisions", "fp32", "bf16"]) == 0
+    said, told = capsys.readouterr().out, read_json(tmp_path / "a.json")
+    assert [(row["precision"], row["source"]) for row in told["rows"]] == list(product(("fp32", "bf16"), SOURCES))
+    for row in told["rows"]:
+        assert row["clips_per_second"] == pytest.approx(4 / row["seconds"])
+        assert row["share_of_matmul"] > 0 and row["tflops"] > 0 and f"{row['seconds']:8.3f}" in said
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=8)
+    assert step_flops(config, 0) == 3 * 2 * info.measure(config)[1] > 0
+    assert step_flops(config, 2) > step_flops(config, 0)
+    for wrong, say in (
+        (["--steps", "0"], "at least one step"),
+        (["--config", "shapes-vae"], "the benchmark is of kind=latte"),
+    ):
+        assert main(["bench", "train", *wrong, "--device", "cpu"]) == 2
+        assert say in capsys.readouterr().err
+
+
+def test_a_vae_that_is_not_there_is_made_up(tmp_path, capsys):
+    config = with_vae(resolve("ffs", []), tmp_path)
+    assert "one of Stable Diffusion's shape takes its place" in capsys.readouterr().out
+    assert load_vae(config.vae).config == VAEConfig()
+    assert with_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])

@@ -1,0 +1,248 @@
+"""I3D: golden values, both published formats, folding, and what happens with other files."""
+
+import pickle
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from goldens import FOLDER, relative_error
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from latte.eval.networks.fast_convolutions import PointwiseConv3d, WinogradConv3d
+from latte.eval.networks.i3d import I3D, Pool, Unit, pad_same
+from latte.eval.networks.i3d_weights import i3d_detector, i3d_features, own_name, squash, squash_tf1
+from latte.eval.protocol import adjusted
+from latte.weights.tensors import CheckpointError
+
+
+def recorded_weights() -> dict[str, torch.Tensor]:
+    """The weights that the golden values were recorded with: one draw a tensor, in the order of their names."""
+    random = torch.Generator().manual_seed(0)
+    state = {}
+    shapes = {name: value.shape for name, value in I3D().state_dict().items() if value.ndim}
+    for name in sorted(shapes):
+        draw = torch.randn(shapes[name], generator=random)
+        if name.endswith("conv3d.weight"):
+            draw = draw * (2 / draw[0].numel()) ** 0.5
+        elif name.endswith("running_var"):
+            draw = 1 + 0.2 * draw.abs()
+        else:
+            draw = 0.1 * draw + name.endswith("bn.weight")
+        state[name] = draw
+    return state
+
+
+def recorded_clip(frames: int) -> torch.Tensor:
+    """(1, f, 3, 224, 224) in [-1, 1]."""
+    random = torch.Generator().manual_seed(frames)
+    return (torch.rand(1, 3, frames, 224, 224, generator=random) * 2 - 1).transpose(1, 2)
+
+
+def hassony(key: str) -> str:
+    """A key of ours in the names of i3d_torchscript.pt."""
+    key = key.replace("logits.", "conv3d_0c_1x1.").replace("Conv3d_", "conv3d_").replace("Mixed_", "mixed_")
+    for ours, theirs in {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b3b": "branch_3.1"}.items():
+        key = key.replace(f".{ours}.", f".{theirs}.")
+    return key.replace(".b2a.", ".branch_2.0.").replace(".b2b.", ".branch_2.1.").replace(".bn.", ".batch3d.")
+
+
+def load_i3d(path: Path, eps: float, device: str = "cpu") -> I3D:
+    """The network that features are by."""
+    return i3d_detector(path, adjusted("exact", eps=eps), torch.device(device)).features.args[0]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file of the recorded weights, in the format of i3d_pretrained_400.pt."""
+    path = tmp_path_factory.mktemp("i3d") / "i3d_pretrained_400.pt"
+    torch.save(recorded_weights(), path)
+    return path
+
+
+@torch.no_grad()
+def test_golden_values(weights):
+    golden = load_file(FOLDER / "i3d.safetensors")
+    plain = I3D().eval()
+    plain.load_state_dict(plain.state_dict() | recorded_weights())  # and counters, which no file has
+    fast = load_i3d(weights, 1e-3)
+    for frames in (16, 9):
+        clip, wanted = recorded_clip(frames), golden[f"logits_{frames}"]
+        assert relative_error(fast(clip), wanted) < 1e-5
+        if frames == 9:
+            assert relative_error(plain(clip), wanted) < 1e-5
+            assert relative_error(plain.fold()(clip), wanted) < 1e-5
+            assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
+
+
+def test_both_formats_are_one_network(weights, tmp_path):
+    state = {hassony(name): value for name, value in recorded_weights().items()}
+    assert {own_name(name) for name in state} == recorded_weights().keys()
+    save_file(state, tmp_path / "other.safetensors")
+    files = weights.parent, tmp_path / "other.safetensors"  # of the first the folder
+    ours, theirs = (load_i3d(file, 1e-3).state_dict() for file in files)
+    assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+
+
+class Scripted(nn.Module):
+    """What TorchScript makes of a module in a module, with constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 2, stride=(1, 2, 2))
+        self.rest = nn.Sequential(nn.BatchNorm3d(4))
+        self.scale = 2.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rest(self.conv(x)) * self.scale
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_of_a_torchscript_archive_only_the_tensors_are_read(tmp_path):
+    from latte.eval.networks.pickles import is_torchscript, read_torchscript
+
+    module, path = Scripted(), tmp_path / "scripted.pt"
+    torch.jit.script(module).save(str(path))
+    assert is_torchscript(path)
+    found, wanted = read_torchscript(path), module.state_dict()
+    assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)
+    with pytest.raises(CheckpointError, match=r"scripted\.pt: \d+ tensors missing"):
+        load_i3d(path, 1e-3)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_parameter"))
+    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
+        read_torchscript(path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
+        load_i3d(path, 1e-3)
+
+
+def test_other_files_get_one_line(weights, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_i3d(tmp_path / "i3d.pt", 1e-3)
+    state = recorded_weights()
+    del state["Mixed_4b.b0.bn.bias"]
+    torch.save(state, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=r"short\.pt: 1 tensors missing, first Mixed_4b\.b0\.bn\.bias"):
+        load_i3d(tmp_path / "short.pt", 1e-3)
+    with pytest.raises(ValueError, match="9 frames or more"):
+        I3D()(torch.zeros(1, 8, 3, 224, 224))
+    with pytest.raises(ValueError, match="not 16 of 3 x 128 x 224"):
+        I3D()(torch.zeros(1, 16, 3, 128, 224))
+
+
+def test_a_pickle_with_a_program_is_not_run(tmp_path):
+    from latte.eval.networks.pickles import read_pickle
+
+    class Program:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit",))
+
+    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": Program()}))
+    with pytest.raises(CheckpointError, match=r"stats\.pkl: it holds builtins\.exec"):
+        read_pickle(tmp_path / "stats.pkl")
+
+
+def test_forged_arrays_are_not_taken_at_their_word(tmp_path):
+    from latte.eval.networks.pickles import read_pickle
+
+    good = {"mean": np.arange(6.0).reshape(2, 3), "n": np.float32(4), "turned": np.asfortranarray(np.eye(3, 2))}
+    for protocol in (0, 2, 4, 5):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(good, protocol))
+        found = read_pickle(tmp_path / "a.pkl")
+        assert all(np.array_equal(found[name], good[name]) for name in good)
+    objects = pickle.dumps({"mean": np.array([{}])}, 4)
+    for forged, words in {
+        objects: "an array of type O8",
+        pickle.dumps({"mean": np.arange(6.0)}, 4).replace(b"\x85\x94h", b"\x85\x94h", 1)[:-20]: "is damaged",
+        pickle.dumps({"mean": np.zeros(3, "c16")}, 4): "an array of type c16",
+    }.items():
+        (tmp_path / "a.pkl").write_bytes(forged)
+        with pytest.raises(CheckpointError, match=words):
+            read_pickle(tmp_path / "a.pkl")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_archives_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
+    from latte.eval.networks.pickles import read_torchscript
+
+    torch.jit.script(Scripted()).save(str(tmp_path / "a.pt"))
+    four = b"K\x04K\x03K\x02K\x02"  # the convolution's channels
+    for name, change in {
+        "compressed": lambda record, data: (zipfile.ZIP_DEFLATED, data),
+        "claims more": lambda record, data: (record.compress_type, data.replace(four, b"K\xff" + four[2:])),
+    }.items():
+        with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+            for record in old.infolist():
+                kind, data = change(record, old.read(record))
+                new.writestr(record.filename, data, kind)
+        with pytest.raises(CheckpointError, match=rf"b\.pt: .*{name}"):
+            read_torchscript(tmp_path / "b.pt")
+
+
+@torch.no_grad()
+def test_a_folded_unit_is_the_unit():
+    torch.manual_seed(0)
+    unit = Unit(3, 5, 3, 2, 1e-3).eval()
+    for tensor in (unit.bn.weight, unit.bn.bias, unit.bn.running_mean, unit.bn.running_var):
+        tensor.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 7, 8, 9)
+    before = unit(x)
+    unit.fold()
+    assert before.shape == (2, 5, 4, 4, 5) and before.max() > 0
+    assert torch.allclose(unit(x), before, atol=1e-5)
+
+
+def test_padding_is_tensorflows():
+    x = torch.ones(1, 1, 16, 224, 225)
+    padded = pad_same(x, (7, 7, 3), (2, 2, 2))
+    assert padded.shape[2:] == (21, 229, 227)
+    assert padded[0, 0, :, 100, 100].tolist() == [0] * 2 + [1] * 16 + [0] * 3
+    assert padded[0, 0, 10, 100, [0, 1, 225, 226]].tolist() == [0, 1, 1, 0]
+
+
+def test_resizing_rules():
+    """Along a ramp, each rule's value is the place that it reads."""
+    ramp = torch.arange(112.0).expand(1, 3, 112, 112)
+    inner = slice(2, -2)
+    at = torch.arange(224.0)
+    assert torch.allclose(squash(ramp)[0, 0, 0, inner], ((at + 0.5) / 2 - 0.5)[inner], atol=1e-4)
+    assert torch.allclose(squash_tf1(ramp)[0, 0, 0, inner], (at / 2)[inner], atol=1e-4)
+
+
+def test_only_a_cpu_gets_its_convolutions(weights):
+    fast, elsewhere = load_i3d(weights, 1e-3), load_i3d(weights, 1e-3, "meta")
+    kinds = Counter(type(module) for module in fast.modules())
+    assert (kinds[WinogradConv3d], kinds[PointwiseConv3d], kinds[nn.Conv3d]) == (19, 38, 1)  # the first has a stride
+    assert Counter(type(module) for module in elsewhere.modules())[nn.Conv3d] == 58
+    assert not any(isinstance(module, nn.BatchNorm3d) for model in (fast, elsewhere) for module in model.modules())
+
+
+@pytest.mark.parametrize("sizes", [(16, 224, 224), (9, 14, 7), (5, 7, 8)])
+@pytest.mark.parametrize("shape", [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+def test_pools_halve_and_round_up(sizes, shape):
+    kernel, stride = shape
+    x = torch.rand(1, 2, *sizes)
+    assert Pool(*shape)(x).equal(F.max_pool3d(pad_same(x, *shape), kernel, stride))
+
+
+def test_features_do_not_depend_on_the_batch(weights):
+    model = load_i3d(weights, 1e-3)
+    videos = torch.randint(0, 256, (2, 9, 3, 32, 48), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    both = i3d_features(model, videos, "squash")
+    assert both.shape == (2, 400) and both.dtype == torch.float32
+    assert relative_error(i3d_features(model, videos[1:], "squash")[0], both[1]) < 1e-5
+    assert relative_error(i3d_features(model, videos, "squash-tf1"), both) > 1e-4
+
+
+def test_a_cpu_takes_clip_by_clip_until_frames_are_small(weights, monkeypatch):
+    seen = []
+    for name in ("early", "late"):
+        layers = getattr(I3D, name)
+        monkeypatch.setattr(I3D, name, lambda self, x, layers=layers: seen.append(len(x)) or layers(self, x))
+    i3d_features(load_i3d(weights, 1e-3), torch.zeros(3, 9, 3, 16, 16, dtype=torch.uint8), "squash")
+    assert seen == [1, 1, 1, 3]

@@ -1,0 +1,328 @@
+"""`latte eval --real` from words to numbers, without any weights but those that ship."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from latte.cli import main
+from latte.eval.frechet import Moments
+from latte.eval.networks.c3d import C3D
+from latte.eval.networks.fast_convolutions import PointwiseConv3d
+from latte.eval.networks.i3d import I3D, Logits, Pool
+from latte.models.latte import Latte, LatteConfig
+from latte.shapes.corruptions import corrupted
+from latte.shapes.draw import make_clip
+from latte.video.read import count_frames
+from latte.video.write import write_video
+from latte.weights.load import save_model
+
+
+def videos(folder: Path, first: int, count: int, spoil: str = "", suffix: str = ".mkv") -> Path:
+    for i in range(first, first + count):
+        video = torch.from_numpy(make_clip(9, i).video)
+        write_video(corrupted(video[None], spoil, 1.0)[0] if spoil else video, folder / f"{i}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sets")
+    return {
+        "real": videos(root / "real", 0, 48),
+        "good": videos(root / "good", 48, 48),
+        "bad": videos(root / "bad", 48, 48, "noise"),
+    }
+
+
+@pytest.fixture
+def folder_of_shapes(tmp_path, vae) -> Path:
+    """A model that makes videos of 16 frames, of three classes, and knows nothing."""
+    torch.manual_seed(0)
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=16, num_classes=3)
+    save_model(Latte(config), tmp_path / "model")
+    shutil.copytree(vae, tmp_path / "model/vae")
+    return tmp_path / "model"
+
+
+def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
+    results = {}
+    for name in ("good", "bad"):
+        out = tmp_path / f"{name}.json"
+        words = ["eval", str(sets[name]), "--real", str(sets["real"]), "--features", str(tmp_path / "features")]
+        assert main([*words, "--num-videos", "48", "--out", str(out)]) == 0
+        said = capsys.readouterr().out
+        results[name] = json.loads(out.read_text())
+        assert f"{results[name]['distance']:.2f}" in said and "not FVD" in said and "clips 48" in said
+        assert "the network knows the built-in shapes alone" in said
+    good, bad = results["good"], results["bad"]
+    assert good["metric"] == bad["metric"] == "shapes_distance"
+    assert bad["distance"] > 3 * good["distance"] and bad["kernel"]["value"] > good["kernel"]["value"]
+    assert good["floor"]["low"] < good["distance"] < good["floor"]["high"] < bad["distance"]
+    assert good["flicker"]["real"] == bad["flicker"]["real"] > bad["flicker"]["generated"]
+    assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
+    said = capsys.readouterr().out
+    assert f"good.json ({good['distance']:.2f}) is lower than" in said and "how sure that is is not known" in said
+    assert "48 clips are too few to extrapolate from: 96 or more are needed" in good["caveats"]
+    for name, change in (("fewer", ["--num-videos", "40"]), ("cut", ["--num-videos", "48", "--real-crop", "6"])):
+        words = ["eval", str(sets["good"]), "--real", str(sets["real"]), *change]
+        assert main([*words, "--out", str(tmp_path / f"{name}.json")]) == 0
+        assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / f"{name}.json")]) == 2
+        assert "cannot be compared: they differ in protocol, " in capsys.readouterr().err
+    assert json.loads((tmp_path / "cut.json").read_text())["distance"] > 2 * good["distance"]
+
+
+def test_two_processes_find_what_one_does(sets, tmp_path):
+    """Started as torchrun starts them; they meet in the folder of features."""
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--out"]
+    assert main([*words, str(tmp_path / "one.json")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "latte", *words, str(tmp_path / "two.json"), "--features", str(tmp_path / "f")]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **launch, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two
+
+
+def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
+    from latte.eval.clip_sets import choose_clips
+    from latte.eval.features import features_of
+    from latte.eval.networks.shape_features import shapes_detector
+    from latte.eval.protocol import PROTOCOLS
+
+    clips = choose_clips(sets["real"], PROTOCOLS["exact"], "real", 0)
+    moments = Moments.of(features_of([shapes_detector(torch.device("cpu"))], clips.stream(clips.clips), 16)[0])
+    np.savez(tmp_path / "real.npz", mean=moments.mean.numpy(), cov=moments.cov.numpy(), n=48)
+    found = []
+    for real in (sets["real"], tmp_path / "real.npz"):
+        assert main(["eval", str(sets["bad"]), "--real", str(real), "--out", str(tmp_path / "r.json")]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    said = capsys.readouterr().out
+    assert "taken as given" in said and said.rstrip().count("   real 0.") == 1  # flicker of real frames, of a folder's
+    assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
+    assert "--real-crop needs real videos" in capsys.readouterr().err
+    np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
+    assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
+    said = capsys.readouterr().err
+    assert "the real statistics are of 400 numbers, the shapes distance (not FVD) is of 32: give --i3d" in said
+    words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["metric"], result["distance"]) == ("given", pytest.approx(0, abs=1e-9)) and result["distance"] >= 0
+    assert result["protocol"] is None and result["seed"] is None
+    said = capsys.readouterr().out
+    assert "by a network not known here" in said and "protocol exact" not in said and "extrapolated" not in said
+    for option in (["--protocol", "latte"], ["--seed", "7"], ["--num-videos", "5"], ["--features", "f"]):
+        assert main([*words, *option]) == 2
+        assert f"{option[0]} does nothing with statistics on both sides: leave it out" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_told_before_the_work(sets, tmp_path, capsys):
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
+    assert main([*words, "--num-videos", "1"]) == 2
+    assert "--num-videos 1: a distance is of two clips or more" in capsys.readouterr().err
+    videos(tmp_path / "one", 0, 1)
+    assert main([words[0], str(tmp_path / "one"), *words[2:]]) == 2
+    assert "there is one generated clip, " in capsys.readouterr().err
+    assert main([*words, "--num-videos", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "3 real clips are too few to say what other real ones would score" in said and "real from other" not in said
+    (tmp_path / "cache").write_text("")
+    assert main([*words, "--features", str(tmp_path / "cache")]) == 2
+    assert "cache is a file: name a folder" in capsys.readouterr().err
+    video = next(sets["good"].iterdir())
+    assert main(["eval", str(video), "--real", str(sets["real"])]) == 2
+    assert f"{video} is one video: name a folder of videos" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
+    words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--num-videos", "8", "--features", str(tmp_path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    damaged = sorted(tmp_path.glob("*.safetensors"))[0]
+    whole = load_file(damaged)["features"]
+    for fault in (damaged.read_bytes()[:40], save({"features": whole[:3]}), save({"others": whole})):
+        damaged.write_bytes(fault)
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert str(damaged) in told and "delete it, and it is computed again" in told
+    damaged.unlink()
+    assert main(words) == 0 and capsys.readouterr().out == said
+
+
+def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
+    from latte.eval import inception_score as module
+
+    load_c3d = module.load_c3d
+
+    torch.manual_seed(0)
+    network = C3D(2, 8)
+    theirs = lambda name: name.replace(".weight", "/W").replace(".bias", "/b")
+    arrays = {theirs(name): value.numpy() for name, value in network.state_dict().items()}
+    np.savez(tmp_path / "conv3d_deepnetA_ucf.npz", **arrays)
+    np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), np.float32))
+    monkeypatch.setattr(module, "load_c3d", lambda path, mean, device: load_c3d(path, mean, 2, 8, device))
+    monkeypatch.setitem(module.SCORE_PROTOCOLS, "stylegan-v", module.ScoreProtocol(48, 4, True))
+    both = ["eval", str(sets["good"]), "--real", str(sets["real"])]
+    words = [*both, "--c3d", str(tmp_path), "--c3d-mean", str(tmp_path)]
+    assert main([*words, "--out", str(tmp_path / "r.json")]) == 0
+    score = json.loads((tmp_path / "r.json").read_text())["inception_score"]
+    assert score["mean"] >= 1 and score["groups"] == 4 and len(score["sha256"]) == len(score["mean_sha256"]) == 64
+    assert main([*words, "--is-protocol", "tgan2"]) == 2
+    assert "is of 20480 clips; 48 are given" in capsys.readouterr().err
+    assert main([*both, "--c3d-mean", str(tmp_path)]) == 2
+    assert "--c3d-mean does nothing without --c3d" in capsys.readouterr().err
+
+
+def test_pairs_are_compared_by_name(tmp_path, capsys):
+    good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
+    for folder, first, spoil in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
+        videos(Path(folder), first, 2, spoil)
+    assert main(["eval", bad, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5
+    assert found["flicker"] < found["reference_flicker"] and f"psnr {found['psnr']:.4f}" in capsys.readouterr().out
+    assert main(["eval", good, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
+    same = json.loads((tmp_path / "p.json").read_text())
+    assert same["psnr"] == 100 and same["ssim"] == pytest.approx(1)
+    for words, line in {
+        (good, "--reference", other): "are not pairs: only one of them has 0",
+        (good, "--reference", good, "--real", other): "--real does nothing with --reference",
+        (good, "--real", other, "--alexnet", "a.pth"): "--alexnet does nothing with",
+        (good, "--reference", good, "--alexnet", "a.pth"): "a.pth: there is no such file; LPIPS needs",
+    }.items():
+        assert main(["eval", *words]) == 2
+        assert line in capsys.readouterr().err
+
+
+def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_path, capsys):
+    """Without a file, and from files: the same clips, so the same numbers; features are found again."""
+    found = []
+    words = ["eval", str(folder_of_shapes), "--real", str(sets["real"]), "--num-videos", "4", "--batch-size", "4"]
+    words += ["--num-sampling-steps", "2", "--out", str(tmp_path / "r.json")]
+    for more in (["--features", str(tmp_path / "f")], ["--samples", str(tmp_path / "s")], ["--seed", "1"]):
+        assert main([*words, *more]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text()))
+    assert found[0]["distance"] == pytest.approx(found[1]["distance"], rel=1e-4)
+    assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]["made_by"]
+    assert found[0]["distance"] != found[2]["distance"]
+    more = [*words[:5], "7", *words[6:], "--samples", str(tmp_path / "s")]
+    assert main(more) == 0 and main([*words, "--samples", str(tmp_path / "s")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that grew
+    assert len(list((tmp_path / "s").glob("*.mkv"))) == 7
+    assert main([*words, "--prompts", "setup.cfg"]) == 2
+    assert "no prompts: leave out --prompts" in capsys.readouterr().err
+    np.savez(tmp_path / "real.npz", mean=np.zeros(32), cov=np.eye(32), n=9)
+    words[3] = str(tmp_path / "real.npz")
+    assert main([*words, "--protocol", "stylegan-v-128f"]) == 2
+    assert "makes videos of 16 frames; protocol stylegan-v-128f, clips 4 needs more" in capsys.readouterr().err
+    assert main(["eval", str(sets["good"]), "--real", str(sets["real"]), "--samples", str(tmp_path / "s")]) == 2
+    assert "--samples does nothing with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{}, {"generated_stride": 2}])
+def test_clips_of_a_longer_model_are_those_of_its_files(change, sets, tmp_path, vae, monkeypatch):
+    """A seeded start, and a stride: with files or without."""
+    from latte.eval import videos as module
+    from latte.eval.protocol import PROTOCOLS
+
+    torch.manual_seed(0)
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=40)
+    save_model(Latte(config), tmp_path / "model")
+    shutil.copytree(vae, tmp_path / "model/vae")
+    adjusted = module.adjusted
+    monkeypatch.setattr(module, "adjusted", lambda name, **words: replace(adjusted(name, **words), **change))
+    words = ["eval", str(tmp_path / "model"), "--real", str(sets["real"]), "--num-videos", "6", "--batch-size", "2"]
+    words += ["--num-sampling-steps", "1", "--out", str(tmp_path / "r.json")]
+    found = []
+    for more in ([], ["--samples", str(tmp_path / "s")]):
+        assert main([*words, *more]) == 0
+        found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    monkeypatch.setitem(PROTOCOLS, "exact", replace(PROTOCOLS["exact"], generated_start="zero"))
+    assert main(words) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["distance"] != pytest.approx(found[0], rel=1e-4)
+
+
+def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, capsys):
+    """Unless a protocol is asked for that forbids it; and not with those that are not."""
+    lossy = videos(tmp_path / "lossy", 48, 8, suffix=".mp4")
+    words = ["eval", str(lossy), "--real", str(sets["real"]), "--num-videos", "8"]
+    assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
+    assert "stored in h264, which loses some" in capsys.readouterr().out
+    assert main([*words, "--protocol", "exact"]) == 2
+    assert "or leave out --protocol" in capsys.readouterr().err
+    words[1] = str(sets["good"])
+    for more in ([], ["--protocol", "exact"]):
+        assert main([*words, *more, "--out", str(tmp_path / f"mkv{len(more)}.json")]) == 0
+    compare = lambda name: main(["eval", "--compare", str(tmp_path / name), str(tmp_path / "mkv2.json")])
+    assert compare("mkv0.json") == 0 and compare("mp4.json") == 2
+    assert "they differ in codecs that lose something" in capsys.readouterr().err
+
+
+def test_real_clips_and_their_blurred_twins():
+    """Skies, clean and with a temporal distortion, which is seen as flicker."""
+    root = os.environ.get("LATTE_TEST_DATA")
+    if not root:
+        pytest.skip("LATTE_TEST_DATA names no folder of real data")
+    from latte.eval.fidelity import flicker
+    from latte.video.read import read_video
+
+    clean, blurred = (read_video(Path(root) / "sky" / f"sky_{name}.mp4")[0] for name in ("clean", "Motion_Blur_3"))
+    assert clean.shape == blurred.shape
+    assert flicker(clean[None]) > flicker(blurred[None]) + 0.01
+
+
+def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monkeypatch):
+    """With a small I3D in place of the real one, which takes half a minute."""
+    from latte.eval.bench import eval_speed
+
+    class Small(I3D):
+        """Two convolutions of I3D's, and its head."""
+
+        def __init__(self):
+            super().__init__()
+            for name in list(self._modules)[3:-1]:
+                delattr(self, name)
+            self.logits = Logits(64, 8)
+            self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
+
+        def early(self, video: torch.Tensor) -> torch.Tensor:
+            seen.add((video.shape[1], any(isinstance(module, PointwiseConv3d) for module in self.modules())))
+            return super().early(video)
+
+    seen = set()
+    monkeypatch.setattr(eval_speed, "I3D", Small)
+    videos(tmp_path / "real", 0, 2)
+    words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1", "--frames", "9"]
+    assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
+    written = json.loads((tmp_path / "speed.json").read_text())
+    found = written["rows"]
+    assert written["frames"] == 9 and seen == {(9, False), (9, True)}  # as it is defined, and made fast
+    assert found["agreement"]["relative_error"] < 1e-4
+    for name in ("decoding", "features"):
+        assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])
+    said = capsys.readouterr().out
+    assert f"| distances | {1 / found['distance']['seconds']:.2f} |" in said
+    row = found["decoding"]
+    assert f"| clips decoded | {1 / row['seconds']:.2f} | {1 / row['obvious']:.2f} | {row['ratio']:.2f} |" in said
+    assert count_frames(next(eval_speed.drawn(tmp_path, 1, 9, 32).glob("*.mp4"))) == 18
+    assert main(["bench", "eval", "--clips", "0"]) == 2
+    assert main(["bench", "eval", "--frames", "8"]) == 2
+    assert "--frames 8: I3D takes 9 or more" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""Small training runs, and comparing them."""
+
+import torch
+from safetensors.torch import load_file
+
+from latte.train.data.folders import open_clips
+from latte.train.loop import train
+from latte.train.presets import resolve
+
+SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
+SMALL += ["log_every=1", "save_every=5", "warmup=2"]
+TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
+TINY_T2V = [*SMALL, "model.num_layers=1", "model.num_attention_heads=2", "model.attention_head_dim=8"]
+TINY_T2V += ["model.patch_size=2", "text_encoder={d_model: 8, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 2}"]
+TINY_FEATURES = [*SMALL, "model.widths=[4,8]", "model.features=8"]
+TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups=4"]
+
+
+def run(config, folder, **options):
+    return train(config, folder, open_clips(config), **options)
+
+
+def tensors(folder):
+    return {
+        f"{n}.{k}": v for n in ("model", "ema", "optimizer") for k, v in load_file(folder / f"{n}.safetensors").items()
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def small(vae, *changes):
+    return resolve("shapes", [*TINY, f"vae={vae}", *changes])
+
+
+def small_t2v(vae, *changes):
+    return resolve("shapes-t2v", [*TINY_T2V, f"vae={vae}", *changes])

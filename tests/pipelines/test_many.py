@@ -1,0 +1,265 @@
+"""Sets of videos for evaluation: the same bytes by any number of processes, killed or not, and nobody else's folder."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from awake_models import SIZE, awake, awake_pipeline, digests
+from forks import fork, kill_workers, status
+from published import PROMPTS, QUICK
+
+from latte import LattePipeline
+from latte import sample_many as many
+from latte.models.latte import Latte, LatteConfig
+from latte.sample_many import sample_many
+from latte.video.read import list_videos, read_video
+
+SETTINGS = {"num_inference_steps": 2, "batch_size": 2, "seed": 3}
+LABELS = [0, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return awake_pipeline(3)
+
+
+def make(pipe, folder, count=9, labels=LABELS, **options):
+    return sample_many(pipe, count, folder, labels, SETTINGS, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(classes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert make(classes, folder) == 9
+    return folder
+
+
+def test_a_part_of_a_call_has_the_bits_of_the_whole(classes):
+    labels = [LABELS[i % 3] for i in range(8)]
+    for options in ({}, {"eta": 1.0}):
+        options = {**SETTINGS, **options, "output_type": "latent"}
+        eight = classes(labels, **options).frames
+        assert torch.equal(classes(labels[2:6], first=2, **options).frames, eight[2:6])
+        assert torch.equal(classes(labels[4:5], first=4, **options).frames, eight[4:5])
+    assert not torch.equal(classes(labels[2:6], first=3, **options).frames, eight[2:6])
+    with pytest.raises(ValueError, match="first is -1"):
+        classes([0], first=-1)
+
+
+def test_a_part_of_a_call_of_prompts(pipe):
+    prompts = [PROMPTS[0]] * 4
+    four = pipe(prompts, eta=0.5, batch_size=2, **QUICK).frames
+    torch.testing.assert_close(pipe(prompts[2:], eta=0.5, first=2, **QUICK).frames, four[2:], rtol=1e-4, atol=1e-4)
+    text = pipe.encode_prompt(prompts)
+    given = lambda rows: dict(prompt_embeds=text.prompt[rows], negative_prompt_embeds=text.negative[rows], **QUICK)
+    four = pipe(**given(slice(0, 4)), batch_size=2).frames
+    assert torch.equal(pipe(**given(slice(2, 4)), first=2).frames, four[2:])
+    assert not torch.allclose(pipe(**given(slice(2, 4))).frames, four[2:], atol=1e-2)
+    with pytest.raises(ValueError, match="nothing with a generator"):
+        pipe(PROMPTS[0], generator=torch.Generator(), first=1, **QUICK)
+    with pytest.raises(ValueError, match="first is -1"):
+        pipe(PROMPTS[0], first=-1, **QUICK)
+
+
+def test_files_are_the_pipelines_videos(classes, whole):
+    names = [f"{i:06d}.mkv" for i in range(9)]
+    assert sorted(digests(whole)) == [".locks", *names, "samples.json"]
+    assert [path.name for path in list_videos(whole)] == names
+    videos = classes([LABELS[i % 3] for i in range(9)], output_type="uint8", **SETTINGS).frames
+    for name, video in zip(names, videos):
+        frames, fps = read_video(whole / name)
+        assert torch.equal(frames, video) and fps == 8
+    record = json.loads((whole / "samples.json").read_text())
+    assert record["count"] == 9 and record["labels"] == LABELS and record["settings"] == SETTINGS
+    assert record["transformer"]["depth"] == 2 and record["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_processes_writes_the_same_bytes(classes, whole, size, tmp_path):
+    log, work = tmp_path / "log", lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
+    ends = [status(pid) for pid in [fork(work(rank), log) for rank in range(size)]]
+    assert ends == [0] * size, log.read_text()[-3000:]
+    assert digests(tmp_path / "set") == digests(whole)
+
+
+def test_a_folder_that_becomes_the_sets_while_it_is_looked_at(classes, whole, tmp_path, monkeypatch):
+    """The record was not there a moment ago, and now it is, and videos too."""
+    exists = Path.exists
+
+    def just_before(path):
+        found = exists(path)
+        if path == tmp_path / "samples.json" and not found:
+            shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "exists", just_before)
+    assert make(classes, tmp_path) == 0
+    assert digests(tmp_path) == digests(whole)
+
+
+def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
+    """More of them round differently, and torchrun sets their number."""
+    calls, seen, before = type(classes).__call__, [], torch.get_num_threads()
+
+    def watched(self, *args, **options):
+        seen.append(torch.get_num_threads())
+        return calls(self, *args, **options)
+
+    monkeypatch.setattr(type(classes), "__call__", watched)
+    torch.set_num_threads(3)
+    try:
+        make(classes, tmp_path / "set", 1)
+        assert seen == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_set_grows_and_what_is_there_stays(classes, whole, tmp_path):
+    folder = tmp_path / "set"
+    assert make(classes, folder, 5) == 5 and len(list_videos(folder)) == 5
+    times = {path: path.stat().st_mtime_ns for path in list_videos(folder)}
+    assert make(classes, folder) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert digests(folder) == digests(whole)
+    assert make(classes, folder) == make(classes, folder, 3) == 0
+    assert digests(folder) == digests(whole)
+
+
+def test_what_was_lost_is_made_again(classes, whole, tmp_path):
+    folder = tmp_path / "set"
+    make(classes, folder)
+    kept = folder / "000007.mkv"
+    before = kept.stat().st_mtime_ns
+    for i in (0, 3, 6, 8):
+        (folder / f"{i:06d}.mkv").unlink()
+    (folder / ".000003.part1.mkv").write_text("half")
+    (folder / ".000099.part1.mkv").write_text("of a process that makes more of them")
+    assert make(classes, folder) == 4
+    assert kept.stat().st_mtime_ns == before
+    (folder / ".000099.part1.mkv").unlink()  # which is not this call's to remove
+    assert digests(folder) == digests(whole)
+
+
+def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
+    """Also where two begin at the same unit; the units that each one made are in its log."""
+    calls = type(classes).__call__
+
+    def slow(self, *args, **options):
+        print(options["first"], flush=True)
+        time.sleep(0.05)
+        return calls(self, *args, **options)
+
+    monkeypatch.setattr(type(classes), "__call__", slow)
+    work = lambda: make(classes, tmp_path / "set", 16)
+    assert [status(pid) for pid in [fork(work, tmp_path / f"{n}.log") for n in range(2)]] == [0, 0]
+    made = [sorted(map(int, (tmp_path / f"{n}.log").read_text().split())) for n in range(2)]
+    assert sorted(made[0] + made[1]) == list(range(0, 16, 2)) and all(made)
+
+
+def test_one_takes_over_from_another_that_dies(classes, whole, tmp_path, monkeypatch):
+    """The second finds the first's unit locked, makes the others, waits, and makes that one too."""
+    calls = type(classes).__call__
+
+    def stuck(self, *args, **options):
+        (tmp_path / "begun").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr(type(classes), "__call__", stuck)
+    first = fork(lambda: make(classes, tmp_path / "set"), tmp_path / "log")
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    monkeypatch.setattr(type(classes), "__call__", calls)
+    second = fork(lambda: make(classes, tmp_path / "set"), tmp_path / "log")
+    while len(list_videos(tmp_path / "set")) < 7:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert os.waitpid(second, os.WNOHANG)[0] == 0 and not (tmp_path / "set/000000.mkv").exists()
+    os.kill(first, signal.SIGKILL)
+    assert status(first) == -signal.SIGKILL and status(second) == 0
+    assert digests(tmp_path / "set") == digests(whole)
+
+
+def test_a_file_system_without_locks(classes, whole, tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(many.fcntl, "lockf", lockf)
+    work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=2)
+    assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(2)]] == [0, 0]
+    assert digests(tmp_path / "set") == digests(whole)
+
+
+def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
+    """Six, at random moments, of one to three at a time; tests/soak.py kills more."""
+    make(classes, tmp_path / "whole", 80)
+    work = lambda rank, size: make(classes, tmp_path / "set", 80, rank=rank, world_size=size)
+    counts = kill_workers(work, tmp_path / "set", 6, random.Random(0), tmp_path / "log")
+    assert counts["kills"] == 6
+    assert digests(tmp_path / "set") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "say"),
+    [
+        ({"settings": {**SETTINGS, "seed": 4}}, "with settings.seed 3, not 4: choose another folder"),
+        ({"settings": {**SETTINGS, "batch_size": 4}}, "settings.batch_size 2, not 4"),
+        ({"settings": {**SETTINGS, "eta": 0.5}}, "settings.eta None, not 0.5"),
+        ({"labels": [0, 1, 2]}, r"labels \[0, 2, 1\], not \[0, 1, 2\]"),
+        ({"about": {"sha256": ["ab"]}}, "sha256 None, not"),
+        ({"fps": 9}, "fps 8, not 9"),
+        ({"count": 0}, "count is 0"),
+        ({"count": 10**9}, "count is 1000000000"),
+        ({"labels": []}, "labels is empty"),
+        ({"settings": {"batch_size": 0}}, "batch_size is 0"),
+    ],
+)
+def test_another_set_is_refused(classes, whole, change, say):
+    before = digests(whole)
+    with pytest.raises(ValueError, match=say):
+        sample_many(**{"pipe": classes, "count": 12, "folder": whole, "labels": LABELS, "settings": SETTINGS, **change})
+    assert digests(whole) == before
+
+
+def test_another_model_is_refused(classes, whole):
+    other = LattePipeline(Latte(LatteConfig(num_classes=3, **{**SIZE, "depth": 4})), classes.vae)
+    with pytest.raises(ValueError, match=r"transformer\.depth 2, not 4"):
+        make(other, whole)
+
+
+def test_folders_of_others_are_refused(classes, tmp_path):
+    (tmp_path / "holiday.mkv").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds holiday\.mkv and no samples\.json"):
+        make(classes, tmp_path)
+    (tmp_path / "holiday.mkv").unlink()
+    for text, say in (("{", "not valid JSON"), ('{"count": "many"}', "count is many")):
+        (tmp_path / "samples.json").write_text(text)
+        with pytest.raises(ValueError, match=say):
+            make(classes, tmp_path)
+    assert list(digests(tmp_path)) == ["samples.json"]
+
+
+def test_a_wrong_call_leaves_a_folder_that_can_be_used(classes, tmp_path):
+    with pytest.raises(ValueError, match="no class 7"):
+        make(classes, tmp_path / "set", labels=[7])
+    assert make(classes, tmp_path / "set", 1) == 1
+
+
+def test_models_without_classes_and_of_prompts(classes, pipe, tmp_path):
+    lone = LattePipeline(awake(Latte(LatteConfig(**SIZE))), classes.vae)
+    assert make(lone, tmp_path / "lone", 3, None) == 3
+    video = lone(num_videos=3, output_type="uint8", **SETTINGS).frames[2]
+    assert torch.equal(read_video(tmp_path / "lone/000002.mkv")[0], video)
+    settings = {"num_inference_steps": 2, "batch_size": 2, "video_length": 4, "seed": 1}
+    for folder, steps in (("text", (3,)), ("again", (1, 3))):
+        for count in steps:
+            sample_many(pipe, count, tmp_path / folder, list(PROMPTS), settings)
+    assert digests(tmp_path / "text") == digests(tmp_path / "again")
+    frames = pipe(list(PROMPTS), output_type="uint8", progress=False, **settings).frames
+    assert torch.equal(read_video(tmp_path / "text/000001.mkv")[0], frames[1])

@@ -1,0 +1,301 @@
+"""Pyramid Attention Broadcast: recorded values, schedules worked out by hand, and that nothing of it remains."""
+
+import pytest
+import torch
+from goldens import Golden, relative_error
+
+from latte import LattePipeline
+from latte.models.block import Block, modulate
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_t2v import LatteT2V
+from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.pab import Broadcast, PyramidAttentionBroadcastMixin, Spans, pyramid_attention_broadcast
+from latte.weights.convert_t2v import t2v_config, t2v_state
+from latte.weights.vae_folder import modern_keys
+
+DDIM_50 = range(980, -1, -20)
+
+
+@pytest.fixture
+def golden():
+    return Golden("t2v_pipeline")
+
+
+@pytest.fixture
+def pipe():
+    weights, vae = Golden("t2v_transformer"), Golden("vae")
+    config = t2v_config(weights.config)
+    model, network = LatteT2V(config), AutoencoderKL(VAEConfig.from_dict(vae.config))
+    model.load_state_dict(t2v_state(weights.weights, config))
+    network.load_state_dict(modern_keys(vae.weights))
+    return LattePipeline(model, VideoVAE(network.eval()))
+
+
+def latents(pipe, golden, steps=30, **options):
+    given = {name: golden.inputs[name] for name in ("prompt_embeds", "negative_prompt_embeds", "latents")}
+    return pipe(**given, num_inference_steps=steps, progress=False, **{"output_type": "latent", **options}).frames
+
+
+def test_recorded_values_with_and_without(pipe, golden):
+    plain = latents(pipe, golden)
+    assert relative_error(plain, golden.outputs["latent"]) < 1e-4
+    assert relative_error(latents(pipe, golden, output_type="pt"), golden.outputs["frames"]) < 1e-4
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, cross_attn_timestep_range=(100, 850))
+    assert relative_error(latents(pipe, golden), golden.outputs["latent_pab"]) < 1e-4
+    pipe.disable_pyramid_attention_broadcast()
+    assert torch.equal(latents(pipe, golden), plain)
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
+    plain = latents(pipe, golden, steps=8)
+    pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
+    assert torch.equal(latents(pipe, golden, steps=8), plain)
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_where_guidance_begins_or_ends_nothing_is_taken_again(pipe, golden, after_gate):
+    some = {"steps": 8, "guidance_interval": (400, 700)}
+    plain = latents(pipe, golden, **some)
+    pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
+    assert torch.equal(latents(pipe, golden, **some), plain)
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, after_gate=after_gate)
+    reused = latents(pipe, golden, **some)
+    assert reused.isfinite().all() and 1e-6 < relative_error(reused, plain) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["spatial_attn", "temporal_attn", "cross_attn", "mlp"])
+def test_every_kind_its_range_and_its_window_count(pipe, golden, kind):
+    results = [latents(pipe, golden, steps=12)]
+    for every, window in ((2, (100, 800)), (4, (100, 800)), (4, (300, 600))):
+        pipe.enable_pyramid_attention_broadcast(**{f"{kind}_skip_range": every, f"{kind}_timestep_range": window})
+        results.append(latents(pipe, golden, steps=12))
+    differences = [relative_error(a, b) for i, a in enumerate(results) for b in results[:i]]
+    assert min(differences) > 1e-6
+
+
+def test_what_is_kept_before_the_gate_and_after_it(pipe, golden):
+    """The gate depends on t: before it the present one counts, after it the stale one. Cross-attention has none."""
+    results = []
+    for after_gate in (False, True):
+        pipe.enable_pyramid_attention_broadcast(3, after_gate=after_gate)
+        results.append(latents(pipe, golden, steps=12))
+    assert relative_error(*results) > 1e-5
+    for after_gate in (False, True):
+        pipe.enable_pyramid_attention_broadcast(cross_attn_skip_range=3, after_gate=after_gate)
+        results.append(latents(pipe, golden, steps=12))
+    assert torch.equal(results[2], results[3])
+
+
+def computed(rule, timesteps=DDIM_50):
+    """The timesteps at which a layer under that rule computes."""
+    before, out = None, []
+    for count, t in enumerate(timesteps):
+        if not (count and rule.reuses(count, t, before)):
+            out.append(t)
+        before = t
+    return out
+
+
+def test_schedules_of_fifty_steps():
+    """Counts, and what is computed in the window, as measured with diffusers for ranges 2, 3 and 5."""
+    counts = {every: len(computed(Broadcast(every))) for every in (2, 3, 5)}
+    assert counts == {2: 33, 3: 27, 5: 23}
+    inside = {every: [t for t in computed(Broadcast(every)) if 100 < t < 800] for every in (2, 3, 5)}
+    assert inside[2] == list(range(780, 100, -40))
+    assert inside[3] == list(range(740, 100, -60))
+    assert inside[5] == list(range(780, 100, -100))
+
+
+def test_schedule_of_mlps():
+    """VideoSys's at 50 steps: computed at a start, reused twice; in the same spans at any number of steps."""
+    reused = lambda timesteps: [t for t in timesteps if t not in computed(Spans(), timesteps)]
+    assert reused(DDIM_50) == [700, 680, 620, 600, 540, 520, 460, 440, 380, 360]
+    assert reused(range(960, -1, -40)) == [680, 600, 520, 440, 360]
+    assert len(reused(range(990, -1, -10))) == 25
+    assert reused(range(950, -1, -100)) == []
+
+
+class Counting(torch.nn.Module):
+    """How often a layer really computes."""
+
+    def __init__(self, layer, kind):
+        super().__init__()
+        self.layer, self.kind, self.calls = layer, kind, []
+
+    def forward(self, *args):
+        self.calls.append(len(self.calls))
+        return self.layer(*args)
+
+
+def counted(model):
+    """Every layer of a model's blocks replaced by a counting one: kind -> those of that kind."""
+    found = {}
+    for block in model.blocks:
+        block.attns = torch.nn.ModuleList(Counting(attn, attn.kind) for attn in block.attns)
+        block.mlp = Counting(block.mlp, "mlp")
+        if block.cross is not None:
+            block.cross = Counting(block.cross, "cross")
+        for layer in (*block.attns, block.mlp, *([block.cross] if block.cross else [])):
+            found.setdefault(layer.kind, []).append(layer)
+    return found
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_each_kind_computes_as_often_as_its_schedule_says(pipe, golden, after_gate):
+    """The temporal attentions by the temporal range: what a layer is, it declares."""
+    layers = counted(pipe.transformer)
+    for layer in [one for several in layers.values() for one in several]:
+        layer.layer.kind = "counted"
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, mlp_spans=Spans(first=2), after_gate=after_gate)
+    latents(pipe, golden, steps=50)
+    times = {kind: [len(layer.calls) for layer in several] for kind, several in layers.items()}
+    assert times == {"spatial": [33] * 3, "temporal": [27] * 3, "cross": [22] * 3, "mlp": [40] * 2 + [50] * 4}
+
+
+def test_no_state_survives_a_run(pipe, golden):
+    names = set(pipe.transformer.state_dict())
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, 2)
+    first = latents(pipe, golden)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        latents(pipe, golden, callback_on_step_end=stop)
+    assert pipe._run is None and "forward" not in vars(pipe.transformer.blocks[0].attns[0])
+    assert torch.equal(latents(pipe, golden), first) and set(pipe.transformer.state_dict()) == names
+    with pyramid_attention_broadcast(pipe.transformer, {"spatial": Broadcast(2)}) as run:
+        latents(LattePipeline(**pipe.components), golden, steps=3)
+        assert run.kept
+    assert not run.kept and not pipe.transformer._forward_pre_hooks
+
+
+def test_other_models_and_several_runs_in_a_call():
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=3)
+    for variant in (1, 2, 3, 4):
+        torch.manual_seed(0)
+        model = Latte(LatteConfig(**{**vars(config), "variant": variant}))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        pipe = LattePipeline(model)
+        make = lambda labels: pipe(labels, num_inference_steps=10, output_type="latent").frames  # noqa: B023
+        plain = make([0, 1])
+        pipe.enable_pyramid_attention_broadcast(2, 3)
+        assert relative_error(make([0, 1]), plain) > 1e-6
+        assert torch.equal(make([0, 1])[:1], make([0]))
+        if variant == 4:
+            with pytest.raises(ValueError, match="split heads share one gate"):
+                pipe.enable_pyramid_attention_broadcast(2, after_gate=True)
+        else:
+            pipe.enable_pyramid_attention_broadcast(2, 3, after_gate=True)
+            assert relative_error(make([0, 1]), plain) > 1e-6
+        with pytest.raises(ValueError, match="no 'cross' layers to broadcast; it has spatial, temporal, mlp"):
+            pipe.enable_pyramid_attention_broadcast(cross_attn_skip_range=2)
+
+
+class Elsewhere(PyramidAttentionBroadcastMixin):
+    """Somebody's own pipeline."""
+
+    def __init__(self, transformer):
+        self.transformer, self.current_timestep = transformer, None
+
+    def __call__(self, x, text):
+        for t in (900, 700, 500, 300):
+            self.current_timestep = torch.tensor(t)
+            x = x - self.transformer(x, torch.tensor([t]), text)[:, :, :4] / 10
+        return x
+
+
+def test_the_mixin_serves_other_pipelines(pipe, golden):
+    other, x = Elsewhere(pipe.transformer), golden.inputs["latents"].transpose(1, 2)
+    with torch.no_grad():
+        plain = other(x, golden.inputs["prompt_embeds"])
+        other.enable_pyramid_attention_broadcast(temporal_attn_skip_range=2)
+        kept = other(x, golden.inputs["prompt_embeds"])
+        assert relative_error(kept, plain) > 1e-6
+        assert torch.equal(other(x, golden.inputs["prompt_embeds"]), kept)
+
+
+class Foreign:
+    """A pipeline that knows nothing of it."""
+
+    __init__, __call__ = Elsewhere.__init__, Elsewhere.__call__.__wrapped__
+
+
+class Adopted(PyramidAttentionBroadcastMixin, Foreign):
+    """Which gets it together with what that has."""
+
+
+class Heir(Adopted):
+    """Of a pipeline that has it."""
+
+    def __call__(self, x, text):
+        return super().__call__(x, text)
+
+
+@pytest.mark.parametrize("kind", [Adopted, Heir])
+def test_the_mixin_serves_inherited_calls(kind, pipe, golden):
+    text, x = golden.inputs["prompt_embeds"], golden.inputs["latents"].transpose(1, 2)
+    with torch.no_grad():
+        results = []
+        for other in (Elsewhere(pipe.transformer), kind(pipe.transformer)):
+            other.enable_pyramid_attention_broadcast(temporal_attn_skip_range=2)
+            results.append(other(x, text))
+        other.disable_pyramid_attention_broadcast()
+        assert torch.equal(*results) and not torch.equal(other(x, text), results[0])
+
+
+class OneBlock(torch.nn.Module):
+    """The smallest model that it serves."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block(16, 2, "s", "adaln")
+        torch.nn.init.normal_(self.block.modulation.linear.weight)
+
+    def forward(self, x, t, c):
+        return self.block(x, c)
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_what_a_block_adds_when_it_takes_an_output_again(after_gate):
+    """By hand: kept before the gate, the present gate times the old output; after it, the old product."""
+    torch.manual_seed(0)
+    model = OneBlock()
+    block = model.block
+    (x, z), (c, d) = torch.randn(2, 1, 3, 4, 16), torch.randn(2, 1, 1, 16)
+    with torch.no_grad():
+        ((shift, scale, gate), _), ((_, _, new_gate), mlp) = block.modulation(c, 3), block.modulation(d, 3)
+        middle = z + (gate if after_gate else new_gate) * block.attns[0](modulate(x, shift, scale))
+        expected = middle + block.branch(block.mlp, middle, mlp)
+        with pyramid_attention_broadcast(model, {"spatial": Broadcast(2)}, after_gate=after_gate):
+            model(x, torch.tensor([700]), c)
+            again = model(z, torch.tensor([600]), d)
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_together_with_compilation(pipe, golden):
+    pipe.enable_pyramid_attention_broadcast(2, 3, 6, 2)
+    plain = latents(pipe, golden, steps=8)
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    assert relative_error(latents(pipe, golden, steps=8), plain) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "say"),
+    [
+        ({}, "nothing to broadcast"),
+        ({"spatial_attn_skip_range": 0}, "skip_range is 0"),
+        ({"spatial_attn_skip_range": 2.5}, "skip_range is 2.5"),
+        ({"mlp_skip_range": 2, "mlp_timestep_range": (800, 100)}, "timestep range is"),
+        ({"mlp_skip_range": 2, "mlp_timestep_range": (1, 2, 3)}, "timestep range is"),
+        ({"mlp_skip_range": 2, "mlp_timestep_range": 100}, "timestep range is"),
+        ({"mlp_skip_range": 2, "mlp_spans": Spans()}, "not both"),
+        ({"mlp_skip_range": 2, "cross_attn_timestep_range": (1, 9)}, "nothing without cross_attn_skip_range"),
+        ({"mlp_spans": Spans(), "mlp_timestep_range": (1, 9)}, "nothing without mlp_skip_range"),
+    ],
+)
+def test_wrong_ranges_are_told(pipe, options, say):
+    with pytest.raises(ValueError, match=say):
+        pipe.enable_pyramid_attention_broadcast(**options)

@@ -1,0 +1,280 @@
+"""The built-in data and its examiner: the truth is found in fair clips, and corruption is seen in the others."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.eval.exam import reconstruct, table
+from latte.models.latte import Latte, LatteConfig
+from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
+from latte.shapes.examiner import count_objects, examine, score
+from latte.weights.load import find_model, save_model
+from latte.weights.tensors import digest
+from latte.weights.vae_folder import load_vae
+
+CLIPS = [make_clip(5, i) for i in range(400)]  # training draws from seed 0
+FEW = CLIPS[:48]
+OPPOSITE = dict(zip(MOTIONS, ("right", "left", "down", "up", "anticlockwise", "clockwise", "shrinking", "growing")))
+
+
+def painted(clip, colours, centre=None):
+    """The clip drawn again, its background left: in `colours` that broadcast to (f, 3, h, w), its centre elsewhere."""
+    alpha = coverage(clip.shape, clip.trajectory if centre is None else centre, clip.radius, 64)[:, None]
+    return ((1 - alpha) * clip.video[:1, :, :1, :1] + alpha * colours).round().astype(np.uint8)
+
+
+def plain(colour):
+    return np.reshape(COLOURS[colour], (3, 1, 1))
+
+
+def worn(clip, rng):
+    """Blurred, noisy and blocky, as a weak autoencoder leaves it."""
+    out = clip.video.astype(float)
+    for axis in (2, 3, 2, 3):
+        out = 0.25 * np.roll(out, 1, axis) + 0.5 * out + 0.25 * np.roll(out, -1, axis)
+    blocks = np.kron(rng.normal(0, 4, (len(out), 3, 8, 8)), np.ones((8, 8)))
+    return (out + rng.normal(0, 6, out.shape) + blocks).clip(0, 255).round().astype(np.uint8)
+
+
+def trembling(clip, rng):
+    """Its centre up to a pixel off in x and in y, in every frame another."""
+    return painted(clip, plain(clip.colour), clip.trajectory + rng.uniform(-1, 1, (16, 2)))
+
+
+def grey(clip, rng):
+    return painted(clip, rng.uniform(100, 240))
+
+
+def pale(clip, rng):
+    """A third of its colour left."""
+    mean = clip.video.mean(1, keepdims=True)
+    return (mean + 0.35 * (clip.video - mean)).round().astype(np.uint8)
+
+
+def two_coloured(clip, rng):
+    """The half on one side of a line through the centre has another colour."""
+    other = rng.choice([colour for colour in COLOURS if colour != clip.colour])
+    (y, x), way = np.mgrid[:64, :64] + 0.5, rng.normal(size=2)
+    sides = np.stack([(x - cx) * way[0] + (y - cy) * way[1] > 0 for cx, cy in clip.trajectory])
+    return painted(clip, np.where(sides[:, None], plain(clip.colour), plain(other)))
+
+
+def flickering(clip, rng):
+    """Another colour in every fourth frame."""
+    other = rng.choice([colour for colour in COLOURS if colour != clip.colour])
+    turn = (np.arange(16) % 4 == 0)[:, None, None, None]
+    return painted(clip, np.where(turn, plain(other), plain(clip.colour)))
+
+
+def frozen(clip, rng):
+    return clip.video[np.minimum(np.arange(16), 9)]
+
+
+def swapped(clip, rng):
+    order = np.arange(16)
+    pair = rng.choice(16, 2, replace=False)
+    order[pair] = order[pair[::-1]]
+    return clip.video[order]
+
+
+def neighbours_swapped(clip, rng):
+    order, i = np.arange(16), rng.integers(15)
+    order[[i, i + 1]] = i + 1, i
+    return clip.video[order]
+
+
+def thrown(clip, rng):
+    """One frame 10 px off, in some direction."""
+    angle, centre = rng.uniform(0, 2 * np.pi), clip.trajectory.copy()
+    centre[rng.integers(16)] += 10 * np.array([np.cos(angle), np.sin(angle)])
+    return painted(clip, plain(clip.colour), centre)
+
+
+def joined(clip, rng):
+    """A second object, apart from the first, in 7 of 16 frames."""
+    video, colour, shape = clip.video.astype(float), plain(rng.choice(list(COLOURS))), rng.choice(list(SHAPES))
+    for frame in rng.choice(16, 7, replace=False):
+        places = rng.uniform(8, 56, (100, 2))
+        apart = np.linalg.norm(places - clip.trajectory[frame], axis=1) > clip.radius[frame] + 9
+        alpha = coverage(shape, places[apart][:1], rng.uniform(5, 7, 1), 64)
+        video[frame] += alpha[0] * (colour - video[frame])
+    return video.round().astype(np.uint8)
+
+
+def backwards(clip, rng):
+    return clip.video[::-1]
+
+
+def shuffled(clip, rng):
+    return clip.video[rng.permutation(16)]
+
+
+def still(clip, rng):
+    return np.repeat(clip.video[:1], 16, 0)
+
+
+def empty(clip, rng):
+    return np.broadcast_to(clip.video[:1, :, :1, :1], clip.video.shape)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """The shipped VAE, behind a model that knows nothing."""
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=8)
+    return LattePipeline(Latte(config), load_vae(find_model("shapes/vae")), list(MOTIONS))
+
+
+def judged(clips, change):
+    rng = np.random.default_rng(0)
+    return [examine(change(clip, rng)) for clip in clips]
+
+
+def scored(videos, clips):
+    return score(videos, [clip.label for clip in clips], clips)
+
+
+def test_clips_are_a_function_of_seed_and_index():
+    again, other = make_clip(5, 7), make_clip(6, 7)
+    assert np.array_equal(again.video, CLIPS[7].video) and not np.array_equal(other.video, CLIPS[7].video)
+    assert CLIPS[0].video.shape == (16, 3, 64, 64) and CLIPS[0].video.dtype == np.uint8
+    assert {clip.motion for clip in CLIPS} == set(MOTIONS)
+    assert {clip.shape for clip in CLIPS} == set(SHAPES) and {clip.colour for clip in CLIPS} == set(COLOURS)
+    asked = make_clip(5, 7, motion="growing")
+    assert (asked.motion, asked.shape, asked.colour) == ("growing", again.shape, again.colour)
+    assert asked.caption == f"a {again.colour} {again.shape} growing"
+
+
+def test_the_truth_lies_in_the_frame():
+    for clip in CLIPS:
+        low, high = clip.trajectory.min(0) - clip.radius.max(), clip.trajectory.max(0) + clip.radius.max()
+        assert (low > 0).all() and (high < 64).all(), clip.caption
+    circle = next(clip for clip in CLIPS if clip.shape == "circle" and clip.motion == "left")
+    assert examine(circle.video).trajectory == pytest.approx(circle.trajectory, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_drawing_leaves_out_for_speed_is_not_covered(shape):
+    y, x = np.mgrid[:64, :64] + 0.5
+    for cx, cy, r in np.random.default_rng(0).uniform((-5, -5, 0.5), (69, 69, 25), (50, 3)):
+        whole = np.clip(0.5 - SHAPES[shape](x - cx, y - cy, r), 0, 1)
+        assert np.array_equal(coverage(shape, np.array([[cx, cy]]), np.array([r]), 64)[0], whole)
+
+
+def test_examiner_is_right_on_real_clips():
+    scores = scored([clip.video for clip in CLIPS], CLIPS)
+    assert scores["all_right"] >= 0.99 and scores["trajectory_error"] < 0.1
+    assert scores["colour_constancy"] == 1.0 and set(scores["by_motion"]) == set(MOTIONS)
+
+
+def test_examiner_is_right_on_reconstructions_by_the_shipped_vae(pipe):
+    clips = CLIPS[:80]
+    videos = reconstruct(pipe, torch.stack([torch.from_numpy(clip.video) for clip in clips]))
+    scores = scored(list(videos.numpy()), clips)
+    assert scores["all_right"] >= 0.97 and scores["trajectory_error"] < 0.3
+
+
+@pytest.mark.parametrize("change", [worn, trembling])
+def test_examiner_is_fair_to_clips_that_are_not_perfect(change):
+    clips, rng = CLIPS[:96], np.random.default_rng(0)
+    assert scored([change(clip, rng) for clip in clips], clips)["all_right"] >= 0.97
+
+
+@pytest.mark.parametrize("change", [grey, pale, two_coloured, flickering])
+def test_a_wrong_colour_is_none(change):
+    found = judged(FEW, change)
+    assert np.mean([f.colour == "none" for f in found]) > 0.95
+    assert np.mean([f.motion == clip.motion for f, clip in zip(found, FEW)]) > 0.95  # nothing else is wrong
+    expected = 0.75 if change is flickering else 0.0
+    assert np.mean([f.colour_constancy for f in found]) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("change", [frozen, swapped, neighbours_swapped, thrown, shuffled, still])
+def test_a_wrong_motion_is_none(change):
+    found = judged(FEW, change)
+    assert np.mean([f.motion == "none" and np.isnan(f.fit_error) for f in found]) > 0.95
+    assert np.mean([f.colour == clip.colour for f, clip in zip(found, FEW)]) > 0.95
+
+
+def test_a_clip_played_backwards_moves_the_opposite_way():
+    found = judged(FEW, backwards)
+    assert [f.motion for f in found] == [OPPOSITE[clip.motion] for clip in FEW]
+
+
+def test_a_second_object_is_counted():
+    found = judged(FEW, joined)
+    assert np.mean([f.count == 2 for f in found]) > 0.95
+    assert all(f.count == 1 for f in judged(FEW, backwards))
+
+
+def test_objects_are_counted_however_they_wind():
+    mask = np.zeros((3, 64, 64), bool)
+    mask[0, 4:60:4] = True  # bars, joined at alternate ends into one snake
+    for i, row in enumerate(range(4, 56, 4)):
+        mask[0, row : row + 4, -1 if i % 2 else 0] = True
+    mask[1, 4:60:8] = True
+    mask[2, 10:20, 10:20] = mask[2, 20:30, 20:30] = mask[2, 50:53, 50:53] = True  # corners do not join; a speck
+    assert count_objects(mask).tolist() == [1, 7, 2]
+
+
+def test_nothing_is_seen_in_an_empty_clip():
+    found = judged(FEW[:1], empty)[0]
+    assert (found.motion, found.colour, found.shape, found.count) == ("none", "none", "none", 0)
+    assert np.isnan(found.trajectory).all() and found.colour_constancy == 0
+
+
+def test_scores_are_json_even_where_no_clip_was_judged():
+    nothing = empty(CLIPS[0], None)
+    for truths in (None, CLIPS[:1]):
+        scores = score([nothing], [0], truths)
+        assert json.loads(json.dumps(scores, allow_nan=False))["trajectory_error"] is None
+    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": score([nothing], [CLIPS[0].label])})
+    assert [line.split()[-1] for line in lines.splitlines()[1:3]] == ["1", "0.000"]
+    assert f"  {CLIPS[0].motion} " in lines and lines.splitlines()[-1].split()[-1] == "-"
+
+
+@pytest.mark.parametrize("video", [np.zeros((16, 64, 64, 3)), np.zeros((16, 3, 64, 32), np.uint8), b""])
+def test_wrong_input_is_told(video):
+    with pytest.raises(ValueError, match="uint8"):
+        examine(video)
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    folder = save_model(pipe.transformer, tmp_path_factory.mktemp("model"))
+    (folder / "classes.json").write_text(json.dumps({"names": list(MOTIONS)}))
+    return folder
+
+
+WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
+
+
+def test_report_names_all_that_the_scores_depend_on(folder, tmp_path, capsys):
+    out = tmp_path / "new" / "scores.json"
+    assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
+    report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
+    files = (folder / "model.safetensors", find_model("shapes/vae") / "model.safetensors")
+    assert report["weights"] == "ema"
+    assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
+    assert report["device"].startswith("cpu ") and report["torch"] == torch.__version__
+    assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
+    assert report["scores"]["real clips"]["by_motion"] == {"left": 1.0}
+    said = capsys.readouterr().out
+    assert "motion_accuracy" in said and "  left" in said
+
+
+def test_what_would_fail_in_the_end_is_told_at_once(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    vae = ["--vae", "shapes/vae"]
+    for model, words, say in (
+        ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
+        ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
+        (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
+        (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
+        (str(folder), [], "no VAE"),
+    ):
+        assert main(["eval", model, *WORDS, *words]) == 2
+        assert say in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,62 @@
+"""Captions and their tokens against values recorded with diffusers' cleaning and the real vocabulary."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from goldens import FOLDER
+
+from latte.text.caption import clean
+from latte.text.tokenizer import Tokenizer
+from latte.weights.tensors import CheckpointError
+
+RECORDED = json.loads((FOLDER / "text.json").read_text())
+
+
+@pytest.mark.parametrize("row", RECORDED, ids=range(len(RECORDED)))
+def test_cleaning(row):
+    assert clean(row["prompt"]) == row["clean"]
+
+
+@pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
+@pytest.mark.filterwarnings("ignore:a prompt takes")
+def test_ids_of_the_real_vocabulary():
+    tokenizer = Tokenizer(Path(os.environ["LATTE_TEST_DATA"]) / "t5/spiece.model")
+    for kind in ("clean", "plain"):
+        ids, mask = tokenizer([row["prompt"] for row in RECORDED], clean_caption=kind == "clean")
+        for row, tokens, keep in zip(RECORDED, ids, mask):
+            assert tokens[keep.bool()].tolist() == row[f"{kind}_ids"] and not tokens[~keep.bool()].any()
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    file = io.BytesIO()
+    sentences = ["a red star moving left", "a green circle growing", "a blue square moving up and down"] * 9
+    options = dict(vocab_size=33, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=file, **options)
+    (tmp_path / "spiece.model").write_bytes(file.getvalue())
+    return tmp_path
+
+
+def test_long_prompts_are_cut_and_said_to_be(vocabulary):
+    tokenizer = Tokenizer(vocabulary)
+    whole, mask = tokenizer(["a red star moving left"])
+    length = int(mask.sum())
+    assert whole.shape == (1, 120) and whole[0, length - 1] == 1
+    with pytest.warns(UserWarning, match="cut off: 'left'"):
+        cut, mask = tokenizer(["a red star moving left"], max_length=length - len(tokenizer.pieces.encode("left")))
+    assert cut[0, -1] == 1 and mask.all() and cut[0, :-1].equal(whole[0, : cut.shape[1] - 1])
+    assert Tokenizer(vocabulary / "spiece.model")(["</s> red"])[0][0, 0] != 1
+    with pytest.raises(ValueError, match="max_length is 0"):
+        tokenizer(["a"], max_length=0)
+
+
+def test_what_is_no_vocabulary(tmp_path, vocabulary):
+    with pytest.raises(CheckpointError, match="no vocabulary at"):
+        Tokenizer(tmp_path / "nowhere")
+    (tmp_path / "spiece.model").write_bytes((tmp_path / "spiece.model").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged or is not a SentencePiece"):
+        Tokenizer(tmp_path)

@@ -1,0 +1,174 @@
+"""Latents encoded once and for all: what training reads of them is what it would have computed in each step."""
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from forks import fork, status
+from goldens import relative_error
+from safetensors.torch import load_file, save_file
+from small_runs import TINY, TINY_T2V, run, same, small, small_t2v, tensors
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.shapes.draw import make_clip
+from latte.train import checkpoint
+from latte.train.data import encode_latents
+from latte.train.data.folders import open_clips
+from latte.train.data.latent_files import open_latents
+from latte.train.data.latents import Fresh, FromFiles, open_source, stored
+from latte.video.write import write_video
+from latte.weights.vae_folder import load_vae
+
+
+def source(config, vae):
+    """As a training opens it."""
+    clips = stored(config) or open_clips(config)
+    return open_source(load_vae(vae), clips.vae if hasattr(clips, "vae") else "", clips, config)
+
+
+@pytest.mark.parametrize("changes", [["flip=true", "num_images=2"], ["selection=linspace", "transform=ffs"]])
+def test_files_give_the_latents_of_each_step(changes, vae, videos, tmp_path):
+    words = [f"data={videos}", "frame_interval=2", *changes]
+    config = small(vae, *words)
+    words = [*TINY, *words, f"vae={vae}", "--dtype", "float32", "--shard-size", "2", "--device", "cpu"]
+    assert main(["encode", "--config", "shapes", *words, "--out", str(tmp_path / "latents")]) == 0
+    assert len(list((tmp_path / "latents").glob("*.safetensors"))) == 2
+    fresh = source(replace(config, latents="step"), vae)
+    files = source(replace(config, latents=str(tmp_path / "latents")), vae)
+    assert isinstance(fresh, Fresh) and isinstance(files, FromFiles)
+    seen = set()
+    for step in range(6):
+        a, b = (each.batch(step, range(4)) for each in (fresh, files))
+        assert relative_error(b.mean, a.mean) < 1e-5 and relative_error(b.deviation, a.deviation) < 1e-5
+        assert torch.equal(a.labels, b.labels) and a.captions == b.captions
+        seen |= {tuple(row.flatten().tolist()) for row in a.mean}
+    assert len(seen) > 6  # windows are drawn anew
+
+
+def test_a_run_from_files_is_that_of_each_step(vae, tmp_path):
+    words = [*TINY, f"vae={vae}", "--out", str(tmp_path / "latents"), "--dtype", "float32"]
+    assert main(["encode", "--config", "shapes", *words]) == 0
+    ends = []
+    for name, latents in (("once", "once"), ("step", "step"), ("files", tmp_path / "latents")):
+        run_words = ["train", "--run", str(tmp_path / name), *TINY, f"vae={vae}", f"latents={latents}", "steps=3"]
+        assert main([*run_words, "--device", "cpu"]) == 0
+        ends.append(tensors(checkpoint.latest(tmp_path / name)))
+    for other in ends[1:]:
+        assert max(float((ends[0][name] - other[name]).abs().max()) for name in other) < 1e-4
+
+
+def test_workers_change_no_bit(vae, videos, tmp_path):
+    words = [f"data={videos}", "latents=step", "steps=4", "micro_batch_size=2", "num_images=1", "flip=true"]
+    for workers in (0, 2):
+        run(small(vae, *words, f"num_workers={workers}"), tmp_path / str(workers))
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in "02"))
+    run(small(vae, *words, "latents=once"), tmp_path / "once")
+    assert not same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("0", "once")))
+
+
+def test_a_stopped_encoding_goes_on(vae, videos, tmp_path, monkeypatch):
+    config = small(vae, f"data={videos}")
+    write, out = encode_latents.write_shard, tmp_path / "latents"
+
+    def killed_at_the_second(path, *rest):
+        if "00001" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, *rest)
+
+    monkeypatch.setattr(encode_latents, "write_shard", killed_at_the_second)
+    killed = fork(lambda: encode_latents.encode(config, open_clips(config), out, shard_size=1), tmp_path / "log")
+    assert status(killed) == -signal.SIGKILL and [path.name for path in out.iterdir()] == ["shard-00000.safetensors"]
+    with pytest.raises(FileNotFoundError, match="when all is encoded"):
+        open_latents(out)
+    first = (out / "shard-00000.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(encode_latents, "write_shard", write)
+    encode_latents.encode(config, open_clips(config), out, shard_size=1)
+    encode_latents.encode(config, open_clips(config), tmp_path / "whole", shard_size=1)
+    assert (out / "shard-00000.safetensors").stat().st_mtime_ns == first
+    assert (out / "index.json").read_text() == (tmp_path / "whole/index.json").read_text()
+
+
+def test_what_does_not_fit_is_told(vae, videos, tmp_path, capsys):
+    out, words = tmp_path / "latents", [*TINY, f"data={videos}", f"vae={vae}"]
+    assert main(["encode", *words, "--config", "shapes", "--out", str(out)]) == 0
+    other = shutil.copytree(vae, tmp_path / "vae")
+    state = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, other / "model.safetensors")
+    (other / "manifest.json").unlink()
+    train = ["train", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
+    for command, say in (
+        ([*train, f"latents={out}", "image_size=32"], "image_size is 16 there, 32 here: encode again"),
+        ([*train, f"latents={out}", "flip=true"], "flip is False there, True here"),
+        ([*train, f"latents={out}", "num_frames=13"], "3 videos, first number 0, have fewer than the 13 frames"),
+        ([*train, f"latents={out}", "transform=ffs"], "transform is 'ours' there, 'ffs' here"),
+        ([*train, f"latents={out}", f"vae={other}"], "another VAE's"),
+        ([*train, f"latents={out}", "num_workers=2"], "num_workers does nothing with latents="),
+        ([*train, f"latents={tmp_path / 'no'}"], "`latte encode` writes one"),
+        (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "give another folder for --out"),
+        (["encode", "--config", "shapes-vae", "--out", str(out)], "kind=vae trains on pixels"),
+        (["encode", "--config", "shapes-features", "--out", str(out)], "kind=features trains on pixels"),
+        (["encode", *words, "--text-encoder", "x", "--out", str(out)], "--text-encoder does nothing for classes"),
+        (["encode", *words, "--shard-size", "0", "--out", str(out)], "--shard-size is 0"),
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert say in capsys.readouterr().err
+    shard = next(out.glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    open_latents(out)
+    with pytest.raises(ValueError, match="not what was written"):
+        open_latents(out, check=True)
+    shard.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="not what was written"):
+        open_latents(out)
+
+
+def test_a_video_that_cannot_be_read_is_left_out(vae, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
+    monkeypatch.setattr("latte.train.data.folders.DECODED", 0)
+    config = small(vae, f"data={tmp_path / 'data'}")
+    clips = open_clips(config)
+    content = bytearray((tmp_path / "data/b.mp4").read_bytes())
+    content[len(content) // 2 : 3 * len(content) // 4] = bytes(3 * len(content) // 4 - len(content) // 2)
+    (tmp_path / "data/b.mp4").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"left out: .*b\.mp4"):
+        latents = encode_latents.encode(config, clips, tmp_path / "latents")
+    assert [row.name for row in latents.rows] == ["0", "2"]
+
+
+def test_captions_are_embedded_once(published, vae, tmp_path):
+    """By a text encoder that stays as it is: a LatteT2V then trains on the embeddings, and can be sampled with it."""
+    words = [*TINY_T2V[:-1], f"vae={vae}", "text_encoder={}", "steps=4"]
+    out = tmp_path / "latents"
+    encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]
+    assert main(encoding) == 0
+    latents = open_latents(out)
+    assert latents.text and len(latents.embeddings) == len(latents.captions) + 1
+    assert main(["train", "--config", "shapes-t2v", "--run", str(tmp_path / "run"), *words, f"latents={out}"]) == 0
+    final = tmp_path / "run/final"
+    names = {"sampling.json", "scheduler", "trained.json", "transformer", "vae"}
+    assert {path.name for path in final.iterdir()} == names
+    parts = {"text_encoder": None, "tokenizer": None}
+    checkpoint = LattePipeline.from_pretrained(tmp_path / "run/checkpoints/step-0000004", **parts)
+    ended = LattePipeline.from_pretrained(final, **parts)
+    assert same(checkpoint.transformer.state_dict(), ended.transformer.state_dict())
+    plain = small_t2v(vae, "steps=4", f"latents={out}")
+    with pytest.raises(ValueError, match="text_encoder does nothing with stored embeddings"):
+        run_stored(plain, tmp_path / "no")
+    dropped = replace(plain, text_encoder={}, caption_dropout=1.0)
+    run_stored(dropped, tmp_path / "dropped")
+    one, other = (load_file(tmp_path / name / "final/transformer/model.safetensors") for name in ("run", "dropped"))
+    assert not same(one, other)
+
+
+def run_stored(config, folder):
+    from latte.train.loop import train
+
+    return train(config, folder, stored(config))

@@ -1,0 +1,244 @@
+"""What a training run learns from: folders of videos, and what each slot of a step sees."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_runs import run, small
+
+from latte.cli import main
+from latte.models.vae import AutoencoderKL, VideoVAE
+from latte.shapes.draw import make_clip
+from latte.train.data import folders
+from latte.train.data.batches import Batches
+from latte.train.data.folders import open_clips
+from latte.train.loop import train
+from latte.train.objectives import OBJECTIVES
+from latte.video.pixels import to_uint8
+from latte.video.write import write_video
+from latte.weights.vae_folder import load_vae, save_vae
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it was asked."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.seen = config, []
+
+    def forward(self, x, t, y, num_images):
+        self.seen.append((x, t, y))
+        return torch.cat([x, x], 2)
+
+
+def test_folder_of_videos(vae, tmp_path):
+    for name, motion in (("a/x.mp4", "left"), ("b/y.avi.mkv", "right"), ("b/z.mp4", "up")):
+        write_video(make_clip(0, 1, motion, frames=10, size=24).video, tmp_path / "data" / name)
+    (tmp_path / "data/a/broken.mp4").write_text("no")
+    write_video(make_clip(0, 1, frames=3).video, tmp_path / "data/b/short.mkv")
+    config = small(vae, f"data={tmp_path / 'data'}", "frame_interval=2", "steps=2")
+    with pytest.warns(UserWarning) as told:
+        clips = open_clips(config)
+    assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
+    assert clips.names == ["a", "b"] and [source.label for source in clips.sources] == [0, 1, 1]
+    sample = clips.clip(1, torch.Generator().manual_seed(0))
+    assert sample.video.shape == (4, 3, 16, 16) and sample.label == 1
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"2 of 5 videos cannot be used, more than failed_share=0\.3"),
+    ):
+        open_clips(replace(config, failed_share=0.3))
+    train(config, tmp_path / "run", clips)
+    assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
+
+
+def test_what_are_classes_and_what_is_not(vae, tmp_path):
+    clip = make_clip(2, 0, frames=12, size=24).video
+    for name in ("x.mkv", "raw/y.mkv"):
+        write_video(clip, tmp_path / "one" / name)
+    clips = open_clips(small(vae, f"data={tmp_path / 'one'}"))
+    assert clips.names == [] and clips.videos == 2
+    for name in ("a/x.mkv", "b/y.mkv"):
+        write_video(clip, tmp_path / "two" / name)
+    Image.new("RGB", (24, 24)).save(tmp_path / "two/cover.png")
+    with pytest.warns(UserWarning, match="lies beside the class folders"):
+        clips = open_clips(small(vae, f"data={tmp_path / 'two'}"))
+    assert clips.names == ["a", "b"] and clips.videos == 2
+    (tmp_path / "two/cover.png").unlink()
+    write_video(make_clip(2, 1, frames=12, size=24).video, tmp_path / "two/b/y.mkv")
+    assert open_clips(small(vae, f"data={tmp_path / 'two'}")).fingerprint != clips.fingerprint
+    (tmp_path / "two/b").rename(tmp_path / "two/b\u00a0c")
+    with pytest.raises(ValueError, match="cannot be printed: rename it"):
+        open_clips(small(vae, f"data={tmp_path / 'two'}"))
+
+
+def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):
+    data, vae = shutil.copytree(videos, tmp_path / "data"), shutil.copytree(vae, tmp_path / "vae")
+    config = small(vae, "steps=2", f"data={data}")
+    run(config, tmp_path / "run")
+    (data / "b").rename(data / "0")
+    with pytest.raises(ValueError, match=r"other data \(classes, clips\)"):
+        run(config, tmp_path / "run")
+    (data / "0").rename(data / "b")
+    save_vae(VideoVAE(AutoencoderKL(load_vae(vae).config)), vae)
+    with pytest.raises(ValueError, match=r"other data \(vae\)"):
+        run(config, tmp_path / "run")
+
+
+def test_images_that_go_with_a_clip(vae):
+    """Single frames of other clips, with their own classes; a label is dropped for the clip or for all its images."""
+    config = small(vae, "global_batch_size=400", "clips=400", "num_images=3", "model.class_dropout_prob=0.5")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    number = torch.arange(400)[:, None] * 4 + torch.arange(4)
+    mean = number[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
+    source = loss.source
+    source.mean, source.deviation, source.labels = mean, torch.zeros_like(mean), [i % 8 for i in range(400)]
+    source.captions = [""] * 400
+    latents = source.batch(0, range(5, 6))
+    seen = latents.mean[0, :, 0, 0, 0].long()
+    assert torch.equal(seen[:4], number[source.places.order.index(0, 5)])
+    assert torch.equal(latents.labels[0], torch.cat([seen[:1], seen[4:]]) // 4 % 8)
+    kept = torch.zeros(1, 4, dtype=torch.bool)
+    assert torch.equal(loss.condition(loss.network(), latents.labels, [], kept)["y"], latents.labels)
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 0, range(400))
+    x, t, y = recorder.seen[0]
+    assert x.shape == (400, 7, 4, 2, 2) and t.shape == (400,) and y.shape == (400, 4)
+    dropped = y == 8
+    assert torch.equal(dropped[:, 1], dropped[:, 3])
+    assert 0.4 < dropped[:, 0].float().mean() < 0.6 and 0.1 < (dropped[:, 0] & dropped[:, 1]).float().mean() < 0.4
+
+
+def test_timesteps_are_uniform_or_logit_normal(vae):
+    def drawn(*changes):
+        config = small(vae, *changes)
+        loss = OBJECTIVES["latte"](open_clips(config), config)
+        return torch.stack([loss.timestep(torch.Generator().manual_seed(i)) for i in range(2000)]).double() / 1000
+
+    uniform, normal = drawn("timestep_std=0", "timestep_mean=0"), drawn("timestep_std=0.5", "timestep_mean=0.4")
+    assert abs(uniform.mean() - 0.5) < 0.02 and abs(uniform.std() - 12**-0.5) < 0.01
+    logits = torch.logit(normal + 0.0005)
+    assert abs(logits.mean() - 0.4) < 0.05 and abs(logits.std() - 0.5) < 0.03
+    with pytest.raises(ValueError, match="timestep_mean does nothing with timestep_std=0"):
+        small(vae, "timestep_std=0", "timestep_mean=1")
+
+
+def test_what_a_slot_sees_is_its_own(vae):
+    config = small(vae, "global_batch_size=1000", "clips=1000", "timestep_std=0", "timestep_mean=0")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    source = loss.source
+    source.mean, source.deviation = torch.zeros(1000, 4, 4, 2, 2), torch.ones(1000, 4, 4, 2, 2)
+    source.labels, source.captions = [i % 8 for i in range(1000)], [""] * 1000
+    recorder = Recorder(loss.network().config)
+    loss(recorder, 3, range(1000))
+    for slot in (0, 1, 6):
+        loss(recorder, 3, range(slot, slot + 1))
+        assert all(torch.equal(whole[slot : slot + 1], one) for whole, one in zip(recorder.seen[0], recorder.seen[-1]))
+    _, t, y = recorder.seen[0]
+    assert 0.07 < (y == 8).float().mean() < 0.13 and set(y.flatten().tolist()) == set(range(9))
+    assert t.min() < 20 and t.max() > 980
+    loss(recorder, 4, range(2))
+    assert not torch.equal(recorder.seen[-1][0], recorder.seen[0][0][:2])
+
+
+def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
+    video = torch.from_numpy(make_clip(0, 1, "left", frames=12, size=16).video)
+    write_video(video, tmp_path / "a.mkv")
+    write_video(video.flip(0), tmp_path / "b.mkv")
+    draw = lambda i, seed, *changes: to_uint8(
+        open_clips(small(vae, f"data={tmp_path}", *changes)).clip(i, torch.Generator().manual_seed(seed)).video
+    )
+    windows = [video[start : start + 8 : 2] for start in range(6)]
+    drawn = [draw(0, seed, "frame_interval=2") for seed in range(8)]
+    assert {next(i for i, w in enumerate(windows) if torch.equal(w, clip)) for clip in drawn} > {0, 5}
+    assert torch.equal(draw(1, 3), draw(3, 3))
+    assert any(torch.equal(draw(1, 3), video.flip(0)[start : start + 4]) for start in range(9))
+    mirrored = [draw(0, seed, "flip=true", "num_frames=12") for seed in range(12)]
+    assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
+    assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
+    kept = draw(0, 5, "image_size=8")
+    monkeypatch.setattr(folders, "DECODED", 0)
+    assert torch.equal(draw(0, 5, "image_size=8"), kept)
+    assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
+
+
+def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
+    """It is left out where videos are decoded when the folder is opened; else its place is taken by the next."""
+    for name in ("a", "b"):
+        write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
+    content = bytearray((tmp_path / "data/a.mp4").read_bytes())
+    content[len(content) // 2 : 3 * len(content) // 4] = bytes(3 * len(content) // 4 - len(content) // 2)
+    (tmp_path / "data/a.mp4").write_bytes(content)
+    config = small(vae, f"data={tmp_path / 'data'}")
+    with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
+        assert open_clips(config).videos == 1
+    monkeypatch.setattr(folders, "DECODED", 0)
+    clips = open_clips(config)
+    assert clips.videos == 2
+    drawn = [clips.clip(0, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    failed = [sample for sample in drawn if sample.failed]
+    assert failed and all(sample.failed[0][0].name == "a.mp4" for sample in failed)
+    assert torch.equal(clips.clip(0, torch.Generator().manual_seed(11)).video, drawn[11].video)
+    for workers in (0, 2):
+        batches = Batches(open_clips(config), replace(config, latents="step", num_workers=workers))
+        batches.prepare([range(4)], 0)
+        assert (batches.ahead is not None) == bool(workers)
+        with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as told:
+            for step in range(12):
+                batches.batch(step, range(4))
+        assert len(told) == 1 and len(batches.clips.failures.reasons) == 1
+    strict = Batches(open_clips(replace(config, failed_share=0.4)), config)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="1 of 2 videos cannot be used, more than"):
+        for step in range(12):
+            strict.batch(step, range(4))
+
+
+@pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
+def test_real_folders(vae, tmp_path):
+    root = Path(os.environ["LATTE_TEST_DATA"])
+    files = {
+        "ucf/ApplyEyeMakeup/v.avi": "ucf101/v_ApplyEyeMakeup_320x240.avi",
+        "ucf/Archery/v.avi": "ucf101/v_Archery_320x240.avi",
+        "faces/a.mp4": "faces/liveportrait_d18.mp4",
+        "faces/b.mp4": "faces/liveportrait_d19.mp4",
+    }
+    for place, file in files.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).symlink_to(root / file)
+    for folder, names in (("ucf", ["ApplyEyeMakeup", "Archery"]), ("faces", [])):
+        config = small(vae, f"data={tmp_path / folder}", "steps=2", "frame_interval=3")
+        clips = open_clips(config)
+        assert clips.names == names and clips.videos == 2
+        assert (train(config, tmp_path / "run" / folder, clips) / "model.safetensors").is_file()
+
+
+def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, monkeypatch):
+    data = shutil.copytree(videos, tmp_path / "data")
+    (data / "a/broken.mp4").write_text("no")
+    words = ["prepare", "folder", str(data), "--out", str(tmp_path / "list"), "--num-frames=4", "--frame-interval=2"]
+    assert main(words) == 0
+    config = small(vae, f"data={tmp_path / 'list'}", "frame_interval=2", "flip=true")
+    listed = open_clips(config)
+    with pytest.warns(UserWarning, match=r"left out: .*broken\.mp4"):
+        found = open_clips(replace(config, data=str(data)))
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "DECODED", 0)
+        unkept = open_clips(config)
+    assert listed.keeps and not unkept.keeps
+    assert listed.names == found.names == ["a", "b"] and listed.videos == found.videos == 3
+    for i in range(6):
+        place = lambda i=i: torch.Generator().manual_seed(i)
+        samples = [clips.clip(i, place()) for clips in (listed, found, unkept)]
+        assert all(torch.equal(sample.video, samples[0].video) for sample in samples)
+        assert len({sample.label for sample in samples}) == 1
+        assert torch.equal(listed.frame(i, place()).video, unkept.frame(i, place()).video)
+    with pytest.raises(ValueError, match="no video of 13 frames or more"), pytest.warns(UserWarning):
+        open_clips(replace(config, num_frames=7, failed_share=0.0))
+    (data / "b/z.mkv").unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 videos are not what they were.*is gone"):
+        open_clips(config)

@@ -1,0 +1,237 @@
+"""Settings of a training run: each changes it, and what cannot be meant is told."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import TINY, TINY_VAE, run, same, small, tensors
+from torch import nn
+
+from latte.cli import main
+from latte.device import arithmetic
+from latte.eval.networks.shape_features import ShapeFeaturesConfig
+from latte.models.latte import LatteConfig
+from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.vae import VAEConfig
+from latte.train import checkpoint
+from latte.train.config import TrainConfig
+from latte.train.data.folders import open_clips
+from latte.train.objectives import objective
+from latte.train.precision import autocast, check_precision, keep_in_float32
+from latte.train.presets import PRESETS, SHAPES_VAE, resolve
+from latte.train.step import learning_rate
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["--device", "abacus"], "no such device"),
+        (["--config", "shapez"], "the presets are shapes-vae, shapes"),
+        (["micro_batch_size=-1"], "micro_batch_size is -1"),
+        (["global_batch_size=3", "micro_batch_size=2"], "does not divide"),
+        (["steps=0"], "steps is 0"),
+        (["keep=0"], "keep is 0"),
+        (["clip_grad=0"], "clip_grad is 0"),
+        (["learning_rate=.nan"], "learning_rate is nan"),
+        (["ema_decay=1"], "ema_decay is 1"),
+        (["timestep_std=1", "timestep_mean=.nan"], "timestep_mean is nan"),
+        (["seed=-1"], "seed is -1"),
+        (["flip=true"], "flip does nothing with data=shapes"),
+        (["kl_weight=1"], "kl_weight does nothing with kind=latte"),
+        (["model.num_classes=3"], "model.num_classes follows from the folders"),
+        (["model=5"], "model is 5; it must be of type dict"),
+        (["model.patch_size=4"], "cannot be cut into patches of 4 x 4"),
+        (["image_size=20"], "multiple of 8"),
+        (["stpes=3"], "did you mean 'steps'"),
+        (["steps=many"], "must be of type int"),
+        (["model.depht=3"], "depht"),
+        (["model={1: 2, foo: 3}"], "LatteConfig: unknown key '1'"),
+        (["image_size=8"], "8 pixels are too small for the shapes"),
+        (["vae=shapes"], "not a VAE's configuration: give"),
+        (["kind=gan"], "not 'latte' or 't2v' or 'vae' or 'features'"),
+        (["vae=nowhere"], "no model at nowhere"),
+        (["data=nowhere"], "no folder of videos at nowhere"),
+        (["num_workers=2"], "num_workers does nothing with latents=once"),
+        (["deterministic_reduce=true"], "deterministic_reduce needs micro_batch_size"),
+        (["motion_frames=3"], "4 frames of the shapes, frame_interval 1, need motion_frames of 4 or more, not 3"),
+        (["frame_interval=2"], "need motion_frames of 7 or more, not 0"),
+        (["selection=any"], "not 'stride' or 'linspace' or 'crop'"),
+        (["failed_share=2"], "failed_share is 2.0; it must be in 0 to 1"),
+    ],
+)
+def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
+    defaults = [] if any(w.startswith("vae=") for w in words) else [f"vae={vae}"]
+    assert main(["train", "--run", str(tmp_path / "run"), *TINY, *defaults, *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert say in error, error
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["model.layers_per_blok=2"], "unknown key 'layers_per_blok', did you mean 'layers_per_block'?"),
+        (["model.depth=2"], "VAEConfig: unknown key 'depth'"),
+        (["model.scaling_factor=2"], "scaling_factor follows from the latents"),
+        (["model.temporal_decoder=true"], "temporal_decoder follows from training on single frames"),
+        (["model.out_channels=1"], "out_channels follows from the colours"),
+        (["vae=shapes/vae"], "vae does nothing with kind=vae: leave it at ''"),
+        (["classes=false"], "classes does nothing with kind=vae: leave it at True"),
+        (["clip_from=-1"], "clip_from is -1"),
+    ],
+)
+def test_what_a_vae_has_not_is_told(words, say, tmp_path, capsys):
+    assert main(["train", "--config", "shapes-vae", "--run", str(tmp_path / "run"), *TINY_VAE, *words]) == 2
+    assert say in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_configuration_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 3\nvae: somewhere\n")
+    assert resolve(str(tmp_path / "a.yaml"), ["learning_rate=1e-3"]) == TrainConfig(
+        steps=3, vae="somewhere", learning_rate=1e-3
+    )
+    for text, say in (("model: 5", "model is 5"), ("5: 3", "unknown key '5'"), ("- 3", "table"), ("a: [", "YAML")):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ValueError, match=say):
+            resolve(str(tmp_path / "a.yaml"), ["model.depth=2"])
+
+
+def test_learning_rates():
+    config = SHAPES_VAE
+    change = dict(steps=12, warmup=2, learning_rate=1.0)
+    rates = [learning_rate(replace(config, **change), step) for step in range(12)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[7] == pytest.approx(0.5) and rates[11] == pytest.approx(0.0245, 0.01)
+    assert {learning_rate(replace(config, schedule="constant", **change), step) for step in range(2, 12)} == {1.0}
+
+
+def test_presets_are_sound():
+    for name in PRESETS:
+        config = resolve(name, ["steps=3"])
+        kinds = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig, "features": ShapeFeaturesConfig}
+        network = kinds[config.kind](**config.model)
+        small = config.image_size == 64 and config.kind != "features"  # whose network is small by itself
+        assert config.steps == 3 and (network != type(network)()) == small
+
+
+def test_the_papers_presets_differ_as_its_data_sets_do():
+    given = {name: PRESETS[name] for name in PRESETS if PRESETS[name].image_size == 256}
+    assert len(given) == 8 and all(LatteConfig(**c.model) == LatteConfig.named("Latte-XL/2") for c in given.values())
+    assert {name for name, config in given.items() if config.classes} == {"ucf101", "ucf101-img"}
+    assert {name for name, config in given.items() if not config.flip} == {"sky", "sky-img"}
+    for name, config in given.items():
+        still = name.endswith("-img")
+        assert (config.num_images, config.global_batch_size) == ((8, 32) if still else (0, 40))
+        assert config.data == f"data/{name.removesuffix('-img')}" and config.frame_interval == 3
+    assert [given[name].clip_from for name in ("ffs", "sky", "ucf101", "taichi")] == [20000, 20000, 100000, 500000]
+    assert [given[f"{name}-img"].clip_from for name in ("ffs", "sky")] == [500000, 20000]
+
+
+CHANGES = {  # each setting changed must change the run's weights
+    "weight_decay": 5.0,
+    "learning_rate": 1e-2,
+    "warmup": 9,
+    "schedule": "constant",
+    "clip_grad": 1e-3,
+    "ema_decay": 0.1,
+    "seed": 1,
+    "global_batch_size": 2,
+    "num_frames": 3,
+    "num_images": 2,
+    "motion_frames": 9,
+    "classes": False,
+    "sample_latents": True,
+    "clips": 5,
+    "image_size": 32,
+    "precision": "bf16",
+    "timestep_std": 2.0,
+    "timestep_mean": -1.0,
+}
+ELSEWHERE = {  # what other tests of training show
+    *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
+    *("text_encoder", "caption_dropout"),
+    *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
+    *("latents", "selection", "transform", "failed_share", "num_workers"),
+    *("skip_limit", "tensorboard", "sample_every", "compile", "shard", "deterministic_reduce"),
+    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
+}
+
+
+def test_every_setting_is_shown_to_count():
+    assert CHANGES.keys() | ELSEWHERE == {field.name for field in fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_settings_change_the_run(name, vae, tmp_path):
+    run(small(vae, "steps=4"), tmp_path / "a")
+    run(small(vae, "steps=4", f"{name}={CHANGES[name]}"), tmp_path / "b")
+    a, b = (load_file(tmp_path / run / "final/model.safetensors") for run in "ab")
+    assert not same(a, b)
+
+
+def test_gradients_are_clipped_from_a_step_on(vae, tmp_path):
+    after = lambda step, first: tensors(tmp_path / f"{first}/checkpoints/step-{step:07d}")
+    for first in (0, 2, 4):
+        run(
+            small(vae, "steps=4", "save_every=1", "keep=4", "clip_grad=1e-3", f"clip_from={first}"),
+            tmp_path / f"{first}",
+        )
+    assert not same(after(1, 0), after(1, 2))
+    assert same(after(2, 2), after(2, 4)) and not same(after(3, 2), after(3, 4))
+    norms = [json.loads(line)["grad_norm"] for line in (tmp_path / "2/metrics.jsonl").read_text().splitlines()]
+    assert min(norms) > 1e-3  # what is logged is the norm before
+
+
+def test_settings_of_a_vae_change_the_run(tmp_path):
+    folders = []
+    for name, change in (("a", "steps=3"), ("b", "kl_weight=1.0")):
+        assert (
+            main(["train", "--config", "shapes-vae", "--run", str(tmp_path / name), *TINY_VAE, "steps=3", change]) == 0
+        )
+        folders.append(tmp_path / name / "final/model.safetensors")
+    assert not same(*map(load_file, folders))
+
+
+def test_how_often_it_logs_and_saves(vae, tmp_path):
+    run(small(vae, "steps=10", "log_every=4", "save_every=3", "keep=3"), tmp_path)
+    assert [folder.name for folder in checkpoint.found(tmp_path)] == ["step-0000006", "step-0000009", "step-0000010"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 8, 10]
+
+
+def test_a_compiled_run_learns_the_same(vae, tmp_path, monkeypatch):
+    compile, compiled = nn.Module.compile, []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self) or compile(self, backend="eager"))
+    for name, words in (("plain", []), ("compiled", ["compile=true"])):
+        run(small(vae, "steps=3", *words), tmp_path / name)
+    assert len(compiled) == 1
+    a, b = (load_file(tmp_path / name / "final/model.safetensors") for name in ("plain", "compiled"))
+    assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-4
+
+
+def test_tf32_is_for_cuda_and_for_training_alone(vae, tmp_path):
+    before = torch.get_float32_matmul_precision()
+    with arithmetic("tf32"):
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    with arithmetic("fp32"):
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == before
+    check_precision("tf32", torch.device("cuda"))
+    with pytest.raises(ValueError, match="tf32 is for CUDA"):
+        run(small(vae, "precision=tf32"), tmp_path)
+
+
+def test_what_stays_in_float32(vae):
+    config = small(vae)
+    network = objective(open_clips(config), config, torch.device("cpu")).network()
+    keep_in_float32(network)
+    seen = {}
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
+    with autocast("bf16", torch.device("cpu")):
+        network(torch.randn(2, 4, 4, 2, 2), torch.tensor([1, 998]), torch.tensor([0, 1]))
+    for name in ("condition.time", "condition.time.mlp.2", "blocks.0.modulation.linear", "final_linear"):
+        assert seen[name].dtype == torch.float32, name
+    assert seen["blocks.0.mlp.fc2"].dtype == seen["blocks.0.attns.0.qkv"].dtype == torch.bfloat16

@@ -1,0 +1,196 @@
+"""What is watched while a model trains: grids of samples, TensorBoard, and the curves afterwards."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import TINY_VAE, run, same, small, small_t2v, tensors
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.eval.features import Detector
+from latte.eval.frechet import Moments
+from latte.shapes.draw import make_clip
+from latte.train import checkpoint, distance
+from latte.train.curves import read_metrics, smooth
+from latte.train.data.folders import open_clips
+from latte.train.objectives.class_conditional import Denoising
+from latte.train.presets import resolve
+from latte.video.read import read_video
+from latte.video.write import write_video
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("latte", 8), ("t2v", 8), ("vae", 8)])
+def test_grids_are_made_and_change_nothing(kind, rows, vae, tmp_path):
+    make = {"latte": small, "t2v": small_t2v}.get(kind, lambda _, *c: resolve("shapes-vae", [*TINY_VAE, *c]))
+    words = ["steps=4", "num_frames=4"]
+    run(make(vae, *words), tmp_path / "plain")
+    run(make(vae, *words, "sample_every=2"), tmp_path / "seen")
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "seen")))
+    folder = tmp_path / "seen/samples"
+    names = ["step-0000002.mp4", "step-0000002.png", "step-0000004.mp4", "step-0000004.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert read_video(folder / names[0])[0].shape == (4, 3, 48, 48)
+    sheets = [np.asarray(Image.open(folder / name)) for name in (names[1], names[3])]
+    assert sheets[0].shape[0] == rows * 20 - 4 and (sheets[0] != sheets[1]).any()
+    assert not (tmp_path / "plain/samples").exists()
+
+
+@pytest.mark.parametrize("make", [small, small_t2v])
+def test_how_strongly_samples_are_guided(make, vae, tmp_path):
+    """In grids, and by latte sample, of the run and of what it ends with; no weight changes."""
+    usual = {small: 4.0, small_t2v: 7.5}[make]
+    for name, scale in (("usual", 0), ("same", usual), ("less", 1.5)):
+        words = ["steps=6", "sample_every=6", "learning_rate=3e-2", f"sample_guidance={scale}"]
+        run(make(vae, *words), tmp_path / name)
+    grids = [(tmp_path / name / "samples/step-0000006.png").read_bytes() for name in ("usual", "same", "less")]
+    assert grids[0] == grids[1] != grids[2]
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("usual", "less")))
+    scale = lambda path: LattePipeline.from_pretrained(path).sampling.guidance.scale
+    assert scale(tmp_path / "usual") == usual and scale(tmp_path / "less") == 1.5
+    shutil.rmtree(tmp_path / "less/final")
+    assert scale(tmp_path / "less") == 1.5
+    if make is small:
+        for more in ("classes=false", "model.class_dropout_prob=0.0"):
+            with pytest.raises(ValueError, match="sample_guidance does nothing without classes that are dropped"):
+                run(small(vae, "sample_guidance=2", more), tmp_path / "idle")
+        run(small(vae, "model.class_dropout_prob=0.0", "steps=2", "sample_every=2"), tmp_path / "certain")
+        assert (tmp_path / "certain/samples/step-0000002.png").is_file()
+
+
+def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/samples").write_text("in the way")
+    with pytest.warns(UserWarning, match="no grid of step 2, training goes on"):
+        run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
+    assert (tmp_path / "run/final/model.safetensors").is_file()
+
+
+def test_tensorboard_has_the_numbers_and_the_grids(vae, tmp_path):
+    config = small(vae, "steps=4", "log_every=2", "sample_every=2", "tensorboard=true")
+    run(config, tmp_path)
+    run(small(vae, "steps=6", "log_every=2", "sample_every=2", "tensorboard=true", "schedule=cosine"), tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [event.step for event in board.Scalars("loss")] == [2, 4, 6]
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
+    assert [event.step for event in board.Images("samples")] == [2, 4, 6]
+    run(small(vae, "steps=2"), tmp_path / "plain")
+    assert not (tmp_path / "plain/tensorboard").exists()
+
+
+def judged(folder) -> dict[int, dict]:
+    """The lines of a run that hold a distance."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line.pop("step"): line for line in lines if "loss" not in line}
+
+
+@pytest.mark.parametrize("make", [small, small_t2v])
+def test_distances_on_the_way_change_nothing(make, vae, tmp_path):
+    words = ["steps=4", "num_frames=8", "global_batch_size=2"]
+    run(make(vae, *words), tmp_path / "plain")
+    run(make(vae, *words, "eval_every=2", "eval_clips=3"), tmp_path / "judged")
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "judged")))
+    found = judged(tmp_path / "judged")
+    assert found.keys() == {2, 4} and all(line["shapes_distance"] > 1 for line in found.values())
+    assert not judged(tmp_path / "plain")
+    assert main(["plot", str(tmp_path / "judged")]) == 0
+    assert Image.open(tmp_path / "judged/curves.png").size[0] == 5 * 660
+
+
+def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
+    words = ["steps=2", "num_frames=8", "global_batch_size=2", "eval_every=2"]
+    for i in range(3):
+        write_video(make_clip(4, i, frames=9, size=16).video, tmp_path / f"real/{i}.mkv")
+        wide = np.pad(make_clip(4, i, frames=9, size=16).video, ((0, 0), (0, 0), (0, 0), (4, 4)), constant_values=255)
+        write_video(wide, tmp_path / f"wide/{i}.mkv")
+    write_video(make_clip(4, 3, frames=7, size=16).video, tmp_path / "real/short.mkv")
+    moments = Moments(torch.ones(32).double(), torch.eye(32).double(), 9)
+    np.savez(tmp_path / "real.npz", mean=moments.mean.numpy(), cov=moments.cov.numpy(), n=9)
+    detector = Detector(
+        {"metric": "fvd"}, lambda clips: torch.stack([clip.float().mean((2, 3)).flatten() for clip in clips])
+    )
+    monkeypatch.setattr(distance, "i3d_detector", lambda path, protocol, device: detector)
+    found = {}
+    for name, more in {
+        "data": [],
+        "more": ["eval_clips=5"],
+        "folder": [f"eval_real={tmp_path / 'real'}"],
+        "wide": [f"eval_real={tmp_path / 'wide'}"],
+        "statistics": [f"eval_real={tmp_path / 'real.npz'}"],
+        "i3d": ["eval_i3d=i3d.pt"],
+    }.items():
+        run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
+        (found[name],) = [value for line in judged(tmp_path / name).values() for value in line.items()]
+    assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
+    assert found["wide"] == pytest.approx(found["folder"])  # what training would see of both is the same
+    assert len({value for name, (_, value) in found.items() if name != "wide"}) == 5 and found["i3d"][0] == "fvd"
+
+
+def test_real_clips_come_from_all_of_the_data(monkeypatch):
+    """A folder's videos are sorted by class: the first ones would be of one."""
+    clips, seen = open_clips(resolve("shapes", ["clips=40", "image_size=16"])), []
+    draw = clips.clip
+    monkeypatch.setattr(clips, "clip", lambda i, random: (seen.append(i), draw(i, random))[1])
+    config = resolve("shapes", ["clips=40", "image_size=16", "eval_every=1", "eval_clips=8"])
+    distance.Distance(config, clips, torch.device("cpu"))
+    assert len(set(seen)) == 8 and max(seen) > 20 and seen != sorted(seen)
+
+
+def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(Denoising, "samples", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
+    with pytest.warns(UserWarning, match="no distance this time, training goes on"):
+        run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
+    assert (tmp_path / "final/model.safetensors").is_file() and not judged(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["eval_clips=3"], "eval_clips does nothing with eval_every=0"),
+        (["eval_every=2", "eval_clips=1"], "eval_clips is 1; it must be 2 or more"),
+        (["eval_every=2", "eval_real=nowhere"], "no folder of videos at nowhere"),
+        (["eval_every=2", "eval_real=STATISTICS"], "features of 400 and of 32 numbers cannot be compared"),
+        (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_at_once(words, say, vae, tmp_path):
+    np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=9)
+    words = [word.replace("STATISTICS", str(tmp_path / "i3d.npz")) for word in words]
+    with pytest.raises((ValueError, FileNotFoundError), match=say):
+        run(small(vae, *words), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_smooth_curves():
+    values = np.array([1.0, 3.0, np.nan, 8.0, 8.0])
+    torch.testing.assert_close(smooth(values, 2), np.array([1.0, 2.0, 3.0, 8.0, 8.0]))
+    assert np.isnan(smooth(np.array([np.nan, 1.0]), 1)[0])
+
+
+def test_the_plot_command(vae, tmp_path, capsys):
+    for seed in (0, 1):
+        run(small(vae, "steps=3", f"seed={seed}"), tmp_path / str(seed))
+    table = read_metrics(tmp_path / "0")
+    assert table["step"].tolist() == [1, 2, 3] and np.isfinite(table["loss"]).all()
+    assert main(["plot", str(tmp_path / "0"), str(tmp_path / "1")]) == 0
+    two = Image.open(tmp_path / "0/curves.png")
+    assert main(["plot", str(tmp_path / "0"), "--out", str(tmp_path / "one.png"), "--smooth", "1"]) == 0
+    one = Image.open(tmp_path / "one.png")
+    assert one.size == two.size and one.size[0] == 2640 and one.tobytes() != two.tobytes()
+    (tmp_path / "1/metrics.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/metrics.jsonl").touch()
+    for words, say in (
+        ([str(tmp_path)], "holds no metrics.jsonl"),
+        ([str(tmp_path / "1")], "line 2 is not a line of metrics"),
+        ([str(tmp_path / "empty")], "has not logged yet"),
+        ([str(tmp_path / "0"), "--out", "a.txt"], "give a .png"),
+        ([str(tmp_path / "0"), "--smooth", "0"], "--smooth is 0"),
+    ):
+        assert main(["plot", *words]) == 2
+        assert say in capsys.readouterr().err

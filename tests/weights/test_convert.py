@@ -1,0 +1,141 @@
+"""`latte convert`: from the original, back to it, and from folder to folder."""
+
+import hashlib
+
+import pytest
+import torch
+from goldens import out_of, relative_error
+
+import latte
+from latte import LattePipeline
+from latte.cli import main
+from latte.files import read_json, write_json
+from latte.models.latte import Latte, LatteConfig
+from latte.weights.convert_latte import state_for_original
+from latte.weights.load import load_model, save_model
+from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+from latte.weights.tensors import CheckpointError, digest, read_tensors, write_tensors
+from latte.weights.vae_folder import load_vae, save_vae
+
+
+def test_converted_folder_gives_the_same_bits(golden, tmp_path):
+    source = golden.write_weights(tmp_path)
+    assert main(["convert", str(source), str(tmp_path / "ours"), "--num-heads", "4"]) == 0
+    direct, converted = latte.load_model(source, num_heads=4), latte.load_model(tmp_path / "ours")
+    assert converted.config == direct.config and converted.config.num_classes == 5
+    assert torch.equal(out_of(direct, golden), out_of(converted, golden))
+    written = sorted(path.name for path in (tmp_path / "ours").iterdir())
+    assert written == ["config.json", "manifest.json", "model.safetensors"]
+    assert all(path.stat().st_mode & 0o044 for path in (tmp_path / "ours").iterdir())
+
+
+@pytest.mark.parametrize("name", ["back.pt", "back.safetensors"])
+def test_written_back_for_the_original(golden, tmp_path, name, capsys):
+    source = golden.write_weights(tmp_path)
+    words = ["--to", "original", "--num-heads", "4"]
+    assert main(["convert", str(source), str(tmp_path / name), *words]) == 0
+    assert hashlib.sha256(source.read_bytes()).hexdigest() in capsys.readouterr().out
+    back = read_tensors(tmp_path / name)
+    back = back["ema"] if name.endswith(".pt") else back
+    assert back.keys() == golden.weights.keys()
+    for key, tensor in golden.weights.items():
+        tables = key in ("pos_embed", "temp_embed")
+        assert torch.equal(back[key], tensor) or (tables and relative_error(back[key], tensor) < 1e-6), key
+
+
+@pytest.mark.parametrize(
+    "change", [{"variant": 2}, {"tubelet": 2}, {"conditioning": "tokens"}, {"temporal_pos": "rope"}]
+)
+def test_what_the_original_has_not_stays_ours(change, tmp_path):
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, num_frames=4, **change)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        state_for_original(Latte(config))
+
+
+def test_half_precision_folder(golden, tmp_path):
+    model = latte.load_model(golden.write_weights(tmp_path), num_heads=4)
+    half = latte.load_model(save_model(model, tmp_path / "half", torch.float16))
+    error = relative_error(out_of(half, golden), golden.outputs["out"])
+    assert 1e-6 < error < 1e-2
+
+
+@pytest.mark.parametrize("content", ["ema.safetensors", "notes.txt", "config.json", "manifest.json"])
+def test_a_folder_with_something_else_in_it_is_not_written_to(content, tiny, tmp_path, capsys):
+    (tmp_path / "theirs").mkdir()
+    write_json(tmp_path / "theirs" / content, {"name": "theirs"})
+    source = save_model(tiny, tmp_path / "ours")
+    assert main(["convert", str(source), str(tmp_path / "theirs")]) == 2
+    assert "theirs is not empty and not a model folder written here" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == [content]
+
+
+@pytest.mark.parametrize("name", ["half.pt", "half.safetensors"])
+def test_what_half_precision_cannot_hold_is_not_written(name, tiny, tmp_path, capsys):
+    folder = save_model(tiny, tmp_path / "ours")
+    tiny.blocks[0].mlp.fc1.weight.data[0, 0] = 1e6
+    for write in (save_model, lambda model, path, dtype: write_tensors(path / "x", model.state_dict(), dtype)):
+        with pytest.raises(CheckpointError, match=r"^blocks\.0\.mlp\.fc1\.weight overflows float16: choose float32 or"):
+            write(tiny, folder, torch.float16)
+        assert load_model(folder).blocks[0].mlp.fc1.weight.abs().max() < 1e6  # what was there is still there
+    big = save_model(tiny, tmp_path / "big")
+    words = ["convert", str(big), str(tmp_path / name), "--to", "original"]
+    assert main([*words, "--dtype", "float16"]) == 2
+    assert "overflows float16: choose float32 or bfloat16" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    assert main([*words, "--dtype", "bfloat16"]) == 0
+    assert load_model(tmp_path / name, num_heads=2).config == tiny.config  # bfloat16 position tables are near enough
+
+
+def folder_with_company(model, vae, folder):
+    """A model folder as training leaves it."""
+    save_model(model, folder)
+    save_vae(vae, folder / "vae")
+    write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
+    save_sampling(Sampling(Guidance(3, (500, 1000)), 7, 0.5), folder)
+    return folder
+
+
+def test_converting_a_folder_takes_its_company_along(tiny, tiny_vae, tmp_path):
+    source = folder_with_company(tiny, tiny_vae, tmp_path / "final")
+    for target in ("half", "half", "final"):  # a new one, one written before, itself
+        assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
+        assert read_json(tmp_path / target / "classes.json") == {"names": ["a", "b", "c"]}
+        assert LattePipeline.from_pretrained(tmp_path / target).sampling == Sampling(Guidance(3, (500, 1000)), 7, 0.5)
+        for part, load in ((".", load_model), ("vae", load_vae)):
+            stored = read_tensors(tmp_path / target / part / "model.safetensors")
+            assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+            load(tmp_path / target / part)
+
+
+def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_path):
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4)
+    source = save_model(Latte(config), tmp_path / "source")
+    write_json(source / "sampling.json", {"num_inference_steps": 7})
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    assert LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae).sampling == Sampling(Guidance(1.0), 7)
+
+
+def test_another_models_company_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
+    target = folder_with_company(tiny, tiny_vae, tmp_path / "old")
+    lone = save_model(tiny, tmp_path / "lone")
+    before = (target / "model.safetensors").stat().st_mtime_ns
+    assert main(["convert", str(lone), str(target)]) == 2
+    assert "holds the vae of another model" in capsys.readouterr().err
+    (target / "vae/manifest.json").unlink()
+    assert main(["convert", str(target), str(target)]) == 2
+    assert "vae is not empty" in capsys.readouterr().err
+    assert (target / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_vae_is_converted_as_well(tiny_vae, tmp_path, capsys):
+    source = save_vae(tiny_vae, tmp_path / "vae")
+    assert main(["convert", str(source), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    said = capsys.readouterr().out
+    assert ": VAE, " in said and digest(source / "model.safetensors") in said
+    assert load_vae(tmp_path / "half").config == tiny_vae.config
+    stored = read_tensors(tmp_path / "half/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert main(["convert", str(source), str(tmp_path / "x.pt"), "--to", "original"]) == 2
+    assert "has one form" in capsys.readouterr().err
+    assert main(["convert", str(source), str(tmp_path / "x"), "--num-heads", "2"]) == 2
+    assert "--num-heads and --weights are for a Latte" in capsys.readouterr().err

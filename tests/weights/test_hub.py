@@ -1,0 +1,92 @@
+"""Models by their names on the Hugging Face hub, out of its cache, and the documentation's examples of these."""
+
+import pytest
+import torch
+from goldens import relative_error
+
+from latte import LattePipeline
+from latte.models.latte import Latte, LatteConfig
+from latte.video.read import read_video
+from latte.video.write import export_to_gif
+from latte.weights.hub import find_pipeline
+from latte.weights.load import save_model
+from latte.weights.tensors import CheckpointError
+
+
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    """The folder as the Hugging Face cache would hold it."""
+    snapshots = tmp_path / "hub/models--maxin-cn--Latte-1/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub"), ("HUGGINGFACE_HUB_CACHE", "")]
+)
+def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, below, tmp_path, monkeypatch):
+    snapshots = tmp_path / "home/caches" / below / "models--a--b/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "0123abc").symlink_to(published)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(variable, "~/caches")
+    assert find_pipeline("a/b") == snapshots / "0123abc"
+
+
+def test_the_main_revision_is_taken_if_it_is_whole(published, tmp_path, hub):
+    stored = tmp_path / "hub/models--maxin-cn--Latte-1"
+    (stored / "snapshots/newer/transformer").mkdir(parents=True)
+    (stored / "snapshots/newer/transformer/config.json").write_text("{}")
+    assert find_pipeline("maxin-cn/Latte-1").name == "newer"
+    (stored / "refs").mkdir()
+    (stored / "refs/main").write_text("0123abc\n")
+    assert find_pipeline("maxin-cn/Latte-1").name == "0123abc"
+
+
+def test_a_vae_by_its_name_on_the_hub(published, tmp_path, hub):
+    snapshots = tmp_path / "hub/models--stabilityai--sd-vae-ft-ema/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "1").symlink_to(published / "vae")
+    tiny = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=2)
+    model = save_model(Latte(tiny), tmp_path / "model")
+    assert LattePipeline.from_pretrained(model, vae="stabilityai/sd-vae-ft-ema").vae.config.latent_channels == 4
+    with pytest.raises(CheckpointError, match=r"fetch config\.json and diffusion_pytorch_model\.safetensors of"):
+        LattePipeline.from_pretrained(model, vae="stabilityai/sd-vae-ft-mse")
+
+
+def test_names_of_the_hub(hub):
+    assert LattePipeline.from_pretrained("maxin-cn/Latte-1", vae=None).scheduler.sampler == "ddim"
+    with pytest.raises(CheckpointError, match=r"fetch transformer/, vae/.*hf download maxin-cn/Latte-2"):
+        LattePipeline.from_pretrained("maxin-cn/Latte-2")
+
+
+def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="eager"))
+
+    pipeline = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32).to("cpu")
+    pipeline.transformer.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    pipeline.transformer = torch.compile(pipeline.transformer)
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode)
+    video = pipeline(prompt="A dog wearing sunglasses floating in space, surreal, nebulae in background").frames[0]
+    assert len(video) == 16 and video[0].size == (64, 64)
+
+    pipe = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32)
+    plain = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    pipe.enable_pyramid_attention_broadcast(
+        spatial_attn_skip_range=2,
+        cross_attn_skip_range=6,
+        spatial_attn_timestep_range=[100, 800],
+        cross_attn_timestep_range=[100, 800],
+    )
+    videos = pipe("A small cactus with a happy face in the Sahara desert.").frames[0]
+    export_to_gif(videos, "latte.gif")
+    assert len(read_video(tmp_path / "latte.gif")[0]) == 16
+    other = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
+    assert 1e-4 < relative_error(other, plain) < 0.2
+    assert LattePipeline(**pipeline.components).transformer is pipeline.transformer

@@ -1,0 +1,1 @@
+"""Training data: videos, windows of frames, batches and latents."""
