@@ -286,7 +286,7 @@ class TextPipeline(LattePipeline):
             return self.transformer(x.to(dtype), t, table[rows], kept, temporal=temporal).float()
 
         if self.transformer.config.prediction == "v":
-            model = predicting_noise(model, self.scheduler.whole())
+            model = predicting_noise(model, self.scheduler.training_schedule())
         rows = torch.arange(len(text.prompt), device=self.device)
         scale = 1 if text.negative is None else guidance.scale
         return guided(model, rows, rows + len(rows), scale, guidance.interval)
