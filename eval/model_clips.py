@@ -18,7 +18,6 @@ from latte.pipeline import LattePipeline
 from latte.processes import Ranks
 from latte.sample_many import described, one_thread, question, sample_many
 from latte.text.embed import read_prompts
-from latte.text_pipeline import TextPipeline
 from latte.weights.folder import CONFIG
 from latte.weights.load import BUNDLED
 from latte.weights.tensors import digest
@@ -91,7 +90,7 @@ def model_clips(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> M
     protocol, or see opened and sample_many.
     """
     pipe, settings, files = opened(args)
-    of_text = isinstance(pipe, TextPipeline)
+    of_text = pipe.takes_prompts
     if of_text != bool(args.prompts):
         raise ValueError(
             f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,20 +167,28 @@ def shadows(
 
 
 class PyramidAttentionBroadcastMixin:
-    """Pyramid Attention Broadcast for a pipeline.
+    """Pyramid Attention Broadcast for a pipeline of your own.
 
-    It needs `transformer`, a network as this module wants it, and `current_timestep`, right whenever that is called.
-    What is kept lives inside a call of the pipeline, also if that is aborted.
+    The pipeline needs `transformer`, a network that pyramid_attention_broadcast takes, and `current_timestep`, set
+    before every evaluation of the network. Its loop over the steps runs inside `with self.broadcasting():`.
     """
 
+    transformer: Any
+    current_timestep: float | Tensor | None = None
     _broadcast: tuple[dict[str, Broadcast | Spans], bool] | None = None
-    _run: BroadcastState | None = None
 
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
-        call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        if call is not None and not hasattr(call, "broadcasts"):
-            cls.__call__ = broadcasting(call)
+    @contextmanager
+    def broadcasting(self) -> Iterator[None]:
+        """Inside it, for one run over the steps, layers follow the rules of enable_pyramid_attention_broadcast.
+
+        The cache is empty at the start and freed at the end, also if the run is aborted.
+        """
+        if self._broadcast is None:
+            yield
+            return
+        rules, after_gate = self._broadcast
+        with pyramid_attention_broadcast(self.transformer, rules, lambda: self.current_timestep, after_gate):
+            yield
 
     def enable_pyramid_attention_broadcast(
         self,
@@ -225,30 +233,6 @@ class PyramidAttentionBroadcastMixin:
     def disable_pyramid_attention_broadcast(self) -> None:
         """Compute everything again."""
         self._broadcast = None
-
-    def restart_broadcast(self) -> None:
-        """Within a call: what follows is another run."""
-        if self._run is not None:
-            self._run.forget()
-
-
-def broadcasting(call: Callable) -> Callable:
-    """A pipeline's __call__ with what its enable_pyramid_attention_broadcast asked for."""
-
-    @wraps(call)
-    def wrapped(self, *args, **kwargs):
-        if self._broadcast is None or self._run is not None:
-            return call(self, *args, **kwargs)
-        rules, after_gate = self._broadcast
-        context = pyramid_attention_broadcast(self.transformer, rules, lambda: self.current_timestep, after_gate)
-        try:
-            with context as self._run:
-                return call(self, *args, **kwargs)
-        finally:
-            self._run = None
-
-    wrapped.broadcasts = True
-    return wrapped
 
 
 def broadcast_ranges(words: list[str]) -> dict[str, int]:

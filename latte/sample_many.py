@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte import __version__
+from latte.conditioning import MOST_VIDEOS, check_count
 from latte.device import device_name
 from latte.files import read_json, write_json
-from latte.pipeline import MOST_VIDEOS, LattePipeline, check_count
-from latte.text_pipeline import TextPipeline
+from latte.pipeline import LattePipeline
 from latte.video.write import write_video
 
 RECORD = "samples.json"
@@ -153,7 +153,7 @@ def question(pipe: LattePipeline, labels: list | None, unit: range) -> dict:
     """What the pipeline's call takes for the videos of these numbers."""
     if labels is None:
         return {"num_videos": len(unit)}
-    name = "prompt" if isinstance(pipe, TextPipeline) else "class_labels"
+    name = "prompt" if pipe.takes_prompts else "class_labels"
     return {name: [labels[i % len(labels)] for i in unit]}
 
 

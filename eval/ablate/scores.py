@@ -13,12 +13,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from latte.class_pipeline import ClassPipeline
 from latte.eval.exam import HELD_OUT
 from latte.eval.frechet import Moments, distance
 from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, shape_features, squash
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
+from latte.pipeline import LattePipeline
 from latte.shapes.draw import MOTIONS, ShapeClip, make_clip
 from latte.shapes.examiner import score
 from latte.train.config import TrainConfig
@@ -116,13 +116,13 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
     videos, taken as in training. The picture has a row of frames for each of the videos SHOWN.
     """
     config = resolve(str(folder / "config.yaml"), [])
-    pipe = ClassPipeline.from_pretrained(folder / "final").to(device)
+    pipe = LattePipeline.from_pretrained(folder / "final").to(device)
     classes = pipe.transformer.config.num_classes
     truths = real_clips(ClipGeometry.of(config), count) if config.data == "shapes" and classes else []
     labels = [clip.label for clip in truths] or [i % classes for i in range(count) if classes]
     asked = {"class_labels": labels} if classes else {"num_videos": count}
     start = time.perf_counter()
-    videos = pipe(**asked, **sampling, output_type="uint8").frames.cpu()
+    videos = pipe(**asked, **sampling, output_type="uint8", progress=False).frames.cpu()
     seconds = time.perf_counter() - start
     answers = Answers(ClipGeometry.of(config), videos, truths)
     scores = {name: value for measure in MEASURES for name, value in measure(answers).items()}

@@ -16,7 +16,6 @@ from latte.eval.fidelity import psnr, ssim
 from latte.files import writable, write_json
 from latte.pab import KINDS, broadcast_ranges
 from latte.pipeline import LattePipeline
-from latte.text_pipeline import TextPipeline
 
 RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # of prompts, of classes
 COLUMNS = {"seconds": ".1f", "speedup": ".2f", "peak_mb": ".1f", "psnr": ".1f", "ssim": ".3f"}
@@ -126,7 +125,7 @@ def main(argv: list[str]) -> None:
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as cost.json")
     pipe, settings, files = opened(args)
-    results = measure(pipe, args.num_videos, args.ranges or RANGES[isinstance(pipe, TextPipeline)], settings)
+    results = measure(pipe, args.num_videos, args.ranges or RANGES[pipe.takes_prompts], settings)
     about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
     print(table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")

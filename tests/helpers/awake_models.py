@@ -28,7 +28,7 @@ def awake(network: nn.Module) -> nn.Module:
 def awake_pipeline(num_classes: int = 0, names: list[str] | None = None) -> LattePipeline:
     """Of so many classes, or unconditional."""
     network = awake(Latte(LatteConfig(num_classes=num_classes, **SIZE)))
-    return LattePipeline(network, VideoVAE(awake(AutoencoderKL(VAE))), names)
+    return LattePipeline(network, VideoVAE(awake(AutoencoderKL(VAE))), class_names=names)
 
 
 def write_model(pipe: LattePipeline, folder: Path) -> Path:

@@ -133,7 +133,7 @@ def test_classes_by_name_or_number(pipe):
         ({"height": 20}, "height is 20; this model needs a multiple of 16"),
         ({"num_frames": -2}, "num_frames is -2"),
         ({"sampler": "eular"}, "not one of ddpm, ddim"),
-        ({"output_type": "mp4"}, "not one of np"),
+        ({"output_type": "mp4"}, "not one of pil, np"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "0"),
         ({"num_inference_steps": 1001}, "1001"),

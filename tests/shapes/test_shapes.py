@@ -125,7 +125,7 @@ def empty(clip, rng):
 def pipe():
     """The shipped VAE, behind a model that knows nothing."""
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=8)
-    return LattePipeline(Latte(config), load_vae(find_model("shapes/vae")), list(MOTIONS))
+    return LattePipeline(Latte(config), load_vae(find_model("shapes/vae")), class_names=list(MOTIONS))
 
 
 def judged(clips, change):
