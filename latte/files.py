@@ -48,7 +48,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def walk_tree(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """Every file and folder at any depth below a folder, also behind links, but not behind one to a folder above it.
 
     A folder that cannot be read is passed over, with a warning.
@@ -62,12 +62,12 @@ def below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     for path in (Path(folder, name) for name in names):
         yield path
         if os.path.isdir(path) and os.path.realpath(path) not in above:
-            yield from below(path, above)
+            yield from walk_tree(path, above)
 
 
 def copy_files(source: Path, target: Path) -> None:
     """Copy what is in every file below a folder, and not who may read or write it, to below another."""
-    for path in below(source):
+    for path in walk_tree(source):
         if path.is_file():
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)

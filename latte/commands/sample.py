@@ -24,7 +24,7 @@ from latte.processes import local_device
 from latte.sample_many import RECORD, sample_many
 from latte.text.embed import read_prompts
 from latte.text_pipeline import TextPipeline
-from latte.video.page import GRID_OF_ALL, INDEX, SHEET, contact_sheet, is_page, tile, write_page
+from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
 from latte.weights.tensors import digest
 
@@ -165,8 +165,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
-    if not args.count and (args.out / INDEX).exists() and not is_page(args.out / INDEX):
-        raise ValueError(f"{args.out / INDEX} is not one that was written here: choose another folder, --out")
+    if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
+        raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 
 
 def chosen_labels(pipe: ClassPipeline, args: argparse.Namespace) -> list[int] | None:
@@ -189,7 +189,7 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
     The contact sheet and grid.webp have the first of them, as many as fit in a square of GRID pixels, 8 x 8 at most.
     Returns the path of the page.
     """
-    page = folder / INDEX
+    page = folder / PAGE_FILE
     for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
         (folder / old).unlink(missing_ok=True)
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
@@ -197,6 +197,6 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
         write_video(video, folder / name, fps)
     most = min(8, max(1, GRID // max(videos.shape[3:])))
     first = videos[: most**2]
-    contact_sheet(first, captions[: len(first)], folder / SHEET)
-    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_OF_ALL, fps)
+    contact_sheet(first, captions[: len(first)], folder / SHEET_FILE)
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_FILE, fps)
     return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

@@ -79,7 +79,7 @@ class ShapeClip:
     radius: np.ndarray  # (f,), in pixels
 
 
-def kept_apart(clip: "ShapeClip") -> bool:
+def is_held_out(clip: "ShapeClip") -> bool:
     """Whether its combination of motion, shape and colour, one of 24 out of 192, is left out of captioned training."""
     kinds = ((MOTIONS, clip.motion), (tuple(SHAPES), clip.shape), (tuple(COLOURS), clip.colour))
     return sum(weight * table.index(name) for weight, (table, name) in enumerate(kinds, 1)) % 8 == 0

@@ -220,7 +220,7 @@ def share(hits: list[bool] | np.ndarray) -> float:
     return float(np.mean(hits))
 
 
-def score(
+def score_clips(
     videos: list[np.ndarray],
     labels: list[int],
     truths: list[ShapeClip] | None = None,

@@ -11,7 +11,7 @@ from latte.cli import main
 from latte.eval.exam import reconstruct, table
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
-from latte.shapes.examiner import count_objects, examine, score
+from latte.shapes.examiner import count_objects, examine, score_clips
 from latte.weights.load import find_model, save_model
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
@@ -134,7 +134,7 @@ def judged(clips, change):
 
 
 def scored(videos, clips):
-    return score(videos, [clip.label for clip in clips], clips)
+    return score_clips(videos, [clip.label for clip in clips], clips)
 
 
 def test_clips_are_a_function_of_seed_and_index():
@@ -229,9 +229,10 @@ def test_nothing_is_seen_in_an_empty_clip():
 def test_scores_are_json_even_where_no_clip_was_judged():
     nothing = empty(CLIPS[0], None)
     for truths in (None, CLIPS[:1]):
-        scores = score([nothing], [0], truths)
+        scores = score_clips([nothing], [0], truths)
         assert json.loads(json.dumps(scores, allow_nan=False))["trajectory_error"] is None
-    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": score([nothing], [CLIPS[0].label])})
+    samples = score_clips([nothing], [CLIPS[0].label])
+    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": samples})
     assert [line.split()[-1] for line in lines.splitlines()[1:3]] == ["1", "0.000"]
     assert f"  {CLIPS[0].motion} " in lines and lines.splitlines()[-1].split()[-1] == "-"
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(name, change, say,
 
 
 def test_an_encoder_that_fails_names_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("latte.video.write.LONGEST_SIDE", 1 << 20)
+    monkeypatch.setattr("latte.video.write.MAX_SIDE", 1 << 20)
     with pytest.raises(ValueError, match=r"a\.webp cannot be encoded: ") as told:
         write_video(np.zeros((1, 2, 20000, 3), np.uint8), tmp_path / "a.webp")
     assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
@@ -103,15 +103,15 @@ def damaged(folder):
         "flipped.npz": "CRC|decompressing",
         "empty.gif": "End of file",
         "sound.mp4": "no video stream",
-        "wrong.npz": "expected bytes .* found float64",
-        "words.npz": "expected bytes .* found <U5",
-        "objects.npz": "expected bytes .* found object",
+        "wrong.npz": "expected uint8 .* found float64",
+        "words.npz": "expected uint8 .* found <U5",
+        "objects.npz": "expected uint8 .* found object",
         "none.npz": "holds no array",
         "bare.npz": "not a zip file",
         "short.npz": "384 bytes that its header claims",
-        "absurd.npz": "more than 4294967296",
-        "second.npz": "no array whose header can be read",
-        "header.npz": "no array whose header can be read",
+        "absurd.npz": "more than the limit of 4294967296",
+        "second.npz": "no array with a readable header",
+        "header.npz": "no array with a readable header",
         "folder": "no frames",
         "sizes": "differ in size",
         "program": "0.png.*cannot identify image",
@@ -128,7 +128,7 @@ def test_bad_files_are_told_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="no video at"):
         read_video(tmp_path / "nowhere.mp4")
     (tmp_path / "a.doc").touch()
-    with pytest.raises(ValueError, match=r"a\.doc: not a video by its suffix"):
+    with pytest.raises(ValueError, match=r"a\.doc: unsupported video suffix"):
         read_video(tmp_path / "a.doc")
 
 
@@ -136,7 +136,7 @@ def test_an_npz_is_counted_by_its_header(tmp_path):
     """And read no further than it claims: zip packs a thousandfold."""
     path = save_npz(tmp_path / "a.npz", {"shape": (1000, 64, 64, 3)}, b"less")
     assert count_frames(path) == 1000
-    with pytest.raises(ValueError, match="more than 4294967296"):
+    with pytest.raises(ValueError, match="more than the limit of 4294967296"):
         count_frames(save_npz(tmp_path / "absurd.npz", {"shape": (1 << 20, 64, 64, 3)}))
     path = save_npz(tmp_path / "b.npz", {"shape": (1, 8, 8, 3)}, bytes(1 << 24))
     with pytest.raises(ValueError, match="192 bytes"):

@@ -95,9 +95,9 @@ def test_chosen_frames_are_those_of_the_whole(tmp_path):
         assert torch.equal(read_video(path, [50, 3, 3, 17])[0], whole[[50, 3, 3, 17]])
         assert torch.equal(torch.cat(list(read_blocks(path, 25))), whole)
         assert count_frames(path) == 60
-        with pytest.raises(ValueError, match=rf"{name} cannot be decoded: it has no frame of number 60"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be decoded: it has no frame number 60"):
             read_video(path, [60, 2])
-        with pytest.raises(ValueError, match="frame numbers must be 0 or more"):
+        with pytest.raises(ValueError, match="indices must be a non-empty list of frame numbers from 0"):
             read_video(path, [-1])
 
 
