@@ -1,6 +1,6 @@
 """Decode video streams with PyAV: all frames, or chosen ones without decoding much else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, dropwhile, islice
 from pathlib import Path
@@ -49,7 +49,7 @@ def to_upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.rot90(frame.reformat(format="rgb24", threads=1).to_ndarray(), round(frame.rotation / 90))
 
 
-def read_stream(path: Path, numbers: list[int] | None = None) -> tuple[dict[int, np.ndarray], float]:
+def read_stream(path: Path, numbers: Sequence[int] | None = None) -> tuple[dict[int, np.ndarray], float]:
     """Decode a stream, or only the part of it between a key frame and the last requested frame.
 
     Args:
@@ -66,7 +66,7 @@ def read_stream(path: Path, numbers: list[int] | None = None) -> tuple[dict[int,
     return frames, fps
 
 
-def decode_from(key: KeyFrame | None, path: Path, numbers: list[int] | None) -> tuple[dict[int, np.ndarray], float]:
+def decode_from(key: KeyFrame | None, path: Path, numbers: Sequence[int] | None) -> tuple[dict[int, np.ndarray], float]:
     """Decode from a key frame, or from the start. Returns no frames if seeking did not lead to the key frame."""
     first = key.number if key else 0
     decoded = range(first, max(numbers) + 1) if numbers else count()

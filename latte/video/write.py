@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -143,7 +143,7 @@ def write_stream(array: np.ndarray, path: Path, fps: float, codec: Codec) -> Non
         stream = container.add_stream(codec.name, rate=Fraction(float(fps)).limit_denominator(1000))
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = array.shape[1:3]
-        stream.pix_fmt, stream.options = codec.pixel_format, codec.options
+        stream.pix_fmt, stream.options = codec.pixel_format, dict(codec.options)
         for image in array:
             frame = to_palette(image) if codec.pixel_format == "pal8" else to_frame(image)
             container.mux(stream.encode(frame))
@@ -161,7 +161,8 @@ def to_palette(image: np.ndarray) -> av.VideoFrame:
     colours = np.asarray(indexed.getpalette(), np.uint8).reshape(-1, 3)
     palette = np.zeros((256, 4), np.uint8)
     palette[:, 0], palette[: len(colours), 1:] = 255, colours  # alpha first: opaque
-    return av.VideoFrame.from_ndarray((np.asarray(indexed), palette), format="pal8")
+    pixels: Any = (np.asarray(indexed), palette)  # PyAV takes this pair, but its type stub does not know
+    return av.VideoFrame.from_ndarray(pixels, format="pal8")
 
 
 def export_to_video(video_frames: Frames, output_video_path: str | Path | None = None, fps: int = 10) -> str:
