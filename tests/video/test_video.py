@@ -11,9 +11,17 @@ import torch
 from PIL import Image
 
 from latte.shapes.draw import make_clip
-from latte.video.pixels import from_uint8, to_uint8
-from latte.video.read import count_frames, list_videos, read_blocks, read_video
-from latte.video.write import export_to_gif, export_to_video, write_video
+from latte.video import (
+    count_frames,
+    export_to_gif,
+    export_to_video,
+    from_uint8,
+    list_videos,
+    read_blocks,
+    read_video,
+    to_uint8,
+    write_video,
+)
 
 CLIP = torch.from_numpy(make_clip(0, 3).video)
 IMAGES = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in CLIP]
