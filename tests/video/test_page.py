@@ -1,4 +1,4 @@
-"""Contact sheets and the page of a folder of videos."""
+"""Contact sheets, tiled videos and HTML pages."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_tile():
     assert torch.equal(tiled[:, :, :64, 64:], videos[1]) and (tiled[:, :, 64:, 64:] == 255).all()
 
 
-def test_page_shows_every_file_and_no_markup_of_others(tmp_path):
+def test_page_shows_every_file_and_escapes_captions(tmp_path):
     names = [f"{i}.mp4" for i in range(20)] + ["a #1?.mp4", 'q".webm', "moving.webp"]
     files = [(name, f"clip {name} <script>\0</script>") for name in names]
     page = write_page(tmp_path, files, "title <i>", {"fact": "1 & 2\x07"}).read_text()
@@ -64,7 +64,7 @@ def test_page_shows_every_file_and_no_markup_of_others(tmp_path):
         (lambda folder: write_page(folder, [], "title", {}), "no videos"),
     ],
 )
-def test_what_cannot_be_laid_out(call, say, tmp_path):
+def test_impossible_layouts_are_rejected(call, say, tmp_path):
     with pytest.raises(ValueError, match=say):
         call(tmp_path)
     assert not list(tmp_path.iterdir())
