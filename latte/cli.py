@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The command and its arguments. None takes them from sys.argv.
 
     Returns:
-        The exit status: 0 for success, 1 for an unexpected error, 2 for bad input or too little memory, 130 if
-        interrupted, and 141 if the reader of the output closed it.
+        0 for success, 1 for an unexpected error, 2 for bad input or too little memory, 130 if interrupted, and 141 if
+        the reader of the output closed it.
 
     Raises:
         SystemExit: From the parser: status 0 after --help and --version, 2 after a wrong argument.

@@ -22,7 +22,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path: The file to write. Its folder is created.
 
     Yields:
-        The draft: a hidden name in the same folder, with the same suffix, to write to.
+        A hidden name in the same folder, with the same suffix, for the draft.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         path: The folder to write.
 
     Yields:
-        The draft: an empty, hidden folder beside `path`.
+        An empty, hidden folder beside `path` for the draft.
     """
     path = Path(path).resolve()
     for kind in ("part", "old"):

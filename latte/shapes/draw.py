@@ -145,7 +145,7 @@ def make_clip(
         seed: The data set.
         index: The clip's number in it, from 0; there is no last one.
         motion: One of MOTIONS, instead of the random one. Shape, colour and background do not depend on it.
-        frames: How many frames the whole motion takes.
+        frames: How many frames the full motion takes.
         size: The side of a frame, in pixels.
         window: Which of the frames to draw. The others cost nothing.
 

@@ -259,10 +259,11 @@ def score_clips(
         extent: The fraction of a full motion that each clip covers, in (0, 1].
 
     Returns:
-        Fractions of all clips: `motion_accuracy` (`by_motion` for each class), `count_accuracy` (one object), and with
-        truths `colour_accuracy`, `shape_accuracy` and `all_right` (all four); the mean `colour_constancy`; and
-        `trajectory_error`, the mean rms distance in pixels from the true trajectory (copies) or from the fitted motion,
-        over the clips where one was found; None if there are none.
+        Values for JSON. Fractions of all clips are `motion_accuracy`, `by_motion` (the same for each class),
+        `count_accuracy` (one object), and with truths `colour_accuracy`, `shape_accuracy` and `all_right` (all four).
+        `colour_constancy` is a mean over clips. `trajectory_error` is a mean rms distance in pixels: from the true
+        trajectory for copies, over the clips that show a shape in every frame; otherwise from the fitted motion, over
+        the clips that have one. It is None if there are no such clips.
     """
     found = [examine(video, extent) for video in videos]
     expected = np.array([MOTIONS[label] for label in labels])

@@ -109,7 +109,8 @@ def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
         Consecutive frames, uint8 (f, 3, h, w) with f <= size.
 
     Raises:
-        FileNotFoundError, ValueError: As read_video.
+        FileNotFoundError: As read_video.
+        ValueError: As read_video.
     """
     path = Path(path)
     kind = video_kind(path)
@@ -137,7 +138,8 @@ def count_frames(path: str | Path) -> int:
         The number of frames that read_video returns.
 
     Raises:
-        FileNotFoundError, ValueError: As read_video.
+        FileNotFoundError: As read_video.
+        ValueError: As read_video.
     """
     path = Path(path)
     kind = video_kind(path)

@@ -81,7 +81,7 @@ def write_video(frames: Frames, path: str | Path, fps: float = 8, lossless: bool
 
 
 def to_numpy(picture: Picture) -> np.ndarray:
-    """Convert one picture, or a whole video, to an array. Pictures become RGB: grey is repeated, alpha dropped."""
+    """Convert one picture, or a complete video, to an array. Pictures become RGB: grey is repeated, alpha dropped."""
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
     if isinstance(picture, Tensor):  # NumPy has no bfloat16

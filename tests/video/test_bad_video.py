@@ -55,9 +55,9 @@ def test_unsuitable_videos_are_rejected_before_anything_is_written(name, change,
 
 def test_an_encoder_that_fails_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("latte.video.write.MAX_SIDE", 1 << 20)
-    with pytest.raises(ValueError, match=r"a\.webp cannot be encoded: ") as told:
+    with pytest.raises(ValueError, match=r"a\.webp cannot be encoded: ") as raised:
         write_video(np.zeros((1, 2, 20000, 3), np.uint8), tmp_path / "a.webp")
-    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
 def damaged(folder):
@@ -121,10 +121,12 @@ def damaged(folder):
 
 def test_bad_files_are_reported_by_name(tmp_path):
     for name, say in damaged(tmp_path).items():
-        with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))} cannot be decoded: .*({say})") as told:
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(tmp_path / name))} cannot be decoded: .*({say})"
+        ) as raised:
             read_video(tmp_path / name)
-        assert "\n" not in str(told.value) and "pickle" not in str(told.value)
-        assert told.type is ValueError
+        assert "\n" not in str(raised.value) and "pickle" not in str(raised.value)
+        assert raised.type is ValueError
     with pytest.raises(FileNotFoundError, match="no video at"):
         read_video(tmp_path / "nowhere.mp4")
     (tmp_path / "a.doc").touch()

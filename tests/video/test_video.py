@@ -99,9 +99,9 @@ def test_chosen_frames_equal_those_of_a_full_read(tmp_path):
     long = torch.randint(0, 256, (60, 3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name in ("a.mkv", "a.npz", "a.mp4", "a.webp"):
         path = write_video(long, tmp_path / name)
-        whole, _ = read_video(path)
-        assert torch.equal(read_video(path, [50, 3, 3, 17])[0], whole[[50, 3, 3, 17]])
-        assert torch.equal(torch.cat(list(read_blocks(path, 25))), whole)
+        full, _ = read_video(path)
+        assert torch.equal(read_video(path, [50, 3, 3, 17])[0], full[[50, 3, 3, 17]])
+        assert torch.equal(torch.cat(list(read_blocks(path, 25))), full)
         assert count_frames(path) == 60
         with pytest.raises(ValueError, match=rf"{name} cannot be decoded: it has no frame number 60"):
             read_video(path, [60, 2])
