@@ -20,7 +20,7 @@ from latte.files import replacing, write_json
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.shapes.draw import MOTIONS, ShapeClip, make_clip
-from latte.shapes.examiner import score
+from latte.shapes.examiner import score_clips
 from latte.train.config import TrainConfig
 from latte.train.curves import read_metrics
 from latte.train.data.folders import open_clips
@@ -100,8 +100,8 @@ def by_examiner(answers: Answers) -> dict[str, float]:
     if not answers.truths:
         return {}
     labels, share = [clip.label for clip in answers.truths], answers.look.extent
-    found = score(list(answers.videos.numpy()), labels, extent=share)
-    real = score([clip.video for clip in answers.truths], labels, extent=share)
+    found = score_clips(list(answers.videos.numpy()), labels, extent=share)
+    real = score_clips([clip.video for clip in answers.truths], labels, extent=share)
     names = ("motion_accuracy", "colour_constancy", "count_accuracy")
     return {name: found[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
 

@@ -19,7 +19,7 @@ from latte.eval.protocol import PROTOCOLS
 from latte.eval.statistics import is_statistics
 from latte.eval.videos import compare_videos
 from latte.files import read_json, writable, write_json
-from latte.video.read import STREAMS
+from latte.video.formats import STREAM_SUFFIXES
 
 VIDEOS = 256  # that the examiner judges
 
@@ -97,7 +97,7 @@ def check(args: argparse.Namespace, words: Parser) -> None:
     if idle := sorted(names - useful):
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing {where}: leave it out")
     for path in (Path(args.model), args.real, args.reference):
-        if path and path.is_file() and path.suffix.lower() in STREAMS:
+        if path and path.is_file() and path.suffix.lower() in STREAM_SUFFIXES:
             raise ValueError(f"{path} is one video: name a folder of videos")
     if args.features and args.features.exists() and not args.features.is_dir():
         raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")

@@ -24,7 +24,7 @@ from latte.pipeline import LattePipeline
 from latte.processes import local_device
 from latte.sample_many import RECORD, sample_many
 from latte.text.embed import read_prompts
-from latte.video.page import GRID_OF_ALL, INDEX, SHEET, contact_sheet, is_page, tile, write_page
+from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
 from latte.weights.tensors import digest
 
@@ -104,7 +104,7 @@ def make_page(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], 
     facts["speed"] = f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos per second"
     page = show(videos, captions, args.out, args.fps, facts)
     f, _, h, w = videos.shape[1:]
-    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET}, {GRID_OF_ALL}, {page.name}")
+    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     print(f"next: open {page}; latte sample {shlex.join(other_seed(settings, args))}; latte train --help")
@@ -178,8 +178,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
-    if not args.count and (args.out / INDEX).exists() and not is_page(args.out / INDEX):
-        raise ValueError(f"{args.out / INDEX} is not one that was written here: choose another folder, --out")
+    if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
+        raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 
 
 def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | None:
@@ -212,7 +212,7 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
     Returns:
         The path of the page.
     """
-    page = folder / INDEX
+    page = folder / PAGE_FILE
     for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
         (folder / old).unlink(missing_ok=True)
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
@@ -220,6 +220,6 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
         write_video(video, folder / name, fps)
     most = min(8, max(1, LARGEST_GRID // max(videos.shape[3:])))
     first = videos[: most**2]
-    contact_sheet(first, captions[: len(first)], folder / SHEET)
-    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_OF_ALL, fps)
+    contact_sheet(first, captions[: len(first)], folder / SHEET_FILE)
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_FILE, fps)
     return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

@@ -29,7 +29,7 @@ from latte.eval.ablate.workers import Workers
 from latte.eval.features import Detector
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes.draw import make_clip
-from latte.shapes.examiner import score
+from latte.shapes.examiner import score_clips
 from latte.train import distance
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
@@ -266,8 +266,8 @@ def test_shapes_of_longer_motions(tmp_path):
         clips = real_clips(look, 32)
         videos, labels = [clip.video for clip in clips], [clip.label for clip in clips]
         assert videos[0].shape == (base.num_frames, 3, base.image_size, base.image_size)
-        assert score(videos, labels, extent=look.extent)["motion_accuracy"] >= least
-        assert interval > 1 or score(videos, labels)["motion_accuracy"] < 0.3
+        assert score_clips(videos, labels, extent=look.extent)["motion_accuracy"] >= least
+        assert interval > 1 or score_clips(videos, labels)["motion_accuracy"] < 0.3
 
 
 def test_measures_of_samples(tmp_path):

@@ -180,9 +180,9 @@ def test_corruptions_are_functions_of_seed_and_clip(name, held_out):
     at_random = name in ("noise", "frozen frames", "shuffled frames")
     assert torch.equal(corrupted(videos, name, 0.7, seed=1), spoilt) != at_random
     for strength in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="must be in 0 to 1"):
+        with pytest.raises(ValueError, match="must be from 0 to 1"):
             corrupted(videos, name, strength)
-    with pytest.raises(ValueError, match="no corruption is called 'nois'; there are noise, blur"):
+    with pytest.raises(ValueError, match="unknown corruption 'nois'; use one of noise, blur"):
         corrupted(videos, "nois", 0.5)
 
 
