@@ -15,7 +15,7 @@ from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.i3d import CLASSES, I3D, SIDE
 from latte.eval.networks.inception import resize
 from latte.eval.networks.pickles import is_torchscript, read_torchscript
-from latte.eval.networks.published_weights import PUBLISHED, Weights, locate
+from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
 from latte.video.pixels import from_uint8
 from latte.weights.tensors import load_strictly, read_tensors, rename_keys
@@ -38,7 +38,7 @@ def find_i3d(path: str | Path) -> Weights:
     """The file, or that in a folder. CheckpointError: it is not there, with where to get it."""
     path = Path(path)
     pretrained = "pretrained" in path.name or (path / PUBLISHED["i3d-pretrained-400"].file).is_file()
-    return locate("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
+    return find_weights("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
 
 
 def read_i3d(path: Path, eps: float) -> I3D:

@@ -48,7 +48,7 @@ class Weights(NamedTuple):
     sha256: str
 
 
-def locate(name: str, path: str | Path | None) -> Weights:
+def find_weights(name: str, path: str | Path | None) -> Weights:
     """The file of PUBLISHED[name] at `path`, which may be a folder that holds it under its published name.
 
     CheckpointError: it is not there, with where to get it; one line.
