@@ -14,8 +14,8 @@ from latte.commands import info
 from latte.eval.bench import train_speed
 from latte.eval.bench.memory_need import without_values, working_bytes
 from latte.eval.bench.pab_cost import counting
-from latte.eval.bench.peak_memory import LiveTensors, weight_bytes
-from latte.eval.bench.train_speed import SOURCES, step_flops, with_vae
+from latte.eval.bench.resources import LiveTensors, weight_bytes
+from latte.eval.bench.train_speed import SOURCES, step_flops, with_existing_vae
 from latte.eval.fidelity import psnr, ssim
 from latte.files import read_json
 from latte.models.latte import LatteConfig
@@ -160,8 +160,8 @@ def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
         assert say in capsys.readouterr().err
 
 
-def test_a_vae_that_is_not_there_is_made_up(tmp_path, capsys):
-    config = with_vae(resolve("ffs", []), tmp_path)
-    assert "one of Stable Diffusion's shape takes its place" in capsys.readouterr().out
+def test_a_vae_that_is_missing_is_replaced_by_random_weights(tmp_path):
+    with pytest.warns(UserWarning, match="one of Stable Diffusion's shape takes its place"):
+        config = with_existing_vae(resolve("ffs", []), tmp_path)
     assert load_vae(config.vae).config == VAEConfig()
-    assert with_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])
+    assert with_existing_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])

@@ -75,7 +75,7 @@ def test_golden_values(weights):
         assert relative_error(fast(clip), wanted) < 1e-5
         if frames == 9:
             assert relative_error(plain(clip), wanted) < 1e-5
-            assert relative_error(plain.fold()(clip), wanted) < 1e-5
+            assert relative_error(plain.fold_batch_norms()(clip), wanted) < 1e-5
             assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
 
 
@@ -192,7 +192,7 @@ def test_a_folded_unit_is_the_unit():
         tensor.uniform_(0.5, 2)
     x = torch.randn(2, 3, 7, 8, 9)
     before = unit(x)
-    unit.fold()
+    unit.fold_batch_norm()
     assert before.shape == (2, 5, 4, 4, 5) and before.max() > 0
     assert torch.allclose(unit(x), before, atol=1e-5)
 
@@ -241,7 +241,7 @@ def test_features_do_not_depend_on_the_batch(weights):
 
 def test_a_cpu_takes_clip_by_clip_until_frames_are_small(weights, monkeypatch):
     seen = []
-    for name in ("early", "late"):
+    for name in ("stem", "trunk"):
         layers = getattr(I3D, name)
         monkeypatch.setattr(I3D, name, lambda self, x, layers=layers: seen.append(len(x)) or layers(self, x))
     i3d_features(load_i3d(weights, 1e-3), torch.zeros(3, 9, 3, 16, 16, dtype=torch.uint8), "squash")
