@@ -74,7 +74,7 @@ def draw_strips(grid: Grid, ablation: Ablation, path: Path) -> bool:
     """
     files = {label: grid.evaluation(arm, grid.seeds[0]).file for label, arm in ablation.arms.items()}
     pictures = {label: file.with_suffix(".png") for label, file in files.items() if file.is_file()}
-    rows = [strip(picture, grid.base.image_size) for picture in pictures.values()]
+    rows = [sample_strip(picture, grid.base.image_size) for picture in pictures.values()]
     if rows:
         scale = max(1, 64 // rows[0].shape[-1])
         contact_sheet(torch.stack(rows), list(pictures), path, rows[0].shape[0], scale)
@@ -82,7 +82,7 @@ def draw_strips(grid: Grid, ablation: Ablation, path: Path) -> bool:
     return bool(rows)
 
 
-def strip(picture: Path, side: int) -> torch.Tensor:
+def sample_strip(picture: Path, side: int) -> torch.Tensor:
     """Frames of the samples in a picture that `score_samples` wrote.
 
     Args:

@@ -15,7 +15,7 @@ from latte.eval.ablate.definitions import Ablation
 from latte.eval.ablate.pictures import draw_curves, draw_strips
 from latte.eval.ablate.runs import Grid
 from latte.eval.ablate.scores import REAL_CLIPS
-from latte.eval.ablate.tables import METRICS, Verdict, read_scores, score_table, verdicts
+from latte.eval.ablate.tables import METRICS, Verdict, ablation_table, read_scores, verdicts
 from latte.eval.fvd import ENOUGH
 from latte.eval.networks.i3d import CLASSES
 from latte.eval.reporting import markdown_table
@@ -71,7 +71,7 @@ def make_section(grid: Grid, name: str, failed: dict[Path, str]) -> Section:
     if draw_strips(grid, ablation, grid.folder / f"strips-{name}.png"):
         pictures[f"strips-{name}.png"] = f"{ablation.title}: the same two samples of every arm, seed {grid.seeds[0]}"
     scores = read_scores(grid, ablation)
-    results = score_table(ablation, scores), verdicts(ablation, scores), failures(grid, ablation, failed)
+    results = ablation_table(ablation, scores), verdicts(ablation, scores), failures(grid, ablation, failed)
     return Section(name, ablation.title, ablation.finding, ablation.note, *results, pictures)
 
 

@@ -158,7 +158,7 @@ def run_latte(arguments: list[str], log: Path, workers: Workers, device: WorkerD
         raise ValueError(output[-1] if output else f"exit status {status}")
 
 
-def encode(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
+def encode_latents(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
     """Encode the latents of a training."""
     out = Path(training.config.latents)
     overrides = [override for override in training.overrides if not override.startswith("latents=")]
@@ -166,7 +166,7 @@ def encode(grid: Grid, training: Training, workers: Workers, device: WorkerDevic
     run_latte(["encode", *base, "--out", str(out), *overrides], out.with_suffix(".log"), workers, device)
 
 
-def train(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
+def run_training(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
     """Train, or resume, and measure the trained model. ValueError if that fails, or the image model is missing."""
     if training.image_model is not None and not training.image_model.done:
         raise ValueError(f"{training.image_model.folder} failed, whose weights this training begins with")
@@ -175,7 +175,7 @@ def train(grid: Grid, training: Training, workers: Workers, device: WorkerDevice
     write_json(training.measurements, measure_trained_model(training.folder, device.device))
 
 
-def evaluate(grid: Grid, evaluation: Evaluation, workers: Workers, device: WorkerDevice) -> None:
+def run_evaluation(grid: Grid, evaluation: Evaluation, workers: Workers, device: WorkerDevice) -> None:
     """Sample a trained model, and score the samples."""
     folder, sampling = evaluation.training.folder, evaluation.sampling
     score_samples(folder, sampling, grid.num_videos, evaluation.file, device.device, grid.i3d)
@@ -221,8 +221,8 @@ def do_missing_work(grid: Grid, parallel: int) -> dict[Path, str]:
     to_encode, trainings, evaluations = missing_work(grid)
     image_models = {e.training.image_model.folder for e in grid.evaluations if e.training.image_model}
     with Workers(parallel) as workers:
-        workers.for_each(attempt, [(encode, t, Path(t.config.latents)) for t in to_encode])
-        workers.for_each(attempt, [(train, t, t.folder) for t in trainings if t.folder in image_models])
-        workers.for_each(attempt, [(train, t, t.folder) for t in trainings if t.folder not in image_models])
-        workers.for_each(attempt, [(evaluate, e, e.file) for e in evaluations if e.training.done])
+        workers.for_each(attempt, [(encode_latents, t, Path(t.config.latents)) for t in to_encode])
+        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder in image_models])
+        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder not in image_models])
+        workers.for_each(attempt, [(run_evaluation, e, e.file) for e in evaluations if e.training.done])
     return failed

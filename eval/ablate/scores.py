@@ -16,7 +16,7 @@ from torch import Tensor
 from latte.class_pipeline import ClassPipeline
 from latte.eval.exam import HELD_OUT
 from latte.eval.frechet import Moments, distance
-from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, shape_features, squash
+from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, resize_clip, shape_features
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
 from latte.shapes.draw import MOTIONS, ShapeClip, make_clip
@@ -79,11 +79,11 @@ def feature_network() -> ShapeFeatures:
 
 def feature_moments(videos: Tensor) -> Moments:
     """The moments of the features of uint8 videos (n, f, 3, h, w)."""
-    return Moments.of(shape_features(feature_network(), torch.stack([squash(video) for video in videos])))
+    return Moments.of(shape_features(feature_network(), torch.stack([resize_clip(video) for video in videos])))
 
 
 @cache
-def real_moments(geometry: ClipGeometry) -> Moments:
+def held_out_moments(geometry: ClipGeometry) -> Moments:
     """The moments of the features of held-out clips."""
     return feature_moments(torch.stack([torch.from_numpy(clip.video) for clip in real_clips(geometry, REAL_CLIPS)]))
 
@@ -95,7 +95,7 @@ def shapes_distance(samples: Samples) -> dict[str, float]:
     """
     if len(samples.real) < 2:
         return {}
-    return {"shapes_distance": distance(feature_moments(samples.videos), real_moments(samples.geometry))}
+    return {"shapes_distance": distance(feature_moments(samples.videos), held_out_moments(samples.geometry))}
 
 
 def examiner_scores(samples: Samples) -> dict[str, float]:

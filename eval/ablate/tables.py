@@ -98,7 +98,7 @@ def format_cell(numbers: list[float], digits: int) -> str:
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if deviation > 0 else f"{mean:.{digits}f}"
 
 
-def score_table(ablation: Ablation, scores: Scores) -> list[list[str]]:
+def ablation_table(ablation: Ablation, scores: Scores) -> list[list[str]]:
     """The table of an ablation as rows of cells, the header first: one row per arm, one column per metric."""
     shown = shown_metrics(ablation, scores)
     rows = [["", "seeds", *(metric.title for metric in shown)]]

@@ -16,7 +16,8 @@ from latte.pab import Broadcast, pyramid_attention_broadcast
 from latte.text.embed import MAX_LENGTH
 from latte.weights.eight_bits import in_eight_bits
 
-RANGES = {"spatial": Broadcast(2), "temporal": Broadcast(3), "cross": Broadcast(6)}
+BROADCAST = {"spatial": Broadcast(2), "temporal": Broadcast(3), "cross": Broadcast(6)}
+Need = tuple[str, int, int]  # a part, the bytes of its weights, and its peak working memory besides them
 
 
 @contextmanager
@@ -38,9 +39,6 @@ def working_bytes(function: Callable[[], object]) -> int:
     return memory.peak
 
 
-Need = tuple[str, int, int]  # a part, the bytes of its weights, and its peak working memory besides them
-
-
 def transformer_memory(frames: int, height: int, width: int) -> Iterator[Need]:
     """One guided evaluation for one video, without and with the outputs that Pyramid Attention Broadcast caches."""
     config = LatteT2VConfig()
@@ -50,7 +48,7 @@ def transformer_memory(frames: int, height: int, width: int) -> Iterator[Need]:
     yield "transformer", weight_bytes([model]), working_bytes(lambda: model(x, t, text))
 
     def evaluate_twice() -> None:
-        with pyramid_attention_broadcast(model, RANGES, timestep=lambda: 500.0):
+        with pyramid_attention_broadcast(model, BROADCAST, timestep=lambda: 500.0):
             model(x, t, text)
             model(x, t, text)
 

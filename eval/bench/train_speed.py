@@ -27,7 +27,7 @@ from latte.weights.vae_folder import save_vae
 
 SIDES = {"cuda": 8192, "cpu": 2048}  # of the square matrices that the machine's speed is measured with
 SOURCES = ("latents", "video")  # what a step begins with: latents in memory, or videos that are read and encoded
-HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
+ROW_HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
 
 
 class RandomLatents:
@@ -139,7 +139,7 @@ def measure_training(
 
 
 def format_row(row: dict) -> str:
-    """A row of `measure_training` as a line below HEADER."""
+    """A row of `measure_training` as a line below ROW_HEADER."""
     setting = f"{row['precision']:9} {row['compiled']:8} {row['source']:8}"
     speeds = f"{row['seconds']:8.3f} {row['clips_per_second']:8.2f} {row['tflops']:8.3f}"
     return f"{setting} {speeds} {row['share_of_matmul']:9.1%}"

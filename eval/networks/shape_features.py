@@ -150,7 +150,7 @@ def shape_features(network: ShapeFeatures, videos: Tensor, batch_size: int = 32)
     )
 
 
-def squash(clip: Tensor) -> Tensor:
+def resize_clip(clip: Tensor) -> Tensor:
     """Resize a clip, uint8 (f, 3, h, w), to (f, 3, 64, 64), bilinearly and antialiased, if it has another size."""
     if clip.shape[-2:] == (SIDE, SIDE):
         return clip
@@ -170,6 +170,6 @@ def shapes_detector(device: torch.device) -> Detector:
     }
 
     def features(clips: Sequence[Tensor]) -> Tensor:
-        return shape_features(network, torch.stack([squash(clip) for clip in clips]), len(clips))
+        return shape_features(network, torch.stack([resize_clip(clip) for clip in clips]), len(clips))
 
     return Detector(record, features, device_name(device), network.config.features)

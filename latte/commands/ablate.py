@@ -27,7 +27,7 @@ LATTES = [name for name, preset in PRESETS.items() if preset.kind == "latte"]
 VIDEOS = {"small": 64, "paper": 2048}  # sampled from each trained model by default, by scale
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The options of `latte ablate`."""
     parser = Parser(prog="latte ablate", description=__doc__)
     add = parser.add_argument
@@ -95,7 +95,7 @@ def print_list(known: dict[str, Ablation]) -> None:
 
 def main(argv: list[str]) -> None:
     """Do what is missing of the trainings and evaluations, and write the report."""
-    args = parser().parse_intermixed_args(argv)
+    args = build_parser().parse_intermixed_args(argv)
     changes = [word for word in args.names if "=" in word]
     changes += [] if args.steps is None else [f"steps={args.steps}"]
     scale = SCALES[args.scale]

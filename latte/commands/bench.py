@@ -11,7 +11,7 @@ from latte.eval.bench.feature_check import check_features, feature_table
 from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
 from latte.eval.bench.resources import weight_bytes
-from latte.eval.bench.train_speed import HEADER, SOURCES, format_row, measure_training, with_existing_vae
+from latte.eval.bench.train_speed import ROW_HEADER, SOURCES, format_row, measure_training, with_existing_vae
 from latte.eval.exam import origin
 from latte.eval.networks.i3d import LEAST_FRAMES
 from latte.eval.networks.shape_features import SHIPPED
@@ -22,7 +22,7 @@ from latte.train.precision import PRECISIONS
 from latte.train.presets import resolve
 from latte.weights.tensors import DTYPES
 
-RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
+PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 TRAINING = "shapes"  # the preset whose speed is measured by default
 
 
@@ -37,7 +37,7 @@ def bench_pab(argv: list[str]) -> None:
     parser = Parser(prog="latte bench pab", description=bench_pab.__doc__)
     add = parser.add_argument
     add("model", nargs="?", default="shapes-t2v", help="a model of the built-in shapes (default: shapes-t2v)")
-    defaults = f"{' '.join(RANGES[True])}; for a model with classes {' '.join(RANGES[False])}"
+    defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
     add("--ranges", nargs="+", help=f"broadcast ranges spatial/temporal/cross/mlp (default: {defaults})")
     add("--num-videos", type=int, default=64, help="videos to sample with each setting (default: 64)")
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
@@ -45,7 +45,7 @@ def bench_pab(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     check_out(args.out)
     pipe, settings, files = opened(args)
-    ranges = args.ranges or RANGES[isinstance(pipe, TextPipeline)]
+    ranges = args.ranges or PAB_RANGES[isinstance(pipe, TextPipeline)]
     results = measure_broadcast(pipe, args.num_videos, ranges, settings)
     about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
     print(broadcast_table(results))
@@ -79,7 +79,7 @@ def bench_train(argv: list[str]) -> None:
         if config.kind != "latte":
             raise ValueError(f"--config {args.config} trains kind={config.kind}; the benchmark is of kind=latte")
         config = with_existing_vae(config, Path(scratch))
-        print(HEADER)
+        print(ROW_HEADER)
         measured = (args.precisions, args.compiled, args.sources, device, args.steps, args.warmup)
         for row in measure_training(config, *measured):
             rows.append(row)
