@@ -172,13 +172,13 @@ def run_training(grid: Grid, training: Training, workers: Workers, device: Worke
         raise ValueError(f"{training.image_model.folder} failed, whose weights this training begins with")
     options = ["--config", str(grid.folder / BASE), "--device", device.kind, "--run", str(training.folder)]
     run_latte(["train", *options, *training.overrides], training.folder / LOG, workers, device)
-    write_json(training.measurements, measure_trained_model(training.folder, device.device))
+    write_json(training.measurements, measure_trained_model(training.folder, device.name))
 
 
 def run_evaluation(grid: Grid, evaluation: Evaluation, workers: Workers, device: WorkerDevice) -> None:
     """Sample a trained model, and score the samples."""
     folder, sampling = evaluation.training.folder, evaluation.sampling
-    score_samples(folder, sampling, grid.num_videos, evaluation.file, device.device, grid.i3d)
+    score_samples(folder, sampling, grid.num_videos, evaluation.file, device.name, grid.i3d)
 
 
 def missing_work(grid: Grid) -> tuple[list[Training], list[Training], list[Evaluation]]:

@@ -16,7 +16,7 @@ import torch
 class WorkerDevice:
     """The device of one worker, for work in this process and in child processes."""
 
-    device: str  # in this process, such as "cuda:1"
+    name: str  # in this process, such as "cuda:1"
     kind: str  # "cuda" or "cpu": the device in a child process, which sees one GPU only
     environment: dict[str, str]  # variables that a child process gets
 

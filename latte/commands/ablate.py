@@ -1,6 +1,7 @@
-"""`latte ablate`: the paper's ablations. Trains every arm with every seed, samples, scores, and writes a report.
+"""`latte ablate`: run the paper's ablations. Train every arm with every seed, sample, score, and write a report.
 
-At the small scale it trains on the built-in shapes, which takes a CPU hours; at the paper's scale it needs GPUs.
+At the small scale, models are trained on the built-in shapes, which takes hours on a CPU. The paper's scale needs GPUs.
+Work that is already done is not repeated.
 """
 
 import textwrap

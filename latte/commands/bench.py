@@ -1,4 +1,4 @@
-"""`latte bench`: benchmarks. Each measures everything that it compares in one run."""
+"""`latte bench`: run a benchmark. For its options: latte bench BENCHMARK --help."""
 
 import tempfile
 from pathlib import Path

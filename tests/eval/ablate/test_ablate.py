@@ -292,7 +292,7 @@ def test_workers_share_the_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     devices = workers.worker_devices(3)
     assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in devices] == ["5", "7", "5"]
-    assert [device.device for device in devices] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [device.name for device in devices] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
