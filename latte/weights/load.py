@@ -20,7 +20,7 @@ OTHERS = {  # what a folder is whose config.json has such a key
     "d_model": "a part of a text-to-video model: name the folder above it",
     "widths": "a network of features, which makes no videos",
 }
-TRAINED = "trained.json"  # in a run's final/: the number of steps that it is of
+STEPS_FILE = "trained.json"  # in a run's final/: the number of steps that it is of
 
 
 def find_model(name: str | Path) -> Path:
@@ -48,7 +48,7 @@ def find_model(name: str | Path) -> Path:
 def steps_done(folder: Path) -> float:
     """Of a run's final/, which may be older than its checkpoints where it went on since, or of one of these."""
     if folder.name == "final":
-        record = folder / TRAINED
+        record = folder / STEPS_FILE
         return read_json(record).get("steps", math.inf) if record.is_file() else math.inf
     number = folder.name.removeprefix("step-")
     return int(number) if number.isdecimal() else -1

@@ -48,7 +48,7 @@ def state_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds no weights ({', '.join(f'{stem}.safetensors' for stem in STEMS)})")
 
 
-def read_state(folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+def read_part(folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `convert` makes of each tensor of a part, shard by shard. CheckpointError: missing, damaged, or twice."""
     state = {}
     for file in state_files(folder):
@@ -64,7 +64,7 @@ def load_part(
 ) -> nn.Module:
     """A network out of a folder with config.json and weights, in our names (one of which is `ours`) or in others'."""
     config = read_config(folder, to_config)
-    state = read_state(folder, convert)
+    state = read_part(folder, convert)
     with prefix_errors(folder):
         state = state if ours in state else to_state(state, config)
     with torch.device("meta"):

@@ -184,22 +184,22 @@ def write_tensors(path: Path, state: dict[str, Tensor], dtype: torch.dtype | Non
         draft.chmod(mode)  # save_file lets nobody else read what it writes
 
 
-LARGEST = 1 << 30  # bytes that a file may unpack to; the largest that a metric needs has 0.3 billion
+MOST_ARRAY_BYTES = 1 << 30  # bytes that a file may unpack to; the largest that a metric needs has 0.3 billion
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of an .npz by name, each as it is.
 
     CheckpointError: missing, damaged (it has checksums), with objects in it, which would be code that runs, with values
-    that are not finite numbers, or of more than LARGEST bytes.
+    that are not finite numbers, or of more than MOST_ARRAY_BYTES bytes.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
-        if claimed > LARGEST:
-            raise CheckpointError(f"{path} claims {claimed} bytes of arrays; more than {LARGEST} are not read")
+        if claimed > MOST_ARRAY_BYTES:
+            raise CheckpointError(f"{path} claims {claimed} bytes of arrays; more than {MOST_ARRAY_BYTES} are not read")
         with np.load(path, allow_pickle=False) as arrays:
             table = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except CheckpointError:
