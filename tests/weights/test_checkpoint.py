@@ -134,10 +134,10 @@ def test_what_ships_is_known_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
     assert load_model("demo").config == tiny.config
     assert find_model("demo/vae") == tmp_path / "demo/vae"
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="taken for the model that ships"):
+    with pytest.warns(UserWarning, match="means the bundled model"):
         assert find_model("demo") == tmp_path / "demo"
     assert find_model("./demo") == Path("demo")
-    with pytest.raises(CheckpointError, match=r"no model at dem; .* one that ships: demo$"):
+    with pytest.raises(CheckpointError, match=r"no model at dem; .* the name of a bundled model: demo$"):
         load_model("dem")
 
 
@@ -153,9 +153,9 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "say"),
     [
-        ("shapes/vae", "is a VAE, which belongs to a Latte"),
-        ("shapes-features", "is a network of features, which makes no videos"),
-        ("shapes-t2v", "is a text-to-video model: LattePipeline"),
+        ("shapes/vae", "is a VAE, not a Latte: name the Latte"),
+        ("shapes-features", "is a feature network, which generates no videos"),
+        ("shapes-t2v", "is a text-to-video model: load it with LattePipeline"),
         ("shapes-t2v/transformer", "name the folder above it"),
         ("shapes-t2v/text_encoder", "name the folder above it"),
     ],

@@ -136,6 +136,6 @@ def test_a_vae_is_converted_as_well(tiny_vae, tmp_path, capsys):
     stored = read_tensors(tmp_path / "half/model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert main(["convert", str(source), str(tmp_path / "x.pt"), "--to", "original"]) == 2
-    assert "has one form" in capsys.readouterr().err
+    assert "has no format 'original'; choose --to latte" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "x"), "--num-heads", "2"]) == 2
     assert "--num-heads and --weights are for a Latte" in capsys.readouterr().err

@@ -14,8 +14,9 @@ from latte.models.t5 import T5Config, T5Encoder
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.shapes.draw import SHAPES
 from latte.shapes.examiner import examine
-from latte.weights.published import load_t5, rewrite
+from latte.weights.published import load_t5
 from latte.weights.sampling_defaults import Guidance
+from latte.weights.t2v_folder import rewrite
 from latte.weights.tensors import CheckpointError
 
 
@@ -72,7 +73,7 @@ def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
         '{"guidance_scale": 2, "guidance_interval": [9, 3]}': "two timesteps, the lower one first",
         '{"num_inference_steps": 0}': "num_inference_steps is 0; it must be a whole number in 1 to 1000",
         '{"eta": "all"}': "eta is 'all'; it must be in 0 to 1",
-        '{"steps": 5}': "'steps' is nothing that a model is sampled by",
+        '{"steps": 5}': "unknown key 'steps'; the keys are guidance_scale",
     }.items():
         (copy / "sampling.json").write_text(values)
         with pytest.raises(CheckpointError, match=rf"sampling\.json: .*{words}"):
