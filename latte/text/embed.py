@@ -139,14 +139,14 @@ def check_texts(
         raise ValueError("give a prompt or prompt_embeds, and not both")
     given = kept(prompt_embeds, negative_prompt_embeds)
     if given.negative is not None and (negative_prompt or prompt is not None):
-        raise ValueError("negative_prompt_embeds need prompt_embeds, and no negative_prompt")
+        raise ValueError("negative_prompt_embeds go with prompt_embeds and without a negative_prompt")
     if text_mask != "single" and (prompt is None or not mask_feature):
         idle = "prompt_embeds" if prompt is None else "mask_feature=False"
         raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}; leave it out")
     for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
         if not (texts is None or isinstance(texts, str) or listed):
-            raise ValueError(f"{name} must be a string or a list of one or more strings")
+            raise ValueError(f"{name} must be a string or a list of at least one string")
     sizes = [tuple(embeds.shape) for embeds in (given.prompt, given.negative) if embeds is not None]
     if sizes and (len(sizes[0]) != 3 or sizes[0][2] != width or 0 in sizes[0]):
         raise ValueError(f"prompt_embeds have shape {sizes[0]}; expected (prompts, tokens, {width})")
