@@ -53,9 +53,9 @@ def save_published(
 ) -> Path:
     """Write a folder that diffusers' LattePipeline.from_pretrained loads, and our own from_pretrained too.
 
-    A part that is None is left out of the folder and is null in model_index.json. The folder is written completely or
-    not at all. Samplers of diffusers ignore a variance that the network learned, so its DDPMScheduler samples
-    differently from our "ddpm".
+    A part that is None is left out and is null in model_index.json; diffusers then wants None passed for it too. The
+    folder is written completely or not at all. Samplers of diffusers ignore a variance that the network learned, so
+    its DDPMScheduler samples differently from our "ddpm".
 
     Args:
         folder: Where to write; it must be new, empty, or a folder that this function wrote before.
@@ -67,7 +67,7 @@ def save_published(
         dtype: What to convert the weights to; None keeps the type of each. In half precision, T5's `wo` stays in
             float32, as transformers keeps it too.
         sampling: The defaults for sampling.json, which only our pipeline reads; None writes no such file.
-        vae_temporal_decoder: A second autoencoder, which Latte-1 comes with. diffusers loads it by name.
+        vae_temporal_decoder: A second autoencoder, as Latte-1 has; it gets a subfolder but no entry in the index.
 
     Returns:
         The folder.
