@@ -16,7 +16,7 @@ from latte.eval.ablate.pictures import draw_curves, draw_strips
 from latte.eval.ablate.runs import Grid
 from latte.eval.ablate.scores import REAL
 from latte.eval.ablate.tables import METRICS, Verdict, read_scores, table, verdicts
-from latte.eval.fvd import ENOUGH
+from latte.eval.extrapolation import ENOUGH
 from latte.eval.networks.i3d import CLASSES
 from latte.files import write_text
 from latte.video.page import STYLE

@@ -127,7 +127,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as cost.json")
     pipe, settings, files = opened(args)
     results = measure(pipe, args.num_videos, args.ranges or RANGES[isinstance(pipe, TextPipeline)], settings)
-    about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
+    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
+    about["weights_mb"] = weight_bytes(pipe.networks()) / 1e6
     print(table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
     if args.out:
