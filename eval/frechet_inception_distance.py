@@ -17,6 +17,8 @@ from latte.eval.statistics import FeatureSet
 from latte.video.pixels import expect_videos
 from latte.weights.tensors import load_strictly, read_tensors
 
+WIDTH = 2048  # numbers per feature
+
 
 @dataclass(frozen=True)
 class FIDResult:
@@ -145,4 +147,4 @@ def inception_detector(path: str | Path | None, device: torch.device) -> Detecto
     file = locate("inception", path)
     network = load_inception(file.path, device)
     of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
-    return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device))
+    return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device), WIDTH)

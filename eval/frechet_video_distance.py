@@ -1,9 +1,7 @@
 """FVD as a function: the Fréchet video distance (Unterthiner et al. 2018, arXiv 1812.01717) and its relatives."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -167,7 +165,7 @@ def compare_videos(
     detector: Detector,
     reading: Reading,
     *,
-    others: Mapping[str, Detector] = MappingProxyType({}),
+    others: dict[str, Detector] | None = None,
     score_protocol: str = DEFAULT_SCORE,
 ) -> FVDResult:
     """The distance between two sets of videos by any detector, and other metrics of the same clips in one pass.
@@ -187,7 +185,7 @@ def compare_videos(
     Raises:
         ValueError: Before features are computed, if the sides do not fit the protocol or the metrics.
     """
-    videos, others = {"real": real, "generated": generated}, {"flicker": FLICKER, **others}
+    videos, others = {"real": real, "generated": generated}, {"flicker": FLICKER, **(others or {})}
     # what was given is checked first, so that no model is opened or sampled in vain
     given = {name: given_features(side, name, detector) for name, side in videos.items()}
     check_given(given, others, reading.protocol)

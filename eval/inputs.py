@@ -56,7 +56,7 @@ class Reading:
             FileNotFoundError: There is no such folder or file.
         """
         if self.ranks.size > 1 and self.cache is None:
-            raise ValueError("several processes share features through a folder: give --features")
+            raise ValueError("several processes share their features through a folder: name one with --features")
         if callable(videos):
             videos = videos()
         if isinstance(videos, ModelVideos):
@@ -123,7 +123,10 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
     else:
         found = FeatureSet({"clips": len(videos)}, as_features(videos, f"the {side} features"), given=True)
     if detector and detector.width and found.width != detector.width:
-        name, advice = detector.record["name"], ": give i3d, if they are I3D's" if found.width == 400 else ""
+        name, advice = (
+            detector.record.get("name", "detector"),
+            ": give i3d, if they are I3D's" if found.width == 400 else "",
+        )
         raise ValueError(
             f"the {side} features have {found.width} numbers, those of the {name} have {detector.width}{advice}"
         )

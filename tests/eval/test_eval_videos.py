@@ -1,4 +1,4 @@
-"""`latte eval --real` from words to numbers, without any weights but those that ship."""
+"""`latte eval` with --real and --reference, from options to numbers, with bundled and random weights only."""
 
 import json
 import os
@@ -27,10 +27,10 @@ from latte.video.write import write_video
 from latte.weights.load import save_model
 
 
-def videos(folder: Path, first: int, count: int, spoil: str = "", suffix: str = ".mkv") -> Path:
+def videos(folder: Path, first: int, count: int, corruption: str = "", suffix: str = ".mkv") -> Path:
     for i in range(first, first + count):
         video = torch.from_numpy(make_clip(9, i).video)
-        write_video(corrupted(video[None], spoil, 1.0)[0] if spoil else video, folder / f"{i}{suffix}")
+        write_video(corrupted(video[None], corruption, 1.0)[0] if corruption else video, folder / f"{i}{suffix}")
     return folder
 
 
@@ -136,7 +136,7 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         assert f"{option[0]} does nothing with statistics on both sides: leave it out" in capsys.readouterr().err
 
 
-def test_what_cannot_be_compared_is_told_before_the_work(sets, tmp_path, capsys):
+def test_what_cannot_be_compared_is_rejected_before_the_work(sets, tmp_path, capsys):
     words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     assert main([*words, "--num-videos", "1"]) == 2
     assert "num_videos is 1: each side needs two clips or more" in capsys.readouterr().err
@@ -195,8 +195,8 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
 
 def test_pairs_are_compared_by_name(tmp_path, capsys):
     good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
-    for folder, first, spoil in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
-        videos(Path(folder), first, 2, spoil)
+    for folder, first, corruption in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
+        videos(Path(folder), first, 2, corruption)
     assert main(["eval", bad, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5

@@ -104,7 +104,7 @@ def test_bad_features_are_refused():
         Moments(torch.zeros(3), torch.zeros(4, 4), 9)
 
 
-def test_the_line_is_followed_to_endlessly_many():
+def test_the_line_is_extrapolated_to_infinite_n():
     shares = [0.25, 0.5, 0.5, 1.0]
     assert intercept(shares, [7 + 3 / share for share in shares]) == pytest.approx(7)
 

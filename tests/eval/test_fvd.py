@@ -1,4 +1,4 @@
-"""Results of `latte eval --real`: the number, its doubt, what may be compared, and statistics of others."""
+"""Results of `latte eval --real`: the number, its uncertainty, what may be compared, and given statistics."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ def compared(names: tuple[str, str], results: tuple[dict, dict]) -> str:
     return compare_results(names, [FVDResult.from_dict(result) for result in results])
 
 
-def test_a_result_holds_the_number_its_doubt_and_its_origin():
+def test_a_result_holds_the_number_its_uncertainty_and_its_origin():
     protocol = adjusted("exact", clips=200)
     result = measure(side(0), side(1, scale=1.5), protocol)
     assert result["distance"] == distance(Moments.of(side(0).features), Moments.of(side(1, scale=1.5).features))
@@ -133,11 +133,11 @@ def test_too_few_clips_are_not_extrapolated_from(count, width):
     draw = lambda seed: torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
     sides = [FeatureSet({"clips": count, "fingerprint": "same"}, draw(seed)) for seed in range(2)]
     result = measure(*sides, adjusted("exact", clips=count))
-    told = f"{count} clips are too few to extrapolate from: {3 * width} or more are needed"
-    assert ("infinite" in result) == (count >= 3 * width) == (told not in result["caveats"])
+    caveat = f"{count} clips are too few to extrapolate from: {3 * width} or more are needed"
+    assert ("infinite" in result) == (count >= 3 * width) == (caveat not in result["caveats"])
 
 
-def test_statistics_of_others_are_read(tmp_path):
+def test_given_statistics_are_read(tmp_path):
     features = side(3).features.double().numpy()
     wanted = Moments.of(torch.from_numpy(features))
     np.savez(tmp_path / "a.npz", mean=wanted.mean.numpy(), cov=wanted.cov.numpy(), n=np.array(200))
@@ -181,6 +181,6 @@ def test_statistics_of_others_are_read(tmp_path):
         (["tests", "--reference", "none", "--num-videos", "2"], "--num-videos does nothing with --reference"),
     ],
 )
-def test_bad_words_get_one_line(words, line, capsys):
+def test_bad_options_get_one_line(words, line, capsys):
     assert main(["eval", *words]) == 2
     assert line in capsys.readouterr().err
