@@ -16,11 +16,11 @@ def fits(value: object, kind: type) -> bool:
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """ "unknown_key key ..., did you mean ...?"; with nothing close, all that are known."""
+    """ "unknown key ..., did you mean ...?"; with nothing close, all that are known."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     advice = f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
-    return f"unknown_key key {name!r}{advice}"
+    return f"unknown key {name!r}{advice}"
 
 
 def check_fields(kind: type, values: dict) -> dict:

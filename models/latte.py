@@ -105,7 +105,7 @@ class LatteConfig:
         check(rotary, f"rotary positions need an even head width, not {self.hidden_size // heads}")
 
     @classmethod
-    def named(cls, name: str, variant: int = 1, **changes) -> "LatteConfig":
+    def from_name(cls, name: str, variant: int = 1, **changes) -> "LatteConfig":
         """A published size, such as "Latte-XL/2"; variants 3 and 4 get the depth that gives equal parameters."""
         size, _, patch = name.removeprefix("Latte-").partition("/")
         if size not in SIZES or patch not in ("2", "4", "8"):
@@ -176,7 +176,7 @@ class Latte(nn.Module):
         (b, 1 + num_images), the clip's class and theirs, or (b,), one class for all.
         Any f, h and w that the patch divides; ValueError for other shapes.
         """
-        self.check(x, t, y, num_images)
+        self.check_inputs(x, t, y, num_images)
         p, h, w = self.config.patch_size, x.shape[3] // self.config.patch_size, x.shape[4] // self.config.patch_size
         patches = patchify(x, p, self.config.tubelet).to(self.patch_embed.weight.dtype)
         x = self.patch_embed(patches) + spatial_position(h, w, self.config.hidden_size, x.device).to(patches.dtype)
@@ -204,7 +204,7 @@ class Latte(nn.Module):
         position = sincos(torch.arange(frames, device=x.device), self.config.hidden_size)
         return nn.functional.pad(position, (0, 0, 0, images))[:, None].to(x.dtype)
 
-    def check(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
+    def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """One clear ValueError for shapes that do not fit."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size)

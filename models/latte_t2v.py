@@ -115,7 +115,7 @@ class LatteT2V(nn.Module):
         passed over. In joint training the last num_images frames are stills; text is then (b, 1 + num_images, l, ...),
         the clip's and theirs, and the mask likewise. ValueError for shapes that do not fit.
         """
-        self.check(x, t, text, mask, num_images)
+        self.check_inputs(x, t, text, mask, num_images)
         cfg, p = self.config, self.config.patch_size
         h, w = x.shape[3] // p, x.shape[4] // p
         side = cfg.sample_size / p / max(cfg.sample_size // 64, 1)
@@ -142,7 +142,7 @@ class LatteT2V(nn.Module):
         position = sincos(torch.arange(x.shape[1] - images, device=x.device), self.config.hidden_size)
         return nn.functional.pad(position, (0, 0, 0, images))[:, None].to(x.dtype)
 
-    def check(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
+    def check_inputs(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
         """One clear ValueError for shapes that do not fit."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size)

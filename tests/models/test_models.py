@@ -260,18 +260,18 @@ def test_sizes_of_the_initial_weights():
 )
 def test_parameters_of_the_published_sizes(name, classes, count):
     """The published files also hold two position tables, of (32 / patch)^2 and of 16 rows, which are computed here."""
-    config = LatteConfig.named(f"Latte-{name}", num_classes=classes)
+    config = LatteConfig.from_name(f"Latte-{name}", num_classes=classes)
     with torch.device("meta"):
         own = sum(p.numel() for p in Latte(config).parameters())
     assert own + ((32 // config.patch_size) ** 2 + 16) * config.hidden_size == count
 
 
 def test_depths_of_variants_3_and_4():
-    depths = [LatteConfig.named(f"Latte-{size}/2", v).depth for v in (3, 4) for size in ("S", "B", "L", "XL")]
+    depths = [LatteConfig.from_name(f"Latte-{size}/2", v).depth for v in (3, 4) for size in ("S", "B", "L", "XL")]
     assert depths == [10, 10, 20, 23] * 2
     for name in ("Latte-M/2", "Latte-S/3", "Latte-S"):
         with pytest.raises(ValueError, match="expected Latte-"):
-            LatteConfig.named(name)
+            LatteConfig.from_name(name)
 
 
 @every_option
