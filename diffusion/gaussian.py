@@ -19,11 +19,11 @@ def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
 def noise_from_v(schedule: Schedule, x: Tensor, index: Tensor | int, v: Tensor) -> Tensor:
     """The noise that x_t and v = sqrt(abar) eps - sqrt(1 - abar) x_0 imply; Salimans & Ho 2022, appendix D.
 
-    index (b,) may lie between steps: then the schedule is a whole chain, whose steps are its timesteps.
+    index (b,) may lie between steps: then it is a training schedule, whose steps are its timesteps.
     """
     abar = schedule.alphas_cumprod
     if isinstance(index, Tensor) and index.is_floating_point():
-        abar, index = schedule.power_at(index), torch.arange(len(index), device=index.device)
+        abar, index = schedule.alpha_bar_at(index), torch.arange(len(index), device=index.device)
     return at(abar.sqrt(), index, x) * v + at((1 - abar).sqrt(), index, x) * x
 
 

@@ -1,19 +1,27 @@
 """Randomness as a function: what is drawn depends on (seed, path) alone, never on what was drawn before.
 
-A path names a place: a sample and a step, or a step and a slot of its batch. So video i is the same at any batch
-size, and a run that was stopped and resumed, or spread over other workers, sees the same numbers.
+A path names a sample and a step, or a step and a slot of its batch. So video i is the same at any batch size, and a run
+that was stopped and resumed, or that has another number of workers, draws the same numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+Noise = Callable[[int, Sequence[int]], Tensor]
+START = -1  # the step of the noise that sampling starts from
+DIFFUSERS_ORDER = "b c f h w -> b f c h w"  # of latents and of what a torch.Generator draws
+
 
 def generator(seed: int, *path: int) -> torch.Generator:
-    """A CPU generator of its own for the place `path` (non-negative integers) under `seed`."""
+    """A CPU generator for one path (non-negative integers) under a seed.
+
+    Raises:
+        ValueError: The seed is negative.
+    """
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     low, high = np.random.SeedSequence(seed, spawn_key=path).generate_state(2, np.uint32).tolist()
@@ -21,47 +29,57 @@ def generator(seed: int, *path: int) -> torch.Generator:
 
 
 def normal(shape: tuple[int, ...], seed: int, *path: int) -> Tensor:
-    """Standard normal float32 noise for one place; drawn on the CPU, so that every device gets the same."""
+    """Standard normal float32 noise for one path, drawn on the CPU, so that every device gets the same numbers."""
     return torch.randn(shape, generator=generator(seed, *path))
 
 
-def draws(
+def noise_source(
     count: int,
     shape: tuple[int, int, int, int],
-    generator: torch.Generator | list[torch.Generator] | None,
-    seed: int | None,
-    latents: Tensor | None,
+    random: torch.Generator | Sequence[torch.Generator] | None = None,
+    seed: int | None = None,
+    latents: Tensor | None = None,
     first: int = 0,
-) -> Callable[[int, slice], Tensor]:
-    """Unit noise (b, f, c, h, w) of a step, -1 for what sampling begins with, and of some of the videos.
+) -> Noise:
+    """Where the noise of a sampling comes from: a seed, torch generators, or given latents.
 
-    On the CPU or the generator's device; a generator draws nothing in place of given latents. first: the number of the
-    first video under a seed. ValueError: two sources of it, or latents or generators that do not fit.
+    Args:
+        count: Number of videos.
+        shape: Latents of one video, (f, c, h, w).
+        random: One generator for all videos, or one per video; with the same ones diffusers draws the same noise.
+        seed: In place of generators (default 0): video i has the noise of (seed, first + i).
+        latents: What sampling starts from (b, c, f, h, w); generators then draw only the noise of later steps.
+        first: Number of the first video under a seed.
+
+    Returns:
+        noise(step, rows) -> (len(rows), f, c, h, w) for some of the videos, on the CPU or on the generator's device;
+        the step START is the noise that sampling starts from.
+
+    Raises:
+        ValueError: Two sources are given, or latents or generators that do not fit.
     """
-    if generator is not None and seed is not None:
+    if random is not None and seed is not None:
         raise ValueError("give a generator or a seed, not both")
-    if generator is not None and first:
+    if random is not None and first:
         raise ValueError("first numbers the videos of a seed: it does nothing with a generator")
-    order = "b c f h w -> b f c h w"
-    drawn = (shape[1], shape[0], *shape[2:])  # diffusers' order: in float32 the same generator gives the same noise
+    drawn = (shape[1], shape[0], *shape[2:])
     if latents is not None and latents.shape != (count, *drawn):
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
-    if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} videos: give one, or one each")
-    one, begun = isinstance(generator, torch.Generator), latents
-    if one and latents is None:
-        begun = torch.randn((count, *drawn), generator=generator, device=generator.device)
+    if random is not None and not isinstance(random, torch.Generator) and len(random) != count:
+        raise ValueError(f"{len(random)} generators for {count} videos: give one, or one each")
+    start = latents
+    if isinstance(random, torch.Generator) and latents is None:
+        start = torch.randn((count, *drawn), generator=random, device=random.device)
 
-    def draw(step: int, rows: slice) -> Tensor:
-        if step == -1 and begun is not None:
-            return rearrange(begun[rows].float(), order)
-        numbers = range(count)[rows]
-        if generator is None:
-            return torch.stack([normal(shape, seed or 0, first + i, step + 1) for i in numbers])
-        if one:
-            parts = torch.randn((len(numbers), *drawn), generator=generator, device=generator.device)
+    def noise(step: int, rows: Sequence[int]) -> Tensor:
+        if step == START and start is not None:
+            return rearrange(start[list(rows)].float(), DIFFUSERS_ORDER)
+        if random is None:
+            return torch.stack([normal(shape, seed or 0, first + i, step + 1) for i in rows])
+        if isinstance(random, torch.Generator):
+            parts = torch.randn((len(rows), *drawn), generator=random, device=random.device)
         else:
-            parts = torch.stack([torch.randn(drawn, generator=g, device=g.device) for g in generator[rows]])
-        return rearrange(parts, order)
+            parts = torch.stack([torch.randn(drawn, generator=random[i], device=random[i].device) for i in rows])
+        return rearrange(parts, DIFFUSERS_ORDER)
 
-    return draw
+    return noise

@@ -4,6 +4,7 @@ Sources: Ho et al. 2020 (arXiv 2006.11239), eq. 2-7; Nichol & Dhariwal 2021 (arX
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,15 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SPACINGS = ("even", "leading", "trailing", "linspace")
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A Markov chain of noise levels. `timesteps[i]` is what the network is told at step i; betas (n,) float64."""
+    """A Markov chain of noise levels: x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise.
+
+    Attributes:
+        betas: Variances of the forward steps (n,), float64.
+        timesteps: What the network is given as t at each step (n,); rising.
+        end: Signal power (alpha bar) where the reverse process ends; below 1 if a little noise is to remain.
+        parent: The training schedule that this chain is a part of; None if it is one itself.
+    """
 
     betas: Tensor
     timesteps: Tensor
-    end: float = 1.0  # signal power where the reverse process ends; below 1 where a little noise is to stay
-    whole: "Schedule | None" = None  # the chain that this one was taken from
+    end: float = 1.0
+    parent: "Schedule | None" = None
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -31,42 +41,55 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod_prev(self) -> Tensor:
-        """alpha bar one step earlier; `end` before the first, (n,)."""
+        """Alpha bar one step earlier, (n,); `end` before the first step."""
         return torch.cat([self.betas.new_full((1,), self.end), self.alphas_cumprod[:-1]])
 
     @cached_property
     def posterior_variance(self) -> Tensor:
-        """Variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al., (n,); of the first step, down to `end`."""
+        """Variance of q(x_{t-1} | x_t, x_0), (n,); eq. 7 of Ho et al. The first step leads down to `end`."""
         betas = self.betas.clone()
         betas[0] = (1 - (1 - self.betas[0]) / self.end).clamp(min=0)
         return betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_log_variance(self) -> Tensor:
-        """Its logarithm; the first step, whose variance is 0, takes the second's, (n,)."""
+        """Logarithm of posterior_variance, (n,); the first step, whose variance is 0, takes the second step's."""
         variance = self.posterior_variance.clone()
         variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
         return variance.log()
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """Noise over signal after step i, (n,): x_t / sqrt(abar) = x_0 + sigma eps."""
+        """Noise over signal after step i, (n,): x_t / sqrt(alpha_bar) = x_0 + sigma noise."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
-    def power_at(self, timesteps: Tensor) -> Tensor:
-        """alpha bar at timesteps (n,) of a whole chain, between two steps by sigma, linearly; float64."""
+    def alpha_bar_at(self, timesteps: Tensor) -> Tensor:
+        """Alpha bar (n,), float64, at timesteps (n,) of a training schedule.
+
+        Between two integers, sigma is interpolated linearly.
+        """
         low, sigma = timesteps.floor().long().cpu(), self.sigmas
-        here = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=len(self) - 1)], timesteps.double().cpu() - low)
-        return 1 / (1 + here**2)
+        share = timesteps.double().cpu() - low
+        here = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=len(self) - 1)], share)
+        return torch.where(share == 0, self.alphas_cumprod[low], 1 / (1 + here**2))
 
     def timestep_of(self, sigma: float) -> float:
-        """The timestep, between whole ones, with that sigma: the whole chain's, interpolated in log sigma."""
-        whole = self.whole or self
-        return float(np.interp(math.log(sigma), whole.sigmas.log().numpy(), whole.timesteps.double().numpy()))
+        """The timestep of a noise level, interpolated in log sigma on the training schedule; it may be a fraction."""
+        training = self.parent or self
+        return float(np.interp(math.log(sigma), training.sigmas.log().numpy(), training.timesteps.double().numpy()))
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Linear betas (Ho et al. 2020, section 4); the end points are rescaled by 1000 / steps. ValueError: too few."""
+    """Linear betas (Ho et al. 2020, section 4), the end points rescaled by 1000 / steps.
+
+    Args:
+        steps: Length of the chain.
+        beta_start: First beta of a chain of 1000 steps.
+        beta_end: Last beta of a chain of 1000 steps.
+
+    Raises:
+        ValueError: The chain is so short that a beta is not in 0 to 1.
+    """
     scale = 1000 / max(steps, 1)
     betas = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64)
     if steps < 1 or not ((betas > 0) & (betas < 1)).all():
@@ -74,17 +97,56 @@ def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float
     return Schedule(betas, torch.arange(steps))
 
 
-def spaced_timesteps(spacing: str, steps: int = 1000) -> list[int]:
-    """The timesteps that a respacing string keeps, rising.
+def spaced_timesteps(
+    count: int | str, spacing: str = "even", steps: int = 1000, offset: int = 0, multistep: bool = False
+) -> Tensor:
+    """Choose the timesteps of a shorter chain.
 
-    "250": 250 evenly spaced, both ends included. "10,15,20": the range cut in three equal parts, with so many in
-    each. "ddim50": the 50 of a constant integer stride (Song et al. 2021). ValueError: there are not so many.
+    Args:
+        count: How many to keep, or, with the spacing "even", a respacing string of Nichol & Dhariwal's code:
+            "10,15,20" cuts the range into three equal parts and keeps so many of each, "ddim50" keeps the 50 of a
+            constant integer stride (Song et al. 2021).
+        spacing: "even" rounds evenly spaced timesteps, both ends included, as the original Latte does. The others are
+            those of diffusers' schedulers (Lin et al. 2024, table 2): "leading" takes an integer stride from 0,
+            "trailing" goes down from the last timestep, "linspace" includes both ends and keeps fractions.
+        steps: Length of the training schedule.
+        offset: Added to "leading" timesteps.
+        multistep: Space out one more timestep and leave the lowest out, for solvers that end at that one.
+
+    Returns:
+        Rising timesteps (n,) in 0 to steps - 1, float64.
+
+    Raises:
+        ValueError: There is no such spacing, or there are not so many timesteps.
     """
-    wrong = f"respacing {spacing!r}: expected a count such as '250', a list such as '10,15,20', or 'ddim50'"
+    if spacing == "even":
+        return torch.tensor(evenly_spaced(str(count), steps), dtype=torch.float64)
+    if isinstance(count, str) and count.isdecimal():
+        count = int(count)
+    if not isinstance(count, int) or not 1 <= count <= steps - multistep:
+        raise ValueError(f"{count!r} is no number of timesteps: it must be whole, in 1 to {steps - multistep}")
+    if not 0 <= offset < steps:
+        raise ValueError(f"the offset of timesteps is {offset}; it must be in 0 to {steps - 1}")
+    n = count + multistep
+    if spacing == "leading":
+        timesteps = torch.arange(n, dtype=torch.float64) * (steps // n) + offset
+    elif spacing == "trailing":
+        timesteps = steps - 1 - (torch.arange(count, dtype=torch.float64).flip(0) * steps / count).round()
+    elif spacing == "linspace":
+        timesteps = torch.linspace(0, steps - 1, n, dtype=torch.float64)
+        timesteps = timesteps.round() if multistep else timesteps
+    else:
+        raise ValueError(f"spacing is {spacing!r}, not one of {', '.join(SPACINGS)}")
+    return timesteps[-count:].clamp(max=steps - 1)
+
+
+def evenly_spaced(spacing: str, steps: int) -> list[int]:
+    """The timesteps that a respacing string keeps, rising: see spaced_timesteps."""
     stride_count, text = spacing.startswith("ddim"), spacing.removeprefix("ddim")
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or (stride_count and len(parts) > 1):
-        raise ValueError(wrong)
+        forms = "a count such as '250', a list such as '10,15,20', or 'ddim50'"
+        raise ValueError(f"respacing {spacing!r}: expected {forms}")
     counts = [int(part) for part in parts]
     if stride_count:
         for stride in range(1, steps + 1):
@@ -96,7 +158,7 @@ def spaced_timesteps(spacing: str, steps: int = 1000) -> list[int]:
     for i, count in enumerate(counts):
         size = steps // len(counts) + (i < steps % len(counts))
         if count > size:
-            raise ValueError(f"respacing {spacing!r}: part {i + 1} has {size} steps, {count} cannot be kept of them")
+            raise ValueError(f"respacing {spacing!r}: part {i + 1} has {size} steps, too few to keep {count}")
         # the running sum, not i * stride: the published step lists were rounded from it
         stride, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
         for _ in range(count):
@@ -106,56 +168,38 @@ def spaced_timesteps(spacing: str, steps: int = 1000) -> list[int]:
     return kept
 
 
-def respace(schedule: Schedule, timesteps: str | list[int]) -> Schedule:
-    """The shorter chain over some of the timesteps, with the same noise level at each that is kept."""
-    if isinstance(timesteps, str):
-        timesteps = spaced_timesteps(timesteps, len(schedule))
-    kept = torch.tensor(timesteps)
-    if len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(schedule) or (kept.diff() <= 0).any():
-        raise ValueError(f"timesteps must rise, without repetition, within 0..{len(schedule) - 1}; got {timesteps}")
-    abar = schedule.alphas_cumprod[kept]
-    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(betas, schedule.timesteps[kept], whole=schedule)
+def respace(schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: float = 1.0) -> Schedule:
+    """The shorter chain over some of a schedule's timesteps, with the same noise level at each that is kept.
 
+    Args:
+        schedule: The training schedule, whose step i is timestep i.
+        timesteps: Rising timesteps (n,), or a respacing string (see spaced_timesteps). Between two integers the noise
+            level is interpolated linearly in sigma.
+        end: Signal power (alpha bar) where the reverse process ends.
 
-def spaced(count: int, spacing: str = "leading", steps: int = 1000, offset: int = 0, between: bool = False) -> Tensor:
-    """`count` timesteps (n,) of 0..steps - 1, rising, spaced as diffusers' schedulers do (Lin et al. 2024, table 2).
-
-    "leading": a whole stride from 0, shifted by `offset`; "trailing": from the last one down; "linspace": both ends,
-    and timesteps between whole ones. between: one more is spaced out, in whole numbers, and the lowest left out, as the
-    multistep solvers do, which end where it is. ValueError: no such spacing, or there are not so many.
+    Raises:
+        ValueError: The timesteps do not rise, or are not within the schedule's.
     """
-    if not isinstance(count, int) or not 1 <= count <= steps - between:
-        raise ValueError(f"{count!r} is no number of timesteps: it must be whole, in 1 to {steps - between}")
-    if not 0 <= offset < steps:
-        raise ValueError(f"the offset of timesteps is {offset}; it must be in 0 to {steps - 1}")
-    n = count + between
-    if spacing == "leading":
-        timesteps = torch.arange(n, dtype=torch.float64) * (steps // n) + offset
-    elif spacing == "trailing":
-        timesteps = steps - 1 - (torch.arange(count, dtype=torch.float64).flip(0) * steps / count).round()
-    elif spacing == "linspace":
-        timesteps = torch.linspace(0, steps - 1, n, dtype=torch.float64)
-        timesteps = timesteps.round() if between else timesteps
-    else:
-        raise ValueError(f"spacing is {spacing!r}, not 'leading', 'trailing' or 'linspace'")
-    return timesteps[-count:].clamp(max=steps - 1)
-
-
-def at_timesteps(schedule: Schedule, timesteps: Tensor, end: float = 1.0) -> Schedule:
-    """The chain over rising timesteps, which may lie between the schedule's; there sigma is interpolated linearly."""
-    most = len(schedule) - 1
-    if len(timesteps) == 0 or timesteps[0] < 0 or timesteps[-1] > most or (timesteps.diff() <= 0).any():
-        raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {timesteps.tolist()}")
-    abar = schedule.power_at(timesteps)
+    if isinstance(timesteps, str):
+        timesteps = spaced_timesteps(timesteps, steps=len(schedule))
+    kept, most = torch.as_tensor(timesteps, dtype=torch.float64), len(schedule) - 1
+    if len(kept) == 0 or not (kept[0] >= 0 and kept[-1] <= most and (kept.diff() > 0).all()):
+        raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {kept.tolist()}")
+    abar = schedule.alpha_bar_at(kept)
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(betas, timesteps.double() if (timesteps % 1).any() else timesteps.long(), end, schedule)
+    return Schedule(betas, kept if (kept % 1).any() else kept.long(), end, schedule)
 
 
 def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:
-    """table[index]: of one step for the whole batch, a number; of a step per sample (b,), shaped (b, 1, 1, ...).
+    """Look up a schedule's table.
 
-    The latter has the device and the dtype of `like` (b, ...).
+    Args:
+        table: One value per step (n,).
+        index: One step for the whole batch, or one per sample (b,).
+        like: Samples (b, ...), whose device, dtype and number of dimensions the result gets.
+
+    Returns:
+        A number, or values (b, 1, 1, ...) that broadcast over the samples.
     """
     if isinstance(index, int):
         return float(table[index])
@@ -163,6 +207,6 @@ def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:
 
 
 def q_sample(schedule: Schedule, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-    """x_t given x_0 (b, ...), the steps' indices (b,) and noise like x_0; eq. 4 of Ho et al. 2020."""
+    """Sample x_t given x_0 (b, ...), step indices (b,) and noise shaped like x_0; eq. 4 of Ho et al. 2020."""
     abar = schedule.alphas_cumprod
     return at(abar.sqrt(), index, x0) * x0 + at((1 - abar).sqrt(), index, x0) * noise

@@ -16,13 +16,15 @@ from latte.diffusion.randomness import generator
 from latte.eval.protocol import Protocol
 from latte.files import read_json
 from latte.sample_many import RECORD
-from latte.video.page import GRID_OF_ALL, INDEX, SHEET, is_page
+from latte.video.formats import STREAM_SUFFIXES
+from latte.video.npz import open_npz
+from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
 from latte.video.pixels import resize_and_crop
-from latte.video.read import STREAMS, count_frames, list_videos, open_npz, pictures, read_video
+from latte.video.read import count_frames, list_pictures, list_videos, read_video
 from latte.video.streams import open_stream
 from latte.weights.tensors import digest
 
-OF_ALL = {SHEET, GRID_OF_ALL}
+OF_ALL = {SHEET_FILE, GRID_FILE}
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
@@ -94,15 +96,15 @@ def rank(seed: int, name: str) -> int:
 def stored_as(path: Path) -> tuple[str, str]:
     """What the frames of a video were stored as: codec, and size such as 320x240."""
     if path.is_dir():
-        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in pictures(path)})
-        with Image.open(pictures(path)[0]) as picture:
+        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
+        with Image.open(list_pictures(path)[0]) as picture:
             return " and ".join(kinds), f"{picture.width}x{picture.height}"
     kind = path.suffix.lower()
     if kind == ".npz":
         with open_npz(path) as (_, shape, _):
             h, w = shape[1:3] if shape[3] == 3 else shape[2:]
             return "npz", f"{w}x{h}"
-    if kind not in STREAMS:
+    if kind not in STREAM_SUFFIXES:
         with Image.open(path) as picture:
             return kind.lstrip("."), f"{picture.width}x{picture.height}"
     with open_stream(path) as (_, stream):
@@ -113,7 +115,7 @@ def content(path: Path) -> str:
     """sha256 of a file, or of a folder's pictures in their order."""
     if not path.is_dir():
         return digest(path)
-    return hashlib.sha256("".join(digest(picture) for picture in pictures(path)).encode()).hexdigest()
+    return hashlib.sha256("".join(digest(picture) for picture in list_pictures(path)).encode()).hexdigest()
 
 
 def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
@@ -126,9 +128,9 @@ def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -
 
 def videos_of(root: Path) -> list[Path]:
     """The videos of a folder, sorted; of one that `latte sample` wrote without the pictures that show them all."""
-    if not is_page(root / INDEX):
+    if not is_page(root / PAGE_FILE):
         return list_videos(root)
-    of_frames = root if {picture.name for picture in pictures(root)} <= OF_ALL else None
+    of_frames = root if {picture.name for picture in list_pictures(root)} <= OF_ALL else None
     return [path for path in list_videos(root) if path != of_frames and path.name not in OF_ALL]
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import torch
 
 from latte import __version__
-from latte.class_pipeline import ClassPipeline
 from latte.device import device_name
 from latte.pipeline import LattePipeline
-from latte.shapes.draw import MOTIONS, ShapeClip, kept_apart, make_clip
-from latte.shapes.examiner import score
-from latte.text_pipeline import TextPipeline
+from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
+from latte.shapes.examiner import score_clips
 from latte.video.pixels import from_uint8
 from latte.weights.tensors import digest
 
@@ -29,11 +27,11 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
     if count < 1:
         raise ValueError(f"--num-videos is {count}; it must be 1 or more")
     cfg = pipe.transformer.config
-    if isinstance(pipe, TextPipeline):
+    if pipe.takes_prompts:
         size, frames = cfg.sample_size * pipe.vae.factor, cfg.video_length
         truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
         return {"prompt": [clip.caption for clip in truths]}, truths
-    if not isinstance(pipe, ClassPipeline) or pipe.class_names != list(MOTIONS):
+    if pipe.class_names != list(MOTIONS):
         raise ValueError("the examiner judges models of the built-in shapes; this one has other classes, or none")
     size, frames = cfg.input_size * pipe.vae.factor, cfg.num_frames
     truths = [make_clip(HELD_OUT, i, MOTIONS[i % len(MOTIONS)], frames, size) for i in range(count)]
@@ -42,8 +40,8 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
 
 def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[ShapeClip]) -> dict:
     """The examiner's scores of uint8 answers (b, f, 3, h, w); colour and shape too where a caption asked for them."""
-    asked = truths if isinstance(pipe, TextPipeline) else None
-    return score(list(videos), [clip.label for clip in truths], asked, copies=False)
+    asked = truths if pipe.takes_prompts else None
+    return score_clips(list(videos), [clip.label for clip in truths], asked, copies=False)
 
 
 @torch.no_grad()
@@ -56,14 +54,14 @@ def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
 def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
     """Scores of `count` real clips, of their reconstructions, and of what a model makes of their classes or captions.
 
-    Captions whose combination no captioned training sees (latte.shapes.draw.kept_apart) are also scored apart, as
+    Captions whose combination no captioned training sees (latte.shapes.draw.is_held_out) are also scored apart, as
     "unseen".
     sampling: what the pipeline's call takes. ValueError: see questions, or an option the model does not have.
     """
     asked, truths = questions(pipe, count)
     samples = pipe(**asked, output_type="uint8", progress=True, **sampling).frames.numpy()
     scores = {**score_real(pipe, truths), "samples": judge(pipe, samples, truths)}
-    if isinstance(pipe, TextPipeline) and (rows := [i for i, clip in enumerate(truths) if kept_apart(clip)]):
+    if pipe.takes_prompts and (rows := [i for i, clip in enumerate(truths) if is_held_out(clip)]):
         scores["unseen"] = judge(pipe, samples[rows], [truths[i] for i in rows])
     return scores
 
@@ -73,8 +71,8 @@ def score_real(pipe: LattePipeline, truths: list[ShapeClip]) -> dict[str, dict]:
     real, labels = [clip.video for clip in truths], [clip.label for clip in truths]
     copies = reconstruct(pipe, torch.stack([torch.from_numpy(video) for video in real]))
     return {
-        "real clips": score(real, labels, truths),
-        "VAE reconstructions": score(list(copies.numpy()), labels, truths),
+        "real clips": score_clips(real, labels, truths),
+        "VAE reconstructions": score_clips(list(copies.numpy()), labels, truths),
     }
 
 

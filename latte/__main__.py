@@ -1,4 +1,4 @@
-"""`python -m latte` is the command `latte`; torchrun starts it as -m latte."""
+"""`python -m latte` runs the command line, which is how torchrun starts it."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The command `latte`: words in, one of the project's functions called. Heavy imports wait until a command runs."""
+"""The command `latte`: it finds the module of a command, runs it, and reports errors in one line.
+
+Heavy imports wait until a command runs, so that `latte --help` is instant.
+"""
 
 import argparse
 import os
@@ -11,60 +14,83 @@ from latte import __version__
 from latte.commands.parser import Parser
 from latte.files import one_line
 
-COMMANDS = {  # name, which is also the module's in latte.commands, and what it does
-    "sample": "make videos with a model, and a page to look at them",
-    "prepare": "check a data set's videos and list them for training",
-    "train": "train a model or a VAE, on the built-in shapes or on a folder of videos",
-    "encode": "encode a data set's latents, and captions, for training",
-    "plot": "draw the curves of a training",
-    "convert": "write another project's checkpoint as a model folder",
-    "eval": "measure videos: FVD and others beside real ones, or the examiner's scores",
-    "ablate": "the paper's ablations: train every arm, score, and report",
-    "bench": "benchmarks: what an acceleration saves, and what it costs",
-    "info": "parameters and FLOPs of every variant and size, beside the paper's",
+COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
+    "sample": "generate videos with a model, and a page to view them",
+    "prepare": "check a folder of videos and list them for training",
+    "train": "train a model or a VAE on the built-in shapes or on your videos",
+    "encode": "precompute a data set's latents and text embeddings for training",
+    "plot": "plot the curves of a training run",
+    "convert": "convert a checkpoint to a model folder, or a model to the original format",
+    "eval": "evaluate videos (FVD and other metrics), or a model of the built-in shapes",
+    "ablate": "run the paper's ablations: train every arm, score it, and write a report",
+    "bench": "benchmark speed, memory and accuracy",
+    "info": "list parameters and FLOPs of every variant and size, beside the paper's",
 }
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # PyTorch on any device, and the system
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; its status: 0, 2 with one line for bad input, 1 for what should not happen, 130 interrupted."""
+    """Run one command.
+
+    Args:
+        argv: The command and its arguments. None takes them from sys.argv.
+
+    Returns:
+        0 for success, 1 for an unexpected error, 2 for bad input or too little memory, 130 if interrupted, and 141 if
+        the reader of the output closed it.
+
+    Raises:
+        SystemExit: From the parser: status 0 after --help and --version, 2 after a wrong argument.
+        Exception: Any unexpected one, with its traceback, if LATTE_TRACEBACK is set in the environment.
+    """
+    parsed = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
+        # timm imports torchvision, whose picture reader fails to load beside a CPU build of torch; it is not used here
+        warnings.filterwarnings("ignore", "Failed to load image Python extension")
+        try:
+            import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
+        except KeyboardInterrupt:
+            print_message(parsed.command, "stopped")
+            return 130
+        except BrokenPipeError:  # as in `latte info | head`; Python must not write to the closed pipe at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Exception as error:
+            if os.environ.get("LATTE_TRACEBACK"):
+                raise
+            status, reason = explain(error)
+            print_message(parsed.command, f"error: {one_line(reason)}")
+            return status
+    return 0
+
+
+def build_parser() -> Parser:
+    """The parser of `latte COMMAND`; each command parses its own arguments."""
     parser = Parser(
         prog="latte",
-        description="Latte, the latent diffusion transformer for video. More: latte COMMAND --help",
+        description="Latte, the latent diffusion transformer for video. For a command's options: latte COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {help}" for name, help in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:9} {purpose}" for name, purpose in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=f"latte-video {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parsed = parser.parse_args(argv)
+    return parser
 
-    def say(kind: str, message: object) -> None:
-        print(f"latte {parsed.command}: {kind}{one_line(message)}", file=sys.stderr)
 
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: say("warning: ", message)
-            # torchvision, which timm imports, beside a CPU build of torch: its picture reader is not used here
-            warnings.filterwarnings("ignore", "Failed to load image Python extension")
-            import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
-    except KeyboardInterrupt:
-        say("", "stopped")
-        return 130
-    except BrokenPipeError:  # the reader of our output has seen enough, as in `latte info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if os.environ.get("LATTE_TRACEBACK"):
-            raise
-        if isinstance(error, ValueError | OSError):
-            say("error: ", error)
-            return 2
-        if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error), re.IGNORECASE):
-            say("error: ", f"out of memory: ask for less at a time (batch_size, micro_batch_size, frames): {error}")
-            return 2
-        say("error: ", f"unexpected {type(error).__name__}: {error}; with LATTE_TRACEBACK=1 it shows where")
-        return 1
-    return 0
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit status of a failed command and the message to print."""
+    if isinstance(error, ValueError | OSError):
+        return 2, str(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return 2, f"out of memory: reduce batch_size, micro_batch_size or the number of frames: {error}"
+    return 1, f"unexpected {type(error).__name__}: {error}; set LATTE_TRACEBACK=1 to see the traceback"
+
+
+def print_message(command: str, message: str) -> None:
+    """Print to standard error, as all messages of a command are printed."""
+    print(f"latte {command}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
-"""Which device a command computes on."""
+"""The device that a command computes on, and the precision of its float32 arithmetic."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name. ValueError: there is none on this machine, or no kind that this project runs on."""
+    """Return the device of a --device option, with its index.
+
+    Raises:
+        ValueError: If this machine does not have it, or if this project does not run on its type.
+    """
     try:
-        if torch.device(name).type not in ("cpu", "cuda", "mps", "xpu"):
-            raise ValueError(f"--device {name}: expected cpu, cuda, mps or xpu")
+        if torch.device(name).type not in DEVICE_TYPES:
+            raise ValueError(f"--device {name}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: this machine has no such device") from error
+        raise ValueError(f"--device {name}: this machine has no such device; use cpu, or check the drivers") from error
 
 
 def device_name(device: torch.device) -> str:
-    """What results may depend on by rounding: a GPU's name, or "cpu" and the instructions that PyTorch uses on it."""
+    """Name the hardware that rounding depends on: the GPU's model, or "cpu" and the instruction set in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
@@ -25,7 +31,12 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Within it, forward and backward, CUDA's products and convolutions of float32 are that, or TF32 if so asked."""
+    """Set the precision of CUDA's float32 matrix products and convolutions, forward and backward, within the block.
+
+    Args:
+        precision: "tf32" allows TensorFloat-32, which is faster and keeps 10 bits of the mantissa. Anything else, such
+            as "fp32" or "bf16", computes what is float32 in full float32.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and JSON."""
+"""Atomic writes, JSON files and folder trees."""
 
 import glob
 import json
@@ -8,13 +8,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to: renamed to `path` if the block ends well, removed if it does not.
+    """Write a file atomically: readers see the old file or the complete new one.
 
-    Two processes may write one file: it is whole at any time, and in the end that of the later.
+    If the block succeeds, the draft is renamed to `path`; if it fails, the draft is removed. Two processes may write
+    the same file; the one that finishes last wins.
+
+    Args:
+        path: The file to write. Its folder is created.
+
+    Yields:
+        A hidden name in the same folder, with the same suffix, for the draft.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,15 +36,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A hidden folder beside `path` to fill: takes its place if the block ends well, is removed if it does not.
+    """Write a folder through a draft that replaces it only if the block succeeds.
 
-    What was at `path` is gone then, all of it: whether it may be is the caller's to know. So is what killed processes
-    left: one at a time writes a folder.
+    An existing folder is deleted with all that it holds: the caller decides whether it may be. Only one process may
+    write the folder at a time, because drafts that killed processes left behind are deleted as well.
+
+    Args:
+        path: The folder to write.
+
+    Yields:
+        An empty, hidden folder beside `path` for the draft.
     """
     path = Path(path).resolve()
-    for left in (left for what in ("part", "old") for left in path.parent.glob(f".{glob.escape(path.name)}.{what}*")):
-        shutil.rmtree(left, ignore_errors=True)
-    draft, old = (path.with_name(f".{path.name}.{what}{os.getpid()}") for what in ("part", "old"))
+    for kind in ("part", "old"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{kind}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    draft, old = (path.with_name(f".{path.name}.{kind}{os.getpid()}") for kind in ("part", "old"))
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -48,26 +63,34 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file and folder at any depth below a folder, also behind links, but not behind one to a folder above it.
+def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Visit every file and folder inside a folder, at any depth, in sorted order.
 
-    A folder that cannot be read is passed over, with a warning.
+    Links are followed, except those that lead back to a folder on the way here. A folder that cannot be read is
+    skipped with a warning.
+
+    Args:
+        folder: Where to start. It is not visited itself.
+        parents: The resolved paths of the folders above, for the recursion.
+
+    Yields:
+        Paths that begin with `folder`.
     """
-    above = (*above, os.path.realpath(folder))
+    parents = (*parents, os.path.realpath(folder))
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        warnings.warn(f"{folder} cannot be read and is passed over: {error.strerror}", stacklevel=2)
+        warnings.warn(f"{folder} cannot be read and is skipped: {error.strerror}", stacklevel=2)
         return
     for path in (Path(folder, name) for name in names):
         yield path
-        if os.path.isdir(path) and os.path.realpath(path) not in above:
-            yield from below(path, above)
+        if os.path.isdir(path) and os.path.realpath(path) not in parents:
+            yield from walk_tree(path, parents)
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy what is in every file below a folder, and not who may read or write it, to below another."""
-    for path in below(source):
+    """Copy the contents of every file in a tree into another, with default permissions."""
+    for path in walk_tree(source):
         if path.is_file():
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -75,34 +98,39 @@ def copy_files(source: Path, target: Path) -> None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be written there, once it is made."""
+    """Whether files can be written in a folder, which may not exist yet."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file, whole or not at all."""
+    """Write a UTF-8 text file atomically, and return its path."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return Path(path)
 
 
-def write_json(path: str | Path, values: dict) -> Path:
-    """Write a JSON object, indented."""
+def write_json(path: str | Path, values: dict[str, Any]) -> Path:
+    """Write a JSON object atomically, indented by two spaces, and return its path."""
     return write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object; ValueError names the file that is not one."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not valid JSON in UTF-8, or not an object.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits; too deep
+    except (ValueError, RecursionError) as error:  # ValueError also covers bad UTF-8 and integers that are too long
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
+        raise ValueError(f"{path} does not hold a JSON object; found {type(values).__name__}")
     return values
 
 
 def one_line(message: object) -> str:
-    """A message without line breaks, and without what a terminal would take for a command."""
+    """A message on one line, without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))

@@ -1,143 +1,345 @@
-"""What every pipeline has: parts to hold and move, the loop from noise to latents, and videos in the asked form."""
+"""From classes or prompts to videos: one pipeline, one loop, in diffusers' words."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from latte.class_conditioning import ORIGINAL, ClassConditioning, class_index, read_class_parts, usual_guidance
+from latte.conditioning import MOST_VIDEOS, Conditioning, Denoiser, Request, check_choice, check_count
+from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
 from latte.diffusion.schedule import Schedule
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte import Latte
+from latte.models.latte_t2v import LatteT2V
+from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.pab import PyramidAttentionBroadcastMixin
+from latte.scheduler import ALL, Scheduler
+from latte.text.embed import Text
+from latte.text.tokenizer import Tokenizer
+from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
 from latte.video.pixels import to_uint8
+from latte.weights.hub import find_pipeline
+from latte.weights.load import is_text_pipeline
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, check_interval
 
-MOST_VIDEOS = 1_000_000  # of one call
-OUTPUT_TYPES = ("np", "pt", "uint8", "pil", "latent")
+OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+READ: Any = "read it from the folder"  # a part that from_pretrained is not given
+Labels = Sequence[int | str] | int
+Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 @dataclass
 class LatteOutput:
-    """`frames`: one entry a video, in the asked output_type."""
+    """What a call returns; output[0] and output["frames"] are its frames too.
 
-    frames: list | np.ndarray | Tensor
+    Attributes:
+        frames: One entry per video, in the requested output_type.
+    """
+
+    frames: list[list[Image.Image]] | np.ndarray | Tensor
+
+    def __getitem__(self, key: int | str) -> Any:
+        return vars(self)[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        """(frames,), as return_dict=False gives it."""
+        return (self.frames,)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How one call samples, whatever it shows."""
+
+    scheduler: Scheduler
+    schedule: Schedule
+    noise: Noise
+    eta: float
 
 
 class LattePipeline(PyramidAttentionBroadcastMixin):
-    """A Latte and what it takes to make videos with it.
+    """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
 
-    LattePipeline(transformer, ...) and LattePipeline.from_pretrained(path, ...) give the pipeline of that model:
-    ClassPipeline, of classes or unconditional, or TextPipeline, of prompts.
+    The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
+    `class_names`; a text-to-video model has `transformer`, `vae`, `text_encoder`, `tokenizer` and `scheduler`.
+
+    Attributes:
+        sampling: What a call uses where it names nothing: guidance, steps and eta.
+        offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
+            "free", it is deleted.
+        current_timestep: Within a call, the timestep of the network's present evaluation.
     """
 
-    current_timestep: float | Tensor | None = None  # within a call, of the network's present evaluation
+    offload_text_encoder: str | None = None
+    current_timestep: float | Tensor | None = None
+    _interrupt = False
 
-    def __new__(cls, transformer: nn.Module | None = None, *parts, **named):
-        """The pipeline that the transformer needs, where none is named; without one, it can only be of prompts."""
-        if cls is LattePipeline:
-            from latte.class_pipeline import ClassPipeline
-            from latte.text_pipeline import TextPipeline
-
-            of_text = transformer is None or isinstance(transformer.config, LatteT2VConfig)
-            cls = TextPipeline if of_text else ClassPipeline
-        return super().__new__(cls)
+    def __init__(
+        self,
+        transformer: Latte | LatteT2V | None = None,
+        vae: VideoVAE | None = None,
+        text_encoder: T5Encoder | None = None,
+        tokenizer: Tokenizer | None = None,
+        scheduler: Scheduler | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        of_classes = isinstance(transformer, nn.Module) and hasattr(transformer.config, "num_classes")
+        self.conditioning: Conditioning = ClassConditioning() if of_classes else TextConditioning()
+        self.transformer: Any = None if transformer is None else transformer.eval()
+        self.vae, self.text_encoder, self.tokenizer = vae, text_encoder, tokenizer
+        self.scheduler = scheduler or (ORIGINAL if of_classes else Scheduler())
+        self.class_names = list(class_names or [])
+        self.sampling = Sampling(Guidance(usual_guidance(transformer.config) if of_classes else TEXT_GUIDANCE))
+        self._progress_bar_options: dict[str, Any] = {}
+        check_vae(vae, transformer)
+        self.conditioning.check_parts(self)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **options) -> "LattePipeline":
-        """Read a model, and with it what the folder holds; options: see the two pipelines.
+    def from_pretrained(
+        cls, path: str | Path, torch_dtype: torch.dtype | None = None, *, transformer: nn.Module | None = READ,
+        vae: VideoVAE | str | Path | None = READ, text_encoder: T5Encoder | None = READ,
+        tokenizer: Tokenizer | None = READ, scheduler: Scheduler | None = READ, memory: str = "normal",
+        weights: str = "ema", num_heads: int | None = None,
+    ) -> "LattePipeline":  # fmt: skip
+        """Read a model and the parts that its folder holds.
 
-        path: anything that latte.load_model takes, a text-to-video folder (published, or of ours), a shipped name, or a
-        name on the Hugging Face hub whose files are in its cache on this machine.
+        Args:
+            path: Anything that latte.load_model takes, a text-to-video folder (published or ours), a training run, the
+                name of a model that ships, or a name on the Hugging Face hub whose files are in the local cache.
+            torch_dtype: Of the weights; float32 by default.
+            transformer: A part that is passed in is not read; so are text_encoder, tokenizer and scheduler. None
+                leaves a part out (and takes the default scheduler).
+            vae: The same, or another folder, or the name of one in this folder such as "vae_temporal_decoder".
+            memory: "low" keeps the text encoder in 8 bits, and on the CPU between encodings, and lets the VAE work on
+                one frame at a time. For text-to-video models.
+            weights: "ema" or "model", if a checkpoint holds both. For class-conditional models.
+            num_heads: Attention heads of an original file of an unpublished width. For class-conditional models.
+
+        Raises:
+            CheckpointError: A part is missing, damaged or does not fit.
+            ValueError: An option does nothing for this kind of model.
         """
-        from latte.class_pipeline import ClassPipeline
-        from latte.text_pipeline import TextPipeline
-        from latte.weights.hub import find_pipeline
-        from latte.weights.load import is_text_pipeline
-
         path = find_pipeline(path)
-        kind = TextPipeline if is_text_pipeline(path) else ClassPipeline
-        known = inspect.signature(kind.from_pretrained).parameters
-        if unknown := sorted(options.keys() - known.keys()):
-            raise ValueError(f"{unknown[0]} is no option of {path}, a model for {kind.made_of}: {', '.join(known)}")
-        return kind.from_pretrained(path, **options)
+        given = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not READ}
+        of_text = is_text_pipeline(path)
+        unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
+            "memory": memory != "normal", "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
+        }  # fmt: skip
+        if idle := [name for name, is_given in unused.items() if is_given]:
+            kind = (TextConditioning if of_text else ClassConditioning).describes
+            raise ValueError(f"{idle[0]} does nothing for {path}, a model for {kind}: leave it out")
+        if of_text:
+            parts = read_text_parts(path, given, torch_dtype or torch.float32, memory)
+        else:
+            parts = read_class_parts(path, {n: p for n, p in given.items() if p is not None}, weights, num_heads)
+        sampling = parts.pop("sampling")
+        pipe = cls(**parts)
+        pipe.sampling = sampling
+        if memory == "low":
+            pipe.offload_text_encoder = "cpu"
+        return pipe if torch_dtype is None or of_text else pipe.to(torch_dtype)
 
     @property
-    def components(self) -> dict:
+    def takes_prompts(self) -> bool:
+        """Whether it is a text-to-video model."""
+        return isinstance(self.conditioning, TextConditioning)
+
+    @property
+    def components(self) -> dict[str, Any]:
         """The parts, by the names that LattePipeline(**components) takes."""
-        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
+        return {name: getattr(self, name) for name in self.conditioning.components}
 
     def networks(self) -> list[nn.Module]:
-        """Those of its parts that have weights."""
+        """The parts that have weights."""
         return [part for part in self.components.values() if isinstance(part, nn.Module)]
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "LattePipeline":
-        """Move the networks; returns self."""
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
+    def to(
+        self, *args: Any, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "LattePipeline":
+        """Move the networks to a device, or to a dtype, or both, in any order; returns the pipeline itself."""
+        for value in args:
+            device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
         for network in self.networks():
-            network.to(device=None if self.stays(network) else device, dtype=dtype)
+            stays = network is self.text_encoder and self.offload_text_encoder == "cpu"
+            network.to(device=None if stays else device, dtype=dtype)
         return self
-
-    def stays(self, network: nn.Module) -> bool:
-        """Whether .to() leaves it on its device."""
-        return False
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is, or what there is in its place."""
+        """The device of the transformer, or of the first network if there is no transformer."""
         return next(self.networks()[0].parameters()).device
 
-    def latent_shape(
-        self,
-        name: str,
-        frames: int | None,
-        height: int | None,
-        width: int | None,
-        trained_frames: int,
-        trained_side: int,
-        tubelet: int = 1,
-    ) -> tuple[int, int, int, int]:
-        """(f, c, h, w) of one video's latents, from sizes in pixels; None: as trained.
+    def class_index(self, label: int | str) -> int:
+        """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
+        return class_index(label, self)
 
-        ValueError: a size that the VAE and the patches do not divide, or a number of frames (called `name`).
+    def encode_prompt(
+        self, prompt: str | list[str] | None, negative_prompt: str | list[str] | None = "",
+        prompt_embeds: Tensor | Text | None = None, negative_prompt_embeds: Tensor | None = None, copies: int = 1,
+        clean_caption: bool = True, mask_feature: bool = True, text_mask: str = "single",
+    ) -> Text:  # fmt: skip
+        """Embed prompts, for a call's prompt_embeds.
+
+        A call takes the result as prompt_embeds. If it has no masks, as with one prompt, its `prompt` and `negative`
+        may be passed as prompt_embeds and negative_prompt_embeds.
+
+        Args:
+            prompt: One prompt or several, or None with prompt_embeds.
+            negative_prompt: One for all prompts, or one each; None without guidance.
+            prompt_embeds: Embeddings (b, l, d) that were made before.
+            negative_prompt_embeds: The same for the negative prompts.
+            copies: Rows for every prompt.
+            clean_caption: Clean the text as the training captions were (latte.text.caption).
+            mask_feature: Leave padding out, in the way that text_mask names.
+            text_mask: "single", "strict" or "reference": see latte.text.embed.
+
+        Raises:
+            ValueError: Words that do not go together, shapes that do not fit, or no text encoder.
         """
-        cfg = self.transformer.config
-        factor = self.vae.factor if self.vae is not None else 8
-        height, width = (trained_side * factor if size is None else size for size in (height, width))
-        frames = trained_frames if frames is None else frames
-        step = factor * cfg.patch_size
-        for called, value, unit in (("height", height, step), ("width", width, step), (name, frames, tubelet)):
-            if not isinstance(value, int) or not 1 <= value <= 65_536 or value % unit:
-                raise ValueError(f"{called} is {value}; this model needs a multiple of {unit}, up to 65536")
-        return frames, cfg.in_channels, height // factor, width // factor
+        options = (copies, clean_caption, mask_feature, text_mask)
+        return encode_prompt(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, *options)
+
+    @torch.no_grad()
+    def __call__(
+        self, prompt: str | Labels | None = None, negative_prompt: str | list[str] | None = "",
+        num_inference_steps: int | str | None = None, timesteps: Sequence[float] | None = None,
+        guidance_scale: float | None = None, guidance_interval: tuple[float, float] | None = None,
+        num_videos_per_prompt: int = 1, num_frames: int | None = None, height: int | None = None,
+        width: int | None = None, eta: float | None = None, seed: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None, latents: Tensor | None = None,
+        prompt_embeds: Tensor | Text | None = None, negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil", return_dict: bool = True, callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",), clean_caption: bool = True,
+        mask_feature: bool = True, text_mask: str = "single", enable_temporal_attentions: bool = True,
+        decode_chunk_size: int | None = None, class_labels: Labels | None = None, num_videos: int | None = None,
+        sampler: str | None = None, batch_size: int = 1, first: int = 0, progress: bool = True,
+        video_length: int | None = None, num_images_per_prompt: int | None = None,
+    ) -> LatteOutput | tuple:  # fmt: skip
+        """Make videos of prompts, of classes, or of an unconditional model.
+
+        Args:
+            prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
+            negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
+            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps.
+            guidance_scale, guidance_interval: Classifier-free guidance, and the timesteps between which it applies.
+            num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
+            num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
+            eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
+            seed, generator, latents: Source of noise (see noise_source): video i has the noise of (seed, first + i).
+            prompt_embeds, negative_prompt_embeds: From encode_prompt, or (b, l, caption_channels) without padding.
+            output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
+                (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
+            callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
+                other tensors of those names, or set pipe._interrupt to stop early.
+            clean_caption, mask_feature, text_mask: See encode_prompt.
+            enable_temporal_attentions: False passes over the temporal blocks of a text-to-video model.
+            decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
+                last batch filled up. Both change memory and rounding only: another number of videos changes no bit.
+            num_videos, first: Number of unconditional videos; number of the first video under a seed.
+
+        Raises:
+            ValueError: Words that do not go together, or that this model does not have.
+        """
+        copies = one_setting("num_videos_per_prompt", num_videos_per_prompt, num_images_per_prompt, 1)
+        words = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos, copies)
+        request = Request(*words, clean_caption, mask_feature, text_mask, enable_temporal_attentions)
+        guidance = self.sampling.guidance.asked(guidance_scale, guidance_interval)
+        self.check_call(output_type, decode_chunk_size, batch_size, first, copies, callback_on_step_end_tensor_inputs)
+        count = self.conditioning.check_request(self, request, guidance, guidance_interval is not None)
+        shape = self.latent_shape(num_frames, video_length, height, width)
+        noise = noise_source(count, shape, generator, seed, latents, first)
+        plan = self.plan(num_inference_steps, timesteps, guidance_interval, sampler, eta, noise)
+        notify = partial(self.call_back, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        denoisers = self.conditioning.denoisers(self, request, guidance)
+        work = batches(count, batch_size, self.conditioning.fills_batches and generator is None)
+        with decoding(self.vae, decode_chunk_size):
+            videos = self.make(denoisers, work, plan, notify, output_type, progress)
+        frames = as_output(videos, output_type)
+        return LatteOutput(frames) if return_dict else (frames,)
+
+    def plan(
+        self, steps: int | str | None, timesteps: Sequence[float] | None, interval: tuple[float, float] | None,
+        sampler: str | None, eta: float | None, noise: Noise,
+    ) -> SamplingPlan:  # fmt: skip
+        """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
+        if sampler is not None:
+            check_choice("sampler", sampler, ALL)
+        scheduler = Scheduler.from_config(self.scheduler.config, sampler)
+        eta = self.sampling.eta_of(scheduler.sampler, eta)
+        if not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
+            raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
+        schedule = scheduler.schedule(self.sampling.num_inference_steps if steps is None else steps, timesteps)
+        if interval is not None and tuple(interval) != self.sampling.guidance.interval:
+            check_interval(interval, schedule.timesteps.tolist())
+        return SamplingPlan(scheduler, schedule, noise, eta)
+
+    def make(
+        self, denoisers: Callable[[Sequence[int]], Denoiser], batches: list[tuple[list[int], int]], plan: SamplingPlan,
+        notify: Callable[[int, float, Tensor, Denoiser], None], output_type: str, progress: bool,
+    ) -> Tensor:  # fmt: skip
+        """The loop: every batch of videos from noise to latents, and decoded, on the CPU."""
+        self._interrupt, videos = False, []
+        with self.progress_bar(total=len(batches) * len(plan.schedule), shown=progress) as bar:
+            for rows, kept in batches:
+                x = plan.scheduler.start(plan.noise(START, rows), plan.schedule).to(self.device)
+                x = self.denoise(denoisers(rows), x, plan, rows, notify, bar)
+                videos.append(self.decode(x[:kept], output_type))
+                if self._interrupt:
+                    break
+        return torch.cat(videos)
 
     def denoise(
-        self, denoiser: Callable, x: Tensor, sampler: Callable, schedule: Schedule, noise: Callable, callback: Callable
-    ) -> Tensor:
-        """x (b, f, c, h, w) from noise to clean latents; callback(step, t, x) after every step.
-
-        sampler(denoiser, x, schedule, noise) yields x; denoiser(x, t), which may compute in half precision, is given
-        and gives what the sampler computes in: float32.
-        """
+        self, denoiser: Denoiser, x: Tensor, plan: SamplingPlan, rows: Sequence[int],
+        notify: Callable[[int, float, Tensor, Denoiser], None], bar: tqdm,
+    ) -> Tensor:  # fmt: skip
+        """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:
             self.current_timestep = t[0]
             return denoiser(x, t).float()
 
-        self.restart_broadcast()
+        steps = plan.scheduler.run(evaluate, x, plan.schedule, partial(plan.noise, rows=rows), plan.eta)
         try:
-            for step, after in enumerate(sampler(evaluate, x, schedule, noise)):
-                callback(step, schedule.timesteps[-1 - step].item(), after)
+            with self.broadcasting():
+                for step, x in enumerate(steps):
+                    bar.update()
+                    notify(step, plan.schedule.timesteps[-1 - step].item(), x, denoiser)
+                    if self._interrupt:
+                        break
         finally:
             self.current_timestep = None
-            self.restart_broadcast()
-        return after
+        return x
+
+    def call_back(
+        self, callback: Callback | None, names: Sequence[str], step: int, t: float, x: Tensor, denoiser: Denoiser
+    ) -> None:
+        """Call callback_on_step_end as diffusers does, and take over the tensors that it returns.
+
+        A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
+        """
+        if callback is None:
+            return
+        known = {"latents": rearrange(x, "b f c h w -> b c f h w"), **denoiser.tensors}
+        changed = callback(self, step, t, {name: known[name] for name in names if name in known})
+        for name, tensor in changed.items() if isinstance(changed, dict) else ():
+            if tensor is None or name not in known or tensor is known[name]:
+                continue
+            if tensor.shape != known[name].shape:
+                raise ValueError(f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}")
+            if name == "latents":
+                x.copy_(rearrange(tensor, DIFFUSERS_ORDER))  # in place: the sampler goes on from x
+            else:
+                denoiser.tensors[name] = tensor.to(known[name])
 
     def decode(self, latents: Tensor, output_type: str) -> Tensor:
         """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes."""
@@ -147,9 +349,56 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         in_bytes = output_type in ("uint8", "pil")
         return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
 
+    def latent_shape(
+        self, num_frames: int | None, video_length: int | None, height: int | None, width: int | None
+    ) -> tuple[int, int, int, int]:
+        """Latents (f, c, h, w) of one video, from its size in frames and pixels; None, as the model was trained.
+
+        Raises:
+            ValueError: A size that the VAE and the patches do not divide.
+        """
+        cfg, factor = self.transformer.config, self.vae.factor if self.vae is not None else 8
+        called = "num_frames" if video_length is None else "video_length"
+        frames = one_setting("num_frames", num_frames, video_length, None)
+        trained_frames, side = self.conditioning.trained_size(cfg)
+        height, width = (side * factor if size is None else size for size in (height, width))
+        frames = trained_frames if frames is None else frames
+        unit = factor * cfg.patch_size
+        sizes = (("height", height, unit), ("width", width, unit), (called, frames, getattr(cfg, "tubelet", 1)))
+        for name, size, multiple in sizes:
+            if not isinstance(size, int) or not 1 <= size <= 65_536 or size % multiple:
+                raise ValueError(f"{name} is {size}; this model needs a multiple of {multiple}, up to 65536")
+        return frames, cfg.in_channels, height // factor, width // factor
+
+    def check_call(
+        self, output_type: str, chunk: int | None, batch_size: int, first: int, copies: int, tensors: Sequence[str]
+    ) -> None:
+        """Raise ValueError for numbers out of range, and for parts that are missing."""
+        if self.transformer is None:
+            raise ValueError("this pipeline has no transformer: it can only encode prompts (encode_prompt)")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_count("num_videos_per_prompt", copies, MOST_VIDEOS)
+        check_count("batch_size", batch_size, 4096)
+        check_count("first", first, MOST_VIDEOS, 0)
+        if chunk is not None:
+            check_count("decode_chunk_size", chunk)
+        for name in tensors:
+            check_choice("callback_on_step_end_tensor_inputs", name, ("latents", *self.conditioning.tensors))
+        if self.vae is None and output_type != "latent":
+            raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm for the progress bars of later calls, such as disable=True."""
+        self._progress_bar_options = options
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> tqdm:
+        """A tqdm progress bar with the options of set_progress_bar_config."""
+        options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
+        return tqdm(iterable, total=total, **options)
+
 
 def check_vae(vae: VideoVAE | None, transformer: nn.Module | None) -> None:
-    """ValueError: the VAE's latents are not the model's, or its pixels not a video's."""
+    """Raise ValueError if the VAE's latents are not the model's, or its pixels not a video's."""
     if vae is None or transformer is None:
         return
     channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
@@ -161,24 +410,26 @@ def check_vae(vae: VideoVAE | None, transformer: nn.Module | None) -> None:
         )
 
 
-def told(pipeline: LattePipeline, callback: Callable | None, step: int, t: float, x: Tensor) -> None:
-    """callback_on_step_end as diffusers has it: called with (pipeline, step, t, {"latents"}), may return other latents.
-
-    latents are (b, c, f, h, w). A sampler that joins steps in pairs (dpm_singlestep) goes on from what it was given
-    after the second of a pair alone.
-    """
-    if callback is None:
-        return
-    latents = rearrange(x, "b f c h w -> b c f h w")
-    out = callback(pipeline, step, t, {"latents": latents})
-    if isinstance(out, dict) and out.get("latents") is not None and out["latents"] is not latents:
-        if out["latents"].shape != latents.shape:
-            raise ValueError(f"callback_on_step_end returned latents of shape {tuple(out['latents'].shape)}")
-        x.copy_(rearrange(out["latents"], "b c f h w -> b f c h w"))  # in place: the sampler goes on from x
+def one_setting(name: str, value: Any, other: Any, default: Any) -> Any:
+    """A setting that has two names; raises ValueError if both are given and differ."""
+    if other is None:
+        return value
+    if value not in (default, other):
+        raise ValueError(f"{name} is given under both of its names, as {value} and {other}: it is one setting")
+    return other
 
 
-def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
-    """Videos (b, f, 3, h, w), or latents (b, f, c, h, w), as decode gives them, in the asked form."""
+def batches(count: int, size: int, fill: bool) -> list[tuple[list[int], int]]:
+    """(numbers of the videos of a batch, how many of them count); `fill` repeats the last video in the last batch."""
+    found = []
+    for start in range(0, count, size):
+        rows = list(range(start, min(start + size, count)))
+        found.append((rows + [count - 1] * (size - len(rows)) * fill, len(rows)))
+    return found
+
+
+def as_output(videos: Tensor, output_type: str) -> list[list[Image.Image]] | np.ndarray | Tensor:
+    """Videos (b, f, 3, h, w), or latents (b, f, c, h, w), as decode gives them, in the requested form."""
     if output_type == "latent":
         return rearrange(videos, "b f c h w -> b c f h w")
     if output_type in ("pt", "uint8"):
@@ -187,22 +438,9 @@ def as_output(videos: Tensor, output_type: str) -> list | np.ndarray | Tensor:
     return array if output_type == "np" else [[Image.fromarray(frame) for frame in video] for video in array]
 
 
-def check_count(name: str, value: int, most: int | None = None, least: int = 1) -> None:
-    """ValueError: not a whole number from `least` to `most`."""
-    if not isinstance(value, int) or value < least or (most and value > most):
-        allowed = f"in {least} to {most}" if most else f"{least} or more"
-        raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
-
-
-def check_choice(name: str, value: object, allowed) -> None:
-    """ValueError: the value is none of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")
-
-
 @contextmanager
-def chunked(vae: VideoVAE | None, chunk: int | None) -> Iterator[None]:
-    """Inside it, the VAE works on `chunk` frames at once; None: as many as before."""
+def decoding(vae: VideoVAE | None, chunk: int | None) -> Iterator[None]:
+    """Inside it, the VAE works on `chunk` frames at once; None, on as many as before."""
     if vae is None or chunk is None:
         yield
         return

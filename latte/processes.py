@@ -1,4 +1,4 @@
-"""The processes that torchrun started together; without it, there is one."""
+"""The processes that torchrun starts for one command. Without torchrun there is one process, of rank 0."""
 
 import os
 import time
@@ -6,52 +6,69 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-# gloo's threads need Python's lock to let go of their last tensors, and a group that is destroyed before they have
-# waits for them with that lock held, for ever: so the main thread first sleeps, which gives them the lock
-LETTING_GO = 0.2
+T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # with which processes wait for what one does alone: samples, a distance
+# Gloo's threads need Python's global lock to free their last tensors. destroy_process_group holds that lock while it
+# waits for them, which deadlocks unless they have finished; sleeping first hands them the lock.
+GLOO_CLEANUP_SECONDS = 0.2
+
+# How long processes wait for work that only the first one does, such as a sample grid or an FVD.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run."""
+    """This process among all processes of a command. Every method must be called by all of them.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: The number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this one writes the run's files."""
+        """Whether this is process 0, which writes the files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a vector over all processes."""
+        """Add a tensor of every process in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes get here."""
         if self.size > 1:
             dist.barrier()
 
     def agree(self, what: str, value: str) -> None:
-        """ValueError, in all processes: they do not have the same."""
+        """Check that all processes have the same value.
+
+        Args:
+            what: The name of the value, for the message.
+            value: This process's value.
+
+        Raises:
+            ValueError: In every process, if the values differ.
+        """
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
-        if other := [rank for rank in range(self.size) if values[rank] != values[0]]:
-            raise ValueError(f"process {other[0]} has other {what} than process 0: give all of them the same")
+        if different := [rank for rank in range(self.size) if values[rank] != values[0]]:
+            raise ValueError(f"process {different[0]} has different {what} from process 0; give all processes the same")
 
-    def broadcast(self, value):
-        """What the first process has, in all of them."""
+    def broadcast(self, value: T) -> T:
+        """Return process 0's value in every process. What the others pass is ignored."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box)
@@ -60,28 +77,39 @@ class Ranks:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Ranks]:
-    """The processes that were started together; one alone where none of the launcher's variables is set."""
+    """Join the process group that torchrun's environment variables describe, for the length of the block.
+
+    Args:
+        device: What this process computes on: with CUDA, tensors are exchanged by NCCL, otherwise by Gloo.
+
+    Yields:
+        This process's rank and the number of processes; rank 0 of 1 if the variables are not set.
+    """
     if "RANK" not in os.environ:
         yield Ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, size = next(rendezvous("env://"))
-    # processes that torchrun restarts must not find the addresses of those before them
+    # processes that torchrun restarts must not find the addresses of their predecessors
     attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(rank, size)
     finally:
-        time.sleep(LETTING_GO)
+        time.sleep(GLOO_CLEANUP_SECONDS)
         dist.destroy_process_group()
 
 
 def local_device(name: str) -> str:
-    """The device of this process among those that torchrun started on a machine. ValueError: which one is not said."""
+    """Return this process's own device: for "cuda" under torchrun, the GPU of its local rank.
+
+    Raises:
+        ValueError: If RANK is set and LOCAL_RANK is not.
+    """
     if name != "cuda" or "RANK" not in os.environ:
         return name
     if "LOCAL_RANK" not in os.environ:
-        raise ValueError("RANK is set and LOCAL_RANK is not: start the processes with torchrun")
+        raise ValueError("RANK is set and LOCAL_RANK is not; start the processes with torchrun")
     return f"cuda:{os.environ['LOCAL_RANK']}"

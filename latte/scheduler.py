@@ -1,19 +1,19 @@
-"""How a pipeline samples: which sampler, over which timesteps; read from a published scheduler_config.json too."""
+"""The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from latte.diffusion.samplers import SAMPLERS
-from latte.diffusion.schedule import Schedule, at_timesteps, linear_schedule, spaced
+from latte.diffusion.schedule import SPACINGS, Schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
 from latte.models.fields import check_fields
 
 ALL = {**SAMPLERS, **SOLVERS}
-IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these begin at the deviation of their first level
-BETWEEN = ("dpm_multistep", "dpm_singlestep", "deis")  # these leave out the lowest of count + 1 timesteps
+IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at their first level's deviation
+MULTISTEP = ("dpm_multistep", "dpm_singlestep", "deis")  # these leave out the lowest of count + 1 timesteps
 PUBLISHED = {  # diffusers' class: ours
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
@@ -26,8 +26,9 @@ PUBLISHED = {  # diffusers' class: ours
     "PNDMScheduler": "pndm",
     "DEISMultistepScheduler": "deis",
 }
-LINSPACE = {kind for kind in PUBLISHED if kind not in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")}  # by default
-FIXED = {  # entries of a published configuration that ask for what is not done here, unless they say one of these
+# diffusers' classes whose default spacing is "linspace"
+LINSPACE = {kind for kind in PUBLISHED if kind not in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")}
+FIXED = {  # entries of a published configuration, and the values that are supported
     "beta_schedule": ("linear",),
     "prediction_type": ("epsilon",),
     "trained_betas": (None,),
@@ -46,22 +47,34 @@ FIXED = {  # entries of a published configuration that ask for what is not done 
     "interpolation_type": ("linear",),
     "skip_prk_steps": (True,),
 }
-SPACINGS = ("leading", "trailing", "linspace")
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A sampler and its timesteps. ValueError: no such sampler, spacing or number."""
+    """A sampler and the timesteps that it visits.
+
+    Attributes:
+        sampler: A name of latte.scheduler.ALL.
+        timestep_spacing: "even", "leading", "trailing" or "linspace": see latte.diffusion.schedule.spaced_timesteps.
+        steps_offset: Added to "leading" timesteps.
+        set_alpha_to_one: "ddim" and "pndm" end without noise; if False, at the noise level of timestep 0.
+        num_train_timesteps: Length of the training schedule.
+        beta_start: First beta of the training schedule.
+        beta_end: Last beta of the training schedule.
+
+    Raises:
+        ValueError: There is no such sampler or spacing, or a number is out of range.
+    """
 
     sampler: str = "ddim"
     timestep_spacing: str = "leading"
-    steps_offset: int = 0  # added to "leading" timesteps
-    set_alpha_to_one: bool = True  # ddim and pndm end without noise; False: at the level of timestep 0
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {"sampler": tuple(ALL), "timestep_spacing": SPACINGS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -72,61 +85,86 @@ class Scheduler:
 
     @property
     def config(self) -> dict:
-        """Its settings, for from_config."""
+        """The settings as a table, which from_config reads."""
         return asdict(self)
 
     @classmethod
     def from_config(cls, config: dict, sampler: str | None = None) -> "Scheduler":
-        """Out of another's `config` or a published scheduler_config.json; `sampler` takes the place of its own.
+        """Make a scheduler out of another's `config` or of a published scheduler_config.json.
 
-        The network's learned variance is used by every sampler that has a use for it, whatever variance_type says.
-        ValueError: it asks for what this does not do.
+        Samplers that use a learned variance use the network's, whatever the published variance_type says.
+
+        Args:
+            config: A table of settings.
+            sampler: Name of the sampler to use in place of the configured one.
+
+        Raises:
+            ValueError: The configuration asks for something that is not supported.
         """
-        if "sampler" in config:
-            values = check_fields(cls, config)
-        else:
-            for name, only in FIXED.items():
-                if config.get(name, only[0]) not in only:
-                    raise ValueError(f"{name} is {config[name]!r} in the scheduler's config; here it is {only[0]!r}")
-            kind = config.get("_class_name")
-            if kind not in PUBLISHED and sampler is None:
-                raise ValueError(f"the scheduler's class is {kind!r}; known are {', '.join(PUBLISHED)}")
-            names = cls.__dataclass_fields__.keys() - {"sampler"}
-            spacing = "linspace" if kind in LINSPACE else "leading"
-            default = {"timestep_spacing": spacing, "set_alpha_to_one": kind != "PNDMScheduler"}
-            values = {**default, **{name: value for name, value in config.items() if name in names}}
-            values = check_fields(cls, {**values, "sampler": PUBLISHED.get(kind, "ddim")})
-        scheduler = cls(**values)
+        scheduler = cls(
+            **(check_fields(cls, config) if "sampler" in config else published_values(cls, config, sampler))
+        )
         if sampler is None or sampler == scheduler.sampler:
             return scheduler
-        # diffusers' single-step solver knows no spacing but this
-        other = {"timestep_spacing": "linspace"} if sampler == "dpm_singlestep" else {}
-        return replace(scheduler, sampler=sampler, **other)
+        # diffusers' single-step solver knows no other spacing than this one
+        linspace = sampler == "dpm_singlestep" and scheduler.timestep_spacing != "even"
+        return replace(scheduler, sampler=sampler, **({"timestep_spacing": "linspace"} if linspace else {}))
 
-    def whole(self) -> Schedule:
-        """The chain that the network was trained on."""
+    def training_schedule(self) -> Schedule:
+        """The schedule that the network was trained on."""
         return linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
 
-    def schedule(self, count: int, timesteps: Sequence[float] | None = None) -> Schedule:
-        """The chain over `count` timesteps, or over given ones, from high to low. ValueError: there are not such."""
-        whole, count_all = self.whole(), self.num_train_timesteps
+    def schedule(self, num_inference_steps: int | str, timesteps: Sequence[float] | None = None) -> Schedule:
+        """The schedule that sampling runs over.
+
+        Args:
+            num_inference_steps: How many steps, or, with the spacing "even", a respacing string such as "ddim50".
+            timesteps: Falling timesteps in place of num_inference_steps.
+
+        Raises:
+            ValueError: There are not so many timesteps, or those given do not fall within the training schedule's.
+        """
+        training, count = self.training_schedule(), self.num_train_timesteps
         if timesteps is None:
-            between = self.sampler in BETWEEN and self.timestep_spacing != "trailing"
-            rising = spaced(count, self.timestep_spacing, count_all, self.steps_offset, between)
+            multistep = self.sampler in MULTISTEP and self.timestep_spacing in ("leading", "linspace")
+            spacing = (self.timestep_spacing, count, self.steps_offset, multistep)
+            rising = spaced_timesteps(num_inference_steps, *spacing)
             rising = rising if self.sampler in IN_SIGMA else rising.round()
         else:
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
-            inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count_all - 1
+            inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count - 1
             if not inside or not (rising.diff() > 0).all():
-                raise ValueError(f"timesteps must fall, without repetition, within {count_all - 1} to 0: {timesteps}")
+                raise ValueError(f"timesteps must fall, without repetition, within {count - 1} to 0: {timesteps}")
         ends_noisy = self.sampler in ("ddim", "pndm") and not self.set_alpha_to_one
-        return at_timesteps(whole, rising, float(whole.alphas_cumprod[0]) if ends_noisy else 1.0)
+        return respace(training, rising, float(training.alphas_cumprod[0]) if ends_noisy else 1.0)
 
     def start(self, noise: Tensor, schedule: Schedule) -> Tensor:
-        """The first x out of unit noise."""
-        scaled = self.sampler in IN_SIGMA and self.timestep_spacing != "leading"
+        """The latents (b, f, c, h, w) that sampling starts from, out of standard normal noise of that shape."""
+        scaled = self.sampler in IN_SIGMA and self.timestep_spacing in ("trailing", "linspace")
         return noise * float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else noise
 
-    def run(self, denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable, eta: float = 0.0):
-        """The sampler's generator of x after every step; eta is ddim's."""
+    def run(
+        self, denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable[[int], Tensor], eta: float = 0.0
+    ) -> Iterator[Tensor]:
+        """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         return ALL[self.sampler](denoise, x, schedule, noise, **({"eta": eta} if self.sampler == "ddim" else {}))
+
+
+def published_values(kind: type[Scheduler], config: dict, sampler: str | None) -> dict:
+    """Our settings out of a published scheduler_config.json; `sampler` stands in for a class that is unknown here."""
+    for name, supported in FIXED.items():
+        if config.get(name, supported[0]) not in supported:
+            raise ValueError(
+                f"{name} is {config[name]!r} in the scheduler's config; only {supported[0]!r} is supported"
+            )
+    published = config.get("_class_name")
+    if published not in PUBLISHED and sampler is None:
+        raise ValueError(f"the scheduler's class is {published!r}; supported are {', '.join(PUBLISHED)}")
+    names = {field.name for field in fields(kind)} - {"sampler"}
+    values = {
+        "timestep_spacing": "linspace" if published in LINSPACE else "leading",
+        "set_alpha_to_one": published != "PNDMScheduler",
+        **{name: value for name, value in config.items() if name in names},
+        "sampler": PUBLISHED.get(published, "ddim"),
+    }
+    return check_fields(kind, values)

@@ -1,15 +1,15 @@
-"""What every test file shares."""
+"""Fixtures that all test files share."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the processes that they start see it too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel; inherited by the processes that they start
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # `import goldens`, under importlib import mode
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # allows `import goldens` with --import-mode=importlib
 
 from goldens import Golden
 from published import write_published
@@ -29,7 +29,7 @@ def golden():
 
 @pytest.fixture
 def tiny():
-    """A Latte whose weights are all its own."""
+    """A small class-conditional Latte with random weights."""
     return Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4, num_classes=3)).eval()
 
 
@@ -40,7 +40,7 @@ def tiny_vae():
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
-    """An untrained VAE, 8x down, as training takes it."""
+    """The folder of an untrained VAE with 8x downsampling, as training expects it."""
     torch.manual_seed(0)
     config = VAEConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
     return save_vae(VideoVAE(AutoencoderKL(config)), tmp_path_factory.mktemp("vae"))
@@ -48,7 +48,7 @@ def vae(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder of two classes of videos."""
+    """A folder of videos in two classes."""
     root = tmp_path_factory.mktemp("videos")
     for i, name in enumerate(("a/x.mkv", "a/y.mkv", "b/z.mkv")):
         write_video(make_clip(2, i, frames=12, size=24).video, root / name)
@@ -57,17 +57,17 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A text-to-video folder as Latte-1's is, tiny."""
+    """A tiny text-to-video model in the layout of Latte-1."""
     return write_published(tmp_path_factory.mktemp("published") / "Latte-1")
 
 
 @pytest.fixture(scope="module")
 def parts(published):
-    """What a pipeline of it is made of."""
+    """The components of its pipeline."""
     return LattePipeline.from_pretrained(published).components
 
 
 @pytest.fixture
 def pipe(parts):
-    """A pipeline of its own for a test, of shared networks."""
+    """A new pipeline for each test; the networks are shared."""
     return LattePipeline(**parts)

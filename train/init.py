@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.class_pipeline import read_classes
+from latte.class_conditioning import read_classes
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
 from latte.weights.convert_latte import TEMPORAL, original_config, original_state, shape_of, unwrap

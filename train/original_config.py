@@ -73,7 +73,7 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
     """Our settings, and a note on each key that did nothing in the original or does nothing here.
 
     local_batch_size is of each of `ranks` processes: times their number, and times the steps of accumulation, it is
-    our global_batch_size. Keys without a value, or off, say nothing. ValueError: an unknown_key key (with the
+    our global_batch_size. Keys without a value, or off, say nothing. ValueError: an unknown key (with the
     closest one),
     one that is missing, or a value that means nothing, such as a data set that the original has not.
     """

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from latte.class_pipeline import GUIDANCE
 from latte.commands.parser import Parser
 from latte.files import read_json, replacing, write_json
 from latte.models.latte import Latte
@@ -13,7 +12,7 @@ from latte.weights.folder import check_target
 from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, save_model, weights_file
 from latte.weights.published import rewrite
-from latte.weights.sampling_defaults import SAMPLING_FILE, load_sampling, save_sampling
+from latte.weights.sampling_defaults import CLASS_GUIDANCE, SAMPLING_FILE, load_sampling, save_sampling
 from latte.weights.tensors import DTYPES, CheckpointError, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_file
 
@@ -82,7 +81,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     if names is not None:
         write_json(target / "classes.json", names)
     if sampled.is_file():
-        save_sampling(load_sampling(sampled.parent, GUIDANCE if model.config.num_classes else 1.0), target)
+        save_sampling(load_sampling(sampled.parent, CLASS_GUIDANCE if model.config.num_classes else 1.0), target)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

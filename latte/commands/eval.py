@@ -15,11 +15,11 @@ from latte.eval.fvd import compared
 from latte.eval.inception_score import SCORE_PROTOCOLS as INCEPTION_SCORES
 from latte.eval.model_clips import is_model
 from latte.eval.pairs import compare_pairs
-from latte.eval.protocol import SCORE_PROTOCOLS
+from latte.eval.protocol import PROTOCOLS
 from latte.eval.statistics import is_statistics
 from latte.eval.videos import compare_videos
 from latte.files import read_json, writable, write_json
-from latte.video.read import STREAMS
+from latte.video.formats import STREAM_SUFFIXES
 
 VIDEOS = 256  # that the examiner judges
 
@@ -33,7 +33,7 @@ def parser() -> Parser:
     add("--out", type=Path, help="a .json file for the numbers and all that they depend on")
     add = parser.add_argument_group("beside real videos").add_argument
     add("--real", type=Path, help="a folder of real videos, or statistics of them (.npz, StyleGAN's .pkl)")
-    add("--protocol", choices=SCORE_PROTOCOLS, help="which clips, how resized (default: exact); see docs/evaluation.md")
+    add("--protocol", choices=PROTOCOLS, help="which clips, how resized (default: exact); see docs/evaluation.md")
     words = "cut real frames to SIZE x SIZE, resized and from their middle, as training does (default: as they are)"
     add("--real-crop", type=int, metavar="SIZE", help=words)
     add("--i3d", type=Path, help="path to I3D's weights, for FVD: i3d_torchscript.pt or i3d_pretrained_400.pt")
@@ -97,7 +97,7 @@ def check(args: argparse.Namespace, words: Parser) -> None:
     if idle := sorted(names - useful):
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing {where}: leave it out")
     for path in (Path(args.model), args.real, args.reference):
-        if path and path.is_file() and path.suffix.lower() in STREAMS:
+        if path and path.is_file() and path.suffix.lower() in STREAM_SUFFIXES:
             raise ValueError(f"{path} is one video: name a folder of videos")
     if args.features and args.features.exists() and not args.features.is_dir():
         raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")

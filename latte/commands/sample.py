@@ -1,7 +1,7 @@
-"""`latte sample`: videos from a model, with a page, a contact sheet and a moving picture to look at them.
+"""`latte sample`: make videos with a model, with a page, a contact sheet and an animation to look at them.
 
-With --n, for evaluation: so many in all, of classes or prompts in turn, as lossless files of which those are made that
-are missing, by one process or by several at once (latte.sample_many); no page.
+With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
+with one process or several at once, and writes no page.
 """
 
 import argparse
@@ -11,68 +11,72 @@ import re
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from latte.class_pipeline import ClassPipeline
 from latte.commands.parser import Parser
 from latte.commands.sampling_options import add_sampling_options, opened
+from latte.conditioning import MOST_VIDEOS, check_count
 from latte.files import writable
 from latte.pab import broadcast_ranges
-from latte.pipeline import MOST_VIDEOS, LattePipeline, check_count
+from latte.pipeline import LattePipeline
 from latte.processes import local_device
 from latte.sample_many import RECORD, sample_many
 from latte.text.embed import read_prompts
-from latte.text_pipeline import TextPipeline
-from latte.video.page import GRID_OF_ALL, INDEX, SHEET, contact_sheet, is_page, tile, write_page
+from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
 from latte.weights.tensors import digest
 
-GRID = 8192  # a webp ends at 16,383
+LARGEST_GRID = 8192  # pixels of a side; a WebP can have 16,383
 
 
 def parser() -> Parser:
-    """The words of `latte sample`."""
+    """The options of `latte sample`."""
     parser = Parser(prog="latte sample", description=__doc__)
     add = parser.add_argument
-    add("model", nargs="?", help="a folder, an original .pt, or what ships (default: shapes; with --prompt shapes-t2v)")
+    words = "a folder, an original .pt, or a model that ships (default: shapes; with --prompt shapes-t2v)"
+    add("model", nargs="?", help=words)
     add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
-    add("--n", "--count", dest="count", type=int, metavar="N", help="videos in all, for evaluation (torchrun: --count)")
+    words = "a set of N videos in all, for evaluation (with torchrun: --count)"
+    add("--n", "--count", dest="count", type=int, metavar="N", help=words)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", nargs="+", help="what a text-to-video model is to show; one video or more of each")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="the same, a line each")
-    add("--negative-prompt", default="", help="what it is to stay away from")
-    add("--num-videos", type=int, help="of each class (default: 2) or prompt (1), or in all of an unconditional model")
-    add("--num-frames", type=int, help="frames of a video (default: as trained)")
-    add("--height", type=int, help="in pixels (default: as trained)")
-    add("--width", type=int, help="in pixels (default: as trained)")
+    prompts.add_argument("--prompt", nargs="+", help="what a text-to-video model is to show; one prompt or several")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one a line")
+    add("--negative-prompt", default="", help="what the videos are to stay away from")
+    words = "videos of each class (default: 2) or prompt (1), or in all from an unconditional model"
+    add("--num-videos", type=int, help=words)
+    add("--num-frames", type=int, help="frames of a video (default: as the model was trained)")
+    add("--height", type=int, help="in pixels (default: as the model was trained)")
+    add("--width", type=int, help="in pixels (default: as the model was trained)")
     add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
-    add("--pab", nargs="+", metavar="KIND=RANGE", help="reuse outputs over steps, such as spatial=2 temporal=3 cross=6")
+    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
+    add("--pab", nargs="+", metavar="KIND=RANGE", help=words)
     add_sampling_options(parser)
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """Sample and write; prints what was made, from which weights, how fast, and what to try next."""
+    """Sample and write; print what was made, from which weights, how fast, and what to try next."""
     args = parser().parse_args(argv)
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
-    check(args)
+    check_arguments(args)
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
     if args.count:
         args.device = local_device(args.device)
     pipe, settings, files = opened(args)
     if args.pab:
         pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
-    (collect if args.count else exhibit)(pipe, settings, files, args)
+    (make_set if args.count else make_page)(pipe, settings, files, args)
 
 
-def collect(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
+def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
     """Complete a set of args.count videos for evaluation, together with the other processes; the first one reports."""
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     args.num_videos = 1
-    asked, _ = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
+    asked, _ = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args)
     labels = asked.get("prompt") or asked.get("class_labels")
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
@@ -85,23 +89,35 @@ def collect(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start
     if rank == 0:
-        speed = f"{made} made in {seconds:.1f} s, {made / seconds:.2f} a second" if made else "all were there already"
-        print(f"{args.count} videos in {args.out}: {speed}; lossless mkv each, and what they depend on in {RECORD}")
-        print("next: the same words with a larger --n add to them")
+        speed = f"made {made} in {seconds:.1f} s, {made / seconds:.2f} per second" if made else "all were there already"
+        print(f"{args.count} videos in {args.out}: {speed}; lossless .mkv files, and their settings in {RECORD}")
+        print("next: the same command with a larger --n adds to them")
 
 
-def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> None:
-    """Make the videos that the words ask for, and a page of them."""
-    asked, captions = (prompted if isinstance(pipe, TextPipeline) else of_classes)(pipe, args)
+def make_page(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
+    """Make the videos that the options ask for, and a page of them."""
+    asked, captions = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args)
     start = time.perf_counter()
-    videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8", progress=True).frames
+    videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8").frames
     seconds = time.perf_counter() - start
+    facts = page_facts(pipe, settings, files, args)
+    facts["speed"] = f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos per second"
+    page = show(videos, captions, args.out, args.fps, facts)
+    f, _, h, w = videos.shape[1:]
+    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
+    for name, value in facts.items():
+        print(f"  {name:8} {value}")
+    print(f"next: open {page}; latte sample {shlex.join(other_seed(settings, args))}; latte train --help")
+
+
+def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> dict[str, str]:
+    """What a page says about its videos: the model, its weights, and how they were sampled."""
     scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
-    conditional = isinstance(pipe, TextPipeline) or pipe.transformer.config.num_classes
+    conditional = pipe.takes_prompts or pipe.transformer.config.num_classes
     between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
     guided = f"guidance {scale:g}{between}" if conditional else "unconditional"
     noise = f", eta {settings['eta']:g}" if settings["eta"] else ""
-    facts = {
+    return {
         "model": args.model,
         "vae": args.vae or "its own",
         "weights": ", ".join(f"{Path(file.parent.name, file.name)} sha256 {digest(file)}" for file in files),
@@ -109,23 +125,20 @@ def exhibit(pipe: LattePipeline, settings: dict, files: list[Path], args: argpar
         **({"reuse": f"Pyramid Attention Broadcast, {' '.join(args.pab)}"} if args.pab else {}),
         **({"dtype": args.dtype} if args.dtype != "float32" else {}),
         **({"memory": args.memory} if args.memory != "normal" else {}),
-        "speed": f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos a second",
     }
-    page = show(videos, captions, args.out, args.fps, facts)
-    f, _, h, w = videos.shape[1:]
-    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: mp4 each, contact-sheet.png, grid.webp, {page.name}")
-    for name, value in facts.items():
-        print(f"  {name:8} {value}")
+
+
+def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
+    """Arguments that make other videos with the same model: the next seed, without guidance."""
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
     weights = None if args.weights == "ema" else args.weights
     needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
-    again += ["--cfg-scale", "1"] if scale != 1 else []
-    print(f"next: open {page}; latte sample {shlex.join(again)}; latte train --help")
+    return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
 
 
-def of_classes(pipe: ClassPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
-    """What the call of a pipeline of classes, or of none, takes for these words, and what each video is to show."""
+def classes_call(pipe: LattePipeline, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """What the call takes for a model of classes, or an unconditional one, and a caption for each video."""
     if args.prompt or args.negative_prompt:
         raise ValueError(f"--prompt and --negative-prompt: {args.model} is a model of classes, or unconditional")
     labels = chosen_labels(pipe, args)
@@ -137,8 +150,8 @@ def of_classes(pipe: ClassPipeline, args: argparse.Namespace) -> tuple[dict, lis
     return {**asked, "num_frames": args.num_frames}, captions
 
 
-def prompted(pipe: TextPipeline, args: argparse.Namespace) -> tuple[dict, list[str]]:
-    """The same of prompts."""
+def prompts_call(pipe: LattePipeline, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """What the call takes for a text-to-video model, and a caption for each video."""
     if not args.prompt:
         raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
     if args.classes:
@@ -148,14 +161,14 @@ def prompted(pipe: TextPipeline, args: argparse.Namespace) -> tuple[dict, list[s
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
 
 
-def check(args: argparse.Namespace) -> None:
-    """ValueError, before minutes of work, for what would fail after them."""
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError, before minutes of work, for what would fail after them."""
     if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
     if args.count is not None:
         check_count("--n", args.count, MOST_VIDEOS)
         if args.num_videos is not None:
-            raise ValueError("--num-videos is of each, and --n in all: give one")
+            raise ValueError("--num-videos is for each class or prompt, --n is for all of them: give one")
     elif (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
     broadcast_ranges(args.pab or [])
@@ -165,16 +178,16 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
-    if not args.count and (args.out / INDEX).exists() and not is_page(args.out / INDEX):
-        raise ValueError(f"{args.out / INDEX} is not one that was written here: choose another folder, --out")
+    if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
+        raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 
 
-def chosen_labels(pipe: ClassPipeline, args: argparse.Namespace) -> list[int] | None:
-    """The class of every video, num_videos of each in turn; None: the model has no classes."""
+def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | None:
+    """The class of every video, copies of a class side by side; None for an unconditional model."""
     count = pipe.transformer.config.num_classes
     if not count:
         if args.classes:
-            raise ValueError("this model is unconditional: it knows no --classes")
+            raise ValueError("this model is unconditional: it has no --classes")
         return None
     names = range(count) if args.classes in (None, ["all"]) else args.classes
     each = args.num_videos or 2
@@ -184,19 +197,29 @@ def chosen_labels(pipe: ClassPipeline, args: argparse.Namespace) -> list[int] | 
 
 
 def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:
-    """Write uint8 videos (n, f, 3, h, w) one by one, in place of those of the page before, and a page of them.
+    """Write videos one by one, in place of those of the previous page there, and a page of them.
 
-    The contact sheet and grid.webp have the first of them, as many as fit in a square of GRID pixels, 8 x 8 at most.
-    Returns the path of the page.
+    The contact sheet and grid.webp show the first videos, as many as fit in a square of LARGEST_GRID pixels, 8 x 8 at
+    most.
+
+    Args:
+        videos: uint8 (n, f, 3, h, w).
+        captions: One per video.
+        folder: Where to write.
+        fps: Frames per second of the files.
+        facts: What the page says about them.
+
+    Returns:
+        The path of the page.
     """
-    page = folder / INDEX
+    page = folder / PAGE_FILE
     for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
         (folder / old).unlink(missing_ok=True)
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
     for name, video in zip(names, videos):
         write_video(video, folder / name, fps)
-    most = min(8, max(1, GRID // max(videos.shape[3:])))
+    most = min(8, max(1, LARGEST_GRID // max(videos.shape[3:])))
     first = videos[: most**2]
-    contact_sheet(first, captions[: len(first)], folder / SHEET)
-    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_OF_ALL, fps)
+    contact_sheet(first, captions[: len(first)], folder / SHEET_FILE)
+    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_FILE, fps)
     return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)

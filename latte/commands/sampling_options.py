@@ -1,14 +1,13 @@
-"""What every command that samples has: its options, the model that they name, and the settings of its call."""
+"""What every command that samples shares: its options, the model that they name, and the settings of its call."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from latte.class_pipeline import ClassPipeline
 from latte.commands.parser import add_device_option
 from latte.device import usable_device
 from latte.pipeline import LattePipeline
 from latte.scheduler import ALL, Scheduler
-from latte.text_pipeline import TextPipeline
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import is_text_pipeline, own_vae, weights_file
 from latte.weights.published import part_files
@@ -16,69 +15,75 @@ from latte.weights.tensors import DTYPES
 from latte.weights.vae_folder import vae_file
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command that samples has."""
+def add_sampling_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that every command that samples has."""
     add = parser.add_argument
-    add("--vae", help="the VAE's folder, where the model's own has none")
+    add("--vae", help="folder of the VAE, if the model's folder holds none")
     own = "(default: what the model's folder says, or {})"
-    add("--num-sampling-steps", help=f"a count, or a respacing such as ddim50 {own.format(50)}")
-    add(
-        "--cfg-scale",
-        type=float,
-        help="guidance scale; 1: none (default: what the model's folder says, or 4, of text-to-video 7.5)",
-    )
-    words = "timesteps between which to guide (default: what the model's folder says, or all)"
+    add("--num-sampling-steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+    words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
+    add("--cfg-scale", type=float, help=words)
+    words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add("--sampler", choices=ALL, help=f"{', '.join(ALL)} (default: a text-to-video folder's own, else ddim)")
-    add("--eta", type=float, help=f"noise of ddim: 0 none, 1 as much as ddpm {own.format(0)}")
-    add("--seed", type=int, default=0, help="video i depends on it, on i and on its class alone (default: 0)")
+    add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
+    add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
     add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
-    add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two (default: ema)")
+    add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
     add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
-    add("--memory", choices=("normal", "low"), default="normal", help="low: an 8-bit text encoder, a VAE in parts")
+    words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
+    add("--memory", choices=("normal", "low"), default="normal", help=words)
     add_device_option(parser)
 
 
-def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict, list[Path]]:
-    """The pipeline of args.model, the settings of its call, and its files of weights, the VAE's last.
+def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
+    """Open the model that the options name.
 
-    ValueError: words that this kind of model has no use for, or no such model.
+    Returns:
+        The pipeline on its device, the settings of its call, and its files of weights, the VAE's last.
+
+    Raises:
+        ValueError: There is no such model, or an option does nothing for this kind of model.
     """
     path = find_pipeline(args.model)
     of_text = is_text_pipeline(path)
-    check_kind(args, of_text)
+    check_options(args, of_text)
     options = {} if args.vae is None else {"vae": args.vae}
     if of_text:
-        pipe = TextPipeline.from_pretrained(path, torch_dtype=DTYPES[args.dtype], memory=args.memory, **options)
-        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler or pipe.scheduler.sampler)
+        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], memory=args.memory, **options)
+        pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
         files = list(dict.fromkeys(file for part in ("transformer", "text_encoder") for file in part_files(path, part)))
     else:
-        pipe = ClassPipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
+        pipe = LattePipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
-    sampler = pipe.scheduler.sampler if of_text else args.sampler or "ddim"
+    if pipe.vae is not None:
+        files.append(vae_file(find_vae(args.vae, path) if args.vae else own_vae(path)))
+    return pipe.to(usable_device(args.device)), call_settings(pipe, args), files
+
+
+def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, Any]:
+    """What the pipeline's call takes for these options; every default is filled in, so that it can be recorded."""
+    sampler = args.sampler or pipe.scheduler.sampler
     steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
     guidance = pipe.sampling.guidance.asked(args.cfg_scale, args.cfg_interval)
-    settings = {
-        **({} if of_text else {"sampler": sampler}),
-        "num_inference_steps": int(steps) if of_text else str(steps),
+    return {
+        **({} if pipe.takes_prompts else {"sampler": sampler}),
+        "num_inference_steps": int(steps) if pipe.takes_prompts else str(steps),
         "guidance_scale": guidance.scale,
         **({"guidance_interval": guidance.interval} if guidance.interval and guidance.scale != 1 else {}),
         "eta": pipe.sampling.eta_of(sampler, args.eta),
         "seed": args.seed,
         "batch_size": args.batch_size,
     }
-    if pipe.vae is not None:
-        files.append(vae_file(find_vae(args.vae, path) if args.vae else own_vae(path)))
-    return pipe.to(usable_device(args.device)), settings, files
 
 
-def check_kind(args: argparse.Namespace, of_text: bool) -> None:
-    """ValueError: words that this kind of model has no use for."""
+def check_options(args: argparse.Namespace, of_text: bool) -> None:
+    """Raise ValueError for options that do nothing for this kind of model, or are out of range."""
     if not 1 <= args.batch_size <= 4096:
         raise ValueError(f"--batch-size is {args.batch_size}; it must be in 1 to 4096")
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
-        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; with prompts it is a count")
-    idle = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
-    if wrong := [name for name, value in idle.items() if getattr(args, name) != value]:
+        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
+    unused = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
+    if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:
         raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")

@@ -1,1 +1,1 @@
-"""The built-in data set of moving shapes: drawing it, judging it without a network, corrupting it."""
+"""The built-in data set of moving shapes: drawing the clips, judging generated ones, and corrupting them."""

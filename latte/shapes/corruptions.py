@@ -1,6 +1,7 @@
-"""Known ways to spoil a clip, by name, each with a strength: what a measure of quality must notice, more of it more.
+"""Corruptions of graded strength. A quality metric must notice each one, and more of it must score worse.
 
-Everything random in them is a function of (seed, clip), the same at every strength: a clip is spoiled more, not anew.
+All randomness is a function of (seed, clip) and the same at every strength: more strength corrupts a clip further, not
+differently.
 """
 
 import math
@@ -12,21 +13,22 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 
+# (clip, uint8 (f, 3, h, w); strength, in [0, 1]; source of randomness) -> corrupted clip of the same shape
 Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 
-GREY_LEVELS = 64  # of 255, the noise's standard deviation at strength 1
-BLUR = 4 / 64  # likewise the blur's, in sides of a frame
+NOISE_LEVELS = 64  # standard deviation of the noise at strength 1, in grey levels out of 255
+BLUR_WIDTH = 4 / 64  # standard deviation of the blur at strength 1, as a fraction of the frame's side
 
 
 def noisy(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Gaussian noise on every pixel."""
+    """Add Gaussian noise to every pixel."""
     noise = torch.randn(video.shape, generator=random)
-    return (video + strength * GREY_LEVELS * noise).round().clamp(0, 255).byte()
+    return (video + strength * NOISE_LEVELS * noise).round().clamp(0, 255).byte()
 
 
 def blurred(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """A Gaussian blur of every frame; beyond the border its last pixels go on."""
-    sigma = strength * BLUR * video.shape[-1]
+    """Blur every frame with a Gaussian; pixels at the border are repeated beyond it."""
+    sigma = strength * BLUR_WIDTH * video.shape[-1]
     if not sigma:
         return video
     reach = math.ceil(3 * sigma)
@@ -38,7 +40,7 @@ def blurred(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
 
 
 def frozen(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Each frame but the first is, with a chance of `strength`, what was shown before it again; 1: a still."""
+    """Replace each frame but the first, with probability `strength`, by the frame shown before it. 1 gives a still."""
     stays = torch.rand(len(video), generator=random) < strength
     stays[0] = False
     shown = torch.where(stays, 0, torch.arange(len(video))).cummax(0).values
@@ -46,7 +48,7 @@ def frozen(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
 
 
 def shuffled(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """A share of the frames, wherever they stand, change places with each other, each with the next of them."""
+    """Choose a fraction `strength` of the frames at random, and permute them cyclically."""
     chosen = torch.randperm(len(video), generator=random)[: round(strength * len(video))]
     order = torch.arange(len(video))
     order[chosen] = chosen.roll(1)
@@ -54,16 +56,16 @@ def shuffled(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
 
 
 def slower(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Played at 1 / (1 + strength) of its speed, the nearest frame each time; its end is not reached."""
+    """Play at 1 / (1 + strength) of the speed, with the nearest frames. The end of the clip is not reached."""
     return video[(torch.arange(len(video)) / (1 + strength) + 0.5).long()]
 
 
 def faster(video: Tensor, strength: float, random: torch.Generator) -> Tensor:
-    """Played at 1 + strength times its speed, the nearest frame each time; its last frame stays."""
+    """Play at 1 + strength times the speed, with the nearest frames. The last frame is then repeated."""
     return video[(torch.arange(len(video)) * (1 + strength) + 0.5).long().clamp(max=len(video) - 1)]
 
 
-CORRUPTIONS: dict[str, Corruption] = {  # clip uint8 (f, 3, h, w), strength in [0, 1], its randomness -> the same shape
+CORRUPTIONS: dict[str, Corruption] = {
     "noise": noisy,
     "blur": blurred,
     "frozen frames": frozen,
@@ -74,13 +76,24 @@ CORRUPTIONS: dict[str, Corruption] = {  # clip uint8 (f, 3, h, w), strength in [
 
 
 def corrupted(videos: Tensor, name: str, strength: float, seed: int = 0, first: int = 0) -> Tensor:
-    """Spoil clips, uint8 (n, f, 3, h, w), the i-th as (seed, first + i) says; strength 0 changes nothing.
+    """Corrupt clips.
 
-    ValueError: no such corruption, or a strength outside of 0 to 1.
+    Args:
+        videos: uint8 (n, f, 3, h, w).
+        name: One of CORRUPTIONS.
+        strength: From 0, which changes nothing, to 1.
+        seed: The source of randomness, together with each clip's number.
+        first: The number of the first clip, so that a part of a set is corrupted as it is within the set.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        ValueError: If there is no such corruption, or if the strength is out of range.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"no corruption is called {name!r}; there are {', '.join(CORRUPTIONS)}")
+        raise ValueError(f"unknown corruption {name!r}; use one of {', '.join(CORRUPTIONS)}")
     if not 0 <= strength <= 1:
-        raise ValueError(f"the strength of a corruption is {strength}; it must be in 0 to 1")
-    spoil = CORRUPTIONS[name]
-    return torch.stack([spoil(video, strength, generator(seed, first + i)) for i, video in enumerate(videos)])
+        raise ValueError(f"corruption strength is {strength}; it must be from 0 to 1")
+    corrupt = CORRUPTIONS[name]
+    return torch.stack([corrupt(video, strength, generator(seed, first + i)) for i, video in enumerate(videos)])

@@ -1,8 +1,7 @@
-"""The built-in data set: captioned clips of one moving shape, drawn by NumPy when they are asked for.
+"""The built-in data set: captioned clips of one moving shape, drawn on demand with NumPy.
 
-ShapeClip i of a seed is a function of (seed, i) alone. The motion is the class; with it come the exact trajectory,
-colour
-and shape, so that what a model makes can be judged without any network (latte.shapes.examiner).
+A clip is a pure function of (seed, index). Its class is the motion. It comes with its exact trajectory, colour and
+shape, so that generated clips can be judged without a neural network (latte.shapes.examiner).
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "growing", "shrinking")
-PHRASES = {
+PHRASES = {  # the motions in captions
     **{way: f"moving {way}" for way in MOTIONS[:4]},
     **{way: f"circling {way}" for way in MOTIONS[4:6]},
     **{way: way for way in MOTIONS[6:]},
@@ -24,14 +23,27 @@ COLOURS = {
     "magenta": (220, 70, 210),
     "cyan": (60, 210, 220),
 }
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-BACKGROUND = (24, 48)  # grey levels
+DIRECTIONS = {  # unit vectors (x, y); y points down
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}
+BACKGROUND = (24, 48)  # range of grey levels
+MIN_SIZE = 16  # pixels; smaller frames have no room for the motions
+
+Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]  # (x, y, radius) -> distance to the edge, in pixels
 
 
-def star(points: int, inner: float, turn: float) -> Callable[[np.ndarray, np.ndarray, float], np.ndarray]:
-    """Distance to the edge, negative inside, of a star with `points` tips at radius r and notches at inner * r.
+def star(points: int, inner: float, turn: float) -> Distance:
+    """Return the signed distance function of a star, which is negative inside.
 
-    A regular polygon is one whose notches lie on its sides. turn: the angle of the first tip.
+    A regular polygon is a star whose notches lie on the polygon's sides: inner = cos(pi / points).
+
+    Args:
+        points: The number of tips, which lie at the radius that the function is given.
+        inner: The radius of the notches, as a fraction of that radius.
+        turn: The angle of the first tip, in radians.
     """
     half = np.pi / points
     notch = inner * np.exp(1j * half)
@@ -46,7 +58,7 @@ def star(points: int, inner: float, turn: float) -> Callable[[np.ndarray, np.nda
     return distance
 
 
-SHAPES = {
+SHAPES: dict[str, Distance] = {
     "circle": lambda x, y, r: np.hypot(x, y) - r,
     "square": star(4, np.cos(np.pi / 4), np.pi / 4),
     "triangle": star(3, 0.5, -np.pi / 2),
@@ -55,11 +67,21 @@ SHAPES = {
 
 
 def coverage(shape: str, centre: np.ndarray, radius: np.ndarray, size: int) -> np.ndarray:
-    """How much of each pixel the shape covers, in [0, 1]: centres (f, 2), radii (f,) -> (f, size, size)."""
+    """Rasterise a moving shape with antialiased edges.
+
+    Args:
+        shape: One of SHAPES.
+        centre: (f, 2) as (x, y), in pixels.
+        radius: (f,), in pixels.
+        size: The side of a frame, in pixels.
+
+    Returns:
+        The fraction of each pixel that the shape covers, (f, size, size) in [0, 1].
+    """
     y, x = np.mgrid[:size, :size] + 0.5
     alpha = np.zeros((len(radius), size, size))
     for frame, (cx, cy), r in zip(alpha, centre, radius):
-        # two pixels beyond the radius nothing is covered, not even by a star's sharp tip: left out, for speed
+        # for speed, only a box around the shape is computed: two pixels beyond the radius, even a sharp tip has ended
         box = tuple(slice(max(int(c - r) - 2, 0), max(int(c + r) + 3, 0)) for c in (cy, cx))
         frame[box] = np.clip(0.5 - SHAPES[shape](x[box] - cx, y[box] - cy, r), 0, 1)
     return alpha
@@ -67,26 +89,29 @@ def coverage(shape: str, centre: np.ndarray, radius: np.ndarray, size: int) -> n
 
 @dataclass(frozen=True)
 class ShapeClip:
-    """A clip and the truth about it."""
+    """A clip and its ground truth."""
 
-    video: np.ndarray  # (f, 3, h, w) uint8
+    video: np.ndarray  # uint8 (f, 3, h, w)
     label: int  # index into MOTIONS
     motion: str
     shape: str
     colour: str
     caption: str  # "a red star moving left"
-    trajectory: np.ndarray  # (f, 2), the shape's centre as (x, y), in pixels
+    trajectory: np.ndarray  # (f, 2), the centre of the shape as (x, y), in pixels
     radius: np.ndarray  # (f,), in pixels
 
 
-def kept_apart(clip: "ShapeClip") -> bool:
-    """Whether its combination of motion, shape and colour, one of 24 out of 192, is left out of captioned training."""
-    kinds = ((MOTIONS, clip.motion), (tuple(SHAPES), clip.shape), (tuple(COLOURS), clip.colour))
-    return sum(weight * table.index(name) for weight, (table, name) in enumerate(kinds, 1)) % 8 == 0
+def is_held_out(clip: ShapeClip) -> bool:
+    """Whether text-to-video training never sees this combination of motion, shape and colour.
+
+    24 of the 192 combinations are held out, to test whether a model composes what it has only seen apart.
+    """
+    attributes = ((MOTIONS, clip.motion), (tuple(SHAPES), clip.shape), (tuple(COLOURS), clip.colour))
+    return sum(weight * values.index(value) for weight, (values, value) in enumerate(attributes, 1)) % 8 == 0
 
 
-def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A trajectory (f, 2) and radii (f,), whole inside the frame."""
+def draw_path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a random trajectory (f, 2) and radii (f,), in pixels, that keep the shape inside the frame."""
     time, unit = np.linspace(0, 1, frames), size / 64
     radius = np.full(frames, rng.uniform(9, 12) * unit)
     if motion in DIRECTIONS:
@@ -99,7 +124,7 @@ def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple
         centre = axis * middle + (1 - axis) * across + direction * length * (time[:, None] - 0.5)
     elif motion in ("clockwise", "anticlockwise"):
         turn = 2 * np.pi * rng.uniform(0.55, 0.7) * (1 if motion == "clockwise" else -1)
-        # from about the top: with any phase, both ways look alike on average, and no small model learned which is which
+        # start near the top: with a random phase, both directions look alike on average, and small models mix them up
         angle = rng.uniform(-0.75, -0.25) * np.pi + turn * time
         orbit = rng.uniform(9, 12) * unit
         slack = size / 2 - orbit - radius[0] - 1
@@ -114,18 +139,30 @@ def path(motion: str, frames: int, size: int, rng: np.random.Generator) -> tuple
 def make_clip(
     seed: int, index: int, motion: str | None = None, frames: int = 16, size: int = 64, window: slice = slice(None)
 ) -> ShapeClip:
-    """Clip `index` of the data set `seed`; `motion` in place of the drawn one. Pure, a few milliseconds.
+    """Draw a clip, which takes a few milliseconds.
 
-    window: which of the frames to draw; what is left out costs nothing. ValueError: size is below 16.
+    Args:
+        seed: The data set.
+        index: The clip's number in it, from 0; there is no last one.
+        motion: One of MOTIONS, instead of the random one. Shape, colour and background do not depend on it.
+        frames: How many frames the full motion takes.
+        size: The side of a frame, in pixels.
+        window: Which of the frames to draw. The others cost nothing.
+
+    Returns:
+        The clip, with the ground truth of the frames in the window.
+
+    Raises:
+        ValueError: If size is below MIN_SIZE.
     """
-    if size < 16:
-        raise ValueError(f"frames of {size} pixels are too small for the shapes: 16 or more")
+    if size < MIN_SIZE:
+        raise ValueError(f"frames of {size} pixels are too small for the shapes; use {MIN_SIZE} or more")
     rng = np.random.default_rng([seed, index])
-    drawn = MOTIONS[rng.integers(len(MOTIONS))]
-    shape, colour = (list(table)[rng.integers(len(table))] for table in (SHAPES, COLOURS))
+    random_motion = MOTIONS[rng.integers(len(MOTIONS))]  # drawn in any case, so that all that follows stays the same
+    shape, colour = (list(values)[rng.integers(len(values))] for values in (SHAPES, COLOURS))
     grey = rng.uniform(*BACKGROUND)
-    motion = motion or drawn
-    centre, radius = (values[window] for values in path(motion, frames, size, rng))
+    motion = motion or random_motion
+    centre, radius = (values[window] for values in draw_path(motion, frames, size, rng))
     alpha = coverage(shape, centre, radius, size)[:, None]
     video = (1 - alpha) * grey + alpha * np.array(COLOURS[colour])[:, None, None]
     caption = f"a {colour} {shape} {PHRASES[motion]}"

@@ -1,38 +1,45 @@
-"""The examiner of the built-in shapes: what moves, how, in which colour, told from pixels by plain geometry.
+"""The examiner of the built-in shapes: it tells from pixels what moves, how, and in which colour.
 
-No network, so no bias towards one: it separates the shape from the background, follows its centre and size, and
-fits each kind of motion. A clip that no motion fits is "none"; so is a colour that is not of the palette.
+The examiner uses no neural network, only geometry, so it is not biased towards any network. It separates the shape from
+the background, tracks its centre and size, and fits each kind of motion. Motions that fit none of them are reported as
+"none", and so are colours outside the palette.
 
-What it lets pass at 64 x 64 pixels (at other sizes in proportion) is soft edges and a centre that trembles by about a
-pixel; a thrown, swapped or frozen frame is more than that:
+At 64 x 64 pixels (at other sizes in proportion) it tolerates soft edges and a centre that jitters by about a pixel, but
+not a displaced, swapped or frozen frame:
 
-- centre: within 2 px rms of an even motion, 4 px in any frame; radius: within 10 % rms, 20 %, of an even change;
-- progress: no step back by 3/4 of a mean step, and any three steps (of fifteen) together go 0.6 of one;
-- colour: of a frame's inside, 80 % of the pixels nearest to one entry of the palette, and their mean 60 levels from it;
+- centre: within 2 px rms of uniform motion, and within 4 px in every frame;
+- radius: within 10 % rms of uniform change, and within 20 % in every frame;
+- progress: no step back by more than 3/4 of the mean step; any three steps (of fifteen) advance by 0.6 steps in total;
+- colour: in each frame, 80 % of the inner pixels are nearest to one entry of the palette, and their mean is within 60
+  grey levels of it;
 - colour and number of objects: the same in 7 of 8 frames.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from latte.shapes.draw import COLOURS, DIRECTIONS, MOTIONS, SHAPES, ShapeClip, coverage
 
-AREAS = {"circle": np.pi, "square": 2.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * 0.45 * np.sin(np.pi / 5)}  # r = 1
+NONE = "none"  # no known motion, colour or shape fits
 
-# The bounds lie between two measurements: of fair clips (440 reconstructions by a VAE at 36.8 dB; 400 real ones with
-# soft edges, each frame's centre off by 0.7 px in x and in y and its radius by 1.5 %, as standard deviations; 200
-# blurred and noisy ones) and of 200 corrupted clips of each kind.
-CONTRAST = 40  # grey levels by which a shape differs from the background
-PURITY = 0.8  # fair clips: 1.0 in all but two frames; half one colour and half another: at most 0.69
-COLOUR_DISTANCE = 60  # fair: at most 28 in all but two frames; grey: 110 or more; drained to 35 %: 71 or more
-NEARLY_ALL = 7 / 8  # of frames: the VAE gets the colour of the smallest shapes wrong in up to two of sixteen
-CENTRE = 2.0  # pixels rms, and twice that in any frame; fair: 1.3, 2.8; one frame 6 px off: at least 4.1 there
-RADIUS = 0.1  # likewise, as a share of the mean radius; fair: 0.02, 0.06; one frame 1.7 times as large: 0.28 there
-STEP_BACK = 0.75  # mean steps; fair: 0.6 in all but 1 %; two neighbours swapped: at least 0.82
-ADVANCE = 0.2  # mean speeds, over a fifth of the clip; fair: at least 0.31; frozen: 0
-OVERLAP = 0.65  # of the drawing with what was seen; fair: at least 0.76, a second object beside it: 0.46 in the median
+# areas at radius 1
+AREAS = {"circle": np.pi, "square": 2.0, "triangle": 3 * 3**0.5 / 4, "star": 5 * 0.45 * np.sin(np.pi / 5)}
+
+# Each bound lies between two measurements. Acceptable clips: 440 reconstructions by a VAE (PSNR 36.8 dB); 400 real
+# clips with soft edges, each frame's centre off by 0.7 px in x and y and its radius by 1.5 % (standard deviations);
+# and 200 blurred and noisy ones. Corrupted clips: 200 of each kind.
+MIN_CONTRAST = 40  # grey levels between a shape and the background
+MIN_PURITY = 0.8  # acceptable: 1.0 in all but two frames; half one colour and half another: at most 0.69
+MAX_COLOUR_DISTANCE = 60  # acceptable: at most 28 in all but two frames; grey: 110 or more; 35 % saturation: 71
+MOST_FRAMES = 7 / 8  # the VAE changes the colour of the smallest shapes in up to two of sixteen frames
+CENTRE_ERROR = 2.0  # pixels rms, twice that per frame; acceptable: 1.3, 2.8; one frame displaced by 6 px: at least 4.1
+RADIUS_ERROR = 0.1  # the same, relative to the mean radius; acceptable: 0.02, 0.06; one frame 1.7 times as large: 0.28
+MAX_STEP_BACK = 0.75  # mean steps; acceptable: 0.6 in all but 1 % of clips; two neighbours swapped: at least 0.82
+MIN_ADVANCE = 0.2  # mean speeds, over a fifth of the clip; acceptable: at least 0.31; frozen: 0
+MIN_OVERLAP = 0.65  # of the drawn and the seen shape; acceptable: at least 0.76; with a second object: median 0.46
 
 
 @dataclass(frozen=True)
@@ -40,44 +47,44 @@ class Findings:
     """What the examiner saw in one clip."""
 
     motion: str  # one of MOTIONS, or "none"
-    colour: str  # one of COLOURS, in nearly all frames, or "none"
+    colour: str  # one of COLOURS, in most frames, or "none"
     shape: str  # one of SHAPES, or "none"
-    count: int  # 1: one object in nearly all frames; else what most of the other frames show
-    trajectory: np.ndarray  # (f, 2) as (x, y); nan where nothing was seen
-    fit_error: float  # rms distance of the trajectory from the fitted motion, in pixels; nan for "none"
-    colour_constancy: float  # share of frames in the clip's main colour
+    count: int  # 1 if most frames show one object; otherwise the most frequent other number
+    trajectory: np.ndarray  # (f, 2), centres as (x, y) in pixels; NaN where nothing was seen
+    fit_error: float  # rms distance from the fitted motion, in pixels; NaN if the motion is "none"
+    colour_constancy: float  # fraction of frames in the clip's most frequent colour
 
 
 def segment(video: np.ndarray) -> np.ndarray:
-    """Coverage of each pixel by what is not background: (f, 3, h, w) in grey levels -> (f, h, w) in [0, 1]."""
+    """Separate the foreground: (f, 3, h, w) in grey levels -> its coverage of each pixel, (f, h, w) in [0, 1]."""
     border = np.concatenate([video[..., 0, :], video[..., -1, :], video[..., 0], video[..., -1]], -1)
     background = np.median(border, axis=(0, 2))
     distance = np.abs(video - background[:, None, None]).max(1)
     contrast = np.quantile(distance, 0.998, axis=(1, 2))[:, None, None]
-    return np.where(contrast < CONTRAST, 0, np.clip(distance / np.maximum(contrast, 1) * 1.25 - 0.25, 0, 1))
+    return np.where(contrast < MIN_CONTRAST, 0, np.clip(distance / np.maximum(contrast, 1) * 1.25 - 0.25, 0, 1))
 
 
 def neighbours(frames: np.ndarray) -> list[np.ndarray]:
-    """Each pixel's four neighbours, zero beyond the border: (f, h, w) -> four of (f, h, w)."""
+    """Return the four neighbours of each pixel, four arrays (f, h, w), which are 0 beyond the border."""
     padded = np.pad(frames, ((0, 0), (1, 1), (1, 1)))
     return [padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]]
 
 
-def follow(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the shape is and how large: (f, h, w) -> centres (f, 2), nan where there is next to nothing; areas (f,)."""
+def track(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Track the shape: coverage (f, h, w) -> centres (f, 2) in pixels, NaN where nothing is seen, and areas (f,)."""
     size = alpha.shape[-1]
-    at, area = np.arange(size) + 0.5, alpha.sum((1, 2))
-    moments = np.stack([alpha.sum(1) @ at, alpha.sum(2) @ at], 1)
-    seen = area > 15 * (size / 64) ** 2  # the smallest star covers 33 pixels, and 24 once reconstructed
+    positions, area = np.arange(size) + 0.5, alpha.sum((1, 2))
+    moments = np.stack([alpha.sum(1) @ positions, alpha.sum(2) @ positions], 1)
+    seen = area > 15 * (size / 64) ** 2  # the smallest star covers 33 pixels, and its reconstruction 24
     return np.where(seen[:, None], moments / np.maximum(area, 1)[:, None], np.nan), area
 
 
 def count_objects(mask: np.ndarray) -> np.ndarray:
-    """Connected parts (4 neighbours) of each frame of (f, h, w) bool, leaving out specks: (f,)."""
+    """Count the 4-connected components of each frame of a mask (f, h, w), without specks: (f,)."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         grown = np.where(mask, np.max([labels, *neighbours(labels)], axis=0), 0)
-        grown = np.append(0, grown)[grown]  # a label numbers a pixel: leap to the label of that pixel
+        grown = np.append(0, grown)[grown]  # pointer jumping: a label is the number of a pixel, which has a label too
         if np.array_equal(grown, labels):
             break
         labels = grown
@@ -90,167 +97,192 @@ def count_objects(mask: np.ndarray) -> np.ndarray:
 
 
 def judge_count(alpha: np.ndarray) -> int:
-    """1 if nearly all frames of (f, h, w) show one object, else the count that most of the others show."""
+    """Return 1 if most frames of (f, h, w) show one object, otherwise the most frequent other count."""
     counts = count_objects(alpha > 0.4)
     others = counts[counts != 1]
-    return 1 if len(others) <= (1 - NEARLY_ALL) * len(counts) else int(np.bincount(others).argmax())
+    return 1 if len(others) <= (1 - MOST_FRAMES) * len(counts) else int(np.bincount(others).argmax())
 
 
-def line_fit(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """values (f, k) as a straight line in time: (change from first to last frame (k,), residuals (f, k))."""
+def fit_line(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit values (f, k) linearly in time: the change from the first to the last frame (k,), and residuals (f, k)."""
     time = np.linspace(-0.5, 0.5, len(values))
     slope = time @ (values - values.mean(0)) / (time @ time)
     return slope, values - values.mean(0) - np.outer(time, slope)
 
 
-def circle_fit(trajectory: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """(angles (f,), radius, residuals (f, 2) from even motion on that circle); centre and radius by least squares."""
+def fit_circle(trajectory: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Fit uniform motion on a circle by least squares: angles (f,) in radians, the radius, and residuals (f, 2)."""
     design = np.column_stack([2 * trajectory, np.ones(len(trajectory))])
     solution = np.linalg.lstsq(design, (trajectory**2).sum(1), rcond=None)[0]
     centre = solution[:2]
     radius = float(np.sqrt(max(solution[2] + centre @ centre, 0)))
     offset = trajectory - centre
     angle = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
-    even = angle - line_fit(angle[:, None])[1][:, 0]
-    return angle, radius, offset - radius * np.stack([np.cos(even), np.sin(even)], 1)
+    uniform = angle - fit_line(angle[:, None])[1][:, 0]
+    return angle, radius, offset - radius * np.stack([np.cos(uniform), np.sin(uniform)], 1)
 
 
-def rms(residuals: np.ndarray) -> float:
-    """The rms length of residuals (f, k)."""
+def rms_length(residuals: np.ndarray) -> float:
+    """The root mean square length of residuals (f, k)."""
     return float(np.sqrt((residuals**2).sum(1).mean()))
 
 
-def close(residuals: np.ndarray, bound: float) -> bool:
-    """Whether residuals (f, k) are at most `bound` rms, and twice that in any frame."""
-    return rms(residuals) < bound and bool(np.linalg.norm(residuals, axis=1).max() < 2 * bound)
+def fits(residuals: np.ndarray, bound: float) -> bool:
+    """Whether residuals (f, k) are within `bound` in the rms, and within twice that in every frame."""
+    return rms_length(residuals) < bound and bool(np.linalg.norm(residuals, axis=1).max() < 2 * bound)
 
 
-def goes_on(progress: np.ndarray) -> bool:
-    """Whether progress (f,), up or down, never rests and never turns back."""
+def advances_steadily(progress: np.ndarray) -> bool:
+    """Whether progress (f,), rising or falling, never pauses and never reverses."""
     steps = np.diff(progress)
-    steps = steps / (steps.mean() or np.nan)  # nan: it came back to where it began, and is above no bound
+    steps = steps / (steps.mean() or np.nan)  # NaN, which passes no bound, if it returns to where it started
     window = max(1, len(steps) // 5)
     advance = np.convolve(steps, np.full(window, 1 / window), "valid")
-    return bool(steps.min() > -STEP_BACK and advance.min() > ADVANCE)
+    return bool(steps.min() > -MAX_STEP_BACK and advance.min() > MIN_ADVANCE)
 
 
 def judge_motion(trajectory: np.ndarray, area: np.ndarray, size: int, extent: float = 1.0) -> tuple[str, float]:
-    """The motion that fits, and how well (rms pixels); bounds in pixels are shares of the frame's side.
+    """Find the motion that fits a tracked shape.
 
-    extent: the share of a whole motion that the clip reaches over, and so the least that it has to move.
+    Args:
+        trajectory: Centres (f, 2), in pixels.
+        area: (f,), in pixels.
+        size: The side of a frame, in pixels. Bounds in pixels scale with it.
+        extent: The fraction of a full motion that the clip covers, in (0, 1]. A clip must move at least that much.
+
+    Returns:
+        One of MOTIONS and the rms distance from it in pixels, or "none" and NaN.
     """
-    unit, none = size / 64, ("none", float("nan"))
+    unit, no_motion = size / 64, (NONE, float("nan"))
     if len(trajectory) < 3 or not np.isfinite(trajectory).all():
-        return none
-    radius = np.sqrt(area)
-    (change,), uneven = line_fit(radius[:, None])
-    shift, aside = line_fit(trajectory)
-    if not close(uneven, RADIUS * radius.mean()):
-        return none
-    if abs(change) > 0.4 * extent * radius.mean():
-        stays = np.abs(shift).max() < 6 * unit and close(aside, CENTRE * unit)
-        return ("growing" if change > 0 else "shrinking", rms(aside)) if stays and goes_on(radius) else none
-    way = max(DIRECTIONS, key=lambda way: np.dot(DIRECTIONS[way], shift))
+        return no_motion
+    radius = np.sqrt(area)  # up to a factor that depends on the shape
+    (growth,), radius_residuals = fit_line(radius[:, None])
+    shift, residuals = fit_line(trajectory)
+    if not fits(radius_residuals, RADIUS_ERROR * radius.mean()):
+        return no_motion
+    if abs(growth) > 0.4 * extent * radius.mean():
+        stays = np.abs(shift).max() < 6 * unit and fits(residuals, CENTRE_ERROR * unit)
+        motion = "growing" if growth > 0 else "shrinking"
+        return (motion, rms_length(residuals)) if stays and advances_steadily(radius) else no_motion
+    direction = max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], shift))
     straight = np.abs(shift).max() > 14 * extent * unit and np.abs(shift).min() < 0.3 * np.abs(shift).max()
-    if straight and close(aside, CENTRE * unit) and goes_on(trajectory @ DIRECTIONS[way]):
-        return way, rms(aside)
-    angle, orbit, aside = circle_fit(trajectory)
+    if straight and fits(residuals, CENTRE_ERROR * unit) and advances_steadily(trajectory @ DIRECTIONS[direction]):
+        return direction, rms_length(residuals)
+    angle, orbit, residuals = fit_circle(trajectory)
     sweep = angle[-1] - angle[0]
-    if orbit > 6 * unit and abs(sweep) > np.radians(140 * extent) and close(aside, CENTRE * unit) and goes_on(angle):
-        return "clockwise" if sweep > 0 else "anticlockwise", rms(aside)
-    return none
+    circling = orbit > 6 * unit and abs(sweep) > np.radians(140 * extent)
+    if circling and fits(residuals, CENTRE_ERROR * unit) and advances_steadily(angle):
+        return "clockwise" if sweep > 0 else "anticlockwise", rms_length(residuals)
+    return no_motion
 
 
 def judge_shape(alpha: np.ndarray, trajectory: np.ndarray, area: np.ndarray) -> str:
-    """The shape whose drawing, of the seen area at the seen place, overlaps best, and well, with what was seen."""
+    """Draw each shape with the tracked centres and areas, and return the one that best overlaps coverage (f, h, w)."""
     seen = np.isfinite(trajectory).all(1)
     if not seen.any():
-        return "none"
+        return NONE
 
     def overlap(shape: str) -> float:
         drawn = coverage(shape, trajectory[seen], np.sqrt(area[seen] / AREAS[shape]), alpha.shape[-1])
         return float(np.minimum(drawn, alpha[seen]).sum() / np.maximum(drawn, alpha[seen]).sum())
 
     best, shape = max((overlap(shape), shape) for shape in SHAPES)
-    return shape if best > OVERLAP else "none"
+    return shape if best > MIN_OVERLAP else NONE
 
 
-def name_colour(pixels: np.ndarray) -> str:
-    """The entry of the palette that pixels (n, 3) really have, or "none"."""
+def classify_colour(pixels: np.ndarray) -> str:
+    """Return the entry of the palette that most pixels (n, 3) are close to, or "none"."""
     if not len(pixels):
-        return "none"
+        return NONE
     names, palette = list(COLOURS), np.array(list(COLOURS.values()))
     nearest = ((pixels[:, None] - palette) ** 2).sum(2).argmin(1)
     votes = np.bincount(nearest, minlength=len(names))
     main = int(votes.argmax())
-    near = np.linalg.norm(pixels.mean(0) - palette[main]) < COLOUR_DISTANCE
-    return names[main] if near and votes[main] >= PURITY * len(pixels) else "none"
+    near = np.linalg.norm(pixels.mean(0) - palette[main]) < MAX_COLOUR_DISTANCE
+    return names[main] if near and votes[main] >= MIN_PURITY * len(pixels) else NONE
 
 
 def judge_colour(video: np.ndarray, alpha: np.ndarray) -> tuple[str, float]:
-    """The colour that nearly all frames have, or "none"; and the share of frames that have the most frequent one."""
-    inside = np.min([alpha, *neighbours(alpha)], axis=0) > 0.4  # the edge is a mixture with the background
-    names = [name_colour(frame[:, mask].T) for frame, mask in zip(video, inside)]
-    votes = Counter(name for name in names if name != "none")
-    colour, frames = votes.most_common(1)[0] if votes else ("none", 0)
-    return colour if frames >= NEARLY_ALL * len(names) else "none", frames / len(names)
+    """Return the colour of most frames, or "none"; and the fraction of frames in the most frequent colour."""
+    inside = np.min([alpha, *neighbours(alpha)], axis=0) > 0.4  # without the edge, which blends with the background
+    names = [classify_colour(frame[:, mask].T) for frame, mask in zip(video, inside)]
+    votes = Counter(name for name in names if name != NONE)
+    colour, frames = votes.most_common(1)[0] if votes else (NONE, 0)
+    return colour if frames >= MOST_FRAMES * len(names) else NONE, frames / len(names)
 
 
 def examine(video: np.ndarray, extent: float = 1.0) -> Findings:
-    """Judge one clip, uint8 (f, 3, h, w) with square frames; extent: see judge_motion.
+    """Judge one clip.
 
-    ValueError: it is something else, or empty.
+    Args:
+        video: uint8 (f, 3, h, w), with square frames.
+        extent: The fraction of a full motion that the clip covers, in (0, 1].
+
+    Raises:
+        ValueError: If the clip has another type or shape, or no pixels.
     """
     video = np.asarray(video)
     if video.ndim != 4 or video.dtype != np.uint8 or video.shape[1:] != (3, video.shape[3], video.shape[3]):
-        raise ValueError(f"the examiner takes uint8 (f, 3, h, w), h equal to w, not {video.dtype} {video.shape}")
+        raise ValueError(f"the examiner needs uint8 (f, 3, h, w) with h equal to w; got {video.dtype} {video.shape}")
     if not video.size:
-        raise ValueError(f"the examiner takes a clip with pixels, not {video.shape}")
+        raise ValueError(f"the examiner needs a clip with pixels; got shape {video.shape}")
     video = video.astype(np.float64)
     alpha = segment(video)
-    trajectory, area = follow(alpha)
+    trajectory, area = track(alpha)
     motion, error = judge_motion(trajectory, area, video.shape[-1], extent)
     colour, constancy = judge_colour(video, alpha)
     shape = judge_shape(alpha, trajectory, area)
     return Findings(motion, colour, shape, judge_count(alpha), trajectory, error, constancy)
 
 
-def share(hits: list[bool] | np.ndarray) -> float:
-    """How many of them are true, in [0, 1]."""
+def fraction(hits: list[bool] | np.ndarray) -> float:
+    """The fraction of true values, in [0, 1]."""
     return float(np.mean(hits))
 
 
-def score(
+def score_clips(
     videos: list[np.ndarray],
     labels: list[int],
     truths: list[ShapeClip] | None = None,
     copies: bool = True,
     extent: float = 1.0,
-) -> dict:
-    """Shares over clips: motion as the label says, also class by class; colour constancy; one object.
+) -> dict[str, Any]:
+    """Score clips by how often the examiner finds what they should show.
 
-    With truths also colour, shape, and all four right. trajectory_error: mean over the judged clips of the rms pixels
-    from the truth, or from the fitted motion where that is not known, or where the videos are no copies of the truths
-    but only show what their captions say; None if no clip was judged. extent: see judge_motion.
+    Args:
+        videos: Clips, uint8 (f, 3, h, w).
+        labels: The motion that each should show, as an index into MOTIONS.
+        truths: What each should show in full, if that is known.
+        copies: Whether the videos reproduce the truths, as reconstructions do, and not only show what their captions
+            say.
+        extent: The fraction of a full motion that each clip covers, in (0, 1].
+
+    Returns:
+        Values for JSON. Fractions of all clips are `motion_accuracy`, `by_motion` (the same for each class),
+        `count_accuracy` (one object), and with truths `colour_accuracy`, `shape_accuracy` and `all_right` (all four).
+        `colour_constancy` is a mean over clips. `trajectory_error` is a mean rms distance in pixels: from the true
+        trajectory for copies, over the clips that show a shape in every frame; otherwise from the fitted motion, over
+        the clips that have one. It is None if there are no such clips.
     """
     found = [examine(video, extent) for video in videos]
-    asked = np.array([MOTIONS[label] for label in labels])
-    moved = np.array([f.motion for f in found]) == asked
-    scores = {
+    expected = np.array([MOTIONS[label] for label in labels])
+    right = np.array([f.motion for f in found]) == expected
+    scores: dict[str, Any] = {
         "clips": len(found),
-        "motion_accuracy": share(moved),
-        "by_motion": {motion: share(moved[asked == motion]) for motion in MOTIONS if motion in asked},
+        "motion_accuracy": fraction(right),
+        "by_motion": {motion: fraction(right[expected == motion]) for motion in MOTIONS if motion in expected},
         "colour_constancy": float(np.mean([f.colour_constancy for f in found])),
-        "count_accuracy": share([f.count == 1 for f in found]),
+        "count_accuracy": fraction([f.count == 1 for f in found]),
     }
     errors = [f.fit_error for f in found]
     if truths is not None:
         pairs = list(zip(found, truths))
-        scores["colour_accuracy"] = share([f.colour == t.colour for f, t in pairs])
-        scores["shape_accuracy"] = share([f.shape == t.shape for f, t in pairs])
-        scores["all_right"] = share(
+        scores["colour_accuracy"] = fraction([f.colour == t.colour for f, t in pairs])
+        scores["shape_accuracy"] = fraction([f.shape == t.shape for f, t in pairs])
+        scores["all_right"] = fraction(
             [(f.motion, f.colour, f.shape, f.count) == (t.motion, t.colour, t.shape, 1) for f, t in pairs]
         )
-        errors = [rms(f.trajectory - t.trajectory) for f, t in pairs] if copies else errors
-    judged = [error for error in errors if np.isfinite(error)]
-    return scores | {"trajectory_error": float(np.mean(judged)) if judged else None}
+        errors = [rms_length(f.trajectory - t.trajectory) for f, t in pairs] if copies else errors
+    finite = [error for error in errors if np.isfinite(error)]
+    return scores | {"trajectory_error": float(np.mean(finite)) if finite else None}

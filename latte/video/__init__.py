@@ -1,4 +1,8 @@
-"""Videos out of files and into them; `latte.video.read`, `write` and `page` hold the parts."""
+"""Read and write videos.
+
+`read` and `write` are the two ends; `streams` and `npz` decode one kind of file each; `formats` lists the supported
+files; `pixels` converts between bytes and network inputs; `page` lays videos out for the eye.
+"""
 
 from latte.video.pixels import from_uint8, to_uint8
 from latte.video.read import count_frames, list_videos, read_blocks, read_video

@@ -1,4 +1,4 @@
-"""Videos side by side: a contact sheet, a tiled clip, and a page that plays them."""
+"""Lay videos out for the eye: a contact sheet, several videos tiled into one, and an HTML page that plays them."""
 
 import html
 import os
@@ -15,7 +15,13 @@ from torch import Tensor, linspace
 
 from latte.files import replacing, write_text
 
-# of every page: colours, light or dark as its reader's screen, the column, its heading
+PAGE_FILE, SHEET_FILE, GRID_FILE = "index.html", "contact-sheet.png", "grid.webp"  # beside the videos of a folder
+GAP = 4  # pixels between the frames of a contact sheet
+LINE_HEIGHT = 17  # pixels per line of its captions
+IMAGE_SUFFIXES = (".gif", ".webp", ".png")  # browsers play these in <img>, not in <video>
+GENERATOR = '<meta name="generator" content="latte-video">'  # marks pages that write_page wrote
+
+# Every page of this project starts with this style. It follows the reader's light or dark theme.
 STYLE = """\
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
   --page: light-dark(#f6f5f3, #161514); --card: light-dark(#fff, #211f1e); --ink: light-dark(#1d1b19, #ece8e3);
@@ -23,7 +29,6 @@ STYLE = """\
 body { max-width: 72rem; margin: 2.5rem auto; padding: 0 1rem; background: var(--page); color: var(--ink) }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }"""
-INDEX, SHEET, GRID_OF_ALL = "index.html", "contact-sheet.png", "grid.webp"  # beside the videos of a page
 PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -48,26 +53,34 @@ video, img {{ display: block; width: 100%; image-rendering: pixelated }}
 {figures}</main>
 </html>
 """
-GENERATOR = '<meta name="generator" content="latte-video">'  # by which a page of ours is known
-GAP = 4  # pixels between the pictures of a contact sheet
-LINE = 17  # pixels a line of its captions takes
-MOVING_PICTURES = (".gif", ".webp", ".png")  # which a page shows as pictures
 
 
 def contact_sheet(videos: Tensor, captions: list[str], path: str | Path, columns: int = 8, scale: int = 1) -> Path:
-    """Clips uint8 (n, f, 3, h, w) as one PNG, a row each: its caption, then `columns` frames evenly through time.
+    """Write a picture with one row per video: its caption, then frames evenly spaced in time.
 
-    A caption is broken into as many lines as its row has room for, and cut after them. ValueError: no videos, other
-    than one caption each, or columns or scale below 1.
+    Args:
+        videos: uint8 (n, f, 3, h, w).
+        captions: One per video. Long ones are wrapped, and cut where the row has no room left.
+        path: The PNG file to write.
+        columns: Frames per row, or all frames if the videos have fewer.
+        scale: Integer magnification.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If there are no videos, if there is not one caption per video, or if columns or scale is below 1.
     """
     check_layout(videos, columns)
-    if len(captions) != len(videos) or scale < 1:
-        raise ValueError(f"{len(videos)} videos, {len(captions)} captions at scale {scale}: one each, and 1 or more")
+    if len(captions) != len(videos):
+        raise ValueError(f"{len(videos)} videos and {len(captions)} captions; give one caption per video")
+    if scale < 1:
+        raise ValueError(f"scale is {scale}; it must be 1 or more")
     frames, height = videos.shape[1], videos.shape[3] * scale
     chosen = linspace(0, frames - 1, min(columns, frames)).round().long()
     large = videos[:, chosen].cpu().repeat_interleave(scale, 3).repeat_interleave(scale, 4)
     rows = rearrange(F.pad(large, (GAP, 0, 0, GAP), value=255), "n f c h w -> (n h) (f w) c")[:-GAP]
-    wrapped = [wrap(caption, max(1, height // LINE)) for caption in captions]
+    wrapped = [wrap_caption(caption, max(1, height // LINE_HEIGHT)) for caption in captions]
     font = ImageFont.load_default(13)
     margin = 12 + int(max(font.getlength(line) for text in wrapped for line in text.split("\n")))
     sheet = Image.new("RGB", (margin + rows.shape[1], rows.shape[0]), "white")
@@ -81,56 +94,82 @@ def contact_sheet(videos: Tensor, captions: list[str], path: str | Path, columns
 
 
 def tile(videos: Tensor, columns: int) -> Tensor:
-    """Clips (n, f, 3, h, w) as one (f, 3, rows * h, columns * w); places left over are white. ValueError: no clips."""
+    """Tile videos into one that shows all of them at once.
+
+    Args:
+        videos: uint8 (n, f, 3, h, w).
+        columns: Videos per row. Empty cells of the last row are white.
+
+    Returns:
+        uint8 (f, 3, rows * h, columns * w).
+
+    Raises:
+        ValueError: If there are no videos, or if columns is below 1.
+    """
     check_layout(videos, columns)
     filled = F.pad(videos, (0, 0) * 4 + (0, -len(videos) % columns), value=255)
     return rearrange(filled, "(r k) f c h w -> f c (r h) (k w)", k=columns)
 
 
 def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, facts: dict[str, str]) -> Path:
-    """index.html in `folder`, light or dark as its reader's screen: a heading, facts, every (file name, caption).
+    """Write an HTML page that plays the videos of a folder.
 
-    ValueError: no videos.
+    Args:
+        folder: Where the videos are and the page goes.
+        videos: (file name, caption) of each video.
+        title: The heading.
+        facts: What the page states about the videos, such as the model and the seed.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If there are no videos.
     """
     check_layout(videos)
     text = PAGE.format(
         generator=GENERATOR,
         style=STYLE,
-        title=html.escape(plain(title)),
-        facts="".join(f"<dt>{html.escape(plain(k))}</dt><dd>{html.escape(plain(v))}</dd>\n" for k, v in facts.items()),
-        figures="".join(figure(name, caption) for name, caption in videos),
+        title=escape(title),
+        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in facts.items()),
+        figures="".join(html_figure(name, caption) for name, caption in videos),
     )
-    return write_text(Path(folder) / INDEX, text)
+    return write_text(Path(folder) / PAGE_FILE, text)
 
 
 def is_page(path: Path) -> bool:
-    """Whether write_page wrote that file."""
+    """Whether the file is a page that write_page wrote."""
     return path.is_file() and GENERATOR in path.read_text(errors="replace")
 
 
-def figure(name: str, caption: str) -> str:
-    """A file in a page, and its caption under it."""
-    source, caption = quote(os.fsencode(name)), html.escape(plain(caption))  # quoted: # and ? are part of a name
-    if name.lower().endswith(MOVING_PICTURES):
-        shown = f'<img src="{source}" alt="{caption}">'
+def html_figure(name: str, caption: str) -> str:
+    """A video and its caption, in HTML."""
+    source, caption = quote(os.fsencode(name)), escape(caption)  # quoted, as # and ? may be part of a file name
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        player = f'<img src="{source}" alt="{caption}">'
     else:
-        shown = f'<video src="{source}" autoplay loop muted playsinline></video>'
-    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>\n"
+        player = f'<video src="{source}" autoplay loop muted playsinline></video>'
+    return f"<figure>{player}<figcaption>{caption}</figcaption></figure>\n"
 
 
 def check_layout(videos: Sized, columns: int = 1) -> None:
-    """ValueError for what cannot be laid out."""
+    """Raise ValueError if there is nothing to lay out, or no column to put it in."""
     if not len(videos):
         raise ValueError("there are no videos to show")
     if columns < 1:
         raise ValueError(f"columns is {columns}; it must be 1 or more")
 
 
-def plain(text: str) -> str:
-    """One line of what can be printed: no control characters, no marks that turn the writing direction."""
+def escape(text: str) -> str:
+    """Text for HTML."""
+    return html.escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Text on one line, without control characters and marks that change the writing direction."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
 
 
-def wrap(caption: str, lines: int, width: int = 28) -> str:
-    """A caption in lines of up to `width` letters, cut where it needs more than `lines`."""
-    return "\n".join(textwrap.wrap(plain(caption), width, max_lines=lines, placeholder=" …"))
+def wrap_caption(caption: str, lines: int, width: int = 28) -> str:
+    """Wrap a caption to `width` characters per line, and cut it after `lines` lines."""
+    return "\n".join(textwrap.wrap(printable(caption), width, max_lines=lines, placeholder=" …"))

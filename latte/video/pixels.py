@@ -1,4 +1,4 @@
-"""Pixels in memory: bytes in files and metrics, floats in [-1, 1] inside the networks, and square crops."""
+"""Pixels in memory: uint8 in files and metrics, float32 in [-1, 1] inside the networks, and square crops."""
 
 import torch
 import torch.nn.functional as F
@@ -6,27 +6,47 @@ from torch import Tensor
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """[-1, 1] floats -> bytes, clamped and rounded."""
+    """Convert network outputs to pixels.
+
+    Args:
+        video: Floats of any shape; values outside [-1, 1] are clamped.
+
+    Returns:
+        uint8 of the same shape, rounded to the nearest level.
+    """
     return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_uint8(video: Tensor) -> Tensor:
-    """Bytes -> [-1, 1] float32."""
+    """Convert pixels, uint8 in [0, 255] of any shape, to network inputs, float32 in [-1, 1]."""
     return (video / 127.5).sub_(1)
 
 
 def expect_videos(*videos: Tensor) -> None:
-    """ValueError: one is not bytes (b, f, 3, h, w) with a pixel in it, or they differ in shape."""
+    """Check that all arguments are non-empty uint8 videos (b, f, 3, h, w) of one shape.
+
+    Raises:
+        ValueError: If one is not, or if their shapes differ.
+    """
     for each in videos:
         if each.dtype != torch.uint8 or each.ndim != 5 or each.shape[2] != 3 or not each.numel():
-            kind = str(each.dtype).removeprefix("torch.")
-            raise ValueError(f"expected uint8 videos (b, f, 3, h, w), not {kind} {tuple(each.shape)}")
+            dtype = str(each.dtype).removeprefix("torch.")
+            raise ValueError(f"expected uint8 videos (b, f, 3, h, w), got {dtype} {tuple(each.shape)}")
         if each.shape != videos[0].shape:
-            raise ValueError(f"videos of {tuple(videos[0].shape)} and {tuple(each.shape)} cannot be compared")
+            shapes = f"{tuple(videos[0].shape)} and {tuple(each.shape)}"
+            raise ValueError(f"videos of shapes {shapes} cannot be compared; they must be equal")
 
 
 def resize_and_crop(video: Tensor, size: int) -> Tensor:
-    """(f, 3, h, w) bytes -> (f, 3, size, size): the short side resized with antialiasing, the middle cut out."""
+    """Resize the short side with bicubic antialiasing, then crop the centre to a square.
+
+    Args:
+        video: uint8 (f, 3, h, w).
+        size: The side of the result, in pixels.
+
+    Returns:
+        uint8 (f, 3, size, size).
+    """
     h, w = video.shape[-2:]
     height, width = max(size, round(h * size / min(h, w))), max(size, round(w * size / min(h, w)))
     resized = F.interpolate(video.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)

@@ -18,13 +18,13 @@ from latte.weights.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, MANIFEST, check_target, invalidate, read_config, save_folder
 from latte.weights.load import is_checkpoint, model_root, own_vae, weights_file
-from latte.weights.sampling_defaults import SAMPLING_FILE, load_sampling, save_sampling
+from latte.weights.sampling_defaults import SAMPLING_FILE, TEXT_GUIDANCE, load_sampling, save_sampling
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
 from latte.weights.vae_folder import load_vae, vae_file
 
 TEMPORAL_VAE = "vae_temporal_decoder"
 SCHEDULER = "scheduler_config.json"
-GUIDANCE = 7.5  # scale where nobody says another: Latte-1's
+
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 HALF = (torch.float16, torch.bfloat16)
 
@@ -197,4 +197,4 @@ def rewrite(source: Path, target: Path, dtype: torch.dtype) -> Iterator[tuple[st
     tokenizer.save(target / "tokenizer")
     save_scheduler(scheduler, target / "scheduler")
     if (model_root(source) / SAMPLING_FILE).is_file():
-        save_sampling(load_sampling(model_root(source), GUIDANCE), target)
+        save_sampling(load_sampling(model_root(source), TEXT_GUIDANCE), target)

@@ -9,6 +9,8 @@ from latte.files import read_json, write_json
 from latte.weights.tensors import prefix_errors
 
 SAMPLING_FILE = "sampling.json"
+CLASS_GUIDANCE = 4.0  # scale where neither a call nor the model's folder names one
+TEXT_GUIDANCE = 7.5  # the same for text-to-video: Latte-1's
 
 
 @dataclass(frozen=True)

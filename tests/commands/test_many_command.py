@@ -79,7 +79,7 @@ def test_command_takes_classes_and_a_file_of_prompts(model, published, tmp_path,
     ("words", "say"),
     [
         (["--n", "0"], "--n is 0"),
-        (["--n", "2", "--num-videos", "1"], "--num-videos is of each, and --n in all"),
+        (["--n", "2", "--num-videos", "1"], "--num-videos is for each class or prompt, --n is for all of them"),
         (["--n", "2", "--seed", "5"], "settings.seed 0, not 5"),
         (["--n", "2", "--pab", "spatial=2"], "pab None, not ['spatial=2']"),
         ([], "holds videos for evaluation"),

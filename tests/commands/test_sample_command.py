@@ -132,7 +132,7 @@ def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, 
     save_vae(unconditional.vae, folder / "vae")
     words = ["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE]
     assert main([*words, "--classes", "left"]) == 2
-    assert "knows no --classes" in capsys.readouterr().err
+    assert "it has no --classes" in capsys.readouterr().err
     assert main([*words, "--cfg-scale", "9"]) == 2
     assert "nothing to guide it" in capsys.readouterr().err
     assert main(words) == 0

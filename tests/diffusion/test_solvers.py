@@ -7,7 +7,7 @@ import torch
 from goldens import Golden, relative_error
 
 from latte.diffusion.samplers import ddim
-from latte.diffusion.schedule import at_timesteps, linear_schedule, spaced
+from latte.diffusion.schedule import linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import (
     deis,
     dpm_multistep,
@@ -61,13 +61,13 @@ DEVIATION = 0.5  # of Gaussian data, for which the noise and the whole path are 
 
 
 def gaussian(x, t):
-    level = levels(at_timesteps(BASE, t[:1].double()))[0]
+    level = levels(respace(BASE, t[:1].double()))[0]
     return level.s * x / (level.a**2 * DEVIATION**2 + level.s**2)
 
 
 def error_on_gaussian(sampler, count):
     """Of x at the last level but the end, where the step to no noise, of lower order in every sampler, is not taken."""
-    schedule = at_timesteps(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
+    schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     x = torch.randn(1, 1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)
     first, *_, low, _ = levels(schedule)
@@ -86,7 +86,7 @@ def test_order_of_convergence(sampler, order):
 
 def ancestral_deviation(sampler, count):
     """What comes out of unit noise: exact, as on a Gaussian each sampler is linear in its start and in every noise."""
-    schedule = at_timesteps(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
+    schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     one, zero = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
     first, *_, low, _ = levels(schedule)
     start = list(sampler(gaussian, one, schedule, lambda i: zero))[-2]
@@ -104,15 +104,18 @@ def test_ancestral_samplers_converge_to_the_deviation_of_the_data(sampler, order
 
 
 def test_spacings_are_those_of_diffusers():
-    assert spaced(50)[-1] == 980 and spaced(50, offset=1)[0] == 1
-    assert spaced(20, "trailing").tolist()[::19] == [49, 999]
-    assert spaced(50, between=True)[-1] == 950 and spaced(50, between=True)[0] == 19
-    with pytest.raises(ValueError, match="not 'leading', 'trailing' or 'linspace'"):
-        spaced(5, "log")
+    assert spaced_timesteps(50, "leading")[-1] == 980 and spaced_timesteps(50, "leading", offset=1)[0] == 1
+    assert spaced_timesteps(20, "trailing").tolist()[::19] == [49, 999]
+    assert (
+        spaced_timesteps(50, "leading", multistep=True)[-1] == 950
+        and spaced_timesteps(50, "leading", multistep=True)[0] == 19
+    )
+    with pytest.raises(ValueError, match="not one of even, leading, trailing, linspace"):
+        spaced_timesteps(5, "log")
     with pytest.raises(ValueError, match="1001 is no number of timesteps"):
-        spaced(1001)
+        spaced_timesteps(1001, "leading")
     with pytest.raises(ValueError, match="must rise"):
-        at_timesteps(BASE, torch.tensor([3.0, 2.0]))
+        respace(BASE, torch.tensor([3.0, 2.0]))
 
 
 def test_single_steps_are_spaced_as_in_diffusers():

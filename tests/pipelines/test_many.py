@@ -56,11 +56,13 @@ def test_a_part_of_a_call_has_the_bits_of_the_whole(classes):
 def test_a_part_of_a_call_of_prompts(pipe):
     prompts = [PROMPTS[0]] * 4
     four = pipe(prompts, eta=0.5, batch_size=2, **QUICK).frames
-    torch.testing.assert_close(pipe(prompts[2:], eta=0.5, first=2, **QUICK).frames, four[2:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        pipe(prompts[2:], eta=0.5, first=2, batch_size=2, **QUICK).frames, four[2:], rtol=1e-4, atol=1e-4
+    )
     text = pipe.encode_prompt(prompts)
     given = lambda rows: dict(prompt_embeds=text.prompt[rows], negative_prompt_embeds=text.negative[rows], **QUICK)
     four = pipe(**given(slice(0, 4)), batch_size=2).frames
-    assert torch.equal(pipe(**given(slice(2, 4)), first=2).frames, four[2:])
+    assert torch.equal(pipe(**given(slice(2, 4)), batch_size=2, first=2).frames, four[2:])
     assert not torch.allclose(pipe(**given(slice(2, 4))).frames, four[2:], atol=1e-2)
     with pytest.raises(ValueError, match="nothing with a generator"):
         pipe(PROMPTS[0], generator=torch.Generator(), first=1, **QUICK)

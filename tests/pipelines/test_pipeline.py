@@ -133,7 +133,7 @@ def test_classes_by_name_or_number(pipe):
         ({"height": 20}, "height is 20; this model needs a multiple of 16"),
         ({"num_frames": -2}, "num_frames is -2"),
         ({"sampler": "eular"}, "not one of ddpm, ddim"),
-        ({"output_type": "mp4"}, "not one of np"),
+        ({"output_type": "mp4"}, "not one of pil, np"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "0"),
         ({"num_inference_steps": 1001}, "1001"),
@@ -188,7 +188,7 @@ def test_a_model_that_predicts_v_is_sampled_as_one(pipe):
 def test_v_goes_with_every_sampler(pipe, sampler):
     """v = 0 means that the noise is sqrt(1 - abar) x: a model that says the one samples as one that says the other."""
     models = [Latte(LatteConfig(num_classes=8, prediction=kind, **SIZE)) for kind in ("eps", "v")]
-    spread = lambda t: (1 - linear_schedule().power_at(t)).sqrt().float().view(-1, 1, 1, 1, 1)
+    spread = lambda t: (1 - linear_schedule().alpha_bar_at(t)).sqrt().float().view(-1, 1, 1, 1, 1)
     models[0].forward = lambda x, t, y: torch.cat([spread(t) * x, torch.zeros_like(x)], 2)
     models[1].forward = lambda x, t, y: torch.zeros_like(torch.cat([x, x], 2))
     eps, v = (make(LattePipeline(model, pipe.vae), sampler=sampler) for model in models)

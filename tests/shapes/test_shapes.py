@@ -1,4 +1,4 @@
-"""The built-in data and its examiner: the truth is found in fair clips, and corruption is seen in the others."""
+"""The built-in clips and their examiner: it finds the truth in acceptable clips and sees every kind of corruption."""
 
 import json
 
@@ -11,28 +11,28 @@ from latte.cli import main
 from latte.eval.exam import reconstruct, table
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
-from latte.shapes.examiner import count_objects, examine, score
+from latte.shapes.examiner import count_objects, examine, score_clips
 from latte.weights.load import find_model, save_model
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
 
-CLIPS = [make_clip(5, i) for i in range(400)]  # training draws from seed 0
+CLIPS = [make_clip(5, i) for i in range(400)]  # training uses seed 0
 FEW = CLIPS[:48]
 OPPOSITE = dict(zip(MOTIONS, ("right", "left", "down", "up", "anticlockwise", "clockwise", "shrinking", "growing")))
 
 
-def painted(clip, colours, centre=None):
-    """The clip drawn again, its background left: in `colours` that broadcast to (f, 3, h, w), its centre elsewhere."""
+def redraw(clip, colours, centre=None):
+    """Redraw a clip on its background, in `colours` that broadcast to (f, 3, h, w) and with another centre."""
     alpha = coverage(clip.shape, clip.trajectory if centre is None else centre, clip.radius, 64)[:, None]
     return ((1 - alpha) * clip.video[:1, :, :1, :1] + alpha * colours).round().astype(np.uint8)
 
 
-def plain(colour):
+def colour_levels(colour):
     return np.reshape(COLOURS[colour], (3, 1, 1))
 
 
-def worn(clip, rng):
-    """Blurred, noisy and blocky, as a weak autoencoder leaves it."""
+def degraded(clip, rng):
+    """Blurred, noisy and blocky, like the output of a weak autoencoder."""
     out = clip.video.astype(float)
     for axis in (2, 3, 2, 3):
         out = 0.25 * np.roll(out, 1, axis) + 0.5 * out + 0.25 * np.roll(out, -1, axis)
@@ -40,34 +40,34 @@ def worn(clip, rng):
     return (out + rng.normal(0, 6, out.shape) + blocks).clip(0, 255).round().astype(np.uint8)
 
 
-def trembling(clip, rng):
-    """Its centre up to a pixel off in x and in y, in every frame another."""
-    return painted(clip, plain(clip.colour), clip.trajectory + rng.uniform(-1, 1, (16, 2)))
+def jittering(clip, rng):
+    """With the centre of each frame off by up to a pixel in x and y."""
+    return redraw(clip, colour_levels(clip.colour), clip.trajectory + rng.uniform(-1, 1, (16, 2)))
 
 
 def grey(clip, rng):
-    return painted(clip, rng.uniform(100, 240))
+    return redraw(clip, rng.uniform(100, 240))
 
 
 def pale(clip, rng):
-    """A third of its colour left."""
+    """With about a third of the saturation."""
     mean = clip.video.mean(1, keepdims=True)
     return (mean + 0.35 * (clip.video - mean)).round().astype(np.uint8)
 
 
 def two_coloured(clip, rng):
-    """The half on one side of a line through the centre has another colour."""
+    """With another colour on one side of a line through the centre."""
     other = rng.choice([colour for colour in COLOURS if colour != clip.colour])
     (y, x), way = np.mgrid[:64, :64] + 0.5, rng.normal(size=2)
     sides = np.stack([(x - cx) * way[0] + (y - cy) * way[1] > 0 for cx, cy in clip.trajectory])
-    return painted(clip, np.where(sides[:, None], plain(clip.colour), plain(other)))
+    return redraw(clip, np.where(sides[:, None], colour_levels(clip.colour), colour_levels(other)))
 
 
 def flickering(clip, rng):
-    """Another colour in every fourth frame."""
+    """With another colour in every fourth frame."""
     other = rng.choice([colour for colour in COLOURS if colour != clip.colour])
     turn = (np.arange(16) % 4 == 0)[:, None, None, None]
-    return painted(clip, np.where(turn, plain(other), plain(clip.colour)))
+    return redraw(clip, np.where(turn, colour_levels(other), colour_levels(clip.colour)))
 
 
 def frozen(clip, rng):
@@ -87,16 +87,16 @@ def neighbours_swapped(clip, rng):
     return clip.video[order]
 
 
-def thrown(clip, rng):
-    """One frame 10 px off, in some direction."""
+def displaced(clip, rng):
+    """With one frame off by 10 px in a random direction."""
     angle, centre = rng.uniform(0, 2 * np.pi), clip.trajectory.copy()
     centre[rng.integers(16)] += 10 * np.array([np.cos(angle), np.sin(angle)])
-    return painted(clip, plain(clip.colour), centre)
+    return redraw(clip, colour_levels(clip.colour), centre)
 
 
-def joined(clip, rng):
-    """A second object, apart from the first, in 7 of 16 frames."""
-    video, colour, shape = clip.video.astype(float), plain(rng.choice(list(COLOURS))), rng.choice(list(SHAPES))
+def with_second_object(clip, rng):
+    """With a second object, away from the first, in 7 of 16 frames."""
+    video, colour, shape = clip.video.astype(float), colour_levels(rng.choice(list(COLOURS))), rng.choice(list(SHAPES))
     for frame in rng.choice(16, 7, replace=False):
         places = rng.uniform(8, 56, (100, 2))
         apart = np.linalg.norm(places - clip.trajectory[frame], axis=1) > clip.radius[frame] + 9
@@ -123,9 +123,9 @@ def empty(clip, rng):
 
 @pytest.fixture(scope="module")
 def pipe():
-    """The shipped VAE, behind a model that knows nothing."""
+    """The shipped VAE behind an untrained model."""
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=8)
-    return LattePipeline(Latte(config), load_vae(find_model("shapes/vae")), list(MOTIONS))
+    return LattePipeline(Latte(config), load_vae(find_model("shapes/vae")), class_names=list(MOTIONS))
 
 
 def judged(clips, change):
@@ -134,7 +134,7 @@ def judged(clips, change):
 
 
 def scored(videos, clips):
-    return score(videos, [clip.label for clip in clips], clips)
+    return score_clips(videos, [clip.label for clip in clips], clips)
 
 
 def test_clips_are_a_function_of_seed_and_index():
@@ -148,7 +148,7 @@ def test_clips_are_a_function_of_seed_and_index():
     assert asked.caption == f"a {again.colour} {again.shape} growing"
 
 
-def test_the_truth_lies_in_the_frame():
+def test_the_shape_stays_inside_the_frame():
     for clip in CLIPS:
         low, high = clip.trajectory.min(0) - clip.radius.max(), clip.trajectory.max(0) + clip.radius.max()
         assert (low > 0).all() and (high < 64).all(), clip.caption
@@ -157,11 +157,11 @@ def test_the_truth_lies_in_the_frame():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_a_drawing_leaves_out_for_speed_is_not_covered(shape):
+def test_drawing_only_the_box_around_a_shape_changes_nothing(shape):
     y, x = np.mgrid[:64, :64] + 0.5
     for cx, cy, r in np.random.default_rng(0).uniform((-5, -5, 0.5), (69, 69, 25), (50, 3)):
-        whole = np.clip(0.5 - SHAPES[shape](x - cx, y - cy, r), 0, 1)
-        assert np.array_equal(coverage(shape, np.array([[cx, cy]]), np.array([r]), 64)[0], whole)
+        full = np.clip(0.5 - SHAPES[shape](x - cx, y - cy, r), 0, 1)
+        assert np.array_equal(coverage(shape, np.array([[cx, cy]]), np.array([r]), 64)[0], full)
 
 
 def test_examiner_is_right_on_real_clips():
@@ -177,8 +177,8 @@ def test_examiner_is_right_on_reconstructions_by_the_shipped_vae(pipe):
     assert scores["all_right"] >= 0.97 and scores["trajectory_error"] < 0.3
 
 
-@pytest.mark.parametrize("change", [worn, trembling])
-def test_examiner_is_fair_to_clips_that_are_not_perfect(change):
+@pytest.mark.parametrize("change", [degraded, jittering])
+def test_examiner_accepts_imperfect_clips(change):
     clips, rng = CLIPS[:96], np.random.default_rng(0)
     assert scored([change(clip, rng) for clip in clips], clips)["all_right"] >= 0.97
 
@@ -187,12 +187,12 @@ def test_examiner_is_fair_to_clips_that_are_not_perfect(change):
 def test_a_wrong_colour_is_none(change):
     found = judged(FEW, change)
     assert np.mean([f.colour == "none" for f in found]) > 0.95
-    assert np.mean([f.motion == clip.motion for f, clip in zip(found, FEW)]) > 0.95  # nothing else is wrong
+    assert np.mean([f.motion == clip.motion for f, clip in zip(found, FEW)]) > 0.95  # the motion is still right
     expected = 0.75 if change is flickering else 0.0
     assert np.mean([f.colour_constancy for f in found]) == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize("change", [frozen, swapped, neighbours_swapped, thrown, shuffled, still])
+@pytest.mark.parametrize("change", [frozen, swapped, neighbours_swapped, displaced, shuffled, still])
 def test_a_wrong_motion_is_none(change):
     found = judged(FEW, change)
     assert np.mean([f.motion == "none" and np.isnan(f.fit_error) for f in found]) > 0.95
@@ -205,18 +205,20 @@ def test_a_clip_played_backwards_moves_the_opposite_way():
 
 
 def test_a_second_object_is_counted():
-    found = judged(FEW, joined)
+    found = judged(FEW, with_second_object)
     assert np.mean([f.count == 2 for f in found]) > 0.95
     assert all(f.count == 1 for f in judged(FEW, backwards))
 
 
-def test_objects_are_counted_however_they_wind():
+def test_winding_objects_are_counted():
     mask = np.zeros((3, 64, 64), bool)
-    mask[0, 4:60:4] = True  # bars, joined at alternate ends into one snake
+    mask[0, 4:60:4] = True  # bars connected at alternating ends: one object
     for i, row in enumerate(range(4, 56, 4)):
         mask[0, row : row + 4, -1 if i % 2 else 0] = True
     mask[1, 4:60:8] = True
-    mask[2, 10:20, 10:20] = mask[2, 20:30, 20:30] = mask[2, 50:53, 50:53] = True  # corners do not join; a speck
+    mask[2, 10:20, 10:20] = mask[2, 20:30, 20:30] = mask[2, 50:53, 50:53] = (
+        True  # corners do not connect; the last is a speck
+    )
     assert count_objects(mask).tolist() == [1, 7, 2]
 
 
@@ -229,15 +231,16 @@ def test_nothing_is_seen_in_an_empty_clip():
 def test_scores_are_json_even_where_no_clip_was_judged():
     nothing = empty(CLIPS[0], None)
     for truths in (None, CLIPS[:1]):
-        scores = score([nothing], [0], truths)
+        scores = score_clips([nothing], [0], truths)
         assert json.loads(json.dumps(scores, allow_nan=False))["trajectory_error"] is None
-    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": score([nothing], [CLIPS[0].label])})
+    samples = score_clips([nothing], [CLIPS[0].label])
+    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": samples})
     assert [line.split()[-1] for line in lines.splitlines()[1:3]] == ["1", "0.000"]
     assert f"  {CLIPS[0].motion} " in lines and lines.splitlines()[-1].split()[-1] == "-"
 
 
 @pytest.mark.parametrize("video", [np.zeros((16, 64, 64, 3)), np.zeros((16, 3, 64, 32), np.uint8), b""])
-def test_wrong_input_is_told(video):
+def test_wrong_input_is_rejected(video):
     with pytest.raises(ValueError, match="uint8"):
         examine(video)
 
@@ -252,7 +255,7 @@ def folder(pipe, tmp_path_factory):
 WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
 
 
-def test_report_names_all_that_the_scores_depend_on(folder, tmp_path, capsys):
+def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
     assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
     report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
@@ -266,7 +269,7 @@ def test_report_names_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     assert "motion_accuracy" in said and "  left" in said
 
 
-def test_what_would_fail_in_the_end_is_told_at_once(folder, tmp_path, capsys):
+def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     vae = ["--vae", "shapes/vae"]
     for model, words, say in (

@@ -188,7 +188,7 @@ def test_processes_that_see_other_data_do_not_train_together(vae, tmp_path):
     put_videos(tmp_path / "1", range(4))
     work = lambda: run(small(vae, f"data={tmp_path / os.environ['RANK']}", "micro_batch_size=2"), tmp_path / "run")
     assert [status(pid) for pid in start_together(2, work, tmp_path / "log")] == [1, 1]
-    assert "process 1 has other data than process 0" in (tmp_path / "log").read_text()
+    assert "process 1 has different data from process 0" in (tmp_path / "log").read_text()
     assert not (tmp_path / "run/checkpoints").exists()
 
 

@@ -12,7 +12,7 @@ from small_runs import run, same, small_t2v, tensors
 from latte import LattePipeline
 from latte.cli import main
 from latte.models.latte_t2v import TextToVideo, TextToVideoConfig
-from latte.shapes.draw import COLOURS, MOTIONS, PHRASES, SHAPES, kept_apart, make_clip
+from latte.shapes.draw import COLOURS, MOTIONS, PHRASES, SHAPES, is_held_out, make_clip
 from latte.train.data.folders import open_clips
 from latte.train.objectives import Captioned
 from latte.video.write import write_video
@@ -88,7 +88,7 @@ def test_an_image_s_caption_is_its_own(vae):
 def test_some_combinations_are_kept_apart(vae):
     clips = open_clips(small_t2v(vae, "clips=300"))
     everything = {f"a {c} {s} {PHRASES[m]}" for m in MOTIONS for s in SHAPES for c in COLOURS}
-    apart = {clip.caption for clip in (make_clip(0, i, window=slice(0)) for i in range(3000)) if kept_apart(clip)}
+    apart = {clip.caption for clip in (make_clip(0, i, window=slice(0)) for i in range(3000)) if is_held_out(clip)}
     assert len(apart) == 24 and apart < everything
     assert len(clips.captions) > 120 and not apart & set(clips.captions)
     assert clips.clip(7, torch.Generator()).caption == make_clip(0, clips.numbers[7]).caption
@@ -167,7 +167,7 @@ def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
     words = ["eval", str(model), "--num-videos", "20", "--num-sampling-steps", "2", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "scores.json")]) == 0
     report = json.loads((tmp_path / "scores.json").read_text())
-    scores, apart = report["scores"], sum(kept_apart(make_clip(report["real_seed"], i)) for i in range(20))
+    scores, apart = report["scores"], sum(is_held_out(make_clip(report["real_seed"], i)) for i in range(20))
     assert {name: values["clips"] for name, values in scores.items()} == {
         "real clips": 20, "VAE reconstructions": 20, "samples": 20, "unseen": apart,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files that are no videos, or not whole ones, are told by name."""
+"""Files that are not videos, or are damaged, are reported by name."""
 
 import io
 import re
@@ -19,7 +19,7 @@ IMAGES = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in CLIP]
 
 
 def save_npz(path, header, content=b""):
-    """An npz by hand: whatever header, whatever content."""
+    """Write an npz by hand, with any header and any content."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"fortran_order": False, "descr": "|u1", **header})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -47,21 +47,21 @@ def save_npz(path, header, content=b""):
         ("a", {}, "without suffix"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is(name, change, say, tmp_path):
+def test_unsuitable_videos_are_rejected_before_anything_is_written(name, change, say, tmp_path):
     with pytest.raises(ValueError, match=say):
         write_video(**{"frames": CLIP, "path": tmp_path / "new" / name, **change})
     assert not (tmp_path / "new").exists()
 
 
 def test_an_encoder_that_fails_names_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("latte.video.write.LONGEST_SIDE", 1 << 20)
-    with pytest.raises(ValueError, match=r"a\.webp cannot be encoded: ") as told:
+    monkeypatch.setattr("latte.video.write.MAX_SIDE", 1 << 20)
+    with pytest.raises(ValueError, match=r"a\.webp cannot be encoded: ") as raised:
         write_video(np.zeros((1, 2, 20000, 3), np.uint8), tmp_path / "a.webp")
-    assert "\n" not in str(told.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
 def damaged(folder):
-    """Files that are no videos: name -> what is said of them."""
+    """Write files that are not videos; return what the error message says about each, by name."""
     good = {suffix: write_video(CLIP, folder / f"good{suffix}").read_bytes() for suffix in (".mp4", ".npz", ".webp")}
     bits = bytearray(good[".npz"])
     bits[len(bits) // 2] ^= 255
@@ -87,7 +87,7 @@ def damaged(folder):
     save_npz(folder / "absurd.npz", {"shape": (1 << 20, 64, 64, 3)})
     save_npz(folder / "header.npz", {"shape": (2, 8, 8, 3), "more": "x" * 20000})
     with zipfile.ZipFile(folder / "second.npz", "w") as archive, archive.open("video.npy", "w") as file:
-        np.lib.format.write_array(file, CLIP.numpy(), version=(2, 0))  # whose header may be of 4 GB
+        np.lib.format.write_array(file, CLIP.numpy(), version=(2, 0))  # whose header may have 4 GB
     for name in ("folder", "sizes", "program", "bomb"):
         (folder / name).mkdir()
     (folder / "program/0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
@@ -103,15 +103,15 @@ def damaged(folder):
         "flipped.npz": "CRC|decompressing",
         "empty.gif": "End of file",
         "sound.mp4": "no video stream",
-        "wrong.npz": "expected bytes .* found float64",
-        "words.npz": "expected bytes .* found <U5",
-        "objects.npz": "expected bytes .* found object",
+        "wrong.npz": "expected uint8 .* found float64",
+        "words.npz": "expected uint8 .* found <U5",
+        "objects.npz": "expected uint8 .* found object",
         "none.npz": "holds no array",
         "bare.npz": "not a zip file",
         "short.npz": "384 bytes that its header claims",
-        "absurd.npz": "more than 4294967296",
-        "second.npz": "no array whose header can be read",
-        "header.npz": "no array whose header can be read",
+        "absurd.npz": "more than the limit of 4294967296",
+        "second.npz": "no array with a readable header",
+        "header.npz": "no array with a readable header",
         "folder": "no frames",
         "sizes": "differ in size",
         "program": "0.png.*cannot identify image",
@@ -119,24 +119,26 @@ def damaged(folder):
     }
 
 
-def test_bad_files_are_told_by_name(tmp_path):
+def test_bad_files_are_reported_by_name(tmp_path):
     for name, say in damaged(tmp_path).items():
-        with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))} cannot be decoded: .*({say})") as told:
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(tmp_path / name))} cannot be decoded: .*({say})"
+        ) as raised:
             read_video(tmp_path / name)
-        assert "\n" not in str(told.value) and "pickle" not in str(told.value)
-        assert told.type is ValueError
+        assert "\n" not in str(raised.value) and "pickle" not in str(raised.value)
+        assert raised.type is ValueError
     with pytest.raises(FileNotFoundError, match="no video at"):
         read_video(tmp_path / "nowhere.mp4")
     (tmp_path / "a.doc").touch()
-    with pytest.raises(ValueError, match=r"a\.doc: not a video by its suffix"):
+    with pytest.raises(ValueError, match=r"a\.doc: unsupported video suffix"):
         read_video(tmp_path / "a.doc")
 
 
 def test_an_npz_is_counted_by_its_header(tmp_path):
-    """And read no further than it claims: zip packs a thousandfold."""
+    """It is read only as far as its header claims, since zip compresses up to a thousandfold."""
     path = save_npz(tmp_path / "a.npz", {"shape": (1000, 64, 64, 3)}, b"less")
     assert count_frames(path) == 1000
-    with pytest.raises(ValueError, match="more than 4294967296"):
+    with pytest.raises(ValueError, match="more than the limit of 4294967296"):
         count_frames(save_npz(tmp_path / "absurd.npz", {"shape": (1 << 20, 64, 64, 3)}))
     path = save_npz(tmp_path / "b.npz", {"shape": (1, 8, 8, 3)}, bytes(1 << 24))
     with pytest.raises(ValueError, match="192 bytes"):

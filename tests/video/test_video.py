@@ -1,4 +1,4 @@
-"""Videos in and out: what is written is what is read, and a bad file is told by name."""
+"""Videos that are written read back the same, in every format."""
 
 import os
 import tempfile
@@ -11,9 +11,17 @@ import torch
 from PIL import Image
 
 from latte.shapes.draw import make_clip
-from latte.video.pixels import from_uint8, to_uint8
-from latte.video.read import count_frames, list_videos, read_blocks, read_video
-from latte.video.write import export_to_gif, export_to_video, write_video
+from latte.video import (
+    count_frames,
+    export_to_gif,
+    export_to_video,
+    from_uint8,
+    list_videos,
+    read_blocks,
+    read_video,
+    to_uint8,
+    write_video,
+)
 
 CLIP = torch.from_numpy(make_clip(0, 3).video)
 IMAGES = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in CLIP]
@@ -24,7 +32,7 @@ def psnr(a, b):
 
 
 def encode(path, codec, pixels="yuv420p", **options):
-    """CLIP in a codec that write_video does not offer."""
+    """Encode CLIP with a codec that write_video does not offer."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 64, pixels, 4_000_000
@@ -61,7 +69,7 @@ def test_frames_that_repeat_are_kept_and_so_is_the_rate(name, fps, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp"])
-def test_pictures_move_for_ever(name, tmp_path):
+def test_animations_loop_forever(name, tmp_path):
     with Image.open(write_video(CLIP, tmp_path / name)) as image:
         assert image.info["loop"] == 0 and image.n_frames == 16
 
@@ -80,24 +88,24 @@ def test_foreign_containers(name, codec, tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_a_phones_clip_is_turned_upright(rotation, tmp_path):
-    """The flag says how far to turn a frame, anticlockwise."""
+def test_rotated_videos_are_turned_upright(rotation, tmp_path):
+    """The rotation flag counts degrees anticlockwise."""
     path = encode(tmp_path / "phone.mp4", "libx264", rotation=rotation)
     expected = torch.rot90(CLIP, rotation // 90, (2, 3))
     assert psnr(read_video(path)[0], expected) > 30 and psnr(next(read_blocks(path)), expected) > 30
 
 
-def test_chosen_frames_are_those_of_the_whole(tmp_path):
+def test_chosen_frames_equal_those_of_a_full_read(tmp_path):
     long = torch.randint(0, 256, (60, 3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name in ("a.mkv", "a.npz", "a.mp4", "a.webp"):
         path = write_video(long, tmp_path / name)
-        whole, _ = read_video(path)
-        assert torch.equal(read_video(path, [50, 3, 3, 17])[0], whole[[50, 3, 3, 17]])
-        assert torch.equal(torch.cat(list(read_blocks(path, 25))), whole)
+        full, _ = read_video(path)
+        assert torch.equal(read_video(path, [50, 3, 3, 17])[0], full[[50, 3, 3, 17]])
+        assert torch.equal(torch.cat(list(read_blocks(path, 25))), full)
         assert count_frames(path) == 60
-        with pytest.raises(ValueError, match=rf"{name} cannot be decoded: it has no frame of number 60"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be decoded: it has no frame number 60"):
             read_video(path, [60, 2])
-        with pytest.raises(ValueError, match="frame numbers must be 0 or more"):
+        with pytest.raises(ValueError, match="indices must be a non-empty list of frame numbers from 0"):
             read_video(path, [-1])
 
 
@@ -107,7 +115,7 @@ def test_equal_clips_are_equal_files(name, tmp_path):
     assert one == two
 
 
-def test_hidden_files_are_passed_over(tmp_path):
+def test_hidden_files_are_skipped(tmp_path):
     for name in ("a.mkv", ".a.part7.mkv", ".trash/b.mkv", "frames/0.png", "frames/.1.part7.png"):
         write_video(CLIP, tmp_path / name)
     assert list_videos(tmp_path) == [tmp_path / "a.mkv", tmp_path / "frames"]
@@ -125,7 +133,7 @@ def test_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     assert list_videos(tmp_path) == [tmp_path] and count_frames(tmp_path) == 16
 
 
-def test_moving_pictures_are_videos_of_their_own(tmp_path):
+def test_animated_pictures_are_videos(tmp_path):
     for name in ("a.webp", "b.webp"):
         write_video(CLIP, tmp_path / "moving" / name)
     for i in range(3):
@@ -139,13 +147,13 @@ def test_moving_pictures_are_videos_of_their_own(tmp_path):
     ]
 
 
-def test_pictures_with_alpha_grey_or_a_cameras_flag(tmp_path):
+def test_pictures_with_alpha_grey_levels_or_exif_orientation(tmp_path):
     seen = IMAGES[0].copy()
     seen.putalpha(128)
     seen.save(tmp_path / "0.png")
     IMAGES[0].convert("L").save(tmp_path / "1.png")
     lying = Image.Exif()
-    lying[0x0112] = 8  # orientation: to be turned a quarter anticlockwise
+    lying[0x0112] = 8  # EXIF orientation: rotate by 90 degrees anticlockwise
     IMAGES[0].save(tmp_path / "2.png", exif=lying)
     alpha, grey, turned = read_video(tmp_path)[0]
     assert torch.equal(alpha, CLIP[0]) and (grey == grey[:1]).all() and torch.equal(turned, CLIP[0].rot90(1, (1, 2)))

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from latte.shapes.draw import MOTIONS, ShapeClip, kept_apart, make_clip
+from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
 from latte.train.config import TrainConfig
 from latte.train.data.windows import by_stride
 from latte.video.pixels import from_uint8
@@ -94,7 +94,7 @@ class Clips(Protocol):
 class ShapeClips:
     """The built-in moving shapes: windows of motions of config.shape_frames frames.
 
-    With captions, those of latte.shapes.draw.kept_apart are passed over: they are for judging what was learned.
+    With captions, those of latte.shapes.draw.is_held_out are passed over: they are for judging what was learned.
     """
 
     config: TrainConfig
@@ -125,7 +125,7 @@ class ShapeClips:
             return list(range(len(self)))
         nothing = dict(size=self.config.image_size, window=slice(0))
         clips = ((i, make_clip(self.config.seed, i, **nothing)) for i in count())
-        return list(islice((i for i, clip in clips if not kept_apart(clip)), len(self)))
+        return list(islice((i for i, clip in clips if not is_held_out(clip)), len(self)))
 
     @cached_property
     def captions(self) -> list[str]:

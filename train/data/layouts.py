@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import below
-from latte.video.read import list_videos, pictures
+from latte.files import walk_tree
+from latte.video.read import list_pictures, list_videos
 
 ORIGINAL = (".avi", ".mp4")  # the video files that the original's data sets consist of
 SPLIT = re.compile(r"(^|[_-])(train|test|val|valid|validation)$")  # how folders of a part of a data set are called
@@ -132,7 +132,7 @@ LAYOUTS = {
 
 def video_files(root: Path) -> list[Path]:
     """Files of the original's kinds at or below a folder, links that lead nowhere too, sorted."""
-    return sorted(path for path in below(root) if path.suffix.lower() in ORIGINAL and not path.is_dir())
+    return sorted(path for path in walk_tree(root) if path.suffix.lower() in ORIGINAL and not path.is_dir())
 
 
 def read_lines(split: Path) -> list[str]:
@@ -146,7 +146,7 @@ def read_lines(split: Path) -> list[str]:
 def disorder(folder: Path) -> str:
     """What is wrong with the numbers of a folder's pictures; empty: nothing."""
     last, before = -1, ""
-    for name in (path.name for path in pictures(folder)):
+    for name in (path.name for path in list_pictures(folder)):
         numbers = re.findall(r"\d+", name.split(".")[0])
         if not numbers:
             return f"{name} has no number in its name"
@@ -172,7 +172,7 @@ def nothing(root: Path, wanted: str) -> ValueError:
     elif videos:
         there = f"{len(videos)} folders of frames: `latte prepare` sky, taichi or folder takes these"
     else:
-        suffixes = Counter(path.suffix.lower() or "nameless" for path in below(root) if path.is_file())
+        suffixes = Counter(path.suffix.lower() or "nameless" for path in walk_tree(root) if path.is_file())
         there = ", ".join(f"{n} {suffix} files" for suffix, n in suffixes.most_common(3)) or "nothing"
     return ValueError(f"{root} holds no {wanted}; it holds {there}")
 

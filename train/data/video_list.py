@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from latte.files import read_json, write_json
-from latte.video.read import pictures
+from latte.video.read import list_pictures
 
 VIDEO_LIST, VIDEO_LIST_FORMAT = "index.json", "latte-videos-1"
 TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
@@ -120,4 +120,4 @@ def change(path: Path, video: Video) -> str:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of the pictures of a folder."""
-    return sum(file.stat().st_size for file in (pictures(path) if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in (list_pictures(path) if path.is_dir() else [path]))

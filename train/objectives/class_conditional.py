@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from latte.class_pipeline import ClassPipeline
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.files import copy_files, replacing_folder, write_json
 from latte.models.latte import Latte, LatteConfig
+from latte.pipeline import LattePipeline
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Draw
 from latte.train.data.clips import Clips
@@ -112,7 +112,7 @@ class Denoising:
         """So many samples, of the classes in turn, uint8 (n, f, 3, h, w)."""
         names = self.clips.names
         asked = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
-        return ClassPipeline(network, self.vae, names)(**asked, batch_size=SHOWN, **self.sampling()).frames
+        return LattePipeline(network, self.vae, class_names=names)(**asked, batch_size=SHOWN, **self.sampling()).frames
 
     def sampling(self) -> dict:
         """How samples are made."""

@@ -33,7 +33,7 @@ def travel(clip: ShapeClip) -> float:
 
 
 def usual_travel(motion: str) -> float:
-    """The mean of travel over clips of a motion, from the ranges of latte.shapes.draw.path."""
+    """The mean of travel over clips of a motion, from the ranges of latte.shapes.draw.draw_path."""
     if motion in DIRECTIONS:
         return 28 / 64
     return 2 * np.pi * 0.625 * 10.5 / 64 if "clockwise" in motion else 10 / 64

@@ -10,9 +10,9 @@ from latte.models.denoiser import check_latents
 from latte.models.fields import check_fields
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
+from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer, train_vocabulary
-from latte.text_pipeline import TextPipeline
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.latent_files import CAPTION, EMPTY, Stored
@@ -89,7 +89,7 @@ class Captioned(Denoising):
         """So many samples, of captions evenly through all, uint8 (n, f, 3, h, w)."""
         parts = (network.transformer, self.vae, network.text_encoder, self.tokenizer)
         asked = spread(self.clips.captions, count, again=True)
-        return TextPipeline(*parts)(asked, batch_size=SHOWN, **self.sampling()).frames
+        return LattePipeline(*parts)(asked, batch_size=SHOWN, **self.sampling()).frames
 
     def finish(self, network: TextToVideo, folder: Path) -> None:
         """Write a text-to-video folder, with the VAE, the vocabulary and a scheduler."""
@@ -153,7 +153,7 @@ class Embedded(Denoising):
         return self.samples(network, len(captions)), captions
 
     def samples(self, network: LatteT2V, count: int) -> Tensor:
-        pipe, videos = TextPipeline(network, self.vae), []
+        pipe, videos = LattePipeline(network, self.vae), []
         for number, caption in enumerate(spread(self.clips.captions, count, again=True)):
             text = self.table[self.rows[caption]].float()[None]
             empty = self.empty[None, : text.shape[1]]

@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_read_is_passed_over(prepare, tmp_path, monkeypa
     monkeypatch.setattr("latte.files.os.listdir", forbidden)
     status, _, said = prepare("ffs", tmp_path / "data")
     assert status == 0 and paths(tmp_path / "out") == ["a.mp4"]
-    assert "lost+found cannot be read and is passed over: Permission denied" in said
+    assert "lost+found cannot be read and is skipped: Permission denied" in said
 
 
 def test_quick_decodes_first_frames_only(prepare, tmp_path):

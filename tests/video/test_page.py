@@ -1,4 +1,4 @@
-"""Contact sheets and the page of a folder of videos."""
+"""Contact sheets, tiled videos and HTML pages."""
 
 import re
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from latte.shapes.draw import make_clip
-from latte.video.page import contact_sheet, plain, tile, wrap, write_page
+from latte.video.page import contact_sheet, printable, tile, wrap_caption, write_page
 
 CLIP = torch.from_numpy(make_clip(0, 3).video)
 
@@ -23,9 +23,9 @@ def test_contact_sheet(tmp_path):
     assert np.array_equal(double[:128:2, -128::2], CLIP[15].permute(1, 2, 0))
 
 
-def test_captions_are_plain_and_short():
-    assert plain("a\x1b[31m\nb\u202ec\ud800") == "a [31m b c"
-    lines = wrap("word " * 99, 3).split("\n")
+def test_captions_are_printable_and_short():
+    assert printable("a\x1b[31m\nb\u202ec\ud800") == "a [31m b c"
+    lines = wrap_caption("word " * 99, 3).split("\n")
     assert len(lines) == 3 and max(map(len, lines)) <= 28 and lines[-1].endswith("…")
 
 
@@ -36,7 +36,7 @@ def test_tile():
     assert torch.equal(tiled[:, :, :64, 64:], videos[1]) and (tiled[:, :, 64:, 64:] == 255).all()
 
 
-def test_page_shows_every_file_and_no_markup_of_others(tmp_path):
+def test_page_shows_every_file_and_escapes_captions(tmp_path):
     names = [f"{i}.mp4" for i in range(20)] + ["a #1?.mp4", 'q".webm', "moving.webp"]
     files = [(name, f"clip {name} <script>\0</script>") for name in names]
     page = write_page(tmp_path, files, "title <i>", {"fact": "1 & 2\x07"}).read_text()
@@ -56,15 +56,15 @@ def test_page_shows_every_file_and_no_markup_of_others(tmp_path):
     ("call", "say"),
     [
         (lambda folder: contact_sheet(torch.empty(0, 4, 3, 8, 8), [], folder / "a.png"), "no videos"),
-        (lambda folder: contact_sheet(CLIP[None], [], folder / "a.png"), "1 videos, 0 captions"),
+        (lambda folder: contact_sheet(CLIP[None], [], folder / "a.png"), "1 videos and 0 captions"),
         (lambda folder: contact_sheet(CLIP[None], ["a"], folder / "a.png", columns=0), "columns is 0"),
-        (lambda folder: contact_sheet(CLIP[None], ["a"], folder / "a.png", scale=0), "scale 0"),
+        (lambda folder: contact_sheet(CLIP[None], ["a"], folder / "a.png", scale=0), "scale is 0"),
         (lambda folder: tile(torch.empty(0, 4, 3, 8, 8), 2), "no videos"),
         (lambda folder: tile(CLIP[None], 0), "columns is 0"),
         (lambda folder: write_page(folder, [], "title", {}), "no videos"),
     ],
 )
-def test_what_cannot_be_laid_out(call, say, tmp_path):
+def test_impossible_layouts_are_rejected(call, say, tmp_path):
     with pytest.raises(ValueError, match=say):
         call(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,155 @@
+"""Conditioning by classes, or by nothing: the labels of a call, and the guided network of a class-conditional Latte."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latte.conditioning import MOST_VIDEOS, Denoiser, Request, check_count
+from latte.diffusion.guidance import guided, predicting_noise
+from latte.files import read_json
+from latte.models.latte import LatteConfig
+from latte.scheduler import Scheduler
+from latte.weights.hub import find_vae
+from latte.weights.load import find_model, load_model, model_root, own_vae
+from latte.weights.sampling_defaults import CLASS_GUIDANCE, Guidance, load_sampling
+from latte.weights.vae_folder import load_vae
+
+if TYPE_CHECKING:
+    from latte.pipeline import LattePipeline
+
+ORIGINAL = Scheduler(timestep_spacing="even")  # the original Latte's respacing
+OF_TEXT = ("prompt_embeds", "negative_prompt_embeds", "clean_caption", "mask_feature", "text_mask")
+
+
+class ClassConditioning:
+    """For a Latte with classes, or an unconditional one."""
+
+    describes = "classes, or unconditional"
+    components = ("transformer", "vae", "scheduler", "class_names")
+    tensors = ()
+    fills_batches = True
+
+    def trained_size(self, config: LatteConfig) -> tuple[int, int]:
+        """(frames, side of the latents) that a model was trained at."""
+        return config.num_frames, config.input_size
+
+    def check_parts(self, pipe: "LattePipeline") -> None:
+        """Raise ValueError if a part belongs to a text-to-video model."""
+        for name in ("text_encoder", "tokenizer"):
+            if getattr(pipe, name) is not None:
+                raise ValueError(f"{name} belongs to a text-to-video model; this one is for {self.describes}")
+
+    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+        """The number of videos; raises ValueError for what this model does not have."""
+        cfg, labels = pipe.transformer.config, asked_labels(request)
+        if request.negative_prompt:
+            raise ValueError("negative_prompt is for text-to-video models: leave it out")
+        request.check_unused(OF_TEXT, "a model of classes, or an unconditional one")
+        if not request.temporal:
+            raise ValueError("enable_temporal_attentions=False is for text-to-video models: leave it out")
+        if request.num_videos is not None:
+            check_count("num_videos", request.num_videos, MOST_VIDEOS)
+        if guidance.scale != 1 and not cfg.num_classes:
+            raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
+        if guidance.scale != 1 and not cfg.class_dropout_prob:
+            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale 1")
+        if cfg.num_classes and labels is None:
+            raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
+        if labels is not None and request.num_videos is not None:
+            raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
+        if not cfg.num_classes and labels is not None:
+            raise ValueError("this model is unconditional: give num_videos, not class_labels")
+        return len(class_indices(pipe, request))
+
+    def denoisers(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+    ) -> Callable[[Sequence[int]], Denoiser]:
+        """The network, guided towards each video's class."""
+        classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
+        if network.config.prediction == "v":
+            network = predicting_noise(network, pipe.scheduler.training_schedule())
+
+        def denoiser(rows: Sequence[int]) -> Denoiser:
+            if not classes:
+                return Denoiser(network)
+            y = torch.tensor([labels[i] for i in rows], device=pipe.device)
+            return Denoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
+
+        return denoiser
+
+
+def asked_labels(request: Request) -> Sequence[int | str] | int | str | None:
+    """The labels that a call gives as class_labels, or as its first argument."""
+    if request.prompt is not None and request.class_labels is not None:
+        raise ValueError("class_labels are given twice: as the first argument and by name")
+    return request.class_labels if request.prompt is None else request.prompt
+
+
+def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
+    """One class index per video, copies of a label side by side; zeros for an unconditional model."""
+    labels = asked_labels(request)
+    if labels is None:
+        return [0] * ((request.num_videos or 1) * request.copies)
+    several = labels if isinstance(labels, list | tuple) else [labels]
+    if not several:
+        raise ValueError("class_labels is empty: name at least one class")
+    return [class_index(label, pipe) for label in several for _ in range(request.copies)]
+
+
+def class_index(label: int | str, pipe: "LattePipeline") -> int:
+    """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
+    count = pipe.transformer.config.num_classes
+    if isinstance(label, str) and label in pipe.class_names:
+        return pipe.class_names.index(label)
+    text = str(label)
+    if not text.lstrip("-").isdecimal() or not 0 <= int(text) < count:
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(pipe.class_names)) or f"0 to {count - 1}"
+        raise ValueError(f"no class {label!r}; the classes are {known}")
+    return int(text)
+
+
+def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads: int | None) -> dict[str, Any]:
+    """Read the parts of a class-conditional model that `parts` does not name.
+
+    Args:
+        path: Anything that latte.load_model takes.
+        parts: Parts by name; a VAE may be given as the name of a folder.
+        weights: "ema" or "model", if a checkpoint holds both.
+        num_heads: Attention heads of an original file of an unpublished width.
+
+    Returns:
+        The parts, and under "sampling" the model folder's sampling defaults.
+
+    Raises:
+        CheckpointError: A part is missing, damaged or does not fit.
+    """
+    path = find_model(path)
+    transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights)
+    vae = parts["vae"] if "vae" in parts else own_vae(path)
+    if isinstance(vae, str | Path):
+        vae = load_vae(find_vae(vae, path))
+    names = read_classes(path / "classes.json", transformer.config.num_classes)
+    sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
+    return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
+
+
+def usual_guidance(config: LatteConfig) -> float:
+    """The guidance scale of a Latte whose folder does not name one."""
+    return CLASS_GUIDANCE if config.num_classes and config.class_dropout_prob else 1.0
+
+
+def read_classes(path: Path, count: int) -> list[str]:
+    """The names in a classes.json; an empty list if there is no such file.
+
+    Raises:
+        ValueError: The file does not hold `count` different names.
+    """
+    if not path.is_file():
+        return []
+    names = read_json(path).get("names")
+    good = isinstance(names, list) and all(isinstance(name, str) and name and name.isprintable() for name in names)
+    if not good or len(set(names)) != len(names) or len(names) != count:
+        raise ValueError(f'{path} must hold {{"names": [...]}} with {count} different names, as the model has classes')
+    return names

@@ -1,0 +1,100 @@
+"""What a pipeline's call asks a model to show, and what each kind of conditioning brings to the common loop."""
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from latte.text.embed import Text
+from latte.weights.sampling_defaults import Guidance
+
+if TYPE_CHECKING:
+    from latte.pipeline import LattePipeline
+
+MOST_VIDEOS = 1_000_000  # of one call
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of a call that only one kind of conditioning has a use for; LattePipeline.__call__ explains them."""
+
+    prompt: str | list[str] | None = None
+    negative_prompt: str | list[str] | None = None
+    prompt_embeds: Tensor | Text | None = None
+    negative_prompt_embeds: Tensor | None = None
+    class_labels: Sequence[int | str] | int | str | None = None
+    num_videos: int | None = None
+    copies: int = 1
+    clean_caption: bool = True
+    mask_feature: bool = True
+    text_mask: str = "single"
+    temporal: bool = True
+
+    def check_unused(self, names: Iterable[str], what: str) -> None:
+        """Raise ValueError if one of these words was given, for a model that is `what`."""
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} does nothing for {what}: leave it out")
+
+
+class Denoiser:
+    """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
+
+    Attributes:
+        tensors: What it is conditioned on, by the names that a callback may ask for; a callback may replace them.
+    """
+
+    def __init__(self, evaluate: Callable[[Tensor, Tensor], Tensor], tensors: dict[str, Tensor] | None = None):
+        self.evaluate, self.tensors = evaluate, tensors or {}
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (b, f, c, h, w), t (b,) -> (b, f, c or 2c, h, w)."""
+        return self.evaluate(x, t)
+
+
+class Conditioning(Protocol):
+    """What a model is told to show. Each kind brings its checks and the network that the common loop denoises with.
+
+    Attributes:
+        describes: The kind of model, in messages.
+        components: Names of the pipeline's parts.
+        tensors: What a callback may ask for besides latents.
+        fills_batches: Whether the last batch of a call is filled up, so that asking for more videos changes no bit of
+            the others. A text-to-video model is too large for that: there, rounding depends on the batch.
+    """
+
+    describes: str
+    components: tuple[str, ...]
+    tensors: tuple[str, ...]
+    fills_batches: bool
+
+    def check_parts(self, pipe: "LattePipeline") -> None:
+        """Raise ValueError if the pipeline's parts do not fit together."""
+
+    def trained_size(self, config: Any) -> tuple[int, int]:
+        """(frames, side of the latents) that a model was trained at."""
+
+    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+        """The number of videos that a call asks for; raises ValueError for words that do not go together.
+
+        interval: whether the call names a guidance_interval.
+        """
+
+    def denoisers(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+    ) -> Callable[[Sequence[int]], Denoiser]:
+        """A function from the numbers of some of a call's videos to their denoiser."""
+
+
+def check_count(name: str, value: Any, most: int | None = None, least: int = 1) -> None:
+    """Raise ValueError unless the value is an integer in `least` to `most`."""
+    if not isinstance(value, int) or value < least or (most and value > most):
+        allowed = f"in {least} to {most}" if most else f"{least} or more"
+        raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
+
+
+def check_choice(name: str, value: object, allowed: Container[str] | Iterable[str]) -> None:
+    """Raise ValueError unless the value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")

@@ -1,0 +1,201 @@
+"""Conditioning by prompts: T5 embeddings of a call's prompts, and the guided network of a LatteT2V."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latte.conditioning import Denoiser, Request, check_choice
+from latte.diffusion.guidance import guided, predicting_noise
+from latte.models.latte_t2v import LatteT2VConfig
+from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
+from latte.weights.eight_bits import in_eight_bits
+from latte.weights.hub import find_vae
+from latte.weights.load import model_root
+from latte.weights.published import readers
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
+from latte.weights.vae_folder import load_vae
+
+if TYPE_CHECKING:
+    from latte.pipeline import LattePipeline
+
+OFFLOADS = (None, "cpu", "free")
+
+
+class TextConditioning:
+    """For a text-to-video model, or for the text encoder of one."""
+
+    describes = "prompts"
+    components = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    tensors = ("prompt_embeds", "negative_prompt_embeds")
+    fills_batches = False
+
+    def trained_size(self, config: LatteT2VConfig) -> tuple[int, int]:
+        """(frames, side of the latents) that a model was trained at."""
+        return config.video_length, config.sample_size
+
+    def check_parts(self, pipe: "LattePipeline") -> None:
+        """Raise ValueError if the text encoder, its tokenizer and the network do not fit."""
+        if pipe.class_names:
+            raise ValueError("class_names belong to a class-conditional model; this one is for prompts")
+        if pipe.text_encoder is None:
+            return
+        width, known = pipe.text_encoder.config.d_model, pipe.text_encoder.config.vocab_size
+        if pipe.transformer is not None and width != pipe.transformer.config.caption_channels:
+            captions = pipe.transformer.config.caption_channels
+            raise ValueError(f"the text encoder's width is {width}; the model's captions have {captions}")
+        if pipe.tokenizer is not None and len(pipe.tokenizer) > known:
+            raise ValueError(f"the tokenizer has {len(pipe.tokenizer)} pieces; the text encoder knows {known}")
+
+    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+        """The number of videos; raises ValueError for words that do not go together."""
+        request.check_unused(("class_labels", "num_videos"), "a text-to-video model")
+        if request.negative_prompt and guidance.scale <= 1:
+            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: more than 1 guides")
+        if interval and guidance.scale <= 1:
+            raise ValueError(f"guidance_interval does nothing with guidance_scale {guidance.scale:g}: above 1 guides")
+        return request.copies * check_texts(
+            *texts(request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
+        )
+
+    def denoisers(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+    ) -> Callable[[Sequence[int]], Denoiser]:
+        """The network, guided from the negative prompts towards the prompts, which are encoded here."""
+        text = encode_prompt(
+            pipe, *texts(request, guidance), request.copies, request.clean_caption, request.mask_feature,
+            request.text_mask,
+        )  # fmt: skip
+        dtype = next(pipe.transformer.parameters()).dtype
+
+        def denoiser(rows: Sequence[int]) -> Denoiser:
+            embeds, mask = rows_of(text, rows, dtype, pipe.device)
+
+            def network(x: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
+                table, masks = torch.cat(list(embeds.values())), None if mask is None else mask[chosen]
+                return pipe.transformer(x.to(dtype), t, table[chosen], masks, temporal=request.temporal).float()
+
+            model = network
+            if pipe.transformer.config.prediction == "v":
+                model = predicting_noise(network, pipe.scheduler.training_schedule())
+            prompts = torch.arange(len(rows), device=pipe.device)
+            scale = guidance.scale if len(embeds) > 1 else 1
+            return Denoiser(guided(model, prompts, prompts + len(rows), scale, guidance.interval), embeds)
+
+        return denoiser
+
+
+def texts(request: Request, guidance: Guidance) -> tuple:
+    """(prompt, negative prompt, their embeddings) of a call; guidance of 1 or less has no negative half."""
+    guides = guidance.scale > 1
+    negative = (request.negative_prompt or "") if guides else None
+    return request.prompt, negative, request.prompt_embeds, request.negative_prompt_embeds if guides else None
+
+
+def rows_of(
+    text: Text, rows: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Of some videos: embeddings by the names that a callback knows, and the mask (n, l) of all of them in order."""
+    parts = {"prompt_embeds": text.prompt, "negative_prompt_embeds": text.negative}
+    embeds = {name: part[list(rows)].to(device, dtype) for name, part in parts.items() if part is not None}
+    masks = [mask[list(rows)].to(device) for mask in (text.prompt_mask, text.negative_mask) if mask is not None]
+    return embeds, torch.cat(masks) if masks else None
+
+
+def embedding_width(pipe: "LattePipeline") -> int:
+    """Width of the text embeddings that a pipeline works with."""
+    return pipe.text_encoder.config.d_model if pipe.transformer is None else pipe.transformer.config.caption_channels
+
+
+def encode_prompt(
+    pipe: "LattePipeline",
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str] | None = "",
+    prompt_embeds: Tensor | Text | None = None,
+    negative_prompt_embeds: Tensor | None = None,
+    copies: int = 1,
+    clean_caption: bool = True,
+    mask_feature: bool = True,
+    text_mask: str = "single",
+) -> Text:
+    """Embed prompts and negative prompts: see LattePipeline.encode_prompt."""
+    given = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+    count = check_texts(*given, embedding_width(pipe), mask_feature, text_mask)
+    mask = other = None
+    text = kept(prompt_embeds, negative_prompt_embeds)
+    prompt_embeds, negative_prompt_embeds = text.prompt, None if negative_prompt is None else text.negative
+    encodes = prompt_embeds is None or (negative_prompt_embeds is None and negative_prompt is not None)
+    with encoder_on_device(pipe) if encodes else nullcontext():
+        if prompt_embeds is None:
+            prompts = [prompt] if isinstance(prompt, str) else prompt
+            prompt_embeds, mask = embed(pipe.text_encoder, pipe.tokenizer, prompts, MAX_LENGTH, clean_caption)
+        if negative_prompt_embeds is None and negative_prompt is not None:
+            length = prompt_embeds.shape[1]
+            several = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt]
+            encoded = embed(pipe.text_encoder, pipe.tokenizer, several, length, clean_caption)
+            negative_prompt_embeds, other = (z.expand(count, *z.shape[1:]) for z in encoded)
+    each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
+    if mask is None:  # a negative prompt that was encoded here gets the mask of the prompt's own tokens, as in "single"
+        theirs = text.prompt_mask if text.negative is None else text.negative_mask
+        masks = (text.prompt_mask, None if negative_prompt_embeds is None else theirs)
+        return Text(each(prompt_embeds), each(negative_prompt_embeds), *map(each, masks))
+    text = Text(each(prompt_embeds), each(negative_prompt_embeds))
+    if not mask_feature:
+        return text
+    # diffusers repeats embeddings one by one, but masks as a whole
+    repeated = mask.repeat(copies, 1) if text_mask == "reference" else each(mask)
+    return masked(text.prompt, repeated, text.negative, each(other), text_mask)
+
+
+@contextmanager
+def encoder_on_device(pipe: "LattePipeline") -> Iterator[None]:
+    """The text encoder on the pipeline's device; afterwards it goes where pipe.offload_text_encoder says.
+
+    Raises:
+        ValueError: There is no text encoder, or no such place.
+    """
+    if pipe.text_encoder is None or pipe.tokenizer is None:
+        raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
+    check_choice("offload_text_encoder", pipe.offload_text_encoder, OFFLOADS)
+    if pipe.offload_text_encoder == "cpu":
+        pipe.text_encoder.to(pipe.device)
+    try:
+        yield
+    finally:
+        if pipe.offload_text_encoder == "cpu":
+            pipe.text_encoder.to("cpu")
+    if pipe.offload_text_encoder == "free":
+        pipe.text_encoder = None
+
+
+def read_text_parts(path: Path, parts: dict[str, Any], dtype: torch.dtype, memory: str) -> dict[str, Any]:
+    """Read the parts of a text-to-video model that `parts` does not name.
+
+    Args:
+        path: A published folder, one of ours, or a run.
+        parts: Parts by name; None leaves a part out, and a VAE may be given as the name of a folder.
+        dtype: Of the weights.
+        memory: "low" reads the text encoder in 8 bits and lets the VAE work on one frame at a time.
+
+    Returns:
+        The parts, and under "sampling" the model folder's sampling defaults.
+
+    Raises:
+        CheckpointError: A part is missing, damaged or does not fit.
+    """
+    check_choice("memory", memory, ("normal", "low"))
+    read, parts = readers(path, dtype, memory == "low"), dict(parts)
+    if isinstance(parts.get("vae"), str | Path):
+        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype)
+    for name in TextConditioning.components:
+        if name not in parts:
+            parts[name] = read[name]()
+    if memory == "low":
+        if parts["text_encoder"] is not None:  # one that was passed in may still be in floating-point numbers
+            in_eight_bits(parts["text_encoder"])
+        if parts["vae"] is not None:
+            parts["vae"].set_chunk(1)
+    return {**parts, "sampling": load_sampling(model_root(path), TEXT_GUIDANCE)}

@@ -1,0 +1,141 @@
+"""What class-conditional and text-to-video models share: words, outputs, noise, callbacks and progress bars."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from awake_models import awake_pipeline
+from published import PROMPTS, QUICK
+
+from latte import LattePipeline
+from latte.scheduler import Scheduler
+
+
+@pytest.fixture
+def classes():
+    return awake_pipeline(3, ["left", "right", "up"])
+
+
+@pytest.fixture(params=["classes", "prompts"])
+def call(request, classes, pipe):
+    """A call of either kind of model for one video, in four steps: call(**options) -> the pipeline's result."""
+    model, shown = (classes, "left") if request.param == "classes" else (pipe, PROMPTS[0])
+    quick = {"num_inference_steps": 4, "num_frames": 4, "output_type": "latent", "progress": False}
+    make = lambda shown=shown, **options: model(shown, **{**quick, **options})
+    make.pipe = model
+    return make
+
+
+def test_results_are_tuples_and_tables_too(call):
+    frames = call().frames
+    assert torch.equal(call()[0], frames) and torch.equal(call()["frames"], frames)
+    assert torch.equal(call(return_dict=False)[0], frames) and torch.equal(call().to_tuple()[0], frames)
+
+
+def test_frames_are_named_in_two_ways(call):
+    assert torch.equal(call(num_frames=None, video_length=4).frames, call().frames)
+    with pytest.raises(ValueError, match="num_frames is given under both of its names, as 4 and 2"):
+        call(video_length=2)
+
+
+def test_noise_comes_from_a_seed_a_generator_or_latents(call):
+    start = torch.randn(call().frames.shape, generator=torch.Generator().manual_seed(7))
+    begun = call(latents=start).frames
+    assert torch.equal(begun, call(generator=torch.Generator().manual_seed(7)).frames)
+    assert torch.equal(begun, call(generator=[torch.Generator().manual_seed(7)]).frames)
+    assert not torch.allclose(begun, call(seed=7).frames, atol=1e-3)
+
+
+def test_timesteps_and_samplers_can_be_named(call):
+    plain = call().frames
+    for change in ({"timesteps": [900, 600, 300]}, {"sampler": "dpm_multistep"}, {"eta": 1.0}):
+        assert not torch.allclose(call(**change).frames, plain, atol=1e-3)
+    call.pipe.scheduler = Scheduler.from_config(call.pipe.scheduler.config, "ddpm")
+    assert torch.equal(call().frames, call(sampler="ddpm").frames)
+
+
+def test_pictures_are_what_a_call_gives(call):
+    (video,) = call(output_type="pil").frames
+    assert inspect.signature(call.pipe.__call__).parameters["output_type"].default == "pil"
+    assert np.array_equal(np.asarray(video[0]), call(output_type="uint8").frames[0, 0].permute(1, 2, 0))
+
+
+def test_copies_stand_side_by_side(call):
+    shown = [0, 2] if call.pipe.class_names else list(PROMPTS[:2])
+    doubled = [name for name in shown for _ in range(2)]
+    assert torch.equal(call(shown, num_videos_per_prompt=2).frames, call(doubled).frames)
+
+
+def test_a_callback_may_stop_the_call(call):
+    steps = []
+
+    def stop(pipe, step, t, tensors):
+        steps.append(step)
+        pipe._interrupt = step == 1
+
+    stopped = call(callback_on_step_end=stop).frames
+    assert steps == [0, 1] and stopped.isfinite().all() and not torch.allclose(stopped, call().frames)
+    assert call.pipe.current_timestep is None
+
+
+def test_a_callback_sees_and_changes_the_embeddings(pipe):
+    names, seen = ("latents", "prompt_embeds", "negative_prompt_embeds"), []
+
+    def other_prompt(pipe, step, t, tensors):
+        seen.append(tuple(tensors))
+        return {"prompt_embeds": tensors["negative_prompt_embeds"]} if step == 0 else tensors
+
+    make = lambda **options: pipe(PROMPTS[0], **QUICK, callback_on_step_end_tensor_inputs=names, **options).frames
+    changed = make(callback_on_step_end=other_prompt)
+    assert set(seen) == {names} and not torch.allclose(changed, make(), atol=1e-4)
+    with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs is 'noise'"):
+        pipe(PROMPTS[0], **QUICK, callback_on_step_end_tensor_inputs=["noise"])
+
+
+def test_progress_bars_are_diffusers(call, capsys):
+    call(progress=True)
+    assert "sampling: 100%" in capsys.readouterr().err
+    call.pipe.set_progress_bar_config(disable=True)
+    call(progress=True)
+    assert "sampling" not in capsys.readouterr().err
+
+
+def test_parts_make_the_same_pipeline_again(call):
+    again = LattePipeline(**call.pipe.components)
+    assert again.components.keys() == call.pipe.components.keys() and again.takes_prompts == call.pipe.takes_prompts
+
+
+def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
+    dtype = lambda: next(classes.transformer.parameters()).dtype
+    for words in (("cpu", torch.float64), (torch.float32, "cpu"), (torch.float64,)):
+        assert classes.to(*words) is classes and dtype() in words
+    assert classes.to(dtype=torch.float32) is classes and dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "say"),
+    [
+        ({"prompt_embeds": torch.zeros(1, 2, 3)}, "prompt_embeds does nothing for a model of classes"),
+        ({"negative_prompt": "dark"}, "negative_prompt is for text-to-video models"),
+        ({"text_mask": "strict"}, "text_mask does nothing for a model of classes"),
+        ({"enable_temporal_attentions": False}, "is for text-to-video models"),
+        ({"class_labels": [1]}, "class_labels are given twice"),
+    ],
+)
+def test_words_of_prompts_are_refused_by_classes(classes, options, say):
+    with pytest.raises(ValueError, match=say):
+        classes([0], output_type="latent", **options)
+
+
+@pytest.mark.parametrize("options", [{"class_labels": [0]}, {"num_videos": 2}])
+def test_words_of_classes_are_refused_by_prompts(pipe, options):
+    with pytest.raises(ValueError, match="does nothing for a text-to-video model"):
+        pipe(PROMPTS[0], **QUICK, **options)
+
+
+def test_parts_of_the_other_kind_are_refused(classes, parts):
+    with pytest.raises(ValueError, match="text_encoder belongs to a text-to-video model"):
+        LattePipeline(classes.transformer, text_encoder=parts["text_encoder"])
+    with pytest.raises(ValueError, match="class_names belong to a class-conditional model"):
+        LattePipeline(**parts, class_names=["left"])
