@@ -96,6 +96,13 @@ class AdaLNSingle(nn.Module):
 MODULATION: dict[str, Callable[..., nn.Module]] = {"adaln": AdaLN, "tokens": Affine, "single": AdaLNSingle}
 
 
+class TanhGELU(nn.GELU):
+    """GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) in its tanh approximation."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+
 class FeedForward(Mlp):
     """The block's MLP: two linear layers with a tanh-approximated GELU between them (DiT, section 3.2).
 
@@ -107,7 +114,7 @@ class FeedForward(Mlp):
     kind = "mlp"
 
     def __init__(self, dim: int, hidden: int):
-        super().__init__(dim, hidden, act_layer=lambda: nn.GELU(approximate="tanh"))
+        super().__init__(dim, hidden, act_layer=TanhGELU)
 
 
 class Block(nn.Module):

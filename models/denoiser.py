@@ -25,7 +25,7 @@ class Condition(NamedTuple):
 
     def select(self, rows: slice) -> "Condition":
         """The condition of some of the rows; a single row belongs to all frames and stays."""
-        return Condition(*(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self))
+        return Condition._make(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self)
 
 
 def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int) -> None:

@@ -165,7 +165,7 @@ class Latte(Denoiser):
         for zero in (m.linear for m in self.modules() if isinstance(m, AdaLN)):
             nn.init.zeros_(zero.weight)
         nn.init.zeros_(self.final_linear.weight)
-        if self.upsample is not None:
+        if self.upsample is not None and self.upsample.bias is not None:
             nn.init.zeros_(self.upsample.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, num_images: int = 0) -> Tensor:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear
+from latte.models.attention import CrossAttention
+from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, TanhGELU
 from latte.models.condition import TimeEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
 from latte.models.fields import NetworkConfig
@@ -80,7 +81,7 @@ class LatteT2V(Denoiser):
         self.patch_embed = nn.Linear(config.in_channels * p * p, dim)
         self.time = TimeEmbed(dim)
         self.time_modulation = FullPrecisionLinear(dim, 6 * dim)
-        self.caption = Mlp(config.caption_channels, dim, dim, act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.caption = Mlp(config.caption_channels, dim, dim, act_layer=TanhGELU)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_attention_heads, kind, "single", cross=kind == "s")
             for kind in ["s", "t"] * config.num_layers
@@ -100,8 +101,9 @@ class LatteT2V(Denoiser):
         for module in (self.time, self.time_modulation, self.caption):
             for linear in (part for part in module.modules() if isinstance(part, nn.Linear)):
                 nn.init.normal_(linear.weight, std=0.02)
-        for linear in (self.final_linear, *(block.cross.proj for block in self.blocks if block.cross is not None)):
-            nn.init.zeros_(linear.weight)
+        cross = [module for module in self.modules() if isinstance(module, CrossAttention)]
+        for zero in (self.final_linear, *(layer.proj for layer in cross)):
+            nn.init.zeros_(zero.weight)
 
     def forward(
         self,

@@ -158,7 +158,7 @@ class T5Encoder(nn.Module):
         inner = cfg.num_heads * cfg.d_kv
         nn.init.normal_(self.tokens.weight, std=1.0)
         nn.init.normal_(self.distance.weight, std=cfg.d_model**-0.5)
-        for block in self.blocks:
+        for block in (module for module in self.modules() if isinstance(module, T5Block)):
             nn.init.normal_(block.q.weight, std=(cfg.d_model * cfg.d_kv) ** -0.5)
             for linear in (block.k, block.v, block.wi_0, block.wi_1):
                 nn.init.normal_(linear.weight, std=cfg.d_model**-0.5)

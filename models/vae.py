@@ -5,9 +5,9 @@ published files, so that these load as they are. Shape letters: n images, b vide
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,8 @@ class Decoder(Chunked):
     def forward(self, z: Tensor) -> Tensor:
         """Latents (n, latent_channels, h, w) -> images (n, out_channels, h * factor, w * factor)."""
         x = self.mid_block(self.conv_in(z))
-        for layer in (layer for level in self.up_blocks for layer in level.layers()):  # level(x) would keep its input
+        levels = cast(Iterable[ResolutionLevel], self.up_blocks)
+        for layer in (layer for level in levels for layer in level.layers()):  # level(x) would keep its input
             x = layer(x)
         x = self.per_image(lambda part: self.conv_out(F.silu(self.conv_norm_out(part))), x)
         if not hasattr(self, "time_conv_out"):
