@@ -12,8 +12,8 @@ from PIL import Image
 
 from latte.cli import main
 from latte.shapes.draw import make_clip
-from latte.train.data import survey as module
-from latte.train.data.video_list import open_index
+from latte.train.data import prepare_videos
+from latte.train.data.video_list import open_video_list
 from latte.video.read import read_video
 from latte.video.write import write_video
 
@@ -57,17 +57,17 @@ def prepare(tmp_path, capsys):
 
 
 def paths(out):
-    return [video.path for video in open_index(out).videos]
+    return [video.path for video in open_video_list(out).videos]
 
 
 def test_ucf101(prepare, ucf, tmp_path):
     status, said, warned = prepare("ucf101", ucf)
     assert status == 0
     assert "5 videos found; ucf101 was published with 13,320" in warned and "2 classes found" in warned
-    assert said.startswith("ucf101: 3 videos, 2 classes, 1 captions\n24 frames, 8 to 8 a video; ")
+    assert said.startswith("ucf101: 3 videos, 2 classes, 1 captions\n24 frames, 8 to 8 per video; ")
     assert "4 left out, 2 misplaced, 1 short, 1 broken" in said
-    index = open_index(tmp_path / "out")
-    assert index == open_index(tmp_path / "out/index.json")
+    index = open_video_list(tmp_path / "out")
+    assert index == open_video_list(tmp_path / "out/index.json")
     assert (index.kind, index.classes, index.root) == ("ucf101", ["Archery", "Biking"], ucf.resolve())
     assert [(video.path, video.label, video.caption) for video in index.videos] == [
         ("Archery/v_Archery_g01_c01.mp4", 0, ""),
@@ -90,7 +90,7 @@ def test_a_split_of_ucf101(prepare, ucf, tmp_path):
     (tmp_path / "trainlist01.txt").write_text("Biking/v_Biking_g01_c01.mp4 1\n\nBiking/v_Biking_g77_c01.avi 1\n")
     status, said, warned = prepare("ucf101", ucf, "--split", tmp_path / "trainlist01.txt")
     assert status == 0 and warned == "" and "3 left out, 2 misplaced, 1 missing" in said
-    index = open_index(tmp_path / "out")
+    index = open_video_list(tmp_path / "out")
     assert index.classes == ["Archery", "Biking"]
     assert [(video.path, video.label) for video in index.videos] == [("Biking/v_Biking_g01_c01.mp4", 1)]
     assert "v_Biking_g77_c01.avi: named in " in (tmp_path / "out/report.txt").read_text()
@@ -114,7 +114,7 @@ def test_folders_of_frames(prepare, tmp_path):
     (tmp_path / "sky/broken/clip_00003.png").write_text("no")
     status, said, _ = prepare("sky", tmp_path / "sky")
     assert status == 0 and "4 left out, 3 broken, 1 short" in said
-    assert [(v.path, v.frames) for v in open_index(tmp_path / "out").videos] == [("a/one", 8), ("b/c/two", 9)]
+    assert [(v.path, v.frames) for v in open_video_list(tmp_path / "out").videos] == [("a/one", 8), ("b/c/two", 9)]
     report = (tmp_path / "out/report.txt").read_text()
     assert "cover.png has no number in its name" in report and "1_same_7.png comes after 0_same_7.png" in report
     assert "clip_00003.png cannot be decoded" in report
@@ -130,12 +130,12 @@ def test_any_folder(prepare, videos, tmp_path):
     (data / "b/gone.mkv").symlink_to(tmp_path / "nowhere")
     status, said, warned = prepare("folder", data)
     assert status == 0 and warned == "" and "3 videos, 2 classes" in said and "1 misplaced, 1 broken" in said
-    assert [video.label for video in open_index(tmp_path / "out").videos] == [0, 0, 1]
+    assert [video.label for video in open_video_list(tmp_path / "out").videos] == [0, 0, 1]
     (data / "b").rename(data / "b\u00a0c")
     assert "cannot be printed: rename it" in prepare("folder", data)[2]
     shutil.rmtree(data / "b\u00a0c")
     prepare("folder", data)
-    index = open_index(tmp_path / "out")
+    index = open_video_list(tmp_path / "out")
     assert index.classes == [] and [v.path for v in index.videos] == ["a/x.mkv", "a/y.mkv", "aside.mkv"]
 
 
@@ -144,7 +144,7 @@ def test_shapes(prepare, tmp_path):
     status, said, _ = prepare("shapes", None, "--clips", "3", taken=())
     assert status == 0 and "3 videos, 3 classes, 3 captions\n138 frames" in said
     shutil.move(tmp_path / "out", tmp_path / "moved")
-    index = open_index(tmp_path / "moved")
+    index = open_video_list(tmp_path / "moved")
     assert index.root == tmp_path / "moved/videos"
     for video in index.videos:
         clip = make_clip(0, int(Path(video.path).stem))
@@ -218,7 +218,7 @@ def test_quick_decodes_first_frames_only(prepare, tmp_path):
     prepare("ffs", tmp_path / "data")
     assert paths(tmp_path / "out") == ["b.mp4"]
     prepare("ffs", tmp_path / "data", "--quick")
-    assert paths(tmp_path / "out") == ["a.mp4", "b.mp4"] and open_index(tmp_path / "out").videos[0].frames == 40
+    assert paths(tmp_path / "out") == ["a.mp4", "b.mp4"] and open_video_list(tmp_path / "out").videos[0].frames == 40
 
 
 def test_frame_list(prepare, ucf, tmp_path):
@@ -242,7 +242,7 @@ def test_frame_list(prepare, ucf, tmp_path):
     assert "cannot be printed in a list: rename it" in prepare("ffs", ucf.parent / "lines", "--frame-list")[2]
     put(ucf.parent / "odd/a_b/v.mp4")
     assert "class 'a_b' has a '_'" in prepare("ucf101", ucf.parent / "odd", "--frame-list")[2]
-    assert open_index(tmp_path / "out").kind == "ffs"
+    assert open_video_list(tmp_path / "out").kind == "ffs"
 
 
 def mistakes(root):
@@ -258,14 +258,17 @@ def mistakes(root):
     (root / "packed/UCF101.rar").touch()
     (root / "clips.zip").touch()
     return [
-        ("ucf101 data", "is too high: class folders of videos are in .*UCF-101.*; give the folder that holds them"),
-        ("ucf101 data/UCF-101/Archery", "holds videos itself.*: give .*UCF-101, or use the kind ffs or folder"),
-        ("ucf101 flat", "holds videos itself"),
-        ("ucf101 frames", "no avi or mp4 files; it holds 2 folders of frames: `latte prepare` sky, taichi or folder"),
-        ("ffs mkv", "no avi or mp4 files; it holds 1 video files: `latte prepare folder` takes these"),
+        ("ucf101 data", "is too high: the class folders are in .*UCF-101.*; give the folder that holds them"),
+        ("ucf101 data/UCF-101/Archery", "holds videos directly.*: give .*UCF-101, or use the kind ffs or folder"),
+        ("ucf101 flat", "holds videos directly"),
+        (
+            "ucf101 frames",
+            "no avi or mp4 files; it holds 2 folders of frames, which `latte prepare` sky, taichi or folder can read",
+        ),
+        ("ffs mkv", "no avi or mp4 files; it holds 1 video files, which `latte prepare folder` can read"),
         ("ffs splits", "holds several splits, .*sky_test, .*sky_train: give one of them"),
         ("sky frames", "holds several splits, .*test, .*train: give one of them"),
-        ("sky frames/train/clip", "holds pictures itself, as one clip does"),
+        ("sky frames/train/clip", "holds pictures, so it is a single clip"),
         ("taichi flat", "no folders of frames; it holds 1 video files"),
         ("folder empty", "holds no videos; it holds nothing"),
         ("ucf101 packed", "it holds 1 .rar files"),
@@ -282,11 +285,11 @@ def mistakes(root):
         ("ffs flat --frame-list --quick", "frame_list decodes every frame: leave out quick"),
         ("ffs flat --frame-list 0", "frame_list is 0; it must be"),
         ("ffs flat --num-frames 0", "num_frames is 0"),
-        ("ffs flat --out flat/out", "lie in one another"),
-        ("ffs flat --out .", "lie in one another"),
-        ("ffs flat --out clips.zip", "is not what `latte prepare` wrote"),
+        ("ffs flat --out flat/out", "overlap"),
+        ("ffs flat --out .", "overlap"),
+        ("ffs flat --out clips.zip", "was not written by `latte prepare`"),
         ("ffs flat --out clips.zip/out", "cannot be written"),
-        ("ffs flat --out mkv", "is not what `latte prepare` wrote"),
+        ("ffs flat --out mkv", "was not written by `latte prepare`"),
     ]
 
 
@@ -309,16 +312,16 @@ def test_what_was_prepared_is_replaced_and_nothing_else(prepare, videos, tmp_pat
     assert prepare("folder", videos)[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.json", "report.txt"}
     written = (tmp_path / "out/index.json").read_bytes()
-    monkeypatch.setattr(module, "report", lambda *_: 1 / 0)
+    monkeypatch.setattr(prepare_videos, "format_report", lambda *_: 1 / 0)
     assert prepare("shapes", None, "--clips", "2")[0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out/index.json").read_bytes() == written
     monkeypatch.undo()
     (tmp_path / "out/notes").touch()
-    assert "is not what `latte prepare` wrote" in prepare("folder", videos)[2]
+    assert "was not written by `latte prepare`" in prepare("folder", videos)[2]
     (tmp_path / "out/notes").unlink()
     (tmp_path / "out/index.json").write_text("{}")
-    assert "is not what `latte prepare` wrote" in prepare("folder", videos)[2]
+    assert "was not written by `latte prepare`" in prepare("folder", videos)[2]
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
@@ -328,7 +331,7 @@ def test_real_videos_as_they_were_published(prepare, tmp_path):
         (root / name).mkdir(parents=True)
         (root / name / f"v_{name}_g01_c01.avi").symlink_to(real / f"ucf101/v_{name}_320x240.avi")
     assert prepare("ucf101", root, taken=())[0] == 0
-    videos = open_index(tmp_path / "out").videos
+    videos = open_video_list(tmp_path / "out").videos
     assert [(v.frames, v.height, v.width, v.label) for v in videos] == [(164, 240, 320, 0), (131, 240, 320, 1)]
     assert prepare("ffs", real / "faces", "--quick", taken=())[0] == 0
     assert len(paths(tmp_path / "out")) == 9

@@ -14,7 +14,7 @@ from small_runs import run, small
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes.draw import make_clip
-from latte.train.data import folders
+from latte.train.data import decoded_cache
 from latte.train.data.batches import Batches
 from latte.train.data.folders import open_clips
 from latte.train.loop import train
@@ -45,7 +45,7 @@ def test_folder_of_videos(vae, tmp_path):
     with pytest.warns(UserWarning) as told:
         clips = open_clips(config)
     assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
-    assert clips.names == ["a", "b"] and [source.label for source in clips.sources] == [0, 1, 1]
+    assert clips.names == ["a", "b"] and [video.label for video in clips.videos] == [0, 1, 1]
     sample = clips.clip(1, torch.Generator().manual_seed(0))
     assert sample.video.shape == (4, 3, 16, 16) and sample.label == 1
     with (
@@ -62,13 +62,13 @@ def test_what_are_classes_and_what_is_not(vae, tmp_path):
     for name in ("x.mkv", "raw/y.mkv"):
         write_video(clip, tmp_path / "one" / name)
     clips = open_clips(small(vae, f"data={tmp_path / 'one'}"))
-    assert clips.names == [] and clips.videos == 2
+    assert clips.names == [] and clips.num_videos == 2
     for name in ("a/x.mkv", "b/y.mkv"):
         write_video(clip, tmp_path / "two" / name)
     Image.new("RGB", (24, 24)).save(tmp_path / "two/cover.png")
     with pytest.warns(UserWarning, match="lies beside the class folders"):
         clips = open_clips(small(vae, f"data={tmp_path / 'two'}"))
-    assert clips.names == ["a", "b"] and clips.videos == 2
+    assert clips.names == ["a", "b"] and clips.num_videos == 2
     (tmp_path / "two/cover.png").unlink()
     write_video(make_clip(2, 1, frames=12, size=24).video, tmp_path / "two/b/y.mkv")
     assert open_clips(small(vae, f"data={tmp_path / 'two'}")).fingerprint != clips.fingerprint
@@ -101,7 +101,7 @@ def test_images_that_go_with_a_clip(vae):
     source.captions = [""] * 400
     latents = source.batch(0, range(5, 6))
     seen = latents.mean[0, :, 0, 0, 0].long()
-    assert torch.equal(seen[:4], number[source.places.order.index(0, 5)])
+    assert torch.equal(seen[:4], number[source.order.index(0, 5)])
     assert torch.equal(latents.labels[0], torch.cat([seen[:1], seen[4:]]) // 4 % 8)
     kept = torch.zeros(1, 4, dtype=torch.bool)
     assert torch.equal(loss.condition(loss.network(), latents.labels, [], kept)["y"], latents.labels)
@@ -162,7 +162,7 @@ def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
     assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
     kept = draw(0, 5, "image_size=8")
-    monkeypatch.setattr(folders, "DECODED", 0)
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 0)
     assert torch.equal(draw(0, 5, "image_size=8"), kept)
     assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
 
@@ -176,10 +176,10 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     (tmp_path / "data/a.mp4").write_bytes(content)
     config = small(vae, f"data={tmp_path / 'data'}")
     with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
-        assert open_clips(config).videos == 1
-    monkeypatch.setattr(folders, "DECODED", 0)
+        assert open_clips(config).num_videos == 1
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 0)
     clips = open_clips(config)
-    assert clips.videos == 2
+    assert clips.num_videos == 2
     drawn = [clips.clip(0, torch.Generator().manual_seed(seed)) for seed in range(12)]
     failed = [sample for sample in drawn if sample.failed]
     assert failed and all(sample.failed[0][0].name == "a.mp4" for sample in failed)
@@ -187,7 +187,7 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     for workers in (0, 2):
         batches = Batches(open_clips(config), replace(config, latents="step", num_workers=workers))
         batches.prepare([range(4)], 0)
-        assert (batches.ahead is not None) == bool(workers)
+        assert (batches.read_ahead is not None) == bool(workers)
         with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as told:
             for step in range(12):
                 batches.batch(step, range(4))
@@ -213,7 +213,7 @@ def test_real_folders(vae, tmp_path):
     for folder, names in (("ucf", ["ApplyEyeMakeup", "Archery"]), ("faces", [])):
         config = small(vae, f"data={tmp_path / folder}", "steps=2", "frame_interval=3")
         clips = open_clips(config)
-        assert clips.names == names and clips.videos == 2
+        assert clips.names == names and clips.num_videos == 2
         assert (train(config, tmp_path / "run" / folder, clips) / "model.safetensors").is_file()
 
 
@@ -227,10 +227,10 @@ def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, mon
     with pytest.warns(UserWarning, match=r"left out: .*broken\.mp4"):
         found = open_clips(replace(config, data=str(data)))
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "DECODED", 0)
+        patch.setattr(decoded_cache, "CACHE_BYTES", 0)
         unkept = open_clips(config)
-    assert listed.keeps and not unkept.keeps
-    assert listed.names == found.names == ["a", "b"] and listed.videos == found.videos == 3
+    assert listed.cache.caches_all and not unkept.cache.caches_all
+    assert listed.names == found.names == ["a", "b"] and listed.num_videos == found.num_videos == 3
     for i in range(6):
         place = lambda i=i: torch.Generator().manual_seed(i)
         samples = [clips.clip(i, place()) for clips in (listed, found, unkept)]
@@ -240,5 +240,5 @@ def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, mon
     with pytest.raises(ValueError, match="no video of 13 frames or more"), pytest.warns(UserWarning):
         open_clips(replace(config, num_frames=7, failed_share=0.0))
     (data / "b/z.mkv").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 videos are not what they were.*is gone"):
+    with pytest.raises(ValueError, match=r"1 of 3 videos have changed.*is missing"):
         open_clips(config)

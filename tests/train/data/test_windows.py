@@ -10,7 +10,7 @@ from goldens import FOLDER, Golden
 from safetensors.torch import load_file
 
 from latte.train.data.transforms import TRANSFORMS, flip, transform
-from latte.train.data.windows import choose_frames, least_frames
+from latte.train.data.windows import choose_frames, min_video_frames
 from latte.video.pixels import from_uint8, resize_and_crop
 
 CHAINS = {"resize_then_center_crop": ("ffs", "ucf101"), "center_crop_then_resize": ("sky",)}
@@ -45,19 +45,19 @@ def test_exact_strides():
 
 @pytest.mark.parametrize(("name", "least"), [("stride", 46), ("linspace", 16), ("crop", 46)])
 def test_what_is_too_short(name, least):
-    assert least_frames(name, 16, 3) == least and least_frames(name, 16, 1) == 16
+    assert min_video_frames(name, 16, 3) == least and min_video_frames(name, 16, 1) == 16
     (numbers,) = chosen(name, least, seeds=1)
     assert len(numbers) == 16 and numbers[0] == 0 and numbers[-1] == least - 1
     with pytest.raises(ValueError, match=f"{least - 1} frames is too short.*'{name}' needs {least}"):
         chosen(name, least - 1, seeds=1)
     with pytest.raises(ValueError, match="must be 1 or more"):
-        least_frames(name, 16, 0)
+        min_video_frames(name, 16, 0)
 
 
 def test_names_that_there_are_not():
-    with pytest.raises(ValueError, match="no selection of frames is called 'random'; there are stride, linspace, crop"):
+    with pytest.raises(ValueError, match="no frame selection is called 'random': choose one of stride, linspace, crop"):
         chosen("random", 60)
-    with pytest.raises(ValueError, match="no transform is called 'mine'; there are ours, ffs, ucf101, sky, taichi"):
+    with pytest.raises(ValueError, match="no transform is called 'mine': choose one of ours, ffs, ucf101, sky, taichi"):
         transform("mine", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 8)
 
 
