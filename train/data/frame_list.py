@@ -29,7 +29,7 @@ def write_frames(video_list: VideoList, out: Path, size: int, block: int = 8) ->
 
     Raises:
         OSError: The files cannot be written.
-        ValueError: Two videos would get the same name, or the name of a video or a class cannot stand in the list.
+        ValueError: Two videos would get the same name, or the name of a video or a class cannot be written to the list.
     """
     folders: dict[str, VideoEntry] = {}
     for video in video_list.videos:

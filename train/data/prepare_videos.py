@@ -217,8 +217,9 @@ def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule
     videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
     problems = Counter(video.problem for video in left_out)
+    classes = len(video_list.classes) or "no"
     lines = [
-        f"{video_list.kind}: {len(videos):,} videos, {len(video_list.classes) or 'no'} classes, {captions:,} captions",
+        f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
         f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
@@ -226,7 +227,7 @@ def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule
     ]
     sizes, per_class = Counter((v.height, v.width) for v in videos), Counter(v.label for v in videos)
     lines += ["", "height x width", *(f"  {n:7,}  {h} x {w}" for (h, w), n in sizes.most_common())]
-    classes = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
+    counts = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
     left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason in sorted(left_out)]
-    lines += ["", "classes", *(classes or ["  none"]), "", "left out", *(left or ["  none"])]
+    lines += ["", "classes", *(counts or ["  none"]), "", "left out", *(left or ["  none"])]
     return "\n".join(lines) + "\n"

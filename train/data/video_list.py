@@ -25,7 +25,7 @@ class VideoEntry:
     caption: str = ""  # empty if there is none
 
     def to_json(self) -> dict:
-        """Return the entry as it stands in index.json."""
+        """Return the entry as it is written to index.json."""
         values = {"path": self.path, "class": self.label, "frames": self.frames, "height": self.height}
         values |= {"width": self.width, "bytes": self.bytes}
         return values | ({"caption": self.caption} if self.caption else {})

@@ -1,4 +1,4 @@
-"""Which frames make a clip, and what becomes of them: as the original, where it is the original's."""
+"""Frame selections and transforms: those of the original give what the original gives."""
 
 import os
 import re
@@ -21,8 +21,8 @@ def chosen(name, frames, num_frames=16, frame_interval=3, seeds=400):
     return [list(draw(seed)) for seed in range(seeds)]
 
 
-def test_linspace_takes_the_frames_that_the_original_takes():
-    """Whatever the start, which is uniform over all but the last."""
+def test_linspace_chooses_the_frames_that_the_original_chooses():
+    """From any start; starts are uniform over all but the last one."""
     recorded = {k: v.tolist() for k, v in Golden("transforms").outputs.items() if k.startswith("frames.")}
     assert len(recorded) == 5
     for name, expected in recorded.items():
@@ -44,7 +44,7 @@ def test_exact_strides():
 
 
 @pytest.mark.parametrize(("name", "least"), [("stride", 46), ("linspace", 16), ("crop", 46)])
-def test_what_is_too_short(name, least):
+def test_videos_that_are_too_short(name, least):
     assert min_video_frames(name, 16, 3) == least and min_video_frames(name, 16, 1) == 16
     (numbers,) = chosen(name, least, seeds=1)
     assert len(numbers) == 16 and numbers[0] == 0 and numbers[-1] == least - 1
@@ -54,7 +54,7 @@ def test_what_is_too_short(name, least):
         min_video_frames(name, 16, 0)
 
 
-def test_names_that_there_are_not():
+def test_unknown_names():
     with pytest.raises(ValueError, match="no frame selection is called 'random': choose one of stride, linspace, crop"):
         chosen("random", 60)
     with pytest.raises(ValueError, match="no transform is called 'mine': choose one of ours, ffs, ucf101, sky, taichi"):
@@ -62,7 +62,7 @@ def test_names_that_there_are_not():
 
 
 def compare(tensors):
-    """How many outputs of the original ours were compared with."""
+    """Compare our transforms with the original's; returns the number of comparisons."""
     recorded = [name.split(".")[1:] for name in tensors if name.split(".")[-1] in CHAINS]
     for shape, chain in recorded:
         expected = tensors[f"outputs.{shape}.{chain}"] * 2 - 1
@@ -73,19 +73,19 @@ def compare(tensors):
     return len(recorded)
 
 
-def test_chains_of_the_original():
+def test_transforms_of_the_original():
     assert compare(load_file(FOLDER / "transforms.safetensors")) == 3
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
-def test_chains_of_the_original_on_whole_clips():
+def test_transforms_of_the_original_on_real_clips():
     path = Path(os.environ["LATTE_TEST_DATA"]).parent / "goldens/transforms.safetensors"
     if not path.is_file():
-        pytest.skip(f"no whole recorded clips at {path}")
+        pytest.skip(f"no recorded real clips at {path}")
     assert compare(load_file(path)) == 6
 
 
-def test_every_chain_gives_squares_of_one_range():
+def test_every_transform_gives_squares_in_the_same_range():
     video = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name in TRANSFORMS:
         assert torch.allclose(transform(name, video, 32), from_uint8(video), atol=1e-6), name

@@ -1,4 +1,4 @@
-"""Latents encoded once and for all: what training reads of them is what it would have computed in each step."""
+"""`latte encode`: stored latents give training what it would compute in each step."""
 
 import os
 import shutil
@@ -25,13 +25,13 @@ from latte.weights.vae_folder import load_vae
 
 
 def source(config, vae):
-    """As a training opens it."""
+    """The source of latents, opened as training opens it."""
     clips = stored_latents(config) or open_clips(config)
     return open_latent_source(load_vae(vae), getattr(clips, "vae_digest", ""), clips, config)
 
 
 @pytest.mark.parametrize("changes", [["flip=true", "num_images=2"], ["selection=linspace", "transform=ffs"]])
-def test_files_give_the_latents_of_each_step(changes, vae, videos, tmp_path):
+def test_stored_latents_are_those_computed_in_each_step(changes, vae, videos, tmp_path):
     words = [f"data={videos}", "frame_interval=2", *changes]
     config = small(vae, *words)
     words = [*TINY, *words, f"vae={vae}", "--dtype", "float32", "--shard-size", "2", "--device", "cpu"]
@@ -49,7 +49,7 @@ def test_files_give_the_latents_of_each_step(changes, vae, videos, tmp_path):
     assert len(seen) > 6  # windows are drawn anew
 
 
-def test_a_run_from_files_is_that_of_each_step(vae, tmp_path):
+def test_training_on_stored_latents_equals_encoding_in_each_step(vae, tmp_path):
     words = [*TINY, f"vae={vae}", "--out", str(tmp_path / "latents"), "--dtype", "float32"]
     assert main(["encode", "--config", "shapes", *words]) == 0
     ends = []
@@ -61,7 +61,7 @@ def test_a_run_from_files_is_that_of_each_step(vae, tmp_path):
         assert max(float((ends[0][name] - other[name]).abs().max()) for name in other) < 1e-4
 
 
-def test_workers_change_no_bit(vae, videos, tmp_path):
+def test_worker_processes_do_not_change_the_result(vae, videos, tmp_path):
     words = [f"data={videos}", "latents=step", "steps=4", "micro_batch_size=2", "num_images=1", "flip=true"]
     for workers in (0, 2):
         run(small(vae, *words, f"num_workers={workers}"), tmp_path / str(workers))
@@ -70,7 +70,7 @@ def test_workers_change_no_bit(vae, videos, tmp_path):
     assert not same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("0", "once")))
 
 
-def test_a_stopped_encoding_goes_on(vae, videos, tmp_path, monkeypatch):
+def test_an_encoding_that_was_stopped_continues(vae, videos, tmp_path, monkeypatch):
     config = small(vae, f"data={videos}")
     write, out = encode_latents.write_shard, tmp_path / "latents"
 
@@ -89,12 +89,12 @@ def test_a_stopped_encoding_goes_on(vae, videos, tmp_path, monkeypatch):
     first = (out / "shard-00000.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(encode_latents, "write_shard", write)
     encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
-    encode_latents.encode_data_set(config, open_clips(config), tmp_path / "whole", shard_size=1)
+    encode_latents.encode_data_set(config, open_clips(config), tmp_path / "unbroken", shard_size=1)
     assert (out / "shard-00000.safetensors").stat().st_mtime_ns == first
-    assert (out / "index.json").read_text() == (tmp_path / "whole/index.json").read_text()
+    assert (out / "index.json").read_text() == (tmp_path / "unbroken/index.json").read_text()
 
 
-def test_what_does_not_fit_is_told(vae, videos, tmp_path, capsys):
+def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, capsys):
     out, words = tmp_path / "latents", [*TINY, f"data={videos}", f"vae={vae}"]
     assert main(["encode", *words, "--config", "shapes", "--out", str(out)]) == 0
     other = shutil.copytree(vae, tmp_path / "vae")
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_told(vae, videos, tmp_path, capsys):
     save_file({name: tensor + 1 for name, tensor in state.items()}, other / "model.safetensors")
     (other / "manifest.json").unlink()
     train = ["train", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
-    for command, say in (
+    for command, message in (
         ([*train, f"latents={out}", "image_size=32"], "encoded with image_size=16, but the run has 32: encode again"),
         ([*train, f"latents={out}", "flip=true"], "encoded with flip=False, but the run has True"),
         (
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_told(vae, videos, tmp_path, capsys):
     ):
         capsys.readouterr()
         assert main(command) == 2
-        assert say in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     shard = next(out.glob("*.safetensors"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -151,8 +151,8 @@ def test_a_video_that_cannot_be_read_is_left_out(vae, tmp_path, monkeypatch):
     assert [video.name for video in latents.videos] == ["0", "2"]
 
 
-def test_captions_are_embedded_once(published, vae, tmp_path):
-    """By a text encoder that stays as it is: a LatteT2V then trains on the embeddings, and can be sampled with it."""
+def test_stored_embeddings_of_captions(published, vae, tmp_path):
+    """A LatteT2V trains on them, and its text encoder is not trained."""
     words = [*TINY_T2V[:-1], f"vae={vae}", "text_encoder={}", "steps=4"]
     out = tmp_path / "latents"
     encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]

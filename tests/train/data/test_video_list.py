@@ -1,4 +1,4 @@
-"""The list of videos that `latte prepare` writes and training reads: what it vouches for, and what is refused."""
+"""The list of videos that `latte prepare` writes: its fingerprint, and lists that training rejects."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ def listed(data, out):
     return out
 
 
-def test_the_fingerprint_is_of_the_videos_not_of_their_place(videos, tmp_path):
+def test_the_fingerprint_does_not_depend_on_where_the_videos_lie(videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     listed(data, tmp_path / "out")
     first = open_video_list(tmp_path / "out").fingerprint
@@ -26,7 +26,7 @@ def test_the_fingerprint_is_of_the_videos_not_of_their_place(videos, tmp_path):
     assert open_video_list(tmp_path / "out").fingerprint != first
 
 
-def test_lists_that_are_refused(videos, tmp_path):
+def test_damaged_and_outdated_lists_are_rejected(videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     listed(data, tmp_path / "out")
     file = tmp_path / "out/index.json"
@@ -39,7 +39,7 @@ def test_lists_that_are_refused(videos, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no list of videos at .*nowhere"):
         open_video_list(tmp_path / "nowhere")
     first, *rest = values["videos"]
-    for change, say in [
+    for change, message in [
         ({"format": "other"}, "is not a list of videos by `latte prepare`"),
         ({"classes": ["b", "a"]}, "is damaged or was edited"),
         ({"classes": "ab"}, "is damaged"),
@@ -53,7 +53,7 @@ def test_lists_that_are_refused(videos, tmp_path):
         ({"videos": [{**first, "path": "../x.mkv"}, *rest]}, "'../x.mkv' leads out of the folder"),
         ({"videos": [{**first, "path": "/etc/x.mkv"}, *rest]}, "'/etc/x.mkv' leads out of the folder"),
     ]:
-        with pytest.raises(ValueError, match=say):
+        with pytest.raises(ValueError, match=message):
             open_video_list(changed(**change))
     file.write_text(json.dumps(values)[:-9])
     with pytest.raises(ValueError, match=r"index\.json is not valid JSON"):
