@@ -16,7 +16,7 @@ from latte.eval.protocol import Protocol, adjusted
 from latte.eval.statistics import is_statistics, read_statistics
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import Stored
+from latte.train.data.latent_files import LatentFolder
 from latte.video.pixels import to_uint8
 
 PLACE = 1 << 31  # of its random numbers: no step is as late
@@ -30,7 +30,7 @@ class Distance:
     no videos to take them from, or they are not for this network, or for clips of this length.
     """
 
-    def __init__(self, config: TrainConfig, clips: Clips | Stored, device: torch.device):
+    def __init__(self, config: TrainConfig, clips: Clips | LatentFolder, device: torch.device):
         sizes = {"clips": config.eval_clips, "frames": config.num_frames, "real_stride": config.frame_interval}
         sizes["real_crop"] = config.image_size
         protocol = adjusted("exact", **sizes)
@@ -38,10 +38,11 @@ class Distance:
         self.detector = shapes_detector(device) if of_shapes else i3d_detector(Path(config.eval_i3d), protocol, device)
         if config.eval_real:
             self.real = real_moments(Path(config.eval_real), protocol, self.detector, config.seed)
-        elif isinstance(clips, Stored):
+        elif isinstance(clips, LatentFolder):
             raise ValueError(f"{clips.folder} holds latents alone: name real videos to compare with, eval_real=FOLDER")
         else:
-            some = torch.randperm(clips.videos, generator=generator(config.seed, PLACE))[: config.eval_clips].tolist()
+            random = generator(config.seed, PLACE)
+            some = torch.randperm(clips.num_videos, generator=random)[: config.eval_clips].tolist()
             places = {i: generator(config.seed, PLACE, i) for i in some}
             self.real = self.moments([to_uint8(clips.clip(i, place).video) for i, place in places.items()])
         shape = (2, config.num_frames, 3, config.image_size, config.image_size)

@@ -108,7 +108,7 @@ class Run:
         folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
             check_unused(self.folder, self.state["run"])
-            self.failures.keep(self.folder / FAILED, self.ranks.first)
+            self.failures.keep_log(self.folder / FAILED, self.ranks.first)
             return 0
         before = checkpoint.read_state(folder)
         before["run"] = DEFAULTS | before["run"]  # of settings that are newer than the run
@@ -132,7 +132,7 @@ class Run:
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.health = Health(**before["health"])
-        self.failures.keep(self.folder / FAILED, self.ranks.first)
+        self.failures.keep_log(self.folder / FAILED, self.ranks.first)
         return step
 
     def due(self, done: int) -> tuple[bool, bool]:

@@ -22,7 +22,7 @@ from latte.files import read_json, write_json, write_text
 from latte.models.latte import LatteConfig
 from latte.train.config import MAY_CHANGE, TrainConfig
 from latte.train.data import latent_files
-from latte.train.data.latent_files import made_with
+from latte.train.data.latent_files import latent_settings
 from latte.train.presets import resolve
 from latte.train.run import DEFAULTS
 
@@ -100,7 +100,7 @@ class Grid:
         overrides = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
         config = resolve(str(self.folder / BASE), overrides)
         if config.latents == "once":
-            about = json.dumps([made_with(config), config.vae], sort_keys=True)
+            about = json.dumps([latent_settings(config), config.vae], sort_keys=True)
             overrides.append(f"latents={self.folder / 'latents' / hashlib.sha256(about.encode()).hexdigest()[:12]}")
         config = resolve(str(self.folder / BASE), overrides)
         return Training(self.folder / "runs" / name / f"seed-{seed}", tuple(overrides), config, image_model)

@@ -8,7 +8,7 @@ from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
 from latte.processes import local_device
 from latte.train.data.folders import open_clips
-from latte.train.data.latents import stored
+from latte.train.data.latents import stored_latents
 from latte.train.loop import train
 from latte.train.presets import PRESETS, resolve
 
@@ -33,6 +33,6 @@ def main(argv: list[str]) -> None:
         if os.environ.get("RANK", "0") != "0":
             warnings.simplefilter("ignore")  # what all processes find, the first one tells
         config = resolve(args.config, args.changes)
-        clips = stored(config) or open_clips(config)
+        clips = stored_latents(config) or open_clips(config)
     result = train(config, args.run, clips, args.resume == "auto", device)
     print(f"{result}: trained for {config.steps} steps")

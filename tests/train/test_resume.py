@@ -194,13 +194,13 @@ def test_processes_that_see_other_data_do_not_train_together(vae, tmp_path):
 
 def test_the_number_of_processes_decides_about_no_video(vae, tmp_path, monkeypatch):
     """Each keeps fewer decoded, of one that all of them tried whole."""
-    from latte.train.data import folders
+    from latte.train.data import decoded_cache, folders
 
     put_videos(tmp_path, range(3))
-    monkeypatch.setattr(folders, "DECODED", 3 * 8 * 3 * 16 * 16)
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 3 * 8 * 3 * 16 * 16)
     config = small(vae, f"data={tmp_path}")
     alone = folders.open_clips(config)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     third = folders.open_clips(config)
-    assert (len(alone.kept), len(third.kept)) == (3, 1)
-    assert alone.tried == third.tried and alone.fingerprint == third.fingerprint
+    assert (len(alone.cache.videos), len(third.cache.videos)) == (3, 1)
+    assert alone.cache.tried == third.cache.tried and alone.fingerprint == third.fingerprint

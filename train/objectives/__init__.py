@@ -11,7 +11,7 @@ import torch
 
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import Stored
+from latte.train.data.latent_files import LatentFolder
 from latte.train.objectives.autoencoder import Reconstruction
 from latte.train.objectives.class_conditional import Denoising
 from latte.train.objectives.shape_recognition import Recognition
@@ -27,7 +27,7 @@ def objective(
 
     begun: the folder of a run that goes on, whose checkpoint takes the place of config.init.
     """
-    kind = Embedded if isinstance(clips, Stored) and clips.text else OBJECTIVES[config.kind]
+    kind = Embedded if isinstance(clips, LatentFolder) and clips.has_text else OBJECTIVES[config.kind]
     if begun is None:
         return kind(clips, config, device)
     config = replace(config, init="")

@@ -12,9 +12,9 @@ from latte.files import copy_files, replacing_folder, write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.pipeline import LattePipeline
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Draw
+from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
-from latte.train.data.latents import latent_side, open_source
+from latte.train.data.latents import latent_side, open_latent_source
 from latte.train.init import begin_latte
 from latte.train.watch import SHOWN
 from latte.weights.folder import CONFIG, digest_folder
@@ -36,7 +36,7 @@ class Denoising:
         self.vae_folder = find_model(config.vae)
         self.vae, self.vae_digest = load_vae(self.vae_folder).to(device), digest_folder(self.vae_folder)
         self.side, self.channels = latent_side(self.vae, config.image_size), self.vae.config.latent_channels
-        self.source = open_source(self.vae, self.vae_digest, clips, config)
+        self.source = open_latent_source(self.vae, self.vae_digest, clips, config)
         self.prepare = self.source.prepare
 
     def network(self) -> nn.Module:

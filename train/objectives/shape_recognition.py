@@ -13,8 +13,8 @@ from latte.models.fields import check_fields
 from latte.shapes.corruptions import CORRUPTIONS
 from latte.shapes.draw import COLOURS, DIRECTIONS, MOTIONS, PHRASES, SHAPES, ShapeClip
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Draw, Slots
-from latte.train.data.clips import ShapeClips
+from latte.train.data.clip_order import ClipOrder, Draw
+from latte.train.data.shape_clips import ShapeClips
 from latte.train.watch import SHOWN
 from latte.video.pixels import from_uint8, to_uint8
 from latte.weights.folder import save_folder
@@ -68,7 +68,7 @@ class Recognition:
 
     def __init__(self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu"):
         self.clips, self.config, self.device = clips, config, device
-        self.places = Slots(len(clips), config)
+        self.order = ClipOrder(len(clips), config)
 
     def prepare(self, units: list[range], first: int) -> None:
         """Nothing is to be done before the first step."""
@@ -83,7 +83,7 @@ class Recognition:
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Sound clips (b, f, 3, h, w) in [-1, 1], and the right answers about them."""
-        clips = [self.clips.truth(self.places(step, slot).clip) for slot in slots]
+        clips = [self.clips.shape_clip(self.order.index(step, slot)) for slot in slots]
         answers = [truth(clip) for clip in clips]
         videos = from_uint8(torch.stack([torch.from_numpy(clip.video) for clip in clips]))
         right = {name: torch.stack([answer[name] for answer in answers]).to(self.device) for name in answers[0]}

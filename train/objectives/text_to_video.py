@@ -15,7 +15,7 @@ from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import CAPTION, EMPTY, Stored
+from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import begin_t2v, begin_transformer, has_text
 from latte.train.objectives.class_conditional import Denoising
 from latte.train.watch import SHOWN
@@ -111,7 +111,7 @@ class Embedded(Denoising):
     does sampling (latte.text.embed, "single").
     """
 
-    def __init__(self, clips: Stored, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(self, clips: LatentFolder, config: TrainConfig, device: torch.device | str = "cpu"):
         if config.text_encoder:
             raise ValueError("text_encoder does nothing with stored embeddings of captions: leave it out")
         super().__init__(clips, config, device)
