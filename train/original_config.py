@@ -3,14 +3,13 @@
 Every key of theirs is in one of the tables below; which of them did nothing there was read in its training scripts.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from latte.models.fields import unknown_key
 from latte.models.latte import LatteConfig
-from latte.train.config import TrainConfig, typed
+from latte.train.config import SETTINGS, typed
 
 RENAMED = {
     "data_path": "data",
@@ -65,7 +64,7 @@ CLASSES = {1: False, 2: True}  # what `extras` says of classes
 
 def is_original(values: dict) -> bool:
     """Whether a table of settings is the original's: more of its keys are only theirs than are only ours."""
-    ours = {field.name for field in fields(TrainConfig)}
+    ours = SETTINGS.keys()
     return len(values.keys() & (KEYS - ours)) > len(values.keys() & (ours - KEYS))
 
 

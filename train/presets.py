@@ -7,13 +7,21 @@ from pathlib import Path
 
 import yaml
 
-from latte.train.config import TABLES, TrainConfig, typed
+from latte.train.config import (
+    SETTINGS,
+    FeaturesTrainConfig,
+    LatteTrainConfig,
+    T2VTrainConfig,
+    TrainConfig,
+    VAETrainConfig,
+    from_settings,
+    typed,
+)
 from latte.train.original_config import is_original, translate
 from latte.weights.tensors import prefix_errors
 
 # the small VAE that ships: 8x down, 4 channels, narrow where frames are large
-SHAPES_VAE = TrainConfig(
-    kind="vae",
+SHAPES_VAE = VAETrainConfig(
     model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
     num_frames=1,
     clips=20000,
@@ -26,7 +34,7 @@ SHAPES_VAE = TrainConfig(
     precision="bf16",
 )
 # the small class-conditional Latte that ships, from scratch; how that one came about: docs/log.md
-SHAPES = TrainConfig(
+SHAPES = LatteTrainConfig(
     vae="shapes/vae",
     model={"depth": 8, "hidden_size": 176, "num_heads": 4, "patch_size": 4, "prediction": "v"},
     sample_latents=False,
@@ -39,18 +47,22 @@ SHAPES = TrainConfig(
     ema_decay=0.999,
 )
 # the small text-to-video model that ships
-SHAPES_T2V = replace(
-    SHAPES,
-    kind="t2v",
+SHAPES_T2V = T2VTrainConfig(
+    vae="shapes/vae",
     model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
+    sample_latents=False,
     timestep_std=1.1,
     timestep_mean=-0.2,
+    steps=24000,
+    learning_rate=1.5e-3,
+    warmup=200,
+    schedule="cosine",
+    ema_decay=0.999,
     sample_guidance=2.0,
 )
 # the network that ships whose features are compared (latte.eval.shape_features)
-SHAPES_FEATURES = TrainConfig(
-    kind="features",
+SHAPES_FEATURES = FeaturesTrainConfig(
     clips=20000,
     steps=3000,
     learning_rate=2e-3,
@@ -60,7 +72,7 @@ SHAPES_FEATURES = TrainConfig(
     ema_decay=0.99,
 )
 # Latte-XL/2 on FaceForensics, as the paper trained it: Vchitect/Latte, configs/ffs/ffs_train.yaml and train.py
-FFS = TrainConfig(
+FFS = LatteTrainConfig(
     data="data/ffs",
     classes=False,  # unconditional
     vae="sd-vae-ft-ema",  # Stable Diffusion's, fine-tuned; the folder of its config.json
@@ -155,11 +167,11 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
         except yaml.YAMLError as error:
             raise ValueError(f"{change!r}: the value is not YAML: {error}") from error
         table, dot, inner = name.partition(".")
-        if dot and table in TABLES:
+        if dot and table in SETTINGS and SETTINGS[table].type is dict:
             values[table] = {**typed(table, values.get(table, {})), inner: value}
         else:
             values[name] = value
-    return TrainConfig(**{name: typed(name, value) for name, value in values.items()})
+    return from_settings(values)
 
 
 def read_yaml(source: str) -> dict:

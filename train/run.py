@@ -12,7 +12,7 @@ from torch import nn
 from latte.files import write_json
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
-from latte.train.config import MAY_CHANGE, TrainConfig
+from latte.train.config import SETTINGS, TrainConfig, complete
 from latte.train.data.clips import Clips
 from latte.train.distance import Distance
 from latte.train.metrics import lines
@@ -28,7 +28,6 @@ FIRST_SCALE = 2.0**14  # of the loss in fp16
 MOST_UNSAVED = 3
 GUARDED = {"init", "vae", "data"}  # on resuming they may be spelt otherwise: a checkpoint, digests stand in their place
 FAILED = "failed.txt"  # videos that could not be read, and why
-DEFAULTS = asdict(TrainConfig(vae="-"))
 
 
 class Run:
@@ -111,9 +110,11 @@ class Run:
             self.failures.keep(self.folder / FAILED, self.ranks.first)
             return 0
         before = checkpoint.read_state(folder)
-        before["run"] = DEFAULTS | before["run"]  # of settings that are newer than the run
-        free = (MAY_CHANGE | GUARDED) - ({"micro_batch_size"} if self.config.deterministic_reduce else set())
-        if not {before["run"]["latents"], self.config.latents} & {"once", "step"}:
+        before["run"] = complete(before["run"])
+        free = (self.config.resumable() | GUARDED) - (
+            {"micro_batch_size"} if self.config.deterministic_reduce else set()
+        )
+        if not {before["run"].get("latents", "once"), self.config.latents} & {"once", "step"}:
             free |= {"latents"}  # both are folders, whose fingerprints tell
         for part, advice in (("run", "give another folder"), ("data", "bring it back, or give another folder")):
             names = before[part].keys() | self.state[part].keys()
@@ -198,6 +199,8 @@ def check_unused(run: Path, settings: dict) -> None:
         begun = asdict(resolve(str(run / "config.yaml"), [])) if "config.yaml" in named else {}
     except ValueError:
         begun = {}
-    same = all(begun.get(name) == value for name, value in settings.items() if name not in MAY_CHANGE)
+    same = all(
+        begun.get(name) == value for name, value in settings.items() if not SETTINGS[name].metadata.get("resumable")
+    )
     if named and ("final" in named or not same):
         raise ValueError(f"{run} holds {named[0]}, and no checkpoint to go on from: give another folder, or delete it")

@@ -117,7 +117,7 @@ def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
         ("text_encoder.d_modle=4", "did you mean 'd_model'"),
         ("caption_dropout=2", "caption_dropout is 2"),
         ("text_encoder.vocab_size=9", "vocab_size follows from the captions"),
-        ("kl_weight=1", "kl_weight does nothing with kind=t2v"),
+        ("kl_weight=1", "unknown key 'kl_weight' for kind=t2v: it is a setting of kind=vae"),
         ("model.patch_size=4", "cannot be cut into patches of 4 x 4"),
     ):
         with pytest.raises(ValueError, match=say):
