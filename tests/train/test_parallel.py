@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from latte.processes import Ranks, local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.parallel import FixedPoint, micro_batches
+from latte.train.parallel import FixedPointGradients, micro_batches
 from latte.train.presets import resolve
 from latte.train.run import Run
 
@@ -117,7 +117,7 @@ def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
             return slopes[slots.start] * self.weight.sum(), {}
 
     loss = Slope()
-    gradients = FixedPoint(loss, Ranks())
+    gradients = FixedPointGradients(loss, Ranks())
     for again in range(2):
         for i in range(len(slopes)):
             gradients.add(0, range(i, i + 1), 1.0, i == len(slopes) - 1)
@@ -155,7 +155,7 @@ def test_what_cannot_be_shared_is_told(vae, tmp_path):
     ]
     assert micro_batches(small(vae, "global_batch_size=4"), Ranks(1, 2)) == [range(2, 4)]
     for size, micro in ((3, 1), (3, 0), (8, 1)):
-        with pytest.raises(ValueError, match="cannot be shared by"):
+        with pytest.raises(ValueError, match="cannot be split over"):
             micro_batches(small(vae, "global_batch_size=4", f"micro_batch_size={micro}"), Ranks(0, size))
     with pytest.raises(ValueError, match="start them with torchrun"):
         run(small(vae, "shard=true"), tmp_path / "run")

@@ -67,7 +67,7 @@ def test_what_is_not_the_run_s_stays(name, vae, tmp_path):
     mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine: 1\n")
-    with pytest.raises(ValueError, match=f"holds {name}, and no checkpoint to go on from"):
+    with pytest.raises(ValueError, match=f"holds {name} but no checkpoint"):
         run(small_t2v(vae, "steps=2"), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine] and mine.read_text() == "mine: 1\n"
 

@@ -29,12 +29,12 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
     run(config, tmp_path / "whole")
     words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte.cli", *words], stderr=subprocess.PIPE)
-    while process.poll() is None and not checkpoint.found(cut):
+    while process.poll() is None and not checkpoint.list_checkpoints(cut):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 130
-    assert checkpoint.found(cut)[-1].name < "step-0000012"
+    assert checkpoint.list_checkpoints(cut)[-1].name < "step-0000012"
     run(config, cut)
     assert_same_run(tmp_path / "whole", cut)
 
@@ -59,7 +59,7 @@ def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_pat
     config = resolve(kind if "folder" in kind else f"shapes-{kind}", [*changes, "micro_batch_size=2", "keep=9"])
     run(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for folder in checkpoint.found(tmp_path / "cut")[1:]:
+    for folder in checkpoint.list_checkpoints(tmp_path / "cut")[1:]:
         shutil.rmtree(folder)
     with (tmp_path / "cut/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 13, "lo')
@@ -71,7 +71,7 @@ def test_damaged_checkpoint_is_set_aside(vae, tmp_path):
     config = small(vae)
     run(config, tmp_path / "whole")
     run(config, tmp_path / "hurt")
-    newest = checkpoint.found(tmp_path / "hurt")[-1]
+    newest = checkpoint.list_checkpoints(tmp_path / "hurt")[-1]
     file = newest / "ema.safetensors"
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
@@ -144,7 +144,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
 def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
     config, folder = small(vae), tmp_path / "run"
     run(config, folder)
-    with pytest.raises(ValueError, match="has done 12 steps already"):
+    with pytest.raises(ValueError, match="has done 12 steps: give steps=12 or more"):
         run(small(vae, "steps=3"), folder)
     before = (folder / "metrics.jsonl").read_text()
     shutil.rmtree(folder / "checkpoints")

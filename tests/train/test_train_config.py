@@ -196,7 +196,11 @@ def test_settings_of_a_vae_change_the_run(tmp_path):
 
 def test_how_often_it_logs_and_saves(vae, tmp_path):
     run(small(vae, "steps=10", "log_every=4", "save_every=3", "keep=3"), tmp_path)
-    assert [folder.name for folder in checkpoint.found(tmp_path)] == ["step-0000006", "step-0000009", "step-0000010"]
+    assert [folder.name for folder in checkpoint.list_checkpoints(tmp_path)] == [
+        "step-0000006",
+        "step-0000009",
+        "step-0000010",
+    ]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [4, 8, 10]
 

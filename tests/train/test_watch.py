@@ -65,7 +65,7 @@ def test_how_strongly_samples_are_guided(make, vae, tmp_path):
 def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/samples").write_text("in the way")
-    with pytest.warns(UserWarning, match="no grid of step 2, training goes on"):
+    with pytest.warns(UserWarning, match="no samples at step 2, training goes on"):
         run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
     assert (tmp_path / "run/final/model.safetensors").is_file()
 
@@ -137,13 +137,13 @@ def test_real_clips_come_from_all_of_the_data(monkeypatch):
     draw = clips.clip
     monkeypatch.setattr(clips, "clip", lambda i, random: (seen.append(i), draw(i, random))[1])
     config = resolve("shapes", ["clips=40", "image_size=16", "eval_every=1", "eval_clips=8"])
-    distance.Distance(config, clips, torch.device("cpu"))
+    distance.DistanceToReal(config, clips, torch.device("cpu"))
     assert len(set(seen)) == 8 and max(seen) > 20 and seen != sorted(seen)
 
 
 def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
     monkeypatch.setattr(Denoising, "samples", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
-    with pytest.warns(UserWarning, match="no distance this time, training goes on"):
+    with pytest.warns(UserWarning, match="evaluation failed, training goes on"):
         run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
     assert (tmp_path / "final/model.safetensors").is_file() and not judged(tmp_path)
 
