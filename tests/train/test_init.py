@@ -1,4 +1,4 @@
-"""Where a training begins: other models' weights land where they should, and what is not taken is told."""
+"""Initialisation from other models: their weights are used correctly, and warnings name what is not used."""
 
 import warnings
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_a_dit_begins_a_latte(tmp_path, said, capsys):
 
 
 @torch.no_grad()
-def test_without_classes_it_begins_as_the_source_told_of_none(tmp_path, said):
+def test_without_classes_it_starts_from_the_sources_no_class(tmp_path, said):
     state = dit(classes=7)
     network = begun(saved(state, tmp_path / "DiT.pt"))
     x, t = torch.randn(1, 4, 4, 4), torch.tensor([5])
@@ -135,7 +135,7 @@ def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
         ({"num_heads": 5, "hidden_size": 20}, "hidden_size 16 is not 5 equal heads"),
     ],
 )
-def test_another_shape_is_told(change, say, tmp_path):
+def test_another_shape_is_refused(change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"DiT\.pt.*{say}"):
         begun(saved(dit(), tmp_path / "DiT.pt"), "abc", **change)
 
@@ -222,7 +222,7 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
         (lambda: torn("attn1.to_k.bias", 0), {}, r"blocks\.0\.attns\.0\.q\.bias .* are not 2 heads of one width"),
     ],
 )
-def test_what_is_no_pixart_of_this_shape_is_told(source, change, say, tmp_path):
+def test_what_is_no_pixart_of_this_shape_is_refused(source, change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"PixArt\.pth.*{say}"):
         t2v(saved(source(), tmp_path / "PixArt.pth"), **change)
 
@@ -233,8 +233,8 @@ def test_training_begins_with_them(vae, tmp_path, capsys, recwarn):
     assert main([*words, "model.depth=4"]) == 2
     assert "has depth 2, this run 4" in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
     assert main(words) == 0
-    told = capsys.readouterr()
-    assert told.out.count("init: ") == 1 and "warning: init: " in told.err
+    output = capsys.readouterr()
+    assert output.out.count("init: ") == 1 and "warning: init: " in output.err
     trained = load_file(tmp_path / "run/final/model.safetensors")
     assert torch.equal(trained["blocks.1.mlp.fc1.weight"], dit()["blocks.1.mlp.fc1.weight"])
     given = saved(pixart(1), tmp_path / "PixArt.pth")

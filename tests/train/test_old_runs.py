@@ -1,4 +1,4 @@
-"""Run folders of earlier versions, whose one class of settings had those of all kinds, resume and resolve as before."""
+"""Run folders of earlier versions, which list the settings of all kinds of training, still resolve and resume."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The original's training configurations: what they mean here, what did nothing there, and what is not one."""
+"""Training configurations of the original: their translation, the keys without effect, and invalid ones."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -148,7 +148,7 @@ def test_the_batch_is_that_of_all_processes(tmp_path, monkeypatch, recwarn):
         ({"ckpt_every": 0}, "save_every is 0"),
     ],
 )
-def test_what_cannot_be_meant_is_told(change, say, tmp_path, recwarn):
+def test_invalid_values_are_refused(change, say, tmp_path, recwarn):
     with pytest.raises(ValueError, match=say):
         read(FFS | change, tmp_path)
 

@@ -1,4 +1,4 @@
-"""What must not end a training, and what must: values that are not finite, a full disk, signals, damage."""
+"""Non-finite values, a full disk, signals and damaged files: what ends a run, and what does not."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ from latte.train.step import GROWTH_INTERVAL, StepHistory
 
 @pytest.fixture
 def meddle(monkeypatch):
-    """meddle(f): in every step, f(step) multiplies the loss."""
+    """meddle(f) multiplies the loss of each step by f(step)."""
 
     def install(factor):
         class Meddled(Denoising):
@@ -46,16 +46,16 @@ def newest(folder):
 def test_steps_that_are_not_finite_change_nothing(vae, tmp_path, meddle, monkeypatch):
     bad = (0, 3, 4, 8)
     meddle(lambda step: torch.nan if step in bad else 1)
-    run(small(vae, "skip_limit=4"), tmp_path / "spoilt")
-    state = checkpoint.read_state(newest(tmp_path / "spoilt"))
+    run(small(vae, "skip_limit=4"), tmp_path / "skipped")
+    state = checkpoint.read_state(newest(tmp_path / "skipped"))
     assert state["health"]["skipped"] == list(bad)
-    lines = [json.loads(line) for line in (tmp_path / "spoilt/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "skipped/metrics.jsonl").read_text().splitlines()]
     assert [line.get("skipped", 0) for line in lines] == [1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4]
     meddle(lambda step: 1)
     step = Run.step
     monkeypatch.setattr(Run, "step", lambda self, n: {"loss": 0.0, "grad_norm": 0.0} if n in bad else step(self, n))
     run(small(vae, "skip_limit=4"), tmp_path / "oracle")
-    assert same(*(tensors(newest(tmp_path / name)) for name in ("spoilt", "oracle")))
+    assert same(*(tensors(newest(tmp_path / name)) for name in ("skipped", "oracle")))
 
 
 def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
@@ -103,7 +103,7 @@ def test_the_scale_of_a_loss_in_half_precision():
 
 
 def test_half_precision_overflows_and_recovers(vae, tmp_path, meddle):
-    """Scaled too much, gradients overflow until the scale has come down; the first are 0, of a fresh last layer."""
+    """With a large loss scale, gradients overflow until it has come down. A new last layer has none at first."""
     run(small(vae, "precision=fp16"), tmp_path / "plain")
     meddle(lambda step: 2.0**40)
     run(small(vae, "precision=fp16", "skip_limit=99", "steps=40"), tmp_path / "scaled")
@@ -126,7 +126,7 @@ def test_a_signal_stops_at_the_next_step_and_saves(vae, tmp_path, meddle):
 
 
 def test_a_signal_to_the_whole_group_spares_the_workers(vae, tmp_path):
-    """A terminal sends Ctrl-C, and torchrun its SIGTERM, to a training's workers too."""
+    """A terminal sends Ctrl-C to the data workers too, and so does torchrun with SIGTERM."""
     config = small(vae, "latents=step", "num_workers=2", "steps=100000", "save_every=100000")
 
     def work():
@@ -151,7 +151,7 @@ def test_some_checkpoints_stay_for_good(vae, tmp_path):
 
 @contextmanager
 def files_at_most(size):
-    """A disk on which no file can be longer: the write beyond fails, as on a full one."""
+    """Limit the size of files: writing more fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

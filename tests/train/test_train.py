@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes with the same bits, and it says what is wrong."""
+"""Training learns, resumes with the same bits, and reports errors."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
 
 
 def assert_same_run(one, other):
-    """The same weights, averages, optimiser and metrics, but for the speed."""
+    """Whether two runs have the same weights, averages, optimiser state and metrics, except for the speed."""
     a, b = (checkpoint.latest(folder) for folder in (one, other))
     assert a.name == b.name == "step-0000012" and same(tensors(a), tensors(b))
     lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
@@ -51,7 +51,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae", "features"])
 def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_path):
-    """Metrics past the newest checkpoint are written again, also when the last line was torn."""
+    """Metrics after the newest checkpoint are written again, even if the last line was cut off."""
     given = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE, "features": TINY_FEATURES}
     changes = given[kind]
     if "folder" in kind:
@@ -132,7 +132,7 @@ def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
-    """Adam forgives a wrong scale; the norm of the gradients does not."""
+    """Adam hides a wrong scale of the gradients; their norm shows it."""
     first = []
     for micro in (0, 1, 2):
         run(small(vae, f"micro_batch_size={micro}", "precision=fp32", "steps=2"), tmp_path / str(micro))

@@ -1,4 +1,4 @@
-"""Settings of a training run: each changes it, and what cannot be meant is told."""
+"""Settings of a training run: each has an effect, and invalid ones are refused."""
 
 import json
 from dataclasses import replace
@@ -58,10 +58,10 @@ from latte.train.step import learning_rate
         (["motion_frames=3"], "4 frames of the shapes, frame_interval 1, need motion_frames of 4 or more, not 3"),
         (["frame_interval=2"], "need motion_frames of 7 or more, not 0"),
         (["selection=any"], "not 'stride' or 'linspace' or 'crop'"),
-        (["failed_share=2"], "failed_share is 2.0; it must be in 0 to 1"),
+        (["failed_share=2"], "failed_share is 2.0; it must be from 0 to 1"),
     ],
 )
-def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
+def test_invalid_settings_are_refused(words, say, tmp_path, capsys, vae):
     defaults = [] if any(w.startswith("vae=") for w in words) else [f"vae={vae}"]
     assert main(["train", "--run", str(tmp_path / "run"), *TINY, *defaults, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
         (["clip_from=-1"], "clip_from is -1"),
     ],
 )
-def test_what_a_vae_has_not_is_told(words, say, tmp_path, capsys):
+def test_settings_that_a_vae_does_not_have_are_refused(words, say, tmp_path, capsys):
     assert main(["train", "--config", "shapes-vae", "--run", str(tmp_path / "run"), *TINY_VAE, *words]) == 2
     assert say in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
