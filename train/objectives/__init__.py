@@ -30,5 +30,5 @@ def objective(
     kind = Embedded if isinstance(clips, LatentFolder) and clips.has_text else OBJECTIVES[config.kind]
     if begun is None:
         return kind(clips, config, device)
-    config = replace(config, init="")
+    config = replace(config, init="") if config.init else config
     return kind(clips, config, device, begun) if kind is Captioned else kind(clips, config, device)

@@ -15,7 +15,7 @@ from latte.train.config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
 from latte.train.data.latents import latent_side, open_latent_source
-from latte.train.init import begin_latte
+from latte.train.init import init_latte
 from latte.train.watch import SHOWN
 from latte.weights.folder import CONFIG, digest_folder
 from latte.weights.load import find_model, save_model
@@ -50,7 +50,7 @@ class Denoising:
         if cfg.sample_guidance and not (self.clips.names and self.drop_rate(network)):
             raise ValueError("sample_guidance does nothing without classes that are dropped at times: leave it at 0.0")
         if cfg.init:
-            begin_latte(network, cfg.init, self.clips.names)
+            init_latte(network, cfg.init, self.clips.names)
         network.gradient_checkpointing = cfg.gradient_checkpointing
         return network
 

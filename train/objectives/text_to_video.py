@@ -16,7 +16,7 @@ from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
-from latte.train.init import begin_t2v, begin_transformer, has_text
+from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.class_conditional import Denoising
 from latte.train.watch import SHOWN
 from latte.weights.folder import save_folder
@@ -42,7 +42,7 @@ class Captioned(Denoising):
     ):
         super().__init__(clips, config, device)
         source = find_model(config.init) if config.init else None
-        if source is not None and has_text(source):
+        if source is not None and has_text_encoder(source):
             begun = model_root(source)
         known = begun is not None and (begun / "tokenizer").is_dir()
         self.tokenizer = Tokenizer(begun / "tokenizer" if known else train_vocabulary(clips.captions))
@@ -60,7 +60,7 @@ class Captioned(Denoising):
         network = TextToVideo(TextToVideoConfig(LatteT2VConfig.from_dict({**cfg.model, **derived}), encoder))
         check_latents(self.nothing(), torch.zeros(1), self.channels, network.transformer.config.patch_size)
         if cfg.init:
-            begin_t2v(network, cfg.init)
+            init_t2v(network, cfg.init)
         network.transformer.gradient_checkpointing = cfg.gradient_checkpointing
         return network
 
@@ -127,7 +127,7 @@ class Embedded(Denoising):
         network.init_weights()
         check_latents(self.nothing(), torch.zeros(1), self.channels, network.config.patch_size)
         if cfg.init:
-            begin_transformer(network, cfg.init)
+            init_transformer(network, cfg.init)
         network.gradient_checkpointing = cfg.gradient_checkpointing
         return network
 

@@ -158,9 +158,9 @@ def test_captions_in_a_grid_are_what_the_network_recognises(network):
     ("change", "say"),
     [
         ("data=videos", "data is 'videos', not 'shapes'"),
-        ("vae=shapes/vae", "vae does nothing with kind=features"),
-        ("init=shapes", "init does nothing with kind=features"),
-        ("num_workers=2", "num_workers does nothing with kind=features"),
+        ("vae=shapes/vae", "unknown key 'vae' for kind=features"),
+        ("init=shapes", "unknown key 'init' for kind=features"),
+        ("num_workers=2", "unknown key 'num_workers' for kind=features"),
         ("model.depth=2", "unknown key 'depth'"),
     ],
 )
