@@ -16,6 +16,7 @@ from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
+from latte.train.export import save_companions
 from latte.train.metrics import Metrics, cut
 from latte.train.run import Run
 from latte.train.watch import Board
@@ -65,7 +66,7 @@ def train(
         if ranks.first:
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
             cut(folder / "metrics.jsonl", first)
-            run.objective.save_companions(folder)
+            save_companions(run.objective, folder)
         missed = run.missed(first)
         if first < config.steps:
             run.objective.prepare(parallel.micro_batches(config, ranks), first)

@@ -15,11 +15,13 @@ from latte.train import checkpoint, parallel
 from latte.train.config import MAY_CHANGE, TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.distance import Distance
+from latte.train.export import data_digests, save_result
 from latte.train.metrics import lines
 from latte.train.objectives import objective
 from latte.train.parallel import FixedPoint, Loss, Replicas, Shards
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.presets import resolve
+from latte.train.previews import preview, sample_videos
 from latte.train.step import Health, optimise, update_ema
 from latte.train.watch import write_grid
 from latte.weights.load import STEPS_FILE
@@ -61,7 +63,7 @@ class Run:
         judges = config.eval_every and ranks.first
         self.distance = Distance(config, clips, device) if judges else None
         self.notes = {"config": asdict(self.network.config)}
-        self.state = {"run": asdict(config), "data": self.objective.data()}
+        self.state = {"run": asdict(config), "data": data_digests(self.objective)}
         if clips.names:
             self.notes["classes"] = {"names": clips.names}
 
@@ -163,7 +165,7 @@ class Run:
         if (network := self.averaged()) is None:
             return None
         try:
-            return write_grid(*self.objective.show(network), self.folder / "samples", done)
+            return write_grid(*preview(self.objective, network), self.folder / "samples", done)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: no grid of step {done}, training goes on: {error}", stacklevel=2)
             return None
@@ -173,7 +175,7 @@ class Run:
         if (network := self.averaged()) is None:
             return {}
         try:
-            return self.distance(self.objective.samples(network, self.config.eval_clips))
+            return self.distance(sample_videos(self.objective, network, self.config.eval_clips))
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: no distance this time, training goes on: {error}", stacklevel=2)
             return {}
@@ -182,7 +184,7 @@ class Run:
         """Write final/ with the averaged weights."""
         final = self.folder / "final"
         if (network := self.averaged()) is not None:
-            self.objective.finish(network, final)
+            save_result(self.objective, network, final)
             write_json(final / STEPS_FILE, {"steps": self.config.steps})
         return final
 
