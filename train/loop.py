@@ -28,6 +28,7 @@ from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
+from latte.train.export import save_companions
 from latte.train.metrics import MetricsWriter, remove_lines_after
 from latte.train.run import Outputs, Run
 from latte.train.watch import TensorBoard
@@ -93,7 +94,7 @@ def train(
         if ranks.first:
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
             remove_lines_after(folder / "metrics.jsonl", first)
-            run.objective.save_companions(folder)
+            save_companions(run.objective, folder)
         missing = run.missing_outputs(first)
         if first < config.steps:
             run.objective.prepare(parallel.micro_batches(config, ranks), first)

@@ -16,11 +16,13 @@ from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig, complete
 from latte.train.data.clips import Clips
 from latte.train.distance import DistanceToReal
+from latte.train.export import data_digests, save_result
 from latte.train.metrics import read_lines
 from latte.train.objectives import objective
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.presets import resolve
+from latte.train.previews import preview, sample_videos
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import write_grid
 from latte.weights.load import STEPS_FILE
@@ -85,7 +87,7 @@ class Run:
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
         self.records = {"config": asdict(self.network.config)}
-        self.state = {"run": asdict(config), "data": self.objective.data()}
+        self.state = {"run": asdict(config), "data": data_digests(self.objective)}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
@@ -200,7 +202,7 @@ class Run:
         if (network := self.averaged_network()) is None:
             return None
         try:
-            return write_grid(*self.objective.show(network), self.folder / "samples", done)
+            return write_grid(*preview(self.objective, network), self.folder / "samples", done)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: no samples at step {done}, training goes on: {error}", stacklevel=2)
             return None
@@ -210,7 +212,7 @@ class Run:
         if (network := self.averaged_network()) is None:
             return {}
         try:
-            return self.distance(self.objective.samples(network, self.config.eval_clips))
+            return self.distance(sample_videos(self.objective, network, self.config.eval_clips))
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: evaluation failed, training goes on: {error}", stacklevel=2)
             return {}
@@ -219,7 +221,7 @@ class Run:
         """Write the averaged weights to final/, and return its path."""
         final = self.folder / "final"
         if (network := self.averaged_network()) is not None:
-            self.objective.finish(network, final)
+            save_result(self.objective, network, final)
             write_json(final / STEPS_FILE, {"steps": self.config.steps})
         return final
 

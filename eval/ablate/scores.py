@@ -26,7 +26,7 @@ from latte.train.curves import read_metrics
 from latte.train.data.folders import open_clips
 from latte.train.data.windows import span
 from latte.train.distance import DistanceToReal
-from latte.train.objectives.class_conditional import Denoising
+from latte.train.objectives import ClassConditional
 from latte.train.presets import resolve
 from latte.weights.load import load_model
 
@@ -174,7 +174,7 @@ def fixed_loss(network: Latte, config: TrainConfig) -> float:
     """
     shared = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
     config = replace(config, **shared, global_batch_size=BATCH, micro_batch_size=0)
-    objective = Denoising(open_clips(config), config, next(network.parameters()).device)
+    objective = ClassConditional(open_clips(config), config, next(network.parameters()).device)
     objective.prepare([range(BATCH)], 0)
     units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]
     losses = [objective(network, step, unit)[1]["mse"].item() for step in range(DRAWS) for unit in units]
