@@ -51,3 +51,4 @@ def test_batches_read_ahead_are_those_read_at_once():
         assert torch.equal(a.videos, b.videos) and torch.equal(a.labels, b.labels)
         assert a.videos.shape == (2, 3, 3, 1, 1) and a.labels.shape == (2, 3)
     assert ahead.read_ahead is not None
+    ahead.read_ahead = None  # stops the workers now, not when the garbage collector finds the cycle
