@@ -1,7 +1,7 @@
 """Check the import contracts of setup.cfg, as `make check` does: python tests/helpers/lint_imports.py
 
-import-linter looks for the package `latte` on disk, but its parts lie in five folders of the source tree (package_dir in
-setup.cfg). This script joins them in a temporary folder of links, and runs `lint-imports` on that.
+import-linter looks for the package `latte` on disk, but its parts lie in five folders of the source tree (package_dir
+in setup.cfg). This script joins them in a temporary folder of links, and runs `lint-imports` on that.
 """
 
 import os
