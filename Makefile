@@ -29,12 +29,12 @@ test: .venv/installed
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/helpers/lint_imports.py
+	$(BIN)/python tests/helpers/joined_package.py lint-imports setup.cfg --no-cache
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2
 
 docs: .venv/docs-installed
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python tests/helpers/joined_package.py mkdocs build --strict --config-file mkdocs.yml
 
 .venv/docs-installed: .venv/installed
 	$(PIP) -e '.[docs]'

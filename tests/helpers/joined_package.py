@@ -1,7 +1,8 @@
-"""Check the import contracts of setup.cfg, as `make check` does: python tests/helpers/lint_imports.py
+"""Run a tool on the source tree joined into one package: python tests/helpers/joined_package.py lint-imports ARGUMENTS
 
-import-linter looks for the package `latte` on disk, but its parts lie in five folders of the source tree (package_dir
-in setup.cfg). This script joins them in a temporary folder of links, and runs `lint-imports` on that.
+The parts of `latte` lie in five folders (package_dir in setup.cfg). Tools that read source code look for a single one.
+This script joins the folders by links in a temporary folder, and runs the tool there, with that folder as PYTHONPATH.
+Paths in the arguments are relative to the root of the source tree.
 """
 
 import os
@@ -29,16 +30,14 @@ def join_packages(folder: Path) -> None:
         (folder / name.replace(".", "/")).symlink_to(ROOT / path)
 
 
-def main() -> int:
-    """Run lint-imports on the joined package; its exit status, 0 if all contracts are kept."""
-    command = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+def main(tool: str, *arguments: str) -> int:
+    """Run a tool of this Python's environment on the joined package; its exit status."""
+    resolved = [str(ROOT / word) if (ROOT / word).exists() else word for word in arguments]
     with tempfile.TemporaryDirectory() as folder:
         join_packages(Path(folder))
-        arguments = [str(ROOT / "setup.cfg"), "--no-cache"]
-        environment = {**os.environ, "PYTHONPATH": folder}
-        run = subprocess.run([sys.executable, "-c", command, *arguments], cwd=folder, env=environment)
-    return run.returncode
+        command = [str(Path(sys.executable).parent / tool), *resolved]
+        return subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": folder}).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
