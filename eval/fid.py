@@ -8,7 +8,7 @@ from torch import Tensor
 from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.networks.inception import Inception
-from latte.eval.networks.published_weights import locate
+from latte.eval.networks.published_weights import find_weights
 from latte.video.pixels import expect_videos
 from latte.weights.tensors import load_strictly, read_tensors
 
@@ -18,7 +18,7 @@ def load_inception(path: str | Path | None, device: str | torch.device = "cpu") 
 
     Not torch-fidelity's own reader, which unpickles whatever a file holds.
     """
-    file = locate("inception", path).path
+    file = find_weights("inception", path).path
     with torch.device("meta"):
         network = Inception()
     # counters of training that nothing reads here, and that older files lack
@@ -40,7 +40,7 @@ def frame_features(videos: Tensor, network: Inception, batch_size: int = 32) -> 
 
 def of_frames(path: Path, device: torch.device) -> Detector:
     """Inception's features of each frame of a clip, (b, f, 2048)."""
-    file = locate("inception", path)
+    file = find_weights("inception", path)
     network = load_inception(file.path, device)
     of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
     return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device))

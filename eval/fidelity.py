@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latte.eval.networks.lpips import LPIPS, SMALLEST
-from latte.eval.networks.published_weights import locate
+from latte.eval.networks.published_weights import find_weights
 from latte.video.pixels import expect_videos, from_uint8
 from latte.weights.tensors import load_strictly, read_tensors
 
@@ -51,7 +51,7 @@ def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> L
     """
     if (library := find_spec("torchmetrics")) is None:
         raise ValueError("LPIPS needs torchmetrics: pip install 'latte-video[eval]'")
-    file = locate("alexnet", path).path
+    file = find_weights("alexnet", path).path
     backbone = {name: value for name, value in read_tensors(file).items() if not name.startswith("classifier.")}
     heads = read_tensors(Path(library.origin).parent / HEADS)
     with torch.device("meta"):

@@ -17,7 +17,7 @@ from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.networks.c3d import C3D, FRAMES, SIZE
 from latte.eval.networks.fast_convolutions import use_fast_convolutions
-from latte.eval.networks.published_weights import locate
+from latte.eval.networks.published_weights import find_weights
 from latte.video.pixels import expect_videos
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_arrays, rename_keys
 
@@ -51,7 +51,7 @@ def load_c3d(
     Chainer's arrays have the shapes of ours and are called `conv1a/W`, `conv1a/b`. CheckpointError: a file is missing
     (and where to get it), or does not fit a network of this width.
     """
-    file, mean_file = locate("c3d", path).path, locate("c3d-mean", mean).path
+    file, mean_file = find_weights("c3d", path).path, find_weights("c3d-mean", mean).path
     with torch.device("meta"):
         network = C3D(width, hidden)
     with prefix_errors(file):
@@ -121,7 +121,7 @@ def inception_score(probabilities: Tensor, protocol: str) -> dict:
 
 def of_classes(path: Path, mean: Path | None, device: torch.device) -> Detector:
     """C3D's probabilities of UCF101's classes, (b, 101), float64."""
-    file, mean_file = locate("c3d", path), locate("c3d-mean", mean)
+    file, mean_file = find_weights("c3d", path), find_weights("c3d-mean", mean)
     network, cube = load_c3d(file.path, mean_file.path, device=device)
     of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
     record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}

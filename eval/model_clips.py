@@ -16,7 +16,7 @@ from latte.eval.protocol import Protocol
 from latte.eval.statistics import is_statistics
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
-from latte.sample_many import described, one_thread, question, sample_many
+from latte.sample_many import call_arguments, one_thread, sample_many, set_record
 from latte.text.embed import read_prompts
 from latte.weights.folder import CONFIG
 from latte.weights.load import BUNDLED
@@ -68,7 +68,7 @@ class ModelClips:
         for start in range(first, first + len(chosen), size):
             unit = range(start, min(start + size, first + len(chosen)))
             with one_thread():  # as more of them round differently
-                videos = self.pipe(**question(self.pipe, self.labels, unit), **options, first=start).frames
+                videos = self.pipe(**call_arguments(self.pipe, self.labels, unit), **options, first=start).frames
             for clip, video in zip(chosen[start - first :], videos):
                 yield video[clip.start :: clip.stride][: clip.frames]
 
@@ -108,7 +108,7 @@ def model_clips(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> M
         rank = {"rank": ranks.rank, "world_size": ranks.size}
         sample_many(pipe, protocol.clips, args.samples, labels, settings, about, **rank, progress=ranks.first)
         return choose_clips(args.samples, protocol, "generated", args.seed, only=protocol.clips)
-    record = described(pipe, labels, settings, about, fps=0)
+    record = set_record(pipe, labels, settings, about, fps=0)
     side = (config.sample_size if of_text else config.input_size) * pipe.vae.factor
     sizes = {f"{side}x{side}": protocol.clips}
     return ModelClips(pipe, labels, settings, record, protocol, args.seed, frames, sizes)

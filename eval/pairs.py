@@ -10,7 +10,7 @@ from latte import __version__
 from latte.device import device_name, usable_device
 from latte.eval.clip_sets import videos_of
 from latte.eval.fidelity import flicker, load_lpips, lpips, psnr, ssim
-from latte.eval.networks.published_weights import locate
+from latte.eval.networks.published_weights import find_weights
 from latte.video.read import read_video
 from latte.weights.tensors import digest
 
@@ -42,7 +42,7 @@ def by_name(root: Path) -> dict[Path, Path]:
 
 def compare_pairs(args: argparse.Namespace) -> dict:
     """Means over the pairs, printed and returned. ValueError: a pair differs in size or length, or is too small."""
-    device, weights = usable_device(args.device), locate("alexnet", args.alexnet).path if args.alexnet else None
+    device, weights = usable_device(args.device), find_weights("alexnet", args.alexnet).path if args.alexnet else None
     network = load_lpips(weights, device) if weights else None
     rows = []
     for pair in tqdm(paired(Path(args.model), args.reference), unit="pair", desc="comparing"):

@@ -12,6 +12,7 @@ from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
+from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import find_model, load_model, model_root, own_vae
 from latte.weights.sampling_defaults import CLASS_GUIDANCE, Guidance, load_sampling
 from latte.weights.vae_folder import load_vae
@@ -62,6 +63,15 @@ class ClassConditioning:
         if not cfg.num_classes and labels is not None:
             raise ValueError("this model is unconditional: give num_videos, not class_labels")
         return len(class_indices(pipe, request))
+
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the parts as a folder; raises ValueError for the published layout, which has no such models."""
+        if published:
+            raise ValueError(
+                "diffusers has no class-conditional or unconditional Latte: leave out published, or write the "
+                "original's file with `latte convert --to original`"
+            )
+        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling)
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
@@ -130,7 +140,7 @@ def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads:
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
         vae = load_vae(find_vae(vae, path))
-    names = read_classes(path / "classes.json", transformer.config.num_classes)
+    names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
 

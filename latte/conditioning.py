@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -80,6 +81,9 @@ class Conditioning(Protocol):
 
         interval: whether the call names a guidance_interval.
         """
+
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the pipeline's parts as a folder, in our layout or in the published one."""
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance

@@ -1,7 +1,7 @@
-"""Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): outputs of layers, reused over denoising steps.
+"""Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): layers reuse their outputs over denoising steps.
 
-Nothing in models/ knows of it. It needs layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and
-a network that is called once an evaluation, both halves of guidance together.
+It attaches to a network from outside. It needs layers that declare their `kind` ("spatial", "temporal", "cross", "mlp")
+and a network that is called once per evaluation, with both halves of guidance in one batch.
 """
 
 from collections import Counter
@@ -20,15 +20,20 @@ KINDS = ("spatial", "temporal", "cross", "mlp")
 
 @dataclass(frozen=True)
 class Broadcast:
-    """A layer computes in every skip_range-th evaluation of a run, and in all outside the window low < t < high.
+    """A rule: inside a window of timesteps, a layer computes only in every skip_range-th evaluation of a run.
 
-    ValueError: no such rule.
+    Attributes:
+        skip_range: 1 or more; 1 computes always.
+        window: Timesteps (low, high); outside of low < t < high the layer computes always.
+
+    Raises:
+        ValueError: The numbers are not such.
     """
 
     skip_range: int
     window: tuple[float, float] = (100, 800)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.skip_range, int) or self.skip_range < 1:
             raise ValueError(f"skip_range is {self.skip_range!r}; it must be a whole number, 1 or more")
         pair = isinstance(self.window, tuple | list) and len(self.window) == 2
@@ -36,62 +41,76 @@ class Broadcast:
             raise ValueError(f"the timestep range is {self.window!r}; it must be two numbers, the lower first")
 
     def reuses(self, count: int, t: float, before: float | None) -> bool:
-        """Whether evaluation `count` of a run, at timestep t after one at `before`, may take the last output."""
+        """Whether evaluation `count` of a run, at timestep t after one at `before`, reuses the cached output."""
         return count % self.skip_range != 0 and self.window[0] < t < self.window[1]
 
 
 @dataclass(frozen=True)
 class Spans:
-    """From each start on, for `length` timesteps, a layer computes in the first evaluation alone.
+    """A rule: within a span of timesteps, a layer computes only in the first evaluation.
 
-    The defaults are VideoSys's for MLPs: with 50 steps of 20 timesteps it computes at a start and reuses twice, in the
-    first ten blocks, which in Latte-1 are five spatial and five temporal ones. Counted in timesteps, other numbers of
-    steps do as well.
+    The defaults are VideoSys's for MLPs. With 50 steps of 20 timesteps, a layer computes at a span's start and reuses
+    its output twice, in the first ten blocks: in Latte-1, five spatial and five temporal ones. Spans are given in
+    timesteps, so that they suit other numbers of steps too.
+
+    Attributes:
+        starts: Timesteps at which spans start, going down.
+        length: Length of a span in timesteps.
+        first: Only so many layers of the kind, in their order, follow the rule; None, all of them.
     """
 
     starts: tuple[float, ...] = (720, 640, 560, 480, 400)
     length: float = 60
-    first: int | None = 10  # of the layers of the kind, in their order, only so many are reused; None: all
+    first: int | None = 10
 
     def reuses(self, count: int, t: float, before: float | None) -> bool:
-        """As Broadcast.reuses: the evaluation before was in the same span."""
+        """See Broadcast.reuses; true if the previous evaluation was in the same span."""
         return before is not None and any(start - self.length < t <= before <= start for start in self.starts)
 
 
 @dataclass
 class BroadcastState:
-    """Where a run is, and the outputs that it may take again."""
+    """Where a run over the denoising steps is, and the outputs that are cached.
 
-    count: int = -1  # of evaluations, the present one's index
+    Attributes:
+        count: Index of the present evaluation.
+        t: Its timestep.
+        before: Timestep of the previous evaluation.
+        rows: Rows of the batch.
+        cache: Last output of each layer.
+    """
+
+    count: int = -1
     t: float | None = None
-    before: float | None = None  # the evaluation before's t
-    rows: int | None = None  # of the batch
-    kept: dict[nn.Module, Tensor] = field(default_factory=dict)
+    before: float | None = None
+    rows: int | None = None
+    cache: dict[nn.Module, Tensor] = field(default_factory=dict)
 
-    def forget(self) -> None:
-        """The next evaluation is the first of a run."""
-        self.__init__()
+    def reset(self) -> None:
+        """Start over: the next evaluation is the first of a run."""
+        self.count, self.t, self.before, self.rows = -1, None, None, None
+        self.cache.clear()
 
     def advance(self, t: float, rows: int) -> None:
-        """Another evaluation, of so many rows; noise that rises can only be another run's.
+        """Begin another evaluation. A timestep that rises means that another run has begun.
 
-        Where guidance begins or ends, the batch changes: outputs of the one cannot stand in for those of the other.
+        Where guidance begins or ends, the batch changes, and cached outputs no longer fit.
         """
         if self.t is not None and t > self.t:
-            self.forget()
+            self.reset()
         if rows != self.rows:
-            self.kept.clear()
+            self.cache.clear()
             self.rows = rows
         self.count, self.t, self.before = self.count + 1, t, self.t
 
-    def remembering(self, rule: Broadcast | Spans, layer: nn.Module, function: Callable) -> Callable:
-        """function, whose last output stands in for it where the rule says so."""
+    def cached(self, rule: Broadcast | Spans, layer: nn.Module, function: Callable) -> Callable:
+        """`function`, which returns its last output instead of computing where the rule says so."""
 
         @torch.compiler.disable(recursive=False)
         def call(*args, **kwargs) -> Tensor:
-            if layer not in self.kept or not rule.reuses(self.count, self.t, self.before):
-                self.kept[layer] = function(*args, **kwargs)
-            return self.kept[layer]
+            if layer not in self.cache or not rule.reuses(self.count, self.t, self.before):
+                self.cache[layer] = function(*args, **kwargs)
+            return self.cache[layer]
 
         return call
 
@@ -103,15 +122,23 @@ def pyramid_attention_broadcast(
     timestep: Callable[[], float | Tensor] | None = None,
     after_gate: bool = False,
 ) -> Iterator[BroadcastState]:
-    """Inside it, the layers of `model` follow the rule of their kind; a kind without one always computes.
+    """Inside it, the layers of `model` follow the rule of their kind; a kind without a rule computes always.
 
-    timestep: what the current one is, asked once an evaluation; None: the second argument of the model's calls, (b,).
-    What is kept is a layer's output before the block's gate, so that reuse has the present gate (as in diffusers), or,
-    with after_gate, what the block adds (as in VideoSys). Cross-attention has no gate. Yields the BroadcastState,
-    and nothing of
-    it remains afterwards. ValueError: a rule for a kind that the model has not, or no gate of its own to wait for.
+    Args:
+        model: A network whose layers declare their `kind`.
+        rules: A rule per kind.
+        timestep: Returns the current timestep; called once per evaluation. None takes the second argument of the
+            model's calls, t (b,).
+        after_gate: What is cached. False: a layer's output before the block's gate, which is then the present gate, as
+            in diffusers. True: what the block adds to the residual, as in VideoSys. Cross-attention has no gate.
+
+    Yields:
+        The state of the run. Nothing of it remains afterwards.
+
+    Raises:
+        ValueError: A rule is for a kind that the model does not have, or its layers share one gate.
     """
-    run, places = BroadcastState(), Counter()
+    state, places = BroadcastState(), Counter()
     followed: dict[nn.Module, Callable] = {}
     for layer in model.modules():
         kind = getattr(layer, "kind", None)
@@ -124,45 +151,45 @@ def pyramid_attention_broadcast(
     if absent := [kind for kind in rules if not places[kind]]:
         known = ", ".join(kind for kind in KINDS if places[kind])
         raise ValueError(f"this model has no {absent[0]!r} layers to broadcast; it has {known}")
-    shadowed = shadows(model, run, followed, after_gate)
+    replaced = replacements(model, state, followed, after_gate)
     tick = model.register_forward_pre_hook(
-        lambda _, args, kwargs: run.advance(
-            now(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1]),
+        lambda _, args, kwargs: state.advance(
+            as_number(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1]),
             len(kwargs["x"] if "x" in kwargs else args[0]),
         ),
         with_kwargs=True,
     )
     try:
-        for module, name, function in shadowed:
+        for module, name, function in replaced:
             setattr(module, name, function)
-        yield run
+        yield state
     finally:
         tick.remove()
-        run.forget()
-        for module, name, _ in shadowed:
+        state.reset()
+        for module, name, _ in replaced:
             delattr(module, name)
 
 
-def now(t: float | Tensor) -> float:
-    """A timestep as a number; of a batch's, which agree, the first."""
+def as_number(t: float | Tensor) -> float:
+    """A timestep as a number; the first of a batch's, which agree."""
     return t.flatten()[0].item() if isinstance(t, Tensor) else float(t)
 
 
-def shadows(
-    model: nn.Module, run: BroadcastState, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
+def replacements(
+    model: nn.Module, state: BroadcastState, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
 ) -> list[tuple[nn.Module, str, Callable]]:
-    """(module, method, what is to stand before it on this instance); see pyramid_attention_broadcast."""
+    """(module, name of a method, what replaces it on that instance): see pyramid_attention_broadcast."""
     if not after_gate:
-        return [(layer, "forward", run.remembering(rule, layer, layer.forward)) for layer, rule in followed.items()]
+        return [(layer, "forward", state.cached(rule, layer, layer.forward)) for layer, rule in followed.items()]
     found, left = [], dict(followed)
     for block in (module for module in model.modules() if isinstance(module, Block)):
         gated = {layer: left.pop(layer) for layer in (*block.attns, block.mlp) if layer in left}
-        calls = {layer: run.remembering(rule, layer, block.branch) for layer, rule in gated.items()}
+        calls = {layer: state.cached(rule, layer, block.branch) for layer, rule in gated.items()}
         found.append((block, "branch", lambda layer, *rest, b=block.branch, c=calls: c.get(layer, b)(layer, *rest)))
         if (cross := block.cross) in left:
-            found.append((cross, "forward", run.remembering(left.pop(cross), cross, cross.forward)))
+            found.append((cross, "forward", state.cached(left.pop(cross), cross, cross.forward)))
     if left:
-        raise ValueError("split heads share one gate: their outputs can only be kept before it (after_gate=False)")
+        raise ValueError("split heads share one gate: their outputs can only be cached before it (after_gate=False)")
     return found
 
 
@@ -203,10 +230,16 @@ class PyramidAttentionBroadcastMixin:
         mlp_spans: Spans | None = None,
         after_gate: bool = False,
     ) -> None:
-        """Reuse outputs from the next call on; a kind without a skip range computes always.
+        """Reuse layers' outputs from the next call on; a kind without a skip range computes always.
 
-        mlp_spans: Spans() broadcasts MLPs as VideoSys does, in place of mlp_skip_range. after_gate: see
-        pyramid_attention_broadcast. ValueError: nothing is to be broadcast, a range is none, or both ways for MLPs.
+        Args:
+            spatial_attn_skip_range: Compute spatial attention in every so many-th evaluation; the same for the others.
+            spatial_attn_timestep_range: Timesteps (low, high) between which outputs are reused; so are the others.
+            mlp_spans: In place of mlp_skip_range: Spans() reuses outputs of MLPs as VideoSys does.
+            after_gate: See pyramid_attention_broadcast.
+
+        Raises:
+            ValueError: No kind is named, a range is not one, or both ways for MLPs are.
         """
         asked = {
             "spatial": (spatial_attn_skip_range, spatial_attn_timestep_range),
@@ -231,12 +264,16 @@ class PyramidAttentionBroadcastMixin:
             self._broadcast = rules, after_gate
 
     def disable_pyramid_attention_broadcast(self) -> None:
-        """Compute everything again."""
+        """Compute every layer in every evaluation again."""
         self._broadcast = None
 
 
 def broadcast_ranges(words: list[str]) -> dict[str, int]:
-    """ "spatial=2" and the like as options of enable_pyramid_attention_broadcast. ValueError: no such word."""
+    """Parse words such as "spatial=2" into options of enable_pyramid_attention_broadcast.
+
+    Raises:
+        ValueError: A word is not of that form, or a kind is named twice.
+    """
     ranges = {}
     for word in words:
         kind, _, every = word.partition("=")
@@ -244,6 +281,6 @@ def broadcast_ranges(words: list[str]) -> dict[str, int]:
             raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
         name = f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"
         if name in ranges:
-            raise ValueError(f"--pab {word}: there is another range of {kind}")
+            raise ValueError(f"--pab {word}: {kind} is given twice")
         ranges[name] = int(every)
     return ranges

@@ -149,6 +149,19 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             pipe.offload_text_encoder = "cpu"
         return pipe if torch_dtype is None or of_text else pipe.to(torch_dtype)
 
+    def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
+        """Write the pipeline as a folder that from_pretrained reads.
+
+        Args:
+            folder: Where to write; a folder that was written before is replaced.
+            published: Use the published layout, which diffusers reads too (text to video only), in place of ours.
+
+        Raises:
+            CheckpointError: The folder holds something that would be lost. Nothing was changed.
+            ValueError: The model has no published form.
+        """
+        self.conditioning.save(self, folder, published)
+
     @property
     def takes_prompts(self) -> bool:
         """Whether it is a text-to-video model."""

@@ -1,10 +1,12 @@
-"""Videos for evaluation: a lossless file each, made by any number of processes that share nothing but a folder.
+"""Sets of videos for evaluation: lossless files, made by any number of processes that share only a folder.
 
-Video i is a function of the set's record and of i, and the work goes in fixed units of batch_size videos, so that it
-does not matter which process makes a unit, how often one was killed, or how many there are: the files have the same
-bytes. What is missing is what is left to do. A process holds a unit by a lock on a byte of a file, which the system
-releases when the process dies; one that finds nothing free waits for what others hold, and takes it over if they die.
-So every process returns when the set is whole.
+Video i depends only on the set's record and on i, and the work is cut into fixed units of batch_size videos. So it does
+not matter how many processes there are, which one makes a unit, or whether one is killed: the files are the same, byte
+for byte. What is missing is what is left to do.
+
+A process claims a unit by locking a byte of a file. The operating system releases the lock when the process dies. A
+process that finds no free unit waits for those of the others, and takes one over if its owner dies. So every process
+returns when the set is complete.
 """
 
 import fcntl
@@ -22,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte import __version__
+from latte.class_conditioning import ORIGINAL
 from latte.conditioning import MOST_VIDEOS, check_count
 from latte.device import device_name
 from latte.files import read_json, write_json
@@ -29,13 +32,20 @@ from latte.pipeline import LattePipeline
 from latte.video.write import write_video
 
 RECORD = "samples.json"
-LOCKS = ".locks"  # byte 0: the record's; byte 1 + i: that of the unit whose first video is i
-FORMAT = 1  # of the record, and of the names and the codec of the videos
+LOCKS = ".locks"  # byte 0 locks the record, byte 1 + i the unit whose first video is i
+FORMAT = 1  # version of the record, the file names and the codec
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Videos 0 to count - 1 of a folder, in units of batch_size, and the record of what they depend on."""
+    """Videos 0 to count - 1 of a folder.
+
+    Attributes:
+        folder: Where the videos are.
+        count: How many there are to be.
+        batch_size: Videos of a unit of work.
+        record: Everything that the videos depend on.
+    """
 
     folder: Path
     count: int
@@ -47,28 +57,32 @@ class SampleSet:
         return self.folder / f"{i:06d}.mkv"
 
     def missing(self, numbers: range | None = None) -> list[int]:
-        """The videos that are not there, or those among some numbers."""
+        """Numbers of the videos that are missing, of all or of some."""
         there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         numbers = range(self.count) if numbers is None else numbers
         return [i for i in numbers if i < self.count and f"{i:06d}.mkv" not in there]
 
     def units(self, rank: int, world_size: int) -> list[range]:
-        """The units that something is missing of, beginning with this process's share of all; all of them whole."""
+        """Units with a missing video, as complete ranges; this process's share of all units comes first."""
         turn = lambda number: ((number - rank) % world_size, number)
         numbers = sorted({i // self.batch_size for i in self.missing()}, key=turn)
         return [range(n * self.batch_size, (n + 1) * self.batch_size) for n in numbers]
 
-    def agree(self, write: bool) -> None:
-        """See that the folder is this set's, or a smaller one's that grows; write: make it so if it is nobody's.
+    def check_folder(self, write: bool) -> None:
+        """Check that the folder is empty, or holds this set or a smaller one that is to grow.
 
-        ValueError: it holds other videos, or something else.
+        Args:
+            write: Also write the record, if it is missing or names a smaller set.
+
+        Raises:
+            ValueError: The folder holds other videos, or something else.
         """
         path, count = self.folder / RECORD, 0
-        # listed before the record is looked for: others may write that, and videos, at any time
+        # list the folder before looking for the record: other processes may write it, and videos, at any time
         there = os.listdir(self.folder) if self.folder.is_dir() else []
         if path.exists():
             made = read_json(path)
-            count, made["model"] = made.pop("count", 0), self.record.get("model")  # what a path is called may change
+            count, made["model"] = made.pop("count", 0), self.record.get("model")  # a path may have another name
             check_count(f"{path}: count", count, MOST_VIDEOS)
             ours, theirs = dict(flat(self.record)), dict(flat(made))
             for name in (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)):
@@ -79,8 +93,8 @@ class SampleSet:
         if write and self.count > count:
             write_json(path, {"count": self.count, **self.record})
 
-    def tidy(self) -> None:
-        """Remove what killed processes left of the record, and of these videos, now that they are all there."""
+    def remove_drafts(self) -> None:
+        """Remove unfinished files of killed processes, once all videos are there."""
         drafts = [path for path in self.folder.glob(".??????.part*.mkv") if path.name[1:7].isdecimal()]
         ours = [path for path in drafts if int(path.name[1:7]) < self.count]
         for draft in (*ours, *self.folder.glob(".samples.part*.json")):
@@ -99,24 +113,37 @@ def sample_many(
     world_size: int = 1,
     progress: bool = False,
 ) -> int:
-    """Make what a folder's videos 0 to count - 1 lack: 000000.mkv (FFV1, lossless) and so on, and samples.json.
+    """Complete a folder of videos 0 to count - 1: 000000.mkv and so on (FFV1, lossless), and samples.json.
 
-    labels: classes or prompts, of which video i shows number i % len(labels); None: the model is unconditional.
-    settings: what the pipeline's call takes beside them. about: what else the videos depend on, such as the sha256 of
-    the weights; its "model" is for the reader alone. rank, world_size: this process among those that were started
-    together, to spread them from the start; nothing else depends on them. Computes in one thread on a CPU, where the
-    number of threads changes rounding: more cores need more processes.
-    Returns, when all are there, how many were missing at first. ValueError: see SampleSet.agree and the
-    pipeline's call.
+    On a CPU it computes in one thread, because the number of threads changes rounding: start more processes to use more
+    cores.
+
+    Args:
+        pipe: The pipeline that makes the videos.
+        count: Size of the set.
+        folder: Where to write; a smaller set there grows.
+        labels: Classes or prompts; video i shows number i % len(labels). None for an unconditional model.
+        settings: Arguments of the pipeline's call besides these.
+        about: What else the videos depend on, such as the sha256 of the weights; "model" is only informative.
+        fps: Frames per second of the files.
+        rank: Number of this process among those that were started together; it only spreads their work.
+        world_size: How many processes were started together.
+        progress: Show a progress bar.
+
+    Returns:
+        How many videos were missing at first.
+
+    Raises:
+        ValueError: The folder holds something else, or the pipeline refuses a setting.
     """
     check_count("count", count, MOST_VIDEOS)
     settings = {"batch_size": 1, **(settings or {})}
     check_count("batch_size", settings["batch_size"], 4096)
     if labels is not None and not labels:
         raise ValueError("labels is empty: name at least one class or prompt")
-    record = described(pipe, labels, settings, about or {}, fps)
+    record = set_record(pipe, labels, settings, about or {}, fps)
     samples = SampleSet(Path(folder), count, settings["batch_size"], record)
-    samples.agree(write=False)
+    samples.check_folder(write=False)
     lacking = len(samples.missing())
     options = {**settings, "output_type": "uint8", "progress": False}
     samples.folder.mkdir(parents=True, exist_ok=True)
@@ -129,19 +156,19 @@ def sample_many(
             for unit in samples.units(rank, world_size):
                 with claimed(locks, 1 + unit.start, wait) as ours:
                     if ours and samples.missing(unit):
-                        videos = pipe(**question(pipe, labels, unit), **options, first=unit.start).frames
+                        videos = pipe(**call_arguments(pipe, labels, unit), **options, first=unit.start).frames
                         with claimed(locks, 0, wait=True):
-                            samples.agree(write=True)
+                            samples.check_folder(write=True)
                         for i in samples.missing(unit):
-                            write(videos[i - unit.start], samples.path(i), fps)
+                            write_if_missing(videos[i - unit.start], samples.path(i), fps)
                 bar.update(count - len(samples.missing()) - bar.n)
         with claimed(locks, 0, wait=True):
-            samples.tidy()
+            samples.remove_drafts()
     return lacking
 
 
-def write(video: Tensor, path: Path, fps: float) -> None:
-    """Write a video; where there are no locks, another process may have made it, and removed this draft of it."""
+def write_if_missing(video: Tensor, path: Path, fps: float) -> None:
+    """Write a video. On a file system without locks another process may have written it and removed our draft."""
     try:
         write_video(video, path, fps)
     except FileNotFoundError:
@@ -149,17 +176,19 @@ def write(video: Tensor, path: Path, fps: float) -> None:
             raise
 
 
-def question(pipe: LattePipeline, labels: list | None, unit: range) -> dict:
-    """What the pipeline's call takes for the videos of these numbers."""
+def call_arguments(pipe: LattePipeline, labels: list | None, unit: range) -> dict:
+    """Arguments of the pipeline's call for the videos of these numbers."""
     if labels is None:
         return {"num_videos": len(unit)}
     name = "prompt" if pipe.takes_prompts else "class_labels"
     return {name: [labels[i % len(labels)] for i in unit]}
 
 
-def described(pipe: LattePipeline, labels: list | None, settings: dict, about: dict, fps: float) -> dict:
-    """What every byte of a set depends on, as JSON has it."""
+def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: dict, fps: float) -> dict:
+    """Everything that a set's bytes depend on, as JSON."""
     configs = {name: part.config for name, part in pipe.components.items() if hasattr(part, "config")}
+    if not pipe.takes_prompts and pipe.scheduler == ORIGINAL:
+        configs.pop("scheduler")  # the settings name the sampler, and records without a scheduler stay valid
     record = {
         "format": FORMAT,
         **about,
@@ -175,7 +204,7 @@ def described(pipe: LattePipeline, labels: list | None, settings: dict, about: d
 
 
 def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Names such as "settings.seed", and values."""
+    """(name, value) of every entry, with names such as "settings.seed"."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
@@ -185,9 +214,9 @@ def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 @contextmanager
 def claimed(locks: IO, place: int, wait: bool) -> Iterator[bool]:
-    """Whether a byte of that file is this process's until the block ends; wait: until it is.
+    """Try to lock a byte of a file for the block; yields whether this process holds it.
 
-    On a file system without locks everything is everybody's: work is done twice at worst, to the same bytes.
+    On a file system without locks every process holds every byte: at worst, work is done twice, to the same bytes.
     """
     ours = True
     try:

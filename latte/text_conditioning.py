@@ -13,10 +13,12 @@ from latte.diffusion.guidance import guided, predicting_noise
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
+from latte.weights.export import save_published
 from latte.weights.hub import find_vae
 from latte.weights.load import model_root
 from latte.weights.published import readers
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
+from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.vae_folder import load_vae
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class TextConditioning:
         return request.copies * check_texts(
             *texts(request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )
+
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the parts as a folder, in our layout or in the one that diffusers reads."""
+        parts = (pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+        (save_published if published else save_text_to_video)(folder, *parts, sampling=pipe.sampling)
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance

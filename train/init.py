@@ -22,7 +22,7 @@ from latte.weights.convert_latte import TEMPORAL, original_config, original_stat
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
 from latte.weights.folder import read_config
 from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
-from latte.weights.published import read_state, readers
+from latte.weights.published import read_part, readers
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 WRAPPERS = ("ema", "state_dict_ema", "model", "state_dict")  # under which trainings save weights, averaged ones first
@@ -168,7 +168,7 @@ def has_text(path: Path) -> bool:
 def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str, Tensor]]:
     """Shape and weights, in our names, of a LatteT2V or a PixArt-alpha; the latter without temporal blocks."""
     config = read_config(path, t2v_config) if path.is_dir() else None
-    state = read_state(path, lambda name, tensor: {name: tensor}) if path.is_dir() else bare(path)
+    state = read_part(path, lambda name, tensor: {name: tensor}) if path.is_dir() else bare(path)
     with prefix_errors(path):
         sizes = [name for name in state if OF_SIZES.match(name)]
         if sizes:

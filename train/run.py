@@ -22,7 +22,7 @@ from latte.train.precision import check_precision, keep_in_float32
 from latte.train.presets import resolve
 from latte.train.step import Health, optimise, update_ema
 from latte.train.watch import write_grid
-from latte.weights.load import TRAINED
+from latte.weights.load import STEPS_FILE
 
 FIRST_SCALE = 2.0**14  # of the loss in fp16
 MOST_UNSAVED = 3
@@ -183,7 +183,7 @@ class Run:
         final = self.folder / "final"
         if (network := self.averaged()) is not None:
             self.objective.finish(network, final)
-            write_json(final / TRAINED, {"steps": self.config.steps})
+            write_json(final / STEPS_FILE, {"steps": self.config.steps})
         return final
 
 

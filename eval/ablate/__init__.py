@@ -1,1 +1,1 @@
-"""The paper's ablations: definitions, runs, scores, report."""
+"""The paper's ablations: definitions, trainings, scores, and the report."""

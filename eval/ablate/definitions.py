@@ -1,31 +1,175 @@
 """The paper's ablations as data: what each compares, what the paper found, and the settings of its arms.
 
-Latte (arXiv 2401.03048). Its ablations are curves of FVD on FaceForensics, over 150,000 steps, and not tables of
-numbers: what it found is given here in words. An arm is what departs from a base; the base, and the few numbers that
-depend on its size, are the scale's: "paper", the paper's own settings, or "small", the built-in shapes on a CPU.
+Latte (arXiv 2401.03048) reports its ablations as curves of FVD on FaceForensics over 150,000 training steps, without
+tables of numbers, so its findings are given here in words. An arm is defined by how it departs from a base. The base,
+and the few numbers that depend on its size, belong to a scale: "paper" has the paper's own settings, "small" trains on
+the built-in shapes, on a CPU.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from latte.models.latte import SIZES
+
+EACH = object()  # in an arm of a sweep: the value that is swept over
+EQUAL_DEPTH = object()  # in an arm: the depth at which variants 3 and 4 have as many parameters as the base
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one side of a comparison departs from the base."""
+
+    train: dict | object = field(default_factory=dict)  # settings of the training; EACH: those of the sweep's value
+    sample: dict = field(default_factory=dict)  # arguments of the pipeline's call
+    from_images: bool = False  # whether training begins with the weights of the scale's image model
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Arms and claims that an ablation has once for each of several values, which depend on the scale.
+
+    In labels, {} is replaced by the value; in settings, EACH is.
+    """
+
+    over: str  # which values: a key of `swept_values`
+    arms: dict[str, Arm] = field(default_factory=dict)
+    claims: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A comparison."""
+
+    title: str
+    finding: str  # of the paper
+    arms: dict[str, Arm] = field(default_factory=dict)
+    claims: tuple[tuple[str, str], ...] = ()  # of the paper: pairs of arms, the better one first
+    sweeps: tuple[Sweep, ...] = ()  # further arms and claims, until `ablations` replaces them by what they stand for
+    note: str = ""  # what a reader of the results should know
+    data_differs: bool = False  # whether arms are trained on different clips, so that their losses do not compare
+
+    @property
+    def trains(self) -> bool:
+        """Whether the arms differ in training, and not only in sampling."""
+        return any(arm.train or arm.from_images for arm in self.arms.values())
+
+
+ABLATIONS = {
+    "variants": Ablation(
+        title="The four variants of the model",
+        finding="Variant 1 is best and variant 4 worst, at equal parameters.",
+        arms={
+            "variant 1": Arm(),
+            "variant 2": Arm({"model.variant": 2}),
+            "variant 3": Arm({"model.variant": 3, "model.depth": EQUAL_DEPTH}),
+            "variant 4": Arm({"model.variant": 4, "model.depth": EQUAL_DEPTH}),
+        },
+        claims=(("variant 1", "variant 2"), ("variant 1", "variant 3"), ("variant 1", "variant 4")),
+        sweeps=(
+            Sweep(
+                "other patch sizes",
+                arms={
+                    "variant 1, patch {}": Arm({"model.patch_size": EACH}),
+                    "variant 4, patch {}": Arm(
+                        {"model.variant": 4, "model.depth": EQUAL_DEPTH, "model.patch_size": EACH}
+                    ),
+                },
+                claims=(("variant 1, patch {}", "variant 4, patch {}"),),
+            ),
+            Sweep("larger patch sizes", claims=(("variant 4", "variant 4, patch {}"),)),
+        ),
+        note="Variants 3 and 4 have {equal_depth} blocks. The patch size is {patch_size} unless another one is given. "
+        "The paper gives variant 4 a quarter of the FLOPs of the others, which is what patches of twice the side, and "
+        "so a quarter of the tokens, amount to. If it was trained in that way, it was not compared on equal terms. So "
+        "variants 1 and 4 are compared here at each patch size. The paper does not claim that larger patches are "
+        "worse.",
+    ),
+    "patch-embedding": Ablation(
+        title="Uniform-frame or compression-frame patch embedding",
+        finding="Uniform-frame patches are clearly better.",
+        arms={"uniform": Arm(), "compression, 2 frames": Arm({"model.tubelet": 2})},
+        claims=(("uniform", "compression, 2 frames"),),
+        note="A patch of two frames halves the tokens, and nearly halves the time of a step.",
+    ),
+    "conditioning": Ablation(
+        title="Conditioning on timestep and class",
+        finding="Adaptive layer norms (S-AdaLN) are clearly better than tokens (all tokens).",
+        arms={"adaln": Arm(), "tokens": Arm({"model.conditioning": "tokens"})},
+        claims=(("adaln", "tokens"),),
+        note="With tokens there is no modulation, so a block has a third fewer parameters.",
+    ),
+    "temporal-position": Ablation(
+        title="Temporal position embedding",
+        finding="Absolute positions are slightly better than rotary ones.",
+        arms={"sincos": Arm(), "rope": Arm({"model.temporal_pos": "rope"})},
+        claims=(("sincos", "rope"),),
+    ),
+    "initialisation": Ablation(
+        title="Training from scratch or from an image model",
+        finding="Weights pretrained on ImageNet help early; in the end, training from scratch is better.",
+        arms={"from scratch": Arm(), "from images": Arm(from_images=True)},
+        claims=(("from scratch", "from images"),),
+        note="The training of the image model comes on top. At the small scale, the image model is trained for as "
+        "many steps, on single frames of the same data, which is closer to the videos than ImageNet is to the paper's.",
+    ),
+    "joint-images": Ablation(
+        title="Joint training with still images",
+        finding="Joint training with images is better (+IMG).",
+        arms={"no images": Arm(), "8 images": Arm({"num_images": 8})},
+        claims=(("8 images", "no images"),),
+        note="A step has the same number of clips; the images are extra work. The loss at fixed noise is that of clips "
+        "alone.",
+    ),
+    "interval": Ablation(
+        title="Sampling interval",
+        finding="It matters early and little at the end; 3 is chosen.",
+        arms={"every 1": Arm({"frame_interval": 1}), "every 2": Arm({"frame_interval": 2}), "every 3": Arm()},
+        note="Each arm is trained on different clips, and its samples are scored beside real clips of that interval, "
+        "so there is no verdict. At an interval of 1, a clip shows a third of a built-in motion, which the examiner "
+        "does not always recognise even in real clips.",
+        data_differs=True,
+    ),
+    "size": Ablation(
+        title="Model size",
+        finding="The larger, the better.",
+        sweeps=(Sweep("sizes", arms={"{}": Arm(EACH)}), Sweep("smaller sizes", claims=(("{largest}", "{}"),))),
+    ),
+    "samplers": Ablation(
+        title="Sampler and number of steps",
+        finding="No samplers are compared; the paper samples with DDPM in 250 steps.",
+        sweeps=(
+            Sweep("steps", {"ddim, {} steps": Arm(sample={"sampler": "ddim", "num_inference_steps": EACH})}),
+            Sweep("steps", {"ddpm, {} steps": Arm(sample={"sampler": "ddpm", "num_inference_steps": EACH})}),
+            Sweep(
+                "steps",
+                {"dpm_multistep, {} steps": Arm(sample={"sampler": "dpm_multistep", "num_inference_steps": EACH})},
+            ),
+        ),
+        note="For each seed there is one model, that of the base, which is sampled in different ways.",
+    ),
+    "guidance": Ablation(
+        title="Scale of classifier-free guidance",
+        finding="No scales are compared; the paper's code has 7 for UCF101.",
+        sweeps=(Sweep("guidance scales", {"guidance {:g}": Arm(sample={"guidance_scale": EACH})}),),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A base, by preset and changes, and the settings of arms that depend on it."""
+    """A base, as a preset and changes of it, and the values of arms that depend on it."""
 
-    preset: str  # of latte.train.presets
-    settings: dict  # changes of it
-    sampling: dict  # of a pipeline's call
-    image_model: dict | str  # what `initialisation` begins with: changes for a run of its own, or somebody's weights
-    patches: tuple[int, ...]  # sizes, besides the base's, at which variants 1 and 4 are compared
-    sizes: dict[str, dict]  # arms of `size`
-    sampling_steps: tuple[int, ...]  # arms of `samplers`
-    guidance_scales: tuple[float, ...]  # arms of `guidance`, where the base has classes
+    preset: str  # a name of latte.train.presets
+    settings: dict  # changes of the preset
+    sampling: dict  # arguments of the pipeline's call
+    image_model: dict | str  # what `initialisation` begins with: settings of a run that is trained, or existing weights
+    patch_sizes: tuple[int, ...]  # at which variants 1 and 4 are compared, besides the base's
+    sizes: dict[str, dict]  # settings of the arms of `size`, from the smallest model to the largest
+    sampling_steps: tuple[str, ...]  # of the arms of `samplers`
+    guidance_scales: tuple[float, ...]  # of the arms of `guidance`; none for a base without classes
 
 
-def shape(depth: int, hidden_size: int, num_heads: int) -> dict:
-    """Settings of a model of that size."""
+def model_shape(depth: int, hidden_size: int, num_heads: int) -> dict:
+    """The settings of a model of this size."""
     return {"model.depth": depth, "model.hidden_size": hidden_size, "model.num_heads": num_heads}
 
 
@@ -33,12 +177,12 @@ SCALES = {
     "small": Scale(
         preset="shapes",
         settings={
-            **shape(6, 128, 4),
-            "model.patch_size": 3,  # of latents of 6 x 6: four patches a frame
+            **model_shape(6, 128, 4),
+            "model.patch_size": 3,  # latents are 6 x 6: four patches per frame
             "clips": 1024,
-            "image_size": 48,  # the smallest that the VAE of 64 x 64 pixels does well
+            "image_size": 48,  # the smallest size at which the VAE, trained on 64 x 64 pixels, still works well
             "num_frames": 8,
-            "motion_frames": 22,  # at every third frame a clip is a whole motion
+            "motion_frames": 22,  # every third frame of these is a clip of a whole motion
             "frame_interval": 3,
             "steps": 1480,
             "learning_rate": 2e-3,
@@ -50,9 +194,13 @@ SCALES = {
         },
         sampling={"sampler": "ddim", "num_inference_steps": "25", "guidance_scale": 4.0, "batch_size": 16},
         image_model={"num_frames": 1, "frame_interval": 1, "global_batch_size": 64},
-        patches=(2, 6),
-        sizes={"depth 4, width 64": shape(4, 64, 2), "depth 6, width 128": {}, "depth 8, width 192": shape(8, 192, 6)},
-        sampling_steps=(5, 10, 25, 50),
+        patch_sizes=(2, 6),
+        sizes={
+            "depth 4, width 64": model_shape(4, 64, 2),
+            "depth 6, width 128": {},
+            "depth 8, width 192": model_shape(8, 192, 6),
+        },
+        sampling_steps=("5", "10", "25", "50"),
         guidance_scales=(1.0, 2.0, 4.0, 8.0),
     ),
     "paper": Scale(
@@ -60,144 +208,66 @@ SCALES = {
         settings={"steps": 150_000},
         sampling={"sampler": "ddpm", "num_inference_steps": "250", "guidance_scale": 7.0, "batch_size": 4},
         image_model="DiT-XL-2-256x256.pt",
-        patches=(4,),
-        sizes={f"Latte-{name}": {} if name == "XL" else shape(*SIZES[name]) for name in SIZES},
-        sampling_steps=(50, 100, 250),
+        patch_sizes=(4,),
+        sizes={f"Latte-{name}": {} if name == "XL" else model_shape(*SIZES[name]) for name in SIZES},
+        sampling_steps=("50", "100", "250"),
         guidance_scales=(1.0, 2.0, 4.0, 7.0),
     ),
 }
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What departs from the base."""
-
-    train: dict = field(default_factory=dict)  # settings of the training
-    sample: dict = field(default_factory=dict)  # of the pipeline's call
-    begins: bool = False  # with the weights of the scale's image model
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """A comparison. The arms that `claims` names in pairs are, after the paper, (better, worse)."""
-
-    title: str
-    finding: str  # the paper's
-    arms: dict[str, Arm]
-    claims: tuple[tuple[str, str], ...] = ()
-    note: str = ""  # what to know when reading it
-    other_data: bool = False  # arms learn from different clips: their losses do not compare
-
-    @property
-    def trains(self) -> bool:
-        """Whether its arms differ in training, and not in sampling alone."""
-        return any(arm.train or arm.begins for arm in self.arms.values())
-
-
 def equal_depth(depth: int) -> int:
-    """Blocks of variants 3 and 4 with as many parameters as `depth` of variants 1 and 2: 28 -> 23."""
-    return round(depth * 18 / 22)  # a second attention adds 4 d^2 to a block's 18 d^2
+    """The depth at which variants 3 and 4 have as many parameters as variants 1 and 2 of this depth: 23 for 28."""
+    return round(depth * 18 / 22)  # with width d, a second attention adds 4 d^2 to the 18 d^2 of a block
+
+
+def swept_values(scale: Scale, base: dict) -> dict[str, dict]:
+    """For each name that a Sweep may have, the values as labels show them, and as settings have them."""
+    patch_sizes = [size for size in scale.patch_sizes if size != base["patch_size"]]
+    itself = lambda values: {value: value for value in values}
+    return {
+        "other patch sizes": itself(patch_sizes),
+        "larger patch sizes": itself(size for size in patch_sizes if size > base["patch_size"]),
+        "sizes": scale.sizes,
+        "smaller sizes": dict(list(scale.sizes.items())[-2::-1]),
+        "steps": itself(scale.sampling_steps),
+        "guidance scales": itself(scale.guidance_scales),
+    }
 
 
 def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
-    """All of them at a scale, by name; base: fields of the base's network, for what follows from its size."""
-    patch, depth = base["patch_size"], equal_depth(base["depth"])
-    two_attentions = lambda variant: Arm({"model.variant": variant, "model.depth": depth})
-    both = {"variant 1": Arm(), "variant 4": two_attentions(4)}
-    sizes = [size for size in scale.patches if size != patch]
-    patched = {
-        f"{name}, patch {size}": Arm({**arm.train, "model.patch_size": size})
-        for size in sizes
-        for name, arm in both.items()
+    """The ablations at a scale.
+
+    Args:
+        scale: fills in what depends on it.
+        base: the fields of the base's LatteConfig.
+
+    Returns:
+        The ablations by name, without sweeps. Those that have no arms at this scale are left out.
+    """
+    swept = swept_values(scale, base)
+    names = {
+        "largest": list(scale.sizes)[-1],
+        "patch_size": base["patch_size"],
+        "equal_depth": equal_depth(base["depth"]),
     }
-    first, *smaller = list(reversed(scale.sizes))
-    sampler = lambda name, steps: Arm(sample={"sampler": name, "num_inference_steps": str(steps)})
-    samplers = {
-        f"{name}, {steps} steps": sampler(name, steps)
-        for name in ("ddim", "ddpm", "dpm_multistep")
-        for steps in scale.sampling_steps
-    }
-    table = {
-        "variants": Ablation(
-            "Four ways to spread attention over space and time",
-            "Variant 1 is best and variant 4 worst, at equal parameters.",
-            {
-                "variant 1": Arm(),
-                "variant 2": Arm({"model.variant": 2}),
-                "variant 3": two_attentions(3),
-                "variant 4": two_attentions(4),
-                **patched,
-            },
-            (
-                *(("variant 1", f"variant {other}") for other in (2, 3, 4)),
-                *((f"variant 1, patch {size}", f"variant 4, patch {size}") for size in sizes),
-                *(("variant 4", f"variant 4, patch {size}") for size in sizes if size > patch),
-            ),
-            f"Variants 3 and 4 have {depth} blocks; patches are of {patch} where no other size is said. The paper's "
-            "FLOPs of variant 4, a quarter of the others', come out only with patches of twice the side, a quarter of "
-            "the tokens; if it was trained so, it was not compared on equal terms. So variants 1 and 4 are compared "
-            "at each size; that coarser patches are worse is not the paper's claim.",
-        ),
-        "patch-embedding": Ablation(
-            "Uniform-frame or compression-frame patches",
-            "Uniform-frame patches are clearly better.",
-            {"uniform": Arm(), "compression, 2 frames": Arm({"model.tubelet": 2})},
-            (("uniform", "compression, 2 frames"),),
-            "A patch of two frames halves the tokens, and nearly halves the time of a step.",
-        ),
-        "conditioning": Ablation(
-            "How timestep and class come in",
-            "Adaptive layer norms (S-AdaLN) are clearly better than tokens (all tokens).",
-            {"adaln": Arm(), "tokens": Arm({"model.conditioning": "tokens"})},
-            (("adaln", "tokens"),),
-            "With tokens there is no modulation, so a third of a block's parameters is gone.",
-        ),
-        "temporal-position": Ablation(
-            "Position in time",
-            "Absolute positions are slightly better than rotary ones.",
-            {"sincos": Arm(), "rope": Arm({"model.temporal_pos": "rope"})},
-            (("sincos", "rope"),),
-        ),
-        "initialisation": Ablation(
-            "From scratch, or from a model of images",
-            "ImageNet's weights help early; in the end training from scratch is better.",
-            {"from scratch": Arm(), "from images": Arm(begins=True)},
-            (("from scratch", "from images"),),
-            "The image model's own training comes on top. In small it has seen single frames of the same data for as "
-            "many steps: closer to the videos than ImageNet is to the paper's.",
-        ),
-        "joint-images": Ablation(
-            "Still images beside each clip",
-            "Joint training with images is better (+IMG).",
-            {"no images": Arm(), "8 images": Arm({"num_images": 8})},
-            (("8 images", "no images"),),
-            "As many clips a step; the images are extra work. The loss at fixed noise is that of clips alone.",
-        ),
-        "interval": Ablation(
-            "Sampling interval",
-            "It matters early and little at the end; 3 is chosen.",
-            {f"every {k}": Arm({} if k == 3 else {"frame_interval": k}) for k in (1, 2, 3)},
-            note="Each arm learns from other clips, and is judged beside real ones of its own interval: no verdict. Of "
-            "the built-in motions an interval of 1 shows a third, which real clips do not always pass either.",
-            other_data=True,
-        ),
-        "size": Ablation(
-            "Size of the model",
-            "The larger, the better.",
-            {name: Arm(settings) for name, settings in scale.sizes.items()},
-            tuple((first, name) for name in smaller),
-        ),
-        "samplers": Ablation(
-            "Sampler and number of steps",
-            "No samplers are compared; it samples with DDPM, 250 steps.",
-            samplers,
-            note="One model of each seed, that of the base, sampled in several ways.",
-        ),
-    }
-    if scale.guidance_scales:
-        table["guidance"] = Ablation(
-            "Scale of classifier-free guidance",
-            "No scales are compared; its code has 7 on UCF101.",
-            {f"guidance {s:g}": Arm(sample={"guidance_scale": s}) for s in scale.guidance_scales},
-        )
-    return table
+
+    def fill(settings: dict | object, each: object = None) -> dict:
+        if settings is EACH:
+            return each
+        meanings = {EACH: each, EQUAL_DEPTH: names["equal_depth"]}
+        return {key: meanings.get(value, value) for key, value in settings.items()}
+
+    def at_scale(ablation: Ablation) -> Ablation:
+        arms = {label: replace(arm, train=fill(arm.train)) for label, arm in ablation.arms.items()}
+        claims = list(ablation.claims)
+        for sweep in ablation.sweeps:
+            for shown, each in swept[sweep.over].items():
+                for label, arm in sweep.arms.items():
+                    arm = replace(arm, train=fill(arm.train, each), sample=fill(arm.sample, each))
+                    arms[label.format(shown, **names)] = arm
+                claims += [tuple(label.format(shown, **names) for label in claim) for claim in sweep.claims]
+        return replace(ablation, arms=arms, claims=tuple(claims), sweeps=(), note=ablation.note.format(**names))
+
+    filled = {name: at_scale(ablation) for name, ablation in ABLATIONS.items()}
+    return {name: ablation for name, ablation in filled.items() if ablation.arms}

@@ -1,4 +1,4 @@
-"""An ablation's pictures: curves of training, and samples of every arm side by side."""
+"""The pictures of an ablation: training curves, and samples of every arm side by side."""
 
 from pathlib import Path
 
@@ -14,15 +14,21 @@ from latte.files import replacing
 from latte.train.curves import read_metrics, smooth
 from latte.video.page import contact_sheet
 
-FRAMES = 8  # of each sample in a strip
-SIDE = 96  # pixels of a frame there, at most
+FRAMES = 8  # of a sample in a strip, at most
+SIDE = 96  # height and width of a frame in a strip, in pixels, at most
 
 
 def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
-    """The training's loss by step, the mean of each arm's seeds, smoothed; whether there is any.
+    """Draw the smoothed training loss of every arm, the mean over its seeds.
 
-    Beside it the same less the first arm's: what the arms' common noise and timesteps do to all of them is gone there.
-    ValueError: matplotlib is missing.
+    A second diagram shows the difference from the first arm. All arms have the same noise and timesteps, and their
+    effect on the loss cancels in it.
+
+    Returns:
+        Whether there was anything to draw. Otherwise no file is written.
+
+    Raises:
+        ValueError: matplotlib is not installed.
     """
     means = {label: mean for label, arm in ablation.arms.items() if (mean := mean_loss(grid, arm)) is not None}
     if not ablation.trains or not means:
@@ -32,26 +38,27 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
     except ImportError as error:
         raise ValueError("the curves of a report need matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    loss, lead = figure.subplots(1, 2)
+    loss, difference = figure.subplots(1, 2)
     first, (_, reference) = next(iter(means.items()))
     for i, (label, (step, mean)) in enumerate(means.items()):
         loss.plot(step, mean, color=f"C{i}", linewidth=1.4, label=label)
         if len(mean) == len(reference):
-            lead.plot(step, mean - reference, color=f"C{i}", linewidth=1.4)
-    loss.set(xlabel="step", ylabel="loss of training, smoothed")
-    lead.set(xlabel="step", ylabel=f"difference from {first}")
+            difference.plot(step, mean - reference, color=f"C{i}", linewidth=1.4)
+    loss.set(xlabel="step", ylabel="training loss, smoothed")
+    difference.set(xlabel="step", ylabel=f"difference from {first}")
     loss.legend(frameon=False)
-    for axes in (loss, lead):
+    for axes in (loss, difference):
         axes.grid(alpha=0.3, which="both")
     with replacing(path) as draft:
         figure.savefig(draft, dpi=100, metadata={"Software": None})
-    shrink(path)
+    reduce_colours(path)
     return True
 
 
 def mean_loss(grid: Grid, arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps, and the smoothed loss there, the mean of an arm's seeds; None: none is trained."""
-    runs = [read_metrics(run.folder) for seed in grid.seeds if (run := grid.run(arm, seed)).done]
+    """The steps and the smoothed loss, the mean over the seeds of an arm. None if no seed is trained yet."""
+    trainings = [grid.training(arm, seed) for seed in grid.seeds]
+    runs = [read_metrics(training.folder) for training in trainings if training.done]
     if not runs:
         return None
     window = max(1, len(runs[0]["step"]) // 15)
@@ -60,19 +67,31 @@ def mean_loss(grid: Grid, arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def draw_strips(grid: Grid, ablation: Ablation, path: Path) -> bool:
-    """A row of frames for each arm, of the same classes and the first seed; whether there is any."""
-    exams = {label: grid.exam(arm, grid.seeds[0]) for label, arm in ablation.arms.items()}
-    pictures = {label: exam.file.with_suffix(".png") for label, exam in exams.items() if exam.file.is_file()}
-    rows = [strip(picture, grid.base.image_size) for picture in pictures.values()]
+    """Draw a row of frames for each arm: samples of the same classes, with the first seed.
+
+    Returns:
+        Whether there were any samples. Otherwise no file is written.
+    """
+    files = {label: grid.evaluation(arm, grid.seeds[0]).file for label, arm in ablation.arms.items()}
+    pictures = {label: file.with_suffix(".png") for label, file in files.items() if file.is_file()}
+    rows = [sample_strip(picture, grid.base.image_size) for picture in pictures.values()]
     if rows:
         scale = max(1, 64 // rows[0].shape[-1])
         contact_sheet(torch.stack(rows), list(pictures), path, rows[0].shape[0], scale)
-        shrink(path)
+        reduce_colours(path)
     return bool(rows)
 
 
-def strip(picture: Path, side: int) -> torch.Tensor:
-    """FRAMES frames of each sample in the picture beside an exam's scores, (f, 3, h, w) uint8, white between two."""
+def sample_strip(picture: Path, side: int) -> torch.Tensor:
+    """Frames of the samples in a picture that `score_samples` wrote.
+
+    Args:
+        picture: its path.
+        side: height and width of a frame in it, in pixels.
+
+    Returns:
+        Evenly spaced frames of each sample, with a white frame between two samples: uint8 (f, 3, h, w).
+    """
     pixels = torch.from_numpy(np.asarray(Image.open(picture)).copy())
     samples = rearrange(pixels, "(n h) (f w) c -> n f c h w", h=side, w=side)
     frames = samples.shape[1]
@@ -83,8 +102,8 @@ def strip(picture: Path, side: int) -> torch.Tensor:
     return F.pad(chosen, (0, 0) * 3 + (0, 1), value=255).flatten(0, 1)[:-1]
 
 
-def shrink(path: Path) -> None:
-    """Write a picture again in 256 colours, which takes a third of the bytes."""
+def reduce_colours(path: Path) -> None:
+    """Rewrite a picture with 256 colours, which makes the file three times smaller."""
     picture = Image.open(path).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     with replacing(path) as draft:
         picture.save(draft, optimize=True)

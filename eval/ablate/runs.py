@@ -1,7 +1,8 @@
-"""The runs of an ablation: what is to be trained and scored, in which folders, and doing what is missing of it.
+"""The work of an ablation: what to train and to evaluate, in which folders, and doing what is missing.
 
-FOLDER/base.yaml holds the settings that arms depart from, FOLDER/runs/ARM/seed-S a training each. What an arm departs
-by is its folder's name, so that arms of several ablations that are the same are one run.
+In the folder of an ablation, base.yaml has the settings that arms depart from, and runs/ARM/seed-S is a run folder for
+each training. The name ARM lists how the arm departs from the base. So arms of different ablations that are trained in
+the same way share a run.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from latte.eval.ablate.definitions import Ablation, Arm, Scale, ablations
-from latte.eval.ablate.scores import measure_run, score_samples
+from latte.eval.ablate.scores import measure_trained_model, score_samples
 from latte.eval.ablate.workers import WorkerDevice, Workers
 from latte.files import read_json, write_json, write_text
 from latte.models.latte import LatteConfig
@@ -25,78 +26,86 @@ from latte.train.data.latent_files import made_with
 from latte.train.presets import resolve
 from latte.train.run import DEFAULTS
 
-ABOUT, BASE, TRAINED, LOG = "ablation.json", "base.yaml", "trained.json", "train.log"
+ABOUT, BASE, LOG = "ablation.json", "base.yaml", "train.log"
+MEASUREMENTS = "measurements.json"  # in a run folder: what was measured of the trained model
+OLD_MEASUREMENTS = "trained.json"  # what this file was called at first
 FREE = MAY_CHANGE - {"steps"} | {"seed"}  # settings that are no part of what is compared
-IMAGES = "images"  # name of the image model's runs
+IMAGES = "images"  # the name of the image model's runs
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training: `words` are the changes of the base that it is trained with."""
+    """A training that an ablation needs."""
 
     folder: Path
-    words: tuple[str, ...]
-    config: TrainConfig
-    before: "Training | None" = None  # whose weights it begins with
+    overrides: tuple[str, ...]  # of the base's settings, as "key=value"
+    config: TrainConfig  # all settings
+    image_model: "Training | None" = None  # the training whose weights it begins with
+
+    @property
+    def measurements(self) -> Path:
+        """The file of what was measured once it was trained, which also marks it as done."""
+        old = self.folder / OLD_MEASUREMENTS
+        return old if old.is_file() else self.folder / MEASUREMENTS
 
     @property
     def done(self) -> bool:
-        return (self.folder / TRAINED).is_file()
+        return self.measurements.is_file()
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A trained run's samples, of some sampling, and what they are worth."""
+class Evaluation:
+    """Samples of a trained model, and their scores."""
 
-    run: Training
-    sampling: dict
-    file: Path
+    training: Training
+    sampling: dict  # arguments of the pipeline's call
+    file: Path  # of the scores; a picture of some samples is beside it
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An ablation as asked for: chosen comparisons at a scale, over seeds, in a folder."""
+    """Ablations at a scale, with their seeds, in a folder."""
 
     folder: Path
     scale: Scale
     base: TrainConfig
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the ablations
     seeds: tuple[int, ...]
-    count: int  # videos sampled of each run
-    i3d: str = ""  # I3D's weights, for the FVD of samples of a folder's videos
+    num_videos: int  # sampled per evaluation
+    i3d: str = ""  # path to I3D's weights, for the FVD of samples, if the data is a folder of videos
 
     @cached_property
     def ablations(self) -> dict[str, Ablation]:
-        """The chosen ones."""
+        """The ablations, by name."""
         known = ablations(self.scale, asdict(LatteConfig.from_dict(self.base.model)))
         return {name: known[name] for name in self.names}
 
-    def run(self, arm: Arm, seed: int) -> Training:
-        """The training of an arm. ValueError: its settings do not go together."""
-        before, settings = None, {**arm.train}
-        if arm.begins and isinstance(self.scale.image_model, dict):
-            before = self.named(IMAGES, self.scale.image_model, seed)
-            settings["init"] = str(before.folder / "final")
-        elif arm.begins:
+    def training(self, arm: Arm, seed: int) -> Training:
+        """The training of an arm with a seed. Raises ValueError if its settings are not valid together."""
+        image_model, settings = None, {**arm.train}
+        if arm.from_images and isinstance(self.scale.image_model, dict):
+            image_model = self.training_with(IMAGES, self.scale.image_model, seed)
+            settings["init"] = str(image_model.folder / "final")
+        elif arm.from_images:
             settings["init"] = self.scale.image_model
-        settings = {name: value for name, value in settings.items() if value != self.of_base(name)}
+        settings = {name: value for name, value in settings.items() if value != self.base_value(name)}
         parts = [
             "init=images" if name == "init" else f"{name.removeprefix('model.')}={value}"
             for name, value in sorted(settings.items())
         ]
-        return self.named(",".join(parts) or "base", settings, seed, before)
+        return self.training_with(",".join(parts) or "base", settings, seed, image_model)
 
-    def named(self, name: str, settings: dict, seed: int, before: Training | None = None) -> Training:
-        """The training with these settings in place of the base's, its latents encoded once for all that share them."""
-        words = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
-        config = resolve(str(self.folder / BASE), words)
+    def training_with(self, name: str, settings: dict, seed: int, image_model: Training | None = None) -> Training:
+        """The training with some settings in place of the base's. Trainings with the same latents share them."""
+        overrides = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
+        config = resolve(str(self.folder / BASE), overrides)
         if config.latents == "once":
             about = json.dumps([made_with(config), config.vae], sort_keys=True)
-            words.append(f"latents={self.folder / 'latents' / hashlib.sha256(about.encode()).hexdigest()[:12]}")
-        config = resolve(str(self.folder / BASE), words)
-        return Training(self.folder / "runs" / name / f"seed-{seed}", tuple(words), config, before)
+            overrides.append(f"latents={self.folder / 'latents' / hashlib.sha256(about.encode()).hexdigest()[:12]}")
+        config = resolve(str(self.folder / BASE), overrides)
+        return Training(self.folder / "runs" / name / f"seed-{seed}", tuple(overrides), config, image_model)
 
-    def of_base(self, name: str) -> object:
+    def base_value(self, name: str) -> object:
         """The base's value of a setting such as "steps" or "model.depth"."""
         table, dot, inner = name.partition(".")
         if not dot:
@@ -104,31 +113,32 @@ class Grid:
         default = {field.name: field.default for field in fields(LatteConfig)}
         return getattr(self.base, table).get(inner, default.get(inner))
 
-    def exam(self, arm: Arm, seed: int) -> Exam:
-        """What an arm is scored by."""
-        run, own = self.run(arm, seed), self.scale.sampling
-        parts = [f"{name}={value}" for name, value in sorted(arm.sample.items()) if value != own.get(name)]
-        file = run.folder / "scores" / f"{','.join(parts) or 'base'}.json"
-        return Exam(run, {**own, **arm.sample, "seed": seed}, file)
+    def evaluation(self, arm: Arm, seed: int) -> Evaluation:
+        """The evaluation of an arm with a seed."""
+        training, default = self.training(arm, seed), self.scale.sampling
+        parts = [f"{name}={value}" for name, value in sorted(arm.sample.items()) if value != default.get(name)]
+        file = training.folder / "scores" / f"{','.join(parts) or 'base'}.json"
+        return Evaluation(training, {**default, **arm.sample, "seed": seed}, file)
 
     @cached_property
-    def exams(self) -> list[Exam]:
-        """All that there is to do, each once, seed by seed."""
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, seed by seed. Each is listed once, even if several ablations have it."""
         arms = [arm for ablation in self.ablations.values() for arm in ablation.arms.values()]
-        return list(
-            {exam.file: exam for seed in self.seeds for exam in (self.exam(arm, seed) for arm in arms)}.values()
-        )
+        found = [self.evaluation(arm, seed) for seed in self.seeds for arm in arms]
+        return list({evaluation.file: evaluation for evaluation in found}.values())
 
-    def begin(self) -> None:
-        """Write what the folder is for. ValueError: it holds an ablation of another base.
+    def write_settings(self) -> None:
+        """Write ablation.json and base.yaml, which say what the folder is for.
 
-        Settings that a run may be resumed with may change, but for the number of steps.
+        Raises:
+            ValueError: the folder holds ablations with other settings. Those that a run may be resumed with may
+                differ, except for the number of steps.
         """
-        asked = {**asdict(self.base), **self.scale.sampling, "num_videos": self.count}
-        asked |= {"i3d": self.i3d} if self.i3d else {}
-        about = json.loads(json.dumps({name: value for name, value in asked.items() if name not in FREE}))
+        settings = {**asdict(self.base), **self.scale.sampling, "num_videos": self.num_videos}
+        settings |= {"i3d": self.i3d} if self.i3d else {}
+        about = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE}))
         path = self.folder / ABOUT
-        before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # of settings newer than the folder
+        before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # an old folder lacks newer settings
         if changed := sorted(name for name, value in about.items() if before.get(name) != value):
             said = f"{self.folder} holds an ablation with other settings: {', '.join(changed)}"
             raise ValueError(f"{said}: give another folder")
@@ -136,65 +146,83 @@ class Grid:
         write_text(self.folder / BASE, yaml.safe_dump(asdict(self.base), sort_keys=False))
 
 
-def command(words: list[str], log: Path, workers: Workers, place: WorkerDevice) -> None:
-    """Run `latte` with these words at a place. ValueError: it failed, with its last line."""
+def run_latte(arguments: list[str], log: Path, workers: Workers, device: WorkerDevice) -> None:
+    """Run `latte` in a process of its own. ValueError, with the last line of its output, if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         start = file.tell()
-        status = workers.call([sys.executable, "-W", "ignore", "-m", "latte.cli", *words], place, file)
+        command = [sys.executable, "-W", "ignore", "-m", "latte.cli", *arguments]
+        status = workers.run_process(command, device, file)
     if status:
-        said = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n").strip().splitlines()
-        raise ValueError(said[-1] if said else f"status {status}")
+        output = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n").strip().splitlines()
+        raise ValueError(output[-1] if output else f"exit status {status}")
 
 
-def encode(grid: Grid, run: Training, workers: Workers, place: WorkerDevice) -> None:
-    """Encode a run's latents."""
-    out, words = Path(run.config.latents), [word for word in run.words if not word.startswith("latents=")]
-    base = ["--config", str(grid.folder / BASE), "--device", place.kind]
-    command(["encode", *base, "--out", str(out), *words], out.with_suffix(".log"), workers, place)
+def encode_latents(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
+    """Encode the latents of a training."""
+    out = Path(training.config.latents)
+    overrides = [override for override in training.overrides if not override.startswith("latents=")]
+    base = ["--config", str(grid.folder / BASE), "--device", device.kind]
+    run_latte(["encode", *base, "--out", str(out), *overrides], out.with_suffix(".log"), workers, device)
 
 
-def train(grid: Grid, run: Training, workers: Workers, place: WorkerDevice) -> None:
-    """Train, going on from where it stopped, and measure. ValueError: it failed, or what it begins with did."""
-    if run.before is not None and not run.before.done:
-        raise ValueError(f"{run.before.folder} failed, with whose weights it begins")
-    base = ["--config", str(grid.folder / BASE), "--device", place.kind]
-    command(["train", *base, "--run", str(run.folder), *run.words], run.folder / LOG, workers, place)
-    write_json(run.folder / TRAINED, measure_run(run.folder, place.device))
+def run_training(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
+    """Train, or resume, and measure the trained model. ValueError if that fails, or the image model is missing."""
+    if training.image_model is not None and not training.image_model.done:
+        raise ValueError(f"{training.image_model.folder} failed, whose weights this training begins with")
+    options = ["--config", str(grid.folder / BASE), "--device", device.kind, "--run", str(training.folder)]
+    run_latte(["train", *options, *training.overrides], training.folder / LOG, workers, device)
+    write_json(training.measurements, measure_trained_model(training.folder, device.name))
 
 
-def examine(grid: Grid, exam: Exam, workers: Workers, place: WorkerDevice) -> None:
-    """Sample and score."""
-    score_samples(exam.run.folder, exam.sampling, grid.count, exam.file, place.device, grid.i3d)
+def run_evaluation(grid: Grid, evaluation: Evaluation, workers: Workers, device: WorkerDevice) -> None:
+    """Sample a trained model, and score the samples."""
+    folder, sampling = evaluation.training.folder, evaluation.sampling
+    score_samples(folder, sampling, grid.num_videos, evaluation.file, device.name, grid.i3d)
 
 
-def missing(grid: Grid) -> tuple[list[Training], list[Training], list[Exam]]:
-    """(a run for each set of latents not encoded yet, runs not trained yet, exams not scored yet)."""
-    wanted = {run.folder: run for exam in grid.exams for run in (exam.run.before, exam.run) if run}
-    runs = [run for run in wanted.values() if not run.done]
-    latents = {Path(run.config.latents): run for run in runs}
-    ours = {where: run for where, run in latents.items() if where.is_relative_to(grid.folder)}
-    fresh = [run for where, run in ours.items() if not (where / latent_files.LATENT_INDEX).is_file()]
-    return fresh, runs, [exam for exam in grid.exams if not exam.file.is_file()]
+def missing_work(grid: Grid) -> tuple[list[Training], list[Training], list[Evaluation]]:
+    """What is still to be done.
+
+    Returns:
+        One training for each set of latents that is not encoded yet, the trainings that are not done, and the
+        evaluations without scores.
+    """
+    needed = {t.folder: t for e in grid.evaluations for t in (e.training.image_model, e.training) if t}
+    trainings = [training for training in needed.values() if not training.done]
+    latents = {Path(training.config.latents): training for training in trainings}
+    ours = {path: training for path, training in latents.items() if path.is_relative_to(grid.folder)}
+    to_encode = [training for path, training in ours.items() if not (path / latent_files.LATENT_INDEX).is_file()]
+    return to_encode, trainings, [evaluation for evaluation in grid.evaluations if not evaluation.file.is_file()]
 
 
-def complete(grid: Grid, parallel: int) -> dict[Path, str]:
-    """Do all that is missing, `parallel` at a time; what failed, and why, by the folder or file that it is to make."""
+def do_missing_work(grid: Grid, parallel: int) -> dict[Path, str]:
+    """Encode, train and evaluate all that is missing.
+
+    Args:
+        grid: says what there is to do.
+        parallel: the number of workers.
+
+    Returns:
+        What failed, and why, by the folder or file that it was to make.
+    """
     failed: dict[Path, str] = {}
 
-    def attempt(what: Callable, item: Training | Exam, path: Path, workers: Workers, place: WorkerDevice) -> None:
+    def attempt(
+        work: Callable, item: Training | Evaluation, path: Path, workers: Workers, device: WorkerDevice
+    ) -> None:
         try:
-            what(grid, item, workers, place)
+            work(grid, item, workers, device)
         except (ValueError, OSError, RuntimeError) as error:
             failed[path] = str(error)
         if not workers.stopped:
             print(f"{path.relative_to(grid.folder)}: {failed.get(path, 'done')}", flush=True)
 
-    fresh, runs, exams = missing(grid)
-    first = {exam.run.before.folder for exam in grid.exams if exam.run.before}
+    to_encode, trainings, evaluations = missing_work(grid)
+    image_models = {e.training.image_model.folder for e in grid.evaluations if e.training.image_model}
     with Workers(parallel) as workers:
-        workers.each(attempt, [(encode, run, Path(run.config.latents)) for run in fresh])
-        workers.each(attempt, [(train, run, run.folder) for run in runs if run.folder in first])
-        workers.each(attempt, [(train, run, run.folder) for run in runs if run.folder not in first])
-        workers.each(attempt, [(examine, exam, exam.file) for exam in exams if exam.run.done])
+        workers.for_each(attempt, [(encode_latents, t, Path(t.config.latents)) for t in to_encode])
+        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder in image_models])
+        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder not in image_models])
+        workers.for_each(attempt, [(run_evaluation, e, e.file) for e in evaluations if e.training.done])
     return failed

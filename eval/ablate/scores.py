@@ -1,4 +1,4 @@
-"""What a trained run of an ablation is worth: samples of it, and what is measured of them and of the run."""
+"""The scores of a trained model in an ablation: those of its samples, and what is measured of the training."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latte.eval.exam import HELD_OUT
 from latte.eval.frechet import Moments, distance
-from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, shape_features, squash
+from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, resize_clip, shape_features
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
@@ -30,19 +30,19 @@ from latte.train.objectives.class_conditional import Denoising
 from latte.train.presets import resolve
 from latte.weights.load import load_model
 
-SHOWN = (0, 4)  # of the samples, those that are kept: of the shapes, "left" and "clockwise"
-LAST = 0.1  # of the steps, whose mean the training's loss is
-REAL = 256  # clips that the shapes distance is from
-DRAWS, BATCH, UNIT = 16, 16, 4  # the loss at fixed noise: so many batches of so many clips, so many of them at once
+SHOWN = (0, 4)  # the samples that are kept as pictures: with the built-in shapes, of "left" and of "clockwise"
+LAST = 0.1  # the share of the steps, at the end, over which the training loss is averaged
+REAL_CLIPS = 256  # held-out clips on the other side of the shapes distance
+DRAWS, BATCH, UNIT = 16, 16, 4  # of the loss at fixed noise: batches, clips in each, and clips at a time
 
 
 class ClipGeometry(NamedTuple):
-    """How training takes clips of the built-in shapes."""
+    """How training cuts clips of the built-in shapes out of a motion."""
 
-    frames: int
-    interval: int
-    motion: int  # frames of a whole one
-    size: int  # pixels of a side
+    frames: int  # of a clip
+    interval: int  # between frames of a clip
+    motion: int  # frames of a whole motion
+    size: int  # height and width of a frame, in pixels
 
     @classmethod
     def of(cls, config: TrainConfig) -> "ClipGeometry":
@@ -50,93 +50,111 @@ class ClipGeometry(NamedTuple):
 
     @property
     def extent(self) -> float:
-        """The share of a whole motion that a clip reaches over."""
+        """The share of the whole motion that a clip shows."""
         return span(self.frames, self.interval) / self.motion
 
 
-class Answers(NamedTuple):
-    """A run's samples, and real clips of the same classes where the data is built in."""
+class Samples(NamedTuple):
+    """Videos that a model generated and, for the built-in shapes, real clips of the same classes."""
 
-    look: ClipGeometry
+    geometry: ClipGeometry
     videos: Tensor  # (n, f, 3, h, w) uint8
-    truths: list[ShapeClip]
+    real: list[ShapeClip]  # empty for other data
 
 
-def real_clips(look: ClipGeometry, count: int) -> list[ShapeClip]:
-    """Held-out clips, from the middle of the motion, every motion in turn."""
-    reach = span(look.frames, look.interval)
-    start = (look.motion - reach) // 2
-    window = slice(start, start + reach, look.interval)
+def real_clips(geometry: ClipGeometry, count: int) -> list[ShapeClip]:
+    """Held-out clips from the middle of a motion; the motions take turns."""
+    reach = span(geometry.frames, geometry.interval)
+    start = (geometry.motion - reach) // 2
+    window = slice(start, start + reach, geometry.interval)
     motions = [MOTIONS[i % len(MOTIONS)] for i in range(count)]
-    return [make_clip(HELD_OUT, i, motion, look.motion, look.size, window) for i, motion in enumerate(motions)]
+    return [make_clip(HELD_OUT, i, motion, geometry.motion, geometry.size, window) for i, motion in enumerate(motions)]
 
 
 @cache
-def network() -> ShapeFeatures:
-    """The one of the shapes distance."""
+def feature_network() -> ShapeFeatures:
+    """The network of the shapes distance."""
     return load_shape_features()
 
 
-def moments(videos: Tensor) -> Moments:
-    """Of the features of videos (n, f, 3, h, w)."""
-    return Moments.of(shape_features(network(), torch.stack([squash(video) for video in videos])))
+def feature_moments(videos: Tensor) -> Moments:
+    """The moments of the features of uint8 videos (n, f, 3, h, w)."""
+    return Moments.of(shape_features(feature_network(), torch.stack([resize_clip(video) for video in videos])))
 
 
 @cache
-def real_moments(look: ClipGeometry) -> Moments:
-    """The same of real clips."""
-    return moments(torch.stack([torch.from_numpy(clip.video) for clip in real_clips(look, REAL)]))
+def held_out_moments(geometry: ClipGeometry) -> Moments:
+    """The moments of the features of held-out clips."""
+    return feature_moments(torch.stack([torch.from_numpy(clip.video) for clip in real_clips(geometry, REAL_CLIPS)]))
 
 
-def shapes_distance(answers: Answers) -> dict[str, float]:
-    """How far the samples are from held-out clips (latte.eval.shape_features): with few samples too large, for all."""
-    if len(answers.truths) < 2:
+def shapes_distance(samples: Samples) -> dict[str, float]:
+    """The shapes distance between the samples and held-out clips. With few samples it is biased upwards.
+
+    The result is empty if the data is not the built-in shapes, or there are fewer than two samples.
+    """
+    if len(samples.real) < 2:
         return {}
-    return {"shapes_distance": distance(moments(answers.videos), real_moments(answers.look))}
+    return {"shapes_distance": distance(feature_moments(samples.videos), held_out_moments(samples.geometry))}
 
 
-def by_examiner(answers: Answers) -> dict[str, float]:
-    """What the examiner says, and how many of the real clips it finds right."""
-    if not answers.truths:
+def examiner_scores(samples: Samples) -> dict[str, float]:
+    """The examiner's scores of the samples, and the share of real clips whose motion it recognises.
+
+    The result is empty if the data is not the built-in shapes.
+    """
+    if not samples.real:
         return {}
-    labels, share = [clip.label for clip in answers.truths], answers.look.extent
-    found = score_clips(list(answers.videos.numpy()), labels, extent=share)
-    real = score_clips([clip.video for clip in answers.truths], labels, extent=share)
+    labels, extent = [clip.label for clip in samples.real], samples.geometry.extent
+    scores = score_clips(list(samples.videos.numpy()), labels, extent=extent)
+    real = score_clips([clip.video for clip in samples.real], labels, extent=extent)
     names = ("motion_accuracy", "colour_constancy", "count_accuracy")
-    return {name: found[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
-
-
-MEASURES = (by_examiner, shapes_distance)  # of samples: Answers -> scores by name
+    return {name: scores[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
 
 
 def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str, i3d: str = "") -> None:
-    """Sample `count` videos of a trained run, and write to `file` what they are worth; a picture beside shows a few.
+    """Sample a trained model, and write the scores of the samples and a picture of some.
 
-    sampling: what the pipeline's call takes. i3d: weights for the FVD of samples from as many clips of a folder's
-    videos, taken as in training. The picture has a row of frames for each of the videos SHOWN.
+    Args:
+        folder: of the run.
+        sampling: arguments of the pipeline's call.
+        count: the number of videos to sample.
+        file: where to write the scores, as JSON. The picture, beside it, has a row of frames for each sample of SHOWN.
+        device: where to compute.
+        i3d: path to I3D's weights. With it, and if the data is a folder of videos, the scores have the FVD between the
+            samples and as many clips of the data, cut out as in training.
     """
     config = resolve(str(folder / "config.yaml"), [])
     pipe = LattePipeline.from_pretrained(folder / "final").to(device)
     classes = pipe.transformer.config.num_classes
-    truths = real_clips(ClipGeometry.of(config), count) if config.data == "shapes" and classes else []
-    labels = [clip.label for clip in truths] or [i % classes for i in range(count) if classes]
-    asked = {"class_labels": labels} if classes else {"num_videos": count}
+    real = real_clips(ClipGeometry.of(config), count) if config.data == "shapes" and classes else []
+    labels = [clip.label for clip in real] or [i % classes for i in range(count) if classes]
+    inputs = {"class_labels": labels} if classes else {"num_videos": count}
     start = time.perf_counter()
-    videos = pipe(**asked, **sampling, output_type="uint8", progress=False).frames.cpu()
+    videos = pipe(**inputs, **sampling, output_type="uint8", progress=False).frames.cpu()
     seconds = time.perf_counter() - start
-    answers = Answers(ClipGeometry.of(config), videos, truths)
-    scores = {name: value for measure in MEASURES for name, value in measure(answers).items()}
+    samples = Samples(ClipGeometry.of(config), videos, real)
+    scores = examiner_scores(samples) | shapes_distance(samples)
     if i3d and config.data != "shapes":
-        judged = replace(config, eval_every=1, eval_clips=max(2, count), eval_i3d=i3d)
-        scores |= Distance(judged, open_clips(replace(config, latents="step")), torch.device(device))(videos)
-    kept = videos[[i for i in SHOWN if i < count]]
+        compared = replace(config, eval_every=1, eval_clips=max(2, count), eval_i3d=i3d)
+        scores |= Distance(compared, open_clips(replace(config, latents="step")), torch.device(device))(videos)
+    shown = videos[[i for i in SHOWN if i < count]]
     with replacing(file.with_suffix(".png")) as draft:
-        Image.fromarray(rearrange(kept, "n f c h w -> (n h) (f w) c").numpy()).save(draft)
+        Image.fromarray(rearrange(shown, "n f c h w -> (n h) (f w) c").numpy()).save(draft)
     write_json(file, {"seconds_per_video": seconds / count, **scores})
 
 
-def measure_run(folder: Path, device: str) -> dict[str, float]:
-    """Of a trained run: parameters, clips a second, the median, the loss of the last steps, that at fixed noise."""
+def measure_trained_model(folder: Path, device: str) -> dict[str, float]:
+    """Measure a trained model and its training.
+
+    Args:
+        folder: of the run.
+        device: where to compute.
+
+    Returns:
+        The number of "parameters"; "clips_per_second" in training, the median; "train_loss", the mean over the last
+        steps; and "fixed_loss", see `fixed_loss`.
+    """
     config, table = resolve(str(folder / "config.yaml"), []), read_metrics(folder)
     network = load_model(folder / "final").to(device)
     last = table["step"] > (1 - LAST) * config.steps
@@ -150,12 +168,12 @@ def measure_run(folder: Path, device: str) -> dict[str, float]:
 
 @torch.no_grad()
 def fixed_loss(network: Latte, config: TrainConfig) -> float:
-    """The loss of clips alone, the same ones at the same timesteps and with the same noise whatever the run.
+    """The loss of a network on the same clips, timesteps and noise for every run, without still images.
 
-    Of the built-in data they are clips that no run has seen; of a folder, its own.
+    With the built-in shapes, no run was trained on these clips; with a folder of videos, they are training data.
     """
-    alike = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
-    config = replace(config, **alike, global_batch_size=BATCH, micro_batch_size=0)
+    shared = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
+    config = replace(config, **shared, global_batch_size=BATCH, micro_batch_size=0)
     objective = Denoising(open_clips(config), config, next(network.parameters()).device)
     objective.prepare([range(BATCH)], 0)
     units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]

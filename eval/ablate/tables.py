@@ -1,25 +1,25 @@
-"""An ablation's scores in numbers: means and spreads, and what becomes of the paper's claims."""
+"""The scores of an ablation as tables of means and deviations, and verdicts on the paper's claims."""
 
 import math
 import statistics
 from dataclasses import dataclass
 
 from latte.eval.ablate.definitions import Ablation
-from latte.eval.ablate.runs import TRAINED, Grid
+from latte.eval.ablate.runs import Grid
 from latte.eval.extrapolation import student_95
 from latte.files import read_json
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column."""
+    """A column of a table."""
 
-    name: str
+    name: str  # in the files of scores and measurements
     title: str
-    better: int = 0  # 1: more is better, -1: less is, 0: neither, so that no verdict rests on it
-    digits: int = 3
-    of: str = "both"  # which ablations have it: of "training", of "sampling", of "other data", or "both"
-    loss: bool = False  # which compares only where arms learn from the same clips
+    better: int = 0  # 1 if higher is better, -1 if lower is; 0 if it gives no verdict
+    digits: int = 3  # after the decimal point
+    of: str = "both"  # the ablations that show it: "training", "sampling", "both", or those whose "data differs"
+    loss: bool = False  # losses compare only if the arms are trained on the same clips
 
 
 METRICS = (
@@ -28,46 +28,54 @@ METRICS = (
     Metric("fvd", "FVD ↓", -1, 1),
     Metric("shapes_distance", "shapes distance ↓", -1, 1),
     Metric("motion_accuracy", "motion ↑", 1),
-    Metric("real_motion_accuracy", "motion of real clips", of="other data"),
+    Metric("real_motion_accuracy", "motion of real clips", of="data differs"),
     Metric("colour_constancy", "colour constancy ↑", 1),
     Metric("count_accuracy", "one object ↑", 1),
     Metric("train_loss", "loss, training", digits=4, of="training", loss=True),
     Metric("clips_per_second", "clips/s, training", digits=1, of="training"),
-    Metric("seconds_per_video", "s a video, sampling", digits=2, of="sampling"),
+    Metric("seconds_per_video", "s/video, sampling", digits=2, of="sampling"),
 )
-Scores = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> metric -> value
+Scores = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> name of a metric -> value
 
 
 def read_scores(grid: Grid, ablation: Ablation) -> Scores:
-    """What there is; an arm's seed that has not been scored is missing."""
-    table: Scores = {arm: {} for arm in ablation.arms}
+    """Read the scores of an ablation. A seed of an arm that has no scores yet is left out."""
+    scores: Scores = {arm: {} for arm in ablation.arms}
     for label, arm in ablation.arms.items():
         for seed in grid.seeds:
-            exam = grid.exam(arm, seed)
-            if exam.run.done and exam.file.is_file():
-                table[label][seed] = {**read_json(exam.run.folder / TRAINED), **read_json(exam.file)}
-                table[label][seed]["parameters"] /= 1e6
-    return table
+            evaluation = grid.evaluation(arm, seed)
+            if evaluation.training.done and evaluation.file.is_file():
+                row = {**read_json(evaluation.training.measurements), **read_json(evaluation.file)}
+                scores[label][seed] = {**row, "parameters": row["parameters"] / 1e6}
+    return scores
 
 
-def values(scores: Scores, arm: str, name: str) -> dict[int, float]:
-    """A metric of an arm, by seed."""
+def by_seed(scores: Scores, arm: str, name: str) -> dict[int, float]:
+    """The values of one metric of an arm, by seed."""
     return {seed: row[name] for seed, row in scores[arm].items() if name in row}
 
 
-def spread(numbers: list[float]) -> tuple[float, float]:
-    """Mean, and standard deviation (n - 1); nan of fewer than two."""
+def mean_and_deviation(numbers: list[float]) -> tuple[float, float]:
+    """The mean and the standard deviation (n - 1), which is nan for fewer than two numbers."""
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else math.nan
 
 
-def compare(better: dict[int, float], worse: dict[int, float], sign: int) -> tuple[float, float, str]:
-    """(mean over the seeds of the one's lead, half of its 95 % interval, what becomes of the claim that it leads).
+def compare_arms(better: dict[int, float], worse: dict[int, float], sign: int) -> tuple[float, float, str]:
+    """Test the claim that one arm is better than another, by a paired t-test over seeds.
 
-    Seeds are paired: they share data, noise and timesteps. The claim "holds" or is "reversed" where the interval leaves
-    out 0, and is "open" where it does not, or where there is one seed.
+    Pairing removes what the arms have in common: with the same seed, they see the same data, noise and timesteps.
+
+    Args:
+        better: values of the arm that is claimed to be better, by seed.
+        worse: values of the other arm. Seeds that only one of the two has do not count.
+        sign: 1 if higher values are better, -1 if lower ones are.
+
+    Returns:
+        The mean lead of the first arm; half the width of the lead's 95 % interval (Student's t), infinite with one
+        seed; and the verdict. The claim "holds" or is "reversed" if the interval excludes 0, otherwise it is "open".
     """
     leads = [sign * (better[seed] - worse[seed]) for seed in better.keys() & worse.keys()]
-    mean, deviation = spread(leads)
+    mean, deviation = mean_and_deviation(leads)
     if len(leads) < 2:
         return mean, math.inf, "open"
     student = student_95(len(leads) - 1)
@@ -75,52 +83,53 @@ def compare(better: dict[int, float], worse: dict[int, float], sign: int) -> tup
     return mean, half, "open" if abs(mean) <= half else "holds" if mean > 0 else "reversed"
 
 
-def columns(ablation: Ablation, scores: Scores) -> list[Metric]:
-    """Those that apply and that some arm has."""
-    kinds = {"both", "training" if ablation.trains else "sampling", *(["other data"] if ablation.other_data else [])}
-    has = lambda name: any(values(scores, arm, name) for arm in scores)
-    return [m for m in METRICS if m.of in kinds and has(m.name) and not (m.loss and ablation.other_data)]
+def shown_metrics(ablation: Ablation, scores: Scores) -> list[Metric]:
+    """The metrics that apply to an ablation, and that at least one arm has."""
+    kinds = {"both", "training" if ablation.trains else "sampling", "data differs" if ablation.data_differs else ""}
+    has = lambda name: any(by_seed(scores, arm, name) for arm in scores)
+    return [m for m in METRICS if m.of in kinds and has(m.name) and not (m.loss and ablation.data_differs)]
 
 
-def cell(numbers: list[float], digits: int) -> str:
-    """ "mean ± deviation", or the mean alone where all are equal or there is one."""
+def format_cell(numbers: list[float], digits: int) -> str:
+    """The mean ± the standard deviation, or the mean alone if the deviation is 0 or there is one number."""
     if not numbers:
         return "-"
-    mean, deviation = spread(numbers)
+    mean, deviation = mean_and_deviation(numbers)
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if deviation > 0 else f"{mean:.{digits}f}"
 
 
-def table(ablation: Ablation, scores: Scores) -> list[list[str]]:
-    """Rows of cells, the first the heading."""
-    shown = columns(ablation, scores)
+def ablation_table(ablation: Ablation, scores: Scores) -> list[list[str]]:
+    """The table of an ablation as rows of cells, the header first: one row per arm, one column per metric."""
+    shown = shown_metrics(ablation, scores)
     rows = [["", "seeds", *(metric.title for metric in shown)]]
     for arm in scores:
-        cells = [cell(list(values(scores, arm, metric.name).values()), metric.digits) for metric in shown]
+        cells = [format_cell(list(by_seed(scores, arm, metric.name).values()), metric.digits) for metric in shown]
         rows.append([arm, str(len(scores[arm])), *cells])
     return rows
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one of the paper's claims, by one metric."""
+    """What one metric says about one of the paper's claims; see `compare_arms`."""
 
     metric: Metric
-    lead: float
-    half: float  # of the 95 % interval
-    word: str  # "holds", "reversed" or "open"
+    lead: float  # the mean lead of the arm that is claimed to be better
+    half_width: float  # of the lead's 95 % interval
+    outcome: str  # "holds", "reversed" or "open"
 
     def __str__(self) -> str:
         digits = self.metric.digits
-        return f"{self.metric.title.rstrip(' ↑↓')} {self.lead:+.{digits}f} ± {self.half:.{digits}f}: {self.word}"
+        lead = f"{self.lead:+.{digits}f} ± {self.half_width:.{digits}f}"
+        return f"{self.metric.title.rstrip(' ↑↓')} {lead}: {self.outcome}"
 
 
 def verdicts(ablation: Ablation, scores: Scores) -> dict[str, list[Verdict]]:
-    """On each of the paper's claims, by each metric that both arms have."""
+    """The verdicts on each of the paper's claims, one for each metric that both arms have."""
     found: dict[str, list[Verdict]] = {}
     for better, worse in ablation.claims:
         row = found[f"{better} ahead of {worse}"] = []
-        for metric in columns(ablation, scores):
-            pair = [values(scores, arm, metric.name) for arm in (better, worse)]
+        for metric in shown_metrics(ablation, scores):
+            pair = [by_seed(scores, arm, metric.name) for arm in (better, worse)]
             if metric.better and pair[0].keys() & pair[1].keys():
-                row.append(Verdict(metric, *compare(*pair, metric.better)))
+                row.append(Verdict(metric, *compare_arms(*pair, metric.better)))
     return found

@@ -1,10 +1,10 @@
-"""Work for several devices: so many places, and functions called at each as it is free."""
+"""Workers that share the devices of a machine: each takes the next piece of work as soon as it is free."""
 
 import os
 import queue
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
@@ -14,28 +14,31 @@ import torch
 
 @dataclass(frozen=True)
 class WorkerDevice:
-    """Where one piece of work is done at a time."""
+    """The device of one worker, for work in this process and in child processes."""
 
-    device: str  # of this process
-    kind: str  # "cuda" or "cpu", for a child process
-    environment: dict[str, str]  # which a child process sees
+    name: str  # in this process, such as "cuda:1"
+    kind: str  # "cuda" or "cpu": the device in a child process, which sees one GPU only
+    environment: dict[str, str]  # variables that a child process gets
 
 
-def places(count: int) -> list[WorkerDevice]:
-    """`count` of them, on the GPUs in turn; without any, sharing the CPU's cores."""
+def worker_devices(count: int) -> list[WorkerDevice]:
+    """The devices of `count` workers: the GPUs in turn, or else equal shares of the CPU's cores."""
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        named = lambda i: visible[i] if i < len(visible) and visible[i] else str(i)
-        devices = [i % torch.cuda.device_count() for i in range(count)]
-        return [WorkerDevice(f"cuda:{i}", "cuda", {"CUDA_VISIBLE_DEVICES": named(i)}) for i in devices]
+        name = lambda i: visible[i] if i < len(visible) and visible[i] else str(i)
+        indices = [i % torch.cuda.device_count() for i in range(count)]
+        return [WorkerDevice(f"cuda:{i}", "cuda", {"CUDA_VISIBLE_DEVICES": name(i)}) for i in indices]
     threads = str(max(1, torch.get_num_threads() // count))
     return [WorkerDevice("cpu", "cpu", {"OMP_NUM_THREADS": threads})] * count
 
 
 class Workers:
-    """A context with `count` places.
+    """A context with `count` workers, which are threads.
 
-    Left by an exception, SIGINT or SIGTERM, it stops the child processes by SIGTERM, at which a training saves.
+    If the context is left by an exception, SIGINT or SIGTERM, child processes get SIGTERM, at which a training saves.
+
+    Attributes:
+        stopped: whether the context was left in this way. Work that has not begun is then skipped.
     """
 
     def __init__(self, count: int):
@@ -43,11 +46,11 @@ class Workers:
         self.free: queue.Queue[WorkerDevice] = queue.Queue()
         self.children: set[subprocess.Popen] = set()
         self.stopped = False
-        for place in places(count):
-            self.free.put(place)
+        for device in worker_devices(count):
+            self.free.put(device)
 
     def __enter__(self) -> "Workers":
-        self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self.previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
@@ -55,25 +58,34 @@ class Workers:
         for child in list(self.children):
             child.terminate()
         self.pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGTERM, self.before)
+        signal.signal(signal.SIGTERM, self.previous_handler)
 
-    def each(self, function: Callable, items: list[tuple]) -> None:
-        """function(*item, workers, place) of every item; returns when all are done."""
+    def for_each(self, function: Callable, items: Iterable[tuple]) -> None:
+        """Call `function(*item, workers, device)` for every item, and return when all calls have ended."""
 
-        def one(item: tuple) -> None:
-            place = self.free.get()
+        def work(item: tuple) -> None:
+            device = self.free.get()
             try:
                 if not self.stopped:
-                    function(*item, self, place)
+                    function(*item, self, device)
             finally:
-                self.free.put(place)
+                self.free.put(device)
 
-        for future in [self.pool.submit(one, item) for item in items]:
+        for future in [self.pool.submit(work, item) for item in items]:
             future.result()
 
-    def call(self, words: list[str], place: WorkerDevice, log: IO) -> int:
-        """Run a command there, its output going to `log`; its status."""
-        child = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **place.environment})
+    def run_process(self, command: list[str], device: WorkerDevice, log: IO) -> int:
+        """Run a command on a worker's device.
+
+        Args:
+            command: the program and its arguments.
+            device: where it computes.
+            log: an open file that stdout and stderr go to.
+
+        Returns:
+            The exit status.
+        """
+        child = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **device.environment})
         self.children.add(child)
         try:
             return child.wait()

@@ -1,1 +1,1 @@
-"""Benchmarks; each measures its ratios in one run."""
+"""Benchmarks, as functions that measure and format. Each measures what it compares in a single run."""

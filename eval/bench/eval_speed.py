@@ -1,49 +1,45 @@
-"""`latte bench eval`: clips a second of decoding, of features and of the distance, each beside the obvious way."""
+"""The speed of evaluation: decoding, I3D features and the Fréchet distance, each beside a plain implementation."""
 
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from latte.commands.parser import Parser, add_device_option
-from latte.device import device_name, usable_device
+from latte.eval.bench.resources import timed
 from latte.eval.clip_sets import ClipSet, choose_clips
 from latte.eval.features import batch_size
 from latte.eval.frechet import Moments, distance
-from latte.eval.networks.i3d import CLASSES, I3D, LEAST_FRAMES
-from latte.eval.networks.i3d_weights import i3d_features, made_fast
+from latte.eval.networks.i3d import CLASSES, I3D
+from latte.eval.networks.i3d_weights import i3d_features, optimize_for_inference
 from latte.eval.protocol import adjusted
-from latte.files import write_json
+from latte.eval.reporting import markdown_table
 from latte.shapes.draw import make_clip
 from latte.video.read import read_video
 from latte.video.write import write_video
 
+UNITS = {"decoding": "clips decoded", "features": "clips' features by I3D", "distance": "distances"}
 
-def drawn(folder: Path, count: int, frames: int, size: int) -> Path:
-    """Videos of the built-in shapes, as H.264, where none are given: twice as long as a clip."""
+
+def write_shape_videos(folder: Path, count: int, frames: int, size: int) -> Path:
+    """Write videos of the built-in shapes as H.264, each twice as long as a clip.
+
+    Args:
+        folder: where to write `0.mp4`, `1.mp4`, ...
+        count: the number of videos.
+        frames: the length of a clip. A video has twice as many frames.
+        size: height and width, in pixels.
+
+    Returns:
+        The folder.
+    """
     for i in range(count):
         write_video(make_clip(0, i, frames=2 * frames, size=size).video, folder / f"{i}.mp4")
     return folder
 
 
-def seconds(work: Callable, repeats: int) -> float:
-    """Of the fastest of some calls, after one that does not count."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
-
-
-def lively(network: I3D) -> I3D:
-    """With weights that let a signal through, as drawn: of PyTorch's own nothing would be left at the end."""
+def randomize(network: I3D) -> I3D:
+    """Draw weights that keep activations of order one; with PyTorch's defaults they vanish towards the logits."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):
@@ -54,46 +50,63 @@ def lively(network: I3D) -> I3D:
     return network
 
 
-def decode_all(clips: ClipSet) -> list[torch.Tensor]:
-    """The obvious way: every frame of every video, one after the other."""
-    found = [(clip, read_video(clips.root / clip.name)[0]) for clip in clips.clips]
-    return [video[clip.start :: clip.stride][: clip.frames] for clip, video in found]
+def decode_every_frame(clips: ClipSet) -> list[torch.Tensor]:
+    """The plain way to decode: read every frame of every video, then keep the clip."""
+    videos = [(clip, read_video(clips.root / clip.name)[0]) for clip in clips.clips]
+    return [video[clip.start :: clip.stride][: clip.frames] for clip, video in videos]
 
 
 @torch.no_grad()
-def one_by_one(model: I3D, clips: list[torch.Tensor]) -> torch.Tensor:
-    """The obvious way: a clip at a time through the network as it is defined."""
+def features_one_by_one(model: I3D, clips: list[torch.Tensor]) -> torch.Tensor:
+    """The plain way to compute features: one clip at a time through the network as it is defined."""
     return torch.cat([i3d_features(model, [clip], "squash") for clip in clips])
 
 
-def by_root(a: Moments, b: Moments) -> float:
-    """The obvious way: a root of the product of the covariances, by SciPy."""
+def sqrtm_distance(a: Moments, b: Moments) -> float:
+    """The plain way to compute a Fréchet distance: SciPy's square root of the product of the covariances."""
     from scipy.linalg import sqrtm
 
     root = np.real(sqrtm((a.cov @ b.cov).numpy()))
     return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * np.trace(root))
 
 
-def measure(
+def measure_evaluation(
     folder: Path, count: int, frames: int, device: torch.device, repeats: int
 ) -> dict[str, dict[str, float | None]]:
-    """Seconds a clip ("decoding", "features") or a distance, ours and the obvious way's, and their ratio."""
+    """Time each stage of evaluation, and the plain implementation of it.
+
+    Args:
+        folder: the videos to decode.
+        count: the number of clips to decode, one per video.
+        frames: frames of a clip.
+        device: where to compute features. I3D has random weights: the speed does not depend on them.
+        repeats: how often each is timed. The fastest counts; one call before it is a warm-up.
+
+    Returns:
+        For "decoding" and "features" seconds per clip, for "distance" seconds per distance: "seconds" of this
+        project's code, "obvious" of the plain implementation, and their "ratio". The last two are None where SciPy is
+        not installed. "agreement" has the "relative_error" between the features of the two.
+    """
+
+    def fastest(work: Callable[[], object]) -> float:
+        return min(timed(work, device, 1 + repeats)[1:])
+
     clips = choose_clips(folder, adjusted("stylegan-v", clips=count, frames=frames), "real", 0)
     videos = list(clips.stream(clips.clips))
-    ours = {"decoding": seconds(lambda: list(clips.stream(clips.clips)), repeats) / len(videos)}
-    plain = {"decoding": seconds(lambda: decode_all(clips), repeats) / len(videos)}
-    network = lively(I3D()).eval().requires_grad_(False).to(device)
-    few = (videos * 8)[: batch_size(frames)]
-    wanted = one_by_one(network, few[:1])
-    plain["features"] = seconds(lambda: one_by_one(network, few), repeats) / len(few)
-    fast = made_fast(network, device)
-    ours["features"] = seconds(lambda: i3d_features(fast, few, "squash"), repeats) / len(few)
-    error = float((i3d_features(fast, few, "squash")[:1] - wanted).norm() / wanted.norm())
+    ours = {"decoding": fastest(lambda: list(clips.stream(clips.clips))) / len(videos)}
+    plain: dict[str, float | None] = {"decoding": fastest(lambda: decode_every_frame(clips)) / len(videos)}
+    network = randomize(I3D()).eval().requires_grad_(False).to(device)
+    batch = (videos * 8)[: batch_size(frames)]
+    expected = features_one_by_one(network, batch[:1])
+    plain["features"] = fastest(lambda: features_one_by_one(network, batch)) / len(batch)
+    fast = optimize_for_inference(network, device)
+    ours["features"] = fastest(lambda: i3d_features(fast, batch, "squash")) / len(batch)
+    error = float((i3d_features(fast, batch, "squash")[:1] - expected).norm() / expected.norm())
     random = torch.Generator().manual_seed(0)
     a, b = (Moments.of(torch.randn(2048, CLASSES, generator=random).double()) for _ in range(2))
-    ours["distance"] = seconds(lambda: distance(a, b), repeats)
+    ours["distance"] = fastest(lambda: distance(a, b))
     try:
-        plain["distance"] = seconds(lambda: by_root(a, b), repeats)
+        plain["distance"] = fastest(lambda: sqrtm_distance(a, b))
     except ImportError:
         plain["distance"] = None
     ratio = {name: plain[name] and plain[name] / ours[name] for name in ours}
@@ -101,40 +114,11 @@ def measure(
     return rows | {"agreement": {"relative_error": error}}
 
 
-def main(argv: list[str]) -> None:
-    """Print the table."""
-    parser = Parser(prog="latte bench eval", description=__doc__.split(":", 1)[1].strip())
-    add = parser.add_argument
-    add("--videos", type=Path, help="a folder of videos to decode (default: 8 of the built-in shapes, 256 px, H.264)")
-    add("--clips", type=int, default=8, help="that are decoded (default: 8)")
-    add("--frames", type=int, default=16, help=f"of a clip, {LEAST_FRAMES} or more (default: 16)")
-    add("--repeats", type=int, default=3, help="of which the fastest counts (default: 3)")
-    add("--out", type=Path, help="also write the figures as JSON")
-    add_device_option(parser)
-    args = parser.parse_args(argv)
-    if args.clips < 1 or args.repeats < 1:
-        raise ValueError(f"--clips {args.clips} --repeats {args.repeats}: both must be 1 or more")
-    if args.frames < LEAST_FRAMES:
-        raise ValueError(f"--frames {args.frames}: I3D takes {LEAST_FRAMES} or more")
-    device = usable_device(args.device)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.videos or drawn(Path(scratch), args.clips, args.frames, 256)
-        rows = measure(folder, args.clips, args.frames, device, args.repeats)
-    print("| | a second | the obvious way | ratio |\n|---|---|---|---|")
-    units = {"decoding": "clips decoded", "features": "clips' features by I3D", "distance": "distances"}
-    for name, unit in units.items():
+def evaluation_table(rows: dict[str, dict[str, float | None]]) -> str:
+    """The result of `measure_evaluation` as a Markdown table of rates per second."""
+    cells = []
+    for name, unit in UNITS.items():
         row = rows[name]
-        other, ratio = (f"{1 / row['obvious']:.2f}", f"{row['ratio']:.2f}") if row["obvious"] else ("-", "-")
-        print(f"| {unit} | {1 / row['seconds']:.2f} | {other} | {ratio} |")
-    print(f"features agree to a relative {rows['agreement']['relative_error']:.1e}")
-    about = {
-        "frames": args.frames,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if rows["distance"]["obvious"] is None:
-        print("the obvious way to a distance needs scipy: pip install scipy")
-    if args.out:
-        write_json(args.out, {**about, "rows": rows})
+        plain, ratio = (f"{1 / row['obvious']:.2f}", f"{row['ratio']:.2f}") if row["obvious"] else ("-", "-")
+        cells.append([unit, f"{1 / row['seconds']:.2f}", plain, ratio])
+    return markdown_table(["", "a second", "the obvious way", "ratio"], cells)

@@ -1,35 +1,36 @@
-"""`latte bench pab`: what Pyramid Attention Broadcast saves and what it costs, on a model of the built-in shapes."""
+"""What Pyramid Attention Broadcast (arXiv 2408.12588) saves and what it costs, on a model of the built-in shapes."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-from latte.commands.parser import Parser
-from latte.commands.sampling_options import add_sampling_options, opened
-from latte.eval.bench.peak_memory import LiveTensors, weight_bytes
-from latte.eval.exam import judge, origin, questions
+from latte.eval.bench.resources import LiveTensors, weight_bytes
+from latte.eval.exam import judge, questions
 from latte.eval.fidelity import psnr, ssim
-from latte.files import writable, write_json
+from latte.eval.reporting import markdown_table
 from latte.pab import KINDS, broadcast_ranges
 from latte.pipeline import LattePipeline
 
-RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # of prompts, of classes
-COLUMNS = {"seconds": ".1f", "speedup": ".2f", "peak_mb": ".1f", "psnr": ".1f", "ssim": ".3f"}
+COLUMNS = {"seconds": ".1f", "speedup": ".2f", "peak_mb": ".1f", "psnr": ".1f", "ssim": ".3f"}  # of results, as shown
 
 
 @contextmanager
 def counting(model: torch.nn.Module) -> Iterator[dict[str, float]]:
-    """How many evaluations of the model, and of each kind's layers on average, were computed and not taken again."""
+    """Count what a model computes, in contrast to what it takes from the broadcast cache.
+
+    Yields:
+        A dictionary that is filled when the context ends: under "model" the evaluations of the model, and under each
+        kind of layer (see latte.pab.KINDS) how often one layer of that kind computed, on average.
+    """
     layers = [layer for layer in model.modules() if getattr(layer, "kind", None) in KINDS]
     of_kind, computed, counts = Counter(layer.kind for layer in layers), Counter(), {}
-    # a layer that computes calls its parts; one that is broadcast does not
+    # a layer that computes calls its submodules; one whose output is broadcast does not
     watched = [(next(layer.children()), layer.kind) for layer in layers] + [(model, "model")]
-    note = lambda kind: lambda *_: computed.update([kind])
-    hooks = [module.register_forward_pre_hook(note(kind)) for module, kind in watched]
+    count = lambda kind: lambda *_: computed.update([kind])
+    hooks = [module.register_forward_pre_hook(count(kind)) for module, kind in watched]
     try:
         yield counts
     finally:
@@ -38,49 +39,72 @@ def counting(model: torch.nn.Module) -> Iterator[dict[str, float]]:
         counts.update({kind: computed[kind] / (of_kind[kind] or 1) for kind in ("model", *of_kind)})
 
 
-def peak_bytes(pipe: LattePipeline, asked: dict, settings: dict) -> int:
-    """The most bytes at once, all weights included, while the latents of one batch are made."""
-    few = first(asked, settings["batch_size"])
-    make = lambda: pipe(**few, output_type="latent", progress=False, **settings)
+def first_inputs(inputs: dict, count: int) -> dict:
+    """The inputs of the first `count` videos."""
+    return {name: values[:count] for name, values in inputs.items()}
+
+
+def peak_bytes(pipe: LattePipeline, inputs: dict, settings: dict) -> int:
+    """The peak memory in bytes, all weights included, while the latents of one batch are sampled."""
+    batch = first_inputs(inputs, settings["batch_size"])
+    sample = lambda: pipe(**batch, output_type="latent", progress=False, **settings)
     if pipe.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(pipe.device)
-        make()
+        sample()
         return torch.cuda.max_memory_allocated(pipe.device)
     with LiveTensors() as memory:
-        make()
+        sample()
     return weight_bytes(pipe.networks()) + memory.peak
 
 
-def first(asked: dict, count: int) -> dict:
-    """The same for fewer videos."""
-    return {name: values[:count] for name, values in asked.items()}
+def parse_ranges(text: str) -> dict[str, int]:
+    """Options of `enable_pyramid_attention_broadcast` out of "2/3/5": spatial, temporal, cross and MLP ranges.
 
-
-def measure(pipe: LattePipeline, count: int, ranges: list[str], settings: dict) -> dict[str, dict]:
-    """Without broadcasting ("exact") and with each of `ranges`, such as "2/3/5": see COLUMNS, with the exam's scores.
-
-    "computed": shares of evaluations in which the layers of a kind computed. Seconds are those of all the videos, from
-    classes or prompts to pixels, one setting after the other. ValueError: see latte.eval.exam, or no such ranges.
+    Raises:
+        ValueError: there are too many numbers, or they are not whole numbers of 1 or more.
     """
-    asked, truths = questions(pipe, count)
-    ssim(*[torch.from_numpy(truths[0].video)[None]] * 2)  # what it lacks is told before the work
-    for words in ranges:
-        pipe.enable_pyramid_attention_broadcast(**options(words))
+    numbers = text.split("/")
+    if len(numbers) > len(KINDS):
+        raise ValueError(f"broadcast ranges {text}: there are {len(KINDS)} kinds, {'/'.join(KINDS)}")
+    return broadcast_ranges([f"{kind}={number}" for kind, number in zip(KINDS, numbers)])
+
+
+def measure_broadcast(pipe: LattePipeline, count: int, ranges: Sequence[str], settings: dict) -> dict[str, dict]:
+    """Sample the same videos without broadcasting and with each of some ranges, one after the other.
+
+    Args:
+        pipe: a model of the built-in shapes.
+        count: the number of videos.
+        ranges: such as "2/3/5", see `parse_ranges`.
+        settings: further options of the pipeline's call.
+
+    Returns:
+        Results for "exact" (no broadcasting) and for each of `ranges`: "seconds" for all videos, from classes or
+        prompts to pixels; "speedup" over exact; "peak_mb" in 10^6 bytes; "psnr" in dB and "ssim" to the exact videos;
+        "computed", the share of evaluations in which each kind of layer computed; and the examiner's "scores".
+
+    Raises:
+        ValueError: a range is not valid for this model, or the model does not make the built-in shapes.
+    """
+    inputs, truths = questions(pipe, count)
+    ssim(*[torch.from_numpy(truths[0].video)[None]] * 2)  # raises now, not after the work, if SSIM cannot be computed
+    for text in ranges:
+        pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
     results, exact = {}, None
-    for words in (None, *ranges):
+    for text in (None, *ranges):
         pipe.disable_pyramid_attention_broadcast()
-        if words:
-            pipe.enable_pyramid_attention_broadcast(**options(words))
-        pipe(**first(asked, 1), progress=False, **settings | {"num_inference_steps": 2})  # to warm up
+        if text:
+            pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
+        pipe(**first_inputs(inputs, 1), progress=False, **settings | {"num_inference_steps": 2})  # warm-up
         start = time.perf_counter()
         with counting(pipe.transformer) as counts:
-            videos = pipe(**asked, output_type="uint8", progress=True, **settings).frames
+            videos = pipe(**inputs, output_type="uint8", progress=True, **settings).frames
         seconds = time.perf_counter() - start
         exact = videos if exact is None else exact
-        results[words or "exact"] = {
+        results[text or "exact"] = {
             "seconds": seconds,
-            "speedup": results["exact"]["seconds"] / seconds if words else 1.0,
-            "peak_mb": peak_bytes(pipe, asked, settings) / 1e6,
+            "speedup": results["exact"]["seconds"] / seconds if text else 1.0,
+            "peak_mb": peak_bytes(pipe, inputs, settings) / 1e6,
             "psnr": psnr(videos, exact),
             "ssim": ssim(videos, exact),
             "computed": {kind: counts[kind] / counts["model"] for kind in KINDS if kind in counts},
@@ -90,45 +114,15 @@ def measure(pipe: LattePipeline, count: int, ranges: list[str], settings: dict) 
     return results
 
 
-def options(words: str) -> dict[str, int]:
-    """ "2/3/5" as options of enable_pyramid_attention_broadcast: spatial, temporal, cross, MLP."""
-    numbers = words.split("/")
-    if len(numbers) > len(KINDS):
-        raise ValueError(f"--ranges {words}: there are {len(KINDS)} kinds, {'/'.join(KINDS)}")
-    return broadcast_ranges([f"{kind}={number}" for kind, number in zip(KINDS, numbers)])
-
-
-def table(results: dict[str, dict]) -> str:
-    """Markdown: one row a setting."""
+def broadcast_table(results: dict[str, dict]) -> str:
+    """The result of `measure_broadcast` as a Markdown table, one row per setting."""
     kinds = list(results["exact"]["computed"])
     scores = [name for name, value in results["exact"]["scores"].items() if isinstance(value, float)]
     shown = [name for name in scores if name.endswith(("accuracy", "constancy", "right"))]
-    names = ["", *(f"{kind} computed" for kind in kinds), *COLUMNS, *(name.replace("_", " ") for name in shown)]
-    lines = [" | ".join(names), " | ".join("---" for _ in names)]
+    header = ["", *(f"{kind} computed" for kind in kinds), *COLUMNS, *(name.replace("_", " ") for name in shown)]
+    rows = []
     for name, result in results.items():
         cells = [f"{100 * result['computed'][kind]:.0f} %" for kind in kinds]
         cells += [format(result[column], digits) for column, digits in COLUMNS.items()]
-        lines.append(" | ".join([name, *cells, *(f"{result['scores'][score]:.3f}" for score in shown)]))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def main(argv: list[str]) -> None:
-    """Print the table and, if asked, write it with everything that it depends on."""
-    parser = Parser(prog="latte bench pab", description=__doc__)
-    add = parser.add_argument
-    add("model", nargs="?", default="shapes-t2v", help="a model of the built-in shapes (default: shapes-t2v)")
-    add("--ranges", nargs="+", help=f"spatial/temporal/cross/mlp (default: {' '.join(RANGES[True])})")
-    add("--num-videos", type=int, default=64, help="videos of each setting (default: 64)")
-    add("--out", type=Path, help="a .json file for the results and their settings")
-    add_sampling_options(parser)
-    args = parser.parse_args(argv)
-    if args.out and (args.out.is_dir() or not writable(args.out.parent)):
-        raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as cost.json")
-    pipe, settings, files = opened(args)
-    results = measure(pipe, args.num_videos, args.ranges or RANGES[pipe.takes_prompts], settings)
-    about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
-    print(table(results))
-    print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
-    if args.out:
-        write_json(args.out, {**about, "results": results})
-        print(f"wrote {args.out}")
+        rows.append([name, *cells, *(f"{result['scores'][score]:.3f}" for score in shown)])
+    return markdown_table(header, rows)

@@ -1,7 +1,7 @@
-"""`latte bench train`: clips a second of training steps, and their share of the machine's own matrix products."""
+"""The speed of training steps: clips per second, and their share of the speed of the machine's matrix products."""
 
-import tempfile
-import time
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from latte.commands.parser import Parser, add_device_option
-from latte.device import arithmetic, device_name, usable_device
-from latte.files import write_json
+from latte.device import arithmetic
+from latte.eval.bench.resources import timed
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.processes import Ranks
@@ -21,44 +20,31 @@ from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents
 from latte.train.parallel import micro_batches
 from latte.train.precision import PRECISIONS
-from latte.train.presets import resolve
 from latte.train.run import Run
 from latte.weights.load import find_model
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import save_vae
 
-SIDES = {"cuda": 8192, "cpu": 2048}  # of the matrices that the machine's rate is measured on
-DEFAULT_CONFIG = "shapes"
-SOURCES = ("latents", "video")
+SIDES = {"cuda": 8192, "cpu": 2048}  # of the square matrices that the machine's speed is measured with
+SOURCES = ("latents", "video")  # what a step begins with: latents in memory, or videos that are read and encoded
+ROW_HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
 
 
-class Ready:
-    """Latents that are there before the step: their reading and encoding takes no time."""
+class RandomLatents:
+    """A source of latents that are in memory before the step, so that reading and encoding take no time."""
 
     def __init__(self, config: TrainConfig, channels: int, side: int, device: torch.device):
         shape = (config.global_batch_size, config.num_frames + config.num_images, channels, side, side)
         self.mean, self.labels = torch.randn(shape, device=device), torch.zeros(shape[0], 1 + config.num_images)
 
     def batch(self, step: int, slots: range) -> Latents:
-        """Of some slots."""
+        """The latents of some slots of the batch, the same at every step."""
         some = slice(slots.start, slots.stop)
         return Latents(self.mean[some], torch.ones_like(self.mean[some]), self.labels[some].long(), [])
 
 
-def timed(work, device: torch.device, repeats: int) -> list[float]:
-    """Seconds of each of some calls of work()."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
 def matmul_rate(precision: str, device: torch.device, repeats: int = 10) -> float:
-    """Floating-point operations a second of a large square matrix product, the best of some."""
+    """Floating-point operations per second of a large matrix product in some precision: the fastest of `repeats`."""
     side, dtype = SIDES[device.type], PRECISIONS[precision]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with arithmetic(precision):
@@ -66,7 +52,15 @@ def matmul_rate(precision: str, device: torch.device, repeats: int = 10) -> floa
 
 
 def step_flops(config: LatteConfig, num_images: int) -> int:
-    """Floating-point operations of a step on one clip: its forward, counted, and twice as many backward."""
+    """The floating-point operations of a training step on one clip.
+
+    Args:
+        config: of the network.
+        num_images: still images that are trained beside the clip.
+
+    Returns:
+        Three times the operations of the forward pass, which are counted: the backward pass has twice as many.
+    """
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         frames = config.num_frames + num_images
         x = torch.zeros(1, frames, config.in_channels, config.input_size, config.input_size)
@@ -75,15 +69,29 @@ def step_flops(config: LatteConfig, num_images: int) -> int:
     return 3 * sum(counter.get_flop_counts()["Global"].values())
 
 
-def measure(
+def measure_steps(
     config: TrainConfig, clips: Clips, source: str, device: torch.device, steps: int, warmup: int
-) -> dict[str, float]:
-    """Seconds of a step (the middle one of some), and what follows from them."""
+) -> dict[str, float | None]:
+    """Time training steps.
+
+    Args:
+        config: of the training, of kind "latte".
+        clips: the training data.
+        source: one of SOURCES.
+        device: where to train.
+        steps: the number of steps that are timed.
+        warmup: the number of steps before them.
+
+    Returns:
+        The median "seconds" of a step and, derived from it, "clips_per_second", "tflops" (10^12 floating-point
+        operations per second) and "share_of_matmul" (these relative to `matmul_rate`); on CUDA also "peak_gib", the
+        peak memory in units of 2^30 bytes, which is None elsewhere.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     run = Run(replace(config, latents="step", steps=warmup + steps), Path("unused"), clips, device, Ranks())
     if source == "latents":
-        run.objective.source = Ready(config, run.objective.channels, run.objective.side, device)
+        run.objective.source = RandomLatents(config, run.objective.channels, run.objective.side, device)
     else:
         run.objective.prepare(micro_batches(config, Ranks()), 0)
     numbers = iter(range(warmup + steps))
@@ -100,49 +108,57 @@ def measure(
     }
 
 
-def with_vae(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The configuration; where its VAE is not there, with one of Stable Diffusion's shape and weights as drawn."""
+def measure_training(
+    config: TrainConfig,
+    precisions: Sequence[str],
+    compiled: Sequence[str],
+    sources: Sequence[str],
+    device: torch.device,
+    steps: int,
+    warmup: int,
+) -> Iterator[dict]:
+    """Time training steps in every combination of precision, compilation and source.
+
+    Args:
+        config: the training that is varied, of kind "latte".
+        precisions: of latte.train.precision.PRECISIONS.
+        compiled: "yes" or "no": by torch.compile, or not.
+        sources: of SOURCES.
+        device: where to train.
+        steps: the number of steps that are timed.
+        warmup: the number of steps before them.
+
+    Yields:
+        The combination, and the result of `measure_steps`.
+    """
+    clips = open_clips(config)
+    for precision, compile, source in product(precisions, compiled, sources):
+        variant = replace(config, precision=precision, compile=compile == "yes")
+        row = measure_steps(variant, clips, source, device, steps, warmup)
+        yield {"precision": precision, "compiled": compile, "source": source, **row}
+
+
+def format_row(row: dict) -> str:
+    """A row of `measure_training` as a line below ROW_HEADER."""
+    setting = f"{row['precision']:9} {row['compiled']:8} {row['source']:8}"
+    speeds = f"{row['seconds']:8.3f} {row['clips_per_second']:8.2f} {row['tflops']:8.3f}"
+    return f"{setting} {speeds} {row['share_of_matmul']:9.1%}"
+
+
+def with_existing_vae(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Replace a VAE that does not exist, with a warning: for a speed, random weights are as good.
+
+    Args:
+        config: of a training.
+        folder: where to write a VAE of Stable Diffusion's shape with random weights, if `config.vae` does not exist.
+
+    Returns:
+        The configuration, with a VAE that exists.
+    """
     try:
         find_model(config.vae)
         return config
     except CheckpointError:
-        print(f"no VAE at {config.vae}: one of Stable Diffusion's shape takes its place, with weights as drawn")
+        said = f"no VAE at {config.vae}: one of Stable Diffusion's shape takes its place, with random weights"
+        warnings.warn(said, stacklevel=2)
         return replace(config, vae=str(save_vae(VideoVAE(AutoencoderKL(VAEConfig())), folder / "vae")))
-
-
-def main(argv: list[str]) -> None:
-    """Measure every combination in one run."""
-    parser = Parser(prog="latte bench train", description=__doc__.split(":", 1)[1].strip())
-    parser.add_argument(
-        "--config", default=DEFAULT_CONFIG, help=f"a training's preset or file (default: {DEFAULT_CONFIG})"
-    )
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"])
-    parser.add_argument("--compiled", nargs="+", choices=("no", "yes"), default=["no"], help="by torch.compile")
-    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
-    parser.add_argument("--steps", type=int, default=10, help="that are timed (default: 10)")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them (default: 3)")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
-    add_device_option(parser)
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="settings to change")
-    args = parser.parse_intermixed_args(argv)
-    if args.steps < 1 or args.warmup < 0:
-        raise ValueError(f"--steps {args.steps} --warmup {args.warmup}: at least one step, and no negative number")
-    device, rows = usable_device(args.device), []
-    with tempfile.TemporaryDirectory() as scratch:
-        config = with_vae(resolve(args.config, args.changes), Path(scratch))
-        if config.kind != "latte":
-            raise ValueError(f"{args.config} trains kind={config.kind}: the benchmark is of kind=latte")
-        clips = open_clips(config)
-        print(
-            f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
-        )
-        for precision, compiled, source in product(args.precisions, args.compiled, args.sources):
-            changed = replace(config, precision=precision, compile=compiled == "yes")
-            row = measure(changed, clips, source, device, args.steps, args.warmup)
-            rows.append({"precision": precision, "compiled": compiled, "source": source, **row})
-            speeds = f"{row['seconds']:8.3f} {row['clips_per_second']:8.2f} {row['tflops']:8.3f}"
-            print(f"{precision:9} {compiled:8} {source:8} {speeds} {row['share_of_matmul']:9.1%}", flush=True)
-    about = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if args.out:
-        write_json(args.out, {**about, "settings": {"config": args.config, "changes": args.changes}, "rows": rows})

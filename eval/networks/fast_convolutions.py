@@ -1,19 +1,20 @@
-"""Convolutions of three dimensions as a CPU computes them fastest, to attach to a network that is not trained.
+"""Faster 3-D convolutions for inference on a CPU, which replace those of a network that is already built.
 
-Those of 3 x 3 x 3 take half the multiplications by Winograd's way over frames (Lavin & Gray, arXiv 1509.09308): where x
-are 6 frames and w the 3 frames of a kernel, 4 outputs are A^T [(G w) * (B^T x)], the algorithm F(4, 3) of sections 4.1
-and 4.3. There * is a product; here, a convolution of 3 x 3 within the frame: 6 of them where the definition has 12. Of
-2 frames, in I3D's last two blocks, it saves none.
+A 3 x 3 x 3 convolution takes half the multiplications with Winograd's algorithm over frames (Lavin & Gray, arXiv
+1509.09308), F(4, 3) of their sections 4.1 and 4.3. From 6 input frames x and the 3 frames w of a kernel it computes 4
+output frames as A^T [(G w) * (B^T x)]. There, * is an elementwise product; here, it is a 3 x 3 convolution within the
+frame. So 4 outputs take 6 such convolutions instead of 12. Nothing is saved for 2 frames, as in I3D's last two blocks.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TILE = 4  # frames that are computed together
-# numbers of outputs at a time; half as many more are at work, and glibc maps memory of more than 32 MiB anew each time
+TILE = 4  # output frames per application of the algorithm
+# Output values that are computed at a time. The intermediate results are 1.5 times as many, and glibc maps memory of
+# more than 32 MiB anew at every allocation.
 AT_ONCE = 5 * 2**20
-# a row for each of the points 0, 1, -1, 2, -2 and infinity, in A_T a column
+# G and B_T have a row, and A_T a column, for each of the interpolation points 0, 1, -1, 2, -2 and infinity.
 G = [
     [1 / 4, 0, 0],
     [-1 / 6, -1 / 6, -1 / 6],
@@ -39,10 +40,13 @@ A_T = [
 
 
 class WinogradConv3d(nn.Module):
-    """What a convolution of 3 x 3 x 3, stride 1 and padding 1 computes, (b, c, f, h, w) -> (b, k, f, h, w).
+    """A 3 x 3 x 3 convolution with stride 1 and padding 1, by Winograd's algorithm over frames.
 
-    Not for training: RuntimeError where gradients are asked for. Channels come last in memory, as convolutions within
-    frames want them.
+    It is for inference only: RuntimeError if gradients are needed. Tensors inside it have channels last in memory,
+    which is the fast layout for convolutions within frames.
+
+    Args:
+        conv: the convolution to compute, c channels to k.
     """
 
     def __init__(self, conv: nn.Conv3d):
@@ -54,6 +58,7 @@ class WinogradConv3d(nn.Module):
         self.register_buffer("a_t", conv.weight.new_tensor(A_T))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, f, h, w) -> (b, k, f, h, w)."""
         b, c, f, h, w = x.shape
         tiles = -(-f // TILE)
         frames = F.pad(x.permute(0, 2, 3, 4, 1).reshape(b, f, -1), (0, 0, 1, tiles * TILE - f + 1))
@@ -62,20 +67,25 @@ class WinogradConv3d(nn.Module):
         some = max(1, AT_ONCE // outputs[0].numel())
         for part, out in zip(windows.split(some), outputs.split(some)):
             points = (self.b_t @ part).view(-1, TILE + 2, h, w, c).movedim(-1, 2)
-            planes = [F.conv2d(points[:, p], *self.kernel(p), padding=1).movedim(1, -1) for p in range(TILE + 2)]
+            planes = [
+                F.conv2d(points[:, p], *self.weight_and_bias(p), padding=1).movedim(1, -1) for p in range(TILE + 2)
+            ]
             torch.matmul(self.a_t, torch.stack(planes, 1).flatten(2), out=out)
         return outputs.view(b, tiles * TILE, h, w, -1)[:, :f].movedim(-1, 1)
 
-    def kernel(self, point: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias: what is added at the point 1 is added to every output."""
+    def weight_and_bias(self, point: int) -> tuple[Tensor, Tensor | None]:
+        """Of the convolution at one point. A bias at the point 1 is added once to every output: see A_T's column."""
         return self.weight[point], self.bias if point == 1 else None
 
 
 class PointwiseConv3d(nn.Module):
-    """What a convolution of 1 x 1 x 1 computes, each row of a frame as a picture of its own.
+    """A 1 x 1 x 1 convolution, as a 2-D one in which each row of a frame is an image of the batch.
 
-    PyTorch leaves small convolutions of one clip to a slower library, and where it has one thread also those of 1 x 1
-    in fewer than 16 pictures.
+    PyTorch computes small convolutions of a single clip with a slower library; on one thread, also 1 x 1 convolutions
+    of fewer than 16 images.
+
+    Args:
+        conv: the convolution to compute, c channels to k.
     """
 
     def __init__(self, conv: nn.Conv3d):
@@ -84,13 +94,14 @@ class PointwiseConv3d(nn.Module):
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, f, h, w) -> (b, k, f, h, w)."""
         frames = x.permute(0, 2, 3, 4, 1)
         rows = frames.flatten(0, 2)[:, None].movedim(-1, 1)
         return F.conv2d(rows, self.weight, self.bias).movedim(1, -1).reshape(*frames.shape[:-1], -1).movedim(-1, 1)
 
 
 def geometry(conv: nn.Conv3d) -> tuple:
-    """All that a convolution is besides its weights."""
+    """Everything that defines a convolution besides its channels and weights."""
     return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
 
 
@@ -101,7 +112,11 @@ FAST = {
 
 
 def use_fast_convolutions(network: nn.Module) -> nn.Module:
-    """Replace every convolution of a network that one of these computes. Returns the network."""
+    """Replace, in place, each 3-D convolution of a network for which there is a faster one here.
+
+    Returns:
+        The network itself. Its outputs are the same up to rounding.
+    """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Conv3d) and geometry(child) in FAST:

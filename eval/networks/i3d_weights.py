@@ -1,4 +1,4 @@
-"""I3D out of a file: the published formats, their keys, and clips of any size as it takes them."""
+"""I3D's published weights: the two file formats, their keys, and the features of clips of any size."""
 
 import re
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.i3d import CLASSES, I3D, SIDE
 from latte.eval.networks.inception import resize
 from latte.eval.networks.pickles import is_torchscript, read_torchscript
-from latte.eval.networks.published_weights import PUBLISHED, Weights, locate
+from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
 from latte.video.pixels import from_uint8
 from latte.weights.tensors import load_strictly, read_tensors, rename_keys
 
-# hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> piergiaj/pytorch-i3d, whose names are ours
+# names of branches: hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> ours (see i3d.py)
 BRANCHES = {"branch_0": "b0", "branch_3.1": "b3b"} | {
     f"branch_{i}.{j}": f"b{i}{'ab'[j]}" for i in (1, 2) for j in (0, 1)
 }
 
 
 def own_name(key: str) -> str:
-    """A key of either format as ours."""
+    """Map a key of either published format to the name of the parameter here."""
     key = re.sub(r"^conv3d_0c_1x1\.", "logits.", key)
     key = re.sub(r"^(conv3d|mixed)_", lambda found: f"{found[1].capitalize()}_", key)
     key = re.sub(r"\.(branch_\d(?:\.\d)?)\.", lambda found: f".{BRANCHES.get(found[1], found[1])}.", key)
@@ -35,36 +35,66 @@ def own_name(key: str) -> str:
 
 
 def find_i3d(path: str | Path) -> Weights:
-    """The file, or that in a folder. CheckpointError: it is not there, with where to get it."""
+    """Find I3D's weights.
+
+    Args:
+        path: the file, or a folder that holds it under one of its published names.
+
+    Returns:
+        The file and its sha256.
+
+    Raises:
+        CheckpointError: there is no such file. The message says where to download it.
+    """
     path = Path(path)
     pretrained = "pretrained" in path.name or (path / PUBLISHED["i3d-pretrained-400"].file).is_file()
-    return locate("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
+    return find_weights("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
 
 
 def read_i3d(path: Path, eps: float) -> I3D:
-    """I3D, as it is defined, out of i3d_torchscript.pt, i3d_pretrained_400.pt, or another file with either's keys.
+    """Load I3D.
 
-    Of a TorchScript archive only the tensors are read. eps: of the batch norms, which no file says. CheckpointError
-    names the file and what is wrong.
+    Args:
+        path: i3d_torchscript.pt, i3d_pretrained_400.pt, or another file with the keys of either. From a TorchScript
+            archive only the tensors are read; its program is not run.
+        eps: of the batch norms. No file holds it.
+
+    Returns:
+        The network in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its keys or shapes are not those of I3D.
     """
     state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    state = counters | rename_keys(state, own_name)  # which some formats leave out
+    state = counters | rename_keys(state, own_name)  # some formats leave the counters out
     load_strictly(model, state, path)
     return model.eval().requires_grad_(False)
 
 
-def made_fast(model: I3D, device: torch.device) -> I3D:
-    """The network itself, changed to what a device computes fastest: folded, on a CPU with half the multiplications."""
-    model.fold().to(device)
+def optimize_for_inference(model: I3D, device: torch.device) -> I3D:
+    """Move the network to a device and change it, in place, to what computes fastest there. Outputs stay the same.
+
+    Batch norms are merged into convolutions. On a CPU, convolutions take half the multiplications (fast_convolutions).
+    """
+    model.fold_batch_norms().to(device)
     return use_fast_convolutions(model) if device.type == "cpu" else model
 
 
 def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detector:
-    """Clips by I3D, as a protocol sets it. CheckpointError: see find_i3d and read_i3d."""
+    """The detector of FVD.
+
+    Args:
+        path: I3D's weights, see `find_i3d`.
+        protocol: says how frames are resized, and the epsilon of the batch norms.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged, or not I3D's.
+    """
     file = find_i3d(path)
-    model = made_fast(read_i3d(file.path, protocol.eps), device)
+    model = optimize_for_inference(read_i3d(file.path, protocol.eps), device)
     record = {
         "metric": "fvd",
         "name": "FVD",
@@ -77,12 +107,15 @@ def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detect
 
 
 def squash(frames: Tensor) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, 224, 224), bilinear, without antialiasing; sides are not kept in proportion."""
+    """Resize frames (n, 3, h, w) to (n, 3, 224, 224), bilinearly, without antialiasing.
+
+    The aspect ratio is not kept.
+    """
     return F.interpolate(frames, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=False)
 
 
 def squash_tf1(frames: Tensor) -> Tensor:
-    """The same by TensorFlow 1's places."""
+    """Resize as `squash` does, but sample where TensorFlow 1 does (see latte.eval.networks.inception.resize)."""
     return resize(resize(frames, -2, SIDE), -1, SIDE)
 
 
@@ -91,10 +124,19 @@ RESIZES = {"squash": squash, "squash-tf1": squash_tf1}
 
 @torch.no_grad()
 def i3d_features(model: I3D, clips: Sequence[Tensor], resize: str) -> Tensor:
-    """Logits (b, 400), float32 on the CPU, of uint8 clips (f, 3, h, w) of one length and of any sizes."""
+    """Compute the features that FVD compares.
+
+    Args:
+        model: I3D.
+        clips: b clips, uint8 (f, 3, h, w), all of the same length. Their sizes may differ.
+        resize: how frames are resized, a key of RESIZES.
+
+    Returns:
+        Logits (b, 400), float32, on the CPU.
+    """
     device = next(model.parameters()).device
-    # on a CPU clip by clip: glibc maps memory of more than 32 MiB anew each time, and all its pages fault; later layers
-    # need less, and read their weights once for all clips
+    # On a CPU the stem takes one clip at a time: glibc maps memory of more than 32 MiB anew at every allocation, and
+    # every page of it faults. The trunk needs less memory, and reads its weights once for all clips.
     videos = (RESIZES[resize](from_uint8(clip.to(device)))[None] for clip in clips)
     parts = videos if device.type == "cpu" else [torch.cat(list(videos))]
-    return model.late(torch.cat([model.early(part) for part in parts])).cpu()
+    return model.trunk(torch.cat([model.stem(part) for part in parts])).cpu()

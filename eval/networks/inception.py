@@ -1,7 +1,8 @@
-"""Inception v3 as of 2015-12-05 (Szegedy et al., arXiv 1512.00567), the network of the FID (Heusel et al., 1706.08500).
+"""Inception v3 as TensorFlow published it on 2015-12-05 (Szegedy et al., arXiv 1512.00567): the network of the FID.
 
-Not torchvision's: the weights are TensorFlow's, and so are the average pools that leave the border out, the max pool in
-the last block and the resizing. Names are those of torch-fidelity's converted file.
+FID: Heusel et al., arXiv 1706.08500. This is not torchvision's network. The weights are TensorFlow's, average pooling
+leaves the padding out, the last block has a max pool, and frames are resized as TensorFlow 1 does. Parameters have the
+names of torch-fidelity's converted file.
 """
 
 from collections.abc import Callable
@@ -11,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIZE = 299  # pixels a side
-FORK = ((1, 3), (3, 1))  # two kernels side by side on the same input
+SIZE = 299  # height and width of the frames, in pixels
+FORK = ((1, 3), (3, 1))  # two kernels side by side, on the same input
 AVERAGE = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 MAX = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 HALVE = partial(F.max_pool2d, kernel_size=3, stride=2)
 
-Chain = list[tuple]  # of convolutions: channels out, kernel, and a stride where it is not 1
+Chain = list[tuple]  # consecutive convolutions: output channels, kernel, and the stride where it is not 1
 
 
 def block_a(pooled: int) -> dict[str, Chain]:
@@ -51,6 +52,7 @@ BLOCK_E = {
     "branch3x3dbl": [(448, 1), (384, 3), (384, FORK)],
     "branch_pool": [(192, 1)],
 }
+# name -> input channels, branches, and the pooling that the branch_pool begins with
 BLOCKS = {
     "Mixed_5b": (192, block_a(32), AVERAGE),
     "Mixed_5c": (256, block_a(64), AVERAGE),
@@ -67,7 +69,7 @@ BLOCKS = {
 
 
 class Unit(nn.Module):
-    """Convolution, norm, ReLU."""
+    """A convolution, a batch norm and a ReLU."""
 
     def __init__(self, channels: int, out: int, kernel: int | tuple[int, int], stride: int = 1, padding=0):
         super().__init__()
@@ -79,23 +81,29 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches of units on one input (n, c, h, w), joined over channels; that called branch_pool begins with `pool`."""
+    """An Inception block: branches on the same input (n, c, h, w), concatenated over channels.
+
+    Args:
+        channels: of the input.
+        chains: the convolutions of each branch, by its name.
+        pool: what the branch named branch_pool begins with.
+    """
 
     def __init__(self, channels: int, chains: dict[str, Chain], pool: Callable[[Tensor], Tensor]):
         super().__init__()
         self.pool = pool
-        self.branches = {branch: self.build(branch, channels, chain) for branch, chain in chains.items()}
+        self.branches = {branch: self.add_units(branch, channels, chain) for branch, chain in chains.items()}
 
-    def build(self, branch: str, channels: int, chain: Chain) -> list[list[str]]:
-        """Make a branch's units; their names stage by stage, of which a fork has two."""
+    def add_units(self, branch: str, channels: int, chain: Chain) -> list[list[str]]:
+        """Add the units of a branch to the module; their names, stage by stage. A fork is one stage with two units."""
         stages = []
         for i, (out, kernel, *stride) in enumerate(chain, 1):
             name = f"{branch}_{i}" if len(chain) > 1 else branch
             kernels = dict(zip((f"{name}a", f"{name}b"), FORK)) if kernel == FORK else {name: kernel}
             for unit, size in kernels.items():
-                high, wide = (size, size) if isinstance(size, int) else size
-                how = {"stride": stride[0]} if stride else {"padding": (high // 2, wide // 2)}
-                self.add_module(unit, Unit(channels, out, size, **how))
+                height, width = (size, size) if isinstance(size, int) else size
+                options = {"stride": stride[0]} if stride else {"padding": (height // 2, width // 2)}
+                self.add_module(unit, Unit(channels, out, size, **options))
             stages.append(list(kernels))
             channels = out * len(kernels)
         return stages
@@ -111,7 +119,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """uint8 frames (n, 3, h, w) -> features (n, 2048), the average pool before the classes."""
+    """Inception v3 up to the average pool before the classifier, whose output are the features of the FID."""
 
     def __init__(self):
         super().__init__()
@@ -122,9 +130,10 @@ class Inception(nn.Module):
         self.Conv2d_4a_3x3 = Unit(80, 192, 3)
         for name, block in BLOCKS.items():
             self.add_module(name, Mixed(*block))
-        self.fc = nn.Linear(2048, 1008)  # the file holds it; features do not need it
+        self.fc = nn.Linear(2048, 1008)  # in the published file; features do not need it
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Map uint8 frames (n, 3, h, w) of any size to features (n, 2048), in the type of the weights."""
         x = (resize(resize(frames.to(self.fc.weight.dtype), 3, SIZE), 2, SIZE) - 128) / 128
         x = HALVE(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = HALVE(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
@@ -134,10 +143,18 @@ class Inception(nn.Module):
 
 
 def resize(x: Tensor, dim: int, size: int) -> Tensor:
-    """One axis, linearly, as TensorFlow 1 does: pixel i lies at i * old / size, not half a pixel further."""
+    """Resize one axis linearly as TensorFlow 1 does: output pixel i samples the input at i * old / size.
+
+    Most other libraries sample at (i + 0.5) * old / size - 0.5.
+
+    Args:
+        x: a floating-point tensor.
+        dim: the axis.
+        size: its new length.
+    """
     old = x.shape[dim]
-    at = torch.arange(size, dtype=torch.float32, device=x.device) * (old / size)
-    low = at.long()
-    share = (at - low).to(x.dtype).view([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
+    position = torch.arange(size, dtype=torch.float32, device=x.device) * (old / size)
+    low = position.long()
+    share = (position - low).to(x.dtype).view([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
     first, second = x.index_select(dim, low), x.index_select(dim, (low + 1).clamp(max=old - 1))
     return first + (second - first) * share

@@ -1,7 +1,8 @@
-"""Published weights that metrics need: what file each is, where to get it, and which one a path leads to.
+"""Published weights that metrics need: their file names, where to download them, and finding them on disk.
 
-Nothing is fetched, and no sha256 is pinned, as none could be verified: it is told and belongs into every result. By the
-custom of PyTorch's hub, AlexNet's name ends with the first eight digits of its sha256.
+Nothing is downloaded. No sha256 is required either, because none could be verified. Instead, the sha256 of the file
+that was used is part of every result. AlexNet's file name ends with the first eight digits of its sha256, as is
+customary for PyTorch's hub.
 """
 
 from pathlib import Path
@@ -11,11 +12,11 @@ from latte.weights.tensors import CheckpointError, digest
 
 
 class Published(NamedTuple):
-    """A file of weights."""
+    """A published file of weights."""
 
-    file: str
+    file: str  # its published name
     url: str
-    use: str
+    use: str  # the metric that needs it
 
 
 TGAN2 = "https://github.com/rezoo/tgan2/releases/download/v1.0"
@@ -42,16 +43,24 @@ PUBLISHED = {
 
 
 class Weights(NamedTuple):
-    """A file that is there, and its sha256."""
+    """A file of weights on disk."""
 
     path: Path
     sha256: str
 
 
-def locate(name: str, path: str | Path | None) -> Weights:
-    """The file of PUBLISHED[name] at `path`, which may be a folder that holds it under its published name.
+def find_weights(name: str, path: str | Path | None) -> Weights:
+    """Find a published file of weights.
 
-    CheckpointError: it is not there, with where to get it; one line.
+    Args:
+        name: a key of PUBLISHED.
+        path: the file, or a folder that holds it under its published name. None means that the user gave no path.
+
+    Returns:
+        The file and its sha256.
+
+    Raises:
+        CheckpointError: there is no such file. The message is one line and says where to download it.
     """
     file, url, use = PUBLISHED[name]
     advice = f"{use} needs {file}: get it from {url}, and give its path"

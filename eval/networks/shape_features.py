@@ -1,6 +1,6 @@
-"""A small 3-D convolutional network that tells what the built-in shapes do; inside it are features of a clip.
+"""The feature network of the built-in shapes: a small 3-D CNN that is trained to say what a clip shows.
 
-Trained by `latte train --config shapes-features`. Shape letters: b clips, f frames, c channels, h, w.
+`latte train --config shapes-features` trains it. Shape letters: b clips, f frames, c channels, h height, w width.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import digest, load_strictly, read_tensors
 
-# what it is asked about a clip, and how many numbers the answer has: latte.train.objectives.shape_recognition.truth
+# the questions about a clip, and the size of each output: see latte.train.objectives.shape_recognition.truth
 HEADS = {
     "motion": 8,
     "shape": 4,
@@ -29,19 +29,19 @@ HEADS = {
     "tempo": 1,
     "damage": 6,
 }
-CELLS = (4, 4, 4)  # of time, height and width, over which activations are averaged
-# of the convolutions: time is kept whole until frames are small; further ones are as the last
+CELLS = (4, 4, 4)  # the grid in time, height and width over which activations are averaged
+# of the convolutions, where further ones have the last; frames are halved in size before they are halved in number
 STRIDES = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 1, 1))
-HIDDEN = 128  # numbers between the cells and the features
-GROUPS = 4  # of each normalisation
+HIDDEN = 128  # width of the layer between the cells and the features
+GROUPS = 4  # of each group norm
 
 
 @dataclass(frozen=True)
 class ShapeFeaturesConfig:
-    """Shape of the network."""
+    """The size of the network."""
 
-    widths: tuple[int, ...] = (8, 24, 48, 64)  # a convolution each
-    features: int = 32
+    widths: tuple[int, ...] = (8, 24, 48, 64)  # channels of the convolutions
+    features: int = 32  # length of a feature vector
 
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -52,15 +52,15 @@ class ShapeFeaturesConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ShapeFeaturesConfig":
-        """The inverse of dataclasses.asdict; ValueError: an unknown name, or a value of another type."""
+        """The inverse of dataclasses.asdict. ValueError if a name is unknown or a value has the wrong type."""
         return cls(**check_fields(cls, values))
 
 
 class ShapeFeatures(nn.Module):
-    """Clips (b, f, 3, h, w) in [-1, 1] -> answers, each (b, its number in HEADS); `features` gives what they rest on.
+    """A 3-D CNN whose features every answer is a linear function of.
 
-    Of any size and length: the cells are shares of the clip. It was trained on clips of one size and length, and
-    "track" and "tempo" mean something on these alone.
+    It takes clips of any size and length, because activations are averaged over a grid of cells. The network that
+    ships was trained on clips of one size and length; "track" and "tempo" are meaningful for such clips only.
     """
 
     def __init__(self, config: ShapeFeaturesConfig):
@@ -76,41 +76,48 @@ class ShapeFeatures(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(config.features, size) for name, size in HEADS.items()})
 
     def features(self, videos: Tensor) -> Tensor:
-        """Clips (b, f, 3, h, w) in [-1, 1] -> (b, features), of which every answer is a linear function."""
+        """Map clips (b, f, 3, h, w) in [-1, 1] to features (b, config.features)."""
         cells = F.adaptive_avg_pool3d(self.stages(videos.transpose(1, 2)), CELLS)
         return self.project(F.silu(self.mix(cells.flatten(1))))
 
     @torch.no_grad()
     def whiten(self, seen: Tensor) -> None:
-        """Turn and scale the features so that those `seen` (n, features) have mean 0, covariance 1; answers stay.
+        """Whiten the features, in place, without changing any answer.
 
-        A direction in which they hardly vary at all is not blown up: its variance counts as 1e-6 of the largest.
+        Args:
+            seen: features (n, config.features) of some clips. Afterwards, the features of these clips have mean 0 and
+                covariance 1, except in directions in which they hardly vary: there the variance is taken as 1e-6 of
+                the largest, so that noise is not amplified.
         """
         seen = seen.double()
         values, vectors = torch.linalg.eigh(seen.T.cov(correction=0))
         spread = values.clamp(min=1e-6 * values[-1]).sqrt()
-        forth, back = (vectors * scale @ vectors.T for scale in (1 / spread, spread))
+        whitening, inverse = (vectors * scale @ vectors.T for scale in (1 / spread, spread))
         mean = seen.mean(0)
         for head in self.heads.values():
             head.bias += (head.weight.double() @ mean).float()
-            head.weight.copy_(head.weight.double() @ back)
-        self.project.bias.copy_(forth @ (self.project.bias.double() - mean))
-        self.project.weight.copy_(forth @ self.project.weight.double())
+            head.weight.copy_(head.weight.double() @ inverse)
+        self.project.bias.copy_(whitening @ (self.project.bias.double() - mean))
+        self.project.weight.copy_(whitening @ self.project.weight.double())
 
     def forward(self, videos: Tensor) -> dict[str, Tensor]:
+        """Map clips (b, f, 3, h, w) in [-1, 1] to answers: for each name in HEADS, (b, its size)."""
         features = self.features(videos)
         return {name: head(features) for name, head in self.heads.items()}
 
 
-SHIPPED = "shapes-features"
-
-SIDE = 64  # of the frames that it was trained on
+SHIPPED = "shapes-features"  # the network that is part of the package
+SIDE = 64  # height and width of the frames that it was trained on, in pixels
 
 
 def load_shape_features(name: str | Path = SHIPPED) -> ShapeFeatures:
-    """The network that ships, or that of a run of `latte train --config shapes-features`, in evaluation mode.
+    """Load a feature network, in evaluation mode.
 
-    CheckpointError says what is missing, damaged or does not fit.
+    Args:
+        name: the network that ships, or the folder of a run of `latte train --config shapes-features`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or is not of such a network.
     """
     folder = find_model(name)
     with torch.device("meta"):
@@ -121,10 +128,19 @@ def load_shape_features(name: str | Path = SHIPPED) -> ShapeFeatures:
 
 @torch.no_grad()
 def shape_features(network: ShapeFeatures, videos: Tensor, batch_size: int = 32) -> Tensor:
-    """Clips, uint8 (n, f, 3, h, w) -> float32 features (n, d), on the CPU.
+    """Compute the features of clips.
 
-    Batches are all of one size, the last filled up, so that a clip's features do not depend on how many there are.
-    ValueError: it is something else than such clips, or there are none.
+    Args:
+        network: computes them, on its own device.
+        videos: clips, uint8 (n, f, 3, h, w).
+        batch_size: clips at a time. The last batch is filled up to this size, so that the features of a clip do not
+            depend on the number of clips.
+
+    Returns:
+        (n, d), float32, on the CPU.
+
+    Raises:
+        ValueError: `videos` has another shape or type, or is empty.
     """
     expect_videos(videos)
     device = next(network.parameters()).device
@@ -134,15 +150,15 @@ def shape_features(network: ShapeFeatures, videos: Tensor, batch_size: int = 32)
     )
 
 
-def squash(clip: Tensor) -> Tensor:
-    """uint8 (f, 3, h, w) -> (f, 3, 64, 64), bilinear with antialiasing; of that size already, it stays as it is."""
+def resize_clip(clip: Tensor) -> Tensor:
+    """Resize a clip, uint8 (f, 3, h, w), to (f, 3, 64, 64), bilinearly and antialiased, if it has another size."""
     if clip.shape[-2:] == (SIDE, SIDE):
         return clip
     return F.interpolate(clip.float(), (SIDE, SIDE), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
 
 
 def shapes_detector(device: torch.device) -> Detector:
-    """The network that ships, for clips of one length and of any sizes."""
+    """The detector of the shapes distance, by the network that ships. Clips in a batch may differ in size only."""
     network, file = load_shape_features().to(device), find_model(SHIPPED) / WEIGHTS
     record = {
         "metric": "shapes_distance",
@@ -154,6 +170,6 @@ def shapes_detector(device: torch.device) -> Detector:
     }
 
     def features(clips: Sequence[Tensor]) -> Tensor:
-        return shape_features(network, torch.stack([squash(clip) for clip in clips]), len(clips))
+        return shape_features(network, torch.stack([resize_clip(clip) for clip in clips]), len(clips))
 
     return Detector(record, features, device_name(device), network.config.features)

@@ -303,9 +303,9 @@ def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monke
             self.logits = Logits(64, 8)
             self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
 
-        def early(self, video: torch.Tensor) -> torch.Tensor:
+        def stem(self, video: torch.Tensor) -> torch.Tensor:
             seen.add((video.shape[1], any(isinstance(module, PointwiseConv3d) for module in self.modules())))
-            return super().early(video)
+            return super().stem(video)
 
     seen = set()
     monkeypatch.setattr(eval_speed, "I3D", Small)
@@ -322,7 +322,7 @@ def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monke
     assert f"| distances | {1 / found['distance']['seconds']:.2f} |" in said
     row = found["decoding"]
     assert f"| clips decoded | {1 / row['seconds']:.2f} | {1 / row['obvious']:.2f} | {row['ratio']:.2f} |" in said
-    assert count_frames(next(eval_speed.drawn(tmp_path, 1, 9, 32).glob("*.mp4"))) == 18
+    assert count_frames(next(eval_speed.write_shape_videos(tmp_path, 1, 9, 32).glob("*.mp4"))) == 18
     assert main(["bench", "eval", "--clips", "0"]) == 2
     assert main(["bench", "eval", "--frames", "8"]) == 2
     assert "--frames 8: I3D takes 9 or more" in capsys.readouterr().err

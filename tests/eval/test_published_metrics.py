@@ -21,7 +21,7 @@ from latte.eval.inception_score import (
 from latte.eval.networks.c3d import C3D
 from latte.eval.networks.fast_convolutions import WinogradConv3d
 from latte.eval.networks.inception import Inception, resize
-from latte.eval.networks.published_weights import PUBLISHED, locate
+from latte.eval.networks.published_weights import PUBLISHED, find_weights
 from latte.weights import tensors
 from latte.weights.tensors import CheckpointError, read_arrays
 
@@ -30,14 +30,14 @@ def test_weights_are_located_or_one_line_says_where_to_get_them(tmp_path):
     for name, (file, url, use) in PUBLISHED.items():
         for path in (None, tmp_path, tmp_path / "gone.pt"):
             with pytest.raises(CheckpointError) as told:
-                locate(name, path)
+                find_weights(name, path)
             said = str(told.value)
             assert f"{use} needs {file}: get it from {url}, and give its path" in said and "\n" not in said
         (tmp_path / file).write_bytes(name.encode())
-        found = locate(name, tmp_path)
-        assert found == locate(name, str(tmp_path / file)) == (tmp_path / file, sha256(name.encode()).hexdigest())
+        found = find_weights(name, tmp_path)
+        assert found == find_weights(name, str(tmp_path / file)) == (tmp_path / file, sha256(name.encode()).hexdigest())
     with pytest.raises(CheckpointError, match="no path is given; LPIPS needs"):
-        locate("alexnet", None)
+        find_weights("alexnet", None)
 
 
 # torch-fidelity 0.4.0, FeatureExtractorInceptionV3, every 400th feature of these frames with these weights
@@ -165,7 +165,7 @@ def test_c3d_files_that_do_not_fit_are_refused(c3d_files, tmp_path, monkeypatch)
         file.write_bytes(bad)
         with pytest.raises(CheckpointError, match="damaged"):
             read_arrays(file)
-    monkeypatch.setattr(tensors, "LARGEST", 5000)
+    monkeypatch.setattr(tensors, "MOST_ARRAY_BYTES", 5000)
     with pytest.raises(CheckpointError, match="more than 5000 are not read"):
         read_arrays(folder / PUBLISHED["c3d"].file)
     with pytest.raises(CheckpointError, match="there is no such file"):

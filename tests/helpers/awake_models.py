@@ -1,4 +1,4 @@
-"""Small pipelines whose networks have weights of their own: as they are made, their outputs are zero."""
+"""Small pipelines with random weights. A fresh network outputs zero, which would hide most errors."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ SIZE = dict(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4)
 
 
 def awake(network: nn.Module) -> nn.Module:
-    """Zero-initialised outputs would make every video its own noise."""
+    """Draw all weights of a network. With its zero-initialised output, samples would be the initial noise."""
     torch.manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -26,13 +26,13 @@ def awake(network: nn.Module) -> nn.Module:
 
 
 def awake_pipeline(num_classes: int = 0, names: list[str] | None = None) -> LattePipeline:
-    """Of so many classes, or unconditional."""
+    """A class-conditional pipeline, or an unconditional one for 0 classes."""
     network = awake(Latte(LatteConfig(num_classes=num_classes, **SIZE)))
     return LattePipeline(network, VideoVAE(awake(AutoencoderKL(VAE))), class_names=names)
 
 
 def write_model(pipe: LattePipeline, folder: Path) -> Path:
-    """A folder that LattePipeline.from_pretrained reads."""
+    """Write a model folder that LattePipeline.from_pretrained can load."""
     save_model(pipe.transformer, folder)
     save_vae(pipe.vae, folder / "vae")
     if pipe.class_names:
@@ -41,5 +41,5 @@ def write_model(pipe: LattePipeline, folder: Path) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Every file of a folder, hidden ones too, and its sha256."""
+    """The sha256 of every file in a folder, hidden ones included, by file name."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""Random weights that stand in for published ones, and the videos that golden values were recorded on."""
+"""Random weights in place of published ones, and videos, that golden values were recorded with."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from latte.diffusion.randomness import generator, normal
 
 
 def random_state(network: nn.Module) -> dict[str, Tensor]:
-    """A state that keeps activations of order one; the same for every network with the same names and shapes."""
+    """A state_dict that keeps activations of order one. It depends on the names and shapes of parameters alone."""
     state = {}
     for i, (name, own) in enumerate(sorted(network.state_dict().items())):
         noise = normal(tuple(own.shape), 0, i)
@@ -22,7 +22,7 @@ def random_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def smooth_videos(*shape: int) -> Tensor:
-    """uint8 videos (b, f, 3, h, w) of blobs and noise."""
+    """Smooth videos with some noise, uint8 (b, f, 3, h, w), for the shape (b, f, h, w)."""
     b, f, h, w = shape
     noise = torch.randint(0, 64, (b, f, 3, h, w), generator=generator(1))
     coarse = torch.randint(0, 192, (b * f, 3, 3, 3), generator=generator(2)).float()

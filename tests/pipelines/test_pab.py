@@ -167,8 +167,8 @@ def test_no_state_survives_a_run(pipe, golden):
     assert torch.equal(latents(pipe, golden), first) and set(pipe.transformer.state_dict()) == names
     with pyramid_attention_broadcast(pipe.transformer, {"spatial": Broadcast(2)}) as run:
         latents(LattePipeline(**pipe.components), golden, steps=3)
-        assert run.kept
-    assert not run.kept and not pipe.transformer._forward_pre_hooks
+        assert run.cache
+    assert not run.cache and not pipe.transformer._forward_pre_hooks
 
 
 def test_other_models_and_several_runs_in_a_call():

@@ -1,4 +1,4 @@
-"""`latte ablate`: arms that can be trained, runs that are shared and resumed, and a report that counts right."""
+"""`latte ablate`: arms can be trained, runs are shared and resumed, and the report has the right numbers."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 from latte.cli import main
-from latte.commands.ablate import base_of
+from latte.commands.ablate import base_config
 from latte.eval.ablate import scores as ablation_scores
 from latte.eval.ablate import workers
 from latte.eval.ablate.definitions import SCALES, ablations
-from latte.eval.ablate.report import write_report
-from latte.eval.ablate.runs import Grid, missing
-from latte.eval.ablate.scores import Answers, ClipGeometry, by_examiner, real_clips, shapes_distance
-from latte.eval.ablate.tables import compare, spread
+from latte.eval.ablate.report import settings_text, write_report
+from latte.eval.ablate.runs import MEASUREMENTS, OLD_MEASUREMENTS, Grid, missing_work
+from latte.eval.ablate.scores import ClipGeometry, Samples, examiner_scores, real_clips, shapes_distance
+from latte.eval.ablate.tables import compare_arms, mean_and_deviation
 from latte.eval.ablate.workers import Workers
 from latte.eval.features import Detector
 from latte.models.latte import Latte, LatteConfig
@@ -40,30 +40,30 @@ TINY += ["model={depth: 2, hidden_size: 16, num_heads: 2, patch_size: 1, predict
 
 def grid_of(folder: Path, name: str = "small", names: tuple = (), changes: tuple = (), seeds: tuple = (0,)) -> Grid:
     scale = SCALES[name]
-    base = base_of(scale, scale.preset, list(changes))
+    base = base_config(scale, scale.preset, list(changes))
     known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
     grid = Grid(folder, scale, base, names or tuple(known), seeds, 2)
-    grid.begin()
+    grid.write_settings()
     return grid
 
 
 @pytest.fixture
 def commands(monkeypatch):
-    """Commands that ablations ran, in this process in place of one each, one after the other."""
+    """The commands that ablations ran: in this process instead of processes of their own, one after the other."""
     ran = []
 
-    def call(self, words, place, log):
+    def run_process(self, words, device, log):
         ran.append(words[words.index("latte.cli") + 1 :])
         with open(log.name, "a") as text, contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
             return main(ran[-1])
 
-    def each(self, function, items):
+    def for_each(self, function, items):
         for item in items:
-            function(*item, self, workers.places(1)[0])
+            function(*item, self, workers.worker_devices(1)[0])
 
     monkeypatch.setattr(ablation_scores, "DRAWS", 2)
-    monkeypatch.setattr(Workers, "call", call)
-    monkeypatch.setattr(Workers, "each", each)
+    monkeypatch.setattr(Workers, "run_process", run_process)
+    monkeypatch.setattr(Workers, "for_each", for_each)
     return ran
 
 
@@ -81,14 +81,14 @@ def parameters(config: LatteConfig) -> int:
 def test_every_arm_can_be_trained(scale, tmp_path):
     grid = grid_of(tmp_path, scale)
     for ablation in grid.ablations.values():
-        configs = {label: grid.run(arm, 0).config for label, arm in ablation.arms.items()}
+        configs = {label: grid.training(arm, 0).config for label, arm in ablation.arms.items()}
         assert all(LatteConfig.from_dict(config.model) for config in configs.values())
         assert all(label in ablation.arms for claim in ablation.claims for label in claim)
         if ablation.trains:  # one arm is the base, and no two are the same
-            names = [grid.run(arm, 0).folder.parent.name for arm in ablation.arms.values()]
+            names = [grid.training(arm, 0).folder.parent.name for arm in ablation.arms.values()]
             assert names.count("base") == 1 and len(set(names)) == len(names)
     sizes = {
-        label: parameters(LatteConfig.from_dict(grid.run(arm, 0).config.model))
+        label: parameters(LatteConfig.from_dict(grid.training(arm, 0).config.model))
         for label, arm in grid.ablations["variants"].arms.items()
     }
     finer_or_coarser = {"small": (2, 6), "paper": (4,)}[scale]
@@ -100,29 +100,30 @@ def test_every_arm_can_be_trained(scale, tmp_path):
         assert [round(sizes[f"variant {i}"] / 1e6, 2) for i in (1, 2, 3, 4)] == [673.68, 673.68, 676.36, 676.36]
 
 
-def test_no_arm_is_the_base_by_another_name():
+def test_no_arm_is_a_copy_of_the_base():
     base = {"patch_size": 6, "depth": 6}
     variants = ablations(SCALES["small"], base)["variants"]
     assert list(variants.arms)[4:] == ["variant 1, patch 2", "variant 4, patch 2"]
     assert variants.claims[3:] == (("variant 1, patch 2", "variant 4, patch 2"),)  # of no coarser one
 
 
-def test_a_run_that_several_ablations_have_is_one(tmp_path):
+def test_ablations_share_runs(tmp_path):
     grid = grid_of(tmp_path)
-    wanted = {run.folder for exam in grid.exams for run in (exam.run, exam.run.before) if run}
+    wanted = {run.folder for e in grid.evaluations for run in (e.training, e.training.image_model) if run}
     arms = [arm for ablation in grid.ablations.values() for arm in ablation.arms.values()]
-    bases = [arm for arm in arms if grid.run(arm, 0).folder.parent.name == "base"]
+    bases = [arm for arm in arms if grid.training(arm, 0).folder.parent.name == "base"]
     assert (
         len([arm for arm in bases if not arm.sample]) == 8 and len(bases) == 8 + 12 + 4 and len(wanted) == 18
     )  # trained ablations, samplers, guidance; with the image model
-    assert len({exam.file for exam in grid.exams}) == len(grid.exams) == 17 + 11 + 3
-    assert len({run.config.latents for exam in grid.exams for run in (exam.run, exam.run.before) if run}) == 1
+    assert len({e.file for e in grid.evaluations}) == len(grid.evaluations) == 17 + 11 + 3
+    trainings = [run for e in grid.evaluations for run in (e.training, e.training.image_model) if run]
+    assert len({training.config.latents for training in trainings}) == 1
 
 
-def test_trains_once_resumes_and_redoes_what_is_missing(vae, commands, tmp_path, capsys):
+def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
     names = ("temporal-position", "patch-embedding")
     assert ablate(tmp_path, vae, *names) == 0
-    assert "6 to score, 6 missing; 6 to train, 2 steps each" in capsys.readouterr().out
+    assert "6 evaluations, 6 missing; 6 trainings missing, 2 steps each" in capsys.readouterr().out
     assert [words[0] for words in commands] == ["encode"] * 2 + ["train"] * 6  # two seeds of: base, rope, tubelet 2
     report = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
     assert {"report.md", "report.html", "curves-patch-embedding.png", "strips-temporal-position.png"} <= report.keys()
@@ -143,7 +144,7 @@ def test_trains_once_resumes_and_redoes_what_is_missing(vae, commands, tmp_path,
     assert "other settings: learning_rate: give another folder" in capsys.readouterr().err
 
 
-def test_an_arm_that_fails_is_told_and_the_others_are_there(vae, commands, tmp_path, capsys):
+def test_a_failed_arm_is_reported_beside_the_others(vae, commands, tmp_path, capsys):
     assert ablate(tmp_path, vae, "patch-embedding", "num_frames=3", seeds=(0,)) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "3 frames cannot be cut into tubelets of 2" in said.err
@@ -153,7 +154,7 @@ def test_an_arm_that_fails_is_told_and_the_others_are_there(vae, commands, tmp_p
     assert "uniform ahead of compression, 2 frames: not scored" in text
 
 
-def test_an_arm_begins_with_a_model_of_images(vae, commands, tmp_path):
+def test_an_arm_begins_with_an_image_model(vae, commands, tmp_path):
     assert ablate(tmp_path, vae, "initialisation", "interval", seeds=(0,)) == 0
     runs = [words[words.index("--run") + 1].split("/runs/")[1] for words in commands if words[0] == "train"]
     assert runs[0] == "images/seed-0" and {*runs[1:]} == {
@@ -169,10 +170,10 @@ def test_an_arm_begins_with_a_model_of_images(vae, commands, tmp_path):
 
 
 def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path, capsys):
-    """Nobody knows what its videos are to show: there is no examiner, and without classes no guidance."""
+    """There is no examiner for such videos, and without classes no guidance."""
     words = ["--scale", "paper", "--config", "folder", f"data={videos}", "motion_frames=0", "frame_interval=1"]
     assert ablate(tmp_path, vae, "temporal-position", "classes=false", *words, seeds=(0,)) == 0
-    assert "without --i3d the report will have losses and samples, and no FVD" in capsys.readouterr().out
+    assert "without --i3d the report will have losses and samples, but no FVD" in capsys.readouterr().out
     header = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|  |"))
     assert header.split(" | ")[2:4] == ["parameters, M", "loss, fixed noise ↓"] and "motion" not in header
     assert len(json.loads((tmp_path / "runs/base/seed-0/scores/base.json").read_text())) == 1
@@ -188,12 +189,12 @@ def test_samples_of_a_folder_have_an_fvd(vae, videos, commands, tmp_path, monkey
     found = [json.loads(path.read_text())["fvd"] for path in (tmp_path / "runs/base/seed-0/scores").glob("*.json")]
     assert len(found) == 4 and len(set(found)) > 1
     report = (tmp_path / "report.md").read_text()
-    assert "FVD ↓" in report and "fewer than 3 for each of its 400 numbers" in report
+    assert "FVD ↓" in report and "fewer than 3 for each of its 400 features" in report
     assert ablate(tmp_path / "no", vae, "guidance", "--i3d", "i3d.pt") == 2
     assert "--i3d does nothing on the built-in shapes" in capsys.readouterr().err
 
 
-def test_what_no_run_could_read_is_told_before_the_first(vae, tmp_path, capsys):
+def test_unreadable_data_fails_before_the_first_run(vae, tmp_path, capsys):
     words = ["--scale", "paper", "--config", "folder", "motion_frames=0", "frame_interval=1"]
     (tmp_path / "empty").mkdir()
     for name in ("gone", "empty"):
@@ -204,24 +205,27 @@ def test_what_no_run_could_read_is_told_before_the_first(vae, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def write_scores(grid: Grid, numbers: dict[str, list[float]]) -> None:
-    """Files of runs of the arms, as training and scoring leave them: motion accuracies by seed."""
+def write_scores(grid: Grid, numbers: dict[str, list[float]], measurements: str = MEASUREMENTS) -> None:
+    """Write files as training and evaluation leave them, with these motion accuracies by arm and seed."""
     for arm, row in numbers.items():
         for seed, value in zip(grid.seeds, row):
-            exam = grid.exam(grid.ablations["temporal-position"].arms[arm], seed)
-            exam.file.parent.mkdir(parents=True)
-            exam.file.write_text(json.dumps({"motion_accuracy": value, "seconds_per_video": 1.0}))
-            (exam.run.folder / "trained.json").write_text(json.dumps({"parameters": 2e6, "fixed_loss": 1 - value}))
+            arms, size, frames = grid.ablations["temporal-position"].arms, grid.base.image_size, grid.base.num_frames
+            evaluation = grid.evaluation(arms[arm], seed)
+            folder, file = evaluation.training.folder, evaluation.file
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps({"motion_accuracy": value, "seconds_per_video": 1.0}))
+            (folder / measurements).write_text(json.dumps({"parameters": 2e6, "fixed_loss": 1 - value}))
             lines = [{"step": step, "mse": 1 / step, "loss": 1 / step} for step in range(1, 40)]
-            (exam.run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            size, frames = grid.base.image_size, grid.base.num_frames
-            Image.fromarray(np.full((2 * size, frames * size, 3), 99, np.uint8)).save(exam.file.with_suffix(".png"))
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            Image.fromarray(np.full((2 * size, frames * size, 3), 99, np.uint8)).save(file.with_suffix(".png"))
 
 
-def test_report_counts_as_by_hand(tmp_path):
+@pytest.mark.parametrize("measurements", [MEASUREMENTS, OLD_MEASUREMENTS])
+def test_the_report_has_the_numbers_computed_by_hand(measurements, tmp_path):
+    """Also of a folder from before the file of measurements was renamed."""
     grid = grid_of(tmp_path, names=("temporal-position",), seeds=(0, 1, 2))
     numbers = {"sincos": [0.5, 0.625, 0.75], "rope": [0.25, 0.5, 0.5]}
-    write_scores(grid, numbers)
+    write_scores(grid, numbers, measurements)
     report, page = write_report(grid, {})
     text = report.read_text()
     for arm, row in numbers.items():
@@ -247,71 +251,71 @@ def test_report_counts_as_by_hand(tmp_path):
     ],
 )
 def test_verdicts(better, worse, sign, expected):
-    lead, half, word = compare(dict(enumerate(better)), dict(enumerate(worse)), sign)
+    lead, half, word = compare_arms(dict(enumerate(better)), dict(enumerate(worse)), sign)
     assert (lead, half) == pytest.approx(expected[:2]) and word == expected[2]
 
 
 def test_pairs_are_seeds_that_both_have():
-    assert compare({0: 5.0, 1: 2.0, 7: 9.0}, {1: 1.0, 0: 3.0}, 1)[0] == 1.5
-    assert spread([2.0])[0] == 2.0 and math.isnan(spread([2.0])[1])
+    assert compare_arms({0: 5.0, 1: 2.0, 7: 9.0}, {1: 1.0, 0: 3.0}, 1)[0] == 1.5
+    assert mean_and_deviation([2.0])[0] == 2.0 and math.isnan(mean_and_deviation([2.0])[1])
 
 
 def test_shapes_of_longer_motions(tmp_path):
-    """Every third frame of a motion three times as long is the motion; a window of it is a part, judged as such."""
+    """Every third frame of a motion that is three times as long is the motion; a clip of a part is scored as a part."""
     base = grid_of(tmp_path).base
-    whole, every = make_clip(0, 5, frames=base.num_frames), open_clips(base).clip(5, torch.Generator())
-    assert base.image_size != 64 or np.array_equal(whole.video, ((every.video + 1) * 127.5).round().byte().numpy())
+    whole, third = make_clip(0, 5, frames=base.num_frames), open_clips(base).clip(5, torch.Generator())
+    assert base.image_size != 64 or np.array_equal(whole.video, ((third.video + 1) * 127.5).round().byte().numpy())
     for interval, least in ((1, 0.8), (2, 0.95), (3, 1.0)):
-        look = ClipGeometry.of(replace(base, frame_interval=interval))
-        clips = real_clips(look, 32)
+        geometry = ClipGeometry.of(replace(base, frame_interval=interval))
+        clips = real_clips(geometry, 32)
         videos, labels = [clip.video for clip in clips], [clip.label for clip in clips]
         assert videos[0].shape == (base.num_frames, 3, base.image_size, base.image_size)
-        assert score_clips(videos, labels, extent=look.extent)["motion_accuracy"] >= least
+        assert score_clips(videos, labels, extent=geometry.extent)["motion_accuracy"] >= least
         assert interval > 1 or score_clips(videos, labels)["motion_accuracy"] < 0.3
 
 
 def test_measures_of_samples(tmp_path):
-    """Real clips are right and near, the same with their frames shuffled are neither."""
-    look = ClipGeometry.of(grid_of(tmp_path).base)
-    clips = real_clips(look, 16)
+    """Real clips have good scores and a small distance. With their frames shuffled they have neither."""
+    geometry = ClipGeometry.of(grid_of(tmp_path).base)
+    clips = real_clips(geometry, 16)
     videos = torch.stack([torch.from_numpy(clip.video) for clip in clips])
-    near, far = (Answers(look, videos[:, order], clips) for order in (list(range(8)), [3, 6, 1, 0, 7, 2, 5, 4]))
-    assert by_examiner(near)["motion_accuracy"] == by_examiner(far)["real_motion_accuracy"] == 1.0
-    assert by_examiner(far)["motion_accuracy"] < 0.3
+    near, far = (Samples(geometry, videos[:, order], clips) for order in (list(range(8)), [3, 6, 1, 0, 7, 2, 5, 4]))
+    assert examiner_scores(near)["motion_accuracy"] == examiner_scores(far)["real_motion_accuracy"] == 1.0
+    assert examiner_scores(far)["motion_accuracy"] < 0.3
     assert shapes_distance(far)["shapes_distance"] > 2 * shapes_distance(near)["shapes_distance"] > 0
-    assert by_examiner(near._replace(truths=[])) == shapes_distance(near._replace(truths=[])) == {}
+    assert examiner_scores(near._replace(real=[])) == shapes_distance(near._replace(real=[])) == {}
 
 
 def test_workers_share_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    found = workers.places(3)
-    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["5", "7", "5"]
-    assert [place.device for place in found] == ["cuda:0", "cuda:1", "cuda:0"]
+    devices = workers.worker_devices(3)
+    assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in devices] == ["5", "7", "5"]
+    assert [device.name for device in devices] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
     at_once, now = [], set()
 
-    def piece(number, workers, place):
+    def work(number, workers, device):
         now.add(number)
         time.sleep(0.05)
         at_once.append(len(now))
         now.remove(number)
 
     with Workers(2) as pair:
-        pair.each(piece, [(number,) for number in range(6)])
+        pair.for_each(work, [(number,) for number in range(6)])
     assert max(at_once) == 2 and len(at_once) == 6
 
-    def interrupted(workers, place):
+    def interrupted(workers, device):
         with (tmp_path / "log").open("wb") as log:
             code = "import os, time; os.kill(os.getppid(), 15); time.sleep(60)"
-            status.append(workers.call([sys.executable, "-c", code], place, log))
+            status.append(workers.run_process([sys.executable, "-c", code], device, log))
 
     status, start = [], time.perf_counter()
     with pytest.raises(KeyboardInterrupt), Workers(1) as one:
-        one.each(interrupted, [(), ()])
+        one.for_each(interrupted, [(), ()])
     assert status == [-signal.SIGTERM] and time.perf_counter() - start < 20  # and the second never began
     assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
 
@@ -329,7 +333,7 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
         (["--out", "/dev/null/none"], "not a folder that can be written to"),
     ],
 )
-def test_what_is_wrong_is_told(words, say, tmp_path, capsys):
+def test_wrong_options_get_one_line(words, say, tmp_path, capsys):
     assert main(["ablate", "--out", str(tmp_path / "out"), *words]) == 2
     assert say in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -340,8 +344,18 @@ def test_list(capsys):
     assert all(name in said for name in ("variants", "joint-images", "variant 4, patch", "guidance 8"))
 
 
-def test_nothing_is_missing_of_what_is_done(tmp_path):
+@pytest.mark.parametrize("measurements", [MEASUREMENTS, OLD_MEASUREMENTS])
+def test_nothing_is_missing_of_what_is_done(measurements, tmp_path):
     grid = grid_of(tmp_path, names=("temporal-position",), seeds=(0, 1))
-    assert [len(part) for part in missing(grid)] == [2, 4, 4]
-    write_scores(grid, {"sincos": [0.5, 0.5]})
-    assert [len(part) for part in missing(grid)] == [2, 2, 2]
+    assert [len(part) for part in missing_work(grid)] == [2, 4, 4]
+    write_scores(grid, {"sincos": [0.5, 0.5]}, measurements)
+    assert [len(part) for part in missing_work(grid)] == [2, 2, 2]
+
+
+def test_the_report_in_the_documentation_has_the_words_of_the_generator(tmp_path):
+    lines = (Path(__file__).parents[3] / "docs/ablations/README.md").read_text().splitlines()
+    grid = replace(grid_of(tmp_path), seeds=(0, 1, 2), num_videos=64)
+    assert all(text in lines for text in settings_text(grid))
+    for name, ablation in grid.ablations.items():
+        assert f"## {ablation.title}" in lines
+        assert f"`{name}`. The paper: {ablation.finding} {ablation.note}".rstrip() in lines

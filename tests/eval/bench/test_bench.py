@@ -1,4 +1,4 @@
-"""Benchmarks: their measures against closed forms, and what they report of small models."""
+"""Benchmarks: what they measure against closed forms, and what they report about small models."""
 
 import json
 from itertools import product
@@ -14,9 +14,10 @@ from latte.commands import info
 from latte.eval.bench import train_speed
 from latte.eval.bench.memory_need import without_values, working_bytes
 from latte.eval.bench.pab_cost import counting
-from latte.eval.bench.peak_memory import LiveTensors, weight_bytes
-from latte.eval.bench.train_speed import SOURCES, step_flops, with_vae
+from latte.eval.bench.resources import LiveTensors, timed, weight_bytes
+from latte.eval.bench.train_speed import SOURCES, step_flops, with_existing_vae
 from latte.eval.fidelity import psnr, ssim
+from latte.eval.reporting import machine_record, markdown_table
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2V
@@ -43,11 +44,28 @@ def test_the_order_of_batches_does_not_change_ssim():
     assert ssim(a, b, at_once=2) == pytest.approx(ssim(a, b), abs=1e-6) and ssim(a, b) < 0.2
 
 
+def test_timing_calls_as_often_as_asked():
+    calls = []
+    seconds = timed(lambda: calls.append(1), torch.device("cpu"), 3)
+    assert len(calls) == len(seconds) == 3 and min(seconds) >= 0
+
+
+def test_a_markdown_table_has_a_line_per_row():
+    table = markdown_table(["", "clips/s"], [["ours", "2.00"], ["plain", "1.00"]])
+    assert table == "|  | clips/s |\n|---|---|\n| ours | 2.00 |\n| plain | 1.00 |"
+
+
+def test_speeds_are_reported_with_the_machine():
+    record = machine_record(torch.device("cpu"))
+    assert record["device"].startswith("cpu ") and record["threads"] == torch.get_num_threads()
+    assert record["torch"] == torch.__version__
+
+
 def test_peak_of_live_tensors():
     before = torch.ones(1000)
     with LiveTensors() as memory:
         a = torch.zeros(1000)  # 4,000 bytes
-        part = a[:10]  # no new memory, but it keeps all of a
+        part = a[:10]  # takes no new memory, but keeps all of a
         b = a + before
         del a
         assert (memory.live, memory.peak) == (8000, 8000)
@@ -62,16 +80,16 @@ def test_peak_of_live_tensors():
 
 
 def test_counts_of_what_is_computed_are_diffusers():
-    """33, 27 and 23 of 50 for ranges of 2, 3 and 5: see test_pab."""
+    """For ranges of 2, 3 and 5, 33, 27 and 23 of 50 evaluations: see test_pab."""
     weights, golden = Golden("t2v_transformer"), Golden("t2v_pipeline")
     config = t2v_config(weights.config)
     model = LatteT2V(config)
     model.load_state_dict(t2v_state(weights.weights, config))
     pipe = LattePipeline(model)
-    given = {name: golden.inputs[name] for name in ("prompt_embeds", "negative_prompt_embeds", "latents")}
+    inputs = {name: golden.inputs[name] for name in ("prompt_embeds", "negative_prompt_embeds", "latents")}
     pipe.enable_pyramid_attention_broadcast(2, 3, 5)
     with counting(model) as counts:
-        pipe(**given, output_type="latent", progress=False)
+        pipe(**inputs, output_type="latent", progress=False)
     assert counts == {"model": 50, "spatial": 33, "temporal": 27, "cross": 23, "mlp": 50}
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -85,7 +103,7 @@ def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
     for result in (exact, same):
         assert set(result["computed"].values()) == {1.0}
         assert (result["psnr"], result["speedup"] > 0) == (100, True) and result["ssim"] == pytest.approx(1)
-    # t = 900 to 0 by hundreds: of evaluations 2 to 7, in the window, the even ones compute, or 3 and 6, or 5
+    # t is 900, 800, ..., 0. In the window, evaluations 2 to 7, the even ones compute, or 3 and 6, or 5
     assert less["computed"] == {"spatial": 0.7, "temporal": 0.6, "cross": 0.5, "mlp": 0.7}
     assert less["peak_mb"] > exact["peak_mb"] > report["weights_mb"] and same["peak_mb"] == exact["peak_mb"]
     out = capsys.readouterr().out
@@ -102,7 +120,7 @@ def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
         (["pab", "shapes", "--out", "."], "is not a file"),
     ],
 )
-def test_bad_words(words, say, capsys):
+def test_wrong_options_get_one_line(words, say, capsys):
     try:
         status = main(["bench", *words])
     except SystemExit as stop:
@@ -111,7 +129,7 @@ def test_bad_words(words, say, capsys):
 
 
 def test_memory_without_values_is_that_with_values():
-    """Of one small decoder, counted both ways; and what is kept for two evaluations is outputs of the known size."""
+    """A small decoder has the same peak with fake tensors as with real ones."""
     config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 
     def decode():
@@ -120,8 +138,8 @@ def test_memory_without_values_is_that_with_values():
         return working_bytes(lambda: model.decode(z))
 
     with without_values(torch.float32):
-        empty = decode()
-    assert empty == decode() > 2 * 3 * 16 * 16 * 4
+        fake = decode()
+    assert fake == decode() > 2 * 3 * 16 * 16 * 4
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -131,7 +149,7 @@ def test_the_memory_of_latte_1(capsys):
     cells = {name.strip(): (float(weights), float(peak)) for name, weights, peak in rows[1:]}
     plain, kept = cells["transformer"], cells["transformer, outputs kept (PAB)"]
     assert plain[0] == 2.11 and cells["T5 encoder"][0] == 11.54 and cells["T5 encoder, 8 bits"][0] == 4.9
-    # 84 layers' outputs for 32 frames of 1024 tokens and 1152 channels, in half precision
+    # the outputs of 84 layers, for 32 frames of 1024 tokens and 1152 channels, in half precision
     assert kept[1] - plain[1] == pytest.approx(84 * 32 * 1024 * 1152 * 2 / 1e9, abs=0.02)
     assert cells["VAE, 1 of 16 frames at a time"][1] < 0.1 * cells["VAE, 16 of 16 frames at a time"][1]
     temporal = [cells[f"temporal VAE, {chunk} of 16 frames at a time"][1] for chunk in (1, 16)]
@@ -144,11 +162,11 @@ def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_speed, "SIDES", {"cpu": 64})
     words = [*TINY, f"vae={vae}", "--steps", "1", "--warmup", "0", "--device", "cpu", "--out", str(tmp_path / "a.json")]
     assert main(["bench", "train", "--config", "shapes", *words, "--precisions", "fp32", "bf16"]) == 0
-    said, told = capsys.readouterr().out, read_json(tmp_path / "a.json")
-    assert [(row["precision"], row["source"]) for row in told["rows"]] == list(product(("fp32", "bf16"), SOURCES))
-    for row in told["rows"]:
+    out, written = capsys.readouterr().out, read_json(tmp_path / "a.json")
+    assert [(row["precision"], row["source"]) for row in written["rows"]] == list(product(("fp32", "bf16"), SOURCES))
+    for row in written["rows"]:
         assert row["clips_per_second"] == pytest.approx(4 / row["seconds"])
-        assert row["share_of_matmul"] > 0 and row["tflops"] > 0 and f"{row['seconds']:8.3f}" in said
+        assert row["share_of_matmul"] > 0 and row["tflops"] > 0 and f"{row['seconds']:8.3f}" in out
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=8)
     assert step_flops(config, 0) == 3 * 2 * info.measure(config)[1] > 0
     assert step_flops(config, 2) > step_flops(config, 0)
@@ -160,8 +178,8 @@ def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
         assert say in capsys.readouterr().err
 
 
-def test_a_vae_that_is_not_there_is_made_up(tmp_path, capsys):
-    config = with_vae(resolve("ffs", []), tmp_path)
-    assert "one of Stable Diffusion's shape takes its place" in capsys.readouterr().out
+def test_a_vae_that_is_missing_is_replaced_by_random_weights(tmp_path):
+    with pytest.warns(UserWarning, match="one of Stable Diffusion's shape takes its place"):
+        config = with_existing_vae(resolve("ffs", []), tmp_path)
     assert load_vae(config.vae).config == VAEConfig()
-    assert with_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])
+    assert with_existing_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])

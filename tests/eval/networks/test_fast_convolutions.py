@@ -1,4 +1,4 @@
-"""Convolutions that attach from outside compute what they replace, with fewer multiplications."""
+"""Fast convolutions have the outputs of those that they replace, with fewer multiplications."""
 
 import pytest
 import torch
@@ -12,28 +12,28 @@ from latte.eval.networks.fast_convolutions import PointwiseConv3d, WinogradConv3
 @pytest.mark.parametrize("frames", [*range(1, 10), 30])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind, kernel", [(WinogradConv3d, 3), (PointwiseConv3d, 1)])
-def test_the_sums_are_the_same(kind, kernel, bias, frames):
+def test_outputs_are_the_same(kind, kernel, bias, frames):
     torch.manual_seed(frames)
     conv = nn.Conv3d(5, 7, kernel, padding=kernel // 2, bias=bias).double()
     for x in (torch.randn(2, 5, frames, 6, 4).double(), torch.randn(1, frames, 6, 4, 5).double().movedim(-1, 1)):
         assert torch.allclose(kind(conv)(x), conv(x), atol=1e-13)
 
 
-def test_float32_loses_little():
+def test_rounding_in_float32_is_small():
     torch.manual_seed(0)
     conv, x = nn.Conv3d(128, 96, 3, padding=1), torch.randn(1, 128, 8, 14, 14)
     exact = conv.double()(x.double())
     assert (WinogradConv3d(conv.float())(x) - exact).norm() < 5e-6 * exact.norm()
 
 
-def test_it_does_not_train():
+def test_gradients_are_refused():
     conv, x = nn.Conv3d(3, 4, 3, padding=1), torch.randn(1, 3, 8, 5, 5, requires_grad=True)
     with pytest.raises(RuntimeError, match="automatic differentiation"):
         WinogradConv3d(conv)(x)
 
 
-@pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # of 8 tiles: one, and three at a time
-def test_tiles_may_be_computed_in_any_number_at_once(outputs, monkeypatch):
+@pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # at a time: one of 8 tiles, or three
+def test_tiles_are_computed_in_parts_of_any_size(outputs, monkeypatch):
     torch.manual_seed(0)
     conv, x = nn.Conv3d(3, 4, 3, padding=1).double(), torch.randn(1, 3, 30, 5, 5).double()
     monkeypatch.setattr(fast_convolutions, "AT_ONCE", outputs)
@@ -41,7 +41,7 @@ def test_tiles_may_be_computed_in_any_number_at_once(outputs, monkeypatch):
 
 
 def multiplications(module: nn.Module, x: torch.Tensor) -> int:
-    """Of the convolutions in a module."""
+    """The number of multiplications in the convolutions of a module."""
     with FlopCounterMode(display=False) as counter:
         module(x)
     return sum(n for name, n in counter.get_flop_counts()["Global"].items() if "convolution" in str(name))
@@ -53,7 +53,7 @@ def test_multiplications_are_halved(frames, share):
     assert multiplications(WinogradConv3d(conv), x) == share * multiplications(conv, x)
 
 
-def test_only_what_fits_is_replaced():
+def test_other_convolutions_are_not_replaced():
     others = [
         nn.Conv3d(4, 4, 3, padding=1, stride=2),
         nn.Conv3d(4, 4, 3, padding=1, groups=2),

@@ -1,4 +1,4 @@
-"""I3D: golden values, both published formats, folding, and what happens with other files."""
+"""I3D: golden values, both published formats, merged batch norms, and errors about other files."""
 
 import pickle
 import zipfile
@@ -21,7 +21,7 @@ from latte.weights.tensors import CheckpointError
 
 
 def recorded_weights() -> dict[str, torch.Tensor]:
-    """The weights that the golden values were recorded with: one draw a tensor, in the order of their names."""
+    """The weights that the golden values were recorded with: one draw per tensor, in the order of names."""
     random = torch.Generator().manual_seed(0)
     state = {}
     shapes = {name: value.shape for name, value in I3D().state_dict().items() if value.ndim}
@@ -44,7 +44,7 @@ def recorded_clip(frames: int) -> torch.Tensor:
 
 
 def hassony(key: str) -> str:
-    """A key of ours in the names of i3d_torchscript.pt."""
+    """Map a name of ours to the key in i3d_torchscript.pt."""
     key = key.replace("logits.", "conv3d_0c_1x1.").replace("Conv3d_", "conv3d_").replace("Mixed_", "mixed_")
     for ours, theirs in {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b3b": "branch_3.1"}.items():
         key = key.replace(f".{ours}.", f".{theirs}.")
@@ -52,13 +52,13 @@ def hassony(key: str) -> str:
 
 
 def load_i3d(path: Path, eps: float, device: str = "cpu") -> I3D:
-    """The network that features are by."""
+    """The network that the detector computes features with."""
     return i3d_detector(path, adjusted("exact", eps=eps), torch.device(device)).features.args[0]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A file of the recorded weights, in the format of i3d_pretrained_400.pt."""
+    """The recorded weights as a file in the format of i3d_pretrained_400.pt."""
     path = tmp_path_factory.mktemp("i3d") / "i3d_pretrained_400.pt"
     torch.save(recorded_weights(), path)
     return path
@@ -68,14 +68,14 @@ def weights(tmp_path_factory) -> Path:
 def test_golden_values(weights):
     golden = load_file(FOLDER / "i3d.safetensors")
     plain = I3D().eval()
-    plain.load_state_dict(plain.state_dict() | recorded_weights())  # and counters, which no file has
+    plain.load_state_dict(plain.state_dict() | recorded_weights())  # the state_dict adds counters, which no file has
     fast = load_i3d(weights, 1e-3)
     for frames in (16, 9):
         clip, wanted = recorded_clip(frames), golden[f"logits_{frames}"]
         assert relative_error(fast(clip), wanted) < 1e-5
         if frames == 9:
             assert relative_error(plain(clip), wanted) < 1e-5
-            assert relative_error(plain.fold()(clip), wanted) < 1e-5
+            assert relative_error(plain.fold_batch_norms()(clip), wanted) < 1e-5
             assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
 
 
@@ -83,13 +83,13 @@ def test_both_formats_are_one_network(weights, tmp_path):
     state = {hassony(name): value for name, value in recorded_weights().items()}
     assert {own_name(name) for name in state} == recorded_weights().keys()
     save_file(state, tmp_path / "other.safetensors")
-    files = weights.parent, tmp_path / "other.safetensors"  # of the first the folder
+    files = weights.parent, tmp_path / "other.safetensors"  # the first by its folder
     ours, theirs = (load_i3d(file, 1e-3).state_dict() for file in files)
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
 class Scripted(nn.Module):
-    """What TorchScript makes of a module in a module, with constants."""
+    """A module to script, with a submodule and a constant."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_of_a_torchscript_archive_only_the_tensors_are_read(tmp_path):
+def test_only_tensors_are_read_from_a_torchscript_archive(tmp_path):
     from latte.eval.networks.pickles import is_torchscript, read_torchscript
 
     module, path = Scripted(), tmp_path / "scripted.pt"
@@ -135,7 +135,7 @@ def test_other_files_get_one_line(weights, tmp_path):
         I3D()(torch.zeros(1, 16, 3, 128, 224))
 
 
-def test_a_pickle_with_a_program_is_not_run(tmp_path):
+def test_code_in_a_pickle_is_not_run(tmp_path):
     from latte.eval.networks.pickles import read_pickle
 
     class Program:
@@ -147,7 +147,7 @@ def test_a_pickle_with_a_program_is_not_run(tmp_path):
         read_pickle(tmp_path / "stats.pkl")
 
 
-def test_forged_arrays_are_not_taken_at_their_word(tmp_path):
+def test_forged_arrays_are_refused(tmp_path):
     from latte.eval.networks.pickles import read_pickle
 
     good = {"mean": np.arange(6.0).reshape(2, 3), "n": np.float32(4), "turned": np.asfortranarray(np.eye(3, 2))}
@@ -185,19 +185,19 @@ def test_archives_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
 
 
 @torch.no_grad()
-def test_a_folded_unit_is_the_unit():
+def test_merging_the_batch_norm_keeps_the_outputs():
     torch.manual_seed(0)
     unit = Unit(3, 5, 3, 2, 1e-3).eval()
     for tensor in (unit.bn.weight, unit.bn.bias, unit.bn.running_mean, unit.bn.running_var):
         tensor.uniform_(0.5, 2)
     x = torch.randn(2, 3, 7, 8, 9)
     before = unit(x)
-    unit.fold()
+    unit.fold_batch_norm()
     assert before.shape == (2, 5, 4, 4, 5) and before.max() > 0
     assert torch.allclose(unit(x), before, atol=1e-5)
 
 
-def test_padding_is_tensorflows():
+def test_padding_is_that_of_tensorflow():
     x = torch.ones(1, 1, 16, 224, 225)
     padded = pad_same(x, (7, 7, 3), (2, 2, 2))
     assert padded.shape[2:] == (21, 229, 227)
@@ -206,7 +206,7 @@ def test_padding_is_tensorflows():
 
 
 def test_resizing_rules():
-    """Along a ramp, each rule's value is the place that it reads."""
+    """Along a ramp, the values of a resized image are the positions that were sampled."""
     ramp = torch.arange(112.0).expand(1, 3, 112, 112)
     inner = slice(2, -2)
     at = torch.arange(224.0)
@@ -214,7 +214,7 @@ def test_resizing_rules():
     assert torch.allclose(squash_tf1(ramp)[0, 0, 0, inner], (at / 2)[inner], atol=1e-4)
 
 
-def test_only_a_cpu_gets_its_convolutions(weights):
+def test_fast_convolutions_are_for_the_cpu_only(weights):
     fast, elsewhere = load_i3d(weights, 1e-3), load_i3d(weights, 1e-3, "meta")
     kinds = Counter(type(module) for module in fast.modules())
     assert (kinds[WinogradConv3d], kinds[PointwiseConv3d], kinds[nn.Conv3d]) == (19, 38, 1)  # the first has a stride
@@ -239,9 +239,9 @@ def test_features_do_not_depend_on_the_batch(weights):
     assert relative_error(i3d_features(model, videos, "squash-tf1"), both) > 1e-4
 
 
-def test_a_cpu_takes_clip_by_clip_until_frames_are_small(weights, monkeypatch):
+def test_on_a_cpu_the_stem_takes_one_clip_at_a_time(weights, monkeypatch):
     seen = []
-    for name in ("early", "late"):
+    for name in ("stem", "trunk"):
         layers = getattr(I3D, name)
         monkeypatch.setattr(I3D, name, lambda self, x, layers=layers: seen.append(len(x)) or layers(self, x))
     i3d_features(load_i3d(weights, 1e-3), torch.zeros(3, 9, 3, 16, 16, dtype=torch.uint8), "squash")

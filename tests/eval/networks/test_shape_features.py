@@ -1,4 +1,4 @@
-"""The feature network that ships, the known corruptions, and the distance that must tell one from the other."""
+"""The feature network of the built-in shapes, corruptions of clips, and the distance, which must grow with them."""
 
 import json
 
@@ -51,20 +51,20 @@ def held_out():
     return clips_of(HELD_OUT, 256)
 
 
-def test_what_it_is_asked_is_what_the_shapes_have():
+def test_the_heads_match_what_the_shapes_have():
     tables = {"motion": MOTIONS, "shape": SHAPES, "colour": COLOURS, "damage": CORRUPTIONS}
     assert all(HEADS[name] == len(table) for name, table in tables.items())
     answers = [truth(clip) for clip in clips_of(0, 300, size=32)]
     for name in ("track", "tempo"):
         values = torch.stack([answer[name] for answer in answers])
         assert values.shape[1] == HEADS[name] and values.mean().abs() < 0.1 and 0.8 < values.std() < 1.2, name
-    for motion in MOTIONS:  # tempo is told among clips of one motion
+    for motion in MOTIONS:  # tempo is relative to other clips of the same motion
         tempo = [answer["tempo"] for answer in answers if answer["motion"] == MOTIONS.index(motion)]
         assert torch.stack(tempo).mean().abs() < 0.8, motion
 
 
-def test_the_one_that_ships_knows_held_out_clips(network, held_out):
-    known = feature_check.knowledge(network, held_out[:128])
+def test_the_shipped_network_recognises_held_out_clips(network, held_out):
+    known = feature_check.score_heads(network, held_out[:128])
     least = {"motion": 0.95, "shape": 0.6, "colour": 0.95, "track": 0.9, "tempo": 0.5}
     assert known.keys() == least.keys()
     assert all(known[name] > share for name, share in least.items()), known
@@ -120,7 +120,7 @@ def test_clips_of_any_size_have_features(network, shape):
     assert features.shape == (shape[0], 32) and features.isfinite().all()
 
 
-def test_what_is_no_clip_is_told(network, tmp_path):
+def test_errors_for_other_inputs(network, tmp_path):
     for wrong in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8).byte(), torch.zeros(0, 2, 3, 8, 8).byte()):
         with pytest.raises(ValueError, match="expected uint8 videos"):
             shape_features(network, wrong)
@@ -142,7 +142,7 @@ def test_it_is_trained_by_the_command_and_found_in_its_run(tmp_path, capsys):
     assert load_shape_features(tmp_path).config == ShapeFeaturesConfig((4, 8), 8)
 
 
-def test_a_grid_says_what_the_network_sees(network):
+def test_captions_in_a_grid_are_what_the_network_recognises(network):
     config = resolve(SHIPPED, ["global_batch_size=4"])
     seen = objective(open_clips(config), config, torch.device("cpu"))
     videos, captions = seen.show(network)
@@ -164,7 +164,7 @@ def test_a_grid_says_what_the_network_sees(network):
         ("model.depth=2", "unknown key 'depth'"),
     ],
 )
-def test_what_its_training_has_not_is_told(change, say, tmp_path, capsys):
+def test_settings_that_do_nothing_are_refused(change, say, tmp_path, capsys):
     words = ["train", "--config", SHIPPED, "--run", str(tmp_path / "run"), *SMALL, change]
     assert main(words) == 2
     assert say in capsys.readouterr().err
@@ -220,12 +220,12 @@ def test_the_distance_grows_with_every_corruption(name, network, held_out):
     assert floor < far[0] < far[1] < far[2], (floor, far)
 
 
-def test_the_command_line_says_that_it_is_no_video_model(capsys):
+def test_sampling_from_it_gets_one_line(capsys):
     assert main(["sample", SHIPPED, "--out", "/nowhere"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_the_check_writes_what_it_prints(tmp_path, capsys, monkeypatch):
+def test_the_benchmark_writes_what_it_prints(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(feature_check, "STRENGTHS", (0.5, 1.0))
     words = ["bench", "features", "--num-videos", "16", "--device", "cpu", "--out", str(tmp_path / "scores.json")]
     assert main(words) == 0
