@@ -34,7 +34,7 @@ check: .venv/installed
 	$(BIN)/python -m pytest -q -n 2
 
 docs: .venv/docs-installed
-	$(BIN)/python tests/helpers/joined_package.py mkdocs build --strict --config-file mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python tests/helpers/joined_package.py mkdocs build --strict --config-file mkdocs.yml
 
 .venv/docs-installed: .venv/installed
 	$(PIP) -e '.[docs]'
