@@ -30,7 +30,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/helpers/joined_package.py lint-imports setup.cfg --no-cache
-	$(BIN)/mypy
+	MYPY_CACHE_DIR=$(CURDIR)/.mypy_cache $(BIN)/python tests/helpers/joined_package.py mypy --config-file setup.cfg
 	$(BIN)/python -m pytest -q -n 2
 
 docs: .venv/docs-installed

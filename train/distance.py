@@ -10,11 +10,10 @@ from latte.diffusion.randomness import generator
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import Detector, Store, features_of, fill
 from latte.eval.frechet import Moments, distance
-from latte.eval.fvd import given
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import Protocol, adjusted
-from latte.eval.statistics import is_statistics
+from latte.eval.statistics import is_statistics, read_statistics
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.latent_files import Stored
@@ -61,7 +60,7 @@ class Distance:
 def real_moments(path: Path, protocol: Protocol, detector: Detector, seed: int) -> Moments:
     """Of a file of statistics, or of clips of a folder of videos."""
     if is_statistics(path):
-        return given(path).features
+        return read_statistics(path)[0]
     store = Store(None, choose_clips(path, protocol, "real", seed), detector)
     fill([store])
     return Moments.of(store.all())

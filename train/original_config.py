@@ -132,6 +132,6 @@ def positive_int(key: str, value) -> int:
 
 def network(name: str, learn_sigma: bool) -> dict:
     """Fields of LatteConfig for "Latte-XL/2" and its like; "LatteIMG-XL/2" is the same network, trained jointly."""
-    config = LatteConfig.named(str(name).replace("LatteIMG-", "Latte-", 1))
+    config = LatteConfig.from_name(str(name).replace("LatteIMG-", "Latte-", 1))
     shape = {field: getattr(config, field) for field in ("depth", "hidden_size", "num_heads", "patch_size")}
     return {**shape, "learn_sigma": learn_sigma}

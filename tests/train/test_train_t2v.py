@@ -66,7 +66,7 @@ def test_what_a_step_is_told(vae):
     pieces = loss.tokenizer.pieces
     read = lambda row: pieces.decode([i for i in row.tolist() if i > 1])
     assert [[read(row) for row in rows] for rows in told["ids"]] == [[some[0], ""], ["", some[1]]]
-    assert told["own"][0, 1].sum() == 1 and told["mask"][0, 1].equal(loss.mask[3])
+    assert told["encoder_mask"][0, 1].sum() == 1 and told["mask"][0, 1].equal(loss.mask[3])
 
 
 def test_an_image_s_caption_is_its_own(vae):

@@ -46,7 +46,7 @@ class Denoising:
         derived |= {"input_size": self.side, "in_channels": self.channels}
         network = Latte(LatteConfig.from_dict({**cfg.model, **derived}))
         one = torch.zeros(1, dtype=torch.long)
-        network.check(self.nothing(), one, one if self.clips.names else None, cfg.num_images)
+        network.check_inputs(self.nothing(), one, one if self.clips.names else None, cfg.num_images)
         if cfg.sample_guidance and not (self.clips.names and self.drop_rate(network)):
             raise ValueError("sample_guidance does nothing without classes that are dropped at times: leave it at 0.0")
         if cfg.init:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.models.denoiser import check_latents
 from latte.models.fields import check_fields
-from latte.models.latte import check_latents
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.pipeline import LattePipeline
@@ -78,7 +78,7 @@ class Captioned(Denoising):
     ) -> dict[str, Tensor]:
         numbers = torch.tensor([[self.rows[caption] for caption in row] for row in captions])
         rows = torch.where(dropped, len(self.ids) - 1, numbers)
-        return {"ids": self.ids[rows], "own": self.mask[rows], "mask": self.mask[numbers]}
+        return {"ids": self.ids[rows], "encoder_mask": self.mask[rows], "mask": self.mask[numbers]}
 
     def show(self, network: TextToVideo) -> tuple[Tensor, list[str]]:
         """Samples of some captions, uint8 (n, f, 3, h, w), and these."""
