@@ -17,6 +17,8 @@ from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
 
+BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
+
 
 def setting(
     default: Any,
@@ -79,9 +81,8 @@ class TrainConfig:
     clip_grad: float = setting(1.0, least=1e-12)  # largest norm of the gradients
     clip_from: int = setting(0, least=0)  # the first step, counted from 0, whose gradients are clipped
     ema_decay: float = setting(0.9999, least=0, below=1)  # of the averaged weights; min(this, (1 + n) / (10 + n))
-    skip_limit: int = setting(
-        10, least=1, resumable=True
-    )  # the run ends if so many of 2 * skip_limit steps are skipped
+    # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
+    skip_limit: int = setting(10, least=1, resumable=True)
     precision: str = setting("fp32", choices=tuple(PRECISIONS))  # of matrix products and convolutions
     deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
     seed: int = setting(0, least=0)  # of all random numbers
@@ -173,16 +174,13 @@ class VideoTrainConfig(TrainConfig):
     init: str = setting("")  # the model whose weights training starts from (latte.train.init); empty: from scratch
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
-    selection: str = setting(
-        "stride", choices=tuple(SELECTIONS), unused_with=("data", "shapes")
-    )  # how frames are chosen
-    transform: str = setting(
-        "ours", choices=tuple(TRANSFORMS), unused_with=("data", "shapes")
-    )  # how they become square
-    flip: bool = setting(False, unused_with=("data", "shapes"))  # mirror half of the clips, left to right
-    failed_share: float = setting(
-        0.5, least=0, most=1, unused_with=("data", "shapes")
-    )  # of videos that may be unusable
+    # how frames are chosen: "stride", or "linspace" or "crop" as in the original (latte.train.data.windows)
+    selection: str = setting("stride", choices=tuple(SELECTIONS), unused_with=BUILT_IN)
+    # how frames become square: "ours", or as in the original for one of its data sets
+    transform: str = setting("ours", choices=tuple(TRANSFORMS), unused_with=BUILT_IN)
+    flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
+    # the run ends if a larger share of the videos is too short or damaged
+    failed_share: float = setting(0.5, least=0, most=1, unused_with=BUILT_IN)
     num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
 
     def __post_init__(self) -> None:

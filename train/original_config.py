@@ -89,10 +89,8 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
     present = {key: value for key, value in values.items() if value is not None}
     if missing := [key for key in REQUIRED if key not in present]:
         raise ValueError(f"{missing[0]} is missing")
-    dataset, extras = (
-        one_of("dataset", present["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)]),
-        present["extras"],
-    )
+    dataset = one_of("dataset", present["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)])
+    extras = present["extras"]
     if extras == 78:
         raise ValueError("extras is 78: the original cannot train text-to-video models; use kind=t2v instead")
     local, accumulated = (

@@ -24,14 +24,11 @@ def main(argv: list[str]) -> None:
     )
     folder = "the run folder; a run that stopped there is resumed (with torchrun write --run-dir, since it has a --run)"
     parser.add_argument("--run", "--run-dir", type=Path, required=True, help=folder)
-    resuming = (
-        "auto: resume from the newest intact checkpoint, if there is one; never: refuse a folder with checkpoints"
-    )
+    resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    parser.add_argument(
-        "changes", nargs="*", metavar="key=value", help="settings to change, such as steps=100 or model.depth=4"
-    )
+    changes = "settings to change, such as steps=100 or model.depth=4"
+    parser.add_argument("changes", nargs="*", metavar="key=value", help=changes)
     args = parser.parse_intermixed_args(argv)
     device = usable_device(local_device(args.device))
     with warnings.catch_warnings():

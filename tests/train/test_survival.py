@@ -60,7 +60,7 @@ def test_steps_that_are_not_finite_change_nothing(vae, tmp_path, meddle, monkeyp
 
 def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
     meddle(lambda step: torch.inf if step > 5 else 1)
-    with pytest.raises(ValueError, match="of 3 steps, up to 8, were not finite"):
+    with pytest.raises(ValueError, match="of 3 steps, up to step 8, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
     meddle(lambda step: 1)
     run(small(vae, "skip_limit=3"), tmp_path / "run")
@@ -70,7 +70,7 @@ def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
 
 def test_every_second_one_ends_the_run_too(vae, tmp_path, meddle):
     meddle(lambda step: torch.nan if step % 2 else 1)
-    with pytest.raises(ValueError, match="of 3 steps, up to 5, were not finite"):
+    with pytest.raises(ValueError, match="of 3 steps, up to step 5, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
     meddle(lambda step: torch.nan if step % 5 == 4 else 1)
     run(small(vae, "skip_limit=3"), tmp_path / "seldom")
@@ -98,7 +98,7 @@ def test_the_scale_of_a_loss_in_half_precision():
     assert (health.scale, health.good) == (8.0, 0)
     health.step_skipped(1, fp16=False, limit=9)
     assert health.scale == 8.0
-    with pytest.raises(ValueError, match="of 2 steps, up to 1,"):
+    with pytest.raises(ValueError, match="of 2 steps, up to step 1,"):
         StepHistory(skipped=[0]).step_skipped(1, fp16=False, limit=2)
 
 
