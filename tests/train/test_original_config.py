@@ -171,6 +171,6 @@ def test_one_trains_as_it_is(videos, vae, tmp_path, capsys):
     words = ["train", "--config", str(tmp_path / "ffs.yaml"), "--run"]
     assert main([*words, str(tmp_path / "run"), *tiny]) == 0
     assert read_json(tmp_path / "run/final/config.json")["num_classes"] == 0  # of the two folders it made no classes
-    assert "latte train: warning: attention_bias: ignored: it did nothing" in capsys.readouterr().err
+    assert "latte train: warning: attention_bias: ignored: it had no effect" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "other"), *tiny, "data=nowhere"]) == 2
     assert not (tmp_path / "other").exists()

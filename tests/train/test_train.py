@@ -122,7 +122,7 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         run(small(vae, "steps=6", "skip_limit=3", "learning_rate=1e30"), tmp_path / "failed")
-    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="but no checkpoint"):
         run(small(vae, "steps=2"), tmp_path / "failed")
     run(small(vae, "steps=2"), tmp_path)
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
@@ -148,10 +148,10 @@ def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
         run(small(vae, "steps=3"), folder)
     before = (folder / "metrics.jsonl").read_text()
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(ValueError, match="holds final, and no checkpoint"):
+    with pytest.raises(ValueError, match="holds final but no checkpoint"):
         run(config, folder)
     shutil.rmtree(folder / "final")
-    with pytest.raises(ValueError, match=r"holds metrics\.jsonl, and no checkpoint"):
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl but no checkpoint"):
         run(small(vae, "seed=1"), folder)
     assert (folder / "metrics.jsonl").read_text() == before
     run(config, folder)  # the same run, as if stopped before its first checkpoint
