@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latte.conditioning import MOST_VIDEOS, Denoiser, Request, check_count
+from latte.conditioning import MOST_VIDEOS, GuidedDenoiser, Request, check_count
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.files import read_json
 from latte.models.latte import LatteConfig
@@ -75,17 +75,17 @@ class ClassConditioning:
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
-    ) -> Callable[[Sequence[int]], Denoiser]:
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
         if network.config.prediction == "v":
             network = predicting_noise(network, pipe.scheduler.training_schedule())
 
-        def denoiser(rows: Sequence[int]) -> Denoiser:
+        def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             if not classes:
-                return Denoiser(network)
+                return GuidedDenoiser(network)
             y = torch.tensor([labels[i] for i in rows], device=pipe.device)
-            return Denoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
+            return GuidedDenoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
 
         return denoiser
 

@@ -39,7 +39,7 @@ class Request:
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 
-class Denoiser:
+class GuidedDenoiser:
     """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
 
     Attributes:
@@ -87,7 +87,7 @@ class Conditioning(Protocol):
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
-    ) -> Callable[[Sequence[int]], Denoiser]:
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """A function from the numbers of some of a call's videos to their denoiser."""
 
 

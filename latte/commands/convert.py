@@ -9,11 +9,11 @@ from latte.commands.parser import Parser
 from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.weights.convert_latte import state_for_original
-from latte.weights.export import check_published_target, save_published
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, weights_file
 from latte.weights.published import part_files, readers
+from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import (
     CLASS_GUIDANCE,
     SAMPLING_FILE,
