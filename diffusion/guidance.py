@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): a denoiser made of a denoiser; no sampler and no model knows of it."""
+"""Classifier-free guidance: it turns one denoiser into another, and neither samplers nor networks know of it."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,16 @@ from latte.diffusion.gaussian import noise_from_v, split_output
 from latte.diffusion.schedule import Schedule
 
 
-def predicting_noise(model: Callable, schedule: Schedule) -> Callable:
-    """A denoiser (x, t, ...) of noise out of one of v; `schedule` has every timestep, so that t is a step of it."""
+def predicting_noise(model: Callable[..., Tensor], schedule: Schedule) -> Callable[..., Tensor]:
+    """Turn a denoiser that predicts v into one that predicts noise (Salimans & Ho 2022, appendix D).
+
+    Args:
+        model: (x, t, ...) -> v and perhaps variance channels (b, f, c or 2c, h, w).
+        schedule: The training schedule, of which t is a step.
+
+    Returns:
+        A denoiser with the same arguments, which leaves the variance channels as they are.
+    """
 
     def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         v, variance = split_output(model(x, t, *condition), x.shape[2])
@@ -21,13 +29,23 @@ def predicting_noise(model: Callable, schedule: Schedule) -> Callable:
 
 
 def guided(
-    model: Callable, y: Tensor, null: Tensor, scale: float, interval: tuple[float, float] | None = None
-) -> Callable:
-    """A denoiser (x (b, f, c, h, w), t (b,)) -> (b, f, c or 2c, h, w) under the condition y (b, ...), against `null`.
+    model: Callable[..., Tensor], y: Tensor, null: Tensor, scale: float, interval: tuple[float, float] | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Guide a denoiser by a condition (Ho & Salimans 2022, arXiv 2207.12598, eq. 6).
 
-    Both halves go through the model in one call. The noise is guided, on all its channels; the variance is the
-    conditional half's. At scale 1, and at timesteps outside of `interval` (Kynkäänniemi et al. 2024, arXiv 2404.07724;
-    both ends count; of a batch's t, which agree, the first), the unconditional half would not count: not computed.
+    Both halves pass the model in one call. The noise is guided on all of its channels; the variance is that of the
+    conditional half. The unconditional half is computed only where it counts: not at scale 1, nor outside of interval.
+
+    Args:
+        model: (x, t, y) -> noise and perhaps variance channels (b, f, c or 2c, h, w).
+        y: The condition (b, ...).
+        null: What stands for no condition, shaped like y.
+        scale: 1 samples from the conditional model; larger values follow the condition more closely.
+        interval: The first and the last timestep at which guidance applies (Kynkäänniemi et al. 2024, arXiv
+            2404.07724); the timesteps of a batch are taken to agree. None: at all timesteps.
+
+    Returns:
+        A denoiser (x (b, f, c, h, w), t (b,)) -> (b, f, c or 2c, h, w).
     """
     if scale == 1:
         return lambda x, t: model(x, t, y)

@@ -1,10 +1,11 @@
-"""The training loss: mean squared error of the noise, plus the variational bound for the learned variance.
+"""The training loss: the squared error of the prediction, and the variational bound that trains the variance.
 
-Nichol & Dhariwal 2021 (arXiv 2102.09672), section 3.1; the bound is in bits and has weight 1, as Latte trains.
+Nichol & Dhariwal 2021 (arXiv 2102.09672), section 3.1. As in Latte's training, the bound is in bits and has weight 1.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +14,35 @@ from latte.diffusion.gaussian import learned_log_variance, noise_from_v, posteri
 from latte.diffusion.schedule import Schedule, at, q_sample
 
 
-def per_sample(x: Tensor) -> Tensor:
-    """Mean over everything but the batch, (b, ...) -> (b,)."""
+def mean_per_sample(x: Tensor) -> Tensor:
+    """The mean over everything but the batch, (b, ...) -> (b,)."""
     return x.flatten(1).mean(1)
 
 
 def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:
-    """KL(N1 || N2), elementwise, in nats."""
+    """KL(N1 || N2) of two Gaussians, elementwise, in nats; the terms of Ho et al. 2020, eq. 5."""
     difference = (mean1 - mean2).square() * torch.exp(-log_var2)
     return 0.5 * (log_var2 - log_var1 - 1 + torch.exp(log_var1 - log_var2) + difference)
 
 
+def normal_cdf(z: Tensor) -> Tensor:
+    """The standard normal cdf in its tanh approximation, as in the published training runs."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
 def discretised_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """-log p(x) in nats for data in [-1, 1] cut in 255 bins (Ho et al. 2020, eq. 13), elementwise.
+    """The negative log-likelihood of data in 255 bins under a Gaussian (Ho et al. 2020, eq. 13).
 
-    The normal cdf is its tanh approximation, as in the published training runs.
+    Args:
+        x: Data in [-1, 1], of any shape.
+        mean: The mean, shaped like x.
+        log_scale: The log of the standard deviation, shaped like x.
+
+    Returns:
+        -log p(x) in nats, elementwise.
     """
-
-    def cdf(z: Tensor) -> Tensor:
-        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-
     centred, inverse = x - mean, torch.exp(-log_scale)
-    upper, lower = cdf(inverse * (centred + 1 / 255)), cdf(inverse * (centred - 1 / 255))
+    upper, lower = normal_cdf(inverse * (centred + 1 / 255)), normal_cdf(inverse * (centred - 1 / 255))
     inner = torch.where(x > 0.999, 1 - lower, upper - lower)
     return -torch.where(x < -0.999, upper, inner).clamp(min=1e-12).log()
 
@@ -42,29 +50,52 @@ def discretised_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def variational_bound(
     schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor, eps: Tensor, variance: Tensor
 ) -> Tensor:
-    """The term of the bound at each sample's step, in bits per element, (b,)."""
+    """The term of the variational bound at each sample's step (Nichol & Dhariwal 2021, eq. 4-7).
+
+    Args:
+        schedule: The schedule that index counts in.
+        x0: Clean latents (b, ...).
+        x: Noisy latents x_t, shaped like x0.
+        index: Steps (b,).
+        eps: Predicted noise, shaped like x0.
+        variance: The network's variance channels, shaped like x0.
+
+    Returns:
+        Bits per element (b,): the likelihood at step 0, a KL divergence at all others.
+    """
     mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
-    log_var = learned_log_variance(schedule, variance, index, x)
+    log_var = torch.as_tensor(learned_log_variance(schedule, variance, index, x))
     true_mean = posterior_mean(schedule, x0, x, index)
     kl = gaussian_kl(true_mean, at(schedule.posterior_log_variance, index, x), mean, log_var)
     nll = discretised_nll(x0, mean, 0.5 * log_var)
-    return torch.where(index == 0, per_sample(nll), per_sample(kl)) / math.log(2)
+    return torch.where(index == 0, mean_per_sample(nll), mean_per_sample(kl)) / math.log(2)
 
 
 def diffusion_loss(
-    model: Callable,
+    model: Callable[..., Tensor],
     x0: Tensor,
     index: Tensor,
     noise: Tensor,
     schedule: Schedule,
     prediction: str = "eps",
-    **condition,
+    **condition: Any,
 ) -> dict[str, Tensor]:
-    """Loss of clean latents x0 (b, f, c, h, w) at step indices (b,), each value (b,): loss, mse and, if learned, vb.
+    """The loss of a denoiser (Nichol & Dhariwal 2021, eq. 16, with lambda 1 and the bound in bits).
 
-    model(x_t, timesteps, **condition) gives (b, f, c or 2c, h, w), the noise or, with prediction "v", v: then the error
-    is v's, which weighs every noise level alike (Salimans & Ho 2022). In the bound the predicted noise is detached: it
-    trains the variance alone.
+    The bound trains only the variance: the predicted noise is detached in it.
+
+    Args:
+        model: (x_t, timesteps (b,), **condition) -> prediction and perhaps variance channels (b, f, c or 2c, h, w).
+        x0: Clean latents (b, f, c, h, w).
+        index: Steps of the schedule (b,).
+        noise: Standard normal noise, shaped like x0.
+        schedule: The training schedule.
+        prediction: What the model predicts, "eps" (the noise) or "v", whose error weighs all noise levels alike
+            (Salimans & Ho 2022, section 4).
+        **condition: Further arguments of the model.
+
+    Returns:
+        Values per sample (b,): "loss", "mse" and, if the variance is learned, "vb".
     """
     x = q_sample(schedule, x0, index, noise)
     out = model(x, schedule.timesteps.to(index.device)[index], **condition)
@@ -74,7 +105,7 @@ def diffusion_loss(
         abar = schedule.alphas_cumprod
         eps = noise_from_v(schedule, x, index, predicted)
         target = at(abar.sqrt(), index, x0) * noise - at((1 - abar).sqrt(), index, x0) * x0
-    mse = per_sample((target - predicted).square())
+    mse = mean_per_sample((target - predicted).square())
     if variance is None:
         return {"loss": mse, "mse": mse}
     vb = variational_bound(schedule, x0, x, index, eps.detach(), variance)

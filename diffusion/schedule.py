@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import torch
@@ -150,20 +151,20 @@ def evenly_spaced(spacing: str, steps: int) -> list[int]:
     counts = [int(part) for part in parts]
     if stride_count:
         for stride in range(1, steps + 1):
-            kept = range(0, steps, stride)
-            if len(kept) == counts[0]:
-                return list(kept)
+            if len(range(0, steps, stride)) == counts[0]:
+                return list(range(0, steps, stride))
         raise ValueError(f"respacing {spacing!r}: no integer stride over {steps} steps keeps exactly {counts[0]}")
-    kept, start = [], 0
+    kept: list[int] = []
+    start = 0
     for i, count in enumerate(counts):
         size = steps // len(counts) + (i < steps % len(counts))
         if count > size:
             raise ValueError(f"respacing {spacing!r}: part {i + 1} has {size} steps, too few to keep {count}")
-        # the running sum, not i * stride: the published step lists were rounded from it
-        stride, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
+        # the running sum, not i * gap: the published step lists were rounded from it
+        gap, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
         for _ in range(count):
             kept.append(start + round(position))
-            position += stride
+            position += gap
         start += size
     return kept
 
@@ -190,6 +191,12 @@ def respace(schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: 
     return Schedule(betas, kept if (kept % 1).any() else kept.long(), end, schedule)
 
 
+@overload
+def at(table: Tensor, index: int, like: Tensor) -> float: ...
+@overload
+def at(table: Tensor, index: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float: ...
 def at(table: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:
     """Look up a schedule's table.
 

@@ -1,109 +1,122 @@
-"""Faster samplers, each of a few lines: generators over a schedule that yield x after every step, as in samplers.py.
+"""Faster samplers: generators with the arguments of those in samplers.py, which yield x after every step.
 
-All integrate one equation. With x_t = a x_0 + s eps, the variable x / a obeys d(x / a) = eps d(sigma) in sigma = s / a
-(Song et al. 2021, DDIM, eq. 14; Karras et al. 2022): they differ in what they take for eps over a step.
+All of them integrate one equation. With x_t = a x_0 + s eps, the variable x / a obeys d(x / a) = eps d(sigma), where
+sigma = s / a (Song et al. 2021, eq. 14; Karras et al. 2022, eq. 1). They differ in what they take for eps over a step.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import split_output
+from latte.diffusion.samplers import Denoiser, Noise
 from latte.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Level:
-    """A noise level: x_t = a x_0 + s eps, which the network knows as timestep t."""
+class NoiseLevel:
+    """A noise level x_t = a x_0 + s eps.
 
-    t: float  # whole, as an int, where the schedule's are
+    Attributes:
+        t: The timestep that the network is given; an int where the schedule's timesteps are.
+        a: The factor of the clean latents.
+        s: The standard deviation of the noise.
+    """
+
+    t: float
     a: float
     s: float
 
     @property
     def sigma(self) -> float:
+        """The noise-to-signal ratio s / a (Karras et al. 2022)."""
         return self.s / self.a
 
     @property
     def log_snr(self) -> float:
-        """Half the log signal-to-noise ratio, lambda of Lu et al. 2022; infinite where there is no noise."""
+        """Half the log signal-to-noise ratio, lambda in Lu et al. 2022; infinite without noise."""
         return math.log(self.a / self.s) if self.s else math.inf
 
 
-def levels(schedule: Schedule) -> list[Level]:
-    """From the noisiest step down to the end, where nothing, or what the schedule says, is left."""
+def noise_levels(schedule: Schedule) -> list[NoiseLevel]:
+    """The levels of a schedule, from the noisiest down to its end, where no noise or what it prescribes is left."""
     pairs = zip(schedule.timesteps.tolist(), schedule.alphas_cumprod.tolist())
-    rising = [Level(t, math.sqrt(abar), math.sqrt(1 - abar)) for t, abar in pairs]
+    rising = [NoiseLevel(t, math.sqrt(abar), math.sqrt(1 - abar)) for t, abar in pairs]
     end = float(schedule.alphas_cumprod_prev[0])
-    return [*reversed(rising), Level(0, math.sqrt(end), math.sqrt(1 - end))]
+    return [*reversed(rising), NoiseLevel(0, math.sqrt(end), math.sqrt(1 - end))]
 
 
-def noise_at(denoise: Callable, x: Tensor, level: Level) -> Tensor:
-    """What the network takes for noise in x."""
+def predict_noise(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Tensor:
+    """The noise that the network predicts in x (b, f, c, h, w)."""
     t = torch.full((len(x),), level.t, device=x.device)
     return split_output(denoise(x, t).to(x.dtype), x.shape[2])[0]
 
 
-def move(x: Tensor, eps: Tensor, here: Level, there: Level) -> Tensor:
-    """x at another level, as if eps were the noise all the way: a step of DDIM."""
+def ddim_step(x: Tensor, eps: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """Take x to another level with eps constant: a step of DDIM (Song et al. 2021, eq. 13)."""
     return there.a * (x / here.a + (there.sigma - here.sigma) * eps)
 
 
 @torch.no_grad()
-def euler(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """Euler's method: DDIM without its eta."""
-    for here, there in pairwise(levels(schedule)):
-        x = move(x, noise_at(denoise, x, here), here, there)
+def euler(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """Euler's method (Karras et al. 2022, section 3), which equals DDIM at eta 0."""
+    for here, there in pairwise(noise_levels(schedule)):
+        x = ddim_step(x, predict_noise(denoise, x, here), here, there)
         yield x
 
 
-def ancestral(here: Level, there: Level) -> tuple[Level, float]:
-    """Part of a step that goes lower than `there`, and the deviation of fresh noise, in sigma, that leads back up."""
+def split_step(here: NoiseLevel, there: NoiseLevel) -> tuple[NoiseLevel, float]:
+    """Split a step into one that goes below its goal, and fresh noise that leads back up (Song et al. 2021, eq. 16).
+
+    Returns:
+        The level below, and the deviation of the fresh noise, in units of sigma.
+    """
     up = min(there.sigma, there.sigma * math.sqrt(max(here.sigma**2 - there.sigma**2, 0)) / here.sigma)
     down = math.sqrt(max(there.sigma**2 - up**2, 0))
-    return Level(there.t, there.a, down * there.a), up
+    return NoiseLevel(there.t, there.a, down * there.a), up
 
 
 @torch.no_grad()
-def euler_ancestral(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable) -> Iterator[Tensor]:
-    """Euler's method to below the next level, and fresh noise up to it."""
-    for count, (here, there) in enumerate(pairwise(levels(schedule))):
-        down, up = ancestral(here, there)
-        x = move(x, noise_at(denoise, x, here), here, down)
+def euler_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iterator[Tensor]:
+    """Euler's method to below the next level, and fresh noise up to it; DDPM's noise (Song et al. 2021, eq. 16)."""
+    for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
+        down, up = split_step(here, there)
+        x = ddim_step(x, predict_noise(denoise, x, here), here, down)
         if up:
             x = x + there.a * up * noise(count).to(x)
         yield x
 
 
 @torch.no_grad()
-def kdpm2_ancestral(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable) -> Iterator[Tensor]:
-    """DPM-Solver 2 as Karras et al. 2022 space it: eps of the middle in log sigma, and fresh noise as above."""
-    for count, (here, there) in enumerate(pairwise(levels(schedule))):
-        down, up = ancestral(here, there)
-        eps = noise_at(denoise, x, here)
+def kdpm2_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iterator[Tensor]:
+    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps of the middle in log sigma, and euler_ancestral's noise."""
+    for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
+        down, up = split_step(here, there)
+        eps = predict_noise(denoise, x, here)
         if down.s:
             sigma = math.sqrt(here.sigma * down.sigma)
             a = 1 / math.hypot(1, sigma)
-            middle = Level(schedule.timestep_of(sigma), a, a * sigma)
-            eps = noise_at(denoise, move(x, eps, here, middle), middle)
-        x = move(x, eps, here, down)
+            middle = NoiseLevel(schedule.timestep_of(sigma), a, a * sigma)
+            eps = predict_noise(denoise, ddim_step(x, eps, here, middle), middle)
+        x = ddim_step(x, eps, here, down)
         if up:
             x = x + there.a * up * noise(count).to(x)
         yield x
 
 
 @torch.no_grad()
-def heun(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """Heun's method (Karras et al. 2022, algorithm 1): eps is the mean of both ends, at two evaluations a step."""
-    for here, there in pairwise(levels(schedule)):
-        eps = noise_at(denoise, x, here)
+def heun(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """Heun's method (Karras et al. 2022, algorithm 1): eps is the mean of both ends, for two evaluations per step."""
+    for here, there in pairwise(noise_levels(schedule)):
+        eps = predict_noise(denoise, x, here)
         if there.s:
-            eps = (eps + noise_at(denoise, move(x, eps, here, there), there)) / 2
-        x = move(x, eps, here, there)
+            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), there)) / 2
+        x = ddim_step(x, eps, here, there)
         yield x
 
 
@@ -111,75 +124,81 @@ PLMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 
 
 @torch.no_grad()
-def pndm(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """Linear multistep (Liu et al. 2022, PNDM): Adams-Bashforth's weights of order 4 on eps; the first step is Heun's.
+def pndm(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """Pseudo linear multistep (PNDM: Liu et al. 2022, eq. 12): Adams-Bashforth weights of order 4 on eps.
 
-    The weights are those of even steps, which sigma's are not: in the limit the order is 2, with a small constant.
+    The first step is Heun's. The weights are those of equal steps, but steps in sigma are not equal: in the limit the
+    order is 2, with a small constant.
     """
     past: list[Tensor] = []
-    for here, there in pairwise(levels(schedule)):
-        past = [noise_at(denoise, x, here), *past[:3]]
-        eps = sum(weight * old for weight, old in zip(PLMS[len(past)], past))
+    for here, there in pairwise(noise_levels(schedule)):
+        past = [predict_noise(denoise, x, here), *past[:3]]
+        eps = reduce(torch.add, (weight * old for weight, old in zip(PLMS[len(past)], past)))
         if len(past) == 1 and there.s:
-            eps = (eps + noise_at(denoise, move(x, eps, here, there), there)) / 2
-        x = move(x, eps, here, there)
+            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), there)) / 2
+        x = ddim_step(x, eps, here, there)
         yield x
 
 
+def line_integral(one: NoiseLevel, zero: NoiseLevel, end: NoiseLevel) -> float:
+    """The integral over sigma, up to `end`, of the line in log sigma that is 1 at `one` and 0 at `zero`."""
+    return end.sigma * (math.log(end.sigma / zero.sigma) - 1) / math.log(one.sigma / zero.sigma)
+
+
 @torch.no_grad()
-def deis(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """DEIS (Zhang & Chen 2023), order 2: eps is a line in log sigma through the last two, integrated exactly."""
+def deis(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """DEIS of order 2 (Zhang & Chen 2023, arXiv 2204.13902, eq. 15).
 
-    def share(of: Level, other: Level, at: Level) -> float:
-        """Integral up to `at` of the line that is 1 at `of` and 0 at `other`."""
-        return at.sigma * (math.log(at.sigma / other.sigma) - 1) / math.log(of.sigma / other.sigma)
-
-    before = old = None
-    for here, there in pairwise(levels(schedule)):
-        eps = noise_at(denoise, x, here)
+    eps is a line in log sigma through its last two values, which is integrated exactly.
+    """
+    before: NoiseLevel | None = None
+    old = x  # until there is an eps before
+    for here, there in pairwise(noise_levels(schedule)):
+        eps = predict_noise(denoise, x, here)
         if before is None or not there.s:
-            x = move(x, eps, here, there)
+            x = ddim_step(x, eps, here, there)
         else:
-            new_weight = share(here, before, there) - share(here, before, here)
-            old_weight = share(before, here, there) - share(before, here, here)
+            new_weight = line_integral(here, before, there) - line_integral(here, before, here)
+            old_weight = line_integral(before, here, there) - line_integral(before, here, here)
             x = there.a * (x / here.a + new_weight * eps + old_weight * old)
         before, old = here, eps
         yield x
 
 
-def exponential(x: Tensor, clean: Tensor, here: Level, there: Level) -> Tensor:
-    """x at another level, as if `clean` were x_0 all the way: DPM-Solver++ (Lu et al. 2022), order 1."""
+def exponential_step(x: Tensor, clean: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """Take x to another level with x_0 constant: a step of DPM-Solver++ of order 1 (Lu et al. 2022b, eq. 9)."""
     return there.s / here.s * x + (there.a - there.s / here.s * here.a) * clean
 
 
 @torch.no_grad()
-def dpm_multistep(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): x_0 is continued from the last two, linearly in lambda."""
-    before = old = None
-    for here, there in pairwise(levels(schedule)):
-        clean = (x - here.s * noise_at(denoise, x, here)) / here.a
+def dpm_multistep(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """DPM-Solver++ 2M (Lu et al. 2022b, arXiv 2211.01095, algorithm 2): x_0 is extrapolated linearly in lambda."""
+    before: NoiseLevel | None = None
+    old = x  # until there is an x_0 before
+    for here, there in pairwise(noise_levels(schedule)):
+        clean = (x - here.s * predict_noise(denoise, x, here)) / here.a
         ahead = clean
         if before is not None and there.s:
             ratio = (there.log_snr - here.log_snr) / (here.log_snr - before.log_snr)
             ahead = clean + ratio / 2 * (clean - old)
-        x = exponential(x, ahead, here, there)
+        x = exponential_step(x, ahead, here, there)
         before, old = here, clean
         yield x
 
 
 @torch.no_grad()
-def dpm_singlestep(denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable | None = None) -> Iterator[Tensor]:
-    """DPM-Solver++ 2S (Lu et al. 2022, algorithm 1): steps in pairs, the second from where the first began."""
-    start = None
-    for here, there in pairwise(levels(schedule)):
-        clean = (x - here.s * noise_at(denoise, x, here)) / here.a
+def dpm_singlestep(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+    """DPM-Solver++ 2S (Lu et al. 2022b, algorithm 1): the second step of each pair starts anew."""
+    start: tuple[Tensor, Tensor, NoiseLevel] | None = None
+    for here, there in pairwise(noise_levels(schedule)):
+        clean = (x - here.s * predict_noise(denoise, x, here)) / here.a
         if start is None or not there.s:
             start = (x, clean, here) if start is None else None
-            x = exponential(x, clean, here, there)
+            x = exponential_step(x, clean, here, there)
         else:
             y, first, begin = start
             ratio = (there.log_snr - begin.log_snr) / (here.log_snr - begin.log_snr)
-            x, start = exponential(y, first + ratio / 2 * (clean - first), begin, there), None
+            x, start = exponential_step(y, first + ratio / 2 * (clean - first), begin, there), None
         yield x
 
 

@@ -1,4 +1,6 @@
-"""The one transformer block that every Latte is built from."""
+"""The one transformer block that every Latte is built from, and the ways in which conditioning modulates it."""
+
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 
-ATTENTION = {
+ATTENTION: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "s": lambda dim, heads, rope: AxialAttention(dim, heads, "spatial"),
     "t": lambda dim, heads, rope: AxialAttention(dim, heads, "temporal", rope),
     "|": SplitAttention,
@@ -15,70 +17,117 @@ ATTENTION = {
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of x (b, f, s, d), then shift and scale: the norm has no parameters of its own."""
+    """Layer norm without parameters of its own, then shift and scale (adaLN: Peebles & Xie 2023, section 3.2).
+
+    Args:
+        x: Tokens (b, f, s, d).
+        shift: Broadcasts to x, such as (b, 1 or f, 1, d).
+        scale: Likewise; 0 leaves the normalised tokens as they are.
+
+    Returns:
+        The modulated tokens (b, f, s, d).
+    """
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
-def per_frame(c: Tensor, frames: int) -> Tensor:
-    """(b, 1 + n, ...) of a clip and n stills -> (b, frames, ...); a clip alone stays (b, 1, ...) and is broadcast."""
-    if c.shape[1] == 1:
-        return c
-    return torch.cat([c[:, :1].expand(-1, frames - c.shape[1] + 1, *c.shape[2:]), c[:, 1:]], 1)
+class FullPrecisionLinear(nn.Linear):
+    """A linear layer that mixed-precision training keeps in float32 (see latte.train.precision)."""
+
+    full_precision = True
 
 
 class AdaLN(nn.Module):
-    """adaLN-Zero (Peebles & Xie 2023; "S-AdaLN" in Latte): modulation of `norms` layer norms from the conditioning.
+    """adaLN-Zero (Peebles & Xie 2023, arXiv 2212.09748, section 3.2), which Latte calls S-AdaLN (section 3.3).
 
-    parts 3: shift, scale and the branch's gate; 2: without a gate.
+    Args:
+        dim: Width d.
+        norms: How many layer norms are modulated.
+        parts: 3 for shift, scale and the gate of the branch; 2 without the gate.
     """
+
+    full_precision = True
 
     def __init__(self, dim: int, norms: int, parts: int = 3):
         super().__init__()
         self.norms, self.parts = norms, parts
         self.linear = nn.Linear(dim, norms * parts * dim)
 
-    def forward(self, c: Tensor, frames: int) -> list[list[Tensor]]:
-        """c (b, 1 or 1 + n, d), projected once a sample -> per norm its parts, each (b, 1 or frames, 1, d)."""
-        rows = per_frame(self.linear(F.silu(c)).unflatten(-1, (self.norms * self.parts, 1, -1)), frames).unbind(2)
+    def forward(self, c: Tensor) -> list[list[Tensor]]:
+        """Conditioning (b, 1 or f, d) -> for each norm its parts, each (b, 1 or f, 1, d)."""
+        rows = self.linear(F.silu(c)).unflatten(-1, (self.norms * self.parts, 1, -1)).unbind(2)
         return [list(rows[i : i + self.parts]) for i in range(0, len(rows), self.parts)]
 
 
 class Affine(nn.Module):
-    """An ordinary layer norm's weight and bias in AdaLN's place, for conditioning that enters as tokens; no gates."""
+    """An ordinary layer norm's weight and bias in AdaLN's place, for conditioning that enters as tokens: no gates.
+
+    Args: As AdaLN's.
+    """
 
     def __init__(self, dim: int, norms: int, parts: int = 3):
         super().__init__()
         self.parts = parts
         self.table = nn.Parameter(torch.zeros(norms, 2, dim))
 
-    def forward(self, c: Tensor, frames: int) -> list[list[Tensor | float]]:
-        """As AdaLN's, whatever c: per norm shift and scale (d,), and 1 for the gate."""
+    def forward(self, c: Tensor) -> list[list[Tensor | float]]:
+        """As AdaLN.forward, whatever c is: for each norm shift (d,), scale (d,) and a gate of 1."""
         return [[shift, scale, 1.0][: self.parts] for shift, scale in self.table]
 
 
 class AdaLNSingle(nn.Module):
-    """adaLN-single (Chen et al. 2023, PixArt-alpha): a table of its own on a modulation that all blocks share."""
+    """adaLN-single (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426, section 2.3).
+
+    Each block adds a small table of its own to a modulation that all blocks share.
+
+    Args: As AdaLN's.
+    """
 
     def __init__(self, dim: int, norms: int, parts: int = 3):
         super().__init__()
         self.parts = parts
         self.table = nn.Parameter(torch.randn(norms * parts, dim) / dim**0.5)
 
-    def forward(self, c: Tensor, frames: int) -> list[list[Tensor]]:
-        """As AdaLN's, from c (b, 1 or 1 + n, norms * parts * d), or d for the same everywhere."""
-        shared = c.unflatten(-1, (-1, 1, self.table.shape[1]))
-        rows = per_frame(self.table[:, None] + shared, frames).unbind(2)
+    def forward(self, c: Tensor) -> list[list[Tensor]]:
+        """As AdaLN.forward, of the shared modulation c (b, 1 or f, norms * parts * d), or d for the same everywhere."""
+        rows = (self.table[:, None] + c.unflatten(-1, (-1, 1, self.table.shape[1]))).unbind(2)
         return [list(rows[i : i + self.parts]) for i in range(0, len(rows), self.parts)]
 
 
-MODULATION = {"adaln": AdaLN, "tokens": Affine, "single": AdaLNSingle}
+MODULATION: dict[str, Callable[..., nn.Module]] = {"adaln": AdaLN, "tokens": Affine, "single": AdaLNSingle}
+
+
+class TanhGELU(nn.GELU):
+    """GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) in its tanh approximation."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+
+class FeedForward(Mlp):
+    """The block's MLP: two linear layers with a tanh-approximated GELU between them (DiT, section 3.2).
+
+    Args:
+        dim: Width d.
+        hidden: Width between the two layers.
+    """
+
+    kind = "mlp"
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__(dim, hidden, act_layer=TanhGELU)
 
 
 class Block(nn.Module):
-    """One attention per letter of `kinds`, in order and modulated alike, then an MLP.
+    """One attention per letter of `kinds`, in order and modulated alike, then an MLP: Latte, figure 2.
 
-    "s" spatial, "t" temporal, "st" spatial then temporal, "|" half the heads each: Latte, figure 2. With `cross`,
-    attention to a text stands before the MLP, without norm, gate or modulation, as in PixArt-alpha.
+    Args:
+        dim: Width d.
+        heads: Number of attention heads.
+        kinds: "s" spatial, "t" temporal, "st" spatial then temporal, "|" half of the heads each.
+        conditioning: "adaln", "tokens" or "single", see MODULATION.
+        mlp_ratio: Hidden width of the MLP over d.
+        rope: Rotary positions in temporal attention.
+        cross: Attend to a text before the MLP, without norm, gate or modulation, as in PixArt-alpha.
     """
 
     def __init__(
@@ -95,29 +144,38 @@ class Block(nn.Module):
         self.kinds = kinds
         self.attns = nn.ModuleList(ATTENTION[kind](dim, heads, rope) for kind in kinds)
         self.cross = CrossAttention(dim, heads) if cross else None
-        self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=lambda: nn.GELU(approximate="tanh"))
-        self.mlp.kind = "mlp"
+        self.mlp = FeedForward(dim, int(mlp_ratio * dim))
         self.modulation = MODULATION[conditioning](dim, 2)
 
     def forward(
-        self, x: Tensor, c: Tensor, images: int = 0, text: tuple[Tensor, Tensor | None] | None = None
+        self, x: Tensor, c: Tensor, text: Tensor | None = None, bias: Tensor | None = None, temporal: bool = True
     ) -> Tensor:
-        """x (b, f, s, d), c (b, 1 or 1 + images, d) -> (b, f, s, d); the last `images` frames skip temporal blocks.
+        """Pass the tokens of some videos through the block.
 
-        text: embeddings (b, 1 or 1 + images, l, d) and the bias of their scores, for CrossAttention.
+        Args:
+            x: Tokens (b, f, s, d).
+            c: What modulates the norms (b, 1 or f, ...), one row for all frames or one each.
+            text: Text embeddings (b, 1 or f, l, d), for cross-attention.
+            bias: Added to the scores of cross-attention (b, 1 or f, l).
+            temporal: False switches temporal attention off: every frame is then an image of its own.
+
+        Returns:
+            Tokens (b, f, s, d).
         """
-        skip = images if self.kinds == "t" else 0
-        x, stills = x.split([x.shape[1] - skip, skip], 1)
-        images, c = images - skip, c[:, :1] if skip else c
-        attention, mlp = self.modulation(c, x.shape[1])
-        for attn in self.attns:
-            x = x + self.branch(attn, x, attention, images)
+        attention, mlp = self.modulation(c)
+        for attn in self.attentions(temporal):
+            x = x + self.branch(attn, x, attention)
         if self.cross is not None:
-            x = x + self.cross(x, *text)
-        x = x + self.branch(self.mlp, x, mlp)
-        return torch.cat([x, stills], 1) if skip else x
+            x = x + self.cross(x, text, bias)
+        return x + self.branch(self.mlp, x, mlp)
 
-    def branch(self, layer: nn.Module, x: Tensor, modulation: list[Tensor], *rest) -> Tensor:
-        """gate * layer(modulated norm of x), what the layer adds to the residual: (b, f, s, d) -> same."""
+    def attentions(self, temporal: bool) -> Iterable[nn.Module]:
+        """The attentions in order or, with temporal attention off, those of them that stay within a frame."""
+        if temporal:
+            return self.attns
+        return [layer for layer in self.attns.modules() if getattr(layer, "kind", None) == "spatial"]
+
+    def branch(self, layer: nn.Module, x: Tensor, modulation: list[Tensor]) -> Tensor:
+        """What a layer adds to the residual, gate * layer(modulated norm of x): (b, f, s, d) -> (b, f, s, d)."""
         shift, scale, gate = modulation
-        return gate * layer(modulate(x, shift, scale), *rest)
+        return gate * layer(modulate(x, shift, scale))

@@ -1,37 +1,97 @@
-"""Configurations as tables: what from_dict of every network's configuration checks."""
+"""What the configurations of all networks share: how they are read from a table, and how they are checked."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import get_args, get_origin
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 
-def fits(value: object, kind: type) -> bool:
-    """Whether a value out of JSON or YAML is of a field's type: bool, int, float, str or tuple[one of these, ...]."""
+class NetworkConfig:
+    """Base class of the frozen dataclasses that describe a network.
+
+    Attributes:
+        limits: The smallest and the largest sensible value of fields, by name. What lies beyond is a mistake, or an
+            untrusted file that asks for all memory.
+    """
+
+    limits: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __post_init__(self) -> None:
+        """Check the limits; subclasses go on with what else must hold.
+
+        Raises:
+            ValueError: A value is out of its limits.
+        """
+        for name, (least, most) in self.limits.items():
+            value = getattr(self, name)
+            self.require(least <= value <= most, f"{name} is {value}; it must be in {least} to {most}")
+
+    def require(self, holds: bool, message: str) -> None:
+        """Raise a ValueError with this message, which the name of the class precedes, unless `holds`."""
+        if not holds:
+            raise ValueError(f"{type(self).__name__}: {message}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from a table, the inverse of dataclasses.asdict.
+
+        Args:
+            values: Names of fields and their values, as JSON or YAML has them. Missing fields take their defaults.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: A name is unknown, a value has another type, or the values do not fit together.
+        """
+        return cls(**check_fields(cls, values))
+
+
+def has_type(value: object, kind: Any) -> bool:
+    """Whether a value from JSON or YAML has a field's type: bool, int, float, str or tuple[one of these, ...]."""
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple | list) and all(fits(part, get_args(kind)[0]) for part in value)
+        return isinstance(value, tuple | list) and all(has_type(part, get_args(kind)[0]) for part in value)
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """ "unknown key ..., did you mean ...?"; with nothing close, all that are known."""
+    """The message "unknown key ..., did you mean ...?"; it lists all known keys where none is close."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     advice = f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
     return f"unknown key {name!r}{advice}"
 
 
-def check_fields(kind: type, values: dict) -> dict:
-    """`values` as they are; ValueError names one that is no field of the dataclass `kind`, or not of its type."""
+def known_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a table that are fields of the dataclass `kind`, for published files, which have others too."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def check_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Check a table against the fields of a dataclass.
+
+    Args:
+        kind: The dataclass.
+        values: Names of fields and their values.
+
+    Returns:
+        The values, unchanged.
+
+    Raises:
+        ValueError: A name is not a field, or a value is not of the field's type.
+    """
     names = [field.name for field in fields(kind)]
     for name in values:
         if name not in names:
             raise ValueError(f"{kind.__name__}: {unknown_key(str(name), names)}")
     for field in fields(kind):
-        value = values.get(field.name, field.default)
-        if not fits(value, field.type):
-            wanted = f"list of {get_args(field.type)[0].__name__}" if get_args(field.type) else field.type.__name__
-            raise ValueError(f"{field.name} is {value!r}; it must be of type {wanted}")
+        value, wanted = values.get(field.name, field.default), field.type
+        if not has_type(value, wanted):
+            shown = (
+                f"list of {get_args(wanted)[0].__name__}" if get_args(wanted) else getattr(wanted, "__name__", wanted)
+            )
+            raise ValueError(f"{field.name} is {value!r}; it must be of type {shown}")
     return values

@@ -1,17 +1,21 @@
-"""Latte: a latent diffusion transformer for video (arXiv 2401.03048), unconditional or class-conditional."""
+"""Latte: a latent diffusion transformer for video (Ma et al. 2024, arXiv 2401.03048).
+
+The models here are unconditional or class-conditional; latte_t2v.py holds the one that takes a text.
+"""
 
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from latte.models.block import MODULATION, AdaLN, Block, modulate, per_frame
-from latte.models.condition import Condition, sincos, spatial_position
-from latte.models.fields import check_fields
+from latte.models.block import MODULATION, AdaLN, Block, FullPrecisionLinear
+from latte.models.condition import ClassEmbed, spatial_position
+from latte.models.denoiser import Condition, Denoiser, check_latents
+from latte.models.fields import NetworkConfig
 
-VARIANTS = {
+VARIANTS = {  # figure 2 of the paper: the attentions of each block
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion
     2: lambda depth: ["s"] * (depth // 2) + ["t"] * (depth // 2),  # late fusion
     3: lambda depth: ["st"] * depth,  # both attentions in every block
@@ -26,110 +30,102 @@ SIZES = {  # name: depth (variants 1 and 2), hidden_size, num_heads
 }
 
 
-LIMITS = {  # beyond these a configuration is a mistake, or somebody's mischief
-    "depth": (1, 1000),
-    "hidden_size": (4, 65536),
-    "num_heads": (1, 1024),
-    "mlp_ratio": (0.01, 64),
-    "patch_size": (1, 256),
-    "tubelet": (1, 256),
-    "in_channels": (1, 4096),
-    "input_size": (1, 65536),
-    "num_frames": (1, 65536),
-    "num_classes": (0, 1_000_000),
-    "class_dropout_prob": (0, 1),
-}
-
-
-def check_latents(x: Tensor, t: Tensor, channels: int, p: int) -> None:
-    """ValueError: x is not (b, f, channels, h, w) with sides that p divides, or t is not (b,)."""
-    if x.ndim != 5 or x.shape[2] != channels:
-        raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {channels}, h, w)")
-    if t.shape != (len(x),):
-        raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
-    if 0 in x.shape or x.shape[3] % p or x.shape[4] % p:
-        raise ValueError(f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {p} x {p}")
-
-
-def patchify(x: Tensor, p: int, tubelet: int = 1) -> Tensor:
-    """Latents (b, f, c, h, w) -> patches (b, f / tubelet, s, c * tubelet * p * p), row by row."""
-    return rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=tubelet, p=p, r=p)
-
-
-def unpatchify(x: Tensor, p: int, h: int) -> Tensor:
-    """Patches (b, f, s, p * p * c) in h rows -> (b, f, c, height, width); a patch's channels come last, as in DiT."""
-    return rearrange(x, "b f (h w) (p r c) -> b f c (h p) (w r)", h=h, p=p, r=p)
-
-
 @dataclass(frozen=True)
-class LatteConfig:
-    """What a Latte is made of. Raises ValueError where the values do not fit together."""
+class LatteConfig(NetworkConfig):
+    """The shape of a Latte; the defaults are those of an unconditional Latte-XL/2.
+
+    Raises:
+        ValueError: The values do not fit together.
+    """
 
     variant: int = 1  # 1 interleaved, 2 late fusion, 3 both attentions per block, 4 split heads
-    depth: int = 28  # blocks
+    depth: int = 28  # number of blocks
     hidden_size: int = 1152
     num_heads: int = 16
     mlp_ratio: float = 4.0
-    patch_size: int = 2  # latent pixels on a patch's side
+    patch_size: int = 2  # side of a patch, in latent pixels
     tubelet: int = 1  # frames in a patch: 1 uniform-frame, more compression-frame patch embedding
     in_channels: int = 4  # of the latents
     learn_sigma: bool = True  # the output has as many channels again, for the variance
-    input_size: int = 32  # side of the latents when nothing else is asked for; the model takes any
-    num_frames: int = 16  # likewise
+    input_size: int = 32  # default side of the latents; the model takes any
+    num_frames: int = 16  # default number of frames; the model takes any
     num_classes: int = 0  # 0: unconditional
-    class_dropout_prob: float = 0.1  # share of labels replaced by "no class" in training; 0: no such class
+    class_dropout_prob: float = 0.1  # share of labels that training replaces by "no class"; 0: no such class
     conditioning: str = "adaln"  # "adaln" (adaLN-Zero, S-AdaLN) or "tokens" (all tokens)
     temporal_pos: str = "sincos"  # "sincos" (absolute) or "rope" (rotary)
     prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
 
-    def __post_init__(self):
-        def check(ok: bool, message: str) -> None:
-            if not ok:
-                raise ValueError(f"Latte configuration: {message}")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "depth": (1, 1000),
+        "hidden_size": (4, 65536),
+        "num_heads": (1, 1024),
+        "mlp_ratio": (0.01, 64),
+        "patch_size": (1, 256),
+        "tubelet": (1, 256),
+        "in_channels": (1, 4096),
+        "input_size": (1, 65536),
+        "num_frames": (1, 65536),
+        "num_classes": (0, 1_000_000),
+        "class_dropout_prob": (0, 1),
+    }
 
-        check(self.variant in VARIANTS, f"variant is {self.variant!r}, not one of {sorted(VARIANTS)}")
-        for name, (least, most) in LIMITS.items():
-            check(least <= getattr(self, name) <= most, f"{name} is {getattr(self, name)}, not in {least} to {most}")
+    def __post_init__(self) -> None:
+        choices = {
+            "variant": tuple(VARIANTS),
+            "conditioning": ("adaln", "tokens"),
+            "temporal_pos": ("sincos", "rope"),
+            "prediction": ("eps", "v"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            self.require(value in known, f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
+        super().__post_init__()
+        width, split = self.hidden_size, self.variant == 4
+        heads = self.num_heads // 2 if split else self.num_heads
         pairs = self.variant > 2 or self.depth % 2 == 0
-        check(pairs, f"depth is {self.depth}; variants 1 and 2 take their blocks in pairs: give an even depth")
-        heads = self.num_heads // 2 if self.variant == 4 else self.num_heads
-        check(heads > 0 and self.hidden_size % heads == 0, f"hidden_size {self.hidden_size} is not {heads} equal heads")
-        check(self.variant != 4 or self.num_heads % 2 == 0, f"variant 4 splits the heads: {self.num_heads} is odd")
-        check(self.hidden_size % 4 == 0, f"hidden_size {self.hidden_size} is not a multiple of 4 (sin-cos positions)")
-        check(
-            self.conditioning in ("adaln", "tokens"), f"conditioning is {self.conditioning!r}, not 'adaln' or 'tokens'"
-        )
-        check(self.temporal_pos in ("sincos", "rope"), f"temporal_pos is {self.temporal_pos!r}, not 'sincos' or 'rope'")
-        check(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}, not 'eps' or 'v'")
-        rotary = self.temporal_pos != "rope" or (self.hidden_size // heads) % 2 == 0
-        check(rotary, f"rotary positions need an even head width, not {self.hidden_size // heads}")
+        self.require(pairs, f"depth is {self.depth}; variants 1 and 2 pair their blocks and need an even depth")
+        self.require(not split or self.num_heads % 2 == 0, f"num_heads is odd ({self.num_heads}); variant 4 halves it")
+        self.require(width % heads == 0, f"hidden_size {width} cannot be divided into {heads} heads")
+        self.require(width % 4 == 0, f"hidden_size is {width}; sinusoidal positions need a multiple of 4")
+        even = self.temporal_pos != "rope" or (width // heads) % 2 == 0
+        self.require(even, f"a head is {width // heads} wide; rotary positions need an even width")
 
     @classmethod
-    def named(cls, name: str, variant: int = 1, **changes) -> "LatteConfig":
-        """A published size, such as "Latte-XL/2"; variants 3 and 4 get the depth that gives equal parameters."""
+    def from_name(cls, name: str, variant: int = 1, **changes: Any) -> "LatteConfig":
+        """The configuration of a published size (Latte, table 1).
+
+        Args:
+            name: Such as "Latte-XL/2", where 2 is the patch size: S, B, L or XL, and 2, 4 or 8.
+            variant: Variants 3 and 4 get the depth at which they have as many parameters as variants 1 and 2.
+            **changes: Other fields that differ from their defaults.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: No published model has this name.
+        """
         size, _, patch = name.removeprefix("Latte-").partition("/")
         if size not in SIZES or patch not in ("2", "4", "8"):
             raise ValueError(f"no model is called {name!r}: expected Latte-{{{','.join(SIZES)}}}/{{2,4,8}}")
         depth, hidden_size, num_heads = SIZES[size]
         # 22 d^2 against 18 d^2 parameters: a second attention adds 4 d^2 to a block
         depth = depth if variant in (1, 2) else round(depth * 18 / 22)
-        shape = dict(depth=depth, hidden_size=hidden_size, num_heads=num_heads, patch_size=int(patch))
+        shape = {"depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch)}
         return cls(variant=variant, **{**shape, **changes})
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "LatteConfig":
-        """The inverse of dataclasses.asdict; ValueError: an unknown name, or a value of another type."""
-        return cls(**check_fields(cls, values))
 
     @property
     def out_channels(self) -> int:
+        """Channels of the output: the prediction and, if it is learned, the variance."""
         return self.in_channels * (2 if self.learn_sigma else 1)
 
 
-class Latte(nn.Module):
-    """The denoiser. Set `gradient_checkpointing` to trade time for memory in training; it changes no number."""
+class Latte(Denoiser):
+    """The unconditional or class-conditional denoiser (Latte, figures 1 and 2).
 
-    gradient_checkpointing = False
+    Args:
+        config: Its shape.
+    """
 
     def __init__(self, config: LatteConfig):
         super().__init__()
@@ -137,15 +133,16 @@ class Latte(nn.Module):
         dim, p = cfg.hidden_size, cfg.patch_size
         kinds = VARIANTS[cfg.variant](cfg.depth)
         rope = cfg.temporal_pos == "rope"
-        # the paper does not say where variants 2 to 4 get it; here, as in 1, before the first block that needs it
-        self.first_temporal = next((i for i, kind in enumerate(kinds) if set(kind) & {"t", "|"}), None)
-        self.condition = Condition(dim, cfg.num_classes, cfg.class_dropout_prob > 0)
+        self.patch_size, self.tubelet = p, cfg.tubelet
+        # the paper does not say where variants 2 to 4 add it; here, as in 1, before the first block that needs it
+        self.first_temporal = next((i for i, kind in enumerate(kinds) if set(kind) & {"t", "|"} and not rope), None)
+        self.condition = ClassEmbed(dim, cfg.num_classes, cfg.class_dropout_prob > 0)
         self.patch_embed = nn.Linear(cfg.in_channels * cfg.tubelet * p * p, dim)
         self.blocks = nn.ModuleList(
             Block(dim, cfg.num_heads, kind, cfg.conditioning, cfg.mlp_ratio, rope) for kind in kinds
         )
         self.final_modulation = MODULATION[cfg.conditioning](dim, 1, parts=2)
-        self.final_linear = nn.Linear(dim, p * p * cfg.out_channels)
+        self.final_linear = FullPrecisionLinear(dim, p * p * cfg.out_channels)
         upsample = (cfg.tubelet, 1, 1)
         self.upsample = (
             nn.ConvTranspose3d(cfg.out_channels, cfg.out_channels, upsample, upsample) if cfg.tubelet > 1 else None
@@ -153,72 +150,73 @@ class Latte(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier; embeddings N(0, 0.02); modulation and output zero, so that a fresh block is the identity."""
+        """Initialise as DiT (section 3.2): a fresh block is the identity, and a fresh model outputs zeros.
+
+        Linear layers are Xavier-uniform, embeddings N(0, 0.02), modulation and output zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        for linear in (self.condition.time.mlp[0], self.condition.time.mlp[2]):
+        for linear in (part for part in self.condition.time.modules() if isinstance(part, nn.Linear)):
             nn.init.normal_(linear.weight, std=0.02)
         for zero in (m.linear for m in self.modules() if isinstance(m, AdaLN)):
             nn.init.zeros_(zero.weight)
         nn.init.zeros_(self.final_linear.weight)
-        if self.upsample is not None:
+        if self.upsample is not None and self.upsample.bias is not None:
             nn.init.zeros_(self.upsample.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, num_images: int = 0) -> Tensor:
-        """Predict the noise (or config.prediction) of noisy latents, and the variance of Nichol & Dhariwal 2021.
+        """Predict the noise (or config.prediction) of noisy latents and, if it is learned, the variance.
 
-        x (b, f, c, h, w); t (b,) timesteps; y (b,) classes, num_classes for none -> (b, f, c or 2c, h, w).
-        In joint training the last num_images frames are stills, which skip what is temporal; y is then
-        (b, 1 + num_images), the clip's class and theirs, or (b,), one class for all.
-        Any f, h and w that the patch divides; ValueError for other shapes.
+        The variance channels interpolate as in Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15.
+
+        Args:
+            x: Noisy latents (b, f, c, h, w). Any f, h and w that the patches divide.
+            t: Timesteps (b,), in 0 to 999 for the published schedule.
+            y: Classes (b,), num_classes for "no class"; None for an unconditional model. In joint training also
+                (b, 1 + num_images), the class of the clip and those of the images.
+            num_images: In joint training, how many of the last frames are still images.
+
+        Returns:
+            The prediction (b, f, c or 2c, h, w).
+
+        Raises:
+            ValueError: Shapes do not fit the configuration or each other.
         """
-        self.check(x, t, y, num_images)
-        p, h, w = self.config.patch_size, x.shape[3] // self.config.patch_size, x.shape[4] // self.config.patch_size
-        patches = patchify(x, p, self.config.tubelet).to(self.patch_embed.weight.dtype)
-        x = self.patch_embed(patches) + spatial_position(h, w, self.config.hidden_size, x.device).to(patches.dtype)
-        x, c, prefix = self.add_condition(x, self.condition(t, y))
-        for i, block in enumerate(self.blocks):
-            if i == self.first_temporal and self.config.temporal_pos == "sincos":
-                x = x + self.temporal_position(x, num_images)
-            recompute = self.gradient_checkpointing and self.training
-            x = checkpoint(block, x, c, num_images, use_reentrant=False) if recompute else block(x, c, num_images)
-        ((shift, scale),) = self.final_modulation(c, x.shape[1])
-        x = self.final_linear(modulate(x[:, :, prefix:], shift, scale))
-        x = unpatchify(x, p, h)
-        return x if self.upsample is None else self.upsample(x.transpose(1, 2)).transpose(1, 2)
+        self.check_inputs(x, t, y, num_images)
+        out = self.denoise(x, self.class_condition(self.condition(t, y)), num_images)
+        return out if self.upsample is None else self.upsample(out.transpose(1, 2)).transpose(1, 2)
 
-    def add_condition(self, x: Tensor, embeddings: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:
-        """Tokens (b, f, s, d), what modulates them (b, k, d; Affine ignores it), and how many were put in front."""
+    def class_condition(self, embeddings: list[Tensor]) -> Condition:
+        """How embeddings (b, rows, d) enter the trunk: their sum modulates it, or each is a token of every frame."""
         if self.config.conditioning == "adaln":
-            return x, sum(embeddings), 0
-        tokens = torch.cat([per_frame(e, x.shape[1]).expand(len(x), x.shape[1], -1)[:, :, None] for e in embeddings], 2)
-        return torch.cat([tokens, x], 2), embeddings[-1], len(embeddings)
+            total = reduce(torch.add, embeddings)
+            return Condition(total, total)
+        tokens = torch.stack(torch.broadcast_tensors(*embeddings), 2)
+        return Condition(embeddings[0], embeddings[0], tokens)  # Affine ignores what it is given
 
-    def temporal_position(self, x: Tensor, images: int) -> Tensor:
-        """Of each frame, (f, 1, d); still images have none."""
-        frames = x.shape[1] - images
-        position = sincos(torch.arange(frames, device=x.device), self.config.hidden_size)
-        return nn.functional.pad(position, (0, 0, 0, images))[:, None].to(x.dtype)
+    def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
+        # in the weights' precision: under autocast the residual stream is float32 from here on
+        return spatial_position(h, w, self.config.hidden_size, x.device).to(self.patch_embed.weight.dtype)
 
-    def check(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
-        """One clear ValueError for shapes that do not fit."""
+    def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
+        """Raise a ValueError that names the first of forward's arguments that does not fit."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size)
         if x.shape[1] % cfg.tubelet:
             raise ValueError(f"{x.shape[1]} frames cannot be cut into tubelets of {cfg.tubelet}")
         if num_images and (cfg.tubelet > 1 or not 0 < num_images < x.shape[1]):
             raise ValueError(
-                f"num_images is {num_images} of {x.shape[1]} frames: needs uniform patches and fewer images"
+                f"num_images is {num_images} of {x.shape[1]} frames; it must be less, and the tubelet must be 1"
             )
         if cfg.num_classes and (y is None or y.shape not in ((len(x),), (len(x), 1 + num_images))):
             raise ValueError(
                 f"this model is class-conditional: give y of shape ({len(x)},), {cfg.num_classes} for no class"
             )
         if y is not None and not cfg.num_classes:
-            raise ValueError("this model is unconditional: it takes no y")
+            raise ValueError("this model is unconditional: leave y out")
         if y is not None and y.is_floating_point():
-            raise ValueError(f"y is {y.dtype}: classes are whole numbers")
+            raise ValueError(f"y has type {y.dtype}; classes are whole numbers")

@@ -1,94 +1,99 @@
 """LatteT2V, the text-to-video model (Latte-1): Latte's first variant, with PixArt-alpha's conditioning.
 
-Interleaved blocks, of which the spatial ones attend to a text as well; the timestep enters by adaLN-single (Chen et
-al. 2023, arXiv 2310.00426).
+Its interleaved blocks are Latte's (arXiv 2401.03048), of which the spatial ones also attend to a text. The timestep
+enters by adaLN-single (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426, section 2.3).
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
+import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from latte.models.block import AdaLNSingle, Block, modulate
-from latte.models.condition import TimeEmbed, sincos, spatial_position
-from latte.models.fields import check_fields
-from latte.models.latte import check_latents, patchify, unpatchify
+from latte.models.attention import CrossAttention
+from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, TanhGELU
+from latte.models.condition import TimeEmbed, spatial_position
+from latte.models.denoiser import Condition, Denoiser, check_latents
+from latte.models.fields import NetworkConfig
 from latte.models.t5 import T5Config, T5Encoder
 
-LIMITS = {
-    "num_layers": (1, 500),
-    "num_attention_heads": (1, 1024),
-    "attention_head_dim": (1, 4096),
-    "caption_channels": (1, 65536),
-    "in_channels": (1, 4096),
-    "out_channels": (1, 8192),
-    "patch_size": (1, 256),
-    "sample_size": (1, 65536),
-    "video_length": (1, 65536),
-}
+MASKED = -10_000.0  # added to the attention scores of padding, as published
 
 
 @dataclass(frozen=True)
-class LatteT2VConfig:
-    """Shape of the model, in the published config.json's names; the defaults are Latte-1's. ValueError: no shape."""
+class LatteT2VConfig(NetworkConfig):
+    """The shape of a LatteT2V, in the names of the published config.json; the defaults are Latte-1's.
+
+    Raises:
+        ValueError: The values do not fit together.
+    """
 
     num_layers: int = 28  # pairs of a spatial and a temporal block
     num_attention_heads: int = 16
     attention_head_dim: int = 72
-    caption_channels: int = 4096  # of the text encoder
+    caption_channels: int = 4096  # width of the text encoder's embeddings
     in_channels: int = 4
     out_channels: int = 8  # the noise and, if twice in_channels, the variance
     patch_size: int = 2
     sample_size: int = 64  # side of the latents that positions are counted in; the model takes any
-    video_length: int = 16  # frames when nothing else is asked for; the model takes any
+    video_length: int = 16  # default number of frames; the model takes any
     prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
 
-    def __post_init__(self):
-        for name, (least, most) in LIMITS.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"LatteT2V configuration: {name} is {getattr(self, name)}, not in {least} to {most}")
-        if self.hidden_size % 4:
-            raise ValueError(f"LatteT2V configuration: width {self.hidden_size} is not a multiple of 4")
-        if self.out_channels not in (self.in_channels, 2 * self.in_channels):
-            raise ValueError(f"LatteT2V configuration: out_channels {self.out_channels} is not in_channels or twice")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "num_layers": (1, 500),
+        "num_attention_heads": (1, 1024),
+        "attention_head_dim": (1, 4096),
+        "caption_channels": (1, 65536),
+        "in_channels": (1, 4096),
+        "out_channels": (1, 8192),
+        "patch_size": (1, 256),
+        "sample_size": (1, 65536),
+        "video_length": (1, 65536),
+    }
 
-        if self.prediction not in ("eps", "v"):
-            raise ValueError(f"LatteT2V configuration: prediction is {self.prediction!r}, not 'eps' or 'v'")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width, out, channels = self.hidden_size, self.out_channels, self.in_channels
+        self.require(width % 4 == 0, f"the width is {width}; sinusoidal positions need a multiple of 4")
+        self.require(out in (channels, 2 * channels), f"out_channels is {out}; it must be {channels} or {2 * channels}")
+        self.require(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}; it must be 'eps' or 'v'")
 
     @property
     def hidden_size(self) -> int:
+        """Width d of the tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
-    @classmethod
-    def from_dict(cls, values: dict) -> "LatteT2VConfig":
-        """The inverse of dataclasses.asdict; ValueError: an unknown name, or a value of another type."""
-        return cls(**check_fields(cls, values))
 
+class LatteT2V(Denoiser):
+    """The text-to-video denoiser.
 
-class LatteT2V(nn.Module):
-    """The denoiser. Set `gradient_checkpointing` to trade time for memory in training; it changes no number."""
+    Its weights are PyTorch's defaults until they are loaded or `init_weights` is called.
 
-    gradient_checkpointing = False
+    Args:
+        config: Its shape.
+    """
 
     def __init__(self, config: LatteT2VConfig):
         super().__init__()
         self.config, dim, p = config, config.hidden_size, config.patch_size
-        gelu = lambda: nn.GELU(approximate="tanh")
+        self.patch_size, self.first_temporal = p, 1
         self.patch_embed = nn.Linear(config.in_channels * p * p, dim)
         self.time = TimeEmbed(dim)
-        self.time_modulation = nn.Linear(dim, 6 * dim)
-        self.caption = Mlp(config.caption_channels, dim, dim, act_layer=gelu)
+        self.time_modulation = FullPrecisionLinear(dim, 6 * dim)
+        self.caption = Mlp(config.caption_channels, dim, dim, act_layer=TanhGELU)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_attention_heads, kind, "single", cross=kind == "s")
             for kind in ["s", "t"] * config.num_layers
         )
         self.final_modulation = AdaLNSingle(dim, 1, parts=2)
-        self.final_linear = nn.Linear(dim, p * p * config.out_channels)
+        self.final_linear = FullPrecisionLinear(dim, p * p * config.out_channels)
 
     def init_weights(self) -> None:
-        """For training from scratch, as PixArt-alpha: Xavier; conditioning N(0, 0.02); cross-attention and output 0."""
+        """Initialise for training from scratch, as PixArt-alpha's code does.
+
+        Linear layers are Xavier-uniform, those of the conditioning N(0, 0.02), cross-attention and output zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -96,8 +101,9 @@ class LatteT2V(nn.Module):
         for module in (self.time, self.time_modulation, self.caption):
             for linear in (part for part in module.modules() if isinstance(part, nn.Linear)):
                 nn.init.normal_(linear.weight, std=0.02)
-        for linear in (self.final_linear, *(block.cross.proj for block in self.blocks if block.cross is not None)):
-            nn.init.zeros_(linear.weight)
+        cross = [module for module in self.modules() if isinstance(module, CrossAttention)]
+        for zero in (self.final_linear, *(layer.proj for layer in cross)):
+            nn.init.zeros_(zero.weight)
 
     def forward(
         self,
@@ -108,46 +114,48 @@ class LatteT2V(nn.Module):
         num_images: int = 0,
         temporal: bool = True,
     ) -> Tensor:
-        """Predict the noise of noisy latents, and the variance of Nichol & Dhariwal 2021.
+        """Predict the noise (or config.prediction) of noisy latents and, if it is learned, the variance.
 
-        x (b, f, c, h, w); t (b,) timesteps; text (b, l, caption_channels) -> (b, f, out_channels, h, w). mask (b, l): 0
-        where the text is padding, which is not attended to. One frame is a picture. temporal False: temporal blocks are
-        passed over. In joint training the last num_images frames are stills; text is then (b, 1 + num_images, l, ...),
-        the clip's and theirs, and the mask likewise. ValueError for shapes that do not fit.
+        Args:
+            x: Noisy latents (b, f, c, h, w). Any f, and any h and w that the patches divide. One frame is an image.
+            t: Timesteps (b,), in 0 to 999 for the published schedule.
+            text: Text embeddings (b, l, caption_channels). In joint training (b, 1 + num_images, l, ...), those of the
+                clip and of the images.
+            mask: 0 where the text is padding, which is not attended to, else 1; shaped as text without its last axis.
+            num_images: In joint training, how many of the last frames are still images.
+            temporal: False skips the temporal blocks (enable_temporal_attentions of the published model).
+
+        Returns:
+            The prediction (b, f, out_channels, h, w).
+
+        Raises:
+            ValueError: Shapes do not fit the configuration or each other.
         """
-        self.check(x, t, text, mask, num_images)
-        cfg, p = self.config, self.config.patch_size
-        h, w = x.shape[3] // p, x.shape[4] // p
-        side = cfg.sample_size / p / max(cfg.sample_size // 64, 1)
-        patches = patchify(x, p).to(self.patch_embed.weight.dtype)
-        x = self.patch_embed(patches)
-        x = x + spatial_position(h, w, cfg.hidden_size, x.device, side).to(x.dtype)
+        self.check_inputs(x, t, text, mask, num_images)
+        return self.denoise(x, self.text_condition(t, text, mask), num_images, temporal)
+
+    def text_condition(self, t: Tensor, text: Tensor, mask: Tensor | None) -> Condition:
+        """Embed timestep and text, see forward: adaLN-single's shared modulation, and what cross-attention sees."""
+        dtype = self.patch_embed.weight.dtype
         time = self.time(t)[:, None]
-        c = self.time_modulation(nn.functional.silu(time))
-        text = self.caption((text if text.ndim == 4 else text[:, None]).to(x.dtype))
-        bias = None if mask is None else (1 - (mask if mask.ndim == 3 else mask[:, None]).to(x.dtype)) * -10_000.0
-        for i, block in enumerate(self.blocks):
-            if block.kinds == "t" and not temporal:
-                continue
-            if i == 1 and x.shape[1] - num_images > 1:
-                x = x + self.temporal_position(x, num_images)
-            recompute = self.gradient_checkpointing and self.training
-            arguments = (x, c, num_images, (text, bias))
-            x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-        ((shift, scale),) = self.final_modulation(time, x.shape[1])
-        return unpatchify(self.final_linear(modulate(x, shift, scale)), p, h)
+        words = self.caption((text if text.ndim == 4 else text[:, None]).to(dtype))
+        bias = None if mask is None else (1 - (mask if mask.ndim == 3 else mask[:, None]).to(dtype)) * MASKED
+        return Condition(self.time_modulation(F.silu(time)), time, text=words, bias=bias)
 
-    def temporal_position(self, x: Tensor, images: int) -> Tensor:
-        """Of each frame, (f, 1, d); still images have none."""
-        position = sincos(torch.arange(x.shape[1] - images, device=x.device), self.config.hidden_size)
-        return nn.functional.pad(position, (0, 0, 0, images))[:, None].to(x.dtype)
+    def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
+        cfg = self.config
+        side = cfg.sample_size / cfg.patch_size / max(cfg.sample_size // 64, 1)  # as PixArt-alpha stretches positions
+        return spatial_position(h, w, cfg.hidden_size, x.device, side).to(x.dtype)
 
-    def check(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
-        """One clear ValueError for shapes that do not fit."""
+    def add_temporal_position(self, x: Tensor) -> Tensor:
+        return super().add_temporal_position(x) if x.shape[1] > 1 else x  # as published: an image has none
+
+    def check_inputs(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
+        """Raise a ValueError that names the first of forward's arguments that does not fit."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size)
         if num_images and not 0 < num_images < x.shape[1]:
-            raise ValueError(f"num_images is {num_images} of {x.shape[1]} frames: there must be fewer images")
+            raise ValueError(f"num_images is {num_images} of {x.shape[1]} frames; it must be less")
         lead = (len(x), 1 + num_images) if num_images else (len(x),)
         if text.shape[:-2] != lead or text.shape[-1] != cfg.caption_channels or not text.shape[-2]:
             raise ValueError(f"text has shape {tuple(text.shape)}; expected {(*lead, 'tokens', cfg.caption_channels)}")
@@ -157,29 +165,41 @@ class LatteT2V(nn.Module):
 
 @dataclass(frozen=True)
 class TextToVideoConfig:
-    """Both shapes. ValueError: the encoder's width is not that of the captions."""
+    """The shapes of a LatteT2V and of the text encoder that learns with it.
+
+    Raises:
+        ValueError: The width of the encoder is not that of the captions.
+    """
 
     transformer: LatteT2VConfig
     text_encoder: T5Config
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.transformer.caption_channels != self.text_encoder.d_model:
             raise ValueError(
-                f"the text encoder's width is {self.text_encoder.d_model}; the model's captions have "
-                f"{self.transformer.caption_channels}"
+                f"the text encoder's d_model is {self.text_encoder.d_model}; it must equal the transformer's "
+                f"caption_channels, {self.transformer.caption_channels}"
             )
 
     @classmethod
-    def from_dict(cls, values: dict) -> "TextToVideoConfig":
-        """The inverse of dataclasses.asdict; ValueError: not two tables, or see those of the two."""
-        parts = [values.get(name) for name in ("transformer", "text_encoder")]
-        if len(values) != 2 or not all(isinstance(part, dict) for part in parts):
-            raise ValueError("it must hold transformer and text_encoder, each a table")
-        return cls(LatteT2VConfig.from_dict(parts[0]), T5Config.from_dict(parts[1]))
+    def from_dict(cls, values: dict[str, Any]) -> "TextToVideoConfig":
+        """Build both shapes from a table of two tables, the inverse of dataclasses.asdict.
+
+        Raises:
+            ValueError: There are not exactly two tables, or one of them is not valid.
+        """
+        transformer, text_encoder = (values.get(name) for name in ("transformer", "text_encoder"))
+        if len(values) != 2 or not isinstance(transformer, dict) or not isinstance(text_encoder, dict):
+            raise ValueError("TextToVideoConfig: it must hold transformer and text_encoder, each a table")
+        return cls(LatteT2VConfig.from_dict(transformer), T5Config.from_dict(text_encoder))
 
 
 class TextToVideo(nn.Module):
-    """Token ids in place of embeddings; both parts learn from the video's loss."""
+    """A LatteT2V that is given token ids; its text encoder learns with it, from the loss of the video.
+
+    Args:
+        config: The shapes of both networks. They are initialised for training from scratch.
+    """
 
     def __init__(self, config: TextToVideoConfig):
         super().__init__()
@@ -188,13 +208,26 @@ class TextToVideo(nn.Module):
         self.transformer.init_weights()
         self.text_encoder.init_weights()
 
-    def forward(self, x: Tensor, t: Tensor, ids: Tensor, own: Tensor, mask: Tensor, num_images: int = 0) -> Tensor:
-        """x (b, f, c, h, w), t (b,), ids (b, 1 + num_images, l) of the clip and its images -> (b, f, c or 2c, h, w).
+    def forward(
+        self, x: Tensor, t: Tensor, ids: Tensor, encoder_mask: Tensor, mask: Tensor, num_images: int = 0
+    ) -> Tensor:
+        """Predict as LatteT2V.forward does.
 
-        own: 0 where an id is padding, which the encoder passes over; mask: 0 at tokens that the video does not see.
-        They differ where a caption was dropped: the video then sees as many tokens of the empty one as it had.
+        The masks differ where a caption was dropped: the video then sees as many tokens of the empty caption as the
+        dropped one had.
+
+        Args:
+            x: Noisy latents (b, f, c, h, w).
+            t: Timesteps (b,).
+            ids: Token ids (b, 1 + num_images, l), of the captions of the clip and of its images.
+            encoder_mask: 0 where an id is padding to the text encoder, else 1; shaped as ids.
+            mask: 0 at tokens that the video does not attend to, else 1; shaped as ids.
+            num_images: In joint training, how many of the last frames are still images.
+
+        Returns:
+            The prediction (b, f, c or 2c, h, w).
         """
-        text = self.text_encoder(ids.flatten(0, 1), own.flatten(0, 1)).unflatten(0, ids.shape[:2])
+        text = self.text_encoder(ids.flatten(0, 1), encoder_mask.flatten(0, 1)).unflatten(0, ids.shape[:2])
         if not num_images:
             text, mask = text[:, 0], mask[:, 0]
         return self.transformer(x, t, text, mask, num_images)

@@ -4,25 +4,31 @@ Shape letters: b batch, l tokens, d width, h heads, e head width.
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.fields import check_fields
+from latte.models.fields import NetworkConfig, known_fields
 
-MOST_LAYERS = 500
+SIZE = (1, 1_000_000)  # limits of the sizes that have no tighter ones
 
 
 @dataclass(frozen=True)
-class T5Config:
-    """Shape of an encoder, in the names of the published config.json; the defaults are XXL's. ValueError: no sizes."""
+class T5Config(NetworkConfig):
+    """The shape of an encoder, in the names of the published config.json; the defaults are those of T5 v1.1 XXL.
+
+    Raises:
+        ValueError: The values do not fit together.
+    """
 
     vocab_size: int = 32128
     d_model: int = 4096
-    d_kv: int = 64  # a head's width
+    d_kv: int = 64  # width of a head
     d_ff: int = 10240
     num_layers: int = 24
     num_heads: int = 64
@@ -30,52 +36,79 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
 
-    def __post_init__(self):
-        if wrong := {name: value for name, value in vars(self).items() if not 0 < value <= 1_000_000}:
-            raise ValueError(f"T5 configuration: {wrong}: each must be above 0, and at most a million")
-        if self.num_layers > MOST_LAYERS:
-            raise ValueError(f"T5 configuration: {self.num_layers} layers, more than {MOST_LAYERS}")
-        if self.relative_attention_num_buckets % 4:
-            raise ValueError(f"T5 configuration: {self.relative_attention_num_buckets} buckets are not a multiple of 4")
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
-            raise ValueError("T5 configuration: relative_attention_max_distance is within the buckets of one position")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "vocab_size": SIZE,
+        "d_model": SIZE,
+        "d_kv": SIZE,
+        "d_ff": SIZE,
+        "num_layers": (1, 500),
+        "num_heads": SIZE,
+        "relative_attention_num_buckets": SIZE,
+        "relative_attention_max_distance": SIZE,
+        "layer_norm_epsilon": (1e-30, 1_000_000),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        self.require(buckets % 4 == 0, f"relative_attention_num_buckets is {buckets}; it must be a multiple of 4")
+        self.require(
+            distance > buckets // 4, f"relative_attention_max_distance is {distance}; it must exceed {buckets // 4}"
+        )
 
     @classmethod
-    def from_dict(cls, values: dict) -> "T5Config":
-        """From a published config.json, whose other entries are passed over. ValueError: another kind of T5."""
+    def from_dict(cls, values: dict[str, Any]) -> "T5Config":
+        """Build a configuration from a published config.json, whose other entries are ignored.
+
+        Args:
+            values: The content of the file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: It describes another kind of T5, or values do not fit.
+        """
         if (kind := values.get("feed_forward_proj", "gated-gelu")) != "gated-gelu":
-            raise ValueError(f"feed_forward_proj is {kind!r}: this is no T5 v1.1, whose feed-forward is gated-gelu")
-        known = {field.name for field in fields(cls)}
-        return cls(**check_fields(cls, {name: value for name, value in values.items() if name in known}))
+            raise ValueError(f"T5Config: feed_forward_proj is {kind!r}; only T5 v1.1, with gated-gelu, is supported")
+        return super().from_dict(known_fields(cls, values))
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) times a weight; the mean square in float32, the result in the weight's precision if that is half."""
+    """Root mean square layer norm (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4).
+
+    The mean square is computed in float32. Half-precision weights give a result in their precision.
+    """
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
         x = x * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
         half = self.weight.dtype in (torch.float16, torch.bfloat16)
         return self.weight * (x.to(self.weight.dtype) if half else x)
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that stays in float32 whatever the rest is cast to: in half precision its products overflow."""
+    """A linear layer that stays in float32 whatever the network is cast to: in half precision its products overflow."""
 
-    def _apply(self, function, recurse: bool = True):
-        """What .to(), .half() and the like go through: of `function`, only the device counts."""
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device, but keep the precision, in .to(), .half() and the like."""
         return super()._apply(lambda tensor: tensor.to(function(tensor.new_empty(0)).device), recurse)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., m) in any precision -> float32 (..., n)."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
 class T5Block(nn.Module):
-    """Self-attention with a bias by distance and without the usual scale, then a gated MLP; both on a residual."""
+    """Self-attention and a gated MLP (Raffel et al. 2020, section 2.1; Shazeer 2020, eq. 5).
+
+    Attention has a bias by relative position, and no scale by 1 / sqrt(e).
+    """
 
     def __init__(self, cfg: T5Config):
         super().__init__()
@@ -93,19 +126,23 @@ class T5Block(nn.Module):
         y = self.attention_norm(x)
         q, k, v = (rearrange(layer(y), "b l (h e) -> b h l e", h=self.heads) for layer in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        x = bounded(x + self.o(rearrange(y, "b h l e -> b l (h e)")))
+        x = clamp_overflow(x + self.o(rearrange(y, "b h l e -> b l (h e)")))
         y = self.mlp_norm(x)
         return x + self.wo(F.gelu(self.wi_0(y), approximate="tanh") * self.wi_1(y))
 
 
-def bounded(x: Tensor) -> Tensor:
-    """float16 that overflowed, back in its range."""
+def clamp_overflow(x: Tensor) -> Tensor:
+    """Bring float16 values that overflowed back into range; other precisions stay as they are."""
     most = torch.finfo(torch.float16).max - 1000
     return torch.where(x.isinf().any(), x.clamp(-most, most), x) if x.dtype == torch.float16 else x
 
 
 class T5Encoder(nn.Module):
-    """Token ids to embeddings, as diffusion models use T5."""
+    """The encoder of T5 v1.1 (Raffel et al. 2020, section 2.1), which turns token ids into embeddings.
+
+    Args:
+        config: Its shape.
+    """
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -116,12 +153,12 @@ class T5Encoder(nn.Module):
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def init_weights(self) -> None:
-        """For training from scratch, as T5 begins: deviations that make up for the missing scale of attention."""
+        """Initialise for training from scratch, as T5's code does: small queries replace the scale of attention."""
         cfg = self.config
         inner = cfg.num_heads * cfg.d_kv
         nn.init.normal_(self.tokens.weight, std=1.0)
         nn.init.normal_(self.distance.weight, std=cfg.d_model**-0.5)
-        for block in self.blocks:
+        for block in (module for module in self.modules() if isinstance(module, T5Block)):
             nn.init.normal_(block.q.weight, std=(cfg.d_model * cfg.d_kv) ** -0.5)
             for linear in (block.k, block.v, block.wi_0, block.wi_1):
                 nn.init.normal_(linear.weight, std=cfg.d_model**-0.5)
@@ -129,9 +166,17 @@ class T5Encoder(nn.Module):
             nn.init.normal_(block.wo.weight, std=cfg.d_ff**-0.5)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """ids (b, l), mask (b, l) with 0 at padding, which is not attended to -> (b, l, d)."""
+        """Embed texts.
+
+        Args:
+            ids: Token ids (b, l).
+            mask: (b, l), 0 at padding, which is not attended to, else 1.
+
+        Returns:
+            Embeddings (b, l, d_model); those at padding mean nothing.
+        """
         x = self.tokens(ids)
-        bias = self.distance(buckets(ids.shape[1], self.config, ids.device))
+        bias = self.distance(position_buckets(ids.shape[1], self.config, ids.device))
         bias = rearrange(bias, "q k h -> 1 h q k")
         if mask is not None:
             bias = bias.masked_fill(mask[:, None, None] == 0, torch.finfo(bias.dtype).min)
@@ -140,15 +185,24 @@ class T5Encoder(nn.Module):
         return self.norm(x)
 
 
-def buckets(length: int, config: T5Config, device: torch.device) -> Tensor:
-    """Which bias (query, key) have, by how far the key stands behind (upper half) or before the query.
+def position_buckets(length: int, config: T5Config, device: torch.device) -> Tensor:
+    """The buckets of relative positions (Raffel et al. 2020, section 2.1); each has a bias of its own.
 
-    Half of each side's buckets are a position each, the others grow to the maximum distance: Raffel et al., 2.1.
+    Half of the buckets are for keys before the query, half for keys behind it. Half of each side's are one position
+    wide; the others grow logarithmically up to the maximum distance.
+
+    Args:
+        length: Number of tokens l.
+        config: The shape of the encoder.
+        device: Where to compute them.
+
+    Returns:
+        The bucket of each query and key, int64 (l, l).
     """
     side = config.relative_attention_num_buckets // 2
     exact = side // 2
-    place = torch.arange(length, device=device)
-    offset = place[None] - place[:, None]
+    position = torch.arange(length, device=device)
+    offset = position[None] - position[:, None]
     distance = offset.abs()
     growth = (distance.clamp(min=1).float() / exact).log() / math.log(config.relative_attention_max_distance / exact)
     far = (exact + (growth * (side - exact)).long()).clamp(max=side - 1)

@@ -1,4 +1,4 @@
-"""Mixed precision: in which arithmetic the networks compute; weights, losses and averages stay float32."""
+"""Mixed precision: the arithmetic in which networks compute. Weights, losses and averages stay in float32."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,45 +8,59 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention
-from latte.models.block import AdaLN
-from latte.models.condition import TimeEmbed
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Within it, a forward's products and convolutions on that device are of that type."""
+    """A context within which matrix products and convolutions are computed in a precision (Micikevicius et al. 2018).
+
+    Args:
+        precision: A name in PRECISIONS.
+        device: Where the network computes.
+
+    Returns:
+        The context; it does nothing for "fp32" and "tf32".
+    """
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """ValueError: the device has no such arithmetic."""
+    """Check that a device has a precision.
+
+    Raises:
+        ValueError: It has not.
+    """
     if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision tf32 is for CUDA; {device.type} has fp32 and bf16")
+        raise ValueError(f"precision tf32 is for CUDA; on {device.type} use fp32 or bf16")
 
 
 def keep_in_float32(network: nn.Module) -> None:
-    """What few numbers go through and all others depend on stays in float32 under autocast.
+    """Keep in float32 under autocast the layers that declare `full_precision = True`.
 
-    The timestep's embedding (in bfloat16, 1000 timesteps are 507), the modulation of the norms, the last layer. On a
-    CPU attention too, whose bfloat16 backward is five times slower there.
+    They hold few numbers on which all others depend: the embedding of the timestep (in bfloat16 only 507 of 1000
+    timesteps differ), the modulation of the norms, the last layer. On a CPU attention stays in float32 too, since its
+    backward pass is five times slower in bfloat16.
+
+    Args:
+        network: Changed in place: the `forward` of these layers is replaced on the instances.
     """
-    for name, module in network.named_modules():
-        if isinstance(module, TimeEmbed | AdaLN) or name.rpartition(".")[2] in ("final_linear", "time_modulation"):
+    for module in network.modules():
+        if getattr(module, "full_precision", False):
             module.forward = partial(in_float32, module.forward)
     if next(network.parameters()).device.type == "cpu":
         attend_in_float32(network)
 
 
-def in_float32(forward: Callable, x: Tensor, *rest):
-    """forward(x, ...) outside autocast."""
+def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """forward(x) outside of autocast."""
     with torch.autocast(x.device.type, enabled=False):
-        return forward(x.float() if x.is_floating_point() else x, *rest)
+        return forward(x.float() if x.is_floating_point() else x)
 
 
 def attend_in_float32(network: nn.Module) -> None:
-    """Keep a network's attention in float32 under a CPU's autocast."""
+    """Keep a network's spatial and temporal attention in float32 under a CPU's autocast."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):

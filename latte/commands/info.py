@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     print(f"{'GMACs':>9} {'w/o attention':>14} {'paper M':>8} {'paper G':>8}")
     for size in args.sizes:
         for variant in args.variants:
-            config = LatteConfig.named(f"Latte-{size}/{args.patch_size}", variant, num_classes=args.num_classes)
+            config = LatteConfig.from_name(f"Latte-{size}/{args.patch_size}", variant, num_classes=args.num_classes)
             parameters, macs, linear = count_cost(config)
             paper = PAPER[variant] if (size, args.patch_size) == ("XL", 2) else ("", "")
             row = f"{f'Latte-{size}/{args.patch_size}':12} {variant:>7} {config.depth:>5} {parameters / 1e6:>9.2f}"

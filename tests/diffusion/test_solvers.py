@@ -16,7 +16,7 @@ from latte.diffusion.solvers import (
     euler_ancestral,
     heun,
     kdpm2_ancestral,
-    levels,
+    noise_levels,
     pndm,
 )
 from latte.scheduler import Scheduler
@@ -61,7 +61,7 @@ DEVIATION = 0.5  # of Gaussian data, for which the noise and the whole path are 
 
 
 def gaussian(x, t):
-    level = levels(respace(BASE, t[:1].double()))[0]
+    level = noise_levels(respace(BASE, t[:1].double()))[0]
     return level.s * x / (level.a**2 * DEVIATION**2 + level.s**2)
 
 
@@ -70,7 +70,7 @@ def error_on_gaussian(sampler, count):
     schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     x = torch.randn(1, 1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)
-    first, *_, low, _ = levels(schedule)
+    first, *_, low, _ = noise_levels(schedule)
     return relative_error(list(sampler(gaussian, x, schedule))[-2], x * spread(low) / spread(first))
 
 
@@ -88,7 +88,7 @@ def ancestral_deviation(sampler, count):
     """What comes out of unit noise: exact, as on a Gaussian each sampler is linear in its start and in every noise."""
     schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     one, zero = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
-    first, *_, low, _ = levels(schedule)
+    first, *_, low, _ = noise_levels(schedule)
     start = list(sampler(gaussian, one, schedule, lambda i: zero))[-2]
     fresh = [list(sampler(gaussian, zero, schedule, lambda i, j=j: one if i == j else zero))[-2] for j in range(count)]
     spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)

@@ -253,7 +253,7 @@ def test_what_a_block_adds_when_it_takes_an_output_again(after_gate):
     block = model.block
     (x, z), (c, d) = torch.randn(2, 1, 3, 4, 16), torch.randn(2, 1, 1, 16)
     with torch.no_grad():
-        ((shift, scale, gate), _), ((_, _, new_gate), mlp) = block.modulation(c, 3), block.modulation(d, 3)
+        ((shift, scale, gate), _), ((_, _, new_gate), mlp) = block.modulation(c), block.modulation(d)
         middle = z + (gate if after_gate else new_gate) * block.attns[0](modulate(x, shift, scale))
         expected = middle + block.branch(block.mlp, middle, mlp)
         with pyramid_attention_broadcast(model, {"spatial": Broadcast(2)}, after_gate=after_gate):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import Stored
+from latte.train.data.latent_files import LatentFolder
 from latte.train.objectives.autoencoder import Reconstruction
 from latte.train.objectives.class_conditional import ClassConditional
 from latte.train.objectives.shape_recognition import Recognition
@@ -31,8 +31,8 @@ class Objective(Protocol):
     def network(self) -> nn.Module:
         """Make the network, with fresh weights or those of config.init. Raises ValueError if they do not fit."""
 
-    def prepare(self, units: list[range], first: int) -> None:
-        """Get the data ready before step `first`; units are the slots that go through the network at once."""
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Get the data ready before step `first`; a micro-batch is some slots of a step."""
 
     def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, averaged over some slots of a step, and scalars to log."""
@@ -50,8 +50,8 @@ def objective(clips: Clips, config: TrainConfig, device: torch.device, resumed: 
     Raises:
         ValueError: If settings, data and VAE do not fit together.
     """
-    kind = Embedded if isinstance(clips, Stored) and clips.text else OBJECTIVES[config.kind]
+    kind = Embedded if isinstance(clips, LatentFolder) and clips.has_text else OBJECTIVES[config.kind]
     if resumed is None:
         return kind(clips, config, device)
-    config = replace(config, init="")
+    config = replace(config, init="") if config.init else config
     return kind(clips, config, device, resumed) if kind is Captioned else kind(clips, config, device)

@@ -8,7 +8,8 @@ from latte.diffusion.randomness import normal
 from latte.models.fields import check_fields
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Batches, Draw
+from latte.train.data.batches import Batches
+from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
 from latte.train.data.latents import latent_side
 from latte.weights.load import find_model

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from latte.models.latte import Latte, LatteConfig
-from latte.train.init import begin_latte
+from latte.train.init import init_latte
 from latte.train.objectives.denoising import Denoising
 
 
@@ -22,14 +22,14 @@ class ClassConditional(Denoising):
         derived |= {"input_size": self.side, "in_channels": self.channels}
         network = Latte(LatteConfig.from_dict({**cfg.model, **derived}))
         one = torch.zeros(1, dtype=torch.long)
-        network.check(self.empty_latents(), one, one if self.clips.names else None, cfg.num_images)
+        network.check_inputs(self.empty_latents(), one, one if self.clips.names else None, cfg.num_images)
         if cfg.sample_guidance and not (self.clips.names and self.drop_rate(network)):
             raise ValueError(
                 "sample_guidance does nothing without classes that are dropped in training: leave it at 0.0, or set "
                 "model.class_dropout_prob for data with classes"
             )
         if cfg.init:
-            begin_latte(network, cfg.init, self.clips.names)
+            init_latte(network, cfg.init, self.clips.names)
         network.gradient_checkpointing = cfg.gradient_checkpointing
         return network
 

@@ -9,9 +9,9 @@ from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Draw
+from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
-from latte.train.data.latents import latent_side, open_source
+from latte.train.data.latents import latent_side, open_latent_source
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
@@ -38,7 +38,7 @@ class Denoising(ABC):
         self.vae_folder = find_model(config.vae)
         self.vae, self.vae_digest = load_vae(self.vae_folder).to(device), digest_folder(self.vae_folder)
         self.side, self.channels = latent_side(self.vae, config.image_size), self.vae.config.latent_channels
-        self.source = open_source(self.vae, self.vae_digest, clips, config)
+        self.source = open_latent_source(self.vae, self.vae_digest, clips, config)
         self.prepare = self.source.prepare
 
     @abstractmethod

@@ -11,8 +11,8 @@ from latte.models.fields import check_fields
 from latte.shapes.corruptions import CORRUPTIONS
 from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, ShapeClip
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Draw, Slots
-from latte.train.data.clips import ShapeClips
+from latte.train.data.clip_order import ClipOrder, Draw
+from latte.train.data.shape_clips import ShapeClips
 from latte.video.pixels import from_uint8, to_uint8
 
 MOMENTS = 4  # frames whose centre and radius are predicted, evenly spaced from the first to the last
@@ -71,9 +71,9 @@ class Recognition:
 
     def __init__(self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu"):
         self.clips, self.config, self.device = clips, config, device
-        self.places = Slots(len(clips), config)
+        self.order = ClipOrder(len(clips), config)
 
-    def prepare(self, units: list[range], first: int) -> None:
+    def prepare(self, micro_batches: list[range], first: int) -> None:
         """Do nothing: clips are drawn when they are needed."""
 
     def network(self) -> ShapeFeatures:
@@ -82,7 +82,7 @@ class Recognition:
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return clean clips (b, f, 3, h, w) in [-1, 1], and their targets (see clip_targets) along a first axis b."""
-        clips = [self.clips.truth(self.places(step, slot).clip) for slot in slots]
+        clips = [self.clips.shape_clip(self.order.index(step, slot)) for slot in slots]
         rows = [clip_targets(clip) for clip in clips]
         videos = from_uint8(torch.stack([torch.from_numpy(clip.video) for clip in clips]))
         targets = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}

@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.models.denoiser import check_latents
 from latte.models.fields import check_fields
-from latte.models.latte import check_latents
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import CAPTION, EMPTY, Stored
-from latte.train.init import begin_t2v, begin_transformer, has_text
+from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
+from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
 from latte.weights.load import find_model, model_root
 
@@ -53,7 +53,7 @@ class Captioned(TextConditional):
     ):
         super().__init__(clips, config, device)
         source = find_model(config.init) if config.init else None
-        owner = model_root(source) if source is not None and has_text(source) else resumed
+        owner = model_root(source) if source is not None and has_text_encoder(source) else resumed
         exists = owner is not None and (owner / "tokenizer").is_dir()
         self.tokenizer = Tokenizer(owner / "tokenizer" if exists else train_vocabulary(clips.captions))
         ids, mask = self.tokenizer([*clips.captions, ""])
@@ -71,7 +71,7 @@ class Captioned(TextConditional):
         encoder = T5Config(**check_fields(T5Config, {**cfg.text_encoder, "vocab_size": len(self.tokenizer)}))
         network = TextToVideo(TextToVideoConfig(self.transformer_config(encoder.d_model), encoder))
         if cfg.init:
-            begin_t2v(network, cfg.init)
+            init_t2v(network, cfg.init)
         network.transformer.gradient_checkpointing = cfg.gradient_checkpointing
         return network
 
@@ -81,10 +81,10 @@ class Captioned(TextConditional):
     def condition(
         self, network: TextToVideo, labels: Tensor, captions: list[list[str]], dropped: Tensor
     ) -> dict[str, Tensor]:
-        """Return ids and masks, each (b, 1 + num_images, l): "own" hides padding, "mask" what the video ignores."""
+        """Return ids and masks, each (b, 1 + num_images, l): the encoder ignores padding, the video what "mask" hides."""
         numbers = torch.tensor([[self.rows[caption] for caption in row] for row in captions])
         rows = torch.where(dropped, len(self.ids) - 1, numbers)
-        return {"ids": self.ids[rows], "own": self.mask[rows], "mask": self.mask[numbers]}
+        return {"ids": self.ids[rows], "encoder_mask": self.mask[rows], "mask": self.mask[numbers]}
 
 
 class Embedded(TextConditional):
@@ -96,7 +96,7 @@ class Embedded(TextConditional):
         names: The name of each caption.
     """
 
-    def __init__(self, clips: Stored, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(self, clips: LatentFolder, config: TrainConfig, device: torch.device | str = "cpu"):
         if config.text_encoder:
             raise ValueError("text_encoder does nothing with stored embeddings of captions: leave it out")
         super().__init__(clips, config, device)
@@ -116,7 +116,7 @@ class Embedded(TextConditional):
         network = LatteT2V(self.transformer_config(self.empty.shape[1]))
         network.init_weights()
         if self.config.init:
-            begin_transformer(network, self.config.init)
+            init_transformer(network, self.config.init)
         network.gradient_checkpointing = self.config.gradient_checkpointing
         return network
 

@@ -1,0 +1,138 @@
+"""The trunk that Latte and LatteT2V share: latents are cut into patches, pass the blocks, and become latents again."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from latte.models.block import modulate
+from latte.models.condition import sincos
+
+
+class Condition(NamedTuple):
+    """What a denoiser is conditioned on, embedded: one row for all frames of a video, or one row per frame.
+
+    In joint training the rows are those of the clip and of its n images, 1 + n, where they differ, else 1.
+    """
+
+    blocks: Tensor  # (b, rows, k): modulates the norms of the blocks; k depends on the kind of modulation
+    final: Tensor  # (b, rows, k): modulates the last norm
+    tokens: Tensor | None = None  # (b, rows, n, d): put in front of each frame's tokens
+    text: Tensor | None = None  # (b, rows, l, d): what cross-attention attends to
+    bias: Tensor | None = None  # (b, rows, l): added to its scores
+
+    def select(self, rows: slice) -> "Condition":
+        """The condition of some of the rows; a single row belongs to all frames and stays."""
+        return Condition._make(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self)
+
+
+def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int) -> None:
+    """Check the shapes that every denoiser demands.
+
+    Args:
+        x: Noisy latents, which must be (b, f, channels, h, w) with h and w multiples of patch_size.
+        t: Timesteps, which must be (b,).
+        channels: Channels of the latents.
+        patch_size: Side of a patch, in latent pixels.
+
+    Raises:
+        ValueError: A shape does not fit.
+    """
+    if x.ndim != 5 or x.shape[2] != channels:
+        raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {channels}, h, w)")
+    if t.shape != (len(x),):
+        raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
+    if 0 in x.shape or x.shape[3] % patch_size or x.shape[4] % patch_size:
+        raise ValueError(
+            f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {patch_size} x {patch_size}"
+        )
+
+
+def patchify(x: Tensor, p: int, tubelet: int = 1) -> Tensor:
+    """Latents (b, f, c, h, w) -> patches (b, f / tubelet, s, c * tubelet * p * p), row by row: Latte, section 3.3."""
+    return rearrange(x, "b (f q) c (h p) (w r) -> b f (h w) (c q p r)", q=tubelet, p=p, r=p)
+
+
+def unpatchify(x: Tensor, p: int, h: int) -> Tensor:
+    """Patches (b, f, s, p * p * c) in h rows -> (b, f, c, height, width); a patch's channels come last, as in DiT."""
+    return rearrange(x, "b f (h w) (p r c) -> b f c (h p) (w r)", h=h, p=p, r=p)
+
+
+class Denoiser(nn.Module):
+    """A transformer over the patches of a noisy video (Latte, section 3.2). Subclasses bring the conditioning.
+
+    A subclass creates the layers below and calls `denoise` with its embedded condition. It creates them itself since
+    the order of creation decides which random numbers initialise which weight.
+
+    Attributes:
+        gradient_checkpointing: Recompute the blocks in the backward pass of training, which saves memory and changes
+            no number.
+        patch_size: Side of a patch, in latent pixels.
+        tubelet: Frames in a patch.
+        first_temporal: Index of the block before which the frames get their position; None for no position.
+        patch_embed: From patches to tokens.
+        blocks: The transformer blocks, in order.
+        final_modulation: Modulation of the last norm.
+        final_linear: From tokens to patches.
+    """
+
+    gradient_checkpointing = False
+    patch_size: int
+    tubelet: int = 1
+    first_temporal: int | None
+    patch_embed: nn.Linear
+    blocks: nn.ModuleList
+    final_modulation: nn.Module
+    final_linear: nn.Linear
+
+    def denoise(self, x: Tensor, condition: Condition, num_images: int = 0, temporal: bool = True) -> Tensor:
+        """Predict the noise of latents, given what they are conditioned on.
+
+        In joint training (Latte, section 3.4) still images follow the clip as further frames. An image is a video
+        without temporal attention, so clip and images pass the trunk one after the other. Nothing below knows of this.
+
+        Args:
+            x: Noisy latents (b, f, c, h, w), of which the last num_images frames are still images.
+            condition: Its rows are 1, or 1 + num_images.
+            num_images: Number of still images, less than f.
+            temporal: False switches temporal attention off for the clip, too.
+
+        Returns:
+            The output (b, f, channels, h, w).
+        """
+        if not num_images:
+            return self.trunk(x, condition, temporal)
+        clip, images = x.split([x.shape[1] - num_images, num_images], 1)
+        clip = self.trunk(clip, condition.select(slice(1)), temporal)
+        images = self.trunk(images, condition.select(slice(1, None)), temporal=False)
+        return torch.cat([clip, images], 1)
+
+    def trunk(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
+        """From latents (b, f, c, h, w) through all blocks to the output; see denoise."""
+        p, (h, w) = self.patch_size, (side // self.patch_size for side in x.shape[3:])
+        x = self.patch_embed(patchify(x, p, self.tubelet).to(self.patch_embed.weight.dtype))
+        x = x + self.spatial_position(x, h, w)
+        prefix = 0
+        if condition.tokens is not None:
+            prefix = condition.tokens.shape[2]
+            x = torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+        for i, block in enumerate(self.blocks):
+            if temporal and i == self.first_temporal:
+                x = self.add_temporal_position(x)
+            if temporal or block.kinds != "t":
+                arguments = (x, condition.blocks, condition.text, condition.bias, temporal)
+                recompute = self.gradient_checkpointing and self.training
+                x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+        ((shift, scale),) = self.final_modulation(condition.final)
+        return unpatchify(self.final_linear(modulate(x[:, :, prefix:], shift, scale)), p, h)
+
+    def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
+        """The position of each of h x w patches, (s, d), to add to tokens x (b, f, s, d)."""
+        raise NotImplementedError
+
+    def add_temporal_position(self, x: Tensor) -> Tensor:
+        """Add to tokens (b, f, s, d) the sinusoidal position of their frame."""
+        position = sincos(torch.arange(x.shape[1], device=x.device), x.shape[-1])
+        return x + position[:, None].to(x.dtype)
