@@ -16,6 +16,7 @@ from latte.train.objectives import Captioned, ClassConditional, Objective, Recog
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
 from latte.weights.folder import CONFIG, digest_folder, save_folder
+from latte.weights.load import STEPS_FILE
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
 
@@ -62,7 +63,7 @@ def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
-        folder: Where to write: the network with its companions and the names of its classes.
+        folder: Where to write: the network with its companions, the names of its classes and the number of steps.
     """
     network.eval()
     if isinstance(objective, Reconstruction):
@@ -74,6 +75,7 @@ def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
     save_companions(objective, folder)
     if isinstance(objective, ClassConditional) and objective.clips.names:
         write_json(folder / "classes.json", {"names": objective.clips.names})
+    write_json(folder / STEPS_FILE, {"steps": objective.config.steps})
 
 
 def trained_parts(network: nn.Module) -> dict[str, nn.Module]:

@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from latte.files import write_json
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig, complete
@@ -25,7 +24,6 @@ from latte.train.presets import resolve
 from latte.train.previews import preview, sample_videos
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import write_grid
-from latte.weights.load import STEPS_FILE
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
@@ -222,7 +220,6 @@ class Run:
         final = self.folder / "final"
         if (network := self.averaged_network()) is not None:
             save_result(self.objective, network, final)
-            write_json(final / STEPS_FILE, {"steps": self.config.steps})
         return final
 
 

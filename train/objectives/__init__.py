@@ -31,8 +31,8 @@ class Objective(Protocol):
     def network(self) -> nn.Module:
         """Make the network, with fresh weights or those of config.init. Raises ValueError if they do not fit."""
 
-    def prepare(self, units: list[range], first: int) -> None:
-        """Get the data ready before step `first`; units are the slots that go through the network at once."""
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Get the data ready before step `first`; a micro-batch is some slots of a step."""
 
     def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, averaged over some slots of a step, and scalars to log."""

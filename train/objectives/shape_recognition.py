@@ -73,7 +73,7 @@ class Recognition:
         self.clips, self.config, self.device = clips, config, device
         self.order = ClipOrder(len(clips), config)
 
-    def prepare(self, units: list[range], first: int) -> None:
+    def prepare(self, micro_batches: list[range], first: int) -> None:
         """Do nothing: clips are drawn when they are needed."""
 
     def network(self) -> ShapeFeatures:

@@ -81,7 +81,7 @@ class Captioned(TextConditional):
     def condition(
         self, network: TextToVideo, labels: Tensor, captions: list[list[str]], dropped: Tensor
     ) -> dict[str, Tensor]:
-        """Return ids and masks, each (b, 1 + num_images, l): "own" hides padding, "mask" what the video ignores."""
+        """Return ids and masks, each (b, 1 + num_images, l); the video ignores what "mask" hides."""
         numbers = torch.tensor([[self.rows[caption] for caption in row] for row in captions])
         rows = torch.where(dropped, len(self.ids) - 1, numbers)
         return {"ids": self.ids[rows], "encoder_mask": self.mask[rows], "mask": self.mask[numbers]}

@@ -147,7 +147,7 @@ def test_captions_in_a_grid_are_what_the_network_recognises(network):
     config = resolve(SHIPPED, ["global_batch_size=4"])
     seen = objective(open_clips(config), config, torch.device("cpu"))
     videos, captions = preview(seen, network)
-    numbers = [seen.places(0, slot).clip for slot in range(4)]
+    numbers = [seen.order.index(0, slot) for slot in range(4)]
     said, asked = [caption.split() for caption in captions], [make_clip(0, i).caption.split() for i in numbers]
     sure = lambda words: [*words[:2], *words[3:]]  # it is not sure of the shape
     assert [sure(words) for words in said] == [sure(words) for words in asked]
