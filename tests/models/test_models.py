@@ -123,10 +123,31 @@ def test_any_frame_count_and_size(option):
     assert model(draw(3, 1, 6, 4, 12, 4), T[:1], Y[:1]).shape == (1, 6, 8, 12, 4)
 
 
+def test_layers_that_declare_full_precision():
+    layers = [name for name, layer in warm().named_modules() if getattr(layer, "full_precision", False)]
+    modulations = [f"blocks.{i}.modulation" for i in range(4)]
+    assert layers == ["condition.time", *modulations, "final_modulation", "final_linear"]
+    shape = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 24, "caption_channels": 8}
+    model = LatteT2V(LatteT2VConfig(**shape))
+    layers = [name for name, layer in model.named_modules() if getattr(layer, "full_precision", False)]
+    assert layers == ["time", "time_modulation", "final_linear"]
+
+
 def test_unconditional_and_fixed_variance():
     model = warm(num_classes=0, learn_sigma=False)
     assert model(X, T).shape == X.shape
     assert len(warm(class_dropout_prob=0.0).condition.label.weight) == TINY["num_classes"]
+
+
+@every_option
+def test_without_temporal_attention_every_frame_is_an_image_of_its_own(option):
+    model = warm(**option)
+    condition = model.class_condition(model.condition(T, Y))
+    out = model.denoise(X, condition, temporal=False)
+    q = model.tubelet
+    parts = [model.denoise(X[:, i : i + q], condition, temporal=False) for i in range(0, X.shape[1], q)]
+    torch.testing.assert_close(out, torch.cat(parts, 1), rtol=1e-4, atol=1e-5)
+    assert (model.denoise(X, condition) - out).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if "tubelet" not in o])

@@ -63,11 +63,13 @@ def test_replicas_learn_what_one_process_learns(kind, vae, tmp_path):
     assert same(trained(config, tmp_path / "two", 2), alone(config, tmp_path / "one"))
 
 
+@pytest.mark.parametrize("images", [0, 1])
 @pytest.mark.parametrize("kind", ["latte", "t2v"])
-def test_shards_learn_what_one_process_learns(kind, vae, tmp_path, monkeypatch):
+def test_shards_learn_what_one_process_learns(kind, images, vae, tmp_path, monkeypatch):
     make = small if kind == "latte" else small_t2v
-    config = make(vae, "steps=5", "micro_batch_size=2", "shard=true")
-    expected = alone(make(vae, "steps=5", "micro_batch_size=2"), tmp_path / "one")
+    words = ["steps=5", "micro_batch_size=2", *(["num_images=1", "gradient_checkpointing=true"] if images else [])]
+    config = make(vae, *words, "shard=true")
+    expected = alone(make(vae, *words), tmp_path / "one")
     step = Run.step
 
     def of_parts(self, number):
