@@ -81,6 +81,9 @@ def fvd(
     """
     chosen = choose_protocol(protocol, num_videos, bn_eps, real_crop)
     if i3d is None and are_features(real) and are_features(generated):
+        options = {"protocol": protocol, "num_videos": num_videos, "real_crop": real_crop, "bn_eps": bn_eps}
+        if unused := [name for name, value in {**options, "features": features}.items() if value is not None]:
+            raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
         return compare_given(real, generated, seed)
     detector = i3d_detector(required_i3d(i3d), chosen, find_device(device))
     return compare_videos(real, generated, detector, Reading(chosen, seed, features, progress=progress))

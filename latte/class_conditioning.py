@@ -14,13 +14,14 @@ from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import find_model, load_model, model_root, own_vae
+from latte.weights.published import load_scheduler
 from latte.weights.sampling_defaults import CLASS_GUIDANCE, Guidance, load_sampling
 from latte.weights.vae_folder import load_vae
 
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline
 
-ORIGINAL = Scheduler(timestep_spacing="even")  # the original Latte's respacing
+ORIGINAL_SCHEDULER = Scheduler(timestep_spacing="even")  # the original Latte's respacing
 OF_TEXT = ("prompt_embeds", "negative_prompt_embeds", "clean_caption", "mask_feature", "text_mask")
 
 
@@ -55,7 +56,7 @@ class ClassConditioning:
         if guidance.scale != 1 and not cfg.num_classes:
             raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
         if guidance.scale != 1 and not cfg.class_dropout_prob:
-            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale 1")
+            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale=1")
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
         if labels is not None and request.num_videos is not None:
@@ -71,7 +72,8 @@ class ClassConditioning:
                 "diffusers has no class-conditional or unconditional Latte: leave out published, or write the "
                 "original's file with `latte convert --to original`"
             )
-        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling)
+        scheduler = None if pipe.scheduler == ORIGINAL_SCHEDULER else pipe.scheduler
+        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
@@ -102,7 +104,7 @@ def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
     labels = asked_labels(request)
     if labels is None:
         return [0] * ((request.num_videos or 1) * request.copies)
-    several = labels if isinstance(labels, list | tuple) else [labels]
+    several = [labels] if isinstance(labels, int | str) else getattr(labels, "tolist", lambda: list(labels))()
     if not several:
         raise ValueError("class_labels is empty: name at least one class")
     return [class_index(label, pipe) for label in several for _ in range(request.copies)]
@@ -114,7 +116,7 @@ def class_index(label: int | str, pipe: "LattePipeline") -> int:
     if isinstance(label, str) and label in pipe.class_names:
         return pipe.class_names.index(label)
     text = str(label)
-    if not text.lstrip("-").isdecimal() or not 0 <= int(text) < count:
+    if not text.isdecimal() or not int(text) < count:
         known = ", ".join(f"{i} {name}" for i, name in enumerate(pipe.class_names)) or f"0 to {count - 1}"
         raise ValueError(f"no class {label!r}; the classes are {known}")
     return int(text)
@@ -142,6 +144,8 @@ def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads:
         vae = load_vae(find_vae(vae, path))
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
+    if (path / "scheduler").is_dir():
+        parts = {"scheduler": load_scheduler(path / "scheduler"), **parts}
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
 
 

@@ -18,7 +18,7 @@ MOST_VIDEOS = 1_000_000  # of one call
 
 @dataclass(frozen=True)
 class Request:
-    """The words of a call that only one kind of conditioning has a use for; LattePipeline.__call__ explains them."""
+    """The arguments of a call that the conditioning interprets; LattePipeline.__call__ explains them."""
 
     prompt: str | list[str] | None = None
     negative_prompt: str | list[str] | None = None

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latte.class_conditioning import ORIGINAL, ClassConditioning, class_index, read_class_parts, usual_guidance
+from latte.class_conditioning import (
+    ORIGINAL_SCHEDULER,
+    ClassConditioning,
+    class_index,
+    read_class_parts,
+    usual_guidance,
+)
 from latte.conditioning import MOST_VIDEOS, Conditioning, Request, check_choice, check_count
 from latte.diffusion.randomness import noise_source
 from latte.models.latte import Latte
@@ -26,7 +32,7 @@ from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling
 
-READ: Any = "read it from the folder"  # a part that from_pretrained is not given
+NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 Labels = Sequence[int | str] | int
 
 
@@ -60,7 +66,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         self.conditioning: Conditioning = ClassConditioning() if of_classes else TextConditioning()
         self.transformer: Any = None if transformer is None else transformer.eval()
         self.vae, self.text_encoder, self.tokenizer = vae, text_encoder, tokenizer
-        self.scheduler = scheduler or (ORIGINAL if of_classes else Scheduler())
+        self.scheduler = scheduler or (ORIGINAL_SCHEDULER if of_classes else Scheduler())
         self.class_names = list(class_names or [])
         self.sampling = Sampling(Guidance(usual_guidance(transformer.config) if of_classes else TEXT_GUIDANCE))
         self._progress_bar_options: dict[str, Any] = {}
@@ -69,9 +75,9 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, torch_dtype: torch.dtype | None = None, *, transformer: nn.Module | None = READ,
-        vae: VideoVAE | str | Path | None = READ, text_encoder: T5Encoder | None = READ,
-        tokenizer: Tokenizer | None = READ, scheduler: Scheduler | None = READ, memory: str = "normal",
+        cls, path: str | Path, torch_dtype: torch.dtype | None = None, *, transformer: nn.Module | None = NOT_GIVEN,
+        vae: VideoVAE | str | Path | None = NOT_GIVEN, text_encoder: T5Encoder | None = NOT_GIVEN,
+        tokenizer: Tokenizer | None = NOT_GIVEN, scheduler: Scheduler | None = NOT_GIVEN, memory: str = "normal",
         weights: str = "ema", num_heads: int | None = None,
     ) -> "LattePipeline":  # fmt: skip
         """Read a model and the parts that its folder holds.
@@ -94,7 +100,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         """
         path = find_pipeline(path)
         given = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-        given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not READ}
+        given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not NOT_GIVEN}
         of_text = is_text_pipeline(path)
         unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
             "memory": memory != "normal", "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
@@ -105,7 +111,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         if of_text:
             parts = read_text_parts(path, given, torch_dtype or torch.float32, memory)
         else:
-            parts = read_class_parts(path, {n: p for n, p in given.items() if p is not None}, weights, num_heads)
+            parts = read_class_parts(path, given, weights, num_heads)
         sampling = parts.pop("sampling")
         pipe = cls(**parts)
         pipe.sampling = sampling
@@ -221,11 +227,11 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             clean_caption, mask_feature, text_mask: See encode_prompt.
             enable_temporal_attentions: False passes over the temporal blocks of a text-to-video model.
             decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
-                last batch filled up. Both change memory and rounding only: another number of videos changes no bit.
+                last batch filled up. Both affect memory and rounding only.
             num_videos, first: Number of unconditional videos; number of the first video under a seed.
 
         Raises:
-            ValueError: Words that do not go together, or that this model does not have.
+            ValueError: Arguments that conflict, or that this model does not support.
         """
         copies = one_setting("num_videos_per_prompt", num_videos_per_prompt, num_images_per_prompt, 1)
         words = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos, copies)

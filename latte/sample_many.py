@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte import __version__
-from latte.class_conditioning import ORIGINAL
+from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.conditioning import MOST_VIDEOS, check_count
 from latte.device import device_name
 from latte.files import read_json, write_json
@@ -192,7 +192,7 @@ def call_arguments(pipe: LattePipeline, labels: list | None, unit: range) -> dic
 def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: dict, fps: float) -> dict:
     """Everything that a set's bytes depend on, as JSON."""
     configs = {name: part.config for name, part in pipe.components.items() if hasattr(part, "config")}
-    if not pipe.takes_prompts and pipe.scheduler == ORIGINAL:
+    if not pipe.takes_prompts and pipe.scheduler == ORIGINAL_SCHEDULER:
         configs.pop("scheduler")  # the settings name the sampler, and records without a scheduler stay valid
     record = {
         "format": FORMAT,

@@ -56,9 +56,9 @@ class TextConditioning:
         """The number of videos; raises ValueError for words that do not go together."""
         request.check_unused(("class_labels", "num_videos"), "a text-to-video model")
         if request.negative_prompt and guidance.scale <= 1:
-            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: more than 1 guides")
+            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: set it above 1")
         if interval and guidance.scale <= 1:
-            raise ValueError(f"guidance_interval does nothing with guidance_scale {guidance.scale:g}: above 1 guides")
+            raise ValueError(f"guidance_interval does nothing with guidance_scale {guidance.scale:g}: set it above 1")
         return request.copies * check_texts(
             *texts(request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )

@@ -30,6 +30,11 @@ SIZES = {  # name: depth (variants 1 and 2), hidden_size, num_heads
 }
 
 
+def equal_depth(depth: int) -> int:
+    """The depth at which variants 3 and 4 have as many parameters as variants 1 and 2 of this depth: 23 for 28."""
+    return round(depth * 18 / 22)  # with width d, a second attention adds 4 d^2 to the 18 d^2 of a block
+
+
 @dataclass(frozen=True)
 class LatteConfig(NetworkConfig):
     """The shape of a Latte; the defaults are those of an unconditional Latte-XL/2.
@@ -109,8 +114,7 @@ class LatteConfig(NetworkConfig):
         if size not in SIZES or patch not in ("2", "4", "8"):
             raise ValueError(f"no model is called {name!r}: expected Latte-{{{','.join(SIZES)}}}/{{2,4,8}}")
         depth, hidden_size, num_heads = SIZES[size]
-        # 22 d^2 against 18 d^2 parameters: a second attention adds 4 d^2 to a block
-        depth = depth if variant in (1, 2) else round(depth * 18 / 22)
+        depth = depth if variant in (1, 2) else equal_depth(depth)
         shape = {"depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch)}
         return cls(variant=variant, **{**shape, **changes})
 

@@ -8,7 +8,7 @@ the built-in shapes, on a CPU.
 
 from dataclasses import dataclass, field, replace
 
-from latte.models.latte import SIZES
+from latte.models.latte import SIZES, equal_depth
 
 EACH = object()  # in an arm of a sweep: the value that is swept over
 EQUAL_DEPTH = object()  # in an arm: the depth at which variants 3 and 4 have as many parameters as the base
@@ -214,11 +214,6 @@ SCALES = {
         guidance_scales=(1.0, 2.0, 4.0, 7.0),
     ),
 }
-
-
-def equal_depth(depth: int) -> int:
-    """The depth at which variants 3 and 4 have as many parameters as variants 1 and 2 of this depth: 23 for 28."""
-    return round(depth * 18 / 22)  # with width d, a second attention adds 4 d^2 to the 18 d^2 of a block
 
 
 def swept_values(scale: Scale, base: dict) -> dict[str, dict]:

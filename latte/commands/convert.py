@@ -127,7 +127,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     names = read_json(classes).get("names", []) if classes.is_file() else []
     usual = CLASS_GUIDANCE if model.config.num_classes else 1.0
     sampling = load_sampling(sampling_folder, usual) if (sampling_folder / SAMPLING_FILE).is_file() else None
-    save_latte(target, model, None if vae_folder is None else load_vae(vae_folder), names, sampling, dtype)
+    save_latte(target, model, None if vae_folder is None else load_vae(vae_folder), names, sampling, dtype=dtype)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

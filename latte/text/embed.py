@@ -29,25 +29,6 @@ class Text:
     prompt_mask: Tensor | None = None
     negative_mask: Tensor | None = None
 
-    def rows(self, some: slice) -> "Text":
-        """Return the text of some of the videos."""
-        return Text(*(None if part is None else part[some] for part in vars(self).values()))
-
-    def table(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Stack prompts and negative prompts, in this order, for guidance in one batch.
-
-        Args:
-            dtype: Precision of the embeddings.
-            device: Where to put both.
-
-        Returns:
-            Embeddings (n, l, d), with n = 2b under guidance and n = b without, and a mask (n, l) or None.
-        """
-        texts = [text for text in (self.prompt, self.negative) if text is not None]
-        masks = [mask for mask in (self.prompt_mask, self.negative_mask) if mask is not None]
-        table = torch.cat([text.to(device, dtype) for text in texts])
-        return table, torch.cat([mask.to(device) for mask in masks]) if masks else None
-
 
 @torch.no_grad()
 def embed(

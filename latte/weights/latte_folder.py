@@ -8,7 +8,9 @@ import torch
 from latte.files import write_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
+from latte.scheduler import Scheduler
 from latte.weights.folder import check_replaceable, save_folder
+from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import save_vae
@@ -22,9 +24,10 @@ def save_latte(
     vae: VideoVAE | None = None,
     class_names: Sequence[str] = (),
     sampling: Sampling | None = None,
+    scheduler: Scheduler | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a model folder: the weights, and vae/, classes.json and sampling.json for the parts that are given.
+    """Write a model folder: the weights, and vae/, classes.json, sampling.json and scheduler/ for what is given.
 
     Args:
         folder: Where to write; a folder that was written before is replaced.
@@ -32,6 +35,7 @@ def save_latte(
         vae: The autoencoder.
         class_names: Names of the classes, in the order of their numbers.
         sampling: Defaults of the pipeline's call.
+        scheduler: The scheduler, if it is not the original Latte's.
         dtype: What to convert the weights to; None keeps the type of each.
 
     Returns:
@@ -44,6 +48,7 @@ def save_latte(
     for target in (folder, folder / "vae"):
         check_replaceable(target)
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
+    given["scheduler"] = scheduler is not None
     for name in (name for name, is_given in given.items() if not is_given and (folder / name).exists()):
         raise CheckpointError(f"{folder} holds the {name} of another model; choose a new folder")
     save_folder(model, folder, dtype)
@@ -53,4 +58,6 @@ def save_latte(
         write_json(folder / CLASSES_FILE, {"names": list(class_names)})
     if sampling is not None:
         save_sampling(sampling, folder)
+    if scheduler is not None:
+        save_scheduler(scheduler, folder / "scheduler")
     return folder

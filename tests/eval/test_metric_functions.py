@@ -106,6 +106,15 @@ def test_features_and_statistics_stand_for_videos(sides, tmp_path):
         assert mixed.value == pytest.approx(wanted.value, rel=1e-9) == both.value
         assert (both.metric, both.protocol) == ("given", None) and mixed.metric == "fvd"
         assert any("taken as given" in caveat for caveat in mixed.caveats)
+        for option in (
+            {"protocol": "latte"},
+            {"num_videos": 10},
+            {"real_crop": 128},
+            {"bn_eps": 1e-5},
+            {"features": "f"},
+        ):
+            with pytest.raises(ValueError, match="does nothing with features or statistics on both sides"):
+                fvd(given, generated, **option)
         statistics = given is files[0] or isinstance(given, FeatureSet | str)
         assert (mixed.kernel is None) == (mixed.floor is None) == statistics
     assert fvd(files[0], files[0]).seed is None and fvd(real, generated, seed=4).seed == 4

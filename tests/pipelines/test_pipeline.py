@@ -120,6 +120,9 @@ def seen_by(rows):
 
 def test_classes_by_name_or_number(pipe):
     assert torch.equal(make(pipe, ("left", "3")), make(pipe, (0, 3)))
+    for labels in (range(2), np.arange(2), torch.arange(2)):
+        some = pipe(class_labels=labels, num_inference_steps=3, output_type="latent", seed=4).frames
+        assert torch.equal(some, make(pipe, (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,7 @@ def test_classes_by_name_or_number(pipe):
         ({"class_labels": ["sideways"]}, "0 left, 1 right"),
         ({"class_labels": [8]}, "no class 8"),
         ({"class_labels": [-1]}, "no class -1"),
+        ({"class_labels": ["--1"]}, "no class '--1'"),
         ({"height": 20}, "height is 20; this model needs a multiple of 16"),
         ({"num_frames": -2}, "num_frames is -2"),
         ({"sampler": "eular"}, "not one of ddpm, ddim"),
@@ -211,6 +215,7 @@ def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
         again = LattePipeline.from_pretrained(folder, **options)
         assert again.class_names == list(MOTIONS)
         assert torch.equal(make(again, output_type="uint8"), make(pipe, output_type="uint8"))
+    assert LattePipeline.from_pretrained(folder, vae=None).vae is None
     half = LattePipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
     latents = make(half, (1,))
     assert latents.dtype == torch.float32 and 1e-4 < relative_error(latents, make(pipe, (1,))) < 0.1

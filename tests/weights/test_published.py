@@ -88,7 +88,7 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
     assert torch.equal(own, named) and not torch.equal(own, pipe(PROMPTS[0], guidance_scale=2.0, **QUICK).frames)
     with pytest.raises(ValueError, match="guidance_interval does nothing with guidance_scale 1"):
         pipe(PROMPTS[0], guidance_scale=1, guidance_interval=(400, 1000), **QUICK)
-    with pytest.raises(ValueError, match=r"guidance_interval does nothing with guidance_scale 0\.5: above 1"):
+    with pytest.raises(ValueError, match=r"guidance_interval does nothing with guidance_scale 0\.5: set it above 1"):
         pipe(PROMPTS[0], guidance_scale=0.5, guidance_interval=(400, 1000), **QUICK)
     with pytest.raises(ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the timesteps"):
         pipe(PROMPTS[0], guidance_scale=2, guidance_interval=(0.2, 0.8), **QUICK)
