@@ -140,7 +140,7 @@ def test_schedules():
     for kept in ([], [5, 5], [9, 3], [-1, 4], [4, 1000]):
         with pytest.raises(ValueError, match="must rise"):
             respace(linear_schedule(), kept)
-    with pytest.raises(ValueError, match="returned 5 channels for 4"):
+    with pytest.raises(ValueError, match="returned 5 channels; expected 4 or 8"):
         split_output(torch.zeros(1, 1, 5, 2, 2), 4)
 
 
