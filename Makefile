@@ -1,14 +1,18 @@
-# make sample: install into .venv and make videos with the model that ships. make test: the whole test suite.
+# make sample   install into .venv and make videos with the model that ships
+# make test     run the test suite
+# make check    run the linters, the import contracts, the type checker and the test suite
+# make docs     build the documentation as a site, in site/
+# make soak     kill, damage and starve trainings for up to an hour
 PYTHON ?= python3
-# The release that the figures in the README were measured with; any torch >= 2.10 does: make TORCH=torch==2.15.0 ...
+# The version that the documented figures were measured with. Any torch >= 2.10 works: make TORCH=torch==2.15.0 ...
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: sample test check soak clean
+.PHONY: sample test check docs soak clean
 
-# timm imports torchvision, whose current wheels load only beside a CUDA build of torch. Beside a CPU build an older
-# one, which needs no compiled part, takes its place.
+# timm imports torchvision. Its current wheels load only with a CUDA build of torch; with a CPU build, install an older
+# wheel that works without its compiled part.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PIP) '$(TORCH)' -e '.[test]'
@@ -25,11 +29,20 @@ test: .venv/installed
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/helpers/joined_package.py lint-imports setup.cfg --no-cache
+	MYPY_CACHE_DIR=$(CURDIR)/.mypy_cache $(BIN)/python tests/helpers/joined_package.py mypy --config-file setup.cfg
 	$(BIN)/python -m pytest -q -n 2
 
-# Up to an hour: kills, damage and full disks by the hundred. SOAK=0.1 does a tenth of it.
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python tests/helpers/joined_package.py mkdocs build --strict --config-file mkdocs.yml
+
+.venv/docs-installed: .venv/installed
+	$(PIP) -e '.[docs]'
+	touch $@
+
+# Takes up to an hour: kills, damage and full disks by the hundred. SOAK=0.1 runs a tenth of it.
 soak: .venv/installed
 	$(BIN)/python -m pytest -q -s tests/soak.py
 
 clean:
-	rm -rf .venv samples build *.egg-info
+	rm -rf .venv samples site build *.egg-info

@@ -1,1 +1,54 @@
-"""Evaluation of what the models make."""
+"""Metrics of generated videos, each a function: `from latte.eval import fvd`.
+
+| function | what it measures |
+|---|---|
+| `fvd` | Fréchet video distance, by I3D |
+| `kvd` | kernel video distance, by I3D |
+| `shapes_distance` | Fréchet distance by the bundled network for the built-in shapes; needs no published weights |
+| `fid` | Fréchet inception distance of single frames |
+| `inception_score` | inception score, by a C3D trained on UCF101 |
+| `psnr`, `ssim`, `lpips` | fidelity of videos to their references, pair by pair |
+| `flicker` | temporal flickering |
+
+Each is imported on first use, so `import latte.eval` alone does not load torch. No module here has the name of one of
+these functions: importing such a module would replace the function in this package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latte.eval.fidelity import flicker, lpips, psnr, ssim
+    from latte.eval.frechet_inception_distance import fid
+    from latte.eval.frechet_video_distance import fvd, kvd, shapes_distance
+    from latte.eval.fvd_result import FVDResult
+    from latte.eval.video_inception_score import inception_score
+
+__all__ = [
+    "FVDResult",
+    "fid",
+    "flicker",
+    "fvd",
+    "inception_score",
+    "kvd",
+    "lpips",
+    "psnr",
+    "shapes_distance",
+    "ssim",
+]
+
+MODULES = {
+    "frechet_video_distance": ("fvd", "kvd", "shapes_distance"),
+    "fvd_result": ("FVDResult",),
+    "frechet_inception_distance": ("fid",),
+    "video_inception_score": ("inception_score",),
+    "fidelity": ("flicker", "lpips", "psnr", "ssim"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """The functions above, imported on first use."""
+    for module, exported in MODULES.items():
+        if name in exported:
+            return getattr(import_module(f"latte.eval.{module}"), name)
+    raise AttributeError(f"module 'latte.eval' has no attribute {name!r}")

@@ -1,8 +1,12 @@
-"""Clips of a folder of videos, chosen by their names and a seed alone, and decoded ahead of their use."""
+"""Sets of clips that a protocol takes of video files.
+
+The choice depends on the names of the videos and a seed alone, so it is the same on every machine.
+"""
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,41 +28,63 @@ from latte.video.read import count_frames, list_pictures, list_videos, read_vide
 from latte.video.streams import open_stream
 from latte.weights.tensors import digest
 
-OF_ALL = {SHEET_FILE, GRID_FILE}
+OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
 LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
 @dataclass(frozen=True)
 class ClipWindow:
-    """Frames start, start + stride, ... of a video."""
+    """A clip of a video: its frames start, start + stride, ...
 
-    name: str  # of the video, below its folder
+    Attributes:
+        name: The video, as a path below its folder.
+        start: The first frame.
+        stride: From one frame to the next.
+        frames: How many there are.
+        sha256: Of the video's file or files, or of whatever else determines its content.
+        crop: Pixels to which frames are resized and centre-cropped; 0: unchanged.
+    """
+
+    name: str
     start: int
     stride: int
     frames: int
-    sha256: str  # of its file or files, or whatever else says what is in it
-    crop: int = 0  # pixels of a side: frames are resized to that, and the middle is cut out; 0: as they are
+    sha256: str
+    crop: int = 0
+
+    def of(self, video: Tensor) -> Tensor:
+        """The clip, uncropped, out of all frames (f, 3, h, w) of its video."""
+        return video[self.start :: self.stride][: self.frames]
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """One side of a comparison."""
+    """Clips of video files.
+
+    Attributes:
+        root: The folder that the names of the clips are below.
+        clips: The clips, in the protocol's order.
+        short: The names of videos that were left out as too short.
+        videos: How many videos were looked at.
+        codecs: The codecs of the chosen clips' videos, and how many have each.
+        sizes: The sizes of their frames, such as "320x240", likewise.
+    """
 
     root: Path
     clips: tuple[ClipWindow, ...]
-    short: tuple[str, ...]  # videos left out
-    videos: int  # that were looked at
-    codecs: dict[str, int]  # of the chosen clips' videos
-    sizes: dict[str, int]  # of their frames, such as 320x240
+    short: tuple[str, ...]
+    videos: int
+    codecs: dict[str, int]
+    sizes: dict[str, int]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any clip; the same wherever the folder is."""
-        return hashlib.sha256(repr([asdict(clip) for clip in self.clips]).encode()).hexdigest()[:16]
+        """Changes with any clip, and is the same wherever the folder is."""
+        return fingerprint(self.clips)
 
     @property
     def about(self) -> dict:
-        """What a result holds of them; of videos that `latte sample --n` wrote, also what made them."""
+        """A description for the result; for videos of `latte sample --n` also the record of how they were made."""
         made = self.root / RECORD
         return {
             "folder": str(self.root),
@@ -73,13 +99,13 @@ class ClipSet:
         }
 
     def read(self, clip: ClipWindow) -> Tensor:
-        """uint8 (f, 3, h, w). ValueError names a video that cannot be decoded."""
+        """Decode a clip, uint8 (f, 3, h, w). Raises ValueError, with the file's name, if it cannot be decoded."""
         numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
         video = read_video(self.root / clip.name, numbers)[0]
         return resize_and_crop(video, clip.crop) if clip.crop else video
 
     def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor]:
-        """Some of the clips in order, as read gives them, a few of them decoded ahead."""
+        """Yield some of the clips in order, as `read` returns them; a few are decoded ahead."""
         waiting = iter(chosen)
         with ThreadPoolExecutor(workers) as pool:
             ahead = [pool.submit(self.read, clip) for clip in islice(waiting, 2 * workers)]
@@ -88,13 +114,18 @@ class ClipSet:
                 ahead += [pool.submit(self.read, clip) for clip in islice(waiting, 1)]
 
 
+def fingerprint(clips: Sequence[ClipWindow]) -> str:
+    """A hash of which clips they are and of their content."""
+    return hashlib.sha256(repr([asdict(clip) for clip in clips]).encode()).hexdigest()[:16]
+
+
 def rank(seed: int, name: str) -> int:
-    """A number that depends on seed and name alone."""
+    """A number that depends on the seed and the name alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
 
 
 def stored_as(path: Path) -> tuple[str, str]:
-    """What the frames of a video were stored as: codec, and size such as 320x240."""
+    """What the frames of a video are stored as: the codec, and the size such as "320x240"."""
     if path.is_dir():
         kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
         with Image.open(list_pictures(path)[0]) as picture:
@@ -112,56 +143,120 @@ def stored_as(path: Path) -> tuple[str, str]:
 
 
 def content(path: Path) -> str:
-    """sha256 of a file, or of a folder's pictures in their order."""
+    """The sha256 of a file, or of a folder's pictures in their order."""
     if not path.is_dir():
         return digest(path)
     return hashlib.sha256("".join(digest(picture) for picture in list_pictures(path)).encode()).hexdigest()
 
 
 def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
-    """The first frame of the clip that is taken of a video of that name and so many frames."""
+    """The first frame of the clip that a protocol takes of a video with that name and so many frames."""
     room = frames - (protocol.frames - 1) * protocol.stride(side)
     if protocol.start(side) == "zero":
         return 0
     return int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
 
 
-def videos_of(root: Path) -> list[Path]:
-    """The videos of a folder, sorted; of one that `latte sample` wrote without the pictures that show them all."""
-    if not is_page(root / PAGE_FILE):
-        return list_videos(root)
-    of_frames = root if {picture.name for picture in list_pictures(root)} <= OF_ALL else None
-    return [path for path in list_videos(root) if path != of_frames and path.name not in OF_ALL]
+def choose_windows(
+    names: Sequence[str],
+    protocol: Protocol,
+    side: str,
+    seed: int,
+    frames_of: Callable[[str], int],
+    content_of: Callable[[str], str],
+) -> tuple[tuple[ClipWindow, ...], tuple[str, ...]]:
+    """One clip of each video, until there are protocol.clips.
 
+    Args:
+        names: Of the videos.
+        protocol: Says which clips to take.
+        side: "real" or "generated".
+        seed: For the protocol's random choices.
+        frames_of: How many frames a video has.
+        content_of: A hash of its content.
 
-def choose_clips(folder: str | Path, protocol: Protocol, side: str, seed: int, only: int | None = None) -> ClipSet:
-    """One clip of each video of a folder, until there are protocol.clips; side: "real" or "generated".
-
-    only: of a folder that `latte sample --n` wrote, so many videos, the first ones. ValueError: there is none long
-    enough, or generated frames are lossy where the protocol forbids it. FileNotFoundError: no such folder.
+    Returns:
+        The clips, and the names of the videos that were too short.
     """
-    root, stride, crop = Path(folder), protocol.stride(side), protocol.real_crop if side == "real" else 0
-    names = [str(path.relative_to(root).as_posix()) for path in videos_of(root)][:only]
-    names.sort(key=(lambda name: rank(seed, name)) if protocol.order == "seed" else None)
-    clips, short, codecs, sizes = [], [], Counter(), Counter()
+    names = sorted(names, key=lambda name: rank(seed, name)) if protocol.order == "seed" else sorted(names)
+    stride, crop = protocol.stride(side), protocol.real_crop if side == "real" else 0
+    clips, short = [], []
     for name in names:
         if len(clips) == protocol.clips:
             break
-        frames = count_frames(root / name)
+        frames = frames_of(name)
         if frames < protocol.frames * stride:
             short.append(name)
             continue
         start = start_of(protocol, side, seed, name, frames)
-        clips.append(ClipWindow(name, start, stride, protocol.frames, content(root / name), crop))
-        codec, size = stored_as(root / name)
-        size = f"{crop}x{crop}" if crop else size
-        codecs[codec], sizes[size] = codecs[codec] + 1, sizes[size] + 1
+        clips.append(ClipWindow(name, start, stride, protocol.frames, content_of(name), crop))
+    return tuple(clips), tuple(short)
+
+
+def expect_clips(clips: Sequence[ClipWindow], protocol: Protocol, side: str, source: object, videos: int) -> None:
+    """Raise ValueError if no video was long enough for a clip."""
     if not clips:
-        needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
-        raise ValueError(f"{root} holds no video of {needed}: {len(names)} videos were looked at")
-    if protocol.lossless and side == "generated" and (lossy := sorted(set(codecs) - set(LOSSLESS))):
+        needed = f"{protocol.frames * protocol.stride(side)} frames or more, which protocol {protocol.name} needs"
+        raise ValueError(f"{source} holds no video of {needed}: {videos} videos were looked at")
+
+
+def videos_of(root: Path) -> list[Path]:
+    """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them."""
+    if not is_page(root / PAGE_FILE):
+        return list_videos(root)
+    of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
+    return [path for path in list_videos(root) if path != of_frames and path.name not in OVERVIEWS]
+
+
+def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
+    """A folder and the names of its videos below it; of a list of files, their nearest common folder."""
+    if isinstance(videos, str | Path):
+        root = Path(videos)
+        return root, [path.relative_to(root).as_posix() for path in videos_of(root)]
+    paths = [Path(os.path.abspath(path)) for path in videos]
+    if not paths:
+        raise ValueError("the list of videos is empty: name at least two files")
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is listed twice: name each video once")
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return root, [path.relative_to(root).as_posix() for path in paths]
+
+
+def choose_clips(
+    videos: str | Path | Sequence[str | Path], protocol: Protocol, side: str, seed: int, only: int | None = None
+) -> ClipSet:
+    """Take one clip of each video, until there are protocol.clips.
+
+    Args:
+        videos: A folder of videos, at any depth, or a list of video files.
+        protocol: Says which clips to take.
+        side: "real" or "generated".
+        seed: For the protocol's random choices.
+        only: Use the first so many videos of the folder; for folders of `latte sample --n`.
+
+    Raises:
+        ValueError: No video is long enough, or generated videos are lossy and the protocol forbids it.
+        FileNotFoundError: No such folder or file.
+    """
+    root, names = video_names(videos)
+    names = names[:only]
+    clips, short = choose_windows(
+        names, protocol, side, seed, lambda name: count_frames(root / name), lambda name: content(root / name)
+    )
+    expect_clips(clips, protocol, side, root, len(names))
+    codecs, sizes = Counter(), Counter()
+    for clip in clips:
+        codec, size = stored_as(root / clip.name)
+        size = f"{clip.crop}x{clip.crop}" if clip.crop else size
+        codecs[codec], sizes[size] = codecs[codec] + 1, sizes[size] + 1
+    if protocol.lossless and side == "generated" and (lossy := lossy_codecs(codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
             "with `latte sample --n`, or leave out --protocol, or choose stylegan-v or latte"
         )
-    return ClipSet(root, tuple(clips), tuple(short), len(clips) + len(short), dict(codecs), dict(sizes))
+    return ClipSet(root, clips, short, len(clips) + len(short), dict(codecs), dict(sizes))
+
+
+def lossy_codecs(codecs: Iterable[str]) -> list[str]:
+    """Those of some codecs that are not known to be lossless, sorted."""
+    return sorted(set(codecs) - set(LOSSLESS))

@@ -1,6 +1,5 @@
-"""The built-in shapes as an exam of a model: what to ask it, and what the examiner says of the answers."""
+"""The examiner's scores of a model of the built-in shapes: what the model is asked, and how its answers are judged."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,21 @@ from latte.shapes.examiner import score_clips
 from latte.video.pixels import from_uint8
 from latte.weights.tensors import digest
 
-HELD_OUT = 1_000_000  # seed of the real clips, which no training run of the built-in data draws from by default
+HELD_OUT = 1_000_000  # seed of the real clips, which training on the built-in shapes does not use by default
 
 
 def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
-    """What a pipeline's call takes for `count` videos, and a real clip of each: motions in turn, or captions.
+    """What to ask a model: motions in turn, or the captions of real clips.
 
-    ValueError: there is no VAE, nothing to judge, or the model's classes are not the motions.
+    Args:
+        pipe: The model's pipeline.
+        count: Videos to ask for.
+
+    Returns:
+        Arguments of the pipeline's call, and for each video a real clip of the same motion or caption.
+
+    Raises:
+        ValueError: The model has no VAE, `count` is less than 1, or the model's classes are not the motions.
     """
     if pipe.vae is None:
         raise ValueError("this model has no VAE to decode with: give --vae")
@@ -39,24 +46,32 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
 
 
 def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[ShapeClip]) -> dict:
-    """The examiner's scores of uint8 answers (b, f, 3, h, w); colour and shape too where a caption asked for them."""
+    """The examiner's scores of uint8 videos (b, f, 3, h, w), with colour and shape where captions asked for them."""
     asked = truths if pipe.takes_prompts else None
     return score_clips(list(videos), [clip.label for clip in truths], asked, copies=False)
 
 
 @torch.no_grad()
 def reconstruct(pipe: LattePipeline, videos: torch.Tensor) -> torch.Tensor:
-    """uint8 videos (b, f, 3, h, w) through the VAE and back, one by one; the posterior's mean."""
+    """Encode uint8 videos (b, f, 3, h, w) to the posterior's mean and decode them, one by one."""
     network = next(pipe.vae.parameters())
     return torch.cat([pipe.decode(pipe.vae.encode(from_uint8(video[None]).to(network)), "uint8") for video in videos])
 
 
-def evaluate(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
-    """Scores of `count` real clips, of their reconstructions, and of what a model makes of their classes or captions.
+def score_model(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
+    """The examiner's scores of real clips, of their VAE reconstructions, and of a model's samples.
 
-    Captions whose combination no captioned training sees (latte.shapes.draw.is_held_out) are also scored apart, as
-    "unseen".
-    sampling: what the pipeline's call takes. ValueError: see questions, or an option the model does not have.
+    Args:
+        pipe: The model's pipeline.
+        count: Clips of each kind.
+        **sampling: Options of the pipeline's call.
+
+    Returns:
+        Scores by kind: "real clips", "VAE reconstructions" and "samples". Samples of captions whose combination of
+        words training never sees (latte.shapes.draw.is_held_out) are also scored by themselves, as "unseen".
+
+    Raises:
+        ValueError: See `questions`; or the model has no such option.
     """
     asked, truths = questions(pipe, count)
     samples = pipe(**asked, output_type="uint8", progress=True, **sampling).frames.numpy()
@@ -76,8 +91,8 @@ def score_real(pipe: LattePipeline, truths: list[ShapeClip]) -> dict[str, dict]:
     }
 
 
-def table(scores: dict[str, dict]) -> str:
-    """One line a score, below the accuracy of motion one a class; one column a kind of clips; - where it has none."""
+def score_table(scores: dict[str, dict]) -> str:
+    """Scores as text: a row per score, with motion accuracy per class below it, and a column per kind of clips."""
 
     def line(name: str, values: list[float | None]) -> str:
         cells = ["-" if value is None else f"{value:d}" if name == "clips" else f"{value:.3f}" for value in values]
@@ -93,13 +108,28 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def origin(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> dict:
-    """What results depend on: the model, its files of weights, the settings, the machine, the versions."""
+def origin(
+    pipe: LattePipeline, settings: dict, files: list[Path], model: str, weights: str, dtype: str, memory: str
+) -> dict:
+    """What results depend on.
+
+    Args:
+        pipe: The model's pipeline.
+        settings: Options of the pipeline's call.
+        files: The files of weights, which are identified by their sha256.
+        model: What the model was called by.
+        weights: Which of a checkpoint's weights: "ema" or "model".
+        dtype: Of a text-to-video model's weights.
+        memory: "normal" or "low".
+
+    Returns:
+        All of these, the device and the versions, ready for JSON.
+    """
     return {
-        "model": args.model,
-        "weights": args.weights,
-        "dtype": args.dtype,
-        "memory": args.memory,
+        "model": model,
+        "weights": weights,
+        "dtype": dtype,
+        "memory": memory,
         "sha256": {f"{file.parent.name}/{file.name}": digest(file) for file in files},
         "device": device_name(pipe.device),
         "torch": torch.__version__,

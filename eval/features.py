@@ -1,4 +1,4 @@
-"""Features of clips: by which network, in batches of one size, stored clip by clip so that nothing is done twice."""
+"""Features of clips: computed by networks in batches of one size, and cached in a folder."""
 
 import hashlib
 import json
@@ -16,35 +16,54 @@ from tqdm import tqdm
 from latte.device import arithmetic
 from latte.eval.clip_sets import ClipWindow
 from latte.files import replacing
+from latte.processes import Ranks
 from latte.weights.tensors import CheckpointError, read_tensors
 
-UNIT = 64  # clips of a file: what an interruption may cost
-FRAMES_AT_ONCE = 128  # of a batch
+UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
+FRAMES_AT_ONCE = 128  # in a batch
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A network that clips are compared by."""
+    """A function from clips to features, and a description of it.
 
-    record: dict  # which one it is, how it is set: all that features depend on besides the clip and the rounding
-    features: Callable[[Sequence[Tensor]], Tensor] | None  # uint8 clips (f, 3, h, w) -> (b, ...); None: unknown
-    device: str = ""  # by which it is rounded
-    width: int = 0  # numbers of a feature; 0: not said
+    Attributes:
+        record: Which network it is and how it is set: everything that the features depend on, besides the clips and
+            the rounding. It is written into every result. "metric" is the name of the distance between its features.
+        features: Takes uint8 clips (f, 3, h, w) and returns a tensor (b, ...), one row per clip. None where the
+            features were given and the network is unknown.
+        device: The device that it runs on, because rounding depends on it.
+        width: Numbers per feature; 0 if unknown.
+    """
+
+    record: dict
+    features: Callable[[Sequence[Tensor]], Tensor] | None
+    device: str = ""
+    width: int = 0
 
 
 def batched(clips: Iterator[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:
-    """Clips in batches, and how many of each count: the last one is filled up, so that all are of one shape."""
+    """Yield batches of `size` clips and how many of them count: the last batch is padded with copies of a clip."""
     while batch := list(islice(clips, size)):
         yield [*batch, *batch[:1] * (size - len(batch))], len(batch)
 
 
 def batch_size(frames: int) -> int:
-    """Clips at once: always as many, so that a clip's features do not depend on how many there are."""
+    """Clips per batch. It depends on their length alone, so a clip's features do not depend on how many there are."""
     return max(1, FRAMES_AT_ONCE // frames)
 
 
 def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: int) -> list[Tensor]:
-    """What each detector makes of the same uint8 clips (f, 3, h, w) of so many frames, each seen once: (n, ...)."""
+    """Compute features by several detectors in one pass over the clips.
+
+    Args:
+        detectors: What to compute.
+        clips: uint8 clips (f, 3, h, w), all of `frames` frames; each is read once.
+        frames: Frames per clip.
+
+    Returns:
+        For each detector a tensor (n, ...), one row per clip.
+    """
     parts = [[] for _ in detectors]
     with arithmetic("fp32"):
         for batch, count in batched(clips, batch_size(frames)):
@@ -54,19 +73,28 @@ def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: 
 
 
 class ClipSource(Protocol):
-    """A set of clips: of a folder (latte.eval.clip_sets.ClipSet) or of a model (latte.eval.model_clips.ModelClips)."""
+    """Clips of one side of a comparison, wherever they come from.
 
-    clips: tuple[ClipWindow, ...]
+    Implemented by ClipSet (video files), ArrayClips (arrays in memory) and ModelClips (a pipeline).
+    """
+
+    @property
+    def clips(self) -> tuple[ClipWindow, ...]:
+        """The clips, in order."""
+
+    @property
+    def about(self) -> dict:
+        """A description for the result."""
 
     def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
-        """Some of them in order, uint8 (f, 3, h, w)."""
+        """Yield some of the clips in order, uint8 (f, 3, h, w)."""
 
 
 class Store:
-    """Features of a set of clips by one detector, in files of UNIT clips; without a folder, in memory.
+    """Features of a set of clips by one detector, in files of UNIT clips or, without a folder, in memory.
 
-    A file's name holds what its numbers depend on: the detector, and of every clip its name, content and frames. So a
-    folder may serve any number of sets, what is there is taken, and what is missing is computed.
+    A file's name is a hash of everything that its features depend on: the detector, and for every clip its name,
+    content and frames. So one folder can serve any number of sets, and only missing features are computed.
     """
 
     def __init__(self, folder: Path | None, clips: ClipSource, detector: Detector):
@@ -75,12 +103,12 @@ class Store:
         self.held: dict[int, Tensor] = {}
 
     def path(self, unit: int) -> Path:
-        """Of a unit's file."""
+        """The file of a unit."""
         about = [self.detector.record, self.detector.device, [asdict(clip) for clip in self.units[unit]]]
         return self.folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
 
     def missing(self) -> list[int]:
-        """Units that are still to be computed."""
+        """Units that are not computed yet."""
         there = (lambda i: self.path(i).is_file()) if self.folder else self.held.__contains__
         return [i for i in range(len(self.units)) if not there(i)]
 
@@ -94,30 +122,57 @@ class Store:
             save_file({"features": features}, draft, metadata={"clips": names})
 
     def read(self, unit: int) -> Tensor:
-        """Features of a unit. CheckpointError: its file is damaged."""
+        """A unit's features. Raises CheckpointError if its file is damaged."""
         if self.folder is None:
             return self.held[unit]
-        path, again = self.path(unit), "delete it, and it is computed again"
+        path, advice = self.path(unit), "delete the file, and its features are computed again"
         try:
             features = read_tensors(path).get("features", ())
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; {again}") from error
+            raise CheckpointError(f"{error}; {advice}") from error
         if len(features) != len(self.units[unit]):
-            raise CheckpointError(f"{path} does not hold the features of {len(self.units[unit])} clips: {again}")
+            raise CheckpointError(f"{path} does not hold the features of {len(self.units[unit])} clips: {advice}")
         return features
 
     def all(self) -> Tensor:
-        """Features (n, d) of all clips, in their order."""
+        """Features (n, ...) of all clips, in order."""
         return torch.cat([self.read(i) for i in range(len(self.units))])
 
 
 def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
-    """Compute what is missing in any of some stores of one set; of several processes, each has its own units."""
+    """Compute what is missing in any of several stores of one set; each of `size` processes has its own units."""
     missing = set().union(*(store.missing() for store in stores))
-    units = [unit for unit in sorted(missing) if unit % size == rank]  # by number: others may have written some by now
+    # shared out by number and not by position: other processes may have written some units by now
+    units = [unit for unit in sorted(missing) if unit % size == rank]
     for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
         chosen: Sequence[ClipWindow] = stores[0].units[unit]
         clips = stores[0].clips.stream(chosen)
         found = features_of([store.detector for store in stores], clips, chosen[0].frames)
         for store, features in zip(stores, found):
             store.keep(unit, features)
+
+
+def compute_features(
+    clips: ClipSource,
+    detectors: Sequence[Detector],
+    folder: str | Path | None = None,
+    ranks: Ranks | None = None,
+    progress: bool = False,
+) -> list[Tensor]:
+    """Features of all clips of a set by each detector, taken from a cache where they are there.
+
+    Args:
+        clips: The set.
+        detectors: What to compute; each clip is decoded or sampled once for all of them.
+        folder: Where features are cached. None: in memory only.
+        ranks: The processes that share the work; several of them need a folder.
+        progress: Whether the first process shows a progress bar.
+
+    Returns:
+        For each detector a tensor (n, ...), in all processes.
+    """
+    ranks = ranks or Ranks()
+    stores = [Store(folder and Path(folder), clips, detector) for detector in detectors]
+    fill(stores, ranks.rank, ranks.size, progress=progress and ranks.first)
+    ranks.wait()
+    return [store.all() for store in stores]

@@ -1,53 +1,161 @@
-"""How near videos are to those that they stand in for, such as an accelerated sampler's to the exact one's."""
+"""Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from latte import __version__
+from latte.device import device_name
+from latte.eval.clip_sets import videos_of
+from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.video_pairs import PairedVideos, batch_of, match_pairs, mean_over_pairs, read_pair
 from latte.video.pixels import expect_videos, from_uint8
+from latte.video.read import read_video
 from latte.weights.tensors import load_strictly, read_tensors
 
-IDENTICAL = 100.0  # dB where no pixel differs, as in Pyramid Attention Broadcast's own evaluation
-HEADS = "functional/image/lpips_models/alex.pth"  # LPIPS's own weights, 6 kB, which torchmetrics has
+IDENTICAL = 100.0  # dB where no pixel differs, as in the evaluation of Pyramid Attention Broadcast
+HEADS = "functional/image/lpips_models/alex.pth"  # LPIPS's own weights, 6 kB, which come with torchmetrics
 
 
-def psnr(videos: Tensor, exact: Tensor) -> float:
-    """Mean over the frames of uint8 videos (b, f, 3, h, w) of the peak signal-to-noise ratio, in dB, at most 100.
+@dataclass(frozen=True)
+class FidelityResult:
+    """Means over pairs of a video and its reference; `print(result)` is one line per network.
 
-    ValueError: other videos than that.
+    Attributes:
+        pairs: How many there are.
+        videos: The folder of the videos.
+        reference: The folder of the references.
+        means: By metric: "psnr", "ssim", "lpips" if it was asked for, and for videos of two frames or more "flicker"
+            and "reference_flicker".
+        device: Where it ran.
+        alexnet: The path to AlexNet's weights and their sha256, if LPIPS was asked for.
     """
-    expect_videos(videos, exact)
-    error = ((videos.double() - exact.double()) / 255).square().mean((2, 3, 4))
+
+    pairs: int
+    videos: str
+    reference: str
+    means: dict[str, float]
+    device: str
+    alexnet: tuple[str, str] | None = None
+
+    def to_dict(self) -> dict:
+        """The result as `latte eval --reference --out` writes it."""
+        about = {"pairs": self.pairs, "videos": self.videos, "reference": self.reference, **self.means}
+        about |= {"alexnet_sha256": self.alexnet[1]} if self.alexnet else {}
+        return about | {"device": self.device, "versions": {"latte": __version__, "torch": torch.__version__}}
+
+    def __str__(self) -> str:
+        lines = [f"{self.pairs} pairs; " + ", ".join(f"{name} {value:.4f}" for name, value in self.means.items())]
+        lines += ["LPIPS by {}, sha256 {}".format(*self.alexnet)] if self.alexnet else []
+        return "\n".join(lines)
+
+
+def compare_pairs(
+    videos: str | Path,
+    reference: str | Path,
+    *,
+    alexnet: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> FidelityResult:
+    """PSNR, SSIM, LPIPS and flicker of the videos of a folder and of their references, matched by name.
+
+    Args:
+        videos: A folder of videos.
+        reference: A folder with a reference of the same name for each; suffixes may differ.
+        alexnet: Path to alexnet-owt-7be5be79.pth, for LPIPS. None: no LPIPS.
+        device: For LPIPS. None: CUDA where there is one, else the CPU.
+        progress: Whether a progress bar is shown.
+
+    Raises:
+        ValueError: The folders do not match, or a pair differs in size or length or is too small. CheckpointError: the
+            weights are missing (with where to get them) or do not fit.
+    """
+    device, weights = find_device(device), find_weights("alexnet", alexnet) if alexnet else None
+    network = load_lpips(weights.path, device) if weights else None
+    rows = []
+    for paths in tqdm(match_pairs(videos, reference), disable=not progress, unit="pair", desc="comparing"):
+        pair = read_pair(*paths)
+        row = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
+        if network is not None:
+            row["lpips"] = lpips(*pair, network)
+        if pair[0].shape[1] > 1:
+            row |= {"flicker": flicker(pair[0]), "reference_flicker": flicker(pair[1])}
+        rows.append(row)
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    about = (str(weights.path), weights.sha256) if weights else None
+    return FidelityResult(len(rows), str(videos), str(reference), means, device_name(device), about)
+
+
+def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over frames; 100 where no pixel differs.
+
+    Args:
+        videos: uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3); or a folder of videos, matched to the references by
+            name; or a list of video files, matched by position.
+        reference: What they are compared with, of the same kind and shape.
+
+    Raises:
+        ValueError: They are not such videos, or not pairs.
+    """
+    return mean_over_pairs(batch_psnr, videos, reference)
+
+
+def batch_psnr(videos: Tensor, reference: Tensor) -> float:
+    """`psnr` of uint8 (b, f, 3, h, w)."""
+    expect_videos(videos, reference)
+    error = ((videos.double() - reference.double()) / 255).square().mean((2, 3, 4))
     return (-10 * error.clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
 
 
-def ssim(videos: Tensor, exact: Tensor, at_once: int = 64) -> float:
-    """Mean structural similarity (Wang et al. 2004) of uint8 videos (b, f, 3, h, w), frame by frame; 1: identical.
+def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> float:
+    """Structural similarity (Wang et al. 2004), the mean over frames; 1: identical.
 
-    Gaussian window of 11 pixels, sigma 1.5, borders mirrored, by torchmetrics (the extra `eval`), so many at once.
-    ValueError: it is not installed, other videos than that, or frames that are smaller than the window.
+    A Gaussian window of 11 pixels with sigma 1.5 and mirrored borders, by torchmetrics (`latte-video[eval]`).
+
+    Args:
+        videos: See `psnr`; frames of 11 x 11 pixels or more.
+        reference: See `psnr`.
+        at_once: Videos per batch.
+
+    Raises:
+        ValueError: They are not such videos, or not pairs; or torchmetrics is not installed.
     """
+    return mean_over_pairs(lambda *pair: batch_ssim(*pair, at_once), videos, reference)
+
+
+def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
+    """`ssim` of uint8 (b, f, 3, h, w)."""
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
         raise ValueError("SSIM needs torchmetrics: pip install 'latte-video[eval]'") from None
-    expect_videos(videos, exact)
+    expect_videos(videos, reference)
     if min(videos.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs frames of 11 x 11 pixels or more, not {videos.shape[-2]} x {videos.shape[-1]}")
-    parts = zip(videos.split(at_once), exact.split(at_once))
+    parts = zip(videos.split(at_once), reference.split(at_once))
     frames = [[part.flatten(0, 1).double() / 255 for part in pair] for pair in parts]
     each = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
     return torch.cat(each).mean().item()
 
 
 def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> LPIPS:
-    """The network: AlexNet of torchvision's file, and the heads that come with torchmetrics (the extra `eval`).
+    """Load AlexNet from torchvision's file, and LPIPS's heads, which come with torchmetrics (`latte-video[eval]`).
 
-    ValueError: torchmetrics is not installed; CheckpointError: no such file (and where to get it), or it does not fit.
+    Args:
+        path: alexnet-owt-7be5be79.pth, or a folder that holds it.
+        device: Where to put the network.
+
+    Raises:
+        ValueError: torchmetrics is not installed. CheckpointError: there is no such file (with where to get it), or it
+            does not fit.
     """
     if (library := find_spec("torchmetrics")) is None:
         raise ValueError("LPIPS needs torchmetrics: pip install 'latte-video[eval]'")
@@ -56,36 +164,69 @@ def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> L
     heads = read_tensors(Path(library.origin).parent / HEADS)
     with torch.device("meta"):
         network = LPIPS()
-    named = {name.replace("lin", "heads.").replace(".model.1", ""): value for name, value in heads.items()}
-    load_strictly(network, backbone | named, file)
+    heads = {name.replace("lin", "heads.").replace(".model.1", ""): value for name, value in heads.items()}
+    load_strictly(network, backbone | heads, file)
     return network.eval().to(device)
 
 
-@torch.no_grad()
-def lpips(videos: Tensor, exact: Tensor, network: LPIPS, batch_size: int = 32) -> float:
-    """Mean perceptual distance of the frames of uint8 videos (b, f, 3, h, w); 0: identical.
+def lpips(
+    videos: PairedVideos,
+    reference: PairedVideos,
+    alexnet: LPIPS | str | Path | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 32,
+) -> float:
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) on AlexNet, the mean over frames; 0: identical.
 
-    Another batch size changes the rounding alone. ValueError: other videos than that, or too small for the network.
+    Args:
+        videos: See `psnr`; frames of 31 x 31 pixels or more.
+        reference: See `psnr`.
+        alexnet: Path to alexnet-owt-7be5be79.pth, or the network as load_lpips returns it.
+        device: For a network out of a file. None: CUDA where there is one, else the CPU.
+        batch_size: Frames per batch; it changes only the rounding.
+
+    Raises:
+        ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips.
     """
-    expect_videos(videos, exact)
+    network = alexnet if isinstance(alexnet, LPIPS) else load_lpips(alexnet, find_device(device))
+    return mean_over_pairs(lambda *pair: batch_lpips(*pair, network, batch_size), videos, reference)
+
+
+@torch.no_grad()
+def batch_lpips(videos: Tensor, reference: Tensor, network: LPIPS, batch_size: int) -> float:
+    """`lpips` of uint8 (b, f, 3, h, w)."""
+    expect_videos(videos, reference)
     if min(videos.shape[-2:]) < SMALLEST:
         height, width = videos.shape[-2:]
         raise ValueError(f"LPIPS needs frames of {SMALLEST} x {SMALLEST} pixels or more, not {height} x {width}")
     device = network.heads[0].weight.device
-    pairs = zip(*(each.flatten(0, 1).split(batch_size) for each in (videos, exact)))
+    pairs = zip(*(each.flatten(0, 1).split(batch_size) for each in (videos, reference)))
     each = [network(*(from_uint8(frames.to(device)) for frames in pair)).cpu() for pair in pairs]
     return torch.cat(each).double().mean().item()
 
 
-def flicker(videos: Tensor) -> float:
-    """VBench's temporal flickering (Huang et al., arXiv 2311.17982) of uint8 videos (b, f, 3, h, w); 1: frozen.
+def flicker(videos: PairedVideos) -> float:
+    """VBench's temporal flickering (Huang et al. 2023, arXiv 2311.17982), the mean over videos; 1: a still picture.
 
-    One less the mean difference of consecutive frames as a share of 255. Motion lowers it as well as flicker, and a
-    still picture scores best: VBench takes it of videos that ought to be static; of others, compare it with that of
-    real or exact ones. ValueError: other videos than that, or of a single frame.
+    It is 1 less the mean difference of consecutive frames as a share of 255. Motion lowers it as flicker does, and a
+    still picture scores best: VBench measures videos that ought to be static. Compare that of other videos with that
+    of real or exact ones.
+
+    Args:
+        videos: uint8 (b, f, 3, h, w) or (b, f, h, w, 3), a folder of videos, or a list of video files; of two frames
+            or more.
+
+    Raises:
+        ValueError: They are not such videos.
     """
-    expect_videos(videos)
+    if isinstance(videos, str | Path | list | tuple):
+        paths = videos_of(Path(videos)) if isinstance(videos, str | Path) else videos
+        if not paths:
+            raise ValueError(f"{videos} holds no videos")
+        each = [flicker(read_video(path)[0][None]) for path in paths]
+        return sum(each) / len(each)
+    videos = batch_of(videos)
     if videos.shape[1] < 2:
-        raise ValueError("flicker is of videos of two frames or more")
+        raise ValueError("flicker needs videos of two frames or more")
     each = [(video[1:].short() - video[:-1].short()).abs().double().mean() for video in videos]
     return 1 - (sum(each) / len(each)).item() / 255

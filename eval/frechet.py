@@ -1,7 +1,7 @@
-"""The Fréchet distance of two sets of features, in float64.
+"""The Fréchet distance between two sets of features, in float64.
 
-Heusel et al. 2017, eq. 6 (FID); Unterthiner et al. 2018 (FVD): the 2-Wasserstein distance, squared, of the Gaussians
-with the sets' means and covariances. Where their features come from is the caller's to know.
+It is the squared 2-Wasserstein distance between the Gaussians with the sets' means and covariances: Heusel et al. 2017,
+eq. 6 (FID); Unterthiner et al. 2018 (FVD).
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, unbiased: bool = False) -> "Moments":
-        """Of features (n, d), the covariance divided by n or, unbiased, by n - 1.
+        """Compute them from features.
 
-        ValueError: fewer than two, or values that are not finite.
+        Args:
+            features: (n, d).
+            unbiased: Whether the covariance is divided by n - 1 in place of n.
+
+        Raises:
+            ValueError: There are fewer than two features, or values that are not finite.
         """
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"moments need two features (n, d) or more, not {tuple(features.shape)}")
@@ -41,7 +46,7 @@ class Moments:
 
 
 def root(cov: Tensor) -> Tensor:
-    """A with A A^T = cov, for a symmetric cov (d, d), singular or not; negative eigenvalues, of rounding, are 0."""
+    """A with A A^T = cov, for a symmetric cov (d, d), singular or not; negative eigenvalues (rounding) count as 0."""
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     return vectors * values.clamp(min=0).sqrt()
 
@@ -49,11 +54,18 @@ def root(cov: Tensor) -> Tensor:
 def distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
-    The trace of that root is the sum of the singular values of A^T B, where S_a = A A^T and S_b = B B^T: no root of an
-    unsymmetric matrix is taken, and singular covariances are like any other. ValueError: features of another width.
+    The trace of that root is the sum of the singular values of A^T B, where S_a = A A^T and S_b = B B^T. So no root of
+    an asymmetric matrix is taken, and singular covariances need no special treatment.
+
+    Args:
+        a: Moments of one set.
+        b: Moments of the other.
+
+    Raises:
+        ValueError: Their features have different widths.
     """
     if len(a.mean) != len(b.mean):
         raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared")
     overlap = torch.linalg.svdvals(root(a.cov).T @ root(b.cov)).sum()
     value = float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * overlap)
-    return max(value, 0.0)  # rounding may leave less
+    return max(value, 0.0)  # rounding may give a negative value

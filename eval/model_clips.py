@@ -1,6 +1,5 @@
-"""Clips that a model makes as they are asked for: where a folder's would be read, with no file in between."""
+"""Clips that a pipeline makes when they are needed, in place of clips out of files."""
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -10,31 +9,86 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.commands.sampling_options import opened
 from latte.eval.clip_sets import ClipSet, ClipWindow, choose_clips, start_of
 from latte.eval.protocol import Protocol
-from latte.eval.statistics import is_statistics
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
 from latte.sample_many import call_arguments, one_thread, sample_many, set_record
-from latte.text.embed import read_prompts
-from latte.weights.folder import CONFIG
-from latte.weights.load import BUNDLED
-from latte.weights.tensors import digest
+
+
+@dataclass(frozen=True)
+class ModelVideos:
+    """Videos of a pipeline, of which a protocol has not taken clips yet: a generated side for the metrics.
+
+    Attributes:
+        pipe: Makes them.
+        labels: Classes or prompts, of which video i shows number i % len(labels). None: the model is unconditional.
+        settings: Options of the pipeline's call, among them `batch_size` and `seed`.
+        about: What else they depend on, such as the sha256 of the weights; "model" is the model's name for messages.
+        folder: Where the videos are written, lossless, as by `latte sample --n`. None: they are not kept.
+    """
+
+    pipe: LattePipeline
+    labels: list[int] | list[str] | None
+    settings: dict
+    about: dict
+    folder: Path | None = None
+
+    def choose(
+        self, protocol: Protocol, seed: int, ranks: Ranks | None = None, progress: bool = False
+    ) -> "ModelClips | ClipSet":
+        """Take protocol.clips clips, one of each video.
+
+        Args:
+            protocol: Says which clips to take.
+            seed: For the protocol's random choices.
+            ranks: The processes that share the sampling into `folder`.
+            progress: Whether the first process shows a progress bar of that.
+
+        Raises:
+            ValueError: The model has no VAE, or its videos are too short for the protocol; or see sample_many.
+        """
+        name, config = self.about.get("model", "the model"), self.pipe.transformer.config
+        of_text, ranks = self.pipe.takes_prompts, ranks or Ranks()
+        frames = config.video_length if of_text else config.num_frames
+        if frames < protocol.frames * protocol.generated_stride:
+            raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more")
+        if self.pipe.vae is None:
+            raise ValueError(f"{name} has no VAE to decode with: give --vae")
+        if self.folder:
+            among = {"rank": ranks.rank, "world_size": ranks.size, "progress": progress and ranks.first}
+            count, options = protocol.clips, (self.labels, self.settings, self.about)
+            sample_many(self.pipe, count, self.folder, *options, **among)
+            return choose_clips(self.folder, protocol, "generated", seed, only=count)
+        record = set_record(self.pipe, self.labels, self.settings, self.about, fps=0)
+        side = (config.sample_size if of_text else config.input_size) * self.pipe.vae.factor
+        sizes = {f"{side}x{side}": protocol.clips}
+        return ModelClips(self.pipe, self.labels, self.settings, record, protocol, seed, frames, sizes)
 
 
 @dataclass(frozen=True)
 class ModelClips:
-    """Videos 0 to count - 1 of a pipeline, each a function of `record` and its number; stands where a ClipSet does."""
+    """One clip of each of videos 0 to protocol.clips - 1 of a pipeline, sampled when it is read.
+
+    Attributes:
+        pipe: Makes them.
+        labels: Classes or prompts in turn; see ModelVideos.
+        settings: Options of the pipeline's call.
+        record: Everything that the videos depend on, besides their number.
+        protocol: Says which clip is taken of each.
+        seed: For the protocol's random choices.
+        frames: Per video.
+        sizes: Of frames, such as "256x256", and how many videos have each.
+    """
 
     pipe: LattePipeline
     labels: list[int] | list[str] | None
     settings: dict
     record: dict
-    protocol: Protocol  # by which a clip is taken of each
-    seed: int  # likewise
-    frames: int  # of a video
-    sizes: dict[str, int]  # as a ClipSet has them
+    protocol: Protocol
+    seed: int
+    frames: int
+    sizes: dict[str, int]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -44,16 +98,16 @@ class ModelClips:
 
     @cached_property
     def clips(self) -> tuple[ClipWindow, ...]:
-        """Numbered; what they depend on stands for their content."""
+        """The clips, by the numbers of their videos; the fingerprint stands for their content."""
         names, protocol = [f"{i:06d}" for i in range(self.protocol.clips)], self.protocol
-        # by the names that its files would have
+        # drawn by the names that `latte sample --n` would give the files
         starts = [start_of(protocol, "generated", self.seed, f"{name}.mkv", self.frames) for name in names]
         stride = protocol.generated_stride
         return tuple(ClipWindow(*clip, stride, protocol.frames, self.fingerprint) for clip in zip(names, starts))
 
     @property
     def about(self) -> dict:
-        """What a result holds of them."""
+        """A description for the result."""
         return {
             "clips": self.protocol.clips,
             "sizes": self.sizes,
@@ -62,53 +116,12 @@ class ModelClips:
         }
 
     def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
-        """Consecutive clips, uint8 (f, 3, h, w), made batch by batch."""
+        """Yield consecutive clips, uint8 (f, 3, h, w), sampled batch by batch."""
         size, first = self.settings["batch_size"], int(chosen[0].name)
         options = {**self.settings, "output_type": "uint8", "progress": False}
         for start in range(first, first + len(chosen), size):
             unit = range(start, min(start + size, first + len(chosen)))
-            with one_thread():  # as more of them round differently
+            with one_thread():  # more threads round differently
                 videos = self.pipe(**call_arguments(self.pipe, self.labels, unit), **options, first=start).frames
             for clip, video in zip(chosen[start - first :], videos):
-                yield video[clip.start :: clip.stride][: clip.frames]
-
-
-def is_model(name: str) -> bool:
-    """Whether a name is a model's, and not a folder of videos or a file of statistics."""
-    path = Path(name)
-    inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
-    shipped = name in {folder.name for folder in BUNDLED.iterdir()}
-    if is_statistics(path):
-        return False
-    return shipped or not path.is_dir() or any((path / part).exists() for part in inside)
-
-
-def model_clips(args: argparse.Namespace, protocol: Protocol, ranks: Ranks) -> ModelClips | ClipSet:
-    """What args.model makes: in memory, or, with args.samples, as files in that folder.
-
-    Classes take turns, and prompts, the lines of args.prompts. ValueError: there are none, videos are too short for the
-    protocol, or see opened and sample_many.
-    """
-    pipe, settings, files = opened(args)
-    of_text = pipe.takes_prompts
-    if of_text != bool(args.prompts):
-        raise ValueError(
-            f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"
-        )
-    config = pipe.transformer.config
-    labels = read_prompts(args.prompts) if of_text else list(range(config.num_classes)) or None
-    frames = config.video_length if of_text else config.num_frames
-    if frames < protocol.frames * protocol.generated_stride:
-        raise ValueError(f"{args.model} makes videos of {frames} frames; protocol {protocol.name} needs more")
-    if pipe.vae is None:
-        raise ValueError(f"{args.model} has no VAE to decode with: give --vae")
-    about = {"model": args.model, "sha256": [digest(file) for file in files]}
-    about |= {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
-    if args.samples:
-        rank = {"rank": ranks.rank, "world_size": ranks.size}
-        sample_many(pipe, protocol.clips, args.samples, labels, settings, about, **rank, progress=ranks.first)
-        return choose_clips(args.samples, protocol, "generated", args.seed, only=protocol.clips)
-    record = set_record(pipe, labels, settings, about, fps=0)
-    side = (config.sample_size if of_text else config.input_size) * pipe.vae.factor
-    sizes = {f"{side}x{side}": protocol.clips}
-    return ModelClips(pipe, labels, settings, record, protocol, args.seed, frames, sizes)
+                yield clip.of(video)

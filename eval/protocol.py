@@ -1,6 +1,6 @@
-"""Protocols of video distances: which clips of which videos, how they are resized, how the network is set.
+"""FVD protocols: which clips of which videos are taken, how they are resized, and how the network is set.
 
-Numbers of different protocols differ by more than models do, so a protocol is a value that every result holds whole.
+Distances under different protocols differ by more than models do, so every result holds its whole protocol.
 """
 
 import math
@@ -8,33 +8,33 @@ from dataclasses import dataclass, replace
 
 from latte.eval.networks.i3d import EPS
 
-LARGEST = 4096  # pixels of a side
+LARGEST_CROP = 4096  # pixels
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure; where its clips come from is in latte.eval.clip_sets."""
+    """One way to measure; latte.eval.clip_sets takes clips by it."""
 
     name: str
-    frames: int = 16  # of a clip; of a video, frames times the stride are needed
-    real_stride: int = 1  # between frames of real clips
+    frames: int = 16  # per clip; a video must have frames x stride of them
+    real_stride: int = 1  # between the frames of real clips
     generated_stride: int = 1
-    order: str = "name"  # in which videos are taken, one clip of each: "name", or "seed": by a hash of seed and name
-    real_start: str = "seed"  # of a clip in its video: "seed", or "zero"
+    order: str = "name"  # in which videos are taken: "name", or "seed": by a hash of the seed and the name
+    real_start: str = "seed"  # of a clip in its video: "seed" (drawn from the seed and the name) or "zero"
     generated_start: str = "zero"
-    clips: int = 2048  # of each side, at most
+    clips: int = 2048  # per side, at most; one per video
     resize: str = "squash"  # see latte.eval.networks.i3d_weights
     eps: float = EPS  # of I3D's batch norms
-    unbiased: bool = False  # covariances divided by n - 1
-    real_crop: int = 0  # pixels of a side to which real frames are cut, as training cuts them; 0: as they are
-    lossless: bool = False  # generated videos that went through a lossy codec are refused
+    unbiased: bool = False  # covariances are divided by n - 1
+    real_crop: int = 0  # pixels: real frames are resized and centre-cropped to this, as in training; 0: unchanged
+    lossless: bool = False  # whether generated videos in a lossy codec are rejected
 
     def stride(self, side: str) -> int:
-        """Of "real" or "generated" clips."""
+        """The stride of "real" or "generated" clips."""
         return self.real_stride if side == "real" else self.generated_stride
 
     def start(self, side: str) -> str:
-        """How clips of that side begin."""
+        """How "real" or "generated" clips begin."""
         return self.real_start if side == "real" else self.generated_start
 
 
@@ -50,23 +50,55 @@ PROTOCOLS = {
         replace(STYLEGAN_V, name="stylegan-v-128f-subsample8f", real_stride=8, generated_stride=8),
         LATTE,
         replace(LATTE, name="latte-taichi", real_stride=6),  # Vchitect/Latte, issue 115
-        # google-research/frechet_video_distance: whole clips, TensorFlow 1's resize, TF-GAN's covariance
+        # google-research/frechet_video_distance: clips from the start, TensorFlow 1's resize, TF-GAN's covariance
         Protocol("tf", real_start="zero", resize="squash-tf1", unbiased=True),
     )
 }
 
 
-def adjusted(name: str, clips: int | None = None, **changes) -> Protocol:
-    """A protocol by name, with other values for some fields; what is changed shows in its name. ValueError: unknown."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"no protocol is called {name!r}; there are {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
+def adjusted(protocol: str | Protocol, clips: int | None = None, **changes: float | None) -> Protocol:
+    """A protocol with other values for some fields; its name then lists the changes.
+
+    Args:
+        protocol: One of PROTOCOLS by name, or a Protocol.
+        clips: Clips per side, at most.
+        **changes: Other numeric fields of Protocol. None leaves a field as it is.
+
+    Raises:
+        ValueError: No such protocol, or a value that is not positive.
+    """
+    if isinstance(protocol, str):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
+        protocol = PROTOCOLS[protocol]
     changes = {key: value for key, value in {"clips": clips, **changes}.items() if value is not None}
     changes = {key: value for key, value in changes.items() if value != getattr(protocol, key)}
     for key, value in changes.items():
         if value <= 0 or not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be more than 0")
-    if changes.get("real_crop", 0) > LARGEST:
-        raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST} or less")
+    if changes.get("real_crop", 0) > LARGEST_CROP:
+        raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST_CROP} or less")
     marks = "".join(f", {key} {value}" for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)
+
+
+def choose_protocol(
+    protocol: str | Protocol | None,
+    num_videos: int | None = None,
+    bn_eps: float | None = None,
+    real_crop: int | None = None,
+) -> Protocol:
+    """The protocol that a user asked for.
+
+    Args:
+        protocol: One of PROTOCOLS by name, or a Protocol. None: "exact, any codec", which differs from "exact" in that
+            generated videos in a lossy codec get a caveat and are not rejected.
+        num_videos: Clips per side, at most. None: as the protocol has it.
+        bn_eps: The eps of I3D's batch norms. None: as the protocol has it.
+        real_crop: Pixels to which real frames are resized and centre-cropped. None: as the protocol has it.
+
+    Raises:
+        ValueError: No such protocol, or a value out of range.
+    """
+    chosen = adjusted(protocol or "exact", clips=num_videos, eps=bn_eps, real_crop=real_crop)
+    return chosen if protocol else replace(chosen, name=f"{chosen.name}, any codec", lossless=False)

@@ -1,28 +1,80 @@
-"""Means and covariances that others computed: .npz files, and the pickles of StyleGAN-V and cd-fvd."""
+"""Statistics and features that were computed elsewhere, read from files.
 
+Statistics are the mean and covariance of features: an .npz file, or a pickle of StyleGAN-V or cd-fvd. Features are
+rows of numbers: an .npz or .safetensors file with an array called `features`, or a folder of such .safetensors files.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latte.eval.frechet import Moments
 from latte.eval.networks.pickles import read_pickle
-from latte.weights.tensors import CheckpointError, digest, read_arrays
+from latte.weights.tensors import CheckpointError, digest, read_arrays, read_tensors
 
-SUFFIXES = (".npz", ".pkl", ".pickle")
+PICKLES = (".pkl", ".pickle")
+FEATURES = ".safetensors"
 NAMES = {"mean": ("mean", "mu"), "cov": ("cov", "sigma"), "count": ("n", "num_items", "count")}
 
 
-def is_statistics(path: Path) -> bool:
-    """Whether it is a file of what others computed, by its name."""
-    return path.suffix in SUFFIXES and not path.is_dir()
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of one side of a comparison.
+
+    Attributes:
+        about: What they are features of, for the result.
+        features: (n, d), or only their moments.
+        given: Whether they were given as they are, so that nothing is known of the network or the videos.
+    """
+
+    about: dict
+    features: Tensor | Moments
+    given: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many clips they are of; 0 if unknown."""
+        return self.features.count if isinstance(self.features, Moments) else len(self.features)
+
+    @property
+    def width(self) -> int:
+        """Numbers per feature."""
+        return len(self.features.mean) if isinstance(self.features, Moments) else self.features.shape[1]
+
+    def moments(self, unbiased: bool) -> Moments:
+        """The moments of the features; given ones are returned as they are."""
+        return self.features if isinstance(self.features, Moments) else Moments.of(self.features, unbiased)
+
+
+def is_statistics(path: str | Path) -> bool:
+    """Whether a path is a file of statistics (or an .npz of features), by its suffix."""
+    return Path(path).suffix in (".npz", *PICKLES) and not Path(path).is_dir()
+
+
+def is_features(path: str | Path) -> bool:
+    """Whether a path is a file of statistics or features, or a folder of nothing but files of features."""
+    path = Path(path)
+    if path.is_dir():
+        inside = [file for file in path.iterdir() if file.name[0] != "."]
+        return bool(inside) and all(file.suffix == FEATURES for file in inside)
+    return path.suffix == FEATURES or is_statistics(path)
 
 
 def read_statistics(path: Path) -> tuple[Moments, dict]:
-    """Moments out of a file, and what is known of it.
+    """Read the moments of features out of a file.
 
-    An .npz holds mean (d,) or mu, cov (d, d) or sigma, and n if it is known (0: it is not); a pickle holds StyleGAN's
-    num_items, raw_mean (sums) and raw_cov (sums of products). CheckpointError names the file and what is wrong.
+    Args:
+        path: An .npz with `mean` (d,) or `mu`, `cov` (d, d) or `sigma`, and `n` if it is known; or a pickle with
+            StyleGAN's `num_items`, `raw_mean` (sums) and `raw_cov` (sums of products).
+
+    Returns:
+        The moments (count 0: unknown), and a description of the file for the result.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or holds no statistics.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
@@ -33,19 +85,55 @@ def read_statistics(path: Path) -> tuple[Moments, dict]:
             mean = torch.as_tensor(np.asarray(values["raw_mean"], np.float64)) / count
             cov = torch.as_tensor(np.asarray(values["raw_cov"], np.float64)) / count - mean.outer(mean)
         else:
-            mean, cov = (torch.as_tensor(np.asarray(pick(values, name), np.float64)) for name in ("mean", "cov"))
-            count = int(pick(values, "count", 0))
+            mean, cov = (torch.as_tensor(np.asarray(lookup(values, name), np.float64)) for name in ("mean", "cov"))
+            count = int(lookup(values, "count", 0))
         moments = Moments(mean, cov, count)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path} holds no statistics that are known here: {error}") from error
+        raise CheckpointError(f"{path} holds no statistics of a known format: {error}") from error
     return moments, {"statistics": path.name, "sha256": digest(path), "clips": count}
 
 
-def pick(values: dict, name: str, default: object = None) -> object:
-    """A value under any of its usual names. KeyError: it is not there, and there is no default."""
+def lookup(values: dict, name: str, default: object = None) -> object:
+    """A value under any of its usual names. Raises KeyError if it is not there and there is no default."""
     for known in NAMES[name]:
         if known in values:
             return values[known]
     if default is None:
         raise KeyError(f"neither {' nor '.join(NAMES[name])}, only {', '.join(map(str, values)) or 'nothing'}")
     return default
+
+
+def read_feature_set(path: str | Path) -> FeatureSet:
+    """Read a file of statistics, a file of features, or a folder of files of features.
+
+    The files of a folder are read in the order of their names. A folder that `features=` filled is one of these if it
+    holds the features of one set of videos by one network.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or holds neither; or the folder's files do not fit together.
+    """
+    path = Path(path)
+    if path.suffix == ".npz" and path.is_file() and "features" in (arrays := read_arrays(path)):
+        features, sha256 = as_features(arrays["features"], path), digest(path)
+    elif is_statistics(path):
+        moments, about = read_statistics(path)
+        return FeatureSet(about, moments, given=True)
+    else:
+        files = sorted(path.glob(f"*{FEATURES}")) if path.is_dir() else [path]
+        parts = [as_features(read_tensors(file).get("features"), file) for file in files]
+        if len(widths := sorted({part.shape[1] for part in parts})) > 1:
+            found = " and of ".join(map(str, widths))
+            raise CheckpointError(f"{path} holds features of {found} numbers: name a folder with those of one network")
+        features, sha256 = torch.cat(parts), [digest(file) for file in files]
+    return FeatureSet({"features": path.name, "sha256": sha256, "clips": len(features)}, features, given=True)
+
+
+def as_features(values: Tensor | np.ndarray | None, name: str | Path) -> Tensor:
+    """Features (n, d) as a tensor on the CPU. Raises CheckpointError if they are something else."""
+    if values is None:
+        raise CheckpointError(f"{name} holds no array called features")
+    values = torch.as_tensor(values).detach().cpu()
+    if values.ndim != 2 or not values.is_floating_point() or not values.isfinite().all():
+        kind = str(values.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{name}: expected finite features (n, d), not {kind} {tuple(values.shape)}")
+    return values

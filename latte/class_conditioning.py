@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latte.conditioning import MOST_VIDEOS, Denoiser, Request, check_count
+from latte.conditioning import MOST_VIDEOS, GuidedDenoiser, Request, check_count
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
+from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import find_model, load_model, model_root, own_vae
 from latte.weights.sampling_defaults import CLASS_GUIDANCE, Guidance, load_sampling
 from latte.weights.vae_folder import load_vae
@@ -63,19 +64,28 @@ class ClassConditioning:
             raise ValueError("this model is unconditional: give num_videos, not class_labels")
         return len(class_indices(pipe, request))
 
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the parts as a folder; raises ValueError for the published layout, which has no such models."""
+        if published:
+            raise ValueError(
+                "diffusers has no class-conditional or unconditional Latte: leave out published, or write the "
+                "original's file with `latte convert --to original`"
+            )
+        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling)
+
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
-    ) -> Callable[[Sequence[int]], Denoiser]:
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
         if network.config.prediction == "v":
             network = predicting_noise(network, pipe.scheduler.training_schedule())
 
-        def denoiser(rows: Sequence[int]) -> Denoiser:
+        def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             if not classes:
-                return Denoiser(network)
+                return GuidedDenoiser(network)
             y = torch.tensor([labels[i] for i in rows], device=pipe.device)
-            return Denoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
+            return GuidedDenoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
 
         return denoiser
 
@@ -130,7 +140,7 @@ def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads:
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
         vae = load_vae(find_vae(vae, path))
-    names = read_classes(path / "classes.json", transformer.config.num_classes)
+    names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
 

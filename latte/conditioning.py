@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -38,7 +39,7 @@ class Request:
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 
-class Denoiser:
+class GuidedDenoiser:
     """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
 
     Attributes:
@@ -81,9 +82,12 @@ class Conditioning(Protocol):
         interval: whether the call names a guidance_interval.
         """
 
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the pipeline's parts as a folder, in our layout or in the published one."""
+
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
-    ) -> Callable[[Sequence[int]], Denoiser]:
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """A function from the numbers of some of a call's videos to their denoiser."""
 
 

@@ -1,69 +1,33 @@
 """From classes or prompts to videos: one pipeline, one loop, in diffusers' words."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.class_conditioning import ORIGINAL, ClassConditioning, class_index, read_class_parts, usual_guidance
-from latte.conditioning import MOST_VIDEOS, Conditioning, Denoiser, Request, check_choice, check_count
-from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
-from latte.diffusion.schedule import Schedule
+from latte.conditioning import MOST_VIDEOS, Conditioning, Request, check_choice, check_count
+from latte.diffusion.randomness import noise_source
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
+from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
 from latte.pab import PyramidAttentionBroadcastMixin
-from latte.scheduler import ALL, Scheduler
+from latte.sampling_loop import Callback, batches, make_plan, make_videos
+from latte.scheduler import Scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
-from latte.video.pixels import to_uint8
 from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, check_interval
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling
 
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 READ: Any = "read it from the folder"  # a part that from_pretrained is not given
 Labels = Sequence[int | str] | int
-Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-
-
-@dataclass
-class LatteOutput:
-    """What a call returns; output[0] and output["frames"] are its frames too.
-
-    Attributes:
-        frames: One entry per video, in the requested output_type.
-    """
-
-    frames: list[list[Image.Image]] | np.ndarray | Tensor
-
-    def __getitem__(self, key: int | str) -> Any:
-        return vars(self)[key] if isinstance(key, str) else self.to_tuple()[key]
-
-    def to_tuple(self) -> tuple:
-        """(frames,), as return_dict=False gives it."""
-        return (self.frames,)
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """How one call samples, whatever it shows."""
-
-    scheduler: Scheduler
-    schedule: Schedule
-    noise: Noise
-    eta: float
 
 
 class LattePipeline(PyramidAttentionBroadcastMixin):
@@ -148,6 +112,19 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
         return pipe if torch_dtype is None or of_text else pipe.to(torch_dtype)
+
+    def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
+        """Write the pipeline as a folder that from_pretrained reads.
+
+        Args:
+            folder: Where to write; a folder that was written before is replaced.
+            published: Use the published layout, which diffusers reads too (text to video only), in place of ours.
+
+        Raises:
+            CheckpointError: The folder holds something that would be lost. Nothing was changed.
+            ValueError: The model has no published form.
+        """
+        self.conditioning.save(self, folder, published)
 
     @property
     def takes_prompts(self) -> bool:
@@ -258,96 +235,18 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         count = self.conditioning.check_request(self, request, guidance, guidance_interval is not None)
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
-        plan = self.plan(num_inference_steps, timesteps, guidance_interval, sampler, eta, noise)
-        notify = partial(self.call_back, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        plan = make_plan(self, num_inference_steps, timesteps, guidance_interval, sampler, eta, noise,
+                         callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
         denoisers = self.conditioning.denoisers(self, request, guidance)
         work = batches(count, batch_size, self.conditioning.fills_batches and generator is None)
-        with decoding(self.vae, decode_chunk_size):
-            videos = self.make(denoisers, work, plan, notify, output_type, progress)
+        with decode_chunk(self.vae, decode_chunk_size):
+            videos = make_videos(self, denoisers, work, plan, output_type, progress)
         frames = as_output(videos, output_type)
         return LatteOutput(frames) if return_dict else (frames,)
 
-    def plan(
-        self, steps: int | str | None, timesteps: Sequence[float] | None, interval: tuple[float, float] | None,
-        sampler: str | None, eta: float | None, noise: Noise,
-    ) -> SamplingPlan:  # fmt: skip
-        """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
-        if sampler is not None:
-            check_choice("sampler", sampler, ALL)
-        scheduler = Scheduler.from_config(self.scheduler.config, sampler)
-        eta = self.sampling.eta_of(scheduler.sampler, eta)
-        if not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
-            raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
-        schedule = scheduler.schedule(self.sampling.num_inference_steps if steps is None else steps, timesteps)
-        if interval is not None and tuple(interval) != self.sampling.guidance.interval:
-            check_interval(interval, schedule.timesteps.tolist())
-        return SamplingPlan(scheduler, schedule, noise, eta)
-
-    def make(
-        self, denoisers: Callable[[Sequence[int]], Denoiser], batches: list[tuple[list[int], int]], plan: SamplingPlan,
-        notify: Callable[[int, float, Tensor, Denoiser], None], output_type: str, progress: bool,
-    ) -> Tensor:  # fmt: skip
-        """The loop: every batch of videos from noise to latents, and decoded, on the CPU."""
-        self._interrupt, videos = False, []
-        with self.progress_bar(total=len(batches) * len(plan.schedule), shown=progress) as bar:
-            for rows, kept in batches:
-                x = plan.scheduler.start(plan.noise(START, rows), plan.schedule).to(self.device)
-                x = self.denoise(denoisers(rows), x, plan, rows, notify, bar)
-                videos.append(self.decode(x[:kept], output_type))
-                if self._interrupt:
-                    break
-        return torch.cat(videos)
-
-    def denoise(
-        self, denoiser: Denoiser, x: Tensor, plan: SamplingPlan, rows: Sequence[int],
-        notify: Callable[[int, float, Tensor, Denoiser], None], bar: tqdm,
-    ) -> Tensor:  # fmt: skip
-        """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
-
-        def evaluate(x: Tensor, t: Tensor) -> Tensor:
-            self.current_timestep = t[0]
-            return denoiser(x, t).float()
-
-        steps = plan.scheduler.run(evaluate, x, plan.schedule, partial(plan.noise, rows=rows), plan.eta)
-        try:
-            with self.broadcasting():
-                for step, x in enumerate(steps):
-                    bar.update()
-                    notify(step, plan.schedule.timesteps[-1 - step].item(), x, denoiser)
-                    if self._interrupt:
-                        break
-        finally:
-            self.current_timestep = None
-        return x
-
-    def call_back(
-        self, callback: Callback | None, names: Sequence[str], step: int, t: float, x: Tensor, denoiser: Denoiser
-    ) -> None:
-        """Call callback_on_step_end as diffusers does, and take over the tensors that it returns.
-
-        A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
-        """
-        if callback is None:
-            return
-        known = {"latents": rearrange(x, "b f c h w -> b c f h w"), **denoiser.tensors}
-        changed = callback(self, step, t, {name: known[name] for name in names if name in known})
-        for name, tensor in changed.items() if isinstance(changed, dict) else ():
-            if tensor is None or name not in known or tensor is known[name]:
-                continue
-            if tensor.shape != known[name].shape:
-                raise ValueError(f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}")
-            if name == "latents":
-                x.copy_(rearrange(tensor, DIFFUSERS_ORDER))  # in place: the sampler goes on from x
-            else:
-                denoiser.tensors[name] = tensor.to(known[name])
-
     def decode(self, latents: Tensor, output_type: str) -> Tensor:
-        """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes."""
-        if output_type == "latent":
-            return latents.cpu()
-        video = self.vae.decode(latents)
-        in_bytes = output_type in ("uint8", "pil")
-        return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
+        """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w): see latte.outputs.decode_latents."""
+        return decode_latents(self.vae, latents, output_type)
 
     def latent_shape(
         self, num_frames: int | None, video_length: int | None, height: int | None, width: int | None
@@ -417,36 +316,3 @@ def one_setting(name: str, value: Any, other: Any, default: Any) -> Any:
     if value not in (default, other):
         raise ValueError(f"{name} is given under both of its names, as {value} and {other}: it is one setting")
     return other
-
-
-def batches(count: int, size: int, fill: bool) -> list[tuple[list[int], int]]:
-    """(numbers of the videos of a batch, how many of them count); `fill` repeats the last video in the last batch."""
-    found = []
-    for start in range(0, count, size):
-        rows = list(range(start, min(start + size, count)))
-        found.append((rows + [count - 1] * (size - len(rows)) * fill, len(rows)))
-    return found
-
-
-def as_output(videos: Tensor, output_type: str) -> list[list[Image.Image]] | np.ndarray | Tensor:
-    """Videos (b, f, 3, h, w), or latents (b, f, c, h, w), as decode gives them, in the requested form."""
-    if output_type == "latent":
-        return rearrange(videos, "b f c h w -> b c f h w")
-    if output_type in ("pt", "uint8"):
-        return videos
-    array = rearrange(videos, "b f c h w -> b f h w c").numpy()
-    return array if output_type == "np" else [[Image.fromarray(frame) for frame in video] for video in array]
-
-
-@contextmanager
-def decoding(vae: VideoVAE | None, chunk: int | None) -> Iterator[None]:
-    """Inside it, the VAE works on `chunk` frames at once; None, on as many as before."""
-    if vae is None or chunk is None:
-        yield
-        return
-    before = vae.chunk
-    vae.set_chunk(chunk)
-    try:
-        yield
-    finally:
-        vae.set_chunk(before)

@@ -156,15 +156,20 @@ def sample_many(
             for unit in samples.units(rank, world_size):
                 with claimed(locks, 1 + unit.start, wait) as ours:
                     if ours and samples.missing(unit):
-                        videos = pipe(**call_arguments(pipe, labels, unit), **options, first=unit.start).frames
-                        with claimed(locks, 0, wait=True):
-                            samples.check_folder(write=True)
-                        for i in samples.missing(unit):
-                            write_if_missing(videos[i - unit.start], samples.path(i), fps)
+                        make_unit(pipe, samples, unit, {**call_arguments(pipe, labels, unit), **options}, locks, fps)
                 bar.update(count - len(samples.missing()) - bar.n)
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
     return lacking
+
+
+def make_unit(pipe: LattePipeline, samples: SampleSet, unit: range, arguments: dict, locks: IO, fps: float) -> None:
+    """Make a unit's videos and write those that are missing."""
+    videos = pipe(**arguments, first=unit.start).frames
+    with claimed(locks, 0, wait=True):
+        samples.check_folder(write=True)
+    for i in samples.missing(unit):
+        write_if_missing(videos[i - unit.start], samples.path(i), fps)
 
 
 def write_if_missing(video: Tensor, path: Path, fps: float) -> None:

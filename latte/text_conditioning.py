@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from latte.conditioning import Denoiser, Request, check_choice
+from latte.conditioning import GuidedDenoiser, Request, check_choice
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
@@ -16,7 +16,9 @@ from latte.weights.eight_bits import in_eight_bits
 from latte.weights.hub import find_vae
 from latte.weights.load import model_root
 from latte.weights.published import readers
+from latte.weights.published_export import save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
+from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.vae_folder import load_vae
 
 if TYPE_CHECKING:
@@ -61,9 +63,14 @@ class TextConditioning:
             *texts(request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )
 
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+        """Write the parts as a folder, in our layout or in the one that diffusers reads."""
+        parts = (pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+        (save_published if published else save_text_to_video)(folder, *parts, sampling=pipe.sampling)
+
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
-    ) -> Callable[[Sequence[int]], Denoiser]:
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided from the negative prompts towards the prompts, which are encoded here."""
         text = encode_prompt(
             pipe, *texts(request, guidance), request.copies, request.clean_caption, request.mask_feature,
@@ -71,7 +78,7 @@ class TextConditioning:
         )  # fmt: skip
         dtype = next(pipe.transformer.parameters()).dtype
 
-        def denoiser(rows: Sequence[int]) -> Denoiser:
+        def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
 
             def network(x: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
@@ -83,7 +90,7 @@ class TextConditioning:
                 model = predicting_noise(network, pipe.scheduler.training_schedule())
             prompts = torch.arange(len(rows), device=pipe.device)
             scale = guidance.scale if len(embeds) > 1 else 1
-            return Denoiser(guided(model, prompts, prompts + len(rows), scale, guidance.interval), embeds)
+            return GuidedDenoiser(guided(model, prompts, prompts + len(rows), scale, guidance.interval), embeds)
 
         return denoiser
 

@@ -1,6 +1,6 @@
-"""The long campaigns of `make soak`: trainings and samplings, killed, damaged and starved far more than in the suite.
+"""The long tests of `make soak`: training and sampling are killed, damaged, and run out of disk space many times.
 
-Each test prints what happened. SOAK=0.1 in the environment does a tenth of it.
+Each test prints what happened. With SOAK=0.1 in the environment, each test is a tenth as long.
 """
 
 import os
@@ -24,7 +24,7 @@ from latte.train.run import Run
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
 
-COUNT = float(os.environ.get("SOAK", 1))  # share of the full campaign
+COUNT = float(os.environ.get("SOAK", 1))  # share of the full length
 
 
 def count(full: int) -> int:
@@ -89,7 +89,7 @@ def digests(folder):
 
 @contextmanager
 def disk(folder, size):
-    """A disk of so many bytes, mounted at `folder`."""
+    """Mount a disk of `size` bytes at `folder`."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
     try:
@@ -98,7 +98,7 @@ def disk(folder, size):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root alone")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_is_full_at_any_place_of_a_save(tmp_path):
     tables = {name: {"weight": torch.randn(80_000)} for name in ("model", "ema", "optimizer")}
     save = lambda run, step: checkpoint.save(run, step, tables, {"state": {"step": step}}, 2)
@@ -124,18 +124,18 @@ def test_steps_that_are_not_finite_at_random(vae, tmp_path, monkeypatch):
     bad = {step: rng.randrange(2) for step in rng.sample(range(steps), count(100))}
     loss = OBJECTIVES["latte"]
 
-    class Spoilt(loss):
+    class SometimesNotFinite(loss):
         def __call__(self, network, step, slots):
             value, terms = super().__call__(network, step, slots)
             return value * (torch.nan if bad.get(step) == int(os.environ["RANK"]) else 1), terms
 
-    monkeypatch.setitem(OBJECTIVES, "latte", Spoilt)
+    monkeypatch.setitem(OBJECTIVES, "latte", SometimesNotFinite)
     words = [f"steps={steps}", "micro_batch_size=2", "skip_limit=99", "save_every=100"]
-    together(2, lambda: run(small(vae, *words), tmp_path / "spoilt"), tmp_path / "log")
-    assert checkpoint.read_state(checkpoint.latest(tmp_path / "spoilt"))["health"]["skipped"] == sorted(bad)
+    together(2, lambda: run(small(vae, *words), tmp_path / "skipped"), tmp_path / "log")
+    assert checkpoint.read_state(checkpoint.latest(tmp_path / "skipped"))["health"]["skipped"] == sorted(bad)
     step = Run.step
     skip = lambda self, n: {"loss": 0.0, "grad_norm": 0.0} if n in bad else step(self, n)
     monkeypatch.setattr(Run, "step", skip)
     together(2, lambda: run(small(vae, *words), tmp_path / "oracle"), tmp_path / "log")
-    assert same(newest(tmp_path / "spoilt"), newest(tmp_path / "oracle"))
+    assert same(newest(tmp_path / "skipped"), newest(tmp_path / "oracle"))
     print({"skipped": len(bad)})

@@ -1,13 +1,15 @@
-"""Checkpoints of a run: folders, written beside, hashed, flushed to disk and renamed; never a pickle.
+"""Checkpoints of a run, written so that a crash at any moment leaves only complete ones.
 
-checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json
-(the model's) and manifest.json with every other file's size and sha256.
+checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json (of
+the network), and manifest.json with the size and the SHA-256 of every other file. A checkpoint is written to a hidden
+folder, flushed to disk, and renamed. There are no pickles.
 """
 
 import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,11 +18,11 @@ from latte.files import read_json, write_json
 from latte.weights.folder import MANIFEST, damage, write_manifest
 from latte.weights.tensors import write_tensors
 
-ASIDE = "damaged-"  # before the name of a checkpoint that is not what was written
+DAMAGED = "damaged-"  # prefix of the name that a damaged checkpoint is given
 
 
 def flush(path: Path) -> None:
-    """Make sure that a file's bytes, or a folder's names, are on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -29,78 +31,101 @@ def flush(path: Path) -> None:
 
 
 def save(
-    run: Path, step: int, tables: dict[str, dict[str, Tensor]], notes: dict[str, dict], keep: int, keep_every: int = 0
+    run: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    records: dict[str, dict[str, Any]],
+    keep: int,
+    keep_every: int = 0,
 ) -> Path:
-    """Write tables (name -> tensors) and notes (name -> JSON) as the checkpoint of `step`.
+    """Write a checkpoint, then delete old ones.
 
-    The last `keep` stay, and those of every keep_every-th step. OSError or SafetensorError: it could not be written,
-    and everything is as it was.
+    Args:
+        run: The run folder.
+        step: How many steps are done.
+        tensors: The tensors of each .safetensors file, by the file's name.
+        records: The values of each .json file, by the file's name.
+        keep: How many of the newest checkpoints to keep.
+        keep_every: Also keep those of every multiple of this step; 0: none.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: The disk is full, for instance. The checkpoints are then as before.
+        SafetensorError: Likewise, while tensors were written.
     """
     folder = run / "checkpoints"
     final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
-    clear(folder)
+    remove_hidden(folder)
     try:
         draft.mkdir(parents=True)
-        for name, tensors in tables.items():
-            write_tensors(draft / f"{name}.safetensors", tensors)
-        for name, values in notes.items():
+        for name, values in tensors.items():
+            write_tensors(draft / f"{name}.safetensors", values)
+        for name, values in records.items():
             write_json(draft / f"{name}.json", values)
         write_manifest(draft, sorted(path.name for path in draft.iterdir()))
         for path in [*draft.iterdir(), draft]:
             flush(path)
         os.replace(draft, final)
     except BaseException:
-        clear(folder)
+        remove_hidden(folder)
         raise
     flush(folder)
-    for old in found(run)[:-keep]:
+    for old in list_checkpoints(run)[:-keep]:
         if not keep_every or step_of(old) % keep_every:
-            os.replace(old, folder / f".old-{old.name}")  # never half a checkpoint under a checkpoint's name
-    clear(folder)
+            os.replace(old, folder / f".old-{old.name}")  # a crash while deleting must not leave half a checkpoint
+    remove_hidden(folder)
     return final
 
 
-def clear(folder: Path) -> None:
-    """Remove what is no checkpoint yet, or no longer one."""
-    for name in (".draft-*", ".old-*"):
-        for path in folder.glob(name):
+def remove_hidden(folder: Path) -> None:
+    """Remove checkpoints that were not completely written, or not completely deleted."""
+    for pattern in (".draft-*", ".old-*"):
+        for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
+    """The step in the name of a checkpoint's folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def found(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, sound or not."""
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first. They may be damaged."""
     folders = (run / "checkpoints").glob("step-*")
     return sorted((path for path in folders if path.name.removeprefix("step-").isdecimal()), key=step_of)
 
 
 def latest(run: Path) -> Path | None:
-    """The newest sound checkpoint; None: there never was one.
+    """Find the newest checkpoint that is not damaged. Damaged ones that are newer are renamed, with a warning.
 
-    A damaged one is set aside, with a warning, and the one before it taken. ValueError: only damaged ones are left.
+    Returns:
+        Its folder, or None if the run has no checkpoint.
+
+    Raises:
+        ValueError: All checkpoints are damaged.
     """
-    for folder in reversed(found(run)):
-        wrong = damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
-        if wrong is None:
+    for folder in reversed(list_checkpoints(run)):
+        reason = damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
+        if reason is None:
             return folder
-        aside = folder.with_name(f"{ASIDE}{folder.name}")
-        warnings.warn(f"{folder}: {wrong}; set aside as {aside.name}, taking the checkpoint before it", stacklevel=2)
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(folder, aside)
-    if hurt := sorted((run / "checkpoints").glob(f"{ASIDE}*")):
-        raise ValueError(f"{run} has damaged checkpoints alone ({hurt[-1].name}): restore one, or give another folder")
+        renamed = folder.with_name(f"{DAMAGED}{folder.name}")
+        warnings.warn(f"{folder}: {reason}; renamed to {renamed.name}, using the checkpoint before it", stacklevel=2)
+        shutil.rmtree(renamed, ignore_errors=True)
+        os.replace(folder, renamed)
+    if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}*")):
+        raise ValueError(
+            f"{run}: all checkpoints are damaged ({damaged[-1].name}): restore one, or give another folder"
+        )
     return None
 
 
-def read(folder: Path, name: str) -> dict[str, Tensor]:
-    """One table of a checkpoint."""
+def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Read a .safetensors file of a checkpoint."""
     return load_file(folder / f"{name}.safetensors")
 
 
-def read_state(folder: Path) -> dict:
-    """A checkpoint's state.json."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read state.json of a checkpoint."""
     return read_json(folder / "state.json")

@@ -1,211 +1,302 @@
-"""What a training run is: one typed table of settings."""
+"""The settings of a training run: a base class, and one dataclass for each kind of training.
+
+The kinds are a class-conditional Latte ("latte"), a text-to-video model ("t2v"), the VAE whose latents both learn from
+("vae"), and the network whose features the built-in metric compares ("features"). Every class has only the settings
+that its kind follows. Where shared code reads a setting that a kind does not have, the base class gives the value that
+switches it off.
+
+Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see `setting`.
+"""
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar
 
 from latte.models.fields import unknown_key
 from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
 
-LEAST = {  # the smallest sensible value; all numbers are finite
-    "clips": 1,
-    "image_size": 1,
-    "num_frames": 1,
-    "motion_frames": 0,
-    "num_images": 0,
-    "frame_interval": 1,
-    "global_batch_size": 1,
-    "micro_batch_size": 0,
-    "steps": 1,
-    "learning_rate": 0,
-    "warmup": 0,
-    "weight_decay": 0,
-    "clip_grad": 1e-12,
-    "clip_from": 0,
-    "ema_decay": 0,
-    "kl_weight": 0,
-    "timestep_std": 0,
-    "seed": 0,
-    "log_every": 1,
-    "sample_every": 0,
-    "eval_every": 0,
-    "eval_clips": 2,
-    "save_every": 1,
-    "keep": 1,
-    "keep_every": 0,
-    "skip_limit": 1,
-    "num_workers": 0,
-}
-CHOICES = {
-    "kind": ("latte", "t2v", "vae", "features"),
-    "schedule": ("constant", "cosine"),
-    "precision": tuple(PRECISIONS),
-    "selection": tuple(SELECTIONS),
-    "transform": tuple(TRANSFORMS),
-}
-OF_TEXT = ("text_encoder", "caption_dropout")
-IDLE = {  # settings that would do nothing where another one has this value
-    ("kind", "latte"): ("kl_weight", *OF_TEXT),
-    ("kind", "t2v"): ("kl_weight", "classes"),
-    ("kind", "vae"): (
-        *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", "eval_every", *OF_TEXT),
-        *("gradient_checkpointing", "compile", "shard", "sample_guidance"),
-    ),
-    ("kind", "features"): (
-        *("vae", "latents", "sample_latents", "num_images", "timestep_std", "classes", *OF_TEXT),
-        *("kl_weight", "eval_every", "init", "num_workers", "gradient_checkpointing", "compile", "shard"),
-        *("motion_frames", "sample_guidance"),
-    ),
-    ("timestep_std", 0.0): ("timestep_mean",),
-    ("data", "shapes"): ("flip", "selection", "transform", "failed_share"),
-    ("shard", True): ("deterministic_reduce",),
-    ("eval_every", 0): ("eval_clips", "eval_real", "eval_i3d"),
-}
-TABLES = ("model", "text_encoder")  # settings that are tables themselves: "model.depth=4"
-DERIVED = {  # fields of the network's configuration that are not the user's to set
-    "latte": {
+BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
+
+
+def setting(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    resumable: bool = False,
+    unused_with: tuple[str, Any] | None = None,
+) -> Any:
+    """A field of a configuration.
+
+    Args:
+        default: The default value.
+        least: The smallest valid value.
+        most: The largest valid value.
+        below: A number that the value must be less than.
+        choices: The valid values, if they can be listed.
+        resumable: Whether a run may be resumed with another value.
+        unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
+    """
+    limits = {"least": least, "most": most, "below": below, "choices": choices}
+    metadata = {**limits, "resumable": resumable, "unused_with": unused_with}
+    return field(default=default, metadata=metadata)
+
+
+def default_of(known: Field) -> Any:
+    """The default value of a setting."""
+    return known.default if known.default_factory is MISSING else known.default_factory()
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError unless a condition holds."""
+    if not condition:
+        raise ValueError(f"training configuration: {message}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings that all kinds of training share. A run folder keeps them in config.yaml.
+
+    Raises:
+        ValueError: A value is out of its bounds, or has no effect with the others.
+    """
+
+    kind: str = field(default="", init=False)  # what is trained: a key of KINDS
+    data: str = setting("shapes")  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
+    clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
+    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
+    image_size: int = setting(64, least=1)  # height and width of the frames, in pixels
+    num_frames: int = setting(16, least=1)  # frames per clip
+    global_batch_size: int = setting(16, least=1)  # clips per optimiser step, over all processes
+    micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all that a process has
+    steps: int = setting(1000, least=1, resumable=True)  # optimiser steps
+    learning_rate: float = setting(1e-4, least=0)  # peak learning rate of AdamW
+    warmup: int = setting(0, least=0)  # steps over which the learning rate rises linearly from 0
+    schedule: str = setting("constant", choices=("constant", "cosine"))  # of the learning rate after the warmup
+    weight_decay: float = setting(0.0, least=0)  # of AdamW
+    clip_grad: float = setting(1.0, least=1e-12)  # largest norm of the gradients
+    clip_from: int = setting(0, least=0)  # the first step, counted from 0, whose gradients are clipped
+    ema_decay: float = setting(0.9999, least=0, below=1)  # of the averaged weights; min(this, (1 + n) / (10 + n))
+    # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
+    skip_limit: int = setting(10, least=1, resumable=True)
+    precision: str = setting("fp32", choices=tuple(PRECISIONS))  # of matrix products and convolutions
+    deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
+    seed: int = setting(0, least=0)  # of all random numbers
+    log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl
+    tensorboard: bool = setting(False, resumable=True)  # also write them, and the sample grids, for TensorBoard
+    sample_every: int = setting(0, least=0, resumable=True)  # steps between grids of samples in samples/; 0: none
+    save_every: int = setting(500, least=1, resumable=True)  # steps between checkpoints
+    keep: int = setting(2, least=1, resumable=True)  # how many of the newest checkpoints to keep
+    keep_every: int = setting(0, least=0, resumable=True)  # also keep each checkpoint of such a multiple; 0: none
+
+    # what kinds without these settings have in their place
+    init: ClassVar[str] = ""
+    vae: ClassVar[str] = ""
+    latents: ClassVar[str] = "once"
+    classes: ClassVar[bool] = True
+    motion_frames: ClassVar[int] = 0
+    num_images: ClassVar[int] = 0
+    frame_interval: ClassVar[int] = 1
+    selection: ClassVar[str] = "stride"
+    transform: ClassVar[str] = "ours"
+    flip: ClassVar[bool] = False
+    failed_share: ClassVar[float] = 0.5
+    num_workers: ClassVar[int] = 0
+    compile: ClassVar[bool] = False
+    shard: ClassVar[bool] = False
+    eval_every: ClassVar[int] = 0
+
+    derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
+
+    def __post_init__(self) -> None:
+        for known in fields(self):
+            self._check_bounds(known)
+        micro = self.micro_batch_size or 1
+        require(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
+        for known in fields(self):
+            self._check_used(known)
+        for name, source in self.derived.items():
+            require(name not in self.model, f"model.{name} follows from {source}: leave it out")
+        if self.data == "shapes":
+            reach = span(self.num_frames, self.frame_interval)
+            needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
+            clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
+            require(reach <= self.shape_frames, f"{clips}, need {needs}")
+        require(
+            not self.deterministic_reduce or self.micro_batch_size > 0,
+            "deterministic_reduce needs micro_batch_size: rounding depends on how many clips a forward pass takes",
+        )
+
+    def _check_bounds(self, known: Field) -> None:
+        value, limits = getattr(self, known.name), known.metadata
+        if choices := limits.get("choices"):
+            require(value in choices, f"{known.name} is {value!r}, not {' or '.join(map(repr, choices))}")
+        if known.type not in (int, float):
+            return
+        least, most, below = (limits.get(name) for name in ("least", "most", "below"))
+        said = f"{known.name} is {value}; it must be"
+        require(math.isfinite(value), f"{said} a finite number")
+        require(most is None or least <= value <= most, f"{said} from {least} to {most}")
+        require(least is None or value >= least, f"{said} {least} or more")
+        require(below is None or value < below, f"{said} less than {below}")
+
+    def _check_used(self, known: Field) -> None:
+        other, unused_value = known.metadata.get("unused_with") or ("", None)
+        if other and getattr(self, other) == unused_value:
+            name, default = known.name, default_of(known)
+            advice = f"{name} does nothing with {other}={unused_value}: leave it at {default!r}"
+            require(getattr(self, name) == default, advice)
+
+    @property
+    def shape_frames(self) -> int:
+        """Frames of a motion of the built-in shapes, from which clips are cut."""
+        return self.motion_frames or self.num_frames
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every setting of this kind with its default value."""
+        return {known.name: default_of(known) for known in fields(cls)}
+
+    @classmethod
+    def resumable(cls) -> set[str]:
+        """The settings that may change when a run resumes."""
+        return {known.name for known in fields(cls) if known.metadata.get("resumable")}
+
+
+@dataclass(frozen=True)
+class VideoTrainConfig(TrainConfig):
+    """The settings of the kinds that can learn from a folder of videos, or begin with another model's weights."""
+
+    init: str = setting("")  # the model whose weights training starts from (latte.train.init); empty: from scratch
+    motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
+    frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
+    # how frames are chosen: "stride", or "linspace" or "crop" as in the original (latte.train.data.windows)
+    selection: str = setting("stride", choices=tuple(SELECTIONS), unused_with=BUILT_IN)
+    # how frames become square: "ours", or as in the original for one of its data sets
+    transform: str = setting("ours", choices=tuple(TRANSFORMS), unused_with=BUILT_IN)
+    flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
+    # the run ends if a larger share of the videos is too short or damaged
+    failed_share: float = setting(0.5, least=0, most=1, unused_with=BUILT_IN)
+    num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = self.data != "shapes" and self.motion_frames
+        require(not unused, f"motion_frames does nothing with data={self.data}: leave it at 0")
+
+
+@dataclass(frozen=True)
+class LatentTrainConfig(VideoTrainConfig):
+    """The settings of the kinds that learn the diffusion of latents."""
+
+    vae: str = setting("")  # folder of the VAE that gives the latents; required
+    latents: str = setting("once")  # encode them "once", before the first step; or in each "step"; or a folder of them
+    sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: its mean
+    timestep_std: float = setting(0.0, least=0)  # of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform ones
+    timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0))  # 0: the middle; more: noisier
+    num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
+    gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
+    compile: bool = setting(False, resumable=True)  # use torch.compile, which rounds differently
+    shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
+    sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
+    eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
+    eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
+    eval_real: str = setting("", resumable=True, unused_with=("eval_every", 0))  # videos or statistics; empty: the data
+    eval_i3d: str = setting("", resumable=True, unused_with=("eval_every", 0))  # I3D's weights; empty: shapes distance
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        unused = self.num_workers and self.latents != "step"
+        require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
+
+
+@dataclass(frozen=True)
+class LatteTrainConfig(LatentTrainConfig):
+    """Settings of training a Latte, class-conditional or unconditional."""
+
+    kind: str = field(default="latte", init=False)
+    classes: bool = setting(True)  # learn the classes of the data; false: unconditional
+
+    derived: ClassVar[dict[str, str]] = {
         "num_classes": "the folders of the data",
         "num_frames": "num_frames",
         "input_size": "image_size and the VAE",
         "in_channels": "the VAE",
-    },
-    "t2v": {
+    }
+
+
+@dataclass(frozen=True)
+class T2VTrainConfig(LatentTrainConfig):
+    """Settings of training a text-to-video model and its text encoder."""
+
+    kind: str = field(default="t2v", init=False)
+    text_encoder: dict = field(default_factory=dict)  # fields of T5Config
+    caption_dropout: float = setting(0.1, least=0, most=1)  # share of captions replaced by the empty one
+
+    derived: ClassVar[dict[str, str]] = {
         "video_length": "num_frames",
         "sample_size": "image_size and the VAE",
         "in_channels": "the VAE",
         "out_channels": "the VAE",
         "caption_channels": "text_encoder.d_model",
-    },
-    "vae": {
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = "vocab_size" in self.text_encoder
+        require(not named, "text_encoder.vocab_size follows from the captions: leave it out")
+
+
+@dataclass(frozen=True)
+class VAETrainConfig(VideoTrainConfig):
+    """Settings of training a VAE."""
+
+    kind: str = field(default="vae", init=False)
+    kl_weight: float = setting(1e-6, least=0)  # of the KL divergence of the latents from a standard Gaussian
+
+    derived: ClassVar[dict[str, str]] = {
         "in_channels": "the colours of a frame",
         "out_channels": "the colours of a frame",
         "scaling_factor": "the latents, once it is trained",
         "temporal_decoder": "training on single frames",
-    },
-    "features": {},
-}
-MAY_CHANGE = {  # on resuming
-    *("steps", "log_every", "tensorboard", "sample_every", "save_every", "keep", "keep_every", "skip_limit"),
-    *("micro_batch_size", "gradient_checkpointing", "compile", "shard", "num_workers"),
-    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
-}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every setting of a run; a run's folder keeps it as config.yaml. ValueError: values that cannot be meant."""
-
-    kind: str = "latte"  # what is trained: "latte", of classes or none, "t2v", of captions, "vae", or "features"
-    data: str = "shapes"  # "shapes", built in, or a folder of videos whose sub-folders are the classes
-    classes: bool = True  # kind "latte": the data's classes are learned; false: unconditional
-    clips: int = 4096  # in the data set: different ones of the shapes, windows of a folder's videos
-    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig, ShapeFeaturesConfig
-    text_encoder: dict = field(default_factory=dict)  # kind "t2v": fields of T5Config; it is trained along
-    caption_dropout: float = 0.1  # kind "t2v": share of captions replaced by the empty one
-    init: str = ""  # model whose weights training starts from (latte.train.init); empty: from scratch
-    vae: str = ""  # kinds "latte" and "t2v": folder of the VAE that gives the latents
-    latents: str = "once"  # encoded before the first step; or "step", in each; or a folder that latte encode wrote
-    sample_latents: bool = True  # draw a clip's latents from the VAE's posterior anew each time; false: take its mean
-    timestep_std: float = 0.0  # timesteps are logit-normal with this deviation (Esser et al. 2024); 0: uniform
-    timestep_mean: float = 0.0  # and with this mean: 0 is the middle of them, more is noisier
-    image_size: int = 64  # side of the frames, in pixels
-    num_frames: int = 16  # frames in a clip
-    motion_frames: int = 0  # data "shapes": of a whole motion, whose windows are the clips; 0: num_frames, a VAE's 16
-    num_images: int = 0  # joint image-video training: single frames of other clips that go with each clip
-    frame_interval: int = 1  # of a video's frames, every so many are taken
-    selection: str = "stride"  # how these are chosen: or "linspace", "crop", the original's (latte.train.data.windows)
-    transform: str = "ours"  # how frames become square: or "ffs", "ucf101", "sky", "taichi", the original's
-    flip: bool = False  # mirror half of the clips, left to right
-    failed_share: float = 0.5  # of the videos may be too short or damaged; more of them end the run
-    num_workers: int = 0  # processes that read videos ahead, where each step has its own
-    global_batch_size: int = 16  # clips in an optimiser step
-    micro_batch_size: int = 0  # clips that go through the network at once; 0: all that a process has
-    steps: int = 1000  # optimiser steps
-    learning_rate: float = 1e-4  # AdamW's, at its highest
-    warmup: int = 0  # steps over which it rises from 0
-    schedule: str = "constant"  # of the learning rate after that: "constant" or "cosine", to 0
-    weight_decay: float = 0.0  # AdamW's
-    clip_grad: float = 1.0  # gradients are scaled down to this norm
-    clip_from: int = 0  # the first step, counted from 0, whose gradients are
-    ema_decay: float = 0.9999  # of the averaged weights; (1 + n) / (10 + n) while that is smaller
-    kl_weight: float = 1e-6  # kind "vae": of the latents' divergence from a standard Gaussian
-    skip_limit: int = 10  # as many of the last 2 * skip_limit steps passed over, as they were not finite, end the run
-    precision: str = "fp32"  # of matrix products, convolutions: or "tf32", "bf16", "fp16"; weights stay float32
-    gradient_checkpointing: bool = False  # recompute activations: less memory, more time, the same numbers
-    compile: bool = False  # the network by torch.compile: faster after the first steps, other rounding
-    shard: bool = False  # weights, averages and optimiser are split over the processes (FSDP2)
-    deterministic_reduce: bool = False  # gradients are summed exactly: the number of processes changes no bit
-    seed: int = 0  # of everything random
-    log_every: int = 20  # steps between lines of metrics.jsonl
-    tensorboard: bool = False  # the same for TensorBoard, in tensorboard/, with the grids
-    sample_every: int = 0  # steps between grids of samples of the averaged weights, in samples/; 0: none
-    sample_guidance: float = 0.0  # scale in grids, distances, and in latte sample afterwards; 0: as usual, 4 or 7.5
-    eval_every: int = 0  # steps between distances of samples from real clips, in metrics.jsonl (FVD or not); 0: none
-    eval_clips: int = 256  # on either side of them
-    eval_real: str = ""  # a folder of real videos, or statistics of some; empty: clips of the data
-    eval_i3d: str = ""  # I3D's weights, for FVD; empty: the network of the built-in shapes
-    save_every: int = 500  # steps between checkpoints
-    keep: int = 2  # checkpoints that stay, the last ones
-    keep_every: int = 0  # and those of every so many steps, for good; 0: none
-
-    def __post_init__(self):
-        def check(ok: bool, message: str) -> None:
-            if not ok:
-                raise ValueError(f"training configuration: {message}")
-
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            check(value in allowed, f"{name} is {value!r}, not {' or '.join(map(repr, allowed))}")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            check(math.isfinite(value) and value >= least, f"{name} is {value}; it must be {least} or more")
-        check(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in 0 to 1")
-        check(math.isfinite(self.timestep_mean), f"timestep_mean is {self.timestep_mean}; it must be a finite number")
-        check(0 <= self.failed_share <= 1, f"failed_share is {self.failed_share}; it must be in 0 to 1")
-        check(math.isfinite(self.sample_guidance), f"sample_guidance is {self.sample_guidance}; it must be finite")
-        check(self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be less than 1")
-        micro = self.micro_batch_size or 1
-        check(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
-        of_pixels = self.kind in ("vae", "features")
-        check(of_pixels or self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
-        of_shapes = self.kind != "features" or self.data == "shapes"
-        check(of_shapes, f"features are learned from what is known of the shapes: data is {self.data!r}, not 'shapes'")
-        for (name, value), idle in IDLE.items():
-            for setting in idle if getattr(self, name) == value else ():
-                known = TrainConfig.__dataclass_fields__[setting]
-                default = known.default if known.default_factory is MISSING else known.default_factory()
-                advice = f"leave it at {default!r}"
-                check(getattr(self, setting) == default, f"{setting} does nothing with {name}={value}: {advice}")
-        if self.data == "shapes":
-            reach = span(self.num_frames, self.frame_interval)
-            needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
-            clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
-            check(reach <= self.shape_frames, f"{clips}, need {needs}")
-        else:
-            check(not self.motion_frames, f"motion_frames does nothing with data={self.data}: leave it at 0")
-        for name, source in DERIVED[self.kind].items():
-            check(name not in self.model, f"model.{name} follows from {source}: leave it out")
-        reads = of_pixels or self.latents == "step"
-        check(reads or not self.num_workers, f"num_workers does nothing with latents={self.latents}: set it to 0")
-        check(
-            not self.deterministic_reduce or self.micro_batch_size,
-            "deterministic_reduce needs micro_batch_size: what goes through the network at once changes the rounding",
-        )
-        check("vocab_size" not in self.text_encoder, "text_encoder.vocab_size follows from the captions: leave it out")
+    }
 
     @property
     def shape_frames(self) -> int:
-        """Frames of a whole motion of the built-in shapes."""
-        return self.motion_frames or (max(16, self.num_frames) if self.kind == "vae" else self.num_frames)
+        """Frames of a motion of the built-in shapes: at least 16, since a VAE's clips may be single frames."""
+        return self.motion_frames or max(16, self.num_frames)
 
 
-def typed(name: str, value):
-    """`value` as the type of field `name`; YAML reads 1e-4 as text."""
-    names = [f.name for f in fields(TrainConfig)]
-    if name not in names:
-        raise ValueError(unknown_key(str(name), names))
-    wanted = TrainConfig.__dataclass_fields__[name].type
+@dataclass(frozen=True)
+class FeaturesTrainConfig(TrainConfig):
+    """Settings of training the feature network of the built-in shapes' metric."""
+
+    kind: str = field(default="features", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes = self.data == "shapes"
+        require(shapes, f"features are learned from what is known of the shapes: data is {self.data!r}, not 'shapes'")
+
+
+KINDS: dict[str, type[TrainConfig]] = {
+    kind.kind: kind for kind in (LatteTrainConfig, T2VTrainConfig, VAETrainConfig, FeaturesTrainConfig)
+}
+SETTINGS: dict[str, Field] = {known.name: known for kind in KINDS.values() for known in fields(kind)}
+
+
+def typed(name: str, value: Any) -> Any:
+    """The value of a setting, as the setting's type: YAML reads 1e-4 as text.
+
+    Raises:
+        ValueError: The value is not of that type.
+    """
+    wanted = SETTINGS[name].type
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
@@ -214,3 +305,49 @@ def typed(name: str, value):
     if type(value) is not wanted:
         raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
     return value
+
+
+def kind_of(values: dict) -> type[TrainConfig]:
+    """The class of settings by name, which their "kind" says. Without one, it is the class of "latte".
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    kind = values.get("kind", LatteTrainConfig.kind)
+    if kind not in list(KINDS):
+        raise ValueError(f"kind is {kind!r}, not {' or '.join(map(repr, KINDS))}")
+    return KINDS[kind]
+
+
+def without_other_kinds(values: dict) -> dict:
+    """Leave out the settings of other kinds, as far as they have their defaults.
+
+    Earlier versions had all settings in one class, so their config.yaml and state.json list those of every kind.
+    """
+    own = kind_of(values).defaults()
+    foreign = SETTINGS.keys() - own.keys()
+    return {name: z for name, z in values.items() if name not in foreign or z != default_of(SETTINGS[name])}
+
+
+def complete(values: dict) -> dict:
+    """Settings that a run recorded, as this version would record them: with defaults for settings that are newer."""
+    return kind_of(values).defaults() | without_other_kinds(values)
+
+
+def from_settings(values: dict) -> TrainConfig:
+    """The configuration with these settings, of the class that "kind" says.
+
+    Raises:
+        ValueError: There is no such kind or setting, or a value is not valid.
+    """
+    kind = kind_of(values)
+    own = kind.defaults()
+    values = {name: typed(name, value) if name in SETTINGS else value for name, value in values.items()}
+    values = without_other_kinds(values)
+    for name in values:
+        if name in SETTINGS and name not in own:
+            owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
+            raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
+        if name not in own:
+            raise ValueError(unknown_key(str(name), list(own)))
+    return kind(**{name: value for name, value in values.items() if name != "kind"})

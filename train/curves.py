@@ -1,39 +1,50 @@
-"""`latte plot`: the curves of one or several runs, as a picture."""
+"""The training curves of one run or several, as a picture."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from latte.files import replacing
+from latte.train.metrics import read_lines
 
-CURVES = {"loss": "loss", "psnr": "PSNR, dB", "grad_norm": "gradient norm", "learning_rate": "learning rate"}
-CURVES |= {"clips_per_second": "clips a second", "fvd": "FVD", "shapes_distance": "shapes distance"}
-
-RARE = ("fvd", "shapes_distance")  # numbers of few lines: neither smoothed nor broken where a line has none
+CURVES = {  # the numbers that are plotted, and the labels of their axes
+    "loss": "loss",
+    "psnr": "PSNR, dB",
+    "grad_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "clips_per_second": "clips per second",
+    "fvd": "FVD",
+    "shapes_distance": "shapes distance",
+}
+RARE = ("fvd", "shapes_distance")  # numbers that few lines have: not smoothed, and drawn across the other lines
 
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
-    """The columns of a run's metrics.jsonl, nan where a line has no such number. ValueError: there is none to read."""
+    """Read the metrics.jsonl of a run as columns.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        An array of one value per line for each number, NaN where a line does not have it.
+
+    Raises:
+        ValueError: The file is missing, damaged or empty.
+    """
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{run} holds no metrics.jsonl: give the folder of a run")
-    lines = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
-        try:
-            line = json.loads(text)
-            numbers = {name: np.nan if value is None else float(value) for name, value in line.items()}
-            lines.append(numbers | {"step": int(line["step"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: line {number} is not a line of metrics") from error
+    lines = read_lines(path)
     if not lines:
         raise ValueError(f"{path} is empty: the run has not logged yet")
     names = {name for line in lines for name in line}
-    return {name: np.array([line.get(name, np.nan) for line in lines]) for name in names}
+    columns = {name: [line.get(name) for line in lines] for name in names}
+    numbers = {name: [np.nan if z is None else float(z) for z in column] for name, column in columns.items()}
+    return {name: np.array(column) for name, column in numbers.items()} | {"step": np.array(columns["step"])}
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the `window` values up to each, of fewer at the start; nan counts for nothing."""
+    """Compute the moving average over the last `window` values, or fewer at the start. NaN values are ignored."""
     good = np.isfinite(values)
     sums, counts = (np.cumsum(np.concatenate([[0.0], x])) for x in (np.where(good, values, 0), good))
     start = np.maximum(np.arange(1, len(values) + 1) - window, 0)
@@ -41,11 +52,19 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
         return (sums[1:] - sums[start]) / (counts[1:] - counts[start])
 
 
-def plot(runs: list[Path], out: Path, window: int = 50) -> Path:
-    """Write the picture: a panel for each number that the runs have, the runs in one another's colours.
+def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
+    """Plot each number that the runs logged in a panel of its own, with a colour per run.
 
-    Behind each curve, the mean of `window` logged values, stand the values themselves, faintly. ValueError: a run
-    without metrics, or matplotlib is missing.
+    Args:
+        runs: The run folders.
+        out: The picture to write.
+        window: How many logged values are averaged. The values themselves are drawn behind the average.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ValueError: A run has no metrics, or matplotlib is not installed.
     """
     tables = [read_metrics(run) for run in runs]
     try:
@@ -57,8 +76,8 @@ def plot(runs: list[Path], out: Path, window: int = 50) -> Path:
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
         for i, (run, table) in enumerate(zip(runs, tables)):
             if name in table:
-                there = np.isfinite(table[name]) | (name not in RARE)
-                step, values = table["step"][there], table[name][there]
+                drawn = np.isfinite(table[name]) | (name not in RARE)
+                step, values = table["step"][drawn], table[name][drawn]
                 axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
                 axes.plot(step, smooth(values, 1 if name in RARE else window), color=f"C{i}", label=run.resolve().name)
         axes.set(xlabel="step", ylabel=CURVES[name])

@@ -1,4 +1,15 @@
-"""The training loop: step, log, show, save. A stopped and resumed run ends with the same bits."""
+"""The training loop: step, log, checkpoint, sample, evaluate; and where a stopped run goes on.
+
+How bit-exact resume works: a run that was stopped and resumed ends with the bits of one that was not.
+- Randomness has no state. Each step draws from (seed, step, slot): diffusion/randomness.py, train/data/batches.py.
+- All state is in a checkpoint: weights, averages, optimiser, step, loss scale, skipped steps (train/run.py).
+- A checkpoint is complete or absent: written aside, hashed, flushed and renamed (train/checkpoint.py).
+- `Run.restore` loads the newest one that is not damaged, if settings and data are the same (train/run.py).
+- Which settings may change on resuming is said beside each of them: `resumable` in train/config.py.
+- metrics.jsonl loses the lines that will be written again (train/metrics.py).
+- Samples and evaluations that were due when the run stopped are made first (`Run.missing_outputs`).
+- With deterministic_reduce, the number of processes may change too (train/parallel.py).
+"""
 
 import signal
 import time
@@ -6,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import torch
 import yaml
@@ -16,32 +28,36 @@ from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.metrics import Metrics, cut
-from latte.train.run import Run
-from latte.train.watch import Board
+from latte.train.export import save_companions
+from latte.train.metrics import MetricsWriter, remove_lines_after
+from latte.train.run import Outputs, Run
+from latte.train.watch import TensorBoard
 
 
 class StopSignals:
-    """Turns signals into signals, answered at the next step boundary: SIGTERM, SIGINT to stop, SIGUSR1 to save."""
+    """Remembers signals until the step ends: SIGTERM and SIGINT save and stop, SIGUSR1 saves."""
 
     def __init__(self):
         self.stop = self.save = False
-        take = {signal.SIGTERM: self.to_stop, signal.SIGINT: self.to_stop, signal.SIGUSR1: self.to_save}
-        self.before = {number: signal.signal(number, action) for number, action in take.items()}
+        actions = {signal.SIGTERM: self.to_stop, signal.SIGINT: self.to_stop, signal.SIGUSR1: self.to_save}
+        self.before = {number: signal.signal(number, action) for number, action in actions.items()}
 
-    def to_stop(self, *_) -> None:
+    def to_stop(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal to stop."""
         self.stop = True
 
-    def to_save(self, *_) -> None:
+    def to_save(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal to save."""
         self.save = True
 
-    def agreed(self, ranks: Ranks) -> tuple[bool, bool]:
-        """Whether any process is to stop, and any to save; the wish to save is then answered."""
+    def received(self, ranks: Ranks) -> tuple[bool, bool]:
+        """Whether any process was told to stop, and whether any was told to save since the last call."""
         stop, save = (ranks.sum(torch.tensor([self.stop, self.save], dtype=torch.float32)) > 0).tolist()
         self.save = False
         return stop, save
 
     def restore(self) -> None:
+        """Put the signal handlers back that were there before."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -49,34 +65,47 @@ class StopSignals:
 def train(
     config: TrainConfig, folder: Path, clips: Clips, resume: bool = True, device: str | torch.device = "cpu"
 ) -> Path:
-    """Train into a folder, going on from its newest sound checkpoint; returns the folder of the result.
+    """Train in a run folder, or resume the run that is there.
 
-    It gets config.yaml, metrics.jsonl, checkpoints/, what these need to be sampled (a Latte's VAE; of text-to-video
-    also the vocabulary and a scheduler) and, at the end, final/: averaged weights with all that, and a Latte's class
-    names. Started by torchrun, it is one of several processes (latte.train.parallel). ValueError: the folder holds
-    checkpoints of a run with other settings or other data, or holds any and resume is off.
+    The folder gets config.yaml, metrics.jsonl, checkpoints/ and what is needed to sample from them (the VAE; for text
+    to video also the vocabulary and a scheduler). At the end it gets final/, the averaged weights with all of that and
+    the names of the classes. If torchrun started this process, it is one of several (latte.train.parallel).
+
+    Args:
+        config: The settings.
+        folder: The run folder. It need not exist.
+        clips: The training data.
+        resume: Whether a run with checkpoints may be resumed.
+        device: What to compute on.
+
+    Returns:
+        The folder of the trained model.
+
+    Raises:
+        ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off.
+        KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
-    if not resume and checkpoint.found(folder):
+    if not resume and checkpoint.list_checkpoints(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with processes(device) as ranks, ignoring(signal.SIGUSR1):  # which there is nothing to answer with yet
+    with processes(device) as ranks, ignore_signal(signal.SIGUSR1):  # there is nothing to save yet
         run = Run(config, folder, clips, device, ranks)
         first = run.restore()
         if ranks.first:
             write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-            cut(folder / "metrics.jsonl", first)
-            run.objective.save_companions(folder)
-        missed = run.missed(first)
+            remove_lines_after(folder / "metrics.jsonl", first)
+            save_companions(run.objective, folder)
+        missing = run.missing_outputs(first)
         if first < config.steps:
             run.objective.prepare(parallel.micro_batches(config, ranks), first)
-        if first < config.steps or any(missed):
-            loop(run, first, missed)
+        if first < config.steps or any(missing):
+            take_steps(run, first, missing)
         return run.finish()
 
 
 @contextmanager
-def ignoring(number: int) -> Iterator[None]:
-    """Within it a signal does nothing."""
+def ignore_signal(number: int) -> Iterator[None]:
+    """Ignore a signal within the context."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         yield
@@ -84,62 +113,62 @@ def ignoring(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def loop(run: Run, first: int, missed: tuple[bool, bool]) -> None:
-    """All steps from `first` on, with what is logged and saved on the way, after what was missed before.
+def take_steps(run: Run, first: int, missing: Outputs) -> None:
+    """Take the steps from `first` on, and write logs, checkpoints, samples and evaluations.
 
-    KeyboardInterrupt: it was to stop.
+    Args:
+        run: The run.
+        first: How many steps are done.
+        missing: The outputs of earlier steps that must be made first.
+
+    Raises:
+        KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
-    config, signals, since, began = run.config, StopSignals(), first, time.perf_counter()  # of the rate
-    bar = tqdm(
-        total=config.steps,
-        initial=first,
-        desc=run.folder.name,
-        unit="step",
-        smoothing=0.05,
-        disable=not run.ranks.first,
-    )
+    config, signals, last_logged, last_time = run.config, StopSignals(), first, time.perf_counter()
+    options = {"unit": "step", "smoothing": 0.05, "disable": not run.ranks.first}
+    bar = tqdm(total=config.steps, initial=first, desc=run.folder.name, **options)
     try:
         with ExitStack() as files:
             files.enter_context(bar)
-            metrics = files.enter_context(Metrics(run.folder / "metrics.jsonl", run.ranks.first))
-            wants_board = config.tensorboard and run.ranks.first
-            board = files.enter_context(Board(run.folder / "tensorboard", first)) if wants_board else None
-            monitor(run, first, missed, metrics, board)
+            metrics = files.enter_context(MetricsWriter(run.folder / "metrics.jsonl", run.ranks.first))
+            uses_board = config.tensorboard and run.ranks.first
+            board = files.enter_context(TensorBoard(run.folder / "tensorboard", first)) if uses_board else None
+            write_outputs(run, first, missing, metrics, board)
             for step in range(first, config.steps):
                 logged, done = run.step(step), step + 1
-                stop, save = signals.agreed(run.ranks)
-                rate = round((done - since) * config.global_batch_size / (time.perf_counter() - began), 2)
+                stop, save = signals.received(run.ranks)
+                clips = (done - last_logged) * config.global_batch_size
+                rate = round(clips / (time.perf_counter() - last_time), 2)
                 bar.update()
-                bar.set_postfix_str(progress(logged, rate, run.device), refresh=False)
+                bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
                 if done % config.log_every == 0 or done == config.steps:
                     line = {"step": done, **logged, "clips_per_second": rate}
                     metrics.write(line)
                     if board:
-                        board.numbers(line)
-                    since, began = done, time.perf_counter()
+                        board.add_line(line)
+                    last_logged, last_time = done, time.perf_counter()
                 if done % config.save_every == 0 or done == config.steps or stop or save:
                     run.save(done, ends=stop or done == config.steps)
                 if stop and done < config.steps:
                     raise KeyboardInterrupt
-                monitor(run, done, run.due(done), metrics, board)
+                write_outputs(run, done, run.due_outputs(done), metrics, board)
     finally:
         signals.restore()
 
 
-def monitor(run: Run, done: int, due: tuple[bool, bool], metrics: Metrics, board: Board | None) -> None:
-    """Make the grid and the distance of a step, those of the two that are due."""
-    grid, distance = due
-    if grid and (picture := run.show(done)) and board:
-        board.grid(picture, done)
-    if distance and (numbers := run.judge()):
-        line = {"step": done, **numbers}
+def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter, board: TensorBoard | None) -> None:
+    """Write the sample grid of a step, evaluate it, or both."""
+    if outputs.grid and (picture := run.write_samples(done)) and board:
+        board.add_grid(picture, done)
+    if outputs.evaluation and (scores := run.evaluate()):
+        line = {"step": done, **scores}
         metrics.write(line)
         if board:
-            board.numbers(line)
+            board.add_line(line)
 
 
-def progress(logged: dict[str, float], rate: float, device: torch.device) -> str:
-    """What stands behind the progress bar."""
+def progress_text(logged: dict[str, float], rate: float, device: torch.device) -> str:
+    """The text behind the progress bar."""
     parts = [f"loss={logged['loss']:.4f}", f"grad={logged['grad_norm']:.2f}", f"{rate:g} clips/s"]
     if device.type == "cuda":
         parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")

@@ -1,16 +1,17 @@
-"""Training configurations of the original Latte (Vchitect/Latte, configs/*/*_train.yaml) in our settings.
+"""Translates training configurations of the original Latte (Vchitect/Latte, configs/*/*_train.yaml) to our settings.
 
-Every key of theirs is in one of the tables below; which of them did nothing there was read in its training scripts.
+Each of its keys is in one of the tables below. Which of them had no effect was found by reading its training scripts.
 """
 
-from dataclasses import fields
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from latte.models.fields import unknown_key
 from latte.models.latte import LatteConfig
-from latte.train.config import TrainConfig, typed
+from latte.train.config import SETTINGS, typed
 
 RENAMED = {
     "data_path": "data",
@@ -31,63 +32,69 @@ RENAMED = {
     "log_every": "log_every",
     "ckpt_every": "save_every",
 }
-DERIVED = (  # what translate makes another value, or several settings, of
+COMBINED = (  # keys whose values `translate` converts
     *("dataset", "pretrained_model_path", "model", "learn_sigma", "extras"),
     *("local_batch_size", "gradient_accumulation_steps"),
 )
-NEEDED = ("dataset", "data_path", "pretrained_model_path", "model", "extras", "local_batch_size")
-WAS_IDLE = {  # settings of ours that the original had and did not follow
-    "learning_rate": "the original trained with 1e-4 whatever this said; here it is the rate",
-    "lr_warmup_steps": "the original's rate was constant from the first step on; here it rises over these",
-    "gradient_checkpointing": "it did nothing in the original, or stopped it; here it saves memory",
+REQUIRED = ("dataset", "data_path", "pretrained_model_path", "model", "extras", "local_batch_size")
+HAD_NO_EFFECT = {  # keys of settings that the original had but did not use
+    "learning_rate": "the original ignored it and trained with 1e-4; here it is the learning rate",
+    "lr_warmup_steps": "the original ignored it and had no warmup; here the learning rate rises over these steps",
+    "gradient_checkpointing": "it had no effect in the original, or made it fail; here it saves memory",
 }
-PASSED_OVER = {  # and why
+IGNORED = {  # keys without a setting of ours, and why
     "frame_data_path": "the images of joint training are frames of the videos themselves",
     "frame_data_txt": "the images of joint training are frames of the videos themselves",
-    "results_dir": "--run names the folder",
-    "resume_from_checkpoint": "it could not work in the original; here a run goes on by itself",
-    "num_sampling_steps": "it is of sampling, and did nothing in training",
-    "num_classes": "the folders of the data say how many classes there are",
-    "fixed_spatial": "it did nothing in the original, or froze all weights",
-    "attention_bias": "it did nothing in the original; attention has its biases",
-    "save_ceph": "it did nothing in the original",
-    "load_from_ceph": "it did nothing in the original",
-    "mixed_precision": "in the original it only changed a folder's name; precision=bf16 is what it says",
-    "enable_xformers_memory_efficient_attention": "it did nothing in the original, or stopped it; "
+    "results_dir": "use --run to name the folder",
+    "resume_from_checkpoint": "it could not work in the original; here a run resumes by itself",
+    "num_sampling_steps": "it is a setting of sampling, and had no effect in training",
+    "num_classes": "the number of classes follows from the folders of the data",
+    "fixed_spatial": "it had no effect in the original, or froze all weights",
+    "attention_bias": "it had no effect in the original; attention always has biases",
+    "save_ceph": "it had no effect in the original",
+    "load_from_ceph": "it had no effect in the original",
+    "mixed_precision": "in the original it only changed the name of a folder; use precision=bf16",
+    "enable_xformers_memory_efficient_attention": "it had no effect in the original, or made it fail; "
     "attention is memory-efficient here",
-    "sequence_parallel_size": "a clip's frames stay in one process",
+    "sequence_parallel_size": "the frames of a clip are not split over processes here",
 }
-KEYS = {*RENAMED, *DERIVED, *PASSED_OVER}
-FLIPS = {"ffs": True, "sky": False, "ucf101": True, "taichi": True}  # whose loaders mirror half of the clips
+KEYS = {*RENAMED, *COMBINED, *IGNORED}
+FLIPS = {"ffs": True, "sky": False, "ucf101": True, "taichi": True}  # data sets whose loaders mirror half of the clips
 SELECTIONS = {"ffs": "linspace", "sky": "crop", "ucf101": "linspace", "taichi": "crop"}
-CLASSES = {1: False, 2: True}  # what `extras` says of classes
+CLASSES = {1: False, 2: True}  # whether there are classes, by the value of `extras`
 
 
 def is_original(values: dict) -> bool:
-    """Whether a table of settings is the original's: more of its keys are only theirs than are only ours."""
-    ours = {field.name for field in fields(TrainConfig)}
+    """Whether settings are the original's: more keys are known only to the original than only to us."""
+    ours = SETTINGS.keys()
     return len(values.keys() & (KEYS - ours)) > len(values.keys() & (ours - KEYS))
 
 
 def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
-    """Our settings, and a note on each key that did nothing in the original or does nothing here.
+    """Translate the settings of the original.
 
-    local_batch_size is of each of `ranks` processes: times their number, and times the steps of accumulation, it is
-    our global_batch_size. Keys without a value, or off, say nothing. ValueError: an unknown key (with the
-    closest one),
-    one that is missing, or a value that means nothing, such as a data set that the original has not.
+    Args:
+        values: The original's settings by key. Those that are None or false have no effect.
+        ranks: The number of processes. local_batch_size is the batch of each, per step of gradient accumulation.
+
+    Returns:
+        Our settings by name, and a note on each key that had no effect in the original or has none here.
+
+    Raises:
+        ValueError: A key is unknown or missing, or its value is not valid, such as a data set that the original lacks.
     """
     for key in values:
         if key not in KEYS:
             raise ValueError(unknown_key(str(key), sorted(KEYS)))
-    given = {key: value for key, value in values.items() if value is not None}
-    if missing := [key for key in NEEDED if key not in given]:
+    present = {key: value for key, value in values.items() if value is not None}
+    if missing := [key for key in REQUIRED if key not in present]:
         raise ValueError(f"{missing[0]} is missing")
-    dataset, extras = one_of("dataset", given["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)]), given["extras"]
+    dataset = one_of("dataset", present["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)])
+    extras = present["extras"]
     if extras == 78:
-        raise ValueError("extras is 78: the original has no training of text-to-video; here kind=t2v has")
+        raise ValueError("extras is 78: the original cannot train text-to-video models; use kind=t2v instead")
     local, accumulated = (
-        positive_int(key, given.get(key, 1)) for key in ("local_batch_size", "gradient_accumulation_steps")
+        positive_int(key, present.get(key, 1)) for key in ("local_batch_size", "gradient_accumulation_steps")
     )
     name = dataset.removesuffix("_img")
     settings = {
@@ -96,42 +103,42 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
         "transform": name,
         "latents": "step",
         "precision": "tf32" if torch.cuda.is_available() else "fp32",
-        "vae": str(Path(str(given["pretrained_model_path"])) / "vae"),
-        "model": network(given["model"], given.get("learn_sigma", True)),
+        "vae": str(Path(str(present["pretrained_model_path"])) / "vae"),
+        "model": model_fields(present["model"], present.get("learn_sigma", True)),
         "classes": CLASSES[one_of("extras", extras, CLASSES)],
         "global_batch_size": local * ranks * accumulated,
         "micro_batch_size": local if accumulated > 1 else 0,
     }
     for theirs, ours in RENAMED.items():
-        if theirs in given:
+        if theirs in present:
             try:
-                settings[ours] = typed(ours, given[theirs])
+                settings[ours] = typed(ours, present[theirs])
             except ValueError as error:
-                raise ValueError(f"{theirs}, here {error}") from error
-    notes = [f"{key}: {why}" for key, why in WAS_IDLE.items() if given.get(key)]
-    notes += [f"{key}: passed over: {why}" for key, why in PASSED_OVER.items() if given.get(key)]
-    steps = f" in each of {accumulated} steps of accumulation" if accumulated > 1 else ""
+                raise ValueError(f"{theirs} (here: {ours}): {error}") from error
+    notes = [f"{key}: {why}" for key, why in HAD_NO_EFFECT.items() if present.get(key)]
+    notes += [f"{key}: ignored: {why}" for key, why in IGNORED.items() if present.get(key)]
+    steps = f", in {accumulated} accumulation steps," if accumulated > 1 else ""
     batch = f"global_batch_size={settings['global_batch_size']}"
     notes.append(f"local_batch_size: {local} on each of {ranks} processes{steps} makes {batch}")
     return settings, notes
 
 
-def one_of(key: str, value, known):
-    """The value. ValueError: it is none of those known."""
+def one_of(key: str, value: Any, known: Iterable) -> Any:
+    """Return the value of a key. Raises ValueError if it is not one of those known."""
     if isinstance(value, bool) or value not in list(known):
         raise ValueError(f"{key} is {value!r}, not one of {', '.join(map(str, known))}")
     return value
 
 
-def positive_int(key: str, value) -> int:
-    """The value. ValueError: it is not a positive integer above 0."""
+def positive_int(key: str, value: Any) -> int:
+    """Return the value of a key. Raises ValueError if it is not a positive integer."""
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}; it must be a whole number above 0")
+        raise ValueError(f"{key} is {value!r}; it must be a positive integer")
     return value
 
 
-def network(name: str, learn_sigma: bool) -> dict:
-    """Fields of LatteConfig for "Latte-XL/2" and its like; "LatteIMG-XL/2" is the same network, trained jointly."""
+def model_fields(name: str, learn_sigma: bool) -> dict:
+    """The fields of LatteConfig for a name like "Latte-XL/2". "LatteIMG-XL/2" is the same network."""
     config = LatteConfig.from_name(str(name).replace("LatteIMG-", "Latte-", 1))
     shape = {field: getattr(config, field) for field in ("depth", "hidden_size", "num_heads", "patch_size")}
     return {**shape, "learn_sigma": learn_sigma}

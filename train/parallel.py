@@ -1,8 +1,8 @@
-"""Several processes, one training: who takes which slots of a step, and how gradients and weights come together.
+"""Training in several processes: which clips each of them takes, and how gradients and weights are exchanged.
 
-torchrun (or SLURM, with the same variables) starts the processes; without it there is one. Every process sees the same
-random numbers, which belong to (seed, step, slot), so that their number changes no more than the order of a sum; with
-deterministic_reduce not even that.
+torchrun starts the processes, or SLURM with the same environment variables. Random numbers depend on (seed, step, slot)
+and on nothing else, so the number of processes only changes the order in which gradients are summed. With
+deterministic_reduce that order has no effect either.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,140 +20,180 @@ from latte.processes import Ranks
 from latte.train.config import TrainConfig
 from latte.train.precision import autocast
 
-FIXED = 2.0**40  # of fixed-point gradients: steps of 1e-12, sums up to LARGEST
-LARGEST = 2.0**22
+FIXED_POINT = 2.0**40  # fixed-point gradients are multiples of 1 / FIXED_POINT, about 1e-12
+LARGEST_SUM = 2.0**22  # of their absolute values: times FIXED_POINT, it fits an int64
 
 
 def micro_batches(config: TrainConfig, ranks: Ranks) -> list[range]:
-    """The slots of a step that go through this process's network at once, one range after the other.
+    """Split a step into micro-batches, and list those of this process.
+
+    Args:
+        config: The run's settings.
+        ranks: This process among all.
+
+    Returns:
+        The slots of each micro-batch. A slot is the position of a clip in the global batch.
 
     Raises:
-        ValueError: The processes cannot share a step evenly.
+        ValueError: The global batch cannot be split evenly.
     """
     micro = config.micro_batch_size or max(1, config.global_batch_size // ranks.size)
     if config.global_batch_size % (micro * ranks.size):
         raise ValueError(
-            f"global_batch_size {config.global_batch_size} in units of {micro} cannot be shared by {ranks.size} "
-            f"processes: make it a multiple of {micro * ranks.size}"
+            f"global_batch_size {config.global_batch_size} cannot be split over {ranks.size} processes in "
+            f"micro-batches of {micro}: make it a multiple of {micro * ranks.size}"
         )
     starts = range(ranks.rank * micro, config.global_batch_size, ranks.size * micro)
     return [range(start, start + micro) for start in starts]
 
 
 class Loss(nn.Module):
-    """An objective of a network, in some precision, as one module: (step, slots) -> scalar, numbers to log."""
+    """An objective as a module, which DistributedDataParallel can wrap.
+
+    Args:
+        objective: Computes the loss as objective(network, step, slots).
+        network: The network that learns.
+        precision: A key of PRECISIONS, in which the forward pass runs.
+    """
 
     def __init__(self, objective: Callable, network: nn.Module, precision: str):
         super().__init__()
         self.objective, self.network, self.precision = objective, network, precision
 
     def forward(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the mean loss over some slots of a step, and the numbers to log."""
         with autocast(self.precision, next(self.network.parameters()).device):
             return self.objective(self.network, step, slots)
 
 
-class Replicas:
-    """Every process has the whole network; where there are several, DDP sums their gradients in the last unit."""
+class Gradients:
+    """How the gradients of a step come about: call `accumulate` for each micro-batch, then `finish`."""
+
+    def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of a micro-batch, and add its gradients.
+
+        Args:
+            step: The number of the step, from 0.
+            slots: The slots of the micro-batch.
+            share: What its loss is multiplied by: its share of the global batch, times the loss scale.
+            last: Whether it is the last one of the step in this process.
+
+        Returns:
+            The mean loss over the slots, not multiplied by `share`, and the numbers to log.
+        """
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Complete the gradients of the parameters after the last micro-batch."""
+
+
+class ReplicatedGradients(Gradients):
+    """Every process holds the full network. DDP averages the gradients after the last micro-batch."""
 
     def __init__(self, loss: Loss, ranks: Ranks):
         self.loss = DistributedDataParallel(loss) if ranks.size > 1 else loss
         self.size = ranks.size
 
-    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add `share` of the gradient of these slots' loss; the loss and the numbers to log."""
+    def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         with nullcontext() if last or self.size == 1 else self.loss.no_sync():
             value, terms = self.loss(step, slots)
-            (share * self.size * value).backward()  # of the processes' gradients DDP takes the mean
+            (share * self.size * value).backward()  # DDP divides by the number of processes
         return value, terms
 
-    def finish(self) -> None:
-        """Nothing is left to do after the last unit."""
 
-
-class Shards:
-    """FSDP2: every process has its share of each weight, and gathers a block's when it computes."""
+class ShardedGradients(Gradients):
+    """FSDP2: every process holds a part of each weight, and gathers the weights of a block while it computes."""
 
     def __init__(self, loss: Loss, ranks: Ranks):
         self.loss, self.size = loss, ranks.size
 
-    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.loss.network.set_requires_gradient_sync(last)
         value, terms = self.loss(step, slots)
-        (share * self.size * value).backward()  # the mean, here too
+        (share * self.size * value).backward()  # FSDP divides by the number of processes
         return value, terms
 
-    def finish(self) -> None:
-        """Nothing is left to do after the last unit."""
 
+class FixedPointGradients(Gradients):
+    """Every process holds the full network, and gradients are summed as integer multiples of 1 / FIXED_POINT.
 
-class FixedPoint:
-    """Every process has the whole network; units' gradients are summed as whole multiples of 1 / FIXED.
-
-    Whole numbers have one sum in any order: the number of processes changes no bit. Gradients that are not finite, or
-    so large that their sum might be no int64, make it NaN.
+    The sum of integers does not depend on their order, so the number of processes changes no bit of the result. If a
+    gradient is not finite, or the sum might overflow an int64, the result is NaN, and the step is skipped.
     """
 
     def __init__(self, loss: Loss, ranks: Ranks):
         self.loss, self.ranks = loss, ranks
         self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         self.sums = [torch.zeros_like(parameter, dtype=torch.int64) for parameter in self.parameters]
-        self.bound = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)  # no sum is larger
+        self.bound = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)  # of the sums' values
 
-    def add(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         value, terms = self.loss(step, slots)
         gradients = torch.autograd.grad(share * value, self.parameters, allow_unused=True)
         largest = torch.zeros_like(self.bound)
         for total, gradient in zip(self.sums, gradients):
             if gradient is None:
                 continue
-            exact = gradient.double().nan_to_num(LARGEST).clamp(-LARGEST, LARGEST)
+            exact = gradient.double().nan_to_num(LARGEST_SUM).clamp(-LARGEST_SUM, LARGEST_SUM)
             largest = torch.maximum(largest, exact.abs().max().ceil().long())
-            total += (exact * FIXED).round().long()
+            total += (exact * FIXED_POINT).round().long()
         self.bound += largest
         return value, terms
 
     def finish(self) -> None:
-        """The sum over all processes becomes the parameters' gradients."""
+        """Sum over all processes, and set the parameters' gradients."""
         for total in (*self.sums, self.bound):
             self.ranks.sum(total)
-        spoilt = self.bound >= LARGEST
+        overflowed = self.bound >= LARGEST_SUM
         for parameter, total in zip(self.parameters, self.sums):
-            gradient = (total.double() / FIXED).to(parameter.dtype)
-            parameter.grad = torch.where(spoilt, torch.nan, gradient)
+            gradient = (total.double() / FIXED_POINT).to(parameter.dtype)
+            parameter.grad = torch.where(overflowed, torch.nan, gradient)
             total.zero_()
         self.bound.zero_()
 
 
 def shard(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Split a network's weights over the processes, in place, block by block. ValueError: torchrun started none."""
+    """Split the weights of a network over the processes, block by block, in place.
+
+    Args:
+        network: The network.
+        ranks: This process among all.
+        device: What this process computes on.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: The process was not started by torchrun.
+    """
     if not dist.is_initialized():
-        raise ValueError("shard splits the weights over processes: start them with torchrun")
+        raise ValueError("shard=true splits the weights over processes: start them with torchrun")
     mesh = init_device_mesh(device.type, (ranks.size,))
-    for block in blocks(network):
+    for block in outermost_blocks(network):
         fully_shard(block, mesh=mesh)
     return fully_shard(network, mesh=mesh)
 
 
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The members of its outermost lists of modules."""
+def outermost_blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules in the network's outermost lists of modules."""
     for child in network.children():
-        yield from child if isinstance(child, nn.ModuleList) else blocks(child)
+        yield from child if isinstance(child, nn.ModuleList) else outermost_blocks(child)
 
 
 def gather_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The network's tensors by name, on the CPU, in the first process; in others, of split weights, nothing."""
+    """Gather the tensors of a network on the CPU of the first process. Sharded ones are left out in the others."""
     return dcp.get_model_state_dict(network, options=dcp.StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def gather_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's tensors, likewise, named "WEIGHT.KIND", such as "blocks.0.norm.weight.exp_avg"."""
+    """Gather the state of an optimiser likewise, by names such as "blocks.0.norm.weight.exp_avg"."""
     options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = dcp.get_optimizer_state_dict(network, optimizer, options=options).get("state", {})
     return {f"{name}.{kind}": tensor for name, kinds in state.items() for kind, tensor in kinds.items()}
 
 
 def scatter_weights(network: nn.Module, tensors: dict[str, Tensor], ranks: Ranks) -> None:
-    """Give a network the tensors that the first process has, in whatever way it is split."""
+    """Load the tensors that the first process has into the network of every process, sharded or not."""
     options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.size > 1)
     dcp.set_model_state_dict(network, tensors, options=options)
 
@@ -161,9 +201,9 @@ def scatter_weights(network: nn.Module, tensors: dict[str, Tensor], ranks: Ranks
 def scatter_optimizer(
     network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], ranks: Ranks
 ) -> None:
-    """The inverse of gather_optimizer."""
+    """Load the state of an optimiser that gather_optimizer returned in the first process."""
     if not ranks.broadcast(len(tensors)):
-        return  # it had taken no step yet
+        return  # the optimiser had not taken a step yet
     state: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, kind = key.rsplit(".", 1)

@@ -1,4 +1,4 @@
-"""Runs by name, each a table that says where it departs from TrainConfig's defaults."""
+"""Presets: settings of training runs by name, as far as they differ from the defaults."""
 
 import os
 import warnings
@@ -7,13 +7,21 @@ from pathlib import Path
 
 import yaml
 
-from latte.train.config import TABLES, TrainConfig, typed
+from latte.train.config import (
+    SETTINGS,
+    FeaturesTrainConfig,
+    LatteTrainConfig,
+    T2VTrainConfig,
+    TrainConfig,
+    VAETrainConfig,
+    from_settings,
+    typed,
+)
 from latte.train.original_config import is_original, translate
 from latte.weights.tensors import prefix_errors
 
-# the small VAE that ships: 8x down, 4 channels, narrow where frames are large
-SHAPES_VAE = TrainConfig(
-    kind="vae",
+# the small VAE that is included: 8x downsampling, 4 channels, and few features at high resolution
+SHAPES_VAE = VAETrainConfig(
     model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
     num_frames=1,
     clips=20000,
@@ -25,8 +33,8 @@ SHAPES_VAE = TrainConfig(
     ema_decay=0.999,
     precision="bf16",
 )
-# the small class-conditional Latte that ships, from scratch; how that one came about: docs/log.md
-SHAPES = TrainConfig(
+# the small class-conditional Latte that is included, trained from scratch; docs/log.md says how it was found
+SHAPES = LatteTrainConfig(
     vae="shapes/vae",
     model={"depth": 8, "hidden_size": 176, "num_heads": 4, "patch_size": 4, "prediction": "v"},
     sample_latents=False,
@@ -38,19 +46,23 @@ SHAPES = TrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
-# the small text-to-video model that ships
-SHAPES_T2V = replace(
-    SHAPES,
-    kind="t2v",
+# the small text-to-video model that is included
+SHAPES_T2V = T2VTrainConfig(
+    vae="shapes/vae",
     model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
+    sample_latents=False,
     timestep_std=1.1,
     timestep_mean=-0.2,
+    steps=24000,
+    learning_rate=1.5e-3,
+    warmup=200,
+    schedule="cosine",
+    ema_decay=0.999,
     sample_guidance=2.0,
 )
-# the network that ships whose features are compared (latte.eval.shape_features)
-SHAPES_FEATURES = TrainConfig(
-    kind="features",
+# the included feature network of the shapes distance (latte.eval.networks.shape_features)
+SHAPES_FEATURES = FeaturesTrainConfig(
     clips=20000,
     steps=3000,
     learning_rate=2e-3,
@@ -60,22 +72,22 @@ SHAPES_FEATURES = TrainConfig(
     ema_decay=0.99,
 )
 # Latte-XL/2 on FaceForensics, as the paper trained it: Vchitect/Latte, configs/ffs/ffs_train.yaml and train.py
-FFS = TrainConfig(
+FFS = LatteTrainConfig(
     data="data/ffs",
     classes=False,  # unconditional
     vae="sd-vae-ft-ema",  # Stable Diffusion's, fine-tuned; the folder of its config.json
     model={"depth": 28, "hidden_size": 1152, "num_heads": 16, "patch_size": 2},  # Latte-XL/2, 674 M parameters
     image_size=256,
     frame_interval=3,  # the paper's choice among several
-    latents="step",  # from windows drawn anew, as theirs
+    latents="step",  # of frames that are drawn anew at each step, as in the original
     num_workers=8,
     flip=True,  # the only augmentation
     global_batch_size=40,  # 8 GPUs of 80 GB with 5 clips each
-    micro_batch_size=5,  # what one of them holds in float32
-    steps=1_000_000,  # an upper bound: the paper does not say when it stopped, and the rate is constant
+    micro_batch_size=5,  # what such a GPU holds in float32
+    steps=1_000_000,  # an upper bound: the paper does not say when it stopped; the learning rate is constant
     clip_grad=0.1,
     clip_from=20_000,
-    precision="bf16",  # theirs: "tf32"
+    precision="bf16",  # the original: "tf32"
     seed=3407,
     log_every=100,
     save_every=10_000,
@@ -100,7 +112,7 @@ TAICHI = replace(
     log_every=50,
 )
 IMAGES = dict(
-    num_images=8,  # "+IMG": stills of other clips beside each
+    num_images=8,  # "+IMG": each clip comes with still images of other clips
     global_batch_size=32,  # 4 a GPU
     micro_batch_size=4,
 )
@@ -109,7 +121,7 @@ PRESETS = {
     "shapes": SHAPES,
     "shapes-t2v": SHAPES_T2V,
     "shapes-features": SHAPES_FEATURES,
-    # the same two for a folder of videos, where Stable Diffusion's VAE is not at hand
+    # the same two for a folder of videos, if Stable Diffusion's VAE is not available
     "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
     "folder": replace(
         SHAPES,
@@ -121,7 +133,7 @@ PRESETS = {
         timestep_std=0.0,
         timestep_mean=0.0,
     ),
-    # with the FVD that the paper reports, where a second source confirms it
+    # behind each, the FVD that the paper reports, if a second source confirms it
     "ffs": FFS,  # 34.00
     "sky": SKY,  # 59.82
     "ucf101": UCF101,  # 477.97
@@ -134,11 +146,18 @@ PRESETS = {
 
 
 def resolve(source: str, changes: list[str]) -> TrainConfig:
-    """A preset's name or a file, with changes such as "steps=100" or "model.depth=4" on top.
+    """Read settings from a preset or a file, and change some.
 
-    The file is a run's config.yaml, or a training configuration of the original Latte: then a warning tells of each key
-    that did nothing there or does nothing here. ValueError: no such preset or file, an unknown key (with the closest
-    one), a value of the wrong type.
+    Args:
+        source: The name of a preset, a run's config.yaml, or a training configuration of the original Latte. For the
+            latter, a warning names each key that had no effect there or has none here.
+        changes: Settings as on the command line, such as "steps=100" or "model.depth=4".
+
+    Returns:
+        The configuration, of the class of its kind.
+
+    Raises:
+        ValueError: There is no such preset, file or setting, or a value is not valid.
     """
     values = asdict(PRESETS[source]) if source in PRESETS else read_yaml(source)
     if is_original(values):
@@ -149,27 +168,27 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"{change!r}: a setting is changed as key=value")
+            raise ValueError(f"{change!r} is not a setting: write it as key=value")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"{change!r}: the value is not YAML: {error}") from error
+            raise ValueError(f"{change!r}: the value is not valid YAML: {error}") from error
         table, dot, inner = name.partition(".")
-        if dot and table in TABLES:
+        if dot and table in SETTINGS and SETTINGS[table].type is dict:
             values[table] = {**typed(table, values.get(table, {})), inner: value}
         else:
             values[name] = value
-    return TrainConfig(**{name: typed(name, value) for name, value in values.items()})
+    return from_settings(values)
 
 
 def read_yaml(source: str) -> dict:
-    """A file's table of settings."""
+    """Read the settings in a YAML file. Raises ValueError if it has none."""
     if not Path(source).is_file():
         raise ValueError(f"no preset and no file is called {source!r}; the presets are {', '.join(PRESETS)}")
     try:
         values = yaml.safe_load(Path(source).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{source} does not hold a table of settings")
+        raise ValueError(f"{source} does not hold settings by name")
     return values

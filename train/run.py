@@ -1,38 +1,61 @@
-"""A run: its networks, optimiser and objective, one step of it, and its state in a folder."""
+"""A training run: its networks, optimiser and objective, and its state in a run folder."""
 
 import copy
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from latte.files import write_json
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
-from latte.train.config import MAY_CHANGE, TrainConfig
+from latte.train.config import TrainConfig, complete
 from latte.train.data.clips import Clips
-from latte.train.distance import Distance
-from latte.train.metrics import lines
+from latte.train.distance import DistanceToReal
+from latte.train.export import data_digests, save_result
+from latte.train.metrics import read_lines
 from latte.train.objectives import objective
-from latte.train.parallel import FixedPoint, Loss, Replicas, Shards
+from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.presets import resolve
-from latte.train.step import Health, optimise, update_ema
+from latte.train.previews import preview, sample_videos
+from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import write_grid
-from latte.weights.load import TRAINED
 
-FIRST_SCALE = 2.0**14  # of the loss in fp16
-MOST_UNSAVED = 3
-GUARDED = {"init", "vae", "data"}  # on resuming they may be spelt otherwise: a checkpoint, digests stand in their place
-FAILED = "failed.txt"  # videos that could not be read, and why
-DEFAULTS = asdict(TrainConfig(vae="-"))
+FIRST_LOSS_SCALE = 2.0**14  # with fp16
+MAX_FAILED_SAVES = 3  # in a row
+PATHS = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
+FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
+
+
+class Outputs(NamedTuple):
+    """What may be due after a step.
+
+    Attributes:
+        grid: A grid of samples.
+        evaluation: The distance of samples to real clips.
+    """
+
+    grid: bool
+    evaluation: bool
 
 
 class Run:
-    """A run's networks, their state in its folder, and this process's part in it."""
+    """A training run in this process.
+
+    Args:
+        config: The settings.
+        folder: The run folder.
+        clips: The training data.
+        device: What to compute on.
+        ranks: This process among all.
+
+    Raises:
+        ValueError: The settings do not fit the data, the VAE, the device or the number of processes.
+    """
 
     def __init__(self, config: TrainConfig, folder: Path, clips: Clips, device: torch.device, ranks: Ranks):
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
@@ -40,12 +63,12 @@ class Run:
         check_precision(config.precision, device)
         ranks.agree("data", clips.fingerprint)
         torch.manual_seed(config.seed)
-        begun = ranks.broadcast(bool(checkpoint.found(folder)) if ranks.first else None)
-        self.objective = objective(clips, config, device, folder if begun else None)
+        resumes = ranks.broadcast(bool(checkpoint.list_checkpoints(folder)) if ranks.first else None)
+        self.objective = objective(clips, config, device, folder if resumes else None)
         self.failures = clips.failures
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.plan = copy.deepcopy(self.ema).to("meta") if config.shard else None  # of the network while it is whole
+        self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
         for network in (self.network, self.ema) if config.shard else ():
             parallel.shard(network, ranks, device)
         keep_in_float32(self.network)
@@ -54,150 +77,167 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        kind = Shards if config.shard else FixedPoint if config.deterministic_reduce else Replicas
-        self.gradients = kind(Loss(self.objective, self.network, config.precision), ranks)
-        self.health = Health(scale=FIRST_SCALE if config.precision == "fp16" else 1.0)
-        self.unsaved = 0  # saves in a row that failed
-        judges = config.eval_every and ranks.first
-        self.distance = Distance(config, clips, device) if judges else None
-        self.notes = {"config": asdict(self.network.config)}
-        self.state = {"run": asdict(config), "data": self.objective.data()}
+        replicated = FixedPointGradients if config.deterministic_reduce else ReplicatedGradients
+        gradients = ShardedGradients if config.shard else replicated
+        self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks)
+        self.history = StepHistory(scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
+        self.failed_saves = 0  # in a row
+        evaluates = config.eval_every and ranks.first
+        self.distance = DistanceToReal(config, clips, device) if evaluates else None
+        self.records = {"config": asdict(self.network.config)}
+        self.state = {"run": asdict(config), "data": data_digests(self.objective)}
         if clips.names:
-            self.notes["classes"] = {"names": clips.names}
+            self.records["classes"] = {"names": clips.names}
 
     def step(self, step: int) -> dict[str, float]:
-        """Take step `step`, counted from 0; the numbers to log."""
-        skipped = len(self.health.skipped)
-        logged = optimise(self.config, self.gradients, self.optimizer, step, self.ranks, self.health)
-        if len(self.health.skipped) == skipped:
+        """Take a step, counted from 0, and return the numbers to log."""
+        skipped = len(self.history.skipped)
+        logged = optimizer_step(self.config, self.gradients, self.optimizer, step, self.ranks, self.history)
+        if len(self.history.skipped) == skipped:
             update_ema(self.ema, self.network, self.config.ema_decay, step)
-        return {**logged, **({"skipped": len(self.health.skipped)} if self.health.skipped else {})}
+        return {**logged, **({"skipped": len(self.history.skipped)} if self.history.skipped else {})}
 
     def save(self, done: int, ends: bool = False) -> None:
-        """Write a checkpoint after `done` steps; ends: the process ends with it.
+        """Save a checkpoint. If that fails, warn and go on, unless the run ends or saving keeps failing.
 
-        A full disk costs no more than that, with a warning; OSError: at the end, or after MOST_UNSAVED in a row.
+        Args:
+            done: How many steps are done.
+            ends: Whether the process ends after it.
+
+        Raises:
+            OSError: Saving failed at the end, or MAX_FAILED_SAVES times in a row.
         """
-        tables = {
+        tensors = {
             "model": parallel.gather_weights(self.network),
             "ema": parallel.gather_weights(self.ema),
             "optimizer": parallel.gather_optimizer(self.network, self.optimizer),
         }
         if not self.ranks.first:
             return
-        state = {**self.state, "step": done, "health": asdict(self.health)}
+        state = {**self.state, "step": done, "health": asdict(self.history)}
         try:
             keeping = (self.config.keep, self.config.keep_every)
-            checkpoint.save(self.folder, done, tables, {**self.notes, "state": state}, *keeping)
-            self.unsaved = 0
+            checkpoint.save(self.folder, done, tensors, {**self.records, "state": state}, *keeping)
+            self.failed_saves = 0
         except (OSError, SafetensorError) as error:
-            self.unsaved += 1
-            if ends or self.unsaved == MOST_UNSAVED:
-                which = f"the last step, {done}," if ends else f"{MOST_UNSAVED} checkpoints in a row"
-                advice = "make room and give the same command: it goes on from the last checkpoint"
+            self.failed_saves += 1
+            if ends or self.failed_saves == MAX_FAILED_SAVES:
+                which = f"the last step, {done}," if ends else f"{MAX_FAILED_SAVES} checkpoints in a row"
+                advice = "free some space, then run the same command to resume from the last checkpoint"
                 raise OSError(f"{self.folder}: {which} could not be saved: {error}: {advice}") from error
             warnings.warn(f"{self.folder}: step {done} is not saved, training goes on: {error}", stacklevel=2)
 
     def restore(self) -> int:
-        """Take up the newest sound checkpoint; the number of steps done.
+        """Load the newest checkpoint that is not damaged, and go on with failed.txt.
 
-        From here on failed.txt is kept too. ValueError: it belongs to a run with other settings, its data or VAE are no
-        longer what they were, or it has done more steps than are asked for; or there is none, and the folder holds
-        something else (see check_unused).
+        Returns:
+            How many steps are done; 0 if there is no checkpoint.
+
+        Raises:
+            ValueError: The checkpoint has other settings or other data, or more steps than are wanted; or there is
+                none, and the folder holds files of something else.
         """
         folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
-            check_unused(self.folder, self.state["run"])
-            self.failures.keep(self.folder / FAILED, self.ranks.first)
+            check_unused(self.folder, self.config)
+            self.failures.keep_log(self.folder / FAILED_VIDEOS, self.ranks.first)
             return 0
-        before = checkpoint.read_state(folder)
-        before["run"] = DEFAULTS | before["run"]  # of settings that are newer than the run
-        free = (MAY_CHANGE | GUARDED) - ({"micro_batch_size"} if self.config.deterministic_reduce else set())
-        if not {before["run"]["latents"], self.config.latents} & {"once", "step"}:
-            free |= {"latents"}  # both are folders, whose fingerprints tell
-        for part, advice in (("run", "give another folder"), ("data", "bring it back, or give another folder")):
-            names = before[part].keys() | self.state[part].keys()
-            differ = {name for name in names if before[part].get(name) != self.state[part].get(name)}
-            changed = sorted(differ - free if part == "run" else differ)
-            if changed:
-                what = "settings" if part == "run" else "data"
-                raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}): {advice}")
-        step, asked = before["step"], self.config.steps
-        if step > asked:
-            raise ValueError(
-                f"{self.folder} has done {step} steps already: give steps={step} or more, or another folder"
-            )
-        read = lambda name: checkpoint.read(folder, name) if self.ranks.first else {}
+        state = checkpoint.read_state(folder)
+        self.check_same_run(state)
+        read = lambda name: checkpoint.load_tensors(folder, name) if self.ranks.first else {}
         parallel.scatter_weights(self.network, read("model"), self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
-        self.health = Health(**before["health"])
-        self.failures.keep(self.folder / FAILED, self.ranks.first)
-        return step
+        self.history = StepHistory(**state["health"])
+        self.failures.keep_log(self.folder / FAILED_VIDEOS, self.ranks.first)
+        return state["step"]
 
-    def due(self, done: int) -> tuple[bool, bool]:
-        """Whether a grid, and a distance, are due after so many steps."""
+    def check_same_run(self, state: dict[str, Any]) -> None:
+        """Raise a ValueError if a checkpoint's state.json is not of this run, or is past its last step."""
+        config, before = self.config, {**state, "run": complete(state["run"])}
+        free = (config.resumable() | PATHS) - ({"micro_batch_size"} if config.deterministic_reduce else set())
+        if not {before["run"].get("latents", "once"), config.latents} & {"once", "step"}:
+            free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
+        for part, what, advice in (
+            ("run", "settings", "give another folder"),
+            ("data", "data", "restore the data, or give another folder"),
+        ):
+            names = before[part].keys() | self.state[part].keys()
+            differ = {name for name in names if before[part].get(name) != self.state[part].get(name)}
+            if changed := sorted(differ - free if part == "run" else differ):
+                raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}): {advice}")
+        done = state["step"]
+        if done > config.steps:
+            raise ValueError(f"{self.folder} has done {done} steps: give steps={done} or more, or another folder")
+
+    def due_outputs(self, done: int) -> Outputs:
+        """Which outputs are due after so many steps."""
         every = self.config.sample_every, self.config.eval_every
-        return tuple(bool(number and done and done % number == 0) for number in every)
+        return Outputs(*(bool(number and done and done % number == 0) for number in every))
 
-    def missed(self, done: int) -> tuple[bool, bool]:
-        """Those that were due when an earlier process ended, and are not there."""
-        grid, distance = self.due(done)
-        seen = (self.folder / f"samples/step-{done:07d}.png").is_file()
-        judged = any(line["step"] == done and "loss" not in line for line in lines(self.folder / "metrics.jsonl"))
-        return self.ranks.broadcast((grid and not seen, distance and not judged) if self.ranks.first else None)
+    def missing_outputs(self, done: int) -> Outputs:
+        """Which outputs were due when an earlier process stopped, and were not made."""
+        due = self.due_outputs(done)
+        sampled = (self.folder / f"samples/step-{done:07d}.png").is_file()
+        lines = read_lines(self.folder / "metrics.jsonl")
+        evaluated = any(line["step"] == done and "loss" not in line for line in lines)
+        missing = Outputs(due.grid and not sampled, due.evaluation and not evaluated)
+        return self.ranks.broadcast(missing if self.ranks.first else None)
 
-    def averaged(self) -> nn.Module | None:
-        """A whole network with the averaged weights, in the first process."""
-        if self.plan is None:
+    def averaged_network(self) -> nn.Module | None:
+        """The network with the averaged weights, not sharded. None in all processes but the first."""
+        if self.unsharded is None:
             return self.ema if self.ranks.first else None
         tensors = parallel.gather_weights(self.ema)
         if not self.ranks.first:
             return None
-        network = copy.deepcopy(self.plan)
+        network = copy.deepcopy(self.unsharded)
         network.load_state_dict(tensors, assign=True)
         return network.to(self.device)
 
-    def show(self, done: int) -> Path | None:
-        """Write what the averaged weights make, in the first process; where that fails, a warning says so."""
-        if (network := self.averaged()) is None:
+    def write_samples(self, done: int) -> Path | None:
+        """Write a grid of samples of the averaged weights, in the first process. If that fails, warn."""
+        if (network := self.averaged_network()) is None:
             return None
         try:
-            return write_grid(*self.objective.show(network), self.folder / "samples", done)
+            return write_grid(*preview(self.objective, network), self.folder / "samples", done)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
-            warnings.warn(f"{self.folder}: no grid of step {done}, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{self.folder}: no samples at step {done}, training goes on: {error}", stacklevel=2)
             return None
 
-    def judge(self) -> dict[str, float]:
-        """How far what the averaged weights make is from real clips, by name; {} where another process judges."""
-        if (network := self.averaged()) is None:
+    def evaluate(self) -> dict[str, float]:
+        """The distance of samples of the averaged weights to real clips, in the first process. If it fails, warn."""
+        if (network := self.averaged_network()) is None:
             return {}
         try:
-            return self.distance(self.objective.samples(network, self.config.eval_clips))
+            return self.distance(sample_videos(self.objective, network, self.config.eval_clips))
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
-            warnings.warn(f"{self.folder}: no distance this time, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{self.folder}: evaluation failed, training goes on: {error}", stacklevel=2)
             return {}
 
     def finish(self) -> Path:
-        """Write final/ with the averaged weights."""
+        """Write the averaged weights to final/, and return its path."""
         final = self.folder / "final"
-        if (network := self.averaged()) is not None:
-            self.objective.finish(network, final)
-            write_json(final / TRAINED, {"steps": self.config.steps})
+        if (network := self.averaged_network()) is not None:
+            save_result(self.objective, network, final)
         return final
 
 
-def check_unused(run: Path, settings: dict) -> None:
-    """ValueError: a folder without checkpoints holds what a run there would replace.
+def check_unused(folder: Path, config: TrainConfig) -> None:
+    """Check that a run folder without checkpoints holds nothing that training would overwrite.
 
-    What may be there is the beginning of the same run, stopped before its first checkpoint.
+    What a start with the same settings left there, stopped before its first checkpoint, is fine.
+
+    Raises:
+        ValueError: It holds something else.
     """
     names = ("final", "metrics.jsonl", "config.yaml", "vae", "tokenizer", "scheduler")
-    named = [name for name in names if (run / name).exists()]
+    present = [name for name in names if (folder / name).exists()]
     try:
-        begun = asdict(resolve(str(run / "config.yaml"), [])) if "config.yaml" in named else {}
+        before = asdict(resolve(str(folder / "config.yaml"), [])) if "config.yaml" in present else {}
     except ValueError:
-        begun = {}
-    same = all(begun.get(name) == value for name, value in settings.items() if name not in MAY_CHANGE)
-    if named and ("final" in named or not same):
-        raise ValueError(f"{run} holds {named[0]}, and no checkpoint to go on from: give another folder, or delete it")
+        before = {}
+    fixed = asdict(config).keys() - config.resumable()
+    same = all(before.get(name) == getattr(config, name) for name in fixed)
+    if present and ("final" in present or not same):
+        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")

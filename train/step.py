@@ -1,4 +1,4 @@
-"""One optimiser step: learning rate, gradients of all units, their norm, the update, the average."""
+"""One optimiser step: the learning rate, the gradients of all micro-batches, their norm, the update and the EMA."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,15 +10,13 @@ from torch.distributed.tensor import DTensor
 from latte.device import arithmetic
 from latte.processes import Ranks
 from latte.train.config import TrainConfig
-from latte.train.parallel import FixedPoint, Replicas, Shards, micro_batches
+from latte.train.parallel import Gradients, micro_batches
 
-Gradients = Replicas | Shards | FixedPoint
-
-GROWTH = 2000  # steps without overflow after which the loss's scale doubles, as PyTorch's GradScaler has it
+GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles, as in PyTorch's GradScaler
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of optimiser step `step`, counted from 0."""
+    """The learning rate of a step, counted from 0."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -29,75 +27,106 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential average of the weights; its decay rises with the number of steps, so that short runs average too."""
+    """Update the exponential moving average of the weights.
+
+    Args:
+        ema: The network with the averaged weights, changed in place.
+        network: The network that learns.
+        decay: The largest decay. It is min(decay, (1 + step) / (10 + step)), so that short runs average too.
+        step: The number of the step, from 0.
+    """
     weight = 1 - min(decay, (1 + step) / (10 + step))
     for average, parameter in zip(ema.parameters(), network.parameters()):
-        local(average).lerp_(local(parameter), weight)
+        local_part(average).lerp_(local_part(parameter), weight)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @dataclass
-class Health:
-    """What earlier steps left behind for later ones, besides weights: a checkpoint keeps it.
+class StepHistory:
+    """What later steps depend on besides weights and optimiser. Checkpoints save it, as "health" in state.json.
 
-    In fp16 gradients are computed of scale * loss, or small ones would be 0; where they overflow, the scale halves.
+    With fp16, gradients are computed of scale * loss, since small ones would underflow. If they overflow, the scale is
+    halved and the step is skipped.
+
+    Attributes:
+        skipped: The steps whose loss or gradients were not finite.
+        scale: The loss scale; 1 unless the precision is fp16.
+        good: How many steps were taken since the scale last changed.
     """
 
-    skipped: list[int] = field(default_factory=list)  # steps whose loss or gradients were not finite
+    skipped: list[int] = field(default_factory=list)
     scale: float = 1.0
-    good: int = 0  # steps since the scale last changed
+    good: int = 0
 
-    def sound(self, fp16: bool) -> None:
-        """Note a step that was taken."""
+    def step_taken(self, fp16: bool) -> None:
+        """Record a step whose loss and gradients were finite."""
         self.good += fp16
-        if self.good == GROWTH:
+        if self.good == GROWTH_INTERVAL:
             self.scale, self.good = self.scale * 2, 0
 
-    def skip(self, step: int, fp16: bool, limit: int) -> None:
-        """Note a step that was not. ValueError: of the last 2 * limit steps, `limit` were not."""
+    def step_skipped(self, step: int, fp16: bool, limit: int) -> None:
+        """Record a step that was skipped.
+
+        Raises:
+            ValueError: `limit` of the last 2 * limit steps were skipped.
+        """
         self.skipped.append(step)
         if fp16:
             self.scale, self.good = self.scale / 2, 0
-        if len([late for late in self.skipped[-limit:] if late > step - 2 * limit]) == limit:
+        if len([recent for recent in self.skipped[-limit:] if recent > step - 2 * limit]) == limit:
             raise ValueError(
-                f"the losses or gradients of {limit} steps, up to {step}, are not finite: look at the data, "
-                "or lower learning_rate (a new run)"
+                f"the loss or the gradients of {limit} steps, up to step {step}, were not finite: check the data, or "
+                "start a new run with a lower learning_rate"
             )
 
 
-def optimise(
-    config: TrainConfig, gradients: Gradients, optimizer: torch.optim.Optimizer, step: int, ranks: Ranks, health: Health
+def optimizer_step(
+    config: TrainConfig,
+    gradients: Gradients,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    ranks: Ranks,
+    history: StepHistory,
 ) -> dict[str, float]:
-    """One step over global_batch_size clips; the numbers to log, the same in every process.
+    """Take an optimiser step over global_batch_size clips. It is skipped if its loss or gradients are not finite.
 
-    A step whose loss or gradients are not finite changes nothing and is noted in `health`.
+    Args:
+        config: The run's settings.
+        gradients: Computes the gradients.
+        optimizer: The optimiser of the network's parameters.
+        step: The number of the step, from 0.
+        ranks: This process among all.
+        history: Takes down whether the step was taken or skipped.
+
+    Returns:
+        The numbers to log, the same in every process.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     optimizer.zero_grad(set_to_none=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    units, sums = micro_batches(config, ranks), {}
+    batches, sums = micro_batches(config, ranks), {}
     with arithmetic(config.precision):
-        for slots in units:
+        for slots in batches:
             share = len(slots) / config.global_batch_size
-            value, terms = gradients.add(step, slots, share * health.scale, slots is units[-1])
-            for name, term in {**terms, "loss": value.detach()}.items():
+            loss, terms = gradients.accumulate(step, slots, share * history.scale, slots is batches[-1])
+            for name, term in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0) + share * term.float()
         gradients.finish()
     logged = dict(zip(sums, ranks.sum(torch.stack(list(sums.values()))).tolist()))
     for parameter in parameters:
-        if health.scale != 1 and parameter.grad is not None:
-            local(parameter.grad).div_(health.scale)
-    most = config.clip_grad if step >= config.clip_from else math.inf
-    norm = nn.utils.clip_grad_norm_(parameters, most)
+        if history.scale != 1 and parameter.grad is not None:
+            local_part(parameter.grad).div_(history.scale)
+    largest = config.clip_grad if step >= config.clip_from else math.inf
+    norm = nn.utils.clip_grad_norm_(parameters, largest)
     norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if math.isfinite(logged["loss"]) and math.isfinite(norm):
         optimizer.step()
-        health.sound(config.precision == "fp16")
+        history.step_taken(config.precision == "fp16")
     else:
-        health.skip(step, config.precision == "fp16", config.skip_limit)
+        history.step_skipped(step, config.precision == "fp16", config.skip_limit)
     return {**logged, "grad_norm": norm, "learning_rate": learning_rate(config, step)}

@@ -1,6 +1,7 @@
-"""What people watch while it trains: a grid of samples from fixed seeds, and TensorBoard."""
+"""What shows how a training goes: grids of samples, and TensorBoard."""
 
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -14,17 +15,32 @@ FPS = 8.0
 
 
 def write_grid(videos: Tensor, captions: list[str], folder: Path, step: int) -> Path:
-    """Clips uint8 (n, f, 3, h, w) as step-N.mp4, side by side, and step-N.png, frames of each; the path of the PNG."""
+    """Write videos side by side as step-N.mp4, and some of their frames as step-N.png.
+
+    Args:
+        videos: uint8 (n, f, 3, h, w).
+        captions: One for each video.
+        folder: Where to write the files.
+        step: N.
+
+    Returns:
+        The path of the PNG.
+    """
     name = f"step-{step:07d}"
     columns = next(k for k in range(1, len(videos) + 1) if k * k >= len(videos))
     write_video(tile(videos, columns), folder / f"{name}.mp4", FPS)
     return contact_sheet(videos, captions, folder / f"{name}.png")
 
 
-class Board:
-    """TensorBoard's files in a folder, as a context: the numbers of metrics.jsonl, and the grids.
+class TensorBoard:
+    """Writes the lines of metrics.jsonl and the sample grids for TensorBoard, as a context manager.
 
-    first: steps done before; what an earlier process wrote past them is hidden. ValueError: the package is missing.
+    Args:
+        folder: Where to write TensorBoard's files.
+        first: How many steps were done before. What an earlier process wrote for later steps is hidden.
+
+    Raises:
+        ValueError: The package is not installed.
     """
 
     def __init__(self, folder: Path, first: int):
@@ -34,18 +50,18 @@ class Board:
             raise ValueError("tensorboard=true needs its package: pip install tensorboard") from error
         self.writer = SummaryWriter(str(folder), purge_step=first + 1)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TensorBoard":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.writer.close()
 
-    def numbers(self, values: dict) -> None:
-        """A line of metrics.jsonl."""
-        for name, value in values.items():
+    def add_line(self, line: dict[str, float]) -> None:
+        """Add the numbers of a line of metrics.jsonl."""
+        for name, value in line.items():
             if name != "step":
-                self.writer.add_scalar(name, value, values["step"])
+                self.writer.add_scalar(name, value, line["step"])
 
-    def grid(self, picture: Path, step: int) -> None:
-        """A grid's PNG."""
+    def add_grid(self, picture: Path, step: int) -> None:
+        """Add the PNG of a sample grid."""
         self.writer.add_image("samples", np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")

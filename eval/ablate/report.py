@@ -16,7 +16,7 @@ from latte.eval.ablate.pictures import draw_curves, draw_strips
 from latte.eval.ablate.runs import Grid
 from latte.eval.ablate.scores import REAL_CLIPS
 from latte.eval.ablate.tables import METRICS, Verdict, ablation_table, read_scores, verdicts
-from latte.eval.fvd import ENOUGH
+from latte.eval.extrapolation import ENOUGH
 from latte.eval.networks.i3d import CLASSES
 from latte.eval.reporting import markdown_table
 from latte.files import write_text

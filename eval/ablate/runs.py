@@ -20,16 +20,15 @@ from latte.eval.ablate.scores import measure_trained_model, score_samples
 from latte.eval.ablate.workers import WorkerDevice, Workers
 from latte.files import read_json, write_json, write_text
 from latte.models.latte import LatteConfig
-from latte.train.config import MAY_CHANGE, TrainConfig
+from latte.train.config import LatteTrainConfig, TrainConfig
 from latte.train.data import latent_files
-from latte.train.data.latent_files import made_with
+from latte.train.data.latent_files import latent_settings
 from latte.train.presets import resolve
-from latte.train.run import DEFAULTS
 
 ABOUT, BASE, LOG = "ablation.json", "base.yaml", "train.log"
 MEASUREMENTS = "measurements.json"  # in a run folder: what was measured of the trained model
 OLD_MEASUREMENTS = "trained.json"  # what this file was called at first
-FREE = MAY_CHANGE - {"steps"} | {"seed"}  # settings that are no part of what is compared
+FREE = LatteTrainConfig.resumable() - {"steps"} | {"seed"}  # settings that are no part of what is compared
 IMAGES = "images"  # the name of the image model's runs
 
 
@@ -100,7 +99,7 @@ class Grid:
         overrides = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
         config = resolve(str(self.folder / BASE), overrides)
         if config.latents == "once":
-            about = json.dumps([made_with(config), config.vae], sort_keys=True)
+            about = json.dumps([latent_settings(config), config.vae], sort_keys=True)
             overrides.append(f"latents={self.folder / 'latents' / hashlib.sha256(about.encode()).hexdigest()[:12]}")
         config = resolve(str(self.folder / BASE), overrides)
         return Training(self.folder / "runs" / name / f"seed-{seed}", tuple(overrides), config, image_model)
@@ -138,7 +137,9 @@ class Grid:
         settings |= {"i3d": self.i3d} if self.i3d else {}
         about = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE}))
         path = self.folder / ABOUT
-        before = {**DEFAULTS, **read_json(path)} if path.is_file() else about  # an old folder lacks newer settings
+        before = (
+            {**LatteTrainConfig.defaults(), **read_json(path)} if path.is_file() else about
+        )  # an old folder lacks newer settings
         if changed := sorted(name for name, value in about.items() if before.get(name) != value):
             said = f"{self.folder} holds an ablation with other settings: {', '.join(changed)}"
             raise ValueError(f"{said}: give another folder")

@@ -25,8 +25,8 @@ from latte.train.config import TrainConfig
 from latte.train.curves import read_metrics
 from latte.train.data.folders import open_clips
 from latte.train.data.windows import span
-from latte.train.distance import Distance
-from latte.train.objectives.class_conditional import Denoising
+from latte.train.distance import DistanceToReal
+from latte.train.objectives import ClassConditional
 from latte.train.presets import resolve
 from latte.weights.load import load_model
 
@@ -137,7 +137,7 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
     scores = examiner_scores(samples) | shapes_distance(samples)
     if i3d and config.data != "shapes":
         compared = replace(config, eval_every=1, eval_clips=max(2, count), eval_i3d=i3d)
-        scores |= Distance(compared, open_clips(replace(config, latents="step")), torch.device(device))(videos)
+        scores |= DistanceToReal(compared, open_clips(replace(config, latents="step")), torch.device(device))(videos)
     shown = videos[[i for i in SHOWN if i < count]]
     with replacing(file.with_suffix(".png")) as draft:
         Image.fromarray(rearrange(shown, "n f c h w -> (n h) (f w) c").numpy()).save(draft)
@@ -174,7 +174,7 @@ def fixed_loss(network: Latte, config: TrainConfig) -> float:
     """
     shared = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
     config = replace(config, **shared, global_batch_size=BATCH, micro_batch_size=0)
-    objective = Denoising(open_clips(config), config, next(network.parameters()).device)
+    objective = ClassConditional(open_clips(config), config, next(network.parameters()).device)
     objective.prepare([range(BATCH)], 0)
     units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]
     losses = [objective(network, step, unit)[1]["mse"].item() for step in range(DRAWS) for unit in units]

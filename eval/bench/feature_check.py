@@ -12,7 +12,7 @@ from latte.eval.networks.shape_features import ShapeFeatures, load_shape_feature
 from latte.eval.reporting import markdown_table
 from latte.shapes.corruptions import CORRUPTIONS, corrupted
 from latte.shapes.draw import ShapeClip, make_clip
-from latte.train.objectives.shape_recognition import truth
+from latte.train.objectives.shape_recognition import clip_targets
 from latte.video.pixels import from_uint8
 from latte.weights.folder import WEIGHTS
 from latte.weights.load import find_model
@@ -31,7 +31,7 @@ def score_heads(network: ShapeFeatures, clips: list[ShapeClip]) -> dict[str, flo
     """
     device, scores = next(network.parameters()).device, {}
     videos = [from_uint8(torch.from_numpy(clip.video)[None].to(device)) for clip in clips]
-    predictions, targets = [network(video) for video in videos], [truth(clip) for clip in clips]
+    predictions, targets = [network(video) for video in videos], [clip_targets(clip) for clip in clips]
     for name in targets[0]:
         predicted = torch.cat([prediction[name] for prediction in predictions]).cpu()
         target = torch.stack([target[name] for target in targets])

@@ -20,7 +20,7 @@ from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import digest, load_strictly, read_tensors
 
-# the questions about a clip, and the size of each output: see latte.train.objectives.shape_recognition.truth
+# the questions about a clip, and the size of each output: see latte.train.objectives.shape_recognition.clip_targets
 HEADS = {
     "motion": 8,
     "shape": 4,

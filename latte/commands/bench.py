@@ -46,7 +46,8 @@ def bench_pab(argv: list[str]) -> None:
     pipe, settings, files = opened(args)
     ranges = args.ranges or PAB_RANGES[pipe.takes_prompts]
     results = measure_broadcast(pipe, args.num_videos, ranges, settings)
-    about = {**origin(pipe, settings, files, args), "weights_mb": weight_bytes(pipe.networks()) / 1e6}
+    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
+    about["weights_mb"] = weight_bytes(pipe.networks()) / 1e6
     print(broadcast_table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
     if args.out:

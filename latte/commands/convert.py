@@ -1,96 +1,143 @@
-"""`latte convert`: another project's checkpoint as a model folder, or a model as the original's file."""
+"""`latte convert`: convert a checkpoint to a model folder, or a model to the original's or diffusers' format."""
 
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from latte.commands.parser import Parser
-from latte.files import read_json, replacing, write_json
+from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.weights.convert_latte import state_for_original
-from latte.weights.folder import check_target
 from latte.weights.hub import find_pipeline
-from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, save_model, weights_file
-from latte.weights.published import rewrite
-from latte.weights.sampling_defaults import CLASS_GUIDANCE, SAMPLING_FILE, load_sampling, save_sampling
-from latte.weights.tensors import DTYPES, CheckpointError, cast, digest, write_tensors
+from latte.weights.latte_folder import CLASSES_FILE, save_latte
+from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, weights_file
+from latte.weights.published import part_files, readers
+from latte.weights.published_export import check_published_target, save_published
+from latte.weights.sampling_defaults import (
+    CLASS_GUIDANCE,
+    SAMPLING_FILE,
+    TEXT_GUIDANCE,
+    load_sampling,
+)
+from latte.weights.t2v_folder import rewrite, weight_parts
+from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_file
+
+FORMATS = ("latte", "original", "diffusers")
 
 
 def main(argv: list[str]) -> None:
-    """Read what latte.load_model reads, or a VAE's folder; write a model folder, or one file for the original."""
+    """Convert a model, and print the sha256 of every file that was read.
+
+    Raises:
+        ValueError: The options do not fit the model, or the model has no such format.
+        CheckpointError: The source is missing or damaged, or the target holds something else.
+    """
     parser = Parser(prog="latte convert", description=__doc__)
-    parser.add_argument("source", help="an original .pt or .safetensors file, a model's or VAE's folder, or what ships")
+    parser.add_argument("source", help="an original .pt or .safetensors file, a model's or VAE's folder, or a name")
     parser.add_argument("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
-    parser.add_argument("--to", choices=("latte", "original"), default="latte", help="whose form (default: latte)")
-    parser.add_argument("--num-heads", type=int, help="attention heads, for a width that was never published")
     parser.add_argument(
-        "--weights", choices=("ema", "model"), default="ema", help="which of the two a checkpoint holds"
+        "--to",
+        choices=FORMATS,
+        default="latte",
+        help="format of the target: latte (default), original (class-conditional), diffusers (text-to-video)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
+    parser.add_argument("--num-heads", type=int, help="attention heads, for a width that was never published")
+    parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
     args = parser.parse_args(argv)
-    source, dtype = find_pipeline(args.source), DTYPES[args.dtype]
+    source, target, dtype = find_pipeline(args.source), args.target, DTYPES[args.dtype]
     if is_vae(source):
-        if args.to == "original":
-            raise ValueError(f"{source} is a VAE, which has one form: leave out --to original")
-        if args.num_heads is not None or args.weights != "ema":
-            raise ValueError(f"{source} is a VAE: --num-heads and --weights are for a Latte")
-        vae = load_vae(source)
-        print(f"read {vae_file(source)}, sha256 {digest(vae_file(source))}")
-        save_vae(vae, args.target, dtype)
-        print(f"{args.target}: VAE, {count(vae)} parameters, {args.dtype}")
-        return
-    if is_text_pipeline(source):
-        if args.to == "original" or args.num_heads is not None or args.weights != "ema":
-            raise ValueError(f"{source} is a text-to-video model: --to, --num-heads and --weights are for others")
-        for name, file, parameters in rewrite(source, args.target, dtype):
-            print(f"read {file}, sha256 {digest(file)}: {name}, {parameters:,} parameters")
-        print(f"{args.target}: text-to-video, {args.dtype}")
-        return
-    model, file = load_model(source, args.num_heads, args.weights), weights_file(source, args.weights)
-    print(f"read {file}, sha256 {digest(file)}")
-    if args.to == "original":
-        write_original(model, args.target, dtype)
+        check_options(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
+        summary = convert_vae(source, target, dtype)
+    elif is_text_pipeline(source):
+        formats = ("latte", "diffusers")
+        check_options(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
+        summary = convert_text_to_video(source, target, dtype, args.to)
+    elif args.to == "diffusers":
+        raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
     else:
-        write_folder(model, source, args.target, dtype)
-    print(f"{args.target}: Latte, {count(model)} parameters, {model.config.num_classes or 'no'} classes, {args.dtype}")
+        summary = convert_latte(source, target, dtype, args.to, args.num_heads, args.weights)
+    print(f"{target}: {summary}, {args.dtype}")
 
 
-def count(network: torch.nn.Module) -> str:
-    """How many parameters, for people."""
-    return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
+def check_options(what: str, formats: tuple[str, ...], to: str, num_heads: int | None, weights: str) -> None:
+    """Raise ValueError if these options are not for this kind of model."""
+    if to not in formats:
+        raise ValueError(f"{what}, which has no format {to!r}; choose --to {' or '.join(formats)}")
+    if num_heads is not None or weights != "ema":
+        raise ValueError(f"{what}: --num-heads and --weights are for a Latte; leave them out")
+
+
+def convert_vae(source: Path, target: Path, dtype: torch.dtype) -> str:
+    """Convert a VAE to our folder; return a summary of it."""
+    vae = load_vae(source)
+    print_read(vae_file(source))
+    save_vae(vae, target, dtype)
+    return f"VAE, {parameters(vae)}"
+
+
+def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: str) -> str:
+    """Convert a text-to-video model to our folder, one part at a time, or to diffusers'; return a summary of it."""
+    if to == "latte":
+        for name, file, size in rewrite(source, target, dtype):
+            print_read(file, f": {name}, {size:,} parameters")
+        return "text-to-video"
+    check_published_target(target)
+    read, root = readers(source, dtype), model_root(source)
+    names = weight_parts(source)
+    parts = {name: read[name]() for name in (*names, "tokenizer", "scheduler")}
+    for name in names:
+        for file in part_files(source, name):
+            print_read(file, f": {name}, {parameters(parts[name])}")
+    sampling = load_sampling(root, TEXT_GUIDANCE) if (root / SAMPLING_FILE).is_file() else None
+    save_published(target, **{"vae": None, **parts}, dtype=dtype, sampling=sampling)
+    return "text-to-video for diffusers"
+
+
+def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_heads: int | None, weights: str) -> str:
+    """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
+    model = load_model(source, num_heads, weights)
+    print_read(weights_file(source, weights))
+    if to == "original":
+        write_original(model, target, dtype)
+    else:
+        write_folder(model, source, target, dtype)
+    return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
+
+
+def print_read(file: Path, about: str = "") -> None:
+    """Print a file that was read, with its sha256."""
+    print(f"read {file}, sha256 {digest(file)}{about}")
+
+
+def parameters(network: nn.Module) -> str:
+    """Return the number of parameters, with thousands separators and the word."""
+    return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """The model as a folder, and with it what stands beside the weights in `source`: the VAE, the names of the classes,
-    how it is sampled.
+    """Write a model folder, and copy what lies beside the weights: VAE, class names and sampling defaults.
 
-    CheckpointError: `target` holds something that is not to be lost, or not to be taken for this model's.
+    Raises:
+        CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
     """
-    for folder in (target, target / "vae"):
-        check_target(folder)
-    own, sampled = own_vae(source), model_root(source) / SAMPLING_FILE
-    there = {"vae": own, "classes.json": (source / "classes.json").exists(), SAMPLING_FILE: sampled.exists()}
-    for name in (name for name, has in there.items() if not has and (target / name).exists()):
-        raise CheckpointError(f"{target} holds the {name} of another model, {source} has none: choose a new folder")
-    vae = None if own is None else load_vae(own)
-    names = read_json(source / "classes.json") if (source / "classes.json").is_file() else None
-    save_model(model, target, dtype)
-    if vae is not None:
-        save_vae(vae, target / "vae", dtype)
-    if names is not None:
-        write_json(target / "classes.json", names)
-    if sampled.is_file():
-        save_sampling(load_sampling(sampled.parent, CLASS_GUIDANCE if model.config.num_classes else 1.0), target)
+    vae_folder, sampling_folder, classes = own_vae(source), model_root(source), source / CLASSES_FILE
+    names = read_json(classes).get("names", []) if classes.is_file() else []
+    usual = CLASS_GUIDANCE if model.config.num_classes else 1.0
+    sampling = load_sampling(sampling_folder, usual) if (sampling_folder / SAMPLING_FILE).is_file() else None
+    save_latte(target, model, None if vae_folder is None else load_vae(vae_folder), names, sampling, dtype)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
-    """A file that the original's load_state_dict takes: {"ema": tensors} as .pt, or the tensors as .safetensors.
+    """Write a file that the original's load_state_dict takes: {"ema": tensors} as .pt, or bare tensors as .safetensors.
 
-    ValueError: it is to be another kind of file, the original has no such model, or a weight does not fit in `dtype`.
+    Raises:
+        ValueError: The path has another suffix, the original has no such model, or a weight overflows `dtype`.
     """
     if path.suffix not in (".pt", ".safetensors"):
-        raise ValueError(f"{path}: the original reads .pt or .safetensors files")
+        raise ValueError(f"{path}: the original reads .pt or .safetensors files; choose one of these suffixes")
     state = cast(state_for_original(model), dtype)
     if path.suffix == ".safetensors":
         write_tensors(path, state)

@@ -1,7 +1,9 @@
-"""`latte eval`: how good generated videos are.
+"""`latte eval`: measure generated videos.
 
-Of a model of the built-in shapes, what the examiner says; of a model or a folder of videos beside real ones (--real),
-how far they are from these, and how sure that is; beside the videos that they stand in for (--reference), how near.
+With --real, the distance from real videos: FVD if --i3d gives its weights, else the shapes distance. Each distance is
+reported with its protocol, an extrapolation to infinite N with a 95 % interval, the real-vs-real floor, and caveats.
+With --reference, the fidelity to reference videos of the same names. With neither, the examiner's scores of a model of
+the built-in shapes.
 """
 
 import argparse
@@ -10,88 +12,103 @@ from pathlib import Path
 
 from latte.commands.parser import Parser
 from latte.commands.sampling_options import add_sampling_options, opened
-from latte.eval.exam import evaluate, origin, table
-from latte.eval.fvd import compared
-from latte.eval.inception_score import SCORE_PROTOCOLS as INCEPTION_SCORES
-from latte.eval.model_clips import is_model
-from latte.eval.pairs import compare_pairs
-from latte.eval.protocol import PROTOCOLS
-from latte.eval.statistics import is_statistics
-from latte.eval.videos import compare_videos
+from latte.device import usable_device
+from latte.eval.exam import origin, score_model, score_table
+from latte.eval.fidelity import compare_pairs
+from latte.eval.frechet_inception_distance import inception_detector
+from latte.eval.frechet_video_distance import compare_given, compare_videos
+from latte.eval.fvd_result import FVDResult, compare_results
+from latte.eval.inputs import Reading
+from latte.eval.model_clips import ModelVideos
+from latte.eval.networks.i3d_weights import i3d_detector
+from latte.eval.networks.shape_features import shapes_detector
+from latte.eval.protocol import PROTOCOLS, choose_protocol
+from latte.eval.statistics import is_features
+from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS, c3d_detector
 from latte.files import read_json, writable, write_json
+from latte.processes import local_device, processes
+from latte.text.embed import read_prompts
 from latte.video.formats import STREAM_SUFFIXES
+from latte.weights.folder import CONFIG
+from latte.weights.load import BUNDLED
+from latte.weights.tensors import digest, prefix_errors
 
 VIDEOS = 256  # that the examiner judges
 
 
 def parser() -> Parser:
-    """The words of `latte eval`."""
+    """The options of `latte eval`."""
     parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", nargs="?", default="shapes", help="a model, or a folder of generated videos (default: shapes)")
-    add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real what the protocol says)")
-    add("--out", type=Path, help="a .json file for the numbers and all that they depend on")
-    add = parser.add_argument_group("beside real videos").add_argument
-    add("--real", type=Path, help="a folder of real videos, or statistics of them (.npz, StyleGAN's .pkl)")
-    add("--protocol", choices=PROTOCOLS, help="which clips, how resized (default: exact); see docs/evaluation.md")
-    words = "cut real frames to SIZE x SIZE, resized and from their middle, as training does (default: as they are)"
+    add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
+    add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
+    add = parser.add_argument_group("distance from real videos").add_argument
+    words = "a folder of real videos, statistics of them (.npz, StyleGAN-V's .pkl), or features (.safetensors)"
+    add("--real", type=Path, help=words)
+    words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
+    add("--protocol", choices=PROTOCOLS, help=words)
+    words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
     add("--real-crop", type=int, metavar="SIZE", help=words)
-    add("--i3d", type=Path, help="path to I3D's weights, for FVD: i3d_torchscript.pt or i3d_pretrained_400.pt")
-    add("--bn-eps", type=float, help="of I3D's batch norms (default: 1e-3; 1e-5 as VideoGPT, TATS and cd-fvd have it)")
-    add("--inception", type=Path, help="path to weights-inception-2015-12-05-6726825d.pth, for the FID of frames")
-    add("--c3d", type=Path, help="path to conv3d_deepnetA_ucf.npz, for the inception score of UCF101")
-    add("--c3d-mean", type=Path, help="path to mean2.npz, which belongs to it")
-    add("--is-protocol", choices=INCEPTION_SCORES, help="how many clips, in how many groups (default: stylegan-v)")
-    add("--features", type=Path, help="a folder where features are kept, and found again")
-    add("--samples", type=Path, help="a folder for a model's videos, lossless; without it none is kept")
-    add("--prompts", type=Path, metavar="FILE", help="what a text-to-video model is to show, a line each")
-    add = parser.add_argument_group("beside videos that they stand in for").add_argument
-    add("--reference", type=Path, help="a folder of these, matched by name: PSNR, SSIM, LPIPS, flicker")
-    add("--alexnet", type=Path, help="path to alexnet-owt-7be5be79.pth, for LPIPS")
-    add = parser.add_argument_group("two results").add_argument
-    add("--compare", type=Path, nargs=2, metavar="RESULT", help="two .json files: which is better, if that can be said")
-    add_sampling_options(parser.add_argument_group("sampling a model (--seed also chooses clips)"))
+    add("--i3d", type=Path, help="I3D's weights, for FVD: path to i3d_torchscript.pt or i3d_pretrained_400.pt")
+    add("--bn-eps", type=float, help="eps of I3D's batch norms (default: 1e-3; VideoGPT, TATS and cd-fvd use 1e-5)")
+    add("--inception", type=Path, help="for the FID of frames: path to weights-inception-2015-12-05-6726825d.pth")
+    add("--c3d", type=Path, help="for the inception score: path to conv3d_deepnetA_ucf.npz")
+    add("--c3d-mean", type=Path, help="C3D's mean clip: path to mean2.npz")
+    words = f"how many clips are scored, in how many groups (default: {DEFAULT_SCORE})"
+    add("--is-protocol", choices=SCORE_PROTOCOLS, help=words)
+    add("--features", type=Path, help="a folder where features are cached")
+    add("--samples", type=Path, help="keep a model's videos, lossless, in this folder (default: they are not kept)")
+    add("--prompts", type=Path, metavar="FILE", help="prompts for a text-to-video model, one per line")
+    add = parser.add_argument_group("fidelity to reference videos").add_argument
+    add("--reference", type=Path, help="a folder of references of the same names: PSNR, SSIM, LPIPS, flicker")
+    add("--alexnet", type=Path, help="for LPIPS: path to alexnet-owt-7be5be79.pth")
+    add = parser.add_argument_group("comparing two results").add_argument
+    words = "two .json files that --out wrote: which is better, and whether their intervals show it"
+    add("--compare", type=Path, nargs=2, metavar="RESULT", help=words)
+    add_sampling_options(parser.add_argument_group("sampling a model (--seed also chooses the clips)"))
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """Print the numbers and, if asked, write them with everything that they depend on."""
+    """Measure, print the result, and write it if --out is given."""
     words = parser()
     args = words.parse_args(argv)
-    check(args, words)
+    check_options(args, words)
     if args.compare:
-        for path in args.compare:
-            if not path.is_file():
-                raise ValueError(f"--compare {path}: there is no such file: name two results that --out wrote")
-        print(compared([str(path) for path in args.compare], [read_json(path) for path in args.compare]))
+        print(compare_files(*args.compare))
         return
     if args.out and (args.out.is_dir() or not writable(args.out.parent)):
         raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
-    work = compare_videos if args.real else compare_pairs if args.reference else examine_model
-    result = work(args)
+    if args.real:
+        result = measure_videos(args)
+    elif args.reference:
+        result = measure_pairs(args)
+    else:
+        result = examine_model(args)
     if args.out and result:
         write_json(args.out, result)
         print(f"wrote {args.out}")
 
 
-def check(args: argparse.Namespace, words: Parser) -> None:
-    """ValueError: options that have nothing to do in what is asked for."""
+def check_options(args: argparse.Namespace, words: Parser) -> None:
+    """Raise ValueError for options that have no effect on what is asked for, and for paths of the wrong kind."""
     names = {name for name in vars(args) if getattr(args, name) != words.get_default(name)}
     sampling = Parser()
     add_sampling_options(sampling)
     of_sampling = set(vars(sampling.parse_args([])))
-    beside_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
-    beside_real |= {"real_crop", "model", "num_videos", "out", "seed", "device"}
+    with_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
+    with_real |= {"real_crop", "model", "num_videos", "out", "seed", "device"}
     if args.compare:
         useful, where = {"compare"}, "with --compare"
     elif args.reference:
         useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
-    elif args.real and is_statistics(args.real) and is_statistics(Path(args.model)):
+    elif args.real and is_features(args.real) and is_features(args.model):
         useful, where = {"real", "model", "out"}, "with statistics on both sides"
     elif args.real and is_model(args.model):
-        useful, where = beside_real | of_sampling | {"samples", "prompts"}, f"with --real and {args.model}, a model"
+        useful, where = with_real | of_sampling | {"samples", "prompts"}, f"with --real and {args.model}, a model"
     elif args.real:
-        useful, where = beside_real, f"with {args.model}, a folder of videos"
+        useful, where = with_real, f"with {args.model}, a folder of videos"
     else:
         useful, where = of_sampling | {"model", "num_videos", "out"}, "without --real or --reference"
     if idle := sorted(names - useful):
@@ -106,12 +123,77 @@ def check(args: argparse.Namespace, words: Parser) -> None:
             raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed}")
 
 
+def is_model(name: str) -> bool:
+    """Whether a name is a model's, and not a folder of videos or a file of statistics or features."""
+    path = Path(name)
+    inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
+    if name in {folder.name for folder in BUNDLED.iterdir()}:
+        return True
+    return any((path / part).exists() for part in inside) or not (path.is_dir() or is_features(path))
+
+
+def compare_files(*paths: Path) -> str:
+    """One line on which of two results is better."""
+    results = []
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"--compare {path}: there is no such file: name two results that --out wrote")
+        with prefix_errors(path):
+            results.append(FVDResult.from_dict(read_json(path)))
+    return compare_results([str(path) for path in paths], results)
+
+
+def measure_videos(args: argparse.Namespace) -> dict | None:
+    """Print the distance from real videos; None in all processes of torchrun but the first."""
+    if is_features(args.real) and is_features(args.model):
+        result = compare_given(args.real, args.model)
+        print(result)
+        return result.to_dict()
+    protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop)
+    args.device = local_device(args.device)
+    device = usable_device(args.device)
+    detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
+    others = {"fid": inception_detector(args.inception, device)} if args.inception else {}
+    if args.c3d:
+        others["inception_score"] = c3d_detector(args.c3d, args.c3d_mean, device)
+    generated = (lambda: open_model(args)) if is_model(args.model) else args.model
+    score_protocol = args.is_protocol or DEFAULT_SCORE
+    with processes(device) as ranks:
+        reading = Reading(protocol, args.seed, args.features, ranks, progress=True)
+        result = compare_videos(args.real, generated, detector, reading, others=others, score_protocol=score_protocol)
+    if not ranks.first:
+        return None
+    print(result)
+    return result.to_dict()
+
+
+def open_model(args: argparse.Namespace) -> ModelVideos:
+    """What a model makes: of its classes in turn, or of the lines of --prompts."""
+    pipe, settings, files = opened(args)
+    of_text = pipe.takes_prompts
+    if of_text != bool(args.prompts):
+        raise ValueError(
+            f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"
+        )
+    labels = read_prompts(args.prompts) if of_text else list(range(pipe.transformer.config.num_classes)) or None
+    about = {"model": args.model, "sha256": [digest(file) for file in files]}
+    about |= {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
+    return ModelVideos(pipe, labels, settings, about, args.samples)
+
+
+def measure_pairs(args: argparse.Namespace) -> dict:
+    """Print the fidelity to reference videos."""
+    result = compare_pairs(args.model, args.reference, alexnet=args.alexnet, device=args.device, progress=True)
+    print(result)
+    return result.to_dict()
+
+
 def examine_model(args: argparse.Namespace) -> dict:
-    """The examiner's scores of a model, printed and returned with their settings."""
+    """Print the examiner's scores of a model."""
     pipe, settings, files = opened(args)
     start = time.perf_counter()
-    scores = evaluate(pipe, VIDEOS if args.num_videos is None else args.num_videos, **settings)
-    about = origin(pipe, settings, files, args)
-    print(table(scores))
+    scores = score_model(pipe, VIDEOS if args.num_videos is None else args.num_videos, **settings)
+    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
+    print(score_table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     return {**about, "scores": scores}

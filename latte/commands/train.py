@@ -1,4 +1,4 @@
-"""`latte train`: a configuration, a folder, and key=value changes."""
+"""`latte train`: trains a model, or resumes a training run."""
 
 import os
 import warnings
@@ -8,31 +8,33 @@ from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
 from latte.processes import local_device
 from latte.train.data.folders import open_clips
-from latte.train.data.latents import stored
+from latte.train.data.latents import stored_latents
 from latte.train.loop import train
 from latte.train.presets import PRESETS, resolve
 
 
 def main(argv: list[str]) -> None:
-    """Train, or go on where the run in that folder stopped."""
+    """Run the command."""
     parser = Parser(prog="latte train", description=__doc__)
     parser.add_argument(
         "--config",
         default="shapes",
-        help=f"a preset ({', '.join(PRESETS)}), a run's config.yaml, or a training YAML of the original Latte",
+        help=f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
+        "Latte (default: shapes)",
     )
-    folder = "the run's folder; a stopped run there is resumed (for torchrun --run-dir: it takes --run for its own)"
+    folder = "the run folder; a run that stopped there is resumed (with torchrun write --run-dir, since it has a --run)"
     parser.add_argument("--run", "--run-dir", type=Path, required=True, help=folder)
-    resuming = "auto: go on from the newest sound checkpoint there, if there is one; never: refuse such a folder"
+    resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="settings to change, such as steps=100")
+    changes = "settings to change, such as steps=100 or model.depth=4"
+    parser.add_argument("changes", nargs="*", metavar="key=value", help=changes)
     args = parser.parse_intermixed_args(argv)
     device = usable_device(local_device(args.device))
     with warnings.catch_warnings():
         if os.environ.get("RANK", "0") != "0":
-            warnings.simplefilter("ignore")  # what all processes find, the first one tells
+            warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = resolve(args.config, args.changes)
-        clips = stored(config) or open_clips(config)
+        clips = stored_latents(config) or open_clips(config)
     result = train(config, args.run, clips, args.resume == "auto", device)
     print(f"{result}: trained for {config.steps} steps")

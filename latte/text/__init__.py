@@ -1,1 +1,1 @@
-"""Captions and prompts: cleaning, token ids, embeddings."""
+"""Captions and prompts: cleaning, token ids and embeddings."""

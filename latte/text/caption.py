@@ -1,6 +1,6 @@
-"""Cleaning of captions as the text-to-video models were trained with: DeepFloyd IF's rules, in their order.
+"""Cleaning of captions, as text-to-video models were trained with: the rules of DeepFloyd IF, in their order.
 
-The rules are a table, read from top to bottom: what matches a pattern is replaced. Each knows lower case alone.
+Each rule is a pattern and its replacement. They apply from top to bottom and expect lower case.
 """
 
 import html
@@ -16,7 +16,7 @@ IDEOGRAPHS = "\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\
 MARKS = "#®•©™&@·º½¾¿¡§~()[]{}|\\/*"
 DOMAIN = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
 
-BEFORE = [  # (pattern, replacement), on the text of the mark-up
+BEFORE = [  # (pattern, replacement), after HTML tags are removed
     (r"@[\w\d]+\b", ""),  # nicknames
     (f"[{IDEOGRAPHS}]+", ""),
     (f"[{DASHES}]+", "-"),
@@ -24,8 +24,8 @@ BEFORE = [  # (pattern, replacement), on the text of the mark-up
     ("[‘’]", "'"),
     (r"&quot;?", ""),
     ("&amp", ""),
-    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # internet addresses
-    (r"\d:\d\d\s+$", ""),  # the end of an article's time
+    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # IP addresses
+    (r"\d:\d\d\s+$", ""),  # a time at the end of an article
     (r"\\n", " "),
     (r"#\d{1,3}\b", ""),
     (r"#\d{5,}\b", ""),
@@ -36,7 +36,7 @@ BEFORE = [  # (pattern, replacement), on the text of the mark-up
     (f"[{re.escape(MARKS)}]+", " "),
     (r"\s+\.\s+", " "),
 ]
-AFTER = [  # once dashes, broken encodings and entities are mended
+AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # article numbers: jc6640
     (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),  # jc6640vc
     (r"\b\d+[a-zA-Z]+\d+\b", ""),  # 6640vc231
@@ -51,7 +51,7 @@ AFTER = [  # once dashes, broken encodings and entities are mended
     (r"(\D[,\./])\b", r"\1 "),
     (r"\s+", " "),
 ]
-ENDS = [
+ENDS = [  # quotes and punctuation around the whole text
     (r"^[\"\']([\w\W]+)[\"\']$", r"\1"),
     (r"^[\'\_,\-\:;]", r""),
     (r"[\'\_,\-\:\-\+]$", r""),
@@ -59,26 +59,33 @@ ENDS = [
 ]
 
 
-def replaced(text: str, rules: list[tuple[str, str]]) -> str:
-    """The text after every rule, in order."""
+def apply_rules(text: str, rules: list[tuple[str, str]]) -> str:
+    """Apply every rule to the text, in order."""
     for pattern, replacement in rules:
         text = re.sub(pattern, replacement, text)
     return text
 
 
 def clean_once(text: str) -> str:
-    """One pass over a caption."""
+    """Clean a caption once."""
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
     for start in ("https?:", "www:?"):
         text = re.sub(rf"\b(?:{start}(?:/{{1,3}}|[a-zA-Z0-9%])|{DOMAIN})", "", text)
     text = BeautifulSoup(text, features="html.parser").text
-    text = replaced(text, BEFORE)
+    text = apply_rules(text, BEFORE)
     if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return replaced(replaced(text, AFTER).strip(), ENDS).strip()
+    return apply_rules(apply_rules(text, AFTER).strip(), ENDS).strip()
 
 
 def clean(text: str) -> str:
-    """A caption as the models know captions: cleaned twice, as they were trained."""
+    """Clean a caption twice, as the captions that the models were trained on.
+
+    Args:
+        text: A caption or prompt.
+
+    Returns:
+        The caption in lower case, without mark-up, addresses and other leftovers of web pages.
+    """
     return clean_once(clean_once(text))

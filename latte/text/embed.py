@@ -1,4 +1,4 @@
-"""Prompts to what a LatteT2V attends to: embeddings, and a mask that does not depend on what else is in the batch."""
+"""The text that a LatteT2V attends to: embeddings of prompts, and masks that do not depend on the rest of the batch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,19 @@ from latte.models.t5 import T5Encoder
 from latte.text.tokenizer import Tokenizer
 
 TEXT_MASKS = ("single", "strict", "reference")
-MAX_LENGTH = 120  # tokens, of Latte-1's training
+MAX_LENGTH = 120  # tokens of a prompt, as Latte-1 was trained
 
 
 @dataclass(frozen=True)
 class Text:
-    """Embeddings (b, l, d) of prompts and, with guidance, of what it leads away from; masks (b, l) of both or none."""
+    """Embeddings of b prompts, each l tokens of width d, and of the negative prompts that guidance moves away from.
+
+    Attributes:
+        prompt: Embeddings (b, l, d).
+        negative: Embeddings (b, l, d) of the negative prompts; None without guidance.
+        prompt_mask: 0 at tokens that are not attended to, (b, l); None if all are.
+        negative_mask: The same for `negative`.
+    """
 
     prompt: Tensor
     negative: Tensor | None
@@ -23,11 +30,19 @@ class Text:
     negative_mask: Tensor | None = None
 
     def rows(self, some: slice) -> "Text":
-        """Of some of the videos."""
+        """Return the text of some of the videos."""
         return Text(*(None if part is None else part[some] for part in vars(self).values()))
 
     def table(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Prompts first and, where there is guidance, negative ones after: embeddings (n, l, d) and mask (n, l)."""
+        """Stack prompts and negative prompts, in this order, for guidance in one batch.
+
+        Args:
+            dtype: Precision of the embeddings.
+            device: Where to put both.
+
+        Returns:
+            Embeddings (n, l, d), with n = 2b under guidance and n = b without, and a mask (n, l) or None.
+        """
         texts = [text for text in (self.prompt, self.negative) if text is not None]
         masks = [mask for mask in (self.prompt_mask, self.negative_mask) if mask is not None]
         table = torch.cat([text.to(device, dtype) for text in texts])
@@ -35,19 +50,38 @@ class Text:
 
 
 @torch.no_grad()
-def embed(encoder: T5Encoder, tokenizer: Tokenizer, prompts: list[str], length: int, clean: bool):
-    """Embeddings (n, l, d) of prompts, and their masks (n, l)."""
+def embed(
+    encoder: T5Encoder, tokenizer: Tokenizer, prompts: list[str], length: int, clean: bool
+) -> tuple[Tensor, Tensor]:
+    """Encode n prompts.
+
+    Args:
+        encoder: The text encoder.
+        tokenizer: Its tokenizer.
+        prompts: The texts.
+        length: The number of tokens l per prompt, padding included.
+        clean: Clean the prompts as latte.text.caption does.
+
+    Returns:
+        Embeddings (n, l, d) and a mask (n, l), which is 0 at padding, both on the encoder's device.
+    """
     ids, mask = tokenizer(prompts, length, clean)
     device = next(encoder.parameters()).device
     return encoder(ids.to(device), mask.to(device)), mask.to(device)
 
 
 def masked(prompt: Tensor, mask: Tensor, negative: Tensor | None, negative_mask: Tensor | None, kind: str) -> Text:
-    """Padding left out, of prompts (b, l, d), each with mask (b, l), and of their negative ones likewise.
+    """Exclude padding from attention.
 
-    "single": of each prompt, and of the negative one beside it, the prompt's own tokens count, as in diffusers' call of
-    that prompt alone. "strict": of the negative one its own tokens. "reference": what diffusers does with a batch,
-    where padding becomes zeros that are attended to, and the negative padding stays; of one prompt it is "single".
+    Args:
+        prompt: Embeddings (b, l, d) of the prompts.
+        mask: 0 at their padding, (b, l).
+        negative: Embeddings (b, l, d) of the negative prompts, or None.
+        negative_mask: 0 at their padding, (b, l), or None.
+        kind: "single": a prompt and its negative prompt are both attended to over the tokens of the prompt, as if
+            diffusers were called with that prompt alone. "strict": a negative prompt is attended to over its own
+            tokens. "reference": what diffusers does with a batch, where the padding of prompts becomes zeros that are
+            attended to, and that of negative prompts stays; with one prompt this is "single".
     """
     if kind == "reference" and len(prompt) > 1:
         return Text(prompt * mask[..., None].to(prompt.dtype), negative)
@@ -61,11 +95,15 @@ def masked(prompt: Tensor, mask: Tensor, negative: Tensor | None, negative_mask:
 
 
 def kept(prompt_embeds: Tensor | Text | None, negative_prompt_embeds: Tensor | None) -> Text:
-    """Embeddings that a call is given; a Text has its masks. ValueError: it has negative ones, and others are given."""
+    """Return the embeddings that were passed to a call as a Text, which may already be one.
+
+    Raises:
+        ValueError: A Text, which has negative embeddings, was passed together with others.
+    """
     if not isinstance(prompt_embeds, Text):
         return Text(prompt_embeds, negative_prompt_embeds)
     if negative_prompt_embeds is not None:
-        raise ValueError("prompt_embeds that encode_prompt made have negative ones: leave out negative_prompt_embeds")
+        raise ValueError("prompt_embeds from encode_prompt include negative ones; leave out negative_prompt_embeds")
     return prompt_embeds
 
 
@@ -78,21 +116,37 @@ def check_texts(
     mask_feature: bool,
     text_mask: str,
 ) -> int:
-    """How many prompts there are, whose embeddings have that width. ValueError: what does not go together."""
+    """Check the arguments of a call that concern the text.
+
+    Args:
+        prompt: One prompt or a list of them.
+        negative_prompt: One negative prompt for all, a list with one for each, or None.
+        prompt_embeds: Embeddings (b, l, width) in place of prompts, or a Text.
+        negative_prompt_embeds: Embeddings of the same shape.
+        width: The width of embeddings.
+        mask_feature: Whether padding is excluded from attention.
+        text_mask: How: see `masked`.
+
+    Returns:
+        The number of prompts.
+
+    Raises:
+        ValueError: An argument is not valid, or two of them do not go together.
+    """
     if text_mask not in TEXT_MASKS:
         raise ValueError(f"text_mask is {text_mask!r}, not one of {', '.join(TEXT_MASKS)}")
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("give a prompt or prompt_embeds, and not both")
     given = kept(prompt_embeds, negative_prompt_embeds)
     if given.negative is not None and (negative_prompt or prompt is not None):
-        raise ValueError("negative_prompt_embeds go with prompt_embeds, and without a negative_prompt")
+        raise ValueError("negative_prompt_embeds go with prompt_embeds and without a negative_prompt")
     if text_mask != "single" and (prompt is None or not mask_feature):
         idle = "prompt_embeds" if prompt is None else "mask_feature=False"
-        raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}: leave it out")
+        raise ValueError(f"text_mask={text_mask!r} does nothing with {idle}; leave it out")
     for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         listed = isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
         if not (texts is None or isinstance(texts, str) or listed):
-            raise ValueError(f"{name} is a text, or a list of at least one")
+            raise ValueError(f"{name} must be a string or a list of at least one string")
     sizes = [tuple(embeds.shape) for embeds in (given.prompt, given.negative) if embeds is not None]
     if sizes and (len(sizes[0]) != 3 or sizes[0][2] != width or 0 in sizes[0]):
         raise ValueError(f"prompt_embeds have shape {sizes[0]}; expected (prompts, tokens, {width})")
@@ -105,11 +159,11 @@ def check_texts(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file, but for empty ones. ValueError: there are none, or it is no text in UTF-8."""
+    """Read a file with one prompt per line, without empty lines. Raises ValueError if it has none or is not UTF-8."""
     try:
         prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts {path} is not a text in UTF-8") from error
+        raise ValueError(f"--prompts {path} is not a text in UTF-8; save it as one") from error
     if not prompts:
-        raise ValueError(f"--prompts {path} holds no prompt: write one a line")
+        raise ValueError(f"--prompts {path} holds no prompt; write one per line")
     return prompts

@@ -1,4 +1,4 @@
-"""Prompts to token ids, by a SentencePiece vocabulary as T5 uses it."""
+"""Token ids of prompts, from a SentencePiece vocabulary as T5 has it."""
 
 import io
 import warnings
@@ -12,18 +12,26 @@ from latte.files import replacing
 from latte.text.caption import clean
 from latte.weights.tensors import CheckpointError
 
-PAD, END = 0, 1  # T5's ids
+PAD, END = 0, 1  # ids of T5's padding and end of text
 VOCABULARY_FILE = "spiece.model"
 
 
 def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
-    """A SentencePiece vocabulary (unigram, as T5's) of at most so many pieces, a function of the captions alone.
+    """Train a SentencePiece vocabulary (a unigram model, as T5's). It depends on the captions alone.
 
-    ValueError: there is nothing to make one of.
+    Args:
+        captions: The texts to train on, which are cleaned first.
+        most: The largest number of pieces.
+
+    Returns:
+        The vocabulary as the content of a spiece.model file.
+
+    Raises:
+        ValueError: There is no text to train on.
     """
     texts = [clean(caption) for caption in captions]
     if not any(texts):
-        raise ValueError("there are no captions to make a vocabulary of")
+        raise ValueError("there are no captions to train a vocabulary on; give at least one that is not empty")
     file = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=file, vocab_size=most, hard_vocab_limit=False, num_threads=1,
@@ -33,9 +41,13 @@ def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
 
 
 class Tokenizer:
-    """Text to ids of a vocabulary, a file's or one that train_vocabulary made; special tokens in a text are text.
+    """Turns prompts into token ids. The names of special tokens, such as "</s>", are ordinary text in a prompt.
 
-    CheckpointError: there is no such file, or it is no vocabulary of T5's kind.
+    Args:
+        path: A spiece.model file, a folder that holds one, or a vocabulary from train_vocabulary.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, or it is not a vocabulary of T5's kind.
     """
 
     def __init__(self, path: str | Path | bytes):
@@ -45,42 +57,51 @@ class Tokenizer:
         path = Path(path)
         path = path / VOCABULARY_FILE if path.is_dir() else path
         if not path.is_file():
-            raise CheckpointError(f"no vocabulary at {path}")
+            raise CheckpointError(f"no vocabulary at {path}; give a spiece.model file or the folder that holds it")
         try:
             self.pieces = SentencePieceProcessor(model_file=str(path))
         except RuntimeError as error:
             raise CheckpointError(f"{path} is damaged or is not a SentencePiece vocabulary") from error
         if (self.pieces.pad_id(), self.pieces.eos_id()) != (PAD, END):
-            raise CheckpointError(f"{path} is no vocabulary of T5's kind: its padding is not 0, or its end not 1")
+            raise CheckpointError(f"{path} is not a T5 vocabulary: its ids of padding and end are not {PAD} and {END}")
 
     def __len__(self) -> int:
+        """The number of pieces."""
         return self.pieces.get_piece_size()
 
     @property
     def vocabulary(self) -> bytes:
-        """As train_vocabulary gives one, and a file holds it."""
+        """The vocabulary as the content of a spiece.model file."""
         return self.pieces.serialized_model_proto()
 
     def save(self, folder: Path) -> None:
-        """Write the vocabulary as a folder that Tokenizer reads."""
+        """Write the vocabulary to a folder, as the file spiece.model."""
         with replacing(folder / VOCABULARY_FILE) as draft:
             draft.write_bytes(self.vocabulary)
 
     def __call__(self, prompts: list[str], max_length: int = 120, clean_caption: bool = True) -> tuple[Tensor, Tensor]:
-        """ids and mask (n, max_length), each prompt ended by END and filled up with PAD, where the mask is 0.
+        """Tokenize prompts.
 
-        clean_caption: see latte.text.caption; else prompts are only lowered and stripped. A prompt that is
-        too long is cut,
-        with a warning that quotes what was. ValueError: max_length below 1.
+        Args:
+            prompts: n texts. One that is too long is truncated, with a warning that quotes the lost part.
+            max_length: The number of ids per prompt, including END.
+            clean_caption: Clean prompts as latte.text.caption does; otherwise only lower-case and strip them.
+
+        Returns:
+            ids (n, max_length), where each prompt ends with END and is padded with PAD, and a mask of the same shape,
+            which is 0 at padding and 1 elsewhere.
+
+        Raises:
+            ValueError: max_length is below 1.
         """
         if max_length < 1:
-            raise ValueError(f"max_length is {max_length}; a prompt takes 1 token or more")
+            raise ValueError(f"max_length is {max_length}; it must be 1 or more")
         ids = torch.full((len(prompts), max_length), PAD)
         for row, prompt in zip(ids, prompts):
             tokens = self.pieces.encode(clean(prompt) if clean_caption else prompt.lower().strip())
             kept, cut = tokens[: max_length - 1], tokens[max_length - 1 :]
             if cut:
                 lost = self.pieces.decode(cut)
-                warnings.warn(f"a prompt takes {max_length} tokens at most; cut off: {lost!r}", stacklevel=2)
+                warnings.warn(f"a prompt takes at most {max_length} tokens; cut off: {lost!r}", stacklevel=2)
             row[: len(kept) + 1] = torch.tensor([*kept, END])
         return ids, (ids != PAD).long()

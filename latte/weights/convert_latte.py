@@ -1,6 +1,7 @@
-"""Checkpoints of others: one table of names per source, ours <- theirs, `{i}` counting the layers.
+"""Conversion from and to the original Latte's checkpoints, and from DiT's.
 
-A key that no row takes is an error, either way, and so is, when the result is loaded, one that is missing.
+One table maps our names to theirs and serves both directions; `{i}` is the number of a block. A key without a row in
+the table is an error in either direction, and a missing key is one when the result is loaded.
 """
 
 import re
@@ -12,7 +13,7 @@ from latte.models.condition import sincos, spatial_position
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.weights.tensors import FLOATS, rename_keys
 
-ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
+ORIGINAL = {  # ours: theirs, in Vchitect/Latte and in facebookresearch/DiT, whose names it keeps
     "condition.time.mlp.0": "t_embedder.mlp.0",
     "condition.time.mlp.2": "t_embedder.mlp.2",
     "condition.label": "y_embedder.embedding_table",
@@ -25,12 +26,12 @@ ORIGINAL = {  # Vchitect/Latte, and facebookresearch/DiT, whose names it keeps
     "final_modulation.linear": "final_layer.adaLN_modulation.1",
     "final_linear": "final_layer.linear",
 }
-TEMPORAL = ("temp_embed", "time_embed")  # two names that one table has had
-COMPUTED = {"pos_embed", *TEMPORAL}  # fixed sin-cos tables: computed here, not stored
+TEMPORAL = ("temp_embed", "time_embed")  # current and older name of the temporal position table
+COMPUTED = {"pos_embed", *TEMPORAL}  # fixed sin-cos tables, which our model computes and does not store
 
 
-def renamed(name: str, table: dict[str, str]) -> str:
-    """A parameter's name through a table of rows without their ".weight" or ".bias". ValueError: no row takes it."""
+def rename_parameter(name: str, table: dict[str, str]) -> str:
+    """Translate a parameter's name. Rows of the table lack the ".weight" or ".bias". Raises ValueError if none fits."""
     stem, _, end = name.rpartition(".")
     number = re.match(r"blocks\.(\d+)\.", stem)
     row = stem.replace(number[0], "blocks.{i}.", 1) if number else stem
@@ -42,21 +43,39 @@ def renamed(name: str, table: dict[str, str]) -> str:
 def heads_first(
     name: str, tensor: Tensor, num_heads: int, parts: tuple[str, ...] = ("query", "key", "value")
 ) -> Tensor:
-    """Their rows (part, head, e) as ours, (head, part, e). ValueError: they are not such rows."""
+    """Reorder the rows of a fused projection from (part, head, e) to our (head, part, e).
+
+    Args:
+        name: The tensor's name, for messages.
+        tensor: A weight (parts * heads * e, d) or a bias (parts * heads * e,).
+        num_heads: The number of heads.
+        parts: What is fused.
+
+    Raises:
+        ValueError: The rows do not divide into these parts and heads.
+    """
     rows = tensor.shape[0] if tensor.ndim else 0
     if not rows or rows % (len(parts) * num_heads):
         raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not {num_heads} heads of {' and '.join(parts)}")
     return tensor.unflatten(0, (len(parts), num_heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-    """Our state dict out of the original's (variant 1). ValueError: a key that the table does not know.
+def parts_first(tensor: Tensor, num_heads: int, parts: int = 3) -> Tensor:
+    """Reorder the rows of a fused projection from (head, part, e) to (part, head, e): the inverse of heads_first."""
+    return tensor.unflatten(0, (num_heads, parts, -1)).transpose(0, 1).flatten(0, 2)
 
-    Their patch convolution (d, c, p, p) is our linear layer; their qkv rows are in another order.
+
+def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """Convert a state dict of the original Latte (variant 1) to ours.
+
+    Its patch convolution (d, c, p, p) becomes our linear layer, and the rows of qkv are reordered.
+
+    Raises:
+        ValueError: A key is not in the table, or qkv does not have that many heads.
     """
     ours = {theirs: mine for mine, theirs in ORIGINAL.items()}
     learned = {name: tensor for name, tensor in source.items() if name not in COMPUTED}
-    state = rename_keys(learned, lambda name: renamed(name, ours))
+    state = rename_keys(learned, lambda name: rename_parameter(name, ours))
     for name, tensor in state.items():
         if name == "patch_embed.weight":
             tensor = tensor.flatten(1)
@@ -67,25 +86,26 @@ def original_state(source: dict[str, Tensor], num_heads: int) -> dict[str, Tenso
 
 
 def state_for_original(model: Latte) -> dict[str, Tensor]:
-    """The inverse: what the original's load_state_dict takes, position tables with it.
+    """Convert our state dict to the original's, position tables included: the inverse of original_state.
 
-    ValueError: the original has no such model (another variant than 1, tubelets, all-token conditioning, rotary, v,
-    no class for "no class").
+    Raises:
+        ValueError: The original has no such model: a variant other than 1, tubelets, conditioning by tokens, rotary
+            positions, v-prediction, or classes without label dropout.
     """
     cfg = model.config
     plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
     for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction"):
         if getattr(cfg, name) != getattr(plain, name):
-            raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r}: this model stays in our form")
+            raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r} and cannot load this model")
     if cfg.num_classes and not cfg.class_dropout_prob:
-        raise ValueError("the original always has a class for no class, this model has none: it stays in our form")
+        raise ValueError("the original always has an embedding for no class and cannot load a model without one")
     state = {}
     for name, tensor in model.state_dict().items():
-        theirs = renamed(name, ORIGINAL)
+        theirs = rename_parameter(name, ORIGINAL)
         if name == "patch_embed.weight":
             tensor = tensor.unflatten(1, (cfg.in_channels, cfg.patch_size, cfg.patch_size))
         if ".qkv." in name:
-            tensor = tensor.unflatten(0, (cfg.num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = parts_first(tensor, cfg.num_heads)
         state[theirs] = tensor.contiguous()
     side = cfg.input_size // cfg.patch_size
     state["pos_embed"] = spatial_position(side, side, cfg.hidden_size)[None]
@@ -94,7 +114,7 @@ def state_for_original(model: Latte) -> dict[str, Tensor]:
 
 
 def shape_of(source: dict[str, Tensor], name: str, ndim: int, whose: str = "an original Latte") -> torch.Size:
-    """A tensor's shape. ValueError: it is missing, empty, or has not so many dimensions."""
+    """Return the shape of a tensor. Raises ValueError if it is missing, empty or not of `ndim` dimensions."""
     if name not in source:
         raise ValueError(f"these are not the weights of {whose}: {name} is missing")
     shape = source[name].shape
@@ -104,20 +124,24 @@ def shape_of(source: dict[str, Tensor], name: str, ndim: int, whose: str = "an o
 
 
 def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> LatteConfig:
-    """The configuration that an original checkpoint's shapes imply; the head count is not among them.
+    """Infer the configuration from the shapes in a checkpoint of the original.
 
-    num_heads None: the published one of that width. ValueError: no published model is so wide, it is no Latte, or its
-    positions are not the fixed ones.
+    Args:
+        source: The checkpoint's tensors by name.
+        num_heads: The number of heads, which shapes do not tell; None takes that of the published model of this width.
+
+    Raises:
+        ValueError: It is not a Latte, no published model has this width, or its positions are not the fixed ones.
     """
     dim, channels, patch, _ = shape_of(source, "x_embedder.proj.weight", 4)
     out = shape_of(source, "final_layer.linear.weight", 2)[0] // patch**2
     numbers = [int(found[1]) for name in source if (found := re.match(r"blocks\.(\d{1,9})\.", name))]
     label, temporal = "y_embedder.embedding_table.weight", [name for name in TEMPORAL if name in source]
     if len(temporal) > 1:
-        raise ValueError(f"{' and '.join(temporal)} are one table under two names: which one counts cannot be told")
+        raise ValueError(f"{' and '.join(temporal)} are one table under two names, so it is unclear which one to load")
     heads = {width: heads for _, width, heads in SIZES.values()}.get(dim) if num_heads is None else num_heads
     if heads is None:
-        raise ValueError(f"no published Latte has width {dim}: say how many heads it has (num_heads)")
+        raise ValueError(f"no published Latte has width {dim}; give its number of heads (num_heads)")
     config = LatteConfig(
         depth=max(numbers, default=-1) + 1,
         hidden_size=dim,
@@ -138,7 +162,7 @@ def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> 
 
 
 def check_positions(source: dict[str, Tensor], name: str, table: Tensor) -> None:
-    """ValueError: a stored table (1, n, d) is not this one, to the precision that it is stored in."""
+    """Raise ValueError if a stored table (1, n, d) differs from `table` (n, d) beyond the precision it is stored in."""
     if name not in source:
         return
     stored, near = source[name], False
@@ -146,19 +170,24 @@ def check_positions(source: dict[str, Tensor], name: str, table: Tensor) -> None
         tolerance = max(1e-4, torch.finfo(stored.dtype).eps)
         near = torch.allclose(stored[0].float(), table, rtol=tolerance, atol=tolerance)
     if not near:
-        raise ValueError(f"{name} is not the fixed sin-cos table: learned or other positions have no place here")
+        raise ValueError(f"{name} is not the fixed sin-cos table; learned and other positions are not supported")
 
 
 def unwrap(state: dict, weights: str = "ema") -> dict[str, Tensor]:
-    """The weights in a training checkpoint or a bare table of tensors, without the prefixes that wrappers put on names.
+    """Take the weights out of a training checkpoint, without the prefixes that torch.compile and DDP put on names.
 
-    ValueError: they are not in there, or not a table of tensors with distinct names.
+    Args:
+        state: A checkpoint with "ema" or "model" in it, or a bare table of tensors.
+        weights: Which of the two to take.
+
+    Raises:
+        ValueError: The checkpoint does not hold them, or they are not a table of tensors with distinct names.
     """
     wrapped = {name for name in ("ema", "model") if isinstance(state.get(name), dict)}
     if wrapped:
         if weights not in wrapped:
             raise ValueError(
-                f"the checkpoint holds {sorted(wrapped)}, not {weights!r}: choose weights={sorted(wrapped)[0]!r}"
+                f"the checkpoint holds {sorted(wrapped)}, not {weights!r}; choose weights={sorted(wrapped)[0]!r}"
             )
         state = state[weights]
     return rename_keys(state, lambda name: re.sub(r"^(_orig_mod\.|module\.)+", "", name))

@@ -1,4 +1,6 @@
-"""Weights in 8 bits: a quarter of float32, for a large text encoder on a small machine."""
+"""Weights in 8 bits: a quarter of float32's memory, for a large text encoder on a small machine."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +10,21 @@ from latte.models.t5 import Float32Linear
 
 
 def rows_in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix (n, m) as int8 (n, m) and float32 scales (n, 1): their product is the nearest to it of 255 levels."""
+    """Quantize a matrix (n, m) symmetrically, row by row.
+
+    Returns:
+        int8 values (n, m) and float32 scales (n, 1). Their product is the matrix rounded to the nearest of 255 levels.
+    """
     scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
     return (weight.float() / scale).round().to(torch.int8), scale
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with whole numbers for weights: row r of the matrix is weight[r] * scale[r].
+    """A linear layer with int8 weights: row r of its matrix is weight[r] * scale[r].
 
-    Rounding is to the nearest of 255 levels up to the row's largest value (symmetric, as LLM.int8's rows: Dettmers et
-    al. 2022, arXiv 2208.07339, without its outlier columns). Products are made in the input's precision, or in float32
-    where the layer was one that stays in it.
+    Values are rounded to the nearest of 255 levels up to the largest of their row, as in LLM.int8 (Dettmers et al.
+    2022, arXiv 2208.07339) but without its outlier columns. The product is computed in the precision of the input, or
+    in float32 if the layer replaces a Float32Linear.
     """
 
     def __init__(self, linear: nn.Linear):
@@ -29,8 +35,8 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.bias = linear.bias
 
-    def _apply(self, function, recurse: bool = True):
-        """.to(), .half() and the like move the scale, but leave it in float32."""
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
+        """Keep the scale in float32 when .to(), .half() and the like go through the module; only its device changes."""
         scale = self.scale
         super()._apply(function, recurse)
         self.scale = scale.to(self.weight.device)
@@ -44,7 +50,11 @@ class Int8Linear(nn.Module):
 
 
 def in_eight_bits(network: nn.Module) -> nn.Module:
-    """The network with every linear layer in 8 bits, changed in place, a layer at a time."""
+    """Replace every linear layer of the network by an Int8Linear, in place and one layer at a time.
+
+    Returns:
+        The same network.
+    """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):

@@ -1,4 +1,4 @@
-"""A model's folder: config.json, model.safetensors and manifest.json, which says what was written."""
+"""The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,40 +16,58 @@ MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder that somebody might take its weights from; drafts, which are hidden, are not."""
+    """List the files of a folder that could be taken for its weights, except hidden ones, which are drafts."""
     kinds = (".safetensors", ".bin", ".pt")
     return sorted(path for path in folder.iterdir() if path.suffix in kinds and not path.name.startswith("."))
 
 
 def digest_folder(folder: Path) -> str:
-    """sha256 over the weight files of a folder and its config.json."""
+    """Return one sha256 over the weight files of a folder and its config.json."""
     parts = [digest(path) for path in [*weight_files(folder), folder / CONFIG]]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
-    """What `make` makes of a folder's config.json, after what the folder's manifest says was verified.
+    """Read the config.json of a model folder, after verifying the files that the folder's manifest lists.
 
-    CheckpointError: there is none, it makes nothing, or a file is not what was written.
+    Args:
+        folder: A model folder. One without a manifest is not verified.
+        make: Turns the table in config.json into a configuration; it raises ValueError for a table that it rejects.
+
+    Returns:
+        What `make` returns.
+
+    Raises:
+        CheckpointError: There is no config.json, `make` rejects it, or a file differs from the manifest.
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no config.json: not a model folder")
+        raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder")
     if (wrong := damage(folder)) is not None:
-        raise CheckpointError(f"{folder}: {wrong}: write it again (or, if the change is meant, delete {MANIFEST})")
+        raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
     with prefix_errors(path):
         return make(read_json(path))
 
 
 def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
-    """Write module.config and module's weights: config.json, model.safetensors and their manifest.
+    """Write `module.config` and the weights of `module` as a model folder.
 
-    The weights in `dtype`; None: each in its own. Over a folder that it wrote before, too. Stopped on the way, it
-    leaves one that is not read, and can be written again. CheckpointError, before anything is changed: the folder
-    holds something else, or a weight does not fit.
+    A model folder that was written before is replaced. If writing is interrupted, the folder cannot be loaded, but it
+    can be written again.
+
+    Args:
+        module: A network with a dataclass `config`.
+        folder: Where to write; it must be new, empty, or a model folder written here.
+        dtype: What to convert the weights to; None keeps the type of each.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder holds something else, or a weight overflows `dtype`. Nothing was changed.
     """
     folder = Path(folder)
-    check_target(folder)
+    check_replaceable(folder)
     state = cast(module.state_dict(), dtype)
     invalidate(folder)
     write_tensors(folder / WEIGHTS, state)
@@ -62,31 +80,31 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
 
 
 def invalidate(folder: Path) -> None:
-    """Make a folder ours, and nothing in it to be read, until it is written."""
+    """Make the folder unloadable until it has been written: an empty manifest and no config.json."""
     write_manifest(folder, [])
     (folder / CONFIG).unlink(missing_ok=True)
 
 
-def check_target(folder: Path) -> None:
-    """CheckpointError: the folder holds something that save_folder did not write, and would mix with or destroy."""
+def check_replaceable(folder: Path) -> None:
+    """Raise CheckpointError if the folder holds anything that save_folder did not write and would overwrite."""
     if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
     try:
-        ours = listed(folder).keys() <= {CONFIG, WEIGHTS}
+        ours = read_manifest(folder).keys() <= {CONFIG, WEIGHTS}
     except (ValueError, OSError):
         ours = False
     if not ours:
-        raise CheckpointError(f"{folder} is not empty and not a model folder written here: choose a new one")
+        raise CheckpointError(f"{folder} is not empty and not a model folder written here; choose a new folder")
 
 
 def write_manifest(folder: Path, names: list[str]) -> None:
-    """Sizes and sha256 of these files of a folder, as manifest.json in it."""
+    """Write manifest.json: the size and sha256 of the named files of the folder."""
     about = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}
     write_json(folder / MANIFEST, about)
 
 
-def listed(folder: Path) -> dict[str, dict]:
-    """What manifest.json says: file name -> its "bytes" and "sha256". ValueError: it is not such a table."""
+def read_manifest(folder: Path) -> dict[str, dict]:
+    """Read manifest.json: file name -> {"bytes", "sha256"}. Raises ValueError if it is not such a table."""
     files = read_json(folder / MANIFEST)
     for name, about in files.items():
         plain = name.isprintable() and Path(name).name == name
@@ -96,21 +114,25 @@ def listed(folder: Path) -> dict[str, dict]:
 
 
 def damage(folder: Path) -> str | None:
-    """What differs from the folder's manifest, weights that it does not list included; None: nothing, or no manifest.
+    """Compare a folder with its manifest.
 
-    What is no weight file (class names, a VAE's folder, notes) may stand beside without being listed.
+    Weight files that the manifest does not list count as damage, since they could be loaded by mistake. Other files
+    and folders (class names, a VAE, notes) need not be listed.
+
+    Returns:
+        The first difference, in words, or None if there is none or the folder has no manifest.
     """
     if not (folder / MANIFEST).exists():
         return None
     try:
-        files = listed(folder)
+        files = read_manifest(folder)
     except ValueError:
         return f"{MANIFEST} cannot be read"
     for name, about in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != about["bytes"]:
-            return f"{name} is missing or cut"
+            return f"{name} is missing or truncated"
         if digest(path) != about["sha256"]:
             return f"{name} is not what was written"
-    strangers = [path.name for path in weight_files(folder) if path.name not in files]
-    return f"{strangers[0]} is not one of its files" if strangers else None
+    unlisted = [path.name for path in weight_files(folder) if path.name not in files]
+    return f"{unlisted[0]} is not one of its files" if unlisted else None

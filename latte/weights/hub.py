@@ -1,4 +1,4 @@
-"""Names of the Hugging Face hub, looked up in its cache on this machine; nothing is downloaded."""
+"""Models by their names on the Hugging Face hub, looked up in its cache on this machine. Nothing is downloaded."""
 
 import os
 import re
@@ -8,27 +8,45 @@ from latte.weights.folder import CONFIG
 from latte.weights.load import find_model
 from latte.weights.tensors import CheckpointError
 
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
+
 
 def find_pipeline(name: str | Path) -> Path:
-    """A folder, a model that ships, or what the Hugging Face cache of this machine holds under that name.
+    """Find a model by path, by the name of a bundled one, or by its name on the hub.
 
-    CheckpointError: it is nowhere; for a name of the hub, what to fetch and where to put it.
+    Returns:
+        What find_model returns, or the model's snapshot in the Hugging Face cache.
+
+    Raises:
+        CheckpointError: It is nowhere. For a name on the hub, the message says what to download.
     """
-    return on_the_hub(name, f"transformer/{CONFIG}", ", ".join(f"{part}/" for part in PARTS))
+    return find_cached(name, f"transformer/{CONFIG}", ", ".join(f"{part}/" for part in PARTS))
 
 
-def on_the_hub(name: str | Path, file: str, files: str) -> Path:
-    """What find_model finds, or a name's snapshot in the hub's cache, if it holds `file`: main's, or the newest.
+def find_vae(name: str | Path, path: Path) -> Path:
+    """Find a VAE: a subfolder of the model at `path`, such as "vae_temporal_decoder", or else as find_pipeline does."""
+    inside = path / name
+    if Path(name).name == str(name) and inside.is_dir():
+        return inside
+    return find_cached(name, CONFIG, "config.json and diffusion_pytorch_model.safetensors")
 
-    CheckpointError: it is nowhere; of a name of the hub, which `files` to fetch.
+
+def find_cached(name: str | Path, file: str, needed: str) -> Path:
+    """Find a model, also in the Hugging Face cache: the snapshot of its main revision, or else the newest one.
+
+    Args:
+        name: A path, the name of a bundled model, or "owner/name" on the hub.
+        file: A file that a snapshot must hold to be used.
+        needed: The files to download, for the message.
+
+    Raises:
+        CheckpointError: It is nowhere.
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) or Path(name).exists():
         return find_model(name)
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
-    cache = Path(os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE", hub))).expanduser()
+    cache = cache_folder()
     stored = cache / f"models--{str(name).replace('/', '--')}"
-    main = stored / "refs/main"  # which names a revision
+    main = stored / "refs/main"  # holds the name of a snapshot
     newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for snapshot in ([stored / "snapshots" / main.read_text().strip()] if main.is_file() else []) + newest:
         if (snapshot / file).is_file():
@@ -37,17 +55,13 @@ def on_the_hub(name: str | Path, file: str, files: str) -> Path:
         return find_model(name)
     except CheckpointError:
         raise CheckpointError(
-            f"{name} is no folder here and not in {cache}: fetch {files} of huggingface.co/{name} "
+            f"{name} is neither a folder here nor in {cache}: fetch {needed} of huggingface.co/{name} "
             f"(hf download {name}), or give the path of a folder that holds them"
         ) from None
 
 
-def find_vae(name: str | Path, path: Path) -> Path:
-    """A VAE's folder: one of that name within `path`, such as vae_temporal_decoder, or as find_pipeline finds them."""
-    inside = path / name
-    if Path(name).name == str(name) and inside.is_dir():
-        return inside
-    return on_the_hub(name, CONFIG, "config.json and diffusion_pytorch_model.safetensors")
-
-
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+def cache_folder() -> Path:
+    """Return the folder of the Hugging Face cache, which four environment variables can move."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
+    return Path(os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE", hub))).expanduser()

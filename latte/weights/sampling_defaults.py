@@ -1,4 +1,4 @@
-"""How a model is sampled where a call does not say: as its folder's sampling.json asks, or as usual for its kind."""
+"""Sampling settings that apply when a call does not give them: from a model's sampling.json, or usual for its kind."""
 
 import math
 from collections.abc import Iterable
@@ -9,18 +9,24 @@ from latte.files import read_json, write_json
 from latte.weights.tensors import prefix_errors
 
 SAMPLING_FILE = "sampling.json"
-CLASS_GUIDANCE = 4.0  # scale where neither a call nor the model's folder names one
-TEXT_GUIDANCE = 7.5  # the same for text-to-video: Latte-1's
+TEXT_GUIDANCE = 7.5  # guidance scale of text-to-video models, as in Latte-1's configuration
+CLASS_GUIDANCE = 4.0  # of class-conditional models
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance: its scale, and the timesteps, both included, between which it guides (None: all)."""
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), optionally within an interval of timesteps.
+
+    Attributes:
+        scale: The guidance scale; 1 means no guidance.
+        interval: The lowest and the highest timestep at which to guide, both included, as in Kynkäänniemi et al. 2024
+            (arXiv 2404.07724); None means all timesteps.
+    """
 
     scale: float
     interval: tuple[float, float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.scale) not in (int, float) or not math.isfinite(self.scale):
             raise ValueError(f"guidance_scale is {self.scale!r}; it must be a finite number")
         if self.interval is None:
@@ -31,7 +37,11 @@ class Guidance:
         object.__setattr__(self, "interval", tuple(ends))
 
     def asked(self, scale: float | None, interval: tuple[float, float] | None) -> "Guidance":
-        """With what a call names in place of its own. ValueError: no numbers, or an interval of no guidance."""
+        """Return the guidance of a call: its arguments, or these settings where an argument is None.
+
+        Raises:
+            ValueError: A value is not valid, or the call gives an interval without guidance.
+        """
         scale = self.scale if scale is None else scale
         if interval is not None and scale == 1:
             raise ValueError("guidance_interval does nothing with guidance_scale 1, which does not guide")
@@ -39,7 +49,7 @@ class Guidance:
 
 
 def check_interval(interval: tuple[float, float] | None, timesteps: Iterable[float]) -> None:
-    """ValueError: none of a call's timesteps lies in the interval that it names."""
+    """Raise ValueError if an interval is given and none of the timesteps lies in it."""
     if interval is not None and not any(interval[0] <= t <= interval[1] for t in timesteps):
         low, high = interval
         raise ValueError(f"guidance_interval {low:g} to {high:g} holds none of the timesteps, which are 0 to 999")
@@ -47,13 +57,19 @@ def check_interval(interval: tuple[float, float] | None, timesteps: Iterable[flo
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a call takes where it does not say."""
+    """Default arguments of a call to a pipeline.
+
+    Attributes:
+        guidance: The guidance scale and interval.
+        num_inference_steps: The number of denoising steps, 1 to 1000.
+        eta: Noise of the DDIM sampler (Song et al. 2020, arXiv 2010.02502, eq. 16), in [0, 1]; others have none.
+    """
 
     guidance: Guidance
     num_inference_steps: int = 50
-    eta: float = 0.0  # of ddim
+    eta: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         steps, eta = self.num_inference_steps, self.eta
         if type(steps) is not int or not 1 <= steps <= 1000:
             raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number in 1 to 1000")
@@ -61,12 +77,20 @@ class Sampling:
             raise ValueError(f"eta is {eta!r}; it must be in 0 to 1")
 
     def eta_of(self, sampler: str, asked: float | None) -> float:
-        """What a call asks for, or else its own, which is ddim's alone."""
+        """Return the eta of a call: what it asks for, or the default, which is 0 for any sampler but ddim."""
         return asked if asked is not None else self.eta if sampler == "ddim" else 0.0
 
 
 def load_sampling(folder: Path, usual: float) -> Sampling:
-    """What a folder's sampling.json asks for; the usual scale without one. CheckpointError: it makes no sense."""
+    """Read the sampling.json of a folder.
+
+    Args:
+        folder: A model's folder. Without a sampling.json, the defaults apply.
+        usual: The guidance scale if the file does not give one.
+
+    Raises:
+        CheckpointError: The file has an unknown key or a value that is not valid.
+    """
     path = folder / SAMPLING_FILE
     if not path.is_file():
         return Sampling(Guidance(usual))
@@ -74,7 +98,8 @@ def load_sampling(folder: Path, usual: float) -> Sampling:
         values = read_json(path)
         guidance = Guidance(values.pop("guidance_scale", usual), values.pop("guidance_interval", None))
         if unknown := values.keys() - {"num_inference_steps", "eta"}:
-            raise ValueError(f"{min(unknown)!r} is nothing that a model is sampled by")
+            known = "guidance_scale, guidance_interval, num_inference_steps, eta"
+            raise ValueError(f"unknown key {min(unknown)!r}; the keys are {known}")
         return Sampling(guidance, **values)
 
 

@@ -1,4 +1,4 @@
-"""Tensors in files: read from strangers without trust, and written whole."""
+"""Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
 import pickle
@@ -16,19 +16,28 @@ from torch import Tensor, nn
 
 from latte.files import one_line, replacing
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_ARRAY_BYTES = 1 << 30  # an .npz may unpack to this much; the largest one that a metric needs has 0.3 billion bytes
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or does not fit: which file, what is wrong, what to do, in one line."""
+    """A checkpoint is missing, damaged or does not fit. The message is one line: the file, the problem, the remedy."""
 
     def __init__(self, message: object):
-        super().__init__(one_line(message))  # it may quote names out of a stranger's file
+        super().__init__(one_line(message))  # the message may quote names from an untrusted file
 
 
 @contextmanager
 def prefix_errors(path: str | Path) -> Iterator[None]:
-    """Every ValueError inside becomes a CheckpointError that begins with the path, or the setting that names one."""
+    """Turn a ValueError raised inside into a CheckpointError whose message starts with `path`.
+
+    Args:
+        path: The file being read, or the setting that names it.
+
+    Raises:
+        CheckpointError: In place of any ValueError from the block.
+    """
     try:
         yield
     except ValueError as error:
@@ -37,104 +46,129 @@ def prefix_errors(path: str | Path) -> Iterator[None]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file as a hexadecimal string."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path: Path) -> dict:
-    """A .safetensors file or a .pt/.pth/.bin one, of which only tensors are read: no code in it can run.
+    """Read an untrusted checkpoint. Only tensors are loaded, so no code in the file can run.
 
-    CheckpointError: missing, damaged, with more in it than tensors, with values that are not finite, or with tensors
-    that claim more than the file holds. Damage that is seen: a cut file, of any kind; any changed byte of a .pt since
-    PyTorch 1.6, which is a zip with checksums. Damage that cannot be: a changed value in a .safetensors or an older
-    .pt, which have none, as long as it is a finite number; compare the file's sha256 with its publisher's.
+    A truncated file of any format is detected. In a .pt written by PyTorch 1.6 or later, which is a zip archive with
+    checksums, so is any changed byte. The other formats have no checksums: a changed value that is still a finite
+    number goes unnoticed, so compare the sha256 of the file with the one its publisher gives.
+
+    Args:
+        path: A .safetensors file, or a .pt, .pth or .bin file.
+
+    Returns:
+        What the file holds: tensors by name, or a table with such tables in it ("ema", "model").
+
+    Raises:
+        CheckpointError: The file is missing or damaged, it holds objects other than tensors, some values are not
+            finite, or the tensors claim more memory than the file can account for.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    table = read_foreign(path)
+    table = read_untrusted(path)
     if not isinstance(table, dict):
-        raise CheckpointError(f"{path} holds a {type(table).__name__}, not a table of tensors")
+        raise CheckpointError(f"{path} holds an object of type {type(table).__name__}, not a table of tensors")
     parts = [(f"{name}.", part) for name, part in table.items() if isinstance(part, dict)]  # such as "ema" and "model"
     for prefix, part in [("", table), *parts]:
         check_values(part, path, prefix)
     return table
 
 
-def read_foreign(path: Path) -> object:
-    """What a file holds. CheckpointError, in our words: PyTorch's own advise to read it unsafely."""
+def read_untrusted(path: Path) -> object:
+    """Return what a file holds. Errors are reworded, since PyTorch's own advise loading the file unsafely."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         verify_zip(path)
-        with warnings.catch_warnings(action="ignore"):  # PyTorch's, on what this file is made with
+        with warnings.catch_warnings(action="ignore"):  # PyTorch warns about how the file was made
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # inside a reader, a forged file can make almost any
+    except Exception as error:  # a forged file can raise almost anything inside a reader
         alien = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if alien is None:
             raise CheckpointError(f"{path} is damaged or is not a checkpoint of plain tensors") from error
-        advice = 'if you trust it, load it elsewhere and write its tensors with torch.save({"ema": state_dict}, ...)'
-        raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not read: {advice}") from error
+        advice = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
+        raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not loaded: {advice}") from error
 
 
 def verify_zip(path: Path) -> None:
-    """The records of a .pt written since PyTorch 1.6: stored as they are, side by side, and with sound checksums."""
+    """Check that the records of a zipped .pt are uncompressed, do not overlap and match their checksums."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise CheckpointError(f"{path} is compressed inside, as no checkpoint of PyTorch is: not read")
+            raise CheckpointError(f"{path} is compressed inside, which PyTorch never does, and is not loaded")
         if sum(record.file_size for record in records) > path.stat().st_size:
-            raise CheckpointError(f"{path}: its records claim more than the file holds: not read")
+            raise CheckpointError(f"{path}: its records claim more than the file holds, so it is not loaded")
         if (record := archive.testzip()) is not None:
-            raise CheckpointError(f"{path}: the checksum of {record} is wrong: the file is damaged, fetch it again")
+            raise CheckpointError(f"{path}: the checksum of {record} is wrong; the file is damaged, download it again")
 
 
-def ordinary(tensor: Tensor) -> bool:
-    """Whether all its values lie in memory: not sparse, not nested, not without storage."""
+def is_dense(tensor: Tensor) -> bool:
+    """Whether all values of the tensor lie in CPU memory: it is not sparse, nested or without storage."""
     return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
 
 
 def check_values(table: dict, path: Path, prefix: str) -> None:
-    """CheckpointError names a tensor that is not ordinary, not finite, or brings the table's size above the file's.
+    """Check every tensor of a table: dense, finite, and no larger in sum than the file can account for.
 
-    The last is what views can do that share a storage: a small file would become a large model. A tied tensor, as T5's
-    embedding is, has two names and is stored once: twice the file's size is the limit.
+    Views that share one storage could make a small file expand to a huge model. A tied tensor, such as the embedding
+    of T5, has two names and is stored once, so the limit is twice the size of the file.
+
+    Args:
+        table: Tensors by name. Values of other types are ignored.
+        path: The file that the tensors come from.
+        prefix: What to put before a tensor's name in a message.
+
+    Raises:
+        CheckpointError: A tensor fails a check; the message names it.
     """
     left = 2 * path.stat().st_size
     for name, tensor in table.items():
         if not isinstance(tensor, Tensor):
             continue
-        if not ordinary(tensor):
-            raise CheckpointError(f"{path}: {prefix}{name} is not an ordinary tensor: {tensor.layout}, {tensor.device}")
+        if not is_dense(tensor):
+            raise CheckpointError(f"{path}: {prefix}{name} is not a dense tensor: {tensor.layout} on {tensor.device}")
         left -= tensor.numel() * tensor.element_size()
         if left < 0:
             shape = tuple(tensor.shape)
             raise CheckpointError(
-                f"{path}: {prefix}{name} of shape {shape} takes its table to more than twice the file's size"
+                f"{path}: {prefix}{name} of shape {shape} brings the tensors to more than twice the file's size"
             )
         if tensor.dtype in FLOATS and not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite: of no use")
+            raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
 
 
 def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """The tensors under rename(name). ValueError: not a table of named tensors, or two of them with one name then."""
+    """Return the tensors of `state` under the names `rename(name)`.
+
+    Raises:
+        ValueError: `state` is not a table of named tensors, or two tensors would have the same name.
+    """
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError("the checkpoint does not hold a table of tensors")
     renamed = {}
     for name, tensor in state.items():
         new = rename(name)
         if new in renamed:
-            raise ValueError(f"{name!r} is there twice, under two spellings: which one counts cannot be told")
+            raise ValueError(f"{name!r} is there twice, under two spellings, so it is unclear which one to load")
         renamed[new] = tensor
     return renamed
 
 
 def cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors on the CPU, in `dtype` (None: each in its own). CheckpointError names one that does not fit in it."""
+    """Return the tensors on the CPU, in `dtype` (None: each in its own).
+
+    Raises:
+        CheckpointError: A value overflows `dtype`; the message names the tensor.
+    """
     out = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
     for name, tensor in out.items():
         if tensor.dtype != state[name].dtype and not tensor.isfinite().all():
@@ -146,14 +180,21 @@ def cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tenso
 def load_strictly(
     model: nn.Module, state: dict[str, Tensor], path: Path, dtype: torch.dtype | None = torch.float32
 ) -> None:
-    """Give `model` these tensors, in `dtype` (None: each in its own).
+    """Load `state` into `model`; every tensor of both must match.
 
-    CheckpointError names the file and a tensor that is missing, surplus, misshapen, of another type than
-    floating-point numbers, or too large for `dtype`.
+    Args:
+        model: The network, which may be on the meta device.
+        state: Its tensors by name.
+        path: The file or folder that they come from, for messages.
+        dtype: What to convert them to; None keeps the type of each.
+
+    Raises:
+        CheckpointError: A tensor is missing, surplus, of another shape, not of floating-point numbers, or overflows
+            `dtype`. The message says how many such tensors there are and names the first.
     """
     own = model.state_dict()
-    plain = {name: (*FLOATS, own[name].dtype) if name in own else FLOATS for name in state}
-    odd = [name for name, tensor in state.items() if tensor.dtype not in plain[name] or not ordinary(tensor)]
+    allowed = {name: (*FLOATS, own[name].dtype) if name in own else FLOATS for name in state}
+    odd = [name for name, tensor in state.items() if tensor.dtype not in allowed[name] or not is_dense(tensor)]
     wrong = [
         f"{name} {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
         for name in own.keys() & state.keys() - set(odd)
@@ -172,44 +213,51 @@ def load_strictly(
 
 
 def write_tensors(path: Path, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """A .safetensors file, in `dtype` or as the tensors are; as readable to others as any new file.
+    """Write a .safetensors file atomically, with the permissions of any new file.
 
-    CheckpointError names a tensor that does not fit in `dtype`.
+    Args:
+        path: The file to write or replace.
+        state: Tensors by name.
+        dtype: What to convert them to; None keeps the type of each.
+
+    Raises:
+        CheckpointError: A value overflows `dtype`.
     """
     state = {name: tensor.contiguous() for name, tensor in cast(state, dtype).items()}
     with replacing(path) as draft:
         draft.touch()
         mode = draft.stat().st_mode
         save_file(state, draft, metadata={"format": "pt"})
-        draft.chmod(mode)  # save_file lets nobody else read what it writes
-
-
-LARGEST = 1 << 30  # bytes that a file may unpack to; the largest that a metric needs has 0.3 billion
+        draft.chmod(mode)  # save_file makes its files unreadable to other users
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of an .npz by name, each as it is.
+    """Read an untrusted .npz file. Arrays of Python objects, which could run code, are refused.
 
-    CheckpointError: missing, damaged (it has checksums), with objects in it, which would be code that runs, with values
-    that are not finite numbers, or of more than LARGEST bytes.
+    Args:
+        path: The file. Its format has checksums, so any damage is detected.
+
+    Returns:
+        The arrays by name, each in its own type.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, it holds objects, some values are not finite, or it unpacks to
+            more than MOST_ARRAY_BYTES.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            claimed = sum(record.file_size for record in archive.infolist())
-        if claimed > LARGEST:
-            raise CheckpointError(f"{path} claims {claimed} bytes of arrays; more than {LARGEST} are not read")
+            size = sum(record.file_size for record in archive.infolist())
+        if size > MOST_ARRAY_BYTES:
+            raise CheckpointError(f"{path} claims {size} bytes of arrays; more than {MOST_ARRAY_BYTES} are not read")
         with np.load(path, allow_pickle=False) as arrays:
             table = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except CheckpointError:
         raise
-    except Exception as error:  # inside a reader, a forged file can make almost any
+    except Exception as error:  # a forged file can raise almost anything inside a reader
         raise CheckpointError(f"{path} is damaged or is not an .npz of plain arrays of numbers") from error
     for name, array in table.items():
         if not array.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite: of no use")
+            raise CheckpointError(f"{path}: {name} holds values that are not finite")
     return table
-
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -13,7 +13,7 @@ from awake_models import awake_pipeline, write_model
 from latte import LattePipeline
 from latte.cli import main
 from latte.commands.sample import show
-from latte.eval.exam import evaluate
+from latte.eval.exam import score_model
 from latte.shapes.draw import MOTIONS
 from latte.shapes.examiner import examine
 from latte.video.read import read_video
@@ -166,7 +166,7 @@ def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, t
     assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
     assert report["scores"]["samples"]["motion_accuracy"] < 0.5
     with pytest.raises(ValueError, match="built-in shapes"):
-        evaluate(unconditional, 8)
+        score_model(unconditional, 8)
 
 
 def test_the_model_of_make_sample_moves_as_told():

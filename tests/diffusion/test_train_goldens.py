@@ -7,8 +7,7 @@ from goldens import Golden, load, relative_error
 from latte.diffusion.schedule import linear_schedule
 from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents
-from latte.train.objectives import class_conditional
-from latte.train.objectives.class_conditional import Denoising
+from latte.train.objectives import ClassConditional, denoising
 from latte.train.presets import resolve
 
 
@@ -27,9 +26,9 @@ def objective(vae, x0, labels, t, noise, monkeypatch, *changes):
     """The trainer's objective with what is random in it given."""
     words = [f"vae={vae}", "sample_latents=false", "image_size=16", "num_frames=4", "clips=4", *changes]
     config = resolve("shapes", [*words, "model.class_dropout_prob=0.0"])
-    made = Denoising(open_clips(config), config)
+    made = ClassConditional(open_clips(config), config)
     made.source, made.drop_rate, made.prediction = Given(x0, labels), lambda network: 0.0, lambda network: "eps"
-    monkeypatch.setattr(class_conditional, "normal", lambda shape, seed, step, slot, what: noise[slot])
+    monkeypatch.setattr(denoising, "normal", lambda shape, seed, step, slot, what: noise[slot])
     drawn = iter(t)
     made.timestep = lambda random: next(drawn)
     return made

@@ -12,8 +12,8 @@ from sketch import CALLS, DETECTOR, sketch
 from latte.commands.sample import show
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import UNIT, Detector, Store, features_of, fill
-from latte.eval.pairs import paired
 from latte.eval.protocol import PROTOCOLS, adjusted
+from latte.eval.video_pairs import match_pairs
 from latte.shapes.draw import make_clip
 from latte.video.pixels import resize_and_crop
 from latte.video.write import write_video
@@ -176,18 +176,18 @@ def test_pictures_of_all_samples_are_no_samples(tmp_path):
     assert [clip.name for clip in choose_clips(tmp_path, PROTOCOLS["latte"], "generated", 0).clips] == sorted(
         path.name for path in tmp_path.glob("*.mp4")
     )
-    assert len(paired(tmp_path, tmp_path)) == 2
+    assert len(match_pairs(tmp_path, tmp_path)) == 2
 
 
 def test_pairs_are_told_apart(tmp_path):
     for name in ("clip.1", "clip.2"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
-    assert len(paired(tmp_path, tmp_path)) == 2
+    assert len(match_pairs(tmp_path, tmp_path)) == 2
     for suffix in ("mp4", "mkv"):
         write_video(make_clip(5, 1, size=16).video, tmp_path / f"twice.{suffix}")
-    with pytest.raises(ValueError, match="are of one name: which one is meant"):
-        paired(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="have the same name: rename one"):
+        match_pairs(tmp_path, tmp_path)
 
 
 def test_described_sets_say_what_was_left_out(folder):

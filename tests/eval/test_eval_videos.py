@@ -1,4 +1,4 @@
-"""`latte eval --real` from words to numbers, without any weights but those that ship."""
+"""`latte eval` with --real and --reference, from options to numbers, with bundled and random weights only."""
 
 import json
 import os
@@ -27,10 +27,10 @@ from latte.video.write import write_video
 from latte.weights.load import save_model
 
 
-def videos(folder: Path, first: int, count: int, spoil: str = "", suffix: str = ".mkv") -> Path:
+def videos(folder: Path, first: int, count: int, corruption: str = "", suffix: str = ".mkv") -> Path:
     for i in range(first, first + count):
         video = torch.from_numpy(make_clip(9, i).video)
-        write_video(corrupted(video[None], spoil, 1.0)[0] if spoil else video, folder / f"{i}{suffix}")
+        write_video(corrupted(video[None], corruption, 1.0)[0] if corruption else video, folder / f"{i}{suffix}")
     return folder
 
 
@@ -71,7 +71,10 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     assert good["flicker"]["real"] == bad["flicker"]["real"] > bad["flicker"]["generated"]
     assert main(["eval", "--compare", str(tmp_path / "good.json"), str(tmp_path / "bad.json")]) == 0
     said = capsys.readouterr().out
-    assert f"good.json ({good['distance']:.2f}) is lower than" in said and "how sure that is is not known" in said
+    assert (
+        f"good.json ({good['distance']:.2f}) is lower than" in said
+        and "how certain this is cannot be said without intervals" in said
+    )
     assert "48 clips are too few to extrapolate from: 96 or more are needed" in good["caveats"]
     for name, change in (("fewer", ["--num-videos", "40"]), ("cut", ["--num-videos", "48", "--real-crop", "6"])):
         words = ["eval", str(sets["good"]), "--real", str(sets["real"]), *change]
@@ -116,11 +119,11 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "taken as given" in said and said.rstrip().count("   real 0.") == 1  # flicker of real frames, of a folder's
     assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
-    assert "--real-crop needs real videos" in capsys.readouterr().err
+    assert "real_crop needs real videos" in capsys.readouterr().err
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
     assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
     said = capsys.readouterr().err
-    assert "the real statistics are of 400 numbers, the shapes distance (not FVD) is of 32: give --i3d" in said
+    assert "the real features have 400 numbers, those of the shapes distance (not FVD) have 32: give i3d" in said
     words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
     assert main(words) == 0
     result = json.loads((tmp_path / "r.json").read_text())
@@ -133,16 +136,16 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         assert f"{option[0]} does nothing with statistics on both sides: leave it out" in capsys.readouterr().err
 
 
-def test_what_cannot_be_compared_is_told_before_the_work(sets, tmp_path, capsys):
+def test_what_cannot_be_compared_is_rejected_before_the_work(sets, tmp_path, capsys):
     words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     assert main([*words, "--num-videos", "1"]) == 2
-    assert "--num-videos 1: a distance is of two clips or more" in capsys.readouterr().err
+    assert "num_videos is 1: each side needs two clips or more" in capsys.readouterr().err
     videos(tmp_path / "one", 0, 1)
     assert main([words[0], str(tmp_path / "one"), *words[2:]]) == 2
     assert "there is one generated clip, " in capsys.readouterr().err
     assert main([*words, "--num-videos", "3"]) == 0
     said = capsys.readouterr().out
-    assert "3 real clips are too few to say what other real ones would score" in said and "real from other" not in said
+    assert "3 real clips are too few for a real-vs-real floor" in said and "real-vs-real floor   " not in said
     (tmp_path / "cache").write_text("")
     assert main([*words, "--features", str(tmp_path / "cache")]) == 2
     assert "cache is a file: name a folder" in capsys.readouterr().err
@@ -161,13 +164,13 @@ def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
         damaged.write_bytes(fault)
         assert main(words) == 2
         told = capsys.readouterr().err
-        assert str(damaged) in told and "delete it, and it is computed again" in told
+        assert str(damaged) in told and "delete the file, and its features are computed again" in told
     damaged.unlink()
     assert main(words) == 0 and capsys.readouterr().out == said
 
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
-    from latte.eval import inception_score as module
+    from latte.eval import video_inception_score as module
 
     load_c3d = module.load_c3d
 
@@ -185,15 +188,15 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
     score = json.loads((tmp_path / "r.json").read_text())["inception_score"]
     assert score["mean"] >= 1 and score["groups"] == 4 and len(score["sha256"]) == len(score["mean_sha256"]) == 64
     assert main([*words, "--is-protocol", "tgan2"]) == 2
-    assert "is of 20480 clips; 48 are given" in capsys.readouterr().err
+    assert "needs 20480 clips; there are 48" in capsys.readouterr().err
     assert main([*both, "--c3d-mean", str(tmp_path)]) == 2
     assert "--c3d-mean does nothing without --c3d" in capsys.readouterr().err
 
 
 def test_pairs_are_compared_by_name(tmp_path, capsys):
     good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
-    for folder, first, spoil in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
-        videos(Path(folder), first, 2, spoil)
+    for folder, first, corruption in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
+        videos(Path(folder), first, 2, corruption)
     assert main(["eval", bad, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5
@@ -239,7 +242,7 @@ def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_p
 @pytest.mark.parametrize("change", [{}, {"generated_stride": 2}])
 def test_clips_of_a_longer_model_are_those_of_its_files(change, sets, tmp_path, vae, monkeypatch):
     """A seeded start, and a stride: with files or without."""
-    from latte.eval import videos as module
+    from latte.eval import protocol as module
     from latte.eval.protocol import PROTOCOLS
 
     torch.manual_seed(0)
@@ -265,7 +268,7 @@ def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, caps
     lossy = videos(tmp_path / "lossy", 48, 8, suffix=".mp4")
     words = ["eval", str(lossy), "--real", str(sets["real"]), "--num-videos", "8"]
     assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
-    assert "stored in h264, which loses some" in capsys.readouterr().out
+    assert "stored in h264, a lossy codec" in capsys.readouterr().out
     assert main([*words, "--protocol", "exact"]) == 2
     assert "or leave out --protocol" in capsys.readouterr().err
     words[1] = str(sets["good"])
@@ -273,7 +276,7 @@ def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, caps
         assert main([*words, *more, "--out", str(tmp_path / f"mkv{len(more)}.json")]) == 0
     compare = lambda name: main(["eval", "--compare", str(tmp_path / name), str(tmp_path / "mkv2.json")])
     assert compare("mkv0.json") == 0 and compare("mp4.json") == 2
-    assert "they differ in codecs that lose something" in capsys.readouterr().err
+    assert "they differ in lossy codecs" in capsys.readouterr().err
 
 
 def test_real_clips_and_their_blurred_twins():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from latte.eval.extrapolation import at_infinity, floor, intercept, student_95
+from latte.eval.extrapolation import at_infinity, intercept, real_floor, student_95
 from latte.eval.frechet import Moments, distance
 
 EIGENVALUES = torch.logspace(-2, 1, 16).double()
@@ -72,7 +72,7 @@ def test_no_distance_is_below_zero():
         same = Moments.of(clips(50, seed))
         assert 0 <= distance(same, same) < 1e-9
     wild = torch.randn(9, 3, generator=torch.Generator().manual_seed(6)) ** 5
-    assert floor(wild, 9).low == 0 < floor(wild, 9).value
+    assert real_floor(wild, 9).low == 0 < real_floor(wild, 9).value
 
 
 def test_a_linear_map_of_both_sides_by_a_rotation_changes_nothing():
@@ -104,7 +104,7 @@ def test_bad_features_are_refused():
         Moments(torch.zeros(3), torch.zeros(4, 4), 9)
 
 
-def test_the_line_is_followed_to_endlessly_many():
+def test_the_line_is_extrapolated_to_infinite_n():
     shares = [0.25, 0.5, 0.5, 1.0]
     assert intercept(shares, [7 + 3 / share for share in shares]) == pytest.approx(7)
 
@@ -141,11 +141,11 @@ def test_the_floor_is_what_a_perfect_model_would_score():
     real = clips(800, 7)
     for n, count in ((800, 100), (150, 100), (150, 800)):
         same = [distance(Moments.of(clips(n, 2 * i)), Moments.of(clips(count, 2 * i + 1))) for i in range(20)]
-        found = floor(real[:n], count)
+        found = real_floor(real[:n], count)
         assert found.value == pytest.approx(np.mean(same), rel=0.25)
         assert found.low < np.mean(same) < found.high
     with pytest.raises(ValueError, match="3 real clips are too few"):
-        floor(real[:3], 2)
+        real_floor(real[:3], 2)
 
 
 def test_students_distribution():

@@ -1,4 +1,4 @@
-"""Results of `latte eval --real`: the number, its doubt, what may be compared, and statistics of others."""
+"""Results of `latte eval --real`: the number, its uncertainty, what may be compared, and given statistics."""
 
 import json
 import pickle
@@ -11,33 +11,47 @@ from sketch import DETECTOR
 
 from latte.cli import main
 from latte.eval.frechet import Moments, distance
-from latte.eval.fvd import Side, check_comparable, compared, measure
-from latte.eval.protocol import PROTOCOLS, adjusted
-from latte.eval.statistics import read_statistics
+from latte.eval.frechet_video_distance import measure_distance
+from latte.eval.fvd_result import FVDResult, check_comparable, compare_results
+from latte.eval.protocol import PROTOCOLS, Protocol, adjusted
+from latte.eval.statistics import FeatureSet, read_statistics
 from latte.weights.tensors import CheckpointError
 
 
-def side(seed: int, count: int = 200, scale: float = 1.0) -> Side:
+def side(seed: int, count: int = 200, scale: float = 1.0) -> FeatureSet:
     noise = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return Side({"clips": count, "codecs": {"ffv1": count}, "fingerprint": "same"}, noise * scale)
+    return FeatureSet({"clips": count, "codecs": {"ffv1": count}, "fingerprint": "same"}, noise * scale)
 
 
-def test_a_result_holds_the_number_its_doubt_and_its_origin():
+def measure(real: FeatureSet, generated: FeatureSet, protocol: Protocol) -> dict:
+    """The result as JSON has it."""
+    return json.loads(json.dumps(measure_distance(real, generated, protocol, DETECTOR).to_dict()))
+
+
+def check(*results: dict) -> None:
+    check_comparable(*map(FVDResult.from_dict, results))
+
+
+def compared(names: tuple[str, str], results: tuple[dict, dict]) -> str:
+    return compare_results(names, [FVDResult.from_dict(result) for result in results])
+
+
+def test_a_result_holds_the_number_its_uncertainty_and_its_origin():
     protocol = adjusted("exact", clips=200)
-    result = json.loads(json.dumps(measure(side(0), side(1, scale=1.5), protocol, DETECTOR)))
+    result = measure(side(0), side(1, scale=1.5), protocol)
     assert result["distance"] == distance(Moments.of(side(0).features), Moments.of(side(1, scale=1.5).features))
     assert result["infinite"]["low"] < 6 * 0.5**2 < result["infinite"]["high"]
     assert 0 < result["floor"]["value"] < 0.3 < result["distance"]
     own = {"resize": DETECTOR.record.get("resize"), "eps": DETECTOR.record.get("eps")}  # not I3D's
     assert result["protocol"] == asdict(protocol) | own and result["detector"]["metric"] == "sketch"
     assert own["eps"] is None and result["device"] == DETECTOR.device
-    assert result["caveats"] == ["real from other real is of 100 against 100 clips, scaled to the numbers compared"]
-    tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200), DETECTOR)
+    assert result["caveats"] == ["the real-vs-real floor is measured on 100 against 100 clips and scaled to all"]
+    tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200))
     assert tf["distance"] != result["distance"] and tf["distance"] == pytest.approx(result["distance"], rel=0.05)
 
 
 def test_caveats_name_what_is_wrong():
-    few = measure(side(0), side(1, 5), PROTOCOLS["exact"], DETECTOR)
+    few = measure(side(0), side(1, 5), PROTOCOLS["exact"])
     assert "infinite" not in few
     assert [caveat.split(" clips")[0] for caveat in few["caveats"]] == [
         "200 real",
@@ -48,30 +62,30 @@ def test_caveats_name_what_is_wrong():
     assert few["caveats"][2] == "5 clips are too few to extrapolate from: 40 or more are needed"
     lossy = side(1)
     lossy.about["codecs"] = {"h264": 200}
-    for real in (side(0), Side({**side(0).about, "codecs": {"h264": 1}}, side(0).features)):
-        found = measure(real, lossy, adjusted("latte", clips=200), DETECTOR)["caveats"]
+    for real in (side(0), FeatureSet({**side(0).about, "codecs": {"h264": 1}}, side(0).features)):
+        found = measure(real, lossy, adjusted("latte", clips=200))["caveats"]
         assert len(found) == 2 and "stored in h264" in found[1]
     unequal = side(1)
     unequal.about["sizes"] = {"64x64": 200}
     real = side(0)
     real.about["sizes"] = {"320x240": 200}
-    sized = measure(real, unequal, adjusted("latte", clips=200), DETECTOR)["caveats"]
+    sized = measure(real, unequal, adjusted("latte", clips=200))["caveats"]
     assert sized[1:] == ["frames differ in size: real 320x240, generated 64x64"]
-    uncounted = Side({"clips": 0}, replace(Moments.of(side(0).features), count=0))
-    said = measure(uncounted, side(1), adjusted("latte", clips=200), DETECTOR)["caveats"]
-    assert not any("against" in caveat for caveat in said) and "not known from statistics" in said[1]
-    given = Side({"clips": 200}, Moments.of(side(0).features))
-    result = measure(given, side(1), adjusted("latte", clips=200), DETECTOR)
+    uncounted = FeatureSet({"clips": 0}, replace(Moments.of(side(0).features), count=0))
+    said = measure(uncounted, side(1), adjusted("latte", clips=200))["caveats"]
+    assert not any("against" in caveat for caveat in said) and "cannot be computed from statistics" in said[1]
+    given = FeatureSet({"clips": 200}, Moments.of(side(0).features))
+    result = measure(given, side(1), adjusted("latte", clips=200))
     assert "floor" not in result and "infinite" in result and "taken as given" in result["caveats"][0]
 
 
 def test_results_of_different_protocols_refuse_to_be_compared():
     protocol = adjusted("exact", clips=200)
-    good, bad = (measure(side(0), side(1, scale=scale), protocol, DETECTOR) for scale in (1.1, 3.0))
+    good, bad = (measure(side(0), side(1, scale=scale), protocol) for scale in (1.1, 3.0))
     assert compared(("a", "b"), (bad, good)).startswith(f"b ({good['infinite']['value']:.2f}) is lower than a (")
-    assert "lie apart" in compared(("a", "b"), (bad, good))
-    near = measure(side(0), side(1, scale=1.12), protocol, DETECTOR)
-    assert "overlap" in compared(("a", "b"), (good, near))
+    assert "do not overlap" in compared(("a", "b"), (bad, good))
+    near = measure(side(0), side(1, scale=1.12), protocol)
+    assert "overlap, so neither is shown to be better" in compared(("a", "b"), (good, near))
     assert compared(("a", "a"), (good, good)) == f"a and a are equal ({good['infinite']['value']:.2f})"
     for name, change in {
         "protocol, real_stride, 1 and 3": {"protocol": {**asdict(protocol), "real_stride": 3}},
@@ -79,49 +93,51 @@ def test_results_of_different_protocols_refuse_to_be_compared():
         "metric": {"metric": "fvd"},
         "real clips, same and other": {"real": {**good["real"], "fingerprint": "other"}},
         "seed": {"seed": 1},
-        "codecs that lose something": {"generated": {**good["generated"], "codecs": {"h264": 200}}},
+        "lossy codecs": {"generated": {**good["generated"], "codecs": {"h264": 200}}},
         "sizes of generated frames": {"generated": {**good["generated"], "sizes": {"8x8": 200}}},
     }.items():
         with pytest.raises(ValueError, match=f"differ in {name}"):
-            check_comparable(
+            check(
                 {**good, **({"detector": {**good["detector"], "eps": 1e-3}} if "eps" in name else {})},
                 {**good, **change},
             )
     with pytest.raises(ValueError, match="differ in clips, 200 and 100"):
-        check_comparable(good, {**good, "generated": {"clips": 100}})
+        check(good, {**good, "generated": {"clips": 100}})
     with pytest.raises(ValueError, match="metric is missing"):
-        check_comparable(good, {"scores": {}})
-    for name, spoilt in {"distance": None, "protocol": "exact", "real": [], "infinite": 3}.items():
-        with pytest.raises(ValueError, match=f"not two results of `latte eval`: {name} is missing or damaged"):
-            check_comparable(good, {**good, name: spoilt})
+        check(good, {"scores": {}})
+    for name, damaged in {"distance": None, "protocol": "exact", "real": [], "infinite": 3}.items():
+        with pytest.raises(ValueError, match=f"not a result of `latte eval --real`: {name} is missing or damaged"):
+            check(good, {**good, name: damaged})
     renamed = {**good, "protocol": {**good["protocol"], "name": "exact, any codec", "lossless": False}}
-    check_comparable(good, renamed)
+    check(good, renamed)
 
 
-def test_what_is_lower_for_endlessly_many_clips_is_the_better_one():
+def test_what_is_lower_at_infinite_n_is_the_better_one():
     """The bias of a plain distance belongs to the model: of these clips the other one is lower."""
     protocol = adjusted("exact", clips=200)
-    one, other = (measure(side(0), side(1), protocol, DETECTOR) for _ in range(2))
+    one, other = (measure(side(0), side(1), protocol) for _ in range(2))
     one |= {"distance": 19.2, "infinite": {"value": 13.7, "low": 12.2, "high": 15.3}}
     other |= {"distance": 19.0, "infinite": {"value": 16.4, "low": 15.5, "high": 17.3}}
     said = compared(("other", "one"), (other, one))
-    assert said.startswith("one (13.70) is lower than other (16.40), for endlessly many clips, though of these clips")
-    assert "it is 19.20 against 19.00; their 95 % intervals lie apart" in said
+    assert said.startswith(
+        "one (13.70) is lower than other (16.40), extrapolated to infinite N, although on these clips"
+    )
+    assert "it is 19.20 against 19.00; their 95 % intervals do not overlap" in said
     del other["infinite"]
-    assert compared(("other", "one"), (other, one)).startswith("other (19.00) is lower than one (19.20); how sure")
+    assert compared(("other", "one"), (other, one)).startswith("other (19.00) is lower than one (19.20); how certain")
 
 
 @pytest.mark.parametrize(("count", "width"), [(60, 32), (110, 32)])
 def test_too_few_clips_are_not_extrapolated_from(count, width):
     """Of 64 clips of 32 numbers four intervals in ten held the truth, of 100 nine or ten."""
     draw = lambda seed: torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-    sides = [Side({"clips": count, "fingerprint": "same"}, draw(seed)) for seed in range(2)]
-    result = measure(*sides, adjusted("exact", clips=count), DETECTOR)
-    told = f"{count} clips are too few to extrapolate from: {3 * width} or more are needed"
-    assert ("infinite" in result) == (count >= 3 * width) == (told not in result["caveats"])
+    sides = [FeatureSet({"clips": count, "fingerprint": "same"}, draw(seed)) for seed in range(2)]
+    result = measure(*sides, adjusted("exact", clips=count))
+    caveat = f"{count} clips are too few to extrapolate from: {3 * width} or more are needed"
+    assert ("infinite" in result) == (count >= 3 * width) == (caveat not in result["caveats"])
 
 
-def test_statistics_of_others_are_read(tmp_path):
+def test_given_statistics_are_read(tmp_path):
     features = side(3).features.double().numpy()
     wanted = Moments.of(torch.from_numpy(features))
     np.savez(tmp_path / "a.npz", mean=wanted.mean.numpy(), cov=wanted.cov.numpy(), n=np.array(200))
@@ -165,6 +181,6 @@ def test_statistics_of_others_are_read(tmp_path):
         (["tests", "--reference", "none", "--num-videos", "2"], "--num-videos does nothing with --reference"),
     ],
 )
-def test_bad_words_get_one_line(words, line, capsys):
+def test_bad_options_get_one_line(words, line, capsys):
     assert main(["eval", *words]) == 2
     assert line in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_expectations_and_error_of_draws_from_known_distributions():
         assert errors.mean() == pytest.approx(values.std().item(), rel=0.2)
 
 
-def test_what_has_no_distance_is_told(sets):
+def test_what_has_no_distance_is_rejected(sets):
     x, y = sets
     for a, b in ((x, y[:, :5]), (x[:2], y), (x[0], y), (x, y[:0])):
         with pytest.raises(ValueError, match=r"expected features \(n, d\) and \(m, d\) of 3 clips or more"):

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from random_weights import random_state, smooth_videos
 
-from latte.eval.fid import frame_features, load_inception
-from latte.eval.inception_score import (
-    SCORE_PROTOCOLS,
-    class_probabilities,
-    group_scores,
-    inception_score,
-    load_c3d,
-    prepare,
-)
+from latte.eval.frechet_inception_distance import frame_features, load_inception
 from latte.eval.networks.c3d import C3D
 from latte.eval.networks.fast_convolutions import WinogradConv3d
 from latte.eval.networks.inception import Inception, resize
 from latte.eval.networks.published_weights import PUBLISHED, find_weights
+from latte.eval.video_inception_score import (
+    SCORE_PROTOCOLS,
+    class_probabilities,
+    group_scores,
+    load_c3d,
+    prepare,
+    score_probabilities,
+)
 from latte.weights import tensors
 from latte.weights.tensors import CheckpointError, read_arrays
 
@@ -165,7 +165,7 @@ def test_c3d_files_that_do_not_fit_are_refused(c3d_files, tmp_path, monkeypatch)
         file.write_bytes(bad)
         with pytest.raises(CheckpointError, match="damaged"):
             read_arrays(file)
-    monkeypatch.setattr(tensors, "LARGEST", 5000)
+    monkeypatch.setattr(tensors, "MOST_ARRAY_BYTES", 5000)
     with pytest.raises(CheckpointError, match="more than 5000 are not read"):
         read_arrays(folder / PUBLISHED["c3d"].file)
     with pytest.raises(CheckpointError, match="there is no such file"):
@@ -192,23 +192,26 @@ def test_protocols_of_the_inception_score():
         return [np.exp(np.mean(np.sum(q * (np.log(q) - np.log(np.mean(q, 0))), 1))) for q in parts]
 
     by_tgan2 = [scores(loop, 1)[0] for loop in np.split(rows, 10)]
-    found = inception_score(torch.from_numpy(rows), "tgan2")
-    assert found == {
+    found = score_probabilities(torch.from_numpy(rows), "tgan2")
+    assert found.to_dict() == {
         "mean": pytest.approx(np.mean(by_tgan2)),
         "std": pytest.approx(np.std(by_tgan2)),
         "protocol": "tgan2",
         "videos": 20480,
         "groups": 10,
         "shuffled": False,
+        "metric": "inception score",
+        "sha256": None,
+        "mean_sha256": None,
     }
     few = rows[:2048].copy()
     np.random.RandomState(42).shuffle(few)
-    found = inception_score(torch.from_numpy(rows), "stylegan-v")
-    assert found["mean"] == pytest.approx(np.mean(scores(few, 10)), rel=1e-9)
-    assert found["std"] == pytest.approx(np.std(scores(few, 10)), rel=1e-9)
-    assert found["mean"] < scores(few, 1)[0] - 0.1  # of the same clips in smaller groups
-    with pytest.raises(ValueError, match="of stylegan-v is of 2048 clips; 2047 are given"):
-        inception_score(torch.from_numpy(rows[:2047]), "stylegan-v")
+    found = score_probabilities(torch.from_numpy(rows), "stylegan-v")
+    assert found.mean == pytest.approx(np.mean(scores(few, 10)), rel=1e-9)
+    assert found.std == pytest.approx(np.std(scores(few, 10)), rel=1e-9)
+    assert found.mean < scores(few, 1)[0] - 0.1  # of the same clips in smaller groups
+    with pytest.raises(ValueError, match="of stylegan-v needs 2048 clips; there are 2047"):
+        score_probabilities(torch.from_numpy(rows[:2047]), "stylegan-v")
     with pytest.raises(ValueError, match="no protocol 'openai' of the inception score: there are tgan2, stylegan-v"):
-        inception_score(torch.from_numpy(rows), "openai")
+        score_probabilities(torch.from_numpy(rows), "openai")
     assert set(SCORE_PROTOCOLS) == {"tgan2", "stylegan-v"}

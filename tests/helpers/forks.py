@@ -145,7 +145,7 @@ def kill_again_and_again(
             os.waitpid(pid, 0)
         counts["kills"] += 1
         counts["in_save"] += in_save
-        saved = checkpoint.found(run)
+        saved = checkpoint.list_checkpoints(run)
         if len(saved) > 1 and rng.random() * (kills - counts["kills"] + 1) < 2 * (damages - counts["damages"]):
             damage(rng.choice(sorted(saved[-1].iterdir())), rng)
             counts["damages"] += 1

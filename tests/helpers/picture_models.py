@@ -1,4 +1,4 @@
-"""Tiny DiT and PixArt-alpha weights in their projects' names, and what those models make of one picture."""
+"""Tiny DiT and PixArt-alpha weights with their original names, and forward passes of these models on one image."""
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,19 @@ D, HEADS, P = 16, 2, 2
 
 
 def drawn(shapes, seed=0):
-    """Tensors of these shapes, with values that are all different."""
+    """Random tensors of these shapes, by name."""
     random = torch.Generator().manual_seed(seed)
     return {name: 0.3 * torch.randn(shape, generator=random) for name, shape in shapes.items()}
 
 
 def layers(table):
-    """Shapes of linear layers: name -> (out, in)."""
+    """The shapes of the weights and biases of linear layers, from name -> (out, in)."""
     weights = {f"{name}.weight": shape for name, shape in table.items()}
     return weights | {f"{name}.bias": shape[:1] for name, shape in table.items()}
 
 
 def dit(depth=2, classes=3):
-    """A DiT's weights, in facebookresearch/DiT's names."""
+    """The weights of a DiT, with the names of facebookresearch/DiT."""
     table = {"t_embedder.mlp.0": (D, 256), "t_embedder.mlp.2": (D, D)}
     for i in range(depth):
         table |= {f"blocks.{i}.attn.qkv": (3 * D, D), f"blocks.{i}.attn.proj": (D, D)}
@@ -35,7 +35,7 @@ def dit(depth=2, classes=3):
 
 
 def pixart(layers_of=2, text=8):
-    """A PixArt-alpha's weights, in its own names."""
+    """The weights of a PixArt-alpha, with its own names."""
     table = {"t_embedder.mlp.0": (D, 256), "t_embedder.mlp.2": (D, D), "t_block.1": (6 * D, D)}
     table |= {"y_embedder.y_proj.fc1": (D, text), "y_embedder.y_proj.fc2": (D, D), "final_layer.linear": (P * P * 8, D)}
     tables = {"final_layer.scale_shift_table": (2, D)}
@@ -103,7 +103,7 @@ def attend(q, k, v):
 
 
 def outer(state, x, t, body):
-    """The parts that DiT and PixArt share, for one picture x (1, 4, 4, 4): embeddings, `body`, and back to latents."""
+    """What DiT and PixArt share, for one image x (1, 4, 4, 4): embed it, apply `body`, and unpatchify."""
     tokens = F.conv2d(x, state["x_embedder.proj.weight"], state["x_embedder.proj.bias"], stride=P)
     tokens = tokens.flatten(2).transpose(1, 2) + spatial_position(2, 2, D)
     angle = t[:, None] * 10_000 ** (-torch.arange(128, dtype=torch.double) / 128)
@@ -113,7 +113,7 @@ def outer(state, x, t, body):
 
 
 def dit_of_one_frame(state, x, t, y):
-    """What a DiT makes of a picture if every second block is temporal: there each token attends to itself alone."""
+    """The output of a DiT whose second block is temporal: with one frame, each token attends only to itself."""
 
     def body(tokens, time):
         c = F.silu(time + state["y_embedder.embedding_table.weight"][y])
@@ -130,7 +130,7 @@ def dit_of_one_frame(state, x, t, y):
 
 
 def pixart_picture(state, x, t, text):
-    """What a PixArt-alpha makes of a picture."""
+    """The output of a PixArt-alpha."""
 
     def body(tokens, time):
         shared = linear(F.silu(time), state, "t_block.1").unflatten(-1, (6, D))

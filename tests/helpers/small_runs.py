@@ -1,4 +1,4 @@
-"""Small training runs, and comparing them."""
+"""Training runs that take seconds, and functions to compare them."""
 
 import torch
 from safetensors.torch import load_file

@@ -139,3 +139,33 @@ def test_parts_of_the_other_kind_are_refused(classes, parts):
         LattePipeline(classes.transformer, text_encoder=parts["text_encoder"])
     with pytest.raises(ValueError, match="class_names belong to a class-conditional model"):
         LattePipeline(**parts, class_names=["left"])
+
+
+@pytest.mark.parametrize("layout", ["ours", "published"])
+def test_a_saved_pipeline_is_the_same(call, layout, tmp_path):
+    published = layout == "published"
+    if published and not call.pipe.takes_prompts:
+        with pytest.raises(ValueError, match="diffusers has no class-conditional"):
+            call.pipe.save_pretrained(tmp_path / "saved", published=True)
+        assert not (tmp_path / "saved").exists()
+        return
+    for _ in range(2):  # over what was written before, too
+        call.pipe.save_pretrained(tmp_path / "saved", published=published)
+    again = LattePipeline.from_pretrained(tmp_path / "saved")
+    assert again.class_names == call.pipe.class_names and again.sampling == call.pipe.sampling
+    assert (tmp_path / "saved/model_index.json").is_file() == published
+    before = call().frames
+    state = call.pipe.transformer.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in again.transformer.state_dict().items())
+    shown = "left" if again.class_names else PROMPTS[0]
+    frames = again(shown, num_inference_steps=4, num_frames=4, output_type="latent", progress=False).frames
+    torch.testing.assert_close(frames, before, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_of_others_is_overwritten(call, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae/model.bin").write_text("mine")
+    with pytest.raises(ValueError, match=r"not empty|choose a new"):
+        call.pipe.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "vae"]

@@ -216,7 +216,7 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
         ({"prompt": []}, "a list of at least one"),
         ({"prompt": [3]}, "a list of at least one"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
-        ({"negative_prompt": 3}, "negative_prompt is a text, or a list"),
+        ({"negative_prompt": 3}, "negative_prompt must be a string or a list"),
         ({"negative_prompt_embeds": torch.zeros(1, 120, 32)}, "go with prompt_embeds"),
         (
             {"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32), "negative_prompt_embeds": torch.zeros(1, 3, 32)},

@@ -8,7 +8,7 @@ import torch
 
 from latte import LattePipeline
 from latte.cli import main
-from latte.eval.exam import reconstruct, table
+from latte.eval.exam import reconstruct, score_table
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
 from latte.shapes.examiner import count_objects, examine, score_clips
@@ -234,7 +234,7 @@ def test_scores_are_json_even_where_no_clip_was_judged():
         scores = score_clips([nothing], [0], truths)
         assert json.loads(json.dumps(scores, allow_nan=False))["trajectory_error"] is None
     samples = score_clips([nothing], [CLIPS[0].label])
-    lines = table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": samples})
+    lines = score_table({"real clips": scored([CLIPS[0].video], CLIPS[:1]), "samples": samples})
     assert [line.split()[-1] for line in lines.splitlines()[1:3]] == ["1", "0.000"]
     assert f"  {CLIPS[0].motion} " in lines and lines.splitlines()[-1].split()[-1] == "-"
 

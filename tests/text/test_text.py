@@ -1,4 +1,4 @@
-"""Captions and their tokens against values recorded with diffusers' cleaning and the real vocabulary."""
+"""Cleaned captions and token ids against values recorded with diffusers and the real vocabulary."""
 
 import io
 import json
@@ -41,20 +41,20 @@ def vocabulary(tmp_path):
     return tmp_path
 
 
-def test_long_prompts_are_cut_and_said_to_be(vocabulary):
+def test_long_prompts_are_truncated_with_a_warning(vocabulary):
     tokenizer = Tokenizer(vocabulary)
-    whole, mask = tokenizer(["a red star moving left"])
+    full, mask = tokenizer(["a red star moving left"])
     length = int(mask.sum())
-    assert whole.shape == (1, 120) and whole[0, length - 1] == 1
+    assert full.shape == (1, 120) and full[0, length - 1] == 1
     with pytest.warns(UserWarning, match="cut off: 'left'"):
         cut, mask = tokenizer(["a red star moving left"], max_length=length - len(tokenizer.pieces.encode("left")))
-    assert cut[0, -1] == 1 and mask.all() and cut[0, :-1].equal(whole[0, : cut.shape[1] - 1])
+    assert cut[0, -1] == 1 and mask.all() and cut[0, :-1].equal(full[0, : cut.shape[1] - 1])
     assert Tokenizer(vocabulary / "spiece.model")(["</s> red"])[0][0, 0] != 1
     with pytest.raises(ValueError, match="max_length is 0"):
         tokenizer(["a"], max_length=0)
 
 
-def test_what_is_no_vocabulary(tmp_path, vocabulary):
+def test_files_that_are_not_a_vocabulary_are_rejected(tmp_path, vocabulary):
     with pytest.raises(CheckpointError, match="no vocabulary at"):
         Tokenizer(tmp_path / "nowhere")
     (tmp_path / "spiece.model").write_bytes((tmp_path / "spiece.model").read_bytes()[:100])

@@ -1,4 +1,4 @@
-"""Where a training begins: other models' weights land where they should, and what is not taken is told."""
+"""Initialisation from other models: their weights are used correctly, and warnings name what is not used."""
 
 import warnings
 from dataclasses import replace
@@ -14,7 +14,7 @@ from latte.files import write_json
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
-from latte.train.init import begin_latte, begin_t2v
+from latte.train.init import init_latte, init_t2v
 from latte.weights.convert_latte import state_for_original
 from latte.weights.load import save_model
 from latte.weights.published import load_t2v, load_t5
@@ -25,7 +25,7 @@ SHAPE = dict(depth=2, hidden_size=D, num_heads=HEADS, input_size=4, num_frames=4
 
 def begun(source, names=(), **changes):
     network = Latte(LatteConfig(**{**SHAPE, "num_classes": len(names), **changes})).eval()
-    begin_latte(network, str(source), list(names))
+    init_latte(network, str(source), list(names))
     return network
 
 
@@ -34,7 +34,7 @@ def t2v(source, d_model=8, **changes):
     encoder = T5Config(vocab_size=20, d_model=d_model, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     config = LatteT2VConfig(**{**shape, "caption_channels": d_model, **changes})
     network = TextToVideo(TextToVideoConfig(config, encoder)).eval()
-    begin_t2v(network, str(source))
+    init_t2v(network, str(source))
     return network
 
 
@@ -64,19 +64,19 @@ def test_a_dit_begins_a_latte(tmp_path, said, capsys):
     x, t = torch.randn(1, 4, 4, 4), torch.tensor([321])
     for y in range(4):
         assert close(network(x[None], t, torch.tensor([y])), dit_of_one_frame(state, x, t, y))
-    assert "a DiT, of pictures: spatial and temporal blocks alike" in said() and "taken for these" in said()
+    assert "a DiT, an image model: its blocks become" in said() and "matched by number" in said()
     assert capsys.readouterr().out.startswith("init: the weights of ")
     late = begun(tmp_path / "DiT.pt", "abc", variant=2)
     assert torch.equal(late.blocks[1].mlp.fc1.weight, network.blocks[1].mlp.fc1.weight)
 
 
 @torch.no_grad()
-def test_without_classes_it_begins_as_the_source_told_of_none(tmp_path, said):
+def test_without_classes_it_starts_from_the_sources_no_class(tmp_path, said):
     state = dit(classes=7)
     network = begun(saved(state, tmp_path / "DiT.pt"))
     x, t = torch.randn(1, 4, 4, 4), torch.tensor([5])
     assert close(network(x[None], t), dit_of_one_frame(state, x, t, 7))
-    assert "its 7 classes are left out" in said()
+    assert "its 7 classes are dropped" in said()
 
 
 def test_classes_are_known_by_their_names(tiny, tmp_path, said):
@@ -84,19 +84,19 @@ def test_classes_are_known_by_their_names(tiny, tmp_path, said):
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
     table = begun(folder, ["c", "d"]).condition.label.weight
     assert torch.equal(table, rows[[2, 3, 3]])
-    assert "1 of 2 classes are new, first 'd'" in said() and "2 of its 3 classes are left out, first 'a'" in said()
+    assert "1 of 2 classes are new ('d', ...)" in said() and "2 of its 3 classes are dropped ('a', ...)" in said()
     assert torch.equal(begun(folder, "cab").condition.label.weight, rows[[2, 0, 1, 3]])
     assert torch.equal(begun(folder, "cab", class_dropout_prob=0.0).condition.label.weight, rows[[2, 0, 1]])
     (folder / "classes.json").unlink()
     assert torch.equal(begun(folder, "cab").condition.label.weight, rows)
     assert torch.equal(begun(folder, "cabd").condition.label.weight, rows[[3] * 5])
-    assert "its 3 classes, which have no names, are left out" in said()
+    assert "its 3 classes have no names and are dropped" in said()
     sure = Latte(LatteConfig(**SHAPE, num_classes=2, class_dropout_prob=0.0))
     mean = begun(save_model(sure, tmp_path / "sure"), "cab").condition.label.weight
     assert torch.allclose(mean, sure.condition.label.weight.mean(0).expand(4, -1))
     words = Latte(LatteConfig(**SHAPE, num_classes=2, conditioning="tokens"))
     bias = begun(save_model(words, tmp_path / "words"), conditioning="tokens").condition.time.mlp[2].bias
-    assert torch.equal(bias, words.condition.time.mlp[2].bias) and "2 classes, which are tokens, are left out" in said()
+    assert torch.equal(bias, words.condition.time.mlp[2].bias) and "2 classes, which are tokens, are dropped" in said()
     plain = Latte(LatteConfig(**SHAPE))
     assert begun(save_model(plain, tmp_path / "plain"), "ab").condition.label.weight.eq(0).all()
 
@@ -110,7 +110,7 @@ def test_other_lengths_and_sizes_and_the_originals_files(tiny, tmp_path, said):
     network = begun(path, "abc", num_frames=6, input_size=8)
     x, t, y = torch.randn(1, 6, 4, 8, 8), torch.tensor([7]), torch.tensor([2])
     assert torch.equal(network(x, t, y), tiny(x, t, y))
-    assert "positions are computed anew, for 6 frames of 8 x 8" in said() and "DiT" not in said()
+    assert "position embeddings are recomputed for 6 frames of 8 x 8" in said() and "DiT" not in said()
     lone = saved({"model": theirs}, tmp_path / "lone.pt")
     assert torch.equal(begun(lone, "abc")(x, t, y), tiny(x, t, y))
 
@@ -118,7 +118,7 @@ def test_other_lengths_and_sizes_and_the_originals_files(tiny, tmp_path, said):
 def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
     network = begun(saved(dit(), tmp_path / "DiT.pt"), "abc", prediction="v")
     assert network.final_linear.weight.eq(0).all() and network.final_modulation.linear.weight.ne(0).any()
-    assert "it predicts 'eps', this run 'v': the last layer is new" in said()
+    assert "it predicts 'eps', this run 'v': the last layer starts at random" in said()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
         ({"num_heads": 5, "hidden_size": 20}, "hidden_size 16 is not 5 equal heads"),
     ],
 )
-def test_another_shape_is_told(change, say, tmp_path):
+def test_another_shape_is_refused(change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"DiT\.pt.*{say}"):
         begun(saved(dit(), tmp_path / "DiT.pt"), "abc", **change)
 
@@ -158,14 +158,14 @@ def test_a_pixart_begins_a_text_to_video_model(tmp_path, said):
     tokens, c = torch.randn(1, 3, 4, D), torch.randn(1, 1, 6 * D)
     for block in network.transformer.blocks[1::2]:
         assert torch.equal(block(tokens, c), tokens) and block.attns[0].qkv.weight.ne(0).all()
-    assert "temporal blocks are new, and begin as identities" in said() and "brings no text encoder" in said()
+    assert "temporal blocks are new and start as identities" in said() and "has no text encoder" in said()
 
 
 def test_its_names_in_diffusers_say_the_same(tmp_path, said):
     state = pixart()
     sizes = {"csize_embedder.mlp.0.weight": torch.zeros(2, 2), "ar_embedder.mlp.2.bias": torch.zeros(2)}
     networks = [t2v(saved(state | sizes, tmp_path / "PixArt.pth"))]
-    assert "of a picture's size and aspect is left out (2 tensors)" in said()
+    assert "of an image's size and aspect ratio are dropped (2 tensors)" in said()
     folder = tmp_path / "PixArt/transformer"
     folder.mkdir(parents=True)
     write_json(folder / "config.json", {
@@ -176,7 +176,7 @@ def test_its_names_in_diffusers_say_the_same(tmp_path, said):
     named = in_diffusers_names(state) | {"adaln_single.emb.resolution_embedder.linear_1.weight": torch.zeros(2, 2)}
     save_file(named, file)
     networks += [t2v(path) for path in (file, folder, folder.parent)]
-    assert "positions are computed anew, for 4 x 4 latents" in said()
+    assert "position embeddings are recomputed for 4 x 4 latents" in said()
     spatial = [
         {k: v for k, v in network.transformer.state_dict().items() if not k.startswith(("blocks.1.", "blocks.3."))}
         for network in networks
@@ -191,8 +191,8 @@ def test_a_text_to_video_model_for_other_lengths(published, tmp_path, said):
     network = TextToVideo(
         TextToVideoConfig(replace(pipe.config, video_length=3, sample_size=16), encoder.config)
     ).eval()
-    begin_t2v(network, str(published))
-    assert "positions are computed anew, for 3 frames" in said() and "for 16 x 16 latents" in said()
+    init_t2v(network, str(published))
+    assert "position embeddings are recomputed for 3 frames" in said() and "for 16 x 16 latents" in said()
     for mine, given in ((network.transformer, pipe), (network.text_encoder, encoder)):
         assert all(torch.equal(a, b.float()) for a, b in zip(mine.parameters(), given.parameters(), strict=True))
 
@@ -203,7 +203,7 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
     assert network.transformer.caption.fc1.weight.shape == (D, 8)
     assert not torch.equal(network.transformer.caption.fc2.weight, state["y_embedder.y_proj.fc2.weight"])
     assert torch.equal(network.transformer.final_linear.weight, state["final_layer.linear.weight"])
-    assert "its captions are 12 wide, this run's 8: their layers are new" in said()
+    assert "its captions are 12 wide, this run's 8: the layers that project them start at random" in said()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
         (lambda: torn("attn1.to_k.bias", 0), {}, r"blocks\.0\.attns\.0\.q\.bias .* are not 2 heads of one width"),
     ],
 )
-def test_what_is_no_pixart_of_this_shape_is_told(source, change, say, tmp_path):
+def test_what_is_no_pixart_of_this_shape_is_refused(source, change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"PixArt\.pth.*{say}"):
         t2v(saved(source(), tmp_path / "PixArt.pth"), **change)
 
@@ -233,8 +233,8 @@ def test_training_begins_with_them(vae, tmp_path, capsys, recwarn):
     assert main([*words, "model.depth=4"]) == 2
     assert "has depth 2, this run 4" in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
     assert main(words) == 0
-    told = capsys.readouterr()
-    assert told.out.count("init: ") == 1 and "warning: init: " in told.err
+    output = capsys.readouterr()
+    assert output.out.count("init: ") == 1 and "warning: init: " in output.err
     trained = load_file(tmp_path / "run/final/model.safetensors")
     assert torch.equal(trained["blocks.1.mlp.fc1.weight"], dit()["blocks.1.mlp.fc1.weight"])
     given = saved(pixart(1), tmp_path / "PixArt.pth")
@@ -242,5 +242,5 @@ def test_training_begins_with_them(vae, tmp_path, capsys, recwarn):
     assert len(recwarn.list) == 3  # the temporal blocks, the last layer, the text encoder
     trained = load_file(final / "transformer/model.safetensors")
     assert torch.equal(trained["blocks.0.mlp.fc1.weight"], pixart(1)["blocks.0.mlp.fc1.weight"])
-    with pytest.raises(CheckpointError, match="is a text-to-video model: a Latte begins with a Latte or a DiT"):
+    with pytest.raises(CheckpointError, match="is a text-to-video model: a Latte can start from a Latte or a DiT"):
         run(small(vae, f"init={final}"), tmp_path / "other")

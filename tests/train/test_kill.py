@@ -1,4 +1,4 @@
-"""A training that is killed at any time, again and again, ends with the same bits as one that was not."""
+"""A training run that is killed again and again ends with the same bits as an unbroken one."""
 
 import random
 
@@ -9,7 +9,7 @@ from latte.train import checkpoint
 
 
 def test_killed_again_and_again(vae, tmp_path):
-    """40 times or more, ten of them inside a save, ten times with the newest checkpoint damaged as well."""
+    """At least 40 times, of which 10 are during a save; 10 times the newest checkpoint is damaged too."""
     config = small(vae, "steps=300", "save_every=1", "log_every=20", "keep=3")
     run(config, tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]

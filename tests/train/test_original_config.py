@@ -1,4 +1,4 @@
-"""The original's training configurations: what they mean here, what did nothing there, and what is not one."""
+"""Training configurations of the original: their translation, the keys without effect, and invalid ones."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -8,7 +8,7 @@ import yaml
 
 from latte.cli import main
 from latte.files import read_json
-from latte.train.original_config import KEYS, PASSED_OVER
+from latte.train.original_config import IGNORED, KEYS
 from latte.train.presets import PRESETS, resolve
 
 FFS = {  # Vchitect/Latte, configs/ffs/ffs_train.yaml
@@ -102,14 +102,14 @@ def test_each_key_changes_a_setting(theirs, ours, ffs, tmp_path, recwarn):
 
 
 def test_every_key_is_shown_to_count_or_noted():
-    assert {key for theirs, _ in MEANINGS for key in theirs} | PASSED_OVER.keys() == KEYS
+    assert {key for theirs, _ in MEANINGS for key in theirs} | IGNORED.keys() == KEYS
 
 
-@pytest.mark.parametrize("key", PASSED_OVER)
+@pytest.mark.parametrize("key", IGNORED)
 def test_what_did_nothing_changes_nothing_and_is_noted(key, ffs, tmp_path):
     with pytest.warns(UserWarning) as recorded:
         assert read(FFS | {key: 1}, tmp_path) == ffs
-    assert notes(recorded)[key] == f"{key}: passed over: {PASSED_OVER[key]}"
+    assert notes(recorded)[key] == f"{key}: ignored: {IGNORED[key]}"
     with pytest.warns(UserWarning) as recorded:
         read(FFS | {key: None}, tmp_path)
     assert key not in notes(recorded)
@@ -139,16 +139,16 @@ def test_the_batch_is_that_of_all_processes(tmp_path, monkeypatch, recwarn):
         ({"model": None}, "model is missing"),
         ({"dataset": "kinetics"}, "dataset is 'kinetics', not one of ffs, sky, ucf101, taichi, ffs_img"),
         ({"dataset": ["ffs"]}, r"dataset is \['ffs'\]"),
-        ({"extras": 78}, "no training of text-to-video; here kind=t2v has"),
+        ({"extras": 78}, "cannot train text-to-video models; use kind=t2v instead"),
         ({"extras": True}, "extras is True, not one of 1, 2"),
         ({"model": "LatteT2V-XL/2"}, "no model is called 'LatteT2V-XL/2'"),
-        ({"local_batch_size": 0}, "local_batch_size is 0; it must be a whole number above 0"),
+        ({"local_batch_size": 0}, "local_batch_size is 0; it must be a positive integer"),
         ({"gradient_accumulation_steps": "2"}, "gradient_accumulation_steps is '2'"),
-        ({"ckpt_every": "often"}, "ckpt_every, here save_every is 'often'; it must be of type int"),
+        ({"ckpt_every": "often"}, "ckpt_every \\(here: save_every\\): save_every is 'often'; it must be of type int"),
         ({"ckpt_every": 0}, "save_every is 0"),
     ],
 )
-def test_what_cannot_be_meant_is_told(change, say, tmp_path, recwarn):
+def test_invalid_values_are_refused(change, say, tmp_path, recwarn):
     with pytest.raises(ValueError, match=say):
         read(FFS | change, tmp_path)
 
@@ -171,6 +171,6 @@ def test_one_trains_as_it_is(videos, vae, tmp_path, capsys):
     words = ["train", "--config", str(tmp_path / "ffs.yaml"), "--run"]
     assert main([*words, str(tmp_path / "run"), *tiny]) == 0
     assert read_json(tmp_path / "run/final/config.json")["num_classes"] == 0  # of the two folders it made no classes
-    assert "latte train: warning: attention_bias: passed over: it did nothing" in capsys.readouterr().err
+    assert "latte train: warning: attention_bias: ignored: it had no effect" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "other"), *tiny, "data=nowhere"]) == 2
     assert not (tmp_path / "other").exists()

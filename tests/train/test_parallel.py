@@ -1,4 +1,4 @@
-"""One training on several processes: the same numbers as on one, and whole checkpoints whatever their number."""
+"""Training in several processes gives the numbers of one process, and checkpoints that any number can resume."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from torch.distributed.tensor import DTensor
 from latte.processes import Ranks, local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.parallel import FixedPoint, micro_batches
+from latte.train.parallel import FixedPointGradients, micro_batches
 from latte.train.presets import resolve
 from latte.train.run import Run
 
 
 def trained(config, folder, size):
-    """The newest checkpoint of a run on `size` processes."""
+    """Train in `size` processes, and return the tensors of the newest checkpoint."""
     together(size, lambda: run(config, folder), folder.with_suffix(".log"))
     return tensors(checkpoint.latest(folder))
 
 
 def far(a, b):
-    """The largest difference between two tables of tensors."""
+    """The largest difference between tensors of the same name."""
     assert a.keys() == b.keys()
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
@@ -83,7 +83,7 @@ def test_shards_learn_what_one_process_learns(kind, images, vae, tmp_path, monke
 
 
 def test_a_checkpoint_goes_on_with_any_number_of_processes(vae, tmp_path):
-    """One, two with split weights, four with split weights, two with replicas; each takes the others' checkpoint up."""
+    """One process, two and four sharded ones, and two replicas: each resumes from the checkpoint of the one before."""
     words = ["micro_batch_size=1", "global_batch_size=4", "schedule=constant"]
     expected = alone(small(vae, *words, "steps=8"), tmp_path / "whole")
     for steps, size, shard in ((2, 1, False), (4, 2, True), (6, 4, True), (8, 2, False)):
@@ -119,7 +119,7 @@ def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
             return slopes[slots.start] * self.weight.sum(), {}
 
     loss = Slope()
-    gradients = FixedPoint(loss, Ranks())
+    gradients = FixedPointGradients(loss, Ranks())
     for again in range(2):
         for i in range(len(slopes)):
             gradients.add(0, range(i, i + 1), 1.0, i == len(slopes) - 1)
@@ -136,9 +136,9 @@ def test_a_step_that_is_not_finite_on_one_process_is_passed_over_on_all(words, v
 
     monkeypatch.setitem(OBJECTIVES, "latte", Spoilt)
     config = small(vae, "micro_batch_size=2", "steps=6", *words)
-    spoilt = trained(config, tmp_path / "two", 2)
+    skipped = trained(config, tmp_path / "two", 2)
     assert checkpoint.read_state(checkpoint.latest(tmp_path / "two"))["health"]["skipped"] == [1, 3]
-    assert all(tensor.isfinite().all() for tensor in spoilt.values())
+    assert all(tensor.isfinite().all() for tensor in skipped.values())
 
 
 def test_each_process_has_its_own_device(monkeypatch):
@@ -150,14 +150,14 @@ def test_each_process_has_its_own_device(monkeypatch):
     assert local_device("cuda") == "cuda:1" and local_device("cuda:0") == "cuda:0" and local_device("cpu") == "cpu"
 
 
-def test_what_cannot_be_shared_is_told(vae, tmp_path):
+def test_batches_that_cannot_be_split_are_refused(vae, tmp_path):
     assert micro_batches(small(vae, "global_batch_size=12", "micro_batch_size=2"), Ranks(1, 3)) == [
         range(2, 4),
         range(8, 10),
     ]
     assert micro_batches(small(vae, "global_batch_size=4"), Ranks(1, 2)) == [range(2, 4)]
     for size, micro in ((3, 1), (3, 0), (8, 1)):
-        with pytest.raises(ValueError, match="cannot be shared by"):
+        with pytest.raises(ValueError, match="cannot be split over"):
             micro_batches(small(vae, "global_batch_size=4", f"micro_batch_size={micro}"), Ranks(0, size))
     with pytest.raises(ValueError, match="start them with torchrun"):
         run(small(vae, "shard=true"), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What a run needs in order to go on or to be sampled, wherever it was stopped, and whose files it leaves alone."""
+"""What a run needs to resume or to be sampled, wherever it stopped, and which files it leaves alone."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def newest(run):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(config, folder, step): the run until it gets SIGTERM in that step."""
+    """stopped(config, folder, step) trains until it gets SIGTERM during that step."""
 
     def until(config, folder, step):
         loss = OBJECTIVES[config.kind]
@@ -45,7 +45,7 @@ def stopped(monkeypatch):
 
 
 def numbers(run):
-    """The lines of metrics.jsonl, but for how fast it was."""
+    """The lines of metrics.jsonl without the speed."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "clips_per_second"} for line in lines]
 
@@ -67,13 +67,13 @@ def test_what_is_not_the_run_s_stays(name, vae, tmp_path):
     mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine: 1\n")
-    with pytest.raises(ValueError, match=f"holds {name}, and no checkpoint to go on from"):
+    with pytest.raises(ValueError, match=f"holds {name} but no checkpoint"):
         run(small_t2v(vae, "steps=2"), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine] and mine.read_text() == "mine: 1\n"
 
 
 def test_a_start_that_was_killed_leaves_nothing(vae, tmp_path):
-    """Process ids come again: in a container all trainings may have the same one."""
+    """Process ids are reused: in a container, each run may have the same one."""
     for name in (f".vae.part{os.getpid()}", ".vae.part1", ".vae.old1"):
         (tmp_path / "run" / name).mkdir(parents=True)
         (tmp_path / "run" / name / "model.safetensors").write_text("half")
@@ -193,14 +193,14 @@ def test_processes_that_see_other_data_do_not_train_together(vae, tmp_path):
 
 
 def test_the_number_of_processes_decides_about_no_video(vae, tmp_path, monkeypatch):
-    """Each keeps fewer decoded, of one that all of them tried whole."""
-    from latte.train.data import folders
+    """More processes each cache fewer videos, but they test the same ones by decoding them."""
+    from latte.train.data import decoded_cache, folders
 
     put_videos(tmp_path, range(3))
-    monkeypatch.setattr(folders, "DECODED", 3 * 8 * 3 * 16 * 16)
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 3 * 8 * 3 * 16 * 16)
     config = small(vae, f"data={tmp_path}")
     alone = folders.open_clips(config)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     third = folders.open_clips(config)
-    assert (len(alone.kept), len(third.kept)) == (3, 1)
-    assert alone.tried == third.tried and alone.fingerprint == third.fingerprint
+    assert (len(alone.cache.videos), len(third.cache.videos)) == (3, 1)
+    assert alone.cache.tried == third.cache.tried and alone.fingerprint == third.fingerprint

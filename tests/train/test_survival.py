@@ -1,4 +1,4 @@
-"""What must not end a training, and what must: values that are not finite, a full disk, signals, damage."""
+"""Non-finite values, a full disk, signals and damaged files: what ends a run, and what does not."""
 
 import errno
 import json
@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from small_runs import run, same, small, tensors
 
 from latte.train import checkpoint
-from latte.train.metrics import Metrics, cut
+from latte.train.metrics import MetricsWriter, remove_lines_after
 from latte.train.objectives import OBJECTIVES
 from latte.train.run import Run
-from latte.train.step import GROWTH, Health
+from latte.train.step import GROWTH_INTERVAL, StepHistory
 
 
 @pytest.fixture
 def meddle(monkeypatch):
-    """meddle(f): in every step, f(step) multiplies the loss."""
+    """meddle(f) multiplies the loss of each step by f(step)."""
 
     def install(factor):
         class Meddled(Denoising):
@@ -46,21 +46,21 @@ def newest(folder):
 def test_steps_that_are_not_finite_change_nothing(vae, tmp_path, meddle, monkeypatch):
     bad = (0, 3, 4, 8)
     meddle(lambda step: torch.nan if step in bad else 1)
-    run(small(vae, "skip_limit=4"), tmp_path / "spoilt")
-    state = checkpoint.read_state(newest(tmp_path / "spoilt"))
+    run(small(vae, "skip_limit=4"), tmp_path / "skipped")
+    state = checkpoint.read_state(newest(tmp_path / "skipped"))
     assert state["health"]["skipped"] == list(bad)
-    lines = [json.loads(line) for line in (tmp_path / "spoilt/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "skipped/metrics.jsonl").read_text().splitlines()]
     assert [line.get("skipped", 0) for line in lines] == [1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4]
     meddle(lambda step: 1)
     step = Run.step
     monkeypatch.setattr(Run, "step", lambda self, n: {"loss": 0.0, "grad_norm": 0.0} if n in bad else step(self, n))
     run(small(vae, "skip_limit=4"), tmp_path / "oracle")
-    assert same(*(tensors(newest(tmp_path / name)) for name in ("spoilt", "oracle")))
+    assert same(*(tensors(newest(tmp_path / name)) for name in ("skipped", "oracle")))
 
 
 def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
     meddle(lambda step: torch.inf if step > 5 else 1)
-    with pytest.raises(ValueError, match="of 3 steps, up to 8, are not finite"):
+    with pytest.raises(ValueError, match="of 3 steps, up to step 8, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
     meddle(lambda step: 1)
     run(small(vae, "skip_limit=3"), tmp_path / "run")
@@ -70,7 +70,7 @@ def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
 
 def test_every_second_one_ends_the_run_too(vae, tmp_path, meddle):
     meddle(lambda step: torch.nan if step % 2 else 1)
-    with pytest.raises(ValueError, match="of 3 steps, up to 5, are not finite"):
+    with pytest.raises(ValueError, match="of 3 steps, up to step 5, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
     meddle(lambda step: torch.nan if step % 5 == 4 else 1)
     run(small(vae, "skip_limit=3"), tmp_path / "seldom")
@@ -81,7 +81,7 @@ def test_a_run_stopped_before_its_first_sound_step_goes_on_with_the_same_bits(va
     meddle(lambda step: torch.nan if step < 3 else 1)
     run(small(vae, *words), tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for folder in checkpoint.found(tmp_path / "cut")[1:]:
+    for folder in checkpoint.list_checkpoints(tmp_path / "cut")[1:]:
         shutil.rmtree(folder)
     shutil.rmtree(tmp_path / "cut/final")
     (tmp_path / "cut/checkpoints/step-0000009.bak").mkdir()
@@ -90,20 +90,20 @@ def test_a_run_stopped_before_its_first_sound_step_goes_on_with_the_same_bits(va
 
 
 def test_the_scale_of_a_loss_in_half_precision():
-    health = Health(scale=8.0)
-    health.skip(0, fp16=True, limit=2)
+    health = StepHistory(scale=8.0)
+    health.step_skipped(0, fp16=True, limit=2)
     assert (health.scale, health.skipped) == (4.0, [0])
-    for _ in range(GROWTH):
-        health.sound(fp16=True)
+    for _ in range(GROWTH_INTERVAL):
+        health.step_taken(fp16=True)
     assert (health.scale, health.good) == (8.0, 0)
-    health.skip(1, fp16=False, limit=9)
+    health.step_skipped(1, fp16=False, limit=9)
     assert health.scale == 8.0
-    with pytest.raises(ValueError, match="of 2 steps, up to 1,"):
-        Health(skipped=[0]).skip(1, fp16=False, limit=2)
+    with pytest.raises(ValueError, match="of 2 steps, up to step 1,"):
+        StepHistory(skipped=[0]).step_skipped(1, fp16=False, limit=2)
 
 
 def test_half_precision_overflows_and_recovers(vae, tmp_path, meddle):
-    """Scaled too much, gradients overflow until the scale has come down; the first are 0, of a fresh last layer."""
+    """With a large loss scale, gradients overflow until it has come down. A new last layer has none at first."""
     run(small(vae, "precision=fp16"), tmp_path / "plain")
     meddle(lambda step: 2.0**40)
     run(small(vae, "precision=fp16", "skip_limit=99", "steps=40"), tmp_path / "scaled")
@@ -115,18 +115,18 @@ def test_half_precision_overflows_and_recovers(vae, tmp_path, meddle):
 def test_a_signal_saves(vae, tmp_path, meddle):
     meddle(lambda step: os.kill(os.getpid(), signal.SIGUSR1) or 1 if step == 6 else 1)
     run(small(vae, "keep=9"), tmp_path)
-    assert [checkpoint.step_of(folder) for folder in checkpoint.found(tmp_path)] == [5, 7, 10, 12]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(tmp_path)] == [5, 7, 10, 12]
 
 
 def test_a_signal_stops_at_the_next_step_and_saves(vae, tmp_path, meddle):
     meddle(lambda step: os.kill(os.getpid(), signal.SIGTERM) or 1 if step == 6 else 1)
     with pytest.raises(KeyboardInterrupt):
         run(small(vae, "keep=9"), tmp_path)
-    assert [checkpoint.step_of(folder) for folder in checkpoint.found(tmp_path)] == [5, 7]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(tmp_path)] == [5, 7]
 
 
 def test_a_signal_to_the_whole_group_spares_the_workers(vae, tmp_path):
-    """A terminal sends Ctrl-C, and torchrun its SIGTERM, to a training's workers too."""
+    """A terminal sends Ctrl-C to the data workers too, and so does torchrun with SIGTERM."""
     config = small(vae, "latents=step", "num_workers=2", "steps=100000", "save_every=100000")
 
     def work():
@@ -141,17 +141,17 @@ def test_a_signal_to_the_whole_group_spares_the_workers(vae, tmp_path):
         time.sleep(0.5)
         os.killpg(child, number)
         assert status(child) == 130, (tmp_path / "log").read_text()[-2000:]
-        assert len(checkpoint.found(tmp_path / "run")) == 1
+        assert len(checkpoint.list_checkpoints(tmp_path / "run")) == 1
 
 
 def test_some_checkpoints_stay_for_good(vae, tmp_path):
     run(small(vae, "save_every=1", "keep=2", "keep_every=4"), tmp_path)
-    assert [checkpoint.step_of(folder) for folder in checkpoint.found(tmp_path)] == [4, 8, 11, 12]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(tmp_path)] == [4, 8, 11, 12]
 
 
 @contextmanager
 def files_at_most(size):
-    """A disk on which no file can be longer: the write beyond fails, as on a full one."""
+    """Limit the size of files: writing more fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path):
         with files_at_most(size), pytest.raises((OSError, SafetensorError)):
             checkpoint.save(tmp_path, 2, tables, {"state": {"step": 2}}, 1)
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000001"]
-        assert checkpoint.latest(tmp_path) == checkpoint.found(tmp_path)[0]
+        assert checkpoint.latest(tmp_path) == checkpoint.list_checkpoints(tmp_path)[0]
     checkpoint.save(tmp_path, 2, tables, {"state": {"step": 2}}, 1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]
 
@@ -187,7 +187,9 @@ def test_a_full_disk_costs_a_save_and_not_the_run(vae, tmp_path, monkeypatch):
     run(small(vae), tmp_path / "whole")
     assert same(*(tensors(newest(tmp_path / name)) for name in ("full", "whole")))
     full = {12}
-    with pytest.raises(OSError, match=r"the last step, 12, could not be saved: .*make room and give the same command"):
+    with pytest.raises(
+        OSError, match=r"the last step, 12, could not be saved: .*free some space, then run the same command"
+    ):
         run(small(vae), tmp_path / "last")
     full = {1, 2, 3}
     with pytest.warns(UserWarning), pytest.raises(OSError, match="3 checkpoints in a row could not be saved"):
@@ -199,25 +201,28 @@ def test_a_full_disk_costs_a_save_and_not_the_run(vae, tmp_path, monkeypatch):
 
 def test_lines_that_the_disk_has_no_room_for_come_later(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with Metrics(path) as metrics:
+    with MetricsWriter(path) as metrics:
         metrics.write({"step": 1})
-        with files_at_most(16), pytest.warns(UserWarning, match="a line waits to be written"):
+        with files_at_most(16), pytest.warns(UserWarning, match="cannot write, will retry with the next line"):
             metrics.write({"step": 2})
         assert path.read_text() == '{"step": 1}\n'
         metrics.write({"step": 3})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
-    cut(path, 2)
+    remove_lines_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_damage_to_all_checkpoints_is_no_fresh_start(vae, tmp_path):
     run(small(vae), tmp_path)
     shutil.rmtree(tmp_path / "final")
-    for folder in checkpoint.found(tmp_path):
+    for folder in checkpoint.list_checkpoints(tmp_path):
         (folder / "model.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match="set aside"), pytest.raises(ValueError, match="damaged checkpoints alone"):
+    with (
+        pytest.warns(UserWarning, match="renamed to damaged-"),
+        pytest.raises(ValueError, match="all checkpoints are damaged"),
+    ):
         run(small(vae), tmp_path)
-    with pytest.raises(ValueError, match="damaged checkpoints alone"):
+    with pytest.raises(ValueError, match="all checkpoints are damaged"):
         run(small(vae), tmp_path)

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes with the same bits, and it says what is wrong."""
+"""Training learns, resumes with the same bits, and reports errors."""
 
 import json
 import shutil
@@ -29,18 +29,18 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
     run(config, tmp_path / "whole")
     words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte.cli", *words], stderr=subprocess.PIPE)
-    while process.poll() is None and not checkpoint.found(cut):
+    while process.poll() is None and not checkpoint.list_checkpoints(cut):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 130
-    assert checkpoint.found(cut)[-1].name < "step-0000012"
+    assert checkpoint.list_checkpoints(cut)[-1].name < "step-0000012"
     run(config, cut)
     assert_same_run(tmp_path / "whole", cut)
 
 
 def assert_same_run(one, other):
-    """The same weights, averages, optimiser and metrics, but for the speed."""
+    """Whether two runs have the same weights, averages, optimiser state and metrics, except for the speed."""
     a, b = (checkpoint.latest(folder) for folder in (one, other))
     assert a.name == b.name == "step-0000012" and same(tensors(a), tensors(b))
     lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
@@ -51,7 +51,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae", "features"])
 def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_path):
-    """Metrics past the newest checkpoint are written again, also when the last line was torn."""
+    """Metrics after the newest checkpoint are written again, even if the last line was cut off."""
     given = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE, "features": TINY_FEATURES}
     changes = given[kind]
     if "folder" in kind:
@@ -59,7 +59,7 @@ def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_pat
     config = resolve(kind if "folder" in kind else f"shapes-{kind}", [*changes, "micro_batch_size=2", "keep=9"])
     run(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for folder in checkpoint.found(tmp_path / "cut")[1:]:
+    for folder in checkpoint.list_checkpoints(tmp_path / "cut")[1:]:
         shutil.rmtree(folder)
     with (tmp_path / "cut/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 13, "lo')
@@ -71,7 +71,7 @@ def test_damaged_checkpoint_is_set_aside(vae, tmp_path):
     config = small(vae)
     run(config, tmp_path / "whole")
     run(config, tmp_path / "hurt")
-    newest = checkpoint.found(tmp_path / "hurt")[-1]
+    newest = checkpoint.list_checkpoints(tmp_path / "hurt")[-1]
     file = newest / "ema.safetensors"
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
@@ -122,7 +122,7 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         run(small(vae, "steps=6", "skip_limit=3", "learning_rate=1e30"), tmp_path / "failed")
-    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="but no checkpoint"):
         run(small(vae, "steps=2"), tmp_path / "failed")
     run(small(vae, "steps=2"), tmp_path)
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
@@ -132,7 +132,7 @@ def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
-    """Adam forgives a wrong scale; the norm of the gradients does not."""
+    """Adam hides a wrong scale of the gradients; their norm shows it."""
     first = []
     for micro in (0, 1, 2):
         run(small(vae, f"micro_batch_size={micro}", "precision=fp32", "steps=2"), tmp_path / str(micro))
@@ -144,14 +144,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
 def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
     config, folder = small(vae), tmp_path / "run"
     run(config, folder)
-    with pytest.raises(ValueError, match="has done 12 steps already"):
+    with pytest.raises(ValueError, match="has done 12 steps: give steps=12 or more"):
         run(small(vae, "steps=3"), folder)
     before = (folder / "metrics.jsonl").read_text()
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(ValueError, match="holds final, and no checkpoint"):
+    with pytest.raises(ValueError, match="holds final but no checkpoint"):
         run(config, folder)
     shutil.rmtree(folder / "final")
-    with pytest.raises(ValueError, match=r"holds metrics\.jsonl, and no checkpoint"):
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl but no checkpoint"):
         run(small(vae, "seed=1"), folder)
     assert (folder / "metrics.jsonl").read_text() == before
     run(config, folder)  # the same run, as if stopped before its first checkpoint

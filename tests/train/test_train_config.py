@@ -1,7 +1,7 @@
-"""Settings of a training run: each changes it, and what cannot be meant is told."""
+"""Settings of a training run: each has an effect, and invalid ones are refused."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.models.vae import VAEConfig
 from latte.train import checkpoint
-from latte.train.config import TrainConfig
+from latte.train.config import SETTINGS, LatteTrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.objectives import objective
 from latte.train.precision import autocast, check_precision, keep_in_float32
@@ -39,7 +39,7 @@ from latte.train.step import learning_rate
         (["timestep_std=1", "timestep_mean=.nan"], "timestep_mean is nan"),
         (["seed=-1"], "seed is -1"),
         (["flip=true"], "flip does nothing with data=shapes"),
-        (["kl_weight=1"], "kl_weight does nothing with kind=latte"),
+        (["kl_weight=1"], "unknown key 'kl_weight' for kind=latte: it is a setting of kind=vae"),
         (["model.num_classes=3"], "model.num_classes follows from the folders"),
         (["model=5"], "model is 5; it must be of type dict"),
         (["model.patch_size=4"], "cannot be cut into patches of 4 x 4"),
@@ -58,10 +58,10 @@ from latte.train.step import learning_rate
         (["motion_frames=3"], "4 frames of the shapes, frame_interval 1, need motion_frames of 4 or more, not 3"),
         (["frame_interval=2"], "need motion_frames of 7 or more, not 0"),
         (["selection=any"], "not 'stride' or 'linspace' or 'crop'"),
-        (["failed_share=2"], "failed_share is 2.0; it must be in 0 to 1"),
+        (["failed_share=2"], "failed_share is 2.0; it must be from 0 to 1"),
     ],
 )
-def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
+def test_invalid_settings_are_refused(words, say, tmp_path, capsys, vae):
     defaults = [] if any(w.startswith("vae=") for w in words) else [f"vae={vae}"]
     assert main(["train", "--run", str(tmp_path / "run"), *TINY, *defaults, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -77,12 +77,12 @@ def test_what_is_wrong_is_told(words, say, tmp_path, capsys, vae):
         (["model.scaling_factor=2"], "scaling_factor follows from the latents"),
         (["model.temporal_decoder=true"], "temporal_decoder follows from training on single frames"),
         (["model.out_channels=1"], "out_channels follows from the colours"),
-        (["vae=shapes/vae"], "vae does nothing with kind=vae: leave it at ''"),
-        (["classes=false"], "classes does nothing with kind=vae: leave it at True"),
+        (["vae=shapes/vae"], "unknown key 'vae' for kind=vae: it is a setting of kind=latte or kind=t2v; leave it out"),
+        (["classes=false"], "unknown key 'classes' for kind=vae: it is a setting of kind=latte; leave it out"),
         (["clip_from=-1"], "clip_from is -1"),
     ],
 )
-def test_what_a_vae_has_not_is_told(words, say, tmp_path, capsys):
+def test_settings_that_a_vae_does_not_have_are_refused(words, say, tmp_path, capsys):
     assert main(["train", "--config", "shapes-vae", "--run", str(tmp_path / "run"), *TINY_VAE, *words]) == 2
     assert say in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -90,7 +90,7 @@ def test_what_a_vae_has_not_is_told(words, say, tmp_path, capsys):
 
 def test_configuration_files(tmp_path):
     (tmp_path / "a.yaml").write_text("steps: 3\nvae: somewhere\n")
-    assert resolve(str(tmp_path / "a.yaml"), ["learning_rate=1e-3"]) == TrainConfig(
+    assert resolve(str(tmp_path / "a.yaml"), ["learning_rate=1e-3"]) == LatteTrainConfig(
         steps=3, vae="somewhere", learning_rate=1e-3
     )
     for text, say in (("model: 5", "model is 5"), ("5: 3", "unknown key '5'"), ("- 3", "table"), ("a: [", "YAML")):
@@ -161,7 +161,7 @@ ELSEWHERE = {  # what other tests of training show
 
 
 def test_every_setting_is_shown_to_count():
-    assert CHANGES.keys() | ELSEWHERE == {field.name for field in fields(TrainConfig)}
+    assert CHANGES.keys() | ELSEWHERE == SETTINGS.keys()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -197,7 +197,11 @@ def test_settings_of_a_vae_change_the_run(tmp_path):
 
 def test_how_often_it_logs_and_saves(vae, tmp_path):
     run(small(vae, "steps=10", "log_every=4", "save_every=3", "keep=3"), tmp_path)
-    assert [folder.name for folder in checkpoint.found(tmp_path)] == ["step-0000006", "step-0000009", "step-0000010"]
+    assert [folder.name for folder in checkpoint.list_checkpoints(tmp_path)] == [
+        "step-0000006",
+        "step-0000009",
+        "step-0000010",
+    ]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [4, 8, 10]
 

@@ -1,4 +1,4 @@
-"""Training of text-to-video models: what a step sees, resuming, and a folder that samples as it is."""
+"""Training of text-to-video models: the inputs of a step, resuming, and sampling from the result."""
 
 import json
 import shutil
@@ -57,16 +57,16 @@ def test_settings_change_the_run(name, vae, tmp_path):
     assert not same(a, b)
 
 
-def test_what_a_step_is_told(vae):
+def test_the_conditions_of_a_step(vae):
     config = small_t2v(vae, "num_images=1", "clips=40")
     loss = Captioned(open_clips(config), config)
     some = loss.clips.captions
     captions, labels = [[some[0], some[3]], [some[5], some[1]]], torch.zeros(2, 2, dtype=torch.long)
-    told = loss.condition(None, labels, captions, torch.tensor([[False, True], [True, False]]))
+    condition = loss.condition(None, labels, captions, torch.tensor([[False, True], [True, False]]))
     pieces = loss.tokenizer.pieces
     read = lambda row: pieces.decode([i for i in row.tolist() if i > 1])
-    assert [[read(row) for row in rows] for rows in told["ids"]] == [[some[0], ""], ["", some[1]]]
-    assert told["encoder_mask"][0, 1].sum() == 1 and told["mask"][0, 1].equal(loss.mask[3])
+    assert [[read(row) for row in rows] for rows in condition["ids"]] == [[some[0], ""], ["", some[1]]]
+    assert condition["encoder_mask"][0, 1].sum() == 1 and condition["mask"][0, 1].equal(loss.mask[3])
 
 
 def test_an_image_s_caption_is_its_own(vae):
@@ -111,13 +111,13 @@ def test_a_folder_of_captioned_videos(vae, tmp_path):
         assert open_clips(config).fingerprint != before
 
 
-def test_what_cannot_be_trained_is_told(vae, tmp_path, capsys):
+def test_invalid_settings_are_refused(vae, tmp_path, capsys):
     for change, say in (
         ("model.caption_channels=4", "follows from text_encoder.d_model"),
         ("text_encoder.d_modle=4", "did you mean 'd_model'"),
         ("caption_dropout=2", "caption_dropout is 2"),
         ("text_encoder.vocab_size=9", "vocab_size follows from the captions"),
-        ("kl_weight=1", "kl_weight does nothing with kind=t2v"),
+        ("kl_weight=1", "unknown key 'kl_weight' for kind=t2v: it is a setting of kind=vae"),
         ("model.patch_size=4", "cannot be cut into patches of 4 x 4"),
     ):
         with pytest.raises(ValueError, match=say):

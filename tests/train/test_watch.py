@@ -1,4 +1,4 @@
-"""What is watched while a model trains: grids of samples, TensorBoard, and the curves afterwards."""
+"""Sample grids, evaluations and TensorBoard during training, and the curves afterwards."""
 
 import json
 import shutil
@@ -18,7 +18,6 @@ from latte.shapes.draw import make_clip
 from latte.train import checkpoint, distance
 from latte.train.curves import read_metrics, smooth
 from latte.train.data.folders import open_clips
-from latte.train.objectives.class_conditional import Denoising
 from latte.train.presets import resolve
 from latte.video.read import read_video
 from latte.video.write import write_video
@@ -42,7 +41,7 @@ def test_grids_are_made_and_change_nothing(kind, rows, vae, tmp_path):
 
 @pytest.mark.parametrize("make", [small, small_t2v])
 def test_how_strongly_samples_are_guided(make, vae, tmp_path):
-    """In grids, and by latte sample, of the run and of what it ends with; no weight changes."""
+    """sample_guidance applies to grids and to `latte sample`, and changes no weights."""
     usual = {small: 4.0, small_t2v: 7.5}[make]
     for name, scale in (("usual", 0), ("same", usual), ("less", 1.5)):
         words = ["steps=6", "sample_every=6", "learning_rate=3e-2", f"sample_guidance={scale}"]
@@ -65,7 +64,7 @@ def test_how_strongly_samples_are_guided(make, vae, tmp_path):
 def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/samples").write_text("in the way")
-    with pytest.warns(UserWarning, match="no grid of step 2, training goes on"):
+    with pytest.warns(UserWarning, match="no samples at step 2, training goes on"):
         run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
     assert (tmp_path / "run/final/model.safetensors").is_file()
 
@@ -83,8 +82,8 @@ def test_tensorboard_has_the_numbers_and_the_grids(vae, tmp_path):
     assert not (tmp_path / "plain/tensorboard").exists()
 
 
-def judged(folder) -> dict[int, dict]:
-    """The lines of a run that hold a distance."""
+def evaluated(folder) -> dict[int, dict]:
+    """The lines of metrics.jsonl with a distance, by step."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {line.pop("step"): line for line in lines if "loss" not in line}
 
@@ -93,13 +92,13 @@ def judged(folder) -> dict[int, dict]:
 def test_distances_on_the_way_change_nothing(make, vae, tmp_path):
     words = ["steps=4", "num_frames=8", "global_batch_size=2"]
     run(make(vae, *words), tmp_path / "plain")
-    run(make(vae, *words, "eval_every=2", "eval_clips=3"), tmp_path / "judged")
-    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "judged")))
-    found = judged(tmp_path / "judged")
+    run(make(vae, *words, "eval_every=2", "eval_clips=3"), tmp_path / "evaluated")
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "evaluated")))
+    found = evaluated(tmp_path / "evaluated")
     assert found.keys() == {2, 4} and all(line["shapes_distance"] > 1 for line in found.values())
-    assert not judged(tmp_path / "plain")
-    assert main(["plot", str(tmp_path / "judged")]) == 0
-    assert Image.open(tmp_path / "judged/curves.png").size[0] == 5 * 660
+    assert not evaluated(tmp_path / "plain")
+    assert main(["plot", str(tmp_path / "evaluated")]) == 0
+    assert Image.open(tmp_path / "evaluated/curves.png").size[0] == 5 * 660
 
 
 def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
@@ -125,27 +124,27 @@ def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
         "i3d": ["eval_i3d=i3d.pt"],
     }.items():
         run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
-        (found[name],) = [value for line in judged(tmp_path / name).values() for value in line.items()]
+        (found[name],) = [value for line in evaluated(tmp_path / name).values() for value in line.items()]
     assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
     assert found["wide"] == pytest.approx(found["folder"])  # what training would see of both is the same
     assert len({value for name, (_, value) in found.items() if name != "wide"}) == 5 and found["i3d"][0] == "fvd"
 
 
 def test_real_clips_come_from_all_of_the_data(monkeypatch):
-    """A folder's videos are sorted by class: the first ones would be of one."""
+    """The videos of a folder are sorted by class, so the first ones would all be of one class."""
     clips, seen = open_clips(resolve("shapes", ["clips=40", "image_size=16"])), []
     draw = clips.clip
     monkeypatch.setattr(clips, "clip", lambda i, random: (seen.append(i), draw(i, random))[1])
     config = resolve("shapes", ["clips=40", "image_size=16", "eval_every=1", "eval_clips=8"])
-    distance.Distance(config, clips, torch.device("cpu"))
+    distance.DistanceToReal(config, clips, torch.device("cpu"))
     assert len(set(seen)) == 8 and max(seen) > 20 and seen != sorted(seen)
 
 
 def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(Denoising, "samples", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
-    with pytest.warns(UserWarning, match="no distance this time, training goes on"):
+    monkeypatch.setattr("latte.train.run.sample_videos", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
+    with pytest.warns(UserWarning, match="evaluation failed, training goes on"):
         run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
-    assert (tmp_path / "final/model.safetensors").is_file() and not judged(tmp_path)
+    assert (tmp_path / "final/model.safetensors").is_file() and not evaluated(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
         (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
     ],
 )
-def test_what_cannot_be_judged_is_told_at_once(words, say, vae, tmp_path):
+def test_evaluations_that_cannot_work_are_refused_at_once(words, say, vae, tmp_path):
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=9)
     words = [word.replace("STATISTICS", str(tmp_path / "i3d.npz")) for word in words]
     with pytest.raises((ValueError, FileNotFoundError), match=say):

@@ -1,4 +1,4 @@
-"""Weights in and out, and what is said about the ones that cannot be read."""
+"""Loading and saving weights, and the errors for those that cannot be loaded."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_every_form_of_an_original_checkpoint(golden, tmp_path, wrap):
         assert relative_error(out_of(model, golden), golden.outputs["out"]) > 1e-2
 
 
-def test_changed_folder_is_seen(golden, tmp_path):
+def test_a_changed_folder_is_detected(golden, tmp_path):
     folder = save_model(latte.load_model(golden.write_weights(tmp_path), num_heads=4), tmp_path / "ours")
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-2] ^= 1
@@ -58,7 +58,7 @@ def test_changed_folder_is_seen(golden, tmp_path):
         {"mlp_ratio": None},
     ],
 )
-def test_absurd_configuration_is_told(change, golden, tmp_path):
+def test_absurd_configurations_are_rejected(change, golden, tmp_path):
     folder = save_model(latte.load_model(golden.write_weights(tmp_path), num_heads=4), tmp_path / "ours")
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, **change}))
@@ -67,12 +67,12 @@ def test_absurd_configuration_is_told(change, golden, tmp_path):
         latte.load_model(folder)
 
 
-def test_head_count_is_asked_for(golden, tmp_path):
+def test_the_number_of_heads_is_required_for_unpublished_widths(golden, tmp_path):
     with pytest.raises(ValueError, match="num_heads"):
         latte.load_model(golden.write_weights(tmp_path))
 
 
-def test_only_what_was_written_is_read(tiny, tmp_path):
+def test_only_files_in_the_manifest_are_loaded(tiny, tmp_path):
     folder = save_model(tiny, tmp_path / "ours")
     write_tensors(folder / "ema.safetensors", tiny.state_dict())
     assert damage(folder) == "ema.safetensors is not one of its files"
@@ -97,7 +97,7 @@ def test_a_training_checkpoint_is_not_overwritten(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ours", "fresh"])
-def test_interrupted_writing_leaves_what_is_not_read_but_can_be_written_again(name, tiny, tmp_path, monkeypatch):
+def test_an_interrupted_folder_cannot_be_loaded_but_can_be_written_again(name, tiny, tmp_path, monkeypatch):
     save_model(tiny, tmp_path / "ours")
     other, folder = Latte(LatteConfig(**{**vars(tiny.config), "num_heads": 4})), tmp_path / name
 
@@ -127,17 +127,17 @@ def test_the_file_that_is_read(tiny, tmp_path, monkeypatch):
         assert torch.equal(loaded.final_linear.bias, tiny.final_linear.bias + plus)
 
 
-def test_what_ships_is_known_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
+def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path)
     save_model(tiny, tmp_path / "demo")
     save_vae(tiny_vae, tmp_path / "demo/vae")
     assert load_model("demo").config == tiny.config
     assert find_model("demo/vae") == tmp_path / "demo/vae"
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="taken for the model that ships"):
+    with pytest.warns(UserWarning, match="means the bundled model"):
         assert find_model("demo") == tmp_path / "demo"
     assert find_model("./demo") == Path("demo")
-    with pytest.raises(CheckpointError, match=r"no model at dem; .* one that ships: demo$"):
+    with pytest.raises(CheckpointError, match=r"no model at dem; .* the name of a bundled model: demo$"):
         load_model("dem")
 
 
@@ -153,13 +153,13 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "say"),
     [
-        ("shapes/vae", "is a VAE, which belongs to a Latte"),
-        ("shapes-features", "is a network of features, which makes no videos"),
-        ("shapes-t2v", "is a text-to-video model: LattePipeline"),
+        ("shapes/vae", "is a VAE, not a Latte: name the Latte"),
+        ("shapes-features", "is a feature network, which generates no videos"),
+        ("shapes-t2v", "is a text-to-video model: load it with LattePipeline"),
         ("shapes-t2v/transformer", "name the folder above it"),
         ("shapes-t2v/text_encoder", "name the folder above it"),
     ],
 )
-def test_what_is_no_latte_is_named(name, say):
+def test_what_is_not_a_latte_is_named(name, say):
     with pytest.raises(CheckpointError, match=say):
         load_model(name)

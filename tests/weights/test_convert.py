@@ -46,7 +46,7 @@ def test_written_back_for_the_original(golden, tmp_path, name, capsys):
 @pytest.mark.parametrize(
     "change", [{"variant": 2}, {"tubelet": 2}, {"conditioning": "tokens"}, {"temporal_pos": "rope"}]
 )
-def test_what_the_original_has_not_stays_ours(change, tmp_path):
+def test_models_that_the_original_does_not_have_are_refused(change, tmp_path):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, num_frames=4, **change)
     with pytest.raises(ValueError, match=next(iter(change))):
         state_for_original(Latte(config))
@@ -70,7 +70,7 @@ def test_a_folder_with_something_else_in_it_is_not_written_to(content, tiny, tmp
 
 
 @pytest.mark.parametrize("name", ["half.pt", "half.safetensors"])
-def test_what_half_precision_cannot_hold_is_not_written(name, tiny, tmp_path, capsys):
+def test_weights_that_overflow_half_precision_are_not_written(name, tiny, tmp_path, capsys):
     folder = save_model(tiny, tmp_path / "ours")
     tiny.blocks[0].mlp.fc1.weight.data[0, 0] = 1e6
     for write in (save_model, lambda model, path, dtype: write_tensors(path / "x", model.state_dict(), dtype)):
@@ -86,8 +86,8 @@ def test_what_half_precision_cannot_hold_is_not_written(name, tiny, tmp_path, ca
     assert load_model(tmp_path / name, num_heads=2).config == tiny.config  # bfloat16 position tables are near enough
 
 
-def folder_with_company(model, vae, folder):
-    """A model folder as training leaves it."""
+def folder_with_extras(model, vae, folder):
+    """Write a model folder as training does: with a VAE, class names and sampling defaults."""
     save_model(model, folder)
     save_vae(vae, folder / "vae")
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
@@ -95,8 +95,8 @@ def folder_with_company(model, vae, folder):
     return folder
 
 
-def test_converting_a_folder_takes_its_company_along(tiny, tiny_vae, tmp_path):
-    source = folder_with_company(tiny, tiny_vae, tmp_path / "final")
+def test_conversion_copies_vae_class_names_and_sampling_defaults(tiny, tiny_vae, tmp_path):
+    source = folder_with_extras(tiny, tiny_vae, tmp_path / "final")
     for target in ("half", "half", "final"):  # a new one, one written before, itself
         assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
         assert read_json(tmp_path / target / "classes.json") == {"names": ["a", "b", "c"]}
@@ -115,8 +115,8 @@ def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_
     assert LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae).sampling == Sampling(Guidance(1.0), 7)
 
 
-def test_another_models_company_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
-    target = folder_with_company(tiny, tiny_vae, tmp_path / "old")
+def test_the_vae_of_another_model_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
+    target = folder_with_extras(tiny, tiny_vae, tmp_path / "old")
     lone = save_model(tiny, tmp_path / "lone")
     before = (target / "model.safetensors").stat().st_mtime_ns
     assert main(["convert", str(lone), str(target)]) == 2
@@ -136,6 +136,6 @@ def test_a_vae_is_converted_as_well(tiny_vae, tmp_path, capsys):
     stored = read_tensors(tmp_path / "half/model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert main(["convert", str(source), str(tmp_path / "x.pt"), "--to", "original"]) == 2
-    assert "has one form" in capsys.readouterr().err
+    assert "has no format 'original'; choose --to latte" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "x"), "--num-heads", "2"]) == 2
     assert "--num-heads and --weights are for a Latte" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub, out of its cache, and the documentation's examples of these."""
+"""Models by their names on the Hugging Face hub, from its cache, and the examples of the documentation."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from latte.weights.tensors import CheckpointError
 
 @pytest.fixture
 def hub(published, tmp_path, monkeypatch):
-    """The folder as the Hugging Face cache would hold it."""
+    """Put the published folder into a Hugging Face cache."""
     snapshots = tmp_path / "hub/models--maxin-cn--Latte-1/snapshots"
     snapshots.mkdir(parents=True)
     (snapshots / "0123abc").symlink_to(published)
@@ -37,7 +37,7 @@ def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, 
     assert find_pipeline("a/b") == snapshots / "0123abc"
 
 
-def test_the_main_revision_is_taken_if_it_is_whole(published, tmp_path, hub):
+def test_the_main_revision_is_taken_if_it_is_complete(published, tmp_path, hub):
     stored = tmp_path / "hub/models--maxin-cn--Latte-1"
     (stored / "snapshots/newer/transformer").mkdir(parents=True)
     (stored / "snapshots/newer/transformer/config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Text-to-video folders as they are published: read, converted, and run from the command line."""
+"""Published text-to-video folders: loaded, converted, and sampled from the command line."""
 
 import shutil
 
@@ -14,8 +14,9 @@ from latte.models.t5 import T5Config, T5Encoder
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.shapes.draw import SHAPES
 from latte.shapes.examiner import examine
-from latte.weights.published import load_t5, rewrite
+from latte.weights.published import load_t5
 from latte.weights.sampling_defaults import Guidance
+from latte.weights.t2v_folder import rewrite
 from latte.weights.tensors import CheckpointError
 
 
@@ -72,7 +73,7 @@ def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
         '{"guidance_scale": 2, "guidance_interval": [9, 3]}': "two timesteps, the lower one first",
         '{"num_inference_steps": 0}': "num_inference_steps is 0; it must be a whole number in 1 to 1000",
         '{"eta": "all"}': "eta is 'all'; it must be in 0 to 1",
-        '{"steps": 5}': "'steps' is nothing that a model is sampled by",
+        '{"steps": 5}': "unknown key 'steps'; the keys are guidance_scale",
     }.items():
         (copy / "sampling.json").write_text(values)
         with pytest.raises(CheckpointError, match=rf"sampling\.json: .*{words}"):
@@ -98,7 +99,7 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
     assert "guidance 2 at t of 0 to 300" in capsys.readouterr().out
 
 
-def test_missing_parts_are_told(pipe, published, parts):
+def test_missing_parts_are_named(pipe, published, parts):
     with pytest.raises(ValueError, match="no text encoder"):
         LattePipeline(pipe.transformer, pipe.vae)(PROMPTS[0], **QUICK)
     with pytest.raises(ValueError, match="no VAE to decode with"):
@@ -146,7 +147,7 @@ def damage(folder, how):
         ("tokenizer", "is damaged or is not a SentencePiece"),
     ],
 )
-def test_damaged_folders_are_told(published, how, say, tmp_path):
+def test_damaged_folders_are_rejected(published, how, say, tmp_path):
     copy = shutil.copytree(published, tmp_path / "copy")
     damage(copy, how)
     with pytest.raises(CheckpointError, match=say):
@@ -170,8 +171,8 @@ def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe)
     assert sizes[0] < 0.35 * sizes[1] and low.vae.chunk == 1
     assert 1e-6 < relative_error(low.encode_prompt(PROMPTS[0]).prompt, pipe.encode_prompt(PROMPTS[0]).prompt) < 0.05
     assert relative_error(low(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames) < 0.3
-    whole = LattePipeline.from_pretrained(published, memory="low", text_encoder=load_t5(published / "text_encoder"))
-    table = whole.text_encoder.state_dict()
+    quantized = LattePipeline.from_pretrained(published, memory="low", text_encoder=load_t5(published / "text_encoder"))
+    table = quantized.text_encoder.state_dict()
     assert all(torch.equal(value, table[name]) for name, value in low.text_encoder.state_dict().items())
     halved = LattePipeline.from_pretrained(published, memory="low", torch_dtype=torch.float16).text_encoder
     assert halved.blocks[0].q.scale.dtype == torch.float32 and halved.tokens.weight.dtype == torch.float16
@@ -274,8 +275,8 @@ def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
     assert LattePipeline.from_pretrained(tmp_path / "a").vae is not None
 
 
-def test_the_model_that_ships_makes_what_it_is_told(tmp_path, capsys):
-    """Most shapes and motions of a few prompts: its figures over many are in docs/text-to-video.md."""
+def test_the_bundled_model_follows_its_prompts(tmp_path, capsys):
+    """It draws most shapes and motions of a few prompts; docs/text-to-video.md has its scores over many."""
     ways, colours = ("left", "right", "up", "down"), ("red", "green", "blue", "cyan")
     prompts = [f"a {colour} {shape} moving {way}" for colour, shape, way in zip(colours, SHAPES, ways)]
     pipe = LattePipeline.from_pretrained("shapes-t2v")

@@ -1,1 +1,1 @@
-"""Training data: videos, windows of frames, batches and latents."""
+"""Training data: videos, the frames of their clips, batches and latents."""

@@ -1,4 +1,4 @@
-"""`latte encode`: a data set's latents, once and for all, into a folder that training reads by number."""
+"""`latte encode`: the latents of all frames of a data set, encoded once and stored for training."""
 
 import json
 from collections.abc import Iterator
@@ -16,16 +16,24 @@ from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
 from latte.text.tokenizer import Tokenizer
 from latte.train.config import TrainConfig
-from latte.train.data import latent_files
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import CAPTION, EMPTY, TEXT, Stored, StoredVideo, made_with, open_latents
+from latte.train.data.latent_files import (
+    CAPTION,
+    EMPTY,
+    TEXT,
+    LatentFolder,
+    StoredVideo,
+    latent_settings,
+    open_latent_folder,
+    write_latent_index,
+)
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
 
 
-def encode(
+def encode_data_set(
     config: TrainConfig,
     clips: Clips,
     out: Path,
@@ -33,67 +41,81 @@ def encode(
     shard_size: int = 64,
     dtype: torch.dtype = torch.float16,
     device: torch.device | str = "cpu",
-) -> Stored:
-    """Encode every frame of every video into `out`, shard_size videos a file, and with `text` their captions.
+) -> LatentFolder:
+    """Encode every frame of every video into a folder, and with `flip` the mirrored videos too.
 
-    Stopped and given again it goes on where it stopped: shards that are there stay. With config.flip the mirrored
-    videos are encoded too. A video that cannot be read is left out, with a warning. ValueError: the folder holds other
-    latents, or too many videos cannot be read.
+    An encoding that was stopped continues when it is called again: finished shards are kept. A video that cannot be
+    read is left out, with a warning.
+
+    Args:
+        config: Settings of the training; `vae` names the VAE.
+        clips: The data set.
+        out: The folder to write.
+        text: A text encoder and its tokenizer, to store embeddings of the captions too.
+        shard_size: Videos per file.
+        dtype: Type of the stored latents and embeddings.
+        device: Where to compute.
+
+    Raises:
+        OSError: The folder cannot be written.
+        ValueError: `out` holds other latents, or too many videos cannot be read.
     """
-    folder = find_model(config.vae)
-    vae, about = load_vae(folder).to(device), {"settings": made_with(config), "vae": digest_folder(folder)}
-    about |= {"data": clips.fingerprint, "shard_size": shard_size, "dtype": str(dtype).removeprefix("torch.")}
-    mark, rows, names = json.dumps(about, sort_keys=True), [], []
-    for first in tqdm(range(0, clips.videos, shard_size), desc="encoding", unit="shard"):
+    vae_folder = find_model(config.vae)
+    vae, vae_digest, settings = load_vae(vae_folder).to(device), digest_folder(vae_folder), latent_settings(config)
+    made_from = {"settings": settings, "vae": vae_digest, "data": clips.fingerprint}
+    made_from |= {"shard_size": shard_size, "dtype": str(dtype).removeprefix("torch.")}
+    mark, videos, names = json.dumps(made_from, sort_keys=True), [], []
+    for first in tqdm(range(0, clips.num_videos, shard_size), desc="encoding", unit="shard"):
         path = out / f"shard-{first // shard_size:05d}.safetensors"
         if not path.is_file():
-            numbers = range(first, min(first + shard_size, clips.videos))
-            write_shard(path, vae, clips, numbers, config.flip, dtype, mark)
-        found = read_rows(path, mark)
+            write_shard(
+                path, vae, clips, range(first, min(first + shard_size, clips.num_videos)), config.flip, dtype, mark
+            )
+        found = read_shard_videos(path, mark)
         names += [path.name] * bool(found)
-        rows += found
+        videos += found
     if text:
-        write_text(out / TEXT, text, sorted({row.caption for row in rows}), dtype, mark)
+        write_text_shard(out / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
         names.append(TEXT)
     files = {name: {"bytes": (out / name).stat().st_size, "sha256": digest(out / name)} for name in names}
-    stored = Stored(out, about["settings"], clips.fingerprint, about["vae"], clips.names, rows, files, bool(text))
-    latent_files.write_index(stored)
-    return open_latents(out, check=True)
+    latents = LatentFolder(out, settings, clips.fingerprint, vae_digest, clips.names, videos, files, bool(text))
+    write_latent_index(latents)
+    return open_latent_folder(out, verify_content=True)
 
 
 def write_shard(
-    path: Path, vae: VideoVAE, clips: Clips, numbers: range, mirrors: bool, dtype: torch.dtype, mark: str
+    path: Path, vae: VideoVAE, clips: Clips, numbers: range, mirrored: bool, dtype: torch.dtype, mark: str
 ) -> None:
-    """Encode some videos into a file, whole or not at all."""
+    """Encode the videos of these numbers into a file, atomically; `mark` says what they are made from."""
     tensors, rows = {}, []
     for number in numbers:
-        blocks, label, caption = clips.whole(number)
+        blocks, label, caption = clips.full_video(number)
         try:
-            sides = list(moments(vae, blocks, mirrors))
+            moments = list(encode_blocks(vae, blocks, mirrored))
         except (OSError, ValueError) as error:
             clips.failures.note(((Path(str(number)), str(error)),), "left out")
-            clips.failures.check()
+            clips.failures.raise_if_too_many()
             continue
-        for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*sides)):
+        for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*moments)):
             tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
         rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), label, caption])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
-        # one entry: of several, the order is another in each process
+        # a single metadata entry: safetensors writes several in an order that differs between processes
         save_file(tensors, draft, metadata={"latte": json.dumps({"made": mark, "videos": rows})})
 
 
 @torch.no_grad()
-def moments(vae: VideoVAE, blocks: Iterator[Tensor], mirrors: bool) -> Iterator[list[Tensor]]:
-    """Mean and log-variance (n, c, h, w) of a video's blocks, one after the other, and of the mirrored ones."""
+def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> Iterator[list[Tensor]]:
+    """Yield mean and log-variance (n, c, h, w) of each block of a video, and if `mirrored` of its mirror image."""
     weights = next(vae.parameters())
     for block in blocks:
-        sides = [block, block.flip(-1)] if mirrors else [block]
+        sides = [block, block.flip(-1)] if mirrored else [block]
         yield [moment[0].cpu() for side in sides for moment in vae.posterior(side[None].to(weights))]
 
 
-def read_rows(path: Path, mark: str) -> list[StoredVideo]:
-    """The videos of a shard. ValueError: it was made of other data, or in another way."""
+def read_shard_videos(path: Path, mark: str) -> list[StoredVideo]:
+    """Read which videos a shard holds. Raises ValueError if it was made from something else than `mark` says."""
     with safe_open(path, "pt") as file:
         notes = json.loads((file.metadata() or {}).get("latte", "{}"))
     if notes.get("made") != mark:
@@ -101,15 +123,18 @@ def read_rows(path: Path, mark: str) -> list[StoredVideo]:
     return [StoredVideo(*row) for row in notes["videos"]]
 
 
-def write_text(
+def write_text_shard(
     path: Path, text: tuple[T5Encoder, Tokenizer], captions: list[str], dtype: torch.dtype, mark: str
 ) -> None:
-    """Embeddings of captions, each without its padding, and of the empty one with it, which tokens fall back on."""
+    """Write the embeddings of captions, without padding, and of the empty caption, with the padding.
+
+    A dropped caption is replaced by as many tokens of the empty one as it had, hence the padding.
+    """
     encoder, tokenizer = text
     tensors = {}
     for number, caption in enumerate(tqdm(captions, desc="captions", unit="caption", leave=False)):
-        table, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
-        tensors[CAPTION.format(number)] = table[0, : int(mask.sum())].to("cpu", dtype)
+        embedding, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
+        tensors[CAPTION.format(number)] = embedding[0, : int(mask.sum())].to("cpu", dtype)
     tensors[EMPTY] = embed(encoder, tokenizer, [""], MAX_LENGTH, True)[0][0].to("cpu", dtype)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as draft:

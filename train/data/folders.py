@@ -1,9 +1,8 @@
-"""Clips of real videos: a folder of them, or the list that `latte prepare` wrote."""
+"""Clips of real videos: those of a folder, or of the list that `latte prepare` wrote."""
 
 import hashlib
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,183 +11,172 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips, Failures, ShapeClips, TrainingClip
-from latte.train.data.transforms import TRANSFORMS, flip
-from latte.train.data.video_list import VIDEO_LIST, open_index, size_of
-from latte.train.data.windows import choose_frames, least_frames
-from latte.video.pixels import from_uint8, resize_and_crop
-from latte.video.read import count_frames, list_videos, read_blocks, read_video
+from latte.train.data.clips import Clips, TrainingClip
+from latte.train.data.decoded_cache import DecodedCache
+from latte.train.data.failures import Failures
+from latte.train.data.layouts import find_any_videos, read_caption, reject_unprintable_classes
+from latte.train.data.shape_clips import ShapeClips
+from latte.train.data.transforms import flip, transform
+from latte.train.data.video_list import VIDEO_LIST, open_video_list, size_in_bytes
+from latte.train.data.windows import choose_frames, min_video_frames
+from latte.video.pixels import from_uint8
+from latte.video.read import count_frames, read_blocks, read_video
 
-DECODED = 4 << 30  # bytes of decoded videos: so many are tried whole, and may be kept on a machine
 
-
-def room() -> int:
-    """Bytes that may be kept in this process, which may be one of several."""
-    return DECODED // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def open_clips(config: TrainConfig) -> Clips:
+    """Open the data that `config.data` names: the built-in shapes, or a folder of videos (see `FolderClips`)."""
+    return ShapeClips(config) if config.data == "shapes" else FolderClips(config)
 
 
 class SourceVideo(NamedTuple):
-    """A video of the data set."""
+    """A video that clips are taken from."""
 
     path: Path
     frames: int
-    label: int
-    caption: str
+    label: int  # index of the class; 0 if there are no classes
+    caption: str  # empty if there is none
 
 
 class FolderClips:
-    """Real videos: every file of a folder, or, where it has two sub-folders or more, of these, which are the classes
-    unless config.classes is off; or the videos of an index.json there, which are not looked at again.
+    """Clips of real videos; see `Clips`.
 
-    A clip's frames are chosen by config.selection and made square by config.transform. There are config.clips of them,
-    the videos in turn, and at least one of each. Videos that are damaged or too short are left out when the folder is
-    opened, each with a warning that names it. As many as fit in DECODED bytes once resized are decoded whole, and, as
-    far as this process has room, kept; of the others only their beginning is tried, and a clip whose video fails later
-    is taken from the next one. A video's caption is the text file of its name beside it (clip.mp4, clip.txt), which
-    text-to-video training needs. ValueError: nothing is left, more than config.failed_share is left out, or a class has
-    no name to show. FileNotFoundError: no such folder.
+    `config.data` is a folder of videos (`layouts.find_any_videos`), or a folder with the index.json of `latte prepare`,
+    whose videos are not decoded again to be checked. With `config.classes` off, class folders mean nothing. In
+    text-to-video training, every video needs a caption (`layouts.read_caption`).
+
+    A clip's frames are chosen by `config.selection` and made square by `config.transform`. There are `config.clips`
+    clips, or one per video if there are more videos.
+
+    Videos of a folder that are damaged or too short are left out when it is opened, with a warning for each. They are
+    decoded in full as long as they fit in the cache together (`DecodedCache`); of the others, only the first frames
+    are. If a video cannot be read later, the next one takes its place.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: No video can be used, more than `config.failed_share` of them cannot, the list is damaged, or the
+            name of a class cannot be printed.
     """
 
     def __init__(self, config: TrainConfig):
         self.config, self.root = config, Path(config.data)
-        self.least = least_frames(config.selection, config.num_frames, config.frame_interval)
-        self.sources: list[SourceVideo] = []
-        self.kept: dict[Path, Tensor] = {}
-        self.keeps = False  # whether videos are kept, once they were decoded
-        self.tried = 0  # bytes of videos that were decoded whole: the same in any number of processes
-        self.open_list() if (self.root / VIDEO_LIST).is_file() else self.open_folder()
-        if odd := [name for name in self.names if not name.isprintable()]:
-            raise ValueError(f"{self.root}: the class folder {odd[0]!r} has letters that cannot be printed: rename it")
-        if not self.sources:
-            raise ValueError(f"{self.root} holds no video of {self.least} frames or more that can be decoded")
-        self.failures.check()
+        self.min_frames = min_video_frames(config.selection, config.num_frames, config.frame_interval)
+        self.cache = DecodedCache(config.image_size)
+        self.videos: list[SourceVideo] = []
+        if (self.root / VIDEO_LIST).is_file():
+            self.open_list()
+        else:
+            self.open_folder()
+        reject_unprintable_classes(self.root, self.names)
+        if not self.videos:
+            raise ValueError(f"{self.root} holds no video of {self.min_frames} frames or more that can be decoded")
+        self.failures.raise_if_too_many()
 
     def open_list(self) -> None:
-        """Take in what `latte prepare` found; its videos must be there and of the size that they had."""
-        index = open_index(self.root)
-        self.names = index.classes if self.config.classes else []
-        self.failures, self.fingerprint = Failures(len(index.videos), self.config.failed_share), index.fingerprint
-        for video in index.videos:
-            source = SourceVideo(index.path(video), video.frames, video.label if self.names else 0, video.caption)
-            wrong = self.unsuitable(source.path, source.frames, source.caption)
-            if wrong:
-                self.failures.note(((source.path, wrong),), "left out")
-            else:
-                self.sources.append(source)
-        size = 3 * self.config.image_size**2 * sum(source.frames for source in self.sources)
-        self.keeps = size * max(1, self.config.num_workers) <= room()
+        """Take the videos that `latte prepare` listed, which must exist and still have their sizes."""
+        listed = open_video_list(self.root)
+        self.names = listed.classes if self.config.classes else []
+        self.fingerprint = listed.fingerprint
+        self.failures = Failures(len(listed.videos), self.config.failed_share)
+        for entry in listed.videos:
+            label = entry.label if self.names else 0
+            video = SourceVideo(listed.path(entry), entry.frames, label, entry.caption)
+            try:
+                self.require_length(video.path, video.frames)
+                self.require_caption(video.path, video.caption)
+                self.videos.append(video)
+            except ValueError as error:
+                self.failures.note(((video.path, str(error)),), "left out")
+        self.cache.cache_all_if_room(sum(video.frames for video in self.videos), max(1, self.config.num_workers))
 
     def open_folder(self) -> None:
-        """Find the videos, and try each."""
-        root, found = self.root, list_videos(self.root)
-        names = sorted({path.relative_to(root).parts[0] for path in found if path.parent != root and path != root})
-        self.names = names if self.config.classes and len(names) > 1 else []
-        self.failures = Failures(len(found), self.config.failed_share)
-        for path in tqdm(found, desc="reading", unit="video", leave=False, disable=len(found) < 2):
-            if self.names and root in (path, path.parent):
-                warnings.warn(f"{path} lies beside the class folders; left out", stacklevel=4)
-                continue
+        """Find the videos of the folder, and try to decode each."""
+        found = find_any_videos(self.root)
+        self.names, videos, outside = found.classes, found.videos, found.left_out
+        if not self.config.classes:
+            outside, videos = [], sorted((path, 0) for path in [*dict(videos), *(video.path for video in outside)])
+            self.names = []
+        for video in outside:
+            warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
+        self.failures = Failures(len(videos) + len(outside), self.config.failed_share)
+        for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
-                self.add(path, self.names.index(path.relative_to(root).parts[0]) if self.names else 0)
+                self.videos.append(self.try_video(path, label))
             except ValueError as error:
                 self.failures.note(((path, str(error)),), "left out")
-        about = [f"{s.path.relative_to(root)} {size_of(s.path)} {s.frames} {s.label}" for s in self.sources]
-        about += [repr(source.caption) for source in self.sources if source.caption]
+        about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
+        about += [repr(video.caption) for video in self.videos if video.caption]
         self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
 
-    def add(self, path: Path, label: int) -> None:
-        """Take a video in; ValueError: it is damaged or too short, or has no caption where it needs one."""
-        caption = caption_of(path) if self.config.kind == "t2v" else ""
-        size, frames = self.config.image_size, count_frames(path)
-        if self.config.transform == "ours" and 3 * size**2 * frames <= DECODED - self.tried:
-            video = self.decoded(path)
-            frames, self.tried = len(video), self.tried + video.nbytes
-            if video.nbytes <= room() - sum(other.nbytes for other in self.kept.values()):
-                self.kept[path] = video
+    def try_video(self, path: Path, label: int) -> SourceVideo:
+        """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
+        caption = read_caption(path) if self.config.kind == "t2v" else ""
+        self.require_caption(path, caption)
+        frames = count_frames(path)
+        decoded = self.cache.try_decoding(path, frames) if self.config.transform == "ours" else None
+        if decoded is None:
+            read_video(path, [0, min(frames, self.min_frames) - 1])
         else:
-            read_video(path, [0, min(frames, self.least) - 1])
-        if wrong := self.unsuitable(path, frames, caption):
-            self.kept.pop(path, None)
-            raise ValueError(wrong)
-        self.sources.append(SourceVideo(path, frames, label, caption))
+            frames = decoded
+        try:
+            self.require_length(path, frames)
+        except ValueError:
+            self.cache.videos.pop(path, None)
+            raise
+        return SourceVideo(path, frames, label, caption)
 
-    def unsuitable(self, path: Path, frames: int, caption: str) -> str:
-        """Why a video cannot be used; empty: it can."""
-        if frames < self.least:
-            return f"{path} has {frames} frames, a clip needs {self.least}"
+    def require_length(self, path: Path, frames: int) -> None:
+        """Raise ValueError if a video is too short for a clip."""
+        if frames < self.min_frames:
+            raise ValueError(f"{path} has {frames} frames, but a clip needs {self.min_frames}")
+
+    def require_caption(self, path: Path, caption: str) -> None:
+        """Raise ValueError if text-to-video training lacks the caption of a video."""
         if self.config.kind == "t2v" and not caption:
-            return f"{path} has no caption: write it to {path.with_suffix('.txt').name} beside it"
-        return ""
+            raise ValueError(f"{path} has no caption: write it to {path.with_suffix('.txt').name} beside it")
 
     @property
-    def videos(self) -> int:
-        return len(self.sources)
+    def num_videos(self) -> int:
+        return len(self.videos)
 
     def __len__(self) -> int:
-        return max(self.videos, self.config.clips)
+        return max(self.num_videos, self.config.clips)
 
     @property
     def captions(self) -> list[str]:
-        return sorted({source.caption for source in self.sources})
+        return sorted({video.caption for video in self.videos})
 
     def clip(self, index: int, random: torch.Generator) -> TrainingClip:
-        """Some frames of a video, square; of the next video, where that one cannot be read."""
         cfg = self.config
         choose = lambda frames: choose_frames(cfg.selection, frames, cfg.num_frames, cfg.frame_interval, random)
-        return self.first_sound(index, lambda source: self.read(source, choose(source.frames), random))
+        return self.first_readable(index, choose, random)
 
     def frame(self, index: int, random: torch.Generator) -> TrainingClip:
-        """One frame of a video, square."""
         choose = lambda frames: [int(torch.randint(frames, (), generator=random))]
-        return self.first_sound(index, lambda source: self.read(source, choose(source.frames), random))
+        return self.first_readable(index, choose, random)
 
-    def first_sound(self, index: int, read) -> TrainingClip:
-        """read(source) of the video that a number stands for, or of the first after it that can be read."""
+    def first_readable(
+        self, index: int, choose: Callable[[int], Sequence[int]], random: torch.Generator
+    ) -> TrainingClip:
+        """Read the frames that `choose` picks of clip `index`'s video, or of the first video after it that works."""
         failed = ()
-        for attempt in range(self.videos):
-            source = self.sources[(index + attempt) % self.videos]
+        for attempt in range(self.num_videos):
+            video = self.videos[(index + attempt) % self.num_videos]
             try:
-                return TrainingClip(read(source), source.label, source.caption, failed)
+                pixels = self.read(video.path, choose(video.frames), random)
+                return TrainingClip(pixels, video.label, video.caption, failed)
             except (OSError, ValueError) as error:
-                failed += ((source.path, str(error)),)
-        raise ValueError(f"{self.root}: none of its videos can be decoded any more")
+                failed += ((video.path, str(error)),)
+        raise ValueError(f"{self.root}: none of its videos can be decoded any more: check that the folder is intact")
 
-    def read(self, source: SourceVideo, frames, random: torch.Generator) -> Tensor:
-        """These frames of a video, square, mirrored or not."""
+    def read(self, path: Path, frames: Sequence[int], random: torch.Generator) -> Tensor:
+        """Read some frames of a video, mirrored at random if `config.flip`, as (f, 3, h, w) in [-1, 1]."""
         cfg = self.config
-        if cfg.transform == "ours":
-            video = self.bytes(source.path, frames)
-            return from_uint8(flip(video, random) if cfg.flip else video)
-        video = read_video(source.path, frames)[0]
-        return TRANSFORMS[cfg.transform](flip(video, random) if cfg.flip else video, cfg.image_size)
+        mirror = lambda video: flip(video, random) if cfg.flip else video
+        if cfg.transform == "ours":  # frames from the cache are square already: mirroring comes last
+            return from_uint8(mirror(self.cache.read(path, frames)))
+        return transform(cfg.transform, mirror(read_video(path, frames)[0]), cfg.image_size)
 
-    def bytes(self, path: Path, frames) -> Tensor:
-        """These frames as our transform makes them, uint8."""
-        if self.keeps and path not in self.kept:
-            self.kept[path] = self.decoded(path)
-        if path in self.kept:
-            return self.kept[path][list(frames)]
-        return resize_and_crop(read_video(path, frames)[0], self.config.image_size)
-
-    def decoded(self, path: Path) -> Tensor:
-        """All frames of a video as our transform makes them, uint8."""
-        return torch.cat([resize_and_crop(block, self.config.image_size) for block in read_blocks(path)])
-
-    def whole(self, video: int) -> tuple[Iterator[Tensor], int, str]:
-        source, cfg = self.sources[video], self.config
-        make = lambda block: TRANSFORMS[cfg.transform](block, cfg.image_size)
-        return map(make, read_blocks(source.path)), source.label, source.caption
-
-
-def caption_of(path: Path) -> str:
-    """The caption beside a video. ValueError: there is none."""
-    file = path.with_suffix(".txt")
-    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
-    if not text:
-        raise ValueError(f"{path} has no caption: write it to {file.name} beside it")
-    return text
-
-
-def open_clips(config: TrainConfig) -> Clips:
-    """The data that config.data names."""
-    return ShapeClips(config) if config.data == "shapes" else FolderClips(config)
+    def full_video(self, number: int) -> tuple[Iterator[Tensor], int, str]:
+        video, cfg = self.videos[number], self.config
+        blocks = (transform(cfg.transform, block, cfg.image_size) for block in read_blocks(video.path))
+        return blocks, video.label, video.caption

@@ -1,7 +1,8 @@
-"""Folders of latents: index.json, shards of latents of whole videos, and, if asked for, of their captions' embeddings.
+"""Folders of latents that `latte encode` writes and training reads (`latents=FOLDER`).
 
-shard-00000.safetensors holds, for some videos, NUMBER.mean and NUMBER.logvar (f, c, h, w) of the VAE's posterior,
-unscaled, and the same of the mirrored video as NUMBER.mirrored.mean, ...; text.safetensors holds captions' embeddings.
+index.json lists the videos and files. shard-00000.safetensors and so on hold, for each of some videos, the mean and the
+log-variance of the VAE's posterior, unscaled, as NUMBER.mean and NUMBER.logvar (f, c, h, w); NUMBER.mirrored.mean and
+NUMBER.mirrored.logvar are those of the mirrored video. text.safetensors, if asked for, holds embeddings of captions.
 """
 
 import hashlib
@@ -15,129 +16,164 @@ from torch import Tensor
 
 from latte.files import read_json, write_json
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Failures
-from latte.train.data.windows import least_frames
+from latte.train.data.failures import Failures
+from latte.train.data.windows import min_video_frames
 from latte.weights.tensors import digest
 
 LATENT_INDEX, LATENT_FORMAT, TEXT = "index.json", "latte-latents-1", "text.safetensors"
-CAPTION, EMPTY = "caption.{}", "empty"  # tensors of TEXT; captions are numbered as sorted
-MADE_WITH = ("kind", "data", "classes", "image_size", "transform", "flip")  # settings that latents depend on
+CAPTION, EMPTY = "caption.{}", "empty"  # tensors of TEXT: captions are numbered in sorted order
+LATENT_SETTINGS = ("kind", "data", "classes", "image_size", "transform", "flip")  # settings that change the latents
 
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """A video whose latents are there."""
+    """A video whose latents are in a shard."""
 
-    shard: str
-    name: str  # of its tensors
+    shard: str  # file name
+    name: str  # prefix of its tensors
     frames: int
     label: int
     caption: str
 
 
 @dataclass
-class Stored:
-    """What a folder holds; stands for the clips themselves, of which training then needs nothing more."""
+class LatentFolder:
+    """A folder of latents. Training uses it in place of `Clips`, and needs no videos then.
+
+    Attributes:
+        folder: The folder.
+        settings: The settings that the latents depend on; see `latent_settings`.
+        data_fingerprint: Fingerprint of the clips that were encoded.
+        vae_digest: Digest of the VAE's folder.
+        names: Names of the classes; empty for unconditional training.
+        videos: The videos, in the order of their numbers.
+        files: File name -> its size, "bytes", and its "sha256".
+        has_text: Whether the captions' embeddings are stored too.
+        clips_per_epoch: Number of clips that a run asks for; there is at least one per video.
+    """
 
     folder: Path
-    settings: dict  # see made_with
-    source: str  # fingerprint of the data
-    vae: str  # digest of the VAE's folder
-    names: list[str]  # of classes
-    rows: list[StoredVideo]
-    files: dict[str, dict]  # name -> bytes and sha256
-    text: bool  # whether embeddings of captions are there
-    clips: int = 0  # in an epoch, at least; as the run has it
+    settings: dict
+    data_fingerprint: str
+    vae_digest: str
+    names: list[str]
+    videos: list[StoredVideo]
+    files: dict[str, dict]
+    has_text: bool
+    clips_per_epoch: int = 0
 
     @property
-    def videos(self) -> int:
-        return len(self.rows)
+    def num_videos(self) -> int:
+        return len(self.videos)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all that the numbers of clips mean: videos, and the bytes of their latents."""
-        about = [self.source, self.files, [list(asdict(row).values()) for row in self.rows]]
+        """sha256 of the videos and of the bytes of their latents: it changes when a clip's number changes meaning."""
+        about = [self.data_fingerprint, self.files, [list(asdict(video).values()) for video in self.videos]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return max(self.videos, self.clips)
+        return max(self.num_videos, self.clips_per_epoch)
 
     @property
     def captions(self) -> list[str]:
-        return sorted({row.caption for row in self.rows})
+        """All different captions, sorted."""
+        return sorted({video.caption for video in self.videos})
 
     @cached_property
     def failures(self) -> Failures:
-        return Failures(self.videos, 1.0)
+        """Always empty: videos that could not be read were left out when the folder was written."""
+        return Failures(self.num_videos, 1.0)
 
-    def video(self, number: int) -> StoredVideo:
-        """The video that a clip's number stands for."""
-        return self.rows[number % self.videos]
+    def video(self, index: int) -> StoredVideo:
+        """Return the video that clip `index` is taken from."""
+        return self.videos[index % self.num_videos]
 
-    def check(self, config: TrainConfig, vae: str) -> None:
-        """ValueError: a run with these settings and that VAE has other latents."""
-        here = made_with(config)
+    def require_match(self, config: TrainConfig, vae_digest: str) -> None:
+        """Make sure that a run can use these latents.
+
+        Latents that were encoded with `flip` also serve a run without it.
+
+        Args:
+            config: The run's settings.
+            vae_digest: Digest of the run's VAE.
+
+        Raises:
+            ValueError: The run's settings or its VAE would give other latents, or some videos are too short for its
+                clips.
+        """
+        wanted = latent_settings(config)
         for name, value in self.settings.items():
-            if here.get(name) != value and not (name == "flip" and value):
-                advice = f"{name} is {value!r} there, {here.get(name)!r} here"
-                raise ValueError(f"{self.folder}: these latents are of other settings: {advice}: encode again")
-        least = least_frames(config.selection, config.num_frames, config.frame_interval)
-        if short := [row for row in self.rows if row.frames < least]:
+            if wanted.get(name) != value and not (name == "flip" and value):
+                raise ValueError(
+                    f"{self.folder}: these latents were encoded with {name}={value!r}, but the run has "
+                    f"{wanted.get(name)!r}: encode again"
+                )
+        needed = min_video_frames(config.selection, config.num_frames, config.frame_interval)
+        if short := [video for video in self.videos if video.frames < needed]:
             raise ValueError(
-                f"{self.folder}: {len(short)} videos, first number {short[0].name}, have fewer than the {least} frames "
-                "of a clip: encode again with these settings, which leaves them out"
+                f"{self.folder}: {len(short)} videos have fewer than the {needed} frames of a clip, the first is "
+                f"{short[0].name}: encode again with these settings, which leaves them out"
             )
-        if self.vae != vae:
-            raise ValueError(f"{self.folder}: these latents are another VAE's: encode again, or name that one")
+        if self.vae_digest != vae_digest:
+            raise ValueError(f"{self.folder}: these latents are of another VAE: encode again, or use that VAE")
 
     @cached_property
     def embeddings(self) -> dict[str, Tensor]:
-        """Captions' embeddings (l, d), l their own tokens; that of the empty one with all its padding."""
+        """Embeddings of the captions, (l, d) without padding, and of the empty caption, with all its padding."""
         return load_file(self.folder / TEXT)
 
 
-def made_with(config: TrainConfig) -> dict:
-    """The settings that latents depend on; of the built-in data, with num_frames for what its whole videos have."""
-    values = {name: getattr(config, name) for name in MADE_WITH}
+def latent_settings(config: TrainConfig) -> dict:
+    """Return the settings that latents depend on.
+
+    For the built-in shapes, these include the number of frames of a whole motion, as num_frames.
+    """
+    values = {name: getattr(config, name) for name in LATENT_SETTINGS}
     if config.data != "shapes":
         return values
     return values | {"clips": config.clips, "num_frames": config.shape_frames, "seed": config.seed}
 
 
-def write_index(latents: Stored) -> Path:
-    """Write the list of what the folder holds, whole or not at all."""
-    values = {"format": LATENT_FORMAT, "settings": latents.settings, "source": latents.source, "vae": latents.vae}
-    values |= {"classes": latents.names, "text": latents.text, "files": latents.files}
-    values |= {"videos": [list(asdict(row).values()) for row in latents.rows]}
+def write_latent_index(latents: LatentFolder) -> Path:
+    """Write index.json atomically. It comes last: a folder without it is not finished."""
+    values = {"format": LATENT_FORMAT, "settings": latents.settings, "source": latents.data_fingerprint}
+    values |= {"vae": latents.vae_digest, "classes": latents.names, "text": latents.has_text, "files": latents.files}
+    values |= {"videos": [list(asdict(video).values()) for video in latents.videos]}
     return write_json(latents.folder / LATENT_INDEX, values)
 
 
-def open_latents(folder: Path, check: bool = False) -> Stored:
-    """A folder of latents. check: its files' sha256 too, which takes a while.
+def open_latent_folder(folder: Path, verify_content: bool = False) -> LatentFolder:
+    """Open a folder of latents.
 
-    FileNotFoundError: there is none. ValueError: it is no such folder, unfinished, or a file is not what was written.
+    Args:
+        folder: The folder.
+        verify_content: Also compare the sha256 of all files, which takes a while. Their sizes are always compared.
+
+    Raises:
+        FileNotFoundError: There is no index.json: the folder does not exist or is not finished.
+        ValueError: The index is not one of latents or is damaged, or a file is missing or has changed.
     """
-    if not (folder / LATENT_INDEX).is_file():
-        raise FileNotFoundError(f"no {LATENT_INDEX} in {folder}: `latte encode` writes one, when all is encoded")
-    values = read_json(folder / LATENT_INDEX)
+    index = folder / LATENT_INDEX
+    if not index.is_file():
+        raise FileNotFoundError(f"no {LATENT_INDEX} in {folder}: run `latte encode`, which writes it at its end")
+    values = read_json(index)
     if values.get("format") != LATENT_FORMAT:
-        raise ValueError(f"{folder / LATENT_INDEX} is not a list that `latte encode` wrote (format {LATENT_FORMAT})")
+        raise ValueError(f"{index} is not an index by `latte encode` (format {LATENT_FORMAT})")
     try:
-        rows = [StoredVideo(*row) for row in values["videos"]]
-        latents = Stored(
-            folder, values["settings"], values["source"], values["vae"], values["classes"], rows, values["files"],
-            values["text"],
-        )  # fmt: skip
-        shards = {row.shard for row in rows} | ({TEXT} if latents.text else set())
-        sound = shards == latents.files.keys() and all(Path(name).name == name for name in shards)
+        videos = [StoredVideo(*row) for row in values["videos"]]
+        head = [values[key] for key in ("settings", "source", "vae", "classes")]
+        latents = LatentFolder(folder, *head, videos, values["files"], values["text"])
+        expected = {video.shard for video in videos} | ({TEXT} if latents.has_text else set())
+        sound = expected == latents.files.keys() and all(Path(name).name == name for name in expected)
         sizes = {name: about["bytes"] for name, about in latents.files.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / LATENT_INDEX} is damaged: encode again") from error
-    if not sound or not rows:
-        raise ValueError(f"{folder / LATENT_INDEX} is damaged: encode again")
+        raise ValueError(f"{index} is damaged: run `latte encode` again") from error
+    if not sound or not videos:
+        raise ValueError(f"{index} is damaged: run `latte encode` again")
     for name, size in sizes.items():
         path = folder / name
         changed = not path.is_file() or path.stat().st_size != size
-        if changed or (check and digest(path) != latents.files[name]["sha256"]):
-            raise ValueError(f"{path} is missing or not what was written: delete it and encode again")
+        if changed or (verify_content and digest(path) != latents.files[name]["sha256"]):
+            raise ValueError(f"{path} is missing or has changed: delete it and run `latte encode` again")
     return latents

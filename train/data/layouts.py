@@ -1,7 +1,8 @@
-"""Layouts that data sets are published in: where their videos lie, which class each has, and what is often mistaken.
+"""How published data sets are laid out: where their videos lie and which class each one has.
 
-FaceForensics: avi or mp4 files at any depth. UCF101: Class/video. SkyTimelapse, Taichi-HD: a folder of numbered frames
-for each clip, at any depth. As read by the original (Vchitect/Latte, datasets/).
+The layouts are those that the original reads (Vchitect/Latte, datasets/). FaceForensics: avi or mp4 files at any depth.
+UCF101: Class/video.avi. SkyTimelapse and Taichi-HD: a folder of numbered frames for each video, at any depth. A folder
+that does not fit its layout is rejected with an error that says what to give instead.
 """
 
 import re
@@ -14,169 +15,226 @@ from typing import NamedTuple
 from latte.files import walk_tree
 from latte.video.read import list_pictures, list_videos
 
-ORIGINAL = (".avi", ".mp4")  # the video files that the original's data sets consist of
-SPLIT = re.compile(r"(^|[_-])(train|test|val|valid|validation)$")  # how folders of a part of a data set are called
+ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
+SPLIT_NAME = re.compile(r"(^|[_-])(train|test|val|valid|validation)$")  # folder names of a data set's splits
 
 
 class LeftOut(NamedTuple):
-    """A video that is not taken."""
+    """A video that is not used."""
 
     path: Path
-    what: str  # "short", "broken", "misplaced" or "missing"
+    problem: str  # "short", "broken", "misplaced" or "missing"
     reason: str
 
 
 @dataclass
-class Found:
-    """What a folder holds; classes are sorted, and empty where there are none."""
+class FoundVideos:
+    """The videos of a folder.
+
+    Attributes:
+        classes: Names of the classes, sorted; empty if there are none.
+        videos: Pairs of a video and the index of its class (0 if there are no classes), sorted.
+        left_out: Videos that do not fit the layout.
+    """
 
     classes: list[str]
-    videos: list[tuple[Path, int]]  # and each one's class
+    videos: list[tuple[Path, int]]
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def find_files(root: Path) -> Found:
-    """FaceForensics: every avi and mp4, without classes. ValueError: none, or several splits at once."""
+def find_faceforensics(root: Path) -> FoundVideos:
+    """Find every avi and mp4 file, without classes.
+
+    Raises:
+        ValueError: There are none, or `root` holds several splits.
+    """
     files = video_files(root)
     if not files:
-        raise nothing(root, "avi or mp4 files")
-    check_one_split(root)
-    return Found([], [(path, 0) for path in files])
+        raise nothing_found(root, "avi or mp4 files")
+    reject_several_splits(root)
+    return FoundVideos([], [(path, 0) for path in files])
 
 
-def find_classes(root: Path, split: Path | None = None) -> Found:
-    """UCF101: Class/video, or only those that a split's list names, as in trainlist01.txt: "Class/video.avi 1".
+def find_ucf101(root: Path, split: Path | None = None) -> FoundVideos:
+    """Find the videos Class/video.
 
-    A class's number is its place among the sorted class folders, whatever the split takes of it.
-    ValueError: class folders are elsewhere, above or below, or the list names none of their videos.
+    The index of a class is its position among all class folders, sorted, even if a split uses only some of them.
+
+    Args:
+        root: The folder that holds the class folders.
+        split: Take only the videos of this list, such as trainlist01.txt with lines "Class/video.avi 1".
+
+    Raises:
+        OSError: The list cannot be read.
+        ValueError: There are no videos, the class folders are above or below `root`, or the list names none of their
+            videos.
     """
     files = {path.relative_to(root): path for path in video_files(root)}
     if not files:
-        raise nothing(root, "avi or mp4 files")
-    depth, _ = Counter(min(len(inside.parts), 3) for inside in files).most_common(1)[0]
-    if depth == 1:
-        raise ValueError(
-            f"{root} holds videos itself, where ucf101 has class folders: give {root.parent}, "
-            "or use the kind ffs or folder if there are no classes"
-        )
-    if depth == 3:
-        above = Counter(root.joinpath(*inside.parts[:-2]) for inside in files if len(inside.parts) > 2).most_common()
-        deeper = some([folder for folder, _ in above])
-        raise ValueError(
-            f"{root} is too high: class folders of videos are in {deeper}; give the folder that holds them"
-        )
-    placed = {inside: path for inside, path in files.items() if len(inside.parts) == 2}
-    classes = sorted({inside.parts[0] for inside in placed})
-    aside = [LeftOut(path, "misplaced", "not in a class folder") for name, path in files.items() if name not in placed]
+        raise nothing_found(root, "avi or mp4 files")
+    reject_wrong_depth(root, list(files))
+    in_class = {relative: path for relative, path in files.items() if len(relative.parts) == 2}
+    classes = sorted({relative.parts[0] for relative in in_class})
+    left_out = [outside_classes(path) for relative, path in files.items() if relative not in in_class]
     if split:
-        named = [Path(re.sub(r"\s+\d+$", "", line.strip())) for line in read_lines(split)]
-        aside += [LeftOut(root / name, "missing", f"named in {split}") for name in named if name not in placed]
-        placed = {name: placed[name] for name in named if name in placed}
-        if not placed:
-            raise ValueError(f"{split} names no video of {root}: its lines are Class/video.avi, as in trainlist01.txt")
-    return Found(classes, sorted((path, classes.index(name.parts[0])) for name, path in placed.items()), aside)
+        listed = [Path(re.sub(r"\s+\d+$", "", line.strip())) for line in read_split(split)]
+        left_out += [LeftOut(root / name, "missing", f"named in {split}") for name in listed if name not in in_class]
+        in_class = {name: in_class[name] for name in listed if name in in_class}
+        if not in_class:
+            raise ValueError(
+                f"{split} names no video of {root}: its lines must be Class/video.avi, as in trainlist01.txt"
+            )
+    videos = sorted((path, classes.index(relative.parts[0])) for relative, path in in_class.items())
+    return FoundVideos(classes, videos, left_out)
 
 
-def find_frames(root: Path) -> Found:
-    """SkyTimelapse, Taichi-HD: every folder of pictures, without classes.
+def find_frame_folders(root: Path) -> FoundVideos:
+    """Find every folder of pictures, without classes: SkyTimelapse and Taichi-HD.
 
-    The original puts frames in the order of the last number in their names; a folder whose pictures are read in
-    another order is left out. ValueError: none, several splits at once, or `root` is one clip.
+    The original sorts frames by the last number in their names. A folder whose pictures we would read in another order
+    is left out.
+
+    Raises:
+        ValueError: There are none, `root` holds several splits, or `root` is itself a folder of pictures.
     """
     folders = [path for path in list_videos(root) if path.is_dir()]
     if root in folders:
-        raise ValueError(f"{root} holds pictures itself, as one clip does: give the folder above the clips")
+        raise ValueError(f"{root} holds pictures, so it is a single clip: give the folder that holds the clips")
     if not folders:
-        raise nothing(root, "folders of frames")
-    check_one_split(root)
-    wrong = {path: reason for path in folders if (reason := disorder(path))}
-    aside = [LeftOut(path, "broken", reason) for path, reason in wrong.items()]
-    return Found([], [(path, 0) for path in folders if path not in wrong], aside)
+        raise nothing_found(root, "folders of frames")
+    reject_several_splits(root)
+    problems = {path: problem for path in folders if (problem := frame_order_problem(path))}
+    left_out = [LeftOut(path, "broken", problem) for path, problem in problems.items()]
+    return FoundVideos([], [(path, 0) for path in folders if path not in problems], left_out)
 
 
-def find_any(root: Path) -> Found:
-    """What `latte train data=FOLDER` takes: all that can be read; two sub-folders or more are classes."""
+def find_any_videos(root: Path) -> FoundVideos:
+    """Find everything that can be read; if there are two subfolders of videos or more, these are the classes.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        ValueError: It holds no videos.
+    """
     videos = list_videos(root)
     if not videos:
-        raise nothing(root, "videos")
+        raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
-    classes = sorted({inside[0] for inside in parts.values() if len(inside) > 1})
+    classes = sorted({names[0] for names in parts.values() if len(names) > 1})
     if len(classes) < 2:
-        return Found([], [(path, 0) for path in videos])
-    return Found(
+        return FoundVideos([], [(path, 0) for path in videos])
+    return FoundVideos(
         classes,
         [(path, classes.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
-        [LeftOut(path, "misplaced", "not in a class folder") for path in videos if len(parts[path]) < 2],
+        [outside_classes(path) for path in videos if len(parts[path]) < 2],
     )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How videos are found, and how many were published."""
+    """How the videos of a kind of data set are found.
 
-    find: Callable[..., Found]
-    about: str
-    published: dict[str, int] = field(default_factory=dict)  # "videos" and "classes"
-    longer_than_crop: bool = False  # with the selection "crop" the original passes over videos of one crop or less
+    Attributes:
+        find: (root) -> its videos; that of UCF101 also takes a split.
+        description: For the help of `latte prepare`.
+        published: Published numbers of "videos" and "classes", as far as known.
+        crop_needs_more: With the selection "crop", the original skips videos that are exactly one crop long.
+    """
+
+    find: Callable[..., FoundVideos]
+    description: str
+    published: dict[str, int] = field(default_factory=dict)
+    crop_needs_more: bool = False
 
 
 LAYOUTS = {
-    "ffs": Layout(find_files, "FaceForensics: avi or mp4 files", {"videos": 704}),  # maxin-cn/FaceForensics, training
-    "ucf101": Layout(find_classes, "UCF101: Class/video.avi", {"videos": 13320, "classes": 101}),
-    "sky": Layout(find_frames, "SkyTimelapse: folders of frames", longer_than_crop=True),
-    "taichi": Layout(find_frames, "Taichi-HD: folders of frames"),
-    "folder": Layout(find_any, "any videos; sub-folders are classes"),
-    "shapes": Layout(find_any, "the built-in moving shapes, written"),
+    "ffs": Layout(find_faceforensics, "FaceForensics: avi or mp4 files", {"videos": 704}),  # maxin-cn/FaceForensics
+    "ucf101": Layout(find_ucf101, "UCF101: Class/video.avi", {"videos": 13320, "classes": 101}),
+    "sky": Layout(find_frame_folders, "SkyTimelapse: folders of frames", crop_needs_more=True),
+    "taichi": Layout(find_frame_folders, "Taichi-HD: folders of frames"),
+    "folder": Layout(find_any_videos, "any videos; two or more subfolders are classes"),
+    "shapes": Layout(find_any_videos, "the built-in moving shapes, written as videos"),
 }
 
 
 def video_files(root: Path) -> list[Path]:
-    """Files of the original's kinds at or below a folder, links that lead nowhere too, sorted."""
-    return sorted(path for path in walk_tree(root) if path.suffix.lower() in ORIGINAL and not path.is_dir())
+    """Return all avi and mp4 files at or below a folder, sorted; broken links are included, to be reported later."""
+    return sorted(path for path in walk_tree(root) if path.suffix.lower() in ORIGINAL_SUFFIXES and not path.is_dir())
 
 
-def read_lines(split: Path) -> list[str]:
-    """The lines of a list that say something. OSError, ValueError: it cannot be read, or is no text."""
+def read_caption(video: Path) -> str:
+    """Return the caption of a video: the text file of its name beside it (clip.mp4, clip.txt); empty if none."""
+    file = video.with_suffix(".txt")
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+
+
+def read_split(split: Path) -> list[str]:
+    """Return the non-empty lines of a split's list. Raises ValueError if it is not a text file."""
     try:
         return [line for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{split} is not a text file: give a list such as trainlist01.txt") from error
 
 
-def disorder(folder: Path) -> str:
-    """What is wrong with the numbers of a folder's pictures; empty: nothing."""
-    last, before = -1, ""
+def outside_classes(path: Path) -> LeftOut:
+    return LeftOut(path, "misplaced", "not in a class folder")
+
+
+def frame_order_problem(folder: Path) -> str:
+    """What is wrong with the numbers in the names of a folder's pictures; empty if they ascend."""
+    previous_number, previous = -1, ""
     for name in (path.name for path in list_pictures(folder)):
         numbers = re.findall(r"\d+", name.split(".")[0])
         if not numbers:
             return f"{name} has no number in its name"
-        if int(numbers[-1]) <= last:
-            return f"{name} comes after {before}, against the last numbers of their names"
-        last, before = int(numbers[-1]), name
+        if int(numbers[-1]) <= previous_number:
+            return f"{name} comes after {previous}, but the last numbers in their names do not ascend"
+        previous_number, previous = int(numbers[-1]), name
     return ""
 
 
-def check_one_split(root: Path) -> None:
-    """ValueError: sub-folders are called like several splits, which training must not mix."""
-    splits = sorted(path for path in root.iterdir() if path.is_dir() and SPLIT.search(path.name.lower()))
+def reject_wrong_depth(root: Path, videos: list[Path]) -> None:
+    """Raise ValueError if most videos, relative to `root`, are not in class folders Class/video."""
+    depth, _ = Counter(min(len(path.parts), 3) for path in videos).most_common(1)[0]
+    if depth == 1:
+        raise ValueError(
+            f"{root} holds videos directly, but ucf101 needs class folders: give {root.parent}, "
+            "or use the kind ffs or folder if there are no classes"
+        )
+    if depth == 3:
+        folders = Counter(root.joinpath(*path.parts[:-2]) for path in videos if len(path.parts) > 2).most_common()
+        raise ValueError(
+            f"{root} is too high: the class folders are in {abbreviate([folder for folder, _ in folders])}; "
+            "give the folder that holds them"
+        )
+
+
+def reject_several_splits(root: Path) -> None:
+    """Raise ValueError if subfolders are named like several splits, which training must not mix."""
+    splits = sorted(path for path in root.iterdir() if path.is_dir() and SPLIT_NAME.search(path.name.lower()))
     if len(splits) > 1:
-        raise ValueError(f"{root} holds several splits, {some(splits)}: give one of them")
+        raise ValueError(f"{root} holds several splits, {abbreviate(splits)}: give one of them")
 
 
-def nothing(root: Path, wanted: str) -> ValueError:
-    """The error for a folder without what a layout has: it says what there is, and which kind takes that."""
+def reject_unprintable_classes(root: Path, classes: list[str]) -> None:
+    """Raise ValueError if the name of a class cannot be shown."""
+    if odd := [name for name in classes if not name.isprintable()]:
+        raise ValueError(f"{root}: the name of the class folder {odd[0]!r} cannot be printed: rename it")
+
+
+def nothing_found(root: Path, wanted: str) -> ValueError:
+    """The error for a folder without what its layout needs: it says what there is, and which kind can read that."""
     videos = list_videos(root)
     files = sum(path.is_file() for path in videos)
     if files:
-        there = f"{files} video files: `latte prepare folder` takes these (ffs and ucf101, only avi and mp4)"
+        content = f"{files} video files, which `latte prepare folder` can read (ffs and ucf101 take only avi and mp4)"
     elif videos:
-        there = f"{len(videos)} folders of frames: `latte prepare` sky, taichi or folder takes these"
+        content = f"{len(videos)} folders of frames, which `latte prepare` sky, taichi or folder can read"
     else:
         suffixes = Counter(path.suffix.lower() or "nameless" for path in walk_tree(root) if path.is_file())
-        there = ", ".join(f"{n} {suffix} files" for suffix, n in suffixes.most_common(3)) or "nothing"
-    return ValueError(f"{root} holds no {wanted}; it holds {there}")
+        content = ", ".join(f"{n} {suffix} files" for suffix, n in suffixes.most_common(3)) or "nothing"
+    return ValueError(f"{root} holds no {wanted}; it holds {content}")
 
 
-def some(paths: list[Path]) -> str:
-    """A few paths, for a message."""
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+def abbreviate(items: list[Path] | list[str]) -> str:
+    """The first three items and the number of the others, for a message."""
+    return ", ".join(map(str, items[:3])) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

@@ -1,4 +1,4 @@
-"""A list of checked videos, index.json: what `latte prepare` writes and training reads."""
+"""The list of checked videos, index.json, that `latte prepare` writes and training reads."""
 
 import hashlib
 import json
@@ -9,115 +9,135 @@ from latte.files import read_json, write_json
 from latte.video.read import list_pictures
 
 VIDEO_LIST, VIDEO_LIST_FORMAT = "index.json", "latte-videos-1"
-TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
+ENTRY_TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
 
 
 @dataclass(frozen=True)
-class Video:
-    """A video that was decoded: what is known of it."""
+class VideoEntry:
+    """What is known about a video."""
 
-    path: str  # below the root, with "/"; a file or a folder of frames
-    label: int  # its class, an index into the names; 0 where there are none
+    path: str  # relative to the root, with "/"; a file or a folder of frames
+    label: int  # index of its class; 0 if there are no classes
     frames: int
-    height: int  # in pixels, as its frames are decoded
+    height: int  # of the decoded frames, in pixels
     width: int
-    bytes: int  # of the file, or of the pictures of a folder
-    caption: str = ""  # empty: none
+    bytes: int  # size of the file, or of the pictures in the folder
+    caption: str = ""  # empty if there is none
 
-    def entry(self) -> dict:
-        """As JSON."""
-        about = {"path": self.path, "class": self.label, "frames": self.frames, "height": self.height}
-        about |= {"width": self.width, "bytes": self.bytes}
-        return about | ({"caption": self.caption} if self.caption else {})
+    def to_json(self) -> dict:
+        """Return the entry as it is written to index.json."""
+        values = {"path": self.path, "class": self.label, "frames": self.frames, "height": self.height}
+        values |= {"width": self.width, "bytes": self.bytes}
+        return values | ({"caption": self.caption} if self.caption else {})
 
 
 @dataclass(frozen=True)
-class Index:
-    """The videos of a data set, sorted by path."""
+class VideoList:
+    """The videos of a data set."""
 
-    kind: str  # of latte.train.data.layouts.LAYOUTS
-    root: Path  # what paths are below
-    classes: list[str]  # empty: unconditional
-    videos: list[Video]
+    kind: str  # a key of latte.train.data.layouts.LAYOUTS
+    root: Path  # folder that the videos' paths are relative to
+    classes: list[str]  # empty for unconditional training
+    videos: list[VideoEntry]  # sorted by path
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the names of the classes and all that is known of the videos, wherever they lie."""
-        about = [self.classes, [video.entry() for video in self.videos]]
+        """sha256 of the class names and of all entries; it does not depend on where the root lies."""
+        about = [self.classes, [video.to_json() for video in self.videos]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
-    def path(self, video: Video) -> Path:
-        """Where a video is."""
+    def path(self, video: VideoEntry) -> Path:
+        """Return where a video lies."""
         return self.root / video.path
 
 
-def write_index(index: Index, folder: Path, root: str) -> Path:
-    """Write folder/index.json, whole or not at all; root: index.root, absolute or relative to where that will lie."""
-    values = {"format": VIDEO_LIST_FORMAT, "kind": index.kind, "root": root, "classes": index.classes}
-    values |= {"fingerprint": index.fingerprint, "videos": [video.entry() for video in index.videos]}
+def write_video_list(video_list: VideoList, folder: Path, root: str) -> Path:
+    """Write folder/index.json atomically.
+
+    Args:
+        video_list: What to write.
+        folder: The folder to write to.
+        root: The root to write: absolute, or relative to the folder in which the file will lie in the end.
+
+    Returns:
+        The path of the file.
+    """
+    values = {"format": VIDEO_LIST_FORMAT, "kind": video_list.kind, "root": root, "classes": video_list.classes}
+    values |= {"fingerprint": video_list.fingerprint, "videos": [video.to_json() for video in video_list.videos]}
     return write_json(folder / VIDEO_LIST, values)
 
 
-def open_index(path: str | Path, check: bool = True) -> Index:
-    """The list in a file, or in a folder's index.json.
+def open_video_list(path: str | Path, verify_files: bool = True) -> VideoList:
+    """Read a list of videos.
 
-    check: also look that every video is there and has the size that it had; on a slow disk that takes a while.
-    FileNotFoundError: no such file, or the root is gone. ValueError: it is damaged, changed by hand or no such list, a
-    path leads out of the root, or a video is gone or has changed.
+    Args:
+        path: The file, or the folder that holds it as index.json.
+        verify_files: Also make sure that every video exists and still has its size. This is slow on a slow disk.
+
+    Raises:
+        FileNotFoundError: The file or the videos' root does not exist.
+        ValueError: The file is not a list of videos, is damaged or was edited, has a path that leads out of the root,
+            or a video is missing or has changed.
     """
     path = Path(path)
     path = path / VIDEO_LIST if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"no list of videos at {path}: `latte prepare` writes one")
+        raise FileNotFoundError(f"no list of videos at {path}: write one with `latte prepare`")
     values = read_json(path)
     if values.get("format") != VIDEO_LIST_FORMAT:
-        raise ValueError(f"{path} is not a list that `latte prepare` wrote (format {VIDEO_LIST_FORMAT})")
-    index = parsed(values, path)
-    if not check:
-        return index
-    if not index.root.is_dir():
-        raise FileNotFoundError(f"{path}: its videos were in {index.root}, which is gone: prepare it again")
-    changed = [(video, reason) for video in index.videos if (reason := change(index.path(video), video))]
-    if changed:
-        video, reason = changed[0]
-        raise ValueError(
-            f"{path}: {len(changed)} of {len(index.videos)} videos are not what they were; {index.path(video)} "
-            f"{reason}: prepare it again"
-        )
-    return index
+        raise ValueError(f"{path} is not a list of videos by `latte prepare` (format {VIDEO_LIST_FORMAT})")
+    video_list = parse_video_list(values, path)
+    if verify_files:
+        verify_videos(video_list, path)
+    return video_list
 
 
-def parsed(values: dict, path: Path) -> Index:
-    """The list that a JSON object of ours is. ValueError: it is damaged."""
-    damaged = ValueError(f"{path} is damaged or was changed by hand: prepare it again")
+def parse_video_list(values: dict, path: Path) -> VideoList:
+    """Make a list of the JSON values of `path`. Raises ValueError if they are not as they were written."""
+    damaged = ValueError(f"{path} is damaged or was edited: run `latte prepare` again")
     kind, root, classes, entries = (values.get(name) for name in ("kind", "root", "classes", "videos"))
     lists = isinstance(classes, list) and isinstance(entries, list)
     if not (lists and isinstance(kind, str) and isinstance(root, str) and all(isinstance(c, str) for c in classes)):
         raise damaged
     for entry in entries:
-        known = isinstance(entry, dict) and TYPES.keys() - {"caption"} <= entry.keys() <= TYPES.keys()
-        if not known or any(type(value) is not TYPES[name] for name, value in entry.items()):
+        known = isinstance(entry, dict) and ENTRY_TYPES.keys() - {"caption"} <= entry.keys() <= ENTRY_TYPES.keys()
+        if not known or any(type(value) is not ENTRY_TYPES[name] for name, value in entry.items()):
             raise damaged
-        inside = PurePosixPath(entry["path"])
-        if inside.is_absolute() or ".." in inside.parts:
+        relative = PurePosixPath(entry["path"])
+        if relative.is_absolute() or ".." in relative.parts:
             raise ValueError(f"{path}: {entry['path']!r} leads out of the folder of the videos")
         if not 0 <= entry["class"] < max(len(classes), 1):
             raise damaged
-    videos = [Video(label=entry.pop("class"), **entry) for entry in entries]
-    index = Index(kind, path.absolute().parent / root, classes, videos)
-    if index.fingerprint != values.get("fingerprint"):
+    videos = [VideoEntry(label=entry.pop("class"), **entry) for entry in entries]
+    video_list = VideoList(kind, path.absolute().parent / root, classes, videos)
+    if video_list.fingerprint != values.get("fingerprint"):
         raise damaged
-    return index
+    return video_list
 
 
-def change(path: Path, video: Video) -> str:
-    """How a video differs from what was written down; empty: it does not."""
+def verify_videos(video_list: VideoList, path: Path) -> None:
+    """Raise FileNotFoundError or ValueError if a video of the list in `path` is missing or has another size."""
+    if not video_list.root.is_dir():
+        raise FileNotFoundError(
+            f"{path} lists videos in {video_list.root}, which does not exist: run `latte prepare` again"
+        )
+    differences = [(video, how) for video in video_list.videos if (how := difference(video_list.path(video), video))]
+    if differences:
+        video, how = differences[0]
+        raise ValueError(
+            f"{path}: {len(differences)} of {len(video_list.videos)} videos have changed; {video_list.path(video)} "
+            f"{how}: run `latte prepare` again"
+        )
+
+
+def difference(path: Path, video: VideoEntry) -> str:
+    """How the video at `path` differs from its entry; empty if it does not."""
     if not path.exists():
-        return "is gone"
-    size = size_of(path)
+        return "is missing"
+    size = size_in_bytes(path)
     return "" if size == video.bytes else f"has {size} bytes, not {video.bytes}"
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of the pictures of a folder."""
+def size_in_bytes(path: Path) -> int:
+    """Return the size of a file, or of the pictures in a folder."""
     return sum(file.stat().st_size for file in (list_pictures(path) if path.is_dir() else [path]))

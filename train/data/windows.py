@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: named selections, each a function of the video's length and of a generator."""
+"""Which frames of a video make a clip: named selections, each a function of the video's length and a generator."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,69 +9,94 @@ import torch
 
 @dataclass(frozen=True)
 class Selection:
-    """One way to choose."""
+    """A way to choose the frames of a clip.
 
-    least: Callable[[int, int], int]  # (num_frames, frame_interval) -> frames that a video needs
-    choose: Callable[[int, int, int, torch.Generator], Sequence[int]]  # see choose_frames
+    Attributes:
+        min_frames: (num_frames, frame_interval) -> the number of frames that a video needs.
+        choose: (frames, num_frames, frame_interval, random) -> the numbers of the frames; see `choose_frames`.
+    """
+
+    min_frames: Callable[[int, int], int]
+    choose: Callable[[int, int, int, torch.Generator], Sequence[int]]
 
 
 def span(num_frames: int, frame_interval: int) -> int:
-    """Frames that a clip reaches over, its first and last included."""
+    """Return how many frames of the video lie between the first and the last frame of a clip, both included."""
     return (num_frames - 1) * frame_interval + 1
 
 
 def crop(frames: int, length: int, random: torch.Generator) -> range:
-    """`length` frames in a row, or all where there are fewer; a start is drawn even where there is no choice.
+    """Return `length` consecutive frames from a random start, or all frames of a shorter video.
 
-    The original's TemporalRandomCrop (Vchitect/Latte, datasets/video_transforms.py): the last possible start, and with
-    it the last frame of a video that is longer, is never drawn.
+    This is TemporalRandomCrop of the original (Vchitect/Latte, datasets/video_transforms.py). As there, the last
+    possible start is never drawn, and a number is drawn even if there is only one start.
     """
     start = int(torch.randint(max(0, frames - length - 1) + 1, (), generator=random))
     return range(start, min(start + length, frames))
 
 
 def by_stride(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> range:
-    """Frames exactly frame_interval apart, from any start that leaves room."""
+    """Return frames exactly `frame_interval` apart; every start that leaves room is equally likely."""
     reach = span(num_frames, frame_interval)
     start = int(torch.randint(frames - reach + 1, (), generator=random))
     return range(start, start + reach, frame_interval)
 
 
 def by_linspace(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> list[int]:
-    """Frames spread evenly over a crop from its first to its last, cut to whole numbers: steps differ by one."""
+    """Return frames evenly spaced from the first to the last of a crop, rounded down: intervals differ by one."""
     window = crop(frames, num_frames * frame_interval, random)
     return np.linspace(window[0], window[-1], num_frames, dtype=int).tolist()
 
 
 def by_crop(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> range:
-    """Every frame_interval-th frame of a crop."""
+    """Return every `frame_interval`-th frame of a crop."""
     return crop(frames, num_frames * frame_interval, random)[::frame_interval]
 
 
 SELECTIONS = {
     "stride": Selection(span, by_stride),  # ours
-    "linspace": Selection(lambda num_frames, _: num_frames, by_linspace),  # the original's, FaceForensics and UCF101
-    "crop": Selection(span, by_crop),  # the original's, SkyTimelapse and Taichi-HD
+    "linspace": Selection(lambda num_frames, _: num_frames, by_linspace),  # the original's: FaceForensics, UCF101
+    "crop": Selection(span, by_crop),  # the original's: SkyTimelapse, Taichi-HD
 }
 
 
-def least_frames(name: str, num_frames: int, frame_interval: int) -> int:
-    """How many frames a video needs for a selection to find num_frames in it. ValueError: no such selection, or < 1."""
+def min_video_frames(name: str, num_frames: int, frame_interval: int) -> int:
+    """Return how many frames a video needs to hold a clip.
+
+    Args:
+        name: A selection of `SELECTIONS`.
+        num_frames: Frames in a clip, 1 or more.
+        frame_interval: Distance between them in the video, 1 or more.
+
+    Raises:
+        ValueError: There is no such selection, or a number is below 1.
+    """
     if name not in SELECTIONS:
-        raise ValueError(f"no selection of frames is called {name!r}; there are {', '.join(SELECTIONS)}")
+        raise ValueError(f"no frame selection is called {name!r}: choose one of {', '.join(SELECTIONS)}")
     if num_frames < 1 or frame_interval < 1:
-        raise ValueError(f"num_frames is {num_frames}, frame_interval {frame_interval}; both must be 1 or more")
-    return SELECTIONS[name].least(num_frames, frame_interval)
+        raise ValueError(f"num_frames is {num_frames} and frame_interval is {frame_interval}; both must be 1 or more")
+    return SELECTIONS[name].min_frames(num_frames, frame_interval)
 
 
 def choose_frames(
     name: str, frames: int, num_frames: int, frame_interval: int, random: torch.Generator
 ) -> Sequence[int]:
-    """The numbers, ascending, of the num_frames frames that make a clip of a video of `frames` frames.
+    """Choose the frames of a clip.
 
-    One number is drawn from `random`, whatever the video. ValueError: the video is too short, or as least_frames.
+    Args:
+        name: A selection of `SELECTIONS`.
+        frames: Number of frames in the video.
+        num_frames: Frames in the clip, 1 or more.
+        frame_interval: Distance between them in the video, 1 or more.
+        random: Source of the one number that is drawn, whatever the video.
+
+    Returns:
+        The numbers of the chosen frames, ascending.
+
+    Raises:
+        ValueError: The video is too short, there is no such selection, or a number is below 1.
     """
-    least = least_frames(name, num_frames, frame_interval)
-    if frames < least:
-        raise ValueError(f"a video of {frames} frames is too short: selection {name!r} needs {least}")
+    needed = min_video_frames(name, num_frames, frame_interval)
+    if frames < needed:
+        raise ValueError(f"a video of {frames} frames is too short: selection {name!r} needs {needed}")
     return SELECTIONS[name].choose(frames, num_frames, frame_interval, random)

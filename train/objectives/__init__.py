@@ -1,34 +1,57 @@
-"""What a training minimises, by the kind of the run.
+"""What training minimises, by the kind of the run: an objective is a network and its loss.
 
-An objective makes its network, is called as objective(network, step, slots), which gives a scalar, the mean over those
-slots, and numbers to log, shows what the network makes, and in the end writes what was trained.
+latte.train.previews shows and samples what the network has learned; latte.train.export writes it to disk.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
-from latte.train.data.latent_files import Stored
+from latte.train.data.latent_files import LatentFolder
 from latte.train.objectives.autoencoder import Reconstruction
-from latte.train.objectives.class_conditional import Denoising
+from latte.train.objectives.class_conditional import ClassConditional
 from latte.train.objectives.shape_recognition import Recognition
 from latte.train.objectives.text_to_video import Captioned, Embedded
 
-OBJECTIVES = {"vae": Reconstruction, "latte": Denoising, "t2v": Captioned, "features": Recognition}
+OBJECTIVES = {"vae": Reconstruction, "latte": ClassConditional, "t2v": Captioned, "features": Recognition}
 
 
-def objective(
-    clips: Clips, config: TrainConfig, device: torch.device, begun: Path | None = None
-) -> Reconstruction | Denoising | Recognition:
-    """The one for these clips; stored ones may bring embeddings of their captions.
+class Objective(Protocol):
+    """What every objective offers to the training loop."""
 
-    begun: the folder of a run that goes on, whose checkpoint takes the place of config.init.
+    clips: Clips
+    config: TrainConfig
+    device: torch.device
+
+    def network(self) -> nn.Module:
+        """Make the network, with fresh weights or those of config.init. Raises ValueError if they do not fit."""
+
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Get the data ready before step `first`; a micro-batch is some slots of a step."""
+
+    def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, averaged over some slots of a step, and scalars to log."""
+
+
+def objective(clips: Clips, config: TrainConfig, device: torch.device, resumed: Path | None = None) -> Objective:
+    """Make the objective of a run.
+
+    Args:
+        clips: The training data. With stored embeddings of captions, the text encoder is not needed.
+        config: The settings of the run.
+        device: Where the network is trained.
+        resumed: The folder of a run that is resumed. Its checkpoint and its vocabulary replace config.init.
+
+    Raises:
+        ValueError: If settings, data and VAE do not fit together.
     """
-    kind = Embedded if isinstance(clips, Stored) and clips.text else OBJECTIVES[config.kind]
-    if begun is None:
+    kind = Embedded if isinstance(clips, LatentFolder) and clips.has_text else OBJECTIVES[config.kind]
+    if resumed is None:
         return kind(clips, config, device)
-    config = replace(config, init="")
-    return kind(clips, config, device, begun) if kind is Captioned else kind(clips, config, device)
+    config = replace(config, init="") if config.init else config
+    return kind(clips, config, device, resumed) if kind is Captioned else kind(clips, config, device)

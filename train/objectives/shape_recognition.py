@@ -1,6 +1,4 @@
-"""What a step of the feature network minimises: the errors of its answers about clips of the built-in shapes."""
-
-from pathlib import Path
+"""The objective of the feature network: it recognises what clips of the built-in shapes show, and their corruptions."""
 
 import numpy as np
 import torch
@@ -11,44 +9,48 @@ from latte.diffusion.randomness import generator
 from latte.eval.networks.shape_features import ShapeFeatures, ShapeFeaturesConfig
 from latte.models.fields import check_fields
 from latte.shapes.corruptions import CORRUPTIONS
-from latte.shapes.draw import COLOURS, DIRECTIONS, MOTIONS, PHRASES, SHAPES, ShapeClip
+from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, ShapeClip
 from latte.train.config import TrainConfig
-from latte.train.data.batches import Draw, Slots
-from latte.train.data.clips import ShapeClips
-from latte.train.watch import SHOWN
+from latte.train.data.clip_order import ClipOrder, Draw
+from latte.train.data.shape_clips import ShapeClips
 from latte.video.pixels import from_uint8, to_uint8
-from latte.weights.folder import save_folder
 
-MOMENTS = 4  # of the clip, first and last frame included, whose centre and radius are asked for
-CENTRE, RADIUS = (0.5, 0.14), (0.16, 0.04)  # mean and deviation, in sides of a frame
-TEMPO = (1, 0.1)  # likewise, in mean tempos of the motion
-DAMAGE = 6  # what strength 1 counts as
-WHITENED = 32  # batches of clips whose features get mean 0 and covariance 1 in the end
+MOMENTS = 4  # frames whose centre and radius are predicted, evenly spaced from the first to the last
+CENTRE, RADIUS = (0.5, 0.14), (0.16, 0.04)  # mean and standard deviation, as fractions of the frame's side
+TEMPO = (1, 0.1)  # the same, relative to the mean speed of the motion
+DAMAGE = 6  # the target for a corruption of strength 1
 
 
-def travel(clip: ShapeClip) -> float:
-    """How far a clip goes, in sides of a frame: its centre's way, or its radius's, per 15 steps."""
-    way = np.linalg.norm(np.diff(clip.trajectory, axis=0), axis=1).sum() + np.abs(np.diff(clip.radius)).sum()
-    return float(way / clip.video.shape[-1])
+def path_length(clip: ShapeClip) -> float:
+    """Return the length of the centre's path plus the change of the radius, as a fraction of the frame's side."""
+    length = np.linalg.norm(np.diff(clip.trajectory, axis=0), axis=1).sum() + np.abs(np.diff(clip.radius)).sum()
+    return float(length / clip.video.shape[-1])
 
 
-def usual_travel(motion: str) -> float:
-    """The mean of travel over clips of a motion, from the ranges of latte.shapes.draw.draw_path."""
+def mean_path_length(motion: str) -> float:
+    """Return the mean of path_length over clips of a motion, from the ranges in latte.shapes.draw.draw_path."""
     if motion in DIRECTIONS:
         return 28 / 64
     return 2 * np.pi * 0.625 * 10.5 / 64 if "clockwise" in motion else 10 / 64
 
 
-def truth(clip: ShapeClip) -> dict[str, Tensor]:
-    """The right answers about a clip: indices, or (size,) numbers of mean 0 and deviation about 1 over all clips.
+def clip_targets(clip: ShapeClip) -> dict[str, Tensor]:
+    """Return what the network should predict about a clip.
 
-    track: centre and radius at MOMENTS; tempo: how fast it is among clips of its motion.
+    Args:
+        clip: A clip without corruption.
+
+    Returns:
+        motion, shape, colour: Indices, ().
+        track: The centre (x, y) and the radius at MOMENTS frames, (3 * MOMENTS,).
+        tempo: The speed relative to other clips of the same motion, (1,).
+        Over all clips, track and tempo have mean 0 and standard deviation about 1.
     """
-    at = np.linspace(0, len(clip.radius) - 1, MOMENTS).round().astype(int)
+    frames = np.linspace(0, len(clip.radius) - 1, MOMENTS).round().astype(int)
     side = clip.video.shape[-1]
-    centre = (clip.trajectory[at] / side - CENTRE[0]) / CENTRE[1]
-    radius = (clip.radius[at] / side - RADIUS[0]) / RADIUS[1]
-    tempo = (travel(clip) / usual_travel(clip.motion) - TEMPO[0]) / TEMPO[1]
+    centre = (clip.trajectory[frames] / side - CENTRE[0]) / CENTRE[1]
+    radius = (clip.radius[frames] / side - RADIUS[0]) / RADIUS[1]
+    tempo = (path_length(clip) / mean_path_length(clip.motion) - TEMPO[0]) / TEMPO[1]
     return {
         "motion": torch.tensor(clip.label),
         "shape": torch.tensor(list(SHAPES).index(clip.shape)),
@@ -59,71 +61,49 @@ def truth(clip: ShapeClip) -> dict[str, Tensor]:
 
 
 class Recognition:
-    """The network's errors about clips, and about the same clips spoilt (latte.shapes.corruptions).
+    """Predict what clips show, and how strongly copies of them are corrupted.
 
-    Cross-entropy of motion, shape and colour, and the mean squared error of track and tempo, on the sound ones; the
-    mean squared error of the damage on both: the strength of each corruption, of which a spoilt clip has one, as its
-    root, which is drawn evenly: weak ones are what is hard to see.
+    The loss is the sum of the cross-entropies of motion, shape and colour and of the mean squared errors of track and
+    tempo, all on clean clips, and of the mean squared error of the damage on clean and corrupted clips. The damage of a
+    clip is one number per kind of corruption: DAMAGE times the square root of its strength. A corrupted clip has one
+    corruption, and the root is drawn uniformly, because weak corruptions are the hard ones to see.
     """
 
     def __init__(self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu"):
         self.clips, self.config, self.device = clips, config, device
-        self.places = Slots(len(clips), config)
+        self.order = ClipOrder(len(clips), config)
 
-    def prepare(self, units: list[range], first: int) -> None:
-        """Nothing is to be done before the first step."""
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Do nothing: clips are drawn when they are needed."""
 
     def network(self) -> ShapeFeatures:
-        """A fresh one."""
+        """Make a feature network with fresh weights. Raises ValueError if a field of config.model is wrong."""
         return ShapeFeatures(ShapeFeaturesConfig(**check_fields(ShapeFeaturesConfig, self.config.model)))
 
-    def data(self) -> dict:
-        """What a resumed run must find as it was."""
-        return {"clips": self.clips.fingerprint}
-
     def batch(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sound clips (b, f, 3, h, w) in [-1, 1], and the right answers about them."""
-        clips = [self.clips.truth(self.places(step, slot).clip) for slot in slots]
-        answers = [truth(clip) for clip in clips]
+        """Return clean clips (b, f, 3, h, w) in [-1, 1], and their targets (see clip_targets) along a first axis b."""
+        clips = [self.clips.shape_clip(self.order.index(step, slot)) for slot in slots]
+        rows = [clip_targets(clip) for clip in clips]
         videos = from_uint8(torch.stack([torch.from_numpy(clip.video) for clip in clips]))
-        right = {name: torch.stack([answer[name] for answer in answers]).to(self.device) for name in answers[0]}
-        return videos.to(self.device), right
+        targets = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
+        return videos.to(self.device), targets
 
-    def spoil(self, video: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A clip (f, 3, h, w) in [-1, 1], spoilt in one way of CORRUPTIONS, and its damage (len(CORRUPTIONS),)."""
-        way, damage = int(torch.randint(len(CORRUPTIONS), (), generator=random)), torch.zeros(len(CORRUPTIONS))
+    def corrupt(self, video: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Corrupt a clip (f, 3, h, w) in [-1, 1] in one way; return it with its damage (len(CORRUPTIONS),)."""
+        kind, damage = int(torch.randint(len(CORRUPTIONS), (), generator=random)), torch.zeros(len(CORRUPTIONS))
         root = float(torch.rand((), generator=random))
-        damage[way] = DAMAGE * root
-        return from_uint8(list(CORRUPTIONS.values())[way](to_uint8(video), root**2, random)), damage
+        damage[kind] = DAMAGE * root
+        return from_uint8(list(CORRUPTIONS.values())[kind](to_uint8(video), root**2, random)), damage
 
     def __call__(self, network: ShapeFeatures, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        sound, right = self.batch(step, slots)
-        places = [generator(self.config.seed, step, slot, Draw.DAMAGE) for slot in slots]
-        spoilt, damage = map(torch.stack, zip(*(self.spoil(*pair) for pair in zip(sound.cpu(), places))))
-        right["damage"] = torch.cat([torch.zeros_like(damage), damage]).to(self.device)
+        """Return the loss on the clips of some slots and on their corrupted copies, and its terms to log."""
+        clean, targets = self.batch(step, slots)
+        generators = [generator(self.config.seed, step, slot, Draw.DAMAGE) for slot in slots]
+        corrupted, damage = map(torch.stack, zip(*map(self.corrupt, clean.cpu(), generators)))
+        targets["damage"] = torch.cat([torch.zeros_like(damage), damage]).to(self.device)
         losses = {}
-        for name, said in network(torch.cat([sound, spoilt.to(self.device)])).items():
-            error = F.mse_loss if right[name].is_floating_point() else F.cross_entropy
-            losses[name] = error(said[: len(right[name])].float(), right[name])
+        for name, predicted in network(torch.cat([clean, corrupted.to(self.device)])).items():
+            target = targets[name]
+            error = F.mse_loss if target.is_floating_point() else F.cross_entropy
+            losses[name] = error(predicted[: len(target)].float(), target)
         return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def show(self, network: ShapeFeatures) -> tuple[Tensor, list[str]]:
-        """Clips of the first batch, uint8 (n, f, 3, h, w), and what the network says that they show."""
-        videos, _ = self.batch(0, range(min(SHOWN, self.config.global_batch_size)))
-        said = network(videos)
-        indices = (said[name].argmax(1).tolist() for name in ("colour", "shape", "motion"))
-        tables = (list(COLOURS), list(SHAPES), [PHRASES[motion] for motion in MOTIONS])
-        words = [[table[i] for i in column] for table, column in zip(tables, indices)]
-        return to_uint8(videos.cpu()), [f"a {colour} {shape} {motion}" for colour, shape, motion in zip(*words)]
-
-    def save_companions(self, folder: Path) -> None:
-        """Nothing: the weights need no other part."""
-
-    @torch.no_grad()
-    def finish(self, network: ShapeFeatures, folder: Path) -> None:
-        """Write the network, its features whitened on sound clips: a distance of 1 is one of their deviations."""
-        slots = range(self.config.global_batch_size)
-        seen = torch.cat([network.features(self.batch(step, slots)[0]) for step in range(WHITENED)])
-        network.whiten(seen)
-        save_folder(network, folder)

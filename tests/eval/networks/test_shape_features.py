@@ -26,8 +26,9 @@ from latte.shapes.corruptions import CORRUPTIONS, blurred, corrupted, faster, fr
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, make_clip
 from latte.train.data.folders import open_clips
 from latte.train.objectives import objective
-from latte.train.objectives.shape_recognition import truth
+from latte.train.objectives.shape_recognition import clip_targets
 from latte.train.presets import resolve
+from latte.train.previews import preview
 from latte.video.pixels import from_uint8
 from latte.weights.load import BUNDLED
 from latte.weights.tensors import CheckpointError
@@ -54,7 +55,7 @@ def held_out():
 def test_the_heads_match_what_the_shapes_have():
     tables = {"motion": MOTIONS, "shape": SHAPES, "colour": COLOURS, "damage": CORRUPTIONS}
     assert all(HEADS[name] == len(table) for name, table in tables.items())
-    answers = [truth(clip) for clip in clips_of(0, 300, size=32)]
+    answers = [clip_targets(clip) for clip in clips_of(0, 300, size=32)]
     for name in ("track", "tempo"):
         values = torch.stack([answer[name] for answer in answers])
         assert values.shape[1] == HEADS[name] and values.mean().abs() < 0.1 and 0.8 < values.std() < 1.2, name
@@ -145,8 +146,8 @@ def test_it_is_trained_by_the_command_and_found_in_its_run(tmp_path, capsys):
 def test_captions_in_a_grid_are_what_the_network_recognises(network):
     config = resolve(SHIPPED, ["global_batch_size=4"])
     seen = objective(open_clips(config), config, torch.device("cpu"))
-    videos, captions = seen.show(network)
-    numbers = [seen.places(0, slot).clip for slot in range(4)]
+    videos, captions = preview(seen, network)
+    numbers = [seen.order.index(0, slot) for slot in range(4)]
     said, asked = [caption.split() for caption in captions], [make_clip(0, i).caption.split() for i in numbers]
     sure = lambda words: [*words[:2], *words[3:]]  # it is not sure of the shape
     assert [sure(words) for words in said] == [sure(words) for words in asked]
@@ -158,9 +159,9 @@ def test_captions_in_a_grid_are_what_the_network_recognises(network):
     ("change", "say"),
     [
         ("data=videos", "data is 'videos', not 'shapes'"),
-        ("vae=shapes/vae", "vae does nothing with kind=features"),
-        ("init=shapes", "init does nothing with kind=features"),
-        ("num_workers=2", "num_workers does nothing with kind=features"),
+        ("vae=shapes/vae", "unknown key 'vae' for kind=features"),
+        ("init=shapes", "unknown key 'init' for kind=features"),
+        ("num_workers=2", "unknown key 'num_workers' for kind=features"),
         ("model.depth=2", "unknown key 'depth'"),
     ],
 )
@@ -232,7 +233,7 @@ def test_the_benchmark_writes_what_it_prints(tmp_path, capsys, monkeypatch):
     scores, out = json.loads((tmp_path / "scores.json").read_text()), capsys.readouterr().out
     assert scores["damage"].keys() == CORRUPTIONS.keys() and f"{scores['damage']['noise'][1]:.2f}" in out
     assert scores["real against real"]["low"] < scores["real against real"]["mean"] < scores["damage"]["noise"][0]
-    assert scores["held-out clips"].keys() == truth(make_clip(0, 0)).keys()
+    assert scores["held-out clips"].keys() == clip_targets(make_clip(0, 0)).keys()
     for wrong, say in ((["--num-videos", "1"], "it must be 2 or more"), (["--out", str(tmp_path)], "not a file")):
         assert main([*words[:2], *wrong]) == 2
         assert say in capsys.readouterr().err

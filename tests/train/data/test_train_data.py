@@ -1,4 +1,4 @@
-"""What a training run learns from: folders of videos, and what each slot of a step sees."""
+"""Training data: folders of videos, and the content of each slot of a step."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from small_runs import run, small
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes.draw import make_clip
-from latte.train.data import folders
+from latte.train.data import decoded_cache
 from latte.train.data.batches import Batches
 from latte.train.data.folders import open_clips
 from latte.train.loop import train
@@ -25,7 +25,7 @@ from latte.weights.vae_folder import load_vae, save_vae
 
 
 class Recorder(torch.nn.Module):
-    """A network that keeps what it was asked."""
+    """A network that records its inputs."""
 
     def __init__(self, config):
         super().__init__()
@@ -42,10 +42,12 @@ def test_folder_of_videos(vae, tmp_path):
     (tmp_path / "data/a/broken.mp4").write_text("no")
     write_video(make_clip(0, 1, frames=3).video, tmp_path / "data/b/short.mkv")
     config = small(vae, f"data={tmp_path / 'data'}", "frame_interval=2", "steps=2")
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         clips = open_clips(config)
-    assert {"broken.mp4", "short.mkv"} == {n for n in ("broken.mp4", "short.mkv") for w in told if n in str(w.message)}
-    assert clips.names == ["a", "b"] and [source.label for source in clips.sources] == [0, 1, 1]
+    assert {"broken.mp4", "short.mkv"} == {
+        n for n in ("broken.mp4", "short.mkv") for w in caught if n in str(w.message)
+    }
+    assert clips.names == ["a", "b"] and [video.label for video in clips.videos] == [0, 1, 1]
     sample = clips.clip(1, torch.Generator().manual_seed(0))
     assert sample.video.shape == (4, 3, 16, 16) and sample.label == 1
     with (
@@ -57,18 +59,18 @@ def test_folder_of_videos(vae, tmp_path):
     assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
 
 
-def test_what_are_classes_and_what_is_not(vae, tmp_path):
+def test_class_folders(vae, tmp_path):
     clip = make_clip(2, 0, frames=12, size=24).video
     for name in ("x.mkv", "raw/y.mkv"):
         write_video(clip, tmp_path / "one" / name)
     clips = open_clips(small(vae, f"data={tmp_path / 'one'}"))
-    assert clips.names == [] and clips.videos == 2
+    assert clips.names == [] and clips.num_videos == 2
     for name in ("a/x.mkv", "b/y.mkv"):
         write_video(clip, tmp_path / "two" / name)
     Image.new("RGB", (24, 24)).save(tmp_path / "two/cover.png")
     with pytest.warns(UserWarning, match="lies beside the class folders"):
         clips = open_clips(small(vae, f"data={tmp_path / 'two'}"))
-    assert clips.names == ["a", "b"] and clips.videos == 2
+    assert clips.names == ["a", "b"] and clips.num_videos == 2
     (tmp_path / "two/cover.png").unlink()
     write_video(make_clip(2, 1, frames=12, size=24).video, tmp_path / "two/b/y.mkv")
     assert open_clips(small(vae, f"data={tmp_path / 'two'}")).fingerprint != clips.fingerprint
@@ -77,7 +79,7 @@ def test_what_are_classes_and_what_is_not(vae, tmp_path):
         open_clips(small(vae, f"data={tmp_path / 'two'}"))
 
 
-def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):
+def test_changed_data_in_the_same_folder_is_rejected(vae, videos, tmp_path):
     data, vae = shutil.copytree(videos, tmp_path / "data"), shutil.copytree(vae, tmp_path / "vae")
     config = small(vae, "steps=2", f"data={data}")
     run(config, tmp_path / "run")
@@ -90,8 +92,8 @@ def test_other_data_in_the_same_folder_is_refused(vae, videos, tmp_path):
         run(config, tmp_path / "run")
 
 
-def test_images_that_go_with_a_clip(vae):
-    """Single frames of other clips, with their own classes; a label is dropped for the clip or for all its images."""
+def test_still_images_of_joint_training(vae):
+    """They are frames of other clips with their own classes; labels are dropped for the clip or for all its images."""
     config = small(vae, "global_batch_size=400", "clips=400", "num_images=3", "model.class_dropout_prob=0.5")
     loss = OBJECTIVES["latte"](open_clips(config), config)
     number = torch.arange(400)[:, None] * 4 + torch.arange(4)
@@ -101,7 +103,7 @@ def test_images_that_go_with_a_clip(vae):
     source.captions = [""] * 400
     latents = source.batch(0, range(5, 6))
     seen = latents.mean[0, :, 0, 0, 0].long()
-    assert torch.equal(seen[:4], number[source.places.order.index(0, 5)])
+    assert torch.equal(seen[:4], number[source.order.index(0, 5)])
     assert torch.equal(latents.labels[0], torch.cat([seen[:1], seen[4:]]) // 4 % 8)
     kept = torch.zeros(1, 4, dtype=torch.bool)
     assert torch.equal(loss.condition(loss.network(), latents.labels, [], kept)["y"], latents.labels)
@@ -128,7 +130,7 @@ def test_timesteps_are_uniform_or_logit_normal(vae):
         small(vae, "timestep_std=0", "timestep_mean=1")
 
 
-def test_what_a_slot_sees_is_its_own(vae):
+def test_a_slot_does_not_depend_on_the_others(vae):
     config = small(vae, "global_batch_size=1000", "clips=1000", "timestep_std=0", "timestep_mean=0")
     loss = OBJECTIVES["latte"](open_clips(config), config)
     source = loss.source
@@ -146,7 +148,7 @@ def test_what_a_slot_sees_is_its_own(vae):
     assert not torch.equal(recorder.seen[-1][0], recorder.seen[0][0][:2])
 
 
-def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
+def test_clips_of_a_folder_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     video = torch.from_numpy(make_clip(0, 1, "left", frames=12, size=16).video)
     write_video(video, tmp_path / "a.mkv")
     write_video(video.flip(0), tmp_path / "b.mkv")
@@ -162,13 +164,13 @@ def test_a_folders_clips_are_windows_of_its_videos(vae, tmp_path, monkeypatch):
     assert {torch.equal(clip, video) for clip in mirrored} == {True, False}
     assert all(torch.equal(clip, video) or torch.equal(clip, video.flip(-1)) for clip in mirrored)
     kept = draw(0, 5, "image_size=8")
-    monkeypatch.setattr(folders, "DECODED", 0)
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 0)
     assert torch.equal(draw(0, 5, "image_size=8"), kept)
     assert len(open_clips(small(vae, f"data={tmp_path}", "clips=1"))) == 2
 
 
 def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
-    """It is left out where videos are decoded when the folder is opened; else its place is taken by the next."""
+    """It is left out if it was decoded when the folder was opened; otherwise the next video takes its place later."""
     for name in ("a", "b"):
         write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
     content = bytearray((tmp_path / "data/a.mp4").read_bytes())
@@ -176,10 +178,10 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     (tmp_path / "data/a.mp4").write_bytes(content)
     config = small(vae, f"data={tmp_path / 'data'}")
     with pytest.warns(UserWarning, match=r"left out: .*a\.mp4"):
-        assert open_clips(config).videos == 1
-    monkeypatch.setattr(folders, "DECODED", 0)
+        assert open_clips(config).num_videos == 1
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", 0)
     clips = open_clips(config)
-    assert clips.videos == 2
+    assert clips.num_videos == 2
     drawn = [clips.clip(0, torch.Generator().manual_seed(seed)) for seed in range(12)]
     failed = [sample for sample in drawn if sample.failed]
     assert failed and all(sample.failed[0][0].name == "a.mp4" for sample in failed)
@@ -187,11 +189,11 @@ def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
     for workers in (0, 2):
         batches = Batches(open_clips(config), replace(config, latents="step", num_workers=workers))
         batches.prepare([range(4)], 0)
-        assert (batches.ahead is not None) == bool(workers)
-        with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as told:
+        assert (batches.read_ahead is not None) == bool(workers)
+        with pytest.warns(UserWarning, match=r"another video takes its place: .*a\.mp4 cannot be decoded") as caught:
             for step in range(12):
                 batches.batch(step, range(4))
-        assert len(told) == 1 and len(batches.clips.failures.reasons) == 1
+        assert len(caught) == 1 and len(batches.clips.failures.reasons) == 1
     strict = Batches(open_clips(replace(config, failed_share=0.4)), config)
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="1 of 2 videos cannot be used, more than"):
         for step in range(12):
@@ -207,17 +209,17 @@ def test_real_folders(vae, tmp_path):
         "faces/a.mp4": "faces/liveportrait_d18.mp4",
         "faces/b.mp4": "faces/liveportrait_d19.mp4",
     }
-    for place, file in files.items():
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).symlink_to(root / file)
+    for link, file in files.items():
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(root / file)
     for folder, names in (("ucf", ["ApplyEyeMakeup", "Archery"]), ("faces", [])):
         config = small(vae, f"data={tmp_path / folder}", "steps=2", "frame_interval=3")
         clips = open_clips(config)
-        assert clips.names == names and clips.videos == 2
+        assert clips.names == names and clips.num_videos == 2
         assert (train(config, tmp_path / "run" / folder, clips) / "model.safetensors").is_file()
 
 
-def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, monkeypatch):
+def test_a_prepared_list_gives_the_clips_of_its_folder(vae, videos, tmp_path, monkeypatch):
     data = shutil.copytree(videos, tmp_path / "data")
     (data / "a/broken.mp4").write_text("no")
     words = ["prepare", "folder", str(data), "--out", str(tmp_path / "list"), "--num-frames=4", "--frame-interval=2"]
@@ -227,18 +229,18 @@ def test_a_prepared_list_is_the_folder_it_was_made_of(vae, videos, tmp_path, mon
     with pytest.warns(UserWarning, match=r"left out: .*broken\.mp4"):
         found = open_clips(replace(config, data=str(data)))
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "DECODED", 0)
-        unkept = open_clips(config)
-    assert listed.keeps and not unkept.keeps
-    assert listed.names == found.names == ["a", "b"] and listed.videos == found.videos == 3
+        patch.setattr(decoded_cache, "CACHE_BYTES", 0)
+        uncached = open_clips(config)
+    assert listed.cache.caches_all and not uncached.cache.caches_all
+    assert listed.names == found.names == ["a", "b"] and listed.num_videos == found.num_videos == 3
     for i in range(6):
-        place = lambda i=i: torch.Generator().manual_seed(i)
-        samples = [clips.clip(i, place()) for clips in (listed, found, unkept)]
+        random = lambda i=i: torch.Generator().manual_seed(i)
+        samples = [clips.clip(i, random()) for clips in (listed, found, uncached)]
         assert all(torch.equal(sample.video, samples[0].video) for sample in samples)
         assert len({sample.label for sample in samples}) == 1
-        assert torch.equal(listed.frame(i, place()).video, unkept.frame(i, place()).video)
+        assert torch.equal(listed.frame(i, random()).video, uncached.frame(i, random()).video)
     with pytest.raises(ValueError, match="no video of 13 frames or more"), pytest.warns(UserWarning):
         open_clips(replace(config, num_frames=7, failed_share=0.0))
     (data / "b/z.mkv").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 videos are not what they were.*is gone"):
+    with pytest.raises(ValueError, match=r"1 of 3 videos have changed.*is missing"):
         open_clips(config)

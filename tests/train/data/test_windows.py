@@ -1,4 +1,4 @@
-"""Which frames make a clip, and what becomes of them: as the original, where it is the original's."""
+"""Frame selections and transforms: those of the original give what the original gives."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from goldens import FOLDER, Golden
 from safetensors.torch import load_file
 
 from latte.train.data.transforms import TRANSFORMS, flip, transform
-from latte.train.data.windows import choose_frames, least_frames
+from latte.train.data.windows import choose_frames, min_video_frames
 from latte.video.pixels import from_uint8, resize_and_crop
 
 CHAINS = {"resize_then_center_crop": ("ffs", "ucf101"), "center_crop_then_resize": ("sky",)}
@@ -21,8 +21,8 @@ def chosen(name, frames, num_frames=16, frame_interval=3, seeds=400):
     return [list(draw(seed)) for seed in range(seeds)]
 
 
-def test_linspace_takes_the_frames_that_the_original_takes():
-    """Whatever the start, which is uniform over all but the last."""
+def test_linspace_chooses_the_frames_that_the_original_chooses():
+    """From any start; starts are uniform over all but the last one."""
     recorded = {k: v.tolist() for k, v in Golden("transforms").outputs.items() if k.startswith("frames.")}
     assert len(recorded) == 5
     for name, expected in recorded.items():
@@ -44,25 +44,25 @@ def test_exact_strides():
 
 
 @pytest.mark.parametrize(("name", "least"), [("stride", 46), ("linspace", 16), ("crop", 46)])
-def test_what_is_too_short(name, least):
-    assert least_frames(name, 16, 3) == least and least_frames(name, 16, 1) == 16
+def test_videos_that_are_too_short(name, least):
+    assert min_video_frames(name, 16, 3) == least and min_video_frames(name, 16, 1) == 16
     (numbers,) = chosen(name, least, seeds=1)
     assert len(numbers) == 16 and numbers[0] == 0 and numbers[-1] == least - 1
     with pytest.raises(ValueError, match=f"{least - 1} frames is too short.*'{name}' needs {least}"):
         chosen(name, least - 1, seeds=1)
     with pytest.raises(ValueError, match="must be 1 or more"):
-        least_frames(name, 16, 0)
+        min_video_frames(name, 16, 0)
 
 
-def test_names_that_there_are_not():
-    with pytest.raises(ValueError, match="no selection of frames is called 'random'; there are stride, linspace, crop"):
+def test_unknown_names():
+    with pytest.raises(ValueError, match="no frame selection is called 'random': choose one of stride, linspace, crop"):
         chosen("random", 60)
-    with pytest.raises(ValueError, match="no transform is called 'mine'; there are ours, ffs, ucf101, sky, taichi"):
+    with pytest.raises(ValueError, match="no transform is called 'mine': choose one of ours, ffs, ucf101, sky, taichi"):
         transform("mine", torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 8)
 
 
 def compare(tensors):
-    """How many outputs of the original ours were compared with."""
+    """Compare our transforms with the original's; returns the number of comparisons."""
     recorded = [name.split(".")[1:] for name in tensors if name.split(".")[-1] in CHAINS]
     for shape, chain in recorded:
         expected = tensors[f"outputs.{shape}.{chain}"] * 2 - 1
@@ -73,19 +73,19 @@ def compare(tensors):
     return len(recorded)
 
 
-def test_chains_of_the_original():
+def test_transforms_of_the_original():
     assert compare(load_file(FOLDER / "transforms.safetensors")) == 3
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
-def test_chains_of_the_original_on_whole_clips():
+def test_transforms_of_the_original_on_real_clips():
     path = Path(os.environ["LATTE_TEST_DATA"]).parent / "goldens/transforms.safetensors"
     if not path.is_file():
-        pytest.skip(f"no whole recorded clips at {path}")
+        pytest.skip(f"no recorded real clips at {path}")
     assert compare(load_file(path)) == 6
 
 
-def test_every_chain_gives_squares_of_one_range():
+def test_every_transform_gives_squares_in_the_same_range():
     video = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name in TRANSFORMS:
         assert torch.allclose(transform(name, video, 32), from_uint8(video), atol=1e-6), name

@@ -1,4 +1,4 @@
-"""Strangers' files: what is damaged, forged or does not fit ends in one line."""
+"""Untrusted files: damage, forgeries and weights that do not fit each end in a one-line error."""
 
 import io
 import pickle
@@ -19,7 +19,7 @@ from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
 
 
 def forge(folder, kind):
-    """A checkpoint with one thing wrong that only a look inside shows."""
+    """Write a checkpoint with one fault that only its content shows."""
     file = folder / f"{kind}.pt"
     state = {"x_embedder.proj.weight": torch.ones(64, 4, 2, 2)}
     if kind == "flipped":
@@ -42,7 +42,7 @@ def test_damage_inside_a_zip_is_seen(kind, words, tmp_path):
         latte.load_model(forge(tmp_path, kind))
 
 
-def test_values_that_cannot_be_right(golden, tmp_path):
+def test_impossible_values_are_rejected(golden, tmp_path):
     for name, wrong, words in (
         ("nan", torch.full((64, 16), float("nan")), "not finite"),
         ("huge", torch.zeros(1).expand(1 << 40, 1), "more than twice the file"),
@@ -74,7 +74,7 @@ def test_bad_checkpoints_end_in_one_line(golden, tmp_path, capsys, monkeypatch):
         "cut.safetensors": "damaged",
         "text.pt": "damaged or is not",
         "malicious.pt": "damaged or is not",
-        "malicious2.pt": "io.open, which is not a tensor and is not read: if you trust it",
+        "malicious2.pt": "io.open, which is not a tensor and is not loaded: if you trust it",
         "other.pt": "not the weights of an original Latte",
         "surplus.safetensors": "blocks.0.lora",
         "missing.safetensors": "blocks.1.mlp.fc1.bias",
@@ -89,11 +89,11 @@ def test_bad_checkpoints_end_in_one_line(golden, tmp_path, capsys, monkeypatch):
 
 
 def refused(state, folder, words, num_heads=2, name="bad.pt"):
-    """Loading these tensors ends in one line with these words."""
+    """Assert that loading these tensors ends in one line with these words."""
     torch.save(state, folder / name)
-    with pytest.raises(CheckpointError, match=words) as told:
+    with pytest.raises(CheckpointError, match=words) as error:
         load_model(folder / name, num_heads=num_heads)
-    assert "\n" not in str(told.value) and str(told.value).startswith(str(folder / name))
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(folder / name))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def refused(state, folder, words, num_heads=2, name="bad.pt"):
         (lambda w: w > 0, "plain floating-point numbers"),
         (lambda w: w.to(torch.complex64), "plain floating-point numbers"),
         (lambda w: w.to(torch.float8_e4m3fn), "plain floating-point numbers"),
-        (lambda w: w.to_sparse(), "not an ordinary tensor"),
-        (lambda w: w.to("meta"), "not an ordinary tensor"),
+        (lambda w: w.to_sparse(), "not a dense tensor"),
+        (lambda w: w.to("meta"), "not a dense tensor"),
         (lambda w: w.double() + 1e300, "overflows float32"),
     ],
 )
@@ -122,7 +122,7 @@ def test_quantized_weights_are_refused(tiny):
         load_strictly(tiny, state, "file")
 
 
-def test_tables_that_would_be_guessed_at_are_refused(tiny, tmp_path):
+def test_ambiguous_tables_are_refused(tiny, tmp_path):
     state = state_for_original(tiny)
     frames, bias = state["temp_embed"], state["x_embedder.proj.bias"]
     for change, words in (
@@ -165,17 +165,17 @@ def test_tables_that_would_be_guessed_at_are_refused(tiny, tmp_path):
         ("blocks..attn.qkv.bias", (48,)),
     ],
 )
-def test_shapes_that_no_latte_has_are_told(name, shape, tiny, tmp_path):
+def test_shapes_that_no_latte_has_are_rejected(name, shape, tiny, tmp_path):
     refused({**state_for_original(tiny), name: torch.zeros(shape)}, tmp_path, ".")
 
 
-def test_no_heads_are_not_the_published_number(tmp_path):
+def test_zero_heads_are_not_replaced_by_the_published_number(tmp_path):
     model = Latte(LatteConfig(depth=2, hidden_size=384, num_heads=6, input_size=4, num_frames=2))
     refused(state_for_original(model), tmp_path, "num_heads is 0", num_heads=0)
 
 
 def test_small_files_do_not_become_large_models(tiny, tmp_path):
-    """Neither by tensors that share a storage nor by records of a zip that lie on one another."""
+    """Neither through tensors that share a storage nor through overlapping records of a zip."""
     storage = torch.zeros(4096)
     state = state_for_original(tiny)
     shared = {name: t if name in COMPUTED else storage[: t.numel()].view(t.shape) for name, t in state.items()}
@@ -191,7 +191,7 @@ def test_small_files_do_not_become_large_models(tiny, tmp_path):
     assert load_model(tmp_path / "both.pt", num_heads=2).config == tiny.config
 
 
-def test_readers_may_fail_as_they_like(tmp_path, monkeypatch):
+def test_any_exception_of_a_reader_becomes_one_line(tmp_path, monkeypatch):
     (tmp_path / "x.pt").write_bytes(b"x")
     (tmp_path / "x.safetensors").write_bytes(b"x")
     for error in (AssertionError(), RecursionError("deep"), NotImplementedError("one\ntwo")):
@@ -206,24 +206,24 @@ def test_what_a_checkpoint_holds_besides_tensors_is_named(tiny, tmp_path):
     state = {"ema": state_for_original(tiny), "args": Namespace(depth=2)}
     refused(state, tmp_path, r'holds argparse\.Namespace, which is not a tensor .* torch\.save\(\{"ema": state_dict\}')
     torch.save(state, tmp_path / "again.pt")
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as error:
         read_tensors(tmp_path / "again.pt")
-    assert "weights_only" not in str(told.value) and "\x1b" not in str(told.value)
+    assert "weights_only" not in str(error.value) and "\x1b" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"depth":' + "9" * 5000 + "}", "[]", "{"])
-def test_json_that_is_none(text, tiny, tmp_path):
+def test_invalid_json_is_rejected(text, tiny, tmp_path):
     folder = save_model(tiny, tmp_path / "ours")
     (folder / "manifest.json").unlink()
     for content in (text.encode(), text.encode("utf-16")):
         (folder / "config.json").write_bytes(content)
-        with pytest.raises(CheckpointError) as told:
+        with pytest.raises(CheckpointError) as error:
             load_model(folder)
-        assert str(told.value).count("config.json") == 1
+        assert str(error.value).count("config.json") == 1
 
 
 def mutant(content, rng):
-    """A few bits flipped, anywhere or in the head, which holds the structure; or a piece cut, zeroed or repeated."""
+    """Flip a few bits, anywhere or in the header, which holds the structure; or cut, zero or repeat a piece."""
     data, at = bytearray(content), rng.randrange(len(content))
     kind = rng.choice(["flip", "head", "cut", "zero", "splice"])
     if kind == "cut":
@@ -240,7 +240,7 @@ def mutant(content, rng):
     return bytes(data)
 
 
-def test_mutants_load_or_are_told(tiny, tmp_path):
+def test_mutated_files_load_or_are_rejected(tiny, tmp_path):
     state, rng, loaded = {name: t.detach() for name, t in state_for_original(tiny).items()}, random.Random(0), 0
     files = {"legacy.pt": io.BytesIO(), "zip.pt": io.BytesIO()}
     for name, file in files.items():

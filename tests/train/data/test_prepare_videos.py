@@ -1,4 +1,4 @@
-"""`latte prepare`: published layouts, what is left out and why, and the list that training gets back."""
+"""`latte prepare`: the published layouts, the videos that are left out, and the list that training reads."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from PIL import Image
 
 from latte.cli import main
 from latte.shapes.draw import make_clip
-from latte.train.data import survey as module
-from latte.train.data.video_list import open_index
+from latte.train.data import prepare_videos
+from latte.train.data.video_list import open_video_list
 from latte.video.read import read_video
 from latte.video.write import write_video
 
@@ -32,7 +32,7 @@ def put_frames(folder, numbers, size=16, name="clip_{:05d}.png"):
 
 @pytest.fixture(scope="module")
 def ucf(tmp_path_factory):
-    """Two classes of three videos, of which one is short; one broken, one beside and one below the class folders."""
+    """Two classes of two videos, one of them short, and a broken one, one beside and one below the class folders."""
     root = tmp_path_factory.mktemp("data") / "UCF-101"
     for name in ("Biking/v_Biking_g01_c01", "Biking/v_Biking_g01_c02", "Archery/v_Archery_g01_c01"):
         put(root / f"{name}.mp4")
@@ -46,7 +46,7 @@ def ucf(tmp_path_factory):
 
 @pytest.fixture
 def prepare(tmp_path, capsys):
-    """Runs the command into tmp_path/out: its status, and what it printed to each stream."""
+    """Runs the command with --out tmp_path/out; returns its status, stdout and stderr."""
 
     def run(kind, source, *words, taken=TAKEN):
         sources = [] if source is None else [str(source)]
@@ -57,17 +57,17 @@ def prepare(tmp_path, capsys):
 
 
 def paths(out):
-    return [video.path for video in open_index(out).videos]
+    return [video.path for video in open_video_list(out).videos]
 
 
 def test_ucf101(prepare, ucf, tmp_path):
-    status, said, warned = prepare("ucf101", ucf)
+    status, out, err = prepare("ucf101", ucf)
     assert status == 0
-    assert "5 videos found; ucf101 was published with 13,320" in warned and "2 classes found" in warned
-    assert said.startswith("ucf101: 3 videos, 2 classes, 1 captions\n24 frames, 8 to 8 a video; ")
-    assert "4 left out, 2 misplaced, 1 short, 1 broken" in said
-    index = open_index(tmp_path / "out")
-    assert index == open_index(tmp_path / "out/index.json")
+    assert "5 videos found; ucf101 was published with 13,320" in err and "2 classes found" in err
+    assert out.startswith("ucf101: 3 videos, 2 classes, 1 with captions\n24 frames, 8 to 8 per video; ")
+    assert "4 left out, 2 misplaced, 1 short, 1 broken" in out
+    index = open_video_list(tmp_path / "out")
+    assert index == open_video_list(tmp_path / "out/index.json")
     assert (index.kind, index.classes, index.root) == ("ucf101", ["Archery", "Biking"], ucf.resolve())
     assert [(video.path, video.label, video.caption) for video in index.videos] == [
         ("Archery/v_Archery_g01_c01.mp4", 0, ""),
@@ -86,11 +86,11 @@ def test_ucf101(prepare, ucf, tmp_path):
 
 
 def test_a_split_of_ucf101(prepare, ucf, tmp_path):
-    """Only the named videos; a class keeps its number."""
+    """Only the listed videos are taken, and a class keeps its index."""
     (tmp_path / "trainlist01.txt").write_text("Biking/v_Biking_g01_c01.mp4 1\n\nBiking/v_Biking_g77_c01.avi 1\n")
-    status, said, warned = prepare("ucf101", ucf, "--split", tmp_path / "trainlist01.txt")
-    assert status == 0 and warned == "" and "3 left out, 2 misplaced, 1 missing" in said
-    index = open_index(tmp_path / "out")
+    status, out, err = prepare("ucf101", ucf, "--split", tmp_path / "trainlist01.txt")
+    assert status == 0 and err == "" and "3 left out, 2 misplaced, 1 missing" in out
+    index = open_video_list(tmp_path / "out")
     assert index.classes == ["Archery", "Biking"]
     assert [(video.path, video.label) for video in index.videos] == [("Biking/v_Biking_g01_c01.mp4", 1)]
     assert "v_Biking_g77_c01.avi: named in " in (tmp_path / "out/report.txt").read_text()
@@ -99,22 +99,22 @@ def test_a_split_of_ucf101(prepare, ucf, tmp_path):
 
 
 def test_ffs_at_any_depth(prepare, ucf, tmp_path):
-    status, said, warned = prepare("ffs", ucf)
-    assert status == 0 and "7 videos found; ffs was published with 704" in warned
-    assert "5 videos, no classes" in said and len(paths(tmp_path / "out")) == 5
+    status, out, err = prepare("ffs", ucf)
+    assert status == 0 and "7 videos found; ffs was published with 704" in err
+    assert "5 videos, no classes" in out and len(paths(tmp_path / "out")) == 5
 
 
 def test_folders_of_frames(prepare, tmp_path):
-    """Numbered ones; SkyTimelapse's loader, by its own selection, passes over what is not longer than a crop."""
+    """Frames must be numbered; with selection crop, SkyTimelapse skips videos that are exactly one crop long."""
     for name, numbers in (("a/one", range(8)), ("b/c/two", range(5, 14)), ("b/short", range(3))):
         put_frames(tmp_path / "sky" / name, numbers)
     put_frames(tmp_path / "sky/unnumbered", range(1), name="cover.png")
     put_frames(tmp_path / "sky/twice", range(8), name="{}_same_7.png")
     put_frames(tmp_path / "sky/broken", range(8))
     (tmp_path / "sky/broken/clip_00003.png").write_text("no")
-    status, said, _ = prepare("sky", tmp_path / "sky")
-    assert status == 0 and "4 left out, 3 broken, 1 short" in said
-    assert [(v.path, v.frames) for v in open_index(tmp_path / "out").videos] == [("a/one", 8), ("b/c/two", 9)]
+    status, out, _ = prepare("sky", tmp_path / "sky")
+    assert status == 0 and "4 left out, 3 broken, 1 short" in out
+    assert [(v.path, v.frames) for v in open_video_list(tmp_path / "out").videos] == [("a/one", 8), ("b/c/two", 9)]
     report = (tmp_path / "out/report.txt").read_text()
     assert "cover.png has no number in its name" in report and "1_same_7.png comes after 0_same_7.png" in report
     assert "clip_00003.png cannot be decoded" in report
@@ -128,23 +128,23 @@ def test_any_folder(prepare, videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     put(data / "aside.mkv")
     (data / "b/gone.mkv").symlink_to(tmp_path / "nowhere")
-    status, said, warned = prepare("folder", data)
-    assert status == 0 and warned == "" and "3 videos, 2 classes" in said and "1 misplaced, 1 broken" in said
-    assert [video.label for video in open_index(tmp_path / "out").videos] == [0, 0, 1]
+    status, out, err = prepare("folder", data)
+    assert status == 0 and err == "" and "3 videos, 2 classes" in out and "1 misplaced, 1 broken" in out
+    assert [video.label for video in open_video_list(tmp_path / "out").videos] == [0, 0, 1]
     (data / "b").rename(data / "b\u00a0c")
     assert "cannot be printed: rename it" in prepare("folder", data)[2]
     shutil.rmtree(data / "b\u00a0c")
     prepare("folder", data)
-    index = open_index(tmp_path / "out")
+    index = open_video_list(tmp_path / "out")
     assert index.classes == [] and [v.path for v in index.videos] == ["a/x.mkv", "a/y.mkv", "aside.mkv"]
 
 
 def test_shapes(prepare, tmp_path):
-    """Long enough, and their windows are the clips of the built-in data set."""
-    status, said, _ = prepare("shapes", None, "--clips", "3", taken=())
-    assert status == 0 and "3 videos, 3 classes, 3 captions\n138 frames" in said
+    """They are long enough, and their windows are the clips of the built-in data set."""
+    status, out, _ = prepare("shapes", None, "--clips", "3", taken=())
+    assert status == 0 and "3 videos, 3 classes, 3 with captions\n138 frames" in out
     shutil.move(tmp_path / "out", tmp_path / "moved")
-    index = open_index(tmp_path / "moved")
+    index = open_video_list(tmp_path / "moved")
     assert index.root == tmp_path / "moved/videos"
     for video in index.videos:
         clip = make_clip(0, int(Path(video.path).stem))
@@ -162,11 +162,11 @@ def test_shapes(prepare, tmp_path):
         (("--num-frames", "5"), None),
     ],
 )
-def test_what_is_too_short_is_the_users_to_say(words, taken, prepare, ucf, tmp_path):
-    status, _, said = prepare("ucf101", ucf, *words)
+def test_options_decide_what_is_too_short(words, taken, prepare, ucf, tmp_path):
+    status, _, err = prepare("ucf101", ucf, *words)
     assert (len(paths(tmp_path / "out")) if status == 0 else None) == taken
-    assert (taken is None) == ("none of 7 videos can be used; the first is" in said)
-    assert (taken is None) == said.endswith("; 4 are too short: lower --frame-interval or --num-frames\n")
+    assert (taken is None) == ("none of 7 videos can be used; the first is" in err)
+    assert (taken is None) == err.endswith("; 4 are too short: lower --frame-interval or --num-frames\n")
 
 
 @pytest.mark.parametrize("kind", ["ucf101", "ffs", "folder"])
@@ -180,7 +180,7 @@ def test_links_to_folders_are_followed(kind, prepare, ucf, tmp_path):
     assert linked == [path for path in paths(tmp_path / "out") if "/" in path] and len(linked) > 2
 
 
-def test_a_link_to_a_folder_above_it_ends(prepare, tmp_path):
+def test_a_link_to_a_parent_folder_is_not_followed_forever(prepare, tmp_path):
     put(tmp_path / "data/a/b/clip.mp4")
     (tmp_path / "data/a/b/up").symlink_to(tmp_path / "data/a")
     (tmp_path / "data/twin").symlink_to(tmp_path / "data/a/b")
@@ -189,8 +189,8 @@ def test_a_link_to_a_folder_above_it_ends(prepare, tmp_path):
     assert paths(tmp_path / "out") == ["a/b/clip.mp4", "twin/clip.mp4"]
 
 
-def test_a_folder_that_cannot_be_read_is_passed_over(prepare, tmp_path, monkeypatch):
-    """As a disk's lost+found."""
+def test_a_folder_that_cannot_be_read_is_skipped(prepare, tmp_path, monkeypatch):
+    """Such as lost+found on a disk."""
     put(tmp_path / "data/a.mp4")
     put(tmp_path / "data/lost+found/b.mp4")
     listdir = os.listdir
@@ -201,12 +201,12 @@ def test_a_folder_that_cannot_be_read_is_passed_over(prepare, tmp_path, monkeypa
         return listdir(folder)
 
     monkeypatch.setattr("latte.files.os.listdir", forbidden)
-    status, _, said = prepare("ffs", tmp_path / "data")
+    status, _, err = prepare("ffs", tmp_path / "data")
     assert status == 0 and paths(tmp_path / "out") == ["a.mp4"]
-    assert "lost+found cannot be read and is skipped: Permission denied" in said
+    assert "lost+found cannot be read and is skipped: Permission denied" in err
 
 
-def test_quick_decodes_first_frames_only(prepare, tmp_path):
+def test_quick_decodes_only_first_frames(prepare, tmp_path):
     path = put(tmp_path / "data/a.mp4", frames=40, size=32)
     put(tmp_path / "data/b.mp4")
     with av.open(str(path)) as container:
@@ -218,11 +218,11 @@ def test_quick_decodes_first_frames_only(prepare, tmp_path):
     prepare("ffs", tmp_path / "data")
     assert paths(tmp_path / "out") == ["b.mp4"]
     prepare("ffs", tmp_path / "data", "--quick")
-    assert paths(tmp_path / "out") == ["a.mp4", "b.mp4"] and open_index(tmp_path / "out").videos[0].frames == 40
+    assert paths(tmp_path / "out") == ["a.mp4", "b.mp4"] and open_video_list(tmp_path / "out").videos[0].frames == 40
 
 
 def test_frame_list(prepare, ucf, tmp_path):
-    """Frames and lines as the original's joint training reads them, the class between the first two "_" of a line."""
+    """The original's joint training reads the class from between the first two "_" of a line."""
     prepare("ucf101", ucf, "--frame-list")
     lines = (tmp_path / "out/train_list.txt").read_text().splitlines()
     assert len(lines) == 24 and lines[7:9] == ["v_Archery_g01_c01/000007.jpg", "v_Biking_g01_c01/000000.jpg"]
@@ -242,11 +242,11 @@ def test_frame_list(prepare, ucf, tmp_path):
     assert "cannot be printed in a list: rename it" in prepare("ffs", ucf.parent / "lines", "--frame-list")[2]
     put(ucf.parent / "odd/a_b/v.mp4")
     assert "class 'a_b' has a '_'" in prepare("ucf101", ucf.parent / "odd", "--frame-list")[2]
-    assert open_index(tmp_path / "out").kind == "ffs"
+    assert open_video_list(tmp_path / "out").kind == "ffs"
 
 
 def mistakes(root):
-    """Source, command line -> what it says."""
+    """Pairs of a command line and a pattern of its error message."""
     put(root / "flat/a.mp4")
     put(root / "splits/sky_train/a.mp4")
     put_frames(root / "frames/train/clip", range(8))
@@ -258,14 +258,17 @@ def mistakes(root):
     (root / "packed/UCF101.rar").touch()
     (root / "clips.zip").touch()
     return [
-        ("ucf101 data", "is too high: class folders of videos are in .*UCF-101.*; give the folder that holds them"),
-        ("ucf101 data/UCF-101/Archery", "holds videos itself.*: give .*UCF-101, or use the kind ffs or folder"),
-        ("ucf101 flat", "holds videos itself"),
-        ("ucf101 frames", "no avi or mp4 files; it holds 2 folders of frames: `latte prepare` sky, taichi or folder"),
-        ("ffs mkv", "no avi or mp4 files; it holds 1 video files: `latte prepare folder` takes these"),
+        ("ucf101 data", "is too high: the class folders are in .*UCF-101.*; give the folder that holds them"),
+        ("ucf101 data/UCF-101/Archery", "holds videos directly.*: give .*UCF-101, or use the kind ffs or folder"),
+        ("ucf101 flat", "holds videos directly"),
+        (
+            "ucf101 frames",
+            "no avi or mp4 files; it holds 2 folders of frames, which `latte prepare` sky, taichi or folder can read",
+        ),
+        ("ffs mkv", "no avi or mp4 files; it holds 1 video files, which `latte prepare folder` can read"),
         ("ffs splits", "holds several splits, .*sky_test, .*sky_train: give one of them"),
         ("sky frames", "holds several splits, .*test, .*train: give one of them"),
-        ("sky frames/train/clip", "holds pictures itself, as one clip does"),
+        ("sky frames/train/clip", "holds pictures, so it is a single clip"),
         ("taichi flat", "no folders of frames; it holds 1 video files"),
         ("folder empty", "holds no videos; it holds nothing"),
         ("ucf101 packed", "it holds 1 .rar files"),
@@ -282,53 +285,53 @@ def mistakes(root):
         ("ffs flat --frame-list --quick", "frame_list decodes every frame: leave out quick"),
         ("ffs flat --frame-list 0", "frame_list is 0; it must be"),
         ("ffs flat --num-frames 0", "num_frames is 0"),
-        ("ffs flat --out flat/out", "lie in one another"),
-        ("ffs flat --out .", "lie in one another"),
-        ("ffs flat --out clips.zip", "is not what `latte prepare` wrote"),
+        ("ffs flat --out flat/out", "overlap"),
+        ("ffs flat --out .", "overlap"),
+        ("ffs flat --out clips.zip", "was not written by `latte prepare`"),
         ("ffs flat --out clips.zip/out", "cannot be written"),
-        ("ffs flat --out mkv", "is not what `latte prepare` wrote"),
+        ("ffs flat --out mkv", "was not written by `latte prepare`"),
     ]
 
 
-def test_typical_mistakes_get_one_line(ucf, tmp_path, capsys, monkeypatch):
+def test_typical_mistakes_give_one_line_errors(ucf, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ucf, tmp_path / "data/UCF-101")
     (tmp_path / "clip.bin").write_bytes(b"\xff\xfe")
-    told = mistakes(tmp_path)
+    expected = mistakes(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    for words, say in told:
+    for words, message in expected:
         words = words.split() if "--out" in words else [*words.split(), "--out", "out"]
         assert main(["prepare", *words, *TAKEN[: 0 if "--num-frames" in words else 4]]) == 2, words
         line = capsys.readouterr().err.splitlines()[-1]
-        assert re.search(f"error: .*{say}", line), (words, line)
+        assert re.search(f"error: .*{message}", line), (words, line)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_was_prepared_is_replaced_and_nothing_else(prepare, videos, tmp_path, monkeypatch):
+def test_only_an_earlier_result_is_replaced(prepare, videos, tmp_path, monkeypatch):
     prepare("shapes", None, "--clips", "2")
     assert prepare("folder", videos)[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.json", "report.txt"}
     written = (tmp_path / "out/index.json").read_bytes()
-    monkeypatch.setattr(module, "report", lambda *_: 1 / 0)
+    monkeypatch.setattr(prepare_videos, "format_report", lambda *_: 1 / 0)
     assert prepare("shapes", None, "--clips", "2")[0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out/index.json").read_bytes() == written
     monkeypatch.undo()
     (tmp_path / "out/notes").touch()
-    assert "is not what `latte prepare` wrote" in prepare("folder", videos)[2]
+    assert "was not written by `latte prepare`" in prepare("folder", videos)[2]
     (tmp_path / "out/notes").unlink()
     (tmp_path / "out/index.json").write_text("{}")
-    assert "is not what `latte prepare` wrote" in prepare("folder", videos)[2]
+    assert "was not written by `latte prepare`" in prepare("folder", videos)[2]
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
-def test_real_videos_as_they_were_published(prepare, tmp_path):
+def test_real_videos_in_published_layouts(prepare, tmp_path):
     real, root = Path(os.environ["LATTE_TEST_DATA"]), tmp_path / "UCF-101"
     for name in ("ApplyEyeMakeup", "Archery"):
         (root / name).mkdir(parents=True)
         (root / name / f"v_{name}_g01_c01.avi").symlink_to(real / f"ucf101/v_{name}_320x240.avi")
     assert prepare("ucf101", root, taken=())[0] == 0
-    videos = open_index(tmp_path / "out").videos
+    videos = open_video_list(tmp_path / "out").videos
     assert [(v.frames, v.height, v.width, v.label) for v in videos] == [(164, 240, 320, 0), (131, 240, 320, 1)]
     assert prepare("ffs", real / "faces", "--quick", taken=())[0] == 0
     assert len(paths(tmp_path / "out")) == 9

@@ -1,32 +1,32 @@
-"""The list of videos that `latte prepare` writes and training reads: what it vouches for, and what is refused."""
+"""The list of videos that `latte prepare` writes: its fingerprint, and lists that training rejects."""
 
 import json
 import shutil
 
 import pytest
 
-from latte.train.data.survey import Rule, prepare
-from latte.train.data.video_list import open_index
+from latte.train.data.prepare_videos import ClipRule, prepare_data_set
+from latte.train.data.video_list import open_video_list
 
 
 def listed(data, out):
-    prepare("folder", data, out, Rule(num_frames=4))
+    prepare_data_set("folder", data, out, ClipRule(num_frames=4))
     return out
 
 
-def test_the_fingerprint_is_of_the_videos_not_of_their_place(videos, tmp_path):
+def test_the_fingerprint_does_not_depend_on_where_the_videos_lie(videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     listed(data, tmp_path / "out")
-    first = open_index(tmp_path / "out").fingerprint
+    first = open_video_list(tmp_path / "out").fingerprint
     shutil.move(data, tmp_path / "moved")
     listed(tmp_path / "moved", tmp_path / "out")
-    assert open_index(tmp_path / "out").fingerprint == first
+    assert open_video_list(tmp_path / "out").fingerprint == first
     (tmp_path / "moved/a/x.txt").write_text("a shape")
     listed(tmp_path / "moved", tmp_path / "out")
-    assert open_index(tmp_path / "out").fingerprint != first
+    assert open_video_list(tmp_path / "out").fingerprint != first
 
 
-def test_lists_that_are_refused(videos, tmp_path):
+def test_damaged_and_outdated_lists_are_rejected(videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     listed(data, tmp_path / "out")
     file = tmp_path / "out/index.json"
@@ -37,11 +37,11 @@ def test_lists_that_are_refused(videos, tmp_path):
         return file
 
     with pytest.raises(FileNotFoundError, match=r"no list of videos at .*nowhere"):
-        open_index(tmp_path / "nowhere")
+        open_video_list(tmp_path / "nowhere")
     first, *rest = values["videos"]
-    for change, say in [
-        ({"format": "other"}, "is not a list that `latte prepare` wrote"),
-        ({"classes": ["b", "a"]}, "is damaged or was changed by hand"),
+    for change, message in [
+        ({"format": "other"}, "is not a list of videos by `latte prepare`"),
+        ({"classes": ["b", "a"]}, "is damaged or was edited"),
         ({"classes": "ab"}, "is damaged"),
         ({"videos": [{**first, "frames": 99}, *rest]}, "is damaged"),
         ({"videos": [{**first, "frames": "12"}, *rest]}, "is damaged"),
@@ -53,20 +53,20 @@ def test_lists_that_are_refused(videos, tmp_path):
         ({"videos": [{**first, "path": "../x.mkv"}, *rest]}, "'../x.mkv' leads out of the folder"),
         ({"videos": [{**first, "path": "/etc/x.mkv"}, *rest]}, "'/etc/x.mkv' leads out of the folder"),
     ]:
-        with pytest.raises(ValueError, match=say):
-            open_index(changed(**change))
+        with pytest.raises(ValueError, match=message):
+            open_video_list(changed(**change))
     file.write_text(json.dumps(values)[:-9])
     with pytest.raises(ValueError, match=r"index\.json is not valid JSON"):
-        open_index(file)
+        open_video_list(file)
     changed()
     with (data / "a/y.mkv").open("ab") as video:
         video.write(b"more")
-    with pytest.raises(ValueError, match=r"1 of 3 videos are not what they were; .*a/y\.mkv has \d+ bytes, not \d+"):
-        open_index(file)
+    with pytest.raises(ValueError, match=r"1 of 3 videos have changed; .*a/y\.mkv has \d+ bytes, not \d+"):
+        open_video_list(file)
     (data / "a/x.mkv").unlink()
-    with pytest.raises(ValueError, match=r"2 of 3 videos .*a/x\.mkv is gone: prepare it again"):
-        open_index(file)
-    assert len(open_index(file, check=False).videos) == 3
+    with pytest.raises(ValueError, match=r"2 of 3 videos .*a/x\.mkv is missing: run `latte prepare` again"):
+        open_video_list(file)
+    assert len(open_video_list(file, verify_files=False).videos) == 3
     shutil.rmtree(data)
-    with pytest.raises(FileNotFoundError, match="which is gone: prepare it again"):
-        open_index(file)
+    with pytest.raises(FileNotFoundError, match="which does not exist: run `latte prepare` again"):
+        open_video_list(file)

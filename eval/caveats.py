@@ -1,0 +1,64 @@
+"""The caveats of a video distance: what a reader of the number must know."""
+
+from torch import Tensor
+
+from latte.eval.clip_sets import lossy_codecs
+from latte.eval.extrapolation import LEAST_REAL, clips_needed
+from latte.eval.features import Detector
+from latte.eval.frechet import Moments
+from latte.eval.protocol import Protocol
+from latte.eval.statistics import FeatureSet
+
+LOSSY = "the generated videos are stored in {}, a lossy codec, which changes what is measured: write them losslessly"
+
+
+def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | None, detector: Detector) -> list[str]:
+    """The caveats of a distance between two sides, one sentence each."""
+    sides = {"real": real, "generated": generated}
+    found = [*detector.record.get("caveats", ()), *count_caveats(sides, protocol)]
+    counted = any(isinstance(side.features, Tensor) for side in sides.values())
+    for name, side in sides.items():
+        is_moments = isinstance(side.features, Moments)
+        if is_moments or side.given:
+            kind = "statistics" if is_moments else "features"
+            bias = ", and the bias of their number of clips remains in the extrapolation"
+            said = f"the {name} {kind} are taken as given: network, protocol and data are not in their file"
+            found.append(said + bias * (is_moments and counted))
+    if isinstance(real.features, Moments):
+        found.append("the real-vs-real floor cannot be computed from statistics")
+    elif real.count < LEAST_REAL:
+        found.append(f"{real.count} real clips are too few for a real-vs-real floor")
+    elif real.count < 2 * generated.count:
+        half = real.count // 2
+        found.append(f"the real-vs-real floor is measured on {half} against {half} clips and scaled to all")
+    found += [
+        f"{side.about['too_short']} {name} videos are too short and left out, such as {side.about['first_too_short']}"
+        for name, side in sides.items()
+        if side.about.get("too_short")
+    ]
+    found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
+    sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
+    if all(sizes) and sizes[0] != sizes[1]:
+        found.append(f"frames differ in size: real {', '.join(sizes[0][:3])}, generated {', '.join(sizes[1][:3])}")
+    return found
+
+
+def count_caveats(sides: dict[str, FeatureSet], protocol: Protocol | None) -> list[str]:
+    """Caveats on the numbers of clips, where they are known."""
+    found, width = [], sides["real"].width
+    counts = {name: side.count for name, side in sides.items()}
+    for name, count in counts.items():
+        if 0 < count <= width:
+            found.append(
+                f"{count} {name} clips are too few for features of {width} numbers: the distance is mostly bias"
+            )
+        elif protocol and 0 < count < protocol.clips:
+            found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
+    counted = [side.count for side in sides.values() if isinstance(side.features, Tensor)]
+    if counted and min(counted) < (needed := clips_needed(width)):
+        found.append(f"{min(counted)} clips are too few to extrapolate from: {needed} or more are needed")
+    known = {count for count in counts.values() if count}
+    if len(known) > 1:
+        numbers = f"{counts['real']} real against {counts['generated']} generated clips"
+        found.append(f"{numbers}: compare only with results of the same numbers")
+    return found

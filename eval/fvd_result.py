@@ -1,0 +1,183 @@
+"""The result of a video distance: what it holds, how it prints, and when two results may be compared."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from latte.eval.clip_sets import lossy_codecs
+from latte.eval.extrapolation import Estimate
+from latte.eval.frechet_inception_distance import FIDResult
+from latte.eval.kernel import Discrepancy
+from latte.eval.video_inception_score import InceptionScore
+
+MUST_AGREE = ("metric", "protocol", "detector", "seed")  # between two results that are compared
+REQUIRED = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
+# fields that a result may lack, and how they are read from JSON
+OPTIONAL = {
+    "infinite": lambda values: Estimate(**values),
+    "floor": lambda values: Estimate(**values),
+    "kernel": lambda values: Discrepancy(**values),
+    "flicker": dict,
+    "fid": FIDResult.from_dict,
+    "inception_score": InceptionScore.from_dict,
+}
+
+
+@dataclass(frozen=True)
+class FVDResult:
+    """A distance between real and generated videos, with everything that it depends on.
+
+    `float(result)` is the distance, `print(result)` a table for people, `result.to_dict()` what `latte eval --out`
+    writes, and `FVDResult.from_dict` reads it back.
+
+    Attributes:
+        value: The distance.
+        metric: "fvd", "shapes_distance", or "given" where both sides were given as features or statistics.
+        protocol: All fields of the protocol; None where both sides were given.
+        detector: Which network the features are by, and how it is set.
+        device: Where it ran.
+        seed: Of the random choices; None where there were none.
+        real: What the real side is: where its clips come from, how many, in which codecs and sizes, a fingerprint.
+        generated: Likewise.
+        caveats: What a reader of the number must know, one sentence each.
+        versions: Of latte and torch.
+        infinite: The distance extrapolated to infinite N, with its 95 % interval.
+        floor: The real-vs-real floor: what a perfect model would score, with its 95 % interval.
+        kernel: The kernel distance between the same features (KVD), with its standard error.
+        flicker: Temporal flickering of each side's clips, by "real" and "generated"; 1: a still picture.
+        fid: FID of single frames.
+        inception_score: Of the generated videos.
+    """
+
+    value: float
+    metric: str
+    protocol: dict | None
+    detector: dict
+    device: str
+    seed: int | None
+    real: dict
+    generated: dict
+    caveats: tuple[str, ...]
+    versions: dict[str, str]
+    infinite: Estimate | None = None
+    floor: Estimate | None = None
+    kernel: Discrepancy | None = None
+    flicker: dict[str, float] | None = None
+    fid: FIDResult | None = None
+    inception_score: InceptionScore | None = None
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_dict(self) -> dict:
+        """The result as JSON has it; what it lacks is left out."""
+        plain = {"infinite": asdict, "floor": asdict, "kernel": lambda found: found._asdict(), "flicker": dict}
+        plain |= {"fid": FIDResult.to_dict, "inception_score": InceptionScore.to_dict}
+        optional = {name: plain[name](found) for name in OPTIONAL if (found := getattr(self, name)) is not None}
+        distances = ("infinite", "floor", "kernel")
+        return {
+            **{name: getattr(self, name) for name in ("metric", "protocol", "detector", "device", "seed")},
+            "real": self.real,
+            "generated": self.generated,
+            "distance": self.value,
+            **{name: optional.pop(name) for name in distances if name in optional},
+            "caveats": list(self.caveats),
+            "versions": self.versions,
+            **optional,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "FVDResult":
+        """The inverse of to_dict, for files that any version of `latte eval --real --out` wrote.
+
+        Raises:
+            ValueError: These are no such values; names the first that is missing or damaged.
+        """
+        for name in (*MUST_AGREE, *REQUIRED):
+            if name not in values or not isinstance(values[name], REQUIRED.get(name, object)):
+                raise ValueError(f"this is not a result of `latte eval --real`: {name} is missing or damaged")
+        optional = {}
+        for name, read in OPTIONAL.items():
+            try:
+                optional[name] = read(values[name]) if name in values else None
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"this is not a result of `latte eval --real`: {name} is missing or damaged"
+                ) from error
+        same = {name: values[name] for name in ("metric", "protocol", "detector", "seed", "real", "generated")}
+        about = {"device": values.get("device", ""), "versions": values.get("versions", {})}
+        return cls(value=values["distance"], caveats=tuple(values.get("caveats", ())), **same, **about, **optional)
+
+    def __str__(self) -> str:
+        """The result as a table: the numbers, then the caveats."""
+        row = lambda name, values: f"  {name:36}{values}"
+        interval = lambda of: f"{of.value:10.2f}   95 %: {of.low:.2f} to {of.high:.2f}"
+        lines = [f"{self.detector['name']}: {self.generated['clips']} generated clips, {self.real['clips']} real clips"]
+        lines.append(row("distance", f"{self.value:10.2f}"))
+        if self.infinite:
+            lines.append(row("extrapolated to infinite N", interval(self.infinite)))
+        if self.floor:
+            lines.append(row("real-vs-real floor", interval(self.floor)))
+        if self.kernel:
+            lines.append(row("kernel distance (KVD)", f"{self.kernel.value:10.4g}   +- {self.kernel.error:.2g}"))
+        if self.fid:
+            lines.append(row(f"FID of {self.fid.frames['generated']} frames", f"{self.fid.value:10.2f}"))
+            lines.append(row("", f"  by Inception, sha256 {self.fid.sha256}"))
+        if score := self.inception_score:
+            lines.append(row(f"inception score ({score.protocol})", f"{score.mean:10.2f}   +- {score.std:.2f}"))
+            lines.append(row("", f"  by C3D, sha256 {score.sha256}, mean clip {score.mean_sha256}"))
+        if self.flicker:
+            real = f"   real {self.flicker['real']:.4f}" if "real" in self.flicker else ""
+            lines.append(row("flicker (1: still)", f"{self.flicker['generated']:10.4f}{real}"))
+        how = f"protocol {self.protocol['name']}, seed {self.seed}, " if self.protocol else ""
+        lines.append(f"  {how}{self.detector['network']}")
+        return "\n".join([*lines, *(f"  note: {caveat}" for caveat in self.caveats)])
+
+
+def check_comparable(a: FVDResult, b: FVDResult) -> None:
+    """Raise ValueError if two results differ in more than the generated videos; names the difference."""
+    pairs = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
+    # the name says no more than the other fields do, and codecs are compared below
+    aside = {"name": None, "lossless": None}
+    pairs["protocol"] = [result.protocol and {**result.protocol, **aside} for result in (a, b)]
+    pairs["lossy codecs"] = [lossy_codecs(result.generated.get("codecs", ())) for result in (a, b)]
+    pairs["sizes of generated frames"] = [sorted(result.generated.get("sizes", ())) for result in (a, b)]
+    pairs["real clips"] = [result.real.get("fingerprint") or result.real.get("sha256") for result in (a, b)]
+    pairs["clips"] = [result.generated.get("clips") for result in (a, b)]
+    for name, (one, other) in pairs.items():
+        if one != other:
+            both = isinstance(one, dict) and isinstance(other, dict)
+            key = next((key for key in one if one[key] != other.get(key)), None) if both else None
+            what = f"{name}, {key}, {one[key]} and {other.get(key)}" if key else f"{name}, {one} and {other}"
+            raise ValueError(f"the results cannot be compared: they differ in {what}")
+
+
+def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:
+    """Say which of two results is lower, and whether their intervals are apart.
+
+    Extrapolated distances are compared where both results have them, because the bias of plain ones depends on the
+    model.
+
+    Args:
+        names: What to call the results.
+        results: Two of them.
+
+    Returns:
+        One line.
+
+    Raises:
+        ValueError: The results are not comparable; see check_comparable.
+    """
+    check_comparable(*results)
+    sure = all(result.infinite for result in results)
+    value = lambda result: result.infinite.value if sure else result.value
+    (low, a), (high, b) = sorted(zip(names, results), key=lambda pair: value(pair[1]))
+    if value(a) == value(b):
+        return f"{low} and {high} are equal ({value(a):.2f})"
+    line = f"{low} ({value(a):.2f}) is lower than {high} ({value(b):.2f})"
+    if not sure:
+        return f"{line}; how certain this is cannot be said without intervals"
+    line += ", extrapolated to infinite N"
+    if a.value > b.value:
+        line += f", although on these clips it is {a.value:.2f} against {b.value:.2f}"
+    apart = a.infinite.high < b.infinite.low
+    return f"{line}; their 95 % intervals {'do not overlap' if apart else 'overlap, so neither is shown to be better'}"

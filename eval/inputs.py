@@ -1,0 +1,138 @@
+"""What the metrics accept as a set of videos, and the features of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latte.device import usable_device
+from latte.eval.array_clips import choose_array_clips
+from latte.eval.clip_sets import choose_clips
+from latte.eval.features import ClipSource, Detector, compute_features
+from latte.eval.model_clips import ModelVideos
+from latte.eval.protocol import Protocol
+from latte.eval.statistics import FeatureSet, as_features, is_features, read_feature_set
+from latte.processes import Ranks
+
+Videos = (
+    str  # a folder of videos, or a file or folder that latte.eval.statistics reads
+    | Path
+    | Sequence[str | Path]  # video files
+    | Tensor  # uint8 (n, f, 3, h, w) or (n, f, h, w, 3); of two dimensions: features (n, d)
+    | np.ndarray
+    | Iterable[Tensor | np.ndarray]  # uint8 clips (f, 3, h, w) or (f, h, w, 3)
+    | FeatureSet
+    | ModelVideos  # a model's, sampled
+    | Callable[[], ModelVideos]  # which opens the model, called when everything else is known to fit
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How clips are chosen, and how their features are computed.
+
+    Attributes:
+        protocol: Which clips are taken of which videos.
+        seed: For the protocol's random choices.
+        cache: A folder where features are cached. None: they are kept in memory.
+        ranks: The processes that share the work; several of them need a cache.
+        progress: Whether progress bars are shown.
+    """
+
+    protocol: Protocol
+    seed: int = 0
+    cache: str | Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    progress: bool = False
+
+    def open(self, videos: Videos, side: str) -> ClipSource:
+        """Choose the clips of one side, "real" or "generated"; nothing is computed yet.
+
+        Raises:
+            ValueError: The videos are of no known kind, too short, too few, or otherwise not fit for the protocol.
+            FileNotFoundError: There is no such folder or file.
+        """
+        if self.ranks.size > 1 and self.cache is None:
+            raise ValueError("several processes share their features through a folder: name one with --features")
+        if callable(videos):
+            videos = videos()
+        if isinstance(videos, ModelVideos):
+            clips = videos.choose(self.protocol, self.seed, self.ranks, self.progress)
+        elif isinstance(videos, str | Path):
+            if Path(videos).is_file():
+                raise ValueError(f"{videos} is a file: name a folder of videos, or a list of video files")
+            clips = choose_clips(videos, self.protocol, side, self.seed)
+        elif isinstance(videos, Iterable):
+            videos = check_array(videos, side) if isinstance(videos, Tensor | np.ndarray) else list(videos)
+            paths = len(videos) and all(isinstance(video, str | Path) for video in videos)
+            clips = (choose_clips if paths else choose_array_clips)(videos, self.protocol, side, self.seed)
+        else:
+            kinds = "a folder, a list of video files, an array of videos, or a file of statistics or features"
+            raise ValueError(f"the {side} videos are a {type(videos).__name__}: expected {kinds}")
+        if len(clips.clips) < 2:
+            why = "num_videos is 1" if self.protocol.clips == 1 else f"there is one {side} clip, {clips.clips[0].name}"
+            raise ValueError(f"{why}: each side needs two clips or more")
+        return clips
+
+    def features(self, clips: ClipSource, detectors: Sequence[Detector]) -> list[Tensor]:
+        """The features (n, ...) of all clips by each detector."""
+        return compute_features(clips, detectors, self.cache, self.ranks, self.progress)
+
+    def feature_set(self, videos: Videos, side: str, detector: Detector) -> FeatureSet:
+        """The features of one side by one detector; given ones are taken as they are.
+
+        Raises:
+            ValueError: See `open`; or given features have another width than the detector's.
+        """
+        if (given := given_features(videos, side, detector)) is not None:
+            return given
+        clips = self.open(videos, side)
+        return FeatureSet(clips.about, self.features(clips, [detector])[0])
+
+
+def check_array(videos: Tensor | np.ndarray, side: str) -> Tensor | np.ndarray:
+    """Videos in one array. Raises ValueError if it has not five dimensions."""
+    if videos.ndim != 5:
+        shape = tuple(videos.shape)
+        raise ValueError(f"the {side} videos: expected uint8 (n, f, 3, h, w) or (n, f, h, w, 3), not {shape}")
+    return videos
+
+
+def are_features(videos: Videos) -> bool:
+    """Whether these are statistics or features, and no videos."""
+    if isinstance(videos, str | Path):
+        return is_features(videos)
+    return isinstance(videos, FeatureSet) or (isinstance(videos, Tensor | np.ndarray) and videos.ndim == 2)
+
+
+def given_features(videos: Videos, side: str, detector: Detector | None = None) -> FeatureSet | None:
+    """Statistics or features as they were given; None if these are videos.
+
+    Raises:
+        ValueError: They do not have the detector's width; CheckpointError: a file is missing or damaged.
+    """
+    if not are_features(videos):
+        return None
+    if isinstance(videos, str | Path):
+        found = read_feature_set(videos)
+    elif isinstance(videos, FeatureSet):
+        found = videos
+    else:
+        found = FeatureSet({"clips": len(videos)}, as_features(videos, f"the {side} features"), given=True)
+    if detector and detector.width and found.width != detector.width:
+        name, advice = (
+            detector.record.get("name", "detector"),
+            ": give i3d, if they are I3D's" if found.width == 400 else "",
+        )
+        raise ValueError(
+            f"the {side} features have {found.width} numbers, those of the {name} have {detector.width}{advice}"
+        )
+    return found
+
+
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; None: CUDA where there is one, else the CPU. Raises ValueError if it is not there."""
+    return usable_device(str(name or ("cuda" if torch.cuda.is_available() else "cpu")))

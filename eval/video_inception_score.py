@@ -1,0 +1,246 @@
+"""The inception score of videos (Salimans et al. 2016, arXiv 1606.03498; for videos, TGAN: arXiv 1611.06624).
+
+It is the exponential of the mean Kullback-Leibler divergence between a clip's class probabilities, by a C3D trained on
+UCF101, and the mean probabilities of all clips. It grows with the number of clips, so it is reported with its protocol.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latte.device import device_name
+from latte.eval.features import Detector
+from latte.eval.inputs import Reading, Videos, find_device
+from latte.eval.networks.c3d import C3D, FRAMES, SIZE
+from latte.eval.networks.fast_convolutions import use_fast_convolutions
+from latte.eval.networks.published_weights import find_weights
+from latte.eval.protocol import Protocol, choose_protocol
+from latte.video.pixels import expect_videos
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_arrays, rename_keys
+
+CROPPED = 8  # rows and columns cut off the mean's 128 x 171 pixels, at the top and at the left, as in tgan2
+
+
+@dataclass(frozen=True)
+class ScoreProtocol:
+    """A way to take the score: of how many clips, in how many groups with a score each, shuffled first or not."""
+
+    videos: int
+    groups: int
+    shuffled: bool
+
+
+SCORE_PROTOCOLS = {
+    "tgan2": ScoreProtocol(20480, 10, False),  # ten times 2048 new samples, pfnet-research/tgan2
+    "stylegan-v": ScoreProtocol(2048, 10, True),  # some 205 per group, so low by construction; universome/stylegan-v
+}
+DEFAULT_SCORE = "stylegan-v"
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """An inception score; `float(score)` is its mean.
+
+    Attributes:
+        mean: Over the groups.
+        std: Over the groups, not divided by the root of their number.
+        protocol: Its name in SCORE_PROTOCOLS; videos, groups and shuffled are the protocol's values.
+        sha256: Of C3D's weights; mean_sha256: of its mean clip.
+    """
+
+    mean: float
+    std: float
+    protocol: str
+    videos: int
+    groups: int
+    shuffled: bool
+    sha256: str | None = None
+    mean_sha256: str | None = None
+
+    def __float__(self) -> float:
+        return self.mean
+
+    def to_dict(self) -> dict:
+        """As it stands in the JSON of a result."""
+        values = asdict(self)
+        hashes = {name: values.pop(name) for name in ("sha256", "mean_sha256")}
+        return {**values, "metric": "inception score", **hashes}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "InceptionScore":
+        """The inverse of to_dict."""
+        return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
+
+
+def inception_score(
+    videos: Videos,
+    *,
+    c3d: str | Path | None = None,
+    mean: str | Path | None = None,
+    protocol: str = DEFAULT_SCORE,
+    clips: str | Protocol | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    features: str | Path | None = None,
+    progress: bool = False,
+) -> InceptionScore:
+    """The inception score of generated videos.
+
+    Args:
+        videos: A folder of videos, a list of video files, or uint8 videos in memory; see `fvd`.
+        c3d: Path to conv3d_deepnetA_ucf.npz.
+        mean: Path to mean2.npz, the mean clip that belongs to it.
+        protocol: One of SCORE_PROTOCOLS: how many clips, in how many groups.
+        clips: The FVD protocol by which a clip is taken of each video; see `fvd`.
+        seed: For the random choices of clips.
+        device: To compute on. None: CUDA where there is one, else the CPU.
+        features: A folder where class probabilities are cached.
+        progress: Whether a progress bar is shown.
+
+    Raises:
+        ValueError: There are fewer clips than the protocol needs, or they are not of 16 frames. CheckpointError: the
+            weights are missing (with where to get them) or do not fit.
+    """
+    chosen = choose_protocol(clips, find_score_protocol(protocol).videos)
+    detector = c3d_detector(c3d, mean, find_device(device))
+    reading = Reading(chosen, seed, features, progress=progress)
+    found = reading.open(videos, "generated")
+    check_clips(protocol, len(found.clips), chosen)
+    return score_probabilities(reading.features(found, [detector])[0], protocol, detector)
+
+
+def find_score_protocol(name: str) -> ScoreProtocol:
+    """One of SCORE_PROTOCOLS. Raises ValueError if there is none of that name."""
+    if name not in SCORE_PROTOCOLS:
+        raise ValueError(f"no protocol {name!r} of the inception score: there are {', '.join(SCORE_PROTOCOLS)}")
+    return SCORE_PROTOCOLS[name]
+
+
+def check_clips(name: str, count: int, protocol: Protocol) -> None:
+    """Raise ValueError, before any work, if so many clips by an FVD protocol cannot be scored."""
+    if count < (needed := find_score_protocol(name).videos):
+        raise ValueError(f"the inception score of {name} needs {needed} clips; there are {count}")
+    if protocol.frames != FRAMES:
+        raise ValueError(
+            f"the inception score needs clips of {FRAMES} frames; protocol {protocol.name} has {protocol.frames}"
+        )
+
+
+def score_probabilities(probabilities: Tensor, name: str, detector: Detector | None = None) -> InceptionScore:
+    """The inception score of class probabilities.
+
+    Args:
+        probabilities: (n, classes), of which the protocol uses the first `videos`.
+        name: One of SCORE_PROTOCOLS.
+        detector: Where they come from.
+
+    Raises:
+        ValueError: No such protocol, or too few clips for it.
+    """
+    how = find_score_protocol(name)
+    if len(probabilities) < how.videos:
+        raise ValueError(f"the inception score of {name} needs {how.videos} clips; there are {len(probabilities)}")
+    rows = probabilities[: how.videos]
+    if how.shuffled:  # in the order of StyleGAN-V's evaluation
+        rows = rows[torch.from_numpy(np.random.RandomState(42).permutation(how.videos))]
+    scores = group_scores(rows, how.groups)
+    hashes = {key: detector.record[key] for key in ("sha256", "mean_sha256")} if detector else {}
+    return InceptionScore(scores.mean().item(), scores.std(correction=0).item(), name, **asdict(how), **hashes)
+
+
+def group_scores(probabilities: Tensor, groups: int) -> Tensor:
+    """The score of each group of consecutive rows, (n, classes) -> (groups,). Raises ValueError if one is empty."""
+    n = len(probabilities)
+    if not 1 <= groups <= n:
+        raise ValueError(f"{n} clips cannot be scored in {groups} groups")
+    bounds = [i * n // groups for i in range(groups + 1)]
+    parts = [probabilities[a:b].double() for a, b in pairwise(bounds)]
+    # the entropy of the mean less the mean entropy; xlogy: a class that never occurs adds nothing
+    return torch.stack([(torch.xlogy(p, p).mean(0) - torch.xlogy(p.mean(0), p.mean(0))).sum().exp() for p in parts])
+
+
+def load_c3d(
+    path: str | Path | None,
+    mean: str | Path | None,
+    width: int = 64,
+    hidden: int = 4096,
+    device: str | torch.device = "cpu",
+) -> tuple[C3D, Tensor]:
+    """Load tgan2's network and its mean clip.
+
+    Args:
+        path: conv3d_deepnetA_ucf.npz, or a folder that holds it. Its arrays have the shapes of our weights under
+            Chainer's names, such as `conv1a/W` and `conv1a/b`.
+        mean: mean2.npz, likewise.
+        width: Channels of the first convolution.
+        hidden: Numbers of the hidden layers.
+        device: Where to put them.
+
+    Returns:
+        The network, and the mean clip (3, 16, 112, 112), BGR.
+
+    Raises:
+        CheckpointError: A file is missing (with where to get it), or does not fit a network of this width.
+    """
+    file, mean_file = find_weights("c3d", path).path, find_weights("c3d-mean", mean).path
+    with torch.device("meta"):
+        network = C3D(width, hidden)
+    with prefix_errors(file):
+        state = rename_keys(read_arrays(file), lambda name: name.replace("/W", ".weight").replace("/b", ".bias"))
+    load_strictly(network, state, file)
+    table = read_arrays(mean_file)
+    if "mean" not in table or table["mean"].shape != (3, FRAMES, 128, 171):
+        raise CheckpointError(f"{mean_file} does not hold an array mean (3, {FRAMES}, 128, 171)")
+    cube = table["mean"].float()[:, :, CROPPED : CROPPED + SIZE, CROPPED : CROPPED + SIZE]
+    network = network.eval().requires_grad_(False).to(device)
+    if torch.device(device).type == "cpu":
+        use_fast_convolutions(network)
+    return network, cube.to(device)
+
+
+def prepare(videos: Tensor, mean: Tensor) -> Tensor:
+    """uint8 RGB videos (b, 16, 3, h, w) -> (b, 3, 16, 112, 112), BGR less the mean, each frame squashed to 112 x 112.
+
+    Bilinear with aligned corners and no antialiasing, as Chainer's resize_images. tgan2 scales to [-1, 1] before it
+    and back after it, which cancels.
+    """
+    frames = videos.flip(2).flatten(0, 1).float()
+    small = F.interpolate(frames, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+    return small.unflatten(0, videos.shape[:2]).transpose(1, 2) - mean
+
+
+@torch.no_grad()
+def class_probabilities(videos: Tensor, network: C3D, mean: Tensor, batch_size: int = 8) -> Tensor:
+    """Probabilities of UCF101's classes.
+
+    Args:
+        videos: uint8 (b, 16, 3, h, w).
+        network: As load_c3d returns it.
+        mean: Likewise.
+        batch_size: Videos per batch; it changes only the rounding.
+
+    Returns:
+        float64 (b, 101) on the CPU.
+
+    Raises:
+        ValueError: The videos are not of this type and shape.
+    """
+    expect_videos(videos)
+    if videos.shape[1] != FRAMES:
+        raise ValueError(f"the inception score needs clips of {FRAMES} frames, not {videos.shape[1]}")
+    logits = [network(prepare(part.to(mean.device), mean)).cpu().double() for part in videos.split(batch_size)]
+    return torch.cat(logits).softmax(1)
+
+
+def c3d_detector(path: str | Path | None, mean: str | Path | None, device: torch.device) -> Detector:
+    """C3D's probabilities of UCF101's classes, (b, 101), float64. Raises CheckpointError; see load_c3d."""
+    file, mean_file = find_weights("c3d", path), find_weights("c3d-mean", mean)
+    network, cube = load_c3d(file.path, mean_file.path, device=device)
+    of = lambda clips: torch.cat([class_probabilities(clip[None], network, cube) for clip in clips])
+    record = {"metric": "inception score", "sha256": file.sha256, "mean_sha256": mean_file.sha256}
+    return Detector(record, of, device_name(device))

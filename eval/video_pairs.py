@@ -1,0 +1,80 @@
+"""Pairs of a video and its reference: matched by name in folders, by position in lists and arrays."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latte.eval.clip_sets import videos_of
+from latte.video.pixels import expect_videos
+from latte.video.read import read_video
+
+# A folder of videos, a list of video files, or uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3)
+PairedVideos = str | Path | Sequence[str | Path] | Tensor | np.ndarray
+
+
+def match_pairs(videos: str | Path, reference: str | Path) -> list[tuple[Path, Path]]:
+    """The videos of the same name below two folders, whatever a file's suffix.
+
+    Raises:
+        ValueError: One folder has a video that the other lacks, or two of one name. FileNotFoundError: no such folder.
+    """
+    ours, theirs = videos_by_name(Path(videos)), videos_by_name(Path(reference))
+    lone = sorted(ours.keys() ^ theirs.keys())
+    if lone or not ours:
+        what = f"only one of them has {lone[0]}" if lone else "they hold no videos"
+        raise ValueError(f"{videos} and {reference} are not pairs: {what}")
+    return [(ours[name], theirs[name]) for name in sorted(ours)]
+
+
+def videos_by_name(root: Path) -> dict[Path, Path]:
+    """The videos of a folder by their names without suffix. Raises ValueError if two have the same name."""
+    found = {}
+    for video in videos_of(root):
+        name = video.relative_to(root)
+        name = name if video.is_dir() or not name.suffix else name.with_suffix("")
+        if name in found:
+            raise ValueError(f"{found[name]} and {video} have the same name: rename one, so that it has one reference")
+        found[name] = video
+    return found
+
+
+def read_pair(video: str | Path, reference: str | Path) -> tuple[Tensor, Tensor]:
+    """Two videos, uint8 (1, f, 3, h, w). Raises ValueError if they differ in size or length."""
+    pair = tuple(read_video(path)[0][None] for path in (video, reference))
+    if pair[0].shape != pair[1].shape:
+        shapes = " and ".join(str(tuple(each.shape[1:])) for each in pair)
+        raise ValueError(f"{video} and {reference} differ in shape (f, 3, h, w): {shapes}")
+    return pair
+
+
+def open_pairs(videos: PairedVideos, reference: PairedVideos) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield videos and references (b, f, 3, h, w): folders and lists pair by pair, arrays as they are."""
+    if isinstance(videos, str | Path) and isinstance(reference, str | Path):
+        yield from (read_pair(*paths) for paths in match_pairs(videos, reference))
+    elif isinstance(videos, list | tuple) and isinstance(reference, list | tuple):
+        if len(videos) != len(reference) or not videos:
+            raise ValueError(f"{len(videos)} videos and {len(reference)} references are not pairs: list one for each")
+        yield from (read_pair(*paths) for paths in zip(videos, reference))
+    else:
+        yield batch_of(videos), batch_of(reference)
+
+
+def batch_of(videos: Tensor | np.ndarray) -> Tensor:
+    """uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3) as (b, f, 3, h, w). Raises ValueError if they are not that."""
+    if not isinstance(videos, Tensor | np.ndarray):
+        kind = type(videos).__name__
+        raise ValueError(f"expected two folders, two lists of video files, or two arrays of videos, not a {kind}")
+    tensor = torch.as_tensor(videos)
+    if tensor.ndim == 5 and tensor.shape[2] != 3 and tensor.shape[4] == 3:
+        tensor = tensor.permute(0, 1, 4, 2, 3)
+    expect_videos(tensor)
+    return tensor
+
+
+def mean_over_pairs(measure: Callable[[Tensor, Tensor], float], videos: PairedVideos, reference: PairedVideos) -> float:
+    """The mean of a metric over pairs."""
+    values = [measure(*pair) for pair in open_pairs(videos, reference)]
+    return sum(values) / len(values)

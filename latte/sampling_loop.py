@@ -1,0 +1,130 @@
+"""The loop from noise to videos, which every kind of model shares."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from latte.conditioning import GuidedDenoiser, check_choice
+from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
+from latte.diffusion.schedule import Schedule
+from latte.outputs import decode_latents
+from latte.scheduler import ALL, Scheduler
+from latte.weights.sampling_defaults import check_interval
+
+if TYPE_CHECKING:
+    from latte.pipeline import LattePipeline
+
+Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How one call samples, whatever it shows.
+
+    Attributes:
+        scheduler: The sampler.
+        schedule: The noise levels that it visits.
+        noise: Where noise comes from: see latte.diffusion.randomness.noise_source.
+        eta: DDIM's noise.
+        callback: The call's callback_on_step_end.
+        tensors: Names of the tensors that the callback is given.
+    """
+
+    scheduler: Scheduler
+    schedule: Schedule
+    noise: Noise
+    eta: float
+    callback: Callback | None
+    tensors: Sequence[str]
+
+
+def make_plan(
+    pipe: "LattePipeline", steps: int | str | None, timesteps: Sequence[float] | None,
+    interval: tuple[float, float] | None, sampler: str | None, eta: float | None, noise: Noise,
+    callback: Callback | None, tensors: Sequence[str],
+) -> SamplingPlan:  # fmt: skip
+    """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
+    defaults = pipe.sampling
+    if sampler is not None:
+        check_choice("sampler", sampler, ALL)
+    scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
+    eta = defaults.eta_of(scheduler.sampler, eta)
+    if not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
+        raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
+    schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
+    if interval is not None and tuple(interval) != defaults.guidance.interval:
+        check_interval(interval, schedule.timesteps.tolist())
+    return SamplingPlan(scheduler, schedule, noise, eta, callback, tensors)
+
+
+def batches(count: int, size: int, fill: bool) -> list[tuple[list[int], int]]:
+    """(numbers of the videos of a batch, how many of them count); `fill` repeats the last video in the last batch."""
+    found = []
+    for start in range(0, count, size):
+        rows = list(range(start, min(start + size, count)))
+        found.append((rows + [count - 1] * (size - len(rows)) * fill, len(rows)))
+    return found
+
+
+def make_videos(
+    pipe: "LattePipeline", denoisers: Callable[[Sequence[int]], GuidedDenoiser], work: list[tuple[list[int], int]],
+    plan: SamplingPlan, output_type: str, progress: bool,
+) -> Tensor:  # fmt: skip
+    """Every batch of videos from noise to latents, and decoded, on the CPU: see decode_latents for the result."""
+    pipe._interrupt, videos = False, []
+    with pipe.progress_bar(total=len(work) * len(plan.schedule), shown=progress) as bar:
+        for rows, kept in work:
+            x = plan.scheduler.start(plan.noise(START, rows), plan.schedule).to(pipe.device)
+            x = denoise(pipe, denoisers(rows), x, plan, rows, bar)
+            videos.append(decode_latents(pipe.vae, x[:kept], output_type))
+            if pipe._interrupt:
+                break
+    return torch.cat(videos)
+
+
+def denoise(
+    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, plan: SamplingPlan, rows: Sequence[int], bar: tqdm
+) -> Tensor:
+    """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
+
+    def evaluate(x: Tensor, t: Tensor) -> Tensor:
+        pipe.current_timestep = t[0]
+        return denoiser(x, t).float()
+
+    steps = plan.scheduler.run(evaluate, x, plan.schedule, partial(plan.noise, rows=rows), plan.eta)
+    try:
+        with pipe.broadcasting():
+            for step, x in enumerate(steps):
+                bar.update()
+                if plan.callback is not None:
+                    call_back(pipe, plan, step, x, denoiser)
+                if pipe._interrupt:
+                    break
+    finally:
+        pipe.current_timestep = None
+    return x
+
+
+def call_back(pipe: "LattePipeline", plan: SamplingPlan, step: int, x: Tensor, denoiser: GuidedDenoiser) -> None:
+    """Call callback_on_step_end as diffusers does, and take over the tensors that it returns.
+
+    A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
+    """
+    known = {"latents": rearrange(x, "b f c h w -> b c f h w"), **denoiser.tensors}
+    t = plan.schedule.timesteps[-1 - step].item()
+    changed = plan.callback(pipe, step, t, {name: known[name] for name in plan.tensors if name in known})
+    for name, tensor in changed.items() if isinstance(changed, dict) else ():
+        if tensor is None or name not in known or tensor is known[name]:
+            continue
+        if tensor.shape != known[name].shape:
+            raise ValueError(f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}")
+        if name == "latents":
+            x.copy_(rearrange(tensor, DIFFUSERS_ORDER))  # in place: the sampler goes on from x
+        else:
+            denoiser.tensors[name] = tensor.to(known[name])

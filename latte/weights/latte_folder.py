@@ -1,0 +1,56 @@
+"""Writing class-conditional and unconditional models as a folder that latte.LattePipeline.from_pretrained reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from latte.files import write_json
+from latte.models.latte import Latte
+from latte.models.vae import VideoVAE
+from latte.weights.folder import check_replaceable, save_folder
+from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
+from latte.weights.tensors import CheckpointError
+from latte.weights.vae_folder import save_vae
+
+CLASSES_FILE = "classes.json"
+
+
+def save_latte(
+    folder: str | Path,
+    model: Latte,
+    vae: VideoVAE | None = None,
+    class_names: Sequence[str] = (),
+    sampling: Sampling | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a model folder: the weights, and vae/, classes.json and sampling.json for the parts that are given.
+
+    Args:
+        folder: Where to write; a folder that was written before is replaced.
+        model: The denoiser.
+        vae: The autoencoder.
+        class_names: Names of the classes, in the order of their numbers.
+        sampling: Defaults of the pipeline's call.
+        dtype: What to convert the weights to; None keeps the type of each.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder holds something that would be lost, or a part of another model. Nothing was changed.
+    """
+    folder = Path(folder)
+    for target in (folder, folder / "vae"):
+        check_replaceable(target)
+    given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
+    for name in (name for name, is_given in given.items() if not is_given and (folder / name).exists()):
+        raise CheckpointError(f"{folder} holds the {name} of another model; choose a new folder")
+    save_folder(model, folder, dtype)
+    if vae is not None:
+        save_vae(vae, folder / "vae", dtype)
+    if class_names:
+        write_json(folder / CLASSES_FILE, {"names": list(class_names)})
+    if sampling is not None:
+        save_sampling(sampling, folder)
+    return folder

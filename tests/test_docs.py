@@ -1,0 +1,86 @@
+"""The documentation agrees with the project: links resolve, quoted commands have these options, examples compile."""
+
+import ast
+import contextlib
+import io
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from latte.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")})
+# what a heading may hold besides its words, and what links to it leave out
+NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def name(page: Path) -> str:
+    """A page's path from the root, as a test's name."""
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    text = FENCE.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {NOT_IN_ANCHORS.sub("", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `latte ...` that a page quotes, in blocks of code and within lines."""
+    text = page.read_text()
+    lines = [line for _, block in FENCE.findall(text) for line in block.replace("\\\n", " ").split("\n")]
+    lines += re.findall(r"`(latte [^`]+)`", FENCE.sub("", text))
+    found = [shlex.split(line, comments=True) for line in lines if re.match(r"(torchrun .* -m )?latte [a-z]", line)]
+    return [words[words.index("latte") :] for words in found]
+
+
+@cache
+def help_text(*command: str) -> str:
+    """What `latte COMMAND --help` prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_resolve(page: Path) -> None:
+    """A link to a file leads to one, and a link to a heading to one of that page."""
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text()))
+    for link in (unquote(link) for link in links if not re.match(r"[a-z]+:", link)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name(page)}: {link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{name(page)}: {link} names no heading of {name(target)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_quoted_commands_exist_with_their_options(page: Path) -> None:
+    """Each --option of a quoted command is in that command's help."""
+    for words in commands(page):
+        command = words[1:3] if words[1] == "bench" else words[1:2]
+        known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_text(*command)))
+        used = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        assert known, f"{name(page)}: latte {' '.join(command)} has no help"
+        assert used <= known, f"{name(page)}: latte {' '.join(command)} has no {', '.join(sorted(used - known))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_examples_compile(page: Path) -> None:
+    """Each block of Python is valid."""
+    for language, block in FENCE.findall(page.read_text()):
+        if language == "python":
+            ast.parse(block, filename=name(page))
+
+
+def test_commands_are_found() -> None:
+    """The tests above do look at something."""
+    assert len(commands(ROOT / "README.md")) > 10
+    assert help_text("sample").startswith("usage: latte sample")

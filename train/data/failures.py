@@ -1,0 +1,68 @@
+"""Videos that cannot be used: each is reported once, and too many of them end the run."""
+
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Failures:
+    """The videos of a data set that could not be used, and why.
+
+    Attributes:
+        total: Number of videos in the data set, usable or not.
+        share: Share of them, in [0, 1], that may fail (`failed_share`).
+        reasons: Why each video failed.
+        log: File that gets a line for each failed video; None until `keep_log` is called.
+    """
+
+    total: int
+    share: float
+    reasons: dict[Path, str] = field(default_factory=dict)
+    log: Path | None = None
+
+    def keep_log(self, log: Path, writes: bool) -> None:
+        """Log failures to a file from now on, and take up those that an earlier process logged there.
+
+        Args:
+            log: The file. It need not exist yet.
+            writes: Whether to log the failures known so far. Only one process of a run should.
+        """
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        logged = {Path(path): reason for path, tab, reason in (line.partition("\t") for line in lines) if tab}
+        self.log = log
+        for path, reason in self.reasons.items() if writes else ():
+            if path not in logged:
+                self.write(path, reason)
+        self.reasons |= logged
+
+    def write(self, path: Path, reason: str) -> None:
+        """Append a line to the log. A full disk loses the line and must not end the run."""
+        with suppress(OSError):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a") as file:
+                file.write(f"{path}\t{' '.join(reason.split())}\n")
+
+    def note(self, failed: tuple[tuple[Path, str], ...], consequence: str) -> None:
+        """Record failed videos, with one warning for each that was not known before.
+
+        Args:
+            failed: Pairs of a video and the reason why it failed.
+            consequence: What is done about it, such as "left out"; the warning starts with it.
+        """
+        for path, reason in failed:
+            if path not in self.reasons:
+                self.reasons[path] = reason
+                if self.log:
+                    self.write(path, reason)
+                warnings.warn(f"{consequence}: {reason}", stacklevel=3)
+
+    def raise_if_too_many(self) -> None:
+        """Raise ValueError if more videos failed than `share` allows."""
+        if len(self.reasons) > self.share * self.total:
+            last = list(self.reasons.values())[-1]
+            raise ValueError(
+                f"{len(self.reasons)} of {self.total} videos cannot be used, more than failed_share={self.share:g} "
+                f"allows: repair the data or raise failed_share; the last one: {last}"
+            )

@@ -1,0 +1,233 @@
+"""`latte prepare`: check the videos of a data set by decoding them, and list those that training can use.
+
+It writes OUT/index.json and OUT/report.txt. Videos stay where they are and as they are.
+"""
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from latte.files import one_line, replacing_folder, writable, write_text
+from latte.shapes.draw import make_clip
+from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
+from latte.train.data.layouts import LAYOUTS, LeftOut, read_caption, reject_unprintable_classes
+from latte.train.data.video_list import (
+    VIDEO_LIST,
+    VideoEntry,
+    VideoList,
+    open_video_list,
+    size_in_bytes,
+    write_video_list,
+)
+from latte.train.data.windows import min_video_frames
+from latte.video.read import count_frames, read_blocks, read_video
+from latte.video.write import write_video
+
+REPORT, SHAPES = "report.txt", "videos"
+BLOCK = 8  # frames decoded at a time: large frames take much memory
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """How training will take clips from the videos, which decides how long a video must be.
+
+    Attributes:
+        selection: A key of latte.train.data.windows.SELECTIONS.
+        num_frames: Frames in a clip.
+        frame_interval: Distance between them in the video.
+    """
+
+    selection: str = "stride"
+    num_frames: int = 16
+    frame_interval: int = 3
+
+    def min_frames(self, kind: str) -> int:
+        """Return how many frames a video of this kind of data set needs. Raises ValueError as `min_video_frames`."""
+        needed = min_video_frames(self.selection, self.num_frames, self.frame_interval)
+        longer = LAYOUTS[kind].crop_needs_more and self.selection == "crop"
+        return self.num_frames * self.frame_interval + 1 if longer else needed
+
+
+def prepare_data_set(
+    kind: str,
+    source: Path | None,
+    out: Path,
+    rule: ClipRule,
+    quick: bool = False,
+    clips: int = 256,
+    split: Path | None = None,
+    frame_list: int | None = None,
+) -> str:
+    """Check the videos of a data set and write a folder that training can read, atomically.
+
+    Warns if the numbers of videos or classes are not the published ones.
+
+    Args:
+        kind: A key of latte.train.data.layouts.LAYOUTS.
+        source: The folder of the data set; None for the kind "shapes".
+        out: The folder to write. It may hold an earlier result, which is replaced.
+        rule: How clips will be taken; shorter videos are left out.
+        quick: Read only headers and first frames.
+        clips: Number of videos to draw, for the kind "shapes".
+        split: Take only the videos of this list, for the kind "ucf101".
+        frame_list: Also write every frame, this many pixels square; see `write_frames`.
+
+    Returns:
+        The text of the report. Its first paragraph is a summary.
+
+    Raises:
+        OSError: The source or the split cannot be read, or `out` cannot be written.
+        ValueError: The source does not fit its kind, no video can be used, options contradict each other, or `out`
+            holds something else.
+    """
+    if (source is None) != (kind == "shapes"):
+        raise ValueError("shapes are drawn, not read: leave out the source" if source else f"{kind} needs a source")
+    for name, number in (("clips", clips), ("frame_list", frame_list)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}; it must be 1 or more")
+    if frame_list and quick:
+        raise ValueError("frame_list decodes every frame: leave out quick")
+    min_frames = rule.min_frames(kind)
+    check_output_folder(out, source)
+    checked = check_videos(kind, source_folder(source), min_frames, quick, split) if source else None
+    with replacing_folder(out) as draft:
+        videos, left_out = checked or check_videos(
+            kind, draw_shapes(draft / SHAPES, clips, min_frames), min_frames, quick
+        )
+        if frame_list:
+            write_frames(videos, draft, frame_list, BLOCK)
+        write_video_list(videos, draft, str(videos.root) if source else SHAPES)
+        report = format_report(videos, left_out, rule, min_frames)
+        write_text(draft / REPORT, report)
+    return report
+
+
+def source_folder(source: Path) -> Path:
+    """The absolute path of a data set's folder. Raises OSError or ValueError if it is not a folder."""
+    if not source.exists():
+        raise FileNotFoundError(f"no folder at {source}")
+    if not source.is_dir():
+        raise ValueError(f"{source} is a file: unpack it, and give the folder")
+    return source.resolve()
+
+
+def check_output_folder(out: Path, source: Path | None) -> None:
+    """Raise ValueError if `out` overlaps the source, cannot be written, or holds something that is not ours."""
+    advice = "choose another folder for --out"
+    target, root = out.resolve(), source.resolve() if source else None
+    if root and (target.is_relative_to(root) or root.is_relative_to(target)):
+        raise ValueError(f"{out} and the source {source} overlap: {advice}")
+    if not writable(target.parent):
+        raise ValueError(f"{out} cannot be written: {advice}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    ours = out.is_dir() and {path.name for path in out.iterdir()} <= {VIDEO_LIST, REPORT, FRAMES, FRAME_LIST, SHAPES}
+    try:
+        ours = ours and bool(open_video_list(out, verify_files=False))
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{out} exists and was not written by `latte prepare`: {advice}")
+
+
+def draw_shapes(root: Path, clips: int, frames: int) -> Path:
+    """Write the first clips of the built-in shapes as lossless videos root/MOTION/NUMBER.mkv, with captions.
+
+    Taking every n-th frame of a video gives the built-in clip of fewer frames, if n divides frames - 1.
+    """
+    for i in tqdm(range(clips), desc="drawing", unit="clip", leave=False, disable=None):
+        clip = make_clip(0, i, frames=frames)
+        path = write_video(clip.video, root / clip.motion / f"{i:06d}.mkv")
+        write_text(path.with_suffix(".txt"), clip.caption + "\n")
+    return root
+
+
+def check_videos(
+    kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None
+) -> tuple[VideoList, list[LeftOut]]:
+    """Find the videos of a data set and check each one.
+
+    Args:
+        kind: A key of LAYOUTS.
+        root: The folder of the data set.
+        min_frames: Frames that a video needs.
+        quick: Read only headers and first frames.
+        split: Take only the videos of this list.
+
+    Returns:
+        The usable videos, and the others.
+
+    Raises:
+        ValueError: No video can be used, or the name of a class cannot be printed.
+    """
+    layout = LAYOUTS[kind]
+    found = layout.find(root, split) if split else layout.find(root)
+    reject_unprintable_classes(root, found.classes)
+    if not split:
+        warn_of_unpublished_counts(kind, len(found.videos), len(found.classes))
+    videos, left_out = [], list(found.left_out)
+    for path, label in tqdm(found.videos, desc="checking", unit="video", leave=False, disable=None):
+        checked = check_video(path, root, label, min_frames, quick)
+        (left_out if isinstance(checked, LeftOut) else videos).append(checked)
+    if not videos:
+        short = sum(video.problem == "short" for video in left_out)
+        hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
+        raise ValueError(
+            f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
+            f"{left_out[0].reason}{hint}"
+        )
+    return VideoList(kind, root, found.classes, sorted(videos, key=lambda video: video.path)), left_out
+
+
+def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
+    """Warn for each number that is not the published one."""
+    found = {"videos": videos, "classes": classes}
+    for what, published in LAYOUTS[kind].published.items():
+        if found[what] != published:
+            warnings.warn(f"{found[what]:,} {what} found; {kind} was published with {published:,}", stacklevel=2)
+
+
+def check_video(path: Path, root: Path, label: int, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
+    """Decode a video: what is known about it then, or why it cannot be used."""
+    try:
+        frames, height, width = probe_video(path, quick)
+        if frames < min_frames:
+            return LeftOut(path, "short", f"{frames} frames, {min_frames} needed")
+        relative = path.relative_to(root).as_posix()
+        return VideoEntry(relative, label, frames, height, width, size_in_bytes(path), read_caption(path))
+    except (OSError, ValueError) as error:
+        return LeftOut(path, "broken", str(error).removeprefix(f"{path} "))
+
+
+def probe_video(path: Path, quick: bool) -> tuple[int, int, int]:
+    """The number of frames, height and width of a video. Raises OSError or ValueError if it cannot be decoded."""
+    if quick:
+        return count_frames(path), *read_video(path, [0])[0].shape[-2:]
+    shapes = [block.shape for block in read_blocks(path, BLOCK)]
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise ValueError(f"{path} cannot be decoded: its frames differ in size")
+    return sum(shape[0] for shape in shapes), *shapes[0][-2:]
+
+
+def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule, min_frames: int) -> str:
+    """Format the counts, sizes and lengths, and every video that was left out, for people to read."""
+    videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
+    captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
+    problems = Counter(video.problem for video in left_out)
+    classes = len(video_list.classes) or "no"
+    lines = [
+        f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
+        f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
+        f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
+        f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
+        f"videos need at least {min_frames} frames",
+    ]
+    sizes, per_class = Counter((v.height, v.width) for v in videos), Counter(v.label for v in videos)
+    lines += ["", "height x width", *(f"  {n:7,}  {h} x {w}" for (h, w), n in sizes.most_common())]
+    counts = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
+    left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason in sorted(left_out)]
+    lines += ["", "classes", *(counts or ["  none"]), "", "left out", *(left or ["  none"])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,101 @@
+"""What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latte.files import copy_files, replacing_folder, write_json
+from latte.models.latte_t2v import LatteT2V, TextToVideo
+from latte.models.vae import AutoencoderKL, VideoVAE
+from latte.scheduler import Scheduler
+from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
+from latte.train.objectives.denoising import Denoising
+from latte.train.objectives.text_to_video import TextConditional
+from latte.weights.folder import CONFIG, digest_folder, save_folder
+from latte.weights.load import STEPS_FILE
+from latte.weights.published import save_scheduler
+from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+
+LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's latents
+FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
+
+
+def data_digests(objective: Objective) -> dict[str, Any]:
+    """Return what identifies the data of a run, which a resumed run must find unchanged."""
+    digests = {"clips": objective.clips.fingerprint}
+    if isinstance(objective, Denoising):
+        digests |= {"classes": objective.clips.names, "vae": objective.vae_digest}
+    if isinstance(objective, Captioned):
+        digests["vocabulary"] = hashlib.sha256(objective.tokenizer.vocabulary).hexdigest()
+    return digests
+
+
+def save_companions(objective: Objective, folder: Path) -> None:
+    """Write the parts that are not trained, without which the weights cannot be sampled.
+
+    A Latte gets its VAE and, with config.sample_guidance, sampling.json; a text-to-video model also gets a scheduler
+    and the vocabulary of an encoder that is trained along. Other networks need nothing.
+
+    Args:
+        objective: What the weights are trained by.
+        folder: The folder of the run, or of its result.
+    """
+    if isinstance(objective, Denoising):
+        vae = folder / "vae"
+        if not (vae / CONFIG).is_file() or digest_folder(vae) != objective.vae_digest:
+            with replacing_folder(vae) as draft:
+                copy_files(objective.vae_folder, draft)
+        if objective.config.sample_guidance:
+            save_sampling(Sampling(Guidance(objective.config.sample_guidance)), folder)
+    if isinstance(objective, Captioned):
+        objective.tokenizer.save(folder / "tokenizer")
+    if isinstance(objective, TextConditional):
+        save_scheduler(Scheduler(), folder / "scheduler")
+
+
+def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
+    """Write a trained network as a folder that can be loaded and sampled without the run.
+
+    Args:
+        objective: What the network was trained by.
+        network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
+        folder: Where to write: the network with its companions, the names of its classes and the number of steps.
+    """
+    network.eval()
+    if isinstance(objective, Reconstruction):
+        scale_latents(objective, network)
+    elif isinstance(objective, Recognition):
+        whiten_features(objective, network)
+    for name, part in trained_parts(network).items():
+        save_folder(part, folder / name)
+    save_companions(objective, folder)
+    if isinstance(objective, ClassConditional) and objective.clips.names:
+        write_json(folder / "classes.json", {"names": objective.clips.names})
+    write_json(folder / STEPS_FILE, {"steps": objective.config.steps})
+
+
+def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts of a network by their subfolders; "" is the folder itself."""
+    if isinstance(network, TextToVideo):
+        return {"transformer": network.transformer, "text_encoder": network.text_encoder}
+    return {"transformer" if isinstance(network, LatteT2V) else "": network}
+
+
+@torch.no_grad()
+def scale_latents(objective: Reconstruction, network: AutoencoderKL) -> None:
+    """Set the scaling factor of a VAE so that the latents of clips have standard deviation 1."""
+    vae, slots = VideoVAE(network), range(objective.config.global_batch_size)
+    videos = (objective.batches[step, slots].videos.to(objective.device) for step in range(LATENT_STEPS))
+    deviation = torch.cat([vae.posterior(video)[0].cpu() for video in videos]).std()
+    network.config = replace(network.config, scaling_factor=round(float(1 / deviation), 5))
+
+
+@torch.no_grad()
+def whiten_features(objective: Recognition, network: nn.Module) -> None:
+    """Give the features of clean clips mean 0 and covariance 1, so that a distance of 1 is one standard deviation."""
+    slots = range(objective.config.global_batch_size)
+    network.whiten(torch.cat([network.features(objective.batch(step, slots)[0]) for step in range(FEATURE_STEPS)]))

@@ -1,0 +1,100 @@
+"""The diffusion loss on the latents of clips, whatever the network is conditioned on."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from latte.diffusion.loss import diffusion_loss
+from latte.diffusion.randomness import generator, normal
+from latte.diffusion.schedule import linear_schedule
+from latte.train.config import TrainConfig
+from latte.train.data.clip_order import Draw
+from latte.train.data.clips import Clips
+from latte.train.data.latents import latent_side, open_latent_source
+from latte.weights.folder import digest_folder
+from latte.weights.load import find_model
+from latte.weights.vae_folder import load_vae
+
+
+class Denoising(ABC):
+    """Predict the noise, or v, in noisy latents.
+
+    In joint training (Latte, arXiv 2401.03048), config.num_images single frames of other clips follow each clip. They
+    have noise and conditions of their own, and the timestep of the clip. For classifier-free guidance, the condition of
+    the clip and those of all its images are dropped at random, independently and with the same probability.
+
+    Attributes:
+        vae: The VAE that makes the latents. It is not trained.
+        vae_folder: Where it was read from.
+        vae_digest: The sha256 of its files.
+        side: The side of the latents of a frame.
+        channels: The channels of the latents.
+        source: Where the latents of a step come from (latte.train.data.latents).
+    """
+
+    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+        self.clips, self.config, self.device, self.schedule = clips, config, device, linear_schedule()
+        self.vae_folder = find_model(config.vae)
+        self.vae, self.vae_digest = load_vae(self.vae_folder).to(device), digest_folder(self.vae_folder)
+        self.side, self.channels = latent_side(self.vae, config.image_size), self.vae.config.latent_channels
+        self.source = open_latent_source(self.vae, self.vae_digest, clips, config)
+        self.prepare = self.source.prepare
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Make the network, with fresh weights or those of config.init. Raises ValueError if they do not fit."""
+
+    @abstractmethod
+    def prediction(self, network: nn.Module) -> str:
+        """Return what the network predicts, "eps" or "v"."""
+
+    @abstractmethod
+    def drop_rate(self, network: nn.Module) -> float:
+        """Return the probability that a condition is dropped."""
+
+    @abstractmethod
+    def condition(
+        self, network: nn.Module, labels: Tensor, captions: list[list[str]], dropped: Tensor
+    ) -> dict[str, Tensor]:
+        """Make the conditions of b clips and their images.
+
+        Args:
+            network: The network to condition.
+            labels: Numbers of classes, (b, 1 + num_images).
+            captions: b lists of 1 + num_images captions.
+            dropped: Whether each condition is replaced by the empty one, (b, 1 + num_images).
+
+        Returns:
+            The keyword arguments of the network.
+        """
+
+    def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the diffusion loss on the clips of some slots, and its terms to log."""
+        seed, num_images = self.config.seed, self.config.num_images
+        mean, deviation, labels, captions = self.source.batch(step, slots)
+        gaussian = lambda draw: torch.stack([normal(mean.shape[1:], seed, step, slot, draw) for slot in slots])
+        x0 = mean
+        if self.config.sample_latents:
+            x0 = mean + deviation * gaussian(Draw.POSTERIOR).to(mean)
+        generators = lambda draw: [generator(seed, step, slot, draw) for slot in slots]
+        t = torch.stack([self.timestep(random) for random in generators(Draw.TIMESTEP)])
+        chance = torch.stack([torch.rand(2, generator=random) for random in generators(Draw.DROP)])  # clip, images
+        dropped = torch.repeat_interleave(chance < self.drop_rate(network), torch.tensor([1, num_images]), dim=1)
+        x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
+        condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
+        prediction = self.prediction(network)
+        terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, **condition, num_images=num_images)
+        return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+
+    def timestep(self, random: torch.Generator) -> Tensor:
+        """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
+        cfg, count = self.config, len(self.schedule)
+        if not cfg.timestep_std:
+            return torch.randint(count, (), generator=random)
+        fraction = torch.sigmoid(cfg.timestep_mean + cfg.timestep_std * torch.randn((), generator=random))
+        return (fraction * count).long().clamp(max=count - 1)
+
+    def empty_latents(self) -> Tensor:
+        """Return latents (1, f + num_images, c, h, w) of the shape of a training step, to check a network against."""
+        return torch.empty(1, self.config.num_frames + self.config.num_images, self.channels, self.side, self.side)

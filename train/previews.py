@@ -1,0 +1,116 @@
+"""What the network of a run has learned so far, as videos: for people, and for the distance from real videos."""
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latte.eval.networks.shape_features import ShapeFeatures
+from latte.models.latte import Latte
+from latte.models.latte_t2v import LatteT2V, TextToVideo
+from latte.models.vae import AutoencoderKL, VideoVAE
+from latte.pipeline import LattePipeline
+from latte.shapes.draw import COLOURS, MOTIONS, PHRASES, SHAPES
+from latte.train.config import TrainConfig
+from latte.train.objectives import Captioned, ClassConditional, Embedded, Objective, Recognition, Reconstruction
+from latte.train.watch import SHOWN
+from latte.video.pixels import to_uint8
+
+
+@singledispatch
+def preview(objective: Objective, network: nn.Module) -> tuple[Tensor, list[str]]:
+    """Make a grid's videos: samples of a diffusion model, or clips of the first step with what another network makes.
+
+    Args:
+        objective: What the network is trained by.
+        network: The network, with averaged weights.
+
+    Returns:
+        At most SHOWN videos, uint8 (n, f, 3, h, w), and a caption for each.
+    """
+    names = preview_captions(objective)
+    return sample_videos(objective, network, len(names)), names
+
+
+@preview.register(Reconstruction)
+@torch.no_grad()
+def preview_reconstructions(objective: Reconstruction, network: AutoencoderKL) -> tuple[Tensor, list[str]]:
+    count = min(SHOWN // 2, objective.config.global_batch_size)
+    clips, vae = objective.batches[0, range(count)].videos.to(objective.device), VideoVAE(network)
+    pairs = torch.stack([clips, vae.decode(vae.encode(clips))], 1).flatten(0, 1).cpu()
+    return to_uint8(pairs), ["clip", "reconstruction"] * len(clips)
+
+
+@preview.register(Recognition)
+@torch.no_grad()
+def preview_recognition(objective: Recognition, network: ShapeFeatures) -> tuple[Tensor, list[str]]:
+    videos, _ = objective.batch(0, range(min(SHOWN, objective.config.global_batch_size)))
+    predicted = network(videos)
+    indices = (predicted[name].argmax(1).tolist() for name in ("colour", "shape", "motion"))
+    vocabularies = (list(COLOURS), list(SHAPES), [PHRASES[motion] for motion in MOTIONS])
+    words = [[vocabulary[i] for i in column] for vocabulary, column in zip(vocabularies, indices)]
+    return to_uint8(videos.cpu()), [f"a {colour} {shape} {motion}" for colour, shape, motion in zip(*words)]
+
+
+def preview_captions(objective: ClassConditional | Captioned | Embedded) -> list[str]:
+    """Return what the samples in a grid are of: the first classes, or captions from all over the data."""
+    if isinstance(objective, ClassConditional):
+        return objective.clips.names[:SHOWN] or [f"sample {i}" for i in range(SHOWN // 2)]
+    captions = objective.clips.captions
+    return evenly_spaced(captions, min(SHOWN, len(captions)))
+
+
+def evenly_spaced(captions: list[str], count: int) -> list[str]:
+    """Choose `count` captions evenly from a list; if it has fewer, some of them repeat."""
+    return [captions[i * len(captions) // count] for i in range(count)]
+
+
+@singledispatch
+def sample_videos(objective: Objective, network: nn.Module, count: int) -> Tensor:
+    """Sample from a diffusion model that is being trained, with the seed of the run: of all classes or captions evenly.
+
+    Args:
+        objective: What the network is trained by.
+        network: The network, with averaged weights.
+        count: The number of videos.
+
+    Returns:
+        uint8 (count, f, 3, h, w).
+
+    Raises:
+        TypeError: If the network makes no videos.
+    """
+    raise TypeError(f"the network of {type(objective).__name__} makes no videos")
+
+
+@sample_videos.register
+def sample_classes(objective: ClassConditional, network: Latte, count: int) -> Tensor:
+    names = objective.clips.names
+    request = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
+    pipe = LattePipeline(network, objective.vae, class_names=names)
+    return pipe(**request, batch_size=SHOWN, **sampling_options(objective.config)).frames
+
+
+@sample_videos.register
+def sample_captions(objective: Captioned, network: TextToVideo, count: int) -> Tensor:
+    pipe = LattePipeline(network.transformer, objective.vae, network.text_encoder, objective.tokenizer)
+    prompts = evenly_spaced(objective.clips.captions, count)
+    return pipe(prompts, batch_size=SHOWN, **sampling_options(objective.config)).frames
+
+
+@sample_videos.register
+def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Tensor:
+    pipe, videos = LattePipeline(network, objective.vae), []
+    for number, caption in enumerate(evenly_spaced(objective.clips.captions, count)):  # one by one: lengths differ
+        text = objective.embedding(caption)[None]
+        request = {"prompt_embeds": text, "negative_prompt_embeds": objective.empty[None, : text.shape[1]]}
+        options = {**sampling_options(objective.config), "seed": objective.config.seed + number}
+        videos.append(pipe(**request, **options).frames)
+    return torch.cat(videos)
+
+
+def sampling_options(config: TrainConfig) -> dict[str, Any]:
+    """Return how previews are sampled; without config.sample_guidance, the pipeline's default guidance applies."""
+    options = {"seed": config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
+    return options | ({"guidance_scale": config.sample_guidance} if config.sample_guidance else {})
