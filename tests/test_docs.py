@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import pkgutil
 import re
 import shlex
 from functools import cache
@@ -15,6 +16,9 @@ from latte.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")})
+# the pages that describe the repository as it is now; others also name files of users and of the past
+DESCRIPTIONS = [ROOT / page for page in ("README.md", "CONTRIBUTING.md", "docs/architecture.md")]
+FOLDERS = ("models", "diffusion", "latte", "train", "eval", "tests", "docs")
 # what a heading may hold besides its words, and what links to it leave out
 NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -39,6 +43,12 @@ def commands(page: Path) -> list[list[str]]:
     lines += re.findall(r"`(latte [^`]+)`", FENCE.sub("", text))
     found = [shlex.split(line, comments=True) for line in lines if re.match(r"(torchrun .* -m )?latte [a-z]", line)]
     return [words[words.index("latte") :] for words in found]
+
+
+def quotes(page: Path, pattern: str) -> list[str]:
+    """What a page has in backticks, within lines, that matches a pattern from end to end."""
+    quoted = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+    return [text for text in quoted if re.fullmatch(pattern, text)]
 
 
 @cache
@@ -80,7 +90,24 @@ def test_python_examples_compile(page: Path) -> None:
             ast.parse(block, filename=name(page))
 
 
+@pytest.mark.parametrize("page", DESCRIPTIONS, ids=name)
+def test_quoted_paths_exist(page: Path) -> None:
+    """Each `folder/file` of the repository that a page quotes is there."""
+    quoted = quotes(page, r"[\w.-]+/[\w./-]*|\w[\w.-]*\.(?:py|md|cfg|toml|cff|yml)")
+    paths = [path for path in quoted if "/" not in path or path.partition("/")[0] in FOLDERS]
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, f"{name(page)}: no {', '.join(missing)} in the repository"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_quoted_python_names_exist(page: Path) -> None:
+    """Each `latte.module.name` that a page quotes can be imported."""
+    for dotted in quotes(page, r"latte(?:\.[A-Za-z_]\w*)+"):
+        pkgutil.resolve_name(dotted)
+
+
 def test_commands_are_found() -> None:
     """The tests above do look at something."""
+    assert "models/attention.py" in quotes(ROOT / "docs/architecture.md", r"\w+/.*")
     assert len(commands(ROOT / "README.md")) > 10
     assert help_text("sample").startswith("usage: latte sample")
