@@ -9,7 +9,7 @@ from torch import Tensor
 from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments, distance
-from latte.eval.inputs import Reading, Videos, are_features, find_device
+from latte.eval.inputs import Reading, Videos, are_features, find_device, refuse_unused
 from latte.eval.networks.inception import Inception
 from latte.eval.networks.published_weights import find_weights
 from latte.eval.protocol import Protocol, choose_protocol
@@ -85,6 +85,7 @@ def fid(
     chosen = choose_protocol(protocol, num_videos, None, real_crop)
     reading = Reading(chosen, seed, features, progress=progress)
     if all(map(are_features, sides.values())):
+        refuse_unused(protocol=protocol, num_videos=num_videos, real_crop=real_crop, features=features)
         detector = Detector({"metric": "fid", "name": "FID"}, None)
     else:
         detector = inception_detector(inception, find_device(device))

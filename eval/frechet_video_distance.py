@@ -14,7 +14,7 @@ from latte.eval.fidelity import flicker
 from latte.eval.frechet import distance
 from latte.eval.frechet_inception_distance import frame_distance
 from latte.eval.fvd_result import FVDResult
-from latte.eval.inputs import Reading, Videos, are_features, find_device, given_features
+from latte.eval.inputs import Reading, Videos, are_features, find_device, given_features, refuse_unused
 from latte.eval.kernel import Discrepancy, mmd2
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.published_weights import find_weights
@@ -81,9 +81,7 @@ def fvd(
     """
     chosen = choose_protocol(protocol, num_videos, bn_eps, real_crop)
     if i3d is None and are_features(real) and are_features(generated):
-        options = {"protocol": protocol, "num_videos": num_videos, "real_crop": real_crop, "bn_eps": bn_eps}
-        if unused := [name for name, value in {**options, "features": features}.items() if value is not None]:
-            raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
+        refuse_unused(protocol=protocol, num_videos=num_videos, real_crop=real_crop, bn_eps=bn_eps, features=features)
         return compare_given(real, generated, seed)
     detector = i3d_detector(required_i3d(i3d), chosen, find_device(device))
     return compare_videos(real, generated, detector, Reading(chosen, seed, features, progress=progress))
@@ -141,12 +139,15 @@ def kvd(
     sides = {"real": real, "generated": generated}
     chosen = choose_protocol(protocol, num_videos, bn_eps, real_crop)
     reading, detector = Reading(chosen, seed, features, progress=progress), GIVEN
-    if not all(map(are_features, sides.values())):
+    for name, side in sides.items():
+        given = given_features(side, name)
+        if given is not None and not isinstance(given.features, Tensor):
+            raise ValueError(f"the {name} side is statistics: a kernel distance needs videos or features")
+    if all(map(are_features, sides.values())):
+        refuse_unused(protocol=protocol, num_videos=num_videos, real_crop=real_crop, bn_eps=bn_eps, features=features)
+    else:
         detector = i3d_detector(required_i3d(i3d), chosen, find_device(device))
     found = {name: reading.feature_set(side, name, detector) for name, side in sides.items()}
-    for name, side in found.items():
-        if not isinstance(side.features, Tensor):
-            raise ValueError(f"the {name} side is statistics: a kernel distance needs videos or features")
     return mmd2(found["generated"].features, found["real"].features)
 
 

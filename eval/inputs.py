@@ -125,12 +125,18 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
     if detector and detector.width and found.width != detector.width:
         name, advice = (
             detector.record.get("name", "detector"),
-            ": give i3d, if they are I3D's" if found.width == 400 else "",
+            ": if they are I3D's, compute FVD, with i3d" if found.width == 400 else "",
         )
         raise ValueError(
             f"the {side} features have {found.width} numbers, those of the {name} have {detector.width}{advice}"
         )
     return found
+
+
+def refuse_unused(**options: object) -> None:
+    """Raise ValueError for an option of reading videos that was given although both sides are features."""
+    if unused := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
 
 
 def find_device(name: str | torch.device | None) -> torch.device:

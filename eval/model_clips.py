@@ -117,7 +117,7 @@ class ModelClips:
 
     def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
         """Yield consecutive clips, uint8 (f, 3, h, w), sampled batch by batch."""
-        size, first = self.settings["batch_size"], int(chosen[0].name)
+        size, first = self.settings.get("batch_size", 1), int(chosen[0].name)
         options = {**self.settings, "output_type": "uint8", "progress": False}
         for start in range(first, first + len(chosen), size):
             unit = range(start, min(start + size, first + len(chosen)))

@@ -104,7 +104,8 @@ def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
     labels = asked_labels(request)
     if labels is None:
         return [0] * ((request.num_videos or 1) * request.copies)
-    several = [labels] if isinstance(labels, int | str) else getattr(labels, "tolist", lambda: list(labels))()
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # arrays, tensors and their numbers
+    several = [labels] if isinstance(labels, int | str) else list(labels)
     if not several:
         raise ValueError("class_labels is empty: name at least one class")
     return [class_index(label, pipe) for label in several for _ in range(request.copies)]
@@ -139,6 +140,8 @@ def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads:
     """
     path = find_model(path)
     transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights)
+    if transformer is None:
+        raise ValueError("a class-conditional pipeline cannot leave its transformer out")
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
         vae = load_vae(find_vae(vae, path))

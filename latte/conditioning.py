@@ -35,7 +35,7 @@ class Request:
     def check_unused(self, names: Iterable[str], what: str) -> None:
         """Raise ValueError if one of these words was given, for a model that is `what`."""
         for name in names:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+            if getattr(self, name) is not type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 

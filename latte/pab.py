@@ -197,7 +197,8 @@ class PyramidAttentionBroadcastMixin:
     """Pyramid Attention Broadcast for a pipeline of your own.
 
     The pipeline needs `transformer`, a network that pyramid_attention_broadcast takes, and `current_timestep`, set
-    before every evaluation of the network. Its loop over the steps runs inside `with self.broadcasting():`.
+    before every evaluation of the network. Run its loop over the steps inside `with self.broadcasting():`: nothing is
+    cached outside of it.
     """
 
     transformer: Any

@@ -160,6 +160,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
     @property
     def device(self) -> torch.device:
         """The device of the transformer, or of the first network if there is no transformer."""
+        if not self.networks():
+            raise ValueError("this pipeline has no networks, and so no device")
         return next(self.networks()[0].parameters()).device
 
     def class_index(self, label: int | str) -> int:
@@ -223,9 +225,10 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
                 (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
             callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
-                other tensors of those names, or set pipe._interrupt to stop early.
+                other tensors of those names, or set pipe._interrupt to stop
+                after this step, with the videos begun so far.
             clean_caption, mask_feature, text_mask: See encode_prompt.
-            enable_temporal_attentions: False passes over the temporal blocks of a text-to-video model.
+            enable_temporal_attentions: False skips the temporal blocks of a text-to-video model.
             decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
                 last batch filled up. Both affect memory and rounding only.
             num_videos, first: Number of unconditional videos; number of the first video under a seed.

@@ -123,7 +123,10 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
     assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
     said = capsys.readouterr().err
-    assert "the real features have 400 numbers, those of the shapes distance (not FVD) have 32: give i3d" in said
+    assert (
+        "the real features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, compute FVD"
+        in said
+    )
     words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
     assert main(words) == 0
     result = json.loads((tmp_path / "r.json").read_text())

@@ -128,7 +128,7 @@ def test_words_of_prompts_are_refused_by_classes(classes, options, say):
         classes([0], output_type="latent", **options)
 
 
-@pytest.mark.parametrize("options", [{"class_labels": [0]}, {"num_videos": 2}])
+@pytest.mark.parametrize("options", [{"class_labels": [0]}, {"class_labels": np.array([0, 1])}, {"num_videos": 2}])
 def test_words_of_classes_are_refused_by_prompts(pipe, options):
     with pytest.raises(ValueError, match="does nothing for a text-to-video model"):
         pipe(PROMPTS[0], **QUICK, **options)

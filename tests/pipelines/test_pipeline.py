@@ -120,6 +120,10 @@ def seen_by(rows):
 
 def test_classes_by_name_or_number(pipe):
     assert torch.equal(make(pipe, ("left", "3")), make(pipe, (0, 3)))
+    third = make(pipe, (3,))
+    for label in (3, "3", np.int64(3), torch.tensor(3)):
+        one = pipe(class_labels=label, num_inference_steps=3, output_type="latent", seed=4).frames
+        assert torch.equal(one, third)
     for labels in (range(2), np.arange(2), torch.arange(2)):
         some = pipe(class_labels=labels, num_inference_steps=3, output_type="latent", seed=4).frames
         assert torch.equal(some, make(pipe, (0, 1)))
@@ -216,6 +220,8 @@ def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
         assert again.class_names == list(MOTIONS)
         assert torch.equal(make(again, output_type="uint8"), make(pipe, output_type="uint8"))
     assert LattePipeline.from_pretrained(folder, vae=None).vae is None
+    with pytest.raises(ValueError, match="cannot leave its transformer out"):
+        LattePipeline.from_pretrained(folder, transformer=None)
     half = LattePipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
     latents = make(half, (1,))
     assert latents.dtype == torch.float32 and 1e-4 < relative_error(latents, make(pipe, (1,))) < 0.1
