@@ -132,7 +132,7 @@ def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
         ({"variant": 3}, "has variant 1, this run 3"),
         ({"conditioning": "tokens"}, "has conditioning adaln, this run tokens"),
         ({"learn_sigma": False}, "has learn_sigma True, this run False"),
-        ({"num_heads": 5, "hidden_size": 20}, "hidden_size 16 is not 5 equal heads"),
+        ({"num_heads": 5, "hidden_size": 20}, "hidden_size 16 cannot be divided into 5 heads"),
     ],
 )
 def test_another_shape_is_refused(change, say, tmp_path):

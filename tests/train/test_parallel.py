@@ -122,7 +122,7 @@ def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
     gradients = FixedPointGradients(loss, Ranks())
     for again in range(2):
         for i in range(len(slopes)):
-            gradients.add(0, range(i, i + 1), 1.0, i == len(slopes) - 1)
+            gradients.accumulate(0, range(i, i + 1), 1.0, i == len(slopes) - 1)
         gradients.finish()
         assert loss.weight.grad.tolist() == [total] * 2 if total else loss.weight.grad.isnan().all(), again
 

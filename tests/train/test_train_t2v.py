@@ -127,7 +127,7 @@ def test_invalid_settings_are_refused(vae, tmp_path, capsys):
     for values in ({"transformer": asdict(config.transformer)}, {"transformer": 1, "text_encoder": 2}):
         with pytest.raises(ValueError, match="transformer and text_encoder, each a table"):
             TextToVideoConfig.from_dict(values)
-    with pytest.raises(ValueError, match="text encoder's width is 8"):
+    with pytest.raises(ValueError, match="text encoder's d_model is 8"):
         TextToVideo(TextToVideoConfig(type(config.transformer)(caption_channels=4), config.text_encoder))
 
 
