@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> fl
     Raises:
         ValueError: They are not such videos, or not pairs; or torchmetrics is not installed.
     """
-    return mean_over_pairs(lambda *pair: batch_ssim(*pair, at_once), videos, reference)
+    return mean_over_pairs(lambda a, b: batch_ssim(a, b, at_once), videos, reference)
 
 
 def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
@@ -142,7 +143,7 @@ def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
         raise ValueError(f"SSIM needs frames of 11 x 11 pixels or more, not {videos.shape[-2]} x {videos.shape[-1]}")
     parts = zip(videos.split(at_once), reference.split(at_once))
     frames = [[part.flatten(0, 1).double() / 255 for part in pair] for pair in parts]
-    each = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
+    each: list[Any] = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
     return torch.cat(each).mean().item()
 
 
@@ -157,7 +158,8 @@ def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> L
         ValueError: torchmetrics is not installed. CheckpointError: there is no such file (with where to get it), or it
             does not fit.
     """
-    if (library := find_spec("torchmetrics")) is None:
+    library = find_spec("torchmetrics")
+    if library is None or library.origin is None:
         raise ValueError("LPIPS needs torchmetrics: pip install 'latte-video[eval]'")
     file = find_weights("alexnet", path).path
     backbone = {name: value for name, value in read_tensors(file).items() if not name.startswith("classifier.")}
@@ -189,7 +191,7 @@ def lpips(
         ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips.
     """
     network = alexnet if isinstance(alexnet, LPIPS) else load_lpips(alexnet, find_device(device))
-    return mean_over_pairs(lambda *pair: batch_lpips(*pair, network, batch_size), videos, reference)
+    return mean_over_pairs(lambda a, b: batch_lpips(a, b, network, batch_size), videos, reference)
 
 
 @torch.no_grad()
@@ -225,8 +227,9 @@ def flicker(videos: PairedVideos) -> float:
             raise ValueError(f"{videos} holds no videos")
         each = [flicker(read_video(path)[0][None]) for path in paths]
         return sum(each) / len(each)
-    videos = batch_of(videos)
-    if videos.shape[1] < 2:
+    array: Any = videos
+    batch = batch_of(array)
+    if batch.shape[1] < 2:
         raise ValueError("flicker needs videos of two frames or more")
-    each = [(video[1:].short() - video[:-1].short()).abs().double().mean() for video in videos]
-    return 1 - (sum(each) / len(each)).item() / 255
+    differences = [(video[1:].short() - video[:-1].short()).abs().double().mean() for video in batch]
+    return 1 - (sum(differences) / len(differences)).item() / 255

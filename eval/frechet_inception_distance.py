@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class FIDResult:
     @classmethod
     def from_dict(cls, values: dict) -> "FIDResult":
         """The inverse of to_dict."""
-        return cls(*(values.get(name) for name in ("value", "frames", "sha256")))
+        fields: dict[str, Any] = {name: values.get(name) for name in ("value", "frames", "sha256")}
+        return cls(**fields)
 
 
 def fid(
@@ -89,7 +91,8 @@ def fid(
         detector = Detector({"metric": "fid", "name": "FID"}, None)
     else:
         detector = inception_detector(inception, find_device(device))
-    return frame_distance(*(reading.feature_set(side, name, detector) for name, side in sides.items()), detector)
+    first, second = (reading.feature_set(side, name, detector) for name, side in sides.items())
+    return frame_distance(first, second, detector)
 
 
 def frame_distance(real: FeatureSet, generated: FeatureSet, detector: Detector) -> FIDResult:

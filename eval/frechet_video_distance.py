@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,7 +149,9 @@ def kvd(
     else:
         detector = i3d_detector(required_i3d(i3d), chosen, find_device(device))
     found = {name: reading.feature_set(side, name, detector) for name, side in sides.items()}
-    return mmd2(found["generated"].features, found["real"].features)
+    x, y = found["generated"].features, found["real"].features
+    assert isinstance(x, Tensor) and isinstance(y, Tensor)
+    return mmd2(x, y)
 
 
 def required_i3d(path: str | Path | None) -> Path:
@@ -158,9 +161,10 @@ def required_i3d(path: str | Path | None) -> Path:
 
 def compare_given(real: Videos, generated: Videos, seed: int = 0) -> FVDResult:
     """The distance between statistics or features that were given, whose network and protocol are unknown."""
-    sides = [given_features(side, name) for name, side in (("real", real), ("generated", generated))]
-    chosen = any(isinstance(side.features, Tensor) for side in sides)
-    return measure_distance(*sides, None, GIVEN, seed if chosen else None)
+    a, b = given_features(real, "real"), given_features(generated, "generated")
+    assert a is not None and b is not None
+    chosen = any(isinstance(side.features, Tensor) for side in (a, b))
+    return measure_distance(a, b, None, GIVEN, seed if chosen else None)
 
 
 def compare_videos(
@@ -195,8 +199,11 @@ def compare_videos(
     check_given(given, others, reading.protocol)
     sets = {name: given[name] or reading.open(side, name) for name, side in videos.items()}
     if "inception_score" in others:
-        check_clips(score_protocol, len(sets["generated"].clips), reading.protocol)
-    sides, found = {}, {"real": {}, "generated": {}}
+        scored = sets["generated"]
+        assert not isinstance(scored, FeatureSet)
+        check_clips(score_protocol, len(scored.clips), reading.protocol)
+    sides: dict[str, FeatureSet] = {}
+    found: dict[str, dict[str, Tensor]] = {"real": {}, "generated": {}}
     for name, clips in sets.items():
         if isinstance(clips, FeatureSet):
             sides[name] = clips
@@ -226,19 +233,19 @@ def measure_distance(
     unbiased = protocol is not None and protocol.unbiased
     a, b = (side.moments(unbiased) for side in (real, generated))
     value = distance(a, b)
-    found = {}
+    found: dict[str, Any] = {}
     counted = [side.count for side in (real, generated) if isinstance(side.features, Tensor)]
-    options = {"unbiased": unbiased, "seed": seed}
+    options: dict[str, Any] = {"unbiased": unbiased, "seed": seed}
     if counted and min(counted) >= clips_needed(real.width):
         found["infinite"] = at_infinity(real.features, generated.features, **options)
     if isinstance(real.features, Tensor) and real.count >= LEAST_REAL and generated.count > 1:
         found["floor"] = real_floor(real.features, generated.count, **options)
-    if len(counted) == 2 and min(counted) > 2:
+    if isinstance(real.features, Tensor) and isinstance(generated.features, Tensor) and min(counted) > 2:
         found["kernel"] = mmd2(generated.features, real.features)
     return FVDResult(
         value=value,
         metric=detector.record["metric"],
-        protocol=protocol and asdict(protocol) | {key: detector.record.get(key) for key in ("resize", "eps")},
+        protocol=asdict(protocol) | {key: detector.record.get(key) for key in ("resize", "eps")} if protocol else None,
         detector=detector.record,
         device=detector.device,
         seed=seed,
@@ -267,8 +274,8 @@ def with_others(
     still = {name: float(side["flicker"].mean()) for name, side in found.items() if "flicker" in side}
     result = replace(result, flicker=still)
     if "fid" in others:
-        frames = (FeatureSet({}, found[name]["fid"]) for name in ("real", "generated"))
-        result = replace(result, fid=frame_distance(*frames, others["fid"]))
+        real, generated = (FeatureSet({}, found[name]["fid"]) for name in ("real", "generated"))
+        result = replace(result, fid=frame_distance(real, generated, others["fid"]))
     if "inception_score" in others:
         probabilities = found["generated"]["inception_score"]
         score = score_probabilities(probabilities, score_protocol, others["inception_score"])

@@ -1,7 +1,8 @@
 """The result of a video distance: what it holds, how it prints, and when two results may be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from latte.eval.clip_sets import lossy_codecs
 from latte.eval.extrapolation import Estimate
@@ -12,7 +13,7 @@ from latte.eval.video_inception_score import InceptionScore
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # between two results that are compared
 REQUIRED = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
 # fields that a result may lack, and how they are read from JSON
-OPTIONAL = {
+OPTIONAL: dict[str, Callable[[Any], Any]] = {
     "infinite": lambda values: Estimate(**values),
     "floor": lambda values: Estimate(**values),
     "kernel": lambda values: Discrepancy(**values),
@@ -50,12 +51,12 @@ class FVDResult:
 
     value: float
     metric: str
-    protocol: dict | None
-    detector: dict
+    protocol: dict[str, Any] | None
+    detector: dict[str, Any]
     device: str
     seed: int | None
-    real: dict
-    generated: dict
+    real: dict[str, Any]
+    generated: dict[str, Any]
     caveats: tuple[str, ...]
     versions: dict[str, str]
     infinite: Estimate | None = None
@@ -68,7 +69,7 @@ class FVDResult:
     def __float__(self) -> float:
         return self.value
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it; what it lacks is left out."""
         plain = {"infinite": asdict, "floor": asdict, "kernel": lambda found: found._asdict(), "flicker": dict}
         plain |= {"fid": FIDResult.to_dict, "inception_score": InceptionScore.to_dict}
@@ -86,7 +87,7 @@ class FVDResult:
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> "FVDResult":
+    def from_dict(cls, values: dict[str, Any]) -> "FVDResult":
         """The inverse of to_dict, for files that any version of `latte eval --real --out` wrote.
 
         Raises:
@@ -95,7 +96,7 @@ class FVDResult:
         for name in (*MUST_AGREE, *REQUIRED):
             if name not in values or not isinstance(values[name], REQUIRED.get(name, object)):
                 raise ValueError(f"this is not a result of `latte eval --real`: {name} is missing or damaged")
-        optional = {}
+        optional: dict[str, Any] = {}
         for name, read in OPTIONAL.items():
             try:
                 optional[name] = read(values[name]) if name in values else None
@@ -135,7 +136,7 @@ class FVDResult:
 
 def check_comparable(a: FVDResult, b: FVDResult) -> None:
     """Raise ValueError if two results differ in more than the generated videos; names the difference."""
-    pairs = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
+    pairs: dict[str, Sequence[Any]] = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
     # the name says no more than the other fields do, and codecs are compared below
     aside = {"name": None, "lossless": None}
     pairs["protocol"] = [result.protocol and {**result.protocol, **aside} for result in (a, b)]
@@ -174,7 +175,7 @@ def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:
     if value(a) == value(b):
         return f"{low} and {high} are equal ({value(a):.2f})"
     line = f"{low} ({value(a):.2f}) is lower than {high} ({value(b):.2f})"
-    if not sure:
+    if a.infinite is None or b.infinite is None:
         return f"{line}; how certain this is cannot be said without intervals"
     line += ", extrapolated to infinite N"
     if a.value > b.value:

@@ -29,8 +29,8 @@ class ClassConditioning:
     """For a Latte with classes, or an unconditional one."""
 
     describes = "classes, or unconditional"
-    components = ("transformer", "vae", "scheduler", "class_names")
-    tensors = ()
+    components: tuple[str, ...] = ("transformer", "vae", "scheduler", "class_names")
+    tensors: tuple[str, ...] = ()
     fills_batches = True
 
     def trained_size(self, config: LatteConfig) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def read_classes(path: Path, count: int) -> list[str]:
     """
     if not path.is_file():
         return []
-    names = read_json(path).get("names")
+    names: Any = read_json(path).get("names")
     good = isinstance(names, list) and all(isinstance(name, str) and name and name.isprintable() for name in names)
     if not good or len(set(names)) != len(names) or len(names) != count:
         raise ValueError(f'{path} must hold {{"names": [...]}} with {count} different names, as the model has classes')

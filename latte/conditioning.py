@@ -1,6 +1,6 @@
 """What a pipeline's call asks a model to show, and what each kind of conditioning brings to the common loop."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ MOST_VIDEOS = 1_000_000  # of one call
 class Request:
     """The arguments of a call that the conditioning interprets; LattePipeline.__call__ explains them."""
 
-    prompt: str | list[str] | None = None
+    prompt: Sequence[int | str] | int | str | None = None
     negative_prompt: str | list[str] | None = None
     prompt_embeds: Tensor | Text | None = None
     negative_prompt_embeds: Tensor | None = None
@@ -98,7 +98,7 @@ def check_count(name: str, value: Any, most: int | None = None, least: int = 1) 
         raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
 
 
-def check_choice(name: str, value: object, allowed: Container[str] | Iterable[str]) -> None:
+def check_choice(name: str, value: object, allowed: Collection[str | None]) -> None:
     """Raise ValueError unless the value is one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")

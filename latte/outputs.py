@@ -35,10 +35,16 @@ class LatteOutput:
         return (self.frames,)
 
 
-def decode_latents(vae: VideoVAE, latents: Tensor, output_type: str) -> Tensor:
-    """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes."""
+def decode_latents(vae: VideoVAE | None, latents: Tensor, output_type: str) -> Tensor:
+    """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes.
+
+    Raises:
+        ValueError: There is no VAE, and output_type is not "latent".
+    """
     if output_type == "latent":
         return latents.cpu()
+    if vae is None:
+        raise ValueError("there is no VAE to decode these latents with: pass one to the pipeline")
     video = vae.decode(latents)
     in_bytes = output_type in ("uint8", "pil")
     return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()

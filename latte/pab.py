@@ -107,8 +107,8 @@ class BroadcastState:
         """`function`, which returns its last output instead of computing where the rule says so."""
 
         @torch.compiler.disable(recursive=False)
-        def call(*args, **kwargs) -> Tensor:
-            if layer not in self.cache or not rule.reuses(self.count, self.t, self.before):
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            if layer not in self.cache or self.t is None or not rule.reuses(self.count, self.t, self.before):
                 self.cache[layer] = function(*args, **kwargs)
             return self.cache[layer]
 
@@ -138,15 +138,16 @@ def pyramid_attention_broadcast(
     Raises:
         ValueError: A rule is for a kind that the model does not have, or its layers share one gate.
     """
-    state, places = BroadcastState(), Counter()
-    followed: dict[nn.Module, Callable] = {}
+    state = BroadcastState()
+    places: Counter[str | None] = Counter()
+    followed: dict[nn.Module, Broadcast | Spans] = {}
     for layer in model.modules():
-        kind = getattr(layer, "kind", None)
+        kind: Any = getattr(layer, "kind", None)
         rule, place = rules.get(kind), places[kind]
         places[kind] += 1
-        computes_always = rule is None or getattr(rule, "skip_range", None) == 1
+        computes_always = getattr(rule, "skip_range", None) == 1
         first = getattr(rule, "first", None)
-        if not computes_always and (first is None or place < first):
+        if rule is not None and not computes_always and (first is None or place < first):
             followed[layer] = rule
     if absent := [kind for kind in rules if not places[kind]]:
         known = ", ".join(kind for kind in KINDS if places[kind])
@@ -181,7 +182,8 @@ def replacements(
     """(module, name of a method, what replaces it on that instance): see pyramid_attention_broadcast."""
     if not after_gate:
         return [(layer, "forward", state.cached(rule, layer, layer.forward)) for layer, rule in followed.items()]
-    found, left = [], dict(followed)
+    found: list[tuple[nn.Module, str, Callable]] = []
+    left = dict(followed)
     for block in (module for module in model.modules() if isinstance(module, Block)):
         gated = {layer: left.pop(layer) for layer in (*block.attns, block.mlp) if layer in left}
         calls = {layer: state.cached(rule, layer, block.branch) for layer, rule in gated.items()}
@@ -215,7 +217,12 @@ class PyramidAttentionBroadcastMixin:
             yield
             return
         rules, after_gate = self._broadcast
-        with pyramid_attention_broadcast(self.transformer, rules, lambda: self.current_timestep, after_gate):
+
+        def timestep() -> float | Tensor:
+            assert self.current_timestep is not None
+            return self.current_timestep
+
+        with pyramid_attention_broadcast(self.transformer, rules, timestep, after_gate):
             yield
 
     def enable_pyramid_attention_broadcast(
@@ -252,7 +259,9 @@ class PyramidAttentionBroadcastMixin:
             if every is None and window not in (Broadcast.window, list(Broadcast.window)):
                 name = kind if kind == "mlp" else f"{kind}_attn"
                 raise ValueError(f"{name}_timestep_range does nothing without {name}_skip_range")
-        rules = {kind: Broadcast(every, window) for kind, (every, window) in asked.items() if every is not None}
+        rules: dict[str, Broadcast | Spans] = {
+            kind: Broadcast(every, window) for kind, (every, window) in asked.items() if every is not None
+        }
         if mlp_spans is not None:
             if "mlp" in rules:
                 raise ValueError("give mlp_skip_range or mlp_spans, not both")

@@ -62,13 +62,16 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         scheduler: Scheduler | None = None,
         class_names: Sequence[str] | None = None,
     ):
-        of_classes = isinstance(transformer, nn.Module) and hasattr(transformer.config, "num_classes")
+        config: Any = getattr(transformer, "config", None)
+        of_classes = hasattr(config, "num_classes")
         self.conditioning: Conditioning = ClassConditioning() if of_classes else TextConditioning()
         self.transformer: Any = None if transformer is None else transformer.eval()
-        self.vae, self.text_encoder, self.tokenizer = vae, text_encoder, tokenizer
+        self.vae = vae
+        self.text_encoder: Any = text_encoder
+        self.tokenizer: Any = tokenizer
         self.scheduler = scheduler or (ORIGINAL_SCHEDULER if of_classes else Scheduler())
         self.class_names = list(class_names or [])
-        self.sampling = Sampling(Guidance(usual_guidance(transformer.config) if of_classes else TEXT_GUIDANCE))
+        self.sampling = Sampling(Guidance(usual_guidance(config) if of_classes else TEXT_GUIDANCE))
         self._progress_bar_options: dict[str, Any] = {}
         check_vae(vae, transformer)
         self.conditioning.check_parts(self)
@@ -99,7 +102,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             ValueError: An option does nothing for this kind of model.
         """
         path = find_pipeline(path)
-        given = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        given: dict[str, Any] = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
         given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not NOT_GIVEN}
         of_text = is_text_pipeline(path)
         unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
@@ -237,8 +240,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             ValueError: Arguments that conflict, or that this model does not support.
         """
         copies = one_setting("num_videos_per_prompt", num_videos_per_prompt, num_images_per_prompt, 1)
-        words = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos, copies)
-        request = Request(*words, clean_caption, mask_feature, text_mask, enable_temporal_attentions)
+        request = Request(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos,
+                          copies, clean_caption, mask_feature, text_mask, enable_temporal_attentions)  # fmt: skip
         guidance = self.sampling.guidance.asked(guidance_scale, guidance_interval)
         self.check_call(output_type, decode_chunk_size, batch_size, first, copies, callback_on_step_end_tensor_inputs)
         count = self.conditioning.check_request(self, request, guidance, guidance_interval is not None)
@@ -305,7 +308,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         return tqdm(iterable, total=total, **options)
 
 
-def check_vae(vae: VideoVAE | None, transformer: nn.Module | None) -> None:
+def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> None:
     """Raise ValueError if the VAE's latents are not the model's, or its pixels not a video's."""
     if vae is None or transformer is None:
         return

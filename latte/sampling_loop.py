@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,13 +96,12 @@ def denoise(
         pipe.current_timestep = t[0]
         return denoiser(x, t).float()
 
-    steps = plan.scheduler.run(evaluate, x, plan.schedule, partial(plan.noise, rows=rows), plan.eta)
+    steps = plan.scheduler.run(evaluate, x, plan.schedule, lambda step: plan.noise(step, rows), plan.eta)
     try:
         with pipe.broadcasting():
             for step, x in enumerate(steps):
                 bar.update()
-                if plan.callback is not None:
-                    call_back(pipe, plan, step, x, denoiser)
+                call_back(pipe, plan, step, x, denoiser)
                 if pipe._interrupt:
                     break
     finally:
@@ -116,6 +114,8 @@ def call_back(pipe: "LattePipeline", plan: SamplingPlan, step: int, x: Tensor, d
 
     A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
     """
+    if plan.callback is None:
+        return
     known = {"latents": rearrange(x, "b f c h w -> b c f h w"), **denoiser.tensors}
     t = plan.schedule.timesteps[-1 - step].item()
     changed = plan.callback(pipe, step, t, {name: known[name] for name in plan.tensors if name in known})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,12 +85,12 @@ class Scheduler:
         linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The settings as a table, which from_config reads."""
         return asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict, sampler: str | None = None) -> "Scheduler":
+    def from_config(cls, config: dict[str, Any], sampler: str | None = None) -> "Scheduler":
         """Make a scheduler out of another's `config` or of a published scheduler_config.json.
 
         Samplers that use a learned variance use the network's, whatever the published variance_type says.
@@ -108,7 +109,8 @@ class Scheduler:
             return scheduler
         # diffusers' single-step solver knows no other spacing than this one
         linspace = sampler == "dpm_singlestep" and scheduler.timestep_spacing != "even"
-        return replace(scheduler, sampler=sampler, **({"timestep_spacing": "linspace"} if linspace else {}))
+        spacing = "linspace" if linspace else scheduler.timestep_spacing
+        return replace(scheduler, sampler=sampler, timestep_spacing=spacing)
 
     def training_schedule(self) -> Schedule:
         """The schedule that the network was trained on."""
@@ -150,14 +152,14 @@ class Scheduler:
         return ALL[self.sampler](denoise, x, schedule, noise, **({"eta": eta} if self.sampler == "ddim" else {}))
 
 
-def published_values(kind: type[Scheduler], config: dict, sampler: str | None) -> dict:
+def published_values(kind: type[Scheduler], config: dict[str, Any], sampler: str | None) -> dict[str, Any]:
     """Our settings out of a published scheduler_config.json; `sampler` stands in for a class that is unknown here."""
     for name, supported in FIXED.items():
         if config.get(name, supported[0]) not in supported:
             raise ValueError(
                 f"{name} is {config[name]!r} in the scheduler's config; only {supported[0]!r} is supported"
             )
-    published = config.get("_class_name")
+    published: Any = config.get("_class_name")
     if published not in PUBLISHED and sampler is None:
         raise ValueError(f"the scheduler's class is {published!r}; supported are {', '.join(PUBLISHED)}")
     names = {field.name for field in fields(kind)} - {"sampler"}

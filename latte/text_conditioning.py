@@ -31,8 +31,8 @@ class TextConditioning:
     """For a text-to-video model, or for the text encoder of one."""
 
     describes = "prompts"
-    components = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-    tensors = ("prompt_embeds", "negative_prompt_embeds")
+    components: tuple[str, ...] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    tensors: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
     fills_batches = False
 
     def trained_size(self, config: LatteT2VConfig) -> tuple[int, int]:
@@ -95,7 +95,7 @@ class TextConditioning:
         return denoiser
 
 
-def texts(request: Request, guidance: Guidance) -> tuple:
+def texts(request: Request, guidance: Guidance) -> tuple[Any, Any, Any, Any]:
     """(prompt, negative prompt, their embeddings) of a call; guidance of 1 or less has no negative half."""
     guides = guidance.scale > 1
     negative = (request.negative_prompt or "") if guides else None
@@ -144,7 +144,7 @@ def encode_prompt(
             several = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt]
             encoded = embed(pipe.text_encoder, pipe.tokenizer, several, length, clean_caption)
             negative_prompt_embeds, other = (z.expand(count, *z.shape[1:]) for z in encoded)
-    each = lambda z: None if z is None else z.repeat_interleave(copies, 0)
+    each: Callable[[Any], Any] = lambda z: None if z is None else z.repeat_interleave(copies, 0)
     if mask is None:  # a negative prompt that was encoded here gets the mask of the prompt's own tokens, as in "single"
         theirs = text.prompt_mask if text.negative is None else text.negative_mask
         masks = (text.prompt_mask, None if negative_prompt_embeds is None else theirs)

@@ -93,7 +93,12 @@ def test_configuration_files(tmp_path):
     assert resolve(str(tmp_path / "a.yaml"), ["learning_rate=1e-3"]) == LatteTrainConfig(
         steps=3, vae="somewhere", learning_rate=1e-3
     )
-    for text, say in (("model: 5", "model is 5"), ("5: 3", "unknown key '5'"), ("- 3", "does not hold settings by name"), ("a: [", "YAML")):
+    for text, say in (
+        ("model: 5", "model is 5"),
+        ("5: 3", "unknown key '5'"),
+        ("- 3", "does not hold settings by name"),
+        ("a: [", "YAML"),
+    ):
         (tmp_path / "a.yaml").write_text(text)
         with pytest.raises(ValueError, match=say):
             resolve(str(tmp_path / "a.yaml"), ["model.depth=2"])
