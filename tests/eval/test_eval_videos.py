@@ -124,8 +124,7 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
     assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
     said = capsys.readouterr().err
     assert (
-        "features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, compute"
-        in said
+        "features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, compute" in said
     )
     words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
     assert main(words) == 0

@@ -168,6 +168,9 @@ def test_wrong_calls_of_other_models_are_told(unconditional, pipe):
         unconditional(num_videos=0)
     with pytest.raises(ValueError, match="no VAE to decode with"):
         LattePipeline(pipe.transformer)([1])
+    latents = pipe([1], num_inference_steps=2, output_type="latent", progress=False).frames
+    with pytest.raises(ValueError, match="no VAE to decode these latents with"):
+        LattePipeline(pipe.transformer).decode(latents, "np")
     certain = LattePipeline(awake(Latte(LatteConfig(num_classes=8, class_dropout_prob=0.0, **SIZE))))
     with pytest.raises(ValueError, match="knows no guidance"):
         make(certain, guidance_scale=4.0)
