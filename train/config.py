@@ -5,56 +5,19 @@ The kinds are a class-conditional Latte ("latte"), a text-to-video model ("t2v")
 that its kind follows. Where shared code reads a setting that a kind does not have, the base class gives the value that
 switches it off.
 
-Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see `setting`.
+Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings.
 """
 
 import math
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
-from latte.models.fields import unknown_key
 from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
+from latte.train.settings import default_of, require, setting
 
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
-
-
-def setting(
-    default: Any,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-    resumable: bool = False,
-    unused_with: tuple[str, Any] | None = None,
-) -> Any:
-    """A field of a configuration.
-
-    Args:
-        default: The default value.
-        least: The smallest valid value.
-        most: The largest valid value.
-        below: A number that the value must be less than.
-        choices: The valid values, if they can be listed.
-        resumable: Whether a run may be resumed with another value.
-        unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
-    """
-    limits = {"least": least, "most": most, "below": below, "choices": choices}
-    metadata = {**limits, "resumable": resumable, "unused_with": unused_with}
-    return field(default=default, metadata=metadata)
-
-
-def default_of(known: Field) -> Any:
-    """The default value of a setting."""
-    return known.default if known.default_factory is MISSING else known.default_factory()
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise a ValueError unless a condition holds."""
-    if not condition:
-        raise ValueError(f"training configuration: {message}")
 
 
 @dataclass(frozen=True)
@@ -288,66 +251,3 @@ KINDS: dict[str, type[TrainConfig]] = {
     kind.kind: kind for kind in (LatteTrainConfig, T2VTrainConfig, VAETrainConfig, FeaturesTrainConfig)
 }
 SETTINGS: dict[str, Field] = {known.name: known for kind in KINDS.values() for known in fields(kind)}
-
-
-def typed(name: str, value: Any) -> Any:
-    """The value of a setting, as the setting's type: YAML reads 1e-4 as text.
-
-    Raises:
-        ValueError: The value is not of that type.
-    """
-    wanted = SETTINGS[name].type
-    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if type(value) is not wanted:
-        raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
-    return value
-
-
-def kind_of(values: dict) -> type[TrainConfig]:
-    """The class of settings by name, which their "kind" says. Without one, it is the class of "latte".
-
-    Raises:
-        ValueError: There is no such kind.
-    """
-    kind = values.get("kind", LatteTrainConfig.kind)
-    if kind not in list(KINDS):
-        raise ValueError(f"kind is {kind!r}, not {' or '.join(map(repr, KINDS))}")
-    return KINDS[kind]
-
-
-def without_other_kinds(values: dict) -> dict:
-    """Leave out the settings of other kinds, as far as they have their defaults.
-
-    Earlier versions had all settings in one class, so their config.yaml and state.json list those of every kind.
-    """
-    own = kind_of(values).defaults()
-    foreign = SETTINGS.keys() - own.keys()
-    return {name: z for name, z in values.items() if name not in foreign or z != default_of(SETTINGS[name])}
-
-
-def complete(values: dict) -> dict:
-    """Settings that a run recorded, as this version would record them: with defaults for settings that are newer."""
-    return kind_of(values).defaults() | without_other_kinds(values)
-
-
-def from_settings(values: dict) -> TrainConfig:
-    """The configuration with these settings, of the class that "kind" says.
-
-    Raises:
-        ValueError: There is no such kind or setting, or a value is not valid.
-    """
-    kind = kind_of(values)
-    own = kind.defaults()
-    values = {name: typed(name, value) if name in SETTINGS else value for name, value in values.items()}
-    values = without_other_kinds(values)
-    for name in values:
-        if name in SETTINGS and name not in own:
-            owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
-            raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
-        if name not in own:
-            raise ValueError(unknown_key(str(name), list(own)))
-    return kind(**{name: value for name, value in values.items() if name != "kind"})

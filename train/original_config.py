@@ -11,7 +11,8 @@ import torch
 
 from latte.models.fields import unknown_key
 from latte.models.latte import LatteConfig
-from latte.train.config import SETTINGS, typed
+from latte.train.config import SETTINGS
+from latte.train.config_tables import typed
 
 RENAMED = {
     "data_path": "data",

@@ -14,9 +14,8 @@ from latte.train.config import (
     T2VTrainConfig,
     TrainConfig,
     VAETrainConfig,
-    from_settings,
-    typed,
 )
+from latte.train.config_tables import from_settings, typed
 from latte.train.original_config import is_original, translate
 from latte.weights.tensors import prefix_errors
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
-from latte.train.config import TrainConfig, complete
+from latte.train.config import TrainConfig
+from latte.train.config_tables import complete
 from latte.train.data.clips import Clips
 from latte.train.distance import DistanceToReal
 from latte.train.export import data_digests, save_result

@@ -14,8 +14,9 @@ from latte.eval.ablate.definitions import SCALES
 from latte.eval.ablate.runs import ABOUT, FREE, Grid
 from latte.files import read_json, write_json
 from latte.train import checkpoint
-from latte.train.config import KINDS, SETTINGS, default_of
+from latte.train.config import KINDS, SETTINGS
 from latte.train.presets import PRESETS, resolve
+from latte.train.settings import default_of
 from latte.weights.folder import MANIFEST, write_manifest
 
 OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as earlier versions wrote them

@@ -1,0 +1,70 @@
+"""Configurations from tables of settings: those that a YAML file, a preset or an older run holds."""
+
+from typing import Any
+
+from latte.models.fields import unknown_key
+from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
+from latte.train.settings import default_of
+
+
+def typed(name: str, value: Any) -> Any:
+    """The value of a setting, as the setting's type: YAML reads 1e-4 as text.
+
+    Raises:
+        ValueError: The value is not of that type.
+    """
+    wanted = SETTINGS[name].type
+    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not wanted:
+        raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+    return value
+
+
+def kind_of(values: dict) -> type[TrainConfig]:
+    """The class of settings by name, which their "kind" says. Without one, it is the class of "latte".
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    kind = values.get("kind", LatteTrainConfig.kind)
+    if kind not in list(KINDS):
+        raise ValueError(f"kind is {kind!r}, not {' or '.join(map(repr, KINDS))}")
+    return KINDS[kind]
+
+
+def without_other_kinds(values: dict) -> dict:
+    """Leave out the settings of other kinds, as far as they have their defaults.
+
+    Earlier versions had all settings in one class, so their config.yaml and state.json list those of every kind.
+    """
+    own = kind_of(values).defaults()
+    foreign = SETTINGS.keys() - own.keys()
+    return {name: z for name, z in values.items() if name not in foreign or z != default_of(SETTINGS[name])}
+
+
+def complete(values: dict) -> dict:
+    """Settings that a run recorded, as this version would record them: with defaults for settings that are newer."""
+    return kind_of(values).defaults() | without_other_kinds(values)
+
+
+def from_settings(values: dict) -> TrainConfig:
+    """The configuration with these settings, of the class that "kind" says.
+
+    Raises:
+        ValueError: There is no such kind or setting, or a value is not valid.
+    """
+    kind = kind_of(values)
+    own = kind.defaults()
+    values = {name: typed(name, value) if name in SETTINGS else value for name, value in values.items()}
+    values = without_other_kinds(values)
+    for name in values:
+        if name in SETTINGS and name not in own:
+            owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
+            raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
+        if name not in own:
+            raise ValueError(unknown_key(str(name), list(own)))
+    return kind(**{name: value for name, value in values.items() if name != "kind"})

@@ -1,0 +1,41 @@
+"""A setting of a training configuration: a dataclass field that carries its bounds and what it goes with."""
+
+from dataclasses import MISSING, Field, field
+from typing import Any
+
+
+def setting(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    resumable: bool = False,
+    unused_with: tuple[str, Any] | None = None,
+) -> Any:
+    """A field of a configuration.
+
+    Args:
+        default: The default value.
+        least: The smallest valid value.
+        most: The largest valid value.
+        below: A number that the value must be less than.
+        choices: The valid values, if they can be listed.
+        resumable: Whether a run may be resumed with another value.
+        unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
+    """
+    limits = {"least": least, "most": most, "below": below, "choices": choices}
+    metadata = {**limits, "resumable": resumable, "unused_with": unused_with}
+    return field(default=default, metadata=metadata)
+
+
+def default_of(known: Field) -> Any:
+    """The default value of a setting."""
+    return known.default if known.default_factory is MISSING else known.default_factory()
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError unless a condition holds."""
+    if not condition:
+        raise ValueError(f"training configuration: {message}")
