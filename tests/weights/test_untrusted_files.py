@@ -3,6 +3,7 @@
 import io
 import pickle
 import random
+import re
 import zipfile
 from argparse import Namespace
 
@@ -145,28 +146,28 @@ def test_ambiguous_tables_are_refused(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    ("name", "shape", "words"),
     [
-        ("x_embedder.proj.weight", ()),
-        ("x_embedder.proj.weight", (16, 4, 2)),
-        ("x_embedder.proj.weight", (16, 4, 0, 0)),
-        ("x_embedder.proj.weight", (16, 4, 2, 3)),
-        ("final_layer.linear.weight", ()),
-        ("y_embedder.embedding_table.weight", ()),
-        ("y_embedder.embedding_table.weight", (0, 16)),
-        ("pos_embed", (4,)),
-        ("temp_embed", ()),
-        ("temp_embed", (1, 0, 16)),
-        ("blocks.0.attn.qkv.weight", ()),
-        ("blocks.0.attn.qkv.weight", (7, 16)),
-        ("blocks.0.attn.qkv.weight", (0, 16)),
-        ("blocks.999999999.attn.qkv.bias", (48,)),
-        ("blocks." + "9" * 5000 + ".attn.qkv.bias", (48,)),
-        ("blocks..attn.qkv.bias", (48,)),
+        ("x_embedder.proj.weight", (), "x_embedder.proj.weight"),
+        ("x_embedder.proj.weight", (16, 4, 2), "x_embedder.proj.weight"),
+        ("x_embedder.proj.weight", (16, 4, 0, 0), "x_embedder.proj.weight"),
+        ("x_embedder.proj.weight", (16, 4, 2, 3), "first patch_embed.weight (16, 24), not (16, 16)"),
+        ("final_layer.linear.weight", (), "final_layer.linear.weight"),
+        ("y_embedder.embedding_table.weight", (), "y_embedder.embedding_table.weight"),
+        ("y_embedder.embedding_table.weight", (0, 16), "y_embedder.embedding_table.weight"),
+        ("pos_embed", (4,), "pos_embed"),
+        ("temp_embed", (), "temp_embed"),
+        ("temp_embed", (1, 0, 16), "temp_embed"),
+        ("blocks.0.attn.qkv.weight", (), "qkv.weight of shape () is not 2 heads"),
+        ("blocks.0.attn.qkv.weight", (7, 16), "qkv.weight of shape (7, 16) is not 2 heads"),
+        ("blocks.0.attn.qkv.weight", (0, 16), "qkv.weight of shape (0, 16) is not 2 heads"),
+        ("blocks.999999999.attn.qkv.bias", (48,), "depth is 1000000000; it must be in 1 to 1000"),
+        ("blocks." + "9" * 5000 + ".attn.qkv.bias", (48,), "1 tensors not of this model, first blocks.9999"),
+        ("blocks..attn.qkv.bias", (48,), "blocks..attn.qkv.bias"),
     ],
 )
-def test_shapes_that_no_latte_has_are_rejected(name, shape, tiny, tmp_path):
-    refused({**state_for_original(tiny), name: torch.zeros(shape)}, tmp_path, ".")
+def test_shapes_that_no_latte_has_are_rejected(name, shape, words, tiny, tmp_path):
+    refused({**state_for_original(tiny), name: torch.zeros(shape)}, tmp_path, re.escape(words))
 
 
 def test_zero_heads_are_not_replaced_by_the_published_number(tmp_path):
