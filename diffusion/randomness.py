@@ -46,7 +46,8 @@ def noise_source(
     Args:
         count: Number of videos.
         shape: Latents of one video, (f, c, h, w).
-        random: One generator for all videos, or one per video; with the same ones diffusers draws the same noise.
+        random: One generator for all videos, or one per video; with the same ones diffusers draws the same noise. One
+            generator draws a step's noise for all videos at once, and what other batches need of it is kept.
         seed: In place of generators (default 0): video i has the noise of (seed, first + i).
         latents: What sampling starts from (b, c, f, h, w); generators then draw only the noise of later steps.
         first: Number of the first video under a seed.
@@ -67,17 +68,19 @@ def noise_source(
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
     if random is not None and not isinstance(random, torch.Generator) and len(random) != count:
         raise ValueError(f"{len(random)} generators for {count} videos: give one, or one each")
-    start = latents
-    if isinstance(random, torch.Generator) and latents is None:
-        start = torch.randn((count, *drawn), generator=random, device=random.device)
+    of_all: dict[int, Tensor] = {}  # by step, what one generator drew for all videos, until the last of them took it
 
     def noise(step: int, rows: Sequence[int]) -> Tensor:
-        if step == START and start is not None:
-            return rearrange(start[list(rows)].float(), DIFFUSERS_ORDER)
+        if step == START and latents is not None:
+            return rearrange(latents[list(rows)].float(), DIFFUSERS_ORDER)
         if random is None:
             return torch.stack([normal(shape, seed or 0, first + i, step + 1) for i in rows])
         if isinstance(random, torch.Generator):
-            parts = torch.randn((len(rows), *drawn), generator=random, device=random.device)
+            if step not in of_all:
+                of_all[step] = torch.randn((count, *drawn), generator=random, device=random.device)
+            parts = of_all[step][list(rows)]
+            if count - 1 in rows:
+                del of_all[step]
         else:
             parts = torch.stack([torch.randn(drawn, generator=random[i], device=random[i].device) for i in rows])
         return rearrange(parts, DIFFUSERS_ORDER)

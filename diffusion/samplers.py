@@ -15,8 +15,8 @@ from torch import Tensor
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
 from latte.diffusion.schedule import Schedule
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-Noise = Callable[[int], Tensor]
+NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+StepNoise = Callable[[int], Tensor]
 
 
 def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -26,7 +26,7 @@ def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, 
 
 
 @torch.no_grad()
-def ddpm(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iterator[Tensor]:
+def ddpm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with a learned variance (Nichol & Dhariwal 2021, eq. 15).
 
     Args: See the module. noise is needed.
@@ -44,7 +44,7 @@ def ddpm(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iter
 
 @torch.no_grad()
 def ddim(
-    denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None, eta: float = 0.0
+    denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None, eta: float = 0.0
 ) -> Iterator[Tensor]:
     """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12).
 

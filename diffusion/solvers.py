@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import split_output
-from latte.diffusion.samplers import Denoiser, Noise
+from latte.diffusion.samplers import NoisePredictor, StepNoise
 from latte.diffusion.schedule import Schedule
 
 
@@ -51,7 +51,7 @@ def noise_levels(schedule: Schedule) -> list[NoiseLevel]:
     return [*reversed(rising), NoiseLevel(0, math.sqrt(end), math.sqrt(1 - end))]
 
 
-def predict_noise(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Tensor:
+def predict_noise(denoise: NoisePredictor, x: Tensor, level: NoiseLevel) -> Tensor:
     """The noise that the network predicts in x (b, f, c, h, w)."""
     t = torch.full((len(x),), level.t, device=x.device)
     return split_output(denoise(x, t).to(x.dtype), x.shape[2])[0]
@@ -63,7 +63,7 @@ def ddim_step(x: Tensor, eps: Tensor, here: NoiseLevel, there: NoiseLevel) -> Te
 
 
 @torch.no_grad()
-def euler(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def euler(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """Euler's method (Karras et al. 2022, section 3), which equals DDIM at eta 0."""
     for here, there in pairwise(noise_levels(schedule)):
         x = ddim_step(x, predict_noise(denoise, x, here), here, there)
@@ -82,7 +82,7 @@ def split_step(here: NoiseLevel, there: NoiseLevel) -> tuple[NoiseLevel, float]:
 
 
 @torch.no_grad()
-def euler_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iterator[Tensor]:
+def euler_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
     """Euler's method to below the next level, and fresh noise up to it; DDPM's noise (Song et al. 2021, eq. 16)."""
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
         down, up = split_step(here, there)
@@ -93,7 +93,7 @@ def euler_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noi
 
 
 @torch.no_grad()
-def kdpm2_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise) -> Iterator[Tensor]:
+def kdpm2_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
     """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps of the middle in log sigma, and euler_ancestral's noise."""
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
         down, up = split_step(here, there)
@@ -110,7 +110,7 @@ def kdpm2_ancestral(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noi
 
 
 @torch.no_grad()
-def heun(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def heun(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """Heun's method (Karras et al. 2022, algorithm 1): eps is the mean of both ends, for two evaluations per step."""
     for here, there in pairwise(noise_levels(schedule)):
         eps = predict_noise(denoise, x, here)
@@ -124,7 +124,7 @@ PLMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 
 
 @torch.no_grad()
-def pndm(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def pndm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """Pseudo linear multistep (PNDM: Liu et al. 2022, eq. 12): Adams-Bashforth weights of order 4 on eps.
 
     The first step is Heun's. The weights are those of equal steps, but steps in sigma are not equal: in the limit the
@@ -146,7 +146,7 @@ def line_integral(one: NoiseLevel, zero: NoiseLevel, end: NoiseLevel) -> float:
 
 
 @torch.no_grad()
-def deis(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def deis(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """DEIS of order 2 (Zhang & Chen 2023, arXiv 2204.13902, eq. 15).
 
     eps is a line in log sigma through its last two values, which is integrated exactly.
@@ -171,7 +171,9 @@ def exponential_step(x: Tensor, clean: Tensor, here: NoiseLevel, there: NoiseLev
 
 
 @torch.no_grad()
-def dpm_multistep(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def dpm_multistep(
+    denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None
+) -> Iterator[Tensor]:
     """DPM-Solver++ 2M (Lu et al. 2022b, arXiv 2211.01095, algorithm 2): x_0 is extrapolated linearly in lambda."""
     before: NoiseLevel | None = None
     old = x  # until there is an x_0 before
@@ -187,7 +189,9 @@ def dpm_multistep(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise
 
 
 @torch.no_grad()
-def dpm_singlestep(denoise: Denoiser, x: Tensor, schedule: Schedule, noise: Noise | None = None) -> Iterator[Tensor]:
+def dpm_singlestep(
+    denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None
+) -> Iterator[Tensor]:
     """DPM-Solver++ 2S (Lu et al. 2022b, algorithm 1): the second step of each pair starts anew."""
     start: tuple[Tensor, Tensor, NoiseLevel] | None = None
     for here, there in pairwise(noise_levels(schedule)):

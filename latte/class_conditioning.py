@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latte.conditioning import MOST_VIDEOS, GuidedDenoiser, Request, check_count
+from latte.arguments import MOST_VIDEOS, check_count
+from latte.conditioning import GuidedDenoiser, Request
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.files import read_json
 from latte.models.latte import LatteConfig
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from latte.pipeline import LattePipeline
 
 ORIGINAL_SCHEDULER = Scheduler(timestep_spacing="even")  # the original Latte's respacing
-OF_TEXT = ("prompt_embeds", "negative_prompt_embeds", "clean_caption", "mask_feature", "text_mask")
+OF_TEXT = (
+    *("prompt_embeds", "negative_prompt_embeds", "clean_caption", "mask_feature", "text_mask"),
+    "enable_temporal_attentions",
+)
 
 
 class ClassConditioning:
@@ -49,8 +53,6 @@ class ClassConditioning:
         if request.negative_prompt:
             raise ValueError("negative_prompt is for text-to-video models: leave it out")
         request.check_unused(OF_TEXT, "a model of classes, or an unconditional one")
-        if not request.temporal:
-            raise ValueError("enable_temporal_attentions=False is for text-to-video models: leave it out")
         if request.num_videos is not None:
             check_count("num_videos", request.num_videos, MOST_VIDEOS)
         if guidance.scale != 1 and not cfg.num_classes:
@@ -123,12 +125,15 @@ def class_index(label: int | str, pipe: "LattePipeline") -> int:
     return int(text)
 
 
-def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads: int | None) -> dict[str, Any]:
+def read_class_parts(
+    path: Path, parts: dict[str, Any], dtype: torch.dtype, weights: str, num_heads: int | None
+) -> dict[str, Any]:
     """Read the parts of a class-conditional model that `parts` does not name.
 
     Args:
         path: Anything that latte.load_model takes.
         parts: Parts by name; a VAE may be given as the name of a folder.
+        dtype: Of the weights that are read.
         weights: "ema" or "model", if a checkpoint holds both.
         num_heads: Attention heads of an original file of an unpublished width.
 
@@ -139,12 +144,12 @@ def read_class_parts(path: Path, parts: dict[str, Any], weights: str, num_heads:
         CheckpointError: A part is missing, damaged or does not fit.
     """
     path = find_model(path)
-    transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights)
+    transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights).to(dtype)
     if transformer is None:
         raise ValueError("a class-conditional pipeline cannot leave its transformer out")
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
-        vae = load_vae(find_vae(vae, path))
+        vae = load_vae(find_vae(vae, path), dtype)
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     if (path / "scheduler").is_dir():

@@ -91,7 +91,3 @@ def explain(error: Exception) -> tuple[int, str]:
 def print_message(command: str, message: str) -> None:
     """Print to standard error, as all messages of a command are printed."""
     print(f"latte {command}: {message}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

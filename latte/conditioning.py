@@ -1,6 +1,6 @@
 """What a pipeline's call asks a model to show, and what each kind of conditioning brings to the common loop."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,8 +12,6 @@ from latte.weights.sampling_defaults import Guidance
 
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline
-
-MOST_VIDEOS = 1_000_000  # of one call
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,13 @@ class Request:
     clean_caption: bool = True
     mask_feature: bool = True
     text_mask: str = "single"
-    temporal: bool = True
+    enable_temporal_attentions: bool = True
 
     def check_unused(self, names: Iterable[str], what: str) -> None:
         """Raise ValueError if one of these words was given, for a model that is `what`."""
         for name in names:
-            if getattr(self, name) is not type(self).__dataclass_fields__[name].default:
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value is not default and not (isinstance(value, str) and value == default):
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 
@@ -55,7 +54,7 @@ class GuidedDenoiser:
 
 
 class Conditioning(Protocol):
-    """What a model is told to show. Each kind brings its checks and the network that the common loop denoises with.
+    """What a model is asked to show. Each kind brings its checks and the network that the common loop denoises with.
 
     Attributes:
         describes: The kind of model, in messages.
@@ -89,16 +88,3 @@ class Conditioning(Protocol):
         self, pipe: "LattePipeline", request: Request, guidance: Guidance
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """A function from the numbers of some of a call's videos to their denoiser."""
-
-
-def check_count(name: str, value: Any, most: int | None = None, least: int = 1) -> None:
-    """Raise ValueError unless the value is an integer in `least` to `most`."""
-    if not isinstance(value, int) or value < least or (most and value > most):
-        allowed = f"in {least} to {most}" if most else f"{least} or more"
-        raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
-
-
-def check_choice(name: str, value: object, allowed: Collection[str | None]) -> None:
-    """Raise ValueError unless the value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, allowed))}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
 from latte.class_conditioning import (
     ORIGINAL_SCHEDULER,
     ClassConditioning,
@@ -15,7 +16,7 @@ from latte.class_conditioning import (
     read_class_parts,
     usual_guidance,
 )
-from latte.conditioning import MOST_VIDEOS, Conditioning, Request, check_choice, check_count
+from latte.conditioning import Conditioning, Request
 from latte.diffusion.randomness import noise_source
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
@@ -88,9 +89,9 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         Args:
             path: Anything that latte.load_model takes, a text-to-video folder (published or ours), a training run, the
                 name of a model that ships, or a name on the Hugging Face hub whose files are in the local cache.
-            torch_dtype: Of the weights; float32 by default.
-            transformer: A part that is passed in is not read; so are text_encoder, tokenizer and scheduler. None
-                leaves a part out (and takes the default scheduler).
+            torch_dtype: Of the weights that are read; float32 by default.
+            transformer: A part that is passed in is neither read nor converted; so are text_encoder, tokenizer and
+                scheduler. None leaves a part out (and takes the default scheduler).
             vae: The same, or another folder, or the name of one in this folder such as "vae_temporal_decoder".
             memory: "low" keeps the text encoder in 8 bits, and on the CPU between encodings, and lets the VAE work on
                 one frame at a time. For text-to-video models.
@@ -99,7 +100,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
         Raises:
             CheckpointError: A part is missing, damaged or does not fit.
-            ValueError: An option does nothing for this kind of model.
+            ValueError: An option does nothing for this kind of model, or a class-conditional model is left out.
         """
         path = find_pipeline(path)
         given: dict[str, Any] = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -111,16 +112,17 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         if idle := [name for name, is_given in unused.items() if is_given]:
             kind = (TextConditioning if of_text else ClassConditioning).describes
             raise ValueError(f"{idle[0]} does nothing for {path}, a model for {kind}: leave it out")
+        dtype = torch_dtype or torch.float32
         if of_text:
-            parts = read_text_parts(path, given, torch_dtype or torch.float32, memory)
+            parts = read_text_parts(path, given, dtype, memory)
         else:
-            parts = read_class_parts(path, given, weights, num_heads)
+            parts = read_class_parts(path, given, dtype, weights, num_heads)
         sampling = parts.pop("sampling")
         pipe = cls(**parts)
         pipe.sampling = sampling
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
-        return pipe if torch_dtype is None or of_text else pipe.to(torch_dtype)
+        return pipe
 
     def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
         """Write the pipeline as a folder that from_pretrained reads.
@@ -142,7 +144,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts, by the names that LattePipeline(**components) takes."""
+        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them."""
         return {name: getattr(self, name) for name in self.conditioning.components}
 
     def networks(self) -> list[nn.Module]:
@@ -194,6 +196,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         Raises:
             ValueError: Words that do not go together, shapes that do not fit, or no text encoder.
         """
+        if not self.takes_prompts:
+            raise ValueError(f"this pipeline is for {self.conditioning.describes}: it has no prompts to encode")
         options = (copies, clean_caption, mask_feature, text_mask)
         return encode_prompt(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, *options)
 
@@ -218,8 +222,10 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         Args:
             prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
             negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
-            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps.
-            guidance_scale, guidance_interval: Classifier-free guidance, and the timesteps between which it applies.
+            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps,
+                which take its place.
+            guidance_scale, guidance_interval: Classifier-free guidance, and the timesteps between which it applies. 1
+                is no guidance; in text to video, as in diffusers, so is less than 1.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
             num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
             eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
@@ -228,8 +234,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
                 (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
             callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
-                other tensors of those names, or set pipe._interrupt to stop
-                after this step, with the videos begun so far.
+                other tensors of those names, or set pipe._interrupt to stop after this step, with the videos begun
+                so far.
             clean_caption, mask_feature, text_mask: See encode_prompt.
             enable_temporal_attentions: False skips the temporal blocks of a text-to-video model.
             decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
@@ -289,7 +295,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             raise ValueError("this pipeline has no transformer: it can only encode prompts (encode_prompt)")
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_count("num_videos_per_prompt", copies, MOST_VIDEOS)
-        check_count("batch_size", batch_size, 4096)
+        check_count("batch_size", batch_size, MOST_AT_ONCE)
         check_count("first", first, MOST_VIDEOS, 0)
         if chunk is not None:
             check_count("decode_chunk_size", chunk)
@@ -319,12 +325,3 @@ def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> Non
             f"the VAE has {latent} and {pixels} channels; the model's latents have "
             f"{transformer.config.in_channels}, and a video 3"
         )
-
-
-def one_setting(name: str, value: Any, other: Any, default: Any) -> Any:
-    """A setting that has two names; raises ValueError if both are given and differ."""
-    if other is None:
-        return value
-    if value not in (default, other):
-        raise ValueError(f"{name} is given under both of its names, as {value} and {other}: it is one setting")
-    return other

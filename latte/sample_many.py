@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte import __version__
+from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
-from latte.conditioning import MOST_VIDEOS, check_count
 from latte.device import device_name
 from latte.files import read_json, write_json
 from latte.pipeline import LattePipeline
@@ -138,7 +138,7 @@ def sample_many(
     """
     check_count("count", count, MOST_VIDEOS)
     settings = {"batch_size": 1, **(settings or {})}
-    check_count("batch_size", settings["batch_size"], 4096)
+    check_count("batch_size", settings["batch_size"], MOST_AT_ONCE)
     if labels is not None and not labels:
         raise ValueError("labels is empty: name at least one class or prompt")
     record = set_record(pipe, labels, settings, about or {}, fps)

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.conditioning import GuidedDenoiser, check_choice
+from latte.arguments import check_choice
+from latte.conditioning import GuidedDenoiser
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
@@ -57,7 +58,7 @@ def make_plan(
     if not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
         raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
     schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
-    if interval is not None and tuple(interval) != defaults.guidance.interval:
+    if interval is not None and tuple(interval) != defaults.guidance.interval:  # the folder's own may miss a few steps
         check_interval(interval, schedule.timesteps.tolist())
     return SamplingPlan(scheduler, schedule, noise, eta, callback, tensors)
 

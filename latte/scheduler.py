@@ -1,16 +1,17 @@
 """The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latte.diffusion.samplers import SAMPLERS
+from latte.arguments import check_choice
+from latte.diffusion.samplers import SAMPLERS, NoisePredictor, StepNoise
 from latte.diffusion.schedule import SPACINGS, Schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
-from latte.models.fields import check_fields
+from latte.models.network_config import check_fields, known_fields
 
 ALL = {**SAMPLERS, **SOLVERS}
 IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at their first level's deviation
@@ -76,10 +77,8 @@ class Scheduler:
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
-        choices = {"sampler": tuple(ALL), "timestep_spacing": SPACINGS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(allowed)}")
+        check_choice("sampler", self.sampler, tuple(ALL))
+        check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if not 1 <= self.num_train_timesteps <= 1_000_000:
             raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; it must be in 1 to 1000000")
         linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
@@ -102,9 +101,7 @@ class Scheduler:
         Raises:
             ValueError: The configuration asks for something that is not supported.
         """
-        scheduler = cls(
-            **(check_fields(cls, config) if "sampler" in config else published_values(cls, config, sampler))
-        )
+        scheduler = cls(**(check_fields(cls, config) if "sampler" in config else published_values(config, sampler)))
         if sampler is None or sampler == scheduler.sampler:
             return scheduler
         # diffusers' single-step solver knows no other spacing than this one
@@ -146,13 +143,13 @@ class Scheduler:
         return noise * float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else noise
 
     def run(
-        self, denoise: Callable, x: Tensor, schedule: Schedule, noise: Callable[[int], Tensor], eta: float = 0.0
+        self, denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise, eta: float = 0.0
     ) -> Iterator[Tensor]:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         return ALL[self.sampler](denoise, x, schedule, noise, **({"eta": eta} if self.sampler == "ddim" else {}))
 
 
-def published_values(kind: type[Scheduler], config: dict[str, Any], sampler: str | None) -> dict[str, Any]:
+def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, Any]:
     """Our settings out of a published scheduler_config.json; `sampler` stands in for a class that is unknown here."""
     for name, supported in FIXED.items():
         if config.get(name, supported[0]) not in supported:
@@ -162,11 +159,10 @@ def published_values(kind: type[Scheduler], config: dict[str, Any], sampler: str
     published: Any = config.get("_class_name")
     if published not in PUBLISHED and sampler is None:
         raise ValueError(f"the scheduler's class is {published!r}; supported are {', '.join(PUBLISHED)}")
-    names = {field.name for field in fields(kind)} - {"sampler"}
     values = {
         "timestep_spacing": "linspace" if published in LINSPACE else "leading",
         "set_alpha_to_one": published != "PNDMScheduler",
-        **{name: value for name, value in config.items() if name in names},
+        **known_fields(Scheduler, config),
         "sampler": PUBLISHED.get(published, "ddim"),
     }
-    return check_fields(kind, values)
+    return check_fields(Scheduler, values)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from latte.conditioning import GuidedDenoiser, Request, check_choice
+from latte.arguments import check_choice
+from latte.conditioning import GuidedDenoiser, Request
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
@@ -83,7 +84,9 @@ class TextConditioning:
 
             def network(x: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
                 table, masks = torch.cat(list(embeds.values())), None if mask is None else mask[chosen]
-                return pipe.transformer(x.to(dtype), t, table[chosen], masks, temporal=request.temporal).float()
+                return pipe.transformer(
+                    x.to(dtype), t, table[chosen], masks, temporal=request.enable_temporal_attentions
+                ).float()
 
             model = network
             if pipe.transformer.config.prediction == "v":
@@ -113,8 +116,12 @@ def rows_of(
 
 
 def embedding_width(pipe: "LattePipeline") -> int:
-    """Width of the text embeddings that a pipeline works with."""
-    return pipe.text_encoder.config.d_model if pipe.transformer is None else pipe.transformer.config.caption_channels
+    """Width of the text embeddings that a pipeline works with. Raises ValueError if nothing says what it is."""
+    if pipe.transformer is not None:
+        return pipe.transformer.config.caption_channels
+    if pipe.text_encoder is None:
+        raise ValueError("this pipeline has no text encoder, and no model that says how wide its embeddings are")
+    return pipe.text_encoder.config.d_model
 
 
 def encode_prompt(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latte.models.block import MODULATION, AdaLN, Block, FullPrecisionLinear
 from latte.models.condition import ClassEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
-from latte.models.fields import NetworkConfig
+from latte.models.network_config import NetworkConfig
 
 VARIANTS = {  # figure 2 of the paper: the attentions of each block
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion

@@ -15,7 +15,7 @@ from latte.models.attention import CrossAttention
 from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, TanhGELU
 from latte.models.condition import TimeEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
-from latte.models.fields import NetworkConfig
+from latte.models.network_config import NetworkConfig
 from latte.models.t5 import T5Config, T5Encoder
 
 MASKED = -10_000.0  # added to the attention scores of padding, as published

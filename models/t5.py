@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.fields import NetworkConfig, known_fields
+from latte.models.network_config import NetworkConfig, known_fields
 
 SIZE = (1, 1_000_000)  # limits of the sizes that have no tighter ones
 

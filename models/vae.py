@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.fields import NetworkConfig, known_fields
+from latte.models.network_config import NetworkConfig, known_fields
 from latte.models.vae_blocks import (
     TEMPORAL_GROUPS,
     Chunked,
@@ -238,6 +238,7 @@ class VideoVAE(Chunked):
             raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, f, {self.config.in_channels}, h, w)")
         if video.shape[3] % self.factor or video.shape[4] % self.factor:
             raise ValueError(f"frames are {video.shape[3]} x {video.shape[4]}; both must be multiples of {self.factor}")
+        # clamped after per_video, which looks for values that overflowed
         moments = self.per_video(lambda x: self.model.quant_conv(self.model.encoder(x)), video, self.chunk)
         mean, logvar = moments.chunk(2, dim=2)
         return mean, logvar.clamp(*LOG_VARIANCE_BOUNDS)

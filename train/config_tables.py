@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from latte.models.fields import unknown_key
+from latte.models.network_config import unknown_key
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
 from latte.train.settings import default_of
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from latte.models.fields import unknown_key
 from latte.models.latte import LatteConfig
+from latte.models.network_config import unknown_key
 from latte.train.config import SETTINGS
 from latte.train.config_tables import typed
 

@@ -152,7 +152,7 @@ def run_latte(arguments: list[str], log: Path, workers: Workers, device: WorkerD
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         start = file.tell()
-        command = [sys.executable, "-W", "ignore", "-m", "latte.cli", *arguments]
+        command = [sys.executable, "-W", "ignore", "-m", "latte", *arguments]
         status = workers.run_process(command, device, file)
     if status:
         output = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n").strip().splitlines()

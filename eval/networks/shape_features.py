@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latte.device import device_name
 from latte.eval.features import Detector, batched
-from latte.models.fields import check_fields
+from latte.models.network_config import NetworkConfig
 from latte.video.pixels import expect_videos, from_uint8
 from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
@@ -37,23 +37,19 @@ GROUPS = 4  # of each group norm
 
 
 @dataclass(frozen=True)
-class ShapeFeaturesConfig:
+class ShapeFeaturesConfig(NetworkConfig):
     """The size of the network."""
 
     widths: tuple[int, ...] = (8, 24, 48, 64)  # channels of the convolutions
     features: int = 32  # length of a feature vector
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        super().__post_init__()
         if not 1 <= len(self.widths) <= 8 or not all(0 < width <= 4096 for width in (*self.widths, self.features)):
             raise ValueError(f"widths {self.widths}, {self.features} features: 1 to 8 widths, each size in 1 to 4096")
         if any(width % GROUPS for width in self.widths):
             raise ValueError(f"widths {self.widths}: each must be a multiple of {GROUPS}")
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "ShapeFeaturesConfig":
-        """The inverse of dataclasses.asdict. ValueError if a name is unknown or a value has the wrong type."""
-        return cls(**check_fields(cls, values))
 
 
 class ShapeFeatures(nn.Module):

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from latte.arguments import MOST_VIDEOS, check_count
 from latte.commands.parser import Parser
 from latte.commands.sampling_options import add_sampling_options, opened
-from latte.conditioning import MOST_VIDEOS, check_count
 from latte.files import writable
 from latte.pab import broadcast_ranges
 from latte.pipeline import LattePipeline

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from latte.arguments import MOST_AT_ONCE, check_count
 from latte.commands.parser import add_device_option
 from latte.device import usable_device
 from latte.pipeline import LattePipeline
@@ -80,8 +81,7 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
 
 def check_options(args: argparse.Namespace, of_text: bool) -> None:
     """Raise ValueError for options that do nothing for this kind of model, or are out of range."""
-    if not 1 <= args.batch_size <= 4096:
-        raise ValueError(f"--batch-size is {args.batch_size}; it must be in 1 to 4096")
+    check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
         raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
     unused = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.arguments import check_choice
 from latte.models.t5 import T5Encoder
 from latte.text.tokenizer import Tokenizer
 
@@ -114,8 +115,7 @@ def check_texts(
     Raises:
         ValueError: An argument is not valid, or two of them do not go together.
     """
-    if text_mask not in TEXT_MASKS:
-        raise ValueError(f"text_mask is {text_mask!r}, not one of {', '.join(TEXT_MASKS)}")
+    check_choice("text_mask", text_mask, TEXT_MASKS)
     if (prompt is None) == (prompt_embeds is None):
         raise ValueError("give a prompt or prompt_embeds, and not both")
     given = kept(prompt_embeds, negative_prompt_embeds)

@@ -6,13 +6,12 @@ published by its authors and by diffusers, under the same names except for one t
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from latte.models.fields import check_fields
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.models.network_config import known_fields
 from latte.models.t5 import T5Encoder
 from latte.weights.convert_latte import heads_first, parts_first
 from latte.weights.eight_bits import Int8Linear
@@ -135,10 +134,8 @@ def t2v_config(values: dict) -> LatteT2VConfig:
     for name, only in FIXED.items():
         if values.get(name, only) != only:
             raise ValueError(f"{name} is {values[name]!r}; a LatteT2V has {only!r}")
-    known = {field.name for field in fields(LatteT2VConfig)}
-    return LatteT2VConfig(
-        **check_fields(LatteT2VConfig, {k: v for k, v in values.items() if k in known and v is not None})
-    )
+    given = {name: value for name, value in values.items() if value is not None}
+    return LatteT2VConfig.from_dict(known_fields(LatteT2VConfig, given))
 
 
 def t2v_state(source: dict[str, Tensor], config: LatteT2VConfig) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Sampling settings that apply when a call does not give them: from a model's sampling.json, or usual for its kind."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,12 @@ class Guidance:
         return Guidance(scale, self.interval if interval is None else interval)
 
 
-def check_interval(interval: tuple[float, float] | None, timesteps: Iterable[float]) -> None:
-    """Raise ValueError if an interval is given and none of the timesteps lies in it."""
-    if interval is not None and not any(interval[0] <= t <= interval[1] for t in timesteps):
+def check_interval(interval: tuple[float, float], timesteps: Sequence[float]) -> None:
+    """Raise ValueError if none of the timesteps that sampling visits lies in the interval."""
+    if not any(interval[0] <= t <= interval[1] for t in timesteps):
         low, high = interval
-        raise ValueError(f"guidance_interval {low:g} to {high:g} holds none of the timesteps, which are 0 to 999")
+        visited = f"the {len(timesteps)} timesteps that are visited, {max(timesteps):g} to {min(timesteps):g}"
+        raise ValueError(f"guidance_interval {low:g} to {high:g} holds none of {visited}: widen it or take more steps")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_bad_words_end_in_one_line(folder, tmp_path, capsys, words, say):
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_cannot_be_written_is_told_before_the_work(folder, tmp_path, capsys):
+def test_output_that_cannot_be_written_is_rejected_before_the_work(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file/below"):
         assert main(["sample", str(folder), "--out", str(out), *SAMPLE]) == 2
@@ -169,7 +169,7 @@ def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, t
         score_model(unconditional, 8)
 
 
-def test_the_model_of_make_sample_moves_as_told():
+def test_the_model_of_make_sample_moves_as_asked():
     """A clip of each class, with a third of the steps; what it does with all of them is in its scores.json."""
     pipe = LattePipeline.from_pretrained("shapes")
     videos = pipe(list(MOTIONS), num_inference_steps=30, batch_size=8, output_type="uint8").frames.numpy()

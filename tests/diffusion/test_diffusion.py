@@ -73,8 +73,8 @@ def test_ddim_of_any_eta_is_equation_12():
         next(ddim(denoise, X0, schedule, eta=0.5))
 
 
-class Told(torch.nn.Module):
-    """A denoiser that keeps the timesteps it is told and returns what it holds."""
+class Recorder(torch.nn.Module):
+    """A denoiser that keeps the timesteps it is given and returns what it holds."""
 
     def __init__(self, out):
         super().__init__()
@@ -86,7 +86,7 @@ class Told(torch.nn.Module):
 
 
 def test_bound_trains_the_variance_alone():
-    model, index = Told(normal((2, 3, 8, 4, 4), 5).double()), torch.tensor([0, 700])
+    model, index = Recorder(normal((2, 3, 8, 4, 4), 5).double()), torch.tensor([0, 700])
     diffusion_loss(model, X0, index, normal(X0.shape, 8).double(), linear_schedule())["vb"].sum().backward()
     eps, v = model.out.grad.chunk(2, 2)
     assert (eps == 0).all() and (v != 0).any(dim=2).all()
@@ -94,7 +94,7 @@ def test_bound_trains_the_variance_alone():
 
 def test_loss_tells_timesteps_and_not_indices():
     schedule, noise = respace(linear_schedule(), "10"), normal(X0.shape, 8).double()
-    model = Told(normal(X0.shape, 5).double())
+    model = Recorder(normal(X0.shape, 5).double())
     terms = diffusion_loss(model, X0, torch.tensor([1, 9]), noise, schedule)
     assert model.t.tolist() == [111, 999]
     assert terms.keys() == {"loss", "mse"} and torch.equal(terms["loss"], terms["mse"])
@@ -175,7 +175,7 @@ def test_respacing_keeps_noise_levels():
 
 
 @pytest.mark.parametrize("spacing", ["", "0", "-5", "ddim", "ddim51", "1001", "10,,3", "fast", "ddim5,5"])
-def test_wrong_spacing_is_told(spacing):
+def test_wrong_spacing_is_rejected(spacing):
     with pytest.raises(ValueError, match="respacing"):
         spaced_timesteps(spacing)
 

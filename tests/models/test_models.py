@@ -326,12 +326,12 @@ def test_compiled_by_inductor_is_the_same(tmp_path, monkeypatch):
         (X, Y.float(), "whole numbers"),
     ],
 )
-def test_wrong_input_is_told(x, y, say):
+def test_wrong_input_is_rejected(x, y, say):
     with pytest.raises(ValueError, match=say):
         warm()(x, T, y)
 
 
-def test_wrong_calls_are_told():
+def test_wrong_calls_are_rejected():
     for t in (T[0], T[:1], T[:, None]):
         with pytest.raises(ValueError, match="one per sample"):
             warm()(X, t, Y)
@@ -356,6 +356,6 @@ def test_wrong_calls_are_told():
         ({"prediction": "x0"}, "prediction"),
     ],
 )
-def test_wrong_configuration_is_told(option, say):
+def test_wrong_configuration_is_rejected(option, say):
     with pytest.raises(ValueError, match=say):
         LatteConfig(**{**TINY, **option})

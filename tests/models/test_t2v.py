@@ -95,7 +95,7 @@ def test_compiles_whole(model, golden):
         ({"x": torch.zeros(2, 4, 3, 8, 8)}, "latents have shape"),
     ],
 )
-def test_wrong_shapes_are_told(change, say, model, golden):
+def test_wrong_shapes_are_rejected(change, say, model, golden):
     x, t, text = golden.inputs["x"].transpose(1, 2), golden.inputs["t"], golden.inputs["text"]
     with pytest.raises(ValueError, match=say):
         model(**{"x": x, "t": t, "text": text, **change})

@@ -126,7 +126,7 @@ def test_overflow_under_autocast_and_in_the_encoder(tmp_path):
     assert mixed.isfinite().all() and relative_error(mixed, exact) < 0.01
 
 
-def test_round_trip_and_what_is_told(tmp_path):
+def test_round_trip_and_what_is_rejected(tmp_path):
     torch.manual_seed(0)
     small = VideoVAE(
         AutoencoderKL(VAEConfig(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4))
@@ -161,7 +161,7 @@ def test_round_trip_and_what_is_told(tmp_path):
         {"scaling_factor": float("nan")},
     ],
 )
-def test_absurd_configuration_is_told(change, tmp_path):
+def test_absurd_configuration_is_rejected(change, tmp_path):
     published("vae", tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**values, **change}))

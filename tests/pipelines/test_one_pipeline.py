@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from awake_models import awake_pipeline
+from goldens import relative_error
 from published import PROMPTS, QUICK
 
 from latte import LattePipeline
@@ -22,7 +23,7 @@ def call(request, classes, pipe):
     """A call of either kind of model for one video, in four steps: call(**options) -> the pipeline's result."""
     model, shown = (classes, "left") if request.param == "classes" else (pipe, PROMPTS[0])
     quick = {"num_inference_steps": 4, "num_frames": 4, "output_type": "latent", "progress": False}
-    make = lambda shown=shown, **options: model(shown, **{**quick, **options})
+    make = lambda shown=shown, **options: make.pipe(shown, **{**quick, **options})
     make.pipe = model
     return make
 
@@ -45,6 +46,17 @@ def test_noise_comes_from_a_seed_a_generator_or_latents(call):
     assert torch.equal(begun, call(generator=torch.Generator().manual_seed(7)).frames)
     assert torch.equal(begun, call(generator=[torch.Generator().manual_seed(7)]).frames)
     assert not torch.allclose(begun, call(seed=7).frames, atol=1e-3)
+
+
+def test_one_generator_gives_the_same_noise_at_any_batch_size(call):
+    """Also the noise of later steps, which diffusers draws for all videos at once."""
+    shown = [0, 1, 2] if call.pipe.takes_prompts is False else list(PROMPTS[:1]) * 3
+    several = lambda **options: call(shown, generator=torch.Generator().manual_seed(7), eta=1.0, **options).frames
+    together = several(batch_size=3)
+    for size in (1, 2):
+        assert relative_error(several(batch_size=size), together) < 1e-5
+    (one,) = call(shown[:1], generator=torch.Generator().manual_seed(7), eta=1.0).frames
+    assert relative_error(one, together[0]) > 1e-2
 
 
 def test_timesteps_and_samplers_can_be_named(call):
@@ -102,8 +114,12 @@ def test_progress_bars_are_diffusers(call, capsys):
 
 
 def test_parts_make_the_same_pipeline_again(call):
-    again = LattePipeline(**call.pipe.components)
-    assert again.components.keys() == call.pipe.components.keys() and again.takes_prompts == call.pipe.takes_prompts
+    parts, frames = call.pipe.components, call().frames
+    again = LattePipeline(**parts)
+    assert all(again.components[name] is part for name, part in parts.items() if name != "class_names")
+    assert again.components.get("class_names") == parts.get("class_names")
+    call.pipe = again
+    assert torch.equal(call().frames, frames)
 
 
 def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
@@ -119,13 +135,37 @@ def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
         ({"prompt_embeds": torch.zeros(1, 2, 3)}, "prompt_embeds does nothing for a model of classes"),
         ({"negative_prompt": "dark"}, "negative_prompt is for text-to-video models"),
         ({"text_mask": "strict"}, "text_mask does nothing for a model of classes"),
-        ({"enable_temporal_attentions": False}, "is for text-to-video models"),
+        ({"enable_temporal_attentions": False}, "enable_temporal_attentions does nothing for a model of classes"),
         ({"class_labels": [1]}, "class_labels are given twice"),
     ],
 )
 def test_words_of_prompts_are_refused_by_classes(classes, options, say):
     with pytest.raises(ValueError, match=say):
         classes([0], output_type="latent", **options)
+
+
+def test_defaults_of_prompts_are_accepted_by_classes(classes):
+    """Equal ones too, not only the default object itself."""
+    options = {"text_mask": "".join(["sin", "gle"]), "negative_prompt": None, "num_inference_steps": 1}
+    assert classes([0], output_type="latent", progress=False, **options).frames.shape[0] == 1
+
+
+def test_prompts_need_a_text_encoder(classes, parts):
+    for pipe in (LattePipeline(), LattePipeline(parts["transformer"])):
+        with pytest.raises(ValueError, match="no text encoder"):
+            pipe.encode_prompt("a dog")
+    with pytest.raises(ValueError, match="is for classes, or unconditional: it has no prompts to encode"):
+        classes.encode_prompt("a dog")
+    freed = LattePipeline(text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"])
+    freed.offload_text_encoder = "free"
+    freed.encode_prompt("a dog")
+    with pytest.raises(ValueError, match="no text encoder"):
+        freed.encode_prompt("a dog")
+
+
+def test_an_interval_without_timesteps_names_those_that_are_visited(call):
+    with pytest.raises(ValueError, match=r"100 to 200 holds none of the 2 timesteps that are visited, \d+ to 0"):
+        call(num_inference_steps=2, guidance_scale=2.0, guidance_interval=(100, 200))
 
 
 @pytest.mark.parametrize("options", [{"class_labels": [0]}, {"class_labels": np.array([0, 1])}, {"num_videos": 2}])

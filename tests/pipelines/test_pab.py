@@ -283,6 +283,6 @@ def test_together_with_compilation(pipe, golden):
         ({"mlp_spans": Spans(), "mlp_timestep_range": (1, 9)}, "nothing without mlp_skip_range"),
     ],
 )
-def test_wrong_ranges_are_told(pipe, options, say):
+def test_wrong_ranges_are_rejected(pipe, options, say):
     with pytest.raises(ValueError, match=say):
         pipe.enable_pyramid_attention_broadcast(**options)

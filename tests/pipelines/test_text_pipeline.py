@@ -250,7 +250,7 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
         ({"decode_chunk_size": 0}, "decode_chunk_size is 0"),
     ],
 )
-def test_wrong_calls_are_told(pipe, options, say):
+def test_wrong_calls_are_rejected(pipe, options, say):
     with pytest.raises(ValueError, match=say):
         pipe(**{"prompt": PROMPTS[0], **QUICK, **options})
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latte.diffusion.randomness import normal
-from latte.models.fields import check_fields
+from latte.models.network_config import check_fields
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches

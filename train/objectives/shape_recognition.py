@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.networks.shape_features import ShapeFeatures, ShapeFeaturesConfig
-from latte.models.fields import check_fields
+from latte.models.network_config import check_fields
 from latte.shapes.corruptions import CORRUPTIONS
 from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, ShapeClip
 from latte.train.config import TrainConfig

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from latte.models.denoiser import check_latents
-from latte.models.fields import check_fields
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
+from latte.models.network_config import check_fields
 from latte.models.t5 import T5Config
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.train.config import TrainConfig

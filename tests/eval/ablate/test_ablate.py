@@ -53,7 +53,7 @@ def commands(monkeypatch):
     ran = []
 
     def run_process(self, words, device, log):
-        ran.append(words[words.index("latte.cli") + 1 :])
+        ran.append(words[words.index("latte") + 1 :])
         with open(log.name, "a") as text, contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
             return main(ran[-1])
 
