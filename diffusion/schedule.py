@@ -125,7 +125,7 @@ def spaced_timesteps(
     if isinstance(count, str) and count.isdecimal():
         count = int(count)
     if not isinstance(count, int) or not 1 <= count <= steps - multistep:
-        raise ValueError(f"{count!r} is no number of timesteps: it must be whole, in 1 to {steps - multistep}")
+        raise ValueError(f"the number of timesteps is {count!r}; it must be a whole number in 1 to {steps - multistep}")
     if not 0 <= offset < steps:
         raise ValueError(f"the offset of timesteps is {offset}; it must be in 0 to {steps - 1}")
     n = count + multistep

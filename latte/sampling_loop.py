@@ -126,6 +126,6 @@ def call_back(pipe: "LattePipeline", plan: SamplingPlan, step: int, x: Tensor, d
         if tensor.shape != known[name].shape:
             raise ValueError(f"callback_on_step_end returned {name} of shape {tuple(tensor.shape)}")
         if name == "latents":
-            x.copy_(rearrange(tensor, DIFFUSERS_ORDER))  # in place: the sampler goes on from x
+            x.copy_(rearrange(tensor, DIFFUSERS_ORDER))  # in place: the sampler continues from x
         else:
             denoiser.tensors[name] = tensor.to(known[name])

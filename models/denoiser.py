@@ -28,7 +28,7 @@ class Condition(NamedTuple):
         return Condition._make(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self)
 
 
-def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int) -> None:
+def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int, num_images: int) -> None:
     """Check the shapes that every denoiser demands.
 
     Args:
@@ -36,6 +36,7 @@ def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int) -> None:
         t: Timesteps, which must be (b,).
         channels: Channels of the latents.
         patch_size: Side of a patch, in latent pixels.
+        num_images: How many of the last frames are still images, which must be fewer than all.
 
     Raises:
         ValueError: A shape does not fit.
@@ -48,6 +49,8 @@ def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int) -> None:
         raise ValueError(
             f"latents of {x.shape[3]} x {x.shape[4]} cannot be cut into patches of {patch_size} x {patch_size}"
         )
+    if num_images and not 0 < num_images < x.shape[1]:
+        raise ValueError(f"num_images is {num_images} of {x.shape[1]} frames; it must be less")
 
 
 def patchify(x: Tensor, p: int, tubelet: int = 1) -> Tensor:

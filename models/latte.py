@@ -209,13 +209,11 @@ class Latte(Denoiser):
     def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """Raise a ValueError that names the first of forward's arguments that does not fit."""
         cfg = self.config
-        check_latents(x, t, cfg.in_channels, cfg.patch_size)
+        check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
         if x.shape[1] % cfg.tubelet:
             raise ValueError(f"{x.shape[1]} frames cannot be cut into tubelets of {cfg.tubelet}")
-        if num_images and (cfg.tubelet > 1 or not 0 < num_images < x.shape[1]):
-            raise ValueError(
-                f"num_images is {num_images} of {x.shape[1]} frames; it must be less, and the tubelet must be 1"
-            )
+        if num_images and cfg.tubelet > 1:
+            raise ValueError(f"a tubelet of {cfg.tubelet} frames cannot hold single images: num_images must be 0")
         if cfg.num_classes and (y is None or y.shape not in ((len(x),), (len(x), 1 + num_images))):
             raise ValueError(
                 f"this model is class-conditional: give y of shape ({len(x)},), {cfg.num_classes} for no class"

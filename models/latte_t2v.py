@@ -153,9 +153,7 @@ class LatteT2V(Denoiser):
     def check_inputs(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
         """Raise a ValueError that names the first of forward's arguments that does not fit."""
         cfg = self.config
-        check_latents(x, t, cfg.in_channels, cfg.patch_size)
-        if num_images and not 0 < num_images < x.shape[1]:
-            raise ValueError(f"num_images is {num_images} of {x.shape[1]} frames; it must be less")
+        check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
         lead = (len(x), 1 + num_images) if num_images else (len(x),)
         if text.shape[:-2] != lead or text.shape[-1] != cfg.caption_channels or not text.shape[-2]:
             raise ValueError(f"text has shape {tuple(text.shape)}; expected {(*lead, 'tokens', cfg.caption_channels)}")

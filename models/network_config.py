@@ -17,7 +17,7 @@ class NetworkConfig:
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __post_init__(self) -> None:
-        """Check the limits; subclasses go on with what else must hold.
+        """Check the limits; subclasses add their own checks.
 
         Raises:
             ValueError: A value is out of its limits.

@@ -296,7 +296,7 @@ def test_depths_of_variants_3_and_4():
 
 
 @every_option
-def test_compiles_whole(option):
+def test_compiles_without_graph_breaks(option):
     """No graph break, in evaluation and, with images and recomputation, in training."""
     torch.compiler.reset()
     model = warm(**{"depth": 2 if option.get("variant", 1) < 3 else 1, **option})

@@ -78,7 +78,7 @@ def test_checkpointed_gradients_are_the_same(model, golden):
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 
-def test_compiles_whole(model, golden):
+def test_compiles_without_graph_breaks(model, golden):
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert relative_error(out_of(compiled, golden), golden.outputs["out"]) < 1e-5
 

@@ -105,9 +105,9 @@ def test_overflow_is_redone_in_float32(tmp_path):
     exact, half = vae.decode(z), vae.half()
     with torch.no_grad():
         alone = half.decode(z[:1].half())
-        with pytest.warns(UserWarning, match=r"overflowed in torch\.float16") as told:
+        with pytest.warns(UserWarning, match=r"overflowed in torch\.float16") as caught:
             both = half.decode(z.half())
-    assert len(told) == 1 and both.dtype == alone.dtype == torch.float16
+    assert len(caught) == 1 and both.dtype == alone.dtype == torch.float16
     assert torch.equal(both[:1], alone)
     assert both.isfinite().all() and relative_error(both[1:], exact[1:]) < 0.01
     assert next(half.parameters()).dtype == torch.float16

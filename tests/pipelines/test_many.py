@@ -35,8 +35,8 @@ def make(pipe, folder, count=9, labels=LABELS, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(classes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
+def complete_set(classes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("complete")
     assert make(classes, folder) == 9
     return folder
 
@@ -70,40 +70,40 @@ def test_a_part_of_a_call_of_prompts(pipe):
         pipe(PROMPTS[0], first=-1, **QUICK)
 
 
-def test_files_are_the_pipelines_videos(classes, whole):
+def test_files_are_the_pipelines_videos(classes, complete_set):
     names = [f"{i:06d}.mkv" for i in range(9)]
-    assert sorted(digests(whole)) == [".locks", *names, "samples.json"]
-    assert [path.name for path in list_videos(whole)] == names
+    assert sorted(digests(complete_set)) == [".locks", *names, "samples.json"]
+    assert [path.name for path in list_videos(complete_set)] == names
     videos = classes([LABELS[i % 3] for i in range(9)], output_type="uint8", **SETTINGS).frames
     for name, video in zip(names, videos):
-        frames, fps = read_video(whole / name)
+        frames, fps = read_video(complete_set / name)
         assert torch.equal(frames, video) and fps == 8
-    record = json.loads((whole / "samples.json").read_text())
+    record = json.loads((complete_set / "samples.json").read_text())
     assert record["count"] == 9 and record["labels"] == LABELS and record["settings"] == SETTINGS
     assert record["transformer"]["depth"] == 2 and record["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_any_number_of_processes_writes_the_same_bytes(classes, whole, size, tmp_path):
+def test_any_number_of_processes_writes_the_same_bytes(classes, complete_set, size, tmp_path):
     log, work = tmp_path / "log", lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
     ends = [status(pid) for pid in [fork(work(rank), log) for rank in range(size)]]
     assert ends == [0] * size, log.read_text()[-3000:]
-    assert digests(tmp_path / "set") == digests(whole)
+    assert digests(tmp_path / "set") == digests(complete_set)
 
 
-def test_a_folder_that_becomes_the_sets_while_it_is_looked_at(classes, whole, tmp_path, monkeypatch):
+def test_a_folder_that_becomes_the_sets_while_it_is_checked(classes, complete_set, tmp_path, monkeypatch):
     """The record was not there a moment ago, and now it is, and videos too."""
     exists = Path.exists
 
     def just_before(path):
         found = exists(path)
         if path == tmp_path / "samples.json" and not found:
-            shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+            shutil.copytree(complete_set, tmp_path, dirs_exist_ok=True)
         return found
 
     monkeypatch.setattr(Path, "exists", just_before)
     assert make(classes, tmp_path) == 0
-    assert digests(tmp_path) == digests(whole)
+    assert digests(tmp_path) == digests(complete_set)
 
 
 def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
@@ -123,18 +123,18 @@ def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
         torch.set_num_threads(before)
 
 
-def test_a_set_grows_and_what_is_there_stays(classes, whole, tmp_path):
+def test_a_set_grows_and_what_is_there_stays(classes, complete_set, tmp_path):
     folder = tmp_path / "set"
     assert make(classes, folder, 5) == 5 and len(list_videos(folder)) == 5
     times = {path: path.stat().st_mtime_ns for path in list_videos(folder)}
     assert make(classes, folder) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    assert digests(folder) == digests(whole)
+    assert digests(folder) == digests(complete_set)
     assert make(classes, folder) == make(classes, folder, 3) == 0
-    assert digests(folder) == digests(whole)
+    assert digests(folder) == digests(complete_set)
 
 
-def test_what_was_lost_is_made_again(classes, whole, tmp_path):
+def test_what_was_lost_is_made_again(classes, complete_set, tmp_path):
     folder = tmp_path / "set"
     make(classes, folder)
     kept = folder / "000007.mkv"
@@ -146,7 +146,7 @@ def test_what_was_lost_is_made_again(classes, whole, tmp_path):
     assert make(classes, folder) == 4
     assert kept.stat().st_mtime_ns == before
     (folder / ".000099.part1.mkv").unlink()  # which is not this call's to remove
-    assert digests(folder) == digests(whole)
+    assert digests(folder) == digests(complete_set)
 
 
 def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
     assert sorted(made[0] + made[1]) == list(range(0, 16, 2)) and all(made)
 
 
-def test_one_takes_over_from_another_that_dies(classes, whole, tmp_path, monkeypatch):
+def test_one_takes_over_from_another_that_dies(classes, complete_set, tmp_path, monkeypatch):
     """The second finds the first's unit locked, makes the others, waits, and makes that one too."""
     calls = type(classes).__call__
 
@@ -185,26 +185,26 @@ def test_one_takes_over_from_another_that_dies(classes, whole, tmp_path, monkeyp
     assert os.waitpid(second, os.WNOHANG)[0] == 0 and not (tmp_path / "set/000000.mkv").exists()
     os.kill(first, signal.SIGKILL)
     assert status(first) == -signal.SIGKILL and status(second) == 0
-    assert digests(tmp_path / "set") == digests(whole)
+    assert digests(tmp_path / "set") == digests(complete_set)
 
 
-def test_a_file_system_without_locks(classes, whole, tmp_path, monkeypatch):
+def test_a_file_system_without_locks(classes, complete_set, tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(many.fcntl, "lockf", lockf)
     work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=2)
     assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(2)]] == [0, 0]
-    assert digests(tmp_path / "set") == digests(whole)
+    assert digests(tmp_path / "set") == digests(complete_set)
 
 
 def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
     """Six, at random moments, of one to three at a time; tests/soak.py kills more."""
-    make(classes, tmp_path / "whole", 80)
+    make(classes, tmp_path / "complete", 80)
     work = lambda rank, size: make(classes, tmp_path / "set", 80, rank=rank, world_size=size)
     counts = kill_workers(work, tmp_path / "set", 6, random.Random(0), tmp_path / "log")
     assert counts["kills"] == 6
-    assert digests(tmp_path / "set") == digests(tmp_path / "whole")
+    assert digests(tmp_path / "set") == digests(tmp_path / "complete")
 
 
 @pytest.mark.parametrize(
@@ -222,17 +222,19 @@ def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
         ({"settings": {"batch_size": 0}}, "batch_size is 0"),
     ],
 )
-def test_another_set_is_refused(classes, whole, change, say):
-    before = digests(whole)
+def test_another_set_is_refused(classes, complete_set, change, say):
+    before = digests(complete_set)
     with pytest.raises(ValueError, match=say):
-        sample_many(**{"pipe": classes, "count": 12, "folder": whole, "labels": LABELS, "settings": SETTINGS, **change})
-    assert digests(whole) == before
+        sample_many(
+            **{"pipe": classes, "count": 12, "folder": complete_set, "labels": LABELS, "settings": SETTINGS, **change}
+        )
+    assert digests(complete_set) == before
 
 
-def test_another_model_is_refused(classes, whole):
+def test_another_model_is_refused(classes, complete_set):
     other = LattePipeline(Latte(LatteConfig(num_classes=3, **{**SIZE, "depth": 4})), classes.vae)
     with pytest.raises(ValueError, match=r"transformer\.depth 2, not 4"):
-        make(other, whole)
+        make(other, complete_set)
 
 
 def test_folders_of_others_are_refused(classes, tmp_path):
