@@ -16,7 +16,7 @@ from latte.shapes.draw import SHAPES
 from latte.shapes.examiner import examine
 from latte.weights.published import load_t5
 from latte.weights.sampling_defaults import Guidance
-from latte.weights.t2v_folder import rewrite
+from latte.weights.t2v_folder import convert_to_our_layout
 from latte.weights.tensors import CheckpointError
 
 
@@ -90,7 +90,9 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
         pipe(PROMPTS[0], guidance_scale=1, guidance_interval=(400, 1000), **QUICK)
     with pytest.raises(ValueError, match=r"guidance_interval does nothing with guidance_scale 0\.5: set it above 1"):
         pipe(PROMPTS[0], guidance_scale=0.5, guidance_interval=(400, 1000), **QUICK)
-    with pytest.raises(ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the \d+ timesteps that are visited"):
+    with pytest.raises(
+        ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the \d+ timesteps that are visited"
+    ):
         pipe(PROMPTS[0], guidance_scale=2, guidance_interval=(0.2, 0.8), **QUICK)
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
@@ -263,14 +265,14 @@ def test_a_conversion_leaves_nothing_of_another_model(published, tmp_path, capsy
 
 
 def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
-    for _ in rewrite(published, tmp_path / "a", torch.float32):
+    for _ in convert_to_our_layout(published, tmp_path / "a", torch.float32):
         pass
-    again = rewrite(published, tmp_path / "a", torch.float16)
+    again = convert_to_our_layout(published, tmp_path / "a", torch.float16)
     next(again)
     again.close()
     with pytest.raises(CheckpointError):
         LattePipeline.from_pretrained(tmp_path / "a")
-    for _ in rewrite(published, tmp_path / "a", torch.float16):
+    for _ in convert_to_our_layout(published, tmp_path / "a", torch.float16):
         pass
     assert LattePipeline.from_pretrained(tmp_path / "a").vae is not None
 
