@@ -16,7 +16,7 @@ from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import find_model, load_model, model_root, own_vae
 from latte.weights.published import load_scheduler
-from latte.weights.sampling_defaults import CLASS_GUIDANCE, Guidance, load_sampling
+from latte.weights.sampling_defaults import Guidance, load_sampling, usual_guidance
 from latte.weights.vae_folder import load_vae
 
 if TYPE_CHECKING:
@@ -155,11 +155,6 @@ def read_class_parts(
     if (path / "scheduler").is_dir():
         parts = {"scheduler": load_scheduler(path / "scheduler"), **parts}
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
-
-
-def usual_guidance(config: LatteConfig) -> float:
-    """The guidance scale of a Latte whose folder does not name one."""
-    return CLASS_GUIDANCE if config.num_classes and config.class_dropout_prob else 1.0
 
 
 def read_classes(path: Path, count: int) -> list[str]:

@@ -9,17 +9,17 @@ DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device of a --device option, with its index.
+    """Return a device by its name, with its index.
 
     Raises:
         ValueError: If this machine does not have it, or if this project does not run on its type.
     """
     try:
         if torch.device(name).type not in DEVICE_TYPES:
-            raise ValueError(f"--device {name}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")
+            raise ValueError(f"device {name!r}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: this machine has no such device; use cpu, or check the drivers") from error
+        raise ValueError(f"device {name!r}: this machine has no such device; use cpu, or check the drivers") from error
 
 
 def device_name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Atomic writes, JSON files and folder trees."""
+"""Atomic writes, JSON files and folder trees, and the error for files of models that cannot be used."""
 
 import glob
 import json
@@ -134,3 +134,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def one_line(message: object) -> str:
     """A message on one line, without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or does not fit. The message is one line: the file, the problem, the remedy."""
+
+    def __init__(self, message: object):
+        super().__init__(one_line(message))  # the message may quote names from an untrusted file

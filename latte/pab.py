@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latte.arguments import check_choice
 from latte.models.block import Block
 
 KINDS = ("spatial", "temporal", "cross", "mlp")
@@ -278,19 +279,14 @@ class PyramidAttentionBroadcastMixin:
         self._broadcast = None
 
 
-def broadcast_ranges(words: list[str]) -> dict[str, int]:
-    """Parse words such as "spatial=2" into options of enable_pyramid_attention_broadcast.
+def broadcast_options(ranges: dict[str, int]) -> dict[str, int]:
+    """Turn a skip range per kind of layer, such as {"spatial": 2}, into options of enable_pyramid_attention_broadcast.
 
     Raises:
-        ValueError: A word is not of that form, or a kind is named twice.
+        ValueError: There is no such kind of layer.
     """
-    ranges = {}
-    for word in words:
-        kind, _, every = word.partition("=")
-        if kind not in KINDS or not every.isdecimal():
-            raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
-        name = f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range"
-        if name in ranges:
-            raise ValueError(f"--pab {word}: {kind} is given twice")
-        ranges[name] = int(every)
-    return ranges
+    for kind in ranges:
+        check_choice("kind", kind, KINDS)
+    return {
+        f"{kind}_skip_range" if kind == "mlp" else f"{kind}_attn_skip_range": every for kind, every in ranges.items()
+    }

@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
-from latte.class_conditioning import (
-    ORIGINAL_SCHEDULER,
-    ClassConditioning,
-    class_index,
-    read_class_parts,
-    usual_guidance,
-)
+from latte.class_conditioning import ORIGINAL_SCHEDULER, ClassConditioning, class_index, read_class_parts
 from latte.conditioning import Conditioning, Request
 from latte.diffusion.randomness import noise_source
 from latte.models.latte import Latte
@@ -31,7 +25,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
 from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, usual_guidance
 
 NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 Labels = Sequence[int | str] | int

@@ -14,7 +14,7 @@ from latte.diffusion.guidance import guided, predicting_noise
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
-from latte.weights.hub import find_vae
+from latte.weights.hub import PARTS, find_vae
 from latte.weights.load import model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
@@ -32,7 +32,7 @@ class TextConditioning:
     """For a text-to-video model, or for the text encoder of one."""
 
     describes = "prompts"
-    components: tuple[str, ...] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    components: tuple[str, ...] = PARTS
     tensors: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
     fills_batches = False
 
@@ -66,8 +66,7 @@ class TextConditioning:
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
         """Write the parts as a folder, in our layout or in the one that diffusers reads."""
-        parts = (pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
-        (save_published if published else save_text_to_video)(folder, *parts, sampling=pipe.sampling)
+        (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.sampling)
 
     def denoisers(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance

@@ -11,7 +11,7 @@ from latte.eval.bench.resources import LiveTensors, weight_bytes
 from latte.eval.exam import judge, questions
 from latte.eval.fidelity import psnr, ssim
 from latte.eval.reporting import markdown_table
-from latte.pab import KINDS, broadcast_ranges
+from latte.pab import KINDS, broadcast_options
 from latte.pipeline import LattePipeline
 
 COLUMNS = {"seconds": ".1f", "speedup": ".2f", "peak_mb": ".1f", "psnr": ".1f", "ssim": ".3f"}  # of results, as shown
@@ -61,12 +61,14 @@ def parse_ranges(text: str) -> dict[str, int]:
     """Options of `enable_pyramid_attention_broadcast` out of "2/3/5": spatial, temporal, cross and MLP ranges.
 
     Raises:
-        ValueError: there are too many numbers, or they are not whole numbers of 1 or more.
+        ValueError: there are too many numbers, or they are not whole numbers.
     """
     numbers = text.split("/")
     if len(numbers) > len(KINDS):
         raise ValueError(f"broadcast ranges {text}: there are {len(KINDS)} kinds, {'/'.join(KINDS)}")
-    return broadcast_ranges([f"{kind}={number}" for kind, number in zip(KINDS, numbers)])
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"broadcast ranges {text}: expected whole numbers for {'/'.join(KINDS)}, such as 2/3/5")
+    return broadcast_options({kind: int(number) for kind, number in zip(KINDS, numbers)})
 
 
 def measure_broadcast(pipe: LattePipeline, count: int, ranges: Sequence[str], settings: dict) -> dict[str, dict]:

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from latte.commands.parser import Parser, add_device_option
-from latte.commands.sampling_options import add_sampling_options, opened
+from latte.commands.sampling_options import add_sampling_options, open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
 from latte.eval.bench.feature_check import check_features, feature_table
@@ -43,7 +43,7 @@ def bench_pab(argv: list[str]) -> None:
     add_sampling_options(parser)
     args = parser.parse_args(argv)
     check_out(args.out)
-    pipe, settings, files = opened(args)
+    pipe, settings, files = open_pipeline(args)
     ranges = args.ranges or PAB_RANGES[pipe.takes_prompts]
     results = measure_broadcast(pipe, args.num_videos, ranges, settings)
     about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)

@@ -12,15 +12,10 @@ from latte.weights.convert_latte import state_for_original
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, weights_file
-from latte.weights.published import part_files, readers
+from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
-from latte.weights.sampling_defaults import (
-    CLASS_GUIDANCE,
-    SAMPLING_FILE,
-    TEXT_GUIDANCE,
-    load_sampling,
-)
-from latte.weights.t2v_folder import rewrite, weight_parts
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, read_sampling, usual_guidance
+from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_file
 
@@ -81,18 +76,15 @@ def convert_vae(source: Path, target: Path, dtype: torch.dtype) -> str:
 def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: str) -> str:
     """Convert a text-to-video model to our folder, one part at a time, or to diffusers'; return a summary of it."""
     if to == "latte":
-        for name, file, size in rewrite(source, target, dtype):
-            print_read(file, f": {name}, {size:,} parameters")
+        for name, files, network in convert_to_our_layout(source, target, dtype):
+            print_part(name, files, network)
         return "text-to-video"
     check_published_target(target)
-    read, root = readers(source, dtype), model_root(source)
-    names = weight_parts(source)
+    read, names = readers(source, dtype), weight_parts(source)
     parts = {name: read[name]() for name in (*names, "tokenizer", "scheduler")}
     for name in names:
-        for file in part_files(source, name):
-            print_read(file, f": {name}, {parameters(parts[name])}")
-    sampling = load_sampling(root, TEXT_GUIDANCE) if (root / SAMPLING_FILE).is_file() else None
-    save_published(target, **{"vae": None, **parts}, dtype=dtype, sampling=sampling)
+        print_part(name, part_files(source, name), parts[name])
+    save_published(target, parts, dtype, read_sampling(model_root(source), TEXT_GUIDANCE))
     return "text-to-video for diffusers"
 
 
@@ -112,22 +104,29 @@ def print_read(file: Path, about: str = "") -> None:
     print(f"read {file}, sha256 {digest(file)}{about}")
 
 
+def print_part(name: str, files: list[Path], network: nn.Module) -> None:
+    """Print the files of a part of a text-to-video model, with the number of its parameters."""
+    for file in files:
+        print_read(file, f": {name}, {parameters(network)}")
+
+
 def parameters(network: nn.Module) -> str:
     """Return the number of parameters, with thousands separators and the word."""
     return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write a model folder, and copy what lies beside the weights: VAE, class names and sampling defaults.
+    """Write a model folder, and what lies beside the weights: VAE, class names, sampling defaults and scheduler.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
     """
-    vae_folder, sampling_folder, classes = own_vae(source), model_root(source), source / CLASSES_FILE
+    vae_folder, classes = own_vae(source), source / CLASSES_FILE
+    vae = None if vae_folder is None else load_vae(vae_folder)
     names = read_json(classes).get("names", []) if classes.is_file() else []
-    usual = CLASS_GUIDANCE if model.config.num_classes else 1.0
-    sampling = load_sampling(sampling_folder, usual) if (sampling_folder / SAMPLING_FILE).is_file() else None
-    save_latte(target, model, None if vae_folder is None else load_vae(vae_folder), names, sampling, dtype=dtype)
+    sampling = read_sampling(model_root(source), usual_guidance(model.config))
+    scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
+    save_latte(target, model, vae, names, sampling, scheduler, dtype)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

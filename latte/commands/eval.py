@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from latte.commands.parser import Parser
-from latte.commands.sampling_options import add_sampling_options, opened
+from latte.commands.sampling_options import add_sampling_options, model_record, open_pipeline, read_prompts
 from latte.device import usable_device
 from latte.eval.exam import origin, score_model, score_table
 from latte.eval.fidelity import compare_pairs
@@ -27,11 +27,9 @@ from latte.eval.statistics import is_features
 from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS, c3d_detector
 from latte.files import read_json, writable, write_json
 from latte.processes import local_device, processes
-from latte.text.embed import read_prompts
 from latte.video.formats import STREAM_SUFFIXES
-from latte.weights.folder import CONFIG
-from latte.weights.load import BUNDLED
-from latte.weights.tensors import digest, prefix_errors
+from latte.weights.load import bundled_models, is_model_folder
+from latte.weights.tensors import prefix_errors
 
 VIDEOS = 256  # that the examiner judges
 
@@ -126,10 +124,7 @@ def check_options(args: argparse.Namespace, words: Parser) -> None:
 def is_model(name: str) -> bool:
     """Whether a name is a model's, and not a folder of videos or a file of statistics or features."""
     path = Path(name)
-    inside = (CONFIG, f"transformer/{CONFIG}", "final", "checkpoints", "ema.safetensors")
-    if name in {folder.name for folder in BUNDLED.iterdir()}:
-        return True
-    return any((path / part).exists() for part in inside) or not (path.is_dir() or is_features(path))
+    return name in bundled_models() or is_model_folder(path) or not (path.is_dir() or is_features(path))
 
 
 def compare_files(*paths: Path) -> str:
@@ -169,16 +164,14 @@ def measure_videos(args: argparse.Namespace) -> dict | None:
 
 def open_model(args: argparse.Namespace) -> ModelVideos:
     """What a model makes: of its classes in turn, or of the lines of --prompts."""
-    pipe, settings, files = opened(args)
+    pipe, settings, files = open_pipeline(args)
     of_text = pipe.takes_prompts
     if of_text != bool(args.prompts):
         raise ValueError(
             f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"
         )
     labels = read_prompts(args.prompts) if of_text else list(range(pipe.transformer.config.num_classes)) or None
-    about = {"model": args.model, "sha256": [digest(file) for file in files]}
-    about |= {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
-    return ModelVideos(pipe, labels, settings, about, args.samples)
+    return ModelVideos(pipe, labels, settings, model_record(args, files), args.samples)
 
 
 def measure_pairs(args: argparse.Namespace) -> dict:
@@ -190,7 +183,7 @@ def measure_pairs(args: argparse.Namespace) -> dict:
 
 def examine_model(args: argparse.Namespace) -> dict:
     """Print the examiner's scores of a model."""
-    pipe, settings, files = opened(args)
+    pipe, settings, files = open_pipeline(args)
     start = time.perf_counter()
     scores = score_model(pipe, VIDEOS if args.num_videos is None else args.num_videos, **settings)
     about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)

@@ -17,21 +17,25 @@ from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
 from latte.commands.parser import Parser
-from latte.commands.sampling_options import add_sampling_options, opened
+from latte.commands.sampling_options import (
+    add_sampling_options,
+    model_record,
+    open_pipeline,
+    parse_broadcast,
+    read_prompts,
+)
 from latte.files import writable
-from latte.pab import broadcast_ranges
 from latte.pipeline import LattePipeline
 from latte.processes import local_device
 from latte.sample_many import RECORD, sample_many
-from latte.text.embed import read_prompts
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
-from latte.video.write import write_video
+from latte.video.write import FPS_RANGE, write_video
 from latte.weights.tensors import digest
 
 LARGEST_GRID = 8192  # pixels of a side; a WebP can have 16,383
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The options of `latte sample`."""
     parser = Parser(prog="latte sample", description=__doc__)
     add = parser.add_argument
@@ -42,9 +46,9 @@ def parser() -> Parser:
     words = "a set of N videos in all, for evaluation (with torchrun: --count)"
     add("--n", "--count", dest="count", type=int, metavar="N", help=words)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", nargs="+", help="what a text-to-video model is to show; one prompt or several")
+    prompts.add_argument("--prompt", nargs="+", help="text prompts, one or more")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one a line")
-    add("--negative-prompt", default="", help="what the videos are to stay away from")
+    add("--negative-prompt", default="", help="negative prompt")
     words = "videos of each class (default: 2) or prompt (1), or in all from an unconditional model"
     add("--num-videos", type=int, help=words)
     add("--num-frames", type=int, help="frames of a video (default: as the model was trained)")
@@ -59,32 +63,27 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> None:
     """Sample and write; print what was made, from which weights, how fast, and what to try next."""
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
     check_arguments(args)
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
     if args.count:
         args.device = local_device(args.device)
-    pipe, settings, files = opened(args)
+    pipe, settings, files = open_pipeline(args)
     if args.pab:
-        pipe.enable_pyramid_attention_broadcast(**broadcast_ranges(args.pab))
+        pipe.enable_pyramid_attention_broadcast(**parse_broadcast(args.pab))
     (make_set if args.count else make_page)(pipe, settings, files, args)
 
 
 def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
     """Complete a set of args.count videos for evaluation, together with the other processes; the first one reports."""
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    args.num_videos = 1
-    asked, _ = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args)
+    asked, _ = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args, 1)
     labels = asked.get("prompt") or asked.get("class_labels")
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
-    about = {
-        "model": args.model,
-        "sha256": [digest(file) for file in files],
-        **{name: getattr(args, name) for name in ("weights", "dtype", "memory", "pab")},
-    }
+    about = {**model_record(args, files), "pab": args.pab}
     start = time.perf_counter()
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start
@@ -96,7 +95,7 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
 
 def make_page(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
     """Make the videos that the options ask for, and a page of them."""
-    asked, captions = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args)
+    asked, captions = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args, args.num_videos)
     start = time.perf_counter()
     videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8").frames
     seconds = time.perf_counter() - start
@@ -137,12 +136,15 @@ def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
     return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
 
 
-def classes_call(pipe: LattePipeline, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """What the call takes for a model of classes, or an unconditional one, and a caption for each video."""
+def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
+    """What the call takes for a model of classes, or an unconditional one, and a caption for each video.
+
+    each: videos of each class, or of an unconditional model; None, 2.
+    """
     if args.prompt or args.negative_prompt:
         raise ValueError(f"--prompt and --negative-prompt: {args.model} is a model of classes, or unconditional")
-    labels = chosen_labels(pipe, args)
-    asked = {"class_labels": labels, "num_videos": None if labels else args.num_videos or 2}
+    labels = chosen_labels(pipe, args, each or 2)
+    asked = {"class_labels": labels, "num_videos": None if labels else each or 2}
     if labels:
         captions = [pipe.class_names[y] if pipe.class_names else f"class {y}" for y in labels]
     else:
@@ -150,13 +152,13 @@ def classes_call(pipe: LattePipeline, args: argparse.Namespace) -> tuple[dict[st
     return {**asked, "num_frames": args.num_frames}, captions
 
 
-def prompts_call(pipe: LattePipeline, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """What the call takes for a text-to-video model, and a caption for each video."""
+def prompts_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
+    """What the call takes for a text-to-video model, and a caption for each video; each: of a prompt (None, 1)."""
     if not args.prompt:
         raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
     if args.classes:
         raise ValueError(f"--classes: {args.model} is a model of prompts")
-    each = args.num_videos or 1
+    each = each or 1
     asked = {"prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_videos_per_prompt": each}
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
 
@@ -171,26 +173,25 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError("--num-videos is for each class or prompt, --n is for all of them: give one")
     elif (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
-    broadcast_ranges(args.pab or [])
+    parse_broadcast(args.pab or [])
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
-    if not 0.1 <= args.fps <= 1000:
-        raise ValueError(f"--fps is {args.fps:g}; it must be in 0.1 to 1000")
+    if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
+        raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
     if not writable(args.out):
         raise ValueError(f"--out {args.out} is not a folder that can be written to")
     if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
         raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 
 
-def chosen_labels(pipe: LattePipeline, args: argparse.Namespace) -> list[int] | None:
-    """The class of every video, copies of a class side by side; None for an unconditional model."""
+def chosen_labels(pipe: LattePipeline, args: argparse.Namespace, each: int) -> list[int] | None:
+    """The class of every video, `each` of a class side by side; None for an unconditional model."""
     count = pipe.transformer.config.num_classes
     if not count:
         if args.classes:
             raise ValueError("this model is unconditional: it has no --classes")
         return None
     names = range(count) if args.classes in (None, ["all"]) else args.classes
-    each = args.num_videos or 2
     if each * len(names) > MOST_VIDEOS:
         raise ValueError(f"--num-videos is {each}: that makes more than {MOST_VIDEOS} videos")
     return [pipe.class_index(name) for name in names for _ in range(each)]

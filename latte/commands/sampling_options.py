@@ -7,12 +7,13 @@ from typing import Any
 from latte.arguments import MOST_AT_ONCE, check_count
 from latte.commands.parser import add_device_option
 from latte.device import usable_device
+from latte.pab import KINDS, broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import ALL, Scheduler
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import is_text_pipeline, own_vae, weights_file
 from latte.weights.published import part_files
-from latte.weights.tensors import DTYPES
+from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_file
 
 
@@ -38,7 +39,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add_device_option(parser)
 
 
-def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
+def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
     """Open the model that the options name.
 
     Returns:
@@ -61,6 +62,12 @@ def opened(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], lis
     if pipe.vae is not None:
         files.append(vae_file(find_vae(args.vae, path) if args.vae else own_vae(path)))
     return pipe.to(usable_device(args.device)), call_settings(pipe, args), files
+
+
+def model_record(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
+    """What a set of videos records of the model that made it: its name, its weights and how they were read."""
+    about = {"model": args.model, "sha256": [digest(file) for file in files]}
+    return about | {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
 
 
 def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, Any]:
@@ -87,3 +94,31 @@ def check_options(args: argparse.Namespace, of_text: bool) -> None:
     unused = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
     if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:
         raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read the file of --prompts, one prompt a line. Raises ValueError if it holds none or is not in UTF-8."""
+    try:
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {path} is not a text in UTF-8; save it as one") from error
+    if not prompts:
+        raise ValueError(f"--prompts {path} holds no prompt; write one per line")
+    return prompts
+
+
+def parse_broadcast(words: list[str]) -> dict[str, int]:
+    """Parse the words of --pab, such as "spatial=2", into options of enable_pyramid_attention_broadcast.
+
+    Raises:
+        ValueError: A word is not of that form, or a kind is named twice.
+    """
+    ranges: dict[str, int] = {}
+    for word in words:
+        kind, _, every = word.partition("=")
+        if kind not in KINDS or not every.isdecimal():
+            raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {', '.join(KINDS)}")
+        if kind in ranges:
+            raise ValueError(f"--pab {word}: {kind} is given twice")
+        ranges[kind] = int(every)
+    return broadcast_options(ranges)

@@ -1,7 +1,6 @@
 """The text that a LatteT2V attends to: embeddings of prompts, and masks that do not depend on the rest of the batch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -137,14 +136,3 @@ def check_texts(
     if isinstance(negative_prompt, list) and len(negative_prompt) != count:
         raise ValueError(f"{len(negative_prompt)} negative prompts for {count} prompts: give one, or one each")
     return count
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read a file with one prompt per line, without empty lines. Raises ValueError if it has none or is not UTF-8."""
-    try:
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts {path} is not a text in UTF-8; save it as one") from error
-    if not prompts:
-        raise ValueError(f"--prompts {path} holds no prompt; write one per line")
-    return prompts

@@ -8,9 +8,8 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
-from latte.files import replacing
+from latte.files import CheckpointError, replacing
 from latte.text.caption import clean
-from latte.weights.tensors import CheckpointError
 
 PAD, END = 0, 1  # ids of T5's padding and end of text
 VOCABULARY_FILE = "spiece.model"
@@ -52,18 +51,18 @@ class Tokenizer:
 
     def __init__(self, path: str | Path | bytes):
         if isinstance(path, bytes):
-            self.pieces = SentencePieceProcessor(model_proto=path)
-            return
-        path = Path(path)
-        path = path / VOCABULARY_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise CheckpointError(f"no vocabulary at {path}; give a spiece.model file or the folder that holds it")
+            name, source = "the vocabulary", {"model_proto": path}
+        else:
+            name = Path(path, VOCABULARY_FILE) if Path(path).is_dir() else Path(path)
+            source = {"model_file": str(name)}
+            if not name.is_file():
+                raise CheckpointError(f"no vocabulary at {name}; give a spiece.model file or the folder that holds it")
         try:
-            self.pieces = SentencePieceProcessor(model_file=str(path))
+            self.pieces = SentencePieceProcessor(**source)
         except RuntimeError as error:
-            raise CheckpointError(f"{path} is damaged or is not a SentencePiece vocabulary") from error
+            raise CheckpointError(f"{name} is damaged or is not a SentencePiece vocabulary") from error
         if (self.pieces.pad_id(), self.pieces.eos_id()) != (PAD, END):
-            raise CheckpointError(f"{path} is not a T5 vocabulary: its ids of padding and end are not {PAD} and {END}")
+            raise CheckpointError(f"{name} is not a T5 vocabulary: its ids of padding and end are not {PAD} and {END}")
 
     def __len__(self) -> int:
         """The number of pieces."""

@@ -170,11 +170,11 @@ def read_frames(path: Path, kind: str, numbers: Sequence[int] | None) -> tuple[S
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
     decoded, fps = read_stream(path, numbers)
-    return list(decoded.values()) if numbers is None else select(decoded, numbers), fps
+    return select(decoded, numbers), fps
 
 
 def select(frames: Sequence[T] | Mapping[int, T], numbers: Sequence[int] | None) -> Sequence[T]:
-    """Pick frames by number, or all of a sequence. Raises ValueError if one is missing."""
+    """Pick frames by number, or all of them. Raises ValueError if one is missing."""
     if numbers is None:
         return list(frames.values()) if isinstance(frames, Mapping) else frames
     try:

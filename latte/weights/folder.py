@@ -97,6 +97,18 @@ def check_replaceable(folder: Path) -> None:
         raise CheckpointError(f"{folder} is not empty and not a model folder written here; choose a new folder")
 
 
+def refuse_leftovers(folder: Path, given: dict[str, bool]) -> None:
+    """Raise CheckpointError if the folder holds a file or subfolder that would be taken for a part of another model.
+
+    Args:
+        folder: Where a model is to be written.
+        given: Names in the folder, and whether the model to be written has such a part.
+    """
+    for name, is_given in given.items():
+        if not is_given and (folder / name).exists():
+            raise CheckpointError(f"{folder} holds {name}, which this model does not have; choose a new folder")
+
+
 def write_manifest(folder: Path, names: list[str]) -> None:
     """Write manifest.json: the size and sha256 of the named files of the folder."""
     about = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}

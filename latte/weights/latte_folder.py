@@ -9,10 +9,9 @@ from latte.files import write_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.scheduler import Scheduler
-from latte.weights.folder import check_replaceable, save_folder
+from latte.weights.folder import check_replaceable, refuse_leftovers, save_folder
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
-from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import save_vae
 
 CLASSES_FILE = "classes.json"
@@ -48,9 +47,7 @@ def save_latte(
     for target in (folder, folder / "vae"):
         check_replaceable(target)
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
-    given["scheduler"] = scheduler is not None
-    for name in (name for name, is_given in given.items() if not is_given and (folder / name).exists()):
-        raise CheckpointError(f"{folder} holds the {name} of another model; choose a new folder")
+    refuse_leftovers(folder, given | {"scheduler": scheduler is not None})
     save_folder(model, folder, dtype)
     if vae is not None:
         save_vae(vae, folder / "vae", dtype)

@@ -20,6 +20,8 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
     "d_model": "a part of a text-to-video model: name the folder above it",
     "widths": "a feature network, which generates no videos",
 }
+FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
+EMA = "ema.safetensors"  # in a checkpoint: its averaged weights
 STEPS_FILE = "trained.json"  # in the final/ of a run: how many steps it was trained for
 
 
@@ -36,10 +38,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such path. The message lists the bundled models.
     """
-    path = Path(name)
-    folders = {config.parent for config in BUNDLED.rglob(CONFIG)}
-    folders |= {folder.parent for folder in folders if is_text_pipeline(folder.parent)}
-    bundled = {str(folder.relative_to(BUNDLED)): folder for folder in folders}
+    path, bundled = Path(name), bundled_models()
     if str(name) in bundled:
         if path.exists():
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
@@ -47,9 +46,25 @@ def find_model(name: str | Path) -> Path:
     if not path.exists():
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
-    trained = [path / "final", *path.glob("checkpoints/step-*")]
-    inside = [folder for folder in trained if (folder / CONFIG).is_file() or is_text_pipeline(folder)]
-    return max(inside, key=steps_done) if inside and not (path / CONFIG).exists() else path
+    trained = [folder for folder in (path / FINAL, *path.glob(f"{CHECKPOINTS}/step-*")) if holds_model(folder)]
+    return max(trained, key=steps_done) if trained and not (path / CONFIG).exists() else path
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that ship with the package, and those of their parts that are models, by the names that they have."""
+    folders = {config.parent for config in BUNDLED.rglob(CONFIG)}
+    folders |= {folder.parent for folder in folders if is_text_pipeline(folder.parent)}
+    return {str(folder.relative_to(BUNDLED)): folder for folder in folders}
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a model lies directly in this folder, or a text-to-video model in its subfolders."""
+    return (folder / CONFIG).is_file() or is_text_pipeline(folder)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether this is the folder of a model, even an incomplete one, or of a training run."""
+    return holds_model(path) or any((path / name).exists() for name in (FINAL, CHECKPOINTS, EMA))
 
 
 def steps_done(folder: Path) -> float:
@@ -57,7 +72,7 @@ def steps_done(folder: Path) -> float:
 
     A final/ may be older than the checkpoints, if the run went on after it. One without a record counts as the newest.
     """
-    if folder.name == "final":
+    if folder.name == FINAL:
         record = folder / STEPS_FILE
         return read_json(record).get("steps", math.inf) if record.is_file() else math.inf
     number = folder.name.removeprefix("step-")
@@ -79,7 +94,7 @@ def is_checkpoint(path: Path) -> bool:
 def model_root(path: Path) -> Path:
     """Return the folder with the model's other parts, such as its VAE: for a checkpoint the run's, else `path`."""
     folder = Path(os.path.abspath(path)).parent  # not resolved: checkpoints/ may be a link, and its own place counts
-    return folder.parent if is_checkpoint(path) and folder.name == "checkpoints" else path
+    return folder.parent if is_checkpoint(path) and folder.name == CHECKPOINTS else path
 
 
 def own_vae(path: Path) -> Path | None:
@@ -101,7 +116,7 @@ def weights_file(path: str | Path, weights: str = "ema") -> Path:
     path = find_model(path)
     if not path.is_dir():
         return path
-    ema = path / "ema.safetensors"
+    ema = path / EMA
     return ema if weights == "ema" and ema.is_file() else path / WEIGHTS
 
 

@@ -1,9 +1,10 @@
 """Reading the folders of text-to-video models, in the published layout or ours: a subfolder for every part."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, read_config
-from latte.weights.load import is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.load import EMA, is_checkpoint, model_root, own_vae, weights_file
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
 from latte.weights.vae_folder import load_vae, vae_file
 
@@ -143,7 +144,7 @@ def load_checkpoint(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tup
     """
     both = "text_encoder" in read_json(checkpoint / CONFIG)
     network, kind = (TextToVideo, TextToVideoConfig) if both else (LatteT2V, LatteT2VConfig)
-    config, file = read_config(checkpoint, kind.from_dict), checkpoint / "ema.safetensors"
+    config, file = read_config(checkpoint, kind.from_dict), checkpoint / EMA
     with torch.device("meta"):
         module = network(config)
     state = {name: cast_weight(name, tensor, dtype) for name, tensor in read_tensors(file).items()}
@@ -220,7 +221,17 @@ def refuse_textless(path: Path) -> None:
 
 
 def part_files(path: Path, part: str) -> list[Path]:
-    """List the files that the weights of a part come from. Raises CheckpointError if there is no such part."""
+    """List the files that the weights of a part come from. Raises CheckpointError if one of them is not there."""
     if part in ("vae", TEMPORAL_VAE):
-        return [vae_file((own_vae(path) if part == "vae" else None) or path / part)]
-    return [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
+        files = [vae_file((own_vae(path) if part == "vae" else None) or path / part)]
+    else:
+        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
+    if missing := [file for file in files if not file.is_file()]:
+        raise CheckpointError(f"{missing[0]}: there is no such file, so {path} has no complete {part}")
+    return files
+
+
+def networks_of(parts: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Of the parts of a model, those that have weights, as they are stored: an autoencoder without its chunking."""
+    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    return {name: part.model if name in ("vae", TEMPORAL_VAE) else part for name, part in networks.items()}

@@ -1,8 +1,9 @@
 """Writing text-to-video folders in the published layout, which diffusers' LattePipeline loads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,13 +11,13 @@ from torch import nn
 from latte.files import replacing_folder, write_json
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.t5 import T5Config, T5Encoder
-from latte.models.vae import VAEConfig, VideoVAE
+from latte.models.vae import VAEConfig
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
 from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, read_manifest, write_manifest
 from latte.weights.hub import PARTS
-from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight
+from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
 from latte.weights.tensors import CheckpointError, write_tensors
 
@@ -42,32 +43,23 @@ SCHEDULER_ENTRIES: dict[str, tuple[tuple[str, ...], dict]] = {  # sampler: setti
 
 def save_published(
     folder: str | Path,
-    transformer: LatteT2V | None,
-    vae: VideoVAE | None,
-    text_encoder: T5Encoder | None,
-    tokenizer: Tokenizer | None,
-    scheduler: Scheduler | None,
+    parts: Mapping[str, Any],
     dtype: torch.dtype | None = None,
     sampling: Sampling | None = None,
-    vae_temporal_decoder: VideoVAE | None = None,
 ) -> Path:
     """Write a folder that diffusers' LattePipeline.from_pretrained loads, and our own from_pretrained too.
 
-    A part that is None is left out and is null in model_index.json; diffusers then wants None passed for it too. The
-    folder is written completely or not at all. Samplers of diffusers ignore a variance that the network learned, so
-    its DDPMScheduler samples differently from our "ddpm".
+    A part that is None or absent is left out and is null in model_index.json; diffusers then wants None passed for it
+    too. The folder is written completely or not at all. Samplers of diffusers ignore a variance that the network
+    learned, so its DDPMScheduler samples differently from our "ddpm".
 
     Args:
         folder: Where to write; it must be new, empty, or a folder that this function wrote before.
-        transformer: The denoiser.
-        vae: The autoencoder.
-        text_encoder: The text encoder.
-        tokenizer: The tokenizer of the text encoder.
-        scheduler: The scheduler.
+        parts: Parts by the names in PARTS, as a pipeline's `components`; and, as Latte-1 has it, a second autoencoder
+            vae_temporal_decoder, which gets a subfolder but no entry in the index.
         dtype: What to convert the weights to; None keeps the type of each. In half precision, T5's `wo` stays in
             float32, as transformers keeps it too.
         sampling: The defaults for sampling.json, which only our pipeline reads; None writes no such file.
-        vae_temporal_decoder: A second autoencoder, as Latte-1 has; it gets a subfolder but no entry in the index.
 
     Returns:
         The folder.
@@ -78,16 +70,17 @@ def save_published(
     """
     folder = Path(folder)
     check_published_target(folder)
-    autoencoders = {"vae": vae, TEMPORAL_VAE: vae_temporal_decoder}
-    networks = {"transformer": transformer, "text_encoder": text_encoder}
-    networks |= {name: vae.model for name, vae in autoencoders.items() if vae is not None}
-    configs = {name: published_config(network) for name, network in networks.items() if network is not None}
+    transformer, text_encoder, tokenizer, scheduler = (
+        parts.get(name) for name in ("transformer", "text_encoder", "tokenizer", "scheduler")
+    )
+    networks = networks_of(parts)
+    configs = {name: published_config(network) for name, network in networks.items()}
     if scheduler is not None:
         prediction = "eps" if transformer is None else transformer.config.prediction
         configs["scheduler"] = scheduler_config(scheduler, prediction)
     with replacing_folder(folder) as draft:
-        for name in configs.keys() & networks.keys():
-            save_network(networks[name], configs[name], draft / name, dtype)
+        for name, network in networks.items():
+            save_network(network, configs[name], draft / name, dtype)
         if scheduler is not None:
             write_json(draft / "scheduler" / SCHEDULER_FILE, configs["scheduler"])
             write_manifest(draft / "scheduler", [SCHEDULER_FILE])

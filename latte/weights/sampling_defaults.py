@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latte.files import read_json, write_json
+from latte.models.latte import LatteConfig
 from latte.weights.tensors import prefix_errors
 
 SAMPLING_FILE = "sampling.json"
 TEXT_GUIDANCE = 7.5  # guidance scale of text-to-video models, as in Latte-1's configuration
-CLASS_GUIDANCE = 4.0  # of class-conditional models
+CLASS_GUIDANCE = 4.0  # of class-conditional models that know guidance
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,32 @@ class Sampling:
         return asked if asked is not None else self.eta if sampler == "ddim" else 0.0
 
 
+def usual_guidance(config: LatteConfig) -> float:
+    """The guidance scale of a Latte whose folder does not name one."""
+    return CLASS_GUIDANCE if config.num_classes and config.class_dropout_prob else 1.0
+
+
 def load_sampling(folder: Path, usual: float) -> Sampling:
+    """Read the sampling.json of a folder, as read_sampling does; without one, the defaults apply."""
+    return read_sampling(folder, usual) or Sampling(Guidance(usual))
+
+
+def read_sampling(folder: Path, usual: float) -> Sampling | None:
     """Read the sampling.json of a folder.
 
     Args:
-        folder: A model's folder. Without a sampling.json, the defaults apply.
+        folder: A model's folder.
         usual: The guidance scale if the file does not give one.
+
+    Returns:
+        The defaults, or None if there is no such file.
 
     Raises:
         CheckpointError: The file has an unknown key or a value that is not valid.
     """
     path = folder / SAMPLING_FILE
     if not path.is_file():
-        return Sampling(Guidance(usual))
+        return None
     with prefix_errors(path):
         values = read_json(path)
         guidance = Guidance(values.pop("guidance_scale", usual), values.pop("guidance_interval", None))

@@ -14,18 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import one_line, replacing
+from latte.files import CheckpointError, replacing
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_ARRAY_BYTES = 1 << 30  # an .npz may unpack to this much; the largest one that a metric needs has 0.3 billion bytes
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or does not fit. The message is one line: the file, the problem, the remedy."""
-
-    def __init__(self, message: object):
-        super().__init__(one_line(message))  # the message may quote names from an untrusted file
 
 
 @contextmanager
@@ -212,18 +205,9 @@ def load_strictly(
         model.load_state_dict(cast(state, dtype), assign=True)
 
 
-def write_tensors(path: Path, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Write a .safetensors file atomically, with the permissions of any new file.
-
-    Args:
-        path: The file to write or replace.
-        state: Tensors by name.
-        dtype: What to convert them to; None keeps the type of each.
-
-    Raises:
-        CheckpointError: A value overflows `dtype`.
-    """
-    state = {name: tensor.contiguous() for name, tensor in cast(state, dtype).items()}
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Write tensors by name as a .safetensors file, atomically and with the permissions of any new file."""
+    state = {name: tensor.contiguous() for name, tensor in cast(state, None).items()}
     with replacing(path) as draft:
         draft.touch()
         mode = draft.stat().st_mode

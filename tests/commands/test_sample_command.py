@@ -99,9 +99,11 @@ def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
         (["--num-sampling-steps", "lots"], "lots"),
         (["--cfg-scale", "nan"], "guidance_scale is nan"),
         (["--fps", "0"], "--fps is 0"),
-        (["--fps", "inf"], "--fps is inf"),
+        (["--fps", "inf"], "--fps is inf; it must be in 0.1 to 1000"),
+        (["--pab", "hue=2"], "--pab hue=2: expected KIND=RANGE"),
+        (["--pab", "spatial=2", "spatial=3"], "--pab spatial=3: spatial is given twice"),
         (["--vae", "nowhere"], "nowhere"),
-        (["--device", "abacus"], "abacus"),
+        (["--device", "abacus"], "device 'abacus': this machine has no such device"),
         (["--device", "meta"], "meta"),
         (["--num-vidoes", "2"], "did you mean --num-videos?"),
         (["--num-vid", "2"], "unrecognized arguments: --num-vid"),
@@ -158,7 +160,7 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
         assert said.startswith(say) and said.count("\n") == 1
 
 
-def test_evaluation_of_a_model_that_knows_nothing(pipe, unconditional, folder, tmp_path):
+def test_evaluation_of_a_model_that_knows_nothing(unconditional, folder, tmp_path):
     words = ["eval", str(folder), "--num-videos", "8", "--num-sampling-steps", "2", "--out", str(tmp_path / "s.json")]
     assert main([*words, "--device", "cpu"]) == 0
     report = json.loads((tmp_path / "s.json").read_text())

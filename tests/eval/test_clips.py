@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_detector import CALLS, DETECTOR, sketch
 from PIL import Image
-from sketch import CALLS, DETECTOR, sketch
 
 from latte.commands.sample import show
 from latte.eval.clip_sets import choose_clips

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from sketch import DETECTOR
+from fake_detector import DETECTOR
 
 from latte.cli import main
 from latte.eval.frechet import Moments, distance

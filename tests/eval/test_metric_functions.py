@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_detector import CALLS, sketch
 from safetensors.torch import save_file
-from sketch import CALLS, sketch
 
 import latte.eval
 from latte.eval import FVDResult, fid, flicker, fvd, inception_score, kvd, lpips, psnr, shapes_distance, ssim

@@ -34,12 +34,12 @@ def dit(depth=2, classes=3):
     return state | {"pos_embed": spatial_position(2, 2, D)[None]}
 
 
-def pixart(layers_of=2, text=8):
+def pixart(depth=2, text=8):
     """The weights of a PixArt-alpha, with its own names."""
     table = {"t_embedder.mlp.0": (D, 256), "t_embedder.mlp.2": (D, D), "t_block.1": (6 * D, D)}
     table |= {"y_embedder.y_proj.fc1": (D, text), "y_embedder.y_proj.fc2": (D, D), "final_layer.linear": (P * P * 8, D)}
     tables = {"final_layer.scale_shift_table": (2, D)}
-    for i in range(layers_of):
+    for i in range(depth):
         table |= {f"blocks.{i}.attn.qkv": (3 * D, D), f"blocks.{i}.attn.proj": (D, D)}
         table |= {f"blocks.{i}.cross_attn.q_linear": (D, D), f"blocks.{i}.cross_attn.kv_linear": (2 * D, D)}
         table |= {f"blocks.{i}.cross_attn.proj": (D, D), f"blocks.{i}.mlp.fc1": (4 * D, D)}

@@ -1,30 +1,21 @@
 """A text-to-video folder as it is published, out of the recorded values; and a vocabulary where T5's is not at hand."""
 
-import io
 import json
 import os
 from pathlib import Path
 
-import sentencepiece
 import torch
 from goldens import FOLDER
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latte.models.vae import AutoencoderKL, VAEConfig
+from latte.text.tokenizer import train_vocabulary
 
 PROMPTS = ("A dog wearing sunglasses floating in space, surreal, nebulae in background", "A small cactus with a happy")
+CAPTIONS = ["a red star moving left", "a green circle growing", *PROMPTS] * 9
 QUICK = dict(num_inference_steps=4, video_length=4, progress=False, output_type="latent")  # a call of the pipeline
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-def own_vocabulary() -> bytes:
-    """A small SentencePiece vocabulary with T5's special ids."""
-    file = io.BytesIO()
-    sentences = ["a red star moving left", "a green circle growing", *PROMPTS] * 9
-    options = dict(vocab_size=100, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=file, **options)
-    return file.getvalue()
 
 
 def real_vocabulary() -> bytes | None:
@@ -61,5 +52,5 @@ def write_published(folder: Path) -> Path:
             index = {"weight_map": {key: name for name, shard in shards.items() for key in shard}}
             (folder / part / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "tokenizer").mkdir()
-    (folder / "tokenizer/spiece.model").write_bytes(real_vocabulary() or own_vocabulary())
+    (folder / "tokenizer/spiece.model").write_bytes(real_vocabulary() or train_vocabulary(CAPTIONS, 100))
     return folder

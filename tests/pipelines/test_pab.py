@@ -9,7 +9,7 @@ from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.pab import Broadcast, PyramidAttentionBroadcastMixin, Spans, pyramid_attention_broadcast
+from latte.pab import Broadcast, PyramidAttentionBroadcastMixin, Spans, broadcast_options, pyramid_attention_broadcast
 from latte.weights.convert_t2v import t2v_config, t2v_state
 from latte.weights.vae_folder import modern_keys
 
@@ -286,3 +286,11 @@ def test_together_with_compilation(pipe, golden):
 def test_wrong_ranges_are_rejected(pipe, options, say):
     with pytest.raises(ValueError, match=say):
         pipe.enable_pyramid_attention_broadcast(**options)
+
+
+def test_options_by_kind_of_layer():
+    ranges = {"spatial": 2, "temporal": 3, "cross": 5, "mlp": 2}
+    assert list(broadcast_options(ranges).values()) == [2, 3, 5, 2] and not broadcast_options({})
+    assert broadcast_options({"mlp": 2, "cross": 6}) == {"mlp_skip_range": 2, "cross_attn_skip_range": 6}
+    with pytest.raises(ValueError, match=r"^kind is 'hue', not one of spatial, temporal"):
+        broadcast_options({"hue": 2})

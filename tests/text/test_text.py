@@ -1,16 +1,14 @@
 """Cleaned captions and token ids against values recorded with diffusers and the real vocabulary."""
 
-import io
 import json
 import os
 from pathlib import Path
 
 import pytest
-import sentencepiece
 from goldens import FOLDER
 
 from latte.text.caption import clean
-from latte.text.tokenizer import Tokenizer
+from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.weights.tensors import CheckpointError
 
 RECORDED = json.loads((FOLDER / "text.json").read_text())
@@ -33,11 +31,8 @@ def test_ids_of_the_real_vocabulary():
 
 @pytest.fixture
 def vocabulary(tmp_path):
-    file = io.BytesIO()
-    sentences = ["a red star moving left", "a green circle growing", "a blue square moving up and down"] * 9
-    options = dict(vocab_size=33, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=file, **options)
-    (tmp_path / "spiece.model").write_bytes(file.getvalue())
+    captions = ["a red star moving left", "a green circle growing", "a blue square moving up and down"] * 9
+    (tmp_path / "spiece.model").write_bytes(train_vocabulary(captions, 33))
     return tmp_path
 
 
@@ -60,3 +55,6 @@ def test_files_that_are_not_a_vocabulary_are_rejected(tmp_path, vocabulary):
     (tmp_path / "spiece.model").write_bytes((tmp_path / "spiece.model").read_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged or is not a SentencePiece"):
         Tokenizer(tmp_path)
+    for content, say in ((b"no", "the vocabulary is damaged or is not a Sentence"), (b"", "is not a T5 vocabulary")):
+        with pytest.raises(CheckpointError, match=say):
+            Tokenizer(content)

@@ -11,11 +11,15 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
+from latte.scheduler import Scheduler
 from latte.weights.convert_latte import state_for_original
 from latte.weights.load import load_model, save_model
+from latte.weights.published import load_scheduler, save_scheduler
 from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
-from latte.weights.tensors import CheckpointError, digest, read_tensors, write_tensors
+from latte.weights.tensors import CheckpointError, cast, digest, read_tensors, write_tensors
 from latte.weights.vae_folder import load_vae, save_vae
+
+SCHEDULER = Scheduler("euler", "trailing")
 
 
 def test_converted_folder_gives_the_same_bits(golden, tmp_path):
@@ -44,12 +48,29 @@ def test_written_back_for_the_original(golden, tmp_path, name, capsys):
 
 
 @pytest.mark.parametrize(
-    "change", [{"variant": 2}, {"tubelet": 2}, {"conditioning": "tokens"}, {"temporal_pos": "rope"}]
+    "change",
+    [
+        *({"variant": variant} for variant in (2, 3, 4)),
+        {"tubelet": 2},
+        {"conditioning": "tokens"},
+        {"temporal_pos": "rope"},
+        {"prediction": "v"},
+    ],
 )
-def test_models_that_the_original_does_not_have_are_refused(change, tmp_path):
+def test_models_that_the_original_does_not_have_are_refused(change):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, num_frames=4, **change)
     with pytest.raises(ValueError, match=next(iter(change))):
         state_for_original(Latte(config))
+
+
+def test_classes_without_label_dropout_are_refused(tmp_path, capsys):
+    """The original's table always has a row for no class, which guidance takes."""
+    model = unguided()
+    with pytest.raises(ValueError, match="always has an embedding for no class"):
+        state_for_original(model)
+    source = save_model(model, tmp_path / "ours")
+    assert main(["convert", str(source), str(tmp_path / "x.pt"), "--to", "original"]) == 2
+    assert "always has an embedding for no class" in capsys.readouterr().err and not (tmp_path / "x.pt").exists()
 
 
 def test_half_precision_folder(golden, tmp_path):
@@ -73,7 +94,7 @@ def test_a_folder_with_something_else_in_it_is_not_written_to(content, tiny, tmp
 def test_weights_that_overflow_half_precision_are_not_written(name, tiny, tmp_path, capsys):
     folder = save_model(tiny, tmp_path / "ours")
     tiny.blocks[0].mlp.fc1.weight.data[0, 0] = 1e6
-    for write in (save_model, lambda model, path, dtype: write_tensors(path / "x", model.state_dict(), dtype)):
+    for write in (save_model, lambda model, path, dtype: write_tensors(path / "x", cast(model.state_dict(), dtype))):
         with pytest.raises(CheckpointError, match=r"^blocks\.0\.mlp\.fc1\.weight overflows float16: choose float32 or"):
             write(tiny, folder, torch.float16)
         assert load_model(folder).blocks[0].mlp.fc1.weight.abs().max() < 1e6  # what was there is still there
@@ -86,21 +107,29 @@ def test_weights_that_overflow_half_precision_are_not_written(name, tiny, tmp_pa
     assert load_model(tmp_path / name, num_heads=2).config == tiny.config  # bfloat16 position tables are near enough
 
 
+def unguided():
+    """A model with classes that was trained without label dropout, so that it knows no guidance."""
+    sizes = dict(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4)
+    return Latte(LatteConfig(**sizes, num_classes=3, class_dropout_prob=0.0)).eval()
+
+
 def folder_with_extras(model, vae, folder):
-    """Write a model folder as training does: with a VAE, class names and sampling defaults."""
+    """Write a model folder with all that may stand beside the weights."""
     save_model(model, folder)
     save_vae(vae, folder / "vae")
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
     save_sampling(Sampling(Guidance(3, (500, 1000)), 7, 0.5), folder)
+    save_scheduler(SCHEDULER, folder / "scheduler")
     return folder
 
 
-def test_conversion_copies_vae_class_names_and_sampling_defaults(tiny, tiny_vae, tmp_path):
+def test_conversion_copies_all_that_stands_beside_the_weights(tiny, tiny_vae, tmp_path):
     source = folder_with_extras(tiny, tiny_vae, tmp_path / "final")
     for target in ("half", "half", "final"):  # a new one, one written before, itself
         assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
         assert read_json(tmp_path / target / "classes.json") == {"names": ["a", "b", "c"]}
         assert LattePipeline.from_pretrained(tmp_path / target).sampling == Sampling(Guidance(3, (500, 1000)), 7, 0.5)
+        assert load_scheduler(tmp_path / target / "scheduler") == SCHEDULER
         for part, load in ((".", load_model), ("vae", load_vae)):
             stored = read_tensors(tmp_path / target / part / "model.safetensors")
             assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
@@ -115,12 +144,21 @@ def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_
     assert LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae).sampling == Sampling(Guidance(1.0), 7)
 
 
+def test_converting_a_model_that_knows_no_guidance_does_not_make_it_guide(tiny_vae, tmp_path):
+    source = save_model(unguided(), tmp_path / "source")
+    write_json(source / "sampling.json", {"num_inference_steps": 2})
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    pipe = LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae)
+    assert pipe.sampling == Sampling(Guidance(1.0), 2)
+    assert pipe([0], output_type="latent", progress=False).frames.shape == (1, 4, 4, 4, 4)
+
+
 def test_the_vae_of_another_model_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
     target = folder_with_extras(tiny, tiny_vae, tmp_path / "old")
     lone = save_model(tiny, tmp_path / "lone")
     before = (target / "model.safetensors").stat().st_mtime_ns
     assert main(["convert", str(lone), str(target)]) == 2
-    assert "holds the vae of another model" in capsys.readouterr().err
+    assert "holds vae, which this model does not have" in capsys.readouterr().err
     (target / "vae/manifest.json").unlink()
     assert main(["convert", str(target), str(target)]) == 2
     assert "vae is not empty" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Writing text-to-video folders: in our layout, and in the published one, against a folder that diffusers wrote."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -18,14 +19,14 @@ from latte.models.vae import VAEConfig
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.weights.eight_bits import in_eight_bits
 from latte.weights.folder import CONFIG, damage
-from latte.weights.published import load_scheduler, load_t2v, load_t5, readers
+from latte.weights.hub import PARTS
+from latte.weights.published import load_scheduler, load_t2v, load_t5, part_files, readers
 from latte.weights.published_export import MODEL_INDEX, save_published, scheduler_config, vae_config
 from latte.weights.sampling_defaults import Guidance, Sampling, load_sampling
 from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae
 
-NONE = dict(transformer=None, vae=None, text_encoder=None, tokenizer=None, scheduler=None)
 IGNORED = {  # entries of the recorded configurations that say how they were made, or that inference does not read
     "transformer": {"_diffusers_version"},
     "vae": {"_diffusers_version", "latents_mean", "latents_std", "mid_block_add_attention", "sample_size"}
@@ -42,8 +43,13 @@ IGNORED = {  # entries of the recorded configurations that say how they were mad
 def written(published, tmp_path_factory):
     """The published folder, read and written again in the published layout."""
     read = readers(published)
-    parts = {name: read[name]() for name in (*NONE, "vae_temporal_decoder")}
-    return save_published(tmp_path_factory.mktemp("written") / "Latte-1", **parts)
+    parts = {name: read[name]() for name in (*PARTS, "vae_temporal_decoder")}
+    return save_published(tmp_path_factory.mktemp("written") / "Latte-1", parts)
+
+
+def only(parts, *names):
+    """Parts of which these are there and the others are None, as in a pipeline that left them out."""
+    return {name: part if name in names else None for name, part in parts.items()}
 
 
 def same(one, other):
@@ -98,9 +104,9 @@ def test_it_is_read_again_with_the_same_bits(published, written, pipe):
     assert torch.equal(again(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
 
 
-def test_both_layouts_lead_back_to_each_other(published, tmp_path, parts):
+def test_both_layouts_lead_back_to_each_other(tmp_path, parts):
     defaults = Sampling(Guidance(3.0, (100, 900)), 20)
-    ours = save_text_to_video(tmp_path / "ours", **parts, sampling=defaults)
+    ours = save_text_to_video(tmp_path / "ours", parts, defaults)
     assert load_sampling(ours, 7.5) == defaults and same(load_t2v(ours / "transformer"), parts["transformer"])
     assert same(load_vae(ours / "vae").model, parts["vae"].model)
     assert main(["convert", str(ours), str(tmp_path / "theirs"), "--to", "diffusers"]) == 0
@@ -113,45 +119,54 @@ def test_both_layouts_lead_back_to_each_other(published, tmp_path, parts):
 
 
 def test_parts_that_are_left_out(tmp_path, parts):
-    folder = save_published(tmp_path / "a", **{**NONE, "transformer": parts["transformer"]})
+    folder = save_published(tmp_path / "a", only(parts, "transformer"))
     index = read_json(folder / MODEL_INDEX)
     assert index["transformer"] == ["diffusers", "LatteTransformer3DModel"]
     assert all(index[name] == [None, None] for name in ("vae", "text_encoder", "tokenizer", "scheduler"))
     assert sorted(path.name for path in folder.iterdir()) == [MODEL_INDEX, "transformer"]
-    ours = save_text_to_video(tmp_path / "b", **{**NONE, "transformer": parts["transformer"]})
+    ours = save_text_to_video(tmp_path / "b", only(parts, "transformer"))
     assert [path.name for path in ours.iterdir()] == ["transformer"]
 
 
 def test_half_precision_keeps_the_last_projections_of_t5_in_float32(tmp_path, parts):
-    folder = save_published(tmp_path / "a", **parts, dtype=torch.bfloat16)
+    folder = save_published(tmp_path / "a", parts, torch.bfloat16)
     for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         assert tensor.dtype == (torch.float32 if ".wo." in name else torch.bfloat16)
     assert {t.dtype for t in load_file(folder / "vae/diffusion_pytorch_model.safetensors").values()} == {torch.bfloat16}
 
 
 def test_only_a_folder_written_here_is_replaced(tmp_path, published, parts):
-    small = {**NONE, "transformer": parts["transformer"]}
-    folder = save_published(tmp_path / "a", **parts)
-    save_published(folder, **small)
+    small = only(parts, "transformer")
+    folder = save_published(tmp_path / "a", parts)
+    save_published(folder, small)
     assert not (folder / "vae").exists() and damage(folder / "transformer") is None
     (folder / "transformer/notes.txt").write_text("mine")
-    for target in (folder, published, save_text_to_video(tmp_path / "ours", **parts)):
+    for target in (folder, published, save_text_to_video(tmp_path / "ours", parts)):
         before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
         with pytest.raises(CheckpointError, match="is not empty and not a published folder written here"):
-            save_published(target, **small)
+            save_published(target, small)
         assert before == {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    with pytest.raises(CheckpointError, match="holds a text_encoder, which this model does not have"):
-        save_text_to_video(tmp_path / "ours", **{**parts, "text_encoder": None})
+    ours = tmp_path / "ours"
+    before = {path: path.stat().st_mtime_ns for path in ours.rglob("*")}
+    for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        with pytest.raises(CheckpointError, match=f"holds {name}, which this model does not have; choose a new folder"):
+            save_text_to_video(ours, {**parts, name: None})
+    assert before == {path: path.stat().st_mtime_ns for path in ours.rglob("*")}
+    for name in ("sampling.json", "vae_temporal_decoder"):
+        (ours / name).mkdir()
+        with pytest.raises(CheckpointError, match=f"holds {name}, which this model does not have"):
+            save_text_to_video(ours, parts)
+        (ours / name).rmdir()
     (tmp_path / "theirs/tokenizer").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="tokenizer exists and was not written here"):
-        save_text_to_video(tmp_path / "theirs", **parts)
+        save_text_to_video(tmp_path / "theirs", parts)
 
 
 def test_v_prediction_is_published_in_the_scheduler(tmp_path, parts):
     config = replace(parts["transformer"].config, prediction="v")
     model = LatteT2V(config)
     model.load_state_dict(parts["transformer"].state_dict())
-    folder = save_published(tmp_path / "a", **{**NONE, "transformer": model, "scheduler": Scheduler()})
+    folder = save_published(tmp_path / "a", {"transformer": model, "scheduler": Scheduler()})
     assert read_json(folder / "scheduler/scheduler_config.json")["prediction_type"] == "v_prediction"
     assert load_t2v(folder / "transformer").config == config and load_scheduler(folder / "scheduler") == Scheduler()
     (folder / "transformer" / CONFIG).write_text("{}")  # a scheduler alone does not make a network predict v
@@ -168,14 +183,24 @@ def test_every_scheduler_comes_back(name, sampler):
         assert Scheduler.from_config(config) == replace(scheduler, set_alpha_to_one=True)
 
 
-def test_what_has_no_published_form(tmp_path, published, parts, tiny, capsys):
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae", "vae_temporal_decoder"])
+def test_a_part_whose_files_are_not_there(part, published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    files = part_files(folder, part)
+    assert all(file.is_file() for file in files)
+    files[-1].unlink()
+    with pytest.raises(CheckpointError, match=rf"there is no such file, so .* has no complete {part}|holds no weights"):
+        part_files(folder, part)
+
+
+def test_what_has_no_published_form(tmp_path, published, parts, capsys):
     with pytest.raises(ValueError, match="DPMSolverSinglestepScheduler has no timestep_spacing 'leading'"):
         scheduler_config(Scheduler("dpm_singlestep"), "eps")
     with pytest.raises(ValueError, match="norm_num_groups is 8; diffusers' temporal decoder has 32"):
         vae_config(VAEConfig(block_out_channels=(32, 32), norm_num_groups=8, temporal_decoder=True))
     encoder = in_eight_bits(load_t5(published / "text_encoder"))
     with pytest.raises(ValueError, match="the text encoder is in 8 bits"):
-        save_published(tmp_path / "a", **{**parts, "text_encoder": encoder})
+        save_published(tmp_path / "a", {**parts, "text_encoder": encoder})
     assert list(tmp_path.iterdir()) == []
     for source, say in (("shapes", "is a Latte, which diffusers has no class for"), ("shapes/vae", "has no format")):
         assert main(["convert", source, str(tmp_path / "a"), "--to", "diffusers"]) == 2
@@ -196,7 +221,7 @@ def test_the_command(published, tmp_path, capsys, written):
 
 def test_a_vocabulary_of_our_own_has_no_more_sentinels_than_rows(tmp_path):
     parts = LattePipeline.from_pretrained("shapes-t2v").components
-    folder = save_published(tmp_path / "a", **parts)
+    folder = save_published(tmp_path / "a", parts)
     spare = parts["text_encoder"].config.vocab_size - len(parts["tokenizer"])
     assert read_json(folder / "tokenizer/tokenizer_config.json")["extra_ids"] == min(100, spare)
 

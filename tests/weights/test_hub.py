@@ -37,7 +37,7 @@ def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, 
     assert find_pipeline("a/b") == snapshots / "0123abc"
 
 
-def test_the_main_revision_is_taken_if_it_is_complete(published, tmp_path, hub):
+def test_the_main_revision_is_taken_if_it_is_complete(tmp_path, hub):
     stored = tmp_path / "hub/models--maxin-cn--Latte-1"
     (stored / "snapshots/newer/transformer").mkdir(parents=True)
     (stored / "snapshots/newer/transformer/config.json").write_text("{}")

@@ -16,7 +16,7 @@ from latte.shapes.draw import SHAPES
 from latte.shapes.examiner import examine
 from latte.weights.published import load_t5
 from latte.weights.sampling_defaults import Guidance
-from latte.weights.t2v_folder import rewrite
+from latte.weights.t2v_folder import convert_to_our_layout
 from latte.weights.tensors import CheckpointError
 
 
@@ -265,14 +265,14 @@ def test_a_conversion_leaves_nothing_of_another_model(published, tmp_path, capsy
 
 
 def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
-    for _ in rewrite(published, tmp_path / "a", torch.float32):
+    for _ in convert_to_our_layout(published, tmp_path / "a", torch.float32):
         pass
-    again = rewrite(published, tmp_path / "a", torch.float16)
+    again = convert_to_our_layout(published, tmp_path / "a", torch.float16)
     next(again)
     again.close()
     with pytest.raises(CheckpointError):
         LattePipeline.from_pretrained(tmp_path / "a")
-    for _ in rewrite(published, tmp_path / "a", torch.float16):
+    for _ in convert_to_our_layout(published, tmp_path / "a", torch.float16):
         pass
     assert LattePipeline.from_pretrained(tmp_path / "a").vae is not None
 

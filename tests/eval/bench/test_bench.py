@@ -115,7 +115,7 @@ def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
     [
         (["speed"], "invalid choice: 'speed'"),
         (["pab", "shapes", "--ranges", "2/3/5"], "no 'cross' layers"),
-        (["pab", "shapes", "--ranges", "2/x"], "expected KIND=RANGE"),
+        (["pab", "shapes", "--ranges", "2/x"], "broadcast ranges 2/x: expected whole numbers"),
         (["pab", "shapes", "--ranges", "2/3/5/2/2"], "there are 4 kinds"),
         (["pab", "shapes", "--out", "."], "is not a file"),
     ],

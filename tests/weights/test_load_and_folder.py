@@ -11,7 +11,7 @@ from goldens import out_of, relative_error
 import latte
 from latte.files import replacing
 from latte.models.latte import Latte, LatteConfig
-from latte.weights import load as checkpoint
+from latte.weights import load
 from latte.weights.convert_latte import COMPUTED
 from latte.weights.folder import damage, write_manifest
 from latte.weights.load import find_model, load_model, save_model, weights_file
@@ -114,7 +114,7 @@ def test_an_interrupted_folder_cannot_be_loaded_but_can_be_written_again(name, t
     assert load_model(save_model(other, folder)).config.num_heads == 4
 
 
-def test_the_file_that_is_read(tiny, tmp_path, monkeypatch):
+def test_the_file_that_is_read(tiny, tmp_path):
     folder = save_model(tiny, tmp_path / "run/final")
     assert weights_file(tmp_path / "run") == folder / "model.safetensors"
     (folder / "manifest.json").unlink()
@@ -128,7 +128,7 @@ def test_the_file_that_is_read(tiny, tmp_path, monkeypatch):
 
 
 def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path)
+    monkeypatch.setattr(load, "BUNDLED", tmp_path)
     save_model(tiny, tmp_path / "demo")
     save_vae(tiny_vae, tmp_path / "demo/vae")
     assert load_model("demo").config == tiny.config
@@ -137,8 +137,19 @@ def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch)
     with pytest.warns(UserWarning, match="means the bundled model"):
         assert find_model("demo") == tmp_path / "demo"
     assert find_model("./demo") == Path("demo")
+    assert load.bundled_models() == {name: tmp_path / name for name in ("demo", "demo/vae")}
     with pytest.raises(CheckpointError, match=r"no model at dem; .* the name of a bundled model: demo$"):
         load_model("dem")
+
+
+def test_folders_of_models_are_told_from_folders_of_videos(tiny, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "text/transformer").mkdir(parents=True)
+    (tmp_path / "text/transformer/config.json").write_text("{}")
+    (tmp_path / "videos").mkdir()
+    for folder in (save_model(tiny, tmp_path / "model"), tmp_path / "run", tmp_path / "text"):
+        assert load.is_model_folder(folder)
+    assert not load.is_model_folder(tmp_path / "videos") and not load.is_model_folder(tmp_path / "nowhere")
 
 
 def test_two_processes_write_one_file(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""`latte eval` without real videos: the report of the examiner's scores, and bad options."""
+
+import json
+
+import pytest
+import torch
+
+from latte.cli import main
+from latte.models.latte import Latte, LatteConfig
+from latte.shapes.draw import MOTIONS
+from latte.weights.load import find_model, save_model
+from latte.weights.tensors import digest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained model of the built-in shapes, without a VAE."""
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=8)
+    folder = save_model(Latte(config), tmp_path_factory.mktemp("model"))
+    (folder / "classes.json").write_text(json.dumps({"names": list(MOTIONS)}))
+    return folder
+
+
+WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
+
+
+def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
+    out = tmp_path / "new" / "scores.json"
+    assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
+    report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
+    files = (folder / "model.safetensors", find_model("shapes/vae") / "model.safetensors")
+    assert report["weights"] == "ema"
+    assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
+    assert report["device"].startswith("cpu ") and report["torch"] == torch.__version__
+    assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
+    assert report["scores"]["real clips"]["by_motion"] == {"left": 1.0}
+    said = capsys.readouterr().out
+    assert "motion_accuracy" in said and "  left" in said
+
+
+def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    vae = ["--vae", "shapes/vae"]
+    for model, words, say in (
+        ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
+        ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
+        (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
+        (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
+        (str(folder), [], "no VAE"),
+    ):
+        assert main(["eval", model, *WORDS, *words]) == 2
+        assert say in capsys.readouterr().err.splitlines()[-1]
