@@ -3,7 +3,6 @@
 Heavy imports wait until a command runs, so that `latte --help` is instant.
 """
 
-import argparse
 import os
 import re
 import sys
@@ -11,7 +10,7 @@ import warnings
 from importlib import import_module
 
 from latte import __version__
-from latte.commands.parser import Parser
+from latte.commands.parser import command_parser
 from latte.files import one_line
 
 COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: From the parser: status 0 after --help and --version, 2 after a wrong argument.
         Exception: Any unexpected one, with its traceback, if LATTE_TRACEBACK is set in the environment.
     """
-    parsed = build_parser().parse_args(argv)
+    parsed = command_parser(COMMANDS, __version__).parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         # timm imports torchvision, whose picture reader fails to load beside a CPU build of torch; it is not used here
@@ -63,20 +62,6 @@ def main(argv: list[str] | None = None) -> int:
             print_message(parsed.command, f"error: {one_line(reason)}")
             return status
     return 0
-
-
-def build_parser() -> Parser:
-    """The parser of `latte COMMAND`; each command parses its own arguments."""
-    parser = Parser(
-        prog="latte",
-        description="Latte, the latent diffusion transformer for video. For a command's options: latte COMMAND --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:9} {purpose}" for name, purpose in COMMANDS.items()),
-    )
-    parser.add_argument("--version", action="version", version=f"latte-video {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser
 
 
 def explain(error: Exception) -> tuple[int, str]:

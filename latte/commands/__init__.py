@@ -1,1 +1,1 @@
-"""The command line, one module per command. argparse is used here and in latte.cli, and nowhere else."""
+"""The command line, one module per command. argparse is imported here and nowhere else."""

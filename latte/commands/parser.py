@@ -26,6 +26,26 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def command_parser(commands: dict[str, str], version: str) -> Parser:
+    """The parser of `latte COMMAND ...`: .command, and .arguments, which the command parses itself.
+
+    Args:
+        commands: Name of each command, and what it does.
+        version: The version that --version prints.
+    """
+    parser = Parser(
+        prog="latte",
+        description="Latte, the latent diffusion transformer for video. For a command's options: latte COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:9} {purpose}" for name, purpose in commands.items()),
+    )
+    parser.add_argument("--version", action="version", version=f"latte-video {version}")
+    parser.add_argument("command", choices=commands, metavar="COMMAND", help="one of the commands below")
+    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest.required = False  # or argparse asks for it where only the command is missing
+    return parser
+
+
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add --device, whose default is cuda if this machine has it, and cpu otherwise."""
     import torch  # not at the top: `latte --help` must not wait for it

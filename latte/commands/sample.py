@@ -142,7 +142,7 @@ def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None
     each: videos of each class, or of an unconditional model; None, 2.
     """
     if args.prompt or args.negative_prompt:
-        raise ValueError(f"--prompt and --negative-prompt: {args.model} is a model of classes, or unconditional")
+        raise ValueError(f"--prompt does nothing for {args.model}, which is not a text-to-video model: use --classes")
     labels = chosen_labels(pipe, args, each or 2)
     asked = {"class_labels": labels, "num_videos": None if labels else each or 2}
     if labels:
@@ -154,10 +154,10 @@ def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None
 
 def prompts_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
     """What the call takes for a text-to-video model, and a caption for each video; each: of a prompt (None, 1)."""
+    if args.classes:
+        raise ValueError(f"--classes does nothing for {args.model}, a text-to-video model: use --prompt")
     if not args.prompt:
         raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
-    if args.classes:
-        raise ValueError(f"--classes: {args.model} is a model of prompts")
     each = each or 1
     asked = {"prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_videos_per_prompt": each}
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]

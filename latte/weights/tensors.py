@@ -85,7 +85,8 @@ def read_untrusted(path: Path) -> object:
     except Exception as error:  # a forged file can raise almost anything inside a reader
         alien = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if alien is None:
-            raise CheckpointError(f"{path} is damaged or is not a checkpoint of plain tensors") from error
+            reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
+            raise CheckpointError(f"{path} {reason}") from error
         advice = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
         raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not loaded: {advice}") from error
 
