@@ -90,7 +90,9 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
         pipe(PROMPTS[0], guidance_scale=1, guidance_interval=(400, 1000), **QUICK)
     with pytest.raises(ValueError, match=r"guidance_interval does nothing with guidance_scale 0\.5: set it above 1"):
         pipe(PROMPTS[0], guidance_scale=0.5, guidance_interval=(400, 1000), **QUICK)
-    with pytest.raises(ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the \d+ timesteps that are visited"):
+    with pytest.raises(
+        ValueError, match=r"guidance_interval 0\.2 to 0\.8 holds none of the \d+ timesteps that are visited"
+    ):
         pipe(PROMPTS[0], guidance_scale=2, guidance_interval=(0.2, 0.8), **QUICK)
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
