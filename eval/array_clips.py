@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latte.eval.clip_sets import ClipWindow, choose_windows, expect_clips, fingerprint
+from latte.eval.clip_sets import ClipWindow, choose_windows, fingerprint
 from latte.eval.protocol import Protocol
 from latte.video.pixels import resize_and_crop
 
@@ -63,10 +63,9 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
         ValueError: They are not such videos, or none is long enough.
     """
     named = {f"{i:06d}.mkv": channels_first(video, f"{side} video {i}") for i, video in enumerate(videos)}
-    clips, short = choose_windows(
-        list(named), protocol, side, seed, lambda name: len(named[name]), lambda name: array_content(named[name])
-    )
-    expect_clips(clips, protocol, side, f"the array of {side} videos", len(named))
+    frames_of, content_of = lambda name: len(named[name]), lambda name: array_content(named[name])
+    source = f"the array of {side} videos"
+    clips, short = choose_windows(list(named), protocol, side, seed, frames_of, content_of, source)
     return ArrayClips(named, clips, short)
 
 

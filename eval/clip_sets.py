@@ -164,6 +164,7 @@ def choose_windows(
     seed: int,
     frames_of: Callable[[str], int],
     content_of: Callable[[str], str],
+    source: object,
 ) -> tuple[tuple[ClipWindow, ...], tuple[str, ...]]:
     """One clip of each video, until there are protocol.clips.
 
@@ -174,9 +175,13 @@ def choose_windows(
         seed: For the protocol's random choices.
         frames_of: How many frames a video has.
         content_of: A hash of its content.
+        source: What holds the videos, for the message of the error.
 
     Returns:
         The clips, and the names of the videos that were too short.
+
+    Raises:
+        ValueError: No video is long enough for a clip.
     """
     names = sorted(names, key=lambda name: rank(seed, name)) if protocol.order == "seed" else sorted(names)
     stride, crop = protocol.stride(side), protocol.real_crop if side == "real" else 0
@@ -190,14 +195,10 @@ def choose_windows(
             continue
         start = start_of(protocol, side, seed, name, frames)
         clips.append(ClipWindow(name, start, stride, protocol.frames, content_of(name), crop))
-    return tuple(clips), tuple(short)
-
-
-def expect_clips(clips: Sequence[ClipWindow], protocol: Protocol, side: str, source: object, videos: int) -> None:
-    """Raise ValueError if no video was long enough for a clip."""
     if not clips:
-        needed = f"{protocol.frames * protocol.stride(side)} frames or more, which protocol {protocol.name} needs"
-        raise ValueError(f"{source} holds no video of {needed}: {videos} videos were looked at")
+        needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
+        raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at")
+    return tuple(clips), tuple(short)
 
 
 def videos_of(root: Path) -> list[Path]:
@@ -239,11 +240,8 @@ def choose_clips(
         FileNotFoundError: No such folder or file.
     """
     root, names = video_names(videos)
-    names = names[:only]
-    clips, short = choose_windows(
-        names, protocol, side, seed, lambda name: count_frames(root / name), lambda name: content(root / name)
-    )
-    expect_clips(clips, protocol, side, root, len(names))
+    frames_of, content_of = lambda name: count_frames(root / name), lambda name: content(root / name)
+    clips, short = choose_windows(names[:only], protocol, side, seed, frames_of, content_of, root)
     codecs, sizes = Counter(), Counter()
     for clip in clips:
         codec, size = stored_as(root / clip.name)
@@ -252,7 +250,7 @@ def choose_clips(
     if protocol.lossless and side == "generated" and (lossy := lossy_codecs(codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
-            "with `latte sample --n`, or leave out --protocol, or choose stylegan-v or latte"
+            "with `latte sample --n`, or leave out the protocol, or choose stylegan-v or latte"
         )
     return ClipSet(root, clips, short, len(clips) + len(short), dict(codecs), dict(sizes))
 

@@ -1,17 +1,13 @@
 """The examiner's scores of a model of the built-in shapes: what the model is asked, and how its answers are judged."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from latte import __version__
-from latte.device import device_name
+from latte.arguments import check_count
 from latte.pipeline import LattePipeline
 from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
 from latte.shapes.examiner import score_clips
 from latte.video.pixels import from_uint8
-from latte.weights.tensors import digest
 
 HELD_OUT = 1_000_000  # seed of the real clips, which training on the built-in shapes does not use by default
 
@@ -30,17 +26,15 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
         ValueError: The model has no VAE, `count` is less than 1, or the model's classes are not the motions.
     """
     if pipe.vae is None:
-        raise ValueError("this model has no VAE to decode with: give --vae")
-    if count < 1:
-        raise ValueError(f"--num-videos is {count}; it must be 1 or more")
-    cfg = pipe.transformer.config
+        raise ValueError("this model has no VAE to decode with: give it one (vae)")
+    check_count("count", count)
+    frames, side = pipe.conditioning.trained_size(pipe.transformer.config)
+    size = side * pipe.vae.factor
     if pipe.takes_prompts:
-        size, frames = cfg.sample_size * pipe.vae.factor, cfg.video_length
         truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
         return {"prompt": [clip.caption for clip in truths]}, truths
     if pipe.class_names != list(MOTIONS):
         raise ValueError("the examiner judges models of the built-in shapes; this one has other classes, or none")
-    size, frames = cfg.input_size * pipe.vae.factor, cfg.num_frames
     truths = [make_clip(HELD_OUT, i, MOTIONS[i % len(MOTIONS)], frames, size) for i in range(count)]
     return {"class_labels": [clip.label for clip in truths]}, truths
 
@@ -106,35 +100,3 @@ def score_table(scores: dict[str, dict]) -> str:
         else:
             lines.append(line(name, [column.get(name) for column in columns]))
     return "\n".join(lines)
-
-
-def origin(
-    pipe: LattePipeline, settings: dict, files: list[Path], model: str, weights: str, dtype: str, memory: str
-) -> dict:
-    """What results depend on.
-
-    Args:
-        pipe: The model's pipeline.
-        settings: Options of the pipeline's call.
-        files: The files of weights, which are identified by their sha256.
-        model: What the model was called by.
-        weights: Which of a checkpoint's weights: "ema" or "model".
-        dtype: Of a text-to-video model's weights.
-        memory: "normal" or "low".
-
-    Returns:
-        All of these, the device and the versions, ready for JSON.
-    """
-    return {
-        "model": model,
-        "weights": weights,
-        "dtype": dtype,
-        "memory": memory,
-        "sha256": {f"{file.parent.name}/{file.name}": digest(file) for file in files},
-        "device": device_name(pipe.device),
-        "torch": torch.__version__,
-        "latte": __version__,
-        "real_seed": HELD_OUT,
-        "sampler": settings.get("sampler") or pipe.scheduler.sampler,
-        **settings,
-    }

@@ -1,9 +1,7 @@
 """Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +9,14 @@ from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name
-from latte.eval.clip_sets import videos_of
 from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
+from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
 from latte.eval.networks.published_weights import find_weights
-from latte.eval.video_pairs import PairedVideos, batch_of, match_pairs, mean_over_pairs, read_pair
+from latte.eval.video_pairs import PairedVideos, match_pairs, mean_over_pairs, open_videos, read_pair
 from latte.video.pixels import expect_videos, from_uint8
-from latte.video.read import read_video
-from latte.weights.tensors import load_strictly, read_tensors
 
 IDENTICAL = 100.0  # dB where no pixel differs, as in the evaluation of Pyramid Attention Broadcast
-HEADS = "functional/image/lpips_models/alex.pth"  # LPIPS's own weights, 6 kB, which come with torchmetrics
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def compare_pairs(
 
     Raises:
         ValueError: The folders do not match, or a pair differs in size or length or is too small. CheckpointError: the
-            weights are missing (with where to get them) or do not fit.
+            weights are missing (with where to get them) or do not fit. FileNotFoundError: there is no such folder.
     """
     device, weights = find_device(device), find_weights("alexnet", alexnet) if alexnet else None
     network = load_lpips(weights.path, device) if weights else None
@@ -96,7 +91,9 @@ def compare_pairs(
 
 
 def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over frames; 100 where no pixel differs.
+    """Peak signal-to-noise ratio in dB; 100 where no pixel differs.
+
+    The mean over videos of the mean over frames.
 
     Args:
         videos: uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3); or a folder of videos, matched to the references by
@@ -104,7 +101,7 @@ def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
         reference: What they are compared with, of the same kind and shape.
 
     Raises:
-        ValueError: They are not such videos, or not pairs.
+        ValueError: They are not such videos, or not pairs. FileNotFoundError: there is no such folder or file.
     """
     return mean_over_pairs(batch_psnr, videos, reference)
 
@@ -117,7 +114,7 @@ def batch_psnr(videos: Tensor, reference: Tensor) -> float:
 
 
 def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> float:
-    """Structural similarity (Wang et al. 2004), the mean over frames; 1: identical.
+    """Structural similarity (Wang et al. 2004); 1: identical. The mean over videos of the mean over frames.
 
     A Gaussian window of 11 pixels with sigma 1.5 and mirrored borders, by torchmetrics (`latte-video[eval]`).
 
@@ -127,48 +124,24 @@ def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> fl
         at_once: Videos per batch.
 
     Raises:
-        ValueError: They are not such videos, or not pairs; or torchmetrics is not installed.
+        ValueError: They are not such videos, or not pairs; or torchmetrics is not installed. FileNotFoundError: there
+            is no such folder or file.
     """
     return mean_over_pairs(lambda a, b: batch_ssim(a, b, at_once), videos, reference)
 
 
 def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
     """`ssim` of uint8 (b, f, 3, h, w)."""
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        raise ValueError("SSIM needs torchmetrics: pip install 'latte-video[eval]'") from None
+    require_torchmetrics("SSIM")
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     expect_videos(videos, reference)
     if min(videos.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs frames of 11 x 11 pixels or more, not {videos.shape[-2]} x {videos.shape[-1]}")
     parts = zip(videos.split(at_once), reference.split(at_once))
     frames = [[part.flatten(0, 1).double() / 255 for part in pair] for pair in parts]
-    each: list[Any] = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
-    return torch.cat(each).mean().item()
-
-
-def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> LPIPS:
-    """Load AlexNet from torchvision's file, and LPIPS's heads, which come with torchmetrics (`latte-video[eval]`).
-
-    Args:
-        path: alexnet-owt-7be5be79.pth, or a folder that holds it.
-        device: Where to put the network.
-
-    Raises:
-        ValueError: torchmetrics is not installed. CheckpointError: there is no such file (with where to get it), or it
-            does not fit.
-    """
-    library = find_spec("torchmetrics")
-    if library is None or library.origin is None:
-        raise ValueError("LPIPS needs torchmetrics: pip install 'latte-video[eval]'")
-    file = find_weights("alexnet", path).path
-    backbone = {name: value for name, value in read_tensors(file).items() if not name.startswith("classifier.")}
-    heads = read_tensors(Path(library.origin).parent / HEADS)
-    with torch.device("meta"):
-        network = LPIPS()
-    heads = {name.replace("lin", "heads.").replace(".model.1", ""): value for name, value in heads.items()}
-    load_strictly(network, backbone | heads, file)
-    return network.eval().to(device)
+    each = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
+    return torch.cat([torch.as_tensor(part) for part in each]).mean().item()
 
 
 def lpips(
@@ -178,7 +151,9 @@ def lpips(
     device: str | torch.device | None = None,
     batch_size: int = 32,
 ) -> float:
-    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) on AlexNet, the mean over frames; 0: identical.
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) on AlexNet; 0: identical.
+
+    The mean over videos of the mean over frames.
 
     Args:
         videos: See `psnr`; frames of 31 x 31 pixels or more.
@@ -188,7 +163,8 @@ def lpips(
         batch_size: Frames per batch; it changes only the rounding.
 
     Raises:
-        ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips.
+        ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips. FileNotFoundError: there is
+            no such folder or file.
     """
     network = alexnet if isinstance(alexnet, LPIPS) else load_lpips(alexnet, find_device(device))
     return mean_over_pairs(lambda a, b: batch_lpips(a, b, network, batch_size), videos, reference)
@@ -219,17 +195,15 @@ def flicker(videos: PairedVideos) -> float:
             or more.
 
     Raises:
-        ValueError: They are not such videos.
+        ValueError: They are not such videos. FileNotFoundError: there is no such folder or file.
     """
-    if isinstance(videos, str | Path | list | tuple):
-        paths = videos_of(Path(videos)) if isinstance(videos, str | Path) else videos
-        if not paths:
-            raise ValueError(f"{videos} holds no videos")
-        each = [flicker(read_video(path)[0][None]) for path in paths]
-        return sum(each) / len(each)
-    array: Any = videos
-    batch = batch_of(array)
-    if batch.shape[1] < 2:
+    each = [batch_flicker(batch) for batch in open_videos(videos)]
+    return sum(each) / len(each)
+
+
+def batch_flicker(videos: Tensor) -> float:
+    """`flicker` of uint8 (b, f, 3, h, w)."""
+    if videos.shape[1] < 2:
         raise ValueError("flicker needs videos of two frames or more")
-    differences = [(video[1:].short() - video[:-1].short()).abs().double().mean() for video in batch]
-    return 1 - (sum(differences) / len(differences)).item() / 255
+    differences = [(video[1:].short() - video[:-1].short()).abs().double().mean().item() for video in videos]
+    return 1 - sum(differences) / len(differences) / 255

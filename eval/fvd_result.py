@@ -12,14 +12,15 @@ from latte.eval.video_inception_score import InceptionScore
 
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # between two results that are compared
 REQUIRED = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
-# fields that a result may lack, and how they are read from JSON
-OPTIONAL: dict[str, Callable[[Any], Any]] = {
-    "infinite": lambda values: Estimate(**values),
-    "floor": lambda values: Estimate(**values),
-    "kernel": lambda values: Discrepancy(**values),
-    "flicker": dict,
-    "fid": FIDResult.from_dict,
-    "inception_score": InceptionScore.from_dict,
+NAMED = {"detector": ("name", "network"), "protocol": ("name",)}  # what a result is printed with
+# fields that a result may lack: how they are written to JSON, and how they are read
+OPTIONAL: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "infinite": (asdict, lambda values: Estimate(**values)),
+    "floor": (asdict, lambda values: Estimate(**values)),
+    "kernel": (lambda found: found._asdict(), lambda values: Discrepancy(**values)),
+    "flicker": (dict, lambda values: {**values, "generated": values["generated"]}),
+    "fid": (FIDResult.to_dict, FIDResult.from_dict),
+    "inception_score": (InceptionScore.to_dict, InceptionScore.from_dict),
 }
 
 
@@ -71,9 +72,8 @@ class FVDResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it; what it lacks is left out."""
-        plain = {"infinite": asdict, "floor": asdict, "kernel": lambda found: found._asdict(), "flicker": dict}
-        plain |= {"fid": FIDResult.to_dict, "inception_score": InceptionScore.to_dict}
-        optional = {name: plain[name](found) for name in OPTIONAL if (found := getattr(self, name)) is not None}
+        held = {name: getattr(self, name) for name in OPTIONAL}
+        optional = {name: OPTIONAL[name][0](found) for name, found in held.items() if found is not None}
         distances = ("infinite", "floor", "kernel")
         return {
             **{name: getattr(self, name) for name in ("metric", "protocol", "detector", "device", "seed")},
@@ -93,17 +93,17 @@ class FVDResult:
         Raises:
             ValueError: These are no such values; names the first that is missing or damaged.
         """
+        damaged = "this is not a result of `latte eval --real`: {} is missing or damaged"
         for name in (*MUST_AGREE, *REQUIRED):
-            if name not in values or not isinstance(values[name], REQUIRED.get(name, object)):
-                raise ValueError(f"this is not a result of `latte eval --real`: {name} is missing or damaged")
+            whole = name in values and isinstance(values[name], REQUIRED.get(name, object))
+            if not whole or (values[name] is not None and any(key not in values[name] for key in NAMED.get(name, ()))):
+                raise ValueError(damaged.format(name))
         optional: dict[str, Any] = {}
-        for name, read in OPTIONAL.items():
+        for name, (_, read) in OPTIONAL.items():
             try:
                 optional[name] = read(values[name]) if name in values else None
-            except (AttributeError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"this is not a result of `latte eval --real`: {name} is missing or damaged"
-                ) from error
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(damaged.format(name)) from error
         same = {name: values[name] for name in ("metric", "protocol", "detector", "seed", "real", "generated")}
         about = {"device": values.get("device", ""), "versions": values.get("versions", {})}
         return cls(value=values["distance"], caveats=tuple(values.get("caveats", ())), **same, **about, **optional)
@@ -112,7 +112,9 @@ class FVDResult:
         """The result as a table: the numbers, then the caveats."""
         row = lambda name, values: f"  {name:36}{values}"
         interval = lambda of: f"{of.value:10.2f}   95 %: {of.low:.2f} to {of.high:.2f}"
-        lines = [f"{self.detector['name']}: {self.generated['clips']} generated clips, {self.real['clips']} real clips"]
+        count = lambda side: side.get("clips") or "an unknown number of"
+        sides = f"{count(self.generated)} generated clips, {count(self.real)} real clips"
+        lines = [f"{self.detector['name']}: {sides}"]
         lines.append(row("distance", f"{self.value:10.2f}"))
         if self.infinite:
             lines.append(row("extrapolated to infinite N", interval(self.infinite)))
@@ -169,16 +171,17 @@ def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:
         ValueError: The results are not comparable; see check_comparable.
     """
     check_comparable(*results)
-    sure = all(result.infinite for result in results)
-    value = lambda result: result.infinite.value if sure else result.value
-    (low, a), (high, b) = sorted(zip(names, results), key=lambda pair: value(pair[1]))
-    if value(a) == value(b):
-        return f"{low} and {high} are equal ({value(a):.2f})"
-    line = f"{low} ({value(a):.2f}) is lower than {high} ({value(b):.2f})"
-    if a.infinite is None or b.infinite is None:
+    infinite = [result.infinite for result in results if result.infinite]
+    sure = len(infinite) == len(results)
+    values = [estimate.value for estimate in infinite] if sure else [result.value for result in results]
+    low, high = sorted(range(2), key=values.__getitem__)
+    if values[low] == values[high]:
+        return f"{names[low]} and {names[high]} are equal ({values[low]:.2f})"
+    line = f"{names[low]} ({values[low]:.2f}) is lower than {names[high]} ({values[high]:.2f})"
+    if not sure:
         return f"{line}; how certain this is cannot be said without intervals"
     line += ", extrapolated to infinite N"
-    if a.value > b.value:
-        line += f", although on these clips it is {a.value:.2f} against {b.value:.2f}"
-    apart = a.infinite.high < b.infinite.low
+    if results[low].value > results[high].value:
+        line += f", although on these clips it is {results[low].value:.2f} against {results[high].value:.2f}"
+    apart = infinite[low].high < infinite[high].low
     return f"{line}; their 95 % intervals {'do not overlap' if apart else 'overlap, so neither is shown to be better'}"

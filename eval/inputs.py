@@ -56,7 +56,7 @@ class Reading:
             FileNotFoundError: There is no such folder or file.
         """
         if self.ranks.size > 1 and self.cache is None:
-            raise ValueError("several processes share their features through a folder: name one with --features")
+            raise ValueError("several processes share their features through a folder: name one (features)")
         if callable(videos):
             videos = videos()
         if isinstance(videos, ModelVideos):
@@ -66,9 +66,10 @@ class Reading:
                 raise ValueError(f"{videos} is a file: name a folder of videos, or a list of video files")
             clips = choose_clips(videos, self.protocol, side, self.seed)
         elif isinstance(videos, Iterable):
-            videos = check_array(videos, side) if isinstance(videos, Tensor | np.ndarray) else list(videos)
-            paths = len(videos) and all(isinstance(video, str | Path) for video in videos)
-            clips = (choose_clips if paths else choose_array_clips)(videos, self.protocol, side, self.seed)
+            in_memory = isinstance(videos, Tensor | np.ndarray)
+            videos = check_array(videos, side) if in_memory else list(videos)
+            in_memory = in_memory or not all(isinstance(video, str | Path) for video in videos)
+            clips = (choose_array_clips if in_memory else choose_clips)(videos, self.protocol, side, self.seed)
         else:
             kinds = "a folder, a list of video files, an array of videos, or a file of statistics or features"
             raise ValueError(f"the {side} videos are a {type(videos).__name__}: expected {kinds}")
@@ -131,12 +132,6 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
             f"the {side} features have {found.width} numbers, those of the {name} have {detector.width}{advice}"
         )
     return found
-
-
-def refuse_unused(**options: object) -> None:
-    """Raise ValueError for an option of reading videos that was given although both sides are features."""
-    if unused := [name for name, value in options.items() if value is not None]:
-        raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
 
 
 def find_device(name: str | torch.device | None) -> torch.device:

@@ -48,21 +48,20 @@ class ModelVideos:
         Raises:
             ValueError: The model has no VAE, or its videos are too short for the protocol; or see sample_many.
         """
-        name, config = self.about.get("model", "the model"), self.pipe.transformer.config
-        of_text, ranks = self.pipe.takes_prompts, ranks or Ranks()
-        frames = config.video_length if of_text else config.num_frames
+        name, ranks = self.about.get("model", "the model"), ranks or Ranks()
+        frames, side = self.pipe.conditioning.trained_size(self.pipe.transformer.config)
         if frames < protocol.frames * protocol.generated_stride:
             raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more")
         if self.pipe.vae is None:
-            raise ValueError(f"{name} has no VAE to decode with: give --vae")
+            raise ValueError(f"{name} has no VAE to decode with: give it one (vae)")
         if self.folder:
             among = {"rank": ranks.rank, "world_size": ranks.size, "progress": progress and ranks.first}
             count, options = protocol.clips, (self.labels, self.settings, self.about)
             sample_many(self.pipe, count, self.folder, *options, **among)
             return choose_clips(self.folder, protocol, "generated", seed, only=count)
         record = set_record(self.pipe, self.labels, self.settings, self.about, fps=0)
-        side = (config.sample_size if of_text else config.input_size) * self.pipe.vae.factor
-        sizes = {f"{side}x{side}": protocol.clips}
+        size = side * self.pipe.vae.factor
+        sizes = {f"{size}x{size}": protocol.clips}
         return ModelClips(self.pipe, self.labels, self.settings, record, protocol, seed, frames, sizes)
 
 

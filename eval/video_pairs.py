@@ -57,16 +57,42 @@ def open_pairs(videos: PairedVideos, reference: PairedVideos) -> Iterator[tuple[
     elif isinstance(videos, list | tuple) and isinstance(reference, list | tuple):
         if len(videos) != len(reference) or not videos:
             raise ValueError(f"{len(videos)} videos and {len(reference)} references are not pairs: list one for each")
-        yield from (read_pair(*paths) for paths in zip(videos, reference))
-    else:
+        yield from (read_pair(*paths) for paths in zip(check_paths(videos), check_paths(reference)))
+    elif isinstance(videos, Tensor | np.ndarray) and isinstance(reference, Tensor | np.ndarray):
         yield batch_of(videos), batch_of(reference)
+    else:
+        kinds = f"{type(videos).__name__} and {type(reference).__name__}"
+        raise ValueError(f"expected two folders, two lists of video files, or two arrays of videos, not {kinds}")
+
+
+def open_videos(videos: PairedVideos) -> Iterator[Tensor]:
+    """Yield videos (b, f, 3, h, w): those of a folder or a list one by one, an array as it is."""
+    if isinstance(videos, Tensor | np.ndarray):
+        yield batch_of(videos)
+        return
+    if not isinstance(videos, str | Path | list | tuple):
+        kind = type(videos).__name__
+        raise ValueError(f"expected a folder, a list of video files, or an array of videos, not {kind}")
+    paths = videos_of(Path(videos)) if isinstance(videos, str | Path) else check_paths(videos)
+    if not paths:
+        raise ValueError(
+            f"{videos} holds no videos" if isinstance(videos, str | Path) else "the list of videos is empty"
+        )
+    for path in paths:
+        yield read_video(path)[0][None]
+
+
+def check_paths(videos: Sequence[str | Path]) -> Sequence[str | Path]:
+    """A list of video files. Raises ValueError if it lists something else."""
+    for i, video in enumerate(videos):
+        if not isinstance(video, str | Path):
+            kind = type(video).__name__
+            raise ValueError(f"video {i} of the list: expected the path of a file, not {kind}; stack arrays into one")
+    return videos
 
 
 def batch_of(videos: Tensor | np.ndarray) -> Tensor:
     """uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3) as (b, f, 3, h, w). Raises ValueError if they are not that."""
-    if not isinstance(videos, Tensor | np.ndarray):
-        kind = type(videos).__name__
-        raise ValueError(f"expected two folders, two lists of video files, or two arrays of videos, not a {kind}")
     tensor = torch.as_tensor(videos)
     if tensor.ndim == 5 and tensor.shape[2] != 3 and tensor.shape[4] == 3:
         tensor = tensor.permute(0, 1, 4, 2, 3)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -94,15 +95,23 @@ class Grid:
         ]
         return self.training_with(",".join(parts) or "base", settings, seed, image_model)
 
+    @cached_property
+    def trainings(self) -> dict[Path, Training]:
+        """Those that were asked for, by folder: reading their settings takes longer than all else about them."""
+        return {}
+
     def training_with(self, name: str, settings: dict, seed: int, image_model: Training | None = None) -> Training:
         """The training with some settings in place of the base's. Trainings with the same latents share them."""
+        folder = self.folder / "runs" / name / f"seed-{seed}"  # its name says which settings
+        if folder in self.trainings:
+            return self.trainings[folder]
         overrides = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
         config = resolve(str(self.folder / BASE), overrides)
         if config.latents == "once":
             about = json.dumps([latent_settings(config), config.vae], sort_keys=True)
             overrides.append(f"latents={self.folder / 'latents' / hashlib.sha256(about.encode()).hexdigest()[:12]}")
-        config = resolve(str(self.folder / BASE), overrides)
-        return Training(self.folder / "runs" / name / f"seed-{seed}", tuple(overrides), config, image_model)
+            config = resolve(str(self.folder / BASE), overrides)
+        return self.trainings.setdefault(folder, Training(folder, tuple(overrides), config, image_model))
 
     def base_value(self, name: str) -> object:
         """The base's value of a setting such as "steps" or "model.depth"."""
@@ -182,27 +191,31 @@ def run_evaluation(grid: Grid, evaluation: Evaluation, workers: Workers, device:
     score_samples(folder, sampling, grid.num_videos, evaluation.file, device.name, grid.i3d)
 
 
-def missing_work(grid: Grid) -> tuple[list[Training], list[Training], list[Evaluation]]:
-    """What is still to be done.
+class Missing(NamedTuple):
+    """What is still to be done."""
 
-    Returns:
-        One training for each set of latents that is not encoded yet, the trainings that are not done, and the
-        evaluations without scores.
-    """
+    to_encode: list[Training]  # one for each set of latents that is not encoded yet
+    trainings: list[Training]
+    evaluations: list[Evaluation]  # without scores
+
+
+def missing_work(grid: Grid) -> Missing:
+    """What is still to be done."""
     needed = {t.folder: t for e in grid.evaluations for t in (e.training.image_model, e.training) if t}
     trainings = [training for training in needed.values() if not training.done]
     latents = {Path(training.config.latents): training for training in trainings}
     ours = {path: training for path, training in latents.items() if path.is_relative_to(grid.folder)}
     to_encode = [training for path, training in ours.items() if not (path / latent_files.LATENT_INDEX).is_file()]
-    return to_encode, trainings, [evaluation for evaluation in grid.evaluations if not evaluation.file.is_file()]
+    return Missing(to_encode, trainings, [each for each in grid.evaluations if not each.file.is_file()])
 
 
-def do_missing_work(grid: Grid, parallel: int) -> dict[Path, str]:
+def do_missing_work(grid: Grid, missing: Missing, parallel: int) -> dict[Path, str]:
     """Encode, train and evaluate all that is missing.
 
     Args:
-        grid: says what there is to do.
-        parallel: the number of workers.
+        grid: The ablations.
+        missing: What there is to do, as `missing_work` found it.
+        parallel: The number of workers.
 
     Returns:
         What failed, and why, by the folder or file that it was to make.
@@ -219,7 +232,7 @@ def do_missing_work(grid: Grid, parallel: int) -> dict[Path, str]:
         if not workers.stopped:
             print(f"{path.relative_to(grid.folder)}: {failed.get(path, 'done')}", flush=True)
 
-    to_encode, trainings, evaluations = missing_work(grid)
+    to_encode, trainings, evaluations = missing
     image_models = {e.training.image_model.folder for e in grid.evaluations if e.training.image_model}
     with Workers(parallel) as workers:
         workers.for_each(attempt, [(encode_latents, t, Path(t.config.latents)) for t in to_encode])

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from latte.eval.exam import HELD_OUT
+from latte.eval.features import Detector, features_of
 from latte.eval.frechet import Moments, distance
-from latte.eval.networks.shape_features import ShapeFeatures, load_shape_features, resize_clip, shape_features
+from latte.eval.networks.shape_features import shapes_detector
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
@@ -72,14 +73,14 @@ def real_clips(geometry: ClipGeometry, count: int) -> list[ShapeClip]:
 
 
 @cache
-def feature_network() -> ShapeFeatures:
-    """The network of the shapes distance."""
-    return load_shape_features()
+def detector() -> Detector:
+    """The detector of the shapes distance, on the CPU: so scores do not depend on where a model was sampled."""
+    return shapes_detector(torch.device("cpu"))
 
 
 def feature_moments(videos: Tensor) -> Moments:
     """The moments of the features of uint8 videos (n, f, 3, h, w)."""
-    return Moments.of(shape_features(feature_network(), torch.stack([resize_clip(video) for video in videos])))
+    return Moments.of(features_of([detector()], iter(videos), videos.shape[1])[0])
 
 
 @cache
@@ -88,7 +89,7 @@ def held_out_moments(geometry: ClipGeometry) -> Moments:
     return feature_moments(torch.stack([torch.from_numpy(clip.video) for clip in real_clips(geometry, REAL_CLIPS)]))
 
 
-def shapes_distance(samples: Samples) -> dict[str, float]:
+def distance_scores(samples: Samples) -> dict[str, float]:
     """The shapes distance between the samples and held-out clips. With few samples it is biased upwards.
 
     The result is empty if the data is not the built-in shapes, or there are fewer than two samples.
@@ -134,7 +135,7 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
     videos = pipe(**inputs, **sampling, output_type="uint8", progress=False).frames.cpu()
     seconds = time.perf_counter() - start
     samples = Samples(ClipGeometry.of(config), videos, real)
-    scores = examiner_scores(samples) | shapes_distance(samples)
+    scores = examiner_scores(samples) | distance_scores(samples)
     if i3d and config.data != "shapes":
         compared = replace(config, eval_every=1, eval_clips=max(2, count), eval_i3d=i3d)
         scores |= DistanceToReal(compared, open_clips(replace(config, latents="step")), torch.device(device))(videos)

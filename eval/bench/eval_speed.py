@@ -53,7 +53,7 @@ def randomize(network: I3D) -> I3D:
 def decode_every_frame(clips: ClipSet) -> list[torch.Tensor]:
     """The plain way to decode: read every frame of every video, then keep the clip."""
     videos = [(clip, read_video(clips.root / clip.name)[0]) for clip in clips.clips]
-    return [video[clip.start :: clip.stride][: clip.frames] for clip, video in videos]
+    return [clip.of(video) for clip, video in videos]
 
 
 @torch.no_grad()
@@ -84,8 +84,9 @@ def measure_evaluation(
 
     Returns:
         For "decoding" and "features" seconds per clip, for "distance" seconds per distance: "seconds" of this
-        project's code, "obvious" of the plain implementation, and their "ratio". The last two are None where SciPy is
-        not installed. "agreement" has the "relative_error" between the features of the two.
+        project's code, "obvious" of the plain implementation (its name in files of results), and their "ratio". The
+        last two are None where SciPy is not installed. "agreement" has the "relative_error" between the features of
+        the two.
     """
 
     def fastest(work: Callable[[], object]) -> float:
@@ -121,4 +122,4 @@ def evaluation_table(rows: dict[str, dict[str, float | None]]) -> str:
         row = rows[name]
         plain, ratio = (f"{1 / row['obvious']:.2f}", f"{row['ratio']:.2f}") if row["obvious"] else ("-", "-")
         cells.append([unit, f"{1 / row['seconds']:.2f}", plain, ratio])
-    return markdown_table(["", "a second", "the obvious way", "ratio"], cells)
+    return markdown_table(["", "a second", "a plain implementation", "ratio"], cells)

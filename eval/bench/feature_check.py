@@ -111,5 +111,5 @@ def feature_table(scores: dict) -> str:
     real = scores["real against real"]
     rows = [[name, *(f"{value:.2f}" for value in row)] for name, row in scores["damage"].items()]
     lines = [markdown_table(["corruption", *map(str, STRENGTHS)], rows)]
-    lines.append(f"real against real: {real['mean']:.2f}, 95 % in {real['low']:.2f} to {real['high']:.2f}")
+    lines.append(f"real-vs-real: {real['mean']:.2f}, 95 % in {real['low']:.2f} to {real['high']:.2f}")
     return "\n".join([*lines, *(f"{name}: {share:.3f}" for name, share in scores["held-out clips"].items())])

@@ -13,7 +13,7 @@ from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.i3d import CLASSES, I3D, SIDE
-from latte.eval.networks.inception import resize
+from latte.eval.networks.inception import resize_tf1
 from latte.eval.networks.pickles import is_torchscript, read_torchscript
 from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
@@ -34,20 +34,22 @@ def own_name(key: str) -> str:
     return key.replace(".batch3d.", ".bn.")
 
 
-def find_i3d(path: str | Path) -> Weights:
+def find_i3d(path: str | Path | None) -> Weights:
     """Find I3D's weights.
 
     Args:
-        path: the file, or a folder that holds it under one of its published names.
+        path: the file, or a folder that holds it under one of its published names. None means that the user gave no
+            path.
 
     Returns:
-        The file and its sha256.
+        The file.
 
     Raises:
         CheckpointError: there is no such file. The message says where to download it.
     """
-    path = Path(path)
-    pretrained = "pretrained" in path.name or (path / PUBLISHED["i3d-pretrained-400"].file).is_file()
+    pretrained = path is not None and (
+        "pretrained" in Path(path).name or (Path(path) / PUBLISHED["i3d-pretrained-400"].file).is_file()
+    )
     return find_weights("i3d-pretrained-400" if pretrained else "i3d-torchscript", path)
 
 
@@ -82,7 +84,7 @@ def optimize_for_inference(model: I3D, device: torch.device) -> I3D:
     return use_fast_convolutions(model) if device.type == "cpu" else model
 
 
-def i3d_detector(path: Path, protocol: Protocol, device: torch.device) -> Detector:
+def i3d_detector(path: str | Path | None, protocol: Protocol, device: torch.device) -> Detector:
     """The detector of FVD.
 
     Args:
@@ -115,8 +117,8 @@ def squash(frames: Tensor) -> Tensor:
 
 
 def squash_tf1(frames: Tensor) -> Tensor:
-    """Resize as `squash` does, but sample where TensorFlow 1 does (see latte.eval.networks.inception.resize)."""
-    return resize(resize(frames, -2, SIDE), -1, SIDE)
+    """Resize as `squash` does, but sample where TensorFlow 1 does (see latte.eval.networks.inception.resize_tf1)."""
+    return resize_tf1(resize_tf1(frames, -2, SIDE), -1, SIDE)
 
 
 RESIZES = {"squash": squash, "squash-tf1": squash_tf1}

@@ -134,7 +134,7 @@ class Inception(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map uint8 frames (n, 3, h, w) of any size to features (n, 2048), in the type of the weights."""
-        x = (resize(resize(frames.to(self.fc.weight.dtype), 3, SIZE), 2, SIZE) - 128) / 128
+        x = (resize_tf1(resize_tf1(frames.to(self.fc.weight.dtype), 3, SIZE), 2, SIZE) - 128) / 128
         x = HALVE(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = HALVE(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         for name in BLOCKS:
@@ -142,7 +142,7 @@ class Inception(nn.Module):
         return x.mean((2, 3))
 
 
-def resize(x: Tensor, dim: int, size: int) -> Tensor:
+def resize_tf1(x: Tensor, dim: int, size: int) -> Tensor:
     """Resize one axis linearly as TensorFlow 1 does: output pixel i samples the input at i * old / size.
 
     Most other libraries sample at (i + 0.5) * old / size - 0.5.

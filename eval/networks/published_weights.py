@@ -5,6 +5,8 @@ that was used is part of every result. AlexNet's file name ends with the first e
 customary for PyTorch's hub.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +44,16 @@ PUBLISHED = {
 }
 
 
-class Weights(NamedTuple):
+@dataclass(frozen=True)
+class Weights:
     """A file of weights on disk."""
 
     path: Path
-    sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, which is read for it once, when it is first asked for."""
+        return digest(self.path)
 
 
 def find_weights(name: str, path: str | Path | None) -> Weights:
@@ -57,7 +64,7 @@ def find_weights(name: str, path: str | Path | None) -> Weights:
         path: the file, or a folder that holds it under its published name. None means that the user gave no path.
 
     Returns:
-        The file and its sha256.
+        The file.
 
     Raises:
         CheckpointError: there is no such file. The message is one line and says where to download it.
@@ -69,4 +76,4 @@ def find_weights(name: str, path: str | Path | None) -> Weights:
     found = Path(path) / file if Path(path).is_dir() else Path(path)
     if not found.is_file():
         raise CheckpointError(f"{found}: there is no such file; {advice}")
-    return Weights(found, digest(found))
+    return Weights(found)

@@ -155,12 +155,12 @@ def resize_clip(clip: Tensor) -> Tensor:
 
 def shapes_detector(device: torch.device) -> Detector:
     """The detector of the shapes distance, by the network that ships. Clips in a batch may differ in size only."""
-    network, file = load_shape_features().to(device), find_model(SHIPPED) / WEIGHTS
+    network, sha256 = load_shape_features().to(device), digest(find_model(SHIPPED) / WEIGHTS)
     record = {
         "metric": "shapes_distance",
         "name": "shapes distance (not FVD)",
-        "network": f"{SHIPPED}, sha256 {digest(file)}",
-        "sha256": digest(file),
+        "network": f"{SHIPPED}, sha256 {sha256}",
+        "sha256": sha256,
         "resize": "squash, antialiased, to 64 x 64",
         "caveats": ["the network knows the built-in shapes alone: of other videos the distance says little"],
     }

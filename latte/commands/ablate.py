@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from latte.commands.parser import Parser
+from latte.commands.parser import Parser, check_out_folder
 from latte.eval.ablate.definitions import SCALES, Ablation, Scale, ablations
 from latte.eval.ablate.report import write_report
 from latte.eval.ablate.runs import ABOUT, Grid, do_missing_work, missing_work
 from latte.eval.networks.i3d_weights import find_i3d
-from latte.files import writable
 from latte.models.latte import LatteConfig
 from latte.train.config import TrainConfig
 from latte.train.data.folders import open_clips
@@ -53,12 +52,12 @@ def base_config(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
     """The settings that arms depart from.
 
     Args:
-        scale: its settings are applied to the preset first.
-        preset: a name of latte.train.presets.
-        changes: the user's, as "key=value", applied after the scale's.
+        scale: Its settings are applied to the preset first.
+        preset: A name of latte.train.presets.
+        changes: The user's, as "key=value", applied after the scale's.
 
     Raises:
-        ValueError: the preset does not train a Latte, or a setting is unknown or not valid.
+        ValueError: The preset does not train a Latte, or a setting is unknown or not valid.
     """
     settings = [f"{name}={value}" for name, value in scale.settings.items()]
     config = resolve(preset, settings + changes)
@@ -68,19 +67,18 @@ def base_config(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
 
 
 def check_options(num_videos: int, parallel: int | None, out: Path, seeds: list[int]) -> None:
-    """ValueError, before hours of work, for values that would only fail at the end of them."""
+    """Raise ValueError, before hours of work, for values that would only fail at the end of them."""
     if not 1 <= num_videos <= 1_000_000:
         raise ValueError(f"--num-videos is {num_videos}; it must be in 1 to 1000000")
     if parallel is not None and not 1 <= parallel <= 1024:
         raise ValueError(f"--parallel is {parallel}; it must be in 1 to 1024")
     if min(seeds) < 0:
         raise ValueError(f"--seeds has {min(seeds)}; seeds must be 0 or more")
-    if not writable(out):
-        raise ValueError(f"--out {out} is not a folder that can be written to")
+    check_out_folder(out)
 
 
 def check_data(base: TrainConfig, out: Path) -> None:
-    """ValueError if the VAE cannot be read or, for a new folder, the videos: every training would fail."""
+    """Raise ValueError if the VAE or, for a new folder, the videos cannot be read: every training would fail."""
     with prefix_errors(f"vae={base.vae}"):
         load_vae(find_model(base.vae))
     if not (out / ABOUT).is_file():
@@ -121,10 +119,10 @@ def main(argv: list[str]) -> None:
         print("without --i3d the report will have losses and samples, but no FVD")
     grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), num_videos, args.i3d)
     grid.write_settings()
-    _, trainings, evaluations = missing_work(grid)
-    print(f"{len(grid.evaluations)} evaluations, {len(evaluations)} missing; ", end="")
-    print(f"{len(trainings)} trainings missing, {base.steps} steps each")
-    failed = do_missing_work(grid, args.parallel or max(1, torch.cuda.device_count()))
+    missing = missing_work(grid)
+    print(f"{len(grid.evaluations)} evaluations, {len(missing.evaluations)} missing; ", end="")
+    print(f"{len(missing.trainings)} trainings missing, {base.steps} steps each")
+    failed = do_missing_work(grid, missing, args.parallel or max(1, torch.cuda.device_count()))
     print(f"wrote {', '.join(str(path) for path in write_report(grid, failed))}")
     if failed:
         path, reason = next(iter(failed.items()))

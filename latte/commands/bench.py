@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from latte.commands.parser import Parser, add_device_option
+from latte.arguments import check_count
+from latte.commands.parser import Parser, add_device_option, check_out_file, write_result
 from latte.commands.sampling_options import add_sampling_options, open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
@@ -12,23 +13,15 @@ from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
 from latte.eval.bench.resources import weight_bytes
 from latte.eval.bench.train_speed import ROW_HEADER, SOURCES, format_row, measure_training, with_existing_vae
-from latte.eval.exam import origin
 from latte.eval.networks.i3d import LEAST_FRAMES
 from latte.eval.networks.shape_features import SHIPPED
-from latte.eval.reporting import machine_record
-from latte.files import writable, write_json
+from latte.eval.reporting import machine_record, origin
 from latte.train.precision import PRECISIONS
 from latte.train.presets import resolve
 from latte.weights.tensors import DTYPES
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 TRAINING = "shapes"  # the preset whose speed is measured by default
-
-
-def check_out(path: Path | None) -> None:
-    """ValueError, before any work, if the file of --out cannot be written."""
-    if path and (path.is_dir() or not writable(path.parent)):
-        raise ValueError(f"--out {path} is not a file that can be written to: give a file name, such as results.json")
 
 
 def bench_pab(argv: list[str]) -> None:
@@ -42,7 +35,8 @@ def bench_pab(argv: list[str]) -> None:
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
-    check_out(args.out)
+    check_count("--num-videos", args.num_videos)
+    check_out_file(args.out)
     pipe, settings, files = open_pipeline(args)
     ranges = args.ranges or PAB_RANGES[pipe.takes_prompts]
     results = measure_broadcast(pipe, args.num_videos, ranges, settings)
@@ -50,9 +44,7 @@ def bench_pab(argv: list[str]) -> None:
     about["weights_mb"] = weight_bytes(pipe.networks()) / 1e6
     print(broadcast_table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
-    if args.out:
-        write_json(args.out, {**about, "results": results})
-        print(f"wrote {args.out}")
+    write_result(args.out, {**about, "results": results})
 
 
 def bench_train(argv: list[str]) -> None:
@@ -72,7 +64,7 @@ def bench_train(argv: list[str]) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.steps < 1 or args.warmup < 0:
         raise ValueError(f"--steps {args.steps} --warmup {args.warmup}: at least one step, and no negative number")
-    check_out(args.out)
+    check_out_file(args.out)
     device, rows = usable_device(args.device), []
     with tempfile.TemporaryDirectory() as scratch:
         config = resolve(args.config, args.changes)
@@ -86,8 +78,7 @@ def bench_train(argv: list[str]) -> None:
             print(format_row(row), flush=True)
     about = machine_record(device)
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if args.out:
-        write_json(args.out, {**about, "settings": {"config": args.config, "changes": args.changes}, "rows": rows})
+    write_result(args.out, {**about, "settings": {"config": args.config, "changes": args.changes}, "rows": rows})
 
 
 def bench_eval(argv: list[str]) -> None:
@@ -105,7 +96,7 @@ def bench_eval(argv: list[str]) -> None:
         raise ValueError(f"--clips {args.clips} --repeats {args.repeats}: both must be 1 or more")
     if args.frames < LEAST_FRAMES:
         raise ValueError(f"--frames {args.frames}: I3D takes {LEAST_FRAMES} or more")
-    check_out(args.out)
+    check_out_file(args.out)
     device = usable_device(args.device)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.videos or write_shape_videos(Path(scratch), args.clips, args.frames, 256)
@@ -115,9 +106,8 @@ def bench_eval(argv: list[str]) -> None:
     print(f"features agree to a relative {rows['agreement']['relative_error']:.1e}")
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if rows["distance"]["obvious"] is None:
-        print("the obvious way to a distance needs scipy: pip install scipy")
-    if args.out:
-        write_json(args.out, {**about, "rows": rows})
+        print("the plain distance needs SciPy: pip install scipy")
+    write_result(args.out, {**about, "rows": rows})
 
 
 def bench_memory(argv: list[str]) -> None:
@@ -147,12 +137,10 @@ def bench_features(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.num_videos < 2:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 2 or more")
-    check_out(args.out)
+    check_out_file(args.out)
     scores = check_features(args.network, args.num_videos, usable_device(args.device))
     print(feature_table(scores))
-    if args.out:
-        write_json(args.out, scores)
-        print(f"wrote {args.out}")
+    write_result(args.out, scores)
 
 
 BENCHMARKS = {

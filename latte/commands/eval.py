@@ -10,22 +10,25 @@ import argparse
 import time
 from pathlib import Path
 
-from latte.commands.parser import Parser
+from latte.arguments import check_count
+from latte.commands.parser import Parser, check_out_file, write_result
 from latte.commands.sampling_options import add_sampling_options, model_record, open_pipeline, read_prompts
 from latte.device import usable_device
-from latte.eval.exam import origin, score_model, score_table
+from latte.eval.exam import score_model, score_table
 from latte.eval.fidelity import compare_pairs
-from latte.eval.frechet_inception_distance import inception_detector
-from latte.eval.frechet_video_distance import compare_given, compare_videos
 from latte.eval.fvd_result import FVDResult, compare_results
 from latte.eval.inputs import Reading
 from latte.eval.model_clips import ModelVideos
+from latte.eval.networks.c3d_weights import c3d_detector
 from latte.eval.networks.i3d_weights import i3d_detector
+from latte.eval.networks.inception_weights import inception_detector
 from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import PROTOCOLS, choose_protocol
-from latte.eval.statistics import is_features
-from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS, c3d_detector
-from latte.files import read_json, writable, write_json
+from latte.eval.reporting import origin
+from latte.eval.statistics import is_features, read_feature_set
+from latte.eval.video_comparison import compare_given, compare_videos
+from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS
+from latte.files import read_json
 from latte.processes import local_device, processes
 from latte.video.formats import STREAM_SUFFIXES
 from latte.weights.load import bundled_models, is_model_folder
@@ -34,7 +37,7 @@ from latte.weights.tensors import prefix_errors
 VIDEOS = 256  # that the examiner judges
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The options of `latte eval`."""
     parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -70,28 +73,26 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> None:
     """Measure, print the result, and write it if --out is given."""
-    words = parser()
-    args = words.parse_args(argv)
-    check_options(args, words)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    check_options(args, parser)
     if args.compare:
         print(compare_files(*args.compare))
         return
-    if args.out and (args.out.is_dir() or not writable(args.out.parent)):
-        raise ValueError(f"--out {args.out} is not a file that can be written: name one, such as scores.json")
+    check_out_file(args.out)
     if args.real:
         result = measure_videos(args)
     elif args.reference:
         result = measure_pairs(args)
     else:
         result = examine_model(args)
-    if args.out and result:
-        write_json(args.out, result)
-        print(f"wrote {args.out}")
+    if result:
+        write_result(args.out, result)
 
 
-def check_options(args: argparse.Namespace, words: Parser) -> None:
+def check_options(args: argparse.Namespace, parser: Parser) -> None:
     """Raise ValueError for options that have no effect on what is asked for, and for paths of the wrong kind."""
-    names = {name for name in vars(args) if getattr(args, name) != words.get_default(name)}
+    names = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
     sampling = Parser()
     add_sampling_options(sampling)
     of_sampling = set(vars(sampling.parse_args([])))
@@ -141,7 +142,7 @@ def compare_files(*paths: Path) -> str:
 def measure_videos(args: argparse.Namespace) -> dict | None:
     """Print the distance from real videos; None in all processes of torchrun but the first."""
     if is_features(args.real) and is_features(args.model):
-        result = compare_given(args.real, args.model)
+        result = compare_given(read_feature_set(args.real), read_feature_set(args.model))
         print(result)
         return result.to_dict()
     protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop)
@@ -163,13 +164,12 @@ def measure_videos(args: argparse.Namespace) -> dict | None:
 
 
 def open_model(args: argparse.Namespace) -> ModelVideos:
-    """What a model makes: of its classes in turn, or of the lines of --prompts."""
+    """Open the model whose videos are measured, one per class or prompt in turn."""
     pipe, settings, files = open_pipeline(args)
     of_text = pipe.takes_prompts
     if of_text != bool(args.prompts):
-        raise ValueError(
-            f"{args.model} makes videos of {'prompts: give' if of_text else 'no prompts: leave out'} --prompts"
-        )
+        wrong = "makes videos of prompts: give" if of_text else "is not a text-to-video model; leave out"
+        raise ValueError(f"{args.model} {wrong} --prompts")
     labels = read_prompts(args.prompts) if of_text else list(range(pipe.transformer.config.num_classes)) or None
     return ModelVideos(pipe, labels, settings, model_record(args, files), args.samples)
 
@@ -183,9 +183,11 @@ def measure_pairs(args: argparse.Namespace) -> dict:
 
 def examine_model(args: argparse.Namespace) -> dict:
     """Print the examiner's scores of a model."""
+    count = VIDEOS if args.num_videos is None else args.num_videos
+    check_count("--num-videos", count)
     pipe, settings, files = open_pipeline(args)
     start = time.perf_counter()
-    scores = score_model(pipe, VIDEOS if args.num_videos is None else args.num_videos, **settings)
+    scores = score_model(pipe, count, **settings)
     about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
     print(score_table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")

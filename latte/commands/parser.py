@@ -4,9 +4,10 @@ import argparse
 import difflib
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
-from latte.files import one_line
+from latte.files import one_line, writable, write_json
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,3 +53,22 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help=f"cpu, cuda, cuda:N, mps or xpu (default here: {default})")
+
+
+def check_out_file(path: Path | None) -> None:
+    """Raise ValueError, before any work, if the file of --out cannot be written."""
+    if path and (path.is_dir() or not writable(path.parent)):
+        raise ValueError(f"--out {path} is not a file that can be written to: name one, such as results.json")
+
+
+def check_out_folder(path: Path) -> None:
+    """Raise ValueError, before any work, if the folder of --out cannot be written to."""
+    if not writable(path):
+        raise ValueError(f"--out {path} is not a folder that can be written to: choose another")
+
+
+def write_result(path: Path | None, values: dict[str, Any]) -> None:
+    """Write a result to the file of --out, if it is given, and say so."""
+    if path:
+        write_json(path, values)
+        print(f"wrote {path}")

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.commands.parser import Parser
+from latte.commands.parser import Parser, check_out_folder
 from latte.commands.sampling_options import (
     add_sampling_options,
     model_record,
@@ -24,7 +24,6 @@ from latte.commands.sampling_options import (
     parse_broadcast,
     read_prompts,
 )
-from latte.files import writable
 from latte.pipeline import LattePipeline
 from latte.processes import local_device
 from latte.sample_many import RECORD, sample_many
@@ -178,8 +177,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
     if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
         raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
-    if not writable(args.out):
-        raise ValueError(f"--out {args.out} is not a folder that can be written to")
+    check_out_folder(args.out)
     if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
         raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 

@@ -173,8 +173,9 @@ def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
 
 def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
     from latte.eval import video_inception_score as module
+    from latte.eval.networks import c3d_weights
 
-    load_c3d = module.load_c3d
+    load_c3d = c3d_weights.load_c3d
 
     torch.manual_seed(0)
     network = C3D(2, 8)
@@ -182,7 +183,7 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
     arrays = {theirs(name): value.numpy() for name, value in network.state_dict().items()}
     np.savez(tmp_path / "conv3d_deepnetA_ucf.npz", **arrays)
     np.savez(tmp_path / "mean2.npz", mean=np.zeros((3, 16, 128, 171), np.float32))
-    monkeypatch.setattr(module, "load_c3d", lambda path, mean, device: load_c3d(path, mean, 2, 8, device))
+    monkeypatch.setattr(c3d_weights, "load_c3d", lambda path, mean, device: load_c3d(path, mean, 2, 8, device))
     monkeypatch.setitem(module.SCORE_PROTOCOLS, "stylegan-v", module.ScoreProtocol(48, 4, True))
     both = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     words = [*both, "--c3d", str(tmp_path), "--c3d-mean", str(tmp_path)]
@@ -232,7 +233,7 @@ def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_p
     assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that grew
     assert len(list((tmp_path / "s").glob("*.mkv"))) == 7
     assert main([*words, "--prompts", "setup.cfg"]) == 2
-    assert "no prompts: leave out --prompts" in capsys.readouterr().err
+    assert "is not a text-to-video model; leave out --prompts" in capsys.readouterr().err
     np.savez(tmp_path / "real.npz", mean=np.zeros(32), cov=np.eye(32), n=9)
     words[3] = str(tmp_path / "real.npz")
     assert main([*words, "--protocol", "stylegan-v-128f"]) == 2
@@ -272,7 +273,7 @@ def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, caps
     assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
     assert "stored in h264, a lossy codec" in capsys.readouterr().out
     assert main([*words, "--protocol", "exact"]) == 2
-    assert "or leave out --protocol" in capsys.readouterr().err
+    assert "or leave out the protocol" in capsys.readouterr().err
     words[1] = str(sets["good"])
     for more in ([], ["--protocol", "exact"]):
         assert main([*words, *more, "--out", str(tmp_path / f"mkv{len(more)}.json")]) == 0
@@ -294,7 +295,7 @@ def test_real_clips_and_their_blurred_twins():
     assert flicker(clean[None]) > flicker(blurred[None]) + 0.01
 
 
-def test_the_benchmark_measures_ours_and_the_obvious_way(tmp_path, capsys, monkeypatch):
+def test_the_benchmark_measures_ours_and_the_plain_implementation(tmp_path, capsys, monkeypatch):
     """With a small I3D in place of the real one, which takes half a minute."""
     from latte.eval.bench import eval_speed
 

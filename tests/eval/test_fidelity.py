@@ -8,9 +8,10 @@ import pytest
 import torch
 from random_weights import random_state, smooth_videos
 
-from latte.eval import fidelity
-from latte.eval.fidelity import flicker, load_lpips, lpips, psnr, ssim
+from latte.eval.fidelity import flicker, lpips, psnr, ssim
+from latte.eval.networks import lpips_weights
 from latte.eval.networks.lpips import LPIPS
+from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.networks.published_weights import PUBLISHED
 from latte.video.read import read_video
 from latte.weights.tensors import CheckpointError
@@ -52,9 +53,11 @@ def test_lpips_says_what_it_lacks(alexnet, tmp_path, monkeypatch):
         load_lpips(file)
     with pytest.raises(CheckpointError, match=r"get it from https://download\.pytorch\.org/models/alexnet"):
         load_lpips(tmp_path / "gone.pth")
-    monkeypatch.setattr(fidelity, "find_spec", lambda name: None)
+    monkeypatch.setattr(lpips_weights, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="LPIPS needs torchmetrics: pip install"):
         load_lpips(alexnet)
+    with pytest.raises(ValueError, match="SSIM needs torchmetrics: pip install"):
+        ssim(*[smooth_videos(1, 1, 16, 16)] * 2)
 
 
 def test_videos_of_other_shapes_cannot_be_compared(alexnet):

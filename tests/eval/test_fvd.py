@@ -11,10 +11,10 @@ from fake_detector import DETECTOR
 
 from latte.cli import main
 from latte.eval.frechet import Moments, distance
-from latte.eval.frechet_video_distance import measure_distance
 from latte.eval.fvd_result import FVDResult, check_comparable, compare_results
 from latte.eval.protocol import PROTOCOLS, Protocol, adjusted
 from latte.eval.statistics import FeatureSet, read_statistics
+from latte.eval.video_comparison import measure_distance
 from latte.weights.tensors import CheckpointError
 
 
@@ -105,7 +105,10 @@ def test_results_of_different_protocols_refuse_to_be_compared():
         check(good, {**good, "generated": {"clips": 100}})
     with pytest.raises(ValueError, match="metric is missing"):
         check(good, {"scores": {}})
-    for name, damaged in {"distance": None, "protocol": "exact", "real": [], "infinite": 3}.items():
+    damages = [("distance", None), ("protocol", "exact"), ("protocol", {}), ("real", []), ("infinite", 3)]
+    damages += [("detector", {}), ("fid", {}), ("fid", {"value": 1.0, "frames": {}}), ("flicker", {})]
+    damages += [("inception_score", {}), ("kernel", {"value": 1.0})]
+    for name, damaged in damages:
         with pytest.raises(ValueError, match=f"not a result of `latte eval --real`: {name} is missing or damaged"):
             check(good, {**good, name: damaged})
     renamed = {**good, "protocol": {**good["protocol"], "name": "exact, any codec", "lossless": False}}

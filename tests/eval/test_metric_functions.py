@@ -33,8 +33,9 @@ SKETCH = Detector(RECORD, sketch, "cpu", 9)
 
 @pytest.fixture(autouse=True)
 def sketched(monkeypatch):
-    """A detector of nine numbers in place of I3D."""
-    monkeypatch.setattr(fvd_module, "i3d_detector", lambda path, protocol, device: SKETCH)
+    """A detector of nine numbers in place of I3D; without a path of weights, I3D's own error."""
+    own = fvd_module.i3d_detector
+    monkeypatch.setattr(fvd_module, "i3d_detector", lambda path, *rest: SKETCH if path else own(path, *rest))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,9 @@ def test_results_of_earlier_versions_load():
     [
         ("none", {}, "no folder of videos at none"),
         (["none.mkv", "other.mkv"], {}, "no video at"),
-        ([], {}, "holds no video of 16 frames or more"),
+        ([], {}, "the list of videos is empty: name at least two files"),
+        (iter([]), {}, "the list of videos is empty: name at least two files"),
+        (torch.zeros(0, 16, 3, 8, 8).byte(), {}, "the array of real videos holds no video of 16 frames or more"),
         (3, {}, "the real videos are a int: expected a folder"),
         (["a.mkv", 3], {}, "real video 0: expected an array, not str"),
         (["a.mkv", "a.mkv"], {}, "is listed twice: name each video once"),
@@ -251,7 +254,7 @@ def frame_means(clip: torch.Tensor) -> torch.Tensor:
     return clip.double().mean((2, 3))
 
 
-def test_fidelity_of_folders_lists_and_arrays(sides, arrays):
+def test_fidelity_of_folders_lists_and_arrays(sides, arrays, tmp_path):
     listed = [sorted(side.iterdir()) for side in sides]
     last = [array.permute(0, 1, 3, 4, 2).numpy() for array in arrays]
     for metric in (psnr, ssim):
@@ -264,9 +267,19 @@ def test_fidelity_of_folders_lists_and_arrays(sides, arrays):
         ((sides[0], arrays[1]), "expected two folders, two lists of video files, or two arrays"),
         ((arrays[0].float(), arrays[1]), "expected uint8 videos"),
         ((arrays[0], arrays[1][:3]), "cannot be compared"),
+        (([arrays[0]], [arrays[1]]), "video 0 of the list: expected the path of a file, not Tensor"),
     ):
         with pytest.raises(ValueError, match=line):
             psnr(*bad)
+    (tmp_path / "empty").mkdir()
+    for bad, line in (
+        ([arrays[0]], "video 0 of the list: expected the path of a file, not Tensor"),
+        (3, "expected a folder, a list of video files, or an array of videos, not int"),
+        ([], "the list of videos is empty"),
+        (tmp_path / "empty", "empty holds no videos"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            flicker(bad)
 
 
 def test_the_package_is_light_and_its_functions_stay_functions():

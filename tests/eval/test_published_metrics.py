@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 from random_weights import random_state, smooth_videos
 
-from latte.eval.frechet_inception_distance import frame_features, load_inception
+from latte.eval.networks import published_weights, shape_features
 from latte.eval.networks.c3d import C3D
+from latte.eval.networks.c3d_weights import class_probabilities, load_c3d, prepare
 from latte.eval.networks.fast_convolutions import WinogradConv3d
-from latte.eval.networks.inception import Inception, resize
+from latte.eval.networks.inception import Inception, resize_tf1
+from latte.eval.networks.inception_weights import frame_features, load_inception
 from latte.eval.networks.published_weights import PUBLISHED, find_weights
 from latte.eval.video_inception_score import (
     SCORE_PROTOCOLS,
-    class_probabilities,
     group_scores,
-    load_c3d,
-    prepare,
     score_probabilities,
 )
 from latte.weights import tensors
@@ -35,9 +34,22 @@ def test_weights_are_located_or_one_line_says_where_to_get_them(tmp_path):
             assert f"{use} needs {file}: get it from {url}, and give its path" in said and "\n" not in said
         (tmp_path / file).write_bytes(name.encode())
         found = find_weights(name, tmp_path)
-        assert found == find_weights(name, str(tmp_path / file)) == (tmp_path / file, sha256(name.encode()).hexdigest())
+        assert found == find_weights(name, str(tmp_path / file)) and found.path == tmp_path / file
+        assert found.sha256 == sha256(name.encode()).hexdigest()
     with pytest.raises(CheckpointError, match="no path is given; LPIPS needs"):
         find_weights("alexnet", None)
+
+
+def test_weights_are_hashed_once_and_not_by_finding_them(tmp_path, monkeypatch):
+    hashed = []
+    for module in (published_weights, shape_features):
+        own = module.digest
+        monkeypatch.setattr(module, "digest", lambda path, own=own: hashed.append(path) or own(path))
+    (tmp_path / PUBLISHED["alexnet"].file).write_bytes(b"0")
+    found = find_weights("alexnet", tmp_path)
+    assert not hashed and found.sha256 == found.sha256 and hashed == [found.path]
+    shape_features.shapes_detector(torch.device("cpu"))
+    assert len(hashed) == 2
 
 
 # torch-fidelity 0.4.0, FeatureExtractorInceptionV3, every 400th feature of these frames with these weights
@@ -68,8 +80,8 @@ def test_inception_is_torch_fidelitys(tmp_path):
 
 def test_frames_are_resized_as_tensorflow_1_does():
     ramp = torch.tensor([[0.0, 10.0, 30.0]])
-    assert resize(ramp, 1, 6).tolist() == [[0, 5, 10, 20, 30, 30]]  # at 0, 1/2, 1, 3/2, 2 and, held, 5/2
-    assert torch.equal(resize(ramp.T, 0, 6), resize(ramp, 1, 6).T) and torch.equal(resize(ramp, 1, 3), ramp)
+    assert resize_tf1(ramp, 1, 6).tolist() == [[0, 5, 10, 20, 30, 30]]  # at 0, 1/2, 1, 3/2, 2 and, held, 5/2
+    assert torch.equal(resize_tf1(ramp.T, 0, 6), resize_tf1(ramp, 1, 6).T) and torch.equal(resize_tf1(ramp, 1, 3), ramp)
 
 
 def test_c3d_has_the_shapes_of_the_published_one():

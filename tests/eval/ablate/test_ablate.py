@@ -1,50 +1,31 @@
-"""`latte ablate`: arms can be trained, runs are shared and resumed, and the report has the right numbers."""
+"""`latte ablate`: arms can be trained, runs are shared and resumed, and only what is missing is done."""
 
 import contextlib
 import json
-import math
 import re
 import signal
-import statistics
 import sys
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from ablation_grids import grid_of, write_scores
 from PIL import Image
 
 from latte.cli import main
-from latte.commands.ablate import base_config
+from latte.eval.ablate import runs, workers
 from latte.eval.ablate import scores as ablation_scores
-from latte.eval.ablate import workers
 from latte.eval.ablate.definitions import SCALES, ablations
-from latte.eval.ablate.report import settings_text, write_report
-from latte.eval.ablate.runs import MEASUREMENTS, OLD_MEASUREMENTS, Grid, missing_work
-from latte.eval.ablate.scores import ClipGeometry, Samples, examiner_scores, real_clips, shapes_distance
-from latte.eval.ablate.tables import compare_arms, mean_and_deviation
+from latte.eval.ablate.runs import MEASUREMENTS, OLD_MEASUREMENTS, missing_work
 from latte.eval.ablate.workers import Workers
 from latte.eval.features import Detector
 from latte.models.latte import Latte, LatteConfig
-from latte.shapes.draw import make_clip
-from latte.shapes.examiner import score_clips
 from latte.train import distance
-from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
 
 TINY = ["clips=4", "num_frames=4", "motion_frames=10", "image_size=16", "global_batch_size=2", "warmup=1"]
 TINY += ["model={depth: 2, hidden_size: 16, num_heads: 2, patch_size: 1, prediction: v}", "save_every=1"]
-
-
-def grid_of(folder: Path, name: str = "small", names: tuple = (), changes: tuple = (), seeds: tuple = (0,)) -> Grid:
-    scale = SCALES[name]
-    base = base_config(scale, scale.preset, list(changes))
-    known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
-    grid = Grid(folder, scale, base, names or tuple(known), seeds, 2)
-    grid.write_settings()
-    return grid
 
 
 @pytest.fixture
@@ -118,6 +99,25 @@ def test_ablations_share_runs(tmp_path):
     assert len({e.file for e in grid.evaluations}) == len(grid.evaluations) == 17 + 11 + 3
     trainings = [run for e in grid.evaluations for run in (e.training, e.training.image_model) if run]
     assert len({training.config.latents for training in trainings}) == 1
+
+
+def test_the_settings_of_a_run_are_read_once(tmp_path, monkeypatch):
+    """However many arms, seeds and readers ask for it; twice with latents, whose folder depends on the settings."""
+    grid, asked = grid_of(tmp_path, seeds=(0, 1)), []
+    own = runs.resolve
+    monkeypatch.setattr(runs, "resolve", lambda *words: asked.append(words) or own(*words))
+    for _ in range(3):
+        found = [
+            grid.training(arm, seed)
+            for each in grid.ablations.values()
+            for arm in each.arms.values()
+            for seed in (0, 1)
+        ]
+    needed = {run.folder: run for training in found for run in (training, training.image_model) if run}
+    assert grid.base.latents == "once" and len(needed) == 2 * 18 and len(asked) == 2 * len(needed)
+    by_step, before = grid_of(tmp_path / "step", changes=("latents=step",)), len(asked)
+    by_step.training(by_step.ablations["variants"].arms["variant 2"], 0)
+    assert len(asked) == before + 1
 
 
 def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
@@ -205,87 +205,6 @@ def test_unreadable_data_fails_before_the_first_run(vae, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def write_scores(grid: Grid, numbers: dict[str, list[float]], measurements: str = MEASUREMENTS) -> None:
-    """Write files as training and evaluation leave them, with these motion accuracies by arm and seed."""
-    for arm, row in numbers.items():
-        for seed, value in zip(grid.seeds, row):
-            arms, size, frames = grid.ablations["temporal-position"].arms, grid.base.image_size, grid.base.num_frames
-            evaluation = grid.evaluation(arms[arm], seed)
-            folder, file = evaluation.training.folder, evaluation.file
-            file.parent.mkdir(parents=True)
-            file.write_text(json.dumps({"motion_accuracy": value, "seconds_per_video": 1.0}))
-            (folder / measurements).write_text(json.dumps({"parameters": 2e6, "fixed_loss": 1 - value}))
-            lines = [{"step": step, "mse": 1 / step, "loss": 1 / step} for step in range(1, 40)]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            Image.fromarray(np.full((2 * size, frames * size, 3), 99, np.uint8)).save(file.with_suffix(".png"))
-
-
-@pytest.mark.parametrize("measurements", [MEASUREMENTS, OLD_MEASUREMENTS])
-def test_the_report_has_the_numbers_computed_by_hand(measurements, tmp_path):
-    """Also of a folder from before the file of measurements was renamed."""
-    grid = grid_of(tmp_path, names=("temporal-position",), seeds=(0, 1, 2))
-    numbers = {"sincos": [0.5, 0.625, 0.75], "rope": [0.25, 0.5, 0.5]}
-    write_scores(grid, numbers, measurements)
-    report, page = write_report(grid, {})
-    text = report.read_text()
-    for arm, row in numbers.items():
-        cell = f"{statistics.mean(row):.3f} ± {statistics.stdev(row):.3f}"
-        assert f"| {arm} | 3 | 2.00 | {1 - statistics.mean(row):.4f} ± {statistics.stdev(row):.4f} | {cell} |" in text
-    leads = [a - b for a, b in zip(*numbers.values())]
-    half = 4.303 * statistics.stdev(leads) / math.sqrt(3)
-    assert f"motion {statistics.mean(leads):+.3f} ± {half:.3f}: holds" in text
-    pictures = [grid.folder / name for name in re.findall(r"\((\S+\.png)\)", text)]
-    assert len(pictures) == 2 and page.read_text().count("data:image/webp;base64,") == 2
-    assert "http" not in page.read_text() and all(path.stat().st_size < 100_000 for path in pictures)
-
-
-@pytest.mark.parametrize(
-    ("better", "worse", "sign", "expected"),
-    [
-        ([3, 4, 5], [1, 1, 1], 1, (3.0, 4.303 / 3**0.5, "holds")),
-        ([1, 1, 1], [3, 4, 5], 1, (-3.0, 4.303 / 3**0.5, "reversed")),
-        ([1, 1, 1], [3, 4, 5], -1, (3.0, 4.303 / 3**0.5, "holds")),
-        ([1, 4, 5], [1, 1, 9], 1, (-1 / 3, 4.303 * 3.5118846 / 3**0.5, "open")),
-        ([1, 2], [1, 2], 1, (0.0, 0.0, "open")),
-        ([5], [1], 1, (4.0, math.inf, "open")),
-    ],
-)
-def test_verdicts(better, worse, sign, expected):
-    lead, half, word = compare_arms(dict(enumerate(better)), dict(enumerate(worse)), sign)
-    assert (lead, half) == pytest.approx(expected[:2]) and word == expected[2]
-
-
-def test_pairs_are_seeds_that_both_have():
-    assert compare_arms({0: 5.0, 1: 2.0, 7: 9.0}, {1: 1.0, 0: 3.0}, 1)[0] == 1.5
-    assert mean_and_deviation([2.0])[0] == 2.0 and math.isnan(mean_and_deviation([2.0])[1])
-
-
-def test_shapes_of_longer_motions(tmp_path):
-    """Every third frame of a motion that is three times as long is the motion; a clip of a part is scored as a part."""
-    base = grid_of(tmp_path).base
-    whole, third = make_clip(0, 5, frames=base.num_frames), open_clips(base).clip(5, torch.Generator())
-    assert base.image_size != 64 or np.array_equal(whole.video, ((third.video + 1) * 127.5).round().byte().numpy())
-    for interval, least in ((1, 0.8), (2, 0.95), (3, 1.0)):
-        geometry = ClipGeometry.of(replace(base, frame_interval=interval))
-        clips = real_clips(geometry, 32)
-        videos, labels = [clip.video for clip in clips], [clip.label for clip in clips]
-        assert videos[0].shape == (base.num_frames, 3, base.image_size, base.image_size)
-        assert score_clips(videos, labels, extent=geometry.extent)["motion_accuracy"] >= least
-        assert interval > 1 or score_clips(videos, labels)["motion_accuracy"] < 0.3
-
-
-def test_measures_of_samples(tmp_path):
-    """Real clips have good scores and a small distance. With their frames shuffled they have neither."""
-    geometry = ClipGeometry.of(grid_of(tmp_path).base)
-    clips = real_clips(geometry, 16)
-    videos = torch.stack([torch.from_numpy(clip.video) for clip in clips])
-    near, far = (Samples(geometry, videos[:, order], clips) for order in (list(range(8)), [3, 6, 1, 0, 7, 2, 5, 4]))
-    assert examiner_scores(near)["motion_accuracy"] == examiner_scores(far)["real_motion_accuracy"] == 1.0
-    assert examiner_scores(far)["motion_accuracy"] < 0.3
-    assert shapes_distance(far)["shapes_distance"] > 2 * shapes_distance(near)["shapes_distance"] > 0
-    assert examiner_scores(near._replace(real=[])) == shapes_distance(near._replace(real=[])) == {}
-
-
 def test_workers_share_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -350,12 +269,3 @@ def test_nothing_is_missing_of_what_is_done(measurements, tmp_path):
     assert [len(part) for part in missing_work(grid)] == [2, 4, 4]
     write_scores(grid, {"sincos": [0.5, 0.5]}, measurements)
     assert [len(part) for part in missing_work(grid)] == [2, 2, 2]
-
-
-def test_the_report_in_the_documentation_has_the_words_of_the_generator(tmp_path):
-    lines = (Path(__file__).parents[3] / "docs/ablations/README.md").read_text().splitlines()
-    grid = replace(grid_of(tmp_path), seeds=(0, 1, 2), num_videos=64)
-    assert all(text in lines for text in settings_text(grid))
-    for name, ablation in grid.ablations.items():
-        assert f"## {ablation.title}" in lines
-        assert f"`{name}`. The paper: {ablation.finding} {ablation.note}".rstrip() in lines

@@ -1,0 +1,100 @@
+"""The two sides of a metric's function: what is given, whether the options fit it, and then the network."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from latte.eval.features import Detector
+from latte.eval.inputs import Reading, Videos, find_device, given_features
+from latte.eval.protocol import Protocol, choose_protocol
+from latte.eval.statistics import FeatureSet
+
+
+class Sides(NamedTuple):
+    """Two sides, and how to measure them."""
+
+    real: Videos  # what was given as features or statistics is a FeatureSet
+    generated: Videos
+    detector: Detector
+    reading: Reading
+
+    def feature_sets(self) -> tuple[FeatureSet, FeatureSet]:
+        """The features of both sides, computed where they were not given."""
+        named = (("real", self.real), ("generated", self.generated))
+        real, generated = (self.reading.feature_set(side, name, self.detector) for name, side in named)
+        return real, generated
+
+
+class Options(NamedTuple):
+    """Options of reading videos, which do nothing with features; see `fvd`."""
+
+    protocol: str | Protocol | None
+    num_videos: int | None
+    real_crop: int | None
+    features: str | Path | None
+    bn_eps: float | None = None
+
+
+def open_sides(
+    real: Videos,
+    generated: Videos,
+    make_detector: Callable[[Protocol, torch.device], Detector],
+    unknown: Detector,
+    options: Options,
+    *,
+    seed: int,
+    device: str | torch.device | None,
+    progress: bool,
+    **weights: str | Path | None,
+) -> Sides:
+    """Read what is given, check the options, and only then make the detector.
+
+    Args:
+        real: See `fvd`.
+        generated: Likewise.
+        make_detector: Called with the protocol and the device if a side is videos.
+        unknown: The detector of a result of which both sides are given.
+        options: How videos are read.
+        seed: See `fvd`.
+        device: See `fvd`.
+        progress: See `fvd`.
+        **weights: Paths of weights, which are refused, as are options of reading videos, if both sides are given.
+
+    Raises:
+        ValueError: An option does nothing, or does not fit a side. CheckpointError: weights are missing.
+    """
+    given = {name: given_features(side, name) for name, side in (("real", real), ("generated", generated))}
+    chosen = choose_protocol(options.protocol, options.num_videos, options.bn_eps, options.real_crop)
+    reading, place = Reading(chosen, seed, options.features, progress=progress), find_device(device)
+    real, generated = given["real"] or real, given["generated"] or generated
+    if all(given.values()):
+        refuse_unused(**options._asdict(), **weights)
+        for name, side in given.items():
+            given_features(side, name, unknown)
+        return Sides(real, generated, unknown, reading)
+    check_given(given, chosen)
+    return Sides(real, generated, make_detector(chosen, place), reading)
+
+
+def refuse_unused(**options: object) -> None:
+    """Raise ValueError for an option of reading videos that was given although both sides are features."""
+    if unused := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
+
+
+def check_given(given: dict[str, FeatureSet | None], protocol: Protocol, others: Iterable[str] = ()) -> None:
+    """Raise ValueError if something needs videos on a side that is given as features or statistics.
+
+    Args:
+        given: The sides by "real" and "generated"; None: videos.
+        protocol: Its real_crop needs real videos.
+        others: Metrics of the same clips, of which "fid" and "inception_score" need videos on both sides.
+    """
+    if given["real"] and protocol.real_crop:
+        raise ValueError("real_crop needs real videos, but the real side is given as features or statistics")
+    for name, side in given.items():
+        for other in ("fid", "inception_score"):
+            if side and other in others:
+                raise ValueError(f"{other} needs videos, but the {name} side is given as features or statistics")

@@ -1,0 +1,112 @@
+"""Sides that are given as features or statistics: every metric refuses the options that would do nothing with them."""
+
+from dataclasses import replace
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sketch import sketch
+
+from latte.eval import fid, fvd, inputs, kvd, shapes_distance
+from latte.eval import frechet_inception_distance as fid_module
+from latte.eval import frechet_video_distance as fvd_module
+from latte.eval import video_comparison as comparison
+from latte.eval.features import Detector
+from latte.eval.frechet import Moments
+from latte.eval.statistics import FeatureSet
+from latte.shapes.draw import make_clip
+
+METRICS = [fvd, kvd, shapes_distance, fid]
+PAIR = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+VIDEOS = torch.from_numpy(np.stack([make_clip(9, i, frames=16, size=20).video for i in range(5)]))
+
+
+def never(*_: object) -> Detector:
+    raise AssertionError("a detector was made or used for nothing")
+
+
+@pytest.fixture
+def without_networks(monkeypatch):
+    """No metric may build its network."""
+    for module, name in ((fvd_module, "i3d"), (fvd_module, "shapes"), (fid_module, "inception")):
+        monkeypatch.setattr(module, f"{name}_detector", never)
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """A detector of nine numbers in place of I3D."""
+    record = {"metric": "fvd", "name": "FVD", "network": "sketch"}
+    monkeypatch.setattr(fvd_module, "i3d_detector", lambda *_: Detector(record, sketch, "cpu", 9))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("protocol", "latte"),
+        ("num_videos", 10),
+        ("real_crop", 8),
+        ("bn_eps", 1e-5),
+        ("features", "cache"),
+        ("i3d", "i3d.pt"),
+        ("inception", "inception.pth"),
+    ],
+)
+def test_options_of_videos_are_refused_for_features_on_both_sides(metric, option, value, without_networks):
+    if option in signature(metric).parameters:
+        with pytest.raises(ValueError, match=f"{option} does nothing with features or statistics on both sides"):
+            metric(*PAIR, **{option: value})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_device_is_checked_though_nothing_runs_on_it(metric, without_networks):
+    with pytest.raises(ValueError, match="device abacus"):
+        metric(*PAIR, device="abacus")
+    assert float(metric(*PAIR, device="cpu")) == float(metric(*PAIR))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_given_real_features_cannot_be_cropped(metric, without_networks):
+    with pytest.raises(ValueError, match="real_crop needs real videos"):
+        metric(PAIR[0], VIDEOS, real_crop=8)
+
+
+def test_statistics_have_no_kernel_distance(without_networks):
+    for pair in ((FeatureSet({}, Moments.of(PAIR[0])), VIDEOS), (VIDEOS, FeatureSet({}, Moments.of(PAIR[0])))):
+        with pytest.raises(ValueError, match="side is statistics: a kernel distance needs videos or features"):
+            kvd(*pair, i3d="i3d.pt")
+
+
+def test_a_distance_of_given_features_names_no_network(without_networks):
+    by_shapes = shapes_distance(*PAIR)
+    assert by_shapes == fvd(*PAIR) and (by_shapes.metric, by_shapes.protocol) == ("given", None)
+    with pytest.raises(ValueError, match="the real features have 9 numbers"):
+        shapes_distance(*PAIR[..., :9])
+
+
+def test_files_of_features_are_read_once(tmp_path, monkeypatch):
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for file, features in zip(files, PAIR):
+        save_file({"features": features.clone()}, file)
+    read, seen = inputs.read_feature_set, []
+    monkeypatch.setattr(inputs, "read_feature_set", lambda path: seen.append(path) or read(path))
+    for metric in METRICS:
+        metric(*files)
+    assert seen == files * len(METRICS)
+
+
+def test_flicker_is_measured_only_where_it_is_reported(sketched, monkeypatch):
+    features = sketch(list(VIDEOS))
+    assert fvd(features, VIDEOS, i3d="i3d.pt").flicker.keys() == {"generated"}
+    monkeypatch.setattr(comparison, "FLICKER", Detector({"metric": "flicker"}, never))
+    assert fvd(VIDEOS, features, i3d="i3d.pt").flicker is None
+    with pytest.raises(AssertionError):
+        fvd(features, VIDEOS, i3d="i3d.pt")
+
+
+def test_results_of_unknown_numbers_of_clips_print():
+    uncounted = FeatureSet({"clips": 0}, replace(Moments.of(PAIR[0]), count=0))
+    for real in (uncounted, FeatureSet({}, PAIR[0])):
+        assert "5 generated clips, an unknown number of real clips" in str(fvd(real, PAIR[1]))
