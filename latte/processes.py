@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,26 @@ GLOO_CLEANUP_SECONDS = 0.2
 
 # How long processes wait for work that only the first one does, such as a sample grid or an FVD.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+
+
+class Launch(NamedTuple):
+    """What torchrun's environment variables say of this process; one that it did not start is the only one.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: The number of processes.
+        local_size: The number of processes on this machine.
+    """
+
+    rank: int
+    size: int
+    local_size: int
+
+
+def launch() -> Launch:
+    """Read torchrun's environment variables. No process group is needed, and none is joined."""
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    return Launch(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,12 @@ class VideoVAE(Chunked):
             if isinstance(module, Chunked):
                 module.chunk = chunk
 
+    def latent_side(self, side: int) -> int:
+        """The side of the latents of frames with this side, in pixels. Raises ValueError if it cannot be encoded."""
+        if side % self.factor:
+            raise ValueError(f"frames have a side of {side} pixels; this VAE encodes multiples of {self.factor}")
+        return side // self.factor
+
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to the Gaussian over latents (Kingma & Welling 2014, arXiv 1312.6114).
 
@@ -236,8 +242,8 @@ class VideoVAE(Chunked):
         """
         if video.ndim != 5 or video.shape[2] != self.config.in_channels:
             raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, f, {self.config.in_channels}, h, w)")
-        if video.shape[3] % self.factor or video.shape[4] % self.factor:
-            raise ValueError(f"frames are {video.shape[3]} x {video.shape[4]}; both must be multiples of {self.factor}")
+        for side in video.shape[3:]:
+            self.latent_side(side)
         # clamped after per_video, which looks for values that overflowed
         moments = self.per_video(lambda x: self.model.quant_conv(self.model.encoder(x)), video, self.chunk)
         mean, logvar = moments.chunk(2, dim=2)

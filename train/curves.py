@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from latte.files import replacing
-from latte.train.metrics import read_lines
+from latte.train.metrics import METRICS_FILE, read_lines
 
 CURVES = {  # the numbers that are plotted, and the labels of their axes
     "loss": "loss",
@@ -31,9 +31,9 @@ def read_metrics(run: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The file is missing, damaged or empty.
     """
-    path = run / "metrics.jsonl"
+    path = run / METRICS_FILE
     if not path.is_file():
-        raise ValueError(f"{run} holds no metrics.jsonl: give the folder of a run")
+        raise ValueError(f"{run} holds no {METRICS_FILE}: give the folder of a run")
     lines = read_lines(path)
     if not lines:
         raise ValueError(f"{path} is empty: the run has not logged yet")
@@ -64,7 +64,7 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
         The path of the picture.
 
     Raises:
-        ValueError: A run has no metrics, or matplotlib is not installed.
+        ValueError: A run has no metrics, no run has a number that is plotted, or matplotlib is not installed.
     """
     tables = [read_metrics(run) for run in runs]
     try:
@@ -72,6 +72,8 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
     except ImportError as error:
         raise ValueError("latte plot needs matplotlib: pip install matplotlib") from error
     names = [name for name in CURVES if any(name in table for table in tables)]
+    if not names:
+        raise ValueError(f"{runs[0] / METRICS_FILE} holds none of the plotted numbers: {', '.join(CURVES)}")
     figure = Figure(figsize=(6 * len(names), 4), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
         for i, (run, table) in enumerate(zip(runs, tables)):

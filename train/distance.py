@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.randomness import generator
-from latte.eval.clip_sets import choose_clips
-from latte.eval.features import Detector, Store, features_of, fill
+from latte.eval.features import features_of
 from latte.eval.frechet import Moments, distance
+from latte.eval.inputs import Reading
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.shape_features import shapes_detector
-from latte.eval.protocol import Protocol, adjusted
-from latte.eval.statistics import is_statistics, read_statistics
+from latte.eval.protocol import adjusted
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips
+from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import LatentFolder
 from latte.video.pixels import to_uint8
 
@@ -37,14 +36,16 @@ class DistanceToReal:
         ValueError: There are no real videos, or the feature network cannot take clips of this size or length.
     """
 
-    def __init__(self, config: TrainConfig, clips: Clips | LatentFolder, device: torch.device):
+    def __init__(self, config: TrainConfig, clips: TrainingData, device: torch.device):
         sizes = {"clips": config.eval_clips, "frames": config.num_frames, "real_stride": config.frame_interval}
         sizes["real_crop"] = config.image_size
         protocol = adjusted("exact", **sizes)
         of_shapes = not config.eval_i3d
         self.detector = shapes_detector(device) if of_shapes else i3d_detector(Path(config.eval_i3d), protocol, device)
         if config.eval_real:
-            self.real = real_moments(Path(config.eval_real), protocol, self.detector, config.seed)
+            self.real = (
+                Reading(protocol, config.seed).feature_set(config.eval_real, "real", self.detector).moments(False)
+            )
         elif isinstance(clips, LatentFolder):
             raise ValueError(
                 f"{clips.folder} holds latents, not videos: name real videos to compare with, eval_real=FOLDER"
@@ -65,12 +66,3 @@ class DistanceToReal:
         """The moments of the features of videos, each uint8 (f, 3, h, w)."""
         (features,) = features_of([self.detector], iter(videos), len(videos[0]))
         return Moments.of(features)
-
-
-def real_moments(path: Path, protocol: Protocol, detector: Detector, seed: int) -> Moments:
-    """Read the moments of real features from a file of statistics, or compute them from a folder of videos."""
-    if is_statistics(path):
-        return read_statistics(path)[0]
-    store = Store(None, choose_clips(path, protocol, "real", seed), detector)
-    fill([store])
-    return Moments.of(store.all())

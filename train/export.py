@@ -1,9 +1,7 @@
 """What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,45 +14,41 @@ from latte.train.objectives import Captioned, ClassConditional, Objective, Recog
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
 from latte.weights.folder import CONFIG, digest_folder, save_folder
+from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
 from latte.weights.published import save_scheduler
-from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, save_sampling
 
 LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
-
-
-def data_digests(objective: Objective) -> dict[str, Any]:
-    """Return what identifies the data of a run, which a resumed run must find unchanged."""
-    digests = {"clips": objective.clips.fingerprint}
-    if isinstance(objective, Denoising):
-        digests |= {"classes": objective.clips.names, "vae": objective.vae_digest}
-    if isinstance(objective, Captioned):
-        digests["vocabulary"] = hashlib.sha256(objective.tokenizer.vocabulary).hexdigest()
-    return digests
+VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
+COMPANIONS = (VAE, TOKENIZER, SCHEDULER, SAMPLING_FILE)  # what `save_companions` may write
 
 
 def save_companions(objective: Objective, folder: Path) -> None:
     """Write the parts that are not trained, without which the weights cannot be sampled.
 
-    A Latte gets its VAE and, with config.sample_guidance, sampling.json; a text-to-video model also gets a scheduler
-    and the vocabulary of an encoder that is trained along. Other networks need nothing.
+    A Latte gets its VAE and, with config.sample_guidance, sampling.json; without, an earlier one is removed, since the
+    pipeline's default applies. A text-to-video model also gets a scheduler and the vocabulary of a text encoder that is
+    trained with it. Other networks need nothing.
 
     Args:
         objective: What the weights are trained by.
         folder: The folder of the run, or of its result.
     """
     if isinstance(objective, Denoising):
-        vae = folder / "vae"
+        vae = folder / VAE
         if not (vae / CONFIG).is_file() or digest_folder(vae) != objective.vae_digest:
             with replacing_folder(vae) as draft:
                 copy_files(objective.vae_folder, draft)
         if objective.config.sample_guidance:
             save_sampling(Sampling(Guidance(objective.config.sample_guidance)), folder)
+        else:
+            (folder / SAMPLING_FILE).unlink(missing_ok=True)
     if isinstance(objective, Captioned):
-        objective.tokenizer.save(folder / "tokenizer")
+        objective.tokenizer.save(folder / TOKENIZER)
     if isinstance(objective, TextConditional):
-        save_scheduler(Scheduler(), folder / "scheduler")
+        save_scheduler(Scheduler(), folder / SCHEDULER)
 
 
 def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
@@ -74,7 +68,7 @@ def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
         save_folder(part, folder / name)
     save_companions(objective, folder)
     if isinstance(objective, ClassConditional) and objective.clips.names:
-        write_json(folder / "classes.json", {"names": objective.clips.names})
+        write_json(folder / CLASSES_FILE, {"names": objective.clips.names})
     write_json(folder / STEPS_FILE, {"steps": objective.config.steps})
 
 

@@ -21,23 +21,16 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
 from latte.weights.convert_latte import TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
 from latte.weights.folder import read_config
+from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
 from latte.weights.published import read_part, readers
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
-WRAPPERS = (
-    "ema",
-    "state_dict_ema",
-    "model",
-    "state_dict",
-)  # keys of checkpoints that hold the weights; averaged ones first
-MUST_AGREE = (
-    *("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "patch_size", "tubelet"),
-    *("in_channels", "learn_sigma", "conditioning"),
-)
-T2V_MUST_AGREE = (
-    *("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "out_channels"),
-)
+WRAPPERS = ("ema", "state_dict_ema", "model", "state_dict")  # keys that hold the weights; averaged ones first
+MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "patch_size", "tubelet")
+MUST_AGREE += ("in_channels", "learn_sigma", "conditioning")
+T2V_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels")
+T2V_MUST_AGREE += ("out_channels",)
 SIZE_EMBEDDERS = re.compile(r"(adaln_single\.emb\.(resolution|aspect_ratio)|csize|ar)_embedder\.")
 LABEL, TIME, LAST = "condition.label.weight", "condition.time.mlp.2.bias", ("final_linear.weight", "final_linear.bias")
 
@@ -114,7 +107,7 @@ def read_latte(path: Path, like: LatteConfig) -> tuple[Latte, list[str]]:
         raise CheckpointError(f"{path} is a text-to-video model: a Latte can start from a Latte or a DiT")
     if path.is_dir():
         model = load_model(path)
-        return model, read_classes(path / "classes.json", model.config.num_classes)
+        return model, read_classes(path / CLASSES_FILE, model.config.num_classes)
     with prefix_errors(path):
         state = read_bare_weights(path)
         width = shape_of(state, "x_embedder.proj.weight", 4)[0]

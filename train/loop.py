@@ -1,11 +1,11 @@
-"""The training loop: step, log, checkpoint, sample, evaluate; and where a stopped run goes on.
+"""The training loop: step, log, checkpoint, sample, evaluate; and how a run resumes.
 
 How bit-exact resume works: a run that was stopped and resumed ends with the bits of one that was not.
 - Randomness has no state. Each step draws from (seed, step, slot): diffusion/randomness.py, train/data/batches.py.
 - All state is in a checkpoint: weights, averages, optimiser, step, loss scale, skipped steps (train/run.py).
 - A checkpoint is complete or absent: written aside, hashed, flushed and renamed (train/checkpoint.py).
 - `Run.restore` loads the newest one that is not damaged, if settings and data are the same (train/run.py).
-- Which settings may change on resuming is said beside each of them: `resumable` in train/config.py.
+- Settings marked `resumable` in train/config.py may change on resuming.
 - metrics.jsonl loses the lines that will be written again (train/metrics.py).
 - Samples and evaluations that were due when the run stopped are made first (`Run.missing_outputs`).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 import torch
 import yaml
@@ -27,20 +27,27 @@ from latte.files import write_text
 from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips
+from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
-from latte.train.metrics import MetricsWriter, remove_lines_after
-from latte.train.run import Outputs, Run
-from latte.train.watch import TensorBoard
+from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
+from latte.train.run import FAILED_VIDEOS, SETTINGS_FILE, Outputs, Run
+from latte.train.watch import TENSORBOARD, TensorBoard
 
 
 class StopSignals:
-    """Remembers signals until the step ends: SIGTERM and SIGINT save and stop, SIGUSR1 saves."""
+    """Remembers signals until the step ends: SIGTERM and SIGINT save and stop, SIGUSR1 saves. A context manager."""
 
     def __init__(self):
         self.stop = self.save = False
+
+    def __enter__(self) -> "StopSignals":
         actions = {signal.SIGTERM: self.to_stop, signal.SIGINT: self.to_stop, signal.SIGUSR1: self.to_save}
         self.before = {number: signal.signal(number, action) for number, action in actions.items()}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def to_stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal to stop."""
@@ -56,14 +63,9 @@ class StopSignals:
         self.save = False
         return stop, save
 
-    def restore(self) -> None:
-        """Put the signal handlers back that were there before."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
 
 def train(
-    config: TrainConfig, folder: Path, clips: Clips, resume: bool = True, device: str | torch.device = "cpu"
+    config: TrainConfig, folder: Path, clips: TrainingData, resume: bool = True, device: str | torch.device = "cpu"
 ) -> Path:
     """Train in a run folder, or resume the run that is there.
 
@@ -74,7 +76,7 @@ def train(
     Args:
         config: The settings.
         folder: The run folder. It need not exist.
-        clips: The training data.
+        clips: The training data, as latte.train.data.latents.open_data opens it.
         resume: Whether a run with checkpoints may be resumed.
         device: What to compute on.
 
@@ -82,7 +84,8 @@ def train(
         The folder of the trained model.
 
     Raises:
-        ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off.
+        ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off; or
+            the data do not fit the settings.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
     if not resume and checkpoint.list_checkpoints(folder):
@@ -92,9 +95,10 @@ def train(
         run = Run(config, folder, clips, device, ranks)
         first = run.restore()
         if ranks.first:
-            write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-            remove_lines_after(folder / "metrics.jsonl", first)
+            write_text(folder / SETTINGS_FILE, yaml.safe_dump(asdict(config), sort_keys=False))
+            remove_lines_after(folder / METRICS_FILE, first)
             save_companions(run.objective, folder)
+        run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
         if first < config.steps:
             run.objective.prepare(parallel.micro_batches(config, ranks), first)
@@ -124,36 +128,33 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
     Raises:
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
-    config, signals, last_logged, last_time = run.config, StopSignals(), first, time.perf_counter()
+    config, last_logged, last_time = run.config, first, time.perf_counter()
     options = {"unit": "step", "smoothing": 0.05, "disable": not run.ranks.first}
-    bar = tqdm(total=config.steps, initial=first, desc=run.folder.name, **options)
-    try:
-        with ExitStack() as files:
-            files.enter_context(bar)
-            metrics = files.enter_context(MetricsWriter(run.folder / "metrics.jsonl", run.ranks.first))
-            uses_board = config.tensorboard and run.ranks.first
-            board = files.enter_context(TensorBoard(run.folder / "tensorboard", first)) if uses_board else None
-            write_outputs(run, first, missing, metrics, board)
-            for step in range(first, config.steps):
-                logged, done = run.step(step), step + 1
-                stop, save = signals.received(run.ranks)
-                clips = (done - last_logged) * config.global_batch_size
-                rate = round(clips / (time.perf_counter() - last_time), 2)
-                bar.update()
-                bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
-                if done % config.log_every == 0 or done == config.steps:
-                    line = {"step": done, **logged, "clips_per_second": rate}
-                    metrics.write(line)
-                    if board:
-                        board.add_line(line)
-                    last_logged, last_time = done, time.perf_counter()
-                if done % config.save_every == 0 or done == config.steps or stop or save:
-                    run.save(done, ends=stop or done == config.steps)
-                if stop and done < config.steps:
-                    raise KeyboardInterrupt
-                write_outputs(run, done, run.due_outputs(done), metrics, board)
-    finally:
-        signals.restore()
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        bar = stack.enter_context(tqdm(total=config.steps, initial=first, desc=run.folder.name, **options))
+        metrics = stack.enter_context(MetricsWriter(run.folder / METRICS_FILE, run.ranks.first))
+        uses_board = config.tensorboard and run.ranks.first
+        board = stack.enter_context(TensorBoard(run.folder / TENSORBOARD, first)) if uses_board else None
+        write_outputs(run, first, missing, metrics, board)
+        for step in range(first, config.steps):
+            logged, done = run.step(step), step + 1
+            stop, save = signals.received(run.ranks)
+            clips = (done - last_logged) * config.global_batch_size
+            rate = round(clips / (time.perf_counter() - last_time), 2)
+            bar.update()
+            bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
+            if done % config.log_every == 0 or done == config.steps:
+                line = {"step": done, **logged, "clips_per_second": rate}
+                metrics.write(line)
+                if board:
+                    board.add_line(line)
+                last_logged, last_time = done, time.perf_counter()
+            if done % config.save_every == 0 or done == config.steps or stop or save:
+                run.save(done, ends=stop or done == config.steps)
+            if stop and done < config.steps:
+                raise KeyboardInterrupt
+            write_outputs(run, done, run.due_outputs(done), metrics, board)
 
 
 def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter, board: TensorBoard | None) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl, the numbers that a run logs: one JSON object per line, each with the step that it is of."""
+"""metrics.jsonl, the numbers that a run logs: one JSON object per line, each with its step."""
 
 import json
 import math
@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 
 from latte.files import write_text
+
+METRICS_FILE = "metrics.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, float | None]]:

@@ -60,8 +60,12 @@ IGNORED = {  # keys without a setting of ours, and why
     "sequence_parallel_size": "the frames of a clip are not split over processes here",
 }
 KEYS = {*RENAMED, *COMBINED, *IGNORED}
-FLIPS = {"ffs": True, "sky": False, "ucf101": True, "taichi": True}  # data sets whose loaders mirror half of the clips
-SELECTIONS = {"ffs": "linspace", "sky": "crop", "ucf101": "linspace", "taichi": "crop"}
+DATA_SETS = {  # how their loaders make clips: whether they mirror half of them, and which frames they take
+    "ffs": {"flip": True, "selection": "linspace"},
+    "sky": {"flip": False, "selection": "crop"},
+    "ucf101": {"flip": True, "selection": "linspace"},
+    "taichi": {"flip": True, "selection": "crop"},
+}
 CLASSES = {1: False, 2: True}  # whether there are classes, by the value of `extras`
 
 
@@ -71,12 +75,13 @@ def is_original(values: dict) -> bool:
     return len(values.keys() & (KEYS - ours)) > len(values.keys() & (ours - KEYS))
 
 
-def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
+def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, list[str]]:
     """Translate the settings of the original.
 
     Args:
         values: The original's settings by key. Those that are None or false have no effect.
         ranks: The number of processes. local_batch_size is the batch of each, per step of gradient accumulation.
+        device: Where the run will compute.
 
     Returns:
         Our settings by name, and a note on each key that had no effect in the original or has none here.
@@ -90,7 +95,7 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
     present = {key: value for key, value in values.items() if value is not None}
     if missing := [key for key in REQUIRED if key not in present]:
         raise ValueError(f"{missing[0]} is missing")
-    dataset = one_of("dataset", present["dataset"], [*FLIPS, *(f"{name}_img" for name in FLIPS)])
+    dataset = one_of("dataset", present["dataset"], [*DATA_SETS, *(f"{name}_img" for name in DATA_SETS)])
     extras = present["extras"]
     if extras == 78:
         raise ValueError("extras is 78: the original cannot train text-to-video models; use kind=t2v instead")
@@ -99,11 +104,10 @@ def translate(values: dict, ranks: int) -> tuple[dict, list[str]]:
     )
     name = dataset.removesuffix("_img")
     settings = {
-        "flip": FLIPS[name],
-        "selection": SELECTIONS[name],
+        **DATA_SETS[name],
         "transform": name,
         "latents": "step",
-        "precision": "tf32" if torch.cuda.is_available() else "fp32",
+        "precision": "tf32" if device.type == "cuda" else "fp32",
         "vae": str(Path(str(present["pretrained_model_path"])) / "vae"),
         "model": model_fields(present["model"], present.get("learn_sigma", True)),
         "classes": CLASSES[one_of("extras", extras, CLASSES)],

@@ -27,10 +27,10 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Check that a device has a precision.
+    """Check that a device supports a precision.
 
     Raises:
-        ValueError: It has not.
+        ValueError: The device does not support it.
     """
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision tf32 is for CUDA; on {device.type} use fp32 or bf16")

@@ -1,12 +1,13 @@
 """Presets: settings of training runs by name, as far as they differ from the defaults."""
 
-import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 import yaml
 
+from latte.processes import launch
 from latte.train.config import (
     SETTINGS,
     FeaturesTrainConfig,
@@ -144,13 +145,15 @@ PRESETS = {
 }
 
 
-def resolve(source: str, changes: list[str]) -> TrainConfig:
+def resolve(source: str, changes: list[str], device: str | torch.device | None = None) -> TrainConfig:
     """Read settings from a preset or a file, and change some.
 
     Args:
         source: The name of a preset, a run's config.yaml, or a training configuration of the original Latte. For the
             latter, a warning names each key that had no effect there or has none here.
         changes: Settings as on the command line, such as "steps=100" or "model.depth=4".
+        device: Where the run will compute, on which the precision that the original has depends. None: the device that
+            commands take by default, CUDA if this machine has it.
 
     Returns:
         The configuration, of the class of its kind.
@@ -160,8 +163,9 @@ def resolve(source: str, changes: list[str]) -> TrainConfig:
     """
     values = asdict(PRESETS[source]) if source in PRESETS else read_yaml(source)
     if is_original(values):
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with prefix_errors(Path(source)):
-            values, notes = translate(values, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+            values, notes = translate(values, launch().size, device)
         for note in notes:
             warnings.warn(note, stacklevel=2)
     for change in changes:

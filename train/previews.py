@@ -11,7 +11,7 @@ from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.pipeline import LattePipeline
-from latte.shapes.draw import COLOURS, MOTIONS, PHRASES, SHAPES
+from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, caption
 from latte.train.config import TrainConfig
 from latte.train.objectives import Captioned, ClassConditional, Embedded, Objective, Recognition, Reconstruction
 from latte.train.watch import SHOWN
@@ -48,13 +48,13 @@ def preview_recognition(objective: Recognition, network: ShapeFeatures) -> tuple
     videos, _ = objective.batch(0, range(min(SHOWN, objective.config.global_batch_size)))
     predicted = network(videos)
     indices = (predicted[name].argmax(1).tolist() for name in ("colour", "shape", "motion"))
-    vocabularies = (list(COLOURS), list(SHAPES), [PHRASES[motion] for motion in MOTIONS])
+    vocabularies = (list(COLOURS), list(SHAPES), MOTIONS)
     words = [[vocabulary[i] for i in column] for vocabulary, column in zip(vocabularies, indices)]
-    return to_uint8(videos.cpu()), [f"a {colour} {shape} {motion}" for colour, shape, motion in zip(*words)]
+    return to_uint8(videos.cpu()), list(map(caption, *words))
 
 
 def preview_captions(objective: ClassConditional | Captioned | Embedded) -> list[str]:
-    """Return what the samples in a grid are of: the first classes, or captions from all over the data."""
+    """Return the captions of the samples in a grid: the first classes, or captions from all over the data."""
     if isinstance(objective, ClassConditional):
         return objective.clips.names[:SHOWN] or [f"sample {i}" for i in range(SHOWN // 2)]
     captions = objective.clips.captions
@@ -89,28 +89,28 @@ def sample_classes(objective: ClassConditional, network: Latte, count: int) -> T
     names = objective.clips.names
     request = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
     pipe = LattePipeline(network, objective.vae, class_names=names)
-    return pipe(**request, batch_size=SHOWN, **sampling_options(objective.config)).frames
+    return pipe(**request, batch_size=SHOWN, **preview_options(objective.config)).frames
 
 
 @sample_videos.register
 def sample_captions(objective: Captioned, network: TextToVideo, count: int) -> Tensor:
     pipe = LattePipeline(network.transformer, objective.vae, network.text_encoder, objective.tokenizer)
     prompts = evenly_spaced(objective.clips.captions, count)
-    return pipe(prompts, batch_size=SHOWN, **sampling_options(objective.config)).frames
+    return pipe(prompts, batch_size=SHOWN, **preview_options(objective.config)).frames
 
 
 @sample_videos.register
 def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Tensor:
     pipe, videos = LattePipeline(network, objective.vae), []
-    for number, caption in enumerate(evenly_spaced(objective.clips.captions, count)):  # one by one: lengths differ
-        text = objective.embedding(caption)[None]
+    for number, prompt in enumerate(evenly_spaced(objective.clips.captions, count)):  # one by one: lengths differ
+        text = objective.embedding(prompt)[None]
         request = {"prompt_embeds": text, "negative_prompt_embeds": objective.empty[None, : text.shape[1]]}
-        options = {**sampling_options(objective.config), "seed": objective.config.seed + number}
+        options = {**preview_options(objective.config), "seed": objective.config.seed + number}
         videos.append(pipe(**request, **options).frames)
     return torch.cat(videos)
 
 
-def sampling_options(config: TrainConfig) -> dict[str, Any]:
+def preview_options(config: TrainConfig) -> dict[str, Any]:
     """Return how previews are sampled; without config.sample_guidance, the pipeline's default guidance applies."""
     options = {"seed": config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
     return options | ({"guidance_scale": config.sample_guidance} if config.sample_guidance else {})

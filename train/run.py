@@ -1,6 +1,7 @@
 """A training run: its networks, optimiser and objective, and its state in a run folder."""
 
 import copy
+import hashlib
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -14,22 +15,27 @@ from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.config import TrainConfig
 from latte.train.config_tables import complete
-from latte.train.data.clips import Clips
+from latte.train.data.clips import TrainingData
 from latte.train.distance import DistanceToReal
-from latte.train.export import data_digests, save_result
-from latte.train.metrics import read_lines
-from latte.train.objectives import objective
+from latte.train.export import COMPANIONS, save_result
+from latte.train.metrics import METRICS_FILE, read_lines
+from latte.train.objectives import Captioned, Objective, objective
+from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.presets import resolve
 from latte.train.previews import preview, sample_videos
 from latte.train.step import StepHistory, optimizer_step, update_ema
-from latte.train.watch import write_grid
+from latte.train.watch import SAMPLES, TENSORBOARD, write_grid
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
 PATHS = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
+FINAL, SETTINGS_FILE = "final", "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
+# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
+# looks meanwhile and sees one of the others then sees them too
+OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, TENSORBOARD, FAILED_VIDEOS, SETTINGS_FILE)
 
 
 class Outputs(NamedTuple):
@@ -58,7 +64,7 @@ class Run:
         ValueError: The settings do not fit the data, the VAE, the device or the number of processes.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, clips: Clips, device: torch.device, ranks: Ranks):
+    def __init__(self, config: TrainConfig, folder: Path, clips: TrainingData, device: torch.device, ranks: Ranks):
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
@@ -129,7 +135,7 @@ class Run:
             warnings.warn(f"{self.folder}: step {done} is not saved, training goes on: {error}", stacklevel=2)
 
     def restore(self) -> int:
-        """Load the newest checkpoint that is not damaged, and go on with failed.txt.
+        """Load the newest checkpoint that is not damaged.
 
         Returns:
             How many steps are done; 0 if there is no checkpoint.
@@ -141,7 +147,6 @@ class Run:
         folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
             check_unused(self.folder, self.config)
-            self.failures.keep_log(self.folder / FAILED_VIDEOS, self.ranks.first)
             return 0
         state = checkpoint.read_state(folder)
         self.check_same_run(state)
@@ -150,7 +155,6 @@ class Run:
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.history = StepHistory(**state["health"])
-        self.failures.keep_log(self.folder / FAILED_VIDEOS, self.ranks.first)
         return state["step"]
 
     def check_same_run(self, state: dict[str, Any]) -> None:
@@ -179,8 +183,8 @@ class Run:
     def missing_outputs(self, done: int) -> Outputs:
         """Which outputs were due when an earlier process stopped, and were not made."""
         due = self.due_outputs(done)
-        sampled = (self.folder / f"samples/step-{done:07d}.png").is_file()
-        lines = read_lines(self.folder / "metrics.jsonl")
+        sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
+        lines = read_lines(self.folder / METRICS_FILE)
         evaluated = any(line["step"] == done and "loss" not in line for line in lines)
         missing = Outputs(due.grid and not sampled, due.evaluation and not evaluated)
         return self.ranks.broadcast(missing if self.ranks.first else None)
@@ -201,7 +205,7 @@ class Run:
         if (network := self.averaged_network()) is None:
             return None
         try:
-            return write_grid(*preview(self.objective, network), self.folder / "samples", done)
+            return write_grid(*preview(self.objective, network), self.folder / SAMPLES, done)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{self.folder}: no samples at step {done}, training goes on: {error}", stacklevel=2)
             return None
@@ -218,10 +222,20 @@ class Run:
 
     def finish(self) -> Path:
         """Write the averaged weights to final/, and return its path."""
-        final = self.folder / "final"
+        final = self.folder / FINAL
         if (network := self.averaged_network()) is not None:
             save_result(self.objective, network, final)
         return final
+
+
+def data_digests(objective: Objective) -> dict[str, Any]:
+    """Return what identifies the data of a run, which a resumed run must find unchanged."""
+    digests = {"clips": objective.clips.fingerprint}
+    if isinstance(objective, Denoising):
+        digests |= {"classes": objective.clips.names, "vae": objective.vae_digest}
+    if isinstance(objective, Captioned):
+        digests["vocabulary"] = hashlib.sha256(objective.tokenizer.vocabulary).hexdigest()
+    return digests
 
 
 def check_unused(folder: Path, config: TrainConfig) -> None:
@@ -232,13 +246,12 @@ def check_unused(folder: Path, config: TrainConfig) -> None:
     Raises:
         ValueError: It holds something else.
     """
-    names = ("final", "metrics.jsonl", "config.yaml", "vae", "tokenizer", "scheduler")
-    present = [name for name in names if (folder / name).exists()]
+    present = [name for name in OUTPUTS if (folder / name).exists()]
     try:
-        before = asdict(resolve(str(folder / "config.yaml"), [])) if "config.yaml" in present else {}
+        before = asdict(resolve(str(folder / SETTINGS_FILE), [])) if SETTINGS_FILE in present else {}
     except ValueError:
         before = {}
     fixed = asdict(config).keys() - config.resumable()
     same = all(before.get(name) == getattr(config, name) for name in fixed)
-    if present and ("final" in present or not same):
+    if present and (FINAL in present or not same):
         raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")

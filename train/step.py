@@ -100,7 +100,7 @@ def optimizer_step(
         optimizer: The optimiser of the network's parameters.
         step: The number of the step, from 0.
         ranks: This process among all.
-        history: Takes down whether the step was taken or skipped.
+        history: Records whether the step was taken or skipped.
 
     Returns:
         The numbers to log, the same in every process.

@@ -1,4 +1,4 @@
-"""What shows how a training goes: grids of samples, and TensorBoard."""
+"""Sample grids and TensorBoard logs of a run."""
 
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,7 @@ from torch import Tensor
 from latte.video.page import contact_sheet, tile
 from latte.video.write import write_video
 
+SAMPLES, TENSORBOARD = "samples", "tensorboard"  # folders of a run
 SHOWN = 8  # videos in a grid
 FPS = 8.0
 

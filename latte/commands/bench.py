@@ -67,7 +67,7 @@ def bench_train(argv: list[str]) -> None:
     check_out_file(args.out)
     device, rows = usable_device(args.device), []
     with tempfile.TemporaryDirectory() as scratch:
-        config = resolve(args.config, args.changes)
+        config = resolve(args.config, args.changes, device)
         if config.kind != "latte":
             raise ValueError(f"--config {args.config} trains kind={config.kind}; the benchmark is of kind=latte")
         config = with_existing_vae(config, Path(scratch))

@@ -1,4 +1,4 @@
-"""`latte encode`: encode the latents of a data set once and store them for training."""
+"""`latte encode`: encodes the latents of a data set once, and stores them for training."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ LATENT_DTYPES = {name: dtype for name, dtype in DTYPES.items() if name != "bfloa
 
 def main(argv: list[str]) -> None:
     """Encode the data set of a training configuration."""
-    parser = Parser(prog="latte encode", description=__doc__.split(":", 1)[1].strip())
+    parser = Parser(prog="latte encode", description=__doc__)
     add = parser.add_argument
     add("--config", default="folder", help=f"configuration of the training: {', '.join(PRESETS)}, or a file")
     add("--out", type=Path, required=True, help="folder to write; an encoding that was stopped there continues")
@@ -29,7 +29,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.shard_size < 1:
         raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
-    config, device, dtype = resolve(args.config, args.changes), usable_device(args.device), LATENT_DTYPES[args.dtype]
+    device, dtype = usable_device(args.device), LATENT_DTYPES[args.dtype]
+    config = resolve(args.config, args.changes, device)
     if config.kind in ("vae", "features"):
         raise ValueError(f"kind={config.kind} trains on pixels, so there are no latents to encode")
     if args.text_encoder and config.kind != "t2v":

@@ -1,24 +1,18 @@
-"""`latte prepare`: check the videos of a data set by decoding them, and list those that training can use."""
+"""`latte prepare`: checks the videos of a data set by decoding them, and lists those that training can use."""
 
 from pathlib import Path
 
 from latte.commands.parser import Parser
 from latte.train.data.frame_list import ORIGINAL_SIZE
-from latte.train.data.layouts import LAYOUTS, abbreviate
-from latte.train.data.prepare_videos import REPORT, ClipRule, prepare_data_set
+from latte.train.data.layouts import LAYOUTS
+from latte.train.data.prepare_videos import DRAWN_BY_DEFAULT, REPORT, ClipRule, prepare_data_set
 from latte.train.data.video_list import VIDEO_LIST
 from latte.train.data.windows import SELECTIONS
-
-KINDS_OF_OPTION = {  # options that only some kinds of data sets have
-    "clips": ("shapes",),
-    "split": ("ucf101",),
-    "frame_list": ("ffs", "ucf101", "folder", "shapes"),
-}
 
 
 def main(argv: list[str]) -> None:
     """Check and list a data set, and print a summary."""
-    parser = Parser(prog="latte prepare", description=__doc__.split(":", 1)[1].strip())
+    parser = Parser(prog="latte prepare", description=__doc__)
     add = parser.add_argument
     kinds = "; ".join(f"{name}: {layout.description}" for name, layout in LAYOUTS.items())
     add("kind", choices=LAYOUTS, help=kinds)
@@ -28,16 +22,13 @@ def main(argv: list[str]) -> None:
     add("--frame-interval", type=int, default=3, help="distance between a clip's frames in the video (default: 3)")
     add("--selection", choices=SELECTIONS, default="stride", help="how the frames are chosen (default: stride)")
     add("--quick", action="store_true", help="read only headers and first frames")
-    add("--clips", type=int, help="shapes: number of videos to draw (default: 256)")
+    add("--clips", type=int, help=f"shapes: number of videos to draw (default: {DRAWN_BY_DEFAULT})")
     add("--split", type=Path, help="ucf101: take only the videos of this list, such as trainlist01.txt")
     frames = f"also write every frame, SIZE pixels square, for the original's joint training (default: {ORIGINAL_SIZE})"
     add("--frame-list", type=int, nargs="?", const=ORIGINAL_SIZE, metavar="SIZE", help=frames)
     args = parser.parse_intermixed_args(argv)
-    for name, kinds in KINDS_OF_OPTION.items():
-        if getattr(args, name) is not None and args.kind not in kinds:
-            raise ValueError(f"--{name.replace('_', '-')} is for {abbreviate(list(kinds))}, not for {args.kind}")
     rule = ClipRule(args.selection, args.num_frames, args.frame_interval)
-    options = {name: value for name in KINDS_OF_OPTION if (value := getattr(args, name)) is not None}
-    report = prepare_data_set(args.kind, args.source, args.out, rule, args.quick, **options)
+    options = (args.quick, args.clips, args.split, args.frame_list)
+    report = prepare_data_set(args.kind, args.source, args.out, rule, *options)
     print(report.split("\n\n")[0])
     print(f"wrote {args.out / VIDEO_LIST}; see {REPORT} beside it for details")

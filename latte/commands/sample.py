@@ -6,7 +6,6 @@ with one process or several at once, and writes no page.
 
 import argparse
 import math
-import os
 import re
 import shlex
 import time
@@ -25,7 +24,7 @@ from latte.commands.sampling_options import (
     read_prompts,
 )
 from latte.pipeline import LattePipeline
-from latte.processes import local_device
+from latte.processes import launch, local_device
 from latte.sample_many import RECORD, sample_many
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import FPS_RANGE, write_video
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
     """Complete a set of args.count videos for evaluation, together with the other processes; the first one reports."""
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, size, _ = launch()
     asked, _ = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args, 1)
     labels = asked.get("prompt") or asked.get("class_labels")
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}

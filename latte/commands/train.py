@@ -1,14 +1,12 @@
 """`latte train`: trains a model, or resumes a training run."""
 
-import os
 import warnings
 from pathlib import Path
 
 from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
-from latte.processes import local_device
-from latte.train.data.folders import open_clips
-from latte.train.data.latents import stored_latents
+from latte.processes import launch, local_device
+from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.presets import PRESETS, resolve
 
@@ -22,7 +20,8 @@ def main(argv: list[str]) -> None:
         help=f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
         "Latte (default: shapes)",
     )
-    folder = "the run folder; a run that stopped there is resumed (with torchrun write --run-dir, since it has a --run)"
+    folder = "the run folder; a run that stopped there is resumed (under torchrun use --run-dir, because torchrun has "
+    folder += "its own --run)"
     parser.add_argument("--run", "--run-dir", type=Path, required=True, help=folder)
     resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
@@ -32,9 +31,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_intermixed_args(argv)
     device = usable_device(local_device(args.device))
     with warnings.catch_warnings():
-        if os.environ.get("RANK", "0") != "0":
+        if launch().rank:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
-        config = resolve(args.config, args.changes)
-        clips = stored_latents(config) or open_clips(config)
+        config = resolve(args.config, args.changes, device)
+        clips = open_data(config)
     result = train(config, args.run, clips, args.resume == "auto", device)
     print(f"{result}: trained for {config.steps} steps")

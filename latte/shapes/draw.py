@@ -101,6 +101,11 @@ class ShapeClip:
     radius: np.ndarray  # (f,), in pixels
 
 
+def caption(colour: str, shape: str, motion: str) -> str:
+    """The caption of a clip, such as "a red star moving left"."""
+    return f"a {colour} {shape} {PHRASES[motion]}"
+
+
 def is_held_out(clip: ShapeClip) -> bool:
     """Whether text-to-video training never sees this combination of motion, shape and colour.
 
@@ -165,6 +170,5 @@ def make_clip(
     centre, radius = (values[window] for values in draw_path(motion, frames, size, rng))
     alpha = coverage(shape, centre, radius, size)[:, None]
     video = (1 - alpha) * grey + alpha * np.array(COLOURS[colour])[:, None, None]
-    caption = f"a {colour} {shape} {PHRASES[motion]}"
-    label = MOTIONS.index(motion)
-    return ShapeClip(video.round().astype(np.uint8), label, motion, shape, colour, caption, centre, radius)
+    drawn, label, words = video.round().astype(np.uint8), MOTIONS.index(motion), caption(colour, shape, motion)
+    return ShapeClip(drawn, label, motion, shape, colour, words, centre, radius)

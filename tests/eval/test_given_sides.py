@@ -6,8 +6,8 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
+from fake_detector import sketch
 from safetensors.torch import save_file
-from sketch import sketch
 
 from latte.eval import fid, fvd, inputs, kvd, shapes_distance
 from latte.eval import frechet_inception_distance as fid_module
@@ -62,7 +62,7 @@ def test_options_of_videos_are_refused_for_features_on_both_sides(metric, option
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_device_is_checked_though_nothing_runs_on_it(metric, without_networks):
-    with pytest.raises(ValueError, match="device abacus"):
+    with pytest.raises(ValueError, match="device 'abacus'"):
         metric(*PAIR, device="abacus")
     assert float(metric(*PAIR, device="cpu")) == float(metric(*PAIR))
 

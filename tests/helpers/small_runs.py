@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import load_file
 
-from latte.train.data.folders import open_clips
+from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.presets import resolve
 
@@ -17,7 +17,7 @@ TINY_VAE = [*SMALL, "model.block_out_channels=[4,8,8,8]", "model.norm_num_groups
 
 
 def run(config, folder, **options):
-    return train(config, folder, open_clips(config), **options)
+    return train(config, folder, open_data(config), **options)
 
 
 def tensors(folder):

@@ -222,7 +222,7 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
         (lambda: torn("attn1.to_k.bias", 0), {}, r"blocks\.0\.attns\.0\.q\.bias .* are not 2 heads of one width"),
     ],
 )
-def test_what_is_no_pixart_of_this_shape_is_refused(source, change, say, tmp_path):
+def test_weights_that_are_not_a_fitting_pixart_are_refused(source, change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"PixArt\.pth.*{say}"):
         t2v(saved(source(), tmp_path / "PixArt.pth"), **change)
 

@@ -123,6 +123,21 @@ def test_what_had_no_effect_there_and_has_one_here_is_noted(tmp_path):
     assert said["local_batch_size"].endswith("5 on each of 1 processes makes global_batch_size=5")
 
 
+def test_the_precision_is_that_of_the_runs_device(tmp_path, recwarn, monkeypatch):
+    """A machine that has a GPU can also train on its CPU, which has no TF32."""
+    read(FFS, tmp_path)
+    path = str(tmp_path / "theirs.yaml")
+    for available in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        precisions = [resolve(path, [], device).precision for device in ("cpu", "cuda", None)]
+        assert precisions == ["fp32", "tf32", "tf32" if available else "fp32"]
+    trained = []
+    monkeypatch.setattr("latte.commands.train.open_data", lambda config: None)
+    monkeypatch.setattr("latte.commands.train.train", lambda config, *_: trained.append(config.precision))
+    assert main(["train", "--config", path, "--run", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert trained == ["fp32"]
+
+
 def test_the_batch_is_that_of_all_processes(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert read(FFS, tmp_path).global_batch_size == 40

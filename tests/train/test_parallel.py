@@ -109,7 +109,7 @@ def test_deterministic_sums_give_the_same_bits_on_any_number_of_processes(vae, t
     ("slopes", "total"),
     [([1e6, 1e6, 1e6], 3e6), ([3e6, 3e6, 3e6], None), ([-3e6, 3e6], None), ([1.0, float("nan")], None), ([5e6], None)],
 )
-def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
+def test_fixed_point_gradients_that_overflow_are_nan(slopes, total):
     class Slope(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -128,7 +128,7 @@ def test_whole_numbers_that_do_not_hold_a_gradient_say_so(slopes, total):
 
 
 @pytest.mark.parametrize("words", [[], ["deterministic_reduce=true"]])
-def test_a_step_that_is_not_finite_on_one_process_is_passed_over_on_all(words, vae, tmp_path, monkeypatch):
+def test_a_step_that_is_not_finite_on_one_process_is_skipped_on_all(words, vae, tmp_path, monkeypatch):
     class Spoilt(OBJECTIVES["latte"]):
         def __call__(self, network, step, slots):
             loss, terms = super().__call__(network, step, slots)

@@ -62,8 +62,11 @@ def put_videos(folder, numbers, sound=True):
     return folder
 
 
-@pytest.mark.parametrize("name", ["vae", "tokenizer", "scheduler", "final", "config.yaml"])
-def test_what_is_not_the_run_s_stays(name, vae, tmp_path):
+FILES = ["config.yaml", "metrics.jsonl", "sampling.json", "failed.txt"]
+
+
+@pytest.mark.parametrize("name", ["vae", "tokenizer", "scheduler", "final", "samples", "tensorboard", *FILES])
+def test_files_of_something_else_are_not_overwritten(name, vae, tmp_path):
     mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine: 1\n")

@@ -125,6 +125,15 @@ def test_a_signal_stops_at_the_next_step_and_saves(vae, tmp_path, meddle):
     assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(tmp_path)] == [5, 7]
 
 
+def test_an_error_at_the_start_leaves_no_signal_handlers(vae, tmp_path, monkeypatch):
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in watched]
+    monkeypatch.setattr("latte.train.loop.tqdm", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(small(vae), tmp_path)
+    assert [signal.getsignal(number) for number in watched] == before
+
+
 def test_a_signal_to_the_whole_group_spares_the_workers(vae, tmp_path):
     """A terminal sends Ctrl-C to the data workers too, and so does torchrun with SIGTERM."""
     config = small(vae, "latents=step", "num_workers=2", "steps=100000", "save_every=100000")
@@ -214,7 +223,7 @@ def test_lines_that_the_disk_has_no_room_for_come_later(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_damage_to_all_checkpoints_is_no_fresh_start(vae, tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(vae, tmp_path):
     run(small(vae), tmp_path)
     shutil.rmtree(tmp_path / "final")
     for folder in checkpoint.list_checkpoints(tmp_path):

@@ -28,7 +28,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
     config, cut = small(vae), tmp_path / "cut"
     run(config, tmp_path / "whole")
     words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte.cli", *words], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte", *words], stderr=subprocess.PIPE)
     while process.poll() is None and not checkpoint.list_checkpoints(cut):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -43,7 +43,7 @@ from latte.train.step import learning_rate
         (["model.num_classes=3"], "model.num_classes follows from the folders"),
         (["model=5"], "model is 5; it must be of type dict"),
         (["model.patch_size=4"], "cannot be cut into patches of 4 x 4"),
-        (["image_size=20"], "multiple of 8"),
+        (["image_size=20"], "this VAE encodes multiples of 8"),
         (["stpes=3"], "did you mean 'steps'"),
         (["steps=many"], "must be of type int"),
         (["model.depht=3"], "depht"),

@@ -14,7 +14,7 @@ from latte.cli import main
 from latte.models.latte_t2v import TextToVideo, TextToVideoConfig
 from latte.shapes.draw import COLOURS, MOTIONS, PHRASES, SHAPES, is_held_out, make_clip
 from latte.train.data.folders import open_clips
-from latte.train.objectives import Captioned
+from latte.train.objectives import OBJECTIVES, Captioned, objective
 from latte.video.write import write_video
 
 
@@ -136,6 +136,15 @@ def test_training_goes_on_from_the_weights_and_the_vocabulary_of_another_run(vae
     other = run(small_t2v(vae, f"init={first}", "steps=1", "learning_rate=0", "seed=3"), tmp_path / "other")
     for name in ("transformer/model.safetensors", "text_encoder/model.safetensors", "tokenizer/spiece.model"):
         assert (first / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_resumed_run_keeps_its_vocabulary_under_any_objective(vae, tmp_path, monkeypatch):
+    run(small_t2v(vae, "steps=1", "clips=40"), tmp_path / "first")
+    config = small_t2v(vae, f"init={tmp_path / 'first'}", "clips=12")
+    run(config, tmp_path / "run")
+    monkeypatch.setitem(OBJECTIVES, "t2v", type("Varied", (Captioned,), {}))
+    resumed = objective(open_clips(config), config, torch.device("cpu"), tmp_path / "run")
+    assert resumed.tokenizer.vocabulary == (tmp_path / "run/tokenizer/spiece.model").read_bytes()
 
 
 def test_a_run_that_is_not_done_is_what_it_would_be_if_it_ended_there(vae, tmp_path, capsys):

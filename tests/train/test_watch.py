@@ -53,6 +53,9 @@ def test_how_strongly_samples_are_guided(make, vae, tmp_path):
     assert scale(tmp_path / "usual") == usual and scale(tmp_path / "less") == 1.5
     shutil.rmtree(tmp_path / "less/final")
     assert scale(tmp_path / "less") == 1.5
+    run(make(vae, "steps=6", "learning_rate=3e-2", "sample_guidance=1.5"), tmp_path / "less")
+    run(make(vae, "steps=6", "learning_rate=3e-2", "sample_guidance=0"), tmp_path / "less")
+    assert scale(tmp_path / "less") == scale(tmp_path / "less/checkpoints/step-0000006") == usual
     if make is small:
         for more in ("classes=false", "model.class_dropout_prob=0.0"):
             with pytest.raises(ValueError, match="sample_guidance does nothing without classes that are dropped"):
@@ -62,7 +65,8 @@ def test_how_strongly_samples_are_guided(make, vae, tmp_path):
 
 
 def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
-    (tmp_path / "run").mkdir()
+    run(small(vae, "steps=1"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/final")
     (tmp_path / "run/samples").write_text("in the way")
     with pytest.warns(UserWarning, match="no samples at step 2, training goes on"):
         run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
@@ -89,7 +93,7 @@ def evaluated(folder) -> dict[int, dict]:
 
 
 @pytest.mark.parametrize("make", [small, small_t2v])
-def test_distances_on_the_way_change_nothing(make, vae, tmp_path):
+def test_evaluation_during_training_does_not_change_the_result(make, vae, tmp_path):
     words = ["steps=4", "num_frames=8", "global_batch_size=2"]
     run(make(vae, *words), tmp_path / "plain")
     run(make(vae, *words, "eval_every=2", "eval_clips=3"), tmp_path / "evaluated")
@@ -153,7 +157,10 @@ def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
         (["eval_clips=3"], "eval_clips does nothing with eval_every=0"),
         (["eval_every=2", "eval_clips=1"], "eval_clips is 1; it must be 2 or more"),
         (["eval_every=2", "eval_real=nowhere"], "no folder of videos at nowhere"),
-        (["eval_every=2", "eval_real=STATISTICS"], "features of 400 and of 32 numbers cannot be compared"),
+        (
+            ["eval_every=2", "eval_real=STATISTICS"],
+            "the real features have 400 numbers, those of the shapes distance .* have 32",
+        ),
         (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
     ],
 )
@@ -184,10 +191,13 @@ def test_the_plot_command(vae, tmp_path, capsys):
     (tmp_path / "1/metrics.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/metrics.jsonl").touch()
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps/metrics.jsonl").write_text('{"step": 1}\n')
     for words, say in (
         ([str(tmp_path)], "holds no metrics.jsonl"),
         ([str(tmp_path / "1")], "line 2 is not a line of metrics"),
         ([str(tmp_path / "empty")], "has not logged yet"),
+        ([str(tmp_path / "steps")], "holds none of the plotted numbers"),
         ([str(tmp_path / "0"), "--out", "a.txt"], "give a .png"),
         ([str(tmp_path / "0"), "--smooth", "0"], "--smooth is 0"),
     ):

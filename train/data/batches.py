@@ -78,13 +78,13 @@ class Batches(Dataset):
         self.expected = in_order()  # set last: a generator cannot be pickled, and workers may get a pickled dataset
 
     def batch(self, step: int, slots: range) -> Batch:
-        """Return the batch of some slots of a step, read ahead if it is the next one in order.
+        """Return the batch of some slots of a step. After one that is not the next in order, none is read ahead.
 
         Raises:
             ValueError: More videos cannot be read than `config.failed_share` allows.
         """
-        is_next = self.read_ahead is not None and next(self.expected) == (step, slots)
-        batch = next(self.read_ahead) if is_next else self[step, slots]
-        self.clips.failures.note(batch.failed, "another video takes its place")
-        self.clips.failures.raise_if_too_many()
+        if self.read_ahead is not None and next(self.expected, None) != (step, slots):
+            self.read_ahead = None  # what the workers read now would no longer be what is asked for
+        batch = self[step, slots] if self.read_ahead is None else next(self.read_ahead)
+        self.clips.failures.note_replaced(batch.failed)
         return batch

@@ -19,8 +19,17 @@ class TrainingClip(NamedTuple):
     failed: tuple[tuple[Path, str], ...] = ()  # videos that this clip replaces, and why they could not be read
 
 
-class Clips(Protocol):
-    """Clips numbered from 0 to len(clips) - 1.
+class WholeVideo(NamedTuple):
+    """A video from its first to its last frame."""
+
+    path: Path
+    blocks: Iterator[Tensor]  # its frames, (n, 3, h, w) in [-1, 1] each; reading them can raise OSError or ValueError
+    label: int  # index of the class; 0 if there are no classes
+    caption: str  # empty if there is none
+
+
+class TrainingData(Protocol):
+    """What a run learns from, be it clips or their stored latents: clips numbered from 0 to len(data) - 1.
 
     Clip i is a window of video i % num_videos: with more clips than videos, the videos take turns.
 
@@ -40,14 +49,15 @@ class Clips(Protocol):
 
     def __len__(self) -> int: ...
 
+
+class Clips(TrainingData, Protocol):
+    """Training data that has pixels."""
+
     def clip(self, index: int, random: torch.Generator) -> TrainingClip:
         """Return clip `index`, with its frames chosen by `random`."""
 
     def frame(self, index: int, random: torch.Generator) -> TrainingClip:
         """Return one frame, chosen by `random`, of the video that clip `index` is taken from."""
 
-    def full_video(self, number: int) -> tuple[Iterator[Tensor], int, str]:
-        """Return a whole video: its frames, its class and its caption.
-
-        Frames come in blocks (n, 3, h, w) in [-1, 1]. Reading them can raise OSError or ValueError.
-        """
+    def full_video(self, number: int) -> WholeVideo:
+        """Return a whole video; its frames are read as they are asked for."""

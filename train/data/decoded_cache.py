@@ -1,12 +1,12 @@
 """A cache of decoded videos in memory, so that small data sets are decoded once instead of once per clip."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from latte.processes import launch
 from latte.video.pixels import resize_and_crop
 from latte.video.read import read_blocks, read_video
 
@@ -15,7 +15,7 @@ CACHE_BYTES = 4 << 30  # of all processes on a machine together
 
 def process_budget() -> int:
     """The share of CACHE_BYTES of this process, which may be one of several on the machine."""
-    return CACHE_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return CACHE_BYTES // launch().local_size
 
 
 class DecodedCache:

@@ -80,7 +80,7 @@ def encode_data_set(
     files = {name: {"bytes": (out / name).stat().st_size, "sha256": digest(out / name)} for name in names}
     latents = LatentFolder(out, settings, clips.fingerprint, vae_digest, clips.names, videos, files, bool(text))
     write_latent_index(latents)
-    return open_latent_folder(out, verify_content=True)
+    return open_latent_folder(out)
 
 
 def write_shard(
@@ -89,16 +89,16 @@ def write_shard(
     """Encode the videos of these numbers into a file, atomically; `mark` says what they are made from."""
     tensors, rows = {}, []
     for number in numbers:
-        blocks, label, caption = clips.full_video(number)
+        video = clips.full_video(number)
         try:
-            moments = list(encode_blocks(vae, blocks, mirrored))
+            moments = list(encode_blocks(vae, video.blocks, mirrored))
         except (OSError, ValueError) as error:
-            clips.failures.note(((Path(str(number)), str(error)),), "left out")
+            clips.failures.note(((video.path, str(error)),), "left out")
             clips.failures.raise_if_too_many()
             continue
         for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*moments)):
             tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
-        rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), label, caption])
+        rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), video.label, video.caption])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         # a single metadata entry: safetensors writes several in an order that differs between processes

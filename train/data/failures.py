@@ -58,6 +58,11 @@ class Failures:
                     self.write(path, reason)
                 warnings.warn(f"{consequence}: {reason}", stacklevel=3)
 
+    def note_replaced(self, failed: tuple[tuple[Path, str], ...]) -> None:
+        """Record failed videos whose places others took. Raises ValueError as `raise_if_too_many`."""
+        self.note(failed, "another video takes its place")
+        self.raise_if_too_many()
+
     def raise_if_too_many(self) -> None:
         """Raise ValueError if more videos failed than `share` allows."""
         if len(self.reasons) > self.share * self.total:

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips, TrainingClip
+from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
 from latte.train.data.layouts import find_any_videos, read_caption, reject_unprintable_classes
@@ -90,14 +90,11 @@ class FolderClips:
 
     def open_folder(self) -> None:
         """Find the videos of the folder, and try to decode each."""
-        found = find_any_videos(self.root)
-        self.names, videos, outside = found.classes, found.videos, found.left_out
-        if not self.config.classes:
-            outside, videos = [], sorted((path, 0) for path in [*dict(videos), *(video.path for video in outside)])
-            self.names = []
-        for video in outside:
+        found = find_any_videos(self.root, self.config.classes)
+        self.names, videos = found.classes, found.videos
+        for video in found.left_out:
             warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
-        self.failures = Failures(len(videos) + len(outside), self.config.failed_share)
+        self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 self.videos.append(self.try_video(path, label))
@@ -176,7 +173,7 @@ class FolderClips:
             return from_uint8(mirror(self.cache.read(path, frames)))
         return transform(cfg.transform, mirror(read_video(path, frames)[0]), cfg.image_size)
 
-    def full_video(self, number: int) -> tuple[Iterator[Tensor], int, str]:
+    def full_video(self, number: int) -> WholeVideo:
         video, cfg = self.videos[number], self.config
         blocks = (transform(cfg.transform, block, cfg.image_size) for block in read_blocks(video.path))
-        return blocks, video.label, video.caption
+        return WholeVideo(video.path, blocks, video.label, video.caption)

@@ -18,7 +18,6 @@ from latte.files import read_json, write_json
 from latte.train.config import TrainConfig
 from latte.train.data.failures import Failures
 from latte.train.data.windows import min_video_frames
-from latte.weights.tensors import digest
 
 LATENT_INDEX, LATENT_FORMAT, TEXT = "index.json", "latte-latents-1", "text.safetensors"
 CAPTION, EMPTY = "caption.{}", "empty"  # tensors of TEXT: captions are numbered in sorted order
@@ -38,7 +37,7 @@ class StoredVideo:
 
 @dataclass
 class LatentFolder:
-    """A folder of latents. Training uses it in place of `Clips`, and needs no videos then.
+    """A folder of latents: training data (see `TrainingData`) that needs no videos any more.
 
     Attributes:
         folder: The folder.
@@ -143,12 +142,8 @@ def write_latent_index(latents: LatentFolder) -> Path:
     return write_json(latents.folder / LATENT_INDEX, values)
 
 
-def open_latent_folder(folder: Path, verify_content: bool = False) -> LatentFolder:
-    """Open a folder of latents.
-
-    Args:
-        folder: The folder.
-        verify_content: Also compare the sha256 of all files, which takes a while. Their sizes are always compared.
+def open_latent_folder(folder: Path) -> LatentFolder:
+    """Open a folder of latents, whose files must have the sizes that they were written with.
 
     Raises:
         FileNotFoundError: There is no index.json: the folder does not exist or is not finished.
@@ -173,7 +168,6 @@ def open_latent_folder(folder: Path, verify_content: bool = False) -> LatentFold
         raise ValueError(f"{index} is damaged: run `latte encode` again")
     for name, size in sizes.items():
         path = folder / name
-        changed = not path.is_file() or path.stat().st_size != size
-        if changed or (verify_content and digest(path) != latents.files[name]["sha256"]):
+        if not path.is_file() or path.stat().st_size != size:
             raise ValueError(f"{path} is missing or has changed: delete it and run `latte encode` again")
     return latents

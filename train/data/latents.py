@@ -21,7 +21,8 @@ from latte.models.vae import VideoVAE
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import ClipOrder, Draw
-from latte.train.data.clips import Clips
+from latte.train.data.clips import Clips, TrainingData
+from latte.train.data.folders import open_clips
 from latte.train.data.latent_files import LatentFolder, StoredVideo, open_latent_folder
 from latte.train.data.windows import choose_frames
 
@@ -51,13 +52,6 @@ def scaled_posterior(vae: VideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
     return scale * mean.float(), scale * (0.5 * logvar.float()).exp()
 
 
-def latent_side(vae: VideoVAE, image_size: int) -> int:
-    """Return the side of the latents of square frames. Raises ValueError if the VAE cannot encode that size."""
-    if image_size % vae.factor:
-        raise ValueError(f"image_size is {image_size}; this VAE needs a multiple of {vae.factor}")
-    return image_size // vae.factor
-
-
 class EncodedOnce:
     """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run."""
 
@@ -69,8 +63,7 @@ class EncodedOnce:
         moments, self.labels, self.captions = [], [], []
         for i in tqdm(range(len(self.clips)), desc="encoding", unit="clip", leave=False):
             clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
-            self.clips.failures.note(clip.failed, "another video takes its place")
-            self.clips.failures.raise_if_too_many()
+            self.clips.failures.note_replaced(clip.failed)
             moments.append([moment[0].cpu() for moment in scaled_posterior(self.vae, clip.video[None])])
             self.labels.append(clip.label)
             self.captions.append(clip.caption)
@@ -141,21 +134,31 @@ class ReadFromFolder:
         return self.scale * mean[offsets].float(), self.scale * (0.5 * logvar[offsets].float()).exp()
 
 
+SOURCES = {"once": EncodedOnce, "step": EncodedEachStep}  # of latents of clips, by config.latents
+
+
+def open_data(config: TrainConfig) -> Clips | LatentFolder:
+    """Open what a run learns from: the folder of latents that `config.latents` names, or the clips of `config.data`."""
+    if config.latents in SOURCES:
+        return open_clips(config)
+    return replace(open_latent_folder(Path(config.latents)), clips_per_epoch=config.clips)
+
+
 def open_latent_source(
-    vae: VideoVAE, vae_digest: str, clips: Clips | LatentFolder, config: TrainConfig
+    vae: VideoVAE, vae_digest: str, clips: TrainingData, config: TrainConfig
 ) -> EncodedOnce | EncodedEachStep | ReadFromFolder:
     """Return the source of latents that `config.latents` names.
 
     Raises:
-        ValueError: `clips` is a folder of latents that this run cannot use; see `LatentFolder.require_match`.
+        ValueError: `clips` is not what `config.latents` names, or is a folder of latents that this run cannot use; see
+            `LatentFolder.require_match`.
     """
+    if isinstance(clips, LatentFolder) != (config.latents not in SOURCES):
+        needed = "clips" if config.latents in SOURCES else "a folder of latents"
+        raise ValueError(
+            f"latents={config.latents} needs {needed}, not a {type(clips).__name__}: use open_data(config)"
+        )
     if isinstance(clips, LatentFolder):
         clips.require_match(config, vae_digest)
-    return {"once": EncodedOnce, "step": EncodedEachStep}.get(config.latents, ReadFromFolder)(vae, clips, config)
-
-
-def stored_latents(config: TrainConfig) -> LatentFolder | None:
-    """Open the folder of latents that `config.latents` names; None if it names none."""
-    if config.latents in ("once", "step"):
-        return None
-    return replace(open_latent_folder(Path(config.latents)), clips_per_epoch=config.clips)
+        return ReadFromFolder(vae, clips, config)
+    return SOURCES[config.latents](vae, clips, config)

@@ -108,8 +108,12 @@ def find_frame_folders(root: Path) -> FoundVideos:
     return FoundVideos([], [(path, 0) for path in folders if path not in problems], left_out)
 
 
-def find_any_videos(root: Path) -> FoundVideos:
+def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
     """Find everything that can be read; if there are two subfolders of videos or more, these are the classes.
+
+    Args:
+        root: The folder.
+        classes: False: subfolders are no classes, and their videos are taken without one.
 
     Raises:
         FileNotFoundError: `root` does not exist.
@@ -119,12 +123,12 @@ def find_any_videos(root: Path) -> FoundVideos:
     if not videos:
         raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
-    classes = sorted({names[0] for names in parts.values() if len(names) > 1})
-    if len(classes) < 2:
+    folders = sorted({names[0] for names in parts.values() if len(names) > 1})
+    if not classes or len(folders) < 2:
         return FoundVideos([], [(path, 0) for path in videos])
     return FoundVideos(
-        classes,
-        [(path, classes.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
+        folders,
+        [(path, folders.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
         [outside_classes(path) for path in videos if len(parts[path]) < 2],
     )
 
@@ -136,24 +140,36 @@ class Layout:
     Attributes:
         find: (root) -> its videos; that of UCF101 also takes a split.
         description: For the help of `latte prepare`.
+        options: Options of `prepare_data_set` that not every kind of data set has.
         published: Published numbers of "videos" and "classes", as far as known.
         crop_needs_more: With the selection "crop", the original skips videos that are exactly one crop long.
     """
 
     find: Callable[..., FoundVideos]
     description: str
+    options: tuple[str, ...] = ()
     published: dict[str, int] = field(default_factory=dict)
     crop_needs_more: bool = False
 
 
 LAYOUTS = {
-    "ffs": Layout(find_faceforensics, "FaceForensics: avi or mp4 files", {"videos": 704}),  # maxin-cn/FaceForensics
-    "ucf101": Layout(find_ucf101, "UCF101: Class/video.avi", {"videos": 13320, "classes": 101}),
+    # the number of videos is that of maxin-cn/FaceForensics
+    "ffs": Layout(find_faceforensics, "FaceForensics: avi or mp4 files", ("frame_list",), {"videos": 704}),
+    "ucf101": Layout(
+        find_ucf101, "UCF101: Class/video.avi", ("split", "frame_list"), {"videos": 13320, "classes": 101}
+    ),
     "sky": Layout(find_frame_folders, "SkyTimelapse: folders of frames", crop_needs_more=True),
     "taichi": Layout(find_frame_folders, "Taichi-HD: folders of frames"),
-    "folder": Layout(find_any_videos, "any videos; two or more subfolders are classes"),
-    "shapes": Layout(find_any_videos, "the built-in moving shapes, written as videos"),
+    "folder": Layout(find_any_videos, "any videos; two or more subfolders are classes", ("frame_list",)),
+    "shapes": Layout(find_any_videos, "the built-in moving shapes, written as videos", ("clips", "frame_list")),
 }
+
+
+def check_option(kind: str, name: str) -> None:
+    """Raise ValueError if a kind of data set does not have an option."""
+    if name not in LAYOUTS[kind].options:
+        kinds = [other for other, layout in LAYOUTS.items() if name in layout.options]
+        raise ValueError(f"{name} is for {abbreviate(kinds)}, not for {kind}: leave it out")
 
 
 def video_files(root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from latte.files import one_line, replacing_folder, writable, write_text
 from latte.shapes.draw import make_clip
 from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
-from latte.train.data.layouts import LAYOUTS, LeftOut, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import LAYOUTS, LeftOut, check_option, read_caption, reject_unprintable_classes
 from latte.train.data.video_list import (
     VIDEO_LIST,
     VideoEntry,
@@ -26,7 +26,8 @@ from latte.train.data.windows import min_video_frames
 from latte.video.read import count_frames, read_blocks, read_video
 from latte.video.write import write_video
 
-REPORT, SHAPES = "report.txt", "videos"
+REPORT, DRAWN_VIDEOS = "report.txt", "videos"
+DRAWN_BY_DEFAULT = 256  # number of videos to draw, unless another is given
 BLOCK = 8  # frames decoded at a time: large frames take much memory
 
 
@@ -57,7 +58,7 @@ def prepare_data_set(
     out: Path,
     rule: ClipRule,
     quick: bool = False,
-    clips: int = 256,
+    clips: int | None = None,
     split: Path | None = None,
     frame_list: int | None = None,
 ) -> str:
@@ -71,23 +72,25 @@ def prepare_data_set(
         out: The folder to write. It may hold an earlier result, which is replaced.
         rule: How clips will be taken; shorter videos are left out.
         quick: Read only headers and first frames.
-        clips: Number of videos to draw, for the kind "shapes".
+        clips: Number of videos to draw, for the kind "shapes"; None: DRAWN_BY_DEFAULT.
         split: Take only the videos of this list, for the kind "ucf101".
-        frame_list: Also write every frame, this many pixels square; see `write_frames`.
+        frame_list: Also write every frame, this many pixels square; see `write_frames`. Not every kind has it.
 
     Returns:
         The text of the report. Its first paragraph is a summary.
 
     Raises:
         OSError: The source or the split cannot be read, or `out` cannot be written.
-        ValueError: The source does not fit its kind, no video can be used, options contradict each other, or `out`
-            holds something else.
+        ValueError: The source does not fit its kind, no video can be used, options contradict each other or are not
+            those of the kind (`Layout.options`), or `out` holds something else.
     """
     if (source is None) != (kind == "shapes"):
         raise ValueError("shapes are drawn, not read: leave out the source" if source else f"{kind} needs a source")
-    for name, number in (("clips", clips), ("frame_list", frame_list)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is {number}; it must be 1 or more")
+    for name, value in (("clips", clips), ("split", split), ("frame_list", frame_list)):
+        if value is not None:
+            check_option(kind, name)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
     if frame_list and quick:
         raise ValueError("frame_list decodes every frame: leave out quick")
     min_frames = rule.min_frames(kind)
@@ -95,11 +98,11 @@ def prepare_data_set(
     checked = check_videos(kind, source_folder(source), min_frames, quick, split) if source else None
     with replacing_folder(out) as draft:
         videos, left_out = checked or check_videos(
-            kind, draw_shapes(draft / SHAPES, clips, min_frames), min_frames, quick
+            kind, draw_shapes(draft / DRAWN_VIDEOS, clips or DRAWN_BY_DEFAULT, min_frames), min_frames, quick
         )
         if frame_list:
             write_frames(videos, draft, frame_list, BLOCK)
-        write_video_list(videos, draft, str(videos.root) if source else SHAPES)
+        write_video_list(videos, draft, str(videos.root) if source else DRAWN_VIDEOS)
         report = format_report(videos, left_out, rule, min_frames)
         write_text(draft / REPORT, report)
     return report
@@ -124,7 +127,13 @@ def check_output_folder(out: Path, source: Path | None) -> None:
         raise ValueError(f"{out} cannot be written: {advice}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    ours = out.is_dir() and {path.name for path in out.iterdir()} <= {VIDEO_LIST, REPORT, FRAMES, FRAME_LIST, SHAPES}
+    ours = out.is_dir() and {path.name for path in out.iterdir()} <= {
+        VIDEO_LIST,
+        REPORT,
+        FRAMES,
+        FRAME_LIST,
+        DRAWN_VIDEOS,
+    }
     try:
         ours = ours and bool(open_video_list(out, verify_files=False))
     except (OSError, ValueError):

@@ -1,16 +1,15 @@
 """The built-in moving shapes as training clips (`data=shapes`)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
 from latte.train.config import TrainConfig
-from latte.train.data.clips import TrainingClip
+from latte.train.data.clips import TrainingClip, WholeVideo
 from latte.train.data.failures import Failures
 from latte.train.data.windows import by_stride
 from latte.video.pixels import from_uint8
@@ -72,9 +71,9 @@ class ShapeClips:
         position = int(torch.randint(self.config.shape_frames, (), generator=random))
         return self.training_clip(index, slice(position, position + 1))
 
-    def full_video(self, number: int) -> tuple[Iterator[Tensor], int, str]:
+    def full_video(self, number: int) -> WholeVideo:
         clip = self.training_clip(number, slice(None))
-        return iter([clip.video]), clip.label, clip.caption
+        return WholeVideo(Path("shapes", str(number)), iter([clip.video]), clip.label, clip.caption)
 
     def shape_clip(self, index: int, window: slice = slice(None)) -> ShapeClip:
         """Return clip `index` with all that is known about it.

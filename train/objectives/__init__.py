@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips
+from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import LatentFolder
 from latte.train.objectives.autoencoder import Reconstruction
 from latte.train.objectives.class_conditional import ClassConditional
@@ -22,11 +22,13 @@ OBJECTIVES = {"vae": Reconstruction, "latte": ClassConditional, "t2v": Captioned
 
 
 class Objective(Protocol):
-    """What every objective offers to the training loop."""
+    """What every objective offers to the training loop. It is made with the arguments of `objective`."""
 
-    clips: Clips
+    clips: TrainingData
     config: TrainConfig
     device: torch.device
+
+    def __init__(self, clips: TrainingData, config: TrainConfig, device: torch.device, resumed: Path | None): ...
 
     def network(self) -> nn.Module:
         """Make the network, with fresh weights or those of config.init. Raises ValueError if they do not fit."""
@@ -38,7 +40,7 @@ class Objective(Protocol):
         """Return the loss, averaged over some slots of a step, and scalars to log."""
 
 
-def objective(clips: Clips, config: TrainConfig, device: torch.device, resumed: Path | None = None) -> Objective:
+def objective(clips: TrainingData, config: TrainConfig, device: torch.device, resumed: Path | None = None) -> Objective:
     """Make the objective of a run.
 
     Args:
@@ -51,7 +53,6 @@ def objective(clips: Clips, config: TrainConfig, device: torch.device, resumed: 
         ValueError: If settings, data and VAE do not fit together.
     """
     kind = Embedded if isinstance(clips, LatentFolder) and clips.has_text else OBJECTIVES[config.kind]
-    if resumed is None:
-        return kind(clips, config, device)
-    config = replace(config, init="") if config.init else config
-    return kind(clips, config, device, resumed) if kind is Captioned else kind(clips, config, device)
+    if resumed and config.init:
+        config = replace(config, init="")
+    return kind(clips, config, device, resumed)

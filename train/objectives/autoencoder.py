@@ -1,5 +1,7 @@
 """The objective of an autoencoder: it reconstructs single frames."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,6 @@ from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
-from latte.train.data.latents import latent_side
 from latte.weights.load import find_model
 from latte.weights.tensors import load_strictly
 from latte.weights.vae_folder import load_vae
@@ -24,7 +25,9 @@ class Reconstruction:
     divergence of the latents' posterior from N(0, 1).
     """
 
-    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+    ):
         self.clips, self.config, self.device = clips, config, device
         self.batches = Batches(clips, config)
         self.prepare = self.batches.prepare
@@ -36,7 +39,7 @@ class Reconstruction:
             ValueError: If it cannot encode frames of config.image_size, or the weights of config.init do not fit.
         """
         network = AutoencoderKL(VAEConfig(**check_fields(VAEConfig, self.config.model)))
-        latent_side(VideoVAE(network), self.config.image_size)
+        VideoVAE(network).latent_side(self.config.image_size)
         if self.config.init:
             folder = find_model(self.config.init)
             load_strictly(network, load_vae(folder).model.state_dict(), folder)

@@ -1,6 +1,7 @@
 """The diffusion loss on the latents of clips, whatever the network is conditioned on."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
 from latte.train.config import TrainConfig
 from latte.train.data.clip_order import Draw
-from latte.train.data.clips import Clips
-from latte.train.data.latents import latent_side, open_latent_source
+from latte.train.data.clips import TrainingData
+from latte.train.data.latents import open_latent_source
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
@@ -33,11 +34,13 @@ class Denoising(ABC):
         source: Where the latents of a step come from (latte.train.data.latents).
     """
 
-    def __init__(self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+    ):
         self.clips, self.config, self.device, self.schedule = clips, config, device, linear_schedule()
         self.vae_folder = find_model(config.vae)
         self.vae, self.vae_digest = load_vae(self.vae_folder).to(device), digest_folder(self.vae_folder)
-        self.side, self.channels = latent_side(self.vae, config.image_size), self.vae.config.latent_channels
+        self.side, self.channels = self.vae.latent_side(config.image_size), self.vae.config.latent_channels
         self.source = open_latent_source(self.vae, self.vae_digest, clips, config)
         self.prepare = self.source.prepare
 

@@ -1,5 +1,7 @@
 """The objective of the feature network: it recognises what clips of the built-in shapes show, and their corruptions."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,6 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.networks.shape_features import ShapeFeatures, ShapeFeaturesConfig
-from latte.models.network_config import check_fields
 from latte.shapes.corruptions import CORRUPTIONS
 from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, ShapeClip
 from latte.train.config import TrainConfig
@@ -15,7 +16,7 @@ from latte.train.data.clip_order import ClipOrder, Draw
 from latte.train.data.shape_clips import ShapeClips
 from latte.video.pixels import from_uint8, to_uint8
 
-MOMENTS = 4  # frames whose centre and radius are predicted, evenly spaced from the first to the last
+TRACKED_FRAMES = 4  # frames whose centre and radius are predicted, evenly spaced from the first to the last
 CENTRE, RADIUS = (0.5, 0.14), (0.16, 0.04)  # mean and standard deviation, as fractions of the frame's side
 TEMPO = (1, 0.1)  # the same, relative to the mean speed of the motion
 DAMAGE = 6  # the target for a corruption of strength 1
@@ -42,11 +43,11 @@ def clip_targets(clip: ShapeClip) -> dict[str, Tensor]:
 
     Returns:
         motion, shape, colour: Indices, ().
-        track: The centre (x, y) and the radius at MOMENTS frames, (3 * MOMENTS,).
+        track: The centre (x, y) and the radius at TRACKED_FRAMES frames, (3 * TRACKED_FRAMES,).
         tempo: The speed relative to other clips of the same motion, (1,).
         Over all clips, track and tempo have mean 0 and standard deviation about 1.
     """
-    frames = np.linspace(0, len(clip.radius) - 1, MOMENTS).round().astype(int)
+    frames = np.linspace(0, len(clip.radius) - 1, TRACKED_FRAMES).round().astype(int)
     side = clip.video.shape[-1]
     centre = (clip.trajectory[frames] / side - CENTRE[0]) / CENTRE[1]
     radius = (clip.radius[frames] / side - RADIUS[0]) / RADIUS[1]
@@ -69,7 +70,9 @@ class Recognition:
     corruption, and the root is drawn uniformly, because weak corruptions are the hard ones to see.
     """
 
-    def __init__(self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self, clips: ShapeClips, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+    ):
         self.clips, self.config, self.device = clips, config, device
         self.order = ClipOrder(len(clips), config)
 
@@ -78,7 +81,7 @@ class Recognition:
 
     def network(self) -> ShapeFeatures:
         """Make a feature network with fresh weights. Raises ValueError if a field of config.model is wrong."""
-        return ShapeFeatures(ShapeFeaturesConfig(**check_fields(ShapeFeaturesConfig, self.config.model)))
+        return ShapeFeatures(ShapeFeaturesConfig.from_dict(self.config.model))
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return clean clips (b, f, 3, h, w) in [-1, 1], and their targets (see clip_targets) along a first axis b."""

@@ -11,7 +11,7 @@ from latte.models.network_config import check_fields
 from latte.models.t5 import T5Config
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.train.config import TrainConfig
-from latte.train.data.clips import Clips
+from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
@@ -30,7 +30,7 @@ class TextConditional(Denoising):
         derived = {"video_length": self.config.num_frames, "sample_size": self.side, "in_channels": self.channels}
         derived |= {"out_channels": 2 * self.channels, "caption_channels": caption_channels}
         config = LatteT2VConfig.from_dict({**self.config.model, **derived})
-        check_latents(self.empty_latents(), torch.zeros(1), self.channels, config.patch_size)
+        check_latents(self.empty_latents(), torch.zeros(1), self.channels, config.patch_size, self.config.num_images)
         return config
 
     def drop_rate(self, network: LatteT2V | TextToVideo) -> float:
@@ -49,9 +49,9 @@ class Captioned(TextConditional):
     """
 
     def __init__(
-        self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+        self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
     ):
-        super().__init__(clips, config, device)
+        super().__init__(clips, config, device, resumed)
         source = find_model(config.init) if config.init else None
         owner = model_root(source) if source is not None and has_text_encoder(source) else resumed
         exists = owner is not None and (owner / "tokenizer").is_dir()
@@ -96,10 +96,12 @@ class Embedded(TextConditional):
         names: The name of each caption.
     """
 
-    def __init__(self, clips: LatentFolder, config: TrainConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self, clips: LatentFolder, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+    ):
         if config.text_encoder:
             raise ValueError("text_encoder does nothing with stored embeddings of captions: leave it out")
-        super().__init__(clips, config, device)
+        super().__init__(clips, config, device, resumed)
         self.names = {caption: CAPTION.format(row) for row, caption in enumerate(clips.captions)}
         self.embeddings, self.empty = clips.embeddings, clips.embeddings[EMPTY].float()
 

@@ -51,4 +51,6 @@ def test_batches_read_ahead_are_those_read_at_once():
         assert torch.equal(a.videos, b.videos) and torch.equal(a.labels, b.labels)
         assert a.videos.shape == (2, 3, 3, 1, 1) and a.labels.shape == (2, 3)
     assert ahead.read_ahead is not None
-    ahead.read_ahead = None  # stops the workers now, not when the garbage collector finds the cycle
+    for step, slots in [(0, range(2, 4)), (5, range(0, 2)), (5, range(2, 4))]:  # the first one is out of order
+        assert torch.equal(at_once.batch(step, slots).videos, ahead.batch(step, slots).videos)
+    assert ahead.read_ahead is None  # which stops the workers now, not when the garbage collector finds the cycle

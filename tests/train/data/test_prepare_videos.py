@@ -277,11 +277,11 @@ def mistakes(root):
         ("ffs", "ffs needs a source"),
         ("shapes flat", "leave out the source"),
         ("shapes --clips 0", "clips is 0; it must be 1 or more"),
-        ("ffs flat --clips 3", "--clips is for shapes, not for ffs"),
-        ("ffs flat --split list.txt", "--split is for ucf101, not for ffs"),
+        ("ffs flat --clips 3", "clips is for shapes, not for ffs: leave it out"),
+        ("ffs flat --split list.txt", "split is for ucf101, not for ffs"),
         ("ucf101 data/UCF-101 --split nowhere.txt", "No such file.*nowhere.txt"),
         ("ucf101 data/UCF-101 --split clip.bin", "not a text file"),
-        ("sky frames --frame-list", "--frame-list is for ffs, ucf101, folder and 1 more, not for sky"),
+        ("sky frames --frame-list", "frame_list is for ffs, ucf101, folder and 1 more, not for sky"),
         ("ffs flat --frame-list --quick", "frame_list decodes every frame: leave out quick"),
         ("ffs flat --frame-list 0", "frame_list is 0; it must be"),
         ("ffs flat --num-frames 0", "num_frames is 0"),
@@ -305,6 +305,14 @@ def test_typical_mistakes_give_one_line_errors(ucf, tmp_path, capsys, monkeypatc
         line = capsys.readouterr().err.splitlines()[-1]
         assert re.search(f"error: .*{message}", line), (words, line)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [("ffs", {"clips": 3}), ("ffs", {"split": Path("x")}), ("sky", {"frame_list": 8})]
+)
+def test_options_of_other_kinds_are_refused(kind, option, ucf, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is for .*, not for {kind}"):
+        prepare_videos.prepare_data_set(kind, ucf, tmp_path / "out", prepare_videos.ClipRule(), **option)
 
 
 def test_only_an_earlier_result_is_replaced(prepare, videos, tmp_path, monkeypatch):
