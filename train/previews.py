@@ -58,10 +58,10 @@ def preview_captions(objective: ClassConditional | Captioned | Embedded) -> list
     if isinstance(objective, ClassConditional):
         return objective.clips.names[:SHOWN] or [f"sample {i}" for i in range(SHOWN // 2)]
     captions = objective.clips.captions
-    return evenly_spaced(captions, min(SHOWN, len(captions)))
+    return choose_evenly(captions, min(SHOWN, len(captions)))
 
 
-def evenly_spaced(captions: list[str], count: int) -> list[str]:
+def choose_evenly(captions: list[str], count: int) -> list[str]:
     """Choose `count` captions evenly from a list; if it has fewer, some of them repeat."""
     return [captions[i * len(captions) // count] for i in range(count)]
 
@@ -95,14 +95,14 @@ def sample_classes(objective: ClassConditional, network: Latte, count: int) -> T
 @sample_videos.register
 def sample_captions(objective: Captioned, network: TextToVideo, count: int) -> Tensor:
     pipe = LattePipeline(network.transformer, objective.vae, network.text_encoder, objective.tokenizer)
-    prompts = evenly_spaced(objective.clips.captions, count)
+    prompts = choose_evenly(objective.clips.captions, count)
     return pipe(prompts, batch_size=SHOWN, **preview_options(objective.config)).frames
 
 
 @sample_videos.register
 def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Tensor:
     pipe, videos = LattePipeline(network, objective.vae), []
-    for number, prompt in enumerate(evenly_spaced(objective.clips.captions, count)):  # one by one: lengths differ
+    for number, prompt in enumerate(choose_evenly(objective.clips.captions, count)):  # one by one: lengths differ
         text = objective.embedding(prompt)[None]
         request = {"prompt_embeds": text, "negative_prompt_embeds": objective.empty[None, : text.shape[1]]}
         options = {**preview_options(objective.config), "seed": objective.config.seed + number}

@@ -162,7 +162,7 @@ def shapes_detector(device: torch.device) -> Detector:
         "network": f"{SHIPPED}, sha256 {sha256}",
         "sha256": sha256,
         "resize": "squash, antialiased, to 64 x 64",
-        "caveats": ["the network knows the built-in shapes alone: of other videos the distance says little"],
+        "caveats": ["the network was trained on the built-in shapes only: of other videos the distance says little"],
     }
 
     def features(clips: Sequence[Tensor]) -> Tensor:

@@ -66,7 +66,7 @@ def base_config(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
     return config
 
 
-def check_options(num_videos: int, parallel: int | None, out: Path, seeds: list[int]) -> None:
+def check_ablation(num_videos: int, parallel: int | None, out: Path, seeds: list[int]) -> None:
     """Raise ValueError, before hours of work, for values that would only fail at the end of them."""
     if not 1 <= num_videos <= 1_000_000:
         raise ValueError(f"--num-videos is {num_videos}; it must be in 1 to 1000000")
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; there are {', '.join(known)}")
     num_videos = VIDEOS[args.scale] if args.num_videos is None else args.num_videos
-    check_options(num_videos, args.parallel, args.out, args.seeds)
+    check_ablation(num_videos, args.parallel, args.out, args.seeds)
     check_data(base, args.out)
     if base.data != "shapes" and not args.i3d:
         print("without --i3d the report will have losses and samples, but no FVD")

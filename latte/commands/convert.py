@@ -44,11 +44,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     source, target, dtype = find_pipeline(args.source), args.target, DTYPES[args.dtype]
     if is_vae(source):
-        check_options(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
+        check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
         summary = convert_vae(source, target, dtype)
     elif is_text_pipeline(source):
         formats = ("latte", "diffusers")
-        check_options(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
+        check_conversion(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
         summary = convert_text_to_video(source, target, dtype, args.to)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     print(f"{target}: {summary}, {args.dtype}")
 
 
-def check_options(what: str, formats: tuple[str, ...], to: str, num_heads: int | None, weights: str) -> None:
+def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: int | None, weights: str) -> None:
     """Raise ValueError if these options are not for this kind of model."""
     if to not in formats:
         raise ValueError(f"{what}, which has no format {to!r}; choose --to {' or '.join(formats)}")

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     """Measure, print the result, and write it if --out is given."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    check_options(args, parser)
+    check_eval_options(args, parser)
     if args.compare:
         print(compare_files(*args.compare))
         return
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
         write_result(args.out, result)
 
 
-def check_options(args: argparse.Namespace, parser: Parser) -> None:
+def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     """Raise ValueError for options that have no effect on what is asked for, and for paths of the wrong kind."""
     names = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
     sampling = Parser()

@@ -50,7 +50,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     """
     path = find_pipeline(args.model)
     of_text = is_text_pipeline(path)
-    check_options(args, of_text)
+    check_sampling_options(args, of_text)
     options = {} if args.vae is None else {"vae": args.vae}
     if of_text:
         pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], memory=args.memory, **options)
@@ -86,7 +86,7 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
     }
 
 
-def check_options(args: argparse.Namespace, of_text: bool) -> None:
+def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
     """Raise ValueError for options that do nothing for this kind of model, or are out of range."""
     check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():

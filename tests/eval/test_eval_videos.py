@@ -63,7 +63,7 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
         said = capsys.readouterr().out
         results[name] = json.loads(out.read_text())
         assert f"{results[name]['distance']:.2f}" in said and "not FVD" in said and "clips 48" in said
-        assert "the network knows the built-in shapes alone" in said
+        assert "the network was trained on the built-in shapes only" in said
     good, bad = results["good"], results["bad"]
     assert good["metric"] == bad["metric"] == "shapes_distance"
     assert bad["distance"] > 3 * good["distance"] and bad["kernel"]["value"] > good["kernel"]["value"]
