@@ -42,7 +42,7 @@ docs: .venv/docs-installed
 
 # Takes up to an hour: kills, damage and full disks by the hundred. SOAK=0.1 runs a tenth of it.
 soak: .venv/installed
-	$(BIN)/python -m pytest -q -s tests/soak.py
+	$(BIN)/python -m pytest -q -s tests/soak/*.py
 
 clean:
 	rm -rf .venv samples site build *.egg-info

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,16 @@ def test_warnings_take_one_line(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and said[0].startswith("latte train: warning: left out: ") and "broken.mp4" in said[0]
     assert said[1].startswith("latte train: error: ") and "holds no video" in said[1]
+
+
+@pytest.mark.parametrize(
+    "former, name, home",
+    [
+        ("caption", "clean", "text.caption"),
+        ("checkpoint", "BUNDLED", "weights.load"),
+        ("checkpoint", "load_model", "weights.load"),
+        ("convert", "state_for_original", "weights.convert_latte"),
+    ],
+)
+def test_former_module_names_give_the_same_objects(former, name, home):
+    assert getattr(import_module(f"latte.{former}"), name) is getattr(import_module(f"latte.{home}"), name)

@@ -1,7 +1,4 @@
-"""The long tests of `make soak`: training and sampling are killed, damaged, and run out of disk space many times.
-
-Each test prints what happened. With SOAK=0.1 in the environment, each test is a tenth as long.
-"""
+"""Training and sampling are killed, damaged, and run out of disk space many times. Each test prints what happened."""
 
 import os
 import random
@@ -13,6 +10,7 @@ import torch
 from forks import fork, kill_again_and_again, kill_under_torchrun, kill_workers, start_together, together
 from safetensors import SafetensorError
 from small_runs import TINY, run, same, small, tensors
+from soak_length import count
 
 from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
@@ -23,12 +21,6 @@ from latte.train.presets import resolve
 from latte.train.run import Run
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
-
-COUNT = float(os.environ.get("SOAK", 1))  # share of the full length
-
-
-def count(full: int) -> int:
-    return max(1, round(full * COUNT))
 
 
 def newest(folder):
