@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
@@ -96,15 +95,27 @@ class AdaLNSingle(nn.Module):
 MODULATION: dict[str, Callable[..., nn.Module]] = {"adaln": AdaLN, "tokens": Affine, "single": AdaLNSingle}
 
 
-class TanhGELU(nn.GELU):
-    """GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415) in its tanh approximation."""
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, in its tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415).
 
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
+    Args:
+        dim: Width of the input.
+        hidden: Width between the two layers.
+        out: Width of the output.
+    """
+
+    def __init__(self, dim: int, hidden: int, out: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to (..., out)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class FeedForward(Mlp):
-    """The block's MLP: two linear layers with a tanh-approximated GELU between them (DiT, section 3.2).
+    """The block's MLP (DiT, section 3.2). A cache knows it by its kind.
 
     Args:
         dim: Width d.
@@ -114,7 +125,7 @@ class FeedForward(Mlp):
     kind = "mlp"
 
     def __init__(self, dim: int, hidden: int):
-        super().__init__(dim, hidden, act_layer=TanhGELU)
+        super().__init__(dim, hidden, dim)
 
 
 class Block(nn.Module):

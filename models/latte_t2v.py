@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from latte.models.attention import CrossAttention
-from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, TanhGELU
+from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, Mlp
 from latte.models.condition import TimeEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
 from latte.models.network_config import NetworkConfig
@@ -81,7 +80,7 @@ class LatteT2V(Denoiser):
         self.patch_embed = nn.Linear(config.in_channels * p * p, dim)
         self.time = TimeEmbed(dim)
         self.time_modulation = FullPrecisionLinear(dim, 6 * dim)
-        self.caption = Mlp(config.caption_channels, dim, dim, act_layer=TanhGELU)
+        self.caption = Mlp(config.caption_channels, dim, dim)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_attention_heads, kind, "single", cross=kind == "s")
             for kind in ["s", "t"] * config.num_layers
