@@ -87,7 +87,7 @@ def naming(path: Path, draft: Path | None = None, needed: int | None = None) -> 
         if cause is None or (named := final_name(cause, path, draft)) is None:
             raise
         reason = reason_of(cause) if cause.errno in REASONS else cause.strerror
-        if cause.errno in FULL and " free" not in reason and " needed" not in reason:
+        if cause.errno in FULL and " needed" not in reason:
             reason += space(draft, needed, cause.errno)
         raise OSError(cause.errno, reason, named) from error
 
@@ -118,13 +118,15 @@ def probe(error: BaseException, draft: Path) -> OSError | None:
 
 
 def space(draft: Path, needed: int | None, number: int) -> str:
-    """What is needed and what is free, for a message."""
-    parts = [f"{in_words(needed)} are needed"] if needed is not None else []
+    """What is needed and what was free, for a message."""
+    free = None
     with suppress(OSError):
         parent = next(path for path in draft.parents if path.exists())
-        free = shutil.disk_usage(parent).free + (draft.stat().st_blocks * 512 if draft.is_file() else 0)
-        parts += [f"{in_words(free)} are free"] if number == errno.ENOSPC else []
-    return f": {', '.join(parts)}" if parts else ""
+        written = draft.stat().st_blocks * 512 if draft.is_file() else 0
+        free = in_words(shutil.disk_usage(parent).free + written) if number == errno.ENOSPC else None
+    if needed is None:
+        return f": more than the {free} that were free are needed" if free else ""
+    return f": {in_words(needed)} are needed" + (f", {free} were free" if free else "")
 
 
 def in_words(size: int) -> str:
