@@ -12,7 +12,7 @@ from importlib import import_module
 
 from latte import __version__
 from latte.commands.parser import command_parser
-from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write
+from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write, reason_of
 from latte.files import SEEN, one_line
 
 COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
@@ -79,10 +79,10 @@ def discard_output() -> None:
 
 def explain(error: Exception) -> tuple[int, str]:
     """Return the exit status of a failed command and the message to print."""
-    failure = error if isinstance(error, OSError) and error.errno else failed_write(error)
+    failure = failed_write(error)
     if failure is not None and failure.errno in ONLY_FROM_WRITING and failure.filename is None:
         failure.filename = "standard output"  # errors of writing files name them
-    if failure is not None and (failure is error or failure.errno in ONLY_FROM_WRITING):
+    if failure is error or (failure is not None and reason_of(failure).lower() not in str(error).lower()):
         return 2, describe(failure)
     if isinstance(error, ValueError | OSError):
         return 2, str(error)

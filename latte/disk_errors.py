@@ -94,13 +94,14 @@ def naming(path: Path, draft: Path | None = None, needed: int | None = None) -> 
 
 def final_name(error: OSError, path: Path, draft: Path) -> str | None:
     """The path that a message should name: what a draft will be called, or None if the error is about another file."""
-    if error.filename is None:
-        return str(path)
-    name = Path(os.fsdecode(error.filename).removeprefix("file:"))
-    for parent in (draft, path):
-        if name.is_relative_to(parent):
-            return str(path / name.relative_to(parent))
-    return str(path) if path.is_relative_to(name) else None  # a folder above it
+    names = [name for name in (error.filename2, error.filename) if name is not None]  # of a copy: target and source
+    for name in (Path(os.fsdecode(name).removeprefix("file:")) for name in names):
+        for parent in (draft, path):
+            if name.is_relative_to(parent):
+                return str(path / name.relative_to(parent))
+        if path.is_relative_to(name):  # a folder above it
+            return str(path)
+    return None if names and error.errno not in ONLY_FROM_WRITING else str(path)
 
 
 def probe(error: BaseException, draft: Path) -> OSError | None:
