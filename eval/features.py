@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from latte.device import arithmetic
 from latte.eval.clip_sets import ClipWindow
-from latte.files import replacing
 from latte.processes import Ranks
-from latte.weights.tensors import CheckpointError, read_tensors
+from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
 
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
 FRAMES_AT_ONCE = 128  # in a batch
@@ -118,8 +116,7 @@ class Store:
             self.held[unit] = features
             return
         names = json.dumps([asdict(clip) for clip in self.units[unit]])
-        with replacing(self.path(unit)) as draft:
-            save_file({"features": features}, draft, metadata={"clips": names})
+        write_tensors(self.path(unit), {"features": features}, {"clips": names})
 
     def read(self, unit: int) -> Tensor:
         """A unit's features. Raises CheckpointError if its file is damaged."""

@@ -7,11 +7,13 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 
 from latte import __version__
 from latte.commands.parser import command_parser
-from latte.files import one_line
+from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write, reason_of
+from latte.files import SEEN, one_line
 
 COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
     "sample": "generate videos with a model, and a page to view them",
@@ -46,24 +48,40 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:
+            SEEN.clear()
             import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             print_message(parsed.command, "stopped")
             return 130
-        except BrokenPipeError:  # as in `latte info | head`; Python must not write to the closed pipe at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # as in `latte info | head`
+            discard_output()
             return 141
         except Exception as error:
             if os.environ.get("LATTE_TRACEBACK"):
                 raise
             status, reason = explain(error)
             print_message(parsed.command, f"error: {one_line(reason)}")
+            with suppress(OSError):
+                sys.stdout.flush()
+                return status
+            discard_output()
             return status
     return 0
 
 
+def discard_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python does not fail to print it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def explain(error: Exception) -> tuple[int, str]:
     """Return the exit status of a failed command and the message to print."""
+    failure = failed_write(error)
+    if failure is not None and failure.errno in ONLY_FROM_WRITING and failure.filename is None:
+        failure.filename = "standard output"  # errors of writing files name them
+    if failure is error or (failure is not None and reason_of(failure).lower() not in str(error).lower()):
+        return 2, describe(failure)
     if isinstance(error, ValueError | OSError):
         return 2, str(error)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
@@ -73,4 +91,5 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def print_message(command: str, message: str) -> None:
     """Print to standard error, as all messages of a command are printed."""
-    print(f"latte {command}: {message}", file=sys.stderr)
+    with suppress(OSError):  # the disk of a log is full, for instance
+        print(f"latte {command}: {message}", file=sys.stderr)

@@ -1,8 +1,10 @@
 """Atomic writes, JSON files and folder trees, and the error for files of models that cannot be used."""
 
+import errno
 import glob
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -10,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from latte.disk_errors import naming
+from latte.drafts import hidden_name, link_tree, move_into, must_stay, remove, remove_abandoned, take_place
+
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, needed: int | None = None, alone: bool = False) -> Iterator[Path]:
     """Write a file atomically: readers see the old file or the complete new one.
 
     If the block succeeds, the draft is renamed to `path`; if it fails, the draft is removed. Two processes may write
@@ -20,47 +25,86 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file to write. Its folder is created.
+        needed: How many bytes it will have, if that is known, for the message about a full disk.
+        alone: Put the draft into a hidden folder of its own, for writers that put temporary files beside it.
 
     Yields:
         A hidden name in the same folder, with the same suffix, for the draft.
+
+    Raises:
+        OSError: The file cannot be written; the message names it, whatever class the writer's error has.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
+    hidden = path.with_name(hidden_name(path.stem, suffix=path.suffix))
+    draft = hidden / path.name if alone else hidden
     try:
-        yield draft
-        os.replace(draft, path)
+        with naming(path, draft, needed):
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned_once(path.parent)
+            yield draft
+            os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        remove(hidden)
 
 
 @contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """Write a folder through a draft that replaces it only if the block succeeds.
+def replacing_folder(path: str | Path, keep: bool = False, into: bool = False) -> Iterator[Path]:
+    """Write a folder through a draft that takes its place only if the block succeeds.
 
-    An existing folder is deleted with all that it holds: the caller decides whether it may be. Only one process may
-    write the folder at a time, because drafts that killed processes left behind are deleted as well.
+    The old folder is complete at `path` until the new one is, also if this process is killed: the two exchange their
+    names in one step, where the file system can (`latte.drafts.take_place`). A folder that cannot be renamed, such as a
+    mount or the working directory, gets its new contents one by one at the end.
 
     Args:
         path: The folder to write.
+        keep: Begin with all files of the existing folder, as hard links, so that a writer replaces some and removes
+            some. Otherwise, all of them are replaced but those whose names begin with a dot: the caller decides
+            whether that may be.
+        into: Leave everything in the existing folder but what has a new version, for a folder that also holds
+            something else. Then a kill at the end leaves some files in their old and some in their new version.
 
     Yields:
-        An empty, hidden folder beside `path` for the draft.
+        A hidden folder for the draft.
+
+    Raises:
+        OSError: The folder cannot be written; the message names it.
     """
     path = Path(path).resolve()
-    for kind in ("part", "old"):
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{kind}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    draft, old = (path.with_name(f".{path.name}.{kind}{os.getpid()}") for kind in ("part", "old"))
-    draft.mkdir(parents=True)
+    stays, there = into or must_stay(path), path.is_dir()
+    parent = path if stays and there else path.parent
+    draft = parent / hidden_name(path.name)
     try:
-        yield draft
-        if path.exists():
-            os.replace(path, old)
-        os.replace(draft, path)
-        shutil.rmtree(old, ignore_errors=True)
+        with naming(path, draft):
+            if there and not os.access(path, os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(parent)
+            for leftover in parent.glob(f".{glob.escape(path.name)}.*"):
+                if EARLIER_FORM.fullmatch(leftover.name.removeprefix(f".{path.name}")):
+                    remove(leftover)
+            if there and not into:
+                link_tree(path, draft, only_hidden=not keep)
+            else:
+                draft.mkdir()
+            yield draft
+            if stays and there:
+                move_into(draft, path, prune=not into)
+            else:
+                take_place(draft, path)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft)
+
+
+EARLIER_FORM = re.compile(r"\.(part|old)\d+")  # end of the names of drafts in version 0.1.0, which had one writer
+SEEN: set[Path] = set()  # folders that have been cleared of drafts, since listing a large one takes time
+
+
+def remove_abandoned_once(folder: Path) -> None:
+    """Remove the drafts of killed processes from a folder, the first time that something is written there."""
+    folder = folder.absolute()
+    if folder not in SEEN:
+        SEEN.add(folder)
+        remove_abandoned(folder)
 
 
 def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -105,8 +149,9 @@ def writable(folder: Path) -> bool:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file atomically, and return its path."""
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    content = text.encode()
+    with replacing(path, len(content)) as draft:
+        draft.write_bytes(content)
     return Path(path)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latte.disk_errors import naming
 from latte.files import read_json, write_json
 from latte.weights.folder import MANIFEST, damage, write_manifest
 from latte.weights.tensors import write_tensors
@@ -53,21 +54,21 @@ def save(
 
     Raises:
         OSError: The disk is full, for instance. The checkpoints are then as before.
-        SafetensorError: Likewise, while tensors were written.
     """
     folder = run / "checkpoints"
     final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
     remove_hidden(folder)
     try:
-        draft.mkdir(parents=True)
-        for name, values in tensors.items():
-            write_tensors(draft / f"{name}.safetensors", values)
-        for name, values in records.items():
-            write_json(draft / f"{name}.json", values)
-        write_manifest(draft, sorted(path.name for path in draft.iterdir()))
-        for path in [*draft.iterdir(), draft]:
-            flush(path)
-        os.replace(draft, final)
+        with naming(final, draft):
+            draft.mkdir(parents=True)
+            for name, values in tensors.items():
+                write_tensors(draft / f"{name}.safetensors", values)
+            for name, values in records.items():
+                write_json(draft / f"{name}.json", values)
+            write_manifest(draft, sorted(path.name for path in draft.iterdir()))
+            for path in [*draft.iterdir(), draft]:
+                flush(path)
+            os.replace(draft, final)
     except BaseException:
         remove_hidden(folder)
         raise

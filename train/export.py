@@ -13,7 +13,7 @@ from latte.scheduler import Scheduler
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
-from latte.weights.folder import CONFIG, digest_folder, save_folder
+from latte.weights.folder import CONFIG, digest_folder, write_network
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
 from latte.weights.published import save_scheduler
@@ -57,19 +57,21 @@ def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
-        folder: Where to write: the network with its companions, the names of its classes and the number of steps.
+        folder: Where to write: the network with its companions, the names of its classes and the number of steps. The
+            result of an earlier run there is complete until this one is.
     """
     network.eval()
     if isinstance(objective, Reconstruction):
         scale_latents(objective, network)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)
-    for name, part in trained_parts(network).items():
-        save_folder(part, folder / name)
-    save_companions(objective, folder)
-    if isinstance(objective, ClassConditional) and objective.clips.names:
-        write_json(folder / CLASSES_FILE, {"names": objective.clips.names})
-    write_json(folder / STEPS_FILE, {"steps": objective.config.steps})
+    with replacing_folder(folder, keep=True) as draft:
+        for name, part in trained_parts(network).items():
+            write_network(part, draft / name, torch.float32)
+        save_companions(objective, draft)
+        if isinstance(objective, ClassConditional) and objective.clips.names:
+            write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
+        write_json(draft / STEPS_FILE, {"steps": objective.config.steps})
 
 
 def trained_parts(network: nn.Module) -> dict[str, nn.Module]:

@@ -141,5 +141,6 @@ def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
     if path.suffix == ".safetensors":
         write_tensors(path, state)
         return
-    with replacing(path) as draft:
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    with replacing(path, needed, alone=True) as draft:  # PyTorch stores the file's name
         torch.save({"ema": state}, draft)

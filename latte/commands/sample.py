@@ -6,6 +6,7 @@ with one process or several at once, and writes no page.
 
 import argparse
 import math
+import os
 import re
 import shlex
 import time
@@ -23,6 +24,7 @@ from latte.commands.sampling_options import (
     parse_broadcast,
     read_prompts,
 )
+from latte.files import replacing_folder
 from latte.pipeline import LattePipeline
 from latte.processes import launch, local_device
 from latte.sample_many import RECORD, sample_many
@@ -195,7 +197,10 @@ def chosen_labels(pipe: LattePipeline, args: argparse.Namespace, each: int) -> l
 
 
 def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:
-    """Write videos one by one, in place of those of the previous page there, and a page of them.
+    """Write videos and a page of them, in place of those of the previous page there.
+
+    The previous page and its videos stay complete until the new ones are, unless the folder holds other files too:
+    then, at the very end, one after the other takes its place.
 
     The contact sheet and grid.webp show the first videos, as many as fit in a square of LARGEST_GRID pixels, 8 x 8 at
     most.
@@ -211,13 +216,18 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
         The path of the page.
     """
     page = folder / PAGE_FILE
-    for old in re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""):
-        (folder / old).unlink(missing_ok=True)
+    previous = set(re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""))
+    there = {name for name in os.listdir(folder) if name[0] != "."} if folder.is_dir() else set()
+    others = there - previous - {PAGE_FILE, SHEET_FILE, GRID_FILE}
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
-    for name, video in zip(names, videos):
-        write_video(video, folder / name, fps)
     most = min(8, max(1, LARGEST_GRID // max(videos.shape[3:])))
     first = videos[: most**2]
-    contact_sheet(first, captions[: len(first)], folder / SHEET_FILE)
-    write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), folder / GRID_FILE, fps)
-    return write_page(folder, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)
+    with replacing_folder(folder, into=bool(others)) as draft:
+        for name, video in zip(names, videos):
+            write_video(video, draft / name, fps)
+        contact_sheet(first, captions[: len(first)], draft / SHEET_FILE)
+        write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), draft / GRID_FILE, fps)
+        write_page(draft, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)
+    for old in previous - set(names):
+        (folder / old).unlink(missing_ok=True)
+    return page

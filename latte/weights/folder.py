@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.files import read_json, write_json
+from latte.files import read_json, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
@@ -52,8 +52,8 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
 def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
     """Write `module.config` and the weights of `module` as a model folder.
 
-    A model folder that was written before is replaced. If writing is interrupted, the folder cannot be loaded, but it
-    can be written again.
+    A model folder that was written before is replaced, with all else that is in it left as it is. If writing is
+    interrupted, the folder is as before.
 
     Args:
         module: A network with a dataclass `config`.
@@ -65,24 +65,24 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
 
     Raises:
         CheckpointError: The folder holds something else, or a weight overflows `dtype`. Nothing was changed.
+        OSError: The folder cannot be written. Nothing was changed.
     """
     folder = Path(folder)
     check_replaceable(folder)
-    state = cast(module.state_dict(), dtype)
-    invalidate(folder)
-    write_tensors(folder / WEIGHTS, state)
-    for path in weight_files(folder):
-        if path.name != WEIGHTS:
-            path.unlink()
-    write_json(folder / CONFIG, asdict(module.config))
-    write_manifest(folder, [CONFIG, WEIGHTS])
+    with replacing_folder(folder, keep=True) as draft:
+        write_network(module, draft, dtype)
     return folder
 
 
-def invalidate(folder: Path) -> None:
-    """Make the folder unloadable until it has been written: an empty manifest and no config.json."""
-    write_manifest(folder, [])
-    (folder / CONFIG).unlink(missing_ok=True)
+def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None) -> None:
+    """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it."""
+    state = cast(module.state_dict(), dtype)
+    draft.mkdir(parents=True, exist_ok=True)
+    for path in (*weight_files(draft), draft / CONFIG, draft / MANIFEST):  # links to the files of an earlier model
+        path.unlink(missing_ok=True)
+    write_tensors(draft / WEIGHTS, state)
+    write_json(draft / CONFIG, asdict(module.config))
+    write_manifest(draft, [CONFIG, WEIGHTS])
 
 
 def check_replaceable(folder: Path) -> None:

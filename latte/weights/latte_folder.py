@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 
-from latte.files import write_json
+from latte.files import replacing_folder, write_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.scheduler import Scheduler
-from latte.weights.folder import check_replaceable, refuse_leftovers, save_folder
+from latte.weights.folder import check_replaceable, refuse_leftovers, write_network
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
-from latte.weights.vae_folder import save_vae
 
 CLASSES_FILE = "classes.json"
 
@@ -29,7 +28,7 @@ def save_latte(
     """Write a model folder: the weights, and vae/, classes.json, sampling.json and scheduler/ for what is given.
 
     Args:
-        folder: Where to write; a folder that was written before is replaced.
+        folder: Where to write; a folder that was written before is replaced at the end, in one step.
         model: The denoiser.
         vae: The autoencoder.
         class_names: Names of the classes, in the order of their numbers.
@@ -48,13 +47,14 @@ def save_latte(
         check_replaceable(target)
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
     refuse_leftovers(folder, given | {"scheduler": scheduler is not None})
-    save_folder(model, folder, dtype)
-    if vae is not None:
-        save_vae(vae, folder / "vae", dtype)
-    if class_names:
-        write_json(folder / CLASSES_FILE, {"names": list(class_names)})
-    if sampling is not None:
-        save_sampling(sampling, folder)
-    if scheduler is not None:
-        save_scheduler(scheduler, folder / "scheduler")
+    with replacing_folder(folder, keep=True) as draft:
+        write_network(model, draft, dtype)
+        if vae is not None:
+            write_network(vae.model, draft / "vae", dtype)
+        if class_names:
+            write_json(draft / CLASSES_FILE, {"names": list(class_names)})
+        if sampling is not None:
+            save_sampling(sampling, draft)
+        if scheduler is not None:
+            save_scheduler(scheduler, draft / "scheduler")
     return folder

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.weights.folder import MANIFEST, check_replaceable, invalidate, refuse_leftovers, save_folder
+from latte.files import replacing_folder
+from latte.weights.folder import MANIFEST, check_replaceable, refuse_leftovers, write_network
 from latte.weights.hub import PARTS
 from latte.weights.load import model_root, own_vae
 from latte.weights.published import TEMPORAL_VAE, networks_of, part_files, readers, save_scheduler
@@ -18,8 +19,7 @@ from latte.weights.tensors import CheckpointError
 def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: Sampling | None = None) -> Path:
     """Write a text-to-video folder in our layout: a subfolder for every part, with our key names.
 
-    A folder that was written before is replaced part by part. If writing is interrupted, the folder cannot be loaded,
-    but it can be written again.
+    A folder that was written before is replaced at the end, in one step. If writing is interrupted, it is as before.
 
     Args:
         folder: Where to write.
@@ -37,11 +37,10 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
     check_parts_replaceable(folder, list(networks))
     given = {name: parts.get(name) is not None for name in (*PARTS, TEMPORAL_VAE)}
     refuse_leftovers(folder, given | {SAMPLING_FILE: sampling is not None})
-    for name in networks:
-        invalidate(folder / name)
-    for name, network in networks.items():
-        save_folder(network, folder / name, None)
-    save_small_parts(folder, parts, sampling)
+    with replacing_folder(folder, keep=True) as draft:
+        for name, network in networks.items():
+            write_network(network, draft / name, None)
+        save_small_parts(draft, parts, sampling)
     return folder
 
 
@@ -88,13 +87,12 @@ def convert_to_our_layout(
     refuse_leftovers(target, {name: name in expected for name in found})
     check_parts_replaceable(target, list(files))
     small = {name: read[name]() for name in ("tokenizer", "scheduler")}
-    for name in files:
-        invalidate(target / name)  # so that an interrupted conversion cannot be loaded as a mixture of two models
-    for name in files:
-        network = networks_of({name: read[name]()})[name]
-        save_folder(network, target / name, None)
-        yield name, files[name], network
-    save_small_parts(target, small, sampling)
+    with replacing_folder(target, keep=True) as draft:
+        for name in files:
+            network = networks_of({name: read[name]()})[name]
+            write_network(network, draft / name, None)
+            yield name, files[name], network
+        save_small_parts(draft, small, sampling)
 
 
 def weight_parts(source: Path) -> list[str]:

@@ -206,13 +206,20 @@ def load_strictly(
         model.load_state_dict(cast(state, dtype), assign=True)
 
 
-def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Write tensors by name as a .safetensors file, atomically and with the permissions of any new file."""
+def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    """Write tensors by name as a .safetensors file, atomically and with the permissions of any new file.
+
+    Args:
+        path: The file.
+        state: The tensors.
+        notes: The metadata to store; by default that they are PyTorch's. Several entries have no fixed order.
+    """
     state = {name: tensor.contiguous() for name, tensor in cast(state, None).items()}
-    with replacing(path) as draft:
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    with replacing(path, needed, alone=True) as draft:  # save_file writes a temporary file beside it
         draft.touch()
         mode = draft.stat().st_mode
-        save_file(state, draft, metadata={"format": "pt"})
+        save_file(state, draft, metadata=notes or {"format": "pt"})
         draft.chmod(mode)  # save_file makes its files unreadable to other users
 
 

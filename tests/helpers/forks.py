@@ -255,4 +255,4 @@ def has_ended(pid: int) -> bool:
 
 def half_written(folder: Path, pid: int) -> bool:
     """Whether a draft of that process is in the folder (latte.files.replacing)."""
-    return any(f".part{pid}." in name for name in os.listdir(folder))
+    return any(f".part{pid}-" in name for name in os.listdir(folder))

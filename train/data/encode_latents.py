@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.files import replacing
+from latte.files import replacing_folder
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
@@ -20,6 +20,7 @@ from latte.train.data.clips import Clips
 from latte.train.data.latent_files import (
     CAPTION,
     EMPTY,
+    LATENT_INDEX,
     TEXT,
     LatentFolder,
     StoredVideo,
@@ -29,7 +30,7 @@ from latte.train.data.latent_files import (
 )
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
-from latte.weights.tensors import digest
+from latte.weights.tensors import digest, write_tensors
 from latte.weights.vae_folder import load_vae
 
 
@@ -74,12 +75,16 @@ def encode_data_set(
         found = read_shard_videos(path, mark)
         names += [path.name] * bool(found)
         videos += found
-    if text:
-        write_text_shard(out / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
-        names.append(TEXT)
-    files = {name: {"bytes": (out / name).stat().st_size, "sha256": digest(out / name)} for name in names}
-    latents = LatentFolder(out, settings, clips.fingerprint, vae_digest, clips.names, videos, files, bool(text))
-    write_latent_index(latents)
+    with ExitStack() as stack:
+        # a finished folder whose embeddings change is readable meanwhile; its shards are linked, not copied
+        changes = text is not None and (out / LATENT_INDEX).is_file()
+        folder = stack.enter_context(replacing_folder(out, keep=True)) if changes else out
+        if text:
+            write_text_shard(folder / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
+            names.append(TEXT)
+        files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}
+        about = (settings, clips.fingerprint, vae_digest, clips.names, videos, files, bool(text))
+        write_latent_index(LatentFolder(folder, *about))
     return open_latent_folder(out)
 
 
@@ -99,10 +104,8 @@ def write_shard(
         for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*moments)):
             tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
         rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), video.label, video.caption])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        # a single metadata entry: safetensors writes several in an order that differs between processes
-        save_file(tensors, draft, metadata={"latte": json.dumps({"made": mark, "videos": rows})})
+    # a single metadata entry: safetensors writes several in an order that differs between processes
+    write_tensors(path, tensors, {"latte": json.dumps({"made": mark, "videos": rows})})
 
 
 @torch.no_grad()
@@ -136,6 +139,4 @@ def write_text_shard(
         embedding, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
         tensors[CAPTION.format(number)] = embedding[0, : int(mask.sum())].to("cpu", dtype)
     tensors[EMPTY] = embed(encoder, tokenizer, [""], MAX_LENGTH, True)[0][0].to("cpu", dtype)
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as draft:
-        save_file(tensors, draft, metadata={"latte": json.dumps({"made": mark})})
+    write_tensors(path, tensors, {"latte": json.dumps({"made": mark})})

@@ -1,0 +1,202 @@
+"""Drafts: the hidden files and folders that are written first and then take the place of what is replaced.
+
+A draft's name says who writes it: .NAME.part123-4f2a9c1d-88123.SUFFIX is of process 123, which started at tick 88123 of
+the machine 4f2a9c1d. So the drafts of killed processes can be told from those of running ones, and are removed.
+"""
+
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+HIDDEN = re.compile(r"\.(.+)\.(part|old)(\d+)-([0-9a-f]{8})-(\d+)(\.[^.]*)?")
+LONGEST_NAME = 200  # bytes; file systems allow 255, of which a draft's name needs some more
+ABANDONED_SECONDS = 24 * 3600  # after which the draft of another machine, not changed since, counts as abandoned
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+DESCRIBES = (".json", ".html")  # files that describe those beside them
+
+
+@cache
+def machine() -> str:
+    """Eight digits for this machine; in a container, for the container, since process ids are only valid there."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def start_of(pid: int) -> int:
+    """When a process of this machine started, in clock ticks: process ids are reused. 0 if that cannot be known.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    with suppress(PermissionError):  # another user's process
+        os.kill(pid, 0)
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):  # not on Linux, or hidden from this user
+        return 0
+
+
+def hidden_name(name: str, kind: str = "part", suffix: str = "") -> str:
+    """The name of this process's draft ("part") of a file or folder, or of what it moves out of the way ("old")."""
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    pid = os.getpid()
+    return f".{name}.{kind}{pid}-{machine()}-{start_of(pid)}{suffix}"
+
+
+def is_abandoned(path: Path, pid: int, place: str, start: int) -> bool:
+    """Whether the process that was writing a draft is dead, as far as that can be known."""
+    if place != machine():
+        return time.time() - last_change(path) > ABANDONED_SECONDS
+    try:
+        return start_of(pid) not in (start, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+
+
+def last_change(path: Path) -> float:
+    """When a file, or anything in a folder, last changed."""
+    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in (".", *names))
+    return max(os.lstat(each).st_mtime for each in (path, *inside))
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the drafts that killed processes left in a folder.
+
+    A folder that one of them had moved out of the way, without putting another in its place, is put back.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            path, found = folder / name, HIDDEN.fullmatch(name)
+            with suppress(OSError):
+                if found and is_abandoned(path, int(found[3]), found[4], int(found[5])):
+                    replaced = folder / found[1]
+                    if found[2] == "old" and not os.path.lexists(replaced):
+                        os.replace(path, replaced)
+                    else:
+                        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def link_tree(source: Path, target: Path, only_hidden: bool) -> None:
+    """Make a folder with the files of another, as hard links where the file system has them, without drafts.
+
+    Args:
+        source: A folder.
+        target: The folder to make.
+        only_hidden: Take only what is hidden in `source` itself, such as .git.
+    """
+
+    def unwanted(folder: str, names: list[str]) -> set[str]:
+        visible = {name for name in names if name[0] != "."} if only_hidden and Path(folder) == source else set()
+        return visible | {name for name in names if HIDDEN.fullmatch(name)}
+
+    shutil.copytree(source, target, symlinks=True, ignore=unwanted, copy_function=link)
+
+
+def link(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where that is not possible."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def must_stay(folder: Path) -> bool:
+    """Whether a folder cannot be renamed, or should not be: a mount, or where this process, so a shell too, works."""
+    try:
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()]
+    except (OSError, IndexError):
+        mounts = []
+    with suppress(OSError):
+        if Path.cwd().is_relative_to(folder):
+            return True
+    escaped = str(folder).replace(" ", r"\040")
+    return folder.is_dir() and (
+        os.path.ismount(folder) or escaped in mounts or not os.access(folder.parent, os.W_OK | os.X_OK)
+    )
+
+
+def take_place(draft: Path, path: Path) -> None:
+    """Put a finished folder in the place of another, which then has the draft's name, if there was one.
+
+    There always is a complete folder at `path` where the file system can exchange two names, as those of Linux can.
+    Elsewhere, such as on NFS, there is none between two renames; `remove_abandoned` puts the old one back if a process
+    is killed just then.
+    """
+    if not os.path.lexists(path):
+        os.replace(draft, path)
+        return
+    flush(draft)  # before the old one is removed
+    if exchange(draft, path):
+        return
+    old = path.with_name(hidden_name(path.name, "old"))
+    os.replace(path, old)
+    try:
+        os.replace(draft, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    os.replace(old, draft)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, if this system and file system can."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return renameat2 is not None and not renameat2(
+        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    )
+
+
+def flush(folder: Path) -> None:
+    """Flush a file system to disk, if this system can do so for one of them."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs is not None and syncfs(handle) and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(handle)
+
+
+def move_into(draft: Path, folder: Path, prune: bool) -> None:
+    """Move what is in a finished folder into another, one by one; files that describe the others come last.
+
+    Args:
+        draft: The finished folder.
+        folder: Where to move everything, over what is there.
+        prune: Then remove what is in `folder` and was not in `draft`.
+    """
+    there = os.listdir(folder)
+    last = lambda path: (not path.is_dir(), path.suffix in DESCRIBES, path.name)
+    moved = sorted(draft.iterdir(), key=last)
+    for path in moved:
+        target = folder / path.name
+        if path.is_dir() and target.is_dir() and not (path.is_symlink() or target.is_symlink()):
+            move_into(path, target, prune)
+            continue
+        if target.is_dir() and not target.is_symlink():
+            remove(target)
+        os.replace(path, target)
+    for name in set(there) - {path.name for path in moved} if prune else ():
+        if not HIDDEN.fullmatch(name):
+            remove(folder / name)
