@@ -21,19 +21,24 @@ MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tenso
 
 @contextmanager
 def prefix_errors(path: str | Path) -> Iterator[None]:
-    """Turn a ValueError raised inside into a CheckpointError whose message starts with `path`.
+    """Turn the errors that reading bad content raises into a CheckpointError whose message starts with `path`.
 
     Args:
         path: The file being read, or the setting that names it.
 
     Raises:
-        CheckpointError: In place of any ValueError from the block.
+        CheckpointError: In place of a ValueError from the block, or of another error that values of the wrong type or
+            size cause.
     """
     try:
         yield
     except ValueError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds values that cannot be used: {type(error).__name__}: {error}") from error
 
 
 def digest(path: Path) -> str:
