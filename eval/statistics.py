@@ -5,6 +5,7 @@ rows of numbers: an .npz or .safetensors file with an array called `features`, o
 """
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 from latte.eval.frechet import Moments
-from latte.eval.networks.pickles import read_pickle
-from latte.weights.tensors import CheckpointError, digest, read_arrays, read_tensors
+from latte.weights.arrays import read_array_pickle, read_arrays
+from latte.weights.pickles import Foreign
+from latte.weights.tensors import CheckpointError, digest, read_tensors
 
 PICKLES = (".pkl", ".pickle")
 FEATURES = ".safetensors"
+MOST_WIDTH = 8192  # numbers per feature, in statistics: their covariance takes half a gigabyte
 NAMES = {"mean": ("mean", "mu"), "cov": ("cov", "sigma"), "count": ("n", "num_items", "count")}
 
 
@@ -76,21 +79,42 @@ def read_statistics(path: Path) -> tuple[Moments, dict]:
     Raises:
         CheckpointError: The file is missing or damaged, or holds no statistics.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
-    values = read_arrays(path) if path.suffix == ".npz" else read_pickle(path)
+    values = read_arrays(path) if path.suffix == ".npz" else read_array_pickle(path)
     try:
         if "raw_mean" in values:
             count = int(values["num_items"])
-            mean = torch.as_tensor(np.asarray(values["raw_mean"], np.float64)) / count
-            cov = torch.as_tensor(np.asarray(values["raw_cov"], np.float64)) / count - mean.outer(mean)
+            mean, cov = (as_numbers(values[name], name) / count for name in ("raw_mean", "raw_cov"))
+            if cov.shape == (*mean.shape, *mean.shape):
+                cov -= mean.outer(mean)
         else:
-            mean, cov = (torch.as_tensor(np.asarray(lookup(values, name), np.float64)) for name in ("mean", "cov"))
+            mean, cov = (as_numbers(lookup(values, name), name) for name in ("mean", "cov"))
             count = int(lookup(values, "count", 0))
+        if count < 0:
+            raise ValueError("its number of features is negative")
         moments = Moments(mean, cov, count)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{path} holds no statistics of a known format: {error}") from error
     return moments, {"statistics": path.name, "sha256": digest(path), "clips": count}
+
+
+def as_numbers(value: object, name: str) -> Tensor:
+    """An array, or a list of numbers or of lists of numbers, in float64.
+
+    Raises:
+        ValueError: It is something else, or has more numbers than a covariance of MOST_WIDTH features.
+    """
+    if isinstance(value, Foreign):
+        raise ValueError(f"it holds {value.name}, which is not an array")
+    if isinstance(value, list):
+        rows = [row if isinstance(row, list) else [row] for row in value]
+        few = sum(map(len, rows)) <= MOST_WIDTH**2
+        if not few or not all(type(number) in (int, float) for row in rows for number in row):
+            raise ValueError(f"{name} is not a list of numbers")
+    if isinstance(value, Tensor | np.ndarray) and prod(value.shape) > MOST_WIDTH**2:
+        raise ValueError(
+            f"{name} has the shape {tuple(value.shape)}; at most {MOST_WIDTH} numbers per feature are read"
+        )
+    return torch.from_numpy(np.array(value, np.float64))
 
 
 def lookup(values: dict, name: str, default: object = None) -> object:
@@ -99,7 +123,7 @@ def lookup(values: dict, name: str, default: object = None) -> object:
         if known in values:
             return values[known]
     if default is None:
-        raise KeyError(f"neither {' nor '.join(NAMES[name])}, only {', '.join(map(str, values)) or 'nothing'}")
+        raise KeyError(f"neither {' nor '.join(NAMES[name])}, only {', '.join(map(str, values))[:200] or 'nothing'}")
     return default
 
 

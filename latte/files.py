@@ -15,6 +15,9 @@ from typing import Any
 from latte.disk_errors import naming
 from latte.drafts import hidden_name, link_tree, move_into, must_stay, remove, remove_abandoned, take_place
 
+MOST_JSON_BYTES = 1 << 26  # of a JSON file; the largest one of a model, its tokenizer, has a few million
+MOST_MESSAGE = 1500  # characters of an error message, which may quote a file
+
 
 @contextmanager
 def replacing(path: str | Path, needed: int | None = None, alone: bool = False) -> Iterator[Path]:
@@ -160,15 +163,25 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
     return write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: The file.
+        most_bytes: A larger file is refused, since the objects in it can take twenty times its size in memory.
+
     Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is not valid JSON in UTF-8, or not an object.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or is not valid JSON in UTF-8, or not an object.
     """
     try:
+        if (size := path.stat().st_size) > most_bytes:
+            raise ValueError(f"it has {size} bytes; more than {most_bytes} are not read")
         values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # ValueError also covers bad UTF-8 and integers that are too long
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -177,8 +190,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def one_line(message: object) -> str:
-    """A message on one line, without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))
+    """A message on one line, without control characters, which a terminal would obey; a long one loses its middle."""
+    text = str(message)
+    if len(text) > MOST_MESSAGE:
+        text = f"{text[: 2 * MOST_MESSAGE // 3]} [...] {text[-MOST_MESSAGE // 3 :]}"
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 class CheckpointError(ValueError):

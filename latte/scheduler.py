@@ -11,7 +11,7 @@ from latte.arguments import check_choice
 from latte.diffusion.samplers import SAMPLERS, NoisePredictor, StepNoise
 from latte.diffusion.schedule import SPACINGS, Schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
-from latte.models.network_config import check_fields, known_fields
+from latte.models.network_config import check_fields, known_fields, shown
 
 ALL = {**SAMPLERS, **SOLVERS}
 IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at their first level's deviation
@@ -154,11 +154,11 @@ def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, A
     for name, supported in FIXED.items():
         if config.get(name, supported[0]) not in supported:
             raise ValueError(
-                f"{name} is {config[name]!r} in the scheduler's config; only {supported[0]!r} is supported"
+                f"{name} is {shown(config[name])} in the scheduler's config; only {supported[0]!r} is supported"
             )
     published: Any = config.get("_class_name")
     if published not in PUBLISHED and sampler is None:
-        raise ValueError(f"the scheduler's class is {published!r}; supported are {', '.join(PUBLISHED)}")
+        raise ValueError(f"the scheduler's class is {shown(published)}; supported are {', '.join(PUBLISHED)}")
     values = {
         "timestep_spacing": "linspace" if published in LINSPACE else "leading",
         "set_alpha_to_one": published != "PNDMScheduler",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latte.models.block import MODULATION, AdaLN, Block, FullPrecisionLinear
 from latte.models.condition import ClassEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
-from latte.models.network_config import NetworkConfig
+from latte.models.network_config import MOST_VALUES, NetworkConfig, shown
 
 VARIANTS = {  # figure 2 of the paper: the attentions of each block
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion
@@ -83,7 +83,7 @@ class LatteConfig(NetworkConfig):
         }
         for name, known in choices.items():
             value = getattr(self, name)
-            self.require(value in known, f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
+            self.require(value in known, f"{name} is {shown(value)}; it must be one of {', '.join(map(repr, known))}")
         super().__post_init__()
         width, split = self.hidden_size, self.variant == 4
         heads = self.num_heads // 2 if split else self.num_heads
@@ -93,6 +93,8 @@ class LatteConfig(NetworkConfig):
         self.require(width % heads == 0, f"hidden_size {width} cannot be divided into {heads} heads")
         self.require(width % 4 == 0, f"hidden_size is {width}; sinusoidal positions need a multiple of 4")
         even = self.temporal_pos != "rope" or (width // heads) % 2 == 0
+        values = self.num_frames * self.input_size**2
+        self.require(values <= MOST_VALUES, f"num_frames and input_size make {values} values, which are too many")
         self.require(even, f"a head is {width // heads} wide; rotary positions need an even width")
 
     @classmethod
@@ -117,6 +119,11 @@ class LatteConfig(NetworkConfig):
         depth = depth if variant in (1, 2) else equal_depth(depth)
         shape = {"depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch)}
         return cls(variant=variant, **{**shape, **changes})
+
+    @property
+    def least_tensors(self) -> int:
+        """At least one for each block."""
+        return self.depth
 
     @property
     def out_channels(self) -> int:

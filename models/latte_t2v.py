@@ -14,7 +14,7 @@ from latte.models.attention import CrossAttention
 from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, Mlp
 from latte.models.condition import TimeEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
-from latte.models.network_config import NetworkConfig
+from latte.models.network_config import MOST_VALUES, NetworkConfig, shown
 from latte.models.t5 import T5Config, T5Encoder
 
 MASKED = -10_000.0  # added to the attention scores of padding, as published
@@ -56,7 +56,16 @@ class LatteT2VConfig(NetworkConfig):
         width, out, channels = self.hidden_size, self.out_channels, self.in_channels
         self.require(width % 4 == 0, f"the width is {width}; sinusoidal positions need a multiple of 4")
         self.require(out in (channels, 2 * channels), f"out_channels is {out}; it must be {channels} or {2 * channels}")
-        self.require(self.prediction in ("eps", "v"), f"prediction is {self.prediction!r}; it must be 'eps' or 'v'")
+        values = self.video_length * self.sample_size**2
+        self.require(values <= MOST_VALUES, f"video_length and sample_size make {values} values, which are too many")
+        self.require(
+            self.prediction in ("eps", "v"), f"prediction is {shown(self.prediction)}; it must be 'eps' or 'v'"
+        )
+
+    @property
+    def least_tensors(self) -> int:
+        """At least one for each block."""
+        return 2 * self.num_layers
 
     @property
     def hidden_size(self) -> int:
@@ -177,6 +186,11 @@ class TextToVideoConfig:
                 f"the text encoder's d_model is {self.text_encoder.d_model}; it must equal the transformer's "
                 f"caption_channels, {self.transformer.caption_channels}"
             )
+
+    @property
+    def least_tensors(self) -> int:
+        """Those of both networks."""
+        return self.transformer.least_tensors + self.text_encoder.least_tensors
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TextToVideoConfig":

@@ -1,9 +1,12 @@
 """What the configurations of all networks share: how they are read from a table, and how they are checked."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Self, get_args, get_origin
+
+MOST_VALUES = 1 << 26  # of one channel of a video's latents by default: 16 frames of 16,384 x 16,384 pixels
 
 
 class NetworkConfig:
@@ -16,6 +19,11 @@ class NetworkConfig:
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
 
+    @property
+    def least_tensors(self) -> int:
+        """How many weights the network has at least: a file with fewer cannot be its own, however small they are."""
+        return 1
+
     def __post_init__(self) -> None:
         """Check the limits; subclasses add their own checks.
 
@@ -24,7 +32,7 @@ class NetworkConfig:
         """
         for name, (least, most) in self.limits.items():
             value = getattr(self, name)
-            self.require(least <= value <= most, f"{name} is {value}; it must be in {least} to {most}")
+            self.require(least <= value <= most, f"{name} is {shown(value)}; it must be in {least} to {most}")
 
     def require(self, holds: bool, message: str) -> None:
         """Raise a ValueError with this message, which the name of the class precedes, unless `holds`."""
@@ -47,6 +55,13 @@ class NetworkConfig:
         return cls(**check_fields(cls, values))
 
 
+def shown(value: object) -> str:
+    """A value for a message: shortened, since an untrusted file may hold a very long one."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    return short.repr(value)
+
+
 def has_type(value: object, kind: Any) -> bool:
     """Whether a value from JSON or YAML has a field's type: bool, int, float, str or tuple[one of these, ...]."""
     if get_origin(kind) is tuple:
@@ -61,7 +76,7 @@ def unknown_key(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     advice = f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
-    return f"unknown key {name!r}{advice}"
+    return f"unknown key {shown(name)}{advice}"
 
 
 def known_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -93,5 +108,5 @@ def check_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
             shown = (
                 f"list of {get_args(wanted)[0].__name__}" if get_args(wanted) else getattr(wanted, "__name__", wanted)
             )
-            raise ValueError(f"{field.name} is {value!r}; it must be of type {shown}")
+            raise ValueError(f"{field.name} is {shown(value)}; it must be of type {shown}")
     return values

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.network_config import NetworkConfig, known_fields
+from latte.models.network_config import NetworkConfig, known_fields, shown
 
 SIZE = (1, 1_000_000)  # limits of the sizes that have no tighter ones
 
@@ -56,6 +56,11 @@ class T5Config(NetworkConfig):
             distance > buckets // 4, f"relative_attention_max_distance is {distance}; it must exceed {buckets // 4}"
         )
 
+    @property
+    def least_tensors(self) -> int:
+        """At least one for each block."""
+        return self.num_layers
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "T5Config":
         """Build a configuration from a published config.json, whose other entries are ignored.
@@ -70,7 +75,7 @@ class T5Config(NetworkConfig):
             ValueError: It describes another kind of T5, or values do not fit.
         """
         if (kind := values.get("feed_forward_proj", "gated-gelu")) != "gated-gelu":
-            raise ValueError(f"T5Config: feed_forward_proj is {kind!r}; only T5 v1.1, with gated-gelu, is supported")
+            raise ValueError(f"T5Config: feed_forward_proj is {shown(kind)}; only gated-gelu, of T5 v1.1, is supported")
         return super().from_dict(known_fields(cls, values))
 
 

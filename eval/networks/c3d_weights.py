@@ -12,7 +12,8 @@ from latte.eval.networks.c3d import C3D, FRAMES, SIZE
 from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.published_weights import find_weights
 from latte.video.pixels import expect_videos
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_arrays, rename_keys
+from latte.weights.arrays import read_arrays
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, rename_keys
 
 CROPPED = 8  # rows and columns cut off the mean's 128 x 171 pixels, at the top and at the left, as in tgan2
 

@@ -14,7 +14,6 @@ from latte.eval.features import Detector
 from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.i3d import CLASSES, I3D, SIDE
 from latte.eval.networks.inception import resize_tf1
-from latte.eval.networks.pickles import is_torchscript, read_torchscript
 from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
 from latte.video.pixels import from_uint8
@@ -67,7 +66,7 @@ def read_i3d(path: Path, eps: float) -> I3D:
     Raises:
         CheckpointError: the file is missing or damaged, or its keys or shapes are not those of I3D.
     """
-    state = read_torchscript(path) if is_torchscript(path) else read_tensors(path)
+    state = read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     state = counters | rename_keys(state, own_name)  # some formats leave the counters out

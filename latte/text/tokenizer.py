@@ -59,7 +59,7 @@ class Tokenizer:
                 raise CheckpointError(f"no vocabulary at {name}; give a spiece.model file or the folder that holds it")
         try:
             self.pieces = SentencePieceProcessor(**source)
-        except RuntimeError as error:
+        except Exception as error:  # the reader of SentencePiece raises several kinds
             raise CheckpointError(f"{name} is damaged or is not a SentencePiece vocabulary") from error
         if (self.pieces.pad_id(), self.pieces.eos_id()) != (PAD, END):
             raise CheckpointError(f"{name} is not a T5 vocabulary: its ids of padding and end are not {PAD} and {END}")

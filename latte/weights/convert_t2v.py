@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.models.network_config import known_fields
+from latte.models.network_config import known_fields, shown
 from latte.models.t5 import T5Encoder
 from latte.weights.convert_latte import heads_first, parts_first
 from latte.weights.eight_bits import Int8Linear
@@ -133,7 +133,7 @@ def t2v_config(values: dict) -> LatteT2VConfig:
     """Make a configuration of a published config.json. Raises ValueError if it describes another kind of model."""
     for name, only in FIXED.items():
         if values.get(name, only) != only:
-            raise ValueError(f"{name} is {values[name]!r}; a LatteT2V has {only!r}")
+            raise ValueError(f"{name} is {shown(values[name])}; a LatteT2V has {only!r}")
     given = {name: value for name, value in values.items() if value is not None}
     return LatteT2VConfig.from_dict(known_fields(LatteT2VConfig, given))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latte.files import read_json, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
@@ -47,6 +47,24 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
         raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
     with prefix_errors(path):
         return make(read_json(path))
+
+
+def make_network(network: Callable[[Any], nn.Module], config: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """Make a network without values, on the meta device.
+
+    Args:
+        network: Makes it of its configuration.
+        config: The configuration, which may ask for a network that takes long to make.
+        state: The weights that it is to be given.
+        path: Where they come from, for messages.
+
+    Raises:
+        CheckpointError: There are too few weights for the configuration.
+    """
+    if len(state) < config.least_tensors:
+        raise CheckpointError(f"{path}: {len(state)} tensors are too few for {config.least_tensors} blocks")
+    with torch.device("meta"):
+        return network(config)
 
 
 def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
@@ -138,7 +156,7 @@ def damage(folder: Path) -> str | None:
         return None
     try:
         files = read_manifest(folder)
-    except ValueError:
+    except (ValueError, OSError):
         return f"{MANIFEST} cannot be read"
     for name, about in files.items():
         path = folder / name

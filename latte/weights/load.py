@@ -10,7 +10,7 @@ import torch
 from latte.files import read_json
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.convert_latte import original_config, original_state, unwrap
-from latte.weights.folder import CONFIG, WEIGHTS, digest_folder, read_config, save_folder
+from latte.weights.folder import CONFIG, WEIGHTS, digest_folder, make_network, read_config, save_folder
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
@@ -74,7 +74,8 @@ def steps_done(folder: Path) -> float:
     """
     if folder.name == FINAL:
         record = folder / STEPS_FILE
-        return read_json(record).get("steps", math.inf) if record.is_file() else math.inf
+        steps = read_json(record).get("steps") if record.is_file() else None
+        return steps if isinstance(steps, int) else math.inf
     number = folder.name.removeprefix("step-")
     return int(number) if number.isdecimal() else -1
 
@@ -106,7 +107,8 @@ def own_vae(path: Path) -> Path | None:
     vae = model_root(path) / "vae"
     if not vae.is_dir():
         return None
-    if is_checkpoint(path) and read_json(path / "state.json").get("data", {}).get("vae") != digest_folder(vae):
+    data = read_json(path / "state.json").get("data") if is_checkpoint(path) else None
+    if is_checkpoint(path) and (data.get("vae") if isinstance(data, dict) else None) != digest_folder(vae):
         raise CheckpointError(f"{vae} is not the VAE that {path} was trained with; put that one there or give --vae")
     return vae
 
@@ -147,8 +149,7 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
             state = unwrap(read_tensors(file), weights)
             config = original_config(state, num_heads)
             state = original_state(state, config.num_heads)
-    with torch.device("meta"):
-        model = Latte(config)
+    model = make_network(Latte, config, state, file)
     load_strictly(model, state, file)
     return model.eval()
 

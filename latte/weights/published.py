@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from latte.files import read_json, write_json
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
+from latte.models.network_config import shown
 from latte.models.t5 import T5Config, T5Encoder
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
-from latte.weights.folder import CONFIG, read_config
+from latte.weights.folder import CONFIG, make_network, read_config
 from latte.weights.load import EMA, is_checkpoint, model_root, own_vae, weights_file
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
+from latte.weights.torch_files import MOST_TENSORS
 from latte.weights.vae_folder import load_vae, vae_file
 
 TEMPORAL_VAE = "vae_temporal_decoder"  # a second VAE, which Latte-1 comes with
@@ -43,9 +45,11 @@ def state_files(folder: Path) -> list[Path]:
                     names = read_json(index).get("weight_map")
                     if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
                         raise ValueError("there is no table weight_map of file names")
+                    if len(names) > MOST_TENSORS:
+                        raise ValueError(f"it names more than {MOST_TENSORS} tensors, so it is not read")
                     shards = sorted(set(names.values()))
                     if outside := [name for name in shards if Path(name).name != name or not name.isprintable()]:
-                        raise ValueError(f"{outside[0]!r} is not a file of this folder")
+                        raise ValueError(f"{shown(outside[0])} is not a file of this folder")
                 return [folder / name for name in shards]
     raise CheckpointError(f"{folder} holds no weights ({', '.join(f'{stem}.safetensors' for stem in STEMS)})")
 
@@ -89,8 +93,7 @@ def load_part(
     state = read_part(folder, convert)
     with prefix_errors(folder):
         state = state if marker in state else to_state(state, config)
-    with torch.device("meta"):
-        module = network(config)
+    module = make_network(network, config, state, folder)
     load_strictly(module, state, folder, None)
     return module.eval()
 
@@ -145,9 +148,8 @@ def load_checkpoint(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tup
     both = "text_encoder" in read_json(checkpoint / CONFIG)
     network, kind = (TextToVideo, TextToVideoConfig) if both else (LatteT2V, LatteT2VConfig)
     config, file = read_config(checkpoint, kind.from_dict), checkpoint / EMA
-    with torch.device("meta"):
-        module = network(config)
     state = {name: cast_weight(name, tensor, dtype) for name, tensor in read_tensors(file).items()}
+    module = make_network(network, config, state, file)
     load_strictly(module.eval(), state, file, None)
     return (module.transformer, module.text_encoder) if both else (module, None)
 

@@ -1,12 +1,12 @@
 """Sampling settings that apply when a call does not give them: from a model's sampling.json, or usual for its kind."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from latte.files import read_json, write_json
 from latte.models.latte import LatteConfig
+from latte.models.network_config import shown
 from latte.weights.tensors import prefix_errors
 
 SAMPLING_FILE = "sampling.json"
@@ -28,13 +28,14 @@ class Guidance:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if type(self.scale) not in (int, float) or not math.isfinite(self.scale):
-            raise ValueError(f"guidance_scale is {self.scale!r}; it must be a finite number")
+        if type(self.scale) not in (int, float) or not -1e300 < self.scale < 1e300:
+            raise ValueError(f"guidance_scale is {shown(self.scale)}; it must be a finite number")
         if self.interval is None:
             return
         ends = self.interval if isinstance(self.interval, list | tuple) else ()
         if len(ends) != 2 or not all(type(end) in (int, float) for end in ends) or not ends[0] <= ends[1]:
-            raise ValueError(f"guidance_interval is {self.interval!r}; it must be two timesteps, the lower one first")
+            interval = shown(self.interval)
+            raise ValueError(f"guidance_interval is {interval}; it must be two timesteps, the lower one first")
         object.__setattr__(self, "interval", tuple(ends))
 
     def asked(self, scale: float | None, interval: tuple[float, float] | None) -> "Guidance":
@@ -74,9 +75,9 @@ class Sampling:
     def __post_init__(self) -> None:
         steps, eta = self.num_inference_steps, self.eta
         if type(steps) is not int or not 1 <= steps <= 1000:
-            raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number in 1 to 1000")
+            raise ValueError(f"num_inference_steps is {shown(steps)}; it must be a whole number in 1 to 1000")
         if type(eta) not in (int, float) or not 0 <= eta <= 1:
-            raise ValueError(f"eta is {eta!r}; it must be in 0 to 1")
+            raise ValueError(f"eta is {shown(eta)}; it must be in 0 to 1")
 
     def eta_of(self, sampler: str, asked: float | None) -> float:
         """Return the eta of a call: what it asks for, or the default, which is 0 for any sampler but ddim."""
@@ -114,7 +115,7 @@ def read_sampling(folder: Path, usual: float) -> Sampling | None:
         guidance = Guidance(values.pop("guidance_scale", usual), values.pop("guidance_interval", None))
         if unknown := values.keys() - {"num_inference_steps", "eta"}:
             known = "guidance_scale, guidance_interval, num_inference_steps, eta"
-            raise ValueError(f"unknown key {min(unknown)!r}; the keys are {known}")
+            raise ValueError(f"unknown key {shown(min(unknown))}; the keys are {known}")
         return Sampling(guidance, **values)
 
 

@@ -1,41 +1,44 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latte.files import CheckpointError, replacing
+from latte.weights.pickles import Foreign
+from latte.weights.torch_files import SPECIAL, read_torch_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MOST_ARRAY_BYTES = 1 << 30  # an .npz may unpack to this much; the largest one that a metric needs has 0.3 billion bytes
+SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
+MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tensors in as many; 0.3 MB are usual at most
 
 
 @contextmanager
 def prefix_errors(path: str | Path) -> Iterator[None]:
-    """Turn a ValueError raised inside into a CheckpointError whose message starts with `path`.
+    """Turn the errors that reading bad content raises into a CheckpointError whose message starts with `path`.
 
     Args:
         path: The file being read, or the setting that names it.
 
     Raises:
-        CheckpointError: In place of any ValueError from the block.
+        CheckpointError: In place of a ValueError from the block, or of another error that values of the wrong type or
+            size cause.
     """
     try:
         yield
     except ValueError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds values that cannot be used: {type(error).__name__}: {error}") from error
 
 
 def digest(path: Path) -> str:
@@ -48,61 +51,60 @@ def read_tensors(path: Path) -> dict:
     """Read an untrusted checkpoint. Only tensors are loaded, so no code in the file can run.
 
     A truncated file of any format is detected. In a .pt written by PyTorch 1.6 or later, which is a zip archive with
-    checksums, so is any changed byte. The other formats have no checksums: a changed value that is still a finite
-    number goes unnoticed, so compare the sha256 of the file with the one its publisher gives.
+    checksums, so is any changed byte of a tensor. The other formats have no checksums: a changed value that is still a
+    finite number goes unnoticed, so compare the sha256 of the file with the one its publisher gives.
 
     Args:
-        path: A .safetensors file, or a .pt, .pth or .bin file.
+        path: A .safetensors file, or a .pt, .pth, .bin or .ckpt file of any version of PyTorch, or a TorchScript
+            archive.
 
     Returns:
-        What the file holds: tensors by name, or a table with such tables in it ("ema", "model").
+        What the file holds: tensors by name, or a table with such tables in it ("ema", "model"). Objects of other types
+        beside them are not built; a Foreign stands in their place.
 
     Raises:
-        CheckpointError: The file is missing or damaged, it holds objects other than tensors, some values are not
-            finite, or the tensors claim more memory than the file can account for.
+        CheckpointError: The file is missing or damaged, it holds objects but no tensors, some values are not finite,
+            tensors have attributes, or they claim more memory than the file can account for.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     table = read_untrusted(path)
     if not isinstance(table, dict):
-        raise CheckpointError(f"{path} holds an object of type {type(table).__name__}, not a table of tensors")
+        kind = table.name if isinstance(table, Foreign) else f"an object of type {type(table).__name__}"
+        raise CheckpointError(f"{path} holds {kind}, not a table of tensors: {SAVE_TENSORS}")
     parts = [(f"{name}.", part) for name, part in table.items() if isinstance(part, dict)]  # such as "ema" and "model"
-    for prefix, part in [("", table), *parts]:
+    tables = [("", table), *parts]
+    values = [value for _, part in tables for pair in part.items() for value in pair]
+    alien = next((value.name for value in values if isinstance(value, Foreign)), None)
+    if alien and alien not in SPECIAL and not any(isinstance(value, Tensor) for value in values):
+        raise CheckpointError(f"{path} holds {alien}, which is not a tensor and is not loaded: {SAVE_TENSORS}")
+    for prefix, part in tables:
         check_values(part, path, prefix)
     return table
 
 
 def read_untrusted(path: Path) -> object:
-    """Return what a file holds. Errors are reworded, since PyTorch's own advise loading the file unsafely."""
+    """Return what a file holds. Errors of any kind become a CheckpointError, which names the file."""
     try:
         if path.suffix == ".safetensors":
+            check_header(path)
             return load_file(path)
-        verify_zip(path)
-        with warnings.catch_warnings(action="ignore"):  # PyTorch warns about how the file was made
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+        return read_torch_file(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a forged file can raise almost anything inside a reader
-        alien = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if alien is None:
-            reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
-            raise CheckpointError(f"{path} {reason}") from error
-        advice = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
-        raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not loaded: {advice}") from error
+        reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
+        raise CheckpointError(f"{path} {reason}") from error
 
 
-def verify_zip(path: Path) -> None:
-    """Check that the records of a zipped .pt are uncompressed, do not overlap and match their checksums."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise CheckpointError(f"{path} is compressed inside, which PyTorch never does, and is not loaded")
-        if sum(record.file_size for record in records) > path.stat().st_size:
-            raise CheckpointError(f"{path}: its records claim more than the file holds, so it is not loaded")
-        if (record := archive.testzip()) is not None:
-            raise CheckpointError(f"{path}: the checksum of {record} is wrong; the file is damaged, download it again")
+def check_header(path: Path) -> None:
+    """Check that the header of a .safetensors file, which is parsed as a whole, is of a sensible size."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if MOST_HEADER_BYTES < size <= path.stat().st_size:
+        raise CheckpointError(f"its header has {size} bytes; more than {MOST_HEADER_BYTES} are not read")
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -126,6 +128,8 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
     """
     left = 2 * path.stat().st_size
     for name, tensor in table.items():
+        if isinstance(tensor, Foreign) and tensor.name in SPECIAL:
+            raise CheckpointError(f"{path}: {prefix}{name} is not a dense tensor: it is {SPECIAL[tensor.name]}")
         if not isinstance(tensor, Tensor):
             continue
         if not is_dense(tensor):
@@ -221,35 +225,3 @@ def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, str] | 
         mode = draft.stat().st_mode
         save_file(state, draft, metadata=notes or {"format": "pt"})
         draft.chmod(mode)  # save_file makes its files unreadable to other users
-
-
-def read_arrays(path: Path) -> dict[str, Tensor]:
-    """Read an untrusted .npz file. Arrays of Python objects, which could run code, are refused.
-
-    Args:
-        path: The file. Its format has checksums, so any damage is detected.
-
-    Returns:
-        The arrays by name, each in its own type.
-
-    Raises:
-        CheckpointError: The file is missing or damaged, it holds objects, some values are not finite, or it unpacks to
-            more than MOST_ARRAY_BYTES.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(record.file_size for record in archive.infolist())
-        if size > MOST_ARRAY_BYTES:
-            raise CheckpointError(f"{path} claims {size} bytes of arrays; more than {MOST_ARRAY_BYTES} are not read")
-        with np.load(path, allow_pickle=False) as arrays:
-            table = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except CheckpointError:
-        raise
-    except Exception as error:  # a forged file can raise almost anything inside a reader
-        raise CheckpointError(f"{path} is damaged or is not an .npz of plain arrays of numbers") from error
-    for name, array in table.items():
-        if not array.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    return table

@@ -83,7 +83,7 @@ def open_video_list(path: str | Path, verify_files: bool = True) -> VideoList:
     path = path / VIDEO_LIST if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no list of videos at {path}: write one with `latte prepare`")
-    values = read_json(path)
+    values = read_json(path, most_bytes=1 << 32)
     if values.get("format") != VIDEO_LIST_FORMAT:
         raise ValueError(f"{path} is not a list of videos by `latte prepare` (format {VIDEO_LIST_FORMAT})")
     video_list = parse_video_list(values, path)

@@ -1,11 +1,8 @@
 """I3D: golden values, both published formats, merged batch norms, and errors about other files."""
 
-import pickle
-import zipfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,39 +85,6 @@ def test_both_formats_are_one_network(weights, tmp_path):
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-class Scripted(nn.Module):
-    """A module to script, with a submodule and a constant."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv3d(3, 4, 2, stride=(1, 2, 2))
-        self.rest = nn.Sequential(nn.BatchNorm3d(4))
-        self.scale = 2.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rest(self.conv(x)) * self.scale
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_only_tensors_are_read_from_a_torchscript_archive(tmp_path):
-    from latte.eval.networks.pickles import is_torchscript, read_torchscript
-
-    module, path = Scripted(), tmp_path / "scripted.pt"
-    torch.jit.script(module).save(str(path))
-    assert is_torchscript(path)
-    found, wanted = read_torchscript(path), module.state_dict()
-    assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)
-    with pytest.raises(CheckpointError, match=r"scripted\.pt: \d+ tensors missing"):
-        load_i3d(path, 1e-3)
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_parameter"))
-    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
-        read_torchscript(path)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=r"scripted\.pt"):
-        load_i3d(path, 1e-3)
-
-
 def test_other_files_get_one_line(weights, tmp_path):
     with pytest.raises(CheckpointError, match="there is no such file"):
         load_i3d(tmp_path / "i3d.pt", 1e-3)
@@ -133,55 +97,6 @@ def test_other_files_get_one_line(weights, tmp_path):
         I3D()(torch.zeros(1, 8, 3, 224, 224))
     with pytest.raises(ValueError, match="not 16 of 3 x 128 x 224"):
         I3D()(torch.zeros(1, 16, 3, 128, 224))
-
-
-def test_code_in_a_pickle_is_not_run(tmp_path):
-    from latte.eval.networks.pickles import read_pickle
-
-    class Program:
-        def __reduce__(self):
-            return (exec, ("raise SystemExit",))
-
-    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": Program()}))
-    with pytest.raises(CheckpointError, match=r"stats\.pkl: it holds builtins\.exec"):
-        read_pickle(tmp_path / "stats.pkl")
-
-
-def test_forged_arrays_are_refused(tmp_path):
-    from latte.eval.networks.pickles import read_pickle
-
-    good = {"mean": np.arange(6.0).reshape(2, 3), "n": np.float32(4), "turned": np.asfortranarray(np.eye(3, 2))}
-    for protocol in (0, 2, 4, 5):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps(good, protocol))
-        found = read_pickle(tmp_path / "a.pkl")
-        assert all(np.array_equal(found[name], good[name]) for name in good)
-    objects = pickle.dumps({"mean": np.array([{}])}, 4)
-    for forged, words in {
-        objects: "an array of type O8",
-        pickle.dumps({"mean": np.arange(6.0)}, 4).replace(b"\x85\x94h", b"\x85\x94h", 1)[:-20]: "is damaged",
-        pickle.dumps({"mean": np.zeros(3, "c16")}, 4): "an array of type c16",
-    }.items():
-        (tmp_path / "a.pkl").write_bytes(forged)
-        with pytest.raises(CheckpointError, match=words):
-            read_pickle(tmp_path / "a.pkl")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_archives_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
-    from latte.eval.networks.pickles import read_torchscript
-
-    torch.jit.script(Scripted()).save(str(tmp_path / "a.pt"))
-    four = b"K\x04K\x03K\x02K\x02"  # the convolution's channels
-    for name, change in {
-        "compressed": lambda record, data: (zipfile.ZIP_DEFLATED, data),
-        "claims more": lambda record, data: (record.compress_type, data.replace(four, b"K\xff" + four[2:])),
-    }.items():
-        with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
-            for record in old.infolist():
-                kind, data = change(record, old.read(record))
-                new.writestr(record.filename, data, kind)
-        with pytest.raises(CheckpointError, match=rf"b\.pt: .*{name}"):
-            read_torchscript(tmp_path / "b.pt")
 
 
 @torch.no_grad()

@@ -1,0 +1,286 @@
+"""Untrusted files of torch.save and of TorchScript: their tensors are read, and no code in them is run.
+
+All of them hold a pickle of tensors, whose values lie beside it: in records of a zip archive, or in files from before
+PyTorch 1.6 behind the pickle. torch.load is not used: a file can make it reserve memory at will, or make tensors whose
+methods are replaced by attributes.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latte.files import CheckpointError
+from latte.weights.pickles import Foreign, PickleReader
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that files from before PyTorch 1.6 begin with
+MOST_TENSORS = 100_000  # in a file; a training checkpoint with a thousand blocks has half as many
+MOST_MODULES = 10_000  # in a scripted module
+MOST_DIMS = 25  # of a tensor: PyTorch's kernels take no more
+CHUNK = 1 << 20  # bytes that are read at once
+STORAGES = {  # PyTorch's names of storages, without "Storage"
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexDouble": torch.complex128,
+    "ComplexFloat": torch.complex64,
+}
+DENSE = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter")
+SPECIAL = {  # what builds tensors without plain values: their kind
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without values",
+    "torch._utils._rebuild_nested_tensor": "nested",
+    "torch._utils._rebuild_qtensor": "quantized",
+    "torch._utils._rebuild_wrapper_subclass": "of a subclass",
+}
+
+
+class Values(NamedTuple):
+    """Values that tensors share, as numbers of one type."""
+
+    memory: torch.UntypedStorage
+    dtype: torch.dtype
+
+
+def as_bytes(memory: torch.UntypedStorage) -> memoryview:
+    """The bytes of a storage, to read into."""
+    return memoryview(torch.empty(0, dtype=torch.uint8).set_(memory).numpy())
+
+
+def fill(target: memoryview, source: IO[bytes]) -> None:
+    """Read a record of a zip archive up to its end, where its checksum is verified. Raises EOFError if it is short."""
+    at = 0
+    while chunk := source.read(CHUNK):
+        target[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    if at != len(target):
+        raise EOFError("the file is cut")
+
+
+class TensorReader(PickleReader):
+    """Reads pickles with tensors in them.
+
+    Args:
+        read: Returns the memory of a storage, given its name, its size in bytes, and the bytes per number.
+    """
+
+    def __init__(self, read: Callable[[str, int, int], torch.UntypedStorage]):
+        types = {f"torch.{name}Storage": dtype for name, dtype in STORAGES.items()}
+        types |= {f"torch.{name}": dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
+        rebuild = {
+            "": lambda values, offset, size, stride: self.tensor(values, offset, size, stride),
+            "_v2": lambda *given: self.tensor(*given[:4], metadata=given[6:]),
+            "_v3": lambda *given: self.tensor(*given[:4], dtype=given[6], metadata=given[7:]),
+        }
+        names = {
+            **types,
+            "torch.storage.UntypedStorage": torch.uint8,
+            "torch.Size": lambda sizes=(): tuple(sizes),
+            **{f"torch._utils._rebuild_tensor{version}": function for version, function in rebuild.items()},
+            "torch._utils._rebuild_parameter": lambda data, *_: data,
+            "torch._utils._rebuild_parameter_with_state": lambda data, _, __, state: without_state(data, state),
+            "torch._tensor._rebuild_from_type_v2": self.typed,
+            **{name: name for name in DENSE},
+        }
+        super().__init__(names, self.storage)
+        self.read, self.tensors = read, 0
+
+    def storage(self, pid: object) -> Values | Foreign:
+        """The values that a persistent id refers to."""
+        word, dtype, key, _, count, *view = pid
+        if isinstance(dtype, Foreign):
+            return dtype
+        if word != "storage" or not isinstance(key, str) or type(count) is not int or count < 0:
+            raise CheckpointError("it refers to data that are not numbers, so it is not read")
+        memory = self.read(key, count * dtype.itemsize, dtype.itemsize)
+        if view and view[0] is not None:  # a part of a storage, in files of the first versions of PyTorch
+            _, offset, count = view[0]
+            first, last = offset * dtype.itemsize, (offset + count) * dtype.itemsize
+            if not 0 <= first <= last <= memory.nbytes():
+                raise CheckpointError(f"a part of storage {key:.100} lies outside of it")
+            memory = memory[first:last]
+        return Values(memory, dtype)
+
+    def tensor(
+        self,
+        values: Values | Foreign,
+        offset: int,
+        size: tuple,
+        stride: tuple,
+        metadata: tuple = (),
+        dtype: torch.dtype | None = None,
+    ) -> Tensor | Foreign:
+        """A tensor that looks at stored values, as PyTorch's functions _rebuild_tensor make it."""
+        self.tensors += 1
+        if self.tensors > MOST_TENSORS:
+            raise CheckpointError(f"it holds more than {MOST_TENSORS} tensors, so it is not read")
+        if isinstance(values, Foreign):
+            return values
+        dtype = values.dtype if dtype is None else dtype
+        numbers = (offset, *size, *stride)
+        if not all(type(number) is int and 0 <= number < 1 << 60 for number in numbers) or len(size) != len(stride):
+            raise CheckpointError("a tensor has an impossible shape, so it is not read")
+        if len(size) > MOST_DIMS or prod(size) >= 1 << 60:
+            raise CheckpointError(f"a tensor of {len(size)} dimensions is too large, so it is not read")
+        end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride)) if prod(size) else 0
+        if end > values.memory.nbytes() // dtype.itemsize:
+            raise CheckpointError(f"a tensor {size} claims more numbers than are stored, so it is not read")
+        if any(metadata):
+            raise CheckpointError("a tensor is stored as the conjugate or negative of its values, so it is not read")
+        return torch.empty(0, dtype=dtype).set_(values.memory, offset, size, stride)
+
+    def typed(self, function: Callable, kind: str | Foreign, arguments: tuple, state: object) -> Tensor | Foreign:
+        """A tensor of a class or with attributes, as PyTorch's function _rebuild_from_type_v2 makes it."""
+        if isinstance(kind, Foreign) or isinstance(function, Foreign):
+            return kind if isinstance(kind, Foreign) else Foreign(function.name)
+        return without_state(function(*arguments), state)
+
+
+def without_state(tensor: Tensor | Foreign, state: object) -> Tensor | Foreign:
+    """Return a tensor, unless it has attributes, which could take the place of its methods."""
+    parts = state if isinstance(state, tuple) else (state,)  # of an object with slots: the attributes and the slots
+    if names := [str(name)[:50] for part in parts if part for name in part]:
+        advice = "save the detached tensors of a state_dict"
+        raise CheckpointError(f"a tensor in it has attributes ({names[0]}), which are not loaded: {advice}")
+    return tensor
+
+
+def read_torch_file(path: Path) -> object:
+    """Read a .pt file, of any version of PyTorch, or a TorchScript archive.
+
+    Returns:
+        What it holds: see PickleReader, and tensors that share memory where they shared it in the file. Objects of
+        other types are Foreign. Of a TorchScript archive, the tensors of its module by name.
+
+    Raises:
+        CheckpointError: It holds something that is not read; the message does not name the file.
+        Exception: Of any type, if it is damaged.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if not zipped:
+            return read_legacy(BoundedReader(file, path.stat().st_size))
+        with zipfile.ZipFile(file) as archive:
+            check_records(archive, path.stat().st_size)
+            return read_archive(archive)
+
+
+def check_records(archive: zipfile.ZipFile, size: int) -> None:
+    """Check that the uncompressed records of a file of `size` bytes do not overlap."""
+    stored = [record for record in archive.infolist() if record.compress_type == zipfile.ZIP_STORED]
+    if sum(record.file_size for record in stored) > size:
+        raise CheckpointError("its records claim more than the file holds, so it is not read")
+
+
+def read_record(archive: zipfile.ZipFile, name: str, size: int | None = None) -> torch.UntypedStorage:
+    """Read a record of an archive and verify its checksum.
+
+    Raises:
+        CheckpointError: The record is compressed, its checksum is wrong, or it does not have `size` bytes.
+    """
+    record = archive.getinfo(name)
+    if record.compress_type != zipfile.ZIP_STORED:
+        raise CheckpointError("it is compressed inside, which PyTorch never does, so it is not read")
+    if size not in (None, record.file_size):
+        raise CheckpointError(f"{name[:100]} has {record.file_size} bytes, not as many as are claimed")
+    memory = torch.UntypedStorage(record.file_size)
+    try:
+        with archive.open(record) as source:
+            fill(as_bytes(memory), source)
+    except zipfile.BadZipFile as error:
+        advice = "the file is damaged, download it again"
+        raise CheckpointError(f"the checksum of {record.filename[:100]} is wrong; {advice}") from error
+    return memory
+
+
+def read_archive(archive: zipfile.ZipFile) -> object:
+    """Read the pickle of an archive, with its tensors."""
+    names = archive.namelist()
+    (data,) = [name for name in names if name.endswith("/data.pkl")]
+    root = data.removesuffix("/data.pkl")
+    order = f"{root}/byteorder"  # of the machine that wrote the file; without it, little-endian
+    swapped = order in names and bytes(as_bytes(read_record(archive, order))) == b"big"
+    storages: dict[str, torch.UntypedStorage] = {}
+
+    def read(key: str, size: int, _: int) -> torch.UntypedStorage:
+        if swapped and size:
+            raise CheckpointError("it was written on a big-endian machine: save its tensors as .safetensors there")
+        if key not in storages:
+            storages[key] = read_record(archive, f"{root}/data/{key}", size) if size else torch.UntypedStorage(0)
+        return storages[key]
+
+    content = TensorReader(read).load(io.BytesIO(bytes(as_bytes(read_record(archive, data)))))
+    scripted = isinstance(content, Foreign) and f"{root}/constants.pkl" in names
+    return script_tensors(content) if scripted else content
+
+
+def script_tensors(module: Foreign) -> dict[str, Tensor]:
+    """The tensors among the attributes of a scripted module and of its submodules, by name."""
+    found, waiting, visits = {}, [("", module)], 0
+    while waiting:
+        prefix, owner = waiting.pop()
+        visits += 1
+        if visits > MOST_MODULES or len(prefix) > 1000:  # modules that contain each other have no end
+            raise CheckpointError(f"it has more than {MOST_MODULES} modules, so it is not read")
+        for name, value in owner.state.items() if isinstance(owner.state, dict) else ():
+            if isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, Foreign) and value.state is not None:
+                waiting.append((f"{prefix}{name}.", value))
+    return found
+
+
+class BoundedReader:
+    """A file whose `read` reserves no more memory than there are bytes left."""
+
+    def __init__(self, file: IO[bytes], size: int):
+        self.file, self.size, self.readline, self.readinto = file, size, file.readline, file.readinto
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes."""
+        return self.file.read(count if count < CHUNK else min(count, self.size - self.file.tell()))
+
+
+def read_legacy(file: BoundedReader) -> object:
+    """Read a file from before PyTorch 1.6: five pickles, then the values of the storages that the last one lists."""
+    storages: dict[str, tuple[torch.UntypedStorage, int]] = {}  # the memory, and bytes per number
+    left = file.size
+
+    def reserve(key: str, size: int, width: int) -> torch.UntypedStorage:
+        nonlocal left
+        if key not in storages:
+            left -= size
+            if left < 0:
+                raise CheckpointError(f"storage {key[:100]} claims more than the file holds, so it is not read")
+            storages[key] = torch.UntypedStorage(size), width
+        memory, _ = storages[key]
+        if memory.nbytes() != size:
+            raise CheckpointError(f"storage {key[:100]} has two sizes, so it is not read")
+        return memory
+
+    reader = TensorReader(reserve)
+    if reader.load(file) != MAGIC or reader.load(file) != PROTOCOL:
+        raise ValueError("it does not begin as a file of PyTorch does")
+    reader.load(file)  # about the machine
+    content, keys = reader.load(file), reader.load(file)
+    if sorted(keys) != sorted(storages):
+        raise ValueError("it does not list the storages that it uses")
+    for memory, width in map(storages.__getitem__, keys):
+        (count,) = struct.unpack("<q", file.read(8))
+        if count * width != memory.nbytes() or file.readinto(as_bytes(memory)) != memory.nbytes():
+            raise EOFError("the file is cut, or a storage has another size")
+    return content
