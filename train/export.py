@@ -1,7 +1,11 @@
 """What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +17,7 @@ from latte.scheduler import Scheduler
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
-from latte.weights.folder import CONFIG, digest_folder, save_folder
+from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, digest_folder, save_folder
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
 from latte.weights.published import save_scheduler
@@ -22,6 +26,7 @@ from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, s
 LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
 VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
+TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model's weights
 COMPANIONS = (VAE, TOKENIZER, SCHEDULER, SAMPLING_FILE)  # what `save_companions` may write
 
 
@@ -51,32 +56,53 @@ def save_companions(objective: Objective, folder: Path) -> None:
         save_scheduler(Scheduler(), folder / SCHEDULER)
 
 
-def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
+def save_result(objective: Objective, network: nn.Module, folder: Path, changes: Sequence[dict[str, Any]] = ()) -> None:
     """Write a trained network as a folder that can be loaded and sampled without the run.
+
+    An earlier result there stays readable until the new one is complete. Files that a run does not write are kept.
 
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
         folder: Where to write: the network with its companions, the names of its classes and the number of steps.
+        changes: What changed when the run was resumed (latte.train.changes), to be recorded beside the steps.
     """
     network.eval()
     if isinstance(objective, Reconstruction):
         scale_latents(objective, network)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)
-    for name, part in trained_parts(network).items():
-        save_folder(part, folder / name)
-    save_companions(objective, folder)
-    if isinstance(objective, ClassConditional) and objective.clips.names:
-        write_json(folder / CLASSES_FILE, {"names": objective.clips.names})
-    write_json(folder / STEPS_FILE, {"steps": objective.config.steps})
+    with replacing_folder(folder) as draft:
+        for name, part in trained_parts(network).items():
+            save_folder(part, draft / name)
+        save_companions(objective, draft)
+        if isinstance(objective, ClassConditional) and objective.clips.names:
+            write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
+        record = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
+        write_json(draft / STEPS_FILE, record)
+        keep_other_files(folder, draft)
+
+
+def keep_other_files(old: Path, new: Path) -> None:
+    """Copy what a user put into a result, such as notes or scores, into the one that replaces it."""
+    ours = {MANIFEST, CONFIG, WEIGHTS, CLASSES_FILE, STEPS_FILE, *COMPANIONS, *TEXT_PARTS}
+    for path in sorted(old.iterdir()) if old.is_dir() else ():
+        if path.name in ours or path.name.startswith("."):
+            continue
+        try:
+            if path.is_dir():
+                copy_files(path, new / path.name)
+            else:
+                copyfile(path, new / path.name)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read and is not kept: {error}", stacklevel=2)
 
 
 def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
     """Return the parts of a network by their subfolders; "" is the folder itself."""
     if isinstance(network, TextToVideo):
-        return {"transformer": network.transformer, "text_encoder": network.text_encoder}
-    return {"transformer" if isinstance(network, LatteT2V) else "": network}
+        return dict(zip(TEXT_PARTS, (network.transformer, network.text_encoder)))
+    return {TEXT_PARTS[0] if isinstance(network, LatteT2V) else "": network}
 
 
 @torch.no_grad()

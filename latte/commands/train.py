@@ -26,7 +26,10 @@ def main(argv: list[str]) -> None:
     resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    changes = "settings to change, such as steps=100 or model.depth=4"
+    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
+    parser.add_argument("--allow-changes", action="store_true", help=allow)
+    changes = "settings to change, such as steps=100 or model.depth=4; a run that resumes takes a new learning_rate or "
+    changes += "the like from there on, and records that"
     parser.add_argument("changes", nargs="*", metavar="key=value", help=changes)
     args = parser.parse_intermixed_args(argv)
     device = usable_device(local_device(args.device))
@@ -35,5 +38,6 @@ def main(argv: list[str]) -> None:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = resolve(args.config, args.changes, device)
         clips = open_data(config)
-    result = train(config, args.run, clips, args.resume == "auto", device)
+    asked = config.tunable() if args.allow_changes else {change.partition("=")[0] for change in args.changes}
+    result = train(config, args.run, clips, args.resume == "auto", device, asked)
     print(f"{result}: trained for {config.steps} steps")
