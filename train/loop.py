@@ -25,6 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from latte.files import write_text
+from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
 from latte.train.changes import write_changes
@@ -94,13 +95,13 @@ def train(
 
     Raises:
         ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off; or
-            the data do not fit the settings.
+            the data do not fit the settings; or another process trains in the folder.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
     if not resume and checkpoint.list_checkpoints(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with processes(device) as ranks, ignore_signal(signal.SIGUSR1):  # there is nothing to save yet
+    with processes(device) as ranks, alone_in(folder, ranks), ignore_signal(signal.SIGUSR1):  # nothing to save yet
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         if ranks.first:
@@ -115,6 +116,21 @@ def train(
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()
+
+
+@contextmanager
+def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep other runs out of a run folder. The first process holds the lock; if it cannot, all processes fail."""
+    with ExitStack() as stack:
+        refused = None
+        try:
+            if ranks.first:
+                stack.enter_context(exclusive(folder))
+        except (OSError, ValueError) as error:
+            refused = error
+        if refused := ranks.broadcast(refused):
+            raise refused
+        yield
 
 
 @contextmanager

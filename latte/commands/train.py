@@ -1,11 +1,14 @@
 """`latte train`: trains a model, or resumes a training run."""
 
+import argparse
 import warnings
 from pathlib import Path
 
+import torch
+
 from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
-from latte.processes import launch, local_device
+from latte.processes import Ranks, local_device, processes
 from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.presets import PRESETS, resolve
@@ -33,8 +36,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help=changes)
     args = parser.parse_intermixed_args(argv)
     device = usable_device(local_device(args.device))
+    with processes(device) as ranks:  # they meet first, because reading the data may take long
+        train_together(args, device, ranks)
+
+
+def train_together(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> None:
+    """Open the data and train, in each of the processes."""
     with warnings.catch_warnings():
-        if launch().rank:
+        if not ranks.first:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = resolve(args.config, args.changes, device)
         clips = open_data(config)
