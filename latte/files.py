@@ -6,9 +6,11 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+DAMAGED = "damaged-"  # prefix of the name that `set_aside` gives
 
 
 @contextmanager
@@ -61,6 +63,24 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file, a link or a whole folder, as far as that is possible."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename what is damaged, or in the place of something else, to damaged-NAME, and return that path."""
+    path = Path(path)
+    aside = path.with_name(f"{DAMAGED}{path.name}")
+    remove(aside)
+    os.replace(path, aside)
+    return aside
 
 
 def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Path]:

@@ -1,8 +1,9 @@
 """What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.files import copy_files, replacing_folder, write_json
+from latte.files import copy_files, replacing_folder, set_aside, write_json
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.scheduler import Scheduler
@@ -19,7 +20,7 @@ from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
 from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, digest_folder, save_folder
 from latte.weights.latte_folder import CLASSES_FILE
-from latte.weights.load import STEPS_FILE
+from latte.weights.load import COMPANIONS, STEPS_FILE
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, save_sampling
 
@@ -27,7 +28,6 @@ LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's la
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
 VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
 TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model's weights
-COMPANIONS = (VAE, TOKENIZER, SCHEDULER, SAMPLING_FILE)  # what `save_companions` may write
 
 
 def save_companions(objective: Objective, folder: Path) -> None:
@@ -43,7 +43,7 @@ def save_companions(objective: Objective, folder: Path) -> None:
     """
     if isinstance(objective, Denoising):
         vae = folder / VAE
-        if not (vae / CONFIG).is_file() or digest_folder(vae) != objective.vae_digest:
+        if not is_this_vae(vae, objective.vae_digest):
             with replacing_folder(vae) as draft:
                 copy_files(objective.vae_folder, draft)
         if objective.config.sample_guidance:
@@ -51,9 +51,26 @@ def save_companions(objective: Objective, folder: Path) -> None:
         else:
             (folder / SAMPLING_FILE).unlink(missing_ok=True)
     if isinstance(objective, Captioned):
-        objective.tokenizer.save(folder / TOKENIZER)
+        save_part(objective.tokenizer.save, folder / TOKENIZER)
     if isinstance(objective, TextConditional):
-        save_scheduler(Scheduler(), folder / SCHEDULER)
+        save_part(partial(save_scheduler, Scheduler()), folder / SCHEDULER)
+
+
+def is_this_vae(folder: Path, digest: str) -> bool:
+    """Whether a folder holds the VAE of this digest, undamaged."""
+    try:
+        return (folder / CONFIG).is_file() and digest_folder(folder) == digest
+    except OSError:
+        return False
+
+
+def save_part(save: Callable[[Path], None], folder: Path) -> None:
+    """Write a part into its folder. If a folder lies where a file belongs, the part's folder is set aside first."""
+    try:
+        save(folder)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError):
+        warnings.warn(f"{folder} is damaged; renamed to {set_aside(folder).name}", stacklevel=2)
+        save(folder)
 
 
 def save_result(objective: Objective, network: nn.Module, folder: Path, changes: Sequence[dict[str, Any]] = ()) -> None:

@@ -33,7 +33,8 @@ from latte.train.config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
-from latte.train.run import FAILED_VIDEOS, SETTINGS_FILE, Outputs, Run
+from latte.train.run import Outputs, Run
+from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.watch import TENSORBOARD, TensorBoard
 
 
@@ -105,6 +106,7 @@ def train(
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         if ranks.first:
+            set_misplaced_aside(folder)
             write_text(folder / SETTINGS_FILE, yaml.safe_dump(asdict(config), sort_keys=False))
             write_changes(folder, run.changes)
             remove_lines_after(folder / METRICS_FILE, first)

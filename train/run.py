@@ -14,29 +14,24 @@ from torch import nn
 
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
-from latte.train.changes import CHANGES_FILE, changed_settings, told
+from latte.train.changes import changed_settings, told
 from latte.train.config import TrainConfig
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
 from latte.train.distance import DistanceToReal
-from latte.train.export import COMPANIONS, save_result
+from latte.train.export import save_result
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.objectives import Captioned, Objective, objective
 from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.precision import check_precision, keep_in_float32
-from latte.train.presets import resolve
 from latte.train.previews import preview, sample_videos
+from latte.train.run_folder import FINAL, check_unused
 from latte.train.step import StepHistory, optimizer_step, update_ema
-from latte.train.watch import SAMPLES, TENSORBOARD, write_grid
+from latte.train.watch import SAMPLES, write_grid
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
-FINAL, SETTINGS_FILE = "final", "config.yaml"
-FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
-# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
-# looks meanwhile and sees one of the others then sees them too
-OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, TENSORBOARD, FAILED_VIDEOS, CHANGES_FILE, SETTINGS_FILE)
 
 
 class Outputs(NamedTuple):
@@ -200,12 +195,13 @@ class Run:
 
     def missing_outputs(self, done: int) -> Outputs:
         """Which outputs were due when an earlier process stopped, and were not made."""
+        if not self.ranks.first:
+            return self.ranks.broadcast(Outputs(False, False))
         due = self.due_outputs(done)
         sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
         lines = read_lines(self.folder / METRICS_FILE)
         evaluated = any(line["step"] == done and "loss" not in line for line in lines)
-        missing = Outputs(due.grid and not sampled, due.evaluation and not evaluated)
-        return self.ranks.broadcast(missing if self.ranks.first else None)
+        return self.ranks.broadcast(Outputs(due.grid and not sampled, due.evaluation and not evaluated))
 
     def averaged_network(self) -> nn.Module | None:
         """The network with the averaged weights, not sharded. None in all processes but the first."""
@@ -259,22 +255,3 @@ def data_digests(objective: Objective) -> dict[str, Any]:
 def first_scale(precision: str) -> float:
     """The loss scale that training begins with."""
     return FIRST_LOSS_SCALE if precision == "fp16" else 1.0
-
-
-def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ()) -> None:
-    """Check that a run folder without checkpoints holds nothing that training would overwrite.
-
-    What a start with the same settings left there, stopped before its first checkpoint, is fine.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    present = [name for name in OUTPUTS if (folder / name).exists()]
-    try:
-        before = asdict(resolve(str(folder / SETTINGS_FILE), [])) if SETTINGS_FILE in present else {}
-    except ValueError:
-        before = {}
-    fixed = asdict(config).keys() - config.resumable() - (config.tunable() & {*asked})
-    same = all(before.get(name) == getattr(config, name) for name in fixed)
-    if present and (FINAL in present or not same):
-        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")
