@@ -17,6 +17,7 @@ from latte.drafts import hidden_name, link_tree, move_into, must_stay, remove, r
 
 MOST_JSON_BYTES = 1 << 26  # of a JSON file; the largest one of a model, its tokenizer, has a few million
 MOST_MESSAGE = 1500  # characters of an error message, which may quote a file
+DAMAGED = "damaged-"  # prefix of the name that `set_aside` gives
 
 
 @contextmanager
@@ -108,6 +109,15 @@ def remove_abandoned_once(folder: Path) -> None:
     if folder not in SEEN:
         SEEN.add(folder)
         remove_abandoned(folder)
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename what is damaged, or in the place of something else, to damaged-NAME, and return that path."""
+    path = Path(path)
+    aside = path.with_name(f"{DAMAGED}{path.name}")
+    remove(aside)
+    os.replace(path, aside)
+    return aside
 
 
 def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Path]:

@@ -1,7 +1,9 @@
 """The processes that torchrun starts for one command. Without torchrun there is one process, of rank 0."""
 
 import os
+import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 T = TypeVar("T")
 
@@ -21,6 +23,14 @@ GLOO_CLEANUP_SECONDS = 0.2
 
 # How long processes wait for work that only the first one does, such as a sample grid or an FVD.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+
+# How long they wait for each other at the start, in seconds: for one that was never started, it would be for ever. They
+# say so after a while.
+START_TIMEOUT, START_NOTICE = 300.0, 20.0
+ADVICE = "start all processes with torchrun; or unset RANK and WORLD_SIZE to use one process"
+
+
+LAUNCH_DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
 class Launch(NamedTuple):
@@ -38,9 +48,15 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch:
-    """Read torchrun's environment variables. No process group is needed, and none is joined."""
-    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
-    return Launch(*(int(os.environ.get(name, default)) for name, default in defaults.items()))
+    """Read torchrun's environment variables. No process group is needed, and none is joined.
+
+    Raises:
+        ValueError: One of them is not a number.
+    """
+    values = {name: os.environ.get(name, default) for name, default in LAUNCH_DEFAULTS.items()}
+    if wrong := [f"{name} is {value!r}" for name, value in values.items() if not value.isdecimal()]:
+        raise ValueError(f"{wrong[0]}, not a number: {ADVICE}")
+    return Launch(*map(int, values.values()))
 
 
 @dataclass(frozen=True)
@@ -99,27 +115,105 @@ class Ranks:
 def processes(device: torch.device) -> Iterator[Ranks]:
     """Join the process group that torchrun's environment variables describe, for the length of the block.
 
+    Within a block that has joined, further blocks do nothing.
+
     Args:
         device: What this process computes on: with CUDA, tensors are exchanged by NCCL, otherwise by Gloo.
 
     Yields:
         This process's rank and the number of processes; rank 0 of 1 if the variables are not set.
+
+    Raises:
+        ValueError: The variables contradict each other, or some processes did not come within START_TIMEOUT seconds.
     """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
     if "RANK" not in os.environ:
+        if launch().size > 1:
+            raise ValueError(f"WORLD_SIZE is {launch().size} and RANK is not set: {ADVICE}")
         yield Ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, rank, size = next(rendezvous("env://"))
-    # processes that torchrun restarts must not find the addresses of their predecessors
-    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    ranks = launch()
+    store = meet(ranks.rank, ranks.size)
+    backend, soon = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=START_TIMEOUT)
     try:
-        yield Ranks(rank, size)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=soon)
+    except RuntimeError as error:
+        raise ValueError(f"process {ranks.rank} of {ranks.size} lost the others at the start: {error}") from error
+    _set_pg_timeout(COLLECTIVE_TIMEOUT)
+    try:
+        yield Ranks(ranks.rank, ranks.size)
     finally:
         time.sleep(GLOO_CLEANUP_SECONDS)
         dist.destroy_process_group()
+
+
+def meet(rank: int, size: int) -> dist.Store:
+    """Wait until all processes have come to the address that MASTER_ADDR and MASTER_PORT name.
+
+    Args:
+        rank: The number of this process.
+        size: The number of processes.
+
+    Returns:
+        The store that they share.
+
+    Raises:
+        ValueError: The variables are wrong, or a process did not come. The message names the address.
+    """
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: {ADVICE}")
+    host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if not host or not port.isdecimal() or int(port) >= 2**16:
+        raise ValueError(f"RANK is set, and MASTER_ADDR is {host!r} and MASTER_PORT {port!r}: {ADVICE}")
+    start, told = time.monotonic(), False
+    store, missing, reason = None, "process 0" if rank else "the other processes", ""
+    while (waited := time.monotonic() - start) < START_TIMEOUT:
+        try:
+            store = store or open_store(host, int(port), rank, size)
+            if not (absent := absent_ranks(store, rank, size)):
+                store.set_timeout(timedelta(seconds=START_TIMEOUT))
+                return store
+            missing = f"process {', '.join(map(str, absent[:8]))}{' and more' if len(absent) > 8 else ''}"
+        except (OSError, RuntimeError) as error:
+            store, reason = None, f" ({str(error).splitlines()[0]})"
+            if "EADDRINUSE" in str(error):
+                raise ValueError(f"{host}:{port} is in use by another program: give another MASTER_PORT") from error
+        if waited > START_NOTICE and not told:
+            told = True
+            warnings.warn(f"process {rank} of {size} waits at {host}:{port} for {missing}", stacklevel=3)
+        time.sleep(0.1)
+    where = f"process {rank} of {size} waited {START_TIMEOUT:g} seconds at {host}:{port} for {missing}"
+    raise ValueError(f"{where}, in vain{reason}: {ADVICE}")
+
+
+def open_store(host: str, port: int, rank: int, size: int) -> dist.Store:
+    """Open the store that all processes share and write into it that this one is here.
+
+    torchrun's agent serves it, or else process 0. The attempts to connect are short, so that Ctrl-C ends the waiting.
+
+    Raises:
+        OSError: Nobody serves it yet.
+        RuntimeError: It cannot be served, or what serves there is something else.
+    """
+    serves, short = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", timedelta(seconds=5)
+    if not serves:
+        socket.create_connection((host, port), timeout=short.seconds).close()  # PyTorch prints a trace if that fails
+    store = dist.TCPStore(host, port, size, serves, short, wait_for_workers=False, multi_tenant=True)
+    # processes that torchrun restarts must not find the addresses of their predecessors
+    attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    attempt.set(f"here-{rank}", "")
+    return attempt
+
+
+def absent_ranks(store: dist.Store, rank: int, size: int) -> list[int]:
+    """The processes that are not here yet."""
+    if store.check([f"here-{other}" for other in range(size)]):
+        return []
+    return [other for other in range(size) if not store.check([f"here-{other}"])]
 
 
 def local_device(name: str) -> str:

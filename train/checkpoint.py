@@ -6,7 +6,6 @@ folder, flushed to disk, and renamed. There are no pickles.
 """
 
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.disk_errors import naming
-from latte.files import read_json, write_json
-from latte.weights.folder import MANIFEST, damage, write_manifest
+from latte.drafts import remove
+from latte.files import DAMAGED, read_json, set_aside, write_json
+from latte.weights.folder import MANIFEST, damage, read_manifest, write_manifest
 from latte.weights.tensors import write_tensors
 
-DAMAGED = "damaged-"  # prefix of the name that a damaged checkpoint is given
+NEEDED = {"model.safetensors", "ema.safetensors", "state.json"}  # what a manifest must list
 
 
 def flush(path: Path) -> None:
@@ -68,6 +68,8 @@ def save(
             write_manifest(draft, sorted(path.name for path in draft.iterdir()))
             for path in [*draft.iterdir(), draft]:
                 flush(path)
+            if os.path.lexists(final):  # something else that has the name
+                set_aside(final)
             os.replace(draft, final)
     except BaseException:
         remove_hidden(folder)
@@ -84,7 +86,7 @@ def remove_hidden(folder: Path) -> None:
     """Remove checkpoints that were not completely written, or not completely deleted."""
     for pattern in (".draft-*", ".old-*"):
         for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -93,9 +95,20 @@ def step_of(checkpoint: Path) -> int:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first. They may be damaged."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted((path for path in folders if path.name.removeprefix("step-").isdecimal()), key=step_of)
+    """The checkpoints of a run, oldest first. They may be damaged.
+
+    Raises:
+        OSError: The folder of the checkpoints cannot be read. It must not be taken for an empty one.
+        ValueError: It is something else: a link to a disk that is not mounted, for instance.
+    """
+    folder = run / "checkpoints"
+    if not os.path.lexists(folder):
+        return []
+    if not folder.is_dir():
+        kind = f"a link to {os.readlink(folder)}, where no folder is" if folder.is_symlink() else "not a folder"
+        raise ValueError(f"{folder} is {kind}: put the checkpoints back, or delete it to start again")
+    names = (name for name in os.listdir(folder) if name.startswith("step-"))
+    return sorted((folder / name for name in names if name.removeprefix("step-").isdecimal()), key=step_of)
 
 
 def latest(run: Path) -> Path | None:
@@ -105,21 +118,38 @@ def latest(run: Path) -> Path | None:
         Its folder, or None if the run has no checkpoint.
 
     Raises:
-        ValueError: All checkpoints are damaged.
+        OSError, ValueError: All checkpoints are damaged or cannot be read, or their folder cannot.
     """
+    unreadable = ""
     for folder in reversed(list_checkpoints(run)):
-        reason = damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
+        try:
+            reason = whats_wrong(folder)
+        except OSError as error:  # perhaps for a while only: it stays where it is
+            unreadable = f"{folder} cannot be read: {error.strerror}"
+            warnings.warn(f"{unreadable}; using the checkpoint before it", stacklevel=2)
+            continue
         if reason is None:
             return folder
-        renamed = folder.with_name(f"{DAMAGED}{folder.name}")
-        warnings.warn(f"{folder}: {reason}; renamed to {renamed.name}, using the checkpoint before it", stacklevel=2)
-        shutil.rmtree(renamed, ignore_errors=True)
-        os.replace(folder, renamed)
-    if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}*")):
+        renamed = f"{DAMAGED}{folder.name}"
+        warnings.warn(f"{folder}: {reason}; renamed to {renamed}, using the checkpoint before it", stacklevel=2)
+        set_aside(folder)
+    if unreadable:
+        raise ValueError(f"{unreadable}, and there is none before it: make it readable, or give another folder")
+    if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}step-*")):
         raise ValueError(
             f"{run}: all checkpoints are damaged ({damaged[-1].name}): restore one, or give another folder"
         )
     return None
+
+
+def whats_wrong(folder: Path) -> str | None:
+    """Say why a checkpoint cannot be used; None if it can. Raises OSError if it cannot be read."""
+    if not (folder / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
+    if (reason := damage(folder)) is not None:
+        return reason
+    missing = sorted(NEEDED - read_manifest(folder).keys())
+    return f"{MANIFEST} does not list {missing[0]}" if missing else None
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:

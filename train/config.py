@@ -5,7 +5,8 @@ The kinds are a class-conditional Latte ("latte"), a text-to-video model ("t2v")
 that its kind follows. Where shared code reads a setting that a kind does not have, the base class gives the value that
 switches it off.
 
-Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings.
+Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings:
+`resumable` ones may change, `tunable` ones if that is asked for, and all others never.
 """
 
 import math
@@ -37,16 +38,18 @@ class TrainConfig:
     global_batch_size: int = setting(16, least=1)  # clips per optimiser step, over all processes
     micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all that a process has
     steps: int = setting(1000, least=1, resumable=True)  # optimiser steps
-    learning_rate: float = setting(1e-4, least=0)  # peak learning rate of AdamW
-    warmup: int = setting(0, least=0)  # steps over which the learning rate rises linearly from 0
-    schedule: str = setting("constant", choices=("constant", "cosine"))  # of the learning rate after the warmup
-    weight_decay: float = setting(0.0, least=0)  # of AdamW
-    clip_grad: float = setting(1.0, least=1e-12)  # largest norm of the gradients
-    clip_from: int = setting(0, least=0)  # the first step, counted from 0, whose gradients are clipped
-    ema_decay: float = setting(0.9999, least=0, below=1)  # of the averaged weights; min(this, (1 + n) / (10 + n))
+    learning_rate: float = setting(1e-4, least=0, tunable=True)  # peak learning rate of AdamW
+    warmup: int = setting(0, least=0, tunable=True)  # steps over which the learning rate rises linearly from 0
+    # of the learning rate after the warmup
+    schedule: str = setting("constant", choices=("constant", "cosine"), tunable=True)
+    weight_decay: float = setting(0.0, least=0, tunable=True)  # of AdamW
+    clip_grad: float = setting(1.0, least=1e-12, tunable=True)  # largest norm of the gradients
+    clip_from: int = setting(0, least=0, tunable=True)  # the first step, counted from 0, whose gradients are clipped
+    # of the averaged weights; min(this, (1 + n) / (10 + n))
+    ema_decay: float = setting(0.9999, least=0, below=1, tunable=True)
     # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
     skip_limit: int = setting(10, least=1, resumable=True)
-    precision: str = setting("fp32", choices=tuple(PRECISIONS))  # of matrix products and convolutions
+    precision: str = setting("fp32", choices=tuple(PRECISIONS), tunable=True)  # of matrix products and convolutions
     deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
     seed: int = setting(0, least=0)  # of all random numbers
     log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl
@@ -129,6 +132,11 @@ class TrainConfig:
         """The settings that may change when a run resumes."""
         return {known.name for known in fields(cls) if known.metadata.get("resumable")}
 
+    @classmethod
+    def tunable(cls) -> set[str]:
+        """The settings that may change when a run resumes, if that is asked for."""
+        return {known.name for known in fields(cls) if known.metadata.get("tunable")}
+
 
 @dataclass(frozen=True)
 class VideoTrainConfig(TrainConfig):
@@ -143,7 +151,7 @@ class VideoTrainConfig(TrainConfig):
     transform: str = setting("ours", choices=tuple(TRANSFORMS), unused_with=BUILT_IN)
     flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
     # the run ends if a larger share of the videos is too short or damaged
-    failed_share: float = setting(0.5, least=0, most=1, unused_with=BUILT_IN)
+    failed_share: float = setting(0.5, least=0, most=1, resumable=True, unused_with=BUILT_IN)
     num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
 
     def __post_init__(self) -> None:
@@ -159,8 +167,10 @@ class LatentTrainConfig(VideoTrainConfig):
     vae: str = setting("")  # folder of the VAE that gives the latents; required
     latents: str = setting("once")  # encode them "once", before the first step; or in each "step"; or a folder of them
     sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: its mean
-    timestep_std: float = setting(0.0, least=0)  # of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform ones
-    timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0))  # 0: the middle; more: noisier
+    # of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform ones
+    timestep_std: float = setting(0.0, least=0, tunable=True)
+    # 0: the middle; more: noisier
+    timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0), tunable=True)
     num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile, which rounds differently
@@ -199,7 +209,7 @@ class T2VTrainConfig(LatentTrainConfig):
 
     kind: str = field(default="t2v", init=False)
     text_encoder: dict = field(default_factory=dict)  # fields of T5Config
-    caption_dropout: float = setting(0.1, least=0, most=1)  # share of captions replaced by the empty one
+    caption_dropout: float = setting(0.1, least=0, most=1, tunable=True)  # share of captions replaced by the empty one
 
     derived: ClassVar[dict[str, str]] = {
         "video_length": "num_frames",
@@ -220,7 +230,8 @@ class VAETrainConfig(VideoTrainConfig):
     """Settings of training a VAE."""
 
     kind: str = field(default="vae", init=False)
-    kl_weight: float = setting(1e-6, least=0)  # of the KL divergence of the latents from a standard Gaussian
+    # of the KL divergence of the latents from a standard Gaussian
+    kl_weight: float = setting(1e-6, least=0, tunable=True)
 
     derived: ClassVar[dict[str, str]] = {
         "in_channels": "the colours of a frame",

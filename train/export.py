@@ -1,12 +1,16 @@
 """What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
 
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from latte.files import copy_files, replacing_folder, write_json
+from latte.files import copy_files, replacing_folder, set_aside, write_json
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.scheduler import Scheduler
@@ -22,7 +26,7 @@ from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, s
 LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
 VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
-COMPANIONS = (VAE, TOKENIZER, SCHEDULER, SAMPLING_FILE)  # what `save_companions` may write
+TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model's weights
 
 
 def save_companions(objective: Objective, folder: Path) -> None:
@@ -38,7 +42,7 @@ def save_companions(objective: Objective, folder: Path) -> None:
     """
     if isinstance(objective, Denoising):
         vae = folder / VAE
-        if not (vae / CONFIG).is_file() or digest_folder(vae) != objective.vae_digest:
+        if not is_this_vae(vae, objective.vae_digest):
             with replacing_folder(vae) as draft:
                 copy_files(objective.vae_folder, draft)
         if objective.config.sample_guidance:
@@ -46,19 +50,39 @@ def save_companions(objective: Objective, folder: Path) -> None:
         else:
             (folder / SAMPLING_FILE).unlink(missing_ok=True)
     if isinstance(objective, Captioned):
-        objective.tokenizer.save(folder / TOKENIZER)
+        save_part(objective.tokenizer.save, folder / TOKENIZER)
     if isinstance(objective, TextConditional):
-        save_scheduler(Scheduler(), folder / SCHEDULER)
+        save_part(partial(save_scheduler, Scheduler()), folder / SCHEDULER)
 
 
-def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
+def is_this_vae(folder: Path, digest: str) -> bool:
+    """Whether a folder holds the VAE of this digest, undamaged."""
+    try:
+        return (folder / CONFIG).is_file() and digest_folder(folder) == digest
+    except OSError:
+        return False
+
+
+def save_part(save: Callable[[Path], None], folder: Path) -> None:
+    """Write a part into its folder. If a folder lies where a file belongs, the part's folder is set aside first."""
+    try:
+        save(folder)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError):
+        warnings.warn(f"{folder} is damaged; renamed to {set_aside(folder).name}", stacklevel=2)
+        save(folder)
+
+
+def save_result(objective: Objective, network: nn.Module, folder: Path, changes: Sequence[dict[str, Any]] = ()) -> None:
     """Write a trained network as a folder that can be loaded and sampled without the run.
+
+    An earlier result there stays readable until the new one is complete. Files that a run does not write are kept.
 
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
         folder: Where to write: the network with its companions, the names of its classes and the number of steps. The
-            result of an earlier run there is complete until this one is.
+            result of an earlier run there is complete until this one is, and other files there stay.
+        changes: What changed when the run was resumed (latte.train.changes), to be recorded beside the steps.
     """
     network.eval()
     if isinstance(objective, Reconstruction):
@@ -71,14 +95,15 @@ def save_result(objective: Objective, network: nn.Module, folder: Path) -> None:
         save_companions(objective, draft)
         if isinstance(objective, ClassConditional) and objective.clips.names:
             write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
-        write_json(draft / STEPS_FILE, {"steps": objective.config.steps})
+        record = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
+        write_json(draft / STEPS_FILE, record)
 
 
 def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
     """Return the parts of a network by their subfolders; "" is the folder itself."""
     if isinstance(network, TextToVideo):
-        return {"transformer": network.transformer, "text_encoder": network.text_encoder}
-    return {"transformer" if isinstance(network, LatteT2V) else "": network}
+        return dict(zip(TEXT_PARTS, (network.transformer, network.text_encoder)))
+    return {TEXT_PARTS[0] if isinstance(network, LatteT2V) else "": network}
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 - All state is in a checkpoint: weights, averages, optimiser, step, loss scale, skipped steps (train/run.py).
 - A checkpoint is complete or absent: written aside, hashed, flushed and renamed (train/checkpoint.py).
 - `Run.restore` loads the newest one that is not damaged, if settings and data are the same (train/run.py).
-- Settings marked `resumable` in train/config.py may change on resuming.
+- Settings marked `resumable` in train/config.py may change on resuming; `tunable` ones if the user asks for it, and the
+  run records that (train/changes.py).
 - metrics.jsonl loses the lines that will be written again (train/metrics.py).
 - Samples and evaluations that were due when the run stopped are made first (`Run.missing_outputs`).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
@@ -13,7 +14,7 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,13 +25,16 @@ import yaml
 from tqdm import tqdm
 
 from latte.files import write_text
+from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
+from latte.train.changes import write_changes
 from latte.train.config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
-from latte.train.run import FAILED_VIDEOS, SETTINGS_FILE, Outputs, Run
+from latte.train.run import Outputs, Run
+from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.watch import TENSORBOARD, TensorBoard
 
 
@@ -65,7 +69,12 @@ class StopSignals:
 
 
 def train(
-    config: TrainConfig, folder: Path, clips: TrainingData, resume: bool = True, device: str | torch.device = "cpu"
+    config: TrainConfig,
+    folder: Path,
+    clips: TrainingData,
+    resume: bool = True,
+    device: str | torch.device = "cpu",
+    asked: Collection[str] = (),
 ) -> Path:
     """Train in a run folder, or resume the run that is there.
 
@@ -79,23 +88,27 @@ def train(
         clips: The training data, as latte.train.data.latents.open_data opens it.
         resume: Whether a run with checkpoints may be resumed.
         device: What to compute on.
+        asked: The settings that may change when the run resumes, of those that are marked `tunable` in
+            latte.train.config. The run records what changed, and when (latte.train.changes).
 
     Returns:
         The folder of the trained model.
 
     Raises:
         ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off; or
-            the data do not fit the settings.
+            the data do not fit the settings; or another process trains in the folder.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
     if not resume and checkpoint.list_checkpoints(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with processes(device) as ranks, ignore_signal(signal.SIGUSR1):  # there is nothing to save yet
-        run = Run(config, folder, clips, device, ranks)
+    with processes(device) as ranks, alone_in(folder, ranks), ignore_signal(signal.SIGUSR1):  # nothing to save yet
+        run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         if ranks.first:
+            set_misplaced_aside(folder)
             write_text(folder / SETTINGS_FILE, yaml.safe_dump(asdict(config), sort_keys=False))
+            write_changes(folder, run.changes)
             remove_lines_after(folder / METRICS_FILE, first)
             save_companions(run.objective, folder)
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
@@ -105,6 +118,21 @@ def train(
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()
+
+
+@contextmanager
+def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep other runs out of a run folder. The first process holds the lock; if it cannot, all processes fail."""
+    with ExitStack() as stack:
+        refused = None
+        try:
+            if ranks.first:
+                stack.enter_context(exclusive(folder))
+        except (OSError, ValueError) as error:
+            refused = error
+        if refused := ranks.broadcast(refused):
+            raise refused
+        yield
 
 
 @contextmanager

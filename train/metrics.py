@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
-from latte.files import write_text
+from latte.files import set_aside, write_text
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, float | None]]:
-    """Read metrics.jsonl. A line that was cut off while it was written is left out.
+    """Read metrics.jsonl. Damaged lines are left out, with a warning; a last line that was cut off, without one.
 
     Args:
         path: The file. It need not exist.
@@ -21,27 +21,47 @@ def read_lines(path: Path) -> list[dict[str, float | None]]:
         The numbers of each line by name, among them "step". None stands for a number that was not finite.
 
     Raises:
-        ValueError: A complete line does not hold numbers with a step.
+        OSError: The file cannot be read.
     """
-    found = []
-    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-        if not text.endswith("}"):
-            continue
-        try:
-            line = json.loads(text)
-            valid = isinstance(line["step"], int) and all(isinstance(z, int | float | None) for z in line.values())
-        except (ValueError, TypeError, KeyError, AttributeError):
-            valid = False
-        if not valid:
-            raise ValueError(f"{path}: line {number} is not a line of metrics")
-        found.append(line)
-    return found
+    lines, damaged = parse_lines(path.read_bytes() if path.exists() else b"")
+    if damaged:
+        warnings.warn(f"{path}: {damaged}; left out", stacklevel=2)
+    return lines
+
+
+def parse_lines(content: bytes) -> tuple[list[dict[str, float | None]], str]:
+    """Parse the content of metrics.jsonl: its sound lines, and in words which others there are, if any."""
+    texts = content.split(b"\n")
+    cut_off = texts.pop().startswith(b"{")
+    parsed = [parse_line(text) for text in texts]
+    wrong = [number for number, line in enumerate(parsed, 1) if line is None and texts[number - 1].strip()]
+    if content and not content.endswith(b"\n") and not cut_off:
+        wrong.append(len(texts) + 1)
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return [line for line in parsed if line], f"line {wrong[0]}{more} is not a line of metrics" if wrong else ""
+
+
+def parse_line(text: bytes) -> dict[str, float | None] | None:
+    """Parse a line of metrics.jsonl; None if it is damaged."""
+    try:
+        line = json.loads(text)
+        finite = {name: z if z is None or math.isfinite(z) else None for name, z in line.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return finite if type(finite.get("step")) is int and finite["step"] >= 0 else None
 
 
 def remove_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of later steps, which a resumed run writes again, and lines that were cut off."""
-    if path.exists():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step))
+    """Remove the lines of later steps, which a resumed run writes again, and lines that were cut off.
+
+    If there are damaged lines, the file as it was is set aside.
+    """
+    if not path.exists():
+        return
+    lines, damaged = parse_lines(path.read_bytes())
+    if damaged:
+        warnings.warn(f"{path}: {damaged}; left out, and the file as it was is {set_aside(path).name}", stacklevel=2)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
 
 class MetricsWriter:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import warnings
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,29 +14,24 @@ from torch import nn
 
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
+from latte.train.changes import changed_settings, told
 from latte.train.config import TrainConfig
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
 from latte.train.distance import DistanceToReal
-from latte.train.export import COMPANIONS, save_result
+from latte.train.export import save_result
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.objectives import Captioned, Objective, objective
 from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.precision import check_precision, keep_in_float32
-from latte.train.presets import resolve
 from latte.train.previews import preview, sample_videos
+from latte.train.run_folder import FINAL, check_unused
 from latte.train.step import StepHistory, optimizer_step, update_ema
-from latte.train.watch import SAMPLES, TENSORBOARD, write_grid
+from latte.train.watch import SAMPLES, write_grid
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
-PATHS = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
-FINAL, SETTINGS_FILE = "final", "config.yaml"
-FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
-# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
-# looks meanwhile and sees one of the others then sees them too
-OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, TENSORBOARD, FAILED_VIDEOS, SETTINGS_FILE)
 
 
 class Outputs(NamedTuple):
@@ -59,13 +55,22 @@ class Run:
         clips: The training data.
         device: What to compute on.
         ranks: This process among all.
+        asked: The tunable settings that may differ from those of the run that resumes (latte.train.changes).
 
     Raises:
         ValueError: The settings do not fit the data, the VAE, the device or the number of processes.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, clips: TrainingData, device: torch.device, ranks: Ranks):
-        self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        clips: TrainingData,
+        device: torch.device,
+        ranks: Ranks,
+        asked: Collection[str] = (),
+    ):
+        self.config, self.folder, self.device, self.ranks, self.asked = config, folder, device, ranks, asked
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
         ranks.agree("data", clips.fingerprint)
@@ -87,7 +92,8 @@ class Run:
         replicated = FixedPointGradients if config.deterministic_reduce else ReplicatedGradients
         gradients = ShardedGradients if config.shard else replicated
         self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks)
-        self.history = StepHistory(scale=FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0)
+        self.history = StepHistory(scale=first_scale(config.precision))
+        self.changes: list[dict[str, Any]] = []  # of the settings, while the run was resumed
         self.failed_saves = 0  # in a row
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
@@ -121,7 +127,7 @@ class Run:
         }
         if not self.ranks.first:
             return
-        state = {**self.state, "step": done, "health": asdict(self.history)}
+        state = {**self.state, "step": done, "health": asdict(self.history), "changes": self.changes}
         try:
             keeping = (self.config.keep, self.config.keep_every)
             checkpoint.save(self.folder, done, tensors, {**self.records, "state": state}, *keeping)
@@ -146,34 +152,41 @@ class Run:
         """
         folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
         if folder is None:
-            check_unused(self.folder, self.config)
+            check_unused(self.folder, self.config, self.asked)
             return 0
         state = checkpoint.read_state(folder)
-        self.check_same_run(state)
+        changed = self.check_same_run(state)
         read = lambda name: checkpoint.load_tensors(folder, name) if self.ranks.first else {}
         parallel.scatter_weights(self.network, read("model"), self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.history = StepHistory(**state["health"])
-        return state["step"]
-
-    def check_same_run(self, state: dict[str, Any]) -> None:
-        """Raise a ValueError if a checkpoint's state.json is not of this run, or is past its last step."""
-        config, before = self.config, {**state, "run": complete(state["run"])}
-        free = (config.resumable() | PATHS) - ({"micro_batch_size"} if config.deterministic_reduce else set())
-        if not {before["run"].get("latents", "once"), config.latents} & {"once", "step"}:
-            free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
-        for part, what, advice in (
-            ("run", "settings", "give another folder"),
-            ("data", "data", "restore the data, or give another folder"),
-        ):
-            names = before[part].keys() | self.state[part].keys()
-            differ = {name for name in names if before[part].get(name) != self.state[part].get(name)}
-            if changed := sorted(differ - free if part == "run" else differ):
-                raise ValueError(f"{self.folder} holds a run with other {what} ({', '.join(changed)}): {advice}")
+        if "precision" in changed and "fp16" in changed["precision"].values():
+            self.history.scale, self.history.good = first_scale(self.config.precision), 0
         done = state["step"]
-        if done > config.steps:
+        self.changes = [*state.get("changes", []), *([{"after_step": done, "settings": changed}] if changed else [])]
+        if changed.keys() & self.asked and self.ranks.first:
+            warnings.warn(told(self.folder, done, changed), stacklevel=2)
+        return done
+
+    def check_same_run(self, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Compare this run with a checkpoint's state.json.
+
+        Returns:
+            The settings that change, as `changed_settings` does.
+
+        Raises:
+            ValueError: The checkpoint is of another run, or past the last step of this one.
+        """
+        changed = changed_settings(self.folder, self.config, complete(state["run"]), self.asked)
+        before, now = state["data"], self.state["data"]
+        if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+            advice = "restore the data, or give another folder"
+            raise ValueError(f"{self.folder} holds a run with other data ({', '.join(differ)}): {advice}")
+        done = state["step"]
+        if done > self.config.steps:
             raise ValueError(f"{self.folder} has done {done} steps: give steps={done} or more, or another folder")
+        return changed
 
     def due_outputs(self, done: int) -> Outputs:
         """Which outputs are due after so many steps."""
@@ -182,12 +195,13 @@ class Run:
 
     def missing_outputs(self, done: int) -> Outputs:
         """Which outputs were due when an earlier process stopped, and were not made."""
+        if not self.ranks.first:
+            return self.ranks.broadcast(Outputs(False, False))
         due = self.due_outputs(done)
         sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
         lines = read_lines(self.folder / METRICS_FILE)
         evaluated = any(line["step"] == done and "loss" not in line for line in lines)
-        missing = Outputs(due.grid and not sampled, due.evaluation and not evaluated)
-        return self.ranks.broadcast(missing if self.ranks.first else None)
+        return self.ranks.broadcast(Outputs(due.grid and not sampled, due.evaluation and not evaluated))
 
     def averaged_network(self) -> nn.Module | None:
         """The network with the averaged weights, not sharded. None in all processes but the first."""
@@ -224,7 +238,7 @@ class Run:
         """Write the averaged weights to final/, and return its path."""
         final = self.folder / FINAL
         if (network := self.averaged_network()) is not None:
-            save_result(self.objective, network, final)
+            save_result(self.objective, network, final, self.changes)
         return final
 
 
@@ -238,20 +252,6 @@ def data_digests(objective: Objective) -> dict[str, Any]:
     return digests
 
 
-def check_unused(folder: Path, config: TrainConfig) -> None:
-    """Check that a run folder without checkpoints holds nothing that training would overwrite.
-
-    What a start with the same settings left there, stopped before its first checkpoint, is fine.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    present = [name for name in OUTPUTS if (folder / name).exists()]
-    try:
-        before = asdict(resolve(str(folder / SETTINGS_FILE), [])) if SETTINGS_FILE in present else {}
-    except ValueError:
-        before = {}
-    fixed = asdict(config).keys() - config.resumable()
-    same = all(before.get(name) == getattr(config, name) for name in fixed)
-    if present and (FINAL in present or not same):
-        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")
+def first_scale(precision: str) -> float:
+    """The loss scale that training begins with."""
+    return FIRST_LOSS_SCALE if precision == "fp16" else 1.0

@@ -12,6 +12,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] = (),
     resumable: bool = False,
+    tunable: bool = False,
     unused_with: tuple[str, Any] | None = None,
 ) -> Any:
     """A field of a configuration.
@@ -23,10 +24,11 @@ def setting(
         below: A number that the value must be less than.
         choices: The valid values, if they can be listed.
         resumable: Whether a run may be resumed with another value.
+        tunable: Whether it may if the user asks for it, because the value decides how the run goes on learning.
         unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
     """
     limits = {"least": least, "most": most, "below": below, "choices": choices}
-    metadata = {**limits, "resumable": resumable, "unused_with": unused_with}
+    metadata = {**limits, "resumable": resumable, "tunable": tunable, "unused_with": unused_with}
     return field(default=default, metadata=metadata)
 
 

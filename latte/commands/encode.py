@@ -4,6 +4,7 @@ from pathlib import Path
 
 from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
+from latte.folder_lock import exclusive
 from latte.text.tokenizer import Tokenizer
 from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> None:
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
-    latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
+    with exclusive(args.out):
+        latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
     size = sum(file["bytes"] for file in latents.files.values())
     frames = sum(video.frames for video in latents.videos)
     print(f"{args.out}: {latents.num_videos} videos, {frames} frames, {size / 2**20:.1f} MiB")

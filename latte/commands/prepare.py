@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from latte.commands.parser import Parser
+from latte.folder_lock import exclusive
 from latte.train.data.frame_list import ORIGINAL_SIZE
 from latte.train.data.layouts import LAYOUTS
-from latte.train.data.prepare_videos import DRAWN_BY_DEFAULT, REPORT, ClipRule, prepare_data_set
+from latte.train.data.prepare_videos import DRAWN_BY_DEFAULT, REPORT, ClipRule, check_output_folder, prepare_data_set
 from latte.train.data.video_list import VIDEO_LIST
 from latte.train.data.windows import SELECTIONS
 
@@ -29,6 +30,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_intermixed_args(argv)
     rule = ClipRule(args.selection, args.num_frames, args.frame_interval)
     options = (args.quick, args.clips, args.split, args.frame_list)
-    report = prepare_data_set(args.kind, args.source, args.out, rule, *options)
+    check_output_folder(args.out, args.source)
+    out = args.out.resolve()
+    with exclusive(args.out, out.with_name(f".{out.name}.lock")):  # beside the folder, which is replaced as a whole
+        report = prepare_data_set(args.kind, args.source, args.out, rule, *options)
     print(report.split("\n\n")[0])
     print(f"wrote {args.out / VIDEO_LIST}; see {REPORT} beside it for details")

@@ -25,6 +25,7 @@ from latte.commands.sampling_options import (
     read_prompts,
 )
 from latte.files import replacing_folder
+from latte.folder_lock import exclusive
 from latte.pipeline import LattePipeline
 from latte.processes import launch, local_device
 from latte.sample_many import RECORD, sample_many
@@ -73,7 +74,11 @@ def main(argv: list[str]) -> None:
     pipe, settings, files = open_pipeline(args)
     if args.pab:
         pipe.enable_pyramid_attention_broadcast(**parse_broadcast(args.pab))
-    (make_set if args.count else make_page)(pipe, settings, files, args)
+    if args.count:
+        make_set(pipe, settings, files, args)
+        return
+    with exclusive(args.out):  # two pages in one folder would remove each other's videos
+        make_page(pipe, settings, files, args)
 
 
 def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:

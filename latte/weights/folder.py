@@ -1,8 +1,10 @@
 """The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from latte.files import read_json, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
+CLOCK_TICK_NS = 2_000_000_000  # coarsest step of the times of a file, as on FAT
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
@@ -143,6 +146,21 @@ def read_manifest(folder: Path) -> dict[str, dict]:
     return files
 
 
+def cached_digest(path: Path) -> str:
+    """The sha256 of a file, computed once if the file does not change: a command may verify a model several times."""
+    about = path.stat()
+    last_change = max(about.st_mtime_ns, about.st_ctime_ns)
+    if abs(time.time_ns() - last_change) < CLOCK_TICK_NS:
+        return digest(path)  # a further change might not be seen in the times
+    return digest_at(path.absolute(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def digest_at(path: Path, *state: int) -> str:
+    """The sha256 of a file in a state that its inode, size and times identify."""
+    return digest(path)
+
+
 def damage(folder: Path) -> str | None:
     """Compare a folder with its manifest.
 
@@ -154,6 +172,8 @@ def damage(folder: Path) -> str | None:
     """
     if not (folder / MANIFEST).exists():
         return None
+    if not (folder / MANIFEST).is_file():
+        return f"{MANIFEST} is not a file"
     try:
         files = read_manifest(folder)
     except (ValueError, OSError):
@@ -162,7 +182,7 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             return f"{name} is missing or truncated"
-        if digest(path) != about["sha256"]:
+        if cached_digest(path) != about["sha256"]:
             return f"{name} is not what was written"
     unlisted = [path.name for path in weight_files(folder) if path.name not in files]
     return f"{unlisted[0]} is not one of its files" if unlisted else None

@@ -10,7 +10,16 @@ import torch
 from latte.files import read_json
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.convert_latte import original_config, original_state, unwrap
-from latte.weights.folder import CONFIG, WEIGHTS, digest_folder, make_network, read_config, save_folder
+from latte.weights.folder import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    damage,
+    digest_folder,
+    make_network,
+    read_config,
+    save_folder,
+)
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
@@ -21,6 +30,13 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
     "widths": "a feature network, which generates no videos",
 }
 FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
+PARTS = ("transformer", "text_encoder", "vae")  # folders of weights in a final/
+COMPANIONS = (
+    "vae",
+    "tokenizer",
+    "scheduler",
+    "sampling.json",
+)  # what a run keeps beside its checkpoints, and in final/
 EMA = "ema.safetensors"  # in a checkpoint: its averaged weights
 STEPS_FILE = "trained.json"  # in the final/ of a run: how many steps it was trained for
 
@@ -33,7 +49,8 @@ def find_model(name: str | Path) -> Path:
             written "./shapes"; a warning says so.
 
     Returns:
-        The path. For the folder of a training run, its most trained model: final/ or a checkpoint.
+        The path. For the folder of a training run, its most trained model that is complete and not damaged: final/ or
+        a checkpoint. A warning names a model that is passed over.
 
     Raises:
         CheckpointError: There is no such path. The message lists the bundled models.
@@ -46,8 +63,47 @@ def find_model(name: str | Path) -> Path:
     if not path.exists():
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
-    trained = [folder for folder in (path / FINAL, *path.glob(f"{CHECKPOINTS}/step-*")) if holds_model(folder)]
-    return max(trained, key=steps_done) if trained and not (path / CONFIG).exists() else path
+    return path if (path / CONFIG).exists() else most_trained(path)
+
+
+def most_trained(run: Path) -> Path:
+    """Return the most trained model of a run that is sound; if none is, the most trained one; without any, `run`."""
+    trained = [folder for folder in (run / FINAL, *run.glob(f"{CHECKPOINTS}/step-*")) if holds_model(folder)]
+    passed_over = []
+    if os.path.lexists(run / FINAL) and run / FINAL not in trained:
+        passed_over.append(f"{run / FINAL} holds no complete model")
+    trained.sort(key=steps_done, reverse=True)
+    for folder in trained:
+        if (reason := damage_of(folder, run)) is None:
+            if passed_over:
+                warnings.warn(f"{'; '.join(passed_over)}: using {folder} in its place", stacklevel=3)
+            return folder
+        passed_over.append(f"{folder} is damaged or incomplete ({reason})")
+    return trained[0] if trained else run
+
+
+def damage_of(folder: Path, run: Path) -> str | None:
+    """Say what is wrong with the final/ or a checkpoint of a run; None if nothing is.
+
+    A final/ holds the parts that lie beside the checkpoints, such as the VAE, and a record of its steps that can be
+    read. In a checkpoint, or a part of a final/, every file is compared with the manifest.
+    """
+    try:
+        if folder.name != FINAL:
+            return damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
+        expected = [name for name in COMPANIONS if (run / name).is_dir()]
+        if expected:  # a run without, such as a VAE's, has checkpoints that cannot stand in for its final/
+            expected.append(STEPS_FILE)
+        if missing := [name for name in expected if not (folder / name).exists()]:
+            return f"{missing[0]} is missing"
+        if (folder / STEPS_FILE).exists() and not isinstance(read_json(folder / STEPS_FILE).get("steps"), int):
+            return f"{STEPS_FILE} names no steps"
+        for part in (folder, *(folder / name for name in PARTS)):
+            if part.exists() and (reason := damage(part)) is not None:
+                return reason if part == folder else f"{part.name}: {reason}"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def bundled_models() -> dict[str, Path]:
@@ -73,8 +129,10 @@ def steps_done(folder: Path) -> float:
     A final/ may be older than the checkpoints, if the run went on after it. One without a record counts as the newest.
     """
     if folder.name == FINAL:
-        record = folder / STEPS_FILE
-        steps = read_json(record).get("steps") if record.is_file() else None
+        try:
+            steps = read_json(folder / STEPS_FILE).get("steps")
+        except (OSError, ValueError):
+            return math.inf
         return steps if isinstance(steps, int) else math.inf
     number = folder.name.removeprefix("step-")
     return int(number) if number.isdecimal() else -1

@@ -1,5 +1,6 @@
 """Videos that cannot be used: each is reported once, and too many of them end the run."""
 
+import os
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ class Failures:
             writes: Whether to log the failures known so far. Only one process of a run should.
         """
         lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-        logged = {Path(path): reason for path, tab, reason in (line.partition("\t") for line in lines) if tab}
+        entries = (line.partition("\t") for line in lines)
+        # in a damaged log, a line may be anything; it must not count as a video
+        logged = {Path(path): reason for path, tab, reason in entries if tab and os.path.lexists(path)}
         self.log = log
         for path, reason in self.reasons.items() if writes else ():
             if path not in logged:

@@ -1,10 +1,12 @@
 """The objectives of a text-to-video model: with a text encoder that is trained too, or with stored embeddings."""
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from latte.files import CheckpointError
 from latte.models.denoiser import check_latents
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.network_config import check_fields
@@ -54,12 +56,22 @@ class Captioned(TextConditional):
         super().__init__(clips, config, device, resumed)
         source = find_model(config.init) if config.init else None
         owner = model_root(source) if source is not None and has_text_encoder(source) else resumed
-        exists = owner is not None and (owner / "tokenizer").is_dir()
-        self.tokenizer = Tokenizer(owner / "tokenizer" if exists else train_vocabulary(clips.captions))
+        self.tokenizer = self.open_tokenizer(owner, resumed)
         ids, mask = self.tokenizer([*clips.captions, ""])
         longest = int(mask.sum(1).max())
         self.ids, self.mask = ids[:, :longest], mask[:, :longest]
         self.rows = {caption: row for row, caption in enumerate(clips.captions)}
+
+    def open_tokenizer(self, owner: Path | None, resumed: Path | None) -> Tokenizer:
+        """Read the vocabulary of `owner`, or make one. A damaged one of the run itself is made again."""
+        if owner is not None and (owner / "tokenizer").is_dir():
+            try:
+                return Tokenizer(owner / "tokenizer")
+            except (CheckpointError, OSError) as error:
+                if owner != resumed:
+                    raise
+                warnings.warn(f"{error}; making it again from the captions", stacklevel=2)
+        return Tokenizer(train_vocabulary(self.clips.captions))
 
     def network(self) -> TextToVideo:
         """Make a transformer and a text encoder, with fresh weights or those of config.init.

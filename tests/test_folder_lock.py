@@ -1,0 +1,156 @@
+"""The lock on a folder: who gets it, who holds it, and when it ends."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+from forks import fork, status
+
+from latte import folder_lock
+from latte.folder_lock import exclusive, this_machine
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(folder_lock, "BEAT", 0.05)
+    monkeypatch.setattr(folder_lock, "WATCH", 0.6)
+
+
+def hold(folder, log):
+    """Start a process that holds the folder's lock until it is killed, and return its id."""
+
+    def work():
+        with exclusive(folder):
+            (folder / "held").touch()
+            time.sleep(60)
+
+    pid = fork(work, log)
+    while not (folder / "held").exists():
+        time.sleep(0.01)
+    return pid
+
+
+def left_by(folder, machine, pid=7):
+    """A lock file that a process of some machine left behind."""
+    record = {"host": "there", "machine": machine, "pid": pid, "since": "2026-01-01 00:00:00"}
+    folder.mkdir(exist_ok=True)
+    (folder / ".lock").write_text(json.dumps(record))
+
+
+def test_the_second_learns_who_holds_it_and_touches_nothing(tmp_path):
+    pid = hold(tmp_path / "run", tmp_path / "log")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()}
+    with (
+        pytest.raises(ValueError, match=rf"run is in use by process {pid} on {socket.gethostname()}, started .* at 20"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()} == before
+    os.kill(pid, signal.SIGKILL)
+    assert status(pid) == -signal.SIGKILL
+    start = time.monotonic()
+    with exclusive(tmp_path / "run"):
+        assert time.monotonic() - start < 1
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_one_process_cannot_hold_it_twice(tmp_path):
+    with exclusive(tmp_path / "run"):
+        for same in (tmp_path / "run", tmp_path / "x/../run"):
+            (tmp_path / "x").mkdir(exist_ok=True)
+            with pytest.raises(ValueError, match="this process writes it already"), exclusive(same):
+                pass
+        pid = fork(lambda: exclusive(tmp_path / "run").__enter__(), tmp_path / "log")
+        assert status(pid) == 1 and f"in use by process {os.getpid()}" in (tmp_path / "log").read_text()
+
+
+def test_a_forked_child_neither_holds_it_nor_ends_it(tmp_path):
+    """As the workers of a DataLoader, which may live a little longer than a process that was killed."""
+
+    def parent():
+        with exclusive(tmp_path / "run"):
+            if os.fork():
+                (tmp_path / "run/held").touch()
+                time.sleep(60)
+            else:
+                time.sleep(0.3)  # and leaves the block
+        (tmp_path / "child-ended").touch()
+        time.sleep(5)
+
+    pid = fork(parent, tmp_path / "log")
+    while not (tmp_path / "child-ended").exists():
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"process {pid}"), exclusive(tmp_path / "run"):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    status(pid)
+    with exclusive(tmp_path / "run"):
+        pass
+
+
+def test_an_empty_folder_is_not_left_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a/b"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with exclusive(tmp_path / "a/b"):
+        (tmp_path / "a/c").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["c"]
+
+
+def test_what_a_process_of_this_machine_left_is_taken_over_at_once(tmp_path, recwarn):
+    left_by(tmp_path, this_machine(), os.getpid())
+    with exclusive(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert not recwarn
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_another_machine_is_watched_for_signs_of_life(locks, tmp_path, fast, monkeypatch):
+    """As on a network file system that does not carry locks to other machines, or has none."""
+
+    def no_locks(*_):
+        raise OSError("no locks available")
+
+    if not locks:
+        monkeypatch.setattr(fcntl, "lockf", no_locks)
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.2)))
+    left_by(tmp_path, "another")
+    with pytest.warns(UserWarning, match="see whether process 7 on there still writes it"), exclusive(tmp_path):
+        pass
+    left_by(tmp_path, "another")
+    os.utime(tmp_path / ".lock", (1e9, 1e9))  # long ago: no need to watch
+    with exclusive(tmp_path):
+        pass
+    pid = hold(tmp_path, tmp_path / "log")
+    monkeypatch.setattr(folder_lock, "this_machine", lambda: "yet another")
+    if locks:
+        monkeypatch.setattr(fcntl, "lockf", lambda *_: None)
+    else:
+        monkeypatch.setattr(folder_lock, "LONG_AGO", 60.0)
+    said = r"if that process no longer exists, delete .*/\.lock"
+    with pytest.warns(UserWarning, match="still writes it"), pytest.raises(ValueError, match=said), exclusive(tmp_path):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    status(pid)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0\xff" * 999, b"[" * 9999, b"[1]"])
+def test_junk_in_the_lock_file_stops_nobody(junk, tmp_path, fast):
+    (tmp_path / ".lock").write_bytes(junk)
+    with exclusive(tmp_path):
+        pass
+
+
+def test_neither_does_something_else_in_its_place(tmp_path):
+    (tmp_path / "a/.lock/x").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/.lock").symlink_to(tmp_path / "nowhere/x")
+    (tmp_path / "c").mkdir()
+    os.mkfifo(tmp_path / "c/.lock")
+    for name in "abc":
+        with exclusive(tmp_path / name):
+            assert (tmp_path / name / "damaged.lock").is_symlink() or (tmp_path / name / "damaged.lock").exists()

@@ -1,0 +1,110 @@
+"""Processes that wait for each other at the start of a command."""
+
+import os
+import socket
+import time
+
+import pytest
+import torch
+from forks import fork, start_together, status
+
+from latte import processes as module
+from latte.cli import main
+from latte.processes import Ranks, processes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "START_TIMEOUT", 1.0)
+    monkeypatch.setattr(module, "START_NOTICE", 0.2)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def join():
+    with processes(CPU):
+        pass
+
+
+def set_variables(monkeypatch, **values):
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(("rank", "other"), [("0", "1, 2"), ("1", "0")])
+def test_a_process_that_never_comes_is_named_with_the_address(rank, other, impatient, port, monkeypatch):
+    set_variables(monkeypatch, RANK=rank, WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    start = time.monotonic()
+    where = f"at 127.0.0.1:{port} for process {other}"
+    said, advice = f"process {rank} of 3 waits {where}", f"{where}, in vain.*with torchrun"
+    with pytest.warns(UserWarning, match=said), pytest.raises(ValueError, match=advice):
+        join()
+    assert time.monotonic() - start < 8
+
+
+def test_the_command_says_it_in_one_line(impatient, port, monkeypatch, tmp_path, capsys):
+    set_variables(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert main(["train", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "in vain" in lines[1] and not list(tmp_path.iterdir())
+
+
+def test_a_launcher_that_is_gone(impatient, port, monkeypatch):
+    """torchrun serves the address itself, for rank 0 too."""
+    set_variables(monkeypatch, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    set_variables(monkeypatch, TORCHELASTIC_USE_AGENT_STORE="True")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"in vain .*refused"):
+        join()
+
+
+def test_an_address_that_another_program_uses(impatient, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        set_variables(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        with pytest.raises(ValueError, match=f":{port} is in use by another program: give another MASTER_PORT"):
+            join()
+
+
+@pytest.mark.parametrize(
+    ("values", "say"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 and WORLD_SIZE is 2"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK is 'one', not a number"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1', not a number"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE is '', not a number"),
+        ({"RANK": "0"}, "MASTER_ADDR is ''"),
+        ({"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "99999"}, "MASTER_PORT '99999'"),
+    ],
+)
+def test_variables_that_contradict_each_other(values, say, monkeypatch):
+    set_variables(monkeypatch, **values)
+    with pytest.raises(ValueError, match=f"{say}.*torchrun"):
+        join()
+
+
+def test_a_block_within_a_block_has_the_same_processes(tmp_path):
+    def work():
+        with processes(CPU) as outer:
+            with processes(CPU) as inner:
+                assert inner == outer == Ranks(int(os.environ["RANK"]), 2)
+            assert inner.broadcast(inner.rank) == 0
+
+    assert [status(pid) for pid in start_together(2, work, tmp_path / "log")] == [0, 0], (tmp_path / "log").read_text()
+
+
+def test_one_that_comes_late_is_waited_for(port, tmp_path):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    first = fork(join, tmp_path / "log", RANK="1", **address)
+    time.sleep(0.5)
+    second = fork(join, tmp_path / "log", RANK="0", **address)
+    assert [status(first), status(second)] == [0, 0], (tmp_path / "log").read_text()

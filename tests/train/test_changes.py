@@ -1,0 +1,130 @@
+"""Settings that change when a run resumes: which may, what is learned then, and what is recorded."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from small_runs import TINY, run, same, small, tensors
+
+from latte.cli import main
+from latte.files import read_json
+from latte.train import checkpoint
+from latte.train.config import KINDS
+from latte.train.run import Run
+from latte.train.step import StepHistory
+
+NEVER = {"kind", "clips", "model", "image_size", "num_frames", "global_batch_size", "seed", "deterministic_reduce"}
+NEVER |= {"classes", "motion_frames", "frame_interval", "selection", "transform", "flip", "latents", "sample_latents"}
+NEVER |= {"num_images", "text_encoder"}
+PATHS = {"init", "vae", "data"}
+CHANGED = {"learning_rate": 3e-3, "warmup": 5, "schedule": "cosine", "weight_decay": 0.3, "clip_grad": 1e-3}
+CHANGED |= {"clip_from": 6, "ema_decay": 0.5, "precision": "bf16", "timestep_std": 0.7, "timestep_mean": 0.1}
+
+
+def newest(folder):
+    return checkpoint.latest(folder)
+
+
+def test_every_setting_may_change_freely_or_if_asked_for_or_never():
+    for kind in KINDS.values():
+        free, tunable, names = kind.resumable(), kind.tunable(), kind.defaults().keys()
+        assert not free & tunable and names - free - tunable - PATHS == NEVER & names
+
+
+def test_from_the_change_on_steps_are_those_of_the_new_values(vae, tmp_path, monkeypatch):
+    words = ["steps=8", "save_every=4", "weight_decay=0.1", "precision=fp32", "schedule=constant", "warmup=6"]
+    before = small(vae, *words)
+    after = replace(before, **CHANGED)
+    run(replace(before, steps=4), tmp_path / "parts")
+    with pytest.warns(UserWarning, match="after step 4 the run goes on with .*weight_decay=0.3 .it was 0.1."):
+        run(after, tmp_path / "parts", asked=CHANGED)
+    parts, step = tensors(newest(tmp_path / "parts")), Run.step
+
+    def with_the_new_values(self, number):
+        if number == 4:
+            self.config = self.objective.config = after
+            self.gradients.loss.precision = after.precision
+            for group in self.optimizer.param_groups:
+                group["weight_decay"] = after.weight_decay
+        return step(self, number)
+
+    monkeypatch.setattr(Run, "step", with_the_new_values)
+    run(before, tmp_path / "whole")
+    assert same(parts, tensors(newest(tmp_path / "whole")))
+
+
+def test_the_record_says_when_and_from_what_to_what(vae, tmp_path):
+    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "schedule=constant"]
+    first = {
+        "after_step": 2,
+        "settings": {"learning_rate": {"from": 1.5e-3, "to": 5e-5}, "steps": {"from": 2, "to": 4}},
+    }
+    assert main([*words, "steps=2"]) == 0
+    assert not (tmp_path / "changes.json").exists() and "changes" not in read_json(tmp_path / "final/trained.json")
+    assert main([*words, "steps=4", "learning_rate=5e-5"]) == 0
+    assert main([*words, "steps=6", "clip_grad=0.5", "learning_rate=5e-5"]) == 0
+    second = {"after_step": 4, "settings": {"clip_grad": {"from": 1.0, "to": 0.5}, "steps": {"from": 4, "to": 6}}}
+    for values in (checkpoint.read_state(newest(tmp_path)), *map(read_json, (tmp_path / "changes.json",))):
+        assert values["changes"] == [first, second]
+    assert read_json(tmp_path / "final/trained.json") == {"steps": 6, "changes": [first, second]}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([7.5e-4, 1.5e-3, 5e-5, 5e-5, 5e-5, 5e-5])
+
+
+def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, capsys):
+    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2"]
+    assert main([*words, "learning_rate=1e-3", "schedule=constant"]) == 0
+    capsys.readouterr()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert (
+        "other settings (learning_rate, schedule): to keep its own, add learning_rate=0.001 schedule=constant" in said
+    )
+    assert "add learning_rate=0.0015 schedule=cosine or --allow-changes" in said and said.count("\n") == 1
+    assert main([*words, "schedule=constant"]) == 2
+    assert "other settings (learning_rate)" in capsys.readouterr().err
+    assert main([*words, "--allow-changes"]) == 0
+    said = capsys.readouterr().err
+    assert "after step 2 the run goes on with learning_rate=0.0015 (it was 0.001), schedule=cosine" in said
+
+
+def test_some_settings_never_change(vae, tmp_path, capsys):
+    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2", "--allow-changes"]
+    assert main(words) == 0
+    capsys.readouterr()
+    for change in ("seed=1", "model.depth=4", "global_batch_size=2", "num_frames=2", "clips=11", "sample_latents=true"):
+        assert main([*words, change, "learning_rate=1"]) == 2
+        name, said = change.partition("=")[0].partition(".")[0], capsys.readouterr().err
+        assert f"other settings ({name}): {name} was " in said and "; give another folder" in said
+    assert not (tmp_path / "changes.json").exists()
+
+
+def test_a_change_that_was_not_saved_is_recorded_anew(vae, tmp_path, monkeypatch):
+    """A run that is killed after the change resumes from the checkpoint before it."""
+    config = small(vae, "steps=4", "schedule=constant")
+    run(replace(config, steps=2), tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError), pytest.warns(UserWarning, match="clip_grad"):
+        patch.setattr(Run, "step", lambda *_: 1 / 0)
+        run(replace(config, clip_grad=9.0), tmp_path, asked=["clip_grad"])
+    assert [change["after_step"] for change in read_json(tmp_path / "changes.json")["changes"]] == [2]
+    run(config, tmp_path)
+    assert [*read_json(tmp_path / "changes.json")["changes"][0]["settings"]] == ["steps"]
+
+
+def test_half_precision_begins_with_its_own_loss_scale(vae, tmp_path):
+    config = small(vae, "steps=2", "schedule=constant", "precision=fp32")
+    run(config, tmp_path)
+    for steps, precision, scale in ((3, "fp16", 2.0**14), (4, "bf16", 1.0)):
+        with pytest.warns(UserWarning, match=f"precision={precision}"):
+            run(replace(config, steps=steps, precision=precision), tmp_path, asked=["precision"])
+        health = StepHistory(**checkpoint.read_state(newest(tmp_path))["health"])
+        assert health.scale == scale and not health.skipped
+
+
+def test_a_start_before_the_first_checkpoint_may_change_what_is_asked_for(vae, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Run, "step", lambda *_: 1 / 0)
+        run(small(vae, "steps=2"), tmp_path)
+    with pytest.raises(ValueError, match="but no checkpoint"):
+        run(small(vae, "steps=2", "learning_rate=0.1"), tmp_path)
+    run(small(vae, "steps=2", "learning_rate=0.1"), tmp_path, asked=["learning_rate"])

@@ -1,0 +1,70 @@
+"""Settings that change when a run resumes: which of them may, and the record of those that did.
+
+Which settings may change is said once, where they are defined (latte.train.config): `resumable` ones may, `tunable`
+ones if the user asks for it, and all others never, because the checkpoint would not fit them or the run would draw
+other clips. A run records each change of a tunable setting, and of "steps", with the number of steps that were done
+before: in the state of its checkpoints, in changes.json, and in final/.
+"""
+
+import reprlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from latte.files import write_json
+from latte.train.config import TrainConfig
+
+CHANGES_FILE = "changes.json"
+PATHS = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
+
+
+def changed_settings(
+    folder: Path, config: TrainConfig, before: dict[str, Any], asked: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """Compare the settings of a run that resumes with those that it had.
+
+    Args:
+        folder: The run's folder, for the message.
+        config: The settings now.
+        before: Every setting of its checkpoint, by name.
+        asked: The tunable settings that may change.
+
+    Returns:
+        The changes to record: of each setting, the value "from" which and "to" which it changed.
+
+    Raises:
+        ValueError: A setting differs that may not. The message names it, with both values.
+    """
+    now = {name: getattr(config, name) for name in config.defaults()}
+    other = f"{folder} holds a run with other settings"
+    differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    free, tunable = config.resumable() | PATHS, config.tunable()
+    if config.deterministic_reduce:
+        free -= {"micro_batch_size"}  # on which rounding depends
+    if not {before.get("latents", "once"), config.latents} & {"once", "step"}:
+        free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
+    if fixed := [name for name in differ if name not in free | tunable]:
+        values = "; ".join(f"{name} was {short(before.get(name))}, not {short(now.get(name))}" for name in fixed)
+        raise ValueError(f"{other} ({', '.join(fixed)}): {values}; give another folder")
+    if unasked := [name for name in differ if name in tunable and name not in asked]:
+        kept, new = (" ".join(f"{name}={values[name]}" for name in unasked) for values in (before, now))
+        advice = f"to keep its own, add {kept}; to change them from here on, add {new} or --allow-changes"
+        raise ValueError(f"{other} ({', '.join(unasked)}): {advice}")
+    return {name: {"from": before[name], "to": now[name]} for name in differ if name in tunable | {"steps"}}
+
+
+def short(value: object) -> str:
+    """A value on one line; of a long one, some of it."""
+    return reprlib.repr(value)
+
+
+def told(folder: Path, done: int, changes: dict[str, dict[str, Any]]) -> str:
+    """Say in a line what changes after so many steps."""
+    said = ", ".join(f"{name}={change['to']} (it was {change['from']})" for name, change in changes.items())
+    return f"{folder}: after step {done} the run goes on with {said}; {CHANGES_FILE} records it"
+
+
+def write_changes(folder: Path, changes: list[dict[str, Any]]) -> None:
+    """Write changes.json, unless nothing ever changed."""
+    if changes or (folder / CHANGES_FILE).exists():
+        write_json(folder / CHANGES_FILE, {"changes": changes})

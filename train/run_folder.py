@@ -1,0 +1,49 @@
+"""What a run folder holds besides checkpoints, and what happens to something else in its place."""
+
+import os
+import warnings
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+
+from latte.files import set_aside
+from latte.train.changes import CHANGES_FILE
+from latte.train.config import TrainConfig
+from latte.train.metrics import METRICS_FILE
+from latte.train.presets import resolve
+from latte.train.watch import SAMPLES, TENSORBOARD
+from latte.weights.load import COMPANIONS
+
+FINAL, SETTINGS_FILE = "final", "config.yaml"
+FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
+# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
+# looks meanwhile and sees one of the others then sees them too
+OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, TENSORBOARD, FAILED_VIDEOS, CHANGES_FILE, SETTINGS_FILE)
+
+
+def set_misplaced_aside(folder: Path) -> None:
+    """Rename what is not of the kind that a run writes there, with a warning: a folder or a link in a file's place."""
+    for path in (folder / name for name in OUTPUTS):
+        is_right = path.is_file if path.suffix else path.is_dir
+        if os.path.lexists(path) and not (is_right() and os.access(path, os.R_OK)):
+            what = "cannot be read" if is_right() else f"is not a {'file' if path.suffix else 'folder'}"
+            warnings.warn(f"{path} {what}; renamed to {set_aside(path).name}", stacklevel=2)
+
+
+def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ()) -> None:
+    """Check that a run folder without checkpoints holds nothing that training would overwrite.
+
+    What a start with the same settings left there, stopped before its first checkpoint, is fine.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    present = [name for name in OUTPUTS if os.path.lexists(folder / name)]
+    try:
+        before = asdict(resolve(str(folder / SETTINGS_FILE), [])) if SETTINGS_FILE in present else {}
+    except ValueError:
+        before = {}
+    fixed = asdict(config).keys() - config.resumable() - (config.tunable() & {*asked})
+    same = all(before.get(name) == getattr(config, name) for name in fixed)
+    if present and (FINAL in present or not same):
+        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")
