@@ -47,13 +47,10 @@ class Damage:
 
 
 @contextmanager
-def ffmpeg_errors() -> Iterator[list[tuple[str, str]]]:
-    """Collect the errors that FFmpeg logs on this thread inside the block.
+def listening() -> Iterator[None]:
+    """Let FFmpeg log errors inside the block, for `av.logging.Capture`.
 
     PyAV logs nothing by default, and by default leaves out a message that equals the last one, in whatever file.
-
-    Yields:
-        Pairs of who reports, such as "h264" or "avi", and what; the list is filled when the block ends.
     """
     global _listeners, _previous
     with _lock:
@@ -63,14 +60,16 @@ def ffmpeg_errors() -> Iterator[list[tuple[str, str]]]:
                 av.logging.set_level(av.logging.ERROR)
             av.logging.set_skip_repeated(False)
         _listeners += 1
-    messages: list[tuple[str, str]] = []
     try:
-        with av.logging.Capture() as logs:
-            yield messages
+        yield
     finally:
-        messages += [(by, text.strip()) for level, by, text in logs if level <= av.logging.ERROR and text.strip()]
         with _lock:
             _listeners -= 1
             if not _listeners:
                 av.logging.set_level(_previous[0])
                 av.logging.set_skip_repeated(_previous[1])
+
+
+def errors_in(logs: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
+    """Pairs of who reports an error, such as "h264" or "avi", and what, of logs that `av.logging.Capture` collected."""
+    return [(by, text.strip()) for level, by, text in logs if level <= av.logging.ERROR and text.strip()]

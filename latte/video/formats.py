@@ -5,13 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Decoded by FFmpeg.
-STREAM_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif", ".3gp", ".flv", ".ogv", ".wmv") + (
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".mts",
+STREAM_SUFFIXES = (  # decoded by FFmpeg
+    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif"),
+    *(".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"),
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
 READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", ".npz")

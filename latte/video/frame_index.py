@@ -1,19 +1,20 @@
 """Which frames a video stream shows: counted and numbered in one place, for all ways of reading.
 
 The packets of a file are not its frames. A packet may hold two frames, none, or one that is never shown. They are
-counted as frames only where the codec and the timestamps leave no doubt; otherwise all frames are decoded to be counted.
+counted as frames only where the codec and the timestamps leave no doubt; otherwise the video is decoded to count them.
 """
 
 from array import array
 from collections import OrderedDict
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 
-from latte.video.damage import Damage, ffmpeg_errors
+from latte.video.damage import Damage, errors_in
 from latte.video.formats import DEFAULT_FPS
-from latte.video.packets import INTRA_CODECS, UNIT_CODECS, StreamPacket
+from latte.video.packets import INTRA_CODECS, UNIT_CODECS, StreamPacket, count_unpacked
 from latte.video.streams import decode, open_stream
 
 MAX_CACHED_FRAMES = 1 << 22  # of all indices together: 32 MiB
@@ -73,19 +74,19 @@ def index_frames(path: Path) -> FrameIndex:
 def parse(path: Path) -> FrameIndex:
     """Find the frames of a video file: by its packets if they can be trusted, or by decoding it."""
     with open_stream(path) as (container, stream):
-        packets, problem, seconds = read_packets(container, stream)
+        packets, problem, end = read_packets(container, stream)
         stored = [packet for packet in packets if packet.size]
-        known = sorted(packet.pts for packet in stored if packet.pts is not None)
-        head_is_cut = bool(known) and not (stored[0].is_key and stored[0].pts == known[0])
-        if packets_are_frames(stream, stored, known):
-            times = known
-        else:
+        head_is_cut = not starts_with_key_frame(stored)
+        times = times_by_packets(stream, stored)
+        if times is None:
             times = times_by_decoding(path, head_is_cut)
-        problem = problem or missing_end(container, stream, stored, seconds)
-        fps = frame_rate(stream, times)
-    return FrameIndex(
-        array("q", times), tuple(key_frames(stream.codec_context.name, stored, times)), fps, head_is_cut, problem
-    )
+        return FrameIndex(
+            array("q", times),
+            tuple(key_frames(stream.codec_context.name, stored, times)),
+            frame_rate(stream, times),
+            head_is_cut,
+            problem or missing_end(container, stream, stored, end),
+        )
 
 
 def read_packets(
@@ -99,17 +100,19 @@ def read_packets(
     """
     film, end = [], None
     streams = [stream] if claims_own_length(container, stream) else [s for s in container.streams if s.type != "data"]
-    with ffmpeg_errors() as messages:
+    failure = ""
+    with av.logging.Capture() as logs:
         try:
             for packet in container.demux(streams):
                 if packet.stream_index == stream.index:
-                    film.append(StreamPacket.of(packet, stream.codec_context.name))
+                    film.append(StreamPacket.of(packet, stream.codec_context))
                 if packet.pts is not None and packet.time_base:
                     end = max(end or 0, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         except av.FFmpegError as error:
-            messages.append((container.format.name, str(error.strerror)))
+            failure = str(error.strerror)
     # a parser's reports are about single frames, which the decoder reports again
-    return film, next((text for by, text in messages if by == container.format.name), ""), end
+    problems = [text for by, text in errors_in(logs) if by == container.format.name]
+    return film, next(iter(problems), failure), end
 
 
 def claims_own_length(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
@@ -117,22 +120,26 @@ def claims_own_length(container: av.container.InputContainer, stream: av.VideoSt
     return bool(stream.duration) and bool({"mov", "avi"} & set(container.format.name.split(",")))
 
 
-def packets_are_frames(stream: av.VideoStream, packets: list[StreamPacket], known: list[int]) -> bool:
-    """Whether each packet surely holds one frame, shown at the packet's time.
+def starts_with_key_frame(packets: list[StreamPacket]) -> bool:
+    """Whether the first packet is a key frame, and no later one is shown before it."""
+    known = [packet.pts for packet in packets if packet.pts is not None]
+    return not packets or (packets[0].is_key and packets[0].pts == min(known, default=None))
 
-    Args:
-        stream: The film.
-        packets: Its packets.
-        known: Their known times, sorted.
-    """
+
+def times_by_packets(stream: av.VideoStream, packets: list[StreamPacket]) -> list[int] | None:
+    """The times of all frames in display order, -1 for an unknown one; None if the packets leave a doubt."""
     context = stream.codec_context
-    if not packets or context.field_order not in PROGRESSIVE or len(set(known)) < len(packets):
-        return False
-    if packets[0].pts != known[0] or not packets[0].is_key:  # the first frames may refer to some that were cut off
-        return False
-    if context.has_b_frames and known == [packet.pts for packet in packets]:  # times of storage, not of display
-        return False
-    return all(packet.is_frame for packet in packets)
+    counts = {packet.frames for packet in packets}
+    if None in counts or context.field_order not in PROGRESSIVE or not starts_with_key_frame(packets):
+        return None
+    shown = [packet.pts for packet in packets if packet.frames]
+    known = sorted({pts for pts in shown if pts is not None})
+    in_order_of_storage = context.has_b_frames and known == shown
+    if counts <= {0, 1} and len(known) == len(shown) and not in_order_of_storage:
+        return known
+    if context.name != "mpeg4":  # decoders of other codecs may drop frames of equal or unknown times
+        return None
+    return [-1] * count_unpacked(packets)
 
 
 def times_by_decoding(path: Path, head_is_cut: bool) -> list[int]:
@@ -144,24 +151,21 @@ def times_by_decoding(path: Path, head_is_cut: bool) -> list[int]:
 
 def key_frames(codec: str, packets: list[StreamPacket], times: list[int]) -> list[KeyFrame]:
     """The key frames that decode on their own: all packets before are shown earlier, all packets after later."""
-    if (
-        codec not in SEEKABLE_CODECS
-        or any(packet.pts is None for packet in packets)
-        or any(b <= a for a, b in zip(times, times[1:]))
-    ):
+    if codec not in SEEKABLE_CODECS or None in {packet.pts for packet in packets} or not increases(times):
         return []
     numbers = {time: number for number, time in enumerate(times)}
-    found, earliest_after = [], None
-    latest_before = []
-    for packet in packets:
-        latest_before.append(max(latest_before[-1], packet.pts) if latest_before else packet.pts)
-    for i in range(len(packets) - 1, 0, -1):
-        pts = packets[i].pts
-        after = earliest_after is None or pts < earliest_after
-        if packets[i].is_key and after and latest_before[i - 1] < pts and pts in numbers:
-            found.append(KeyFrame(numbers[pts], pts))
-        earliest_after = pts if after else earliest_after
+    latest_before = list(accumulate((packet.pts for packet in packets), max))
+    found, earliest_after = [], float("inf")
+    for packet, latest in zip(packets[:0:-1], latest_before[-2::-1]):
+        if packet.is_key and latest < packet.pts < earliest_after and packet.pts in numbers:
+            found.append(KeyFrame(numbers[packet.pts], packet.pts))
+        earliest_after = min(earliest_after, packet.pts)
     return found[::-1]
+
+
+def increases(times: list[int]) -> bool:
+    """Whether each time is later than the one before."""
+    return all(a < b for a, b in pairwise(times))
 
 
 def missing_end(
@@ -193,7 +197,7 @@ def missing_end(
 def frame_rate(stream: av.VideoStream, times: list[int]) -> float:
     """Frames per second: what the header says, if the frames bear it out."""
     header = header_rate(stream)
-    if len(times) < 2 or not stream.time_base or times[-1] <= times[0]:
+    if len(times) < 2 or not stream.time_base or not increases(times):
         return header or DEFAULT_FPS
     found = float((len(times) - 1) / ((times[-1] - times[0]) * stream.time_base))
     return header if header and abs(header / found - 1) < 0.02 + 1 / len(times) else found

@@ -1,4 +1,4 @@
-"""What a packet of a video stream holds, as far as the codec shows it without decoding."""
+"""How many frames a packet of a video stream holds, as far as the codec shows it without decoding."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ INTRA_CODECS = (
 UNIT_CODECS = ("h264", "hevc", "libdav1d", "av1")
 MIN_UNIT_BYTES = 12  # a smaller one may hold only a delimiter or the mark of the stream's end
 VOP_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4 part 2
-MIN_VOP_BYTES = 32  # a smaller one may say that nothing is coded, so that no frame is shown
+MAX_EMPTY_VOP_BYTES = 19  # FFmpeg's limit for one that only says that nothing is coded: no frame is shown
 
 
 class StreamPacket(NamedTuple):
@@ -25,7 +25,7 @@ class StreamPacket(NamedTuple):
         size: Its bytes. A packet of none repeats the frame before.
         is_key: The file says that decoding can start here.
         is_discarded: The file says that it is decoded, but not shown.
-        is_frame: It surely holds exactly one frame that is shown.
+        frames: How many frames it holds that are shown; None: that is not sure.
     """
 
     pts: int | None
@@ -33,39 +33,67 @@ class StreamPacket(NamedTuple):
     size: int
     is_key: bool
     is_discarded: bool
-    is_frame: bool
+    frames: int | None
 
     @classmethod
-    def of(cls, packet: av.Packet, codec: str) -> "StreamPacket":
-        """Describe a packet of a stream in that codec."""
-        shown = not packet.is_discard and not packet.is_corrupt and holds_one_frame(packet, codec)
-        return cls(packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, packet.is_discard, shown)
+    def of(cls, packet: av.Packet, context: av.VideoCodecContext) -> "StreamPacket":
+        """Describe a packet of a stream."""
+        frames = None if packet.is_discard or packet.is_corrupt or not packet.size else count_shown(packet, context)
+        return cls(packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, packet.is_discard, frames)
 
 
-def holds_one_frame(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet surely holds exactly one frame that is shown."""
+def count_shown(packet: av.Packet, context: av.VideoCodecContext) -> int | None:
+    """How many frames of a packet are shown; None: that is not sure."""
+    codec = context.name
     if codec in INTRA_CODECS:
-        return True
+        return 1
     if codec in UNIT_CODECS:
-        return packet.size >= MIN_UNIT_BYTES
+        return 1 if packet.size >= MIN_UNIT_BYTES else None
     if codec == "vp8":
-        return packet.size > 0 and bool(memoryview(packet)[0] & 0x10)  # show_frame: RFC 6386, 9.1
+        return memoryview(packet)[0] >> 4 & 1  # show_frame: RFC 6386, 9.1
     if codec == "vp9":
-        return packet.size > 0 and shown_vp9_frames(memoryview(packet)) == 1
-    return codec == "mpeg4" and packet.size >= MIN_VOP_BYTES and bytes(packet).count(VOP_START) == 1
+        return count_shown_vp9(memoryview(packet))
+    if codec == "mpeg4":
+        return count_coded_vops(bytes(packet), context.width * context.height // 256)
+    return None
 
 
-def shown_vp9_frames(data: memoryview) -> int:
+def count_coded_vops(data: bytes, macroblocks: int) -> int | None:
+    """How many frames are coded in MPEG-4 data: encoders pack B frames into the packet before; None: that is not sure.
+
+    A frame takes a bit per macroblock or more.
+    """
+    sizes = [len(part) for part in data.split(VOP_START)[1:]]
+    if macroblocks // 8 <= MAX_EMPTY_VOP_BYTES and any(size <= MAX_EMPTY_VOP_BYTES for size in sizes):
+        return None
+    coded = sum(size > MAX_EMPTY_VOP_BYTES for size in sizes)
+    return coded if coded <= 2 else None
+
+
+def count_unpacked(packets: list[StreamPacket]) -> int:
+    """How many frames FFmpeg takes out of the packets of an MPEG-4 stream, some of which hold two.
+
+    A packet gives one frame at most: the second one waits for the next packet, and is lost if there is none.
+    """
+    shown, waiting = 0, False
+    for packet in packets:
+        if packet.frames == 2:
+            shown, waiting = shown + 1, True
+        elif waiting:
+            shown, waiting = shown + 1, packet.frames == 1
+        else:
+            shown += packet.frames or 0
+    return shown
+
+
+def count_shown_vp9(data: memoryview) -> int:
     """How many frames of a VP9 packet are shown (VP9 bitstream specification, 6.1.2 and annex B)."""
     starts = [0]
     marker = data[-1]
-    if marker & 0xE0 == 0xC0:  # a superframe: the sizes of its frames stand before the last byte
-        count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
-        table = len(data) - 1 - count * width
-        if table < 1 or data[table - 1] != marker:
-            return shows_vp9_frame(data[0])
-        for i in range(count - 1):
-            field = table + i * width
+    count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    table = len(data) - 1 - count * width
+    if marker & 0xE0 == 0xC0 and table > 0 and data[table - 1] == marker:  # a superframe: the sizes are at its end
+        for field in range(table, table + (count - 1) * width, width):
             starts.append(starts[-1] + int.from_bytes(data[field : field + width], "little"))
     return sum(shows_vp9_frame(data[start]) for start in starts if start < len(data))
 

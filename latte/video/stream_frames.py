@@ -81,7 +81,8 @@ def read_stream_blocks(path: Path, size: int, damage: Damage) -> Iterator[list[n
     shown, block = 0, []
     with open_stream(path) as (container, stream):
         aspect = pixel_aspect(stream)
-        for shown, frame in enumerate(decode(container, stream, damage, index.head_is_cut), 1):
+        for frame in decode(container, stream, damage, index.head_is_cut):
+            shown += 1
             block.append(to_shown_rgb(frame, aspect))
             if len(block) == size or len(block) * block[0].nbytes >= BLOCK_BYTES:
                 yield block

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 
-from latte.video.damage import Damage, ffmpeg_errors
+from latte.video.damage import Damage, errors_in, listening
 from latte.video.formats import MAX_FRAME_PIXELS, check_frame_size
 from latte.video.geometry import display_size, pixel_aspect
 
@@ -30,7 +30,7 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
     Raises:
         ValueError: If the file holds no film, or if its frames are too large.
     """
-    with av.open(f"file:{path}", options=OPTIONS) as container:  # "file:" allows for names such as 10:30.mp4
+    with listening(), open_quietly(path) as container:
         stream = find_film(container)
         context = stream.codec_context
         check_frame_size(*display_size(context.height, context.width, pixel_aspect(stream)))
@@ -38,6 +38,12 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
         # data loaders already run one process per core
         stream.thread_type, stream.thread_count = "NONE", 1
         yield container, stream
+
+
+def open_quietly(path: Path) -> av.container.InputContainer:
+    """Open a file. What FFmpeg logs about it comes again when its packets are read and decoded."""
+    with av.logging.Capture():
+        return av.open(f"file:{path}", options=OPTIONS)  # "file:" allows for names such as 10:30.mp4
 
 
 def find_film(container: av.container.InputContainer) -> av.VideoStream:
@@ -79,7 +85,7 @@ def decode(
     while True:
         frames: list[av.VideoFrame] = []
         failure = None
-        with ffmpeg_errors() as messages:
+        with av.logging.Capture() as logs:
             try:
                 packet = None
                 packet = next(packets, None)
@@ -90,7 +96,7 @@ def decode(
             except av.FFmpegError as error:
                 failure = error
         if not head_is_cut:
-            note_reports(damage, packet, frames, messages, failure)
+            note_reports(damage, packet, frames, errors_in(logs), failure)
         head_is_cut = head_is_cut and not frames
         yield from frames
         if packet is None:
