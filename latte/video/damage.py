@@ -1,5 +1,6 @@
 """What FFmpeg reports while it decodes a damaged video. It conceals the damage, and goes on."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from latte.video.formats import DamagedVideoError
 
 # What to do with a damaged video: refuse it with DamagedVideoError, or take what FFmpeg makes of it.
 WhenDamaged = Literal["raise", "take"]
+
+# Warnings that mean damage. Most others are about unusual files that are sound.
+DAMAGE = re.compile("corrupt|conceal|skipping nal", re.IGNORECASE)
 
 _lock, _listeners, _previous = Lock(), 0, (None, True)
 
@@ -48,7 +52,7 @@ class Damage:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Let FFmpeg log errors inside the block, for `av.logging.Capture`.
+    """Let FFmpeg log errors and warnings inside the block, for `av.logging.Capture`.
 
     PyAV logs nothing by default, and by default leaves out a message that equals the last one, in whatever file.
     """
@@ -56,8 +60,8 @@ def listening() -> Iterator[None]:
     with _lock:
         if not _listeners:
             _previous = av.logging.get_level(), av.logging.get_skip_repeated()
-            if _previous[0] is None or _previous[0] < av.logging.ERROR:
-                av.logging.set_level(av.logging.ERROR)
+            if _previous[0] is None or _previous[0] < av.logging.WARNING:
+                av.logging.set_level(av.logging.WARNING)
             av.logging.set_skip_repeated(False)
         _listeners += 1
     try:
@@ -71,5 +75,5 @@ def listening() -> Iterator[None]:
 
 
 def errors_in(logs: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
-    """Pairs of who reports an error, such as "h264" or "avi", and what, of logs that `av.logging.Capture` collected."""
-    return [(by, text.strip()) for level, by, text in logs if level <= av.logging.ERROR and text.strip()]
+    """Pairs of who reports damage, such as "h264" or "avi", and what, in logs that `av.logging.Capture` collected."""
+    return [(by, text.strip()) for level, by, text in logs if level <= av.logging.ERROR or DAMAGE.search(text)]

@@ -6,6 +6,7 @@ counted as frames only where the codec and the timestamps leave no doubt; otherw
 
 from array import array
 from collections import OrderedDict
+from fractions import Fraction
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +15,15 @@ import av
 
 from latte.video.damage import Damage, errors_in
 from latte.video.formats import DEFAULT_FPS
+from latte.video.geometry import pixel_aspect
+from latte.video.matroska import failed_crc
 from latte.video.packets import INTRA_CODECS, UNIT_CODECS, StreamPacket, count_unpacked
 from latte.video.streams import decode, open_stream
 
 MAX_CACHED_FRAMES = 1 << 22  # of all indices together: 32 MiB
 # Codecs whose key frames can be relied on.
 SEEKABLE_CODECS = (*INTRA_CODECS, *UNIT_CODECS, "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv")
+TS_PACKET_SIZES = (188, 192, 204)  # bytes, in the three kinds of transport streams
 PROGRESSIVE = (0, 1)  # values of field_order: unknown, progressive
 
 
@@ -37,6 +41,7 @@ class FrameIndex(NamedTuple):
         times: Their presentation times in the stream's time base, in display order; -1 for an unknown one.
         keys: The frames at which decoding can start.
         fps: Frames per second.
+        pixel_aspect: Width of a stored pixel over its height.
         head_is_cut: The first packets refer to frames that were cut off, so that they cannot be shown.
         problem: What is wrong with the file as a whole, such as an end that is missing; empty if nothing is.
     """
@@ -44,6 +49,7 @@ class FrameIndex(NamedTuple):
     times: array
     keys: tuple[KeyFrame, ...]
     fps: float
+    pixel_aspect: Fraction
     head_is_cut: bool
     problem: str
 
@@ -84,8 +90,9 @@ def parse(path: Path) -> FrameIndex:
             array("q", times),
             tuple(key_frames(stream.codec_context.name, stored, times)),
             frame_rate(stream, times),
+            pixel_aspect(stream),
             head_is_cut,
-            problem or missing_end(container, stream, stored, end),
+            problem or failed_crc(path, container.format.name) or missing_end(container, stream, stored, end),
         )
 
 
@@ -174,7 +181,9 @@ def missing_end(
     packets: list[StreamPacket],
     end_of_all: float | None,
 ) -> str:
-    """Say how much shorter the file is than its header says; empty if it is not."""
+    """Say how much shorter the file is than its header says, or that it is cut; empty if it is not."""
+    if container.format.name == "mpegts" and all(container.size % size for size in TS_PACKET_SIZES):
+        return "it ends in the middle of a packet"
     shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discarded)
     if len(shown) < 2 or not stream.time_base:
         return ""

@@ -208,7 +208,10 @@ def stack_frames(frames: Sequence[np.ndarray]) -> Tensor:
     """Stack frames (h, w, 3) as (f, 3, h, w). Raises ValueError if there are none or if their sizes differ."""
     if len({frame.shape for frame in frames}) != 1:
         raise ValueError("its frames differ in size" if len(frames) else "it holds no frames")
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+    video = np.empty((len(frames), *(frames[0].shape[i] for i in (2, 0, 1))), np.uint8)
+    for number, frame in enumerate(frames):  # faster, and with less memory, than stacking first
+        video[number] = frame.transpose(2, 0, 1)
+    return torch.from_numpy(video)
 
 
 def read_pictures(paths: Sequence[Path]) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Read the frames of a video stream: all, chosen ones without decoding much else, or block by block."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import dropwhile, islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from latte.video.damage import Damage
 from latte.video.formats import BLOCK_BYTES, DamagedVideoError, check_read_size
 from latte.video.frame_index import FrameIndex, KeyFrame, index_frames
-from latte.video.geometry import display_size, pixel_aspect, to_shown_rgb
+from latte.video.geometry import display_size, to_shown_rgb
 from latte.video.streams import decode, open_stream
 
 
@@ -41,11 +42,10 @@ def read_stream(path: Path, numbers: Sequence[int] | None, damage: Damage) -> tu
     last = max(wanted, default=0) if numbers else None
     frames = {}
     with open_stream(path) as (container, stream):
-        aspect = pixel_aspect(stream)
-        check_size(stream, len(wanted))
+        check_size(stream, len(wanted), index.pixel_aspect)
         for number, frame in enumerate(decode(container, stream, damage, index.head_is_cut)):
             if not numbers or number in wanted:
-                frames[number] = to_shown_rgb(frame, aspect)
+                frames[number] = to_shown_rgb(frame, index.pixel_aspect)
             if number == last:
                 break
     if not numbers:
@@ -58,8 +58,7 @@ def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[in
     wanted, frames = set(numbers), {}
     last = max(wanted)
     with open_stream(path) as (container, stream):
-        check_size(stream, len(wanted))
-        aspect = pixel_aspect(stream)
+        check_size(stream, len(wanted), index.pixel_aspect)
         container.seek(key.pts, stream=stream)
         try:
             decoded = decode(container, stream, Damage(), head_is_cut=False)
@@ -68,7 +67,7 @@ def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[in
                 if frame.pts != index.times[number] or (number == key.number and not frame.key_frame):
                     return {}
                 if number in wanted:
-                    frames[number] = to_shown_rgb(frame, aspect)
+                    frames[number] = to_shown_rgb(frame, index.pixel_aspect)
         except (DamagedVideoError, av.FFmpegError):
             return {}  # the damage may come from starting here: decoding from the first frame will tell
     return frames if last in frames else {}
@@ -80,10 +79,9 @@ def read_stream_blocks(path: Path, size: int, damage: Damage) -> Iterator[list[n
     note_problem(index, damage)
     shown, block = 0, []
     with open_stream(path) as (container, stream):
-        aspect = pixel_aspect(stream)
         for frame in decode(container, stream, damage, index.head_is_cut):
             shown += 1
-            block.append(to_shown_rgb(frame, aspect))
+            block.append(to_shown_rgb(frame, index.pixel_aspect))
             if len(block) == size or len(block) * block[0].nbytes >= BLOCK_BYTES:
                 yield block
                 block = []
@@ -92,10 +90,10 @@ def read_stream_blocks(path: Path, size: int, damage: Damage) -> Iterator[list[n
         yield block
 
 
-def check_size(stream: av.VideoStream, frames: int) -> None:
+def check_size(stream: av.VideoStream, frames: int, aspect: Fraction) -> None:
     """Raise ValueError if so many frames of a stream are more than a call may return."""
     context = stream.codec_context
-    check_read_size(frames, *display_size(context.height, context.width, pixel_aspect(stream)))
+    check_read_size(frames, *display_size(context.height, context.width, aspect))
 
 
 def note_problem(index: FrameIndex, damage: Damage) -> None:

@@ -42,8 +42,13 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
 
 def open_quietly(path: Path) -> av.container.InputContainer:
     """Open a file. What FFmpeg logs about it comes again when its packets are read and decoded."""
-    with av.logging.Capture():
-        return av.open(f"file:{path}", options=OPTIONS)  # "file:" allows for names such as 10:30.mp4
+    with av.logging.Capture() as logs:
+        try:
+            return av.open(f"file:{path}", options=OPTIONS)  # "file:" allows for names such as 10:30.mp4
+        except av.FFmpegError as error:
+            if refused := [by for _, by, text in logs if "not on whitelist" in text]:
+                raise ValueError(f"Invalid format {refused[0]}: convert it to mp4, mkv or avi") from error
+            raise
 
 
 def find_film(container: av.container.InputContainer) -> av.VideoStream:
@@ -95,7 +100,7 @@ def decode(
                     frames = stream.decode(packet)
             except av.FFmpegError as error:
                 failure = error
-        if not head_is_cut:
+        if not head_is_cut and (failure or logs or (packet and packet.is_corrupt) or any(f.is_corrupt for f in frames)):
             note_reports(damage, packet, frames, errors_in(logs), failure)
         head_is_cut = head_is_cut and not frames
         yield from frames
