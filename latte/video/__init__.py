@@ -1,18 +1,25 @@
 """Read and write videos.
 
-`read` and `write` are the two ends; `streams` and `npz` decode one kind of file each; `formats` lists the supported
-files; `pixels` converts between bytes and network inputs; `page` lays videos out for the eye.
+`read` and `write` are the two ends, and `inspect` says what a file holds. `stream_frames` reads video streams: `streams`
+decodes them, `frame_index` and `packets` say which frames they show, `geometry` turns them, `damage` and `matroska` find
+errors. `npz` reads arrays; `formats` lists the supported files and limits; `pixels` converts between bytes and network
+inputs; `page` lays videos out for the eye.
 """
 
+from latte.video.formats import DamagedVideoError
+from latte.video.inspect import VideoFacts, inspect_video
 from latte.video.pixels import from_uint8, to_uint8
 from latte.video.read import count_frames, list_videos, read_blocks, read_video
 from latte.video.write import export_to_gif, export_to_video, write_video
 
 __all__ = [
+    "DamagedVideoError",
+    "VideoFacts",
     "count_frames",
     "export_to_gif",
     "export_to_video",
     "from_uint8",
+    "inspect_video",
     "list_videos",
     "read_blocks",
     "read_video",

@@ -3,10 +3,10 @@
 In memory a video is a uint8 tensor (f, 3, h, w) of RGB frames.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +16,18 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from latte.files import walk_tree
-from latte.video.formats import DEFAULT_FPS, PICTURE_SUFFIXES, STREAM_SUFFIXES, codec_errors, video_kind
+from latte.video.damage import Damage, WhenDamaged
+from latte.video.formats import (
+    DEFAULT_FPS,
+    PICTURE_SUFFIXES,
+    STREAM_SUFFIXES,
+    check_read_size,
+    codec_errors,
+    video_kind,
+)
+from latte.video.frame_index import index_frames, times_by_decoding
 from latte.video.npz import open_npz, read_npz
-from latte.video.streams import open_stream, read_stream, to_upright_rgb
+from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 T = TypeVar("T")
 
@@ -32,7 +41,8 @@ def list_pictures(folder: Path) -> list[Path]:
     def natural(path: Path) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    with os.scandir(folder) as entries:  # a pipe among them would never end
+        visible = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     return sorted((path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES), key=natural)
 
 
@@ -64,46 +74,55 @@ def list_videos(folder: str | Path) -> list[Path]:
 def is_animated(path: Path) -> bool:
     """Whether a webp file has several frames. A file that cannot be opened is not animated."""
     try:
+        video_kind(path)
         with decoding(path):
             return count_picture_frames(path) > 1
-    except ValueError:
+    except (OSError, ValueError):
         return False
 
 
-def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[Tensor, float]:
+def read_video(
+    path: str | Path, indices: Sequence[int] | None = None, damaged: WhenDamaged = "raise"
+) -> tuple[Tensor, float]:
     """Read a video, or some of its frames.
 
-    Frames are turned upright as the file's rotation flag says, and converted to RGB. An alpha channel is dropped.
+    The frames are those that a player shows, in that order: what an edit list or a cut hides is not counted. They are
+    turned and mirrored as the file says, resampled to square pixels, and converted to RGB. An alpha channel is dropped.
 
     Args:
-        path: An mp4, avi, mkv, webm, mov, m4v, gif, webp or npz file (the array `video`, or the first one), or a
-            folder of numbered pictures.
+        path: A file with one of READABLE_SUFFIXES (of npz, the array `video`, or the first one), or a folder of
+            numbered pictures.
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
+        damaged: What to do if FFmpeg reports errors in the frames that it decodes, or if the file is shorter than its
+            header says: "raise" refuses the video; "take" returns what FFmpeg makes of it.
 
     Returns:
         The frames, uint8 (f, 3, h, w), in the order of `indices`; and the frame rate in frames per second.
 
     Raises:
         FileNotFoundError: If nothing exists at the path.
-        ValueError: If the file is of an unsupported kind, is damaged, is empty or lacks a requested frame.
+        DamagedVideoError: If the file is damaged. It is a ValueError.
+        ValueError: If the file is of an unsupported kind, cannot be decoded, is empty, lacks a requested frame or is
+            too large: MAX_FRAME_PIXELS per frame, MAX_READ_BYTES in all.
     """
     path, numbers = Path(path), None if indices is None else [int(i) for i in indices]
     kind = video_kind(path)
     if numbers is not None and (not numbers or min(numbers) < 0):
         raise ValueError(f"{path}: indices must be a non-empty list of frame numbers from 0; got {numbers}")
     with decoding(path):
-        frames, fps = read_frames(path, kind, numbers)
+        frames, fps = read_frames(path, kind, numbers, Damage(damaged))
         return stack_frames(frames), fps
 
 
-def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
+def read_blocks(path: str | Path, size: int = 32, damaged: WhenDamaged = "raise") -> Iterator[Tensor]:
     """Read a video block by block, so that a long one needs little memory.
 
     Only webp and npz files are decompressed at once.
 
     Args:
         path: A video, as for read_video.
-        size: The number of frames per block. The last block may have fewer.
+        size: The number of frames per block. The last block may have fewer, and so may blocks of large frames.
+        damaged: As for read_video.
 
     Yields:
         Consecutive frames, uint8 (f, 3, h, w) with f <= size.
@@ -115,11 +134,8 @@ def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
     path = Path(path)
     kind = video_kind(path)
     if kind in STREAM_SUFFIXES:
-        with decoding(path), open_stream(path) as (container, stream):
-            frames = map(to_upright_rgb, container.decode(stream))
-            yield stack_frames(list(islice(frames, size)))  # raises ValueError if the stream is empty
-            while block := list(islice(frames, size)):
-                yield stack_frames(block)
+        with decoding(path):
+            yield from map(stack_frames, read_stream_blocks(path, size, Damage(damaged)))
     elif kind == "folder":
         count = count_frames(path)
         for start in range(0, count, size):
@@ -128,14 +144,15 @@ def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
         yield from read_video(path)[0].split(size)
 
 
-def count_frames(path: str | Path) -> int:
-    """Count the frames of a video without decoding them: streams are parsed packet by packet.
+def count_frames(path: str | Path, damaged: WhenDamaged = "raise") -> int:
+    """Count the frames that read_video returns. Streams are decoded only if their packets leave a doubt.
 
     Args:
         path: A video, as for read_video.
+        damaged: As for read_video, except that damage inside frames is not seen. "take" decodes every stream.
 
     Returns:
-        The number of frames that read_video returns.
+        The number of frames.
 
     Raises:
         FileNotFoundError: As read_video.
@@ -143,6 +160,7 @@ def count_frames(path: str | Path) -> int:
     """
     path = Path(path)
     kind = video_kind(path)
+    damage = Damage(damaged)
     with decoding(path):
         if kind == "folder":
             return len(list_pictures(path))
@@ -151,8 +169,9 @@ def count_frames(path: str | Path) -> int:
                 return shape[0]
         if kind == ".webp":
             return count_picture_frames(path)
-        with open_stream(path) as (container, stream):
-            return sum(packet.size > 0 for packet in container.demux(stream))
+        index = index_frames(path)
+        note_problem(index, damage)
+        return len(times_by_decoding(path, index.head_is_cut) if damage.takes else index.times)
 
 
 def decoding(path: Path) -> AbstractContextManager[None]:
@@ -160,16 +179,18 @@ def decoding(path: Path) -> AbstractContextManager[None]:
     return codec_errors(path, "cannot be decoded")
 
 
-def read_frames(path: Path, kind: str, numbers: Sequence[int] | None) -> tuple[Sequence[np.ndarray], float]:
+def read_frames(
+    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage
+) -> tuple[Sequence[np.ndarray], float]:
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
-        return [read_picture(picture) for picture in select(list_pictures(path), numbers)], DEFAULT_FPS
+        return read_pictures(select(list_pictures(path), numbers)), DEFAULT_FPS
     if kind == ".npz":
         return select(list(read_npz(path)), numbers), DEFAULT_FPS
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
-    decoded, fps = read_stream(path, numbers)
+    decoded, fps = read_stream(path, numbers, damage)
     return select(decoded, numbers), fps
 
 
@@ -187,7 +208,18 @@ def stack_frames(frames: Sequence[np.ndarray]) -> Tensor:
     """Stack frames (h, w, 3) as (f, 3, h, w). Raises ValueError if there are none or if their sizes differ."""
     if len({frame.shape for frame in frames}) != 1:
         raise ValueError("its frames differ in size" if len(frames) else "it holds no frames")
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+    video = np.empty((len(frames), *(frames[0].shape[i] for i in (2, 0, 1))), np.uint8)
+    for number, frame in enumerate(frames):  # faster, and with less memory, than stacking first
+        video[number] = frame.transpose(2, 0, 1)
+    return torch.from_numpy(video)
+
+
+def read_pictures(paths: Sequence[Path]) -> list[np.ndarray]:
+    """Read pictures (h, w, 3). Raises ValueError if all of them, if as large as the first, are too large."""
+    first = [read_picture(path) for path in paths[:1]]
+    if first:
+        check_read_size(len(paths), *first[0].shape[:2])
+    return first + [read_picture(path) for path in paths[1:]]
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -200,6 +232,7 @@ def read_webp(path: Path) -> tuple[list[np.ndarray], float]:
     """Read all frames (h, w, 3) of a webp file, animated or not, and their mean frame rate."""
     frames, milliseconds = [], 0
     with Image.open(path, formats=PICTURE_FORMATS) as image:
+        check_read_size(getattr(image, "n_frames", 1), image.height, image.width)
         for frame in ImageSequence.Iterator(image):
             frames.append(np.array(frame.convert("RGB")))
             milliseconds += frame.info.get("duration", 0)

@@ -1,27 +1,23 @@
-"""Decode video streams with PyAV: all frames, or chosen ones without decoding much else."""
+"""Open the video stream of a file with PyAV, and decode it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count, dropwhile, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import av
-import numpy as np
 
-from latte.video.formats import DEFAULT_FPS
+from latte.video.damage import Damage, errors_in, listening
+from latte.video.formats import MAX_FRAME_PIXELS, check_frame_size
+from latte.video.geometry import display_size, pixel_aspect
 
 # FFmpeg chooses a demuxer by content, not by suffix. Only these are tried: none of them opens a second file.
-FORMATS = {"format_whitelist": "mov,mp4,avi,matroska,webm,gif"}
-SEEKABLE_CODECS = ("h264", "hevc", "mpeg4", "ffv1")  # every packet holds exactly one displayed frame
-REORDER_WINDOW = 32  # packets to read past a frame: H.264 and HEVC store a frame up to 16 packets late
-
-
-class KeyFrame(NamedTuple):
-    """A frame at which decoding can start."""
-
-    number: int  # in display order, from 0
-    pts: int  # presentation time, in the stream's time base
+DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,flv,ogg,asf"
+# Errors are looked for where the stream carries checksums; frames that are too large are not allocated.
+OPTIONS = {"format_whitelist": DEMUXERS, "err_detect": "crccheck", "max_pixels": str(MAX_FRAME_PIXELS)}
+STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # of cover pictures
+STILL_DISPOSITIONS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+# These decoders show the frames before the first key frame, made of nothing; all others drop them.
+SHOWS_FRAMES_WITHOUT_REFERENCE = ("mpeg4", "h263", "flv", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2")
 
 
 @contextmanager
@@ -29,83 +25,106 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
     """Open a video file for decoding on a single thread.
 
     Yields:
-        The container and its first video stream.
+        The container, and its film: a video stream that is not a cover picture.
 
     Raises:
-        ValueError: If the file holds no video stream.
+        ValueError: If the file holds no film, or if its frames are too large.
     """
-    with av.open(f"file:{path}", options=FORMATS) as container:  # "file:" allows for names such as 10:30.mp4
-        if not container.streams.video:
-            raise ValueError("it holds no video stream")
-        stream = container.streams.video[0]
+    with listening(), open_quietly(path) as container:
+        stream = find_film(container)
+        context = stream.codec_context
+        check_frame_size(*display_size(context.height, context.width, pixel_aspect(stream)))
+        context.options = {name: OPTIONS[name] for name in ("err_detect", "max_pixels")}
         # data loaders already run one process per core
         stream.thread_type, stream.thread_count = "NONE", 1
         yield container, stream
 
 
-def to_upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Convert a decoded frame to RGB (h, w, 3), turned upright as its rotation flag says."""
-    # By default, converting starts threads for every frame, which takes 20 times as long on a busy machine.
-    return np.rot90(frame.reformat(format="rgb24", threads=1).to_ndarray(), round(frame.rotation / 90))
+def open_quietly(path: Path) -> av.container.InputContainer:
+    """Open a file. What FFmpeg logs about it comes again when its packets are read and decoded."""
+    with av.logging.Capture() as logs:
+        try:
+            return av.open(f"file:{path}", options=OPTIONS)  # "file:" allows for names such as 10:30.mp4
+        except av.FFmpegError as error:
+            if refused := [by for _, by, text in logs if "not on whitelist" in text]:
+                raise ValueError(f"Invalid format {refused[0]}: convert it to mp4, mkv or avi") from error
+            raise
 
 
-def read_stream(path: Path, numbers: Sequence[int] | None = None) -> tuple[dict[int, np.ndarray], float]:
-    """Decode a stream, or only the part of it between a key frame and the last requested frame.
+def find_film(container: av.container.InputContainer) -> av.VideoStream:
+    """Choose the video stream that a player shows. Raises ValueError if there is none."""
+    decodable = [stream for stream in container.streams.video if stream.codec_context]
+    films = [stream for stream in decodable if not stream.disposition & STILL_DISPOSITIONS]
+    if not films:
+        known = "only a cover picture" if decodable else "no video stream"
+        raise ValueError(
+            f"it holds {known}" + ("" if decodable or not container.streams.video else " of a known codec")
+        )
+    moving = [stream for stream in films if stream.codec_context.name not in STILL_CODECS and stream.frames != 1]
+    best = container.streams.best("video")
+    return best if best in (moving or films) else (moving or films)[0]
+
+
+def decode(
+    container: av.container.InputContainer, stream: av.VideoStream, damage: Damage, head_is_cut: bool = False
+) -> Iterator[av.VideoFrame]:
+    """Decode from where the container is, and note what FFmpeg reports.
 
     Args:
-        path: A file that FFmpeg decodes.
-        numbers: The requested frames, in display order from 0. None decodes all frames.
+        container: The open file.
+        stream: Its film.
+        damage: Where reports are noted.
+        head_is_cut: The first frames refer to others that were cut off. They are not shown, and what FFmpeg reports
+            about them is no damage.
 
-    Returns:
-        RGB frames (h, w, 3) by number, without those that do not exist; and the mean frame rate.
+    Yields:
+        The frames that are shown, in their order.
+
+    Raises:
+        DamagedVideoError: At the first report, unless `damage` takes them.
+        av.FFmpegError: If a packet cannot be read or decoded at all, unless `damage` takes that.
     """
-    key = key_frame_before(path, min(numbers)) if numbers else None
-    frames, fps = decode_from(key, path, numbers)
-    if key and not frames:  # the container cannot seek to the key frame
-        return decode_from(None, path, numbers)
-    return frames, fps
+    packets = container.demux(stream)
+    skips_to_key = head_is_cut and stream.codec_context.name in SHOWS_FRAMES_WITHOUT_REFERENCE
+    packet: av.Packet | None
+    while True:
+        frames: list[av.VideoFrame] = []
+        failure = None
+        with av.logging.Capture() as logs:
+            try:
+                packet = None
+                packet = next(packets, None)
+                skips_to_key = skips_to_key and packet is not None and not packet.is_keyframe
+                # an empty packet repeats a frame, but it would tell the decoder to stop
+                if packet is None or (packet.size and not skips_to_key):
+                    frames = stream.decode(packet)
+            except av.FFmpegError as error:
+                failure = error
+        if not head_is_cut and (failure or logs or (packet and packet.is_corrupt) or any(f.is_corrupt for f in frames)):
+            note_reports(damage, packet, frames, errors_in(logs), failure)
+        head_is_cut = head_is_cut and not frames
+        yield from frames
+        if packet is None:
+            return
 
 
-def decode_from(key: KeyFrame | None, path: Path, numbers: Sequence[int] | None) -> tuple[dict[int, np.ndarray], float]:
-    """Decode from a key frame, or from the start. Returns no frames if seeking did not lead to the key frame."""
-    first = key.number if key else 0
-    decoded = range(first, max(numbers) + 1) if numbers else count()
-    requested = set(numbers or ())
-    with open_stream(path) as (container, stream):
-        frames: Iterator[av.VideoFrame] = container.decode(stream)
-        if key:
-            container.seek(key.pts, stream=stream)
-            frames = dropwhile(lambda frame: frame.pts != key.pts, frames)
-        pairs = zip(decoded, frames)
-        return {n: to_upright_rgb(frame) for n, frame in pairs if not requested or n in requested}, mean_rate(stream)
-
-
-def key_frame_before(path: Path, number: int) -> KeyFrame | None:
-    """Find the last key frame, at or before frame `number`, that decodes on its own.
-
-    Packets up to that number are parsed and none is decoded. A key frame qualifies only if every packet before it is
-    displayed earlier and every packet after it later: then its frame number equals its packet number.
-
-    Returns:
-        The key frame, or None if decoding must start at the first frame.
-    """
-    with open_stream(path) as (container, stream):
-        if number == 0 or stream.codec_context.name not in SEEKABLE_CODECS:
-            return None
-        packets = (packet for packet in container.demux(stream) if packet.size)
-        parsed = [(p.pts, p.is_keyframe, p.is_discard) for p in islice(packets, number + REORDER_WINDOW)]
-    times = [pts for pts, _, discard in parsed if pts is not None and not discard]
-    if len(times) < len(parsed):
-        return None
-    for i in range(min(number, len(parsed) - 1), 0, -1):
-        is_key = parsed[i][1]
-        if is_key and max(times[:i]) < times[i] == min(times[i:]):
-            return KeyFrame(i, times[i])
-    return None
-
-
-def mean_rate(stream: av.VideoStream) -> float:
-    """Frames per second. FFmpeg's own average for a gif covers only its first delays, which are rounded."""
-    if stream.frames and stream.duration and stream.time_base:
-        return float(stream.frames / (stream.duration * stream.time_base))
-    return float(stream.average_rate or DEFAULT_FPS)
+def note_reports(
+    damage: Damage,
+    packet: av.Packet | None,
+    frames: list[av.VideoFrame],
+    messages: list[tuple[str, str]],
+    failure: av.FFmpegError | None,
+) -> None:
+    """Note what FFmpeg reported while a packet was read and decoded. Raises as `decode`."""
+    if failure and not damage.takes:
+        raise failure
+    if failure:
+        damage.note("packets that cannot be decoded", str(failure.strerror))
+    for _, message in messages:
+        checksum = message.startswith("Verifying checksum")  # this message comes in pieces
+        damage.note("errors", "a frame does not match its checksum" if checksum else message)
+    if packet and packet.is_corrupt:
+        damage.note("corrupt packets", "a packet is marked as corrupt")
+    for frame in frames:
+        if frame.is_corrupt:
+            damage.note("corrupt frames", "a frame is marked as corrupt")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from latte.shapes.draw import make_clip
-from latte.video import streams
+from latte.video import frame_index
+from latte.video.frame_index import KeyFrame, index_frames
 from latte.video.read import read_video
 
 CLIP = torch.from_numpy(make_clip(0, 4, frames=60).video)
@@ -29,16 +30,12 @@ def encode(path, codec, options, pixels="yuv420p"):
     [
         ("a.mp4", "libx264", CLOSED, [0, 0, 12, 24]),
         ("a.mkv", "libx264", CLOSED, [0, 0, 12, 24]),
-        (
-            "a.mp4",
-            "libx264",
-            OPEN,
-            [0, 0, 12, 12],
-        ),  # the next one, 23, is stored before frames that are displayed earlier
+        # the next key frame, 23, is stored before frames that are shown earlier
+        ("a.mp4", "libx264", OPEN, [0, 0, 12, 12]),
         ("a.avi", "mpeg4", {"g": "12"}, [0, 0, 12, 24]),
         ("b.avi", "mpeg4", {"g": "12", "bf": "2"}, [0, 0, 0, 0]),
         ("a.mov", "mpeg4", {"g": "12"}, [0, 0, 12, 24]),
-        ("a.webm", "libvpx", {"g": "12"}, [0, 0, 0, 0]),
+        ("a.webm", "libvpx", {"g": "12"}, [0, 0, 12, 24]),
         ("a.gif", "gif", {}, [0, 0, 0, 0]),
     ],
 )
@@ -50,7 +47,8 @@ def test_chosen_frames_equal_those_of_a_full_decode(name, codec, options, keys, 
         numbers = [*range(start, 60, 5), start]
         frames, rate = read_video(path, numbers)
         assert torch.equal(frames, full[numbers]) and rate == fps
-    assert [k.number if (k := streams.key_frame_before(path, i)) else 0 for i in (0, 11, 12, 30)] == keys
+    index = index_frames(path)
+    assert [key.number if (key := index.key_before(i)) else 0 for i in (0, 11, 12, 30)] == keys
 
 
 def test_nothing_before_the_key_frame_or_after_the_last_wanted_is_decoded(tmp_path):
@@ -67,8 +65,17 @@ def test_nothing_before_the_key_frame_or_after_the_last_wanted_is_decoded(tmp_pa
         read_video(path)
 
 
-def test_a_container_that_cannot_seek_is_decoded_from_the_start(tmp_path, monkeypatch):
+def test_a_key_frame_that_is_not_found_or_not_one_does_not_matter(tmp_path, monkeypatch):
     path = encode(tmp_path / "a.mp4", "libx264", CLOSED)
-    full = read_video(path)[0]
-    monkeypatch.setattr(streams, "key_frame_before", lambda *_: streams.KeyFrame(24, -1))
-    assert torch.equal(read_video(path, [25, 30])[0], full[[25, 30]])
+    full, index = read_video(path)[0], index_frames(path)
+    for key in (KeyFrame(24, -1), KeyFrame(24, index.times[25]), KeyFrame(25, index.times[25])):
+        monkeypatch.setattr(frame_index.FrameIndex, "key_before", lambda *_, key=key: key)
+        assert torch.equal(read_video(path, [25, 30])[0], full[[25, 30]])
+
+
+def test_a_file_that_changes_is_indexed_anew(tmp_path):
+    path = encode(tmp_path / "a.mp4", "libx264", CLOSED)
+    assert len(read_video(path)[0]) == 60
+    other = encode(tmp_path / "b.mp4", "mpeg4", {"g": "5"})
+    path.write_bytes(other.read_bytes())
+    assert torch.equal(read_video(path, [41])[0], read_video(other)[0][[41]])
