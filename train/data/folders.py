@@ -14,8 +14,9 @@ from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
-from latte.train.data.layouts import find_any_videos, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import count_by_suffix, find_any_videos, read_caption, reject_unprintable_classes
 from latte.train.data.shape_clips import ShapeClips
+from latte.train.data.splits import abbreviate, split_names
 from latte.train.data.transforms import flip, transform
 from latte.train.data.video_list import VIDEO_LIST, open_video_list, size_in_bytes
 from latte.train.data.windows import choose_frames, min_video_frames
@@ -75,6 +76,8 @@ class FolderClips:
         """Take the videos that `latte prepare` listed, which must exist and still have their sizes."""
         listed = open_video_list(self.root)
         self.names = listed.classes if self.config.classes else []
+        if splits := split_names(self.names):
+            warnings.warn(f"{self.root} lists {abbreviate(splits)} as classes: are they splits?", stacklevel=4)
         self.fingerprint = listed.fingerprint
         self.failures = Failures(len(listed.videos), self.config.failed_share)
         for entry in listed.videos:
@@ -92,6 +95,9 @@ class FolderClips:
         """Find the videos of the folder, and try to decode each."""
         found = find_any_videos(self.root, self.config.classes)
         self.names, videos = found.classes, found.videos
+        if found.ignored:
+            count = f"{len(found.ignored):,} files are ignored for their extension"
+            warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
         for video in found.left_out:
             warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
@@ -102,7 +108,7 @@ class FolderClips:
                 self.failures.note(((path, str(error)),), "left out")
         about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
         about += [repr(video.caption) for video in self.videos if video.caption]
-        self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
     def try_video(self, path: Path, label: int) -> SourceVideo:
         """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
