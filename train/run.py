@@ -68,7 +68,7 @@ class Run:
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
-        ranks.agree("data", clips.fingerprint)
+        ranks.agree("data", clips.former_fingerprint)
         torch.manual_seed(config.seed)
         resumes = ranks.broadcast(bool(checkpoint.list_checkpoints(folder)) if ranks.first else None)
         self.objective = objective(clips, config, device, folder if resumes else None)
@@ -92,7 +92,8 @@ class Run:
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
         self.records = {"config": asdict(self.network.config)}
-        self.state = {"run": asdict(config), "data": data_digests(self.objective)}
+        digests = data_digests(self.objective) if ranks.first else None  # all data may be read for them
+        self.state = {"run": asdict(config), "data": ranks.broadcast(digests)}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
@@ -160,6 +161,8 @@ class Run:
     def check_same_run(self, state: dict[str, Any]) -> None:
         """Raise a ValueError if a checkpoint's state.json is not of this run, or is past its last step."""
         config, before = self.config, {**state, "run": complete(state["run"])}
+        if before["data"].get("clips") == self.objective.clips.former_fingerprint:
+            before["data"] = {**before["data"], "clips": self.state["data"]["clips"]}
         free = (config.resumable() | PATHS) - ({"micro_batch_size"} if config.deterministic_reduce else set())
         if not {before["run"].get("latents", "once"), config.latents} & {"once", "step"}:
             free |= {"latents"}  # both are folders of latents, whose fingerprints are compared

@@ -28,6 +28,7 @@ from latte.train.data.video_list import (
     VideoList,
     open_video_list,
     size_in_bytes,
+    with_contents,
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
@@ -214,6 +215,7 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
             f"{left_out[0].reason}{hint}"
         )
     listed = VideoList(kind, root, found.classes, sorted(videos, key=lambda video: video.path))
+    listed = listed if quick else with_contents(listed, root)
     return CheckedVideos(listed, left_out, found.ignored, remarks)
 
 
