@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         Exception: Any unexpected one, with its traceback, if LATTE_TRACEBACK is set in the environment.
     """
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # or a file name that is not UTF-8 could not be printed
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,7 @@ def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Pat
     """Visit every file and folder inside a folder, at any depth, in sorted order.
 
     Links are followed, except those that lead back to a folder on the way here. A folder that cannot be read is
-    skipped with a warning.
+    skipped with a warning, and so is a pipe, a socket or a device, whose opening may block for ever.
 
     Args:
         folder: Where to start. It is not visited itself.
@@ -140,9 +141,43 @@ def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Pat
         warnings.warn(f"{folder} cannot be read and is skipped: {error.strerror}", stacklevel=2)
         return
     for path in (Path(folder, name) for name in names):
+        mode = file_mode(path)
+        if is_special(path, mode):
+            warnings.warn(f"{path} is a pipe, a socket or a device and is skipped", stacklevel=2)
+            continue
         yield path
-        if os.path.isdir(path) and os.path.realpath(path) not in parents:
+        if stat.S_ISDIR(mode) and os.path.realpath(path) not in parents:
             yield from walk_tree(path, parents)
+
+
+def file_mode(path: str | Path) -> int:
+    """What stat says of a path, or of what a link there leads to; 0 for a broken link."""
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0
+
+
+def is_special(path: str | Path, mode: int | None = None) -> bool:
+    """Whether a path, or what a link there leads to, is neither a file nor a folder. A broken link is not special."""
+    mode = file_mode(path) if mode is None else mode
+    return bool(mode) and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text in UTF-8, without the mark that some editors put at its start.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is in another encoding.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 and UTF-32 put zeros beside the letters of English
+        raise ValueError(f"{path} is not a text in UTF-8; save it as one")
+    return text
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -200,11 +235,15 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
 
 def one_line(message: object) -> str:
-    """A message on one line, without control characters, which a terminal would obey; a long one loses its middle."""
+    """A message on one line, without control characters, which a terminal would obey; a long one loses its middle.
+
+    A byte of a file name that is not UTF-8, which Python keeps as a surrogate, is written as in `caf\\xe9`.
+    """
     text = str(message)
     if len(text) > MOST_MESSAGE:
         text = f"{text[: 2 * MOST_MESSAGE // 3]} [...] {text[-MOST_MESSAGE // 3 :]}"
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    shown = lambda c: f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else "?"
+    return "".join(c if c.isprintable() else shown(c) for c in " ".join(text.split()))
 
 
 class CheckpointError(ValueError):

@@ -15,7 +15,7 @@ from latte.files import write_json
 from latte.train.config import TrainConfig
 
 CHANGES_FILE = "changes.json"
-PATHS = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
+MOVABLE = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
 
 
 def changed_settings(
@@ -38,7 +38,7 @@ def changed_settings(
     now = {name: getattr(config, name) for name in config.defaults()}
     other = f"{folder} holds a run with other settings"
     differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-    free, tunable = config.resumable() | PATHS, config.tunable()
+    free, tunable = config.resumable() | MOVABLE, config.tunable()
     if config.deterministic_reduce:
         free -= {"micro_batch_size"}  # on which rounding depends
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:

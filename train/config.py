@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
-from latte.train.settings import default_of, require, setting
+from latte.train.settings import brief, default_of, require, setting
 
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
 
@@ -30,7 +30,9 @@ class TrainConfig:
     """
 
     kind: str = field(default="", init=False)  # what is trained: a key of KINDS
-    data: str = setting("shapes")  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
+    data: str = setting(
+        "shapes", path=True
+    )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
     clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
     image_size: int = setting(64, least=1)  # height and width of the frames, in pixels
@@ -100,12 +102,13 @@ class TrainConfig:
     def _check_bounds(self, known: Field) -> None:
         value, limits = getattr(self, known.name), known.metadata
         if choices := limits.get("choices"):
-            require(value in choices, f"{known.name} is {value!r}, not {' or '.join(map(repr, choices))}")
+            require(value in choices, f"{known.name} is {brief(value)}, not {' or '.join(map(repr, choices))}")
         if known.type not in (int, float):
             return
         least, most, below = (limits.get(name) for name in ("least", "most", "below"))
-        said = f"{known.name} is {value}; it must be"
-        require(math.isfinite(value), f"{said} a finite number")
+        said = f"{known.name} is {brief(value)}; it must be"
+        usable = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+        require(usable, f"{said} a finite number, of 63 bits at most if it is an integer")
         require(most is None or least <= value <= most, f"{said} from {least} to {most}")
         require(least is None or value >= least, f"{said} {least} or more")
         require(below is None or value < below, f"{said} less than {below}")
@@ -142,7 +145,9 @@ class TrainConfig:
 class VideoTrainConfig(TrainConfig):
     """The settings of the kinds that can learn from a folder of videos, or begin with another model's weights."""
 
-    init: str = setting("")  # the model whose weights training starts from (latte.train.init); empty: from scratch
+    init: str = setting(
+        "", path=True
+    )  # the model whose weights training starts from (latte.train.init); empty: from scratch
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
     # how frames are chosen: "stride", or "linspace" or "crop" as in the original (latte.train.data.windows)
@@ -164,8 +169,10 @@ class VideoTrainConfig(TrainConfig):
 class LatentTrainConfig(VideoTrainConfig):
     """The settings of the kinds that learn the diffusion of latents."""
 
-    vae: str = setting("")  # folder of the VAE that gives the latents; required
-    latents: str = setting("once")  # encode them "once", before the first step; or in each "step"; or a folder of them
+    vae: str = setting("", path=True)  # folder of the VAE that gives the latents; required
+    latents: str = setting(
+        "once", path=True
+    )  # encode them "once", before the first step; or in each "step"; or a folder of them
     sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: its mean
     # of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform ones
     timestep_std: float = setting(0.0, least=0, tunable=True)
@@ -178,8 +185,12 @@ class LatentTrainConfig(VideoTrainConfig):
     sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
-    eval_real: str = setting("", resumable=True, unused_with=("eval_every", 0))  # videos or statistics; empty: the data
-    eval_i3d: str = setting("", resumable=True, unused_with=("eval_every", 0))  # I3D's weights; empty: shapes distance
+    eval_real: str = setting(
+        "", path=True, resumable=True, unused_with=("eval_every", 0)
+    )  # videos or statistics; empty: the data
+    eval_i3d: str = setting(
+        "", path=True, resumable=True, unused_with=("eval_every", 0)
+    )  # I3D's weights; empty: shapes distance
 
     def __post_init__(self) -> None:
         super().__post_init__()

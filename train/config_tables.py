@@ -1,10 +1,38 @@
 """Configurations from tables of settings: those that a YAML file, a preset or an older run holds."""
 
+import os
+import re
 from typing import Any
 
 from latte.models.network_config import unknown_key
+from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
-from latte.train.settings import default_of
+from latte.train.settings import brief, default_of
+
+PATHS = {name for name, known in SETTINGS.items() if known.metadata.get("path")}
+TEXTS = {name for name, known in SETTINGS.items() if known.type is str}
+DECIMAL = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*")  # YAML reads 010 as 8
+
+
+def from_text(name: str, text: str) -> Any:
+    """The value of a setting that is written as key=value.
+
+    Text is taken as it is, whatever it looks like, and an integer as decimal. All else is YAML.
+
+    Raises:
+        ValueError: It is not YAML, or is out of the bounds of latte.train.bounded_yaml.
+    """
+    if name in TEXTS:
+        return text
+    if is_integer(name, text):
+        return int(text)
+    root, loader = compose(text)
+    return None if root is None else value_of(root, loader)
+
+
+def is_integer(name: str, text: str) -> bool:
+    """Whether a setting is an integer, and the text a decimal one."""
+    return name in SETTINGS and SETTINGS[name].type is int and bool(DECIMAL.fullmatch(text))
 
 
 def typed(name: str, value: Any) -> Any:
@@ -17,10 +45,10 @@ def typed(name: str, value: Any) -> Any:
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if type(value) is not wanted:
-        raise ValueError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+        raise ValueError(f"{name} is {brief(value)}; it must be of type {wanted.__name__}")
     return value
 
 
@@ -32,7 +60,7 @@ def kind_of(values: dict) -> type[TrainConfig]:
     """
     kind = values.get("kind", LatteTrainConfig.kind)
     if kind not in list(KINDS):
-        raise ValueError(f"kind is {kind!r}, not {' or '.join(map(repr, KINDS))}")
+        raise ValueError(f"kind is {brief(kind)}, not {' or '.join(map(repr, KINDS))}")
     return KINDS[kind]
 
 
@@ -60,11 +88,13 @@ def from_settings(values: dict) -> TrainConfig:
     kind = kind_of(values)
     own = kind.defaults()
     values = {name: typed(name, value) if name in SETTINGS else value for name, value in values.items()}
+    for name in values.keys() & PATHS:
+        values[name] = os.path.expanduser(values[name])
     values = without_other_kinds(values)
     for name in values:
         if name in SETTINGS and name not in own:
             owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
             raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
         if name not in own:
-            raise ValueError(unknown_key(str(name), list(own)))
+            raise ValueError(unknown_key(str(name)[:100], list(own)))
     return kind(**{name: value for name, value in values.items() if name != "kind"})

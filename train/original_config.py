@@ -13,6 +13,7 @@ from latte.models.latte import LatteConfig
 from latte.models.network_config import unknown_key
 from latte.train.config import SETTINGS
 from latte.train.config_tables import typed
+from latte.train.settings import brief
 
 RENAMED = {
     "data_path": "data",
@@ -59,6 +60,7 @@ IGNORED = {  # keys without a setting of ours, and why
     "attention is memory-efficient here",
     "sequence_parallel_size": "the frames of a clip are not split over processes here",
 }
+TEXTS = {key for key, ours in RENAMED.items() if SETTINGS[ours].type is str} | {"dataset", "pretrained_model_path"}
 KEYS = {*RENAMED, *COMBINED, *IGNORED}
 DATA_SETS = {  # how their loaders make clips: whether they mirror half of them, and which frames they take
     "ffs": {"flip": True, "selection": "linspace"},
@@ -91,7 +93,7 @@ def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, lis
     """
     for key in values:
         if key not in KEYS:
-            raise ValueError(unknown_key(str(key), sorted(KEYS)))
+            raise ValueError(unknown_key(str(key)[:100], sorted(KEYS)))
     present = {key: value for key, value in values.items() if value is not None}
     if missing := [key for key in REQUIRED if key not in present]:
         raise ValueError(f"{missing[0]} is missing")
@@ -131,14 +133,14 @@ def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, lis
 def one_of(key: str, value: Any, known: Iterable) -> Any:
     """Return the value of a key. Raises ValueError if it is not one of those known."""
     if isinstance(value, bool) or value not in list(known):
-        raise ValueError(f"{key} is {value!r}, not one of {', '.join(map(str, known))}")
+        raise ValueError(f"{key} is {brief(value)}, not one of {', '.join(map(str, known))}")
     return value
 
 
 def positive_int(key: str, value: Any) -> int:
     """Return the value of a key. Raises ValueError if it is not a positive integer."""
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}; it must be a positive integer")
+        raise ValueError(f"{key} is {brief(value)}; it must be a positive integer")
     return value
 
 

@@ -3,11 +3,13 @@
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from latte.processes import launch
+from latte.train.bounded_yaml import compose, merge, value_of
 from latte.train.config import (
     SETTINGS,
     FeaturesTrainConfig,
@@ -16,8 +18,10 @@ from latte.train.config import (
     TrainConfig,
     VAETrainConfig,
 )
-from latte.train.config_tables import from_settings, typed
+from latte.train.config_tables import TEXTS, from_settings, from_text, is_integer, typed
+from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
+from latte.train.settings import brief
 from latte.weights.tensors import prefix_errors
 
 # the small VAE that is included: 8x downsampling, 4 channels, and few features at high resolution
@@ -161,7 +165,7 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     Raises:
         ValueError: There is no such preset, file or setting, or a value is not valid.
     """
-    values = asdict(PRESETS[source]) if source in PRESETS else read_yaml(source)
+    values = asdict(PRESETS[source]) if source in PRESETS else read_settings(source)
     if is_original(values):
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with prefix_errors(Path(source)):
@@ -171,11 +175,11 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"{change!r} is not a setting: write it as key=value")
+            raise ValueError(f"{brief(change)} is not a setting: write it as key=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{change!r}: the value is not valid YAML: {error}") from error
+            value = from_text(name, text)
+        except ValueError as error:
+            raise ValueError(f"the value of {brief(name)} {error}") from error
         table, dot, inner = name.partition(".")
         if dot and table in SETTINGS and SETTINGS[table].type is dict:
             values[table] = {**typed(table, values.get(table, {})), inner: value}
@@ -184,14 +188,32 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     return from_settings(values)
 
 
-def read_yaml(source: str) -> dict:
-    """Read the settings in a YAML file. Raises ValueError if it has none."""
-    if not Path(source).is_file():
-        raise ValueError(f"no preset and no file is called {source!r}; the presets are {', '.join(PRESETS)}")
+def read_settings(source: str) -> dict[str, Any]:
+    """Read a YAML file of settings, ours or the original's. Raises ValueError if it is none."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no preset and no file is called {brief(source)}; the presets are {', '.join(PRESETS)}")
     try:
-        values = yaml.safe_load(Path(source).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{source} does not hold settings by name")
+        root, loader = compose(path.read_bytes())
+        if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
+            raise ValueError("does not hold settings by name")
+        names = [key.value for key, _ in root.value]
+        if twice := [name for name in names if names.count(name) > 1 and name != "<<"]:
+            raise ValueError(f"gives {brief(twice[0])} twice")
+        return settings_by_name(root, loader)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def settings_by_name(root: yaml.MappingNode, loader: yaml.SafeLoader) -> dict[str, Any]:
+    """The values in a YAML table. A text is taken as it is written, whatever it looks like, an integer as decimal."""
+    merge(root, loader)
+    values = {}
+    for name, node in ((key.value, node) for key, node in root.value):
+        null = node.tag == "tag:yaml.org,2002:null"
+        of_text = name in TEXTS or (name in ORIGINAL_TEXTS and not null)
+        if isinstance(node, yaml.ScalarNode) and (of_text or is_integer(name, node.value)):
+            values[name] = from_text(name, node.value) if name in SETTINGS else node.value
+        else:
+            values[name] = value_of(node, loader)
     return values

@@ -73,7 +73,7 @@ class Run:
         self.config, self.folder, self.device, self.ranks, self.asked = config, folder, device, ranks, asked
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
-        ranks.agree("data", clips.fingerprint)
+        ranks.agree("data", clips.former_fingerprint)
         torch.manual_seed(config.seed)
         resumes = ranks.broadcast(bool(checkpoint.list_checkpoints(folder)) if ranks.first else None)
         self.objective = objective(clips, config, device, folder if resumes else None)
@@ -98,7 +98,8 @@ class Run:
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
         self.records = {"config": asdict(self.network.config)}
-        self.state = {"run": asdict(config), "data": data_digests(self.objective)}
+        digests = data_digests(self.objective) if ranks.first else None  # all data may be read for them
+        self.state = {"run": asdict(config), "data": ranks.broadcast(digests)}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
@@ -180,6 +181,8 @@ class Run:
         """
         changed = changed_settings(self.folder, self.config, complete(state["run"]), self.asked)
         before, now = state["data"], self.state["data"]
+        if before.get("clips") == self.objective.clips.former_fingerprint:
+            before = {**before, "clips": now["clips"]}
         if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
             advice = "restore the data, or give another folder"
             raise ValueError(f"{self.folder} holds a run with other data ({', '.join(differ)}): {advice}")

@@ -1,7 +1,11 @@
 """A setting of a training configuration: a dataclass field that carries its bounds and what it goes with."""
 
+import reprlib
 from dataclasses import MISSING, Field, field
 from typing import Any
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 100
 
 
 def setting(
@@ -13,6 +17,7 @@ def setting(
     choices: tuple[str, ...] = (),
     resumable: bool = False,
     tunable: bool = False,
+    path: bool = False,
     unused_with: tuple[str, Any] | None = None,
 ) -> Any:
     """A field of a configuration.
@@ -25,16 +30,25 @@ def setting(
         choices: The valid values, if they can be listed.
         resumable: Whether a run may be resumed with another value.
         tunable: Whether it may if the user asks for it, because the value decides how the run goes on learning.
+        path: Whether the value is the path of a file or a folder, in which a leading ~ is the home folder.
         unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
     """
     limits = {"least": least, "most": most, "below": below, "choices": choices}
-    metadata = {**limits, "resumable": resumable, "tunable": tunable, "unused_with": unused_with}
+    metadata = {**limits, "resumable": resumable, "tunable": tunable, "path": path, "unused_with": unused_with}
     return field(default=default, metadata=metadata)
 
 
 def default_of(known: Field) -> Any:
     """The default value of a setting."""
     return known.default if known.default_factory is MISSING else known.default_factory()
+
+
+def brief(value: Any) -> str:
+    """A value for a message, which shows a long one only in part."""
+    try:
+        return SHORT.repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def require(condition: bool, message: str) -> None:

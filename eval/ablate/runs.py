@@ -105,7 +105,8 @@ class Grid:
         folder = self.folder / "runs" / name / f"seed-{seed}"  # its name says which settings
         if folder in self.trainings:
             return self.trainings[folder]
-        overrides = [f"{key}={json.dumps(value)}" for key, value in {**settings, "seed": seed}.items()]
+        text = lambda value: value if isinstance(value, str) else json.dumps(value)
+        overrides = [f"{key}={text(value)}" for key, value in {**settings, "seed": seed}.items()]
         config = resolve(str(self.folder / BASE), overrides)
         if config.latents == "once":
             about = json.dumps([latent_settings(config), config.vae], sort_keys=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # no shell expands --out=~/videos
 
     def error(self, message: str) -> NoReturn:
         """Print an error in one line, with the closest option or choice, and exit with status 2."""

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
-from latte.files import walk_tree
+from latte.files import is_special, walk_tree
 from latte.video.damage import Damage, WhenDamaged
 from latte.video.formats import (
     DEFAULT_FPS,
@@ -41,16 +41,18 @@ def list_pictures(folder: Path) -> list[Path]:
     def natural(path: Path) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
-    with os.scandir(folder) as entries:  # a pipe among them would never end
-        visible = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    with os.scandir(folder) as entries:  # which knows what is a file without a call for each
+        plain = [folder / entry.name for entry in entries if entry.is_file() or not is_special(entry.path)]
+    visible = [path for path in plain if not path.name.startswith(".")]
     return sorted((path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES), key=natural)
 
 
 def list_videos(folder: str | Path) -> list[Path]:
     """Find all videos in a folder and its subfolders.
 
-    Links are followed. Hidden files and folders are skipped, which includes files that are still being written. An
-    animated webp is a video; any other webp is a frame of the folder that it is in.
+    Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
+    sockets and devices are skipped with a warning. An animated webp is a video; any other webp is a frame of the folder
+    that it is in.
 
     Args:
         folder: Where to search.
@@ -61,14 +63,21 @@ def list_videos(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
+    return scan_videos(folder)[0]
+
+
+def scan_videos(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """Return what `list_videos` finds, and the visible files that are no part of it. Raises as `list_videos`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
     files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz")]
-    frame_folders = [path for path in (folder, *visible) if path.is_dir() and set(list_pictures(path)) - animated]
-    return sorted([*files, *animated, *frame_folders])
+    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
+    others = set(visible) - {*files, *animated, *pictures}
+    videos = {*files, *animated, *(path.parent for path in pictures)}
+    return sorted(videos), sorted(path for path in others if not path.is_dir())
 
 
 def is_animated(path: Path) -> bool:

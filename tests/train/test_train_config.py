@@ -1,10 +1,12 @@
 """Settings of a training run: each has an effect, and invalid ones are refused."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from small_runs import TINY, TINY_VAE, run, same, small, tensors
 from torch import nn
@@ -245,3 +247,93 @@ def test_what_stays_in_float32(vae):
     for name in ("condition.time", "condition.time.mlp.2", "blocks.0.modulation.linear", "final_linear"):
         assert seen[name].dtype == torch.float32, name
     assert seen["blocks.0.mlp.fc2"].dtype == seen["blocks.0.attns.0.qkv"].dtype == torch.bfloat16
+
+
+LOOKS_LIKE_OTHERS = [
+    "clips #2",
+    "1e3",
+    "null",
+    "yes",
+    "007",
+    "12:30",
+    "2024-13-45",
+    "[a]",
+    "{a",
+    "a: b",
+    '"q"',
+    "",
+    " x ",
+]
+
+
+@pytest.mark.parametrize("text", LOOKS_LIKE_OTHERS)
+def test_a_value_of_a_text_setting_is_text(text, tmp_path):
+    """On the command line always; in a file as YAML writes it, in quotes, and a plain one whatever YAML reads in it."""
+    config = resolve("folder-vae", [f"data={text}"])
+    assert config.data == text
+    written = tmp_path / "config.yaml"
+    written.write_text(yaml.safe_dump(asdict(config)))
+    assert resolve(str(written), []) == config
+    if not re.search(r'[#{["]|: |^ ', text):
+        written.write_text(f"kind: vae\ndata: {text}\n")
+        assert resolve(str(written), []).data == text
+
+
+def test_only_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ("data", "vae", "latents", "init", "eval_real", "eval_i3d")
+    values = asdict(resolve("folder", ["eval_every=1", *(f"{name}=~/{name}" for name in paths)]))
+    assert [values[name] for name in paths] == [f"/home/me/{name}" for name in paths]
+    (tmp_path / "a.yaml").write_text("data: ~/videos\nvae: ~\n")
+    assert resolve(str(tmp_path / "a.yaml"), []).data == "/home/me/videos"
+    with pytest.raises(ValueError, match="precision is '~/fp32'"):
+        resolve("folder", ["precision=~/fp32"])
+    assert resolve("folder-vae", ["data=a~/~"]).data == "a~/~"
+
+
+def test_integers_are_decimal(tmp_path):
+    (tmp_path / "a.yaml").write_text("vae: x\nsteps: 010\nclips: 1_000\n")
+    config = resolve(str(tmp_path / "a.yaml"), ["seed=0070"])
+    assert (config.steps, config.clips, config.seed) == (10, 1000, 70)
+
+
+BAD_YAML = {
+    "holds a value that contains itself": "x: &a [*a]",
+    "more than 50 deep": "a: " + 60_000 * "[",
+    "more than 10,000 values": "a0: &a0 [x,x,x]\n"
+    + "".join(f"a{i + 1}: &a{i + 1} [*a{i},*a{i},*a{i}]\n" for i in range(12)),
+    "has 300,001 bytes": "a: " + 299_998 * "b",
+    "holds a value of 5,000 characters": "vae: x\nmodel: {depth: " + 5000 * "9" + "}",
+    "seed is a number of thousands of digits": "vae: x\nseed: 0x" + 4000 * "f",
+    "learning_rate is 9": "vae: x\nlearning_rate: " + 400 * "9",
+    "kind is": "kind: [" + 900 * "a," + "]",
+    "gives 'vae' twice": "vae: x\nvae: y",
+    "month must be in": "vae: x\nmodel: {depth: 2024-13-45}",
+    "is not valid YAML: string index out of range": 'vae: x\nmodel: {depth: !!int ""}',
+    "is not valid YAML in line 2": "vae: x\nmodel: !!python/object:os.system {}",
+    "does not hold settings by name": "? [a]\n: 3",
+}
+
+
+@pytest.mark.parametrize("say", BAD_YAML)
+def test_hostile_yaml_is_refused_at_once_in_one_short_line(say, tmp_path):
+    (tmp_path / "a.yaml").write_text(BAD_YAML[say])
+    with pytest.raises(ValueError, match=re.escape(say)) as caught:
+        resolve(str(tmp_path / "a.yaml"), [])
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    if "\n" not in BAD_YAML[say] and say != "kind is":
+        with pytest.raises(ValueError):
+            resolve("folder", [f"model={{{BAD_YAML[say]}}}"])
+
+
+def test_aliases_and_other_encodings_of_yaml(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("<<: &all {steps: 7, vae: x}\nmodel: &m {depth: 3}\n")
+    config = resolve(str(path), [])
+    assert (config.steps, config.vae, config.model) == (7, "x", {"depth": 3})
+    for encoding in ("utf-16", "utf-8-sig"):
+        path.write_bytes("vae: café".encode(encoding))
+        assert resolve(str(path), []).vae == "café"
+    path.write_bytes("vae: café".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        resolve(str(path), [])

@@ -36,7 +36,8 @@ class TrainingData(Protocol):
     Attributes:
         names: Names of the classes; empty for unconditional training.
         captions: All different captions, sorted.
-        fingerprint: A string that changes when a clip's number comes to mean another video.
+        fingerprint: A string that changes when a clip's number comes to mean another video, or a video its content.
+        former_fingerprint: What earlier versions had in its place, by which their runs know the data.
         num_videos: Number of videos that the clips are taken from.
         failures: Videos that could not be used.
     """
@@ -44,6 +45,7 @@ class TrainingData(Protocol):
     names: list[str]
     captions: list[str]
     fingerprint: str
+    former_fingerprint: str
     num_videos: int
     failures: Failures
 

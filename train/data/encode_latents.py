@@ -1,16 +1,19 @@
 """`latte encode`: the latents of all frames of a data set, encoded once and stored for training."""
 
+import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.files import replacing_folder
+from latte.files import read_json, replacing_folder
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
@@ -45,8 +48,8 @@ def encode_data_set(
 ) -> LatentFolder:
     """Encode every frame of every video into a folder, and with `flip` the mirrored videos too.
 
-    An encoding that was stopped continues when it is called again: finished shards are kept. A video that cannot be
-    read is left out, with a warning.
+    An encoding that was stopped continues when it is called again: finished shards are kept if they are sound, and a
+    damaged one is encoded anew, with a warning. A video that cannot be read is left out, with a warning.
 
     Args:
         config: Settings of the training; `vae` names the VAE.
@@ -63,17 +66,20 @@ def encode_data_set(
     """
     vae_folder = find_model(config.vae)
     vae, vae_digest, settings = load_vae(vae_folder).to(device), digest_folder(vae_folder), latent_settings(config)
-    made_from = {"settings": settings, "vae": vae_digest, "data": clips.fingerprint}
+    made_from = {"settings": settings, "vae": vae_digest}
     made_from |= {"shard_size": shard_size, "dtype": str(dtype).removeprefix("torch.")}
-    mark, videos, names = json.dumps(made_from, sort_keys=True), [], []
+    sums = recorded_sums(out)
+    data = known_fingerprint(out, clips, made_from)
+    mark, videos, files = mark_of(made_from, data), [], {}
     for first in tqdm(range(0, clips.num_videos, shard_size), desc="encoding", unit="shard"):
         path = out / f"shard-{first // shard_size:05d}.safetensors"
-        if not path.is_file():
-            write_shard(
-                path, vae, clips, range(first, min(first + shard_size, clips.num_videos)), config.flip, dtype, mark
-            )
-        found = read_shard_videos(path, mark)
-        names += [path.name] * bool(found)
+        if not is_sound(path, mark, sums.get(path.name)):
+            numbers = range(first, min(first + shard_size, clips.num_videos))
+            write_shard(path, vae, clips, numbers, config.flip, dtype, mark)
+            sums[path.name] = digest(path)
+        found = [StoredVideo(*row) for row in read_notes(path)["videos"]]
+        if found:
+            files[path.name] = about(path, sums.get(path.name))
         videos += found
     with ExitStack() as stack:
         # a finished folder whose embeddings change is readable meanwhile; its shards are linked, not copied
@@ -81,10 +87,9 @@ def encode_data_set(
         folder = stack.enter_context(replacing_folder(out, keep=True)) if changes else out
         if text:
             write_text_shard(folder / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
-            names.append(TEXT)
-        files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}
-        about = (settings, clips.fingerprint, vae_digest, clips.names, videos, files, bool(text))
-        write_latent_index(LatentFolder(folder, *about))
+            files[TEXT] = about(folder / TEXT)
+        latents = LatentFolder(folder, settings, data, vae_digest, clips.names, videos, files, bool(text))
+        write_latent_index(latents)
     return open_latent_folder(out)
 
 
@@ -104,8 +109,9 @@ def write_shard(
         for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*moments)):
             tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
         rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), video.label, video.caption])
+    notes = {"made": mark, "videos": rows}
     # a single metadata entry: safetensors writes several in an order that differs between processes
-    write_tensors(path, tensors, {"latte": json.dumps({"made": mark, "videos": rows})})
+    write_tensors(path, tensors, {"latte": json.dumps(notes | {"sha256": digest_tensors(tensors, notes)})})
 
 
 @torch.no_grad()
@@ -117,13 +123,72 @@ def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> It
         yield [moment[0].cpu() for side in sides for moment in vae.posterior(side[None].to(weights))]
 
 
-def read_shard_videos(path: Path, mark: str) -> list[StoredVideo]:
-    """Read which videos a shard holds. Raises ValueError if it was made from something else than `mark` says."""
-    with safe_open(path, "pt") as file:
-        notes = json.loads((file.metadata() or {}).get("latte", "{}"))
-    if notes.get("made") != mark:
+def recorded_sums(out: Path) -> dict[str, str]:
+    """The sha256 of each file of a folder that was encoded before, as its index has them; empty without an index."""
+    try:
+        return {name: about["sha256"] for name, about in read_json(out / LATENT_INDEX)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def about(path: Path, known: str | None = None) -> dict:
+    """What the index says of a file. A sha256 that is known to be right is not computed again."""
+    return {"bytes": path.stat().st_size, "sha256": known or digest(path)}
+
+
+def mark_of(made_from: dict, data: str) -> str:
+    """What a file of latents says of what it is made from."""
+    return json.dumps(made_from | {"data": data}, sort_keys=True)
+
+
+def known_fingerprint(out: Path, clips: Clips, made_from: dict) -> str:
+    """The fingerprint of the data; the former one if files that are kept have it, as earlier versions wrote."""
+    former = mark_of(made_from, clips.former_fingerprint)
+    kept = any(read_notes(path).get("made") == former for path in out.glob("shard-*.safetensors"))
+    return clips.former_fingerprint if kept else clips.fingerprint
+
+
+def read_notes(path: Path) -> dict:
+    """What a shard says of itself; empty if it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            notes = json.loads((file.metadata() or {}).get("latte", "{}"))
+    except (OSError, ValueError, SafetensorError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def digest_tensors(tensors: dict[str, Tensor], notes: dict) -> str:
+    """The sha256 of the tensors of a shard, and of what it says of itself."""
+    found = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
+    """Whether a shard is there and undamaged; a warning says that it is damaged.
+
+    Args:
+        path: The shard.
+        mark: What it must be made from.
+        recorded: Its sha256 in the index. Without one, the shard's own digest of its tensors counts.
+
+    Raises:
+        ValueError: It was made from something else.
+    """
+    if not path.is_file():
+        return False
+    notes = read_notes(path)
+    own = notes.pop("sha256", None)
+    agrees = lambda: own is not None and own == digest_tensors(load_file(path), notes)
+    sound = digest(path) == recorded if recorded else agrees()
+    if notes.get("made", mark) != mark and (sound or own is None):
         raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
-    return [StoredVideo(*row) for row in notes["videos"]]
+    if not sound:
+        warnings.warn(f"{path} is damaged or was not finished; it is encoded anew", stacklevel=3)
+    return sound
 
 
 def write_text_shard(

@@ -1,10 +1,16 @@
 """Videos that cannot be used: each is reported once, and too many of them end the run."""
 
 import os
+import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+
+def logged_name(path: Path) -> str:
+    """How a path is written to a line of the log, where a tab follows it."""
+    return re.sub(r"[\t\n\r]", " ", str(path))
 
 
 @dataclass
@@ -30,22 +36,22 @@ class Failures:
             log: The file. It need not exist yet.
             writes: Whether to log the failures known so far. Only one process of a run should.
         """
-        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        lines = log.read_text("utf-8", "surrogateescape").split("\n") if log.is_file() else []
         entries = (line.partition("\t") for line in lines)
         # in a damaged log, a line may be anything; it must not count as a video
-        logged = {Path(path): reason for path, tab, reason in entries if tab and os.path.lexists(path)}
-        self.log = log
+        logged = {name: reason for name, tab, reason in entries if tab and os.path.lexists(name)}
+        self.log, known = log, {logged_name(path) for path in self.reasons}
         for path, reason in self.reasons.items() if writes else ():
-            if path not in logged:
+            if logged_name(path) not in logged:
                 self.write(path, reason)
-        self.reasons |= logged
+        self.reasons |= {Path(name): reason for name, reason in logged.items() if name not in known}
 
     def write(self, path: Path, reason: str) -> None:
         """Append a line to the log. A full disk loses the line and must not end the run."""
         with suppress(OSError):
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as file:
-                file.write(f"{path}\t{' '.join(reason.split())}\n")
+            with self.log.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{logged_name(path)}\t{' '.join(reason.split())}\n")
 
     def note(self, failed: tuple[tuple[Path, str], ...], consequence: str) -> None:
         """Record failed videos, with one warning for each that was not known before.

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,20 @@ from tqdm import tqdm
 
 from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
+from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
-from latte.train.data.layouts import find_any_videos, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import count_by_suffix, find_any_videos, read_caption, reject_unprintable_classes
 from latte.train.data.shape_clips import ShapeClips
+from latte.train.data.splits import abbreviate, split_names
 from latte.train.data.transforms import flip, transform
-from latte.train.data.video_list import VIDEO_LIST, open_video_list, size_in_bytes
+from latte.train.data.video_list import (
+    VIDEO_LIST,
+    VideoList,
+    open_video_list,
+    size_in_bytes,
+    with_contents,
+)
 from latte.train.data.windows import choose_frames, min_video_frames
 from latte.video.pixels import from_uint8
 from latte.video.read import count_frames, read_blocks, read_video
@@ -62,6 +71,7 @@ class FolderClips:
         self.min_frames = min_video_frames(config.selection, config.num_frames, config.frame_interval)
         self.cache = DecodedCache(config.image_size)
         self.videos: list[SourceVideo] = []
+        self.listed: VideoList | None = None
         if (self.root / VIDEO_LIST).is_file():
             self.open_list()
         else:
@@ -75,7 +85,9 @@ class FolderClips:
         """Take the videos that `latte prepare` listed, which must exist and still have their sizes."""
         listed = open_video_list(self.root)
         self.names = listed.classes if self.config.classes else []
-        self.fingerprint = listed.fingerprint
+        if splits := split_names(self.names):
+            warnings.warn(f"{self.root} lists {abbreviate(splits)} as classes: are they splits?", stacklevel=4)
+        self.former_fingerprint, self.listed = listed.former_fingerprint, listed
         self.failures = Failures(len(listed.videos), self.config.failed_share)
         for entry in listed.videos:
             label = entry.label if self.names else 0
@@ -92,6 +104,9 @@ class FolderClips:
         """Find the videos of the folder, and try to decode each."""
         found = find_any_videos(self.root, self.config.classes)
         self.names, videos = found.classes, found.videos
+        if found.ignored:
+            count = f"{len(found.ignored):,} files are ignored for their extension"
+            warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
         for video in found.left_out:
             warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
@@ -102,7 +117,7 @@ class FolderClips:
                 self.failures.note(((path, str(error)),), "left out")
         about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
         about += [repr(video.caption) for video in self.videos if video.caption]
-        self.fingerprint = hashlib.sha256("\n".join(about).encode()).hexdigest()
+        self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
     def try_video(self, path: Path, label: int) -> SourceVideo:
         """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
@@ -130,6 +145,15 @@ class FolderClips:
         """Raise ValueError if text-to-video training lacks the caption of a video."""
         if self.config.kind == "t2v" and not caption:
             raise ValueError(f"{path} has no caption: write it to {path.with_suffix('.txt').name} beside it")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the videos and their contents, read now. Raises ValueError if a listed video has changed."""
+        if self.listed:
+            return with_contents(self.listed, self.root / VIDEO_LIST).fingerprint
+        with ContentDigests(self.root) as digests:
+            contents = [digests.of(video.path) for video in progress(self.videos)]
+        return hashlib.sha256(" ".join([self.former_fingerprint, *contents]).encode()).hexdigest()
 
     @property
     def num_videos(self) -> int:

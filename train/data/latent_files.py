@@ -7,6 +7,7 @@ NUMBER.mirrored.logvar are those of the mirrored video. text.safetensors, if ask
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from latte.files import read_json, write_json
 from latte.train.config import TrainConfig
+from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.failures import Failures
 from latte.train.data.windows import min_video_frames
 
@@ -71,6 +73,17 @@ class LatentFolder:
         about = [self.data_fingerprint, self.files, [list(asdict(video).values()) for video in self.videos]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def former_fingerprint(self) -> str:
+        return self.fingerprint
+
+    def verify(self, names: Iterable[str]) -> None:
+        """Raise ValueError if some of the files are not what was written. Files known to be sound are not read."""
+        with ContentDigests(self.folder) as digests:
+            for name in progress(sorted(names)):
+                if digests.of(self.folder / name) != self.files[name]["sha256"]:
+                    raise ValueError(f"{self.folder / name} is damaged: run `latte encode` again, which mends it")
+
     def __len__(self) -> int:
         return max(self.num_videos, self.clips_per_epoch)
 
@@ -120,6 +133,7 @@ class LatentFolder:
     @cached_property
     def embeddings(self) -> dict[str, Tensor]:
         """Embeddings of the captions, (l, d) without padding, and of the empty caption, with all its padding."""
+        self.verify([TEXT])
         return load_file(self.folder / TEXT)
 
 
@@ -161,6 +175,7 @@ def open_latent_folder(folder: Path) -> LatentFolder:
         latents = LatentFolder(folder, *head, videos, values["files"], values["text"])
         expected = {video.shard for video in videos} | ({TEXT} if latents.has_text else set())
         sound = expected == latents.files.keys() and all(Path(name).name == name for name in expected)
+        sound = sound and all(isinstance(about["sha256"], str) for about in latents.files.values())
         sizes = {name: about["bytes"] for name, about in latents.files.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is damaged: run `latte encode` again") from error
@@ -169,5 +184,5 @@ def open_latent_folder(folder: Path) -> LatentFolder:
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise ValueError(f"{path} is missing or has changed: delete it and run `latte encode` again")
+            raise ValueError(f"{path} is missing or has changed: run `latte encode` again")
     return latents

@@ -103,7 +103,8 @@ class ReadFromFolder:
         self.order, self.open_shards = ClipOrder(len(clips), config), {}
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
-        """Do nothing: files are read when they are needed."""
+        """Make sure that no file is damaged. They are read when they are needed."""
+        self.clips.verify(self.clips.files)
 
     def batch(self, step: int, slots: range) -> Latents:
         """Return the latents of some slots, on the CPU."""

@@ -5,6 +5,7 @@ UCF101: Class/video.avi. SkyTimelapse and Taichi-HD: a folder of numbered frames
 that does not fit its layout is rejected with an error that says what to give instead.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -12,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import walk_tree
-from latte.video.read import list_pictures, list_videos
+from latte.files import read_utf8, walk_tree
+from latte.train.data.splits import abbreviate, reject_splits
+from latte.video.read import list_pictures, list_videos, scan_videos
 
 ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
-SPLIT_NAME = re.compile(r"(^|[_-])(train|test|val|valid|validation)$")  # folder names of a data set's splits
 
 
 class LeftOut(NamedTuple):
     """A video that is not used."""
 
     path: Path
-    problem: str  # "short", "broken", "misplaced" or "missing"
+    problem: str  # "short", "broken", "caption", "misplaced" or "missing"
     reason: str
 
 
@@ -35,11 +36,13 @@ class FoundVideos:
         classes: Names of the classes, sorted; empty if there are none.
         videos: Pairs of a video and the index of its class (0 if there are no classes), sorted.
         left_out: Videos that do not fit the layout.
+        ignored: Files that are not read because of their extension, and are no captions.
     """
 
     classes: list[str]
     videos: list[tuple[Path, int]]
     left_out: list[LeftOut] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
 
 
 def find_faceforensics(root: Path) -> FoundVideos:
@@ -48,11 +51,11 @@ def find_faceforensics(root: Path) -> FoundVideos:
     Raises:
         ValueError: There are none, or `root` holds several splits.
     """
-    files = video_files(root)
+    files, others = scan_original_videos(root)
     if not files:
         raise nothing_found(root, "avi or mp4 files")
-    reject_several_splits(root)
-    return FoundVideos([], [(path, 0) for path in files])
+    reject_splits(root, files, classes=False)
+    return FoundVideos([], [(path, 0) for path in files], ignored=without_captions(others, files))
 
 
 def find_ucf101(root: Path, split: Path | None = None) -> FoundVideos:
@@ -69,9 +72,11 @@ def find_ucf101(root: Path, split: Path | None = None) -> FoundVideos:
         ValueError: There are no videos, the class folders are above or below `root`, or the list names none of their
             videos.
     """
-    files = {path.relative_to(root): path for path in video_files(root)}
-    if not files:
+    found, others = scan_original_videos(root)
+    if not found:
         raise nothing_found(root, "avi or mp4 files")
+    reject_splits(root, found, classes=True)
+    files = {path.relative_to(root): path for path in found}
     reject_wrong_depth(root, list(files))
     in_class = {relative: path for relative, path in files.items() if len(relative.parts) == 2}
     classes = sorted({relative.parts[0] for relative in in_class})
@@ -85,7 +90,7 @@ def find_ucf101(root: Path, split: Path | None = None) -> FoundVideos:
                 f"{split} names no video of {root}: its lines must be Class/video.avi, as in trainlist01.txt"
             )
     videos = sorted((path, classes.index(relative.parts[0])) for relative, path in in_class.items())
-    return FoundVideos(classes, videos, left_out)
+    return FoundVideos(class_names(classes), videos, left_out, without_captions(others, found))
 
 
 def find_frame_folders(root: Path) -> FoundVideos:
@@ -97,15 +102,17 @@ def find_frame_folders(root: Path) -> FoundVideos:
     Raises:
         ValueError: There are none, `root` holds several splits, or `root` is itself a folder of pictures.
     """
-    folders = [path for path in list_videos(root) if path.is_dir()]
+    found, others = scan_videos(root)
+    folders = [path for path in found if path.is_dir()]
     if root in folders:
         raise ValueError(f"{root} holds pictures, so it is a single clip: give the folder that holds the clips")
     if not folders:
         raise nothing_found(root, "folders of frames")
-    reject_several_splits(root)
+    reject_splits(root, folders, classes=False)
     problems = {path: problem for path in folders if (problem := frame_order_problem(path))}
     left_out = [LeftOut(path, "broken", problem) for path, problem in problems.items()]
-    return FoundVideos([], [(path, 0) for path in folders if path not in problems], left_out)
+    ignored = without_captions([*others, *(path for path in found if path not in folders)], folders)
+    return FoundVideos([], [(path, 0) for path in folders if path not in problems], left_out, ignored)
 
 
 def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
@@ -117,19 +124,23 @@ def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        ValueError: It holds no videos.
+        ValueError: It holds no videos, or those of several splits.
     """
-    videos = list_videos(root)
+    videos, others = scan_videos(root)
     if not videos:
         raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
     folders = sorted({names[0] for names in parts.values() if len(names) > 1})
-    if not classes or len(folders) < 2:
-        return FoundVideos([], [(path, 0) for path in videos])
+    classes = classes and len(folders) > 1
+    reject_splits(root, videos, classes)
+    ignored = without_captions(others, videos)
+    if not classes:
+        return FoundVideos([], [(path, 0) for path in videos], ignored=ignored)
     return FoundVideos(
-        folders,
+        class_names(folders),
         [(path, folders.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
         [outside_classes(path) for path in videos if len(parts[path]) < 2],
+        ignored,
     )
 
 
@@ -172,23 +183,52 @@ def check_option(kind: str, name: str) -> None:
         raise ValueError(f"{name} is for {abbreviate(kinds)}, not for {kind}: leave it out")
 
 
-def video_files(root: Path) -> list[Path]:
-    """Return all avi and mp4 files at or below a folder, sorted; broken links are included, to be reported later."""
-    return sorted(path for path in walk_tree(root) if path.suffix.lower() in ORIGINAL_SUFFIXES and not path.is_dir())
+def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return all avi and mp4 files at or below a folder, sorted, and all others that are visible.
+
+    Broken links are included, to be reported later.
+    """
+    files = sorted(path for path in walk_tree(root) if not path.is_dir())
+    others = [path for path in files if path.suffix.lower() not in ORIGINAL_SUFFIXES]
+    visible = [path for path in others if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    return [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES], visible
+
+
+def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:
+    """Those of some files that are not the captions of videos."""
+    captions = {caption_file(video) for video in videos}
+    return [path for path in files if path not in captions]
+
+
+def count_by_suffix(files: list[Path]) -> str:
+    """How many files there are of each extension, for a message; the most frequent ones come first."""
+    counts = Counter(path.suffix.lower() for path in files)
+    named = [f"{n:,} {suffix or 'without one'}" for suffix, n in counts.most_common(12)]
+    return ", ".join(named) + (f" and {len(counts) - 12} other extensions" if len(counts) > 12 else "")
+
+
+def caption_file(video: Path) -> Path:
+    """Where the caption of a video would be: in the text file of its name beside it (clip.mp4, clip.txt)."""
+    return video.with_suffix(".txt")
 
 
 def read_caption(video: Path) -> str:
-    """Return the caption of a video: the text file of its name beside it (clip.mp4, clip.txt); empty if none."""
-    file = video.with_suffix(".txt")
-    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    """Return the caption of a video, empty if there is none. Raises ValueError if its text is not in UTF-8."""
+    file = caption_file(video)
+    return read_utf8(file).strip() if file.is_file() else ""
 
 
 def read_split(split: Path) -> list[str]:
-    """Return the non-empty lines of a split's list. Raises ValueError if it is not a text file."""
+    """Return the non-empty lines of a split's list. Raises ValueError if it is not a text in UTF-8."""
     try:
-        return [line for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{split} is not a text file: give a list such as trainlist01.txt") from error
+        return [line for line in read_utf8(split).splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{error}: give a list such as trainlist01.txt") from error
+
+
+def class_names(folders: list[str]) -> list[str]:
+    """The names of folders as those of classes: a byte that is not UTF-8 is written as in "caf\\xe9"."""
+    return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in folders]
 
 
 def outside_classes(path: Path) -> LeftOut:
@@ -224,13 +264,6 @@ def reject_wrong_depth(root: Path, videos: list[Path]) -> None:
         )
 
 
-def reject_several_splits(root: Path) -> None:
-    """Raise ValueError if subfolders are named like several splits, which training must not mix."""
-    splits = sorted(path for path in root.iterdir() if path.is_dir() and SPLIT_NAME.search(path.name.lower()))
-    if len(splits) > 1:
-        raise ValueError(f"{root} holds several splits, {abbreviate(splits)}: give one of them")
-
-
 def reject_unprintable_classes(root: Path, classes: list[str]) -> None:
     """Raise ValueError if the name of a class cannot be shown."""
     if odd := [name for name in classes if not name.isprintable()]:
@@ -249,8 +282,3 @@ def nothing_found(root: Path, wanted: str) -> ValueError:
         suffixes = Counter(path.suffix.lower() or "nameless" for path in walk_tree(root) if path.is_file())
         content = ", ".join(f"{n} {suffix} files" for suffix, n in suffixes.most_common(3)) or "nothing"
     return ValueError(f"{root} holds no {wanted}; it holds {content}")
-
-
-def abbreviate(items: list[Path] | list[str]) -> str:
-    """The first three items and the number of the others, for a message."""
-    return ", ".join(map(str, items[:3])) + (f" and {len(items) - 3} more" if len(items) > 3 else "")

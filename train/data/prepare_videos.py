@@ -7,19 +7,28 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from latte.files import one_line, replacing_folder, writable, write_text
 from latte.shapes.draw import make_clip
 from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
-from latte.train.data.layouts import LAYOUTS, LeftOut, check_option, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import (
+    LAYOUTS,
+    LeftOut,
+    check_option,
+    count_by_suffix,
+    read_caption,
+    reject_unprintable_classes,
+)
 from latte.train.data.video_list import (
     VIDEO_LIST,
     VideoEntry,
     VideoList,
     open_video_list,
     size_in_bytes,
+    with_contents,
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
@@ -50,6 +59,22 @@ class ClipRule:
         needed = min_video_frames(self.selection, self.num_frames, self.frame_interval)
         longer = LAYOUTS[kind].crop_needs_more and self.selection == "crop"
         return self.num_frames * self.frame_interval + 1 if longer else needed
+
+
+class CheckedVideos(NamedTuple):
+    """What checking a data set found.
+
+    Attributes:
+        videos: The usable videos.
+        left_out: The others, and why.
+        ignored: Files that were not looked into because of their extension.
+        remarks: Pairs of a usable video and what its reader warned of, such as how its frames were changed.
+    """
+
+    videos: VideoList
+    left_out: list[LeftOut]
+    ignored: list[Path]
+    remarks: list[tuple[Path, str]]
 
 
 def prepare_data_set(
@@ -97,13 +122,13 @@ def prepare_data_set(
     check_output_folder(out, source)
     checked = check_videos(kind, source_folder(source), min_frames, quick, split) if source else None
     with replacing_folder(out) as draft:
-        videos, left_out = checked or check_videos(
+        checked = checked or check_videos(
             kind, draw_shapes(draft / DRAWN_VIDEOS, clips or DRAWN_BY_DEFAULT, min_frames), min_frames, quick
         )
         if frame_list:
-            write_frames(videos, draft, frame_list, BLOCK)
-        write_video_list(videos, draft, str(videos.root) if source else DRAWN_VIDEOS)
-        report = format_report(videos, left_out, rule, min_frames)
+            write_frames(checked.videos, draft, frame_list, BLOCK)
+        write_video_list(checked.videos, draft, str(checked.videos.root) if source else DRAWN_VIDEOS)
+        report = format_report(checked, rule, min_frames)
         write_text(draft / REPORT, report)
     return report
 
@@ -154,9 +179,7 @@ def draw_shapes(root: Path, clips: int, frames: int) -> Path:
     return root
 
 
-def check_videos(
-    kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None
-) -> tuple[VideoList, list[LeftOut]]:
+def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None) -> CheckedVideos:
     """Find the videos of a data set and check each one.
 
     Args:
@@ -166,9 +189,6 @@ def check_videos(
         quick: Read only headers and first frames.
         split: Take only the videos of this list.
 
-    Returns:
-        The usable videos, and the others.
-
     Raises:
         ValueError: No video can be used, or the name of a class cannot be printed.
     """
@@ -177,10 +197,16 @@ def check_videos(
     reject_unprintable_classes(root, found.classes)
     if not split:
         warn_of_unpublished_counts(kind, len(found.videos), len(found.classes))
-    videos, left_out = [], list(found.left_out)
+    videos, left_out, remarks = [], list(found.left_out), []
     for path, label in tqdm(found.videos, desc="checking", unit="video", leave=False, disable=None):
-        checked = check_video(path, root, label, min_frames, quick)
-        (left_out if isinstance(checked, LeftOut) else videos).append(checked)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            checked = check_video(path, root, label, min_frames, quick)
+        if isinstance(checked, LeftOut):
+            left_out.append(checked)
+            continue
+        videos.append(checked)
+        remarks += [(path, str(warning.message).removeprefix(f"{path}").lstrip(": ")) for warning in caught]
     if not videos:
         short = sum(video.problem == "short" for video in left_out)
         hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
@@ -188,7 +214,9 @@ def check_videos(
             f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
             f"{left_out[0].reason}{hint}"
         )
-    return VideoList(kind, root, found.classes, sorted(videos, key=lambda video: video.path)), left_out
+    listed = VideoList(kind, root, found.classes, sorted(videos, key=lambda video: video.path))
+    listed = listed if quick else with_contents(listed, root)
+    return CheckedVideos(listed, left_out, found.ignored, remarks)
 
 
 def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
@@ -202,11 +230,15 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
 def check_video(path: Path, root: Path, label: int, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
     """Decode a video: what is known about it then, or why it cannot be used."""
     try:
+        caption = read_caption(path)
+    except (OSError, ValueError) as error:
+        return LeftOut(path, "caption", str(error))
+    try:
         frames, height, width = probe_video(path, quick)
         if frames < min_frames:
             return LeftOut(path, "short", f"{frames} frames, {min_frames} needed")
         relative = path.relative_to(root).as_posix()
-        return VideoEntry(relative, label, frames, height, width, size_in_bytes(path), read_caption(path))
+        return VideoEntry(relative, label, frames, height, width, size_in_bytes(path), caption)
     except (OSError, ValueError) as error:
         return LeftOut(path, "broken", str(error).removeprefix(f"{path} "))
 
@@ -221,8 +253,9 @@ def probe_video(path: Path, quick: bool) -> tuple[int, int, int]:
     return sum(shape[0] for shape in shapes), *shapes[0][-2:]
 
 
-def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule, min_frames: int) -> str:
+def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> str:
     """Format the counts, sizes and lengths, and every video that was left out, for people to read."""
+    video_list, left_out, ignored, remarks = checked
     videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
     problems = Counter(video.problem for video in left_out)
@@ -231,6 +264,8 @@ def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule
         f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
         f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
+        *([f"{len(ignored):,} files ignored for their extension: {count_by_suffix(ignored)}"] if ignored else []),
+        *([f"{len(remarks):,} remarks on videos that are used"] if remarks else []),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",
     ]
@@ -239,4 +274,5 @@ def format_report(video_list: VideoList, left_out: list[LeftOut], rule: ClipRule
     counts = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
     left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason in sorted(left_out)]
     lines += ["", "classes", *(counts or ["  none"]), "", "left out", *(left or ["  none"])]
+    lines += ["", "remarks", *(f"  {one_line(path)}: {one_line(text)}" for path, text in remarks)] if remarks else []
     return "\n".join(lines) + "\n"

@@ -40,6 +40,10 @@ class ShapeClips:
     def fingerprint(self) -> str:
         return f"shapes {self.config.seed}"
 
+    @property
+    def former_fingerprint(self) -> str:
+        return self.fingerprint
+
     def __len__(self) -> int:
         return self.config.clips
 

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from latte.files import read_json, write_json
+from latte.files import is_special, read_json, write_json
+from latte.train.data.content_digests import ContentDigests, progress
 from latte.video.read import list_pictures
 
 VIDEO_LIST, VIDEO_LIST_FORMAT = "index.json", "latte-videos-1"
 ENTRY_TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
+ENTRY_TYPES |= {"sha256": str}
+OPTIONAL = {"caption", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class VideoEntry:
     width: int
     bytes: int  # size of the file, or of the pictures in the folder
     caption: str = ""  # empty if there is none
+    sha256: str = ""  # of the content (latte.train.data.content_digests); empty if it was not read
 
     def to_json(self) -> dict:
         """Return the entry as it is written to index.json."""
         values = {"path": self.path, "class": self.label, "frames": self.frames, "height": self.height}
         values |= {"width": self.width, "bytes": self.bytes}
-        return values | ({"caption": self.caption} if self.caption else {})
+        return values | {name: value for name in sorted(OPTIONAL) if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class VideoList:
         """sha256 of the class names and of all entries; it does not depend on where the root lies."""
         about = [self.classes, [video.to_json() for video in self.videos]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def former_fingerprint(self) -> str:
+        """The fingerprint of earlier versions, which did not look at the content of videos."""
+        return replace(self, videos=[replace(video, sha256="") for video in self.videos]).fingerprint
 
     def path(self, video: VideoEntry) -> Path:
         """Return where a video lies."""
@@ -100,7 +109,7 @@ def parse_video_list(values: dict, path: Path) -> VideoList:
     if not (lists and isinstance(kind, str) and isinstance(root, str) and all(isinstance(c, str) for c in classes)):
         raise damaged
     for entry in entries:
-        known = isinstance(entry, dict) and ENTRY_TYPES.keys() - {"caption"} <= entry.keys() <= ENTRY_TYPES.keys()
+        known = isinstance(entry, dict) and ENTRY_TYPES.keys() - OPTIONAL <= entry.keys() <= ENTRY_TYPES.keys()
         if not known or any(type(value) is not ENTRY_TYPES[name] for name, value in entry.items()):
             raise damaged
         relative = PurePosixPath(entry["path"])
@@ -122,6 +131,30 @@ def verify_videos(video_list: VideoList, path: Path) -> None:
             f"{path} lists videos in {video_list.root}, which does not exist: run `latte prepare` again"
         )
     differences = [(video, how) for video in video_list.videos if (how := difference(video_list.path(video), video))]
+    refuse_differences(video_list, differences, path)
+
+
+def with_contents(video_list: VideoList, path: Path) -> VideoList:
+    """Add the digests of the videos that lack them.
+
+    Args:
+        video_list: The list.
+        path: Where it was read from, for the message.
+
+    Raises:
+        OSError: A video cannot be read.
+        ValueError: The content of a video is not what the list says.
+    """
+    with ContentDigests(video_list.root) as digests:
+        found = [digests.of(video_list.path(video)) for video in progress(video_list.videos)]
+    pairs = list(zip(video_list.videos, found))
+    changed = [(video, "has another content") for video, sha256 in pairs if video.sha256 not in ("", sha256)]
+    refuse_differences(video_list, changed, path)
+    return replace(video_list, videos=[replace(video, sha256=sha256) for video, sha256 in pairs])
+
+
+def refuse_differences(video_list: VideoList, differences: list[tuple[VideoEntry, str]], path: Path) -> None:
+    """Raise ValueError if there are pairs of a video and how it differs from its entry in the list at `path`."""
     if differences:
         video, how = differences[0]
         raise ValueError(
@@ -134,6 +167,8 @@ def difference(path: Path, video: VideoEntry) -> str:
     """How the video at `path` differs from its entry; empty if it does not."""
     if not path.exists():
         return "is missing"
+    if is_special(path):
+        return "is a pipe, a socket or a device"
     size = size_in_bytes(path)
     return "" if size == video.bytes else f"has {size} bytes, not {video.bytes}"
 

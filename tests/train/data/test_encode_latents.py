@@ -1,5 +1,6 @@
 """`latte encode`: stored latents give training what it would compute in each step."""
 
+import json
 import os
 import shutil
 import signal
@@ -181,3 +182,54 @@ def test_latents_and_clips_are_not_taken_for_each_other(vae, videos, tmp_path):
     with pytest.raises(ValueError, match="latents=once needs clips, not a LatentFolder"):
         train(config, tmp_path / "run", open_data(stored))
     assert not (tmp_path / "run").exists()
+
+
+def flip(path, place=-9):
+    """Change one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_shard_is_refused_by_training_and_encoded_anew_by_encode(vae, videos, tmp_path):
+    """`latte encode` must not write the sum of a damaged shard, which would make it look sound."""
+    config, out = small(vae, f"data={videos}", "steps=1"), tmp_path / "latents"
+    encode = lambda: encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
+    encode()
+    index, shard, sound = (out / "index.json").read_bytes(), out / "shard-00001.safetensors", None
+    stored = replace(config, latents=str(out))
+    for place in (-9, 40):  # in the numbers, and in what the shard says of itself
+        sound = shard.read_bytes()
+        flip(shard, place)
+        with pytest.raises(ValueError, match=r"shard-00001\.safetensors is damaged: run `latte encode` again"):
+            run(stored, tmp_path / "run")
+        with pytest.warns(UserWarning, match=r"shard-00001\.safetensors is damaged or was not finished"):
+            encode()
+        assert shard.read_bytes() == sound and (out / "index.json").read_bytes() == index
+    (out / "index.json").unlink()
+    flip(shard)
+    with pytest.warns(UserWarning, match="damaged"):
+        encode()
+    assert (out / "index.json").read_bytes() == index
+    source(stored, vae).prepare([range(4)], 0)
+
+
+def test_latents_of_earlier_versions(vae, videos, tmp_path):
+    """Their shards have no digest of their own and know the data by names and sizes. Finished ones stay as they are."""
+    config, out = small(vae, f"data={videos}"), tmp_path / "latents"
+    clips = open_clips(config)
+    clips.fingerprint, content = clips.former_fingerprint, clips.fingerprint
+    encode_latents.encode_data_set(config, clips, out, shard_size=1)
+    for shard in out.glob("shard-*"):
+        notes = encode_latents.read_notes(shard)
+        del notes["sha256"]
+        save_file(load_file(shard), shard, metadata={"latte": json.dumps(notes)})
+    index = json.loads((out / "index.json").read_text())
+    index["files"] = {shard.name: encode_latents.about(shard) for shard in sorted(out.glob("shard-*"))}
+    (out / "index.json").write_text(json.dumps(index))
+    encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
+    assert json.loads((out / "index.json").read_text()) == index and index["source"] != content
+    (out / "index.json").unlink()
+    with pytest.warns(UserWarning, match="is damaged or was not finished"):
+        encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
+    assert json.loads((out / "index.json").read_text())["files"] != index["files"]

@@ -1,0 +1,88 @@
+"""The sha256 of videos, remembered between runs for as long as their files are not written to.
+
+A file that keeps its size, its times and its inode keeps its digest, so that a run resumes without reading all data
+again. The digests of a folder are in one file below ~/.cache/latte (or $XDG_CACHE_HOME); deleting it is harmless.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from latte.files import read_json, write_json
+from latte.video.read import list_pictures
+from latte.weights.tensors import digest
+
+T = TypeVar("T")
+SETTLED = 2_000_000_000  # nanoseconds after which a file that is written to gets another time on any file system
+
+
+def cache_file(root: Path) -> Path:
+    """Where the digests of the files in a folder are remembered."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return cache / "latte/digests" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
+
+
+class ContentDigests:
+    """The digests of files and of folders of pictures; a context manager that remembers them when it ends.
+
+    Args:
+        root: The folder that they lie in.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.file = root, cache_file(root)
+        self.now: dict[str, list[str]] = {}  # path below root -> what identifies its version, and its digest
+
+    def __enter__(self) -> "ContentDigests":
+        self.before = {}
+        with suppress(OSError, ValueError):
+            self.before = read_json(self.file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.now:
+            with suppress(OSError):
+                write_json(self.file, self.before | self.now)
+
+    def of(self, path: Path) -> str:
+        """Return the sha256 of a file, or of the names and the contents of the pictures in a folder.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        files = list_pictures(path) if path.is_dir() else [path]
+        name, version = str(path.relative_to(self.root)), version_of(files)
+        known = self.before.get(name)
+        if isinstance(known, list) and known[:1] == [version] and all(isinstance(part, str) for part in known):
+            return known[1]
+        if path.is_dir():
+            parts = [[file.name, digest(file)] for file in files]
+            found = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        else:
+            found = digest(path)
+        if version == version_of(files) and settled(files):
+            self.now[name] = [version, found]
+        return found
+
+
+def progress(items: Collection[T]) -> Iterable[T]:
+    """What is to be hashed, with a progress bar on a terminal."""
+    return tqdm(items, desc="verifying", leave=False, disable=None)
+
+
+def version_of(files: list[Path]) -> str:
+    """What changes if one of some files is written to or replaced."""
+    about = [[file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file in files if (s := file.stat())]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def settled(files: list[Path]) -> bool:
+    """Whether the files are old enough for a later change to show in their times."""
+    return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > SETTLED
