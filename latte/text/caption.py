@@ -51,7 +51,7 @@ AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"(\D[,\./])\b", r"\1 "),
     (r"\s+", " "),
 ]
-ENDS = [  # quotes and punctuation around the whole text
+ENDS = [  # quotes and punctuation around the whole text, which a space before or after it keeps
     (r"^[\"\']([\w\W]+)[\"\']$", r"\1"),
     (r"^[\'\_,\-\:;]", r""),
     (r"[\'\_,\-\:\-\+]$", r""),
@@ -69,14 +69,14 @@ def apply_rules(text: str, rules: list[tuple[str, str]]) -> str:
 def clean_once(text: str) -> str:
     """Clean a caption once."""
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
-    for start in ("https?:", "www:?"):
+    for start in ("https?:", "www:"):
         text = re.sub(rf"\b(?:{start}(?:/{{1,3}}|[a-zA-Z0-9%])|{DOMAIN})", "", text)
     text = BeautifulSoup(text, features="html.parser").text
     text = apply_rules(text, BEFORE)
     if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return apply_rules(apply_rules(text, AFTER).strip(), ENDS).strip()
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return apply_rules(apply_rules(text, AFTER), ENDS).strip()
 
 
 def clean(text: str) -> str:
