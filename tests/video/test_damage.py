@@ -9,7 +9,16 @@ import torch
 from encode_video import encode, flip
 
 from latte.shapes.draw import make_clip
-from latte.video import DamagedVideoError, count_frames, formats, inspect_video, list_videos, read_blocks, read_video
+from latte.video import (
+    DamagedVideoError,
+    count_frames,
+    formats,
+    inspect_video,
+    list_videos,
+    read_blocks,
+    read_video,
+    stream_frames,
+)
 
 CLIP = make_clip(0, 4, frames=48).video.transpose(0, 2, 3, 1)
 GROUPS = {"g": "12", "bf": "2"}
@@ -59,7 +68,7 @@ def test_a_file_that_is_cut_is_shorter_than_its_header_says(name, tmp_path):
     for read in (read_video, count_frames, lambda path: read_video(path, [0])):
         with pytest.raises(
             ValueError,
-            match=r"is damaged: .*(it ends after|CRC|partial|prematurely|Truncat|corrupt|exceeds|EOF)|cannot",
+            match=r"is damaged: .*(it ends after|CRC|partial|prematurely|corrupt)|cannot",
         ):
             read(path)
     assert inspect_video(path, quick=True).damage and 0 < len(read_video(path, damaged="take")[0]) < 48
@@ -84,6 +93,7 @@ def test_the_same_damage_is_reported_every_time_and_nothing_is_printed(tmp_path,
         with pytest.raises(DamagedVideoError) as raised:
             read_video(path)
         said.append(str(raised.value))
+    read_video(encode(tmp_path / "a.avi", CLIP, "mjpeg", "yuvj420p"))
     assert len(set(said)) == 1 and capfd.readouterr() == ("", "")
 
 
@@ -118,7 +128,7 @@ def test_a_small_file_of_huge_frames_is_refused_before_it_is_decoded(tmp_path, m
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 8192, 4096, "yuv420p"
         container.mux([*stream.encode(av.VideoFrame(8192, 4096, "yuv420p")), *stream.encode()])
-    monkeypatch.setattr(streams, "decode", None)
+    monkeypatch.setattr(stream_frames, "decode", None)
     for read in (read_video, inspect_video, count_frames, lambda path: next(read_blocks(path))):
         with pytest.raises(ValueError, match="4096 x 8192 pixels, more than the limit of 16,777,216 pixels: scale"):
             read(path)
