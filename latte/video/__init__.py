@@ -1,7 +1,7 @@
 """Read and write videos.
 
-`read` and `write` are the two ends, and `inspect` says what a file holds. `stream_frames` reads video streams:
-`streams` decodes them, `frame_index` and `packets` say which frames they show, `geometry` turns them, `damage` and
+`read` and `write` are the two ends, and `inspect` says what a file holds. Of video streams, `stream_frames` reads the
+frames: `streams` decodes them, `frame_index` and `packets` say which are shown, `geometry` turns them, and `damage` and
 `matroska` find errors. `npz` reads arrays; `formats` lists the supported files and limits; `pixels` converts between
 bytes and network inputs; `page` lays videos out for the eye.
 """

@@ -98,14 +98,14 @@ def parse(path: Path) -> FrameIndex:
 
 def read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[StreamPacket], str, float | None]:
+) -> tuple[list[StreamPacket], str, float]:
     """Read all packets without decoding them.
 
     Returns:
         The film's packets in the order in which they are stored; what FFmpeg reports first, if anything; and the second
         at which the last packet of any stream ends.
     """
-    film, end = [], None
+    film, end = [], 0.0
     streams = [stream] if claims_own_length(container, stream) else [s for s in container.streams if s.type != "data"]
     failure = ""
     with av.logging.Capture() as logs:
@@ -113,8 +113,9 @@ def read_packets(
             for packet in container.demux(streams):
                 if packet.stream_index == stream.index:
                     film.append(StreamPacket.of(packet, stream.codec_context))
-                if packet.pts is not None and packet.time_base:
-                    end = max(end or 0, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                known = [time for time in (packet.pts, packet.dts) if time is not None]  # AVI has only the latter
+                if known and packet.time_base:
+                    end = max(end, float((max(known) + (packet.duration or 0)) * packet.time_base))
         except av.FFmpegError as error:
             failure = str(error.strerror)
     # a parser's reports are about single frames, which the decoder reports again
@@ -144,7 +145,7 @@ def times_by_packets(stream: av.VideoStream, packets: list[StreamPacket]) -> lis
     in_order_of_storage = context.has_b_frames and known == shown
     if counts <= {0, 1} and len(known) == len(shown) and not in_order_of_storage:
         return known
-    if context.name != "mpeg4":  # decoders of other codecs may drop frames of equal or unknown times
+    if not packets[0].is_marked:  # other decoders may drop frames whose times are equal or unknown
         return None
     return [-1] * count_unpacked(packets)
 
@@ -179,7 +180,7 @@ def missing_end(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     packets: list[StreamPacket],
-    end_of_all: float | None,
+    end: float,
 ) -> str:
     """Say how much shorter the file is than its header says, or that it is cut; empty if it is not."""
     if container.format.name == "mpegts" and all(container.size % size for size in TS_PACKET_SIZES):
@@ -189,18 +190,17 @@ def missing_end(
         return ""
     period = float((shown[-1] - shown[0]) / (len(shown) - 1) * stream.time_base)
     formats = set(container.format.name.split(","))
-    end = float(max(p.pts + p.duration for p in packets if p.pts is not None) * stream.time_base)
-    if not any(packet.duration for packet in packets):
-        end += period
+    end += max(0, period - float(packets[-1].duration * stream.time_base))
     if claims_own_length(container, stream):
-        claimed, found = float(stream.duration * stream.time_base), end - float(shown[0] * stream.time_base)
-    elif formats & {"matroska", "flv", "asf"} and container.duration and end_of_all:
-        claimed, found = container.duration / av.time_base, max(end, end_of_all)
+        claimed = float(stream.duration * stream.time_base)
+        end -= 0 if "avi" in formats else max(0, shown[0]) * float(stream.time_base)
+    elif formats & {"matroska", "flv", "asf"} and container.duration:
+        claimed = container.duration / av.time_base
     else:
         return ""
-    if claimed - found <= 0.75 * period:
+    if claimed - end <= 0.75 * period:
         return ""
-    return f"it ends after {found:.2f} of the {claimed:.2f} seconds that its header states"
+    return f"it ends after {end:.2f} of the {claimed:.2f} seconds that its header states"
 
 
 def frame_rate(stream: av.VideoStream, times: list[int]) -> float:

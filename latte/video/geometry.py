@@ -37,11 +37,12 @@ def to_shown_rgb(frame: av.VideoFrame, aspect: Fraction = Fraction(1)) -> np.nda
         aspect: Width of its pixels over their height. Other pixels than square ones are resampled.
     """
     # By default, converting starts threads for every frame, which takes 20 times as long on a busy machine.
-    if aspect == 1:
-        converted = frame.reformat(format="rgb24", threads=1)
-    else:
-        height, width = display_size(frame.height, frame.width, aspect)
-        converted = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
+    with av.logging.Capture():  # it warns of JPEG's range of colours, frame by frame
+        if aspect == 1:
+            converted = frame.reformat(format="rgb24", threads=1)
+        else:
+            height, width = display_size(frame.height, frame.width, aspect)
+            converted = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
     image = converted.to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
     return orient(image, bytes(matrix)) if matrix else image

@@ -1,5 +1,6 @@
 """How many frames a packet of a video stream holds, as far as the codec shows it without decoding."""
 
+import re
 from typing import NamedTuple
 
 import av
@@ -13,6 +14,7 @@ INTRA_CODECS = (
 UNIT_CODECS = ("h264", "hevc", "libdav1d", "av1")
 MIN_UNIT_BYTES = 12  # a smaller one may hold only a delimiter or the mark of the stream's end
 VOP_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4 part 2
+PACKED_MARK = re.compile(rb"DivX\d+(?:b|Build)\d+p")  # FFmpeg takes packets apart only after this mark
 MAX_EMPTY_VOP_BYTES = 19  # FFmpeg's limit for one that only says that nothing is coded: no frame is shown
 
 
@@ -26,6 +28,7 @@ class StreamPacket(NamedTuple):
         is_key: The file says that decoding can start here.
         is_discarded: The file says that it is decoded, but not shown.
         frames: How many frames it holds that are shown; None: that is not sure.
+        is_marked: It says that packets may hold two frames, as MPEG-4 in AVI does. Only asked of key frames.
     """
 
     pts: int | None
@@ -34,12 +37,15 @@ class StreamPacket(NamedTuple):
     is_key: bool
     is_discarded: bool
     frames: int | None
+    is_marked: bool
 
     @classmethod
     def of(cls, packet: av.Packet, context: av.VideoCodecContext) -> "StreamPacket":
         """Describe a packet of a stream."""
         frames = None if packet.is_discard or packet.is_corrupt or not packet.size else count_shown(packet, context)
-        return cls(packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, packet.is_discard, frames)
+        marked = context.name == "mpeg4" and packet.is_keyframe and bool(PACKED_MARK.search(bytes(packet)))
+        about = packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, packet.is_discard
+        return cls(*about, frames, marked)
 
 
 def count_shown(packet: av.Packet, context: av.VideoCodecContext) -> int | None:
