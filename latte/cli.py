@@ -45,8 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
-        # timm imports torchvision, whose picture reader fails to load beside a CPU build of torch; it is not used here
-        warnings.filterwarnings("ignore", "Failed to load image Python extension")
         try:
             import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
         except KeyboardInterrupt:

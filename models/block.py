@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
+from latte.models.mlp import Mlp
 
 ATTENTION: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "s": lambda dim, heads, rope: AxialAttention(dim, heads, "spatial"),

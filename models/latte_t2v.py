@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
 
 from latte.models.attention import CrossAttention
 from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, TanhGELU
 from latte.models.condition import TimeEmbed, spatial_position
 from latte.models.denoiser import Condition, Denoiser, check_latents
+from latte.models.mlp import Mlp
 from latte.models.network_config import NetworkConfig
 from latte.models.t5 import T5Config, T5Encoder
 
