@@ -53,8 +53,8 @@ def noise_source(
         first: Number of the first video under a seed.
 
     Returns:
-        noise(step, rows) -> (len(rows), f, c, h, w) for some of the videos, on the CPU or on the generator's device;
-        the step START is the noise that sampling starts from.
+        noise(step, rows) -> (len(rows), f, c, h, w) for some of the videos, on the CPU or on the generator's device; a
+        video that is named twice has the same noise twice. The step START is the noise that sampling starts from.
 
     Raises:
         ValueError: Two sources are given, or latents or generators that do not fit.
@@ -82,7 +82,8 @@ def noise_source(
             if count - 1 in rows:
                 del of_all[step]
         else:
-            parts = torch.stack([torch.randn(drawn, generator=random[i], device=random[i].device) for i in rows])
+            once = {i: torch.randn(drawn, generator=random[i], device=random[i].device) for i in dict.fromkeys(rows)}
+            parts = torch.stack([once[i] for i in rows])
         return rearrange(parts, DIFFUSERS_ORDER)
 
     return noise

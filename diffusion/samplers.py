@@ -7,6 +7,7 @@ All samplers, here and in solvers.py, share their first arguments:
     noise: The fresh noise of the i-th executed step, shaped like x; deterministic samplers ignore it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -26,10 +27,13 @@ def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, 
 
 
 @torch.no_grad()
-def ddpm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
+def ddpm(
+    denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise, last_noise: bool = False
+) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with a learned variance (Nichol & Dhariwal 2021, eq. 15).
 
-    Args: See the module. noise is needed.
+    Args: See the module. noise is needed. last_noise adds it in the last step too, if that begins above timestep 0, in
+        diffusers' way: with a learned variance between 1e-20 and beta.
 
     Yields:
         x after each step, (b, f, c, h, w).
@@ -38,7 +42,12 @@ def ddpm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNois
         eps, variance = split_output(denoise(x, t).to(x.dtype), x.shape[2])
         mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
         log_var = x.new_zeros(()) + learned_log_variance(schedule, variance, index, x)
-        x = mean if index == 0 else mean + (0.5 * log_var).exp() * noise(count).to(x)
+        if index == 0 and variance is not None and last_noise and schedule.timesteps[0] > 0:
+            share, floor = (variance + 1) / 2, math.log(1e-20)
+            log_var = share * math.log(schedule.betas[0]) + (1 - share) * floor
+            x = mean + (0.5 * log_var).exp() * noise(count).to(x)
+        else:
+            x = mean if index == 0 else mean + (0.5 * log_var).exp() * noise(count).to(x)
         yield x
 
 

@@ -25,12 +25,15 @@ class Schedule:
         timesteps: What the network is given as t at each step (n,); rising.
         end: Signal power (alpha bar) where the reverse process ends; below 1 if a little noise is to remain.
         parent: The training schedule that this chain is a part of; None if it is one itself.
+        stride: If not 0, a step leads to the noise level so many timesteps lower, even where the next step begins at
+            another one. It needs a parent.
     """
 
     betas: Tensor
     timesteps: Tensor
     end: float = 1.0
     parent: "Schedule | None" = None
+    stride: int = 0
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -42,7 +45,10 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod_prev(self) -> Tensor:
-        """Alpha bar one step earlier, (n,); `end` before the first step."""
+        """Alpha bar that each step leads to, (n,): that of the step before, and `end` before the first step."""
+        if self.stride and self.parent is not None:
+            goals = self.timesteps - self.stride
+            return torch.where(goals < 0, self.end, self.parent.alpha_bar_at(goals.clamp(min=0)))
         return torch.cat([self.betas.new_full((1,), self.end), self.alphas_cumprod[:-1]])
 
     @cached_property
@@ -50,6 +56,7 @@ class Schedule:
         """Variance of q(x_{t-1} | x_t, x_0), (n,); eq. 7 of Ho et al. The first step leads down to `end`."""
         betas = self.betas.clone()
         betas[0] = (1 - (1 - self.betas[0]) / self.end).clamp(min=0)
+        betas = 1 - self.alphas_cumprod / self.alphas_cumprod_prev if self.stride else betas
         return betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
@@ -134,7 +141,7 @@ def spaced_timesteps(
     elif spacing == "trailing":
         timesteps = steps - 1 - (torch.arange(count, dtype=torch.float64).flip(0) * steps / count).round()
     elif spacing == "linspace":
-        timesteps = torch.linspace(0, steps - 1, n, dtype=torch.float64)
+        timesteps = torch.from_numpy(np.linspace(0, steps - 1, n))  # torch's halves are rounded elsewhere
         timesteps = timesteps.round() if multistep else timesteps
     else:
         raise ValueError(f"spacing is {spacing!r}, not one of {', '.join(SPACINGS)}")
@@ -169,7 +176,9 @@ def evenly_spaced(spacing: str, steps: int) -> list[int]:
     return kept
 
 
-def respace(schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: float = 1.0) -> Schedule:
+def respace(
+    schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: float = 1.0, stride: int = 0
+) -> Schedule:
     """The shorter chain over some of a schedule's timesteps, with the same noise level at each that is kept.
 
     Args:
@@ -177,6 +186,7 @@ def respace(schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: 
         timesteps: Rising timesteps (n,), or a respacing string (see spaced_timesteps). Between two integers the noise
             level is interpolated linearly in sigma.
         end: Signal power (alpha bar) where the reverse process ends.
+        stride: How many timesteps lower each step leads; 0, to the next of the timesteps.
 
     Raises:
         ValueError: The timesteps do not rise, or are not within the schedule's.
@@ -188,7 +198,7 @@ def respace(schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: 
         raise ValueError(f"timesteps must rise, without repetition, within 0..{most}; got {kept.tolist()}")
     abar = schedule.alpha_bar_at(kept)
     betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(betas, kept if (kept % 1).any() else kept.long(), end, schedule)
+    return Schedule(betas, kept if (kept % 1).any() else kept.long(), end, schedule, stride)
 
 
 @overload

@@ -51,6 +51,21 @@ def noise_levels(schedule: Schedule) -> list[NoiseLevel]:
     return [*reversed(rising), NoiseLevel(0, math.sqrt(end), math.sqrt(1 - end))]
 
 
+def goals(schedule: Schedule) -> list[NoiseLevel]:
+    """The level that each step leads to: the next one, or one a stride lower if the schedule has a stride."""
+    levels = noise_levels(schedule)
+    if not schedule.stride:
+        return levels[1:]
+    return [level_at(schedule, here.t - schedule.stride) for here in levels[:-1]]
+
+
+def level_at(schedule: Schedule, t: float) -> NoiseLevel:
+    """The level of a timestep of the training schedule; below 0, the schedule's end."""
+    training = schedule.parent or schedule
+    abar = schedule.end if t < 0 else float(training.alpha_bar_at(torch.tensor([t]))[0])
+    return NoiseLevel(max(t, 0), math.sqrt(abar), math.sqrt(1 - abar))
+
+
 def predict_noise(denoise: NoisePredictor, x: Tensor, level: NoiseLevel) -> Tensor:
     """The noise that the network predicts in x (b, f, c, h, w)."""
     t = torch.full((len(x),), level.t, device=x.device)
@@ -131,11 +146,14 @@ def pndm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNois
     order is 2, with a small constant.
     """
     past: list[Tensor] = []
-    for here, there in pairwise(noise_levels(schedule)):
+    levels = noise_levels(schedule)
+    for here, after, there in zip(levels, levels[1:], goals(schedule)):
         past = [predict_noise(denoise, x, here), *past[:3]]
         eps = reduce(torch.add, (weight * old for weight, old in zip(PLMS[len(past)], past)))
-        if len(past) == 1 and there.s:
-            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), there)) / 2
+        if len(past) == 1 and len(schedule) > 1:
+            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), after)) / 2
+            if schedule.stride:  # as diffusers does, from one stride above the next level
+                here, there = level_at(schedule, after.t + schedule.stride), after
         x = ddim_step(x, eps, here, there)
         yield x
 
@@ -149,13 +167,14 @@ def line_integral(one: NoiseLevel, zero: NoiseLevel, end: NoiseLevel) -> float:
 def deis(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """DEIS of order 2 (Zhang & Chen 2023, arXiv 2204.13902, eq. 15).
 
-    eps is a line in log sigma through its last two values, which is integrated exactly.
+    eps is a line in log sigma through its last two values, which is integrated exactly. As in diffusers, the last of
+    fewer than 15 steps is of order 1.
     """
     before: NoiseLevel | None = None
     old = x  # until there is an eps before
-    for here, there in pairwise(noise_levels(schedule)):
+    for count, (here, there) in enumerate(pairwise(noise_levels(schedule)), 1):
         eps = predict_noise(denoise, x, here)
-        if before is None or not there.s:
+        if before is None or not there.s or count == len(schedule) < 15:
             x = ddim_step(x, eps, here, there)
         else:
             new_weight = line_integral(here, before, there) - line_integral(here, before, here)

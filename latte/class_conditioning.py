@@ -35,7 +35,6 @@ class ClassConditioning:
     describes = "classes, or unconditional"
     components: tuple[str, ...] = ("transformer", "vae", "scheduler", "class_names")
     tensors: tuple[str, ...] = ()
-    fills_batches = True
 
     def trained_size(self, config: LatteConfig) -> tuple[int, int]:
         """(frames, side of the latents) that a model was trained at."""

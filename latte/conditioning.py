@@ -60,14 +60,11 @@ class Conditioning(Protocol):
         describes: The kind of model, in messages.
         components: Names of the pipeline's parts.
         tensors: What a callback may ask for besides latents.
-        fills_batches: Whether the last batch of a call is filled up, so that asking for more videos changes no bit of
-            the others. A text-to-video model is too large for that: there, rounding depends on the batch.
     """
 
     describes: str
     components: tuple[str, ...]
     tensors: tuple[str, ...]
-    fills_batches: bool
 
     def check_parts(self, pipe: "LattePipeline") -> None:
         """Raise ValueError if the pipeline's parts do not fit together."""

@@ -250,7 +250,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         plan = make_plan(self, num_inference_steps, timesteps, guidance_interval, sampler, eta, noise,
                          callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
         denoisers = self.conditioning.denoisers(self, request, guidance)
-        work = batches(count, batch_size, self.conditioning.fills_batches and generator is None)
+        work = batches(count, batch_size)
         with decode_chunk(self.vae, decode_chunk_size):
             videos = make_videos(self, denoisers, work, plan, output_type, progress)
         frames = as_output(videos, output_type)

@@ -63,12 +63,16 @@ def make_plan(
     return SamplingPlan(scheduler, schedule, noise, eta, callback, tensors)
 
 
-def batches(count: int, size: int, fill: bool) -> list[tuple[list[int], int]]:
-    """(numbers of the videos of a batch, how many of them count); `fill` repeats the last video in the last batch."""
+def batches(count: int, size: int) -> list[tuple[list[int], int]]:
+    """(numbers of the videos of a batch, how many of them count).
+
+    The last video fills the last batch up: rounding depends on a batch's size, and so asking for more videos changes no
+    bit of the others.
+    """
     found = []
     for start in range(0, count, size):
         rows = list(range(start, min(start + size, count)))
-        found.append((rows + [count - 1] * (size - len(rows)) * fill, len(rows)))
+        found.append((rows + [count - 1] * (size - len(rows)), len(rows)))
     return found
 
 

@@ -15,6 +15,7 @@ from latte.models.network_config import check_fields, known_fields, shown
 
 ALL = {**SAMPLERS, **SOLVERS}
 IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at their first level's deviation
+STRIDING = ("ddim", "pndm")  # these know set_alpha_to_one and fixed_stride
 MULTISTEP = ("dpm_multistep", "dpm_singlestep", "deis")  # these leave out the lowest of count + 1 timesteps
 PUBLISHED = {  # diffusers' class: ours
     "DDIMScheduler": "ddim",
@@ -59,7 +60,13 @@ class Scheduler:
         sampler: A name of latte.scheduler.ALL.
         timestep_spacing: "even", "leading", "trailing" or "linspace": see latte.diffusion.schedule.spaced_timesteps.
         steps_offset: Added to "leading" timesteps.
-        set_alpha_to_one: "ddim" and "pndm" end without noise; if False, at the noise level of timestep 0.
+        set_alpha_to_one: "ddim" and "pndm" end without noise; if False, at the noise level of timestep 0. "deis" always
+            ends there.
+        fixed_stride: As in diffusers, a step of "ddim" or "pndm" leads num_train_timesteps // steps timesteps lower,
+            which may not be where the next step begins; False leads there. It does not apply to "even" spacing, nor to
+            timesteps that are given one by one.
+        last_noise: "ddpm" with a learned variance adds noise in its last step too, if that begins above timestep 0, as
+            diffusers does. The original Latte adds none.
         num_train_timesteps: Length of the training schedule.
         beta_start: First beta of the training schedule.
         beta_end: Last beta of the training schedule.
@@ -72,6 +79,8 @@ class Scheduler:
     timestep_spacing: str = "leading"
     steps_offset: int = 0
     set_alpha_to_one: bool = True
+    fixed_stride: bool = True
+    last_noise: bool = False
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -123,19 +132,27 @@ class Scheduler:
         Raises:
             ValueError: There are not so many timesteps, or those given do not fall within the training schedule's.
         """
-        training, count = self.training_schedule(), self.num_train_timesteps
+        training, count, stride = self.training_schedule(), self.num_train_timesteps, 0
         if timesteps is None:
             multistep = self.sampler in MULTISTEP and self.timestep_spacing in ("leading", "linspace")
             spacing = (self.timestep_spacing, count, self.steps_offset, multistep)
             rising = spaced_timesteps(num_inference_steps, *spacing)
             rising = rising if self.sampler in IN_SIGMA else rising.round()
+            stride = self.stride(rising)
         else:
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
             inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count - 1
             if not inside or not (rising.diff() > 0).all():
                 raise ValueError(f"timesteps must fall, without repetition, within {count - 1} to 0: {timesteps}")
-        ends_noisy = self.sampler in ("ddim", "pndm") and not self.set_alpha_to_one
-        return respace(training, rising, float(training.alphas_cumprod[0]) if ends_noisy else 1.0)
+        ends_noisy = self.sampler == "deis" or (self.sampler in STRIDING and not self.set_alpha_to_one)
+        return respace(training, rising, float(training.alphas_cumprod[0]) if ends_noisy else 1.0, stride)
+
+    def stride(self, rising: Tensor) -> int:
+        """How many timesteps lower each step leads (see fixed_stride); 0 if that is where the next step begins."""
+        if not self.fixed_stride or self.sampler not in STRIDING or self.timestep_spacing == "even":
+            return 0
+        stride = self.num_train_timesteps // len(rising)
+        return 0 if (rising.diff() == stride).all() and rising[0] < stride else stride
 
     def start(self, noise: Tensor, schedule: Schedule) -> Tensor:
         """The latents (b, f, c, h, w) that sampling starts from, out of standard normal noise of that shape."""
@@ -146,7 +163,8 @@ class Scheduler:
         self, denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise, eta: float = 0.0
     ) -> Iterator[Tensor]:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
-        return ALL[self.sampler](denoise, x, schedule, noise, **({"eta": eta} if self.sampler == "ddim" else {}))
+        options = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
+        return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
 
 
 def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, Any]:

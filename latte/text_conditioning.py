@@ -34,7 +34,6 @@ class TextConditioning:
     describes = "prompts"
     components: tuple[str, ...] = PARTS
     tensors: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
-    fills_batches = False
 
     def trained_size(self, config: LatteT2VConfig) -> tuple[int, int]:
         """(frames, side of the latents) that a model was trained at."""

@@ -180,7 +180,7 @@ def scheduler_config(scheduler: Scheduler, prediction: str) -> dict:
         prediction: What the network predicts, "eps" or "v".
 
     Raises:
-        ValueError: The sampler's class in diffusers does not have this timestep spacing.
+        ValueError: The sampler's class in diffusers does not have this timestep spacing, or only a fixed stride.
     """
     classes = {sampler: name for name, sampler in PUBLISHED.items()}
     settings, entries = SCHEDULER_ENTRIES[scheduler.sampler]
@@ -190,6 +190,8 @@ def scheduler_config(scheduler: Scheduler, prediction: str) -> dict:
             f"diffusers' {classes[scheduler.sampler]} has no timestep_spacing {scheduler.timestep_spacing!r}; "
             f"choose one of {', '.join(spacings)}"
         )
+    if "set_alpha_to_one" in settings and not scheduler.fixed_stride:
+        raise ValueError(f"diffusers' {classes[scheduler.sampler]} has no fixed_stride=False: set it to True")
     names = ("num_train_timesteps", "beta_start", "beta_end", *settings)
     return {
         "_class_name": classes[scheduler.sampler],

@@ -85,15 +85,17 @@ def test_order_of_convergence(sampler, order):
 
 
 def ancestral_deviation(sampler, count):
-    """What comes out of unit noise: exact, as on a Gaussian each sampler is linear in its start and in every noise."""
+    """What comes out of unit noise: exact, as on a Gaussian each sampler is linear in its start and in every noise.
+
+    Row 0 of the batch has the start alone, row 1 + i the noise of step i.
+    """
     schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
-    one, zero = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    alone = torch.eye(count + 1, dtype=torch.float64).view(count + 1, count + 1, 1, 1, 1, 1)
     first, *_, low, _ = noise_levels(schedule)
-    start = list(sampler(gaussian, one, schedule, lambda i: zero))[-2]
-    fresh = [list(sampler(gaussian, zero, schedule, lambda i, j=j: one if i == j else zero))[-2] for j in range(count)]
+    parts = list(sampler(gaussian, alone[0], schedule, lambda i: alone[1 + i]))[-2].flatten()
     spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)
-    variance = (spread(first) * float(start)) ** 2 + sum(float(part) ** 2 for part in fresh)
-    return abs(math.sqrt(variance) / spread(low) - 1)
+    parts[0] *= spread(first)
+    return abs(float(parts.norm()) / spread(low) - 1)
 
 
 @pytest.mark.parametrize(("sampler", "order"), [(euler_ancestral, 1), (kdpm2_ancestral, 2)])

@@ -1,6 +1,7 @@
 """LatteT2V and the T5 encoder against values recorded from diffusers and transformers: tests/goldens/README.md."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -34,6 +35,27 @@ def test_forward_of_the_published_model(model, golden):
     assert relative_error(out_of(model, golden), golden.outputs["out"]) < 1e-5
     assert relative_error(out_of(model, golden, frames=1), golden.outputs["out_one_frame"]) < 1e-5
     assert relative_error(out_of(model, golden, temporal=False), golden.outputs["out_no_temporal"]) < 1e-5
+
+
+@pytest.mark.parametrize(("sample_size", "stretch"), [(4, 1), (64, 1), (126, 1), (128, 2), (200, 3)])
+def test_positions_of_large_latents_are_stretched(sample_size, stretch):
+    """PixArt-alpha's: patch i of n stands at i (sample_size / patch / n) / stretch, stretch = sample_size // 64 > 0."""
+    shape = {
+        "num_layers": 2,
+        "num_attention_heads": 1,
+        "attention_head_dim": 8,
+        "caption_channels": 4,
+        "video_length": 1,
+    }
+    model = LatteT2V(LatteT2VConfig(sample_size=sample_size, **shape))
+    found = model.spatial_position(torch.zeros(1), 3, 5)
+    for row in range(3):
+        for column in range(5):
+            places = [sample_size / 2 / n / stretch * i for i, n in ((column, 5), (row, 3))]
+            angles = [place / 10000 ** (k / 2) for place in places for k in range(2)]
+            expected = [math.sin(a) for a in angles[:2]] + [math.cos(a) for a in angles[:2]]
+            expected += [math.sin(a) for a in angles[2:]] + [math.cos(a) for a in angles[2:]]
+            torch.testing.assert_close(found[row * 5 + column], torch.tensor(expected), rtol=0, atol=1e-4)
 
 
 def test_published_size_has_the_published_parameters():

@@ -9,7 +9,8 @@ from awake_models import awake_pipeline
 from goldens import relative_error
 from published import PROMPTS, QUICK
 
-from latte import LattePipeline
+from latte import LattePipeline, pipeline
+from latte.diffusion.samplers import ddim, ddpm
 from latte.scheduler import Scheduler
 
 
@@ -57,6 +58,66 @@ def test_one_generator_gives_the_same_noise_at_any_batch_size(call):
         assert relative_error(several(batch_size=size), together) < 1e-5
     (one,) = call(shown[:1], generator=torch.Generator().manual_seed(7), eta=1.0).frames
     assert relative_error(one, together[0]) > 1e-2
+
+
+@pytest.mark.parametrize("source", ["seed", "a generator each", "latents"])
+def test_one_video_and_the_first_of_more_have_the_same_bits(call, source):
+    """The last batch is filled up: rounding depends on its size."""
+    shown = (lambda n: {"shown": [0] * n}) if not call.pipe.takes_prompts else (lambda n: {"num_videos_per_prompt": n})
+    start = torch.randn(5, *call().frames.shape[1:])
+    given = {
+        "seed": lambda n: {"seed": 2},
+        "a generator each": lambda n: {"generator": [torch.Generator().manual_seed(i) for i in range(n)]},
+        "latents": lambda n: {"latents": start[:n]},
+    }[source]
+    several = lambda n, **options: call(**shown(n), **given(n), eta=1.0, batch_size=2, num_inference_steps=2, **options)
+    whole = several(3, output_type="uint8").frames
+    assert len(whole) == 3 and not torch.equal(whole[0], whole[1])
+    assert torch.equal(several(1, output_type="uint8").frames, whole[:1])
+    assert torch.equal(several(1).frames, several(3).frames[:1])
+
+
+def test_noise_is_asked_for_by_step_and_video(call, monkeypatch):
+    """The start once, then the fresh noise of each step but the last, whose deviation is 0."""
+    asked, source = [], pipeline.noise_source
+
+    def recorded(*args):
+        noise = source(*args)
+        return lambda step, rows: asked.append((step, list(rows))) or noise(step, rows)
+
+    monkeypatch.setattr(pipeline, "noise_source", recorded)
+    shown = [0] * 3 if not call.pipe.takes_prompts else [PROMPTS[0]] * 3
+    call(shown, eta=1.0, batch_size=2)
+    assert asked == [(step, rows) for rows in ([0, 1], [2, 2]) for step in (-1, 0, 1, 2)]
+
+
+def test_videos_of_one_seed_differ_in_their_start_and_in_their_fresh_noise(call):
+    shown = [0, 0] if not call.pipe.takes_prompts else [PROMPTS[0]] * 2
+    for options in ({}, {"latents": torch.randn(1, *call().frames.shape[1:]).repeat(2, 1, 1, 1, 1), "eta": 1.0}):
+        one, other = call(shown, **options).frames
+        assert relative_error(one, other) > 1e-2
+    same = call(shown, latents=options["latents"], batch_size=2).frames
+    assert torch.equal(same[0], same[1])
+
+
+def test_the_noise_of_the_original_can_be_given(classes):
+    """The original draws (1, f, c, h, w) after torch.manual_seed; latents are (b, c, f, h, w)."""
+    torch.manual_seed(11)
+    start = torch.randn(1, 4, 4, 2, 2)
+    options = dict(num_inference_steps=4, guidance_scale=1, output_type="latent", progress=False)
+    made = classes("right", latents=start.transpose(1, 2), **options).frames
+    *_, expected = ddim(lambda x, t: classes.transformer(x, t, torch.tensor([1])), start, classes.scheduler.schedule(4))
+    assert relative_error(made.transpose(1, 2), expected) < 1e-6
+
+
+def test_a_generator_draws_the_start_and_then_every_step(classes):
+    options = dict(num_inference_steps=4, guidance_scale=1, output_type="latent", progress=False)
+    made = classes("right", generator=torch.Generator().manual_seed(11), sampler="ddpm", **options).frames
+    generator = torch.Generator().manual_seed(11)
+    draws = [torch.randn(1, 4, 4, 2, 2, generator=generator).transpose(1, 2) for _ in range(4)]
+    denoise = lambda x, t: classes.transformer(x, t, torch.tensor([1]))
+    *_, expected = ddpm(denoise, draws[0], classes.scheduler.schedule(4), lambda step: draws[1 + step])
+    assert relative_error(made.transpose(1, 2), expected) < 1e-5
 
 
 def test_timesteps_and_samplers_can_be_named(call):

@@ -1,10 +1,12 @@
 """Pyramid Attention Broadcast: recorded values, schedules worked out by hand, and that nothing of it remains."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from goldens import Golden, relative_error
 
-from latte import LattePipeline
+from latte import LattePipeline, pab
 from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
@@ -51,6 +53,29 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     plain = latents(pipe, golden, steps=8)
     pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
     assert torch.equal(latents(pipe, golden, steps=8), plain)
+
+
+@pytest.mark.parametrize("after_gate", [False, True])
+def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate, monkeypatch):
+    """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
+    plain, kept = latents(pipe, golden, steps=8), []
+    kinds = ("spatial_attn", "temporal_attn", "cross_attn", "mlp")
+    ranges = {f"{kind}_skip_range": 2 for kind in kinds} | {f"{kind}_timestep_range": (990, 999) for kind in kinds}
+    pipe.enable_pyramid_attention_broadcast(**ranges, after_gate=after_gate)
+    rules, _ = pipe._broadcast
+    look = lambda pipe, *_: kept.append(len(states[-1].cache))
+    states, broadcast = [], pab.pyramid_attention_broadcast
+
+    @contextmanager
+    def watched(*args):
+        with broadcast(*args) as state:
+            states.append(state)
+            yield state
+
+    monkeypatch.setattr(pab, "pyramid_attention_broadcast", watched)
+    assert torch.equal(latents(pipe, golden, steps=8, callback_on_step_end=look), plain)
+    layers = [layer for layer in pipe.transformer.modules() if getattr(layer, "kind", None) in rules]
+    assert len(rules) == 4 and kept == [len(layers)] * 8
 
 
 @pytest.mark.parametrize("after_gate", [False, True])

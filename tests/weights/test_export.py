@@ -230,3 +230,10 @@ def test_configurations_of_autoencoders_come_back():
     for temporal in (False, True):
         config = VAEConfig(block_out_channels=(32, 32), temporal_decoder=temporal)
         assert VAEConfig.from_dict(json.loads(json.dumps(vae_config(config)))) == config
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm"])
+def test_diffusers_has_no_free_stride(sampler):
+    assert scheduler_config(Scheduler(sampler, "trailing"), "eps")["timestep_spacing"] == "trailing"
+    with pytest.raises(ValueError, match="has no fixed_stride=False"):
+        scheduler_config(Scheduler(sampler, "trailing", fixed_stride=False), "eps")

@@ -1,0 +1,48 @@
+"""Which noise belongs to which video and step."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from latte.diffusion.randomness import START, noise_source, normal
+
+SHAPE = (2, 4, 3, 3)  # (f, c, h, w)
+GIVEN = {
+    "seed": lambda: {"seed": 3},
+    "one generator": lambda: {"random": torch.Generator().manual_seed(3)},
+    "a generator each": lambda: {"random": [torch.Generator().manual_seed(i) for i in (3, 4, 5)]},
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_every_video_has_its_own_noise_in_every_step(given):
+    noise = noise_source(3, SHAPE, **given())
+    drawn = [part for step in (START, 0, 1, 2) for part in noise(step, [0, 1, 2])]
+    assert all(part.shape == SHAPE for part in drawn)
+    for one, other in combinations(drawn, 2):
+        assert abs(float((one * other).mean())) < 0.6 and not torch.allclose(one, other, atol=0.1)
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_a_video_that_is_named_twice_has_the_same_noise_twice(given):
+    whole, filled = noise_source(3, SHAPE, **given()), noise_source(3, SHAPE, **given())
+    for step in (START, 0, 1):
+        expected = whole(step, [0, 1, 2])
+        assert torch.equal(filled(step, [0, 1]), expected[:2])
+        assert torch.equal(filled(step, [2, 2]), expected[[2, 2]])
+
+
+def test_noise_of_a_seed_is_that_of_its_number_and_step():
+    noise = noise_source(4, SHAPE, seed=3, first=5)
+    for step in (START, 0, 6):
+        expected = torch.stack([normal(SHAPE, 3, 5 + i, step + 1) for i in (1, 3)])
+        assert torch.equal(noise(step, [1, 3]), expected)
+    assert torch.equal(noise_source(1, SHAPE)(0, [0])[0], normal(SHAPE, 0, 0, 1))
+
+
+def test_given_latents_are_the_start_and_nothing_else():
+    latents = torch.randn(2, 4, 2, 3, 3)
+    noise = noise_source(2, SHAPE, seed=3, latents=latents)
+    assert torch.equal(noise(START, [1]), latents[1:].transpose(1, 2))
+    assert torch.equal(noise(0, [1])[0], normal(SHAPE, 3, 1, 1))
