@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latte.files import read_json, write_json
+from latte.files import read_json, utf8_path, write_json
 from latte.weights.folder import MANIFEST, damage, write_manifest
 from latte.weights.tensors import write_tensors
 
@@ -123,7 +123,8 @@ def latest(run: Path) -> Path | None:
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Read a .safetensors file of a checkpoint."""
-    return load_file(folder / f"{name}.safetensors")
+    with utf8_path(folder / f"{name}.safetensors") as readable:
+        return load_file(readable)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

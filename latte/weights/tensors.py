@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import CheckpointError, replacing
+from latte.files import CheckpointError, replacing, utf8_path
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -76,7 +76,8 @@ def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors are reworded, since PyTorch's own advise loading the file unsafely."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with utf8_path(path) as readable:
+                return load_file(readable)
         verify_zip(path)
         with warnings.catch_warnings(action="ignore"):  # PyTorch warns about how the file was made
             return torch.load(path, map_location="cpu", weights_only=True)
