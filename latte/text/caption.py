@@ -4,6 +4,7 @@ Each rule is a pattern and its replacement. They apply from top to bottom and ex
 """
 
 import re
+from collections import Counter
 from urllib.parse import unquote_plus
 
 import ftfy
@@ -50,7 +51,7 @@ AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"(\D[,\./])\b", r"\1 "),
     (r"\s+", " "),
 ]
-ENDS = [  # quotes and punctuation around the whole text
+ENDS = [  # quotes and punctuation around the whole text, which a space before or after it keeps
     (r"^[\"\']([\w\W]+)[\"\']$", r"\1"),
     (r"^[\'\_,\-\:;]", r""),
     (r"[\'\_,\-\:\-\+]$", r""),
@@ -68,14 +69,14 @@ def apply_rules(text: str, rules: list[tuple[str, str]]) -> str:
 def clean_once(text: str) -> str:
     """Clean a caption once."""
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
-    for start in ("https?:", "www:?"):
+    for start in ("https?:", "www:"):
         text = without_addresses(text, start)
     text = without_tags(text)
     text = apply_rules(text, BEFORE)
     if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
-    text = unescaped(unescaped(ftfy.fix_text(text))).strip()
-    return apply_rules(apply_rules(text, AFTER).strip(), ENDS).strip()
+    text = unescaped(unescaped(ftfy.fix_text(text)))
+    return apply_rules(apply_rules(text, AFTER), ENDS).strip()
 
 
 def clean(text: str) -> str:
@@ -88,3 +89,13 @@ def clean(text: str) -> str:
         The caption in lower case, without mark-up, addresses and other leftovers of web pages.
     """
     return clean_once(clean_once(text))
+
+
+def dropped_words(text: str) -> list[str]:
+    """The words of a caption that cleaning removes, in lower case and in their order."""
+    words = lambda text: re.findall(r"[^\W_]+", text.lower())
+    kept, dropped = Counter(words(clean(text))), []
+    for word in words(unescaped(ftfy.fix_text(unquote_plus(text)))):
+        kept[word] -= 1
+        dropped += [word] if kept[word] < 0 else []
+    return dropped

@@ -3,10 +3,11 @@
 import random
 import re
 import time
+import warnings
 
 import pytest
 
-from latte.text.caption import clean
+from latte.text.caption import clean, dropped_words
 from latte.text.markup import DOMAIN, without_addresses, without_tags
 
 ODD = {
@@ -81,3 +82,16 @@ def test_markup_without_a_parser():
     text = "<p>a <b>dog</b> <!-- no --> 3 < 4</p> "
     assert without_tags(text) == "a dog  3 < 4 "
     assert without_tags(300 * text) == 300 * "a dog  3 < 4 "
+
+
+def test_what_cleaning_removes_from_a_prompt_is_told(pipe):
+    dropped = dropped_words("A photo.png of a dog dog #12, see http://x.com/cafe")
+    assert " ".join(dropped) == "photo png 12 http x com cafe"
+    for sane in ("a dog isn't 3.5 metres long", "a café at “night”", "a%20red+ball", "Tom &amp; Jerry"):
+        assert dropped_words(sane) == []
+    with pytest.warns(UserWarning, match="cleaning removes from a prompt: 'photo png'"):
+        pipe.encode_prompt("a dog photo.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.encode_prompt("a dog photo.png", clean_caption=False)
+        pipe.encode_prompt("a red dog")
