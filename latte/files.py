@@ -180,6 +180,21 @@ def read_utf8(path: Path) -> str:
     return text
 
 
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """A path of the same file for libraries that take only names in UTF-8, such as safetensors when it reads."""
+    try:
+        str(path).encode()
+        handle = None
+    except UnicodeEncodeError:
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        yield path if handle is None else Path(f"/dev/fd/{handle}")
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def copy_files(source: Path, target: Path) -> None:
     """Copy the contents of every file in a tree into another, with default permissions."""
     for path in walk_tree(source):

@@ -1,5 +1,6 @@
 """Conditioning by prompts: T5 embeddings of a call's prompts, and the guided network of a LatteT2V."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser, Request
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.models.latte_t2v import LatteT2VConfig
+from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
 from latte.weights.hub import PARTS, find_vae
@@ -144,6 +146,9 @@ def encode_prompt(
         if prompt_embeds is None:
             prompts = [prompt] if isinstance(prompt, str) else prompt
             prompt_embeds, mask = embed(pipe.text_encoder, pipe.tokenizer, prompts, MAX_LENGTH, clean_caption)
+            for lost in (dropped_words(each) for each in prompts if clean_caption):
+                if lost:
+                    warnings.warn(f"cleaning removes from a prompt: {' '.join(lost)!r}", stacklevel=2)
         if negative_prompt_embeds is None and negative_prompt is not None:
             length = prompt_embeds.shape[1]
             several = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latte.disk_errors import naming
 from latte.drafts import remove
-from latte.files import DAMAGED, read_json, set_aside, write_json
+from latte.files import DAMAGED, read_json, set_aside, utf8_path, write_json
 from latte.weights.folder import MANIFEST, damage, read_manifest, write_manifest
 from latte.weights.tensors import write_tensors
 
@@ -154,7 +154,8 @@ def whats_wrong(folder: Path) -> str | None:
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Read a .safetensors file of a checkpoint."""
-    return load_file(folder / f"{name}.safetensors")
+    with utf8_path(folder / f"{name}.safetensors") as readable:
+        return load_file(readable)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -3,18 +3,18 @@
 Each rule is a pattern and its replacement. They apply from top to bottom and expect lower case.
 """
 
-import html
 import re
+from collections import Counter
 from urllib.parse import unquote_plus
 
 import ftfy
-from bs4 import BeautifulSoup
+
+from latte.text.markup import unescaped, without_addresses, without_tags
 
 DASHES = "-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
 DASHES += "\ufe31\ufe32\ufe58\ufe63\uff0d"
 IDEOGRAPHS = "\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\u4dc0-\u4dff\u4e00-\u9fff"
 MARKS = "#®•©™&@·º½¾¿¡§~()[]{}|\\/*"
-DOMAIN = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
 
 BEFORE = [  # (pattern, replacement), after HTML tags are removed
     (r"@[\w\d]+\b", ""),  # nicknames
@@ -30,11 +30,11 @@ BEFORE = [  # (pattern, replacement), after HTML tags are removed
     (r"#\d{1,3}\b", ""),
     (r"#\d{5,}\b", ""),
     (r"\b\d{6,}\b", ""),
-    (r"[\S]+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),  # file names
+    (r"(?<!\S)[\S]+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),  # file names
     (r"[\"']{2,}", '"'),
     (r"[.]{2,}", " "),
     (f"[{re.escape(MARKS)}]+", " "),
-    (r"\s+\.\s+", " "),
+    (r"(?<!\s)\s+\.\s+", " "),
 ]
 AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # article numbers: jc6640
@@ -46,7 +46,7 @@ AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(\simage[s]?)?", ""),
     (r"\bpage\s+\d+\b", ""),
     (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),  # j2d1a2a
-    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),  # sizes: 1920x1080
+    (r"\b\d+(?:\.\d*)?[xх×]\d+(?:\.\d*)?\b", ""),  # sizes: 1920x1080
     (r"\b\s+\:\s+", r": "),
     (r"(\D[,\./])\b", r"\1 "),
     (r"\s+", " "),
@@ -70,12 +70,12 @@ def clean_once(text: str) -> str:
     """Clean a caption once."""
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
     for start in ("https?:", "www:"):
-        text = re.sub(rf"\b(?:{start}(?:/{{1,3}}|[a-zA-Z0-9%])|{DOMAIN})", "", text)
-    text = BeautifulSoup(text, features="html.parser").text
+        text = without_addresses(text, start)
+    text = without_tags(text)
     text = apply_rules(text, BEFORE)
     if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = unescaped(unescaped(ftfy.fix_text(text)))
     return apply_rules(apply_rules(text, AFTER), ENDS).strip()
 
 
@@ -89,3 +89,13 @@ def clean(text: str) -> str:
         The caption in lower case, without mark-up, addresses and other leftovers of web pages.
     """
     return clean_once(clean_once(text))
+
+
+def dropped_words(text: str) -> list[str]:
+    """The words of a caption that cleaning removes, in lower case and in their order."""
+    words = lambda text: re.findall(r"[^\W_]+", text.lower())
+    kept, dropped = Counter(words(clean(text))), []
+    for word in words(unescaped(ftfy.fix_text(unquote_plus(text)))):
+        kept[word] -= 1
+        dropped += [word] if kept[word] < 0 else []
+    return dropped

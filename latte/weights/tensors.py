@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import CheckpointError, replacing
+from latte.files import CheckpointError, replacing, utf8_path
 from latte.weights.pickles import Foreign
 from latte.weights.torch_files import SPECIAL, read_torch_file
 
@@ -88,7 +88,8 @@ def read_untrusted(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             check_header(path)
-            return load_file(path)
+            with utf8_path(path) as readable:
+                return load_file(readable)
         return read_torch_file(path)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.files import read_json, replacing_folder
+from latte.files import read_json, replacing_folder, utf8_path
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
@@ -151,7 +151,7 @@ def known_fingerprint(out: Path, clips: Clips, made_from: dict) -> str:
 def read_notes(path: Path) -> dict:
     """What a shard says of itself; empty if it cannot be read."""
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             notes = json.loads((file.metadata() or {}).get("latte", "{}"))
     except (OSError, ValueError, SafetensorError):
         return {}
@@ -182,8 +182,9 @@ def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
         return False
     notes = read_notes(path)
     own = notes.pop("sha256", None)
-    agrees = lambda: own is not None and own == digest_tensors(load_file(path), notes)
-    sound = digest(path) == recorded if recorded else agrees()
+    with utf8_path(path) as readable:
+        agrees = lambda: own is not None and own == digest_tensors(load_file(readable), notes)
+        sound = digest(path) == recorded if recorded else agrees()
     if notes.get("made", mark) != mark and (sound or own is None):
         raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
     if not sound:

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latte.files import read_json, write_json
+from latte.files import read_json, utf8_path, write_json
 from latte.train.config import TrainConfig
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.failures import Failures
@@ -134,7 +134,8 @@ class LatentFolder:
     def embeddings(self) -> dict[str, Tensor]:
         """Embeddings of the captions, (l, d) without padding, and of the empty caption, with all its padding."""
         self.verify([TEXT])
-        return load_file(self.folder / TEXT)
+        with utf8_path(self.folder / TEXT) as readable:
+            return load_file(readable)
 
 
 def latent_settings(config: TrainConfig) -> dict:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
+from latte.files import utf8_path
 from latte.models.vae import VideoVAE
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches
@@ -128,7 +129,8 @@ class ReadFromFolder:
         """Read the scaled mean and deviation of some frames, mirrored at random if `config.flip`."""
         mirrored = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
         if video.shard not in self.open_shards:
-            self.open_shards[video.shard] = safe_open(self.clips.folder / video.shard, "pt")
+            with utf8_path(self.clips.folder / video.shard) as readable:
+                self.open_shards[video.shard] = safe_open(readable, "pt")
         shard, first = self.open_shards[video.shard], min(frames)
         name, offsets = f"{video.name}{'.mirrored' if mirrored else ''}", [frame - first for frame in frames]
         mean, logvar = (shard.get_slice(f"{name}.{kind}")[first : max(frames) + 1] for kind in ("mean", "logvar"))

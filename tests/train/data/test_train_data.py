@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small_runs import run, small
+from small_runs import TINY, run, small, small_t2v
 
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VideoVAE
@@ -17,8 +17,10 @@ from latte.shapes.draw import make_clip
 from latte.train.data import decoded_cache
 from latte.train.data.batches import Batches
 from latte.train.data.folders import open_clips
+from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.objectives import OBJECTIVES
+from latte.train.presets import resolve
 from latte.video.pixels import to_uint8
 from latte.video.write import write_video
 from latte.weights.vae_folder import load_vae, save_vae
@@ -244,3 +246,47 @@ def test_a_prepared_list_gives_the_clips_of_its_folder(vae, videos, tmp_path, mo
     (data / "b/z.mkv").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 videos have changed.*is missing"):
         open_clips(config)
+
+
+def test_names_that_are_not_utf8_and_odd_files_in_training(vae, tmp_path, monkeypatch):
+    """The run names them in its files and resumes; pipes are not opened; files that are not read are counted."""
+    data = tmp_path / os.fsdecode(b"data\xe9 #2")
+    for name in (b"caf\xe9/\xe9.mkv", b"b/x.mkv", b"b/y\tz.mkv"):
+        write_video(make_clip(2, 0, frames=12, size=24).video, data / os.fsdecode(name))
+    broken = data / os.fsdecode(b"b/no\xe9\n.mp4")
+    broken.write_text("no")
+    os.mkfifo(data / "b/pipe.mp4")
+    (data / "b/notes.xyz").touch()
+    words = [f"data={data}", "clips=3", "frame_interval=2"]
+    config = small(vae, *words, "steps=1")
+    with pytest.warns(UserWarning) as caught:
+        clips = open_clips(config)
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "pipe.mp4 is a pipe" in said and "1 files are ignored for their extension: 1 .xyz" in said
+    assert clips.num_videos == 3 and clips.names == ["b", "caf\\xe9"]
+    folder = tmp_path / os.fsdecode(b"run\xe9")
+    train(config, folder, clips)
+    log = (folder / "failed.txt").read_bytes()
+    assert log.count(b"\n") == 1 and b"no\xe9 .mp4\t" in log
+    with pytest.warns(UserWarning):
+        again = open_clips(resolve(str(folder / "config.yaml"), ["steps=2"]))
+    assert again.config.data == str(data)
+    train(again.config, folder, again)
+    assert (folder / "failed.txt").read_bytes() == log and len(again.failures.reasons) == 1
+    words = ["encode", *TINY, *words, f"vae={vae}", "--config", "shapes", "--device", "cpu"]
+    latents = tmp_path / os.fsdecode(b"latents\xe9")
+    assert main([*words, "--out", str(latents)]) == 0
+    assert main([*words, "--out", str(latents)]) == 0
+    stored = resolve(str(folder / "config.yaml"), [f"latents={latents}", "steps=1"])
+    train(stored, tmp_path / "other", open_data(stored))
+
+
+def test_captions_that_are_not_utf8_are_left_out(vae, videos, tmp_path):
+    data = shutil.copytree(videos, tmp_path / "data")
+    for name, encoding in (("a/x", "utf-8-sig"), ("a/y", "utf-16"), ("b/z", "latin-1")):
+        (data / f"{name}.txt").write_bytes("a café".encode(encoding))
+    with pytest.warns(UserWarning) as caught:
+        clips = open_clips(small_t2v(vae, f"data={data}", "failed_share=1"))
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert clips.captions == ["a café"]
+    assert all(f"{name}.txt is not a text in UTF-8; save it as one" in said for name in ("a/y", "b/z"))
