@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latte.video.array_files import ARRAY_SUFFIXES, split_number
+
 STREAM_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")  # decoded by FFmpeg
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
-READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", ".npz")
+READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", *ARRAY_SUFFIXES)
 WRITABLE_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".npz", ".png")
 DEFAULT_FPS = 8.0  # for files that state no frame rate
 
@@ -18,9 +20,10 @@ def video_kind(path: Path) -> str:
         FileNotFoundError: If nothing exists at the path.
         ValueError: If the suffix is not one of READABLE_SUFFIXES.
     """
-    if not path.exists():
+    file, _ = split_number(path)
+    if not file.exists():
         raise FileNotFoundError(f"no video at {path}")
-    kind = "folder" if path.is_dir() else path.suffix.lower()
+    kind = "folder" if file.is_dir() else file.suffix.lower()
     if kind not in ("folder", *READABLE_SUFFIXES):
         raise ValueError(f"{path}: unsupported video suffix; use one of {' '.join(READABLE_SUFFIXES)}")
     return kind

@@ -16,8 +16,9 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from latte.files import walk_tree
+from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
 from latte.video.formats import DEFAULT_FPS, PICTURE_SUFFIXES, STREAM_SUFFIXES, codec_errors, video_kind
-from latte.video.npz import open_npz, read_npz
+from latte.video.pictures import picture_to_rgb
 from latte.video.streams import open_stream, read_stream, to_upright_rgb
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ def list_videos(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
-    files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz")]
+    files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") or is_video_array(path)]
     frame_folders = [path for path in (folder, *visible) if path.is_dir() and set(list_pictures(path)) - animated]
     return sorted([*files, *animated, *frame_folders])
 
@@ -76,8 +77,9 @@ def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[
     Frames are turned upright as the file's rotation flag says, and converted to RGB. An alpha channel is dropped.
 
     Args:
-        path: An mp4, avi, mkv, webm, mov, m4v, gif, webp or npz file (the array `video`, or the first one), or a
-            folder of numbered pictures.
+        path: An mp4, avi, mkv, webm, mov, m4v, gif, webp, npz or npy file, or a folder of numbered pictures. Of the
+            arrays in an npz, `video` is read, or the only one that is a video. It is in RGB or grey, with the channels
+            first or last. Bytes are in [0, 255]; floats in [0, 1] or, if some are below -0.25, in [-1, 1].
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
 
     Returns:
@@ -99,7 +101,7 @@ def read_video(path: str | Path, indices: Sequence[int] | None = None) -> tuple[
 def read_blocks(path: str | Path, size: int = 32) -> Iterator[Tensor]:
     """Read a video block by block, so that a long one needs little memory.
 
-    Only webp and npz files are decompressed at once.
+    Only webp, npz and npy files are decompressed at once.
 
     Args:
         path: A video, as for read_video.
@@ -146,9 +148,8 @@ def count_frames(path: str | Path) -> int:
     with decoding(path):
         if kind == "folder":
             return len(list_pictures(path))
-        if kind == ".npz":
-            with open_npz(path) as (_, shape, _):
-                return shape[0]
+        if kind in ARRAY_SUFFIXES:
+            return array_shape(path)[0]
         if kind == ".webp":
             return count_picture_frames(path)
         with open_stream(path) as (container, stream):
@@ -164,8 +165,8 @@ def read_frames(path: Path, kind: str, numbers: Sequence[int] | None) -> tuple[S
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
         return [read_picture(picture) for picture in select(list_pictures(path), numbers)], DEFAULT_FPS
-    if kind == ".npz":
-        return select(list(read_npz(path)), numbers), DEFAULT_FPS
+    if kind in ARRAY_SUFFIXES:
+        return select(list(read_array(path)), numbers), DEFAULT_FPS
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
@@ -193,7 +194,7 @@ def stack_frames(frames: Sequence[np.ndarray]) -> Tensor:
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return picture_to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_webp(path: Path) -> tuple[list[np.ndarray], float]:
