@@ -84,7 +84,7 @@ def as_uint8(videos: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.nd
     if not others:
         return videos
     tensors = [torch.as_tensor(video).detach().cpu() for video in others.values()]
-    arrays = [(tensor.float() if tensor.is_floating_point() else tensor).numpy() for tensor in tensors]
+    arrays = [(tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for tensor in tensors]
     try:
         black_white = value_range(arrays)
     except ValueError as error:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,8 +20,12 @@ from latte.processes import Ranks
 from latte.weights.tensors import CheckpointError, read_tensors
 
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
+LONGEST_HEADER = 1 << 20  # bytes, of a file of features
 FRAMES_AT_ONCE = 128  # in a batch
-UNREADABLE, NONE = "unreadable", torch.tensor([], dtype=torch.long)  # numbers of a unit's clips, beside its features
+UNREADABLE, NONE = (
+    "unreadable clips",
+    torch.tensor([], dtype=torch.long),
+)  # numbers of a unit's clips, beside its features
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,10 @@ class Store:
 
     def is_cached(self, unit: int) -> bool:
         """Whether a file holds the features of all of a unit's clips; `read` checks it more closely."""
-        path = self.path(unit)
         try:
-            with safe_open(path, "pt") as file:
-                return UNREADABLE not in file.keys()  # noqa: SIM118
-        except SafetensorError:
-            return path.is_file()
+            with self.path(unit).open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                return f'"{UNREADABLE}"'.encode() not in file.read(min(length, LONGEST_HEADER))
         except OSError:
             return False
 
@@ -133,10 +134,10 @@ class Store:
             return
         names = json.dumps([asdict(clip) for clip in self.units[unit]])
         with replacing(self.path(unit)) as draft:
-            save_file(table, draft, metadata={"clips": names})
+            draft.write_bytes(save(table, metadata={"clips": names}))  # save_file takes no names that are not UTF-8
 
     def read(self, unit: int) -> dict[str, Tensor]:
-        """A unit's "features", and "unreadable" if it has such clips. Raises CheckpointError if its file is damaged."""
+        """A unit's "features", and UNREADABLE if it has such clips. Raises CheckpointError if its file is damaged."""
         if self.folder is None:
             return self.held[unit]
         path, advice = self.path(unit), "delete the file, and its features are computed again"

@@ -82,7 +82,7 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
     if isinstance(videos, str | Path):
         root = Path(videos)
         listed, paths = prepared_list(root), videos_of(root)
-        if listed and (listed[0].is_absolute() or ".." in listed[0].relative_to(root).parts):
+        if listed and not (listed[0].is_relative_to(root) and ".." not in listed[0].relative_to(root).parts):
             return listed
         if paths != [root] or root.is_dir():
             return root, [path.relative_to(root).as_posix() for path in paths]

@@ -7,6 +7,7 @@ import numpy as np
 
 EXPECTED = "(f, h, w, 3) or (f, 3, h, w), or in grey (f, h, w), (f, h, w, 1) or (f, 1, h, w)"
 SLACK = 1 / 512  # less than half a level of 255, so that rounding errors are no values out of range
+CLEARLY_BYTES = 127
 CLEARLY_NEGATIVE = -0.25  # decoders that write [0, 1] overshoot below 0, but not as far as this
 
 
@@ -63,8 +64,8 @@ def value_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
     """Which values of some arrays, taken together, are black and white.
 
     Bytes are in (0, 255). Other numbers are told by their extremes: floats in [0, 1] are in (0, 1); floats in [-1, 1]
-    of which one is clearly negative are in (-1, 1); and any numbers in [0, 255] that are more than [0, 1] would hold
-    are in (0, 255).
+    of which one is clearly negative are in (-1, 1); and numbers in [0, 255] are in (0, 255), if integers exceed 1 or
+    floats exceed 127.
 
     Args:
         arrays: Videos of one data type.
@@ -93,9 +94,13 @@ def value_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
         return 0.0, 1.0
     if floats and -1 - 2 * SLACK <= low < CLEARLY_NEGATIVE and high <= 1 + 2 * SLACK:
         return -1.0, 1.0
-    if low >= 0 and (2 if floats else 1) < high <= 255:
+    if low >= 0 and (CLEARLY_BYTES if floats else 1) < high <= 255:
         return 0.0, 255.0
-    ranges = "0 to 255, 0 to 1, or -1 to 1 with some below -0.25" if floats else "0 to 255 with some above 1"
+    ranges = (
+        "0 to 255 with some above 127, 0 to 1, or -1 to 1 with some below -0.25"
+        if floats
+        else "0 to 255 with some above 1"
+    )
     raise ValueError(f"the values are {dtype} from {low:g} to {high:g}; expected {ranges}: save them as uint8")
 
 

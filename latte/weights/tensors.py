@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from latte.files import CheckpointError, replacing
@@ -76,7 +76,8 @@ def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors are reworded, since PyTorch's own advise loading the file unsafely."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            # load_file takes no names that are not UTF-8
+            return load_file(path) if str(path).isprintable() else load(path.read_bytes())
         verify_zip(path)
         with warnings.catch_warnings(action="ignore"):  # PyTorch warns about how the file was made
             return torch.load(path, map_location="cpu", weights_only=True)

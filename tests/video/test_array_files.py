@@ -59,7 +59,10 @@ def test_forms_of_one_video(suffix, array, wanted, tmp_path):
 @pytest.mark.parametrize(
     ("array", "say"),
     [
-        (AS_FLOATS * 1.1, "float64 from 0 to 1.1; expected 0 to 255, 0 to 1, or -1 to 1 with some below"),
+        (
+            AS_FLOATS * 1.1,
+            "float64 from 0 to 1.1; expected 0 to 255 with some above 127, 0 to 1, or -1 to 1 with some below",
+        ),
         (AS_FLOATS * 1.2 - 0.2, "from -0.2 to 1"),  # of [0, 1] with overshoot, or of [-1, 1]
         (AS_FLOATS * 2000, "from 0 to 2000"),
         (AS_FLOATS * 4 - 2, "from -2 to 2"),
