@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latte.eval.clip_sets import ClipWindow, choose_windows, fingerprint
 from latte.eval.protocol import Protocol
+from latte.video.array_layout import frame_axes, to_bytes, value_range
 from latte.video.pixels import resize_and_crop
 
 
@@ -53,8 +54,9 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
     """Take one clip of each video in memory, until there are protocol.clips.
 
     Args:
-        videos: uint8 (n, f, 3, h, w) or (n, f, h, w, 3), or any number of (f, 3, h, w) or (f, h, w, 3), which may
-            differ in length and size. All are held in memory.
+        videos: One array of videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), or any number of (f, 3, h, w)
+            or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or floats
+            of which all together show whether they are in [0, 1] or [-1, 1]. All are held in memory.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
@@ -62,23 +64,42 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
     Raises:
         ValueError: They are not such videos, or none is long enough.
     """
-    named = {f"{i:06d}.mkv": channels_first(video, f"{side} video {i}") for i, video in enumerate(videos)}
+    if isinstance(videos, Tensor | np.ndarray) and (axes := frame_axes(tuple(videos.shape))):
+        videos = torch.as_tensor(videos).permute(axes)
+    named = {f"{side} video {i}": video for i, video in enumerate(videos)}
+    videos = [channels_first(video, name) for name, video in as_uint8(named).items()]
+    named = {f"{i:06d}.mkv": video for i, video in enumerate(videos)}
     frames_of, content_of = lambda name: len(named[name]), lambda name: array_content(named[name])
     source = f"the array of {side} videos"
-    clips, short = choose_windows(list(named), protocol, side, seed, frames_of, content_of, source)
-    return ArrayClips(named, clips, short)
+    found = choose_windows(list(named), protocol, side, seed, frames_of, content_of, source)
+    return ArrayClips(named, found.clips, found.short)
+
+
+def as_uint8(videos: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.ndarray]:
+    """Videos by name as bytes. Raises ValueError if they are not arrays, or their values are in no known range."""
+    for name, video in videos.items():
+        if not isinstance(video, Tensor | np.ndarray):
+            raise ValueError(f"{name}: expected an array, not {type(video).__name__}")
+    others = {name: video for name, video in videos.items() if torch.as_tensor(video).dtype != torch.uint8}
+    if not others:
+        return videos
+    tensors = [torch.as_tensor(video).detach().cpu() for video in others.values()]
+    arrays = [(tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for tensor in tensors]
+    try:
+        black_white = value_range(arrays)
+    except ValueError as error:
+        name, kind, shape = next(iter(others)), str(tensors[0].dtype).removeprefix("torch."), tuple(tensors[0].shape)
+        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not {kind} {shape}: {error}") from error
+    return videos | {name: to_bytes(array, black_white) for name, array in zip(others, arrays)}
 
 
 def channels_first(video: Tensor | np.ndarray, name: str) -> Tensor:
-    """A uint8 video (f, 3, h, w) or (f, h, w, 3) as a tensor (f, 3, h, w). Raises ValueError if it is another array."""
-    if not isinstance(video, Tensor | np.ndarray):
-        raise ValueError(f"{name}: expected an array, not {type(video).__name__}")
+    """A uint8 video in RGB or grey as a tensor (f, 3, h, w). Raises ValueError if it has another shape."""
     tensor = torch.as_tensor(video)
-    shape = tuple(tensor.shape)
-    if tensor.dtype != torch.uint8 or tensor.ndim != 4 or 3 not in (shape[1], shape[3]) or not tensor.numel():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not {kind} {shape}")
-    return tensor if shape[1] == 3 else tensor.permute(0, 3, 1, 2)
+    if (axes := frame_axes(tuple(tensor.shape))) is None or tensor.ndim != 4:
+        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not uint8 {tuple(tensor.shape)}")
+    frames = tensor.permute(axes)[..., :3].permute(0, 3, 1, 2)
+    return frames.expand(-1, 3, -1, -1)
 
 
 def array_content(video: Tensor) -> str:

@@ -6,8 +6,9 @@ from latte.eval.clip_sets import lossy_codecs
 from latte.eval.extrapolation import LEAST_REAL, clips_needed
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments
-from latte.eval.protocol import Protocol
+from latte.eval.protocol import Protocol, differences
 from latte.eval.statistics import FeatureSet
+from latte.files import one_line
 
 LOSSY = "the generated videos are stored in {}, a lossy codec, which changes what is measured: write them losslessly"
 
@@ -16,6 +17,7 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
     """The caveats of a distance between two sides, one sentence each."""
     sides = {"real": real, "generated": generated}
     found = [*detector.record.get("caveats", ()), *count_caveats(sides, protocol)]
+    found += [f"{how}: compare only with results of the same" for how in (differences(protocol) if protocol else ())]
     counted = any(isinstance(side.features, Tensor) for side in sides.values())
     for name, side in sides.items():
         is_moments = isinstance(side.features, Moments)
@@ -32,10 +34,16 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
         half = real.count // 2
         found.append(f"the real-vs-real floor is measured on {half} against {half} clips and scaled to all")
     found += [
-        f"{side.about['too_short']} {name} videos are too short and left out, such as {side.about['first_too_short']}"
+        f"{side.about['too_short']} {name} videos are too short and left out, such as "
+        f"{one_line(side.about['first_too_short'])}"
         for name, side in sides.items()
         if side.about.get("too_short")
     ]
+    for name, side in sides.items():
+        if unreadable := side.about.get("unreadable"):
+            which = f"{len(unreadable)} {name} videos" if len(unreadable) > 1 else f"1 {name} video"
+            first = one_line(min(unreadable))
+            found.append(f"{which} of {side.about['videos']} cannot be read and are left out, such as {first}")
     found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
     sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
     if all(sizes) and sizes[0] != sizes[1]:

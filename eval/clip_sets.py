@@ -4,32 +4,28 @@ The choice depends on the names of the videos and a seed alone, so it is the sam
 """
 
 import hashlib
-import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from latte.diffusion.randomness import generator
-from latte.eval.protocol import Protocol
-from latte.files import read_json
-from latte.sample_many import RECORD
-from latte.video.formats import STREAM_SUFFIXES
-from latte.video.npz import open_npz
-from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
+from latte.eval.protocol import PROTOCOLS, Protocol
+from latte.eval.video_folders import content, describe_files, stored_as, video_names
+from latte.sample_record import RECORD, read_digests, read_record
 from latte.video.pixels import resize_and_crop
-from latte.video.read import count_frames, list_pictures, list_videos, read_video
-from latte.video.streams import open_stream
-from latte.weights.tensors import digest
+from latte.video.read import count_frames, read_video
 
-OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
-LOSSLESS = ("png", "bmp", "npz", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
+UNREADABLE = (ValueError, OSError)  # what reading a video raises
+MOST_UNREADABLE = 0.5  # of the videos that were looked at, as in training by default
+LOSSLESS = ("png", "bmp", "npz", "npy", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
 @dataclass(frozen=True)
@@ -65,22 +61,40 @@ class ClipSet:
         root: The folder that the names of the clips are below.
         clips: The clips, in the protocol's order.
         short: The names of videos that were left out as too short.
-        videos: How many videos were looked at.
-        codecs: The codecs of the chosen clips' videos, and how many have each.
-        sizes: The sizes of their frames, such as "320x240", likewise.
+        stored: The codec and the frame size, such as "320x240", of the chosen clips' videos, by name.
+        unreadable: Why videos could not be read, by name. Clips that cannot be decoded are added when they are read.
     """
 
     root: Path
     clips: tuple[ClipWindow, ...]
     short: tuple[str, ...]
-    videos: int
-    codecs: dict[str, int]
-    sizes: dict[str, int]
+    stored: dict[str, tuple[str, str]]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> tuple[ClipWindow, ...]:
+        """The clips without those that turned out to be unreadable."""
+        return tuple(clip for clip in self.clips if clip.name not in self.unreadable)
 
     @property
     def fingerprint(self) -> str:
         """Changes with any clip, and is the same wherever the folder is."""
-        return fingerprint(self.clips)
+        return fingerprint(self.readable)
+
+    @property
+    def codecs(self) -> dict[str, int]:
+        """The codecs of the clips' videos, and how many have each."""
+        return dict(Counter(self.stored[clip.name][0] for clip in self.readable))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of their frames, likewise."""
+        return dict(Counter(self.stored[clip.name][1] for clip in self.readable))
+
+    @property
+    def looked_at(self) -> int:
+        """How many videos were looked at."""
+        return len({clip.name for clip in self.clips} | set(self.short) | self.unreadable.keys())
 
     @property
     def about(self) -> dict:
@@ -88,14 +102,15 @@ class ClipSet:
         made = self.root / RECORD
         return {
             "folder": str(self.root),
-            "videos": self.videos,
-            "clips": len(self.clips),
+            "videos": self.looked_at,
+            "clips": len(self.readable),
             "too_short": len(self.short),
             "first_too_short": self.short[0] if self.short else None,
+            **({"unreadable": dict(self.unreadable)} if self.unreadable else {}),
             "codecs": self.codecs,
             "sizes": self.sizes,
             "fingerprint": self.fingerprint,
-            **({"made_by": read_json(made)} if made.is_file() else {}),
+            **({"made_by": read_record(self.root)} if made.is_file() else {}),
         }
 
     def read(self, clip: ClipWindow) -> Tensor:
@@ -104,14 +119,45 @@ class ClipSet:
         video = read_video(self.root / clip.name, numbers)[0]
         return resize_and_crop(video, clip.crop) if clip.crop else video
 
-    def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor]:
-        """Yield some of the clips in order, as `read` returns them; a few are decoded ahead."""
+    def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor | None]:
+        """Yield some of the clips in order, as `read` returns them, or None; a few are decoded ahead.
+
+        Raises:
+            ValueError: Too many videos cannot be read.
+        """
         waiting = iter(chosen)
         with ThreadPoolExecutor(workers) as pool:
-            ahead = [pool.submit(self.read, clip) for clip in islice(waiting, 2 * workers)]
+            ahead = [(clip, pool.submit(self.read, clip)) for clip in islice(waiting, 2 * workers)]
             while ahead:
-                yield ahead.pop(0).result()
-                ahead += [pool.submit(self.read, clip) for clip in islice(waiting, 1)]
+                clip, reading = ahead.pop(0)
+                try:
+                    yield reading.result()
+                except UNREADABLE as error:
+                    note_unreadable(self.unreadable, clip.name, error)
+                    check_unreadable(self.unreadable, self.looked_at, self.root)
+                    yield None
+                ahead += [(clip, pool.submit(self.read, clip)) for clip in islice(waiting, 1)]
+
+    def leave_out(self, clips: Iterable[ClipWindow]) -> None:
+        """Note that clips could not be read, unless that is known."""
+        for clip in clips:
+            self.unreadable.setdefault(clip.name, "it could not be decoded when features were computed")
+        check_unreadable(self.unreadable, self.looked_at, self.root)
+
+
+def note_unreadable(unreadable: dict[str, str], name: str, error: Exception) -> None:
+    """Add a video and the reason why it cannot be read to others, and warn of it."""
+    unreadable[name] = str(error)
+    warnings.warn(f"left out: {error}", stacklevel=2)
+
+
+def check_unreadable(unreadable: dict[str, str], total: int, source: object) -> None:
+    """Raise ValueError if more than MOST_UNREADABLE of so many videos cannot be read."""
+    if len(unreadable) > MOST_UNREADABLE * total:
+        last = list(unreadable.values())[-1]
+        raise ValueError(
+            f"{source}: {len(unreadable)} of {total} videos cannot be read, more than half: repair them; last, {last}"
+        )
 
 
 def fingerprint(clips: Sequence[ClipWindow]) -> str:
@@ -121,32 +167,8 @@ def fingerprint(clips: Sequence[ClipWindow]) -> str:
 
 def rank(seed: int, name: str) -> int:
     """A number that depends on the seed and the name alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8])
-
-
-def stored_as(path: Path) -> tuple[str, str]:
-    """What the frames of a video are stored as: the codec, and the size such as "320x240"."""
-    if path.is_dir():
-        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
-        with Image.open(list_pictures(path)[0]) as picture:
-            return " and ".join(kinds), f"{picture.width}x{picture.height}"
-    kind = path.suffix.lower()
-    if kind == ".npz":
-        with open_npz(path) as (_, shape, _):
-            h, w = shape[1:3] if shape[3] == 3 else shape[2:]
-            return "npz", f"{w}x{h}"
-    if kind not in STREAM_SUFFIXES:
-        with Image.open(path) as picture:
-            return kind.lstrip("."), f"{picture.width}x{picture.height}"
-    with open_stream(path) as (_, stream):
-        return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
-
-
-def content(path: Path) -> str:
-    """The sha256 of a file, or of a folder's pictures in their order."""
-    if not path.is_dir():
-        return digest(path)
-    return hashlib.sha256("".join(digest(picture) for picture in list_pictures(path)).encode()).hexdigest()
+    named = f"{seed}/{name}".encode(errors="surrogateescape")  # for names that are not UTF-8, as systems allow
+    return int.from_bytes(hashlib.sha256(named).digest()[:8])
 
 
 def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
@@ -157,6 +179,14 @@ def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -
     return int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
 
 
+class Chosen(NamedTuple):
+    """What choose_windows found: clips, names of videos that are too short, and videos that cannot be read, and why."""
+
+    clips: tuple[ClipWindow, ...]
+    short: tuple[str, ...]
+    unreadable: dict[str, str]
+
+
 def choose_windows(
     names: Sequence[str],
     protocol: Protocol,
@@ -165,7 +195,7 @@ def choose_windows(
     frames_of: Callable[[str], int],
     content_of: Callable[[str], str],
     source: object,
-) -> tuple[tuple[ClipWindow, ...], tuple[str, ...]]:
+) -> Chosen:
     """One clip of each video, until there are protocol.clips.
 
     Args:
@@ -173,54 +203,45 @@ def choose_windows(
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
-        frames_of: How many frames a video has.
+        frames_of: How many frames a video has. What it and content_of raise makes a video unreadable.
         content_of: A hash of its content.
         source: What holds the videos, for the message of the error.
 
-    Returns:
-        The clips, and the names of the videos that were too short.
-
     Raises:
-        ValueError: No video is long enough for a clip.
+        ValueError: No video is long enough for a clip, or more than half of them cannot be read.
     """
     names = sorted(names, key=lambda name: rank(seed, name)) if protocol.order == "seed" else sorted(names)
     stride, crop = protocol.stride(side), protocol.real_crop if side == "real" else 0
-    clips, short = [], []
+    clips, short, unreadable, longest = [], [], {}, 0
     for name in names:
         if len(clips) == protocol.clips:
             break
-        frames = frames_of(name)
-        if frames < protocol.frames * stride:
-            short.append(name)
+        try:
+            frames = frames_of(name)
+            longest = max(longest, frames)
+            if frames < protocol.frames * stride:
+                short.append(name)
+                continue
+            sha256 = content_of(name)
+        except UNREADABLE as error:
+            note_unreadable(unreadable, name, error)
             continue
         start = start_of(protocol, side, seed, name, frames)
-        clips.append(ClipWindow(name, start, stride, protocol.frames, content_of(name), crop))
+        clips.append(ClipWindow(name, start, stride, protocol.frames, sha256, crop))
+    check_unreadable(unreadable, len(clips) + len(short) + len(unreadable), source)
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
-        raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at")
-    return tuple(clips), tuple(short)
+        advice = f", the longest of {longest} frames: {fitting(longest, side)}" if longest else ""
+        raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at{advice}")
+    return Chosen(tuple(clips), tuple(short), unreadable)
 
 
-def videos_of(root: Path) -> list[Path]:
-    """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them."""
-    if not is_page(root / PAGE_FILE):
-        return list_videos(root)
-    of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
-    return [path for path in list_videos(root) if path != of_frames and path.name not in OVERVIEWS]
-
-
-def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
-    """A folder and the names of its videos below it; of a list of files, their nearest common folder."""
-    if isinstance(videos, str | Path):
-        root = Path(videos)
-        return root, [path.relative_to(root).as_posix() for path in videos_of(root)]
-    paths = [Path(os.path.abspath(path)) for path in videos]
-    if not paths:
-        raise ValueError("the list of videos is empty: name at least two files")
-    if twice := [path for path, count in Counter(paths).items() if count > 1]:
-        raise ValueError(f"{twice[0]} is listed twice: name each video once")
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    return root, [path.relative_to(root).as_posix() for path in paths]
+def fitting(frames: int, side: str) -> str:
+    """Advice on protocols for videos of so many frames."""
+    known = [name for name, protocol in PROTOCOLS.items() if frames >= protocol.frames * protocol.stride(side)]
+    if known:
+        return f"{frames} frames are enough for protocol {' or '.join(known)}"
+    return f"take clips of {frames} frames or fewer (--frames, or latte.eval.protocol.adjusted)"
 
 
 def choose_clips(
@@ -228,33 +249,52 @@ def choose_clips(
 ) -> ClipSet:
     """Take one clip of each video, until there are protocol.clips.
 
+    Videos that cannot be read are left out, with a warning.
+
     Args:
-        videos: A folder of videos, at any depth, or a list of video files.
+        videos: A folder of videos, at any depth, a folder that `latte prepare` wrote, a file of arrays, or a list of
+            video files.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
         only: Use the first so many videos of the folder; for folders of `latte sample --n`.
 
     Raises:
-        ValueError: No video is long enough, or generated videos are lossy and the protocol forbids it.
+        ValueError: No video is long enough, more than half cannot be read, it is unclear which values of arrays are
+            black, or generated videos are lossy and the protocol forbids it.
         FileNotFoundError: No such folder or file.
     """
     root, names = video_names(videos)
-    frames_of, content_of = lambda name: count_frames(root / name), lambda name: content(root / name)
-    clips, short = choose_windows(names[:only], protocol, side, seed, frames_of, content_of, root)
-    codecs, sizes = Counter(), Counter()
-    for clip in clips:
-        codec, size = stored_as(root / clip.name)
-        size = f"{clip.crop}x{clip.crop}" if clip.crop else size
-        codecs[codec], sizes[size] = codecs[codec] + 1, sizes[size] + 1
-    if protocol.lossless and side == "generated" and (lossy := lossy_codecs(codecs)):
+    if not names and (others := describe_files(root)):
+        raise ValueError(f"{root} holds no videos, but {others}: see the documentation for the files that can be read")
+    stored, recorded = {}, read_digests(root)
+
+    def describe(name: str) -> str:
+        """Note what a video is stored as, and return the hash of its content."""
+        (codec, size), sha256 = stored_as(root / name), content(root / name)
+        if recorded.get(name, sha256) != sha256:
+            raise ValueError(f"{root / name} is not as `latte sample --n` wrote it: run that again to make it anew")
+        stored[name] = (
+            codec,
+            f"{protocol.real_crop}x{protocol.real_crop}" if protocol.real_crop and side == "real" else size,
+        )
+        return sha256
+
+    found = choose_windows(names[:only], protocol, side, seed, lambda name: count_frames(root / name), describe, root)
+    chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable)
+    ranges = {codec.partition(" ")[2] for codec in chosen.codecs} & {"[0, 1]", "[-1, 1]"}
+    if len(ranges) > 1:
+        raise ValueError(
+            f"{root} holds arrays in [0, 1] and others in [-1, 1], so black is unclear: save them as uint8"
+        )
+    if protocol.lossless and side == "generated" and (lossy := lossy_codecs(chosen.codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "
             "with `latte sample --n`, or leave out the protocol, or choose stylegan-v or latte"
         )
-    return ClipSet(root, clips, short, len(clips) + len(short), dict(codecs), dict(sizes))
+    return chosen
 
 
 def lossy_codecs(codecs: Iterable[str]) -> list[str]:
-    """Those of some codecs that are not known to be lossless, sorted."""
-    return sorted(set(codecs) - set(LOSSLESS))
+    """Those of some codecs that are not known to be lossless, sorted. That of arrays may name a range, "npz [0, 1]"."""
+    return sorted(codec for codec in set(codecs) if codec.partition(" [")[0] not in LOSSLESS)

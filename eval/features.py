@@ -13,12 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.device import arithmetic
-from latte.eval.clip_sets import ClipWindow
+from latte.eval.clip_sets import ClipSet, ClipWindow
 from latte.processes import Ranks
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
 
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
+LONGEST_HEADER = 1 << 20  # bytes, of a file of features
 FRAMES_AT_ONCE = 128  # in a batch
+UNREADABLE, NONE = (
+    "unreadable clips",
+    torch.tensor([], dtype=torch.long),
+)  # numbers of a unit's clips, beside its features
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,10 @@ class ClipSource(Protocol):
 
     @property
     def about(self) -> dict:
-        """A description for the result."""
+        """A description for the result, without clips that could not be read."""
 
-    def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
-        """Yield some of the clips in order, uint8 (f, 3, h, w)."""
+    def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor | None]:
+        """Yield some of the clips in order, uint8 (f, 3, h, w), or None for a clip of a file that cannot be read."""
 
 
 class Store:
@@ -98,7 +103,7 @@ class Store:
     def __init__(self, folder: Path | None, clips: ClipSource, detector: Detector):
         self.folder, self.clips, self.detector = folder, clips, detector
         self.units = [clips.clips[i : i + UNIT] for i in range(0, len(clips.clips), UNIT)]
-        self.held: dict[int, Tensor] = {}
+        self.held: dict[int, dict[str, Tensor]] = {}
 
     def path(self, unit: int) -> Path:
         """The file of a unit."""
@@ -106,34 +111,49 @@ class Store:
         return self.folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
 
     def missing(self) -> list[int]:
-        """Units that are not computed yet."""
-        there = (lambda i: self.path(i).is_file()) if self.folder else self.held.__contains__
+        """Units that are not computed yet, or were without some of their clips, which may be readable by now."""
+        there = self.is_cached if self.folder else self.held.__contains__
         return [i for i in range(len(self.units)) if not there(i)]
 
-    def keep(self, unit: int, features: Tensor) -> None:
-        """Store a unit's features, with the names of its clips."""
+    def is_cached(self, unit: int) -> bool:
+        """Whether a file holds the features of all of a unit's clips; `read` checks it more closely."""
+        try:
+            with self.path(unit).open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                return f'"{UNREADABLE}"'.encode() not in file.read(min(length, LONGEST_HEADER))
+        except OSError:
+            return False
+
+    def keep(self, unit: int, features: Tensor, unreadable: Sequence[int] = ()) -> None:
+        """Store a unit's features, with the names of its clips, and which of its clips could not be read."""
+        table = {"features": features} | ({UNREADABLE: torch.tensor(unreadable)} if unreadable else {})
         if self.folder is None:
-            self.held[unit] = features
+            self.held[unit] = table
             return
         names = json.dumps([asdict(clip) for clip in self.units[unit]])
-        write_tensors(self.path(unit), {"features": features}, {"clips": names})
+        write_tensors(self.path(unit), table, {"clips": names})
 
-    def read(self, unit: int) -> Tensor:
-        """A unit's features. Raises CheckpointError if its file is damaged."""
+    def read(self, unit: int) -> dict[str, Tensor]:
+        """A unit's "features", and UNREADABLE if it has such clips. Raises CheckpointError if its file is damaged."""
         if self.folder is None:
             return self.held[unit]
         path, advice = self.path(unit), "delete the file, and its features are computed again"
         try:
-            features = read_tensors(path).get("features", ())
+            table = read_tensors(path)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {advice}") from error
-        if len(features) != len(self.units[unit]):
+        if len(table.get("features", ())) != len(self.units[unit]):
             raise CheckpointError(f"{path} does not hold the features of {len(self.units[unit])} clips: {advice}")
-        return features
+        return table
 
     def all(self) -> Tensor:
-        """Features (n, ...) of all clips, in order."""
-        return torch.cat([self.read(i) for i in range(len(self.units))])
+        """Features (n, ...) of all clips, in order; those of unreadable clips mean nothing."""
+        return torch.cat([self.read(i)["features"] for i in range(len(self.units))])
+
+    def unreadable(self) -> set[int]:
+        """The numbers of the clips that could not be read."""
+        tables = [self.read(i) for i in range(len(self.units))]
+        return {UNIT * i + j for i, table in enumerate(tables) for j in table.get(UNREADABLE, NONE).tolist()}
 
 
 def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
@@ -143,10 +163,19 @@ def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool =
     units = [unit for unit in sorted(missing) if unit % size == rank]
     for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
         chosen: Sequence[ClipWindow] = stores[0].units[unit]
-        clips = stores[0].clips.stream(chosen)
+        unreadable: list[int] = []
+        clips = with_blanks(stores[0].clips.stream(chosen), chosen[0].frames, unreadable)
         found = features_of([store.detector for store in stores], clips, chosen[0].frames)
         for store, features in zip(stores, found):
-            store.keep(unit, features)
+            store.keep(unit, features, unreadable)
+
+
+def with_blanks(clips: Iterator[Tensor | None], frames: int, unreadable: list[int]) -> Iterator[Tensor]:
+    """Yield clips, and a black one in place of each that cannot be read, whose number is added to `unreadable`."""
+    for number, clip in enumerate(clips):
+        if clip is None:
+            unreadable.append(number)
+        yield torch.zeros(frames, 3, 64, 64, dtype=torch.uint8) if clip is None else clip
 
 
 def compute_features(
@@ -166,10 +195,16 @@ def compute_features(
         progress: Whether the first process shows a progress bar.
 
     Returns:
-        For each detector a tensor (n, ...), in all processes.
+        For each detector a tensor (n, ...), in all processes. n is less than the number of clips if some of them could
+        not be read, which the set then knows.
     """
     ranks = ranks or Ranks()
     stores = [Store(folder and Path(folder), clips, detector) for detector in detectors]
     fill(stores, ranks.rank, ranks.size, progress=progress and ranks.first)
     ranks.wait()
+    left_out: set[int] = set().union(*(store.unreadable() for store in stores))
+    if left_out and isinstance(clips, ClipSet):
+        clips.leave_out(clips.clips[i] for i in sorted(left_out))
+        kept = [i for i in range(len(clips.clips)) if i not in left_out]
+        return [store.all()[kept] for store in stores]
     return [store.all() for store in stores]

@@ -1,6 +1,6 @@
 """Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,12 +9,15 @@ from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name
+from latte.eval.clip_sets import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
 from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
 from latte.eval.networks.published_weights import find_weights
-from latte.eval.video_pairs import PairedVideos, match_pairs, mean_over_pairs, open_videos, read_pair
+from latte.eval.video_pairs import PairedVideos, as_pair, match_pairs, mean_over_pairs, open_videos
+from latte.files import one_line
 from latte.video.pixels import expect_videos, from_uint8
+from latte.video.read import read_video
 
 IDENTICAL = 100.0  # dB where no pixel differs, as in the evaluation of Pyramid Attention Broadcast
 
@@ -31,6 +34,7 @@ class FidelityResult:
             and "reference_flicker".
         device: Where it ran.
         alexnet: The path to AlexNet's weights and their sha256, if LPIPS was asked for.
+        unreadable: The files that could not be read, and why. Their pairs are left out.
     """
 
     pairs: int
@@ -39,16 +43,21 @@ class FidelityResult:
     means: dict[str, float]
     device: str
     alexnet: tuple[str, str] | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """The result as `latte eval --reference --out` writes it."""
         about = {"pairs": self.pairs, "videos": self.videos, "reference": self.reference, **self.means}
         about |= {"alexnet_sha256": self.alexnet[1]} if self.alexnet else {}
+        about |= {"unreadable": self.unreadable} if self.unreadable else {}
         return about | {"device": self.device, "versions": {"latte": __version__, "torch": torch.__version__}}
 
     def __str__(self) -> str:
         lines = [f"{self.pairs} pairs; " + ", ".join(f"{name} {value:.4f}" for name, value in self.means.items())]
         lines += ["LPIPS by {}, sha256 {}".format(*self.alexnet)] if self.alexnet else []
+        if count := len(self.unreadable):
+            first = one_line(min(self.unreadable))
+            lines.append(f"  note: {count} pairs cannot be read and are left out, such as that of {first}")
         return "\n".join(lines)
 
 
@@ -70,24 +79,42 @@ def compare_pairs(
         progress: Whether a progress bar is shown.
 
     Raises:
-        ValueError: The folders do not match, or a pair differs in size or length or is too small. CheckpointError: the
-            weights are missing (with where to get them) or do not fit. FileNotFoundError: there is no such folder.
+        ValueError: The folders do not match, more than half of the pairs cannot be read, or a pair differs in size or
+            length or is too small. CheckpointError: the weights are missing (with where to get them) or do not fit.
+            FileNotFoundError: there is no such folder.
     """
     device, weights = find_device(device), find_weights("alexnet", alexnet) if alexnet else None
     network = load_lpips(weights.path, device) if weights else None
-    rows = []
-    for paths in tqdm(match_pairs(videos, reference), disable=not progress, unit="pair", desc="comparing"):
-        pair = read_pair(*paths)
+    rows, pairs = [], match_pairs(videos, reference)
+    unreadable: dict[str, str] = {}
+    for paths in tqdm(pairs, disable=not progress, unit="pair", desc="comparing"):
+        if (pair := read_if_possible(*paths, unreadable)) is None:
+            check_unreadable(unreadable, len(pairs), videos)
+            continue
         row = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
         if network is not None:
             row["lpips"] = lpips(*pair, network)
         if pair[0].shape[1] > 1:
             row |= {"flicker": flicker(pair[0]), "reference_flicker": flicker(pair[1])}
         rows.append(row)
+    if not rows:
+        raise ValueError(f"{videos}: no pair can be read; the first: {min(unreadable.values())}")
     names = [name for name in rows[0] if all(name in row for row in rows)]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     about = (str(weights.path), weights.sha256) if weights else None
-    return FidelityResult(len(rows), str(videos), str(reference), means, device_name(device), about)
+    return FidelityResult(len(rows), str(videos), str(reference), means, device_name(device), about, unreadable)
+
+
+def read_if_possible(video: Path, reference: Path, unreadable: dict[str, str]) -> tuple[Tensor, Tensor] | None:
+    """Read a pair; None, with a warning and a note in `unreadable`, if one of the two cannot be read."""
+    read = []
+    for path in (video, reference):
+        try:
+            read.append(read_video(path)[0])
+        except UNREADABLE as error:
+            note_unreadable(unreadable, str(path), error)
+            return None
+    return as_pair(read[0], read[1], f"{video} and {reference}")
 
 
 def psnr(videos: PairedVideos, reference: PairedVideos) -> float:

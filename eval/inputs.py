@@ -15,15 +15,17 @@ from latte.eval.features import ClipSource, Detector, compute_features
 from latte.eval.model_clips import ModelVideos
 from latte.eval.protocol import Protocol
 from latte.eval.statistics import FeatureSet, as_features, is_features, read_feature_set
+from latte.eval.tensor_files import TENSOR_SUFFIXES, find_video_tensor
 from latte.processes import Ranks
+from latte.video.array_files import ARRAY_SUFFIXES
 
 Videos = (
-    str  # a folder of videos, or a file or folder that latte.eval.statistics reads
+    str  # a folder of videos, a file of arrays or tensors, or what latte.eval.statistics reads
     | Path
     | Sequence[str | Path]  # video files
-    | Tensor  # uint8 (n, f, 3, h, w) or (n, f, h, w, 3); of two dimensions: features (n, d)
+    | Tensor  # (n, f, 3, h, w) or (n, f, h, w, 3), uint8 or floats; of two dimensions: features (n, d)
     | np.ndarray
-    | Iterable[Tensor | np.ndarray]  # uint8 clips (f, 3, h, w) or (f, h, w, 3)
+    | Iterable[Tensor | np.ndarray]  # clips (f, 3, h, w) or (f, h, w, 3), likewise
     | FeatureSet
     | ModelVideos  # a model's, sampled
     | Callable[[], ModelVideos]  # which opens the model, called when everything else is known to fit
@@ -62,9 +64,10 @@ class Reading:
         if isinstance(videos, ModelVideos):
             clips = videos.choose(self.protocol, self.seed, self.ranks, self.progress)
         elif isinstance(videos, str | Path):
-            if Path(videos).is_file():
-                raise ValueError(f"{videos} is a file: name a folder of videos, or a list of video files")
-            clips = choose_clips(videos, self.protocol, side, self.seed)
+            if Path(videos).is_file() and Path(videos).suffix.lower() not in ARRAY_SUFFIXES:
+                clips = choose_array_clips(read_file(Path(videos)), self.protocol, side, self.seed)
+            else:
+                clips = choose_clips(videos, self.protocol, side, self.seed)
         elif isinstance(videos, Iterable):
             in_memory = isinstance(videos, Tensor | np.ndarray)
             videos = check_array(videos, side) if in_memory else list(videos)
@@ -91,7 +94,15 @@ class Reading:
         if (given := given_features(videos, side, detector)) is not None:
             return given
         clips = self.open(videos, side)
-        return FeatureSet(clips.about, self.features(clips, [detector])[0])
+        (features,) = self.features(clips, [detector])  # which may find clips that cannot be read
+        return FeatureSet(clips.about, features)
+
+
+def read_file(path: Path) -> Tensor:
+    """The videos of a file of tensors. Raises ValueError if it is another file."""
+    if path.suffix.lower() not in TENSOR_SUFFIXES:
+        raise ValueError(f"{path} is a file: name a folder of videos, a list of video files, or a file of arrays")
+    return find_video_tensor(path)
 
 
 def check_array(videos: Tensor | np.ndarray, side: str) -> Tensor | np.ndarray:

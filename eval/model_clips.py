@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.eval.clip_sets import ClipSet, ClipWindow, choose_clips, start_of
+from latte.eval.clip_sets import ClipSet, ClipWindow, choose_clips, fitting, start_of
 from latte.eval.protocol import Protocol
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
@@ -51,7 +51,8 @@ class ModelVideos:
         name, ranks = self.about.get("model", "the model"), ranks or Ranks()
         frames, side = self.pipe.conditioning.trained_size(self.pipe.transformer.config)
         if frames < protocol.frames * protocol.generated_stride:
-            raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more")
+            advice = fitting(frames, "generated")
+            raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more: {advice}")
         if self.pipe.vae is None:
             raise ValueError(f"{name} has no VAE to decode with: give it one (vae)")
         if self.folder:

@@ -87,6 +87,7 @@ def choose_protocol(
     num_videos: int | None = None,
     bn_eps: float | None = None,
     real_crop: int | None = None,
+    frames: int | None = None,
 ) -> Protocol:
     """The protocol that a user asked for.
 
@@ -96,9 +97,18 @@ def choose_protocol(
         num_videos: Clips per side, at most. None: as the protocol has it.
         bn_eps: The eps of I3D's batch norms. None: as the protocol has it.
         real_crop: Pixels to which real frames are resized and centre-cropped. None: as the protocol has it.
+        frames: Frames per clip. None: as the protocol has it.
 
     Raises:
         ValueError: No such protocol, or a value out of range.
     """
-    chosen = adjusted(protocol or "exact", clips=num_videos, eps=bn_eps, real_crop=real_crop)
+    chosen = adjusted(protocol or "exact", clips=num_videos, eps=bn_eps, real_crop=real_crop, frames=frames)
     return chosen if protocol else replace(chosen, name=f"{chosen.name}, any codec", lossless=False)
+
+
+def differences(protocol: Protocol) -> list[str]:
+    """How the clips of an adjusted protocol differ from those of the one that it is named after."""
+    known = PROTOCOLS.get(protocol.name.split(",")[0])
+    fields = ("frames", "real_stride", "generated_stride")
+    pairs = [(name, getattr(protocol, name), getattr(known, name)) for name in fields if known]
+    return [f"{name} {value}, where {known.name} has {usual}" for name, value, usual in pairs if value != usual]

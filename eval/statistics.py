@@ -4,6 +4,7 @@ Statistics are the mean and covariance of features: an .npz file, or a pickle of
 rows of numbers: an .npz or .safetensors file with an array called `features`, or a folder of such .safetensors files.
 """
 
+import zipfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from latte.eval.frechet import Moments
+from latte.eval.tensor_files import holds_video_tensors
+from latte.video.array_files import ARRAY_SUFFIXES, find_videos
 from latte.weights.arrays import read_array_pickle, read_arrays
 from latte.weights.pickles import Foreign
 from latte.weights.tensors import CheckpointError, digest, read_tensors
@@ -53,8 +56,19 @@ class FeatureSet:
 
 
 def is_statistics(path: str | Path) -> bool:
-    """Whether a path is a file of statistics (or an .npz of features), by its suffix."""
-    return Path(path).suffix in (".npz", *PICKLES) and not Path(path).is_dir()
+    """Whether a path is a file of statistics (or an .npz of features): by its suffix, and an .npz holds no videos."""
+    path = Path(path)
+    return path.suffix in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
+
+
+def holds_videos(path: Path) -> bool:
+    """Whether a file of arrays or tensors holds videos, by their shapes; statistics and features have others."""
+    if path.suffix.lower() not in ARRAY_SUFFIXES:
+        return holds_video_tensors(path)
+    try:
+        return path.is_file() and bool(find_videos(path))
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return path.suffix.lower() == ".npy" and path.is_file()  # which nothing else reads
 
 
 def is_features(path: str | Path) -> bool:
@@ -63,7 +77,7 @@ def is_features(path: str | Path) -> bool:
     if path.is_dir():
         inside = [file for file in path.iterdir() if file.name[0] != "."]
         return bool(inside) and all(file.suffix == FEATURES for file in inside)
-    return path.suffix == FEATURES or is_statistics(path)
+    return (path.suffix == FEATURES and not holds_videos(path)) or is_statistics(path)
 
 
 def read_statistics(path: Path) -> tuple[Moments, dict]:

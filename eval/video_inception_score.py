@@ -118,7 +118,9 @@ def find_score_protocol(name: str) -> ScoreProtocol:
 def check_clips(name: str, count: int, protocol: Protocol) -> None:
     """Raise ValueError, before any work, if so many clips by an FVD protocol cannot be scored."""
     if count < (needed := find_score_protocol(name).videos):
-        raise ValueError(f"the inception score of {name} needs {needed} clips; there are {count}")
+        fits = [other for other, how in SCORE_PROTOCOLS.items() if how.videos <= count]
+        advice = f": {' or '.join(fits)} needs no more than that (--is-protocol)" if fits else ""
+        raise ValueError(f"the inception score of {name} needs {needed} clips; there are {count}{advice}")
     if protocol.frames != FRAMES:
         raise ValueError(
             f"the inception score needs clips of {FRAMES} frames; protocol {protocol.name} has {protocol.frames}"

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latte.eval.clip_sets import videos_of
+from latte.eval.video_folders import videos_of
+from latte.video.array_layout import frame_axes
 from latte.video.pixels import expect_videos
 from latte.video.read import read_video
 
@@ -43,11 +44,15 @@ def videos_by_name(root: Path) -> dict[Path, Path]:
 
 def read_pair(video: str | Path, reference: str | Path) -> tuple[Tensor, Tensor]:
     """Two videos, uint8 (1, f, 3, h, w). Raises ValueError if they differ in size or length."""
-    pair = tuple(read_video(path)[0][None] for path in (video, reference))
-    if pair[0].shape != pair[1].shape:
-        shapes = " and ".join(str(tuple(each.shape[1:])) for each in pair)
-        raise ValueError(f"{video} and {reference} differ in shape (f, 3, h, w): {shapes}")
-    return pair
+    return as_pair(read_video(video)[0], read_video(reference)[0], f"{video} and {reference}")
+
+
+def as_pair(video: Tensor, reference: Tensor, names: str) -> tuple[Tensor, Tensor]:
+    """Two videos (f, 3, h, w) as (1, f, 3, h, w). Raises ValueError, with their names, if they differ in shape."""
+    if video.shape != reference.shape:
+        shapes = f"{tuple(video.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"{names} differ in shape (f, 3, h, w): {shapes}")
+    return video[None], reference[None]
 
 
 def open_pairs(videos: PairedVideos, reference: PairedVideos) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,8 +99,9 @@ def check_paths(videos: Sequence[str | Path]) -> Sequence[str | Path]:
 def batch_of(videos: Tensor | np.ndarray) -> Tensor:
     """uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3) as (b, f, 3, h, w). Raises ValueError if they are not that."""
     tensor = torch.as_tensor(videos)
-    if tensor.ndim == 5 and tensor.shape[2] != 3 and tensor.shape[4] == 3:
-        tensor = tensor.permute(0, 1, 4, 2, 3)
+    if tensor.ndim == 5 and tensor.shape[2] != 3 and (axes := frame_axes(tuple(tensor.shape))):
+        frames = tensor.permute(axes)[..., :3].permute(0, 1, 4, 2, 3)
+        tensor = frames.expand(-1, -1, 3, -1, -1)  # grey is repeated
     expect_videos(tensor)
     return tensor
 

@@ -3,6 +3,7 @@
 Heavy imports wait until a command runs, so that `latte --help` is instant.
 """
 
+import io
 import os
 import re
 import sys
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: From the parser: status 0 after --help and --version, 2 after a wrong argument.
         Exception: Any unexpected one, with its traceback, if LATTE_TRACEBACK is set in the environment.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # or a file name that is not UTF-8 could not be printed

@@ -47,7 +47,7 @@ def decode_latents(vae: VideoVAE | None, latents: Tensor, output_type: str) -> T
         raise ValueError("there is no VAE to decode these latents with: pass one to the pipeline")
     video = vae.decode(latents)
     in_bytes = output_type in ("uint8", "pil")
-    return (to_uint8(video) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
+    return (to_uint8(video.clamp(-1, 1)) if in_bytes else (video.float() / 2 + 0.5).clamp(0, 1)).cpu()
 
 
 def as_output(videos: Tensor, output_type: str) -> Frames:

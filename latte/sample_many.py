@@ -27,11 +27,22 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name
-from latte.files import read_json, write_json
+from latte.files import read_json
 from latte.pipeline import LattePipeline
+from latte.sample_record import (
+    DIGESTS,
+    RECORD,
+    add_digests,
+    keeps_digests,
+    read_digests,
+    read_record,
+    settle_digests,
+    write_record,
+)
+from latte.video.read import read_video
 from latte.video.write import write_video
+from latte.weights.tensors import digest
 
-RECORD = "samples.json"
 LOCKS = ".locks"  # byte 0 locks the record, byte 1 + i the unit whose first video is i
 FORMAT = 1  # version of the record, the file names and the codec
 
@@ -77,11 +88,12 @@ class SampleSet:
         Raises:
             ValueError: The folder holds other videos, or something else.
         """
-        path, count = self.folder / RECORD, 0
+        path, count, digests = self.folder / RECORD, 0, {}
         # list the folder before looking for the record: other processes may write it, and videos, at any time
         there = os.listdir(self.folder) if self.folder.is_dir() else []
         if path.exists():
             made = read_json(path)
+            digests = made.pop(DIGESTS, None)
             count, made["model"] = made.pop("count", 0), self.record.get("model")  # a path may have another name
             check_count(f"{path}: count", count, MOST_VIDEOS)
             ours, theirs = dict(flat(self.record)), dict(flat(made))
@@ -91,7 +103,43 @@ class SampleSet:
         elif others := [name for name in there if name[0] != "."]:
             raise ValueError(f"{self.folder} holds {min(others)} and no {RECORD}: choose an empty folder, or a new one")
         if write and self.count > count:
-            write_json(path, {"count": self.count, **self.record})
+            write_record(self.folder, {"count": self.count, **self.record}, digests)
+
+    def remove_damaged(self, rank: int, world_size: int, locks: IO) -> None:
+        """Remove this process's share of the files that are not as they were written, so that they are made again.
+
+        Raises:
+            ValueError: A folder or something else that is no file has the name of a video.
+        """
+        digests, there = read_digests(self.folder), set(os.listdir(self.folder))
+        numbers, sound = [i for i in range(rank, self.count, world_size) if self.path(i).name in there], []
+        for i in numbers:
+            if self.is_sound(i, digests):
+                sound.append(self.path(i).name)
+                continue
+            with claimed(locks, 1 + i // self.batch_size * self.batch_size, wait=False) as ours:
+                # another process may have written it just now
+                if ours and not self.is_sound(i, read_digests(self.folder)):
+                    self.path(i).unlink(missing_ok=True)
+        if new := [name for name in sound if name not in digests]:
+            with claimed(locks, 0, wait=True):
+                add_digests(self.folder, new)
+
+    def is_sound(self, i: int, digests: dict[str, str]) -> bool:
+        """Whether the file of video i is as it was written; of a set without digests, whether it can be decoded."""
+        path = self.path(i)
+        if not path.is_file():
+            if path.exists():
+                raise ValueError(f"{path} is not a file, and a video is to be written there: move it away")
+            return False
+        if path.name in digests:
+            return digest(path) == digests[path.name]
+        if keeps_digests(self.folder):
+            return False
+        try:
+            return bool(len(read_video(path)[0]))
+        except ValueError:
+            return False
 
     def remove_drafts(self) -> None:
         """Remove unfinished files of killed processes, once all videos are there."""
@@ -144,22 +192,23 @@ def sample_many(
     record = set_record(pipe, labels, settings, about or {}, fps)
     samples = SampleSet(Path(folder), count, settings["batch_size"], record)
     samples.check_folder(write=False)
-    lacking = len(samples.missing())
     options = {**settings, "output_type": "uint8", "progress": False}
     samples.folder.mkdir(parents=True, exist_ok=True)
-    with (
-        one_thread(),
-        (samples.folder / LOCKS).open("ab") as locks,
-        tqdm(total=count, initial=count - lacking, disable=not progress, unit="video", desc="sampling") as bar,
-    ):
+    with one_thread(), (samples.folder / LOCKS).open("ab") as locks:
+        samples.remove_damaged(rank, world_size, locks)
+        lacking = len(samples.missing())
+        bar = tqdm(total=count, initial=count - lacking, disable=not progress, unit="video", desc="sampling")
         for wait in (False, True):
             for unit in samples.units(rank, world_size):
                 with claimed(locks, 1 + unit.start, wait) as ours:
                     if ours and samples.missing(unit):
                         make_unit(pipe, samples, unit, {**call_arguments(pipe, labels, unit), **options}, locks, fps)
                 bar.update(count - len(samples.missing()) - bar.n)
+        bar.close()
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
+            of_all = range(read_record(samples.folder)["count"])
+            settle_digests(samples.folder, [samples.path(i).name for i in of_all])
     return lacking
 
 
@@ -168,8 +217,11 @@ def make_unit(pipe: LattePipeline, samples: SampleSet, unit: range, arguments: d
     videos = pipe(**arguments, first=unit.start).frames
     with claimed(locks, 0, wait=True):
         samples.check_folder(write=True)
-    for i in samples.missing(unit):
+    written = samples.missing(unit)
+    for i in written:
         write_if_missing(videos[i - unit.start], samples.path(i), fps)
+    with claimed(locks, 0, wait=True):
+        add_digests(samples.folder, [samples.path(i).name for i in written])
 
 
 def write_if_missing(video: Tensor, path: Path, fps: float) -> None:

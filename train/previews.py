@@ -39,7 +39,7 @@ def preview_reconstructions(objective: Reconstruction, network: AutoencoderKL) -
     count = min(SHOWN // 2, objective.config.global_batch_size)
     clips, vae = objective.batches[0, range(count)].videos.to(objective.device), VideoVAE(network)
     pairs = torch.stack([clips, vae.decode(vae.encode(clips))], 1).flatten(0, 1).cpu()
-    return to_uint8(pairs), ["clip", "reconstruction"] * len(clips)
+    return to_uint8(pairs.clamp(-1, 1)), ["clip", "reconstruction"] * len(clips)
 
 
 @preview.register(Recognition)

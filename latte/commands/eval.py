@@ -25,7 +25,7 @@ from latte.eval.networks.inception_weights import inception_detector
 from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import PROTOCOLS, choose_protocol
 from latte.eval.reporting import origin
-from latte.eval.statistics import is_features, read_feature_set
+from latte.eval.statistics import holds_videos, is_features, read_feature_set
 from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS
 from latte.files import read_json
@@ -41,14 +41,17 @@ def build_parser() -> Parser:
     """The options of `latte eval`."""
     parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", nargs="?", default="shapes", help="a model, or a folder of generated videos (default: shapes)")
+    add(
+        "model", nargs="?", default="shapes", help="a model, or generated videos: a folder or an .npz (default: shapes)"
+    )
     add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
     add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
     add = parser.add_argument_group("distance from real videos").add_argument
-    words = "a folder of real videos, statistics of them (.npz, StyleGAN-V's .pkl), or features (.safetensors)"
+    words = "real videos (a folder, or a file of arrays), statistics of them (.npz, .pkl), or features (.safetensors)"
     add("--real", type=Path, help=words)
     words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
     add("--protocol", choices=PROTOCOLS, help=words)
+    add("--frames", type=int, metavar="N", help="frames per clip, for videos too short for the protocol's")
     words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
     add("--real-crop", type=int, metavar="SIZE", help=words)
     add("--i3d", type=Path, help="I3D's weights, for FVD: path to i3d_torchscript.pt or i3d_pretrained_400.pt")
@@ -97,7 +100,7 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     add_sampling_options(sampling)
     of_sampling = set(vars(sampling.parse_args([])))
     with_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
-    with_real |= {"real_crop", "model", "num_videos", "out", "seed", "device"}
+    with_real |= {"real_crop", "frames", "model", "num_videos", "out", "seed", "device"}
     if args.compare:
         useful, where = {"compare"}, "with --compare"
     elif args.reference:
@@ -123,9 +126,13 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
 
 
 def is_model(name: str) -> bool:
-    """Whether a name is a model's, and not a folder of videos or a file of statistics or features."""
+    """Whether a name is a model's, and not a folder or a file of videos, or of statistics or features."""
     path = Path(name)
-    return name in bundled_models() or is_model_folder(path) or not (path.is_dir() or is_features(path))
+    return (
+        name in bundled_models()
+        or is_model_folder(path)
+        or not (path.is_dir() or is_features(path) or holds_videos(path))
+    )
 
 
 def compare_files(*paths: Path) -> str:
@@ -145,7 +152,7 @@ def measure_videos(args: argparse.Namespace) -> dict | None:
         result = compare_given(read_feature_set(args.real), read_feature_set(args.model))
         print(result)
         return result.to_dict()
-    protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop)
+    protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop, args.frames)
     args.device = local_device(args.device)
     device = usable_device(args.device)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)

@@ -178,6 +178,9 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError("--num-videos is for each class or prompt, --n is for all of them: give one")
     elif (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
+    for prompt in (*(args.prompt or ()), args.negative_prompt):
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of the command line that are not UTF-8
+            raise ValueError(f"the prompt {prompt!r} is not UTF-8 text: write it in UTF-8")
     parse_broadcast(args.pab or [])
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")

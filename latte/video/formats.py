@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latte.video.array_files import ARRAY_SUFFIXES, split_number
+
 STREAM_SUFFIXES = (  # decoded by FFmpeg
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif"),
     *(".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"),
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
-READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", ".npz")
+READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", *ARRAY_SUFFIXES)
 WRITABLE_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".npz", ".png")
 DEFAULT_FPS = 8.0  # for files that state no frame rate
 
@@ -32,12 +34,13 @@ def video_kind(path: Path) -> str:
         ValueError: If the suffix is not one of READABLE_SUFFIXES, or if the path is a pipe, a device or a socket, which
             may never end.
     """
-    if not path.exists():
+    file, _ = split_number(path)
+    if not file.exists():
         raise FileNotFoundError(f"no video at {path}")
-    kind = "folder" if path.is_dir() else path.suffix.lower()
+    kind = "folder" if file.is_dir() else file.suffix.lower()
     if kind not in ("folder", *READABLE_SUFFIXES):
         raise ValueError(f"{path}: unsupported video suffix; use one of {' '.join(READABLE_SUFFIXES)}")
-    if kind != "folder" and not stat.S_ISREG(path.stat().st_mode):
+    if kind != "folder" and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError(f"{path} is not a regular file but a pipe, a device or a socket: it is not opened")
     return kind
 

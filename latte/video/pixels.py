@@ -6,15 +6,24 @@ from torch import Tensor
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """Convert network outputs to pixels.
+    """Convert network inputs, or network outputs that were clamped, to pixels.
 
     Args:
-        video: Floats of any shape; values outside [-1, 1] are clamped.
+        video: Floats in [-1, 1], of any shape.
 
     Returns:
         uint8 of the same shape, rounded to the nearest level.
+
+    Raises:
+        ValueError: If values are NaN, infinite or out of range. Decoders overshoot a little: clamp what they return.
     """
-    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    levels = ((video.float() + 1) * 127.5).round()
+    if levels.numel():
+        low, high = (float(extreme) for extreme in levels.aminmax())
+        if not (low >= 0 and high <= 255):  # comparisons with NaN are false
+            low, high = (float(extreme) for extreme in video.aminmax())
+            raise ValueError(f"the video holds values from {low:.4g} to {high:.4g}; expected finite floats in [-1, 1]")
+    return levels.to(torch.uint8)
 
 
 def from_uint8(video: Tensor) -> Tensor:

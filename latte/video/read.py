@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from latte.files import is_special, walk_tree
+from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
 from latte.video.damage import Damage, WhenDamaged
 from latte.video.formats import (
     DEFAULT_FPS,
@@ -26,7 +27,7 @@ from latte.video.formats import (
     video_kind,
 )
 from latte.video.frame_index import index_frames, times_by_decoding
-from latte.video.npz import open_npz, read_npz
+from latte.video.pictures import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def scan_videos(folder: str | Path) -> tuple[list[Path], list[Path]]:
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
-    files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz")]
+    files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") or is_video_array(path)]
     pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}
@@ -99,8 +100,9 @@ def read_video(
     turned and mirrored as the file says, resampled to square pixels, and converted to RGB. An alpha channel is dropped.
 
     Args:
-        path: A file with one of READABLE_SUFFIXES (of npz, the array `video`, or the first one), or a folder of
-            numbered pictures.
+        path: A file with one of READABLE_SUFFIXES, or a folder of numbered pictures. Of the arrays in an npz, `video`
+            is read, or the only one that is a video. It is in RGB or grey, with the channels first or last. Bytes are
+            in [0, 255]; floats in [0, 1] or, if some are below -0.25, in [-1, 1].
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
         damaged: What to do if FFmpeg reports errors in the frames that it decodes, or if the file is shorter than its
             header says: "raise" refuses the video; "take" returns what FFmpeg makes of it.
@@ -126,7 +128,7 @@ def read_video(
 def read_blocks(path: str | Path, size: int = 32, damaged: WhenDamaged = "raise") -> Iterator[Tensor]:
     """Read a video block by block, so that a long one needs little memory.
 
-    Only webp and npz files are decompressed at once.
+    Only webp, npz and npy files are decompressed at once.
 
     Args:
         path: A video, as for read_video.
@@ -173,9 +175,8 @@ def count_frames(path: str | Path, damaged: WhenDamaged = "raise") -> int:
     with decoding(path):
         if kind == "folder":
             return len(list_pictures(path))
-        if kind == ".npz":
-            with open_npz(path) as (_, shape, _):
-                return shape[0]
+        if kind in ARRAY_SUFFIXES:
+            return array_shape(path)[0]
         if kind == ".webp":
             return count_picture_frames(path)
         index = index_frames(path)
@@ -194,8 +195,8 @@ def read_frames(
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
         return read_pictures(select(list_pictures(path), numbers)), DEFAULT_FPS
-    if kind == ".npz":
-        return select(list(read_npz(path)), numbers), DEFAULT_FPS
+    if kind in ARRAY_SUFFIXES:
+        return select(list(read_array(path)), numbers), DEFAULT_FPS
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
@@ -234,7 +235,7 @@ def read_pictures(paths: Sequence[Path]) -> list[np.ndarray]:
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return picture_to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_webp(path: Path) -> tuple[list[np.ndarray], float]:

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from latte.files import replacing
+from latte.video.array_layout import EXPECTED, SLACK, as_rgb, channels_last
 from latte.video.formats import WRITABLE_SUFFIXES, codec_errors
+from latte.video.pictures import picture_to_rgb
 
 Picture: TypeAlias = Tensor | np.ndarray | Image.Image
 Frames: TypeAlias = Tensor | np.ndarray | Iterable[Picture]
@@ -50,8 +52,8 @@ def write_video(frames: Frames, path: str | Path, fps: float = 8, lossless: bool
     """Write a video. Every frame is kept, including repeated ones, and an interrupted write leaves no file behind.
 
     Args:
-        frames: A tensor or array (f, 3, h, w) or (f, h, w, 3), or a list of pictures. Integers are uint8; floats are
-            in [0, 1], and values beyond are clipped.
+        frames: A tensor or array (f, 3, h, w) or (f, h, w, 3), in grey also (f, h, w), (f, h, w, 1) or (f, 1, h, w), or
+            a list of pictures. Integers are uint8; floats are in [0, 1].
         path: The suffix decides the format: .mp4 (H.264, yuv420p), .mkv (lossless FFV1), .gif, .webp, .npz (the array
             `video`) or .png (all frames in one row).
         fps: Frames per second, from 0.1 to 1000 (gif: to 50). Not stored in .npz and .png.
@@ -83,7 +85,7 @@ def write_video(frames: Frames, path: str | Path, fps: float = 8, lossless: bool
 def to_numpy(picture: Picture) -> np.ndarray:
     """Convert one picture, or a complete video, to an array. Pictures become RGB: grey is repeated, alpha dropped."""
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return picture_to_rgb(picture)
     if isinstance(picture, Tensor):  # NumPy has no bfloat16
         picture = (picture.float() if picture.is_floating_point() else picture).detach().cpu()
     return np.asarray(picture)
@@ -93,8 +95,8 @@ def as_rgb_array(frames: Frames) -> np.ndarray:
     """Convert frames to contiguous uint8 (f, h, w, 3).
 
     Raises:
-        ValueError: If there are no pixels, if sizes differ, if the shape is not that of RGB frames, or if the values
-            are neither uint8 nor finite floats.
+        ValueError: If there are no pixels, if sizes differ, if the shape is not that of frames, or if the values are
+            neither uint8 nor floats in [0, 1].
     """
     if isinstance(frames, Tensor | np.ndarray):
         array = to_numpy(frames)
@@ -103,19 +105,22 @@ def as_rgb_array(frames: Frames) -> np.ndarray:
         if len({picture.shape for picture in pictures}) > 1:
             raise ValueError("frames differ in size")
         array = np.asarray(pictures)
+        array = array[..., None] if array.ndim == 3 else array  # grey frames, however many there are
     if not array.size:
         raise ValueError("there are no frames, or they have no pixels")
-    if array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
-        raise ValueError(f"frames have shape {array.shape}; expected (f, h, w, 3) or (f, 3, h, w)")
-    if array.shape[3] != 3:
-        array = array.transpose(0, 2, 3, 1)
+    if array.ndim not in (3, 4):
+        raise ValueError(f"frames have shape {array.shape}; expected {EXPECTED}")
+    array = channels_last(array)
     if array.dtype != np.uint8:
         if array.dtype.kind != "f":
             raise ValueError(f"frames are {array.dtype}; expected uint8, or floats in [0, 1]")
         if not np.isfinite(array).all():
             raise ValueError("frames hold NaN or infinite values, which are not finite numbers")
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    return np.ascontiguousarray(array)
+        low, high = array.min(), array.max()
+        if low < -SLACK or high > 1 + SLACK:
+            raise ValueError(f"frames hold values from {low:g} to {high:g}; expected uint8, or floats in [0, 1]")
+        array = (array * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(as_rgb(array))
 
 
 def check_writable(path: Path, suffix: str, array: np.ndarray, fps: float, lossless: bool) -> None:

@@ -20,6 +20,7 @@ from latte import sample_many as many
 from latte.models.latte import Latte, LatteConfig
 from latte.sample_many import sample_many
 from latte.video.read import list_videos, read_video
+from latte.weights.tensors import digest
 
 SETTINGS = {"num_inference_steps": 2, "batch_size": 2, "seed": 3}
 LABELS = [0, 2, 1]
@@ -267,3 +268,49 @@ def test_models_without_classes_and_of_prompts(classes, pipe, tmp_path):
     assert digests(tmp_path / "text") == digests(tmp_path / "again")
     frames = pipe(list(PROMPTS), output_type="uint8", progress=False, **settings).frames
     assert torch.equal(read_video(tmp_path / "text/000001.mkv")[0], frames[1])
+
+
+def test_files_that_changed_are_made_again(classes, complete_set, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(complete_set, folder)
+    record = json.loads((folder / "samples.json").read_text())
+    assert record["files"] == {path.name: digest(path) for path in list_videos(folder)}
+    files = [folder / f"{i:06d}.mkv" for i in range(9)]
+    files[1].write_bytes(b"")
+    files[3].write_bytes(files[3].read_bytes()[:-100])
+    changed = bytearray(files[4].read_bytes())
+    changed[len(changed) // 2] ^= 1
+    files[4].write_bytes(changed)
+    shutil.copy(files[0], files[6])  # sound, but another video
+    files[8].unlink()
+    kept = files[2].stat().st_mtime_ns
+    assert make(classes, folder) == 5 and digests(folder) == digests(complete_set)
+    assert files[2].stat().st_mtime_ns == kept and make(classes, folder) == 0
+    files[5].unlink()
+    files[5].mkdir()
+    with pytest.raises(ValueError, match=r"000005\.mkv is not a file, and a video is to be written there"):
+        make(classes, folder)
+
+
+def test_files_that_nobody_recorded_are_made_again(classes, complete_set, tmp_path):
+    """A process was killed after it wrote a unit's files, or while it wrote their digests."""
+    folder = tmp_path / "set"
+    shutil.copytree(complete_set, folder)
+    record = json.loads((folder / "samples.json").read_text())
+    lines = [f"{record['files'].pop(f'{i:06d}.mkv')}  {i:06d}.mkv\n" for i in (4, 5, 6, 7)]
+    (folder / "samples.json").write_text(json.dumps(record))
+    (folder / ".digests").write_text(f"\n{lines[0]}{lines[1]}\n{lines[2]}{lines[3][:30]}")
+    assert make(classes, folder) == 1 and digests(folder) == digests(complete_set)
+
+
+def test_sets_of_earlier_versions_have_no_digests_and_get_them(classes, complete_set, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(complete_set, folder)
+    record = json.loads((folder / "samples.json").read_text())
+    record.pop("files")
+    (folder / "samples.json").write_text(json.dumps(record))
+    (folder / "000002.mkv").write_bytes((folder / "000002.mkv").read_bytes()[:200])
+    times = {path: path.stat().st_mtime_ns for path in list_videos(folder) if path.name != "000002.mkv"}
+    assert make(classes, folder, 5) == 1 and "files" not in json.loads((folder / "samples.json").read_text())
+    assert make(classes, folder) == 0 and digests(folder) == digests(complete_set)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())

@@ -1,0 +1,142 @@
+"""The videos of a folder, of a list of `latte prepare`, of a file of arrays or of a list of files, and their names."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from latte.files import read_json
+from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
+from latte.video.formats import PICTURE_SUFFIXES, STREAM_SUFFIXES, video_kind
+from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
+from latte.video.read import list_pictures, list_videos
+from latte.video.streams import open_stream
+from latte.weights.tensors import digest
+
+OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
+VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.video_list writes it
+
+
+def videos_of(root: Path) -> list[Path]:
+    """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them.
+
+    Of a folder with a list by `latte prepare` they are those of the list; of a file of arrays, those in it.
+
+    Raises:
+        FileNotFoundError: There is no such folder or file. ValueError: The list is damaged.
+    """
+    if root.is_file() and root.suffix.lower() in ARRAY_SUFFIXES:
+        return set_paths(root)
+    if listed := prepared_list(root):
+        folder, names = listed
+        return [folder / name for name in names]
+    if is_page(root / PAGE_FILE):
+        of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
+        found = [path for path in list_videos(root) if path != of_frames and path.name not in OVERVIEWS]
+    else:
+        found = list_videos(root)
+    return [video for path in found for video in (set_paths(path) if is_array_file(path) else [path])]
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether a video is a file of arrays, by its suffix."""
+    return path.suffix.lower() in ARRAY_SUFFIXES and not path.is_dir()
+
+
+def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
+    """The folder of the videos that a list of `latte prepare` names, and their names; None if there is no such list.
+
+    Raises:
+        ValueError: The list is damaged, or one of its paths leads out of the folder of the videos.
+            FileNotFoundError: That folder does not exist.
+    """
+    path = folder / VIDEO_LIST
+    try:
+        values = read_json(path) if path.is_file() else {}
+    except ValueError:
+        return None  # of something else
+    if not str(values.get("format")).startswith(LIST_FORMATS):
+        return None
+    try:
+        root, names = folder / values["root"], sorted(str(video["path"]) for video in values["videos"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or was edited: run `latte prepare` again") from error
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"{path}: {outside[0]!r} leads out of the folder of the videos")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{path} lists videos in {root}, which does not exist: run `latte prepare` again")
+    return root, names
+
+
+def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
+    """A folder and the names of its videos below it; of videos elsewhere, their nearest common folder.
+
+    Raises:
+        ValueError: A list is empty, or names a file twice. FileNotFoundError: There is no such folder, or a file of a
+            list is missing.
+    """
+    if isinstance(videos, str | Path):
+        root = Path(videos)
+        listed, paths = prepared_list(root), videos_of(root)
+        if listed and not (listed[0].is_relative_to(root) and ".." not in listed[0].relative_to(root).parts):
+            return listed
+        if paths != [root] or root.is_dir():
+            return root, [path.relative_to(root).as_posix() for path in paths]
+    else:
+        paths = [Path(os.path.abspath(path)) for path in videos]
+        if not paths:
+            raise ValueError("the list of videos is empty: name at least two files")
+        if twice := [path for path, count in Counter(paths).items() if count > 1]:
+            raise ValueError(f"{twice[0]} is listed twice: name each video once")
+        for path in paths:
+            video_kind(path)  # raises FileNotFoundError for one that is missing
+        paths = [video for path in paths for video in (set_paths(path) if is_array_file(path) else [path])]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return root, [path.relative_to(root).as_posix() for path in paths]
+
+
+def stored_as(path: Path) -> tuple[str, str]:
+    """What the frames of a video are stored as: the codec, and the size such as "320x240"."""
+    if path.is_dir():
+        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
+        with Image.open(list_pictures(path)[0]) as picture:
+            return " and ".join(kinds), f"{picture.width}x{picture.height}"
+    kind = video_kind(path)
+    if kind in ARRAY_SUFFIXES:
+        _, h, w = array_shape(path)
+        return f"{kind.lstrip('.')} {stored_range(path)}".rstrip(), f"{w}x{h}"
+    if kind not in STREAM_SUFFIXES:
+        with Image.open(path) as picture:
+            return kind.lstrip("."), f"{picture.width}x{picture.height}"
+    with open_stream(path) as (_, stream):
+        return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
+
+
+def content(path: Path) -> str:
+    """The sha256 of a file, or of a folder's pictures in their order."""
+    file, number = split_number(path)
+    if number is not None:
+        state = file.stat()
+        return hashlib.sha256(f"{file_digest(file, state.st_size, state.st_mtime_ns)}/{number}".encode()).hexdigest()
+    if not path.is_dir():
+        return digest(path)
+    return hashlib.sha256("".join(digest(picture) for picture in list_pictures(path)).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def file_digest(file: Path, size: int, time: int) -> str:
+    """The sha256 of a file of this size and time, which is computed once for all videos in it."""
+    return digest(file)
+
+
+def describe_files(folder: Path) -> str:
+    """What a folder without videos holds, by suffix, for a message; empty if it holds no files."""
+    if not folder.is_dir():
+        return ""
+    names = [name for _, _, files in os.walk(folder) for name in files if name[0] != "."]
+    suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in names).most_common(3)
+    return ", ".join(f"{count} files with {suffix}" for suffix, count in suffixes if suffix not in PICTURE_SUFFIXES)

@@ -1,0 +1,68 @@
+"""samples.json, the record of a set of videos: what they depend on, how many there are, and the sha256 of each file."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from latte.files import read_json, write_json
+from latte.weights.tensors import digest
+
+RECORD = "samples.json"
+DIGESTS = "files"  # their sha256 by name, in the record
+NEW_DIGESTS = ".digests"  # "SHA256  NAME" of the files that were written since; they go into the record at the end
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a set's videos depend on, and how many there are: its samples.json without the digests."""
+    values = read_json(folder / RECORD)
+    values.pop(DIGESTS, None)
+    return values
+
+
+def keeps_digests(folder: Path) -> bool:
+    """Whether a set has digests at all; those of earlier versions have none."""
+    return DIGESTS in read_json(folder / RECORD)
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """The sha256 of the files of a set by name, as far as they are recorded; of any other folder, none."""
+    kept = read_json(folder / RECORD).get(DIGESTS) if (folder / RECORD).is_file() else {}
+    digests = dict(kept) if isinstance(kept, dict) else {}
+    if (folder / NEW_DIGESTS).is_file():
+        lines = (folder / NEW_DIGESTS).read_text(errors="replace").splitlines()
+        pairs = (line.partition("  ") for line in lines)
+        digests |= {name: sha256 for sha256, gap, name in pairs if gap and len(sha256) == 64}
+    return digests
+
+
+def write_record(folder: Path, values: dict[str, Any], digests: dict[str, str] | None) -> None:
+    """Write samples.json; without digests, as earlier versions did."""
+    kept = {DIGESTS: dict(sorted(digests.items()))} if isinstance(digests, dict) else {}
+    write_json(folder / RECORD, values | kept)
+
+
+def add_digests(folder: Path, names: Iterable[str]) -> None:
+    """Note the digests of files that were just written. A line that a killed process left half-written is ended."""
+    lines = []
+    for name in names:
+        with suppress(FileNotFoundError):  # on a file system without locks another process may have removed it
+            lines.append(f"{digest(folder / name)}  {name}\n")
+    with (folder / NEW_DIGESTS).open("a") as file:
+        file.write("\n" + "".join(lines))
+
+
+def settle_digests(folder: Path, names: Iterable[str]) -> None:
+    """Move new digests into the record.
+
+    Args:
+        folder: Of the set.
+        names: All its files. A record without digests gets them only when all are known, because files without one
+            would be made again.
+    """
+    if not (folder / NEW_DIGESTS).is_file():
+        return
+    digests = read_digests(folder)
+    if keeps_digests(folder) or all(name in digests for name in names):
+        write_record(folder, read_record(folder), digests)
+        (folder / NEW_DIGESTS).unlink(missing_ok=True)

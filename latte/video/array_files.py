@@ -1,0 +1,285 @@
+"""Videos in npz and npy files, which may be untrusted: headers are checked before any memory is allocated.
+
+A file holds one video or a set of them: an array (n, f, h, w, 3), or arrays whose names differ in a number alone. Video
+7 of the set samples.npz has the path samples.npz/000007, which exists for the functions of `latte.video` only.
+"""
+
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+
+from latte.video.array_layout import EXPECTED, as_rgb, channels_last, frame_axes, to_bytes, value_range, with_channels
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+SMALLEST_FLAT = 8  # pixels of a side; smaller arrays of three axes hold sequences of vectors or points
+MAX_ARRAY_BYTES = 4 << 30  # uncompressed size of the largest video that is read: zip compresses up to a thousandfold
+
+
+class Header(NamedTuple):
+    """What the header of an array says."""
+
+    name: str
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the array's values."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def shown(self) -> str:
+        """For messages: the kind of the values and the shape."""
+        return f"{self.dtype} {self.shape}"
+
+
+class ArraySet:
+    """The videos of a file, decoded one by one.
+
+    Attributes:
+        arrays: One of five axes (n, f, h, w, c), or one of four per video.
+        black_white: See latte.video.array_layout.value_range; it is that of all videos.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = [channels_last(array) for array in arrays]
+        self.black_white = value_range(self.arrays)
+        self.nbytes = sum(array.nbytes for array in arrays)
+
+    def video(self, number: int) -> np.ndarray:
+        """Video `number`, uint8 (f, h, w, 3)."""
+        frames = self.arrays[0][number] if self.arrays[0].ndim == 5 else self.arrays[number]
+        return as_rgb(to_bytes(frames, self.black_white))
+
+
+_lock = threading.Lock()  # threads that read clips of one file wait for the first one to open it
+_held: dict[tuple, ArraySet] = {}  # the files of sets that were read last, MAX_ARRAY_BYTES in all or one
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return the frames of a video, uint8 (f, h, w, 3).
+
+    Args:
+        path: A file that holds one video, or the path of a video of a set.
+
+    Raises:
+        ValueError: See array_shape; or the values are damaged, or in no known range.
+    """
+    file, number = split_number(path)
+    headers = find_videos(file)
+    shape_of(headers, number)
+    return load_all(file, headers).video(0) if number is None else open_set(file, headers).video(number)
+
+
+def stored_range(path: Path) -> str:
+    """The range of a video's values if they are not those of bytes, such as "[-1, 1]"; else nothing."""
+    file, number = split_number(path)
+    headers = find_videos(file)
+    if all(header.dtype == np.uint8 for header in headers):
+        return ""
+    low, high = (load_all if number is None else open_set)(file, headers).black_white
+    return "" if high == 255 else f"[{low:g}, {high:g}]"
+
+
+def array_shape(path: Path) -> tuple[int, int, int]:
+    """Return the frames, height and width of a video, by its header alone.
+
+    Args:
+        path: As for read_array.
+
+    Raises:
+        ValueError: The file holds no video, several of them, or values of more than MAX_ARRAY_BYTES bytes; or it has no
+            video of this number.
+    """
+    file, number = split_number(path)
+    return shape_of(find_videos(file), number)
+
+
+def shape_of(headers: Sequence[Header], number: int | None) -> tuple[int, int, int]:
+    """`array_shape` of a file with these headers."""
+    count = count_videos(headers)
+    if number is None and count > 1:
+        what = headers[0].shown + (f" and {len(headers) - 1} more" if len(headers) > 1 else "")
+        raise ValueError(f"it holds a set of {count} videos, {what}: give each its own file (`latte eval` reads sets)")
+    if number is not None and number >= count:
+        raise ValueError(f"the file holds {count} videos, and none of number {number}")
+    header = headers[(number or 0) % len(headers)]
+    shape = with_channels(header.shape)
+    if (size := header.nbytes // (shape[0] if len(shape) == 5 else 1)) > MAX_ARRAY_BYTES:
+        raise ValueError(f"its header claims {size} bytes, more than the limit of {MAX_ARRAY_BYTES}")
+    f, h, w = (shape[axis] for axis in (frame_axes(shape) or ())[-4:-1])
+    return f, h, w
+
+
+def split_number(path: Path) -> tuple[Path, int | None]:
+    """The file of a path, and the number of the video in it; None for the path of a file."""
+    inside = path.parent.suffix.lower() in ARRAY_SUFFIXES and path.name.isascii() and path.name.isdecimal()
+    return (path.parent, int(path.name)) if inside and path.parent.is_file() else (path, None)
+
+
+def is_video_array(path: Path) -> bool:
+    """Whether a file is an npy of videos, by its header. Others hold features or labels."""
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        return False
+    try:
+        return bool(find_videos(path))
+    except (ValueError, OSError):
+        return False
+
+
+def set_paths(file: Path) -> list[Path]:
+    """The paths of the videos of a set; the file itself if it holds one video, or none that can be read."""
+    try:
+        count = count_videos(find_videos(file))
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return [file]
+    return [file] if count == 1 else [file / f"{i:06d}" for i in range(count)]
+
+
+def count_videos(headers: Sequence[Header]) -> int:
+    """How many videos a file with these headers holds."""
+    return headers[0].shape[0] if len(headers[0].shape) == 5 else len(headers)
+
+
+def find_videos(file: Path) -> list[Header]:
+    """The arrays of a file that are videos: one, or several whose names differ in a number alone.
+
+    Of several arrays, the one called `video` is taken, or else those in colour before those in grey.
+
+    Raises:
+        ValueError: There is none, or it is unclear which one is meant. The message names what was found.
+    """
+    headers = read_headers(file)
+    if named := [header for header in headers if header.name == "video"]:
+        headers = named
+    found = [header for header in headers if header.dtype.kind in "uif" and frame_axes(header.shape)]
+    colour = [header for header in found if 3 in header.shape[1:]]
+    flat = [
+        header for header in headers if header.dtype.kind in "uif" and len(header.shape) == 3 and min(header.shape) > 0
+    ]
+    found = colour or found or [header for header in flat if header.dtype == np.uint8 or is_lone_video(header, headers)]
+    if len(found) == 1 or (found and alike(found)):
+        return found
+    what = ", ".join(f"{header.name} {header.shown}" if len(headers) > 1 else header.shown for header in headers[:6])
+    if found:
+        raise ValueError(f"it holds several arrays that may be the video: {what}; call one of them video")
+    raise ValueError(f"expected uint8 frames {EXPECTED}, found {what}")
+
+
+def is_lone_video(header: Header, headers: Sequence[Header]) -> bool:
+    """Whether an array (f, h, w) of other values than bytes may be a video: the only array, and not of vectors."""
+    return len(headers) == 1 and min(header.shape[1:]) >= SMALLEST_FLAT
+
+
+def alike(headers: Sequence[Header]) -> bool:
+    """Whether arrays are of one kind, with one video each, and have names that differ in a number alone."""
+    kinds = {("".join(c for c in name if not c.isdecimal()), len(shape), dtype) for name, shape, _, dtype in headers}
+    return len(kinds) == 1 and len(headers[0].shape) != 5
+
+
+def open_set(file: Path, headers: Sequence[Header]) -> ArraySet:
+    """Open a set, or take it from those that were read last."""
+    state = file.stat()
+    key = (str(file.absolute()), state.st_size, state.st_mtime_ns)
+    with _lock:
+        if key not in _held:
+            found = load_all(file, headers)
+            while _held and found.nbytes + sum(held.nbytes for held in _held.values()) > MAX_ARRAY_BYTES:
+                _held.pop(next(iter(_held)))
+            _held[key] = found
+        return _held[key]
+
+
+def load_all(file: Path, headers: Sequence[Header]) -> ArraySet:
+    """Read arrays."""
+    return ArraySet([load(file, header) for header in headers])
+
+
+def load(file: Path, header: Header) -> np.ndarray:
+    """Read an array; one of more than MAX_ARRAY_BYTES is mapped into memory, if it is not compressed.
+
+    Raises:
+        ValueError: Its values are fewer or more than the header claims, or they would unpack to too many bytes.
+    """
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
+    large = header.nbytes > MAX_ARRAY_BYTES
+    wrong = ValueError(f"its array does not have the {header.nbytes} bytes that its header claims")
+    with open_member(file, header.name) as (stream, start, size):
+        if large and start is None:
+            raise ValueError(
+                f"it unpacks to {header.nbytes} bytes; write sets of more than {MAX_ARRAY_BYTES} with np.save"
+            )
+        read_header(stream, header.name)
+        begin = stream.tell()
+        if size - begin != header.nbytes:
+            raise wrong
+        # zipfile verifies the checksum only when it reaches the end of the file
+        if not large:
+            data = stream.read(header.nbytes + 1)
+        elif isinstance(stream, zipfile.ZipExtFile):
+            while stream.read(1 << 20):
+                pass
+    if large:
+        return np.memmap(file, header.dtype, "c", begin + (start or 0), header.shape, order)
+    if len(data) != header.nbytes:
+        raise wrong
+    return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)
+
+
+@contextmanager
+def open_member(file: Path, name: str) -> Iterator[tuple[IO[bytes], int | None, int]]:
+    """Open an array for reading.
+
+    Yields:
+        The array's file; where it starts inside `file`, or None if it is compressed; and its size in bytes.
+    """
+    if file.suffix.lower() == ".npy":
+        with file.open("rb") as stream:
+            yield stream, 0, file.stat().st_size
+        return
+    with zipfile.ZipFile(file) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        start = None
+        if info.compress_type == zipfile.ZIP_STORED:
+            with file.open("rb") as raw:
+                raw.seek(info.header_offset + 26)  # the lengths of the name and of what follows it
+                start = info.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist())
+        with archive.open(info) as stream:
+            yield stream, start, info.file_size
+
+
+def read_headers(file: Path) -> list[Header]:
+    """The headers of all arrays of a file.
+
+    Raises:
+        ValueError: It holds no array, or one whose header cannot be read. OSError, BadZipFile: it cannot be opened.
+    """
+    if file.suffix.lower() == ".npy":
+        with file.open("rb") as stream:
+            return [read_header(stream, file.stem)]
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        if not names:
+            raise ValueError("it holds no array")
+        headers = []
+        for name in ["video.npy"] if "video.npy" in names else names:
+            with archive.open(name) as stream:
+                headers.append(read_header(stream, name.removesuffix(".npy")))
+        return headers
+
+
+def read_header(stream: IO[bytes], name: str) -> Header:
+    """Read the header of an npy file of version 1.0, which has at most 64 kB."""
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not version 1.0")
+        return Header(name, *np.lib.format.read_array_header_1_0(stream))
+    except ValueError as error:  # NumPy's own message may suggest allow_pickle, which runs code from the file
+        raise ValueError("it holds no array with a readable header") from error
