@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that git stores in a file's place
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -115,13 +117,33 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
     return write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise CheckpointError if there is only a pointer of Git LFS in the place of a file: its content was not fetched.
+
+    Args:
+        path: A file. One that does not exist or cannot be read is left to whoever reads it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if start == LFS_POINTER:
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, in the place of the file: fetch the file with `git lfs pull`, in the "
+            "folder that git cloned, or download it"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         OSError: If the file cannot be read.
+        CheckpointError: If it is a pointer of Git LFS.
         ValueError: If it is not valid JSON in UTF-8, or not an object.
     """
+    refuse_pointer(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError also covers bad UTF-8 and integers that are too long

@@ -14,10 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import CheckpointError, replacing
+from latte.files import CheckpointError, refuse_pointer, replacing
+from latte.weights.foreign_objects import Foreign, leaving_out_objects
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NOT_LOADED = (
+    "which is not a tensor and is not loaded: "
+    'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
+)
+MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables in which weights are looked for, and tables in all
+SCALE = re.compile(r"(^|[._])scaled?(_[a-z0-9]+)*$")  # ends of names: weight_scale, weight_scale_inv, scaled_fp8
 MOST_ARRAY_BYTES = 1 << 30  # an .npz may unpack to this much; the largest one that a metric needs has 0.3 billion bytes
 
 
@@ -55,21 +63,46 @@ def read_tensors(path: Path) -> dict:
         path: A .safetensors file, or a .pt, .pth or .bin file.
 
     Returns:
-        What the file holds: tensors by name, or a table with such tables in it ("ema", "model").
+        What the file holds: tensors by name, or a table with such tables in it ("ema", "model"). In place of objects
+        other than tensors, it holds a Foreign.
 
     Raises:
-        CheckpointError: The file is missing or damaged, it holds objects other than tensors, some values are not
-            finite, or the tensors claim more memory than the file can account for.
+        CheckpointError: The file is missing or damaged, some values are not finite, floats of 8 bits have scales, or
+            the tensors claim more memory than the file can account for.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path)
     table = read_untrusted(path)
+    if isinstance(table, Foreign):
+        raise CheckpointError(f"{path} holds an object of {table.name}, {NOT_LOADED}")
     if not isinstance(table, dict):
         raise CheckpointError(f"{path} holds an object of type {type(table).__name__}, not a table of tensors")
-    parts = [(f"{name}.", part) for name, part in table.items() if isinstance(part, dict)]  # such as "ema" and "model"
-    for prefix, part in [("", table), *parts]:
+    parts = {id(part): ("".join(f"{key}." for key in keys), part) for keys, part in nested_tables(table)}
+    for prefix, part in parts.values():
+        check_scales(part, path, prefix)
         check_values(part, path, prefix)
     return table
+
+
+def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """List a table, and the tables in it at any of MOST_NESTED levels that lie under texts ("ema", "state_dict").
+
+    Yields:
+        The keys of a table, from outside, and the table.
+
+    Raises:
+        CheckpointError: There are more than MOST_TABLES.
+    """
+    found: list[tuple[tuple[str, ...], dict]] = [((), table)]
+    for keys, part in found:  # which grows
+        yield keys, part
+        if len(keys) < MOST_NESTED:
+            found += [
+                ((*keys, key), inner) for key, inner in part.items() if isinstance(inner, dict) and isinstance(key, str)
+            ]
+        if len(found) > MOST_TABLES:
+            raise CheckpointError(f"the checkpoint holds more than {MOST_TABLES} tables, so it is not read")
 
 
 def read_untrusted(path: Path) -> object:
@@ -78,7 +111,8 @@ def read_untrusted(path: Path) -> object:
         if path.suffix == ".safetensors":
             return load_file(path)
         verify_zip(path)
-        with warnings.catch_warnings(action="ignore"):  # PyTorch warns about how the file was made
+        # PyTorch warns about how the file was made
+        with warnings.catch_warnings(action="ignore"), leaving_out_objects(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -87,8 +121,7 @@ def read_untrusted(path: Path) -> object:
         if alien is None:
             reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
             raise CheckpointError(f"{path} {reason}") from error
-        advice = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
-        raise CheckpointError(f"{path} holds {alien[1]}, which is not a tensor and is not loaded: {advice}") from error
+        raise CheckpointError(f"{path} holds {alien[1]}, {NOT_LOADED}") from error
 
 
 def verify_zip(path: Path) -> None:
@@ -136,8 +169,20 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
             raise CheckpointError(
                 f"{path}: {prefix}{name} of shape {shape} brings the tensors to more than twice the file's size"
             )
-        if tensor.dtype in FLOATS and not tensor.isfinite().all():
+        values = tensor.float() if tensor.dtype in FLOATS8 else tensor  # PyTorch examines no 8-bit floats
+        if tensor.dtype in FLOATS and not values.isfinite().all():
             raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
+
+
+def check_scales(table: dict, path: Path, prefix: str) -> None:
+    """Raise CheckpointError for 8-bit floats that scales go with: every program that writes these has its own rules."""
+    if any(isinstance(tensor, Tensor) and tensor.dtype in FLOATS8 for tensor in table.values()):
+        for name in table:
+            if SCALE.search(str(name)):
+                raise CheckpointError(
+                    f"{path}: {prefix}{name} scales float8 weights, and scaled ones are not read; give the file of "
+                    "these weights in float16, bfloat16 or float32"
+                )
 
 
 def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
@@ -231,6 +276,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path)
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
