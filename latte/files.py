@@ -123,6 +123,8 @@ def refuse_pointer(path: Path) -> None:
     Args:
         path: A file. One that does not exist or cannot be read is left to whoever reads it.
     """
+    if not path.is_file():  # opening a pipe would wait for its writer
+        return
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latte.files import refuse_pointer
 from latte.weights.tensors import CheckpointError, check_values
 
 STORAGES = {  # TorchScript's types of tensors
@@ -113,6 +114,7 @@ def read_pickle(path: Path) -> dict:
         CheckpointError: the file is damaged, or holds anything else.
         FileNotFoundError: there is no such file.
     """
+    refuse_pointer(path)
     try:
         with path.open("rb") as file:
             values = RestrictedUnpickler(file, ARRAYS).load()

@@ -7,6 +7,7 @@ from typing import Any
 from latte.arguments import MOST_AT_ONCE, check_count
 from latte.commands.parser import add_device_option
 from latte.device import usable_device
+from latte.files import refuse_pointer
 from latte.pab import KINDS, broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import ALL, Scheduler
@@ -98,6 +99,7 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
 
 def read_prompts(path: Path) -> list[str]:
     """Read the file of --prompts, one prompt a line. Raises ValueError if it holds none or is not in UTF-8."""
+    refuse_pointer(path)
     try:
         prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
-from latte.files import CheckpointError, replacing
+from latte.files import CheckpointError, refuse_pointer, replacing
 from latte.text.caption import clean
 
 PAD, END = 0, 1  # ids of T5's padding and end of text
@@ -57,6 +57,7 @@ class Tokenizer:
             source = {"model_file": str(name)}
             if not name.is_file():
                 raise CheckpointError(f"no vocabulary at {name}; give a spiece.model file or the folder that holds it")
+            refuse_pointer(name)
         try:
             self.pieces = SentencePieceProcessor(**source)
         except RuntimeError as error:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latte.files import refuse_pointer
+
 STREAM_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")  # decoded by FFmpeg
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
 READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", ".npz")
@@ -38,5 +40,6 @@ def codec_errors(path: Path, failure: str, errors: type[Exception] = Exception) 
     try:
         yield
     except errors as error:
+        refuse_pointer(path)
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise ValueError(f"{path} {failure}: {reason}") from error

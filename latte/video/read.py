@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
-from latte.files import walk_tree
+from latte.files import refuse_pointer, walk_tree
 from latte.video.formats import DEFAULT_FPS, PICTURE_SUFFIXES, STREAM_SUFFIXES, codec_errors, video_kind
 from latte.video.npz import open_npz, read_npz
 from latte.video.streams import open_stream, read_stream, to_upright_rgb
@@ -192,6 +192,7 @@ def stack_frames(frames: Sequence[np.ndarray]) -> Tensor:
 
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
+    refuse_pointer(path)
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 

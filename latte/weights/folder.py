@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.files import read_json, write_json
+from latte.files import read_json, refuse_pointer, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
@@ -43,6 +43,8 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder")
+    for file in weight_files(folder):
+        refuse_pointer(file)
     if (wrong := damage(folder)) is not None:
         raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
     with prefix_errors(path):

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
+from latte.files import refuse_pointer
 from latte.models.vae import VideoVAE
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches
@@ -127,6 +128,7 @@ class ReadFromFolder:
         """Read the scaled mean and deviation of some frames, mirrored at random if `config.flip`."""
         mirrored = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
         if video.shard not in self.open_shards:
+            refuse_pointer(self.clips.folder / video.shard)
             self.open_shards[video.shard] = safe_open(self.clips.folder / video.shard, "pt")
         shard, first = self.open_shards[video.shard], min(frames)
         name, offsets = f"{video.name}{'.mirrored' if mirrored else ''}", [frame - first for frame in frames]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import walk_tree
+from latte.files import refuse_pointer, walk_tree
 from latte.video.read import list_pictures, list_videos
 
 ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
@@ -180,11 +180,13 @@ def video_files(root: Path) -> list[Path]:
 def read_caption(video: Path) -> str:
     """Return the caption of a video: the text file of its name beside it (clip.mp4, clip.txt); empty if none."""
     file = video.with_suffix(".txt")
+    refuse_pointer(file)
     return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
 
 def read_split(split: Path) -> list[str]:
     """Return the non-empty lines of a split's list. Raises ValueError if it is not a text file."""
+    refuse_pointer(split)
     try:
         return [line for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
