@@ -22,7 +22,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def digest_folder(folder: Path) -> str:
-    """Return one sha256 over the weight files of a folder and its config.json."""
+    """Return one sha256 over the weight files of a folder and its config.json.
+
+    Raises:
+        CheckpointError: It is not a folder.
+    """
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, and a folder is needed: `latte convert {folder} NEW` writes one")
     parts = [digest(path) for path in [*weight_files(folder), folder / CONFIG]]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

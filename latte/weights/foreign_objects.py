@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the machine, and the objects
@@ -48,8 +49,14 @@ def current_name(name: str) -> str:
 
 
 def mentions(path: Path, end: str) -> bool:
-    """Whether a .pt file holds a text that ends like this, such as the name of a tensor. No object is built."""
-    return any(isinstance(value, str) and value.endswith(end) for _, value in opcodes(path))
+    """Whether a file holds a text that ends like this, such as the name of a tensor. No object or tensor is built."""
+    if path.suffix != ".safetensors":
+        return any(isinstance(value, str) and value.endswith(end) for _, value in opcodes(path))
+    try:
+        with safe_open(path, "pt") as file:
+            return any(name.endswith(end) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):  # whoever reads its tensors says that it is damaged
+        return False
 
 
 def opcodes(path: Path) -> Iterator[tuple[str, object]]:
