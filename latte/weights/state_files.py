@@ -38,7 +38,9 @@ def state_files(folder: Path, variant: str | None = None) -> list[Path]:
     if len(variants) == 1 and variants[0] in PRECISIONS:
         return listed_files(folder, variants[0])
     if variants:
-        raise CheckpointError(f"{folder} holds weights of {' and '.join(variants)} only: choose one as variant")
+        raise CheckpointError(
+            f"{folder} holds weights of {' and '.join(variants)} only: choose one (variant), or rename its files"
+        )
     others = sorted(path.name for path in folder.glob("*") if path.suffix.removeprefix(".") in ENDS)[:2]
     raise CheckpointError(f"{folder} holds no weights {known}{'; found ' + ', '.join(others) if others else ''}")
 

@@ -77,14 +77,14 @@ def test_which_variant_is_unclear(published, tmp_path, tiny, capsys):
     folder = as_variant(published, tmp_path / "half", "fp16", torch.float16) / "transformer"
     file = folder / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(file, folder / "diffusion_pytorch_model.bf16.safetensors")
-    with pytest.raises(CheckpointError, match="holds weights of bf16 and fp16 only: choose one as variant"):
+    with pytest.raises(CheckpointError, match="holds weights of bf16 and fp16 only: choose one"):
         load_t2v(folder)
     assert load_t2v(folder, variant="bf16").config == load_t2v(folder, variant="fp16").config
     with pytest.raises(CheckpointError, match="no weights of the variant 'fp8', and no plain ones"):
         load_t2v(folder, variant="fp8")
     (folder / "diffusion_pytorch_model.bf16.safetensors").unlink()
     file.rename(folder / "diffusion_pytorch_model.non_ema.safetensors")
-    with pytest.raises(CheckpointError, match="holds weights of non_ema only: choose one as variant"):
+    with pytest.raises(CheckpointError, match="holds weights of non_ema only: choose one"):
         load_t2v(folder)
     assert load_t2v(folder, variant="non_ema").config
     assert main(["sample", str(tmp_path / "half"), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
