@@ -124,8 +124,8 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
     """Load a Latte in evaluation mode, to be called as model(x, t, y).
 
     Args:
-        path: A bundled model by name, a model folder, the folder of a training run or a checkpoint in it, or a file of the
-            original Latte's weights: bare, or in a checkpoint of any trainer (see latte.weights.weight_sets).
+        path: A bundled model by name, a model folder, the folder of a training run or a checkpoint in it, or a file of
+            the original Latte's weights: bare, or in a checkpoint of any trainer (see latte.weights.weight_sets).
         num_heads: The number of attention heads, which files of the original do not store; needed for a width that was
             never published.
         weights: "ema" or "model". In a checkpoint that does not name what it holds, the only weights are taken.
