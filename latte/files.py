@@ -19,6 +19,7 @@ from latte.drafts import hidden_name, link_tree, move_into, must_stay, remove, r
 MOST_JSON_BYTES = 1 << 26  # of a JSON file; the largest one of a model, its tokenizer, has a few million
 MOST_MESSAGE = 1500  # characters of an error message, which may quote a file
 DAMAGED = "damaged-"  # prefix of the name that `set_aside` gives
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that git stores in a file's place
 
 
 @contextmanager
@@ -169,8 +170,9 @@ def read_utf8(path: Path) -> str:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is in another encoding.
+        ValueError: If it is in another encoding, or a pointer of Git LFS.
     """
+    refuse_pointer(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -223,6 +225,26 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
     return write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise CheckpointError if there is only a pointer of Git LFS in the place of a file: its content was not fetched.
+
+    Args:
+        path: A file. One that does not exist or cannot be read is left to whoever reads it.
+    """
+    if not path.is_file():  # opening a pipe would wait for its writer
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if start == LFS_POINTER:
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, in the place of the file: fetch the file with `git lfs pull`, in the "
+            "folder that git cloned, or download it"
+        )
+
+
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -232,8 +254,10 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        CheckpointError: If it is a pointer of Git LFS.
         ValueError: If it cannot be read, or is not valid JSON in UTF-8, or not an object.
     """
+    refuse_pointer(path)
     try:
         if (size := path.stat().st_size) > most_bytes:
             raise ValueError(f"it has {size} bytes; more than {most_bytes} are not read")

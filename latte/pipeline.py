@@ -76,7 +76,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         cls, path: str | Path, torch_dtype: torch.dtype | None = None, *, transformer: nn.Module | None = NOT_GIVEN,
         vae: VideoVAE | str | Path | None = NOT_GIVEN, text_encoder: T5Encoder | None = NOT_GIVEN,
         tokenizer: Tokenizer | None = NOT_GIVEN, scheduler: Scheduler | None = NOT_GIVEN, memory: str = "normal",
-        weights: str = "ema", num_heads: int | None = None,
+        weights: str = "ema", num_heads: int | None = None, variant: str | None = None,
     ) -> "LattePipeline":  # fmt: skip
         """Read a model and the parts that its folder holds.
 
@@ -91,6 +91,8 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
                 one frame at a time. For text-to-video models.
             weights: "ema" or "model", if a checkpoint holds both. For class-conditional models.
             num_heads: Attention heads of an original file of an unpublished width. For class-conditional models.
+            variant: A word in the names of the weight files, such as "fp16" (text to video). None takes the plain
+                files, or else the only variant that there is if it differs in precision alone.
 
         Raises:
             CheckpointError: A part is missing, damaged or does not fit.
@@ -101,14 +103,15 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not NOT_GIVEN}
         of_text = is_text_pipeline(path)
         unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
-            "memory": memory != "normal", "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
+            "variant": variant is not None, "memory": memory != "normal",
+            "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
         }  # fmt: skip
         if idle := [name for name, is_given in unused.items() if is_given]:
             kind = (TextConditioning if of_text else ClassConditioning).describes
             raise ValueError(f"{idle[0]} does nothing for {path}, a model for {kind}: leave it out")
         dtype = torch_dtype or torch.float32
         if of_text:
-            parts = read_text_parts(path, given, dtype, memory)
+            parts = read_text_parts(path, given, dtype, memory, variant)
         else:
             parts = read_class_parts(path, given, dtype, weights, num_heads)
         sampling = parts.pop("sampling")

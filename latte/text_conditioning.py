@@ -188,7 +188,9 @@ def encoder_on_device(pipe: "LattePipeline") -> Iterator[None]:
         pipe.text_encoder = None
 
 
-def read_text_parts(path: Path, parts: dict[str, Any], dtype: torch.dtype, memory: str) -> dict[str, Any]:
+def read_text_parts(
+    path: Path, parts: dict[str, Any], dtype: torch.dtype, memory: str, variant: str | None = None
+) -> dict[str, Any]:
     """Read the parts of a text-to-video model that `parts` does not name.
 
     Args:
@@ -196,6 +198,7 @@ def read_text_parts(path: Path, parts: dict[str, Any], dtype: torch.dtype, memor
         parts: Parts by name; None leaves a part out, and a VAE may be given as the name of a folder.
         dtype: Of the weights.
         memory: "low" reads the text encoder in 8 bits and lets the VAE work on one frame at a time.
+        variant: Of the weight files, see latte.weights.state_files.
 
     Returns:
         The parts, and under "sampling" the model folder's sampling defaults.
@@ -204,7 +207,7 @@ def read_text_parts(path: Path, parts: dict[str, Any], dtype: torch.dtype, memor
         CheckpointError: A part is missing, damaged or does not fit.
     """
     check_choice("memory", memory, ("normal", "low"))
-    read, parts = readers(path, dtype, memory == "low"), dict(parts)
+    read, parts = readers(path, dtype, memory == "low", variant), dict(parts)
     if isinstance(parts.get("vae"), str | Path):
         parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype)
     for name in TextConditioning.components:

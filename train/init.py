@@ -18,7 +18,7 @@ from torch import Tensor
 from latte.class_conditioning import read_classes
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
-from latte.weights.convert_latte import TEMPORAL, original_config, original_state, shape_of, unwrap
+from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
 from latte.weights.folder import read_config
 from latte.weights.latte_folder import CLASSES_FILE
@@ -26,12 +26,12 @@ from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load
 from latte.weights.published import read_part, readers
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
-WRAPPERS = ("ema", "state_dict_ema", "model", "state_dict")  # keys that hold the weights; averaged ones first
 MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "patch_size", "tubelet")
 MUST_AGREE += ("in_channels", "learn_sigma", "conditioning")
 T2V_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels")
 T2V_MUST_AGREE += ("out_channels",)
 SIZE_EMBEDDERS = re.compile(r"(adaln_single\.emb\.(resolution|aspect_ratio)|csize|ar)_embedder\.")
+T2V_SOURCES = "a PixArt-alpha or a LatteT2V"
 LABEL, TIME, LAST = "condition.label.weight", "condition.time.mlp.2.bias", ("final_linear.weight", "final_linear.bias")
 
 
@@ -109,7 +109,7 @@ def read_latte(path: Path, like: LatteConfig) -> tuple[Latte, list[str]]:
         model = load_model(path)
         return model, read_classes(path / CLASSES_FILE, model.config.num_classes)
     with prefix_errors(path):
-        state = read_bare_weights(path)
+        state = read_bare_weights(path, (MARKER,), "a Latte or a DiT")
         width = shape_of(state, "x_embedder.proj.weight", 4)[0]
         published = any(width == size[1] for size in SIZES.values())
         config = original_config(state, None if published else like.num_heads)
@@ -184,7 +184,11 @@ def has_text_encoder(path: Path) -> bool:
 def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str, Tensor]]:
     """Read a LatteT2V or a PixArt-alpha, whose weights get our names. The latter has no temporal blocks."""
     config = read_config(path, t2v_config) if path.is_dir() else None
-    state = read_part(path, lambda name, tensor: {name: tensor}) if path.is_dir() else read_bare_weights(path)
+    if config:
+        state = read_part(path, lambda name, tensor: {name: tensor})
+    else:
+        markers = (PIXART["patch_embed"] + ".weight", OUTSIDE["patch_embed"] + ".weight")
+        state = read_bare_weights(path, markers, T2V_SOURCES)
     with prefix_errors(path):
         sizes = [name for name in state if SIZE_EMBEDDERS.match(name)]
         if sizes:
@@ -208,7 +212,7 @@ def t2v_shape(state: dict[str, Tensor], like: LatteT2VConfig) -> LatteT2VConfig:
         ValueError: The weights are not those of such a model.
     """
     table = PIXART if PIXART["patch_embed"] + ".weight" in state else OUTSIDE
-    find = lambda name, ndim: shape_of(state, table[name] + ".weight", ndim, "a PixArt-alpha or a LatteT2V")
+    find = lambda name, ndim: shape_of(state, table[name] + ".weight", ndim, T2V_SOURCES)
     width, channels, patch, _ = find("patch_embed", 4)
     published = LatteT2VConfig()
     heads = (published if width == published.hidden_size else like).num_attention_heads
@@ -228,11 +232,19 @@ def t2v_shape(state: dict[str, Tensor], like: LatteT2VConfig) -> LatteT2VConfig:
     )
 
 
-def read_bare_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights in a file, which may be nested in a checkpoint. Raises CheckpointError if it is damaged."""
+def read_bare_weights(path: Path, markers: tuple[str, ...], whose: str) -> dict[str, Tensor]:
+    """Read the weights in a file, which may be nested in a checkpoint: the averaged ones if there are any.
+
+    Args:
+        path: The file.
+        markers: Names of parameters; the network has one of them.
+        whose: What the network is, for messages.
+
+    Raises:
+        CheckpointError: It is damaged, or holds no such network.
+    """
     with prefix_errors(path):
-        table = read_tensors(path)
-        return unwrap(next((table[name] for name in WRAPPERS if isinstance(table.get(name), dict)), table))
+        return unwrap(read_tensors(path), None, markers, whose)
 
 
 def keep_own_last_layer(path: Path, theirs: str, ours: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:

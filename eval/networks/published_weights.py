@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from latte.files import refuse_pointer
 from latte.weights.tensors import CheckpointError, digest
 
 
@@ -76,4 +77,5 @@ def find_weights(name: str, path: str | Path | None) -> Weights:
     found = Path(path) / file if Path(path).is_dir() else Path(path)
     if not found.is_file():
         raise CheckpointError(f"{found}: there is no such file; {advice}")
+    refuse_pointer(found)
     return Weights(found)

@@ -17,7 +17,7 @@ from latte.weights.published_export import check_published_target, save_publishe
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, read_sampling, usual_guidance
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
-from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_file
+from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
 FORMATS = ("latte", "original", "diffusers")
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
         CheckpointError: The source is missing or damaged, or the target holds something else.
     """
     parser = Parser(prog="latte convert", description=__doc__)
-    parser.add_argument("source", help="an original .pt or .safetensors file, a model's or VAE's folder, or a name")
+    parser.add_argument("source", help="a checkpoint file, a model's or VAE's folder, or a name")
     parser.add_argument("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
     parser.add_argument(
         "--to",
@@ -68,7 +68,8 @@ def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: in
 def convert_vae(source: Path, target: Path, dtype: torch.dtype) -> str:
     """Convert a VAE to our folder; return a summary of it."""
     vae = load_vae(source)
-    print_read(vae_file(source))
+    for file in vae_files(source):
+        print_read(file)
     save_vae(vae, target, dtype)
     return f"VAE, {parameters(vae)}"
 

@@ -15,7 +15,7 @@ from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import is_text_pipeline, own_vae, weights_file
 from latte.weights.published import part_files
 from latte.weights.tensors import DTYPES, digest
-from latte.weights.vae_folder import vae_file
+from latte.weights.vae_folder import vae_files
 
 
 def add_sampling_options(parser: argparse._ActionsContainer) -> None:
@@ -61,7 +61,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         pipe = LattePipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
     if pipe.vae is not None:
-        files.append(vae_file(find_vae(args.vae, path) if args.vae else own_vae(path)))
+        files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path))
     return pipe.to(usable_device(args.device)), call_settings(pipe, args), files
 
 

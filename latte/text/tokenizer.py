@@ -8,11 +8,12 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
-from latte.files import CheckpointError, replacing
+from latte.files import CheckpointError, refuse_pointer, replacing
 from latte.text.caption import clean
+from latte.text.tokenizer_json import vocabulary_from_json
 
 PAD, END = 0, 1  # ids of T5's padding and end of text
-VOCABULARY_FILE = "spiece.model"
+VOCABULARY_FILE, JSON_FILE = "spiece.model", "tokenizer.json"
 
 
 def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
@@ -39,26 +40,48 @@ def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
     return file.getvalue()
 
 
+def read_vocabulary(path: Path) -> tuple[Path, bytes]:
+    """Read a vocabulary: a spiece.model file or a tokenizer.json, or a folder that holds either.
+
+    Returns:
+        The file, and the vocabulary as the content of a spiece.model file.
+
+    Raises:
+        CheckpointError: There is no such file, or it is a pointer of Git LFS, or a tokenizer of another kind.
+    """
+    files = [path / VOCABULARY_FILE, path / JSON_FILE] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        inside = ", ".join(sorted(other.name for other in path.iterdir())[:5]) if path.is_dir() else ""
+        found = f", only {inside}" if inside else ""
+        raise CheckpointError(
+            f"no vocabulary at {files[0]}{found}; give the {VOCABULARY_FILE} or the {JSON_FILE} of T5 v1.1, or the "
+            "folder that holds it"
+        )
+    refuse_pointer(file)
+    if file.suffix != ".json":
+        return file, file.read_bytes()
+    try:
+        return file, vocabulary_from_json(file)
+    except ValueError as error:
+        raise CheckpointError(error) from error
+
+
 class Tokenizer:
     """Turns prompts into token ids. The names of special tokens, such as "</s>", are ordinary text in a prompt.
 
     Args:
-        path: A spiece.model file, a folder that holds one, or a vocabulary from train_vocabulary.
+        path: A spiece.model file, a tokenizer.json of T5, a folder that holds either, or a vocabulary from
+            train_vocabulary.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or it is not a vocabulary of T5's kind.
     """
 
     def __init__(self, path: str | Path | bytes):
-        if isinstance(path, bytes):
-            name, source = "the vocabulary", {"model_proto": path}
-        else:
-            name = Path(path, VOCABULARY_FILE) if Path(path).is_dir() else Path(path)
-            source = {"model_file": str(name)}
-            if not name.is_file():
-                raise CheckpointError(f"no vocabulary at {name}; give a spiece.model file or the folder that holds it")
+        name, vocabulary = ("the vocabulary", path) if isinstance(path, bytes) else read_vocabulary(Path(path))
         try:
-            self.pieces = SentencePieceProcessor(**source)
+            self.pieces = SentencePieceProcessor(model_proto=vocabulary)
         except Exception as error:  # the reader of SentencePiece raises several kinds
             raise CheckpointError(f"{name} is damaged or is not a SentencePiece vocabulary") from error
         if (self.pieces.pad_id(), self.pieces.eos_id()) != (PAD, END):

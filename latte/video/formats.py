@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latte.files import refuse_pointer
 from latte.video.array_files import ARRAY_SUFFIXES, split_number
 
 STREAM_SUFFIXES = (  # decoded by FFmpeg
@@ -76,5 +77,6 @@ def codec_errors(path: Path, failure: str, errors: type[Exception] = Exception) 
     except DamagedVideoError as error:
         raise DamagedVideoError(f"{path} {error}") from error
     except errors as error:
+        refuse_pointer(path)
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise ValueError(f"{path} {failure}: {reason}") from error

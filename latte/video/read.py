@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
-from latte.files import is_special, walk_tree
+from latte.files import is_special, refuse_pointer, walk_tree
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
 from latte.video.damage import Damage, WhenDamaged
 from latte.video.formats import (
@@ -234,6 +234,7 @@ def read_pictures(paths: Sequence[Path]) -> list[np.ndarray]:
 
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
+    refuse_pointer(path)
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
         return picture_to_rgb(ImageOps.exif_transpose(image))
 

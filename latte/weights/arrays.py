@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latte.files import CheckpointError
+from latte.files import CheckpointError, refuse_pointer
 from latte.weights.pickles import Foreign, PickleReader
 from latte.weights.torch_files import fill
 
@@ -35,6 +35,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path)
     try:
         with zipfile.ZipFile(path) as archive:
             check_growth(archive, path.stat().st_size)
@@ -88,6 +89,7 @@ def read_array_pickle(path: Path) -> dict[str, object]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path)
     try:
         content = path.read_bytes()
         values = ArrayReader(len(content)).load(io.BytesIO(content))

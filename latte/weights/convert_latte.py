@@ -13,6 +13,7 @@ from torch import Tensor
 from latte.models.condition import sincos, spatial_position
 from latte.models.latte import SIZES, Latte, LatteConfig
 from latte.weights.tensors import FLOATS, rename_keys
+from latte.weights.weight_sets import choose_weights, refuse_without_weights, weight_sets
 
 ORIGINAL = {  # ours: theirs, in Vchitect/Latte and in facebookresearch/DiT, whose names it keeps
     "condition.time.mlp.0": "t_embedder.mlp.0",
@@ -27,6 +28,7 @@ ORIGINAL = {  # ours: theirs, in Vchitect/Latte and in facebookresearch/DiT, who
     "final_modulation.linear": "final_layer.adaLN_modulation.1",
     "final_linear": "final_layer.linear",
 }
+MARKER = "x_embedder.proj.weight"  # every Latte and every DiT has it
 TEMPORAL = ("temp_embed", "time_embed")  # current and older name of the temporal position table
 COMPUTED = {"pos_embed", *TEMPORAL}  # fixed sin-cos tables, which our model computes and does not store
 
@@ -134,7 +136,7 @@ def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> 
     Raises:
         ValueError: It is not a Latte, no published model has this width, or its positions are not the fixed ones.
     """
-    dim, channels, patch, _ = shape_of(source, "x_embedder.proj.weight", 4)
+    dim, channels, patch, _ = shape_of(source, MARKER, 4)
     out = shape_of(source, "final_layer.linear.weight", 2)[0] // patch**2
     numbers = [int(found[1]) for name in source if (found := re.match(r"blocks\.(\d{1,9})\.", name))]
     label, temporal = "y_embedder.embedding_table.weight", [name for name in TEMPORAL if name in source]
@@ -177,21 +179,27 @@ def check_positions(source: dict[str, Tensor], name: str, n: int, d: int, table:
         raise ValueError(f"{name} is not the fixed sin-cos table; learned and other positions are not supported")
 
 
-def unwrap(state: dict, weights: str = "ema") -> dict[str, Tensor]:
-    """Take the weights out of a training checkpoint, without the prefixes that torch.compile and DDP put on names.
+def unwrap(
+    table: dict, weights: str | None = "ema", markers: tuple[str, ...] = (MARKER,), whose: str = "an original Latte"
+) -> dict[str, Tensor]:
+    """Take the weights of a Latte or another transformer out of a training checkpoint, see latte.weights.weight_sets.
+
+    Averages of the learned parameters alone are completed by the fixed position tables of another set.
 
     Args:
-        state: A checkpoint with "ema" or "model" in it, or a bare table of tensors.
-        weights: Which of the two to take.
+        table: A checkpoint of any trainer, or a bare table of tensors.
+        weights: "ema" or "model", if it holds both; None takes the averaged ones if it holds any.
+        markers: Names of parameters; the network has one of them.
+        whose: What the network is, for messages.
 
     Raises:
-        ValueError: The checkpoint does not hold them, or they are not a table of tensors with distinct names.
+        ValueError: The checkpoint does not hold them, or holds several, or they are not tensors with distinct names.
     """
-    wrapped = {name for name in ("ema", "model") if isinstance(state.get(name), dict)}
-    if wrapped:
-        if weights not in wrapped:
-            raise ValueError(
-                f"the checkpoint holds {sorted(wrapped)}, not {weights!r}; choose weights={sorted(wrapped)[0]!r}"
-            )
-        state = state[weights]
-    return rename_keys(state, lambda name: re.sub(r"^(_orig_mod\.|module\.)+", "", name))
+    sets = weight_sets(table, markers)
+    if not sets:
+        refuse_without_weights(table, " or ".join(markers), whose)
+    tables = [found.state for found in sets if COMPUTED & found.state.keys()]
+    state = choose_weights(table, sets, weights).state
+    if tables and not COMPUTED & state.keys():
+        state |= {name: tables[0][name] for name in COMPUTED & tables[0].keys()}
+    return state

@@ -92,6 +92,7 @@ T5_BLOCK = {
     "wi_1": "layer.1.DenseReluDense.wi_1",
     "wo": "layer.1.DenseReluDense.wo",
 }
+T5_DECODER = ("decoder.", "lm_head.")  # starts of the names in a whole T5 that its encoder does not have
 SHARED, TIED = "shared.weight", "encoder.embed_tokens.weight"  # the same tensor, if both are stored
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latte.files import read_json, replacing_folder, write_json
+from latte.files import read_json, refuse_pointer, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
 CLOCK_TICK_NS = 2_000_000_000  # coarsest step of the times of a file, as on FAT
@@ -25,7 +25,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def digest_folder(folder: Path) -> str:
-    """Return one sha256 over the weight files of a folder and its config.json."""
+    """Return one sha256 over the weight files of a folder and its config.json.
+
+    Raises:
+        CheckpointError: It is not a folder.
+    """
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, and a folder is needed: `latte convert {folder} NEW` writes one")
     parts = [digest(path) for path in [*weight_files(folder), folder / CONFIG]]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -46,6 +52,8 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder")
+    for file in weight_files(folder):
+        refuse_pointer(file)
     if (wrong := damage(folder)) is not None:
         raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
     with prefix_errors(path):

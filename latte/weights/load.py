@@ -184,11 +184,11 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
     """Load a Latte in evaluation mode, to be called as model(x, t, y).
 
     Args:
-        path: A bundled model by name, a model folder, the folder of a training run or a checkpoint in it, or a .pt or
-            .safetensors file of the original Latte, with or without {"ema", "model"} around its tensors.
+        path: A bundled model by name, a model folder, the folder of a training run or a checkpoint in it, or a file of
+            the original Latte's weights: bare, or in a checkpoint of any trainer (see latte.weights.weight_sets).
         num_heads: The number of attention heads, which files of the original do not store; needed for a width that was
             never published.
-        weights: "ema" or "model", if both are stored.
+        weights: "ema" or "model". In a checkpoint that does not name what it holds, the only weights are taken.
 
     Raises:
         CheckpointError: The model is missing or damaged, it is not a Latte, or the weights do not fit.

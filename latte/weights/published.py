@@ -11,61 +11,37 @@ from torch import Tensor, nn
 
 from latte.files import read_json, write_json
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
-from latte.models.network_config import shown
 from latte.models.t5 import T5Config, T5Encoder
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
-from latte.weights.convert_t2v import t2v_config, t2v_state, t5_state
+from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
 from latte.weights.load import EMA, is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
-from latte.weights.torch_files import MOST_TENSORS
-from latte.weights.vae_folder import load_vae, vae_file
+from latte.weights.vae_folder import load_vae, vae_files
 
 TEMPORAL_VAE = "vae_temporal_decoder"  # a second VAE, which Latte-1 comes with
 SCHEDULER_FILE = "scheduler_config.json"
-STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of the names of weight files
 HALF = (torch.float16, torch.bfloat16)
 
 
-def state_files(folder: Path) -> list[Path]:
-    """List the weight files of a part: one file, or the shards in its index.
-
-    Raises:
-        CheckpointError: There are none, or the index is not valid or names files elsewhere.
-    """
-    for stem in STEMS:
-        for end in ("safetensors", "bin"):
-            if (folder / f"{stem}.{end}").is_file():
-                return [folder / f"{stem}.{end}"]
-            index = folder / f"{stem}.{end}.index.json"
-            if index.is_file():
-                with prefix_errors(index):
-                    names = read_json(index).get("weight_map")
-                    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
-                        raise ValueError("there is no table weight_map of file names")
-                    if len(names) > MOST_TENSORS:
-                        raise ValueError(f"it names more than {MOST_TENSORS} tensors, so it is not read")
-                    shards = sorted(set(names.values()))
-                    if outside := [name for name in shards if Path(name).name != name or not name.isprintable()]:
-                        raise ValueError(f"{shown(outside[0])} is not a file of this folder")
-                return [folder / name for name in shards]
-    raise CheckpointError(f"{folder} holds no weights ({', '.join(f'{stem}.safetensors' for stem in STEMS)})")
-
-
-def read_part(folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+def read_part(
+    folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]], variant: str | None = None
+) -> dict[str, Tensor]:
     """Read the tensors of a part, shard by shard.
 
     Args:
         folder: The folder of the part.
         convert: Makes of a name and its tensor what to keep, before the next tensor is converted.
+        variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or two shards hold the same name.
     """
     state = {}
-    for file in state_files(folder):
+    for file in state_files(folder, variant):
         for name, tensor in read_tensors(file).items():
             if name in state:
                 raise CheckpointError(f"{file}: {name} is in another shard too")
@@ -74,7 +50,13 @@ def read_part(folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]])
 
 
 def load_part(
-    folder: Path, to_config: Callable, network: Callable, to_state: Callable, marker: str, convert: Callable
+    folder: Path,
+    to_config: Callable,
+    network: Callable,
+    to_state: Callable,
+    marker: str,
+    convert: Callable,
+    variant: str | None,
 ) -> nn.Module:
     """Load a network from a folder with config.json and weights.
 
@@ -85,12 +67,13 @@ def load_part(
         to_state: Makes our state dict of a published one and the configuration.
         marker: A key that only our own state dicts have.
         convert: See read_part.
+        variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the configuration.
     """
     config = read_config(folder, to_config)
-    state = read_part(folder, convert)
+    state = read_part(folder, convert, variant)
     with prefix_errors(folder):
         state = state if marker in state else to_state(state, config)
     module = make_network(network, config, state, folder)
@@ -98,34 +81,40 @@ def load_part(
     return module.eval()
 
 
-def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32) -> LatteT2V:
+def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> LatteT2V:
     """Load a LatteT2V in evaluation mode.
 
     Args:
         folder: The transformer/ of a text-to-video folder.
         dtype: What to convert the weights to.
+        variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit.
     """
     convert = lambda name, tensor: {name: cast_weight(name, tensor, dtype)}
-    return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", convert)
+    return load_part(Path(folder), t2v_config, LatteT2V, t2v_state, "patch_embed.weight", convert, variant)
 
 
-def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: bool = False) -> T5Encoder:
+def load_t5(
+    folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: bool = False, variant: str | None = None
+) -> T5Encoder:
     """Load a T5 encoder in evaluation mode.
 
     Args:
-        folder: The text_encoder/ of a text-to-video folder.
+        folder: The text_encoder/ of a text-to-video folder, or a folder of a whole T5, whose decoder is left out.
         dtype: What to convert the weights to. In half precision, the last projection of each block (`wo`) stays in
             float32.
         eight_bits: Quantize the matrices one by one as they are read (see latte.weights.eight_bits).
+        variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit.
     """
 
     def convert(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        if name.startswith(T5_DECODER):
+            return {}
         linear = re.fullmatch(r"(.+\.(?:q|k|v|o|wi_0|wi_1|wo))\.weight", name)
         if eight_bits and linear and tensor.ndim == 2 and tensor.is_floating_point():
             return dict(zip((name, f"{linear[1]}.scale"), rows_in_eight_bits(tensor)))
@@ -133,7 +122,7 @@ def load_t5(folder: str | Path, dtype: torch.dtype = torch.float32, eight_bits: 
 
     network = lambda config: in_eight_bits(T5Encoder(config)) if eight_bits else T5Encoder(config)
     to_state = lambda state, config: t5_state(state)
-    return load_part(Path(folder), T5Config.from_dict, network, to_state, "tokens.weight", convert)
+    return load_part(Path(folder), T5Config.from_dict, network, to_state, "tokens.weight", convert, variant)
 
 
 def load_checkpoint(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[LatteT2V, T5Encoder | None]:
@@ -192,13 +181,16 @@ def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
     write_json(folder / SCHEDULER_FILE, scheduler.config)
 
 
-def readers(path: Path, dtype: torch.dtype = torch.float32, low: bool = False) -> dict[str, Callable]:
+def readers(
+    path: Path, dtype: torch.dtype = torch.float32, low: bool = False, variant: str | None = None
+) -> dict[str, Callable]:
     """Return a function for every part of a text-to-video model that reads it.
 
     Args:
         path: A text-to-video folder, or a training checkpoint.
         dtype: What to convert the weights to.
         low: Quantize the text encoder to 8 bits.
+        variant: See latte.weights.state_files; a training checkpoint has none.
 
     Returns:
         Part name -> function without arguments, which returns the part or raises CheckpointError.
@@ -207,10 +199,10 @@ def readers(path: Path, dtype: torch.dtype = torch.float32, low: bool = False) -
     texts = ("text_encoder", "tokenizer")
     textless = not any((model_root(path) / part).is_dir() for part in texts)
     return {
-        "transformer": lambda: trained()[0] if trained else load_t2v(path / "transformer", dtype),
-        "vae": lambda: load_vae(own_vae(path) or path / "vae", dtype),
-        TEMPORAL_VAE: lambda: load_vae(path / TEMPORAL_VAE, dtype),
-        "text_encoder": lambda: trained()[1] if trained else load_t5(path / "text_encoder", dtype, low),
+        "transformer": lambda: trained()[0] if trained else load_t2v(path / "transformer", dtype, variant),
+        "vae": lambda: load_vae(own_vae(path) or path / "vae", dtype, variant),
+        TEMPORAL_VAE: lambda: load_vae(path / TEMPORAL_VAE, dtype, variant),
+        "text_encoder": lambda: trained()[1] if trained else load_t5(path / "text_encoder", dtype, low, variant),
         "tokenizer": lambda: Tokenizer(model_root(path) / "tokenizer"),
         "scheduler": lambda: load_scheduler(model_root(path) / "scheduler"),
         **(dict.fromkeys(texts, lambda: refuse_textless(path)) if textless else {}),
@@ -225,7 +217,7 @@ def refuse_textless(path: Path) -> None:
 def part_files(path: Path, part: str) -> list[Path]:
     """List the files that the weights of a part come from. Raises CheckpointError if one of them is not there."""
     if part in ("vae", TEMPORAL_VAE):
-        files = [vae_file((own_vae(path) if part == "vae" else None) or path / part)]
+        files = vae_files((own_vae(path) if part == "vae" else None) or path / part)
     else:
         files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
     if missing := [file for file in files if not file.is_file()]:

@@ -1,6 +1,7 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import CheckpointError, replacing, utf8_path
+from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
 from latte.weights.pickles import Foreign
 from latte.weights.torch_files import SPECIAL, read_torch_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
+NOT_LOADED = f"which is not a tensor and is not loaded: {SAVE_TENSORS}"
+MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables in which weights are looked for, and tables in all
+SCALE = re.compile(r"(^|[._])scaled?(_[a-z0-9]+)*$")  # ends of names: weight_scale, weight_scale_inv, scaled_fp8
 MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tensors in as many; 0.3 MB are usual at most
 
 
@@ -64,23 +69,48 @@ def read_tensors(path: Path) -> dict:
 
     Raises:
         CheckpointError: The file is missing or damaged, it holds objects but no tensors, some values are not finite,
-            tensors have attributes, or they claim more memory than the file can account for.
+            tensors have attributes, floats of 8 bits have scales, or they claim more memory than the file can account
+            for.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path)
     table = read_untrusted(path)
+    if isinstance(table, Foreign):
+        raise CheckpointError(f"{path} holds an object of {table.name}, {NOT_LOADED}")
     if not isinstance(table, dict):
-        kind = table.name if isinstance(table, Foreign) else f"an object of type {type(table).__name__}"
+        kind = f"an object of type {type(table).__name__}"
         raise CheckpointError(f"{path} holds {kind}, not a table of tensors: {SAVE_TENSORS}")
-    parts = [(f"{name}.", part) for name, part in table.items() if isinstance(part, dict)]  # such as "ema" and "model"
-    tables = [("", table), *parts]
+    with prefix_errors(path):
+        tables = {id(part): ("".join(f"{key}." for key in keys), part) for keys, part in nested_tables(table)}.values()
     values = [value for _, part in tables for pair in part.items() for value in pair]
     alien = next((value.name for value in values if isinstance(value, Foreign)), None)
     if alien and alien not in SPECIAL and not any(isinstance(value, Tensor) for value in values):
-        raise CheckpointError(f"{path} holds {alien}, which is not a tensor and is not loaded: {SAVE_TENSORS}")
+        raise CheckpointError(f"{path} holds {alien}, {NOT_LOADED}")
     for prefix, part in tables:
+        check_scales(part, path, prefix)
         check_values(part, path, prefix)
     return table
+
+
+def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """List a table, and the tables in it at any of MOST_NESTED levels that lie under texts ("ema", "state_dict").
+
+    Yields:
+        The keys of a table, from outside, and the table.
+
+    Raises:
+        CheckpointError: There are more than MOST_TABLES.
+    """
+    found: list[tuple[tuple[str, ...], dict]] = [((), table)]
+    for keys, part in found:  # which grows
+        yield keys, part
+        if len(keys) < MOST_NESTED:
+            found += [
+                ((*keys, key), inner) for key, inner in part.items() if isinstance(inner, dict) and isinstance(key, str)
+            ]
+        if len(found) > MOST_TABLES:
+            raise CheckpointError(f"the checkpoint holds more than {MOST_TABLES} tables, so it is not read")
 
 
 def read_untrusted(path: Path) -> object:
@@ -141,8 +171,20 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
             raise CheckpointError(
                 f"{path}: {prefix}{name} of shape {shape} brings the tensors to more than twice the file's size"
             )
-        if tensor.dtype in FLOATS and not tensor.isfinite().all():
+        values = tensor.float() if tensor.dtype in FLOATS8 else tensor  # PyTorch examines no 8-bit floats
+        if tensor.dtype in FLOATS and not values.isfinite().all():
             raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
+
+
+def check_scales(table: dict, path: Path, prefix: str) -> None:
+    """Raise CheckpointError for 8-bit floats that scales go with: every program that writes these has its own rules."""
+    if any(isinstance(tensor, Tensor) and tensor.dtype in FLOATS8 for tensor in table.values()):
+        for name in table:
+            if SCALE.search(str(name)):
+                raise CheckpointError(
+                    f"{path}: {prefix}{name} scales float8 weights, and scaled ones are not read; give the file of "
+                    "these weights in float16, bfloat16 or float32"
+                )
 
 
 def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:

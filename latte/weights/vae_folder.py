@@ -1,66 +1,62 @@
-"""Folders of autoencoders: published ones, with current or older key names, and those that this project writes."""
+"""Autoencoders: published folders, single files, and the folders that this project writes."""
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.weights.folder import CONFIG, WEIGHTS, read_config, save_folder
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors, rename_keys
-
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, old: current
-FILES = (WEIGHTS, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-
-
-def is_vae(folder: Path) -> bool:
-    """Whether this is the folder of an autoencoder, judged by its config.json."""
-    return (folder / CONFIG).is_file() and "block_out_channels" in read_json(folder / CONFIG)
+from latte.weights.convert_latte import MARKER as LATTE
+from latte.weights.convert_vae import MARKER, infer_vae_config, vae_state
+from latte.weights.folder import CONFIG, read_config, save_folder
+from latte.weights.state_files import state_files
+from latte.weights.stored_names import mentions
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 
-def vae_file(folder: Path) -> Path:
-    """Return the file that load_vae takes the weights from."""
-    return next((folder / name for name in FILES if (folder / name).is_file()), folder / WEIGHTS)
+def is_vae(path: Path) -> bool:
+    """Whether this is an autoencoder: a folder, judged by its config.json, or a file, judged by the names in it."""
+    if path.is_file():
+        return mentions(path, MARKER) and not mentions(path, LATTE)
+    return (path / CONFIG).is_file() and "block_out_channels" in read_json(path / CONFIG)
 
 
-def modern_name(name: str) -> str:
-    """Return the current name of a parameter whose attention may use the older names."""
-    return ".".join(OLD_NAMES.get(part, part) for part in name.split(".")) if ".attentions." in name else name
+def vae_files(path: Path, variant: str | None = None) -> list[Path]:
+    """List the files that load_vae takes the weights from. Raises CheckpointError as state_files does."""
+    return [path] if path.is_file() else state_files(path, variant)
 
 
-def modern_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a published state dict to current names, with the 1 x 1 convolutions of old attention as matrices.
-
-    Raises:
-        ValueError: It is not a table of tensors, or it holds a tensor under both names.
-    """
-    linear = lambda name, tensor: tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor
-    return {name: linear(name, tensor) for name, tensor in rename_keys(state, modern_name).items()}
-
-
-def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> VideoVAE:
+def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> VideoVAE:
     """Load an autoencoder for videos, in evaluation mode.
 
     Args:
-        folder: A folder with config.json and weights, as published or as save_vae writes it.
+        path: A folder with config.json and weights, as published or as save_vae writes it; or a single file, in which
+            the VAE may be a part of a whole Stable Diffusion or of a training checkpoint.
         dtype: What to convert the weights to.
+        variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the configuration.
     """
-    folder = Path(folder)
-    if (folder / "optimizer.safetensors").exists():
+    path = Path(path)
+    if (path / "optimizer.safetensors").exists():
         raise CheckpointError(
-            f"{folder} is a training checkpoint, whose latents have no scale yet; give the run's folder `final`"
+            f"{path} is a training checkpoint, whose latents have no scale yet; give the run's folder `final`"
         )
-    with prefix_errors(folder / CONFIG):
-        if (folder / CONFIG).is_file() and not is_vae(folder):
-            inside = f": give {folder / 'vae'}" if (folder / "vae").is_dir() else ""
+    with prefix_errors(path / CONFIG):
+        if (path / CONFIG).is_file() and not is_vae(path):
+            inside = f": give {path / 'vae'}" if (path / "vae").is_dir() else ""
             raise ValueError(f"this is not a VAE's configuration{inside}")
-    config, file = read_config(folder, VAEConfig.from_dict), vae_file(folder)
+    config = None if path.is_file() else read_config(path, VAEConfig.from_dict)
+    table: dict = {}
+    for file in vae_files(path, variant):
+        part = read_tensors(file)
+        if twice := table.keys() & part.keys():
+            raise CheckpointError(f"{file}: {min(twice)} is in another shard too")
+        table |= part
     with prefix_errors(file):
-        state = modern_keys(read_tensors(file))
+        state = vae_state(table)
+        config = config or infer_vae_config(state, table, file)
     with torch.device("meta"):
         model = AutoencoderKL(config)
     load_strictly(model, state, file, dtype)

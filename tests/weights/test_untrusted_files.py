@@ -103,7 +103,7 @@ def refused(state, folder, words, num_heads=2, name="bad.pt"):
         (lambda w: w.to(torch.int8), "plain floating-point numbers, first .*int8"),
         (lambda w: w > 0, "plain floating-point numbers"),
         (lambda w: w.to(torch.complex64), "plain floating-point numbers"),
-        (lambda w: w.to(torch.float8_e4m3fn), "plain floating-point numbers"),
+        (lambda w: w.to(torch.float8_e8m0fnu), "plain floating-point numbers"),
         (lambda w: w.to_sparse(), "not a dense tensor"),
         (lambda w: w.to("meta"), "not a dense tensor"),
         (lambda w: w.double() + 1e300, "overflows float32"),
@@ -210,9 +210,10 @@ def test_any_exception_of_a_reader_becomes_one_line(tmp_path, monkeypatch):
 
 
 def test_what_a_checkpoint_holds_besides_tensors_is_named(tiny, tmp_path):
-    state = {"args": Namespace(depth=2)}
-    refused(state, tmp_path, r'holds argparse\.Namespace, which is not a tensor .* torch\.save\(\{"ema": state_dict\}')
-    torch.save(state, tmp_path / "again.pt")
+    refused({"args": Namespace(depth=2)}, tmp_path, r"holds argparse\.Namespace, which is not a tensor")
+    state = {"ema": Namespace(depth=2), "model": Namespace(depth=2)}
+    refused(state, tmp_path, r'argparse\.Namespace, which is not a tensor .* torch\.save\(\{"ema": state_dict\}')
+    torch.save(Namespace(depth=2), tmp_path / "again.pt")
     with pytest.raises(CheckpointError) as error:
         read_tensors(tmp_path / "again.pt")
     assert "weights_only" not in str(error.value) and "\x1b" not in str(error.value)

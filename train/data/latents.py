@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
-from latte.files import utf8_path
+from latte.files import refuse_pointer, utf8_path
 from latte.models.vae import VideoVAE
 from latte.train.config import TrainConfig
 from latte.train.data.batches import Batches
@@ -129,6 +129,7 @@ class ReadFromFolder:
         """Read the scaled mean and deviation of some frames, mirrored at random if `config.flip`."""
         mirrored = self.config.flip and bool(torch.rand((), generator=random) < 0.5)
         if video.shard not in self.open_shards:
+            refuse_pointer(self.clips.folder / video.shard)
             with utf8_path(self.clips.folder / video.shard) as readable:
                 self.open_shards[video.shard] = safe_open(readable, "pt")
         shard, first = self.open_shards[video.shard], min(frames)

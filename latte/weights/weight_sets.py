@@ -1,0 +1,155 @@
+"""Finding the weights of one network in a checkpoint of any trainer.
+
+Trainers nest tables ({"state_dict": {...}}), put words before the names of parameters ("ema.", "first_stage_model."),
+or do both; and what wraps a module puts a word of its own anywhere into names. A network is recognised by the name of
+one of its parameters. Its weights are all that stands beside this one, in the same table and under the same words.
+"""
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from latte.weights.pickles import Foreign
+from latte.weights.tensors import NOT_LOADED, nested_tables, rename_keys
+
+Words = tuple[str, ...]
+
+WRAPPERS = {  # words of data parallelism and averages, torch.compile, FSDP, activation checkpointing, Fabric
+    *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"),
+}
+AVERAGES = {"ema", "swa", "averaged", "average", "shadow"}  # parts of the words before averaged weights
+ONLINE = "online_model"  # the word before the weights that ema_pytorch averages, in the table of its averages
+COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers that averages keep beside the weights
+
+
+class WeightSet(NamedTuple):
+    """One set of weights in a checkpoint."""
+
+    keys: Words  # of the tables that it lies in, from outside
+    prefix: Words  # before the names in that table
+    state: dict[str, Tensor]  # by the names that parameters have in the network
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it holds averaged weights (EMA)."""
+        return is_average((*self.keys, *self.prefix))
+
+    @property
+    def name(self) -> str:
+        """Where it lies, for messages."""
+        return ".".join((*self.keys, *self.prefix)) or "one without a name"
+
+
+def without_wrappers(name: str) -> str:
+    """The name of a parameter without the words that wrappers of modules put into it."""
+    return ".".join(word for word in name.split(".") if word not in WRAPPERS)
+
+
+def is_average(words: Words) -> bool:
+    """Whether these words stand before averaged weights."""
+    return ONLINE not in words and any(AVERAGES & set(re.split(r"[_.-]", word.lower())) for word in words)
+
+
+def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
+    """Find all sets of weights of a kind of network.
+
+    Args:
+        table: A checkpoint, as read_tensors returns it.
+        markers: Names of parameters. Every network of this kind has exactly one of them.
+
+    Raises:
+        ValueError: A set is not a table of tensors with distinct names.
+    """
+    sets = []
+    for keys, part in nested_tables(table):
+        names = {key: without_wrappers(key) if isinstance(key, str) else "" for key in part}
+        prefixes = {
+            name.removesuffix(marker)
+            for name in names.values()
+            for marker in markers
+            if f".{name}".endswith(f".{marker}")
+        }
+        for prefix in sorted(prefixes):
+            inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+            beside = {
+                key: name.removeprefix(prefix)
+                for key, name in names.items()
+                if name.startswith(prefix) and not name.startswith(inner)
+            }
+            state = rename_keys({key: part[key] for key in beside}, lambda key, beside=beside: beside[key])
+            for name in COUNTERS:
+                if name in state and state[name].numel() == 1:
+                    del state[name]
+            sets.append(WeightSet(keys, tuple(prefix.split(".")[:-1]), state))
+    return sets
+
+
+def choose_weights(table: dict, sets: list[WeightSet], weights: str | None) -> WeightSet:
+    """Choose one set of weights.
+
+    Args:
+        table: The checkpoint, for what it holds besides.
+        sets: The sets in it, at least one.
+        weights: "ema": the averaged ones, or the only ones where nothing tells what they are. "model": those that are
+            not averaged, or the only ones. None: the averaged ones if there are any, else the others.
+
+    Raises:
+        ValueError: There are none of the kind, or several that differ.
+    """
+    averaged = [found for found in sets if found.averaged]
+    others = [found for found in sets if not found.averaged]
+    named = any("model" in found.keys for found in others)
+    if weights == "ema" and not averaged and (named or unread_averages(table)):
+        asked = []
+    else:
+        asked = others if weights == "model" or not averaged else averaged
+    if not asked:
+        names, other = sorted(found.name for found in sets), "model" if weights == "ema" else "ema"
+        unread = (
+            f" that can be read; {unread_averages(table)[0]}" if weights == "ema" and unread_averages(table) else ""
+        )
+        raise ValueError(f"the checkpoint holds {names}, not {weights!r}{unread}; choose weights={other!r}")
+    if differing := [found for found in asked[1:] if not equal(found.state, asked[0].state)]:
+        raise ValueError(
+            f"the checkpoint holds both {asked[0].name} and {differing[0].name}, which differ, so it is unclear which "
+            'one to load: save the tensors of one of them with torch.save({"ema": state_dict}, ...)'
+        )
+    return asked[0]
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two sets hold the same tensors."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def unread_averages(table: dict) -> list[str]:
+    """Describe what is averaged weights by its name, and is not a table of tensors with names of parameters."""
+    found = []
+    for keys, part in nested_tables(table):
+        for key, value in part.items():
+            words = (*keys, *str(key).split("."))
+            if not is_average(words):
+                continue
+            if isinstance(value, Foreign):
+                found.append(f"{'.'.join(words)} is an object of {value.name}, which is not loaded")
+            elif isinstance(value, list | tuple) and any(isinstance(tensor, Tensor) for tensor in value):
+                found.append(f"{'.'.join(words)} is a list of tensors without names")
+            elif isinstance(value, Tensor) and value.numel() > 1:
+                found.append(f"{'.'.join(words)} is not a name of this network")
+    return found
+
+
+def refuse_without_weights(table: dict, marker: str, whose: str) -> None:
+    """Raise a ValueError that says what a checkpoint holds, which has no weights of the kind that is asked for."""
+    foreign = [
+        f"{'.'.join((*keys, str(key)))} is an object of {value.name}"
+        for keys, part in nested_tables(table)
+        for key, value in part.items()
+        if isinstance(value, Foreign)
+    ]
+    raise ValueError(
+        f"these are not the weights of {whose}: {marker} is missing"
+        + (f"; {foreign[0]}, {NOT_LOADED}" if foreign else "")
+    )
