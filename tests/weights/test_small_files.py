@@ -100,7 +100,7 @@ def test_messages_do_not_print_whole_values(values, folder):
     change(folder / "config.json", **values)
     with pytest.raises(CheckpointError, match=r"config\.json") as error:
         load_model(folder)
-    assert len(str(error.value)) < 1000
+    assert len(str(error.value)) < 1000 and "cannot be used" not in str(error.value)
 
 
 def test_long_values_and_messages_are_shortened():
@@ -260,9 +260,7 @@ def test_records_of_runs_may_hold_anything(tiny, tiny_vae, tmp_path):
         load_model(run / "final")
 
 
-@pytest.mark.parametrize(
-    "more", [{5: torch.zeros(2)}, {"epoch": 3}, {"args": Namespace()}, {"more": {"w": torch.ones(2)}}]
-)
+@pytest.mark.parametrize("more", [{5: torch.zeros(2)}, {"epoch": 3}, {"args": Namespace()}, {"more": {}}])
 def test_tables_that_hold_more_than_tensors_do_not_fit(more, tiny, tmp_path):
     """As a network's own table, which is not renamed."""
     torch.save({**tiny.state_dict(), **more}, tmp_path / "a.pt")
