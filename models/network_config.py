@@ -105,8 +105,8 @@ def check_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     for field in fields(kind):
         value, wanted = values.get(field.name, field.default), field.type
         if not has_type(value, wanted):
-            shown = (
+            kind_name = (
                 f"list of {get_args(wanted)[0].__name__}" if get_args(wanted) else getattr(wanted, "__name__", wanted)
             )
-            raise ValueError(f"{field.name} is {shown(value)}; it must be of type {shown}")
+            raise ValueError(f"{field.name} is {shown(value)}; it must be of type {kind_name}")
     return values

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.models.network_config import NetworkConfig, known_fields
+from latte.models.network_config import NetworkConfig, known_fields, shown
 from latte.models.vae_blocks import (
     TEMPORAL_GROUPS,
     Chunked,
@@ -58,7 +58,7 @@ class VAEConfig(NetworkConfig):
         object.__setattr__(self, "block_out_channels", widths)
         super().__post_init__()
         sensible = 1 <= len(widths) <= 8 and all(1 <= width <= 4096 for width in widths)
-        self.require(sensible, f"block_out_channels is {widths}; it must hold 1 to 8 widths, each in 1 to 4096")
+        self.require(sensible, f"block_out_channels is {shown(widths)}; it must hold 1 to 8 widths, each in 1 to 4096")
         for groups in {self.norm_num_groups, TEMPORAL_GROUPS if self.temporal_decoder else self.norm_num_groups}:
             divided = not any(width % groups for width in widths)
             self.require(divided, f"{groups} groups do not divide the widths {widths}")

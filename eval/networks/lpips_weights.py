@@ -32,7 +32,7 @@ def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> L
             does not fit.
     """
     folder, file = require_torchmetrics("LPIPS"), find_weights("alexnet", path).path
-    backbone = {name: value for name, value in read_tensors(file).items() if not name.startswith("classifier.")}
+    backbone = {name: value for name, value in read_tensors(file).items() if not str(name).startswith("classifier.")}
     heads = read_tensors(folder / HEADS)
     with torch.device("meta"):
         network = LPIPS()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latte.device import device_name
 from latte.eval.features import Detector, batched
-from latte.models.network_config import NetworkConfig
+from latte.models.network_config import NetworkConfig, shown
 from latte.video.pixels import expect_videos, from_uint8
 from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
@@ -47,7 +47,9 @@ class ShapeFeaturesConfig(NetworkConfig):
         object.__setattr__(self, "widths", tuple(self.widths))
         super().__post_init__()
         if not 1 <= len(self.widths) <= 8 or not all(0 < width <= 4096 for width in (*self.widths, self.features)):
-            raise ValueError(f"widths {self.widths}, {self.features} features: 1 to 8 widths, each size in 1 to 4096")
+            raise ValueError(
+                f"widths {shown(self.widths)}, {self.features} features: 1 to 8 widths, sizes in 1 to 4096"
+            )
         if any(width % GROUPS for width in self.widths):
             raise ValueError(f"widths {self.widths}: each must be a multiple of {GROUPS}")
 

@@ -48,7 +48,8 @@ def find_cached(name: str | Path, file: str, needed: str) -> Path:
     stored = cache / f"models--{str(name).replace('/', '--')}"
     main = stored / "refs/main"  # holds the name of a snapshot
     newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for snapshot in ([stored / "snapshots" / main.read_text().strip()] if main.is_file() else []) + newest:
+    named = [stored / "snapshots" / main.read_text(errors="replace").strip()] if main.is_file() else []
+    for snapshot in named + newest:
         if (snapshot / file).is_file():
             return snapshot
     try:

@@ -30,6 +30,9 @@ class Foreign:
     def __init__(self, name: str):
         self.name, self.state = name[:100], None
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def table_of(pairs: object = (), *_: object) -> dict:
     """What an OrderedDict becomes, which files of Python 2 build from a list of pairs."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
+from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
 from latte.weights.torch_files import SPECIAL, read_torch_file
 
@@ -199,7 +200,7 @@ def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         new = rename(name)
         if new in renamed:
-            raise ValueError(f"{name!r} is there twice, under two spellings, so it is unclear which one to load")
+            raise ValueError(f"{shown(name)} is there twice, under two spellings, so it is unclear which one to load")
         renamed[new] = tensor
     return renamed
 
@@ -234,6 +235,10 @@ def load_strictly(
             `dtype`. The message says how many such tensors there are and names the first.
     """
     own = model.state_dict()
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            kind = tensor.name if isinstance(tensor, Foreign) else type(tensor).__name__
+            raise CheckpointError(f"{path}: {shown(name)} is a {kind}, not a tensor with a name")
     allowed = {name: (*FLOATS, own[name].dtype) if name in own else FLOATS for name in state}
     odd = [name for name, tensor in state.items() if tensor.dtype not in allowed[name] or not is_dense(tensor)]
     wrong = [

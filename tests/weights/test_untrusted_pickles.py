@@ -393,6 +393,7 @@ def test_repeated_data_of_arrays_have_an_end(tmp_path):
         ({"mean": "x", "cov": None}, "known format"),
         ({"mean": {}, "cov": []}, "known format"),
         ({f"name {i}" * 100: 0 for i in range(1000)}, "neither mean nor mu"),
+        ({(1, (2,)): 3}, "neither mean nor mu, only a key of type tuple"),
     ],
 )
 def test_statistics_that_are_none_get_one_short_line(values, words, tmp_path):
