@@ -92,7 +92,10 @@ def parse(path: Path) -> FrameIndex:
             frame_rate(stream, times),
             pixel_aspect(stream),
             head_is_cut,
-            problem or failed_crc(path, container.format.name) or missing_end(container, stream, stored, end),
+            problem
+            or failed_crc(path, container.format.name)
+            or lost_key_frame(stream, stored)
+            or missing_end(container, stream, stored, end),
         )
 
 
@@ -174,6 +177,14 @@ def key_frames(codec: str, packets: list[StreamPacket], times: list[int]) -> lis
 def increases(times: list[int]) -> bool:
     """Whether each time is later than the one before."""
     return all(a < b for a, b in pairwise(times))
+
+
+def lost_key_frame(stream: av.VideoStream, packets: list[StreamPacket]) -> str:
+    """Say that the container calls the first packet a key frame, and its content does not; empty if they agree."""
+    if not packets or packets[0].is_key:
+        return ""
+    stated = any(entry.is_keyframe and entry.timestamp == packets[0].pts for entry in stream.index_entries)
+    return "its first frame should be a key frame, but is none" if stated else ""
 
 
 def missing_end(
