@@ -207,8 +207,7 @@ def sample_many(
         bar.close()
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
-            of_all = range(read_record(samples.folder)["count"])
-            settle_digests(samples.folder, [samples.path(i).name for i in of_all])
+            settle_digests(samples.folder)
     return lacking
 
 

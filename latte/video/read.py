@@ -18,7 +18,7 @@ from torch import Tensor
 from latte.files import walk_tree
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
 from latte.video.formats import DEFAULT_FPS, PICTURE_SUFFIXES, STREAM_SUFFIXES, codec_errors, video_kind
-from latte.video.pictures import picture_to_rgb
+from latte.video.picture_modes import picture_to_rgb
 from latte.video.streams import open_stream, read_stream, to_upright_rgb
 
 T = TypeVar("T")
