@@ -35,7 +35,6 @@ from latte.sample_record import (
     add_digests,
     keeps_digests,
     read_digests,
-    read_record,
     settle_digests,
     write_record,
 )

@@ -1,8 +1,8 @@
 """Read and write videos.
 
 `read` and `write` are the two ends; `streams` and `array_files` decode one kind of file each; `formats` lists the
-supported files; `picture_modes` and `array_layout` convert pictures and arrays of all kinds to RGB bytes; `pixels` converts
-between bytes and network inputs; `page` lays videos out for the eye.
+supported files; `picture_modes` and `array_layout` convert pictures and arrays of all kinds to RGB bytes; `pixels`
+converts between bytes and network inputs; `page` lays videos out for the eye.
 """
 
 from latte.video.pixels import from_uint8, to_uint8
