@@ -35,7 +35,6 @@ from latte.sample_record import (
     add_digests,
     keeps_digests,
     read_digests,
-    read_record,
     settle_digests,
     write_record,
 )
@@ -207,8 +206,7 @@ def sample_many(
         bar.close()
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
-            of_all = range(read_record(samples.folder)["count"])
-            settle_digests(samples.folder, [samples.path(i).name for i in of_all])
+            settle_digests(samples.folder)
     return lacking
 
 

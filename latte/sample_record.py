@@ -52,17 +52,14 @@ def add_digests(folder: Path, names: Iterable[str]) -> None:
         file.write("\n" + "".join(lines))
 
 
-def settle_digests(folder: Path, names: Iterable[str]) -> None:
+def settle_digests(folder: Path) -> None:
     """Move new digests into the record.
 
-    Args:
-        folder: Of the set.
-        names: All its files. A record without digests gets them only when all are known, because files without one
-            would be made again.
+    A record without digests gets them only when those of all files are known: files without one would be made again.
     """
     if not (folder / NEW_DIGESTS).is_file():
         return
-    digests = read_digests(folder)
-    if keeps_digests(folder) or all(name in digests for name in names):
-        write_record(folder, read_record(folder), digests)
+    record, digests = read_record(folder), read_digests(folder)
+    if keeps_digests(folder) or len(digests) >= record["count"]:
+        write_record(folder, record, digests)
         (folder / NEW_DIGESTS).unlink(missing_ok=True)

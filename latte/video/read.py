@@ -27,7 +27,7 @@ from latte.video.formats import (
     video_kind,
 )
 from latte.video.frame_index import index_frames, times_by_decoding
-from latte.video.pictures import picture_to_rgb
+from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 T = TypeVar("T")

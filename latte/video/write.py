@@ -16,7 +16,7 @@ from torch import Tensor
 from latte.files import replacing
 from latte.video.array_layout import EXPECTED, SLACK, as_rgb, channels_last
 from latte.video.formats import WRITABLE_SUFFIXES, codec_errors
-from latte.video.pictures import picture_to_rgb
+from latte.video.picture_modes import picture_to_rgb
 
 Picture: TypeAlias = Tensor | np.ndarray | Image.Image
 Frames: TypeAlias = Tensor | np.ndarray | Iterable[Picture]

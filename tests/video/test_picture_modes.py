@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from latte.video import read_video, write_video
-from latte.video.pictures import picture_to_rgb
+from latte.video.picture_modes import picture_to_rgb
 
 DEEP = (np.arange(24 * 32).reshape(24, 32) * 85 + 100).astype(np.uint16)  # 100 to 65295
 LEVELS = np.round(DEEP / 257).astype(np.uint8)
