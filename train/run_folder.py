@@ -23,7 +23,7 @@ OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, TENSORBOARD, FAILED_VIDEOS
 
 def set_misplaced_aside(folder: Path) -> None:
     """Rename what is not of the kind that a run writes there, with a warning: a folder or a link in a file's place."""
-    for path in (folder / name for name in OUTPUTS):
+    for path in (folder / name for name in OUTPUTS if name != SAMPLES):  # a run goes on without samples
         is_right = path.is_file if path.suffix else path.is_dir
         if os.path.lexists(path) and not (is_right() and os.access(path, os.R_OK)):
             what = "cannot be read" if is_right() else f"is not a {'file' if path.suffix else 'folder'}"

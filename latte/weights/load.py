@@ -30,6 +30,7 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
     "widths": "a feature network, which generates no videos",
 }
 FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
+STANDS_ALONE = {"block_out_channels", "widths"}  # in config.json: a VAE's or a feature network's, without companions
 PARTS = ("transformer", "text_encoder", "vae")  # folders of weights in a final/
 COMPANIONS = (
     "vae",
@@ -91,9 +92,9 @@ def damage_of(folder: Path, run: Path) -> str | None:
     try:
         if folder.name != FINAL:
             return damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
-        expected = [name for name in COMPANIONS if (run / name).is_dir()]
-        if expected:  # a run without, such as a VAE's, has checkpoints that cannot stand in for its final/
-            expected.append(STEPS_FILE)
+        kind = read_json(folder / CONFIG).keys() if (folder / CONFIG).is_file() else set()
+        alone = not kind.isdisjoint(STANDS_ALONE)
+        expected = [] if alone else [*(name for name in COMPANIONS if (run / name).is_dir()), STEPS_FILE]
         if missing := [name for name in expected if not (folder / name).exists()]:
             return f"{missing[0]} is missing"
         if (folder / STEPS_FILE).exists() and not isinstance(read_json(folder / STEPS_FILE).get("steps"), int):

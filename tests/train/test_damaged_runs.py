@@ -58,7 +58,7 @@ def as_junk(path):
 
 
 FILES = ["metrics.jsonl", "config.yaml", "changes.json", "failed.txt"]
-FOLDERS = ["vae", "samples", "final"]
+FOLDERS = ["vae", "tensorboard", "final"]
 MAKES = [as_folder, as_link, as_fifo, as_junk]
 
 
