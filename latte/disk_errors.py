@@ -99,7 +99,7 @@ def final_name(error: OSError, path: Path, draft: Path) -> str | None:
         for parent in (draft, path):
             if name.is_relative_to(parent):
                 return str(path / name.relative_to(parent))
-        if path.is_relative_to(name):  # a folder above it
+        if draft.is_relative_to(name):  # a folder above it
             return str(path)
     return None if names and error.errno not in ONLY_FROM_WRITING else str(path)
 
