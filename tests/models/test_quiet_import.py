@@ -6,7 +6,7 @@ import sys
 CODE = """
 import warnings
 import torch
-{given}
+warnings.simplefilter("always")
 before = list(warnings.filters)
 import latte.models.latte_t2v
 assert warnings.filters == before, "the filters changed"
@@ -15,8 +15,8 @@ warnings.warn("Failed to load image Python extension: not timm's", UserWarning)
 
 
 def test_importing_the_models_is_silent():
-    for given in ("", "warnings.simplefilter('always')"):
-        run = subprocess.run([sys.executable, "-c", CODE.format(given=given)], capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        assert run.stderr.count("Failed to load image Python extension") == run.stderr.count("not timm's"), run.stderr
-        assert "not timm's" in run.stderr
+    run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stderr.count("Failed to load image") == run.stderr.count("not timm's"), (
+        run.stderr
+    )
+    assert "not timm's" in run.stderr
