@@ -159,6 +159,20 @@ def test_guidance():
     torch.testing.assert_close(noise_alone, eps)
 
 
+def test_guidance_of_latents_of_any_shape():
+    """Frames, channels, rows and columns all differ in number."""
+    x, t, y = normal((2, 5, 3, 4, 6), 1), torch.tensor([10, 10]), torch.tensor([3.0, 5.0])
+    scaled = lambda x, t, y: x * y.view(-1, 1, 1, 1, 1)
+    for model in (scaled, lambda x, t, y: torch.cat([scaled(x, t, y), x], 2)):
+        out = guided(model, y, torch.ones(2), 2.0)(x, t)
+        torch.testing.assert_close(out[:, :, :3], x * torch.tensor([5.0, 9.0]).view(-1, 1, 1, 1, 1))
+        full, index = linear_schedule(), torch.tensor([3, 900])
+        eps = predicting_noise(model, full)(x, index, y)
+        assert eps.shape == model(x, index, y).shape
+        abar = full.alphas_cumprod[index].view(-1, 1, 1, 1, 1).float()
+        torch.testing.assert_close(eps[:, :, :3], abar.sqrt() * scaled(x, index, y) + (1 - abar).sqrt() * x)
+
+
 def test_kl_and_likelihood():
     zero = torch.zeros(1, dtype=torch.float64)
     assert gaussian_kl(zero, zero, zero, zero) == 0

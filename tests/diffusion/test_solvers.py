@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from goldens import Golden, relative_error
@@ -118,6 +119,14 @@ def test_spacings_are_those_of_diffusers():
         spaced_timesteps(1001, "leading")
     with pytest.raises(ValueError, match="must rise"):
         respace(BASE, torch.tensor([3.0, 2.0]))
+
+
+def test_halves_are_rounded_as_in_diffusers():
+    """NumPy computes 15 / 30 of 999 as a little less than 499.5, torch as a little more."""
+    assert spaced_timesteps(30, "linspace", multistep=True)[14] == 499
+    for count in range(1, 51):
+        found = spaced_timesteps(count, "linspace", multistep=True)
+        assert found.tolist() == np.linspace(0, 999, count + 1).round()[1:].tolist()
 
 
 def test_single_steps_are_spaced_as_in_diffusers():

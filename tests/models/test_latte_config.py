@@ -79,6 +79,7 @@ def test_wrong_calls_are_rejected():
     [
         ({"variant": 5}, "variant"),
         ({"depth": 3}, "even depth"),
+        ({"depth": 3, "variant": 2}, "even depth"),
         ({"hidden_size": 50}, "heads"),
         ({"variant": 4, "num_heads": 3}, "odd"),
         ({"conditioning": "film"}, "conditioning"),

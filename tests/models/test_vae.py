@@ -193,3 +193,9 @@ def test_the_log_variance_is_bounded():
         torch.nn.init.constant_(model.quant_conv.bias, bias)
         mean, logvar = model.moments(images)
         assert logvar.unique().tolist() == [bound] and mean.unique().tolist() == [bias]
+
+
+def test_videos_of_another_shape_are_refused(tiny_vae):
+    for shape in ((4, 3, 16, 16), (1, 2, 4, 16, 16), (1, 3, 2, 16, 16)):
+        with pytest.raises(ValueError, match="video has shape"):
+            tiny_vae.encode(torch.zeros(shape))
