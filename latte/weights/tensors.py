@@ -84,10 +84,12 @@ def read_tensors(path: Path) -> dict:
         raise CheckpointError(f"{path} holds {kind}, not a table of tensors: {SAVE_TENSORS}")
     with prefix_errors(path):
         tables = {id(part): ("".join(f"{key}." for key in keys), part) for keys, part in nested_tables(table)}.values()
-    values = [value for _, part in tables for pair in part.items() for value in pair]
-    alien = next((value.name for value in values if isinstance(value, Foreign)), None)
-    if alien and alien not in SPECIAL and not any(isinstance(value, Tensor) for value in values):
-        raise CheckpointError(f"{path} holds {alien}, {NOT_LOADED}")
+    entries = [(prefix, key, value) for prefix, part in tables for key, value in part.items()]
+    for prefix, key, value in entries if not any(isinstance(value, Tensor) for *_, value in entries) else ():
+        if isinstance(key, Foreign):
+            raise CheckpointError(f"{path} holds {key.name}, {NOT_LOADED}")
+        if isinstance(value, Foreign) and value.name not in SPECIAL:
+            raise CheckpointError(f"{path}: {shown(f'{prefix}{key}')} is an object of {value.name}, {NOT_LOADED}")
     for prefix, part in tables:
         check_scales(part, path, prefix)
         check_values(part, path, prefix)

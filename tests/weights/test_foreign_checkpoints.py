@@ -170,13 +170,13 @@ def test_objects_are_left_out_without_being_built(zipped, tiny, tmp_path):
     table = read_tensors(tmp_path / "0050000.pt")
     assert Recorder.built == before
     assert isinstance(table["args"], Foreign) and table["args"].name == "argparse.Namespace"
-    assert not vars(table["args"])
+    assert not hasattr(table["args"], "path")
     assert load_model(tmp_path / "0050000.pt", num_heads=2).config == tiny.config
     assert not [known for known in torch.serialization.get_safe_globals() if isinstance(known, tuple)]
 
 
 def test_a_pickled_network_is_named(tiny, tmp_path):
-    for stored, say in ((tiny, "holds an object of"), ({"ema": tiny}, "ema is an object of")):
+    for stored, say in ((tiny, "holds an object of"), ({"ema": tiny}, ".?ema.? is an object of")):
         torch.save(stored, tmp_path / "whole.pt")
         with pytest.raises(
             CheckpointError, match=rf"whole\.pt.*{say} latte\.models\.latte\.Latte, which is not a tensor"
