@@ -179,7 +179,6 @@ WRITING = {  # what is run with a full disk; OUT is on it, and MODELS, VAE, RUN 
     "eval_model": "eval shapes --num-videos 2 --out OUT/out.json",
     "plot": "plot RUN --out OUT/out.png",
     "ablate": "ablate --out OUT/out --seeds 0 --num-videos 2 guidance TINY vae=VAE steps=2",
-    "bench": "bench features --num-videos 2 --out OUT/out.json",
 }
 WITHOUT_DEVICE = ("convert", "prepare", "plot", "ablate")
 RESUMED = ("encode", "sample_n", "train", "ablate")  # keep what is complete, to go on from there
