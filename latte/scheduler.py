@@ -1,6 +1,6 @@
 """The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -164,8 +164,7 @@ class Scheduler:
     ) -> Iterator[Tensor]:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         options: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
-        sampler: Callable[..., Iterator[Tensor]] = ALL[self.sampler]
-        return sampler(denoise, x, schedule, noise, **options.get(self.sampler, {}))
+        return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
 
 
 def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, Any]:
