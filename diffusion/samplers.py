@@ -18,6 +18,7 @@ from latte.diffusion.schedule import Schedule
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 StepNoise = Callable[[int], Tensor]
+Sampler = Callable[..., Iterator[Tensor]]
 
 
 def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -78,4 +79,4 @@ def ddim(
         yield x
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim}

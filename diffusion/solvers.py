@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import split_output
-from latte.diffusion.samplers import NoisePredictor, StepNoise
+from latte.diffusion.samplers import NoisePredictor, Sampler, StepNoise
 from latte.diffusion.schedule import Schedule
 
 
@@ -225,7 +225,7 @@ def dpm_singlestep(
         yield x
 
 
-SOLVERS = {
+SOLVERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "heun": heun,

@@ -163,7 +163,7 @@ class Scheduler:
         self, denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise, eta: float = 0.0
     ) -> Iterator[Tensor]:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
-        options = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
+        options: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
         return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
 
 

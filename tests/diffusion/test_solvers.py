@@ -121,6 +121,12 @@ def test_spacings_are_those_of_diffusers():
         respace(BASE, torch.tensor([3.0, 2.0]))
 
 
+@pytest.mark.parametrize("count", [0, -1, 1_000_001])
+def test_training_schedules_of_no_or_endless_length_are_refused(count):
+    with pytest.raises(ValueError, match="num_train_timesteps is"):
+        Scheduler(num_train_timesteps=count)
+
+
 def test_halves_are_rounded_as_in_diffusers():
     """NumPy computes 15 / 30 of 999 as a little less than 499.5, torch as a little more."""
     assert spaced_timesteps(30, "linspace", multistep=True)[14] == 499

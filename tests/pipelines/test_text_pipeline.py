@@ -199,7 +199,7 @@ def test_callbacks_see_and_change_the_latents(pipe):
 @pytest.mark.parametrize("sampler", ALL)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
-    spaced = pipe.scheduler.config | {"timestep_spacing": spacing}
+    spaced = pipe.scheduler.config | {"timestep_spacing": spacing, "fixed_stride": False}
     frames = []
     for name in ("ddim", sampler):
         pipe.scheduler = Scheduler.from_config(spaced, name)
