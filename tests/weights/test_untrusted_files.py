@@ -210,7 +210,9 @@ def test_any_exception_of_a_reader_becomes_one_line(tmp_path, monkeypatch):
 
 
 def test_what_a_checkpoint_holds_besides_tensors_is_named(tiny, tmp_path):
-    refused({"args": Namespace(depth=2)}, tmp_path, r"args.? is an object of argparse\.Namespace, which is not a tensor")
+    refused(
+        {"args": Namespace(depth=2)}, tmp_path, r"args.? is an object of argparse\.Namespace, which is not a tensor"
+    )
     state = {"ema": Namespace(depth=2), "model": Namespace(depth=2)}
     refused(state, tmp_path, r'argparse\.Namespace, which is not a tensor .* torch\.save\(\{"ema": state_dict\}')
     torch.save(Namespace(depth=2), tmp_path / "again.pt")

@@ -238,7 +238,9 @@ def test_objects_beside_tensors_are_not_built(tmp_path):
     assert found["ema"]["w"].tolist() == [1, 1] and found["args"].name == "argparse.Namespace"
     for state in ({"ema": {"w": Program()}}, {"args": args}):
         torch.save(state, tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match=r"object of (builtins\.exec|argparse\.Namespace), which is not a tensor"):
+        with pytest.raises(
+            CheckpointError, match=r"object of (builtins\.exec|argparse\.Namespace), which is not a tensor"
+        ):
             read_tensors(tmp_path / "a.pt")
 
 
@@ -420,6 +422,8 @@ def test_special_files_and_folders_are_named(tmp_path):
 
 def test_whole_objects_are_named(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"an object of torch\.nn\.modules\.linear\.Linear, which is not a tensor"):
+    with pytest.raises(
+        CheckpointError, match=r"an object of torch\.nn\.modules\.linear\.Linear, which is not a tensor"
+    ):
         read_tensors(tmp_path / "a.pt")
     assert isinstance(read_torch_file(tmp_path / "a.pt"), Foreign)
