@@ -110,7 +110,7 @@ def read_if_possible(video: Path, reference: Path, unreadable: dict[str, str]) -
     read = []
     for path in (video, reference):
         try:
-            read.append(read_video(path)[0])
+            read.append(read_video(path, square_pixels=False)[0])
         except UNREADABLE as error:
             note_unreadable(unreadable, str(path), error)
             return None

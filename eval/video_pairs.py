@@ -44,7 +44,8 @@ def videos_by_name(root: Path) -> dict[Path, Path]:
 
 def read_pair(video: str | Path, reference: str | Path) -> tuple[Tensor, Tensor]:
     """Two videos, uint8 (1, f, 3, h, w). Raises ValueError if they differ in size or length."""
-    return as_pair(read_video(video)[0], read_video(reference)[0], f"{video} and {reference}")
+    stored = [read_video(path, square_pixels=False)[0] for path in (video, reference)]
+    return as_pair(*stored, f"{video} and {reference}")
 
 
 def as_pair(video: Tensor, reference: Tensor, names: str) -> tuple[Tensor, Tensor]:

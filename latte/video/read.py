@@ -92,7 +92,10 @@ def is_animated(path: Path) -> bool:
 
 
 def read_video(
-    path: str | Path, indices: Sequence[int] | None = None, damaged: WhenDamaged = "raise"
+    path: str | Path,
+    indices: Sequence[int] | None = None,
+    damaged: WhenDamaged = "raise",
+    square_pixels: bool = True,
 ) -> tuple[Tensor, float]:
     """Read a video, or some of its frames.
 
@@ -106,6 +109,8 @@ def read_video(
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
         damaged: What to do if FFmpeg reports errors in the frames that it decodes, or if the file is shorter than its
             header says: "raise" refuses the video; "take" returns what FFmpeg makes of it.
+        square_pixels: Resample frames whose pixels are not square, as players do. False returns the stored pixels,
+            which PSNR and its like compare.
 
     Returns:
         The frames, uint8 (f, 3, h, w), in the order of `indices`; and the frame rate in frames per second.
@@ -121,7 +126,7 @@ def read_video(
     if numbers is not None and (not numbers or min(numbers) < 0):
         raise ValueError(f"{path}: indices must be a non-empty list of frame numbers from 0; got {numbers}")
     with decoding(path):
-        frames, fps = read_frames(path, kind, numbers, Damage(damaged))
+        frames, fps = read_frames(path, kind, numbers, Damage(damaged), square_pixels)
         return stack_frames(frames), fps
 
 
@@ -190,7 +195,7 @@ def decoding(path: Path) -> AbstractContextManager[None]:
 
 
 def read_frames(
-    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage
+    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage, square_pixels: bool
 ) -> tuple[Sequence[np.ndarray], float]:
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
@@ -200,7 +205,7 @@ def read_frames(
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
-    decoded, fps = read_stream(path, numbers, damage)
+    decoded, fps = read_stream(path, numbers, damage, square_pixels)
     return select(decoded, numbers), fps
 
 

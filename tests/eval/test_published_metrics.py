@@ -22,7 +22,8 @@ from latte.eval.video_inception_score import (
     score_probabilities,
 )
 from latte.weights import tensors
-from latte.weights.tensors import CheckpointError, read_arrays
+from latte.weights.arrays import read_arrays
+from latte.weights.tensors import CheckpointError
 
 
 def test_weights_are_located_or_one_line_says_where_to_get_them(tmp_path):

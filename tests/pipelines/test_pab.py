@@ -13,7 +13,7 @@ from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.pab import Broadcast, PyramidAttentionBroadcastMixin, Spans, broadcast_options, pyramid_attention_broadcast
 from latte.weights.convert_t2v import t2v_config, t2v_state
-from latte.weights.vae_folder import modern_keys
+from latte.weights.convert_vae import vae_state
 
 DDIM_50 = range(980, -1, -20)
 
@@ -29,7 +29,7 @@ def pipe():
     config = t2v_config(weights.config)
     model, network = LatteT2V(config), AutoencoderKL(VAEConfig.from_dict(vae.config))
     model.load_state_dict(t2v_state(weights.weights, config))
-    network.load_state_dict(modern_keys(vae.weights))
+    network.load_state_dict(vae_state(vae.weights))
     return LattePipeline(model, VideoVAE(network.eval()))
 
 

@@ -39,8 +39,8 @@ class Failures:
         lines = log.read_text("utf-8", "surrogateescape").split("\n") if log.is_file() else []
         entries = (line.partition("\t") for line in lines)
         # in a damaged log, a line may be anything; it must not count as a video
-        logged = {name: reason for name, tab, reason in entries if tab and os.path.lexists(name)}
         self.log, known = log, {logged_name(path) for path in self.reasons}
+        logged = {name: why for name, tab, why in entries if tab and (name in known or os.path.lexists(name))}
         for path, reason in self.reasons.items() if writes else ():
             if logged_name(path) not in logged:
                 self.write(path, reason)
