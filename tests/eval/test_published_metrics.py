@@ -21,7 +21,7 @@ from latte.eval.video_inception_score import (
     group_scores,
     score_probabilities,
 )
-from latte.weights import tensors
+from latte.weights import arrays
 from latte.weights.arrays import read_arrays
 from latte.weights.tensors import CheckpointError
 
@@ -178,7 +178,7 @@ def test_c3d_files_that_do_not_fit_are_refused(c3d_files, tmp_path, monkeypatch)
         file.write_bytes(bad)
         with pytest.raises(CheckpointError, match="damaged"):
             read_arrays(file)
-    monkeypatch.setattr(tensors, "MOST_ARRAY_BYTES", 5000)
+    monkeypatch.setattr(arrays, "MOST_ARRAY_BYTES", 5000)
     with pytest.raises(CheckpointError, match="more than 5000 are not read"):
         read_arrays(folder / PUBLISHED["c3d"].file)
     with pytest.raises(CheckpointError, match="there is no such file"):
