@@ -24,7 +24,7 @@ class LeftOut(NamedTuple):
     """A video that is not used."""
 
     path: Path
-    problem: str  # "short", "broken", "caption", "misplaced" or "missing"
+    problem: str  # "short", "broken", "damaged", "caption", "misplaced" or "missing"
     reason: str
 
 

@@ -32,7 +32,7 @@ from latte.train.data.video_list import (
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
-from latte.video.read import count_frames, read_blocks, read_video
+from latte.video.inspect import inspect_video
 from latte.video.write import write_video
 
 REPORT, DRAWN_VIDEOS = "report.txt", "videos"
@@ -68,7 +68,7 @@ class CheckedVideos(NamedTuple):
         videos: The usable videos.
         left_out: The others, and why.
         ignored: Files that were not looked into because of their extension.
-        remarks: Pairs of a usable video and what its reader warned of, such as how its frames were changed.
+        remarks: Pairs of a usable video and what its reader warned of, such as pixels that are not square.
     """
 
     videos: VideoList
@@ -228,29 +228,24 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
 
 
 def check_video(path: Path, root: Path, label: int, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
-    """Decode a video: what is known about it then, or why it cannot be used."""
+    """Decode a video: what is known about it then, or why it cannot be used. Warns if its frames are resampled."""
     try:
         caption = read_caption(path)
     except (OSError, ValueError) as error:
         return LeftOut(path, "caption", str(error))
     try:
-        frames, height, width = probe_video(path, quick)
-        if frames < min_frames:
-            return LeftOut(path, "short", f"{frames} frames, {min_frames} needed")
-        relative = path.relative_to(root).as_posix()
-        return VideoEntry(relative, label, frames, height, width, size_in_bytes(path), caption)
+        facts = inspect_video(path, quick)
+        if facts.damage:
+            return LeftOut(path, "damaged", facts.damage)
+        if facts.frames < min_frames:
+            return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed")
+        if facts.resampled:
+            size = f"{facts.height} x {facts.width}"
+            warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
+        size = facts.height, facts.width, size_in_bytes(path)
+        return VideoEntry(path.relative_to(root).as_posix(), label, facts.frames, *size, caption)
     except (OSError, ValueError) as error:
         return LeftOut(path, "broken", str(error).removeprefix(f"{path} "))
-
-
-def probe_video(path: Path, quick: bool) -> tuple[int, int, int]:
-    """The number of frames, height and width of a video. Raises OSError or ValueError if it cannot be decoded."""
-    if quick:
-        return count_frames(path), *read_video(path, [0])[0].shape[-2:]
-    shapes = [block.shape for block in read_blocks(path, BLOCK)]
-    if len({shape[1:] for shape in shapes}) > 1:
-        raise ValueError(f"{path} cannot be decoded: its frames differ in size")
-    return sum(shape[0] for shape in shapes), *shapes[0][-2:]
 
 
 def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> str:

@@ -3,19 +3,21 @@
 import os
 import re
 import shutil
-import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
+from encode_video import encode, flip
 from PIL import Image
 
 from latte.cli import main
 from latte.shapes.draw import make_clip
 from latte.train.data import prepare_videos
 from latte.train.data.video_list import open_video_list
-from latte.video.read import count_frames, read_video
+from latte.video.read import read_video
 from latte.video.write import write_video
 
 TAKEN = ["--num-frames", "4", "--frame-interval", "2"]  # 7 frames or more
@@ -410,12 +412,17 @@ def test_names_that_are_not_utf8(tmp_path, capfdbinary):
     assert "data/a/no\\xe9.mp4: cannot be decoded" in report and "b\\xe9\n" in report
 
 
-def test_what_the_reader_warns_of_is_in_the_report(prepare, videos, tmp_path, monkeypatch):
-    def reading(path, *rest):
-        warnings.warn(f"{path}: its pixels are not square", stacklevel=2)
-        return count_frames(path)
-
-    monkeypatch.setattr(prepare_videos, "count_frames", reading)
-    _, out, err = prepare("folder", videos, "--quick")
-    assert err == "" and "3 remarks on videos that are used" in out
-    assert f"{videos}/a/x.mkv: its pixels are not square\n" in (tmp_path / "out/report.txt").read_text()
+@pytest.mark.parametrize("quick", [[], ["--quick"]])
+def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepare, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    (tmp_path / "data").mkdir()
+    encode(tmp_path / "data/sound.mkv", clip, "ffv1", "bgr0")
+    encode(tmp_path / "data/wide.mp4", clip, aspect=Fraction(2))
+    flip(encode(tmp_path / "data/worn.mkv", clip, "ffv1", "bgr0"), 0.5)
+    status, out, _ = prepare("folder", tmp_path / "data", *quick)
+    report = (tmp_path / "out/report.txt").read_text()
+    assert status == 0 and "1 remarks on videos that are used" in out
+    assert "data/wide.mp4: its pixels are not square; its frames are resampled to 32 x 64\n" in report
+    sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
+    assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
+    assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
