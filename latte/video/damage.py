@@ -17,7 +17,8 @@ WhenDamaged = Literal["raise", "take"]
 # Warnings that mean damage. Most others are about unusual files that are sound.
 DAMAGE = re.compile("corrupt|conceal|skipping nal", re.IGNORECASE)
 
-_lock, _listeners, _previous = Lock(), 0, (None, True)
+_lock, _listeners = Lock(), 0
+_previous: tuple[int | None, bool] = None, True  # FFmpeg's level, and whether repeated messages are left out
 
 
 class Damage:

@@ -162,15 +162,17 @@ def times_by_decoding(path: Path, head_is_cut: bool) -> list[int]:
 
 def key_frames(codec: str, packets: list[StreamPacket], times: list[int]) -> list[KeyFrame]:
     """The key frames that decode on their own: all packets before are shown earlier, all packets after later."""
-    if codec not in SEEKABLE_CODECS or None in {packet.pts for packet in packets} or not increases(times):
+    shown = [packet.pts for packet in packets if packet.pts is not None]
+    if codec not in SEEKABLE_CODECS or len(shown) < len(packets) or not increases(times):
         return []
     numbers = {time: number for number, time in enumerate(times)}
-    latest_before = list(accumulate((packet.pts for packet in packets), max))
-    found, earliest_after = [], float("inf")
-    for packet, latest in zip(packets[:0:-1], latest_before[-2::-1]):
-        if packet.is_key and latest < packet.pts < earliest_after and packet.pts in numbers:
-            found.append(KeyFrame(numbers[packet.pts], packet.pts))
-        earliest_after = min(earliest_after, packet.pts)
+    latest_before = list(accumulate(shown, lambda latest, pts: max(latest, pts)))
+    found: list[KeyFrame] = []
+    earliest_after = float("inf")
+    for packet, pts, latest in zip(packets[:0:-1], shown[:0:-1], latest_before[-2::-1]):
+        if packet.is_key and latest < pts < earliest_after and pts in numbers:
+            found.append(KeyFrame(numbers[pts], pts))
+        earliest_after = min(earliest_after, pts)
     return found[::-1]
 
 
@@ -203,7 +205,7 @@ def missing_end(
     formats = set(container.format.name.split(","))
     end += max(0, period - float(packets[-1].duration * stream.time_base))
     if claims_own_length(container, stream):
-        claimed = float(stream.duration * stream.time_base)
+        claimed = float((stream.duration or 0) * stream.time_base)
         end -= 0 if "avi" in formats else max(0, shown[0]) * float(stream.time_base)
     elif formats & {"matroska", "flv", "asf"} and container.duration:
         claimed = container.duration / av.time_base

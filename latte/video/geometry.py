@@ -2,7 +2,7 @@
 
 import struct
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -44,7 +44,7 @@ def to_shown_rgb(frame: av.VideoFrame, aspect: Fraction = Fraction(1)) -> np.nda
             height, width = display_size(frame.height, frame.width, aspect)
             converted = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
     image = converted.to_ndarray()
-    matrix = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
     return orient(image, bytes(matrix)) if matrix else image
 
 

@@ -76,4 +76,5 @@ def facts_of(
         raise ValueError(
             f"{path} cannot be decoded: " + ("its frames differ in size" if shapes else "it holds no frames")
         )
-    return VideoFacts(sum(shape[0] for shape in shapes), *shapes[0][2:], pixel_aspect, damage)
+    height, width = shapes[0][2:]
+    return VideoFacts(sum(shape[0] for shape in shapes), height, width, pixel_aspect, damage)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from latte.files import read_json, refuse_pointer, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
 CLOCK_TICK_NS = 2_000_000_000  # coarsest step of the times of a file, as on FAT
+Network = TypeVar("Network", bound=nn.Module)
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
@@ -60,7 +61,7 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
         return make(read_json(path))
 
 
-def make_network(network: Callable[[Any], nn.Module], config: Any, state: dict[str, Tensor], path: Path) -> nn.Module:
+def make_network(network: Callable[[Any], Network], config: Any, state: dict[str, Tensor], path: Path) -> Network:
     """Make a network without values, on the meta device.
 
     Args:
