@@ -9,14 +9,17 @@ from latte.train import checkpoint
 
 
 def test_killed_again_and_again(vae, tmp_path):
-    """At least 40 times, of which 10 are during a save; 10 times the newest checkpoint is damaged too."""
-    config = small(vae, "steps=300", "save_every=1", "log_every=20", "keep=3")
+    """At least 20 times, of which 5 are during a save; 5 times the newest checkpoint is damaged too.
+
+    `make soak` does so a thousand times.
+    """
+    config = small(vae, "steps=200", "save_every=1", "log_every=20", "keep=3")
     run(config, tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
-    counts = kill_again_and_again(start, tmp_path / "killed", 40, random.Random(0), 0.2, damages=12, in_saves=10)
-    assert counts["in_save"] >= 10 and counts["damages"] >= 10
+    counts = kill_again_and_again(start, tmp_path / "killed", 20, random.Random(0), 0.2, damages=7, in_saves=5)
+    assert counts["in_save"] >= 5 and counts["damages"] >= 5
     whole, killed = (checkpoint.latest(tmp_path / name) for name in ("whole", "killed"))
-    assert whole.name == killed.name == "step-0000300" and same(tensors(whole), tensors(killed))
+    assert whole.name == killed.name == "step-0000200" and same(tensors(whole), tensors(killed))
     assert not list((tmp_path / "killed/checkpoints").glob(".*"))
     steps = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "killed")]
-    assert steps == [15, 15]
+    assert steps == [10, 10]
