@@ -138,7 +138,7 @@ def set_paths(file: Path) -> list[Path]:
     """The paths of the videos of a set; the file itself if it holds one video, or none that can be read."""
     try:
         count = count_videos(find_videos(file))
-    except (ValueError, OSError, zipfile.BadZipFile):
+    except (ValueError, OSError):
         return [file]
     return [file] if count == 1 else [file / f"{i:06d}" for i in range(count)]
 
@@ -259,11 +259,22 @@ def read_headers(file: Path) -> list[Header]:
     """The headers of all arrays of a file.
 
     Raises:
-        ValueError: It holds no array, or one whose header cannot be read. OSError, BadZipFile: it cannot be opened.
+        ValueError: It is damaged, holds no array, or one whose header cannot be read.
+        OSError: It cannot be opened.
     """
     if file.suffix.lower() == ".npy":
         with file.open("rb") as stream:
             return [read_header(stream, file.stem)]
+    try:
+        return read_zipped_headers(file)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # zipfile raises almost anything on a damaged archive
+        raise ValueError(f"it is damaged: {error}") from error
+
+
+def read_zipped_headers(file: Path) -> list[Header]:
+    """The headers of the arrays of an npz. Raises ValueError, or whatever zipfile does, if it cannot be read."""
     with zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         if not names:

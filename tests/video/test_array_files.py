@@ -2,11 +2,13 @@
 
 import io
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
+from latte.eval.statistics import is_statistics
 from latte.video import array_files, count_frames, export_to_video, list_videos, read_video, to_uint8, write_video
 from latte.video.array_files import set_paths
 
@@ -205,3 +207,16 @@ def test_nothing_is_clipped_when_it_is_written(frames, say, tmp_path):
 def test_network_inputs_out_of_range_are_no_pixels(values):
     with pytest.raises(ValueError, match=r"values from .* to .*; expected finite floats in \[-1, 1\]"):
         to_uint8(torch.tensor(values))
+
+
+def test_a_damaged_archive_of_any_kind_is_one_error(tmp_path):
+    """Each byte of an npz is changed in turn; zipfile then raises eight classes."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, np.zeros((2, 8, 8, 3), np.uint8))
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for change in (1, 0xFF):
+            path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
+            for read in (read_video, is_statistics):
+                with suppress(ValueError, OSError):
+                    read(path)
