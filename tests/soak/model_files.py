@@ -11,7 +11,6 @@ import pickletools
 import random
 import resource
 import signal
-import struct
 import traceback
 import zipfile
 from collections import Counter
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed_bytes import NUMBERS, changed_bytes
 from forks import fork, status
 from safetensors.torch import save_file
 from soak_length import count
@@ -38,7 +38,6 @@ from latte.weights.vae_folder import load_vae, save_vae
 
 MOST_MEMORY, MOST_SECONDS = 2 << 30, 20  # beyond what the process has taken before
 REFUSED, UNDOCUMENTED, TOO_LARGE = 10, 11, 12  # exit statuses
-NUMBERS = [0, 1, -1, 255, 65_536, 1_000_000, 2**31 - 1, 2**32, 2**62, 2**63 - 1]
 VALUES = [None, True, "", "x" * 1000, "é\ud800", [], {}, [[]], 0.5, 1e308, -1, 10**18, 10**400]
 VALUES += [float("nan"), float("inf")]
 
@@ -94,27 +93,6 @@ def sound(tiny, tiny_vae, published, tmp_path) -> list[tuple[Path, Callable[[], 
     for path in published.rglob("*.json"):
         files.append((path, lambda: latte.LattePipeline.from_pretrained(published)))
     return files
-
-
-def changed_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Flip bits, cut, zero, repeat or write a large number."""
-    data, at = bytearray(content), rng.randrange(len(content))
-    kind = rng.choice(["flip", "head", "cut", "zero", "splice", "number"])
-    if kind == "cut":
-        return bytes(data[:at])
-    if kind == "zero":
-        data[at : at + 16] = bytes(16)
-    elif kind == "splice":
-        other = rng.randrange(len(content))
-        data[at : at + rng.choice([0, 8])] = data[other : other + rng.choice([0, 8, 100])]
-    elif kind == "number":
-        form = rng.choice(["<B", "<H", "<I", "<Q"])
-        data[at : at + struct.calcsize(form)] = struct.pack(form, rng.choice(NUMBERS) % 256 ** struct.calcsize(form))
-    else:
-        for _ in range(rng.choice([1, 4])):
-            at = rng.randrange(len(data) if kind == "flip" else min(len(data), 2000))
-            data[at] ^= 1 << rng.randrange(8)
-    return bytes(data)
 
 
 def changed_pickle(content: bytes, rng: random.Random) -> bytes:

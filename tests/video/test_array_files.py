@@ -210,13 +210,17 @@ def test_network_inputs_out_of_range_are_no_pixels(values):
 
 
 def test_a_damaged_archive_of_any_kind_is_one_error(tmp_path):
-    """Each byte of an npz is changed in turn; zipfile then raises eight classes."""
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, np.zeros((2, 8, 8, 3), np.uint8))
-    content = path.read_bytes()
-    for place in range(len(content)):
+    """Each byte of an npz is changed in turn; zipfile then raises eight classes. What can be read is as it was."""
+    path, refused = tmp_path / "a.npz", 0
+    np.savez_compressed(path, SET[0][:2])
+    content, sound = path.read_bytes(), read_video(path)[0]
+    for place in range(0, len(content), 1 + len(content) // 400):
         for change in (1, 0xFF):
             path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
-            for read in (read_video, is_statistics):
-                with suppress(ValueError, OSError):
-                    read(path)
+            with suppress(OSError):
+                assert is_statistics(path) in (True, False)
+            try:
+                assert torch.equal(read_video(path)[0], sound)
+            except ValueError as error:
+                refused += str(path) in str(error)
+    assert refused > 300
