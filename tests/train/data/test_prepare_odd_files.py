@@ -1,0 +1,94 @@
+"""`latte prepare` with what lies among videos: other files, pipes, captions and names in other encodings, damage."""
+
+import os
+import re
+import shutil
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from encode_video import encode, flip
+from tiny_data_sets import TAKEN, paths, put, put_frames
+
+from latte.cli import main
+from latte.train.data.video_list import open_video_list
+
+
+def test_files_that_are_not_read_are_counted_by_extension(prepare, videos, tmp_path):
+    data = shutil.copytree(videos, tmp_path / "data")
+    for name in ("a/1.xyz", "a/2.XYZ", "b/notes", "b/z.txt", "b/z.srt", ".hidden/c.xyz"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_text("no video")
+    status, out, err = prepare("folder", data)
+    said = "4 files ignored for their extension: 2 .xyz, 1 without one, 1 .srt\n"
+    assert status == 0 and err == "" and said in out and said in (tmp_path / "out/report.txt").read_text()
+    put(data / "a/w.mp4")
+    assert "8 files ignored for their extension: 3 .mkv, 2 .xyz" in prepare("ucf101", data, taken=[*TAKEN[:-1], "1"])[1]
+    put_frames(data / "c/clip", range(8))
+    assert "9 files ignored for their extension: 3 .mkv, 2 .xyz" in prepare("sky", data)[1]
+    assert " ignored " not in prepare("folder", videos)[1]
+
+
+def test_pipes_sockets_and_devices_are_never_opened(prepare, tmp_path):
+    """Opening a pipe blocks until someone writes to it, which is never here."""
+    put(tmp_path / "data/a.mp4")
+    put_frames(tmp_path / "data/frames", range(8))
+    os.mkfifo(tmp_path / "data/b.mp4")
+    os.mkfifo(tmp_path / "data/c.webp")
+    os.mkfifo(tmp_path / "data/frames/clip_00099.png")
+    os.mkfifo(tmp_path / "data/a.txt")
+    (tmp_path / "data/link.mp4").symlink_to(tmp_path / "data/b.mp4")
+    (tmp_path / "data/zero.mkv").symlink_to("/dev/zero")
+    for kind, found in (("folder", ["a.mp4", "frames"]), ("ffs", ["a.mp4"]), ("sky", ["frames"])):
+        status, _, err = prepare(kind, tmp_path / "data")
+        assert status == 0 and paths(tmp_path / "out") == found
+        assert all(f"{name} is a pipe, a socket or a device and is skipped" in err for name in ("b.mp4", "zero.mkv"))
+    assert open_video_list(tmp_path / "out").videos[0].frames == 8
+    (tmp_path / "data/a.mp4").unlink()
+    os.mkfifo(tmp_path / "data/a.mp4")
+    assert "b.mp4 is a pipe" in prepare("folder", tmp_path / "data")[2]
+
+
+@pytest.mark.parametrize("kind", ["folder", "ffs"])
+def test_captions_in_other_encodings_are_refused(kind, prepare, tmp_path):
+    text, encodings = "a café dog runs", ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "gbk")
+    for name in encodings:
+        put(tmp_path / f"data/{name}.mp4")
+        (tmp_path / f"data/{name}.txt").write_bytes(("一只狗在跑" if name == "gbk" else text).encode(name))
+    status, out, _ = prepare(kind, tmp_path / "data")
+    assert status == 0 and "2 videos, no classes, 2 with captions" in out and "5 left out, 5 caption" in out
+    assert [video.caption for video in open_video_list(tmp_path / "out").videos] == [text, text]
+    report = (tmp_path / "out/report.txt").read_text()
+    assert all(f"{name}.txt is not a text in UTF-8; save it as one\n" in report for name in encodings[2:])
+
+
+def test_names_that_are_not_utf8(tmp_path, capfdbinary):
+    """As archives from elsewhere unpack: the list keeps the very bytes, and messages write them in ASCII."""
+    for name in (b"b\xe9/caf\xe9.mp4", b"b\xe9/x\xe9\ny.mp4", b"a/x.mp4"):
+        put(tmp_path / "data" / os.fsdecode(name))
+    (tmp_path / os.fsdecode(b"data/b\xe9/caf\xe9.txt")).write_text("a café")
+    (tmp_path / os.fsdecode(b"data/a/no\xe9.mp4")).write_text("no")
+    words = ["prepare", "folder", str(tmp_path / "data"), *TAKEN, "--out", str(tmp_path / os.fsdecode(b"list\xe9"))]
+    assert main(words) == 0
+    assert b"3 videos, 2 classes, 1 with captions" in capfdbinary.readouterr().out
+    listed = open_video_list(tmp_path / os.fsdecode(b"list\xe9"))
+    assert listed.classes == ["a", "b\\xe9"] and listed.videos[1].caption == "a café"
+    assert [os.fsencode(video.path) for video in listed.videos[1:]] == [b"b\xe9/caf\xe9.mp4", b"b\xe9/x\xe9\ny.mp4"]
+    report = (listed.root.parent / os.fsdecode(b"list\xe9/report.txt")).read_text()
+    assert "data/a/no\\xe9.mp4: cannot be decoded" in report and "b\\xe9\n" in report
+
+
+@pytest.mark.parametrize("quick", [[], ["--quick"]])
+def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepare, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    (tmp_path / "data").mkdir()
+    encode(tmp_path / "data/sound.mkv", clip, "ffv1", "bgr0")
+    encode(tmp_path / "data/wide.mp4", clip, aspect=Fraction(2))
+    flip(encode(tmp_path / "data/worn.mkv", clip, "ffv1", "bgr0"), 0.5)
+    status, out, _ = prepare("folder", tmp_path / "data", *quick)
+    report = (tmp_path / "out/report.txt").read_text()
+    assert status == 0 and "1 remarks on videos that are used" in out
+    assert "data/wide.mp4: its pixels are not square; its frames are resampled to 32 x 64\n" in report
+    sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
+    assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
+    assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
