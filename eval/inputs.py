@@ -19,6 +19,7 @@ from latte.eval.tensor_files import TENSOR_SUFFIXES, find_video_tensor
 from latte.processes import Ranks
 from latte.video.array_files import ARRAY_SUFFIXES
 
+TWO_CLIPS = "each side needs two clips or more"
 Videos = (
     str  # a folder of videos, a file of arrays or tensors, or what latte.eval.statistics reads
     | Path
@@ -78,12 +79,15 @@ class Reading:
             raise ValueError(f"the {side} videos are a {type(videos).__name__}: expected {kinds}")
         if len(clips.clips) < 2:
             why = "num_videos is 1" if self.protocol.clips == 1 else f"there is one {side} clip, {clips.clips[0].name}"
-            raise ValueError(f"{why}: each side needs two clips or more")
+            raise ValueError(f"{why}: {TWO_CLIPS}")
         return clips
 
     def features(self, clips: ClipSource, detectors: Sequence[Detector]) -> list[Tensor]:
-        """The features (n, ...) of all clips by each detector."""
-        return compute_features(clips, detectors, self.cache, self.ranks, self.progress)
+        """The features (n, ...) of all clips that can be decoded, by each detector. Raises ValueError if n < 2."""
+        features = compute_features(clips, detectors, self.cache, self.ranks, self.progress)
+        if len(features[0]) < 2:
+            raise ValueError(f"only one of {len(clips.clips)} clips could be decoded: {TWO_CLIPS}")
+        return features
 
     def feature_set(self, videos: Videos, side: str, detector: Detector) -> FeatureSet:
         """The features of one side by one detector; given ones are taken as they are.

@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from latte.files import utf8_path
 from latte.video.array_layout import frame_axes
 from latte.weights.tensors import CheckpointError, read_untrusted
 
@@ -19,7 +20,7 @@ def holds_video_tensors(path: Path) -> bool:
         return False
     try:
         if path.suffix.lower() == ".safetensors":
-            with safe_open(path, "pt") as file:
+            with utf8_path(path) as readable, safe_open(readable, "pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             return "features" not in shapes and any(len(shape) in (4, 5) for shape in shapes.values())
         with zipfile.ZipFile(path) as archive:

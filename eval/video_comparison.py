@@ -143,6 +143,9 @@ def with_others(
         result = replace(result, fid=frame_distance(real, generated, others["fid"]))
     if "inception_score" in others:
         probabilities = found["generated"]["inception_score"]
-        score = score_probabilities(probabilities, score_protocol, others["inception_score"])
-        result = replace(result, inception_score=score)
+        try:
+            score = score_probabilities(probabilities, score_protocol, others["inception_score"])
+            result = replace(result, inception_score=score)
+        except ValueError as error:  # some clips turned out to be unreadable; the other metrics do not need them
+            result = replace(result, caveats=(*result.caveats, str(error)))
     return result

@@ -48,8 +48,6 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # or a file name that is not UTF-8 could not be printed
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:

@@ -17,6 +17,7 @@ from latte.disk_errors import naming
 from latte.drafts import hidden_name, link_tree, move_into, must_stay, remove, remove_abandoned, take_place
 
 MOST_JSON_BYTES = 1 << 26  # of a JSON file; the largest one of a model, its tokenizer, has a few million
+MOST_LIST_BYTES = 1 << 32  # of a list of all files of a data set
 MOST_MESSAGE = 1500  # characters of an error message, which may quote a file
 DAMAGED = "damaged-"  # prefix of the name that `set_aside` gives
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that git stores in a file's place
@@ -81,6 +82,9 @@ def replacing_folder(path: str | Path, keep: bool = False, into: bool = False) -
     draft = parent / hidden_name(path.name)
     try:
         with naming(path, draft):
+            if os.path.lexists(path) and not there:
+                reason = "a file lies where a folder is to be written; choose another name"
+                raise NotADirectoryError(errno.ENOTDIR, reason, str(path))
             if there and not os.access(path, os.W_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,6 @@ def settle_digests(folder: Path) -> None:
     if not (folder / NEW_DIGESTS).is_file():
         return
     record, digests = read_record(folder), read_digests(folder)
-    if keeps_digests(folder) or len(digests) >= record["count"]:
+    if keeps_digests(folder) or len(digests) >= record.get("count", 0):
         write_record(folder, record, digests)
         (folder / NEW_DIGESTS).unlink(missing_ok=True)

@@ -244,3 +244,13 @@ def test_convert_on_a_full_disk(tiny, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"latte convert: error: {target}/model.safetensors: no space left on device: 60.")
     assert error.count("\n") == 1 and contents(target) == before and not hidden(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_is_kept(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    said = "a file lies where a folder is to be written"
+    with pytest.raises(NotADirectoryError, match=said), replacing_folder(notes):
+        pass
+    assert main(["convert", "shapes-t2v", str(notes)]) == 2
+    assert notes.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -17,7 +17,7 @@ from latte.scheduler import Scheduler
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
-from latte.weights.folder import CONFIG, digest_folder, write_network
+from latte.weights.folder import CONFIG, damage, digest_folder, write_network
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
 from latte.weights.published import save_scheduler
@@ -58,7 +58,7 @@ def save_companions(objective: Objective, folder: Path) -> None:
 def is_this_vae(folder: Path, digest: str) -> bool:
     """Whether a folder holds the VAE of this digest, undamaged."""
     try:
-        return (folder / CONFIG).is_file() and digest_folder(folder) == digest
+        return (folder / CONFIG).is_file() and damage(folder) is None and digest_folder(folder) == digest
     except OSError:
         return False
 
@@ -80,8 +80,7 @@ def save_result(objective: Objective, network: nn.Module, folder: Path, changes:
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
-        folder: Where to write: the network with its companions, the names of its classes and the number of steps. The
-            result of an earlier run there is complete until this one is, and other files there stay.
+        folder: Where to write: the network with its companions, the names of its classes and the number of steps.
         changes: What changed when the run was resumed (latte.train.changes), to be recorded beside the steps.
     """
     network.eval()

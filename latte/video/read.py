@@ -74,7 +74,8 @@ def scan_videos(folder: str | Path) -> tuple[list[Path], list[Path]]:
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
-    files = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") or is_video_array(path)]
+    streams = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") and not path.is_dir()]
+    files = [*streams, *(path for path in visible if is_video_array(path))]
     pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}

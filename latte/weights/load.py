@@ -94,7 +94,7 @@ def damage_of(folder: Path, run: Path) -> str | None:
             return damage(folder) if (folder / MANIFEST).is_file() else f"{MANIFEST} is missing"
         kind = read_json(folder / CONFIG).keys() if (folder / CONFIG).is_file() else set()
         alone = not kind.isdisjoint(STANDS_ALONE)
-        expected = [] if alone else [*(name for name in COMPANIONS if (run / name).is_dir()), STEPS_FILE]
+        expected = [] if alone else [*(name for name in COMPANIONS if (run / name).exists()), STEPS_FILE]
         if missing := [name for name in expected if not (folder / name).exists()]:
             return f"{missing[0]} is missing"
         if (folder / STEPS_FILE).exists() and not isinstance(read_json(folder / STEPS_FILE).get("steps"), int):

@@ -9,6 +9,8 @@ from typing import IO
 
 from safetensors import SafetensorError, safe_open
 
+from latte.files import CheckpointError, utf8_path
+from latte.weights.tensors import check_header
 from latte.weights.torch_files import BoundedReader
 
 PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the machine, and the objects
@@ -16,13 +18,14 @@ PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the m
 
 def mentions(path: Path, end: str) -> bool:
     """Whether a file holds a text that ends like this, such as the name of a tensor. No object or tensor is built."""
-    if path.suffix != ".safetensors":
-        return any(isinstance(value, str) and value.endswith(end) for _, value in opcodes(path))
     try:
-        with safe_open(path, "pt") as file:
+        if path.suffix != ".safetensors":
+            return any(isinstance(value, str) and value.endswith(end) for _, value in opcodes(path))
+        check_header(path)
+        with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             return any(name.endswith(end) for name in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):  # whoever reads its tensors says that it is damaged
-        return False
+    except (SafetensorError, OSError, CheckpointError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
+        return False  # whoever reads its tensors says that it is damaged
 
 
 def opcodes(path: Path) -> Iterator[tuple[str, object]]:

@@ -1,7 +1,9 @@
 """The forms that a VAE comes in: latent diffusion's names, whole checkpoints, single files, older attention."""
 
 import json
+import os
 import re
+import shutil
 import warnings
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import save_file
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.folder import digest_folder
+from latte.weights.stored_names import mentions
 from latte.weights.tensors import CheckpointError, digest
 from latte.weights.vae_folder import is_vae, load_vae, save_vae
 
@@ -161,3 +164,17 @@ def test_what_is_no_vae_or_not_one_is_refused(state, tmp_path):
             load_vae(tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"x\.ckpt is a file, and a folder is needed: `latte convert"):
         digest_folder(tmp_path / "x.ckpt")  # which training records
+
+
+def test_damaged_files_are_no_vae_and_names_need_not_be_utf8(tmp_path):
+    """A VAE in one file is recognised by a name in it, which damage must not turn into another error."""
+    weights = {"encoder.conv_in.weight": torch.zeros(2), "encoder.norm_out.weight": torch.zeros(2)}
+    save_file(weights, tmp_path / "plain.safetensors")
+    odd = tmp_path / os.fsdecode(b"v\xe9.safetensors")
+    shutil.copy(tmp_path / "plain.safetensors", odd)
+    assert mentions(odd, "conv_in.weight") and not mentions(odd, "absent")
+    torch.save(weights, tmp_path / "plain.pt")
+    content = bytearray((tmp_path / "plain.pt").read_bytes())
+    content[content.index(b"conv_in")] ^= 1
+    (tmp_path / "plain.pt").write_bytes(content)
+    assert not mentions(tmp_path / "plain.pt", "conv_in.weight")

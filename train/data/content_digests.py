@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from latte.files import read_json, write_json
+from latte.files import MOST_LIST_BYTES, read_json, write_json
 from latte.video.read import list_pictures
 from latte.weights.tensors import digest
 
@@ -43,7 +43,7 @@ class ContentDigests:
     def __enter__(self) -> "ContentDigests":
         self.before = {}
         with suppress(OSError, ValueError):
-            self.before = read_json(self.file)
+            self.before = read_json(self.file, MOST_LIST_BYTES)
         return self
 
     def __exit__(self, *_: object) -> None:

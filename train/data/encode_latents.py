@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.files import read_json, replacing_folder, utf8_path
+from latte.files import MOST_LIST_BYTES, read_json, replacing_folder, utf8_path
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
@@ -126,7 +126,9 @@ def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> It
 def recorded_sums(out: Path) -> dict[str, str]:
     """The sha256 of each file of a folder that was encoded before, as its index has them; empty without an index."""
     try:
-        return {name: about["sha256"] for name, about in read_json(out / LATENT_INDEX)["files"].items()}
+        return {
+            name: about["sha256"] for name, about in read_json(out / LATENT_INDEX, MOST_LIST_BYTES)["files"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latte.files import read_json, utf8_path, write_json
+from latte.files import MOST_LIST_BYTES, read_json, utf8_path, write_json
 from latte.train.config import TrainConfig
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.failures import Failures
@@ -167,7 +167,7 @@ def open_latent_folder(folder: Path) -> LatentFolder:
     index = folder / LATENT_INDEX
     if not index.is_file():
         raise FileNotFoundError(f"no {LATENT_INDEX} in {folder}: run `latte encode`, which writes it at its end")
-    values = read_json(index)
+    values = read_json(index, MOST_LIST_BYTES)
     if values.get("format") != LATENT_FORMAT:
         raise ValueError(f"{index} is not an index by `latte encode` (format {LATENT_FORMAT})")
     try:

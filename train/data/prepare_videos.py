@@ -150,15 +150,11 @@ def check_output_folder(out: Path, source: Path | None) -> None:
         raise ValueError(f"{out} and the source {source} overlap: {advice}")
     if not writable(target.parent):
         raise ValueError(f"{out} cannot be written: {advice}")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    # drafts of killed processes and the like are hidden, and say nothing about the folder
+    names = {path.name for path in out.iterdir() if path.name[0] != "."} if out.is_dir() else set()
+    if not out.exists() or (out.is_dir() and not names):
         return
-    ours = out.is_dir() and {path.name for path in out.iterdir()} <= {
-        VIDEO_LIST,
-        REPORT,
-        FRAMES,
-        FRAME_LIST,
-        DRAWN_VIDEOS,
-    }
+    ours = out.is_dir() and names <= {VIDEO_LIST, REPORT, FRAMES, FRAME_LIST, DRAWN_VIDEOS}
     try:
         ours = ours and bool(open_video_list(out, verify_files=False))
     except (OSError, ValueError):

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from latte.files import is_special, read_json, write_json
+from latte.files import MOST_LIST_BYTES, is_special, read_json, write_json
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.video.read import list_pictures
 
@@ -92,7 +92,7 @@ def open_video_list(path: str | Path, verify_files: bool = True) -> VideoList:
     path = path / VIDEO_LIST if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no list of videos at {path}: write one with `latte prepare`")
-    values = read_json(path, most_bytes=1 << 32)
+    values = read_json(path, MOST_LIST_BYTES)
     if values.get("format") != VIDEO_LIST_FORMAT:
         raise ValueError(f"{path} is not a list of videos by `latte prepare` (format {VIDEO_LIST_FORMAT})")
     video_list = parse_video_list(values, path)
