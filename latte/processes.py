@@ -1,10 +1,11 @@
 """The processes that torchrun starts for one command. Without torchrun there is one process, of rank 0."""
 
 import os
+import pickle
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -109,6 +110,38 @@ class Ranks:
         if self.size > 1:
             dist.broadcast_object_list(box)
         return box[0]
+
+    def first_only(self, work: Callable[[], T]) -> T:
+        """Do something in process 0, and return its result in every process.
+
+        Args:
+            work: What to do. Its result must be small, and one that pickle can copy.
+
+        Returns:
+            What `work` returned in process 0.
+
+        Raises:
+            Exception: What `work` raised in process 0, in every process: none waits for one that has ended.
+        """
+        result, error = None, None
+        if self.first:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught if self.size == 1 else can_be_sent(caught)
+        result, error = self.broadcast((result, error))
+        if error is not None:
+            raise error
+        return result
+
+
+def can_be_sent(error: Exception) -> Exception:
+    """An error that other processes can raise too: itself, unless pickle cannot copy it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 @contextmanager
