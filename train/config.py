@@ -6,7 +6,7 @@ that its kind follows. Where shared code reads a setting that a kind does not ha
 switches it off.
 
 Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings:
-`resumable` ones may change, `tunable` ones if that is asked for, and all others never.
+`resumable` and `movable` ones may change, `tunable` ones if that is asked for, and all others never.
 """
 
 import math
@@ -31,7 +31,7 @@ class TrainConfig:
 
     kind: str = field(default="", init=False)  # what is trained: a key of KINDS
     data: str = setting(
-        "shapes", path=True
+        "shapes", path=True, movable=True
     )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
     clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
@@ -136,6 +136,11 @@ class TrainConfig:
         return {known.name for known in fields(cls) if known.metadata.get("resumable")}
 
     @classmethod
+    def movable(cls) -> set[str]:
+        """The paths that may change when a run resumes: digests guard data and VAE, the checkpoint replaces init."""
+        return {known.name for known in fields(cls) if known.metadata.get("movable")}
+
+    @classmethod
     def tunable(cls) -> set[str]:
         """The settings that may change when a run resumes, if that is asked for."""
         return {known.name for known in fields(cls) if known.metadata.get("tunable")}
@@ -146,7 +151,7 @@ class VideoTrainConfig(TrainConfig):
     """The settings of the kinds that can learn from a folder of videos, or begin with another model's weights."""
 
     init: str = setting(
-        "", path=True
+        "", path=True, movable=True
     )  # the model whose weights training starts from (latte.train.init); empty: from scratch
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
@@ -169,7 +174,7 @@ class VideoTrainConfig(TrainConfig):
 class LatentTrainConfig(VideoTrainConfig):
     """The settings of the kinds that learn the diffusion of latents."""
 
-    vae: str = setting("", path=True)  # folder of the VAE that gives the latents; required
+    vae: str = setting("", path=True, movable=True)  # folder of the VAE that gives the latents; required
     latents: str = setting(
         "once", path=True
     )  # encode them "once", before the first step; or in each "step"; or a folder of them
