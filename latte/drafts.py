@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 HIDDEN = re.compile(r"\.(.+)\.(part|old)(\d+)-([0-9a-f]{8})-(\d+)(\.[^.]*)?")
+LOCK_FILE = ".lock"  # in a folder that a process writes (latte.folder_lock); never part of what is replaced
 LONGEST_NAME = 200  # bytes; file systems allow 255, of which a draft's name needs some more
 ABANDONED_SECONDS = 24 * 3600  # after which the draft of another machine, not changed since, counts as abandoned
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -49,10 +50,13 @@ def start_of(pid: int) -> int:
 
 def hidden_name(name: str, kind: str = "part", suffix: str = "") -> str:
     """The name of this process's draft ("part") of a file or folder, or of what it moves out of the way ("old")."""
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     pid = os.getpid()
-    return f".{name}.{kind}{pid}-{machine()}-{start_of(pid)}{suffix}"
+    return f".{shortened(name)}.{kind}{pid}-{machine()}-{start_of(pid)}{suffix}"
+
+
+def shortened(name: str) -> str:
+    """A name to which something can be added; in the place of a very long one, its digest."""
+    return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def is_abandoned(path: Path, pid: int, place: str, start: int) -> bool:
@@ -108,7 +112,7 @@ def link_tree(source: Path, target: Path, only_hidden: bool) -> None:
 
     def unwanted(folder: str, names: list[str]) -> set[str]:
         visible = {name for name in names if name[0] != "."} if only_hidden and Path(folder) == source else set()
-        return visible | {name for name in names if HIDDEN.fullmatch(name)}
+        return visible | {name for name in names if HIDDEN.fullmatch(name) or name == LOCK_FILE}
 
     shutil.copytree(source, target, symlinks=True, ignore=unwanted, copy_function=link)
 
@@ -198,5 +202,5 @@ def move_into(draft: Path, folder: Path, prune: bool) -> None:
             remove(target)
         os.replace(path, target)
     for name in set(there) - {path.name for path in moved} if prune else ():
-        if not HIDDEN.fullmatch(name):
+        if not HIDDEN.fullmatch(name) and name != LOCK_FILE:
             remove(folder / name)

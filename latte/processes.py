@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -123,13 +123,13 @@ class Ranks:
         Raises:
             Exception: What `work` raised in process 0, in every process: none waits for one that has ended.
         """
-        result, error = None, None
+        outcome: tuple[Any, Exception | None] = None, None
         if self.first:
             try:
-                result = work()
+                outcome = work(), None
             except Exception as caught:
-                error = caught if self.size == 1 else can_be_sent(caught)
-        result, error = self.broadcast((result, error))
+                outcome = None, caught if self.size == 1 else can_be_sent(caught)
+        result, error = self.broadcast(outcome)
         if error is not None:
             raise error
         return result

@@ -31,8 +31,7 @@ def main(argv: list[str]) -> None:
     rule = ClipRule(args.selection, args.num_frames, args.frame_interval)
     options = (args.quick, args.clips, args.split, args.frame_list)
     check_output_folder(args.out, args.source)
-    out = args.out.resolve()
-    with exclusive(args.out, out.with_name(f".{out.name}.lock")):  # beside the folder, which is replaced as a whole
+    with exclusive(args.out, replaced=True):
         report = prepare_data_set(args.kind, args.source, args.out, rule, *options)
     print(report.split("\n\n")[0])
     print(f"wrote {args.out / VIDEO_LIST}; see {REPORT} beside it for details")

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     if args.count:
         make_set(pipe, settings, files, args)
         return
-    with exclusive(args.out):  # two pages in one folder would remove each other's videos
+    with exclusive(args.out, replaced=True):  # two pages in one folder would remove each other's videos
         make_page(pipe, settings, files, args)
 
 

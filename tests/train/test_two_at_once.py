@@ -83,8 +83,7 @@ def test_other_commands_keep_their_folder_to_themselves(command, vae, videos, tm
         "prepare": ["folder", str(videos), "--num-frames", "4"],
         "sample": ["shapes", "--classes", "0", "--num-sampling-steps", "1", "--num-videos", "1", "--device", "cpu"],
     }[command]
-    lock = {"prepare": tmp_path / ".out.lock"}.get(command)
-    with exclusive(out, lock):
+    with exclusive(out, replaced=True):
         assert main([command, *words, "--out", str(out)]) == 2
         assert "out is in use: this process writes it already" in capsys.readouterr().err
     assert main([command, *words, "--out", str(out)]) == 0
