@@ -10,7 +10,7 @@ from latte.video.frame_index import index_frames
 from latte.video.read import count_frames, decoding, read_blocks, read_video
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
-BLOCK = 8  # frames decoded at a time
+BLOCK = 8  # frames decoded at a time: large ones take much memory
 
 
 @dataclass(frozen=True)

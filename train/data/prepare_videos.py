@@ -37,7 +37,6 @@ from latte.video.write import write_video
 
 REPORT, DRAWN_VIDEOS = "report.txt", "videos"
 DRAWN_BY_DEFAULT = 256  # number of videos to draw, unless another is given
-BLOCK = 8  # frames decoded at a time: large frames take much memory
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def prepare_data_set(
             kind, draw_shapes(draft / DRAWN_VIDEOS, clips or DRAWN_BY_DEFAULT, min_frames), min_frames, quick
         )
         if frame_list:
-            write_frames(checked.videos, draft, frame_list, BLOCK)
+            write_frames(checked.videos, draft, frame_list)
         write_video_list(checked.videos, draft, str(checked.videos.root) if source else DRAWN_VIDEOS)
         report = format_report(checked, rule, min_frames)
         write_text(draft / REPORT, report)
