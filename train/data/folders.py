@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.train.config import TrainConfig
+from latte.train.data.captions import Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
-from latte.train.data.layouts import count_by_suffix, find_any_videos, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import count_by_suffix, find_any_videos, reject_unprintable_classes
 from latte.train.data.shape_clips import ShapeClips
 from latte.train.data.splits import abbreviate, split_names
 from latte.train.data.transforms import flip, transform
@@ -51,7 +52,7 @@ class FolderClips:
 
     `config.data` is a folder of videos (`layouts.find_any_videos`), or a folder with the index.json of `latte prepare`,
     whose videos are not decoded again to be checked. With `config.classes` off, class folders mean nothing. In
-    text-to-video training, every video needs a caption (`layouts.read_caption`).
+    text-to-video training, every video needs a caption (`latte.train.data.captions`).
 
     A clip's frames are chosen by `config.selection` and made square by `config.transform`. There are `config.clips`
     clips, or one per video if there are more videos.
@@ -110,18 +111,20 @@ class FolderClips:
         for video in found.left_out:
             warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
+        captions = Captions(self.root)
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
-                self.videos.append(self.try_video(path, label))
+                self.videos.append(self.try_video(path, label, captions))
             except ValueError as error:
                 self.failures.note(((path, str(error)),), "left out")
+        captions.warn_of_unused()
         about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
         about += [repr(video.caption) for video in self.videos if video.caption]
         self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
-    def try_video(self, path: Path, label: int) -> SourceVideo:
+    def try_video(self, path: Path, label: int, captions: Captions) -> SourceVideo:
         """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
-        caption = read_caption(path) if self.config.kind == "t2v" else ""
+        caption = captions.of(path) if self.config.kind == "t2v" else ""
         self.require_caption(path, caption)
         frames = count_frames(path)
         decoded = self.cache.try_decoding(path, frames) if self.config.transform == "ours" else None
@@ -144,7 +147,7 @@ class FolderClips:
     def require_caption(self, path: Path, caption: str) -> None:
         """Raise ValueError if text-to-video training lacks the caption of a video."""
         if self.config.kind == "t2v" and not caption:
-            raise ValueError(f"{path} has no caption: write it to {path.with_suffix('.txt').name} beside it")
+            raise ValueError(f"{path} has no caption: write it to {caption_file(path).name} beside it, or to a table")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latte.files import read_utf8, walk_tree
+from latte.train.data.captions import without_captions
 from latte.train.data.splits import abbreviate, reject_splits
 from latte.video.read import list_pictures, list_videos, scan_videos
 
@@ -194,28 +195,11 @@ def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES], visible
 
 
-def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:
-    """Those of some files that are not the captions of videos."""
-    captions = {caption_file(video) for video in videos}
-    return [path for path in files if path not in captions]
-
-
 def count_by_suffix(files: list[Path]) -> str:
     """How many files there are of each extension, for a message; the most frequent ones come first."""
     counts = Counter(path.suffix.lower() for path in files)
     named = [f"{n:,} {suffix or 'without one'}" for suffix, n in counts.most_common(12)]
     return ", ".join(named) + (f" and {len(counts) - 12} other extensions" if len(counts) > 12 else "")
-
-
-def caption_file(video: Path) -> Path:
-    """Where the caption of a video would be: in the text file of its name beside it (clip.mp4, clip.txt)."""
-    return video.with_suffix(".txt")
-
-
-def read_caption(video: Path) -> str:
-    """Return the caption of a video, empty if there is none. Raises ValueError if its text is not in UTF-8."""
-    file = caption_file(video)
-    return read_utf8(file).strip() if file.is_file() else ""
 
 
 def read_split(split: Path) -> list[str]:

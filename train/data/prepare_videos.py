@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from latte.files import one_line, replacing_folder, writable, write_text
 from latte.shapes.draw import make_clip
+from latte.train.data.captions import Captions, caption_file
 from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
 from latte.train.data.layouts import (
     LAYOUTS,
     LeftOut,
     check_option,
     count_by_suffix,
-    read_caption,
     reject_unprintable_classes,
 )
 from latte.train.data.video_list import (
@@ -170,7 +170,7 @@ def draw_shapes(root: Path, clips: int, frames: int) -> Path:
     for i in tqdm(range(clips), desc="drawing", unit="clip", leave=False, disable=None):
         clip = make_clip(0, i, frames=frames)
         path = write_video(clip.video, root / clip.motion / f"{i:06d}.mkv")
-        write_text(path.with_suffix(".txt"), clip.caption + "\n")
+        write_text(caption_file(path), clip.caption + "\n")
     return root
 
 
@@ -192,16 +192,22 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
     reject_unprintable_classes(root, found.classes)
     if not split:
         warn_of_unpublished_counts(kind, len(found.videos), len(found.classes))
-    videos, left_out, remarks = [], list(found.left_out), []
+    videos, left_out, remarks, captions = [], list(found.left_out), [], Captions(root)
     for path, label in tqdm(found.videos, desc="checking", unit="video", leave=False, disable=None):
+        try:
+            caption = captions.of(path)
+        except (OSError, ValueError) as error:
+            left_out.append(LeftOut(path, "caption", str(error)))
+            continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            checked = check_video(path, root, label, min_frames, quick)
+            checked = check_video(path, root, label, caption, min_frames, quick)
         if isinstance(checked, LeftOut):
             left_out.append(checked)
             continue
         videos.append(checked)
         remarks += [(path, str(warning.message).removeprefix(f"{path}").lstrip(": ")) for warning in caught]
+    captions.warn_of_unused()
     if not videos:
         short = sum(video.problem == "short" for video in left_out)
         hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
@@ -222,12 +228,8 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
             warnings.warn(f"{found[what]:,} {what} found; {kind} was published with {published:,}", stacklevel=2)
 
 
-def check_video(path: Path, root: Path, label: int, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
+def check_video(path: Path, root: Path, label: int, caption: str, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
     """Decode a video: what is known about it then, or why it cannot be used. Warns if its frames are resampled."""
-    try:
-        caption = read_caption(path)
-    except (OSError, ValueError) as error:
-        return LeftOut(path, "caption", str(error))
     try:
         facts = inspect_video(path, quick)
         if facts.damage:
@@ -255,6 +257,7 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
         f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
         *([f"{len(ignored):,} files ignored for their extension: {count_by_suffix(ignored)}"] if ignored else []),
+        *([f"{len(videos) - captions:,} videos have no caption"] if 0 < captions < len(videos) else []),
         *([f"{len(remarks):,} remarks on videos that are used"] if remarks else []),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",
