@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from latte.files import read_utf8, walk_tree
 from latte.train.data.captions import without_captions
-from latte.train.data.splits import abbreviate, reject_splits
+from latte.train.data.splits import abbreviate, reject_splits, warn_of_hidden_classes
 from latte.video.read import list_pictures, list_videos, scan_videos
 
 ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
@@ -132,6 +132,8 @@ def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
         raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
     folders = sorted({names[0] for names in parts.values() if len(names) > 1})
+    if classes:
+        warn_of_hidden_classes(root, videos)
     classes = classes and len(folders) > 1
     reject_splits(root, videos, classes)
     ignored = without_captions(others, videos)
