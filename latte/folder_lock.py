@@ -41,9 +41,14 @@ def exclusive(folder: str | Path, replaced: bool = False) -> Iterator[None]:
 
     Raises:
         OSError: The lock file cannot be created.
-        ValueError: Another process writes the folder. The message says which. Nothing was changed.
+        ValueError: Another process writes the folder, and the message says which; or there is a file in its place, or a
+            link to nowhere. Nothing was changed.
     """
     path = lock_path(Path(folder), replaced)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"{folder} is a file, in the place of a folder: choose another name")
+    if os.path.islink(folder) and path.parent == Path(folder) and not os.path.exists(folder):
+        raise ValueError(f"{folder} is a link to {os.readlink(folder)}, where no folder is: choose another name")
     name, process = os.path.realpath(path), os.getpid()
     if HELD.get(name) == process:
         raise ValueError(f"{folder} is in use: this process writes it already")

@@ -160,6 +160,21 @@ def test_neither_does_something_else_in_its_place(tmp_path):
                 assert os.path.lexists(tmp_path / name / "damaged-.lock")
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_in_the_place_of_the_folder(replaced, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    with (
+        pytest.raises(ValueError, match="file is a file, in the place of a folder"),
+        exclusive(tmp_path / "file", replaced),
+    ):
+        pass
+    if not replaced:  # a folder that is written as a whole appears where the link leads
+        with pytest.raises(ValueError, match="is a link to nowhere, where no folder is"), exclusive(tmp_path / "link"):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
 def no_links(*_, **__):
     raise OSError(95, "Operation not supported")
 

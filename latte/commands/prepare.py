@@ -6,8 +6,8 @@ from latte.commands.parser import Parser
 from latte.folder_lock import exclusive
 from latte.train.data.frame_list import ORIGINAL_SIZE
 from latte.train.data.layouts import LAYOUTS
-from latte.train.data.prepare_videos import DRAWN_BY_DEFAULT, REPORT, ClipRule, check_output_folder, prepare_data_set
-from latte.train.data.video_list import VIDEO_LIST
+from latte.train.data.prepare_videos import DRAWN_BY_DEFAULT, ClipRule, check_output_folder, prepare_data_set
+from latte.train.data.video_list import REPORT, VIDEO_LIST
 from latte.train.data.windows import SELECTIONS
 
 

@@ -24,6 +24,7 @@ from latte.train.data.transforms import flip, transform
 from latte.train.data.video_list import (
     VIDEO_LIST,
     VideoList,
+    is_without_list,
     open_video_list,
     size_in_bytes,
     with_contents,
@@ -73,6 +74,10 @@ class FolderClips:
         self.cache = DecodedCache(config.image_size)
         self.videos: list[SourceVideo] = []
         self.listed: VideoList | None = None
+        if is_without_list(self.root):
+            raise ValueError(
+                f"{self.root / VIDEO_LIST} is missing: run `latte prepare` again, or give the videos' folder"
+            )
         if (self.root / VIDEO_LIST).is_file():
             self.open_list()
         else:

@@ -23,6 +23,7 @@ from latte.train.data.layouts import (
     reject_unprintable_classes,
 )
 from latte.train.data.video_list import (
+    REPORT,
     VIDEO_LIST,
     VideoEntry,
     VideoList,
@@ -35,7 +36,7 @@ from latte.train.data.windows import min_video_frames
 from latte.video.inspect import inspect_video
 from latte.video.write import write_video
 
-REPORT, DRAWN_VIDEOS = "report.txt", "videos"
+DRAWN_VIDEOS = "videos"
 DRAWN_BY_DEFAULT = 256  # number of videos to draw, unless another is given
 
 

@@ -8,9 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from encode_video import encode, flip
+from small_runs import small
 from tiny_data_sets import TAKEN, paths, put, put_frames
 
 from latte.cli import main
+from latte.train.data.folders import open_clips
 from latte.train.data.video_list import open_video_list
 
 
@@ -92,3 +94,13 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
     sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
     assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
     assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
+
+
+def test_a_prepared_folder_without_its_list(prepare, videos, vae, tmp_path):
+    """Its frames or drawn videos must not be taken for the data set."""
+    assert prepare("folder", videos, "--frame-list", 16)[0] == 0
+    (tmp_path / "out/index.json").unlink()
+    with pytest.raises(ValueError, match=r"out/index\.json is missing: run `latte prepare` again"):
+        open_clips(small(vae, f"data={tmp_path / 'out'}"))
+    (tmp_path / "out/report.txt").write_text("a caption")
+    assert open_clips(small(vae, f"data={tmp_path / 'out'}")).num_videos == 3
