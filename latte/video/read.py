@@ -22,11 +22,11 @@ from latte.video.formats import (
     DEFAULT_FPS,
     PICTURE_SUFFIXES,
     STREAM_SUFFIXES,
-    check_read_size,
     codec_errors,
     video_kind,
 )
 from latte.video.frame_index import index_frames, times_by_decoding
+from latte.video.limits import check_read_size
 from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
