@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from latte.files import read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
-from latte.video.formats import PICTURE_SUFFIXES, STREAM_SUFFIXES, video_kind
+from latte.video.formats import PICTURE_SUFFIXES, video_kind
+from latte.video.inspect import inspect_video
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
 from latte.video.read import list_pictures, list_videos
-from latte.video.streams import open_stream
 from latte.weights.tensors import digest
 
 OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
@@ -100,20 +98,15 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
 
 
 def stored_as(path: Path) -> tuple[str, str]:
-    """What the frames of a video are stored as: the codec, and the size such as "320x240"."""
-    if path.is_dir():
-        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
-        with Image.open(list_pictures(path)[0]) as picture:
-            return " and ".join(kinds), f"{picture.width}x{picture.height}"
-    kind = video_kind(path)
-    if kind in ARRAY_SUFFIXES:
-        _, h, w = array_shape(path)
-        return f"{kind.lstrip('.')} {stored_range(path)}".rstrip(), f"{w}x{h}"
-    if kind not in STREAM_SUFFIXES:
-        with Image.open(path) as picture:
-            return kind.lstrip("."), f"{picture.width}x{picture.height}"
-    with open_stream(path) as (_, stream):
-        return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
+    """What the frames of a video are stored as, and their size as they are read, such as "320x240".
+
+    The first is the codec; of arrays also their range, unless it is that of bytes, as in "npz [0, 1]".
+    """
+    if (kind := video_kind(path)) in ARRAY_SUFFIXES:
+        _, height, width = array_shape(path)
+        return f"{kind.removeprefix('.')} {stored_range(path)}".rstrip(), f"{width}x{height}"
+    facts = inspect_video(path, quick=True)
+    return facts.codec, f"{facts.width}x{facts.height}"
 
 
 def content(path: Path) -> str:

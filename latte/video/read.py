@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +27,13 @@ from latte.video.formats import (
     video_kind,
 )
 from latte.video.frame_index import index_frames, times_by_decoding
-from latte.video.limits import check_read_size
+from latte.video.limits import check_frame_size, check_read_size
 from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 T = TypeVar("T")
 
+ANIMATED_FORMATS = ("PNG", "WEBP")  # a JPEG may also hold several pictures, of which the first one is meant
 # Pillow chooses a decoder by content, not by suffix. Only these are tried: others may start programs.
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
@@ -196,7 +198,7 @@ def decoding(path: Path) -> AbstractContextManager[None]:
 
 
 def read_frames(
-    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage, square_pixels: bool
+    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage | None = None, square_pixels: bool = True
 ) -> tuple[Sequence[np.ndarray], float]:
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
@@ -206,7 +208,7 @@ def read_frames(
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
-    decoded, fps = read_stream(path, numbers, damage, square_pixels)
+    decoded, fps = read_stream(path, numbers, damage or Damage(), square_pixels)
     return select(decoded, numbers), fps
 
 
@@ -242,16 +244,20 @@ def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
     refuse_pointer(path)
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
+        check_frame_size(image.height, image.width)
+        if image.format in ANIMATED_FORMATS and (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it is an animation of {frames} frames, and no picture: take it out of the folder")
         return picture_to_rgb(ImageOps.exif_transpose(image))
 
 
-def read_webp(path: Path) -> tuple[list[np.ndarray], float]:
-    """Read all frames (h, w, 3) of a webp file, animated or not, and their mean frame rate."""
+def read_webp(path: Path, most: int | None = None) -> tuple[list[np.ndarray], float]:
+    """Read the first frames (h, w, 3) of a webp file, animated or not, or all, and their mean frame rate."""
     frames, milliseconds = [], 0
     with Image.open(path, formats=PICTURE_FORMATS) as image:
-        check_read_size(getattr(image, "n_frames", 1), image.height, image.width)
-        for frame in ImageSequence.Iterator(image):
-            frames.append(np.array(frame.convert("RGB")))
+        count = getattr(image, "n_frames", 1)
+        check_read_size(min(count, most or count), image.height, image.width)
+        for frame in islice(ImageSequence.Iterator(image), most):
+            frames.append(picture_to_rgb(ImageOps.exif_transpose(frame)))
             milliseconds += frame.info.get("duration", 0)
     return frames, 1000 * len(frames) / milliseconds if milliseconds else DEFAULT_FPS
 
