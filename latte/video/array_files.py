@@ -103,12 +103,18 @@ def split_number(path: Path) -> tuple[Path, int | None]:
 
 
 def is_video_array(path: Path) -> bool:
-    """Whether a file is an npy of videos, by its header. Others hold features or labels."""
-    if path.suffix.lower() != ".npy" or not path.is_file():
+    """Whether a file is an npy of videos, by its header. Others hold features or labels.
+
+    Raises:
+        ValueError: It is an npy, but has no header that can be read, so that nobody knows.
+        OSError: Likewise.
+    """
+    if path.suffix.lower() != ".npy" or path.is_dir():
         return False
+    headers = read_headers(path)
     try:
-        return bool(find_videos(path))
-    except (ValueError, OSError):
+        return bool(choose_videos(headers))
+    except ValueError:
         return False
 
 
@@ -134,7 +140,11 @@ def find_videos(file: Path) -> list[Header]:
     Raises:
         ValueError: There is none, or it is unclear which one is meant. The message names what was found.
     """
-    headers = read_headers(file)
+    return choose_videos(read_headers(file))
+
+
+def choose_videos(headers: list[Header]) -> list[Header]:
+    """`find_videos` among the arrays of a file. Raises ValueError as it does."""
     if named := [header for header in headers if header.name == "video"]:
         headers = named
     found = [header for header in headers if header.dtype.kind in "uif" and frame_axes(header.shape)]

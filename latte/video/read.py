@@ -5,11 +5,12 @@ In memory a video is a uint8 tensor (f, 3, h, w) of RGB frames.
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ def list_videos(folder: str | Path) -> list[Path]:
     """Find all videos in a folder and its subfolders.
 
     Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
-    sockets and devices are skipped with a warning. An animated webp is a video; any other webp is a frame of the folder
-    that it is in.
+    sockets, devices and npy files whose header cannot be read are skipped with a warning. An animated webp is a video;
+    any other webp is a frame of the folder that it is in.
 
     Args:
         folder: Where to search.
@@ -66,22 +67,45 @@ def list_videos(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    return scan_videos(folder)[0]
+    found = scan_videos(folder)
+    for path, reason in found.unreadable.items():
+        warnings.warn(f"left out: {path} cannot be read: {reason}", stacklevel=2)
+    return found.videos
 
 
-def scan_videos(folder: str | Path) -> tuple[list[Path], list[Path]]:
-    """Return what `list_videos` finds, and the visible files that are no part of it. Raises as `list_videos`."""
+class FoundFiles(NamedTuple):
+    """What lies in a folder and its subfolders.
+
+    Attributes:
+        videos: See `list_videos`.
+        others: The other visible files, sorted.
+        unreadable: Those among them that may be videos, as far as can be told from a damaged header, and the damage.
+    """
+
+    videos: list[Path]
+    others: list[Path]
+    unreadable: dict[Path, str]
+
+
+def scan_videos(folder: str | Path) -> FoundFiles:
+    """Find what `list_videos` does, and what else there is. Raises as `list_videos`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
     streams = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") and not path.is_dir()]
-    files = [*streams, *(path for path in visible if is_video_array(path))]
+    arrays, unreadable = [], {}
+    for path in visible:
+        try:
+            arrays += [path] if is_video_array(path) else []
+        except (ValueError, OSError) as error:
+            unreadable[path] = getattr(error, "strerror", None) or str(error)
+    files = [*streams, *arrays]
     pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}
-    return sorted(videos), sorted(path for path in others if not path.is_dir())
+    return FoundFiles(sorted(videos), sorted(path for path in others if not path.is_dir()), unreadable)
 
 
 def is_animated(path: Path) -> bool:

@@ -204,8 +204,18 @@ def test_arrays_of_other_things_are_no_videos(tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((9, 400), np.float32))
     np.save(tmp_path / "tokens.npy", np.zeros((9, 77, 4), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{}], object))
-    (tmp_path / "text.npy").write_text("none")
     assert list_videos(tmp_path) == []
+    (tmp_path / "text.npy").write_text("none")
+    (tmp_path / "empty.NPY").touch()
+    (tmp_path / "gone.npy").symlink_to("nowhere")
+    with pytest.warns(UserWarning) as caught:
+        assert list_videos(tmp_path) == []
+    said = sorted(str(warning.message).removeprefix(f"left out: {tmp_path}/") for warning in caught)
+    assert said == [
+        "empty.NPY cannot be read: it holds no array with a readable header",
+        "gone.npy cannot be read: No such file or directory",
+        "text.npy cannot be read: it holds no array with a readable header",
+    ]
     with pytest.raises(ValueError, match="found object"):
         read_video(tmp_path / "objects.npy")
     file = io.BytesIO()

@@ -116,9 +116,12 @@ class FolderClips:
         if found.ignored:
             count = f"{len(found.ignored):,} files are ignored for their extension"
             warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
-        for video in found.left_out:
-            warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
+        for path, problem, reason in found.left_out:
+            if problem == "misplaced":
+                warnings.warn(f"left out: {path} is {reason}", stacklevel=4)
+            else:
+                self.failures.note(((path, f"{path} {reason}"),), "left out")
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 self.videos.append(self.try_video(path, label))

@@ -98,6 +98,26 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
     assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
 
 
+@pytest.mark.parametrize("classes", [[], ["a", "b"]])
+def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
+    """They might be videos, but their headers do not say."""
+    data = tmp_path / "data"
+    for name in classes or ["."]:
+        (data / name).mkdir(parents=True, exist_ok=True)
+        np.save(data / name / "sound.npy", np.zeros((8, 16, 16, 3), np.uint8))
+        (data / name / "worn.npy").write_bytes((data / name / "sound.npy").read_bytes()[:50])
+    np.save(data / "labels.npy", np.zeros(8))
+    status, out, err = prepare("folder", data)
+    count = len(classes) or 1
+    assert status == 0 and f"{count} left out, {count} broken\n" in out and err == ""
+    assert "1 files ignored for their extension: 1 .npy\n" in out
+    report = (tmp_path / "out/report.txt").read_text()
+    assert report.count("worn.npy: cannot be read: it holds no array with a readable header\n") == count
+    with pytest.warns(UserWarning, match=r"left out: .*worn\.npy cannot be read"):
+        clips = open_clips(small(vae, f"data={data}"))
+    assert clips.num_videos == count and len(clips.failures.reasons) == count
+
+
 @pytest.fixture
 def worn(tmp_path):
     """A sound video, one with a slice that FFmpeg conceals, and one that is cut in half."""
