@@ -57,7 +57,10 @@ class FidelityResult:
         lines += ["LPIPS by {}, sha256 {}".format(*self.alexnet)] if self.alexnet else []
         if count := len(self.unreadable):
             first = one_line(min(self.unreadable))
-            lines.append(f"  note: {count} pairs cannot be read and are left out, such as that of {first}")
+            several = f"{count} pairs cannot be read and are left out, such as"
+            lines.append(
+                f"  note: {several if count > 1 else '1 pair cannot be read and is left out:'} that of {first}"
+            )
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, spli
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
-from latte.video.read import list_pictures, list_videos
+from latte.video.read import list_pictures, scan_videos
 from latte.weights.tensors import digest
 
 OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
@@ -22,7 +22,8 @@ VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.vid
 def videos_of(root: Path) -> list[Path]:
     """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them.
 
-    Of a folder with a list by `latte prepare` they are those of the list; of a file of arrays, those in it.
+    Those that cannot be read are among them, so that whoever reads them counts and names them. Of a folder with a list
+    by `latte prepare` they are those of the list; of a file of arrays, those in it.
 
     Raises:
         FileNotFoundError: There is no such folder or file. ValueError: The list is damaged.
@@ -32,11 +33,11 @@ def videos_of(root: Path) -> list[Path]:
     if listed := prepared_list(root):
         folder, names = listed
         return [folder / name for name in names]
+    scanned = scan_videos(root)
+    found = sorted([*scanned.videos, *scanned.unreadable])
     if is_page(root / PAGE_FILE):
         of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
-        found = [path for path in list_videos(root) if path != of_frames and path.name not in OVERVIEWS]
-    else:
-        found = list_videos(root)
+        found = [path for path in found if path != of_frames and path.name not in OVERVIEWS]
     return [video for path in found for video in (set_paths(path) if is_array_file(path) else [path])]
 
 
