@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name
-from latte.eval.clip_sets import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
 from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_pairs import PairedVideos, as_pair, match_pairs, mean_over_pairs, open_videos
 from latte.files import one_line
 from latte.video.pixels import expect_videos, from_uint8

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from latte.files import read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
@@ -31,7 +32,7 @@ def videos_of(root: Path) -> list[Path]:
     if root.is_file() and root.suffix.lower() in ARRAY_SUFFIXES:
         return set_paths(root)
     if listed := prepared_list(root):
-        folder, names = listed
+        folder, names, _ = listed
         return [folder / name for name in names]
     scanned = scan_videos(root)
     found = sorted([*scanned.videos, *scanned.unreadable])
@@ -46,8 +47,16 @@ def is_array_file(path: Path) -> bool:
     return path.suffix.lower() in ARRAY_SUFFIXES and not path.is_dir()
 
 
-def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
-    """The folder of the videos that a list of `latte prepare` names, and their names; None if there is no such list.
+class PreparedList(NamedTuple):
+    """What a list by `latte prepare` says: the folder of the videos, their names, and those taken though damaged."""
+
+    root: Path
+    names: list[str]
+    damaged: list[str]
+
+
+def prepared_list(folder: Path) -> PreparedList | None:
+    """Read the list of `latte prepare` in a folder; None if there is no such list.
 
     Raises:
         ValueError: The list is damaged, or one of its paths leads out of the folder of the videos.
@@ -62,13 +71,14 @@ def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
         return None
     try:
         root, names = folder / values["root"], sorted(str(video["path"]) for video in values["videos"])
-    except (KeyError, TypeError) as error:
+        damaged = [str(video["path"]) for video in values["videos"] if video.get("damaged")]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or was edited: run `latte prepare` again") from error
     if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise ValueError(f"{path}: {outside[0]!r} leads out of the folder of the videos")
     if not root.is_dir():
         raise FileNotFoundError(f"{path} lists videos in {root}, which does not exist: run `latte prepare` again")
-    return root, names
+    return PreparedList(root, names, damaged)
 
 
 def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
@@ -81,8 +91,8 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
     if isinstance(videos, str | Path):
         root = Path(videos)
         listed, paths = prepared_list(root), videos_of(root)
-        if listed and not (listed[0].is_relative_to(root) and ".." not in listed[0].relative_to(root).parts):
-            return listed
+        if listed and not (listed.root.is_relative_to(root) and ".." not in listed.root.relative_to(root).parts):
+            return listed.root, listed.names
         if paths != [root] or root.is_dir():
             return root, [path.relative_to(root).as_posix() for path in paths]
     else:
@@ -96,6 +106,12 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
         paths = [video for path in paths for video in (set_paths(path) if is_array_file(path) else [path])]
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return root, [path.relative_to(root).as_posix() for path in paths]
+
+
+def taken_though_damaged(videos: str | Path | Sequence[str | Path]) -> frozenset[Path]:
+    """The damaged videos that a list by `latte prepare` takes; of other videos, none."""
+    listed = prepared_list(Path(videos)) if isinstance(videos, str | Path) else None
+    return frozenset(listed.root / name for name in listed.damaged) if listed else frozenset()
 
 
 def stored_as(path: Path) -> tuple[str, str]:
