@@ -62,17 +62,20 @@ def inspect_video(path: str | Path, quick: bool = False) -> VideoFacts:
             codec = " and ".join(sorted({picture.suffix.lower().removeprefix(".") for picture in list_pictures(path)}))
         if quick:
             with decoding(path):
-                first = read_webp(path, 1)[0] if kind == ".webp" else read_frames(path, kind, [0])[0]
-                return VideoFacts(count_frames(path), *first[0].shape[:2], codec)
+                picture = (read_webp(path, 1)[0] if kind == ".webp" else read_frames(path, kind, [0])[0])[0]
+                height, width, _ = picture.shape
+                return VideoFacts(count_frames(path), height, width, codec)
         return facts_of([tuple(block.shape) for block in read_blocks(path, BLOCK)], path, codec)
     damage = Damage("take")
     with decoding(path):
         index = index_frames(path)
         if quick:
             note_problem(index, damage)
-            if not (first := read_stream(path, [0], damage)[0]):
+            frames, _ = read_stream(path, [0], damage)
+            if not frames:
                 raise ValueError("it holds no frames")
-            return VideoFacts(len(index.times), *first[0].shape[:2], index.codec, index.pixel_aspect, str(damage))
+            height, width, _ = frames[0].shape
+            return VideoFacts(len(index.times), height, width, index.codec, index.pixel_aspect, str(damage))
         blocks = read_stream_blocks(path, BLOCK, damage)
         shapes = [(1, 3, *frame.shape[:2]) for block in blocks for frame in block]
     return facts_of(shapes, path, index.codec, index.pixel_aspect, str(damage))
