@@ -12,7 +12,7 @@ from torch import Tensor
 from latte.eval.clip_sets import ClipWindow, choose_windows, fingerprint
 from latte.eval.protocol import Protocol
 from latte.video.array_layout import frame_axes, to_bytes, value_range
-from latte.video.pixels import resize_and_crop
+from latte.video.pixels import channels_first, resize_and_crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
     Raises:
         ValueError: They are not such videos, or none is long enough.
     """
-    if isinstance(videos, Tensor | np.ndarray) and (axes := frame_axes(tuple(videos.shape))):
-        videos = torch.as_tensor(videos).permute(axes)
+    if isinstance(videos, Tensor | np.ndarray) and frame_axes(tuple(videos.shape)):
+        videos = channels_first(videos)
     named = {f"{side} video {i}": video for i, video in enumerate(videos)}
-    videos = [channels_first(video, name) for name, video in as_uint8(named).items()]
+    videos = [as_video(video, name) for name, video in as_uint8(named).items()]
     named = {f"{i:06d}.mkv": video for i, video in enumerate(videos)}
     frames_of, content_of = lambda name: len(named[name]), lambda name: array_content(named[name])
     source = f"the array of {side} videos"
@@ -93,13 +93,11 @@ def as_uint8(videos: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.nd
     return videos | {name: to_bytes(array, black_white) for name, array in zip(others, arrays)}
 
 
-def channels_first(video: Tensor | np.ndarray, name: str) -> Tensor:
+def as_video(video: Tensor | np.ndarray, name: str) -> Tensor:
     """A uint8 video in RGB or grey as a tensor (f, 3, h, w). Raises ValueError if it has another shape."""
-    tensor = torch.as_tensor(video)
-    if (axes := frame_axes(tuple(tensor.shape))) is None or tensor.ndim != 4:
-        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not uint8 {tuple(tensor.shape)}")
-    frames = tensor.permute(axes)[..., :3].permute(0, 3, 1, 2)
-    return frames.expand(-1, 3, -1, -1)
+    if video.ndim != 4 or frame_axes(tuple(video.shape)) is None:
+        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not uint8 {tuple(video.shape)}")
+    return channels_first(video)
 
 
 def array_content(video: Tensor) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latte.eval.video_folders import videos_of
+from latte.eval.video_folders import is_array_file, videos_of
+from latte.video.array_files import split_number
 from latte.video.array_layout import frame_axes
-from latte.video.pixels import expect_videos
+from latte.video.pixels import channels_first, expect_videos
 from latte.video.read import read_video
 
 # A folder of videos, a list of video files, or uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3)
@@ -31,11 +32,21 @@ def match_pairs(videos: str | Path, reference: str | Path) -> list[tuple[Path, P
 
 
 def videos_by_name(root: Path) -> dict[Path, Path]:
-    """The videos of a folder by their names without suffix. Raises ValueError if two have the same name."""
+    """The videos of a folder, or of a file of arrays, by their names without the suffixes of files.
+
+    Video 7 of the set samples.npz in a folder is called samples/000007.
+
+    Raises:
+        ValueError: If two have the same name. FileNotFoundError: There is no such folder or file of arrays.
+    """
+    if root.is_file() and not is_array_file(root):
+        raise ValueError(f"{root} is a file: name a folder of videos, or a file of arrays (.npz or .npy)")
     found = {}
     for video in videos_of(root):
-        name = video.relative_to(root)
-        name = name if video.is_dir() or not name.suffix else name.with_suffix("")
+        file, number = split_number(video)
+        name = file.relative_to(root)
+        name = name if file.is_dir() or not name.suffix else name.with_suffix("")
+        name = name if number is None else name / video.name
         if name in found:
             raise ValueError(f"{found[name]} and {video} have the same name: rename one, so that it has one reference")
         found[name] = video
@@ -100,9 +111,8 @@ def check_paths(videos: Sequence[str | Path]) -> Sequence[str | Path]:
 def batch_of(videos: Tensor | np.ndarray) -> Tensor:
     """uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3) as (b, f, 3, h, w). Raises ValueError if they are not that."""
     tensor = torch.as_tensor(videos)
-    if tensor.ndim == 5 and tensor.shape[2] != 3 and (axes := frame_axes(tuple(tensor.shape))):
-        frames = tensor.permute(axes)[..., :3].permute(0, 1, 4, 2, 3)
-        tensor = frames.expand(-1, -1, 3, -1, -1)  # grey is repeated
+    if tensor.ndim == 5 and frame_axes(tuple(tensor.shape)):
+        tensor = channels_first(tensor)
     expect_videos(tensor)
     return tensor
 

@@ -73,6 +73,7 @@ class TrainConfig:
     transform: ClassVar[str] = "ours"
     flip: ClassVar[bool] = False
     failed_share: ClassVar[float] = 0.5
+    damaged: ClassVar[str] = "raise"
     num_workers: ClassVar[int] = 0
     compile: ClassVar[bool] = False
     shard: ClassVar[bool] = False
@@ -162,6 +163,8 @@ class VideoTrainConfig(TrainConfig):
     flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
     # the run ends if a larger share of the videos is too short or damaged
     failed_share: float = setting(0.5, least=0, most=1, resumable=True, unused_with=BUILT_IN)
+    # a video that FFmpeg decodes only with errors: "raise" leaves it out, "take" reads it as FFmpeg conceals the damage
+    damaged: str = setting("raise", choices=("raise", "take"), unused_with=BUILT_IN)
     num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
 
     def __post_init__(self) -> None:

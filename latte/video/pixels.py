@@ -1,8 +1,11 @@
 """Pixels in memory: uint8 in files and metrics, float32 in [-1, 1] inside the networks, and square crops."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from latte.video.array_layout import EXPECTED, frame_axes
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -29,6 +32,26 @@ def to_uint8(video: Tensor) -> Tensor:
 def from_uint8(video: Tensor) -> Tensor:
     """Convert pixels, uint8 in [0, 255] of any shape, to network inputs, float32 in [-1, 1]."""
     return (video / 127.5).sub_(1)
+
+
+def channels_first(videos: Tensor | np.ndarray) -> Tensor:
+    """A view of videos with their channels where the networks and metrics expect them.
+
+    Args:
+        videos: One video of four axes, or several of five, in any order that `latte.video.array_layout.frame_axes`
+            knows. An alpha channel is dropped.
+
+    Returns:
+        (f, 3, h, w) or (n, f, 3, h, w), where grey is repeated.
+
+    Raises:
+        ValueError: If it is unclear which axis is which.
+    """
+    tensor = torch.as_tensor(videos)
+    if (axes := frame_axes(tuple(tensor.shape))) is None:
+        raise ValueError(f"shape {tuple(tensor.shape)} is not that of videos; expected {EXPECTED}")
+    frames = tensor.permute(axes)[..., :3].movedim(-1, -3)
+    return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
 
 
 def expect_videos(*videos: Tensor) -> None:

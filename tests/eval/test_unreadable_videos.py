@@ -12,7 +12,7 @@ from fake_detector import DETECTOR, sketch
 from safetensors.torch import save_file
 
 from latte.cli import main
-from latte.eval import flicker
+from latte.eval import flicker, psnr, ssim
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import compute_features
 from latte.eval.fidelity import compare_pairs
@@ -48,18 +48,19 @@ def test_videos_that_cannot_be_opened_are_left_out_counted_and_named(folder):
     (folder / "zero.mp4").touch()
     (folder / "page.mp4").write_text("<html>404</html>")
     (folder / "gone.mkv").symlink_to("nowhere")
+    (folder / "worn.npy").write_bytes(b"\x93NUMPY")
     with pytest.warns(UserWarning, match=r"left out: .*page\.mp4 cannot be decoded"):
         found = choose_clips(folder, EXACT, "real", 0)
     assert set(found.clips) == set(sound.clips) and found.fingerprint == sound.fingerprint
-    assert set(found.unreadable) == {"zero.mp4", "page.mp4", "gone.mkv"} and found.about["videos"] == 9
+    assert set(found.unreadable) == {"zero.mp4", "page.mp4", "gone.mkv", "worn.npy"} and found.about["videos"] == 10
     with pytest.warns(UserWarning, match="left out"):
         result = compare(folder, list(SET))
-    assert "3 real videos of 9 cannot be read and are left out, such as gone.mkv" in result.caveats
+    assert "4 real videos of 10 cannot be read and are left out, such as gone.mkv" in result.caveats
     assert json.loads(json.dumps(result.to_dict()))["real"]["unreadable"].keys() == found.unreadable.keys()
     assert result.value == compare(list(map(str, sorted(folder.glob("*.npz")))), list(SET)).value
     for i in range(4):
         (folder / f"empty{i}.mp4").touch()
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"7 of 13 videos cannot be read"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"8 of 14 videos cannot be read"):
         choose_clips(folder, EXACT, "real", 0)
 
 
@@ -93,8 +94,47 @@ def test_pairs_of_an_unreadable_video_are_left_out(folder, tmp_path):
     with pytest.warns(UserWarning, match="left out"):
         found = compare_pairs(folder, tmp_path / "reference")
     assert found.pairs == 5 and found.means["psnr"] == wanted.means["psnr"] == 100
-    assert "1 pairs cannot be read and are left out, such as that of " in str(found)
+    assert "1 pair cannot be read and is left out: that of " in str(found)
     assert list(found.to_dict()["unreadable"]) == [str(tmp_path / "reference/3.npz")]
+
+
+def test_metrics_of_two_folders_name_the_file_and_the_command_goes_on(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "reference")
+    (folder / "1.npz").unlink()
+    (folder / "1.npy").write_bytes(b"\x93NUMPY")
+    for metric in (psnr, ssim):
+        with pytest.raises(ValueError, match=r"videos/1\.npy cannot be decoded"):
+            metric(folder, tmp_path / "reference")
+    with pytest.raises(ValueError, match=r"videos/1\.npy cannot be decoded"):
+        flicker(folder)
+    out = tmp_path / "out.json"
+    assert main(["eval", str(folder), "--reference", str(tmp_path / "reference"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "5 pairs; psnr 100.0000" in said.out and "note: 1 pair cannot be read and is left out: that of " in said.out
+    assert "left out: " in said.err and list(json.loads(out.read_text())["unreadable"]) == [str(folder / "1.npy")]
+
+
+def test_pairs_of_sets_in_files(tmp_path):
+    """By the number in the set, whatever the suffixes of the files, and whether a folder holds them or not."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "a/set.npz", SET)
+    np.save(tmp_path / "b/set.npy", SET)
+    for i, video in enumerate(SET):
+        write_video(video, tmp_path / f"c/{i:06d}.mkv")
+    np.save(tmp_path / "one.npy", SET[0])
+    np.savez(tmp_path / "one.npz", SET[0])
+    one, several = (tmp_path / "one.npy", tmp_path / "one.npz"), (tmp_path / "a/set.npz", tmp_path / "b/set.npy")
+    for pair in (several, (tmp_path / "a", tmp_path / "b"), (tmp_path / "c", several[1]), one):
+        result = compare_pairs(*pair)
+        assert result.pairs == (1 if pair == one else 6) and result.means["psnr"] == 100, pair
+    (tmp_path / "a/set").mkdir()
+    write_video(SET[0], tmp_path / "a/set/000003.mkv")
+    with pytest.raises(ValueError, match="have the same name: rename one"):
+        compare_pairs(tmp_path / "a", tmp_path / "b")
+    torch.save(torch.from_numpy(SET), tmp_path / "set.pt")
+    with pytest.raises(ValueError, match=r"set\.pt is a file: name a folder of videos, or a file of arrays"):
+        compare_pairs(tmp_path / "set.pt", tmp_path / "b")
 
 
 FORMS = {

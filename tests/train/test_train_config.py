@@ -161,7 +161,7 @@ ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
     *("text_encoder", "caption_dropout"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
-    *("latents", "selection", "transform", "failed_share", "num_workers"),
+    *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "shard", "deterministic_reduce"),
     *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
 }

@@ -42,7 +42,9 @@ def write_frames(video_list: VideoList, out: Path, size: int) -> None:
     lines = []
     for name, video in tqdm(folders.items(), desc="frames", unit="video", leave=False, disable=None):
         (out / FRAMES / name).mkdir(parents=True)
-        blocks = (resize_and_crop(frames, size) for frames in read_blocks(video_list.path(video), BLOCK))
+        blocks = (
+            resize_and_crop(frames, size) for frames in read_blocks(video_list.path(video), BLOCK, video.when_damaged)
+        )
         for number, frame in enumerate(chain.from_iterable(blocks)):
             lines.append(f"{name}/{number:06d}.jpg")
             save_jpeg(frame, out / FRAMES / lines[-1])

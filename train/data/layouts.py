@@ -103,7 +103,7 @@ def find_frame_folders(root: Path) -> FoundVideos:
     Raises:
         ValueError: There are none, `root` holds several splits, or `root` is itself a folder of pictures.
     """
-    found, others = scan_videos(root)
+    found, others, _ = scan_videos(root)
     folders = [path for path in found if path.is_dir()]
     if root in folders:
         raise ValueError(f"{root} holds pictures, so it is a single clip: give the folder that holds the clips")
@@ -127,7 +127,7 @@ def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
         FileNotFoundError: `root` does not exist.
         ValueError: It holds no videos, or those of several splits.
     """
-    videos, others = scan_videos(root)
+    videos, others, unreadable = scan_videos(root)
     if not videos:
         raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
@@ -136,13 +136,14 @@ def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
         warn_of_hidden_classes(root, videos)
     classes = classes and len(folders) > 1
     reject_splits(root, videos, classes)
-    ignored = without_captions(others, videos)
+    ignored = without_captions([path for path in others if path not in unreadable], videos)
+    left_out = [LeftOut(path, "broken", f"cannot be read: {reason}") for path, reason in unreadable.items()]
     if not classes:
-        return FoundVideos([], [(path, 0) for path in videos], ignored=ignored)
+        return FoundVideos([], [(path, 0) for path in videos], left_out, ignored)
     return FoundVideos(
         class_names(folders),
         [(path, folders.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
-        [outside_classes(path) for path in videos if len(parts[path]) < 2],
+        [*left_out, *(outside_classes(path) for path in videos if len(parts[path]) < 2)],
         ignored,
     )
 

@@ -33,6 +33,7 @@ from latte.train.data.video_list import (
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
+from latte.video.damage import WhenDamaged
 from latte.video.inspect import inspect_video
 from latte.video.write import write_video
 
@@ -86,6 +87,7 @@ def prepare_data_set(
     clips: int | None = None,
     split: Path | None = None,
     frame_list: int | None = None,
+    damaged: WhenDamaged = "raise",
 ) -> str:
     """Check the videos of a data set and write a folder that training can read, atomically.
 
@@ -100,6 +102,8 @@ def prepare_data_set(
         clips: Number of videos to draw, for the kind "shapes"; None: DRAWN_BY_DEFAULT.
         split: Take only the videos of this list, for the kind "ucf101".
         frame_list: Also write every frame, this many pixels square; see `write_frames`. Not every kind has it.
+        damaged: "raise" leaves damaged videos out; "take" lists them as such, and training reads them as FFmpeg
+            conceals the damage.
 
     Returns:
         The text of the report. Its first paragraph is a summary.
@@ -118,9 +122,11 @@ def prepare_data_set(
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if frame_list and quick:
         raise ValueError("frame_list decodes every frame: leave out quick")
+    if damaged == "take" and quick:
+        raise ValueError("damage shows only when every frame is decoded: leave out quick, or damaged")
     min_frames = rule.min_frames(kind)
     check_output_folder(out, source)
-    checked = check_videos(kind, source_folder(source), min_frames, quick, split) if source else None
+    checked = check_videos(kind, source_folder(source), min_frames, quick, split, damaged) if source else None
     with replacing_folder(out) as draft:
         checked = checked or check_videos(
             kind, draw_shapes(draft / DRAWN_VIDEOS, clips or DRAWN_BY_DEFAULT, min_frames), min_frames, quick
@@ -175,7 +181,9 @@ def draw_shapes(root: Path, clips: int, frames: int) -> Path:
     return root
 
 
-def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None) -> CheckedVideos:
+def check_videos(
+    kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None, damaged: WhenDamaged = "raise"
+) -> CheckedVideos:
     """Find the videos of a data set and check each one.
 
     Args:
@@ -184,6 +192,7 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
         min_frames: Frames that a video needs.
         quick: Read only headers and first frames.
         split: Take only the videos of this list.
+        damaged: See prepare_data_set.
 
     Raises:
         ValueError: No video can be used, or the name of a class cannot be printed.
@@ -202,7 +211,7 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            checked = check_video(path, root, label, caption, min_frames, quick)
+            checked = check_video(path, root, label, caption, min_frames, quick, damaged)
         if isinstance(checked, LeftOut):
             left_out.append(checked)
             continue
@@ -211,7 +220,9 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
     captions.warn_of_unused()
     if not videos:
         short = sum(video.problem == "short" for video in left_out)
+        worn = sum(video.problem == "damaged" for video in left_out)
         hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
+        hint += f"; {worn} are damaged: --damaged take takes them" if worn else ""
         raise ValueError(
             f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
             f"{left_out[0].reason}{hint}"
@@ -229,19 +240,24 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
             warnings.warn(f"{found[what]:,} {what} found; {kind} was published with {published:,}", stacklevel=2)
 
 
-def check_video(path: Path, root: Path, label: int, caption: str, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
+def check_video(
+    path: Path, root: Path, label: int, caption: str, min_frames: int, quick: bool, damaged: WhenDamaged
+) -> VideoEntry | LeftOut:
     """Decode a video: what is known about it then, or why it cannot be used. Warns if its frames are resampled."""
     try:
         facts = inspect_video(path, quick)
-        if facts.damage:
+        if facts.damage and damaged != "take":
             return LeftOut(path, "damaged", facts.damage)
         if facts.frames < min_frames:
             return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed")
         if facts.resampled:
             size = f"{facts.height} x {facts.width}"
             warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
+        if facts.damage:
+            warnings.warn(f"{path}: it is damaged, and read as FFmpeg conceals that: {facts.damage}", stacklevel=2)
         size = facts.height, facts.width, size_in_bytes(path)
-        return VideoEntry(path.relative_to(root).as_posix(), label, facts.frames, *size, caption)
+        name = path.relative_to(root).as_posix()
+        return VideoEntry(name, label, facts.frames, *size, caption, damaged=bool(facts.damage))
     except (OSError, ValueError) as error:
         return LeftOut(path, "broken", str(error).removeprefix(f"{path} "))
 
@@ -251,12 +267,13 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     video_list, left_out, ignored, remarks = checked
     videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
-    problems = Counter(video.problem for video in left_out)
+    problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
     classes = len(video_list.classes) or "no"
     lines = [
         f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
         f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
+        *([f"{worn:,} damaged videos are used, as FFmpeg conceals the damage"] if worn else []),
         *([f"{len(ignored):,} files ignored for their extension: {count_by_suffix(ignored)}"] if ignored else []),
         *([f"{len(videos) - captions:,} videos have no caption"] if 0 < captions < len(videos) else []),
         *([f"{len(remarks):,} remarks on videos that are used"] if remarks else []),
