@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import PROTOCOLS, Protocol
-from latte.eval.video_folders import content, describe_files, stored_as, video_names
+from latte.eval.video_folders import content, describe_files, refuse_two_ranges, stored_as, video_names
 from latte.sample_record import RECORD, read_digests, read_record
 from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
@@ -282,11 +282,7 @@ def choose_clips(
 
     found = choose_windows(names[:only], protocol, side, seed, lambda name: count_frames(root / name), describe, root)
     chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable)
-    ranges = {codec.partition(" ")[2] for codec in chosen.codecs} & {"[0, 1]", "[-1, 1]"}
-    if len(ranges) > 1:
-        raise ValueError(
-            f"{root} holds arrays in [0, 1] and others in [-1, 1], so black is unclear: save them as uint8"
-        )
+    refuse_two_ranges(root, (codec.partition(" ")[2] for codec in chosen.codecs))
     if protocol.lossless and side == "generated" and (lossy := lossy_codecs(chosen.codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "

@@ -70,7 +70,8 @@ class Reading:
             else:
                 clips = choose_clips(videos, self.protocol, side, self.seed)
         elif isinstance(videos, Iterable):
-            in_memory = isinstance(videos, Tensor | np.ndarray)
+            ragged = isinstance(videos, np.ndarray) and videos.ndim == 1 and videos.dtype == object
+            in_memory = isinstance(videos, Tensor | np.ndarray) and not ragged
             videos = check_array(videos, side) if in_memory else list(videos)
             in_memory = in_memory or not all(isinstance(video, str | Path) for video in videos)
             clips = (choose_array_clips if in_memory else choose_clips)(videos, self.protocol, side, self.seed)

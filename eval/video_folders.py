@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -114,6 +115,23 @@ def stored_as(path: Path) -> tuple[str, str]:
             return kind.lstrip("."), f"{picture.width}x{picture.height}"
     with open_stream(path) as (_, stream):
         return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
+
+
+def check_ranges(source: object, paths: Iterable[Path]) -> None:
+    """Raise ValueError if files of arrays differ in their range of floats, as far as they can be read."""
+    files, ranges = {split_number(path)[0]: path for path in paths}, set()
+    for file, path in files.items():  # the range of a set is that of all its videos
+        if is_array_file(file):
+            with suppress(ValueError, OSError):  # who reads it says what is wrong with it
+                ranges.add(stored_range(path))
+    refuse_two_ranges(source, ranges)
+
+
+def refuse_two_ranges(source: object, ranges: Iterable[str]) -> None:
+    """Raise ValueError if arrays have floats in more than one range, as `stored_range` names them."""
+    if len(found := sorted(set(ranges) - {""})) > 1:
+        some = " and others in ".join(found)
+        raise ValueError(f"{source} holds arrays in {some}, so black is unclear: save them as uint8")
 
 
 def content(path: Path) -> str:

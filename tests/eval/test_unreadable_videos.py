@@ -12,7 +12,7 @@ from fake_detector import DETECTOR, sketch
 from safetensors.torch import save_file
 
 from latte.cli import main
-from latte.eval import flicker
+from latte.eval import flicker, psnr
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import compute_features
 from latte.eval.fidelity import compare_pairs
@@ -147,8 +147,17 @@ def test_given_arrays_of_floats_and_grey():
 def test_ranges_that_differ_within_a_folder_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", SET[0] / 255)
     np.savez(tmp_path / "b.npz", SET[1] / 127.5 - 1)
-    with pytest.raises(ValueError, match=r"holds arrays in \[0, 1\] and others in \[-1, 1\], so black is unclear"):
-        choose_clips(tmp_path, EXACT, "real", 0)
+    says = pytest.raises(ValueError, match=r"holds arrays in \[-1, 1\] and others in \[0, 1\], so black is unclear")
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    pairs = (lambda: psnr(tmp_path, tmp_path), lambda: psnr(files, files), lambda: compare_pairs(tmp_path, tmp_path))
+    for measure in (lambda: choose_clips(tmp_path, EXACT, "real", 0), *pairs, lambda: flicker(tmp_path)):
+        with says:
+            measure()
+    np.savez(tmp_path / "b.npz", SET[1] / 255 * 128)  # in [0, 255]
+    with pytest.raises(ValueError, match=r"in \[0, 1\] and others in \[0, 255\]"):
+        psnr(tmp_path, tmp_path)
+    np.savez(tmp_path / "b.npz", SET[1].astype("i4"))  # of which the range is clear, as of bytes
+    assert psnr(tmp_path, tmp_path) == 100
 
 
 def test_folders_without_videos_say_what_they_hold(tmp_path):
