@@ -57,8 +57,9 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
 
     Args:
         videos: One array of videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), or any number of (f, 3, h, w)
-            or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or floats
-            of which all together show whether they are in [0, 1] or [-1, 1]. All are held in memory.
+            or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or other
+            numbers of one type that show their range, all together: see latte.video.array_layout.value_range. All are
+            held in memory.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.

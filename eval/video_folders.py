@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from latte.files import read_json
+from latte.files import MOST_LIST_BYTES, read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
 from latte.video.formats import PICTURE_SUFFIXES, STREAM_SUFFIXES, video_kind
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
@@ -57,8 +57,11 @@ def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
     """
     path = folder / VIDEO_LIST
     try:
-        values = read_json(path) if path.is_file() else {}
-    except ValueError:
+        values = read_json(path, MOST_LIST_BYTES) if path.is_file() else {}
+    except ValueError as error:
+        with path.open("rb") as file:
+            if LIST_FORMATS.encode() in file.read(4096):
+                raise ValueError(f"{error}: run `latte prepare` again") from error
         return None  # of something else
     if not str(values.get("format")).startswith(LIST_FORMATS):
         return None

@@ -42,12 +42,12 @@ def build_parser() -> Parser:
     parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
-        "model", nargs="?", default="shapes", help="a model, or generated videos: a folder or an .npz (default: shapes)"
+        "model", nargs="?", default="shapes", help="a model, or generated videos as --real takes them (default: shapes)"
     )
     add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
     add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
     add = parser.add_argument_group("distance from real videos").add_argument
-    words = "real videos (a folder, or a file of arrays), statistics of them (.npz, .pkl), or features (.safetensors)"
+    words = "real videos (a folder or a file of arrays), their statistics (.npz, .pkl) or features (.npz, .safetensors)"
     add("--real", type=Path, help=words)
     words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
     add("--protocol", choices=PROTOCOLS, help=words)

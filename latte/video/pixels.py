@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def check_dense(values: Tensor | np.ndarray) -> None:
-    """Raise ValueError for a tensor or an array that does not hold all of its values: masked, sparse, without memory."""
+    """Raise ValueError for a tensor or an array that does not hold all of its values, as a masked or a sparse one."""
     if isinstance(values, np.ndarray):
         if np.ma.is_masked(values):
             raise ValueError("some values are masked: fill them first, as numpy.ma.filled does")

@@ -79,7 +79,12 @@ def test_arrays_that_are_no_videos_are_named(say):
 
 def test_features_in_any_layout_are_taken():
     features = np.random.default_rng(0).normal(size=(9, 5)).astype("f4")
-    for stored in (features[::-1].copy()[::-1], features.astype(">f4"), read_only(features), np.asfortranarray(features)):
+    for stored in (
+        features[::-1].copy()[::-1],
+        features.astype(">f4"),
+        read_only(features),
+        np.asfortranarray(features),
+    ):
         assert fid(features, stored).value == pytest.approx(0, abs=1e-4)
     for bad in (np.ma.masked_less(features, 0), features.astype(object), features.astype(np.longdouble)):
         with pytest.raises(ValueError, match=r"the generated features: (some values are masked|the values are \w+)"):
