@@ -35,6 +35,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     return values
 
 
+def holds_set(folder: Path) -> bool:
+    """Whether a folder has the record of a set, rather than none or another file of that name."""
+    return (folder / RECORD).is_file() and "count" in read_whole(folder)
+
+
 def keeps_digests(folder: Path) -> bool:
     """Whether a set has digests at all; those of earlier versions have none."""
     return DIGESTS in read_whole(folder)
@@ -42,7 +47,7 @@ def keeps_digests(folder: Path) -> bool:
 
 def read_digests(folder: Path) -> dict[str, str]:
     """The sha256 of the files of a set by name, as far as they are recorded; of any other folder, none."""
-    kept = read_whole(folder).get(DIGESTS) if (folder / RECORD).is_file() else {}
+    kept = read_whole(folder).get(DIGESTS) if holds_set(folder) else {}
     digests = dict(kept) if isinstance(kept, dict) else {}
     if (folder / NEW_DIGESTS).is_file():
         lines = (folder / NEW_DIGESTS).read_text(errors="replace").splitlines()
