@@ -189,8 +189,7 @@ def sample_many(
     check_count("batch_size", settings["batch_size"], MOST_AT_ONCE)
     if labels is not None and not labels:
         raise ValueError("labels is empty: name at least one class or prompt")
-    record = set_record(pipe, labels, settings, about or {}, fps)
-    check_record(record)
+    record = check_record(set_record(pipe, labels, settings, about or {}, fps))
     samples = SampleSet(Path(folder), count, settings["batch_size"], record)
     samples.check_folder(write=False)
     options = {**settings, "output_type": "uint8", "progress": False}

@@ -21,11 +21,12 @@ def read_whole(folder: Path) -> dict[str, Any]:
     return read_json(folder / RECORD, MOST_RECORD_BYTES)
 
 
-def check_record(values: dict[str, Any]) -> None:
-    """Raise ValueError if what a set depends on is more than is read again, which only its prompts can be."""
+def check_record(values: dict[str, Any]) -> dict[str, Any]:
+    """What a set depends on. Raises ValueError if it is more than is read again, which only prompts can make it."""
     if (size := len(json.dumps(values, indent=2))) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES} are kept in {RECORD}"
         raise ValueError(f"the prompts and settings take {size} bytes; {most}: make several sets of fewer prompts")
+    return values
 
 
 def read_record(folder: Path) -> dict[str, Any]:
