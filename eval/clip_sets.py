@@ -18,8 +18,15 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import PROTOCOLS, Protocol
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
-from latte.eval.video_folders import content, describe_files, stored_as, taken_though_damaged, video_names
-from latte.sample_record import RECORD, read_digests, read_record
+from latte.eval.video_folders import (
+    content,
+    describe_files,
+    refuse_two_ranges,
+    stored_as,
+    taken_though_damaged,
+    video_names,
+)
+from latte.sample_record import holds_set, read_digests, read_record
 from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
 
@@ -99,7 +106,6 @@ class ClipSet:
     @property
     def about(self) -> dict:
         """A description for the result; for videos of `latte sample --n` also the record of how they were made."""
-        made = self.root / RECORD
         return {
             "folder": str(self.root),
             "videos": self.looked_at,
@@ -115,7 +121,7 @@ class ClipSet:
             "codecs": self.codecs,
             "sizes": self.sizes,
             "fingerprint": self.fingerprint,
-            **({"made_by": read_record(self.root)} if made.is_file() else {}),
+            **({"made_by": read_record(self.root)} if holds_set(self.root) else {}),
         }
 
     def read(self, clip: ClipWindow) -> Tensor:
@@ -222,17 +228,18 @@ def choose_windows(
     check_unreadable(unreadable, len(clips) + len(short) + len(unreadable), source)
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
-        advice = f", the longest of {longest} frames: {fitting(longest, side)}" if longest else ""
+        advice = f", the longest of {longest} frames: {fitting(longest, side, stride)}" if longest else ""
         raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at{advice}")
     return Chosen(tuple(clips), tuple(short), unreadable)
 
 
-def fitting(frames: int, side: str) -> str:
-    """Advice on protocols for videos of so many frames."""
+def fitting(frames: int, side: str, stride: int) -> str:
+    """Advice on protocols, or on shorter clips of this stride, for videos of so many frames."""
     known = [name for name, protocol in PROTOCOLS.items() if frames >= protocol.frames * protocol.stride(side)]
     if known:
         return f"{frames} frames are enough for protocol {' or '.join(known)}"
-    return f"take clips of {frames} frames or fewer (--frames, or latte.eval.protocol.adjusted)"
+    most = max(1, frames // stride)
+    return f"take shorter clips (frames={most}, or --frames {most})"
 
 
 def choose_clips(
@@ -274,11 +281,7 @@ def choose_clips(
     frames_of = lambda name: count_frames(root / name, "take" if root / name in worn else "raise")
     found = choose_windows(names[:only], protocol, side, seed, frames_of, describe, root)
     chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable, worn)
-    ranges = {codec.partition(" ")[2] for codec in chosen.codecs} & {"[0, 1]", "[-1, 1]"}
-    if len(ranges) > 1:
-        raise ValueError(
-            f"{root} holds arrays in [0, 1] and others in [-1, 1], so black is unclear: save them as uint8"
-        )
+    refuse_two_ranges(root, (codec.partition(" ")[2] for codec in chosen.codecs))
     if protocol.lossless and side == "generated" and (lossy := lossy_codecs(chosen.codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "

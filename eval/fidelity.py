@@ -1,5 +1,6 @@
 """Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,7 +164,9 @@ def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> fl
 def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
     """`ssim` of uint8 (b, f, 3, h, w)."""
     require_torchmetrics("SSIM")
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    with warnings.catch_warnings():  # torchvision, which torchmetrics imports, misses a library that nothing here needs
+        warnings.filterwarnings("ignore", "Failed to load image Python extension")
+        from torchmetrics.functional.image import structural_similarity_index_measure
 
     expect_videos(videos, reference)
     if min(videos.shape[-2:]) < 11:

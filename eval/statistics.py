@@ -15,6 +15,7 @@ from torch import Tensor
 from latte.eval.frechet import Moments
 from latte.eval.tensor_files import holds_video_tensors
 from latte.video.array_files import ARRAY_SUFFIXES, find_videos
+from latte.video.pixels import as_tensor
 from latte.weights.arrays import read_array_pickle, read_arrays
 from latte.weights.pickles import Foreign
 from latte.weights.tensors import CheckpointError, digest, read_tensors
@@ -170,7 +171,10 @@ def as_features(values: Tensor | np.ndarray | None, name: str | Path) -> Tensor:
     """Features (n, d) as a tensor on the CPU. Raises CheckpointError if they are something else."""
     if values is None:
         raise CheckpointError(f"{name} holds no array called features")
-    values = torch.as_tensor(values).detach().cpu()
+    try:
+        values = as_tensor(values).detach().cpu()
+    except ValueError as error:
+        raise CheckpointError(f"{name}: {error}") from error
     if values.ndim != 2 or not values.is_floating_point() or not values.isfinite().all():
         kind = str(values.dtype).removeprefix("torch.")
         raise CheckpointError(f"{name}: expected finite features (n, d), not {kind} {tuple(values.shape)}")

@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import read_json
+from latte.files import MOST_LIST_BYTES, read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
@@ -64,8 +65,11 @@ def prepared_list(folder: Path) -> PreparedList | None:
     """
     path = folder / VIDEO_LIST
     try:
-        values = read_json(path) if path.is_file() else {}
-    except ValueError:
+        values = read_json(path, MOST_LIST_BYTES) if path.is_file() else {}
+    except ValueError as error:
+        with path.open("rb") as file:
+            if LIST_FORMATS.encode() in file.read(4096):
+                raise ValueError(f"{error}: run `latte prepare` again") from error
         return None  # of something else
     if not str(values.get("format")).startswith(LIST_FORMATS):
         return None
@@ -124,6 +128,23 @@ def stored_as(path: Path) -> tuple[str, str]:
         return f"{kind.removeprefix('.')} {stored_range(path)}".rstrip(), f"{width}x{height}"
     facts = inspect_video(path, quick=True)
     return facts.codec, f"{facts.width}x{facts.height}"
+
+
+def check_ranges(source: object, paths: Iterable[Path]) -> None:
+    """Raise ValueError if files of arrays differ in their range of floats, as far as they can be read."""
+    files, ranges = {split_number(path)[0]: path for path in paths}, set()
+    for file, path in files.items():  # the range of a set is that of all its videos
+        if is_array_file(file):
+            with suppress(ValueError, OSError):  # who reads it says what is wrong with it
+                ranges.add(stored_range(path))
+    refuse_two_ranges(source, ranges)
+
+
+def refuse_two_ranges(source: object, ranges: Iterable[str]) -> None:
+    """Raise ValueError if arrays have floats in more than one range, as `stored_range` names them."""
+    if len(found := sorted(set(ranges) - {""})) > 1:
+        some = " and others in ".join(found)
+        raise ValueError(f"{source} holds arrays in {some}, so black is unclear: save them as uint8")
 
 
 def content(path: Path) -> str:

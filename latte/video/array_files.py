@@ -57,13 +57,13 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def stored_range(path: Path) -> str:
-    """The range of a video's values if they are not those of bytes, such as "[-1, 1]"; else nothing."""
+    """The range of a video's values if they are floats, such as "[-1, 1]"; else nothing. Raises as read_array."""
     file, number = split_number(path)
     headers = find_videos(file)
-    if all(header.dtype == np.uint8 for header in headers):
+    if all(header.dtype.kind != "f" for header in headers):
         return ""
     low, high = (load_all if number is None else open_set)(file, headers).black_white
-    return "" if high == 255 else f"[{low:g}, {high:g}]"
+    return f"[{low:g}, {high:g}]"
 
 
 def array_shape(path: Path) -> tuple[int, int, int]:

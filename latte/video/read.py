@@ -131,8 +131,8 @@ def read_video(
 
     Args:
         path: A file with one of READABLE_SUFFIXES, or a folder of numbered pictures. Of the arrays in an npz, `video`
-            is read, or the only one that is a video. It is in RGB or grey, with the channels first or last. Bytes are
-            in [0, 255]; floats in [0, 1] or, if some are below -0.25, in [-1, 1].
+            is read, or the only one that is a video. It is in RGB or grey, with the channels first or last. Integers
+            are in [0, 255]; floats in [0, 1], in [-1, 1] if some are below -0.25, or in [0, 255] if some exceed 127.
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
         damaged: What to do if FFmpeg reports errors in the frames that it decodes, or if the file is shorter than its
             header says: "raise" refuses the video; "take" returns what FFmpeg makes of it.

@@ -12,13 +12,14 @@ from fake_detector import DETECTOR, sketch
 from safetensors.torch import save_file
 
 from latte.cli import main
-from latte.eval import flicker, psnr, ssim
+from latte.eval import flicker, psnr, shapes_distance, ssim
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import compute_features
 from latte.eval.fidelity import compare_pairs
 from latte.eval.inputs import Reading
 from latte.eval.protocol import PROTOCOLS, adjusted, choose_protocol
 from latte.eval.video_comparison import compare_videos
+from latte.eval.video_folders import videos_of
 from latte.shapes.draw import make_clip
 from latte.video import read_video, write_video
 
@@ -187,8 +188,17 @@ def test_given_arrays_of_floats_and_grey():
 def test_ranges_that_differ_within_a_folder_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", SET[0] / 255)
     np.savez(tmp_path / "b.npz", SET[1] / 127.5 - 1)
-    with pytest.raises(ValueError, match=r"holds arrays in \[0, 1\] and others in \[-1, 1\], so black is unclear"):
-        choose_clips(tmp_path, EXACT, "real", 0)
+    says = pytest.raises(ValueError, match=r"holds arrays in \[-1, 1\] and others in \[0, 1\], so black is unclear")
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    pairs = (lambda: psnr(tmp_path, tmp_path), lambda: psnr(files, files), lambda: compare_pairs(tmp_path, tmp_path))
+    for measure in (lambda: choose_clips(tmp_path, EXACT, "real", 0), *pairs, lambda: flicker(tmp_path)):
+        with says:
+            measure()
+    np.savez(tmp_path / "b.npz", SET[1] / 255 * 128)  # in [0, 255]
+    with pytest.raises(ValueError, match=r"in \[0, 1\] and others in \[0, 255\]"):
+        psnr(tmp_path, tmp_path)
+    np.savez(tmp_path / "b.npz", SET[1].astype("i4"))  # of which the range is clear, as of bytes
+    assert psnr(tmp_path, tmp_path) == 100
 
 
 def test_folders_without_videos_say_what_they_hold(tmp_path):
@@ -248,7 +258,7 @@ def test_clips_of_fewer_frames_and_protocols_that_fit(folder, capsys):
     for i, video in enumerate(SET):
         np.savez(folder / f"{i}.npz", video[:5])
     assert main(["eval", str(folder), "--real", str(folder)]) == 2
-    assert "take clips of 5 frames or fewer (--frames," in capsys.readouterr().err
+    assert "take shorter clips (frames=5, or --frames 5)" in capsys.readouterr().err
     assert main(["eval", str(folder), "--real", str(folder), "--frames", "5"]) == 0
     said = capsys.readouterr().out
     assert "frames 5, where exact has 16: compare only with results of the same" in said and "exact, frames 5" in said
@@ -264,3 +274,25 @@ def test_samples_that_changed_are_left_out(tmp_path):
     assert len(found.clips) == 2 and found.about["made_by"] == {"count": 3}
     assert torch.equal(sketch(list(found.stream(found.clips)))[0], sketch([found.read(found.clips[0])])[0])
     assert read_video(tmp_path / "000001.mkv")[0].shape[0] == 18
+    (tmp_path / "samples.json").write_text(json.dumps({"files": files}))  # another program's
+    found = choose_clips(tmp_path, EXACT, "generated", 0)
+    assert len(found.clips) == 3 and "made_by" not in found.about
+
+
+def test_a_list_that_was_cut_is_not_passed_over(tmp_path):
+    write_video(SET[0], tmp_path / "0.mkv")
+    (tmp_path / "index.json").write_text('{"format": "latte-videos-3", "videos": [')
+    with pytest.raises(ValueError, match=r"index\.json is not valid JSON: .*: run `latte prepare` again"):
+        videos_of(tmp_path)
+    (tmp_path / "index.json").write_text("[]")
+    assert videos_of(tmp_path) == [tmp_path / "0.mkv"]
+
+
+def test_clips_of_one_frame_have_no_flicker():
+    assert shapes_distance(SET, SET, frames=1).flicker is None and compare(SET, SET).flicker is not None
+    with pytest.raises(ValueError, match=r"frames is 4\.5; it must be a whole number"):
+        shapes_distance(SET, SET, frames=4.5)
+    with pytest.raises(ValueError, match=r"take shorter clips \(frames=5, or --frames 5\)"):
+        compare(SET[:, :15], SET, adjusted("exact", frames=20, real_stride=3))
+    found = adjusted("exact", frames=np.int64(4))
+    assert type(found.frames) is int and found.frames == 4
