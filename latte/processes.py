@@ -4,8 +4,8 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
@@ -102,6 +102,20 @@ class Ranks:
             dist.all_gather_object(values, value)
         if different := [rank for rank in range(self.size) if values[rank] != values[0]]:
             raise ValueError(f"process {different[0]} has different {what} from process 0; give all processes the same")
+
+    @contextmanager
+    def first_inside(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+        """Enter a context, such as a lock, in process 0 alone. If it cannot be entered, all processes fail."""
+        with ExitStack() as stack:
+            refused = None
+            try:
+                if self.first:
+                    stack.enter_context(context())
+            except (OSError, ValueError) as error:
+                refused = error
+            if refused := self.broadcast(refused):
+                raise refused
+            yield
 
     def broadcast(self, value: T) -> T:
         """Return process 0's value in every process. What the others pass is ignored."""

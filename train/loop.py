@@ -102,7 +102,11 @@ def train(
     if not resume and checkpoint.list_checkpoints(folder):
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with processes(device) as ranks, alone_in(folder, ranks), ignore_signal(signal.SIGUSR1):  # nothing to save yet
+    with (
+        processes(device) as ranks,
+        ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
+        ignore_signal(signal.SIGUSR1),  # nothing to save yet
+    ):
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         if ranks.first:
@@ -118,21 +122,6 @@ def train(
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()
-
-
-@contextmanager
-def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other runs out of a run folder. The first process holds the lock; if it cannot, all processes fail."""
-    with ExitStack() as stack:
-        refused = None
-        try:
-            if ranks.first:
-                stack.enter_context(exclusive(folder))
-        except (OSError, ValueError) as error:
-            refused = error
-        if refused := ranks.broadcast(refused):
-            raise refused
-        yield
 
 
 @contextmanager

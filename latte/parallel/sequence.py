@@ -1,7 +1,7 @@
 """Dynamic sequence parallelism (Zhao et al. 2024, arXiv 2403.10266), attached to a denoiser from outside.
 
-Each process holds some of the frames. Only temporal attention needs all of them: for it, one all-to-all exchanges frames
-for patches, and another one exchanges them back. Patches include the tokens in front of them, if there are any.
+Each process holds some of the frames. Only temporal attention needs all of them: for it, one all-to-all exchanges
+frames for patches, and another one exchanges them back. Patches include the tokens in front of them, if there are any.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,11 +1,10 @@
-"""One axis of a tensor, split over some processes: each holds a contiguous part, and the parts differ by one at most."""
+"""One axis of a tensor, split over some processes into contiguous parts whose lengths differ by one at most."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed._functional_collectives as collectives
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -60,7 +59,7 @@ class Split:
         kept = outgoing[self.rank]
         sent = torch.cat([part.flatten() for part in x.split(outgoing, 2)])
         sizes = [n * b * kept * d for n in incoming], [n * b * mine * d for n in outgoing]
-        received = collectives.wait_tensor(collectives.all_to_all_single_autograd(sent, *sizes, self.group))
+        received = AllToAll.apply(sent, *sizes, self.group)
         return received.view(length, b, kept, d).movedim(0, axis)
 
     def gather(self, x: Tensor, axis: int, length: int) -> Tensor:
@@ -77,6 +76,21 @@ class Split:
         return x if self.size == 1 else Gather.apply(x, self, axis, length)
 
 
+class AllToAll(torch.autograd.Function):
+    """dist.all_to_all_single, of which autograd knows nothing, with the exchange backwards as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, incoming: list[int], outgoing: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.backwards = outgoing, incoming, group
+        received = x.new_empty(sum(incoming))
+        dist.all_to_all_single(received, x, incoming, outgoing, group)
+        return received
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return AllToAll.apply(gradient.contiguous(), *ctx.backwards), None, None, None
+
+
 class Gather(torch.autograd.Function):
     """See Split.gather."""
 
@@ -85,9 +99,9 @@ class Gather(torch.autograd.Function):
         ctx.split, ctx.axis, parts = split, axis, split.parts(length)
         x = x.movedim(axis, 0)
         padded = torch.cat([x, x.new_zeros(parts[0] - len(x), *x.shape[1:])])  # all-gather takes equal parts
-        whole = collectives.wait_tensor(collectives.all_gather_tensor(padded.contiguous(), 0, split.group))
-        if parts[0] != parts[-1]:
-            whole = torch.cat([rows[:n] for rows, n in zip(whole.chunk(split.size), parts)])
+        pieces = [torch.empty_like(padded) for _ in parts]
+        dist.all_gather(pieces, padded, split.group)
+        whole = torch.cat([piece[:n] for piece, n in zip(pieces, parts)])
         return whole.movedim(0, axis)
 
     @staticmethod

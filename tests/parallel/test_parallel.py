@@ -1,27 +1,20 @@
-"""Processes that share a video compute what one process computes. All checks of a number of processes run in one fork."""
+"""Processes that share a video compute what one computes. All checks of a number of processes run in one fork."""
 
-import copy
 import os
-import warnings
 from functools import cache
 
 import pytest
 import torch
-from awake_models import VAE, awake, awake_pipeline
+from awake_models import awake
 from forks import together
-from torch.distributed.device_mesh import init_device_mesh
 
 from latte.models.denoiser import Denoiser
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.parallel import parallel, sampling_mesh
-from latte.parallel import split as exchange
-from latte.parallel.communication import decoding_transfer, evaluation_transfers, gradient_transfers, switches
-from latte.parallel.layout import Layout, training_meshes
-from latte.parallel.sequence import attach, temporal_runs
+from latte.parallel.layout import Layout
+from latte.parallel.sequence import attach
 from latte.parallel.split import Split
-from latte.parallel.vae_frames import parallel_decoding
 from latte.processes import processes
 
 CPU = torch.device("cpu")
