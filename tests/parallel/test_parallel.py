@@ -1,20 +1,25 @@
 """Processes that share a video compute what one computes. All checks of a number of processes run in one fork."""
 
 import os
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from awake_models import awake
+from awake_models import VAE, awake, awake_pipeline
 from forks import together
 
+from latte import LattePipeline
 from latte.models.denoiser import Denoiser
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.parallel import parallel, sampling_mesh
+from latte.parallel.communication import decoding_transfer, evaluation_transfers, gradient_transfers, switches
 from latte.parallel.layout import Layout
-from latte.parallel.sequence import attach
+from latte.parallel.sequence import attach, temporal_runs
 from latte.parallel.split import Split
+from latte.parallel.vae_frames import parallel_decoding
 from latte.processes import processes
 
 CPU = torch.device("cpu")
@@ -96,6 +101,102 @@ def check_training(name: str, split: Split) -> None:
         assert close(found, alone, 1e-10), name
 
 
+def sent_bytes(call) -> dict[str, int]:
+    """Over all collectives of a call, of each kind, what the busiest process of each sends to others."""
+    sent: dict[str, list[int]] = {"all_to_all_single": [], "all_gather": []}
+
+    def count(name, original):
+        def counted(out, x, *rest):
+            gathers = name == "all_gather"
+            copies = len(out) - 1 if gathers else 1
+            kept = 0 if gathers else rest[1][torch.distributed.get_rank(rest[2])] * x.itemsize
+            sent[name].append(x.nbytes * copies - kept)
+            return original(out, x, *rest)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in sent:
+            patch.setattr(torch.distributed, name, count(name, getattr(torch.distributed, name)))
+        call()
+    found = {name: torch.tensor(values, dtype=torch.long) for name, values in sent.items()}
+    for largest in found.values():
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return {name: int(largest.sum()) for name, largest in found.items()}
+
+
+@torch.no_grad()
+def check_bytes(name: str, mesh, latents: torch.Tensor) -> None:
+    """What is sent in an evaluation and in decoding is what the formulas say."""
+    model, given, prefix = network(name), inputs(name, 2), 2 if name == "tokens" else 0
+    with parallel(mesh, model):
+        model(*given)  # the first call also compares the input
+        sent = sent_bytes(lambda: model(*given))
+    transfers = evaluation_transfers(model, tuple(given[0].shape), *mesh.shape, 8, prefix)
+    told = lambda start: sum(each.total for each in transfers if each.name.startswith(start))
+    assert (told("all-to-all"), told("all-gather")) == tuple(sent.values()), name
+    vae = plain_vae()
+    with parallel_decoding(vae, Split(mesh.get_rank(), mesh.size(), torch.distributed.group.WORLD)):
+        sent = sent_bytes(lambda: vae.decode(latents))
+    assert sent["all_gather"] == decoding_transfer(vae.config, tuple(latents.shape), mesh.size()).total
+
+
+@cache
+def plain_vae() -> VideoVAE:
+    return VideoVAE(awake(AutoencoderKL(VAE)))
+
+
+@cache
+def temporal_vae() -> VideoVAE:
+    wide = replace(VAE, block_out_channels=(32,), norm_num_groups=32, temporal_decoder=True)
+    return VideoVAE(awake(AutoencoderKL(wide)))
+
+
+LATENTS = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(5))
+CALL = dict(class_labels=[0, 1, 1], num_inference_steps=4, guidance_scale=2.0, guidance_interval=(400, 1000))
+CALL |= dict(seed=1, batch_size=2, progress=False, num_frames=6, height=32, width=32, output_type="pt")
+
+
+@cache
+def pipeline() -> LattePipeline:
+    pipe = awake_pipeline(2)
+    pipe.enable_pyramid_attention_broadcast(spatial_attn_skip_range=2, temporal_attn_skip_range=3)
+    return pipe
+
+
+@cache
+def expected_pixels() -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [pipeline()(**CALL).frames, *(vae.decode(LATENTS) for vae in (plain_vae(), temporal_vae()))]
+
+
+@torch.no_grad()
+def check_pixels(mesh, everyone: Split) -> None:
+    """A call with guidance in some steps and cached attention; decoding, with fewer frames than processes too."""
+    made, decoded, in_time = expected_pixels()
+    pipe = pipeline()
+    with parallel(mesh, pipe.transformer, pipe.vae):
+        assert float((pipe(**CALL).frames - made).abs().max()) < 1e-4
+    for vae, alone in ((plain_vae(), decoded), (temporal_vae(), in_time)):
+        with parallel_decoding(vae, everyone):
+            for given, pixels in ((LATENTS, alone), (LATENTS[:1], alone[:1]), (LATENTS[:1, :1], alone[:1, :1])):
+                if vae.config.temporal_decoder and given.shape[1] < LATENTS.shape[1]:
+                    continue  # its frames depend on each other
+                assert close(vae.decode(given), pixels, 1e-5)
+            with pytest.raises(ValueError, match="not finite"):
+                vae.decode(LATENTS / 0)
+
+
+@torch.no_grad()
+def check_refusals(mesh) -> None:
+    model, (x, t, y) = network("interleaved"), inputs("interleaved", 2)
+    with parallel(mesh, model), pytest.raises(ValueError, match="process 1 has different noise, classes or prompts"):
+        model(x + torch.distributed.get_rank(), t, y)
+    if mesh.shape[1] > 1:
+        with parallel(mesh, model), pytest.raises(ValueError, match="2 processes cannot share the 1 frames of a video"):
+            model(x[:, :1], t, y)
+
+
 NAMES = {4: [*OPTIONS, "text"], 2: ["interleaved", "text"]}
 
 
@@ -110,11 +211,39 @@ def work() -> None:
             check_training(name, everyone)
         check_output("interleaved", mesh, batch=1)
         check_output("text", mesh, batch=2, temporal=False)
+        check_pixels(mesh, everyone)
+        check_refusals(mesh)
+        for name in ("late fusion", "tokens", "text"):
+            check_bytes(name, mesh, LATENTS)
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_compute_what_one_computes(size, tmp_path):
     for name in NAMES[size]:
         expected(name, 2), expected_training(name)
-    expected("interleaved", 1)
+    expected("interleaved", 1), expected_pixels()
     together(size, work, tmp_path / "log")
+
+
+def test_runs_of_temporal_blocks_are_not_interrupted():
+    assert temporal_runs(["s", "t"] * 3) == temporal_runs(["st", "|", "t"]) == temporal_runs([]) == []
+    assert temporal_runs(["s", "t", "t", "s", "t", "t", "t"]) == [range(1, 3), range(4, 7)]
+    assert [switches(network(name)) for name in ("interleaved", "late fusion", "both in a block")] == [2, 2, 4]
+
+
+def test_parts_are_contiguous_and_differ_by_one_at_most():
+    assert Split(size=4).parts(10) == [3, 3, 2, 2] and Split(size=4).parts(2) == [1, 1, 0, 0]
+    assert [list(range(10))[Split(rank, 4).own(10)] for rank in range(4)] == [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
+
+
+def test_gradients_of_a_training_step_in_bytes():
+    """Ring algorithms, of 100 values in float32: 2 (n - 1) / n of the data for an all-reduce, (n - 1) / n otherwise."""
+    told = lambda *how: {each.name.split()[0]: each.total for each in gradient_transfers(100, *how)}
+    assert told(4) == {"all-reduce": 600} and told(1) == {}
+    assert told(4, 4) == {"all-gather": 600, "reduce-scatter": 300}
+    assert told(8, 4, 2) == {"all-gather": 1200, "reduce-scatter": 300, "all-reduce": 100}
+
+
+def test_without_torchrun_there_is_nothing_to_share():
+    with pytest.raises(ValueError, match="start them with torchrun"):
+        sampling_mesh("cpu", True)
