@@ -169,10 +169,10 @@ def pyramid_attention_broadcast(
     finally:
         tick.remove()
         state.reset()
-        for module, name, function in before:
+        for module, name, earlier in before:
             delattr(module, name)
-            if function is not None:
-                setattr(module, name, function)
+            if earlier is not None:
+                setattr(module, name, earlier)
 
 
 def as_number(t: float | Tensor) -> float:
