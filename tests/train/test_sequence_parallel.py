@@ -46,13 +46,15 @@ def train_all(make, meshes, folder):
     Run.step = checked_step
     with processes(torch.device("cpu")):
         for name, words in meshes.items():
+            if name == "2x2-hsdp":  # goes on from a step on another mesh
+                run(make("steps=1", "sequence_parallel=4"), folder / name)
             run(make(*words), folder / name)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(2, "t2v"), (4, "latte")])
 def test_groups_that_share_clips_learn_what_one_process_learns(size, kind, vae, tmp_path):
     images = ["num_images=1", "gradient_checkpointing=true"] if size == 4 else []
-    words = ["steps=2", "warmup=1", "clips=4", "micro_batch_size=1", *images]
+    words = ["steps=2", "warmup=1", "schedule=constant", "clips=4", "micro_batch_size=1", *images]
     make = partial(small if kind == "latte" else small_t2v, vae, *words)
     run(make(), tmp_path / "alone")
     together(size, lambda: train_all(make, MESHES[size], tmp_path), tmp_path / "log")
