@@ -6,7 +6,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -103,6 +103,13 @@ class Ranks:
             dist.all_gather_object(values, value)
         if different := [rank for rank in range(self.size) if values[rank] != values[0]]:
             raise ValueError(f"process {different[0]} has different {what} from process 0; give all processes the same")
+
+    @contextmanager
+    def first_inside(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+        """Enter a context, such as a lock, in process 0 alone. If it cannot be entered, all processes fail."""
+        with ExitStack() as stack:
+            self.first_only(lambda: bool(stack.enter_context(context())))
+            yield
 
     def broadcast(self, value: T) -> T:
         """Return process 0's value in every process. What the others pass is ignored."""

@@ -77,6 +77,8 @@ class TrainConfig:
     num_workers: ClassVar[int] = 0
     compile: ClassVar[bool] = False
     shard: ClassVar[bool] = False
+    shard_group: ClassVar[int] = 0
+    sequence_parallel: ClassVar[int] = 1
     eval_every: ClassVar[int] = 0
 
     derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
@@ -190,6 +192,10 @@ class LatentTrainConfig(VideoTrainConfig):
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile, which rounds differently
     shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
+    # how many processes split one copy of the weights, of which there are then several (HSDP); 0: all of them
+    shard_group: int = setting(0, least=0, resumable=True, unused_with=("shard", False))
+    # how many processes share each clip, by its frames; they do not count as further clips
+    sequence_parallel: int = setting(1, least=1, resumable=True)
     sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
@@ -205,6 +211,10 @@ class LatentTrainConfig(VideoTrainConfig):
         require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
         unused = self.num_workers and self.latents != "step"
         require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
+        shared, frames = self.sequence_parallel, self.num_frames
+        require(shared <= frames, f"sequence_parallel is {shared}; a clip has only {frames} frames to share")
+        exact = self.deterministic_reduce and shared > 1
+        require(not exact, "deterministic_reduce needs sequence_parallel=1: rounding depends on how clips are shared")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,11 @@ def train(
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
     device = torch.device(device)
-    with processes(device) as ranks, alone_in(folder, ranks), ignore_signal(signal.SIGUSR1):  # nothing to save yet
+    with (
+        processes(device) as ranks,
+        ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
+        ignore_signal(signal.SIGUSR1),  # nothing to save yet
+    ):
         if ranks.first_only(lambda: not resume and bool(checkpoint.list_checkpoints(folder))):
             raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
         run = Run(config, folder, clips, device, ranks, asked)
@@ -113,14 +117,6 @@ def train(
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()
-
-
-@contextmanager
-def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other runs out of a run folder. The first process holds the lock; if it cannot, all processes fail."""
-    with ExitStack() as stack:
-        ranks.first_only(lambda: stack.enter_context(exclusive(folder)))
-        yield
 
 
 def write_beginning(run: Run, first: int) -> None:

@@ -71,6 +71,7 @@ class Run:
         asked: Collection[str] = (),
     ):
         self.config, self.folder, self.device, self.ranks, self.asked = config, folder, device, ranks, asked
+        meshes = parallel.arrange(config, ranks, device)
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
         ranks.agree("data", clips.former_fingerprint)
@@ -81,8 +82,10 @@ class Run:
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
-        for network in (self.network, self.ema) if config.shard else ():
-            parallel.shard(network, ranks, device)
+        for network in (self.network, self.ema) if meshes and config.shard else ():
+            parallel.shard(network, meshes[1])
+        if meshes and config.sequence_parallel > 1:
+            parallel.share_clips(self.network, meshes[0])
         keep_in_float32(self.network)
         if config.compile:
             self.network.compile()
@@ -91,7 +94,8 @@ class Run:
         )
         replicated = FixedPointGradients if config.deterministic_reduce else ReplicatedGradients
         gradients = ShardedGradients if config.shard else replicated
-        self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks)
+        groups = ranks.size // config.sequence_parallel
+        self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks, groups)
         self.history = StepHistory(scale=first_scale(config.precision))
         self.changes: list[dict[str, Any]] = []  # of the settings, while the run was resumed
         self.failed_saves = 0  # in a row
