@@ -1,5 +1,6 @@
 """The diffusion: closed forms, and what must not change."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -186,6 +187,8 @@ def test_respacing_keeps_noise_levels():
     full, short = linear_schedule(), respace(linear_schedule(), "10,15,20")
     torch.testing.assert_close(short.alphas_cumprod, full.alphas_cumprod[short.timesteps])
     assert spaced_timesteps("ddim50").tolist() == list(range(0, 1000, 20))
+    assert spaced_timesteps("ddim1").tolist() == [0] and spaced_timesteps("ddim1000").tolist() == list(range(1000))
+    assert respace(full, [0.1, 998.3]).timesteps.tolist() == [0.1, 998.3]  # in float64
 
 
 @pytest.mark.parametrize("spacing", ["", "0", "-5", "ddim", "ddim51", "1001", "10,,3", "fast", "ddim5,5"])
@@ -201,3 +204,6 @@ def test_random_numbers_belong_to_their_place():
     assert len(drawn.unique(dim=0)) == len(places)
     with pytest.raises(ValueError, match="seed"):
         generator(-1)
+    for seed, path in ((0, ()), (3, (1, 2)), (2**70, (0,))):  # all 64 bits count
+        drawn = np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)
+        assert generator(seed, *path).initial_seed() % 2**64 == int(drawn[0])

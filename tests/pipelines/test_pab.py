@@ -130,6 +130,7 @@ def test_schedules_of_fifty_steps():
     assert inside[2] == list(range(780, 100, -40))
     assert inside[3] == list(range(740, 100, -60))
     assert inside[5] == list(range(780, 100, -100))
+    assert computed(Broadcast(1)) == list(DDIM_50)
 
 
 def test_schedule_of_mlps():

@@ -154,6 +154,7 @@ def test_classes_by_name_or_number(pipe):
         ({"num_frames": 10**20}, "num_frames is 1000"),
         ({"num_videos": 10**9}, "num_videos is 1000000000"),
         ({"seed": -1}, "seed is -1"),
+        ({"first": -1}, "first is -1"),
     ],
 )
 def test_wrong_calls_are_rejected(pipe, options, words):
