@@ -175,9 +175,12 @@ def test_t5_in_half_precision_keeps_its_last_projection_in_float32(encoder, text
     assert out.dtype == torch.float16 and relative_error(out[keep].float(), text.outputs["out"][keep]) < 1e-2
 
 
-def test_a_configuration_of_absurd_depth_is_refused():
+def test_configurations_of_absurd_size_are_refused():
     with pytest.raises(ValueError, match="num_layers is 1000000; it must be in 1 to 500"):
         T5Config(num_layers=1_000_000)
+    assert LatteT2VConfig(video_length=16, sample_size=2048).video_length == 16
+    with pytest.raises(ValueError, match="make 67174416 values, which are too many"):
+        LatteT2VConfig(video_length=16, sample_size=2049, patch_size=1)
 
 
 def test_a_tied_embedding_must_be_tied():
