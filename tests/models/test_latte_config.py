@@ -17,6 +17,12 @@ def test_sizes_of_the_initial_weights():
         assert table.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_the_largest_sizes_by_default():
+    assert LatteConfig(num_frames=16, input_size=2048).input_size == 2048
+    with pytest.raises(ValueError, match="make 67174416 values, which are too many"):
+        LatteConfig(num_frames=16, input_size=2049)
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "count"),
     [

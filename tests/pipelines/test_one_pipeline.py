@@ -187,6 +187,12 @@ def test_parts_make_the_same_pipeline_again(call):
     assert torch.equal(call().frames, frames)
 
 
+def test_parts_that_are_passed_in_are_those_of_the_pipeline(published, parts):
+    again = LattePipeline.from_pretrained(published, **parts)
+    assert again.components.keys() == parts.keys()
+    assert all(again.components[name] is part for name, part in parts.items())
+
+
 def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
     dtype = lambda: next(classes.transformer.parameters()).dtype
     for words in (("cpu", torch.float64), (torch.float32, "cpu"), (torch.float64,)):
