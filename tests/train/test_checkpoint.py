@@ -1,6 +1,7 @@
 """Checkpoints on their own, without a training: what is kept, what is found, and what is said of damage."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +44,21 @@ def test_no_file_stays_open(tmp_path):
     assert again == handle
 
 
+def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed, replace = [], os.replace
+
+    def renamed(old, new):
+        if Path(old).name.startswith(".draft-"):
+            assert {path.stat().st_ino for path in (old, *old.iterdir())} <= set(flushed)
+            flushed.clear()
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(os, "replace", renamed)
+    save(tmp_path, 1)
+    assert flushed == [(tmp_path / "checkpoints").stat().st_ino]
+
+
 def test_remains_of_a_crash_are_removed(tmp_path):
     for name in (".draft-0000001", ".old-step-0000000"):
         (tmp_path / "checkpoints" / name / "deep").mkdir(parents=True)
@@ -54,13 +70,13 @@ def test_the_newest_sound_one_is_found(tmp_path):
     folders = checkpoint.list_checkpoints(tmp_path)
     (folders[3] / "manifest.json").unlink()
     (folders[2] / "ema.safetensors").unlink()
-    for name in ("step-old", "notes", "step-"):
+    for name in ("step-old", "notes", "step-", "0000007"):
         (tmp_path / "checkpoints" / name).mkdir()
     with pytest.warns(UserWarning, match=r"step-\d+: .*using the checkpoint before it") as said:
         assert checkpoint.latest(tmp_path) == folders[1]
     assert len(said) == 2 and "manifest.json is missing" in str(said[0].message)
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert left >= {"damaged-step-0000004", "damaged-step-0000003", "step-0000002", "step-old"}
+    assert left >= {"damaged-step-0000004", "damaged-step-0000003", "step-0000002", "step-old", "0000007"}
     for folder in folders[:2]:
         (folder / "state.json").write_text("{}")
     with (
