@@ -51,6 +51,10 @@ def test_recorded_values_with_and_without(pipe, golden):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     plain = latents(pipe, golden, steps=8)
+    rules = dict.fromkeys(pab.KINDS, Broadcast(1))
+    with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
+        latents(pipe, golden, steps=1)
+        assert state.count == 0 and not state.cache  # nor does it keep anything
     pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
     assert torch.equal(latents(pipe, golden, steps=8), plain)
 
@@ -130,6 +134,8 @@ def test_schedules_of_fifty_steps():
     assert inside[2] == list(range(780, 100, -40))
     assert inside[3] == list(range(740, 100, -60))
     assert inside[5] == list(range(780, 100, -100))
+    assert computed(Broadcast(1)) == list(DDIM_50)
+    assert [pab.as_number(t) for t in (500, 0.5, torch.tensor(7), torch.tensor([9.5, 9.5]))] == [500, 0.5, 7, 9.5]
 
 
 def test_schedule_of_mlps():
