@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from latte.drafts import own_folder
 from latte.files import read_json, refuse_pointer, replacing_folder, write_json
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
 
@@ -83,7 +84,7 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     """Write `module.config` and the weights of `module` as a model folder.
 
     A model folder that was written before is replaced, with all else that is in it left as it is. If writing is
-    interrupted, the folder is as before.
+    interrupted, the folder is as before. What links in it lead to is never changed.
 
     Args:
         module: A network with a dataclass `config`.
@@ -107,16 +108,18 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
 def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None) -> None:
     """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it."""
     state = cast(module.state_dict(), dtype)
-    draft.mkdir(parents=True, exist_ok=True)
-    for path in (*weight_files(draft), draft / CONFIG, draft / MANIFEST):  # links to the files of an earlier model
-        path.unlink(missing_ok=True)
+    for name in (CONFIG, WEIGHTS, MANIFEST):
+        (own_folder(draft) / name).unlink(missing_ok=True)  # a further name of an earlier model's file
     write_tensors(draft / WEIGHTS, state)
     write_json(draft / CONFIG, asdict(module.config))
     write_manifest(draft, [CONFIG, WEIGHTS])
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise CheckpointError if the folder holds anything that save_folder did not write and would overwrite."""
+    """Raise CheckpointError if the folder holds what save_folder did not write, and would overwrite or have beside it.
+
+    Other weights are not removed, and beside those that are written they would count as damage.
+    """
     if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
     try:
@@ -125,6 +128,8 @@ def check_replaceable(folder: Path) -> None:
         ours = False
     if not ours:
         raise CheckpointError(f"{folder} is not empty and not a model folder written here; choose a new folder")
+    if others := [path.name for path in weight_files(folder) if path.name != WEIGHTS]:
+        raise CheckpointError(f"{folder} holds other weights too, {others[0]}: move them away, or choose a new folder")
 
 
 def refuse_leftovers(folder: Path, given: dict[str, bool]) -> None:

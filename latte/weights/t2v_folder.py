@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from latte.drafts import own_folder
 from latte.files import replacing_folder
 from latte.weights.folder import MANIFEST, check_replaceable, refuse_leftovers, write_network
 from latte.weights.hub import PARTS
@@ -47,9 +48,9 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
 def save_small_parts(folder: Path, parts: Mapping[str, Any], sampling: Sampling | None) -> None:
     """Write what has no weights, if it is there: the tokenizer, the scheduler and the sampling defaults."""
     if (tokenizer := parts.get("tokenizer")) is not None:
-        tokenizer.save(folder / "tokenizer")
+        tokenizer.save(own_folder(folder / "tokenizer"))
     if (scheduler := parts.get("scheduler")) is not None:
-        save_scheduler(scheduler, folder / "scheduler")
+        save_scheduler(scheduler, own_folder(folder / "scheduler"))
     if sampling is not None:
         save_sampling(sampling, folder)
 
