@@ -17,7 +17,6 @@ from latte.weights.tensors import CheckpointError, read_tensors
 
 N = torch.tensor(5)
 FLOATS8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
-SCALES = ["scaled_fp8"] + [f"blocks.0.mlp.fc1.{end}" for end in ("weight_scale", "scale_weight", "weight_scale_inv")]
 
 
 def other(state):
@@ -213,11 +212,3 @@ def test_plain_float8_weights_are_read(dtype, tiny, tmp_path):
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(CheckpointError, match=r"x_embedder\.proj\.bias holds values that are not finite"):
         load_model(tmp_path / "nan.pt", num_heads=2)
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_scaled_float8_weights_are_refused(name, tiny, tmp_path):
-    state = {name: tensor.detach().to(torch.float8_e4m3fn) for name, tensor in state_for_original(tiny).items()}
-    torch.save({"ema": {**state, name: torch.ones(1)}}, tmp_path / "scaled.pt")
-    with pytest.raises(CheckpointError, match=rf"ema\.{name} scales float8 weights, and scaled ones are not read"):
-        load_model(tmp_path / "scaled.pt", num_heads=2)
