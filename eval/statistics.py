@@ -57,7 +57,7 @@ class FeatureSet:
 def is_statistics(path: str | Path) -> bool:
     """Whether a path is a file of statistics (or an .npz of features): by its suffix, and an .npz holds no videos."""
     path = Path(path)
-    return path.suffix in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
+    return path.suffix.lower() in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
 
 
 def holds_videos(path: Path) -> bool:
@@ -75,8 +75,8 @@ def is_features(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         inside = [file for file in path.iterdir() if file.name[0] != "."]
-        return bool(inside) and all(file.suffix == FEATURES for file in inside)
-    return (path.suffix == FEATURES and not holds_videos(path)) or is_statistics(path)
+        return bool(inside) and all(file.suffix.lower() == FEATURES for file in inside)
+    return (path.suffix.lower() == FEATURES and not holds_videos(path)) or is_statistics(path)
 
 
 def read_statistics(path: Path) -> tuple[Moments, dict]:
@@ -92,7 +92,7 @@ def read_statistics(path: Path) -> tuple[Moments, dict]:
     Raises:
         CheckpointError: The file is missing or damaged, or holds no statistics.
     """
-    values = read_arrays(path) if path.suffix == ".npz" else read_array_pickle(path)
+    values = read_arrays(path) if path.suffix.lower() == ".npz" else read_array_pickle(path)
     try:
         if "raw_mean" in values:
             count = int(values["num_items"])
@@ -127,6 +127,8 @@ def as_numbers(value: object, name: str) -> Tensor:
         raise ValueError(
             f"{name} has the shape {tuple(value.shape)}; at most {MOST_WIDTH} numbers per feature are read"
         )
+    if not isinstance(value, Tensor | np.ndarray | list | int | float):  # nested tuples may have any number of items
+        raise ValueError(f"{name} is a {type(value).__name__}, which is not an array")
     return torch.from_numpy(np.array(value, np.float64))
 
 
@@ -150,13 +152,14 @@ def read_feature_set(path: str | Path) -> FeatureSet:
         CheckpointError: The file is missing or damaged, or holds neither; or the folder's files do not fit together.
     """
     path = Path(path)
-    if path.suffix == ".npz" and path.is_file() and "features" in (arrays := read_arrays(path)):
+    if path.suffix.lower() == ".npz" and path.is_file() and "features" in (arrays := read_arrays(path)):
         features, sha256 = as_features(arrays["features"], path), digest(path)
     elif is_statistics(path):
         moments, about = read_statistics(path)
         return FeatureSet(about, moments, given=True)
     else:
-        files = sorted(path.glob(f"*{FEATURES}")) if path.is_dir() else [path]
+        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+        files = [file for file in inside if file.suffix.lower() == FEATURES]
         parts = [as_features(read_tensors(file).get("features"), file) for file in files]
         if len(widths := sorted({part.shape[1] for part in parts})) > 1:
             found = " and of ".join(map(str, widths))

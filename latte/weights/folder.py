@@ -1,7 +1,6 @@
 """The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 
 from latte.drafts import own_folder
 from latte.files import read_json, refuse_pointer, replacing_folder, write_json
-from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
+from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, settled, write_tensors
 
-CLOCK_TICK_NS = 2_000_000_000  # coarsest step of the times of a file, as on FAT
 Network = TypeVar("Network", bound=nn.Module)
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
@@ -23,7 +21,7 @@ MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 def weight_files(folder: Path) -> list[Path]:
     """List the files of a folder that could be taken for its weights, except hidden ones, which are drafts."""
     kinds = (".safetensors", ".bin", ".pt")
-    return sorted(path for path in folder.iterdir() if path.suffix in kinds and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds and not path.name.startswith("."))
 
 
 def digest_folder(folder: Path) -> str:
@@ -162,10 +160,9 @@ def read_manifest(folder: Path) -> dict[str, dict]:
 
 def cached_digest(path: Path) -> str:
     """The sha256 of a file, computed once if the file does not change: a command may verify a model several times."""
+    if not settled(path):
+        return digest(path)
     about = path.stat()
-    last_change = max(about.st_mtime_ns, about.st_ctime_ns)
-    if abs(time.time_ns() - last_change) < CLOCK_TICK_NS:
-        return digest(path)  # a further change might not be seen in the times
     return digest_at(path.absolute(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 

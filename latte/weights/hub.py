@@ -5,10 +5,8 @@ import re
 from pathlib import Path
 
 from latte.weights.folder import CONFIG
-from latte.weights.load import find_model
+from latte.weights.load import PARTS, find_model
 from latte.weights.tensors import CheckpointError
-
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
 
 
 def find_pipeline(name: str | Path) -> Path:

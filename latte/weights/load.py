@@ -31,7 +31,7 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
 }
 FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
 STANDS_ALONE = {"block_out_channels", "widths"}  # in config.json: a VAE's or a feature network's, without companions
-PARTS = ("transformer", "text_encoder", "vae")  # folders of weights in a final/
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
 COMPANIONS = (
     "vae",
     "tokenizer",

@@ -168,11 +168,16 @@ def readers(
         path: A text-to-video folder, or a training checkpoint.
         dtype: What to convert the weights to.
         low: Quantize the text encoder to 8 bits.
-        variant: See latte.weights.state_files; a training checkpoint has none.
+        variant: See latte.weights.state_files.
 
     Returns:
         Part name -> function without arguments, which returns the part or raises CheckpointError.
+
+    Raises:
+        CheckpointError: A training checkpoint is to have a variant.
     """
+    if variant is not None and is_checkpoint(path):
+        raise CheckpointError(f"{path} is of a training, which has no variant {variant!r} of its files: leave it out")
     trained = cache(lambda: load_checkpoint(path, dtype)) if is_checkpoint(path) else None
     texts = ("text_encoder", "tokenizer")
     textless = not any((model_root(path) / part).is_dir() for part in texts)
@@ -192,12 +197,12 @@ def refuse_textless(path: Path) -> None:
     raise CheckpointError(f"{path} has no text encoder; pass the text_encoder and tokenizer that it was trained with")
 
 
-def part_files(path: Path, part: str) -> list[Path]:
+def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:
     """List the files that the weights of a part come from. Raises CheckpointError if one of them is not there."""
     if part in ("vae", TEMPORAL_VAE):
-        files = vae_files((own_vae(path) if part == "vae" else None) or path / part)
+        files = vae_files((own_vae(path) if part == "vae" else None) or path / part, variant)
     else:
-        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
+        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part, variant)
     if missing := [file for file in files if not file.is_file()]:
         raise CheckpointError(f"{missing[0]}: there is no such file, so {path} has no complete {part}")
     return files

@@ -47,7 +47,7 @@ def state_files(folder: Path, variant: str | None = None) -> list[Path]:
         raise CheckpointError(
             f"{folder} holds weights of {' and '.join(variants)} only: choose one (variant), or rename its files"
         )
-    others = sorted(path.name for path in folder.glob("*") if path.suffix.removeprefix(".") in ENDS)[:2]
+    others = sorted(path.name for path in folder.glob("*") if path.suffix.lower().removeprefix(".") in ENDS)[:2]
     raise CheckpointError(f"{folder} holds no weights {known}{'; found ' + ', '.join(others) if others else ''}")
 
 

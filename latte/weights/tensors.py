@@ -1,6 +1,7 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,15 @@ from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
 from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
 from latte.weights.scaled_float8 import FLOATS8, take_scales, unscaled
-from latte.weights.torch_files import SPECIAL, read_torch_file
+from latte.weights.torch_files import SPECIAL, ZIP, read_torch_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
 NOT_LOADED = f"which is not a tensor and is not loaded: {SAVE_TENSORS}"
+CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest step of the times of a file, as on FAT
 MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables in which weights are looked for, and tables in all
+MOST_ENTRIES = 2_000_000  # of these tables in sum
 MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tensors in as many; 0.3 MB are usual at most
 
 
@@ -51,6 +54,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def settled(*files: Path) -> bool:
+    """Whether files are old enough for a later change to show in their times, so that digests can be remembered.
+
+    The time of a change is set by the file system; that of the contents (mtime) can be set by anybody.
+    """
+    return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > CLOCK_TICK
+
+
 def read_tensors(path: Path, shard: bool = False) -> dict:
     """Read an untrusted checkpoint. Only tensors are loaded, so no code in the file can run.
 
@@ -60,7 +71,7 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
 
     Args:
         path: A .safetensors file, or a .pt, .pth, .bin or .ckpt file of any version of PyTorch, or a TorchScript
-            archive.
+            archive. Its content tells which, not its suffix.
         shard: Leave 8-bit floats as they are stored, since their scales may lie in another file.
 
     Returns:
@@ -103,10 +114,14 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
         The keys of a table, from outside, and the table.
 
     Raises:
-        CheckpointError: There are more than MOST_TABLES.
+        CheckpointError: There are more than MOST_TABLES, or more than MOST_ENTRIES in all of them.
     """
     found: list[tuple[tuple[str, ...], dict]] = [((), table)]
+    entries = 0
     for keys, part in found:  # which grows
+        entries += len(part)
+        if entries > MOST_ENTRIES:  # one table may have many names
+            raise CheckpointError(f"the checkpoint holds more than {MOST_ENTRIES} entries, so it is not read")
         yield keys, part
         if len(keys) < MOST_NESTED:
             found += [
@@ -119,7 +134,7 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
 def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors of any kind become a CheckpointError, which names the file."""
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             check_header(path)
             with utf8_path(path) as readable:
                 return load_file(readable)
@@ -131,6 +146,13 @@ def read_untrusted(path: Path) -> object:
     except Exception as error:  # a forged file can raise almost anything inside a reader
         reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
         raise CheckpointError(f"{path} {reason}") from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as a .safetensors file does, whatever its suffix is: with a size and a JSON object."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and not start.startswith(ZIP)
 
 
 def check_header(path: Path) -> None:

@@ -21,6 +21,7 @@ WRAPPERS = {  # words of data parallelism and averages, torch.compile, FSDP, act
 }
 AVERAGES = {"ema", "swa", "averaged", "average", "shadow"}  # parts of the words before averaged weights
 ONLINE = "online_model"  # the word before the weights that ema_pytorch averages, in the table of its averages
+MOST_SETS = 100  # in a checkpoint
 COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers that averages keep beside the weights
 
 
@@ -60,9 +61,9 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
         markers: Names of parameters. Every network of this kind has exactly one of them.
 
     Raises:
-        ValueError: A set is not a table of tensors with distinct names.
+        ValueError: A set is not a table of tensors with distinct names, or there are too many.
     """
-    sets = []
+    sets: list[WeightSet] = []
     for keys, part in nested_tables(table):
         names = {key: without_wrappers(key) if isinstance(key, str) else "" for key in part}
         prefixes = {
@@ -71,6 +72,8 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
             for marker in markers
             if f".{name}".endswith(f".{marker}")
         }
+        if len(sets) + len(prefixes) > MOST_SETS:
+            raise ValueError(f"the checkpoint holds more than {MOST_SETS} sets of weights, so it is not read")
         for prefix in sorted(prefixes):
             inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
             beside = {

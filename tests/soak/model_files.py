@@ -1,8 +1,8 @@
 """Forged and damaged files of models, by the thousand: each is read or refused in one line, soon and in little memory.
 
 Sound files of every kind are changed byte by byte, and in their structure: opcodes of pickles, entries of JSON, fields
-of headers. Each is read by a child process of bounded memory and time. LATTE_SOAK_KEEP names a folder that files are kept in
-which one of them did not survive.
+of headers. Each is read by a child process of bounded memory and time. Files that end one otherwise than expected are
+kept in the folder LATTE_SOAK_KEEP, if there is such a variable.
 """
 
 import json
