@@ -1,6 +1,7 @@
 """The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -50,9 +51,11 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
         CheckpointError: There is no config.json, `make` rejects it, or a file differs from the manifest.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder")
-    for file in weight_files(folder):
+    files = weight_files(folder) if folder.is_dir() else []
+    if not path.is_file():  # such as what accelerate and DeepSpeed save
+        advice = f": give a file in it, {files[0].name}" if files else ""
+        raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder{advice}")
+    for file in files:
         refuse_pointer(file)
     if (wrong := damage(folder)) is not None:
         raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
@@ -191,7 +194,7 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} cannot be read"
     for name, about in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != about["bytes"]:
+        if not os.path.isfile(path) or path.stat().st_size != about["bytes"]:
             return f"{name} is missing or truncated"
         if cached_digest(path) != about["sha256"]:
             return f"{name} is not what was written"

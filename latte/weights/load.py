@@ -58,10 +58,10 @@ def find_model(name: str | Path) -> Path:
     """
     path, bundled = Path(name), bundled_models()
     if str(name) in bundled:
-        if path.exists():
+        if os.path.exists(path):
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
         return bundled[str(name)]
-    if not path.exists():
+    if not os.path.exists(path):
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
     return path if (path / CONFIG).exists() else most_trained(path)

@@ -1,5 +1,6 @@
 """Reading the folders of text-to-video models, in the published layout or ours: a subfolder for every part."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -203,7 +204,7 @@ def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:
         files = vae_files((own_vae(path) if part == "vae" else None) or path / part, variant)
     else:
         files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part, variant)
-    if missing := [file for file in files if not file.is_file()]:
+    if missing := [file for file in files if not os.path.isfile(file)]:
         raise CheckpointError(f"{missing[0]}: there is no such file, so {path} has no complete {part}")
     return files
 

@@ -1,5 +1,6 @@
 """The weight files of a part of a published folder: one file or shards, plain or a variant such as fp16."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -56,10 +57,10 @@ def listed_files(folder: Path, variant: str | None) -> list[Path]:
     word = "" if variant is None else f".{variant}"
     for stem in STEMS:
         for end in ENDS:
-            if (file := folder / f"{stem}{word}.{end}").is_file():
+            if os.path.isfile(file := folder / f"{stem}{word}.{end}"):
                 return [file]
             for name in (f"{stem}.{end}.index{word}.json", f"{stem}{word}.{end}.index.json"):
-                if (folder / name).is_file():
+                if os.path.isfile(folder / name):
                     return shards(folder / name)
     return []
 

@@ -1,6 +1,7 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
             tensors have attributes, floats of 8 bits have scales of an unknown form (latte.weights.scaled_float8), or
             they claim more memory than the file can account for.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # which also knows names that are too long
         raise CheckpointError(f"{path}: there is no such file")
     refuse_pointer(path)
     table = read_untrusted(path)

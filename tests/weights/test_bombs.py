@@ -1,5 +1,6 @@
 """Small files that ask for much: time and memory stay bounded wherever a value of the file is unpacked or repeated."""
 
+import json
 import time
 import zipfile
 
@@ -10,7 +11,9 @@ from forged_pickles import TENSOR, VALUES, archive, named, storage, tensor
 from latte.eval.statistics import read_statistics
 from latte.weights import tensors, torchscript, weight_sets
 from latte.weights.convert_latte import MARKER, unwrap
-from latte.weights.load import load_model
+from latte.weights.hub import find_pipeline
+from latte.weights.load import load_model, save_model
+from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, nested_tables, read_tensors
 
 ENDLESS = tensor(size=b"(J\x00\x00\x00\x08t", stride=b"(K\x00t")  # one number, 2**27 times
@@ -92,3 +95,24 @@ def test_a_scripted_module_in_many_places_has_an_end(tmp_path, monkeypatch):
         file.writestr("a/constants.pkl", b"\x80\x02).")
     with pytest.raises(CheckpointError, match="more than 1000 attributes"):
         read_tensors(path)
+
+
+def test_names_that_are_too_long_are_those_of_no_file(tiny, tmp_path):
+    long = "x" * 1000
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": long}}))
+    folder = save_model(tiny, tmp_path / "model")
+    (folder / "manifest.json").write_text(json.dumps({long: {"bytes": 1, "sha256": ""}}))
+    for read in (
+        lambda: read_part(state_files(tmp_path)),
+        lambda: load_model(folder),
+        lambda: load_model(long),
+        lambda: read_tensors(tmp_path / long),
+        lambda: read_statistics(tmp_path / f"{long}.pkl"),
+        lambda: read_statistics(tmp_path / f"{long}.npz"),
+        lambda: find_pipeline(f"owner/{long}"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            read()
+        assert "x" * 100 in str(caught.value) and len(str(caught.value)) < 3000
+    with pytest.warns(UserWarning, match="has no files of the variant"):
+        state_files(folder, long)

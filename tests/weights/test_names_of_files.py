@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from latte.cli import main
 from latte.eval.statistics import read_feature_set
 from latte.weights.convert_latte import COMPUTED, state_for_original
-from latte.weights.folder import damage
+from latte.weights.folder import damage, read_config
 from latte.weights.load import find_model, load_model, save_model
 from latte.weights.stored_names import mentions
+from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae, save_vae
 
 
@@ -79,3 +80,20 @@ def test_a_variant_is_chosen_on_the_command_line(tmp_path, tiny, tiny_vae, capsy
         assert "--variant does nothing for" in capsys.readouterr().err
     assert main(["sample", str(model), "--variant", "fp16", "--out", str(tmp_path / "b")]) == 2
     assert "--variant does nothing for" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_trainer_names_the_file_to_give(tiny, tmp_path, capsys):
+    """As accelerate and DeepSpeed save a model."""
+    state = {f"_orig_mod.module.{key}": tensor for key, tensor in state_for_original(tiny).items()}
+    (tmp_path / "checkpoint/pytorch_model").mkdir(parents=True)
+    torch.save({"module": state, "ds_config": {}}, tmp_path / "checkpoint/pytorch_model/mp_rank_00_model_states.pt")
+    torch.save(state, tmp_path / "checkpoint/pytorch_model.bin")
+    for folder, name in (
+        ("checkpoint", "pytorch_model.bin"),
+        ("checkpoint/pytorch_model", "mp_rank_00_model_states.pt"),
+    ):
+        with pytest.raises(CheckpointError, match=f"not a model folder: give a file in it, {name}"):
+            load_model(tmp_path / folder)
+        assert load_model(tmp_path / folder / name, num_heads=2).config == tiny.config
+    with pytest.raises(CheckpointError, match=r"not a model folder$"):
+        read_config(tmp_path / "nowhere", dict)
