@@ -45,6 +45,19 @@ FORMS = {  # of a checkpoint with the averaged weights a and the others m
     "lightning, compiled": lambda a, m: {
         "state_dict": {**under("model._orig_mod.", m), **under("ema._orig_mod.module.", a)}
     },
+    "latent diffusion": lambda a, m: {
+        "state_dict": {
+            **under("model.diffusion_model.", m),
+            **under("model_ema.diffusion_model", {k.replace(".", ""): z for k, z in a.items() if k not in COMPUTED}),
+            "model_ema.decay": torch.tensor(0.99),
+            "model_ema.num_updates": N,
+        }
+    },
+    "latent diffusion's, bare": lambda a, m: {
+        **m,
+        **under("model_ema.", {k.replace(".", ""): z for k, z in a.items()}),
+        "model_ema.num_updates": N,
+    },
     "averaged model": lambda a, m: {"ema": {"n_averaged": N, **under("module.", a)}, "model": m},
     "averaged model of ddp": lambda a, m: {"swa_model": {"n_averaged": N, **under("module.module.", a)}, "model": m},
     "ema_pytorch": lambda a, m: {
@@ -106,7 +119,7 @@ def test_the_only_weights_of_a_checkpoint_are_taken_either_way(keys, prefix, tin
 def test_other_weights_than_asked_for_are_never_taken(tiny):
     state = state_for_original(tiny)
     object_ = Foreign("ema.EMA")
-    lit = {"model_ema." + name.replace(".", ""): tensor for name, tensor in state.items()}
+    lit = {"model_ema." + name.replace(".", "_"): tensor for name, tensor in state.items()}
     for table, weights, say in (
         ({"model": state}, "ema", "holds ['model'], not 'ema'; choose weights='model'"),
         ({"ema": state}, "model", "holds ['ema'], not 'model'; choose weights='ema'"),
