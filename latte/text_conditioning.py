@@ -16,8 +16,8 @@ from latte.models.latte_t2v import LatteT2VConfig
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
-from latte.weights.hub import PARTS, find_vae
-from latte.weights.load import model_root
+from latte.weights.hub import find_vae
+from latte.weights.load import PARTS, model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
@@ -209,7 +209,7 @@ def read_text_parts(
     check_choice("memory", memory, ("normal", "low"))
     read, parts = readers(path, dtype, memory == "low", variant), dict(parts)
     if isinstance(parts.get("vae"), str | Path):
-        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype)
+        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype, variant)
     for name in TextConditioning.components:
         if name not in parts:
             parts[name] = read[name]()

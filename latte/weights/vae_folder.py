@@ -8,10 +8,10 @@ from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
 from latte.weights.convert_vae import MARKER, infer_vae_config, vae_state
-from latte.weights.folder import CONFIG, read_config, save_folder
-from latte.weights.state_files import state_files
+from latte.weights.folder import CONFIG, make_network, read_config, save_folder
+from latte.weights.state_files import read_part, state_files
 from latte.weights.stored_names import mentions
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors
 
 
 def is_vae(path: Path) -> bool:
@@ -48,18 +48,13 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str 
             inside = f": give {path / 'vae'}" if (path / "vae").is_dir() else ""
             raise ValueError(f"this is not a VAE's configuration{inside}")
     config = None if path.is_file() else read_config(path, VAEConfig.from_dict)
-    table: dict = {}
-    for file in vae_files(path, variant):
-        part = read_tensors(file)
-        if twice := table.keys() & part.keys():
-            raise CheckpointError(f"{file}: {min(twice)} is in another shard too")
-        table |= part
-    with prefix_errors(file):
+    files = vae_files(path, variant)
+    table = read_part(files)
+    with prefix_errors(files[-1]):
         state = vae_state(table)
-        config = config or infer_vae_config(state, table, file)
-    with torch.device("meta"):
-        model = AutoencoderKL(config)
-    load_strictly(model, state, file, dtype)
+        config = config or infer_vae_config(state, table, files[-1])
+    model = make_network(AutoencoderKL, config, state, files[-1])
+    load_strictly(model, state, files[-1], dtype)
     return VideoVAE(model).eval()
 
 
