@@ -1,1 +1,1 @@
-"""Exact, faster ways to compute the networks of latte.models, attached from outside. Nothing in models/ knows of them."""
+"""Exact, faster ways to compute the networks of latte.models, attached from outside."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latte.fast.kernels import gelu_, linear, modulated
+from latte.fast.kernels import gelu_, linear
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, rotate
 from latte.models.block import Block, FeedForward
 
@@ -55,8 +55,7 @@ class FastAttention:
         self.qkv, self.proj = linear(layer.qkv), linear(layer.proj)
 
     def __call__(self, x: Tensor) -> Tensor:
-        b, f, s, d = x.shape
-        h = self.layer.heads
+        (b, f, s), h = x.shape[:3], self.layer.heads
         qkv = self.qkv(x).view(b, f, s, h, 3, -1)
         q, k, v = qkv.unbind(4)
         if self.layer.rope:
