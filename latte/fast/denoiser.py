@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latte.fast.blocks import Branch, FastCross, Slices, branches, in_runs, of, parts
+from latte.fast.blocks import Branch, Slices, branches, in_runs, of, parts
 from latte.fast.kernels import modulated
 from latte.fast.layer_cache import LayerCache
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
@@ -73,10 +73,11 @@ class FastBlocks:
 
     def texts(self, condition: Condition) -> list[tuple[Tensor, Tensor] | None]:
         """Keys and values of every block's cross-attention."""
-        found = [
-            [branch.compute for branch in layers if isinstance(branch.compute, FastCross)] for layers in self.layers
-        ]
-        return [cross[0].text(condition.text) if cross else None for cross in found]
+        found: list[tuple[Tensor, Tensor] | None] = []
+        for layers in self.layers:
+            cross = next((branch.compute for branch in layers if branch.kind == "cross"), None)
+            found.append(None if cross is None else cross.text(condition.text))
+        return found
 
     def run(self, x: Tensor, prepared: Prepared, cache: LayerCache | None = None) -> Tensor:
         """Contiguous tokens (b, f, s, d) through all blocks, in place."""
@@ -119,8 +120,8 @@ def with_one(norm: list) -> list[Tensor]:
 
 
 def add(
-    branch: Branch, x: Tensor, where: Slices, prepared: Prepared, block: int, reused: Tensor | None, slot: Tensor | None,
-    gated: bool,
+    branch: Branch, x: Tensor, where: Slices, prepared: Prepared, block: int, reused: Tensor | None,
+    slot: Tensor | None, gated: bool,
 ) -> None:  # fmt: skip
     """Add to some tokens, in place, what a layer makes of them, or what it made of them before."""
     shift, scale, gate = (None, None, 1.0) if branch.norm is None else prepared.modulations[block][branch.norm]
@@ -194,7 +195,7 @@ class FastRun:
 
 
 def has_fast_form(network: nn.Module) -> bool:
-    """Whether a network is one of ours as it is: without hooks, layers of other kinds, or methods that were replaced."""
+    """Whether a network is one of ours as it is: no hooks, no layers of other kinds, no methods that were replaced."""
     if not isinstance(network, Denoiser) or network.training:
         return False
     for module in network.modules():
