@@ -155,6 +155,7 @@ def pyramid_attention_broadcast(
         known = ", ".join(kind for kind in KINDS if places[kind])
         raise ValueError(f"this model has no {absent[0]!r} layers to broadcast; it has {known}")
     replaced = replacements(model, state, followed, after_gate)
+    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
     tick = model.register_forward_pre_hook(
         lambda _, args, kwargs: state.advance(
             as_number(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1]),
@@ -169,8 +170,10 @@ def pyramid_attention_broadcast(
     finally:
         tick.remove()
         state.reset()
-        for module, name, _ in replaced:
+        for module, name, earlier in before:
             delattr(module, name)
+            if earlier is not None:
+                setattr(module, name, earlier)
 
 
 def as_number(t: float | Tensor) -> float:

@@ -119,7 +119,7 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
 def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors of any kind become a CheckpointError, which names the file."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             check_header(path)
             with utf8_path(path) as readable:
                 return load_file(readable)

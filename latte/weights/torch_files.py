@@ -140,7 +140,7 @@ class TensorReader(PickleReader):
             raise CheckpointError(f"a tensor {size} claims more numbers than are stored, so it is not read")
         if any(metadata):
             raise CheckpointError("a tensor is stored as the conjugate or negative of its values, so it is not read")
-        return torch.empty(0, dtype=dtype).set_(values.memory, offset, size, stride)
+        return torch.empty(0, dtype=dtype, device=values.memory.device).set_(values.memory, offset, size, stride)
 
     def typed(self, function: Callable, kind: str | Foreign, arguments: tuple, state: object) -> Tensor | Foreign:
         """A tensor of a class or with attributes, as PyTorch's function _rebuild_from_type_v2 makes it."""
@@ -158,8 +158,13 @@ def without_state(tensor: Tensor | Foreign, state: object) -> Tensor | Foreign:
     return tensor
 
 
-def read_torch_file(path: Path) -> object:
+def read_torch_file(path: Path, values: bool = True) -> object:
     """Read a .pt file, of any version of PyTorch, or a TorchScript archive.
+
+    Args:
+        path: The file.
+        values: Whether to read the values of tensors. Without, they are on the device "meta": they have a shape and a
+            type, and take no memory.
 
     Returns:
         What it holds: see PickleReader, and tensors that share memory where they shared it in the file. Objects of
@@ -173,10 +178,10 @@ def read_torch_file(path: Path) -> object:
         zipped = file.read(4) == b"PK\x03\x04"
         file.seek(0)
         if not zipped:
-            return read_legacy(BoundedReader(file, path.stat().st_size))
+            return read_legacy(BoundedReader(file, path.stat().st_size), values)
         with zipfile.ZipFile(file) as archive:
             check_records(archive, path.stat().st_size)
-            return read_archive(archive)
+            return read_archive(archive, values)
 
 
 def check_records(archive: zipfile.ZipFile, size: int) -> None:
@@ -207,8 +212,8 @@ def read_record(archive: zipfile.ZipFile, name: str, size: int | None = None) ->
     return memory
 
 
-def read_archive(archive: zipfile.ZipFile) -> object:
-    """Read the pickle of an archive, with its tensors."""
+def read_archive(archive: zipfile.ZipFile, values: bool) -> object:
+    """Read the pickle of an archive, with its tensors; see read_torch_file."""
     names = archive.namelist()
     (data,) = [name for name in names if name.endswith("/data.pkl")]
     root = data.removesuffix("/data.pkl")
@@ -217,6 +222,8 @@ def read_archive(archive: zipfile.ZipFile) -> object:
     storages: dict[str, torch.UntypedStorage] = {}
 
     def read(key: str, size: int, _: int) -> torch.UntypedStorage:
+        if not values:
+            return torch.UntypedStorage(size, device="meta")
         if swapped and size:
             raise CheckpointError("it was written on a big-endian machine: save its tensors as .safetensors there")
         if key not in storages:
@@ -255,8 +262,9 @@ class BoundedReader:
         return self.file.read(count if count < CHUNK else min(count, self.size - self.file.tell()))
 
 
-def read_legacy(file: BoundedReader) -> object:
+def read_legacy(file: BoundedReader, values: bool) -> object:
     """Read a file from before PyTorch 1.6: five pickles, then the values of the storages that the last one lists."""
+    device = "cpu" if values else "meta"
     storages: dict[str, tuple[torch.UntypedStorage, int]] = {}  # the memory, and bytes per number
     left = file.size
 
@@ -266,7 +274,7 @@ def read_legacy(file: BoundedReader) -> object:
             left -= size
             if left < 0:
                 raise CheckpointError(f"storage {key[:100]} claims more than the file holds, so it is not read")
-            storages[key] = torch.UntypedStorage(size), width
+            storages[key] = torch.UntypedStorage(size, device=device), width
         memory, _ = storages[key]
         if memory.nbytes() != size:
             raise CheckpointError(f"storage {key[:100]} has two sizes, so it is not read")
@@ -279,7 +287,7 @@ def read_legacy(file: BoundedReader) -> object:
     content, keys = reader.load(file), reader.load(file)
     if sorted(keys) != sorted(storages):
         raise ValueError("it does not list the storages that it uses")
-    for memory, width in map(storages.__getitem__, keys):
+    for memory, width in map(storages.__getitem__, keys if values else ()):
         (count,) = struct.unpack("<q", file.read(8))
         if count * width != memory.nbytes() or file.readinto(as_bytes(memory)) != memory.nbytes():
             raise EOFError("the file is cut, or a storage has another size")

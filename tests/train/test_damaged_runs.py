@@ -130,6 +130,7 @@ def test_foreign_files_among_the_checkpoints(copied, finished):
     (place / "step-0000006").symlink_to("nowhere")
     (place / ".draft-0000004").write_text("mine")
     (place / ".old-step-0000001").symlink_to("nowhere")
+    (place / ".step-0000003.part7-0123abcd-99/half").mkdir(parents=True)  # of another machine
     (place / "notes.txt").write_text("mine")
     (place / "damaged-notes").mkdir()
     with pytest.warns(UserWarning, match=r"manifest\.json is missing; renamed to damaged-step-0000007"):
