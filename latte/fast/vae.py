@@ -24,7 +24,7 @@ from latte.models.vae_blocks import Resample, ResnetBlock, TemporalResnetBlock
 
 # Channels from which Winograd's method pays: additions gain less from wide vectors than matrix products do.
 MIN_CHANNELS = 128 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 64
-MIN_PIXELS = 64  # of an image; with fewer, reading the weights takes longest, of which there are four times as many
+MIN_WORK = 10**7  # inputs x outputs x pixels of an image; with less, calling so many small operations takes longer
 MIN_FRAMES = 3  # of a clip; two frames need fewer products without tiles
 
 _kernels: WeakKeyDictionary[nn.Module, tuple[tuple, Any]] = WeakKeyDictionary()
@@ -159,8 +159,9 @@ def is_fast(module: nn.Module, x: Tensor) -> bool:
 
 def pays(conv: nn.Module, x: Tensor) -> bool:
     """Whether fewer multiplications make this convolution faster, and keep its precision."""
-    exact = x.device.type == "cpu" and x.dtype == torch.float32
-    return exact and min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS and x[0, 0].numel() >= MIN_PIXELS
+    if x.device.type != "cpu" or x.dtype != torch.float32 or min(conv.in_channels, conv.out_channels) < MIN_CHANNELS:
+        return False
+    return conv.in_channels * conv.out_channels * x[0, 0].numel() >= MIN_WORK
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
