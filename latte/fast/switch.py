@@ -38,4 +38,5 @@ def is_plain_inference(module: nn.Module, x: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters())):
         return False
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    parts = module.modules()
+    return not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from goldens import relative_error
 
+from latte.eval.bench.vae_speed import vae_calls
 from latte.fast.group_norm import norm_affine
 from latte.fast.switch import fast_paths
 from latte.fast.upsample import difference_kernel, double_by_differences, double_by_phases, phase_kernel
@@ -17,7 +18,7 @@ from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.models.vae_blocks import ResnetBlock
 from latte.weights.vae_folder import load_vae, save_vae
 
-WIDE = VAEConfig(block_out_channels=(64, 128), layers_per_block=1)
+WIDE = VAEConfig(block_out_channels=(64, 96), layers_per_block=1)
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def test_changed_weights_are_noticed():
         lambda: vae.model.decoder.up_blocks[0].upsamplers[0].conv.weight.numpy().__imul__(2),
         lambda: vae.load_state_dict(other),
         lambda: vae.half().float(),
-        lambda: setattr(block, "conv1", torch.nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False)),
+        lambda: setattr(block, "conv1", torch.nn.Conv2d(96, 96, 3, padding=1).requires_grad_(False)),
     ]
     for change in changes:
         change()
@@ -198,6 +199,36 @@ def test_what_the_fast_path_leaves_to_the_readable_network(monkeypatch):
     assert torch.equal(vae.decode(latents), plain) and seen
 
 
+class Doubled(torch.nn.Module):
+    """A layer that wraps another, as adapters do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+        self.in_channels, self.out_channels = inner.in_channels, inner.out_channels
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda block: setattr(block, "conv2", Doubled(block.conv2)),
+        lambda block: setattr(block, "norm1", torch.nn.Identity()),
+        lambda block: setattr(block.conv2, "padding_mode", "circular"),
+        lambda block: setattr(block.conv1, "forward", torch.zeros_like),
+    ],
+)
+def test_layers_that_somebody_changed_compute_as_they_are(change):
+    latents = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    vae = prepare(wide_vae())
+    before = vae.decode(latents)
+    change(vae.model.decoder.mid_block.resnets[0])
+    fast, plain = both_ways(lambda: vae.decode(latents))
+    assert relative_error(fast, plain) < 1e-5 and relative_error(fast, before) > 1e-3
+
+
 def test_a_loaded_vae_is_fast_and_written_as_it_was(tmp_path):
     vae = wide_vae()
     loaded = load_vae(save_vae(prepare(vae), tmp_path / "vae"))
@@ -216,3 +247,8 @@ def test_kernels_are_freed_with_the_network():
     assert len(_kernels) > before
     del vae
     assert len(_kernels) == before
+
+
+def test_calls_of_the_benchmark():
+    for name, plain, fast in vae_calls(WIDE, 1, 16):
+        assert relative_error(fast(), plain()) < 1e-5 and not torch.equal(fast(), plain()), name
