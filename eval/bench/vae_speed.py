@@ -1,4 +1,4 @@
-"""What the fast paths of the VAE save (latte.fast.vae), as pairs of calls for a benchmark to time."""
+"""What the fast paths of the VAE save (latte.fast.vae_layers), as pairs of calls for a benchmark to time."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from latte.fast.switch import fast_paths
-from latte.fast.vae import prepare
+from latte.fast.vae_layers import prepare
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 
 Call = Callable[[], torch.Tensor]

@@ -12,7 +12,7 @@ from latte.eval.bench.vae_speed import vae_calls
 from latte.fast.group_norm import norm_affine
 from latte.fast.switch import fast_paths
 from latte.fast.upsample import difference_kernel, double_by_differences, double_by_phases, phase_kernel
-from latte.fast.vae import FastResample, FastResnetBlock, fast_vae, kernel_of, prepare, restore
+from latte.fast.vae_layers import FastResample, FastResnetBlock, fast_vae, kernel_of, prepare, restore
 from latte.fast.winograd import conv_1d, conv_2d, kernel_1d, kernel_2d
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.models.vae_blocks import ResnetBlock
@@ -24,8 +24,8 @@ WIDE = VAEConfig(block_out_channels=(64, 96), layers_per_block=1)
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch):
     """Small networks take every path, on every processor."""
-    monkeypatch.setattr("latte.fast.vae.MIN_WORK", 0)
-    monkeypatch.setattr("latte.fast.vae.MIN_CHANNELS", 64)
+    monkeypatch.setattr("latte.fast.vae_layers.MIN_WORK", 0)
+    monkeypatch.setattr("latte.fast.vae_layers.MIN_CHANNELS", 64)
 
 
 def wide_vae(**changes):
@@ -239,7 +239,7 @@ def test_a_loaded_vae_is_fast_and_written_as_it_was(tmp_path):
 
 
 def test_kernels_are_freed_with_the_network():
-    from latte.fast.vae import _kernels
+    from latte.fast.vae_layers import _kernels
 
     before = len(_kernels)
     vae = prepare(wide_vae())
