@@ -11,6 +11,7 @@ from torch import Tensor
 from latte.diffusion.gaussian import noise_of_v, split_output
 from latte.diffusion.guidance import guide
 from latte.fast.denoiser import has_fast_form
+from latte.fast.switch import is_enabled
 from latte.plans.plan import Plan
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance
@@ -82,7 +83,7 @@ class GuidedDenoiser:
 def runs_fast(pipe: "LattePipeline") -> bool:
     """Whether a call computes its network by its fast form, which knows the layers that are kept by a plan."""
     split = pipe._broadcast is not None and getattr(pipe.transformer.config, "variant", 1) == 4  # halves share one gate
-    return pipe.fast and not split and has_fast_form(pipe.transformer)
+    return is_enabled() and not split and has_fast_form(pipe.transformer)
 
 
 def alpha_bars(pipe: "LattePipeline", plan: Plan) -> list[float] | None:

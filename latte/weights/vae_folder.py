@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from latte.fast.vae_layers import prepare
 from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
@@ -27,7 +28,7 @@ def vae_files(path: Path, variant: str | None = None) -> list[Path]:
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> VideoVAE:
-    """Load an autoencoder for videos, in evaluation mode.
+    """Load an autoencoder for videos, in evaluation mode, with the fast paths of latte.fast.vae_layers.
 
     Args:
         path: A folder with config.json and weights, as published or as save_vae writes it; or a single file, in which
@@ -60,7 +61,7 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str 
     with torch.device("meta"):
         model = AutoencoderKL(config)
     load_strictly(model, state, file, dtype)
-    return VideoVAE(model).eval()
+    return prepare(VideoVAE(model).eval())
 
 
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
