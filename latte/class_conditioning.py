@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
 from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
-from latte.fast.denoiser import FastRun
+from latte.fast.trunk import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.plans.plan import Plan

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import noise_of_v, split_output
 from latte.diffusion.guidance import guide
-from latte.fast.denoiser import has_fast_form
+from latte.fast.trunk import has_fast_form
 from latte.fast.switch import is_enabled
 from latte.plans.plan import Plan
 from latte.text.embed import Text

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
-from latte.fast.denoiser import FastRun
+from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.plan import Plan
 from latte.text.caption import dropped_words

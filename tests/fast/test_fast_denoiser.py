@@ -6,9 +6,9 @@ from goldens import relative_error
 from small_latte import T, X, draw, warm
 from torch.nn.functional import gelu
 
-from latte.fast import denoiser as fast_denoiser
+from latte.fast import trunk
 from latte.fast.blocks import parts
-from latte.fast.denoiser import FastRun, fast, has_fast_form
+from latte.fast.trunk import FastRun, fast, has_fast_form
 from latte.fast.kernels import FastLinear, gelu_
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
@@ -33,7 +33,7 @@ def text_model() -> LatteT2V:
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_class_models(option, part, monkeypatch):
     """Parts of one token (one frame or place), of some frames, of one video, and of both videos."""
-    monkeypatch.setattr(fast_denoiser, "PART", part)
+    monkeypatch.setattr(trunk, "PART", part)
     model = warm(**option)
     with torch.no_grad():
         plain = model(X, T, Y)
@@ -45,7 +45,7 @@ def test_class_models(option, part, monkeypatch):
 @pytest.mark.parametrize("part", [1, 192 * 20, 1 << 20])
 @pytest.mark.parametrize("mask", [None, torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])])
 def test_text_models(mask, part, monkeypatch):
-    monkeypatch.setattr(fast_denoiser, "PART", part)
+    monkeypatch.setattr(trunk, "PART", part)
     model, text = text_model(), draw(9, 2, 4, 8)
     with torch.no_grad():
         plain = model(X, T, text, mask)
@@ -60,7 +60,7 @@ def test_text_models(mask, part, monkeypatch):
 @pytest.mark.parametrize("option", [{}, {"conditioning": "tokens"}, {"tubelet": 2}], ids=str)
 def test_runs_over_known_timesteps(option, most, monkeypatch):
     """With modulations of all timesteps before the first, and one by one; for all videos, and for the first."""
-    monkeypatch.setattr(fast_denoiser, "MOST_TABLED", most)
+    monkeypatch.setattr(trunk, "MOST_TABLED", most)
     model, times = warm(**option), torch.tensor([977, 500, 3])
     with torch.no_grad():
         run = FastRun(model, model.class_condition(model.condition(times.repeat_interleave(2), Y.repeat(3))), 3)
