@@ -10,8 +10,8 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import noise_of_v, split_output
 from latte.diffusion.guidance import guide
-from latte.fast.trunk import has_fast_form
 from latte.fast.switch import is_enabled
+from latte.fast.trunk import has_fast_form
 from latte.plans.plan import Plan
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance

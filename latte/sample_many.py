@@ -253,6 +253,7 @@ def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: 
         "fps": fps,
         **{name: asdict(config) if is_dataclass(config) else config for name, config in configs.items()},
         "device": device_name(pipe.device),
+        **({"fast": True} if is_enabled() else {}),  # the fast forms round differently
         "torch": torch.__version__,
         "latte": __version__,
     }

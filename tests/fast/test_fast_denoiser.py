@@ -8,8 +8,8 @@ from torch.nn.functional import gelu
 
 from latte.fast import trunk
 from latte.fast.blocks import parts
-from latte.fast.trunk import FastRun, fast, has_fast_form
 from latte.fast.kernels import FastLinear, gelu_
+from latte.fast.trunk import FastRun, fast, has_fast_form
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
 OPTIONS = [{"variant": v} for v in (1, 2, 3, 4)] + [
