@@ -90,7 +90,7 @@ class TextConditioning:
             known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
             run: FastRun | None = None
 
-            def fast(x: Tensor, k: int) -> Tensor:
+            def fast(x: Tensor, k: int, halves: int) -> Tensor:
                 nonlocal run
                 if run is None:
                     condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
@@ -98,9 +98,10 @@ class TextConditioning:
                 elif any(new is not old for new, old in zip(embeds.values(), known)):
                     run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
                 known[:] = embeds.values()
-                return run(x, k)
+                return run(x, k, halves)
 
-            def plain(x: Tensor, k: int) -> Tensor:
+            def plain(x: Tensor, k: int, halves: int) -> Tensor:
+                x = torch.cat([x] * halves)
                 table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
                 return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
 

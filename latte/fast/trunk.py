@@ -79,9 +79,27 @@ class FastBlocks:
         return found
 
     def run(
-        self, x: Tensor, prepared: Prepared, cache: LayerCache | None = None, frames: Tensor | None = None
-    ) -> Tensor:
-        """Tokens (b, f, s, d) through all blocks, in place. frames: their positions (1, f, 1, d), if known."""
+        self, x: Tensor, prepared: Prepared, cache: LayerCache | None = None, frames: Tensor | None = None,
+        halves: int = 1,
+    ) -> Tensor:  # fmt: skip
+        """Tokens through all blocks.
+
+        Args:
+            x: Tokens (b, f, s, d), which are overwritten.
+            prepared: For halves * b videos.
+            cache: See FastRun.
+            frames: The positions of frames (1, f, 1, d), if they are known.
+            halves: 2 for both halves of guidance, which begin with the same tokens.
+
+        Returns:
+            Tokens (halves * b, f, s, d).
+        """
+        axis, (first, *_) = self.runs[0][0]
+        alike = first.norm is not None and prepared.modulations[0][first.norm][1].ndim == 1  # for all videos
+        shared = halves > 1 and cache is None and alike and self.network.first_temporal != 0
+        if shared:  # until they meet the text, both halves are equal
+            self.run_layers(x, [first], axis, 0, prepared, None)
+        x = x if halves == 1 else x.repeat(halves, 1, 1, 1)
         for i, runs in enumerate(self.runs):
             if i == self.network.first_temporal:
                 if frames is None:
@@ -94,7 +112,9 @@ class FastBlocks:
             slot = None if cache is None else cache.slot("block", i, x)
             before = None if slot is None else slot.copy_(x)
             for axis, layers in runs:
-                self.run_layers(x, layers, axis, i, prepared, cache)
+                self.run_layers(
+                    x, [layer for layer in layers if not (shared and layer is first)], axis, i, prepared, cache
+                )
             if before is not None:
                 torch.sub(x, before, out=slot)
         return x
@@ -175,17 +195,19 @@ class FastRun:
         """Attend to another text from now on."""
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
 
-    def __call__(self, x: Tensor, k: int) -> Tensor:
+    def __call__(self, x: Tensor, k: int, halves: int = 1) -> Tensor:
         """Predict at timestep number k.
 
         Args:
-            x: Noisy latents (b, f, c, h, w), for the first b of the condition's videos.
+            x: Noisy latents (b, f, c, h, w).
             k: Number of the timestep.
+            halves: How often the latents are taken, one after the other, for the first halves * b of the condition's
+                videos; 2 for guidance.
 
         Returns:
-            The output (b, f, channels, h, w).
+            The output (halves * b, f, channels, h, w).
         """
-        network, count = self.network, x.shape[0]
+        network, count = self.network, halves * x.shape[0]
         first = lambda z: z if z.shape[0] == 1 else z[:count]
         if self.tables is None:
             modulations = self.blocks.modulations(first(self.embedded[k]))
@@ -197,8 +219,10 @@ class FastRun:
             self.cache.begin(k)
         tokens = None if self.tokens is None else first(self.tokens[k])
         condition = Condition(self.embedded[k], first(self.final[k]), tokens)
+        if tokens is not None and halves > 1:
+            x, halves = x.repeat(halves, 1, 1, 1, 1), 1
         embedded = self.embed(x, tokens)
-        out = self.blocks.run(embedded, prepared, self.cache, self.frames)
+        out = self.blocks.run(embedded, prepared, self.cache, self.frames, halves)
         return network.predict(out, condition, x.shape[3] // network.patch_size)
 
     def embed(self, x: Tensor, tokens: Tensor | None) -> Tensor:
@@ -232,9 +256,11 @@ def has_fast_form(network: nn.Module) -> bool:
         replaced = (name for name in vars(module) if name != "attend" and callable(getattr(type(module), name, None)))
         if hooked or any(replaced):
             return False
-    ours = (Block, AxialAttention, SplitAttention, CrossAttention, FeedForward)
-    layers = (part for block in network.blocks for part in (block, *block.attns, block.cross, block.mlp))
-    return all(part is None or type(part) in ours for part in layers)
+    ours = (Block, AxialAttention, SplitAttention, CrossAttention, FeedForward, nn.Linear, nn.ModuleList)
+    own = (
+        part for block in network.blocks for name, part in block.named_modules() if not name.startswith("modulation")
+    )
+    return all(type(part) in ours for part in own)
 
 
 @contextmanager

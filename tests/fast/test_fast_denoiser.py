@@ -70,6 +70,31 @@ def test_runs_over_known_timesteps(option, most, monkeypatch):
             assert relative_error(run(X[:1], k), model(X[:1], t.expand(1), Y[:1])) < 1e-6
 
 
+def test_both_halves_of_guidance():
+    """They share what comes before the text, and nothing where classes or tokens in front tell them apart."""
+    text, times = draw(9, 2, 4, 8), torch.tensor([500, 3])
+    model, twice = text_model(), torch.cat([X[:1]] * 2)
+    with torch.no_grad():
+        run = FastRun(model, model.text_condition(times, text, None), 2)
+        calls = []
+        run.blocks.run_layers = lambda *args, f=run.blocks.run_layers: (calls.append(len(args[0])), f(*args))
+        assert relative_error(run(X[:1], 1, 2), model(twice, times[1].expand(2), text)) < 1e-6
+        assert calls == [1, 2, 2, 2, 2]
+        for option in ({}, {"conditioning": "tokens"}):
+            model = warm(**option)
+            run = FastRun(model, model.class_condition(model.condition(times.repeat_interleave(2), Y.repeat(2))), 2)
+            assert relative_error(run(X[:1], 1, 2), model(twice, times[1].expand(2), Y)) < 1e-6
+
+
+def test_adapters_have_no_fast_form():
+    class Adapter(torch.nn.Linear):
+        pass
+
+    model = warm()
+    model.blocks[0].attns[0].qkv = Adapter(48, 144)
+    assert not has_fast_form(model)
+
+
 def test_runs_of_a_text_model():
     model, text, times = text_model(), draw(9, 2, 4, 8), torch.tensor([500, 3])
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
