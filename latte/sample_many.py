@@ -27,6 +27,7 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name
+from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
 from latte.sample_record import (
     DIGESTS,
