@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from latte.fast.vae_layers import prepare
 from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
@@ -27,7 +28,7 @@ def vae_files(path: Path, variant: str | None = None) -> list[Path]:
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> VideoVAE:
-    """Load an autoencoder for videos, in evaluation mode.
+    """Load an autoencoder for videos, in evaluation mode, with the fast paths of latte.fast.vae_layers.
 
     Args:
         path: A folder with config.json and weights, as published or as save_vae writes it; or a single file, in which
@@ -55,7 +56,7 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str 
         config = config or infer_vae_config(state, table, files[-1])
     model = make_network(AutoencoderKL, config, state, files[-1])
     load_strictly(model, state, files[-1], dtype)
-    return VideoVAE(model).eval()
+    return prepare(VideoVAE(model).eval())
 
 
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
