@@ -1,6 +1,6 @@
 """The command `latte`: it finds the module of a command, runs it, and reports errors in one line.
 
-Heavy imports wait until a command runs, so that `latte --help` is instant.
+PyTorch is imported only after the options are parsed, so that help and errors in the options come at once.
 """
 
 import io
@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from latte import __version__
+from latte.commands.options import OPTIONS
 from latte.commands.parser import command_parser
 from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write, reason_of
 from latte.files import SEEN, one_line
@@ -52,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:
             SEEN.clear()
-            import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
+            options = OPTIONS[parsed.command](parsed.arguments)
+            import_module(f"latte.commands.{parsed.command}").main(options)
             sys.stdout.flush()
         except KeyboardInterrupt:
             print_message(parsed.command, "stopped")
