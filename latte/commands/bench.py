@@ -4,6 +4,8 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+import torch
+
 from latte.commands.options.benchmarks import PAB_RANGES
 from latte.commands.parser import write_result
 from latte.commands.sampling_options import open_pipeline
@@ -12,10 +14,13 @@ from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, wr
 from latte.eval.bench.feature_check import check_features, feature_table
 from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
+from latte.eval.bench.read_speed import measure_reading, reading_table
 from latte.eval.bench.resources import weight_bytes
 from latte.eval.bench.train_speed import ROW_HEADER, format_row, measure_training, with_existing_vae
 from latte.eval.reporting import machine_record, origin
 from latte.train.presets import resolve
+from latte.video.formats import STREAM_SUFFIXES
+from latte.video.read import list_videos
 from latte.weights.tensors import DTYPES
 
 
@@ -64,6 +69,16 @@ def bench_eval(args: Namespace) -> None:
     write_result(args.out, {**about, "rows": rows})
 
 
+def bench_video(args: Namespace) -> None:
+    """Measure how fast clips are read out of videos, beside other readers."""
+    videos = [path for path in list_videos(args.videos) if path.suffix.lower() in STREAM_SUFFIXES]
+    milliseconds = measure_reading(videos, args.clips, args.frames, args.repeats)
+    about = {"clips": args.clips, "frames": args.frames, **machine_record(torch.device("cpu"))}
+    print(reading_table(milliseconds))
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    write_result(args.out, {**about, "milliseconds": milliseconds})
+
+
 def bench_memory(args: Namespace) -> None:
     """Compute what Latte-1 needs in memory, part by part. No weights are needed."""
     print(memory_table(args.num_frames, args.height, args.width, DTYPES[args.dtype]))
@@ -81,6 +96,7 @@ BENCHMARKS = {
     "pab": bench_pab,
     "train": bench_train,
     "eval": bench_eval,
+    "video": bench_video,
     "memory": bench_memory,
     "features": bench_features,
 }

@@ -68,6 +68,22 @@ def eval_options(argv: list[str]) -> Namespace:
     return args
 
 
+def video_options(argv: list[str]) -> Namespace:
+    """Measure how fast clips are read out of videos on one thread, beside PyAV and, if it is installed, decord."""
+    parser = Parser(prog="latte bench video", description=video_options.__doc__)
+    add = parser.add_argument
+    add("videos", type=Path, help="folder of videos")
+    add("--clips", type=int, default=12, help="clips to read, at random places (default: 12)")
+    add("--frames", type=int, default=16, help="consecutive frames of a clip (default: 16)")
+    add("--repeats", type=int, default=5, help="how often to read them; the fastest counts (default: 5)")
+    add("--out", type=Path, help="also write the results to this .json file")
+    args = parser.parse_args(argv)
+    for name in ("clips", "frames", "repeats"):
+        check_count(f"--{name}", getattr(args, name))
+    check_out_file(args.out)
+    return args
+
+
 def memory_options(argv: list[str]) -> Namespace:
     """Compute what Latte-1 needs in memory, part by part. No weights are needed."""
     parser = Parser(prog="latte bench memory", description=memory_options.__doc__)
@@ -104,6 +120,7 @@ BENCHMARKS = {
     "pab": (pab_options, "what Pyramid Attention Broadcast saves and costs"),
     "train": (train_options, "how fast a Latte trains"),
     "eval": (eval_options, "how fast videos are decoded and compared"),
+    "video": (video_options, "how fast clips are read out of videos"),
     "memory": (memory_options, "what Latte-1 needs in memory"),
     "features": (features_options, "how the distance of the shapes' features grows with damage"),
 }

@@ -14,6 +14,7 @@ from latte.commands import info
 from latte.eval.bench import train_speed
 from latte.eval.bench.memory_need import without_values, working_bytes
 from latte.eval.bench.pab_cost import counting
+from latte.eval.bench.read_speed import choose_windows, readers
 from latte.eval.bench.resources import LiveTensors, timed, weight_bytes
 from latte.eval.bench.train_speed import SOURCES, step_flops, with_existing_vae
 from latte.eval.fidelity import psnr, ssim
@@ -22,7 +23,9 @@ from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig
+from latte.shapes.draw import make_clip
 from latte.train.presets import resolve
+from latte.video.write import write_video
 from latte.weights.convert_t2v import t2v_config, t2v_state
 from latte.weights.vae_folder import load_vae
 
@@ -141,6 +144,19 @@ def test_memory_without_values_is_that_with_values():
         fake = decode()
     assert fake == decode() > 2 * 3 * 16 * 16 * 4
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_speed_of_reading(tmp_path, capsys):
+    write_video(make_clip(0, 0, frames=6, size=32).video, tmp_path / "a.mkv")
+    words = ["bench", "video", str(tmp_path), "--clips", "2", "--repeats", "1", "--out", str(tmp_path / "a.json")]
+    assert main([*words, "--frames", "4"]) == 0
+    found = read_json(tmp_path / "a.json")["milliseconds"]
+    assert {"read_video", "PyAV"} <= found.keys() and min(found.values()) > 0
+    assert f"| PyAV | {found['PyAV']:.1f} |" in capsys.readouterr().out
+    window = choose_windows([tmp_path / "a.mkv"], 1, 4)[0]
+    assert 0 <= window.start <= 2 and {read(window) for read in readers().values()} == {4}
+    assert main([*words, "--frames", "6"]) == 2
+    assert "no video of more than 6 frames" in capsys.readouterr().err
 
 
 def test_the_memory_of_latte_1(capsys):
