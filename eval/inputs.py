@@ -152,4 +152,4 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
 
 def find_device(name: str | torch.device | None) -> torch.device:
     """The device of that name; None: CUDA where there is one, else the CPU. Raises ValueError if it is not there."""
-    return usable_device(str(name or ("cuda" if torch.cuda.is_available() else "cpu")))
+    return usable_device(None if name is None else str(name))

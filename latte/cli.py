@@ -1,6 +1,6 @@
 """The command `latte`: it finds the module of a command, runs it, and reports errors in one line.
 
-Heavy imports wait until a command runs, so that `latte --help` is instant.
+PyTorch is imported only after the options are parsed, so that help and errors in the options come at once.
 """
 
 import io
@@ -13,6 +13,7 @@ from importlib import import_module
 
 from latte import __version__
 from latte.allocator import keep_freed_memory
+from latte.commands.options import OPTIONS
 from latte.commands.parser import command_parser
 from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write, reason_of
 from latte.files import SEEN, one_line
@@ -53,9 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:
             SEEN.clear()
+            options = OPTIONS[parsed.command](parsed.arguments)
             if os.environ.get("LATTE_KEEP_MEMORY") != "0":
                 keep_freed_memory()
-            import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
+            import_module(f"latte.commands.{parsed.command}").main(options)
             sys.stdout.flush()
         except KeyboardInterrupt:
             print_message(parsed.command, "stopped")

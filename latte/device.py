@@ -8,12 +8,18 @@ import torch
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 
 
-def usable_device(name: str) -> torch.device:
-    """Return a device by its name, with its index.
+def default_device() -> str:
+    """The name of the device that is used if none is named: cuda if this machine has it, and cpu otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(name: str | None) -> torch.device:
+    """Return a device by its name, with its index; None for the default one.
 
     Raises:
         ValueError: If this machine does not have it, or if this project does not run on its type.
     """
+    name = name or default_device()
     try:
         if torch.device(name).type not in DEVICE_TYPES:
             raise ValueError(f"device {name!r}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")

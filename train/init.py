@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from latte.class_conditioning import read_classes
-from latte.models.latte import SIZES, Latte, LatteConfig
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_config import SIZES
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
 from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 
+from latte.device import default_device
 from latte.processes import launch
 from latte.train.bounded_yaml import DecimalLoader, compose, merge, value_of
 from latte.train.config import (
@@ -167,7 +168,7 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     """
     values = asdict(PRESETS[source]) if source in PRESETS else read_settings(source)
     if is_original(values):
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(device or default_device())
         with prefix_errors(Path(source)):
             values, notes = translate(values, launch().size, device)
         for note in notes:

@@ -8,7 +8,7 @@ the built-in shapes, on a CPU.
 
 from dataclasses import dataclass, field, replace
 
-from latte.models.latte import SIZES, equal_depth
+from latte.models.latte_config import SIZES, equal_depth
 
 EACH = object()  # in an arm of a sweep: the value that is swept over
 EQUAL_DEPTH = object()  # in an arm: the depth at which variants 3 and 4 have as many parameters as the base

@@ -1,12 +1,12 @@
 """`latte convert`: convert a checkpoint to a model folder, or a model to the original's or diffusers' format."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import nn
 
-from latte.commands.parser import Parser
 from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.weights.convert_latte import state_for_original
@@ -20,31 +20,14 @@ from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
-FORMATS = ("latte", "original", "diffusers")
 
-
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Convert a model, and print the sha256 of every file that was read.
 
     Raises:
         ValueError: The options do not fit the model, or the model has no such format.
         CheckpointError: The source is missing or damaged, or the target holds something else.
     """
-    parser = Parser(prog="latte convert", description=__doc__)
-    parser.add_argument("source", help="a checkpoint file, a model's or VAE's folder, or a name")
-    parser.add_argument("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
-    parser.add_argument(
-        "--to",
-        choices=FORMATS,
-        default="latte",
-        help="format of the target: latte (default), original (class-conditional), diffusers (text-to-video)",
-    )
-    parser.add_argument("--num-heads", type=int, help="attention heads, for a width that was never published")
-    parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
-    words = "a word in the names of the weight files of a text-to-video model or a VAE, such as fp16"
-    parser.add_argument("--variant", help=words)
-    args = parser.parse_args(argv)
     source, target, dtype = find_pipeline(args.source), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)

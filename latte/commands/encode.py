@@ -1,14 +1,13 @@
 """`latte encode`: encodes the latents of a data set once, and stores them for training."""
 
-from pathlib import Path
+from argparse import Namespace
 
-from latte.commands.parser import Parser, add_device_option
 from latte.device import usable_device
 from latte.folder_lock import exclusive
 from latte.text.tokenizer import Tokenizer
 from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
-from latte.train.presets import PRESETS, resolve
+from latte.train.presets import resolve
 from latte.weights.hub import find_pipeline
 from latte.weights.published import load_t5
 from latte.weights.tensors import DTYPES
@@ -16,20 +15,8 @@ from latte.weights.tensors import DTYPES
 LATENT_DTYPES = {name: dtype for name, dtype in DTYPES.items() if name != "bfloat16"}  # which rounds too coarsely
 
 
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Encode the data set of a training configuration."""
-    parser = Parser(prog="latte encode", description=__doc__)
-    add = parser.add_argument
-    add("--config", default="folder", help=f"configuration of the training: {', '.join(PRESETS)}, or a file")
-    add("--out", type=Path, required=True, help="folder to write; an encoding that was stopped there continues")
-    add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, by the T5 of this model")
-    add("--shard-size", type=int, default=64, help="videos per file (default: 64)")
-    add("--dtype", choices=LATENT_DTYPES, default="float16", help="type of the stored numbers (default: float16)")
-    add_device_option(parser)
-    add("changes", nargs="*", metavar="key=value", help="settings of the training to change, such as data=videos")
-    args = parser.parse_intermixed_args(argv)
-    if args.shard_size < 1:
-        raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
     device, dtype = usable_device(args.device), LATENT_DTYPES[args.dtype]
     config = resolve(args.config, args.changes, device)
     if config.kind in ("vae", "features"):

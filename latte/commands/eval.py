@@ -1,19 +1,15 @@
-"""`latte eval`: measure generated videos.
-
-With --real, the distance from real videos: FVD if --i3d gives its weights, else the shapes distance. Each distance is
-reported with its protocol, an extrapolation to infinite N with a 95 % interval, the real-vs-real floor, and caveats.
-With --reference, the fidelity to reference videos of the same names. With neither, the examiner's scores of a model of
-the built-in shapes.
-"""
+"""`latte eval`: measure generated videos."""
 
 import argparse
 import time
 from pathlib import Path
 
 from latte.arguments import check_count
+from latte.commands.options.evaluating import VIDEOS, eval_parser
+from latte.commands.options.sampling import add_sampling_options, read_prompts
 from latte.commands.parser import Parser, check_out_file, write_result
-from latte.commands.sampling_options import add_sampling_options, model_record, open_pipeline, read_prompts
-from latte.device import usable_device
+from latte.commands.sampling_options import model_record, open_pipeline
+from latte.device import default_device, usable_device
 from latte.eval.exam import score_model, score_table
 from latte.eval.fidelity import compare_pairs
 from latte.eval.fvd_result import FVDResult, compare_results
@@ -23,62 +19,21 @@ from latte.eval.networks.c3d_weights import c3d_detector
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.inception_weights import inception_detector
 from latte.eval.networks.shape_features import shapes_detector
-from latte.eval.protocol import PROTOCOLS, choose_protocol
+from latte.eval.protocol import choose_protocol
 from latte.eval.reporting import origin
 from latte.eval.statistics import holds_videos, is_features, read_feature_set
 from latte.eval.video_comparison import compare_given, compare_videos
-from latte.eval.video_inception_score import DEFAULT_SCORE, SCORE_PROTOCOLS
+from latte.eval.video_inception_score import DEFAULT_SCORE
 from latte.files import read_json
 from latte.processes import local_device, processes
 from latte.video.formats import STREAM_SUFFIXES
 from latte.weights.load import bundled_models, is_model_folder
 from latte.weights.tensors import prefix_errors
 
-VIDEOS = 256  # that the examiner judges
 
-
-def build_parser() -> Parser:
-    """The options of `latte eval`."""
-    parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "model", nargs="?", default="shapes", help="a model, or generated videos as --real takes them (default: shapes)"
-    )
-    add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
-    add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
-    add = parser.add_argument_group("distance from real videos").add_argument
-    words = "real videos (a folder or a file of arrays), their statistics (.npz, .pkl) or features (.npz, .safetensors)"
-    add("--real", type=Path, help=words)
-    words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
-    add("--protocol", choices=PROTOCOLS, help=words)
-    add("--frames", type=int, metavar="N", help="frames per clip, for videos too short for the protocol's")
-    words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
-    add("--real-crop", type=int, metavar="SIZE", help=words)
-    add("--i3d", type=Path, help="I3D's weights, for FVD: path to i3d_torchscript.pt or i3d_pretrained_400.pt")
-    add("--bn-eps", type=float, help="eps of I3D's batch norms (default: 1e-3; VideoGPT, TATS and cd-fvd use 1e-5)")
-    add("--inception", type=Path, help="for the FID of frames: path to weights-inception-2015-12-05-6726825d.pth")
-    add("--c3d", type=Path, help="for the inception score: path to conv3d_deepnetA_ucf.npz")
-    add("--c3d-mean", type=Path, help="C3D's mean clip: path to mean2.npz")
-    words = f"how many clips are scored, in how many groups (default: {DEFAULT_SCORE})"
-    add("--is-protocol", choices=SCORE_PROTOCOLS, help=words)
-    add("--features", type=Path, help="a folder where features are cached")
-    add("--samples", type=Path, help="keep a model's videos, lossless, in this folder (default: they are not kept)")
-    add("--prompts", type=Path, metavar="FILE", help="prompts for a text-to-video model, one per line")
-    add = parser.add_argument_group("fidelity to reference videos").add_argument
-    add("--reference", type=Path, help="a folder of references of the same names: PSNR, SSIM, LPIPS, flicker")
-    add("--alexnet", type=Path, help="for LPIPS: path to alexnet-owt-7be5be79.pth")
-    add = parser.add_argument_group("comparing two results").add_argument
-    words = "two .json files that --out wrote: which is better, and whether their intervals show it"
-    add("--compare", type=Path, nargs=2, metavar="RESULT", help=words)
-    add_sampling_options(parser.add_argument_group("sampling a model (--seed also chooses the clips)"))
-    return parser
-
-
-def main(argv: list[str]) -> None:
+def main(args: argparse.Namespace) -> None:
     """Measure, print the result, and write it if --out is given."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    check_eval_options(args, parser)
+    check_eval_options(args, eval_parser())
     if args.compare:
         print(compare_files(*args.compare))
         return
@@ -155,7 +110,7 @@ def measure_videos(args: argparse.Namespace) -> dict | None:
         print(result)
         return result.to_dict()
     protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop, args.frames)
-    args.device = local_device(args.device)
+    args.device = local_device(args.device or default_device())
     device = usable_device(args.device)
     detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
     others = {"fid": inception_detector(args.inception, device)} if args.inception else {}

@@ -49,12 +49,10 @@ def command_parser(commands: dict[str, str], version: str) -> Parser:
     return parser
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Add --device, whose default is cuda if this machine has it, and cpu otherwise."""
-    import torch  # not at the top: `latte --help` must not wait for it
-
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help=f"cpu, cuda, cuda:N, mps or xpu (default here: {default})")
+def add_device_option(parser: argparse._ActionsContainer) -> None:
+    """Add --device. None stands for its default, since PyTorch would be needed to know it: see usable_device."""
+    words = "cpu, cuda, cuda:N, mps or xpu (default: cuda if this machine has it, else cpu)"
+    parser.add_argument("--device", help=words)
 
 
 def check_out_file(path: Path | None) -> None:

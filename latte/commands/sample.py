@@ -20,61 +20,27 @@ from typing import Any
 
 from torch import Tensor
 
-from latte.arguments import MOST_VIDEOS, check_count
-from latte.commands.parser import Parser, check_out_folder
-from latte.commands.sampling_options import (
-    add_sampling_options,
-    model_record,
-    open_pipeline,
-    parse_broadcast,
-    read_prompts,
-)
-from latte.device import usable_device
+from latte.arguments import MOST_VIDEOS
+from latte.commands.sampling_options import model_record, open_pipeline
+from latte.device import default_device, usable_device
 from latte.files import replacing_folder
 from latte.folder_lock import exclusive
+from latte.pab import broadcast_options
 from latte.parallel import parallel, sampling_mesh
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks, launch, local_device, processes
 from latte.sample_many import RECORD, sample_many
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
-from latte.video.write import FPS_RANGE, write_video
+from latte.video.write import write_video
 from latte.weights.tensors import digest
 
 LARGEST_GRID = 8192  # pixels of a side; a WebP can have 16,383
 
 
-def build_parser() -> Parser:
-    """The options of `latte sample`."""
-    parser = Parser(prog="latte sample", description=__doc__)
-    add = parser.add_argument
-    words = "a folder, an original .pt, or a model that ships (default: shapes; with --prompt shapes-t2v)"
-    add("model", nargs="?", help=words)
-    add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
-    add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
-    words = "a set of N videos in all, for evaluation (with torchrun: --count)"
-    add("--n", "--count", dest="count", type=int, metavar="N", help=words)
-    prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", nargs="+", help="text prompts, one or more")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one a line")
-    add("--negative-prompt", default="", help="negative prompt")
-    words = "videos of each class (default: 2) or prompt (1), or in all from an unconditional model"
-    add("--num-videos", type=int, help=words)
-    add("--num-frames", type=int, help="frames of a video (default: as the model was trained)")
-    add("--height", type=int, help="in pixels (default: as the model was trained)")
-    add("--width", type=int, help="in pixels (default: as the model was trained)")
-    add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
-    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
-    add("--pab", nargs="+", metavar="KIND=RANGE", help=words)
-    add_sampling_options(parser)
-    return parser
-
-
-def main(argv: list[str]) -> None:
+def main(args: argparse.Namespace) -> None:
     """Sample and write; print what was made, from which weights, how fast, and what to try next."""
-    args = build_parser().parse_args(argv)
-    if args.prompts:
-        args.prompt = read_prompts(args.prompts)
-    check_arguments(args)
+    check_out(args)
+    args.device = args.device or default_device()
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
     args.device = local_device(args.device)
     if args.count:
@@ -91,7 +57,7 @@ def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any
     """As open_pipeline, with what --pab asks for."""
     pipe, settings, files = open_pipeline(args)
     if args.pab:
-        pipe.enable_pyramid_attention_broadcast(**parse_broadcast(args.pab))
+        pipe.enable_pyramid_attention_broadcast(**broadcast_options(args.ranges))
     return pipe, settings, files
 
 
@@ -208,25 +174,10 @@ def prompts_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError, before minutes of work, for what would fail after them."""
-    if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
-        raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
-    if args.count is not None:
-        check_count("--n", args.count, MOST_VIDEOS)
-        if args.num_videos is not None:
-            raise ValueError("--num-videos is for each class or prompt, --n is for all of them: give one")
-    elif (args.out / RECORD).exists():
+def check_out(args: argparse.Namespace) -> None:
+    """Raise ValueError, before minutes of work, if the folder of --out holds what would be mixed up or lost."""
+    if not args.count and (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
-    for prompt in (*(args.prompt or ()), args.negative_prompt):
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of the command line that are not UTF-8
-            raise ValueError(f"the prompt {prompt!r} is not UTF-8 text: write it in UTF-8")
-    parse_broadcast(args.pab or [])
-    if args.seed < 0:
-        raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
-    if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
-        raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
-    check_out_folder(args.out)
     if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
         raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
 

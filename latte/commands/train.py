@@ -2,40 +2,19 @@
 
 import argparse
 import warnings
-from pathlib import Path
 
 import torch
 
-from latte.commands.parser import Parser, add_device_option
-from latte.device import usable_device
+from latte.device import default_device, usable_device
 from latte.processes import Ranks, local_device, processes
 from latte.train.data.latents import open_data
 from latte.train.loop import train
-from latte.train.presets import PRESETS, resolve
+from latte.train.presets import resolve
 
 
-def main(argv: list[str]) -> None:
+def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    parser = Parser(prog="latte train", description=__doc__)
-    parser.add_argument(
-        "--config",
-        default="shapes",
-        help=f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
-        "Latte (default: shapes)",
-    )
-    folder = "the run folder; a run that stopped there is resumed (under torchrun use --run-dir, because torchrun has "
-    folder += "its own --run)"
-    parser.add_argument("--run", "--run-dir", type=Path, required=True, help=folder)
-    resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help=resuming)
-    add_device_option(parser)
-    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
-    parser.add_argument("--allow-changes", action="store_true", help=allow)
-    changes = "settings to change, such as steps=100 or model.depth=4; a run that resumes takes a new learning_rate or "
-    changes += "the like from there on, and records that"
-    parser.add_argument("changes", nargs="*", metavar="key=value", help=changes)
-    args = parser.parse_intermixed_args(argv)
-    device = usable_device(local_device(args.device))
+    device = usable_device(local_device(args.device or default_device()))
     with processes(device) as ranks:  # they meet first, because reading the data may take long
         train_together(args, device, ranks)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 # Players ignore pixels that are further from square than any camera or disc makes them.
 MAX_PIXEL_ASPECT = 8
@@ -29,20 +30,24 @@ def display_size(height: int, width: int, aspect: Fraction) -> DisplaySize:
     return DisplaySize(height, max(1, round(width * aspect)))
 
 
-def to_shown_rgb(frame: av.VideoFrame, aspect: Fraction = Fraction(1)) -> np.ndarray:
+def to_shown_rgb(
+    frame: av.VideoFrame, aspect: Fraction = Fraction(1), converter: VideoReformatter | None = None
+) -> np.ndarray:
     """Convert a decoded frame to RGB (h, w, 3) as it is to be shown.
 
     Args:
         frame: The frame.
         aspect: Width of its pixels over their height. Other pixels than square ones are resampled.
+        converter: One for all frames of a video saves its preparation for every frame.
     """
+    converter = converter or VideoReformatter()
     # By default, converting starts threads for every frame, which takes 20 times as long on a busy machine.
     with av.logging.Capture():  # it warns of JPEG's range of colours, frame by frame
         if aspect == 1:
-            converted = frame.reformat(format="rgb24", threads=1)
+            converted = converter.reformat(frame, format="rgb24", threads=1)
         else:
             height, width = display_size(frame.height, frame.width, aspect)
-            converted = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
+            converted = converter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
     image = converted.to_ndarray()
     matrix: Any = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
     return orient(image, bytes(matrix)) if matrix else image

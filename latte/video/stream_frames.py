@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from latte.video.damage import Damage
 from latte.video.formats import DamagedVideoError
@@ -46,12 +47,12 @@ def read_stream(
             return frames, index.fps
     wanted = set(numbers) if numbers else range(len(index.times))
     last = max(wanted, default=0) if numbers else None
-    frames = {}
+    frames, converter = {}, VideoReformatter()
     with open_stream(path) as (container, stream):
         check_size(stream, len(wanted), index.pixel_aspect)
         for number, frame in enumerate(decode(container, stream, damage, index.head_is_cut)):
             if not numbers or number in wanted:
-                frames[number] = to_shown_rgb(frame, index.pixel_aspect)
+                frames[number] = to_shown_rgb(frame, index.pixel_aspect, converter)
             if number == last:
                 break
     if not numbers:
@@ -62,7 +63,7 @@ def read_stream(
 def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[int]) -> dict[int, np.ndarray]:
     """Decode requested frames from a key frame. Returns none if what comes is not what the index says."""
     wanted, frames = set(numbers), {}
-    last = max(wanted)
+    last, converter = max(wanted), VideoReformatter()
     with open_stream(path) as (container, stream):
         check_size(stream, len(wanted), index.pixel_aspect)
         container.seek(key.pts, stream=stream)
@@ -73,7 +74,7 @@ def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[in
                 if frame.pts != index.times[number] or (number == key.number and not frame.key_frame):
                     return {}
                 if number in wanted:
-                    frames[number] = to_shown_rgb(frame, index.pixel_aspect)
+                    frames[number] = to_shown_rgb(frame, index.pixel_aspect, converter)
         except (DamagedVideoError, av.FFmpegError):
             return {}  # the damage may come from starting here: decoding from the first frame will tell
     return frames if last in frames else {}
@@ -83,11 +84,11 @@ def read_stream_blocks(path: Path, size: int, damage: Damage) -> Iterator[list[n
     """Decode a stream in blocks of at most `size` frames (h, w, 3), and fewer if they are large."""
     index = index_frames(path)
     note_problem(index, damage)
-    shown, block = 0, []
+    shown, block, converter = 0, [], VideoReformatter()
     with open_stream(path) as (container, stream):
         for frame in decode(container, stream, damage, index.head_is_cut):
             shown += 1
-            block.append(to_shown_rgb(frame, index.pixel_aspect))
+            block.append(to_shown_rgb(frame, index.pixel_aspect, converter))
             if len(block) == size or len(block) * block[0].nbytes >= BLOCK_BYTES:
                 yield block
                 block = []

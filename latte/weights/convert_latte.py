@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from latte.models.condition import sincos, spatial_position
-from latte.models.latte import SIZES, Latte, LatteConfig
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_config import SIZES
 from latte.weights.tensors import FLOATS, rename_keys
 from latte.weights.weight_sets import choose_weights, refuse_without_weights, weight_sets
 

@@ -117,8 +117,8 @@ def kill_again_and_again(
         kills: How often to kill at least.
         rng: The source of randomness.
         longest: The longest delay of a kill after the training started or saved, in seconds.
-        damages: How many checkpoints to damage.
-        in_saves: How many kills must fall into a save, with up to 3 * kills attempts.
+        damages: How many checkpoints to damage, with up to 3 * kills attempts.
+        in_saves: How many kills must fall into a save, likewise.
 
     Returns:
         The numbers of "kills", of those "in_save", and of "damages".
@@ -127,7 +127,8 @@ def kill_again_and_again(
         AssertionError: If the training ends before it is killed, or does not end well when it is not killed.
     """
     counts = {"kills": 0, "in_save": 0, "damages": 0}
-    while counts["kills"] < kills or (counts["in_save"] < in_saves and counts["kills"] < 3 * kills):
+    missing = lambda: counts["in_save"] < in_saves or counts["damages"] < damages
+    while counts["kills"] < kills or (missing() and counts["kills"] < 3 * kills):
         before, drafts, pids = last_change(run), unfinished_checkpoints(run), start()
         when, deadline = rng.random(), time.monotonic() + 60
         if when > 0.2:  # kill while it trains or saves, or soon after a save began; otherwise while it starts

@@ -244,14 +244,21 @@ def test_a_tubelets_frames_come_out_in_order():
 
 @every_option
 def test_compiles_without_graph_breaks(option):
-    """No graph break, in evaluation and, with images and recomputation, in training."""
+    """No graph break in evaluation."""
     torch.compiler.reset()
     model = warm(**{"depth": 2 if option.get("variant", 1) < 3 else 1, **option})
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(X, T, Y), model(X, T, Y))
-    if "tubelet" not in option:
-        model.train().gradient_checkpointing = True
-        torch.testing.assert_close(compiled(X, T, Y, 1), model(X, T, Y, 1))
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(X, T, Y), model(X, T, Y))
+
+
+@pytest.mark.parametrize(
+    "option", [{}, {"variant": 3}, {"variant": 4, "conditioning": "tokens", "temporal_pos": "rope"}]
+)
+def test_training_compiles_without_graph_breaks(option):
+    """With images and recomputation, and every kind of block, of modulation and of position."""
+    torch.compiler.reset()
+    model = warm(**{"depth": 1 if option else 2, **option}).train()
+    model.gradient_checkpointing = True
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(X, T, Y, 1), model(X, T, Y, 1))
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler for inductor")

@@ -11,7 +11,8 @@ from small_runs import TINY, run, small, small_t2v
 
 from latte.cli import main
 from latte.files import write_json
-from latte.models.latte import SIZES, Latte, LatteConfig
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_config import SIZES
 from latte.models.latte_t2v import LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.train.init import init_latte, init_t2v

@@ -119,15 +119,15 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(vae, tmp_path):
 
 def test_deterministic_sums_give_the_same_bits_on_any_number_of_processes(vae, tmp_path):
     words = ["micro_batch_size=1", "global_batch_size=12", "deterministic_reduce=true"]
-    config = small(vae, *words, "steps=6")
+    config = small(vae, *words, "steps=4")
     expected = alone(config, tmp_path / "1")
-    plain = alone(small(vae, *words[:2], "steps=6"), tmp_path / "plain")
+    plain = alone(small(vae, *words[:2], "steps=4"), tmp_path / "plain")
     assert not same(plain, expected) and far(plain, expected) < 1e-5
-    for size in (2, 3, 4):
+    for size in (2, 3):
         assert same(trained(config, tmp_path / str(size), size), expected)
-    for steps, size in ((2, 3), (4, 1), (6, 4)):
+    for steps, size in ((1, 3), (2, 1), (4, 4)):
         trained(small(vae, *words, f"steps={steps}", "schedule=constant"), tmp_path / "changing", size)
-    whole = alone(small(vae, *words, "steps=6", "schedule=constant"), tmp_path / "constant")
+    whole = alone(small(vae, *words, "steps=4", "schedule=constant"), tmp_path / "constant")
     assert same(tensors(checkpoint.latest(tmp_path / "changing")), whole)
 
 

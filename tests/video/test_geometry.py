@@ -1,12 +1,16 @@
 """Frames are turned, mirrored and resampled as players show them."""
 
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
 from encode_video import encode
 
 from latte.video import inspect_video, read_blocks, read_video
+from latte.video.geometry import to_shown_rgb
 
 ONE, W = 1 << 16, 1 << 30
 CORNERS = np.zeros((4, 48, 64, 3), np.uint8)
@@ -58,3 +62,16 @@ def test_a_turned_film_of_narrow_pixels(tmp_path):
     path = encode(tmp_path / "a.mp4", CORNERS, aspect=Fraction(2), matrix=(0, ONE, 0, -ONE, 0, 0, 0, 0, W))
     frames = read_video(path)[0]
     assert frames.shape[2:] == (128, 48) and corners(frames[0]) == "br kg"
+
+
+def test_a_converter_of_all_frames_gives_what_one_for_each_frame_gives():
+    random, converter = np.random.default_rng(0), VideoReformatter()
+    kinds = product(
+        (1, 5), (1, 2), (Fraction(1), Fraction(4, 3)), ("yuv420p", "yuv422p", "rgb24"), ((64, 48), (34, 50))
+    )
+    for matrix, colours, aspect, pixels, size in kinds:  # all of which may change in the middle of a stream
+        frame = VideoFrame(*size, pixels)
+        for plane in frame.planes:
+            plane.update(random.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+        frame.colorspace, frame.color_range = matrix, colours
+        assert np.array_equal(to_shown_rgb(frame, aspect, converter), to_shown_rgb(frame, aspect))

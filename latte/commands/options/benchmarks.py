@@ -1,0 +1,139 @@
+"""The options of `latte bench`, one function for each benchmark."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from latte.arguments import check_count
+from latte.commands.options.choices import DTYPES, LEAST_FRAMES, PRECISIONS, SHAPE_FEATURES, SOURCES
+from latte.commands.options.sampling import add_sampling_options
+from latte.commands.parser import Parser, add_device_option, check_out_file
+
+PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
+TRAINING = "shapes"  # the preset whose speed is measured by default
+
+
+def pab_options(argv: list[str]) -> Namespace:
+    """Measure what Pyramid Attention Broadcast saves and what it costs, on a model of the built-in shapes."""
+    parser = Parser(prog="latte bench pab", description=pab_options.__doc__)
+    add = parser.add_argument
+    add("model", nargs="?", default="shapes-t2v", help="a model of the built-in shapes (default: shapes-t2v)")
+    defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
+    add("--ranges", nargs="+", help=f"broadcast ranges spatial/temporal/cross/mlp (default: {defaults})")
+    add("--num-videos", type=int, default=64, help="videos to sample with each setting (default: 64)")
+    add("--out", type=Path, help="also write the results and what they depend on to this .json file")
+    add_sampling_options(parser)
+    args = parser.parse_args(argv)
+    check_count("--num-videos", args.num_videos)
+    check_out_file(args.out)
+    return args
+
+
+def train_options(argv: list[str]) -> Namespace:
+    """Measure how fast a Latte trains: clips per second, and the share of the machine's matrix product speed."""
+    parser = Parser(prog="latte bench train", description=train_options.__doc__)
+    add = parser.add_argument
+    add("--config", default=TRAINING, help=f"preset or YAML file of a training (default: {TRAINING})")
+    add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], help="(default: fp32 bf16)")
+    add("--compiled", nargs="+", choices=("no", "yes"), default=["no"], help="with torch.compile (default: no)")
+    words = "start a step from latents in memory, or from videos (default: both)"
+    add("--sources", nargs="+", choices=SOURCES, default=list(SOURCES), help=words)
+    add("--steps", type=int, default=10, help="steps to time (default: 10)")
+    add("--warmup", type=int, default=3, help="steps before them (default: 3)")
+    add("--out", type=Path, help="also write the results to this .json file")
+    add_device_option(parser)
+    add("changes", nargs="*", metavar="key=value", help="settings of the training to change")
+    args = parser.parse_intermixed_args(argv)
+    if args.steps < 1 or args.warmup < 0:
+        raise ValueError(f"--steps {args.steps} --warmup {args.warmup}: at least one step, and no negative number")
+    check_out_file(args.out)
+    return args
+
+
+def eval_options(argv: list[str]) -> Namespace:
+    """Measure the speed of decoding, of features and of distances, each beside a plain implementation."""
+    parser = Parser(prog="latte bench eval", description=eval_options.__doc__)
+    add = parser.add_argument
+    add("--videos", type=Path, help="folder of videos to decode (default: 8 of the built-in shapes, 256 px, H.264)")
+    add("--clips", type=int, default=8, help="clips to decode (default: 8)")
+    add("--frames", type=int, default=16, help=f"frames of a clip, {LEAST_FRAMES} or more (default: 16)")
+    add("--repeats", type=int, default=3, help="how often to time each; the fastest counts (default: 3)")
+    add("--out", type=Path, help="also write the results to this .json file")
+    add_device_option(parser)
+    args = parser.parse_args(argv)
+    if args.clips < 1 or args.repeats < 1:
+        raise ValueError(f"--clips {args.clips} --repeats {args.repeats}: both must be 1 or more")
+    if args.frames < LEAST_FRAMES:
+        raise ValueError(f"--frames {args.frames}: I3D takes {LEAST_FRAMES} or more")
+    check_out_file(args.out)
+    return args
+
+
+def video_options(argv: list[str]) -> Namespace:
+    """Measure how fast clips are read out of videos on one thread, beside PyAV and, if it is installed, decord."""
+    parser = Parser(prog="latte bench video", description=video_options.__doc__)
+    add = parser.add_argument
+    add("videos", type=Path, help="folder of videos")
+    add("--clips", type=int, default=12, help="clips to read, at random places (default: 12)")
+    add("--frames", type=int, default=16, help="consecutive frames of a clip (default: 16)")
+    add("--repeats", type=int, default=5, help="how often to read them; the fastest counts (default: 5)")
+    add("--out", type=Path, help="also write the results to this .json file")
+    args = parser.parse_args(argv)
+    for name in ("clips", "frames", "repeats"):
+        check_count(f"--{name}", getattr(args, name))
+    check_out_file(args.out)
+    return args
+
+
+def memory_options(argv: list[str]) -> Namespace:
+    """Compute what Latte-1 needs in memory, part by part. No weights are needed."""
+    parser = Parser(prog="latte bench memory", description=memory_options.__doc__)
+    add = parser.add_argument
+    add("--num-frames", type=int, default=16, help="frames of the video (default: 16)")
+    add("--height", type=int, default=512, help="in pixels (default: 512)")
+    add("--width", type=int, default=512, help="in pixels (default: 512)")
+    add("--dtype", choices=DTYPES, default="float16", help="type of the weights (default: float16)")
+    args = parser.parse_args(argv)
+    for name, unit in (("num_frames", 1), ("height", 16), ("width", 16)):
+        value = getattr(args, name)
+        if not 1 <= value <= 65_536 or value % unit:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be a multiple of {unit}, up to 65536")
+    return args
+
+
+def features_options(argv: list[str]) -> Namespace:
+    """Measure what the shapes' feature network recognises in held-out clips, and how its distance grows with damage."""
+    parser = Parser(prog="latte bench features", description=features_options.__doc__)
+    add = parser.add_argument
+    words = f"run folder of such a network (default: {SHAPE_FEATURES}, which ships)"
+    add("network", nargs="?", default=SHAPE_FEATURES, help=words)
+    add("--num-videos", type=int, default=512, help="clips on either side of the distance (default: 512)")
+    add("--out", type=Path, help="also write the results and what they depend on to this .json file")
+    add_device_option(parser)
+    args = parser.parse_args(argv)
+    if args.num_videos < 2:
+        raise ValueError(f"--num-videos is {args.num_videos}; it must be 2 or more")
+    check_out_file(args.out)
+    return args
+
+
+BENCHMARKS = {
+    "pab": (pab_options, "what Pyramid Attention Broadcast saves and costs"),
+    "train": (train_options, "how fast a Latte trains"),
+    "eval": (eval_options, "how fast videos are decoded and compared"),
+    "video": (video_options, "how fast clips are read out of videos"),
+    "memory": (memory_options, "what Latte-1 needs in memory"),
+    "features": (features_options, "how the distance of the shapes' features grows with damage"),
+}
+
+
+def bench_options(argv: list[str]) -> Namespace:
+    """Parse the name of a benchmark, which becomes .benchmark, and what follows it, that benchmark's own options."""
+    description = "Run a benchmark. For its options: latte bench BENCHMARK --help."
+    parser = Parser(prog="latte bench", description=description)
+    help = "; ".join(f"{name}: {what}" for name, (_, what) in BENCHMARKS.items())
+    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=help)
+    name = parser.parse_args(argv[:1]).benchmark
+    parse, _ = BENCHMARKS[name]
+    args = parse(argv[1:])
+    args.benchmark = name
+    return args

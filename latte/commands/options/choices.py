@@ -1,0 +1,43 @@
+"""What the options can be chosen from, and their defaults, where the modules that define them load PyTorch.
+
+A test holds every value here equal to its definition.
+"""
+
+SAMPLERS = (  # latte.scheduler
+    *("ddpm", "ddim", "euler", "euler_ancestral", "heun"),
+    *("kdpm2_ancestral", "pndm", "deis", "dpm_multistep", "dpm_singlestep"),
+)
+DTYPES = ("float32", "float16", "bfloat16")  # latte.weights.tensors
+LATENT_DTYPES = ("float32", "float16")  # latte.commands.encode
+BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
+FPS_RANGE = (0.1, 1000.0)  # latte.video.write
+
+PRESETS = (  # latte.train.presets
+    *("shapes-vae", "shapes", "shapes-t2v", "shapes-features", "folder-vae", "folder"),
+    *("ffs", "sky", "ucf101", "taichi", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
+)
+LATTE_PRESETS = tuple(
+    name for name in PRESETS if name not in ("shapes-vae", "shapes-t2v", "shapes-features", "folder-vae")
+)
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # latte.train.precision
+LAYOUTS = {  # latte.train.data.layouts
+    "ffs": "FaceForensics: avi or mp4 files",
+    "ucf101": "UCF101: Class/video.avi",
+    "sky": "SkyTimelapse: folders of frames",
+    "taichi": "Taichi-HD: folders of frames",
+    "folder": "any videos; two or more subfolders are classes",
+    "shapes": "the built-in moving shapes, written as videos",
+}
+SELECTIONS = ("stride", "linspace", "crop")  # latte.train.data.windows
+WHEN_DAMAGED = ("raise", "take")  # latte.video.damage
+DRAWN_BY_DEFAULT = 256  # latte.train.data.prepare_videos
+ORIGINAL_SIZE = 256  # latte.train.data.frame_list
+
+PROTOCOLS = (  # latte.eval.protocol
+    *("exact", "stylegan-v", "stylegan-v-128f", "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf"),
+)
+DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.eval.video_inception_score
+SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
+SOURCES = ("latents", "video")  # latte.eval.bench.train_speed
+LEAST_FRAMES = 9  # latte.eval.networks.i3d
+SHAPE_FEATURES = "shapes-features"  # latte.eval.networks.shape_features

@@ -1,0 +1,40 @@
+"""The options of `latte convert` and `latte info`."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from latte.commands.options.choices import DTYPES
+from latte.commands.parser import Parser
+from latte.models.latte_config import SIZES, VARIANTS
+
+FORMATS = ("latte", "original", "diffusers")
+
+
+def convert_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte convert`."""
+    description = "Convert a checkpoint to a model folder, or a model to the original's or diffusers' format."
+    parser = Parser(prog="latte convert", description=description)
+    add = parser.add_argument
+    add("source", help="a checkpoint file, a model's or VAE's folder, or a name")
+    add("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
+    words = "format of the target: latte (default), original (class-conditional), diffusers (text-to-video)"
+    add("--to", choices=FORMATS, default="latte", help=words)
+    add("--num-heads", type=int, help="attention heads, for a width that was never published")
+    add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
+    add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
+    words = "a word in the names of the weight files of a text-to-video model or a VAE, such as fp16"
+    add("--variant", help=words)
+    return parser.parse_args(argv)
+
+
+def info_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte info`."""
+    description = "Parameters and FLOPs of every variant and size, beside the paper's table."
+    parser = Parser(prog="latte info", description=description)
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="model sizes (default: all)")
+    add("--patch-size", type=int, default=2, choices=(2, 4, 8), help="side of a patch, in latent pixels (default: 2)")
+    variants = list(VARIANTS)
+    add("--variants", nargs="+", type=int, choices=VARIANTS, default=variants, help="model variants (default: all)")
+    add("--num-classes", type=int, default=0, help="number of classes (default: 0, unconditional)")
+    return parser.parse_args(argv)

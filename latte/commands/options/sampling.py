@@ -1,0 +1,121 @@
+"""The options of `latte sample`, and those that every command that samples shares."""
+
+import argparse
+from pathlib import Path
+
+from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
+from latte.commands.options.choices import BROADCAST_KINDS, DTYPES, FPS_RANGE, SAMPLERS
+from latte.commands.parser import Parser, add_device_option, check_out_folder
+from latte.files import read_utf8
+
+SAMPLE = """Make videos with a model, with a page, a contact sheet and an animation to look at them.
+
+With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
+with one process or several at once, and writes no page.
+"""
+
+
+def add_sampling_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that every command that samples has."""
+    add = parser.add_argument
+    add("--vae", help="folder of the VAE, if the model's folder holds none")
+    own = "(default: what the model's folder says, or {})"
+    add("--num-sampling-steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+    words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
+    add("--cfg-scale", type=float, help=words)
+    words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
+    add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
+    add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
+    add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
+    add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
+    add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
+    add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
+    add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
+    add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
+    add("--variant", help="a word in the names of a text-to-video model's weight files, such as fp16 (default: none)")
+    words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
+    add("--memory", choices=("normal", "low"), default="normal", help=words)
+    add_device_option(parser)
+
+
+def sample_parser() -> Parser:
+    """The options of `latte sample`."""
+    parser = Parser(prog="latte sample", description=SAMPLE)
+    add = parser.add_argument
+    words = "a folder, an original .pt, or a model that ships (default: shapes; with --prompt shapes-t2v)"
+    add("model", nargs="?", help=words)
+    add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
+    add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
+    words = "a set of N videos in all, for evaluation (with torchrun: --count)"
+    add("--n", "--count", dest="count", type=int, metavar="N", help=words)
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", nargs="+", help="text prompts, one or more")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one a line")
+    add("--negative-prompt", default="", help="negative prompt")
+    words = "videos of each class (default: 2) or prompt (1), or in all from an unconditional model"
+    add("--num-videos", type=int, help=words)
+    add("--num-frames", type=int, help="frames of a video (default: as the model was trained)")
+    add("--height", type=int, help="in pixels (default: as the model was trained)")
+    add("--width", type=int, help="in pixels (default: as the model was trained)")
+    add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
+    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
+    add("--pab", nargs="+", metavar="KIND=RANGE", help=words)
+    add_sampling_options(parser)
+    return parser
+
+
+def sample_options(argv: list[str]) -> argparse.Namespace:
+    """Parse the options of `latte sample`. --pab becomes a range for each kind, --prompts becomes --prompt.
+
+    Raises:
+        ValueError: A value would fail after minutes of work, whatever the model.
+    """
+    args = sample_parser().parse_args(argv)
+    if args.prompts:
+        args.prompt = read_prompts(args.prompts)
+    check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
+    if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
+        raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
+    if args.count is not None:
+        check_count("--n", args.count, MOST_VIDEOS)
+        if args.num_videos is not None:
+            raise ValueError("--num-videos is for each class or prompt, --n is for all of them: give one")
+    for prompt in (*(args.prompt or ()), args.negative_prompt):
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of the command line that are not UTF-8
+            raise ValueError(f"the prompt {prompt!r} is not UTF-8 text: write it in UTF-8")
+    args.ranges = parse_ranges(args.pab or [])
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
+    if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
+        raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
+    check_out_folder(args.out)
+    return args
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read the file of --prompts, one prompt a line. Raises ValueError if it holds none or is not in UTF-8."""
+    try:
+        prompts = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"--prompts {error}") from error
+    if not prompts:
+        raise ValueError(f"--prompts {path} holds no prompt; write one per line")
+    return prompts
+
+
+def parse_ranges(words: list[str]) -> dict[str, int]:
+    """Parse the words of --pab, such as "spatial=2", into a range for each kind of layer.
+
+    Raises:
+        ValueError: A word is not of that form, or a kind is named twice.
+    """
+    ranges: dict[str, int] = {}
+    for word in words:
+        kind, _, every = word.partition("=")
+        if kind not in BROADCAST_KINDS or not every.isdecimal():
+            known = ", ".join(BROADCAST_KINDS)
+            raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {known}")
+        if kind in ranges:
+            raise ValueError(f"--pab {word}: {kind} is given twice")
+        ranges[kind] = int(every)
+    return ranges

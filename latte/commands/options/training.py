@@ -1,0 +1,94 @@
+"""The options of the commands for data and training: `latte prepare`, `encode`, `train` and `plot`."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from latte.commands.options.choices import (
+    DRAWN_BY_DEFAULT,
+    LATENT_DTYPES,
+    LAYOUTS,
+    ORIGINAL_SIZE,
+    PRESETS,
+    SELECTIONS,
+    WHEN_DAMAGED,
+)
+from latte.commands.parser import Parser, add_device_option
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def prepare_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte prepare`."""
+    description = "Check the videos of a data set by decoding them, and list those that training can use."
+    parser = Parser(prog="latte prepare", description=description)
+    add = parser.add_argument
+    add("kind", choices=LAYOUTS, help="; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items()))
+    add("source", nargs="?", type=Path, metavar="SRC", help="folder of the data set; leave it out for shapes")
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--num-frames", type=int, default=16, help="frames in a clip (default: 16)")
+    add("--frame-interval", type=int, default=3, help="distance between a clip's frames in the video (default: 3)")
+    add("--selection", choices=SELECTIONS, default="stride", help="how the frames are chosen (default: stride)")
+    add("--quick", action="store_true", help="read only headers and first frames")
+    words = "damaged videos: leave them out (raise, the default), or take them as FFmpeg conceals the damage"
+    add("--damaged", choices=WHEN_DAMAGED, default="raise", help=words)
+    add("--clips", type=int, help=f"shapes: number of videos to draw (default: {DRAWN_BY_DEFAULT})")
+    add("--split", type=Path, help="ucf101: take only the videos of this list, such as trainlist01.txt")
+    frames = f"also write every frame, SIZE pixels square, for the original's joint training (default: {ORIGINAL_SIZE})"
+    add("--frame-list", type=int, nargs="?", const=ORIGINAL_SIZE, metavar="SIZE", help=frames)
+    return parser.parse_intermixed_args(argv)
+
+
+def encode_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte encode`. Raises ValueError if --shard-size is out of range."""
+    description = "Encode the latents of a data set once, and store them for training."
+    parser = Parser(prog="latte encode", description=description)
+    add = parser.add_argument
+    add("--config", default="folder", help=f"configuration of the training: {', '.join(PRESETS)}, or a file")
+    add("--out", type=Path, required=True, help="folder to write; an encoding that was stopped there continues")
+    add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, by the T5 of this model")
+    add("--shard-size", type=int, default=64, help="videos per file (default: 64)")
+    add("--dtype", choices=LATENT_DTYPES, default="float16", help="type of the stored numbers (default: float16)")
+    add_device_option(parser)
+    add("changes", nargs="*", metavar="key=value", help="settings of the training to change, such as data=videos")
+    args = parser.parse_intermixed_args(argv)
+    if args.shard_size < 1:
+        raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
+    return args
+
+
+def train_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte train`."""
+    parser = Parser(prog="latte train", description="Train a model, or resume a training run.")
+    add = parser.add_argument
+    words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
+    add("--config", default="shapes", help=words + "Latte (default: shapes)")
+    folder = "the run folder; a run that stopped there is resumed (under torchrun use --run-dir, because torchrun has "
+    folder += "its own --run)"
+    add("--run", "--run-dir", type=Path, required=True, help=folder)
+    resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
+    add("--resume", choices=("auto", "never"), default="auto", help=resuming)
+    add_device_option(parser)
+    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
+    add("--allow-changes", action="store_true", help=allow)
+    changes = "settings to change, such as steps=100 or model.depth=4; a run that resumes takes a new learning_rate or "
+    changes += "the like from there on, and records that"
+    add("changes", nargs="*", metavar="key=value", help=changes)
+    return parser.parse_intermixed_args(argv)
+
+
+def plot_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte plot`. Raises ValueError if a value is out of range, or --out is no picture."""
+    parser = Parser(prog="latte plot", description="Plot the training curves of one run or several.")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
+    words = "the picture to write, .png, .pdf or .svg (default: curves.png in the first run folder)"
+    add("--out", type=Path, help=words)
+    words = "draw the moving average of N logged values (default: 50)"
+    add("--smooth", type=int, default=50, metavar="N", help=words)
+    args = parser.parse_args(argv)
+    if args.smooth < 1:
+        raise ValueError(f"--smooth is {args.smooth}; it must be 1 or more")
+    args.out = args.out or args.runs[0] / "curves.png"
+    if args.out.suffix.lower() not in PICTURES:
+        raise ValueError(f"{args.out} is not a picture: give a .png, .pdf or .svg")
+    return args
