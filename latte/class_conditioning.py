@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
+from latte.conditioning import GuidedDenoiser, Request, layer_cache, levels_of, runs_fast
 from latte.fast.denoiser import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
@@ -87,23 +87,24 @@ class ClassConditioning:
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
-        times, levels = plan.times(pipe.device), alpha_bars(pipe, plan)
-        guides = self.guides(pipe, guidance)
+        times, levels = plan.times(pipe.device), levels_of(pipe, plan)
+        guides, predicts_v = self.guides(pipe, guidance), network.config.prediction == "v"
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             y = None
             if classes:
                 given = [labels[i] for i in rows]
                 y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
-            if runs_fast(pipe):
+            cache, is_fast = layer_cache(pipe, plan), runs_fast(pipe, plan)
+            if is_fast:
                 every = torch.repeat_interleave(times, 1 if y is None else len(y))
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Callable[[Tensor, int], Tensor] = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                run: Callable[[Tensor, int], Tensor] = FastRun(network, condition, len(plan), cache)
             else:
                 run = lambda x, k: network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
-            return GuidedDenoiser(run, plan, guidance.scale, levels)
+            return GuidedDenoiser(run, plan, guidance.scale, levels, predicts_v, cache, is_fast)
 
         return denoiser
 

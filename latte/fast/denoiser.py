@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from latte.fast.blocks import Branch, FastCross, Slices, branches, in_runs, of, parts
 from latte.fast.kernels import modulated
-from latte.fast.layer_cache import LayerCache
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser
+from latte.plans.layer_cache import LayerCache
+from latte.plans.readable import first_modulated
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
 
@@ -185,12 +186,31 @@ class FastRun:
         count = len(x)
         cut = lambda z: z if z is None or len(z) == 1 else z[:count]
         condition = Condition._make(map(cut, condition))
-        prepared = Prepared(self.blocks.modulations(condition.blocks), self.texts, self.bias).rows(count)
-        if self.cache is not None:
-            self.cache.begin(k)
         tokens = network.embed(x, condition)
-        tokens = self.blocks.run(tokens, prepared, self.cache)
+        if self.cache is None:
+            tokens = self.compute(tokens, condition)
+        else:
+            self.cache.begin(k)
+            tokens = self.compute_or_reuse(tokens, condition, self.cache)
         return network.predict(tokens, condition, x.shape[3] // network.patch_size)
+
+    def compute(self, tokens: Tensor, condition: Condition, cache: LayerCache | None = None) -> Tensor:
+        """Tokens (b, f, s, d) through all blocks, in place."""
+        prepared = Prepared(self.blocks.modulations(condition.blocks), self.texts, self.bias).rows(len(tokens))
+        return self.blocks.run(tokens, prepared, cache)
+
+    def compute_or_reuse(self, tokens: Tensor, condition: Condition, cache: LayerCache) -> Tensor:
+        """The same, where the blocks may add what they added before."""
+        cache.look(lambda: first_modulated(self.network, tokens, condition))
+        added = cache.reused("network", 0, len(tokens))
+        if added is not None:
+            return tokens.add_(added)
+        slot = cache.slot("network", 0, tokens)
+        before = None if slot is None else slot.copy_(tokens)
+        tokens = self.compute(tokens, condition, cache)
+        if before is not None:
+            torch.sub(tokens, before, out=slot)
+        return tokens
 
 
 def has_fast_form(network: nn.Module) -> bool:
