@@ -1,8 +1,8 @@
 """Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): layers reuse their outputs over denoising steps.
 
-Its rules make plans, which our pipeline follows. For other pipelines it attaches to a network from outside: it needs
-layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and a network that is called once per evaluation,
-with both halves of guidance in one batch.
+Its rules make plans, which our pipeline follows. For other pipelines it attaches to a network from outside. It needs
+layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and a network that is called once per
+evaluation, with both halves of guidance in one batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping

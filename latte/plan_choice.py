@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 from latte.conditioning import GuidedDenoiser
 from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
 from latte.plans.plan import Plan, fitted
-from latte.plans.plan_file import named_plan, read_plan
+from latte.plans.plan_file import named_plan, plan_text, read_plan
 from latte.plans.readable import following
 
 PlanRule = Callable[[Plan], Plan]
@@ -43,6 +44,10 @@ class PlanMixin(PyramidAttentionBroadcastMixin):
     def disable_plan(self) -> None:
         """Compute everything in every evaluation again."""
         self._plan = None
+
+    def plan_digest(self) -> str | None:
+        """What identifies the plan that is enabled; None for none, or for one that a rule makes."""
+        return sha256(plan_text(self._plan).encode()).hexdigest() if isinstance(self._plan, Plan) else None
 
     def planned(self, exact: Plan) -> Plan:
         """What a call computes, given the plan that computes everything; raises ValueError if a plan does not fit."""

@@ -18,7 +18,9 @@ from torch import Tensor
 from latte.arguments import MOST_VIDEOS, check_count
 from latte.commands.parser import Parser, check_out_folder
 from latte.commands.sampling_options import (
+    add_plan_options,
     add_sampling_options,
+    apply_plan_options,
     model_record,
     open_pipeline,
     parse_broadcast,
@@ -56,8 +58,7 @@ def build_parser() -> Parser:
     add("--height", type=int, help="in pixels (default: as the model was trained)")
     add("--width", type=int, help="in pixels (default: as the model was trained)")
     add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
-    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
-    add("--pab", nargs="+", metavar="KIND=RANGE", help=words)
+    add_plan_options(parser)
     add_sampling_options(parser)
     return parser
 
@@ -72,8 +73,7 @@ def main(argv: list[str]) -> None:
     if args.count:
         args.device = local_device(args.device)
     pipe, settings, files = open_pipeline(args)
-    if args.pab:
-        pipe.enable_pyramid_attention_broadcast(**parse_broadcast(args.pab))
+    apply_plan_options(pipe, args)
     if args.count:
         make_set(pipe, settings, files, args)
         return
@@ -89,6 +89,8 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
     about = {**model_record(args, files), "pab": args.pab}
+    if args.plan is not None:
+        about["plan"] = pipe.plan_digest()
     start = time.perf_counter()
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start
@@ -127,6 +129,7 @@ def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: arg
         "weights": ", ".join(f"{Path(file.parent.name, file.name)} sha256 {digest(file)}" for file in files),
         "sampler": f"{sampler}, {settings['num_inference_steps']} steps{noise}, {guided}, seed {args.seed}",
         **({"reuse": f"Pyramid Attention Broadcast, {' '.join(args.pab)}"} if args.pab else {}),
+        **({"plan": str(args.plan)} if args.plan else {}),
         **({"dtype": args.dtype} if args.dtype != "float32" else {}),
         **({"memory": args.memory} if args.memory != "normal" else {}),
     }

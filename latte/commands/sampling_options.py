@@ -23,7 +23,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--vae", help="folder of the VAE, if the model's folder holds none")
     own = "(default: what the model's folder says, or {})"
-    add("--num-sampling-steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+    add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
     words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
     add("--cfg-scale", type=float, help=words)
     words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
@@ -38,6 +38,25 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)
     add_device_option(parser)
+
+
+def add_plan_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say what sampling reuses; apply_plan_options follows them."""
+    several = parser.add_mutually_exclusive_group()
+    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
+    several.add_argument("--pab", nargs="+", metavar="KIND=RANGE", help=words)
+    words = (
+        "compute less by a plan: a file of `latte calibrate`, or a name in the model's folder, such as faithful or fast"
+    )
+    several.add_argument("--plan", type=Path, metavar="FILE|NAME", help=words)
+
+
+def apply_plan_options(pipe: LattePipeline, args: argparse.Namespace) -> None:
+    """Let a pipeline reuse what the options say; raises ValueError if there is no such plan."""
+    if args.pab:
+        pipe.enable_pyramid_attention_broadcast(**parse_broadcast(args.pab))
+    if args.plan is not None:
+        pipe.enable_plan(args.plan)
 
 
 def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:

@@ -120,8 +120,8 @@ def with_one(norm: list) -> list[Tensor]:
 
 
 def add(
-    branch: Branch, x: Tensor, where: Slices, prepared: Prepared, block: int, reused: Tensor | None, slot: Tensor | None,
-    gated: bool,
+    branch: Branch, x: Tensor, where: Slices, prepared: Prepared, block: int, reused: Tensor | None,
+    slot: Tensor | None, gated: bool,
 ) -> None:  # fmt: skip
     """Add to some tokens, in place, what a layer makes of them, or what it made of them before."""
     shift, scale, gate = (None, None, 1.0) if branch.norm is None else prepared.modulations[block][branch.norm]
@@ -214,7 +214,7 @@ class FastRun:
 
 
 def has_fast_form(network: nn.Module) -> bool:
-    """Whether a network is one of ours as it is: without hooks, layers of other kinds, or methods that were replaced."""
+    """Whether a network is one of ours as it is: without hooks, layers of other kinds, or replaced methods."""
     if not isinstance(network, Denoiser) or network.training:
         return False
     for module in network.modules():

@@ -5,6 +5,7 @@ evaluation to the end.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 Edges = Mapping[tuple[int, int], float]
 
@@ -76,7 +77,7 @@ def between(samples: Mapping[tuple[int, int], float], end: int) -> dict[tuple[in
 
 def linear(known: Sequence[tuple[float, float]], at: float) -> float:
     """A function between its known points, which rise, and as at the nearest outside of them."""
-    for (a, low), (b, high) in zip(known, known[1:]):
+    for (a, low), (b, high) in pairwise(known):
         if a <= at <= b:
             return low + (high - low) * (at - a) / (b - a)
     return known[0][1] if at < known[0][0] else known[-1][1]

@@ -207,5 +207,7 @@ def test_calls_name_what_does_not_fit():
     with pytest.raises(ValueError, match="disable it before enable_plan"):
         pipe.enable_plan(plan)
     pipe.disable_pyramid_attention_broadcast()
-    with pytest.raises(ValueError, match="there is no plan 'slow': the model has no plans; `latte calibrate` makes one"):
+    with pytest.raises(
+        ValueError, match="there is no plan 'slow': the model has no plans; `latte calibrate` makes one"
+    ):
         pipe.enable_plan("slow")
