@@ -74,12 +74,12 @@ def reuse_by_rules(
     rules: Mapping[str, Broadcast | Spans], count: int, t: float, before: float | None
 ) -> dict[str, Reuse]:
     """What evaluation `count` of a run reuses, at timestep t after one at `before`."""
-    places = {kind: getattr(rule, "first", None) for kind, rule in rules.items()}
-    return {
-        kind: Reuse(places=None if places[kind] is None else frozenset(range(places[kind])))
-        for kind, rule in rules.items()
-        if count and rule.reuses(count, t, before)
-    }
+    found = {}
+    for kind, rule in rules.items():
+        first = rule.first if isinstance(rule, Spans) else None
+        if count and rule.reuses(count, t, before):
+            found[kind] = Reuse(places=None if first is None else frozenset(range(first)))
+    return found
 
 
 def broadcast_plan(plan: Plan, rules: Mapping[str, Broadcast | Spans], after_gate: bool = False) -> Plan:
@@ -120,7 +120,9 @@ class BroadcastState:
     """
 
     def __init__(self, rules: Mapping[str, Broadcast | Spans], after_gate: bool):
-        self.rules, self.count, self.t, self.rows = rules, -1, None, None
+        self.rules, self.count = rules, -1
+        self.t: float | None = None
+        self.rows: int | None = None
         self.cache = GrowingCache(after_gate, {kind: getattr(rule, "first", None) for kind, rule in rules.items()})
 
     def reset(self) -> None:

@@ -65,7 +65,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
     shares = computed_shares(plan, cost)
     halves = [evaluation.halves for evaluation in plan.evaluations]
     grid = [[share * half / 2 for share, half in zip(row, halves)] for row in shares.values()]
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
     edges = [k - 0.5 for k in range(len(plan) + 1)]
     picture = upper.pcolormesh(edges, range(len(grid) + 1), grid, cmap="Blues", vmin=0, vmax=1, edgecolors="white",
@@ -85,7 +85,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
     lower.stairs(whole, edges, color="black", linewidth=1, label="exact")
     lower.set(xlabel="evaluation", ylabel="GFLOPs a video", xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * max(whole)))
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    lower.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    lower.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=6, frameon=False)
     with replacing(out) as draft:
         figure.savefig(draft, dpi=110)
     return out
