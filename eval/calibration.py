@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from latte.eval.fidelity import psnr
 from latte.eval.replay import Replay
 from latte.plans.cost import Cost, network_cost
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.plans.rules import evenly, gate_guidance, repeat
 from latte.plans.search import best_path, between
 

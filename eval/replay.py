@@ -10,7 +10,7 @@ from latte.conditioning import Request
 from latte.diffusion.randomness import START, noise_source
 from latte.outputs import decode_latents
 from latte.pipeline import LattePipeline
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.sampling_loop import SamplingCall, sampling_call
 
 

@@ -12,7 +12,7 @@ from latte.conditioning import GuidedDenoiser, Request, layer_cache, levels_of, 
 from latte.fast.denoiser import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte

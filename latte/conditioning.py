@@ -12,7 +12,7 @@ from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, noise_of_v,
 from latte.diffusion.guidance import guide, scale_bands
 from latte.fast.denoiser import has_fast_form
 from latte.plans.layer_cache import LayerCache
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance

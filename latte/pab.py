@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from latte.arguments import check_choice
 from latte.plans.layer_cache import GrowingCache
-from latte.plans.plan import LAYERS as KINDS
-from latte.plans.plan import Evaluation, Plan, Reuse
 from latte.plans.readable import following
+from latte.plans.records import LAYERS as KINDS
+from latte.plans.records import Evaluation, Plan, Reuse
 from latte.plans.tracks import layers_of
 
 
@@ -88,7 +88,7 @@ def broadcast_plan(plan: Plan, rules: Mapping[str, Broadcast | Spans], after_gat
     Args:
         plan: What is computed without rules.
         rules: A rule per kind.
-        after_gate: See latte.plans.plan.Plan.
+        after_gate: See latte.plans.records.Plan.
 
     Returns:
         The same evaluations, with what each reuses. Where guidance begins or ends, every layer computes.
@@ -116,7 +116,7 @@ class BroadcastState:
 
     Args:
         rules: A rule per kind.
-        after_gate: See latte.plans.plan.Plan.
+        after_gate: See latte.plans.records.Plan.
     """
 
     def __init__(self, rules: Mapping[str, Broadcast | Spans], after_gate: bool):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from latte.conditioning import GuidedDenoiser
 from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
-from latte.plans.plan import Plan, fitted
 from latte.plans.plan_file import named_plan, plan_text, read_plan
 from latte.plans.readable import following
+from latte.plans.records import Plan, fitted
 
 PlanRule = Callable[[Plan], Plan]
 

@@ -14,7 +14,7 @@ from latte.conditioning import GuidedDenoiser
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
-from latte.plans.plan import NEVER, Plan, evaluated_timesteps, exact_plan
+from latte.plans.records import NEVER, Plan, evaluated_timesteps, exact_plan
 from latte.scheduler import ALL, Scheduler
 from latte.weights.sampling_defaults import Guidance, check_interval
 

@@ -13,7 +13,7 @@ from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser, Request, layer_cache, levels_of, runs_fast
 from latte.fast.denoiser import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits

@@ -8,7 +8,7 @@ from latte.diffusion.randomness import noise_source
 from latte.pipeline import LattePipeline
 from latte.plans.cost import network_cost
 from latte.plans.picture import draw_plan, plan_table
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.sampling_loop import sampling_call
 
 PICTURES = (".png", ".pdf", ".svg")

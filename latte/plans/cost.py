@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.plans.plan import LAYERS, Plan
+from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Layer, Tracks, holding_blocks, layers_of
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from latte.plans.plan import Evaluation, Plan, Reuse, Threshold
+from latte.plans.records import Evaluation, Plan, Reuse, Threshold
 from latte.plans.tracks import Layer, Tracks
 
 
@@ -104,7 +104,7 @@ class GrowingCache(LayerCache):
 
 
 class ChangeWatch:
-    """The sum of changes that a threshold tests: see latte.plans.plan.Threshold.
+    """The sum of changes that a threshold tests: see latte.plans.records.Threshold.
 
     Attributes:
         unchanged: Whether the last output may be reused now.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from latte.files import replacing
 from latte.plans.cost import Cost
-from latte.plans.plan import LAYERS, Plan
+from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Tracks
 
 MARKS = {0.0: ".", 1.0: "#"}  # of a row in the table: nothing computes, all does; else "+"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latte.files import read_json, write_text
-from latte.plans.plan import KINDS, Evaluation, Plan, Reuse, Threshold
+from latte.plans.records import KINDS, Evaluation, Plan, Reuse, Threshold
 
 FORMAT = 1
 MOST_EVALUATIONS = 4000  # twice as many as the most steps of a sampler with two evaluations each

@@ -7,7 +7,7 @@ Pyramid Attention Broadcast is another such rule (latte.pab).
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from latte.plans.plan import Plan, Reuse, Threshold
+from latte.plans.records import Plan, Reuse, Threshold
 
 LATTE_POLYNOMIAL = (-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402)  # TeaCache's, for Latte-1
 FASTER_CACHE = {"attention": 16, "guidance": 18, "every": 5, "highs": 45}  # of 50 evaluations, counted from 1

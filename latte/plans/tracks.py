@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from latte.models.block import Block
-from latte.plans.plan import LAYERS, Evaluation, Plan, Reuse
+from latte.plans.records import LAYERS, Evaluation, Plan, Reuse
 
 Layer = tuple[str, int]  # kind and place in the order of its kind
 

@@ -9,8 +9,8 @@ from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.layer_cache import ChangeWatch, LayerCache
-from latte.plans.plan import Evaluation, Plan, Reuse, Threshold, exact_plan
 from latte.plans.readable import following
+from latte.plans.records import Evaluation, Plan, Reuse, Threshold, exact_plan
 from latte.plans.rules import faster_cache, gate_guidance, repeat, repeat_blocks, tea_cache
 from latte.plans.tracks import holding_blocks
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from latte.plans.plan import Plan, Reuse, exact_plan
 from latte.plans.plan_file import plan_text, read_plan, write_plan
+from latte.plans.records import Plan, Reuse, exact_plan
 from latte.plans.rules import faster_cache, repeat, tea_cache
 
 GOOD = {"plan": 1, "evaluations": [{"timestep": 900}, {"timestep": 500, "reuse": {"network": {"weights": [1.0]}}}]}

@@ -10,7 +10,7 @@ from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.pab import Broadcast, Spans, broadcast_plan
 from latte.plans.cost import network_cost
-from latte.plans.plan import Evaluation, Plan, Reuse, Threshold, exact_plan, fitted
+from latte.plans.records import Evaluation, Plan, Reuse, Threshold, exact_plan, fitted
 from latte.plans.rules import evenly, extrapolation, faster_cache, gate_guidance, repeat, repeat_blocks, tea_cache
 from latte.plans.search import best_path, between
 from latte.plans.tracks import Tracks
