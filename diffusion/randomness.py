@@ -5,6 +5,7 @@ that was stopped and resumed, or that has another number of workers, draws the s
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU generator for one path (non-negative integers) under a seed.
 
     Raises:
-        ValueError: The seed is negative.
+        ValueError: The seed is negative, or no whole number.
     """
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed is {seed!r}; it must be a whole number, 0 or more")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     low, high = np.random.SeedSequence(seed, spawn_key=path).generate_state(2, np.uint32).tolist()
@@ -64,10 +67,13 @@ def noise_source(
     if random is not None and first:
         raise ValueError("first numbers the videos of a seed: it does nothing with a generator")
     drawn = (shape[1], shape[0], *shape[2:])
-    if latents is not None and latents.shape != (count, *drawn):
-        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {(count, *drawn)}, (b, c, f, h, w)")
-    if random is not None and not isinstance(random, torch.Generator) and len(random) != count:
-        raise ValueError(f"{len(random)} generators for {count} videos: give one, or one each")
+    if latents is not None:
+        check_latents(latents, (count, *drawn))
+    if random is not None and not isinstance(random, torch.Generator):
+        if not isinstance(random, Sequence) or not all(isinstance(each, torch.Generator) for each in random):
+            raise ValueError(f"generator is a {type(random).__name__}: expected a torch.Generator, or a list of them")
+        if len(random) != count:
+            raise ValueError(f"{len(random)} generators for {count} videos: give one, or one each")
     of_all: dict[int, Tensor] = {}  # by step, what one generator drew for all videos, until the last of them took it
 
     def noise(step: int, rows: Sequence[int]) -> Tensor:
@@ -87,3 +93,14 @@ def noise_source(
         return rearrange(parts, DIFFUSERS_ORDER)
 
     return noise
+
+
+def check_latents(latents: Tensor, expected: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are finite latents of a shape (b, c, f, h, w)."""
+    if not isinstance(latents, Tensor) or latents.is_meta or latents.layout != torch.strided:
+        kind = type(latents).__name__ if not isinstance(latents, Tensor) else "tensor without memory, or a sparse one"
+        raise ValueError(f"latents are a {kind}: expected a dense torch.Tensor (b, c, f, h, w)")
+    if latents.shape != expected:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {expected}, (b, c, f, h, w)")
+    if not latents.isfinite().all():
+        raise ValueError("latents hold NaN or infinite values, which are not finite numbers")

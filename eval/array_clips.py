@@ -12,7 +12,9 @@ from torch import Tensor
 from latte.eval.clip_sets import ClipWindow, choose_windows, fingerprint
 from latte.eval.protocol import Protocol
 from latte.video.array_layout import frame_axes, to_bytes, value_range
-from latte.video.pixels import resize_and_crop
+from latte.video.pixels import as_array, as_tensor, channels_first, check_dense, resize_and_crop
+
+BYTES = (torch.uint8, np.dtype(np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,9 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
 
     Args:
         videos: One array of videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), or any number of (f, 3, h, w)
-            or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or floats
-            of which all together show whether they are in [0, 1] or [-1, 1]. All are held in memory.
+            or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or other
+            numbers of one type that show their range, all together: see latte.video.array_layout.value_range. All are
+            held in memory.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
@@ -65,9 +68,10 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
         ValueError: They are not such videos, or none is long enough.
     """
     if isinstance(videos, Tensor | np.ndarray) and (axes := frame_axes(tuple(videos.shape))):
-        videos = torch.as_tensor(videos).permute(axes)
+        check_array(videos, f"the {side} videos")
+        videos = videos.permute(axes) if isinstance(videos, Tensor) else videos.transpose(axes)
     named = {f"{side} video {i}": video for i, video in enumerate(videos)}
-    videos = [channels_first(video, name) for name, video in as_uint8(named).items()]
+    videos = [as_video(video, name) for name, video in as_uint8(named).items()]
     named = {f"{i:06d}.mkv": video for i, video in enumerate(videos)}
     frames_of, content_of = lambda name: len(named[name]), lambda name: array_content(named[name])
     source = f"the array of {side} videos"
@@ -78,28 +82,35 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
 def as_uint8(videos: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.ndarray]:
     """Videos by name as bytes. Raises ValueError if they are not arrays, or their values are in no known range."""
     for name, video in videos.items():
-        if not isinstance(video, Tensor | np.ndarray):
-            raise ValueError(f"{name}: expected an array, not {type(video).__name__}")
-    others = {name: video for name, video in videos.items() if torch.as_tensor(video).dtype != torch.uint8}
+        check_array(video, name)
+    others = {name: as_array(video) for name, video in videos.items() if video.dtype not in BYTES}
     if not others:
         return videos
-    tensors = [torch.as_tensor(video).detach().cpu() for video in others.values()]
-    arrays = [(tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for tensor in tensors]
     try:
-        black_white = value_range(arrays)
+        black_white = value_range(list(others.values()))
     except ValueError as error:
-        name, kind, shape = next(iter(others)), str(tensors[0].dtype).removeprefix("torch."), tuple(tensors[0].shape)
-        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not {kind} {shape}: {error}") from error
-    return videos | {name: to_bytes(array, black_white) for name, array in zip(others, arrays)}
+        name, first = next(iter(others.items()))
+        found = f"{first.dtype} {first.shape}"
+        raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not {found}: {error}") from error
+    return videos | {name: to_bytes(array, black_white) for name, array in others.items()}
 
 
-def channels_first(video: Tensor | np.ndarray, name: str) -> Tensor:
+def check_array(video: object, name: str) -> None:
+    """Raise ValueError, with the name of the video, if it is not an array that holds all of its values."""
+    if not isinstance(video, Tensor | np.ndarray):
+        raise ValueError(f"{name}: expected an array, not {type(video).__name__}")
+    try:
+        check_dense(video)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def as_video(video: Tensor | np.ndarray, name: str) -> Tensor:
     """A uint8 video in RGB or grey as a tensor (f, 3, h, w). Raises ValueError if it has another shape."""
-    tensor = torch.as_tensor(video)
-    if (axes := frame_axes(tuple(tensor.shape))) is None or tensor.ndim != 4:
+    tensor = as_tensor(video)
+    if tensor.ndim != 4 or frame_axes(tuple(tensor.shape)) is None:
         raise ValueError(f"{name}: expected uint8 (f, 3, h, w) or (f, h, w, 3), not uint8 {tuple(tensor.shape)}")
-    frames = tensor.permute(axes)[..., :3].permute(0, 3, 1, 2)
-    return frames.expand(-1, 3, -1, -1)
+    return channels_first(tensor)
 
 
 def array_content(video: Tensor) -> str:

@@ -44,6 +44,10 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
             which = f"{len(unreadable)} {name} videos" if len(unreadable) > 1 else f"1 {name} video"
             first = one_line(min(unreadable))
             found.append(f"{which} of {side.about['videos']} cannot be read and are left out, such as {first}")
+    for name, side in sides.items():
+        if count := side.about.get("damaged"):
+            which = f"{count} {name} videos are" if count > 1 else f"1 {name} video is"
+            found.append(f"{which} damaged, and read as FFmpeg conceals the damage")
     found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
     sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
     if all(sizes) and sizes[0] != sizes[1]:

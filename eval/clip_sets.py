@@ -4,7 +4,6 @@ The choice depends on the names of the videos and a seed alone, so it is the sam
 """
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,19 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import PROTOCOLS, Protocol
-from latte.eval.video_folders import content, describe_files, stored_as, video_names
-from latte.sample_record import RECORD, read_digests, read_record
+from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
+from latte.eval.video_folders import (
+    content,
+    describe_files,
+    refuse_two_ranges,
+    stored_as,
+    taken_though_damaged,
+    video_names,
+)
+from latte.sample_record import holds_set, read_digests, read_record
 from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
 
-UNREADABLE = (ValueError, OSError)  # what reading a video raises
-MOST_UNREADABLE = 0.5  # of the videos that were looked at, as in training by default
 LOSSLESS = ("png", "bmp", "npz", "npy", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
@@ -63,6 +68,7 @@ class ClipSet:
         short: The names of videos that were left out as too short.
         stored: The codec and the frame size, such as "320x240", of the chosen clips' videos, by name.
         unreadable: Why videos could not be read, by name. Clips that cannot be decoded are added when they are read.
+        damaged: The paths of videos that are damaged, and read as FFmpeg conceals that.
     """
 
     root: Path
@@ -70,6 +76,7 @@ class ClipSet:
     short: tuple[str, ...]
     stored: dict[str, tuple[str, str]]
     unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: frozenset[Path] = frozenset()
 
     @property
     def readable(self) -> tuple[ClipWindow, ...]:
@@ -99,7 +106,6 @@ class ClipSet:
     @property
     def about(self) -> dict:
         """A description for the result; for videos of `latte sample --n` also the record of how they were made."""
-        made = self.root / RECORD
         return {
             "folder": str(self.root),
             "videos": self.looked_at,
@@ -107,16 +113,22 @@ class ClipSet:
             "too_short": len(self.short),
             "first_too_short": self.short[0] if self.short else None,
             **({"unreadable": dict(self.unreadable)} if self.unreadable else {}),
+            **(
+                {"damaged": worn}
+                if (worn := sum(self.root / clip.name in self.damaged for clip in self.readable))
+                else {}
+            ),
             "codecs": self.codecs,
             "sizes": self.sizes,
             "fingerprint": self.fingerprint,
-            **({"made_by": read_record(self.root)} if made.is_file() else {}),
+            **({"made_by": read_record(self.root)} if holds_set(self.root) else {}),
         }
 
     def read(self, clip: ClipWindow) -> Tensor:
         """Decode a clip, uint8 (f, 3, h, w). Raises ValueError, with the file's name, if it cannot be decoded."""
         numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
-        video = read_video(self.root / clip.name, numbers)[0]
+        path = self.root / clip.name
+        video = read_video(path, numbers, "take" if path in self.damaged else "raise")[0]
         return resize_and_crop(video, clip.crop) if clip.crop else video
 
     def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor | None]:
@@ -143,21 +155,6 @@ class ClipSet:
         for clip in clips:
             self.unreadable.setdefault(clip.name, "it could not be decoded when features were computed")
         check_unreadable(self.unreadable, self.looked_at, self.root)
-
-
-def note_unreadable(unreadable: dict[str, str], name: str, error: Exception) -> None:
-    """Add a video and the reason why it cannot be read to others, and warn of it."""
-    unreadable[name] = str(error)
-    warnings.warn(f"left out: {error}", stacklevel=2)
-
-
-def check_unreadable(unreadable: dict[str, str], total: int, source: object) -> None:
-    """Raise ValueError if more than MOST_UNREADABLE of so many videos cannot be read."""
-    if len(unreadable) > MOST_UNREADABLE * total:
-        last = list(unreadable.values())[-1]
-        raise ValueError(
-            f"{source}: {len(unreadable)} of {total} videos cannot be read, more than half: repair them; last, {last}"
-        )
 
 
 def fingerprint(clips: Sequence[ClipWindow]) -> str:
@@ -231,17 +228,18 @@ def choose_windows(
     check_unreadable(unreadable, len(clips) + len(short) + len(unreadable), source)
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
-        advice = f", the longest of {longest} frames: {fitting(longest, side)}" if longest else ""
+        advice = f", the longest of {longest} frames: {fitting(longest, side, stride)}" if longest else ""
         raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at{advice}")
     return Chosen(tuple(clips), tuple(short), unreadable)
 
 
-def fitting(frames: int, side: str) -> str:
-    """Advice on protocols for videos of so many frames."""
+def fitting(frames: int, side: str, stride: int) -> str:
+    """Advice on protocols, or on shorter clips of this stride, for videos of so many frames."""
     known = [name for name, protocol in PROTOCOLS.items() if frames >= protocol.frames * protocol.stride(side)]
     if known:
         return f"{frames} frames are enough for protocol {' or '.join(known)}"
-    return f"take clips of {frames} frames or fewer (--frames, or latte.eval.protocol.adjusted)"
+    most = max(1, frames // stride)
+    return f"take shorter clips (frames={most}, or --frames {most})"
 
 
 def choose_clips(
@@ -267,7 +265,7 @@ def choose_clips(
     root, names = video_names(videos)
     if not names and (others := describe_files(root)):
         raise ValueError(f"{root} holds no videos, but {others}: see the documentation for the files that can be read")
-    stored, recorded = {}, read_digests(root)
+    stored, recorded, worn = {}, read_digests(root), taken_though_damaged(videos)
 
     def describe(name: str) -> str:
         """Note what a video is stored as, and return the hash of its content."""
@@ -280,13 +278,10 @@ def choose_clips(
         )
         return sha256
 
-    found = choose_windows(names[:only], protocol, side, seed, lambda name: count_frames(root / name), describe, root)
-    chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable)
-    ranges = {codec.partition(" ")[2] for codec in chosen.codecs} & {"[0, 1]", "[-1, 1]"}
-    if len(ranges) > 1:
-        raise ValueError(
-            f"{root} holds arrays in [0, 1] and others in [-1, 1], so black is unclear: save them as uint8"
-        )
+    frames_of = lambda name: count_frames(root / name, "take" if root / name in worn else "raise")
+    found = choose_windows(names[:only], protocol, side, seed, frames_of, describe, root)
+    chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable, worn)
+    refuse_two_ranges(root, (codec.partition(" ")[2] for codec in chosen.codecs))
     if protocol.lossless and side == "generated" and (lossy := lossy_codecs(chosen.codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "

@@ -1,5 +1,6 @@
 """Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name
-from latte.eval.clip_sets import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
 from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_pairs import PairedVideos, as_pair, match_pairs, mean_over_pairs, open_videos
 from latte.files import one_line
 from latte.video.pixels import expect_videos, from_uint8
@@ -57,7 +58,10 @@ class FidelityResult:
         lines += ["LPIPS by {}, sha256 {}".format(*self.alexnet)] if self.alexnet else []
         if count := len(self.unreadable):
             first = one_line(min(self.unreadable))
-            lines.append(f"  note: {count} pairs cannot be read and are left out, such as that of {first}")
+            several = f"{count} pairs cannot be read and are left out, such as"
+            lines.append(
+                f"  note: {several if count > 1 else '1 pair cannot be read and is left out:'} that of {first}"
+            )
         return "\n".join(lines)
 
 
@@ -160,7 +164,9 @@ def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> fl
 def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
     """`ssim` of uint8 (b, f, 3, h, w)."""
     require_torchmetrics("SSIM")
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    with warnings.catch_warnings():  # torchvision, which torchmetrics imports, misses a library that nothing here needs
+        warnings.filterwarnings("ignore", "Failed to load image Python extension")
+        from torchmetrics.functional.image import structural_similarity_index_measure
 
     expect_videos(videos, reference)
     if min(videos.shape[-2:]) < 11:

@@ -51,6 +51,7 @@ def fid(
     inception: str | Path | None = None,
     protocol: str | Protocol | None = None,
     num_videos: int | None = None,
+    frames: int | None = None,
     seed: int = 0,
     real_crop: int | None = None,
     device: str | torch.device | None = None,
@@ -65,6 +66,7 @@ def fid(
         inception: Path to weights-inception-2015-12-05-6726825d.pth. To be left out if both sides are features.
         protocol: Which clips are taken; see `fvd`.
         num_videos: Clips per side, at most. None: as the protocol has it.
+        frames: Frames per clip. None: as the protocol has it.
         seed: For the protocol's random choices.
         real_crop: Pixels to which real frames are resized and centre-cropped. None: unchanged.
         device: To compute on. None: CUDA where there is one, else the CPU.
@@ -78,7 +80,7 @@ def fid(
         ValueError: See `fvd`. CheckpointError: the weights are missing (with where to get them) or do not fit.
             FileNotFoundError: there is no such folder or file.
     """
-    options = Options(protocol, num_videos, real_crop, features)
+    options = Options(protocol, num_videos, frames, real_crop, features)
     make = lambda chosen, place: inception_detector(inception, place)
     sides = open_sides(
         real, generated, make, UNKNOWN, options, seed=seed, device=device, progress=progress, inception=inception

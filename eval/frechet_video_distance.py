@@ -27,6 +27,7 @@ def fvd(
     i3d: str | Path | None = None,
     protocol: str | Protocol | None = None,
     num_videos: int | None = None,
+    frames: int | None = None,
     seed: int = 0,
     real_crop: int | None = None,
     bn_eps: float | None = None,
@@ -38,9 +39,12 @@ def fvd(
 
     Each side is one of:
 
-    - a folder of videos, at any depth (files, or folders of frames), or a list of video files;
-    - uint8 videos (n, f, 3, h, w) or (n, f, h, w, 3), a tensor or an array, or any iterable of uint8 clips
-      (f, 3, h, w) or (f, h, w, 3), which may differ in length and size;
+    - a folder of videos, at any depth (files, or folders of frames), a folder that `latte prepare` wrote, a list of
+      video files, or a file of videos in arrays (.npz, .npy, .pt, .safetensors);
+    - videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), a tensor or an array, or any iterable of clips
+      (f, 3, h, w) or (f, h, w, 3), which may differ in length and size; grey ones have one channel. They are uint8, or
+      other numbers that show their range: floats in [0, 1], in [-1, 1] (some below -0.25) or in [0, 255] (some above
+      127), or integers in [0, 255];
     - a file of statistics: .npz with mean, cov and n (or mu and sigma), or a pickle of StyleGAN-V or cd-fvd;
     - features (n, 400): a tensor or an array, an .npz or .safetensors file with an array `features`, or a folder of
       such .safetensors files;
@@ -55,6 +59,8 @@ def fvd(
             "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf", or a latte.eval.protocol.Protocol. None:
             "exact", but with lossy generated videos allowed.
         num_videos: Clips per side, at most. None: as the protocol has it, usually 2048.
+        frames: Frames per clip, for videos that are too short for the protocol. None: as the protocol has it, usually
+            16. I3D takes 9 or more.
         seed: For the random choices of clips and for the intervals.
         real_crop: Pixels to which real frames are resized and centre-cropped, as in training. None: unchanged.
         bn_eps: The eps of I3D's batch norms. None: 1e-3; 1e-5 as in VideoGPT, TATS and cd-fvd.
@@ -70,7 +76,7 @@ def fvd(
             are missing (with where to get them), or a file is damaged or does not fit. FileNotFoundError: there is no
             such folder or file.
     """
-    options = Options(protocol, num_videos, real_crop, features, bn_eps)
+    options = Options(protocol, num_videos, frames, real_crop, features, bn_eps)
     make = lambda chosen, place: i3d_detector(i3d, chosen, place)
     sides = open_sides(real, generated, make, GIVEN, options, seed=seed, device=device, progress=progress, i3d=i3d)
     return measure_sides(sides)
@@ -82,6 +88,7 @@ def shapes_distance(
     *,
     protocol: str | Protocol | None = None,
     num_videos: int | None = None,
+    frames: int | None = None,
     seed: int = 0,
     real_crop: int | None = None,
     device: str | torch.device | None = None,
@@ -97,6 +104,7 @@ def shapes_distance(
         generated: Likewise.
         protocol: See `fvd`.
         num_videos: See `fvd`.
+        frames: See `fvd`.
         seed: See `fvd`.
         real_crop: See `fvd`.
         device: See `fvd`.
@@ -109,7 +117,7 @@ def shapes_distance(
     Raises:
         ValueError: See `fvd`. FileNotFoundError: likewise.
     """
-    options = Options(protocol, num_videos, real_crop, features)
+    options = Options(protocol, num_videos, frames, real_crop, features)
     make = lambda chosen, place: shapes_detector(place)
     sides = open_sides(real, generated, make, GIVEN_SHAPES, options, seed=seed, device=device, progress=progress)
     return measure_sides(sides)
@@ -122,6 +130,7 @@ def kvd(
     i3d: str | Path | None = None,
     protocol: str | Protocol | None = None,
     num_videos: int | None = None,
+    frames: int | None = None,
     seed: int = 0,
     real_crop: int | None = None,
     bn_eps: float | None = None,
@@ -137,6 +146,7 @@ def kvd(
         i3d: See `fvd`.
         protocol: See `fvd`.
         num_videos: See `fvd`.
+        frames: See `fvd`.
         seed: See `fvd`.
         real_crop: See `fvd`.
         bn_eps: See `fvd`.
@@ -155,7 +165,7 @@ def kvd(
         if side is not None:
             rows_of(side, name)  # raises now rather than after a network is loaded
     real, generated = given["real"] or real, given["generated"] or generated
-    options = Options(protocol, num_videos, real_crop, features, bn_eps)
+    options = Options(protocol, num_videos, frames, real_crop, features, bn_eps)
     make = lambda chosen, place: i3d_detector(i3d, chosen, place)
     sides = open_sides(real, generated, make, GIVEN, options, seed=seed, device=device, progress=progress, i3d=i3d)
     first, second = sides.feature_sets()

@@ -131,7 +131,8 @@ class FVDResult:
         if self.flicker:
             real = f"   real {self.flicker['real']:.4f}" if "real" in self.flicker else ""
             lines.append(row("flicker (1: still)", f"{self.flicker['generated']:10.4f}{real}"))
-        how = f"protocol {self.protocol['name']}, seed {self.seed}, " if self.protocol else ""
+        how = f"protocol {self.protocol['name']}, " if self.protocol else ""
+        how += f"seed {self.seed}, " if self.seed is not None else ""
         lines.append(f"  {how}{self.detector['network']}")
         return "\n".join([*lines, *(f"  note: {caveat}" for caveat in self.caveats)])
 

@@ -24,9 +24,9 @@ Videos = (
     str  # a folder of videos, a file of arrays or tensors, or what latte.eval.statistics reads
     | Path
     | Sequence[str | Path]  # video files
-    | Tensor  # (n, f, 3, h, w) or (n, f, h, w, 3), uint8 or floats; of two dimensions: features (n, d)
+    | Tensor  # of five dimensions: videos, see latte.eval.array_clips; of two: features (n, d)
     | np.ndarray
-    | Iterable[Tensor | np.ndarray]  # clips (f, 3, h, w) or (f, h, w, 3), likewise
+    | Iterable[Tensor | np.ndarray]  # clips (f, 3, h, w) or (f, h, w, 3)
     | FeatureSet
     | ModelVideos  # a model's, sampled
     | Callable[[], ModelVideos]  # which opens the model, called when everything else is known to fit
@@ -70,7 +70,8 @@ class Reading:
             else:
                 clips = choose_clips(videos, self.protocol, side, self.seed)
         elif isinstance(videos, Iterable):
-            in_memory = isinstance(videos, Tensor | np.ndarray)
+            ragged = isinstance(videos, np.ndarray) and videos.ndim == 1 and videos.dtype == object
+            in_memory = isinstance(videos, Tensor | np.ndarray) and not ragged
             videos = check_array(videos, side) if in_memory else list(videos)
             in_memory = in_memory or not all(isinstance(video, str | Path) for video in videos)
             clips = (choose_array_clips if in_memory else choose_clips)(videos, self.protocol, side, self.seed)

@@ -51,7 +51,7 @@ class ModelVideos:
         name, ranks = self.about.get("model", "the model"), ranks or Ranks()
         frames, side = self.pipe.conditioning.trained_size(self.pipe.transformer.config)
         if frames < protocol.frames * protocol.generated_stride:
-            advice = fitting(frames, "generated")
+            advice = fitting(frames, "generated", protocol.generated_stride)
             raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more: {advice}")
         if self.pipe.vae is None:
             raise ValueError(f"{name} has no VAE to decode with: give it one (vae)")

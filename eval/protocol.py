@@ -5,6 +5,7 @@ Distances under different protocols differ by more than models do, so every resu
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 from latte.eval.networks.i3d import EPS
 
@@ -71,13 +72,19 @@ def adjusted(protocol: str | Protocol, clips: int | None = None, **changes: floa
         if protocol not in PROTOCOLS:
             raise ValueError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
         protocol = PROTOCOLS[protocol]
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"the protocol is {protocol!r}: expected one of {', '.join(PROTOCOLS)}, or a Protocol")
     changes = {key: value for key, value in {"clips": clips, **changes}.items() if value is not None}
     changes = {key: value for key, value in changes.items() if value != getattr(protocol, key)}
     for key, value in changes.items():
+        kind = "whole number" if isinstance(getattr(protocol, key), int) else "number"
+        if isinstance(value, bool) or not isinstance(value, Integral if kind == "whole number" else Real):
+            raise ValueError(f"{key} is {value!r}; it must be a {kind}, more than 0")
         if value <= 0 or not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be more than 0")
     if changes.get("real_crop", 0) > LARGEST_CROP:
         raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST_CROP} or less")
+    changes = {key: type(getattr(protocol, key))(value) for key, value in changes.items()}  # NumPy's are no JSON
     marks = "".join(f", {key} {value}" for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)
 

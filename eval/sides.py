@@ -32,6 +32,7 @@ class Options(NamedTuple):
 
     protocol: str | Protocol | None
     num_videos: int | None
+    frames: int | None
     real_crop: int | None
     features: str | Path | None
     bn_eps: float | None = None
@@ -66,7 +67,7 @@ def open_sides(
         ValueError: An option does nothing, or does not fit a side. CheckpointError: weights are missing.
     """
     given = {name: given_features(side, name) for name, side in (("real", real), ("generated", generated))}
-    chosen = choose_protocol(options.protocol, options.num_videos, options.bn_eps, options.real_crop)
+    chosen = choose_protocol(options.protocol, options.num_videos, options.bn_eps, options.real_crop, options.frames)
     reading, place = Reading(chosen, seed, options.features, progress=progress), find_device(device)
     real, generated = given["real"] or real, given["generated"] or generated
     if all(given.values()):

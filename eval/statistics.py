@@ -15,6 +15,7 @@ from torch import Tensor
 from latte.eval.frechet import Moments
 from latte.eval.tensor_files import holds_video_tensors
 from latte.video.array_files import ARRAY_SUFFIXES, find_videos
+from latte.video.pixels import as_tensor
 from latte.weights.arrays import read_array_pickle, read_arrays
 from latte.weights.pickles import Foreign
 from latte.weights.tensors import CheckpointError, digest, read_tensors
@@ -57,7 +58,7 @@ class FeatureSet:
 def is_statistics(path: str | Path) -> bool:
     """Whether a path is a file of statistics (or an .npz of features): by its suffix, and an .npz holds no videos."""
     path = Path(path)
-    return path.suffix in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
+    return path.suffix.lower() in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
 
 
 def holds_videos(path: Path) -> bool:
@@ -75,8 +76,8 @@ def is_features(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         inside = [file for file in path.iterdir() if file.name[0] != "."]
-        return bool(inside) and all(file.suffix == FEATURES for file in inside)
-    return (path.suffix == FEATURES and not holds_videos(path)) or is_statistics(path)
+        return bool(inside) and all(file.suffix.lower() == FEATURES for file in inside)
+    return (path.suffix.lower() == FEATURES and not holds_videos(path)) or is_statistics(path)
 
 
 def read_statistics(path: Path) -> tuple[Moments, dict]:
@@ -92,7 +93,7 @@ def read_statistics(path: Path) -> tuple[Moments, dict]:
     Raises:
         CheckpointError: The file is missing or damaged, or holds no statistics.
     """
-    values = read_arrays(path) if path.suffix == ".npz" else read_array_pickle(path)
+    values = read_arrays(path) if path.suffix.lower() == ".npz" else read_array_pickle(path)
     try:
         if "raw_mean" in values:
             count = int(values["num_items"])
@@ -127,6 +128,8 @@ def as_numbers(value: object, name: str) -> Tensor:
         raise ValueError(
             f"{name} has the shape {tuple(value.shape)}; at most {MOST_WIDTH} numbers per feature are read"
         )
+    if not isinstance(value, Tensor | np.ndarray | list | int | float):  # nested tuples may have any number of items
+        raise ValueError(f"{name} is a {type(value).__name__}, which is not an array")
     return torch.from_numpy(np.array(value, np.float64))
 
 
@@ -150,13 +153,14 @@ def read_feature_set(path: str | Path) -> FeatureSet:
         CheckpointError: The file is missing or damaged, or holds neither; or the folder's files do not fit together.
     """
     path = Path(path)
-    if path.suffix == ".npz" and path.is_file() and "features" in (arrays := read_arrays(path)):
+    if path.suffix.lower() == ".npz" and path.is_file() and "features" in (arrays := read_arrays(path)):
         features, sha256 = as_features(arrays["features"], path), digest(path)
     elif is_statistics(path):
         moments, about = read_statistics(path)
         return FeatureSet(about, moments, given=True)
     else:
-        files = sorted(path.glob(f"*{FEATURES}")) if path.is_dir() else [path]
+        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+        files = [file for file in inside if file.suffix.lower() == FEATURES]
         parts = [as_features(read_tensors(file).get("features"), file) for file in files]
         if len(widths := sorted({part.shape[1] for part in parts})) > 1:
             found = " and of ".join(map(str, widths))
@@ -169,7 +173,10 @@ def as_features(values: Tensor | np.ndarray | None, name: str | Path) -> Tensor:
     """Features (n, d) as a tensor on the CPU. Raises CheckpointError if they are something else."""
     if values is None:
         raise CheckpointError(f"{name} holds no array called features")
-    values = torch.as_tensor(values).detach().cpu()
+    try:
+        values = as_tensor(values).detach().cpu()
+    except ValueError as error:
+        raise CheckpointError(f"{name}: {error}") from error
     if values.ndim != 2 or not values.is_floating_point() or not values.isfinite().all():
         kind = str(values.dtype).removeprefix("torch.")
         raise CheckpointError(f"{name}: expected finite features (n, d), not {kind} {tuple(values.shape)}")

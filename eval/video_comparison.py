@@ -57,7 +57,8 @@ def compare_videos(
         detector: The network of the distance.
         reading: How clips are chosen and features computed.
         others: Detectors of further metrics: "fid" (needs videos on both sides) and "inception_score" (of the
-            generated videos). Flicker is measured whenever the generated side is videos, of each side that is.
+            generated videos). Flicker is measured whenever the generated side is videos, of each side that is, and
+            clips have two frames or more.
         score_protocol: Of the inception score.
 
     Returns:
@@ -70,7 +71,7 @@ def compare_videos(
     # what was given is checked first, so that no model is opened or sampled in vain
     given = {name: given_features(side, name, detector) for name, side in videos.items()}
     check_given(given, reading.protocol, others)
-    if given["generated"] is None:
+    if given["generated"] is None and reading.protocol.frames > 1:
         others = {"flicker": FLICKER, **others}
     sets = {name: given[name] or reading.open(side, name) for name, side in videos.items()}
     if "inception_score" in others and not isinstance(scored := sets["generated"], FeatureSet):
@@ -137,7 +138,7 @@ def with_others(
 ) -> FVDResult:
     """The result with the other metrics, from the features that each side has."""
     still = {name: float(side["flicker"].mean()) for name, side in found.items() if "flicker" in side}
-    result = replace(result, flicker=still)
+    result = replace(result, flicker=still or None)
     if "fid" in others:
         real, generated = (FeatureSet({}, found[name]["fid"]) for name in ("real", "generated"))
         result = replace(result, fid=frame_distance(real, generated, others["fid"]))

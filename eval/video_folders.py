@@ -3,18 +3,18 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
-
-from latte.files import read_json
+from latte.files import MOST_LIST_BYTES, read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
-from latte.video.formats import PICTURE_SUFFIXES, STREAM_SUFFIXES, video_kind
+from latte.video.formats import PICTURE_SUFFIXES, video_kind
+from latte.video.inspect import inspect_video
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
-from latte.video.read import list_pictures, list_videos
-from latte.video.streams import open_stream
+from latte.video.read import list_pictures, scan_videos
 from latte.weights.tensors import digest
 
 OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
@@ -24,7 +24,8 @@ VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.vid
 def videos_of(root: Path) -> list[Path]:
     """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them.
 
-    Of a folder with a list by `latte prepare` they are those of the list; of a file of arrays, those in it.
+    Those that cannot be read are among them, so that whoever reads them counts and names them. Of a folder with a list
+    by `latte prepare` they are those of the list; of a file of arrays, those in it.
 
     Raises:
         FileNotFoundError: There is no such folder or file. ValueError: The list is damaged.
@@ -32,13 +33,13 @@ def videos_of(root: Path) -> list[Path]:
     if root.is_file() and root.suffix.lower() in ARRAY_SUFFIXES:
         return set_paths(root)
     if listed := prepared_list(root):
-        folder, names = listed
+        folder, names, _ = listed
         return [folder / name for name in names]
+    scanned = scan_videos(root)
+    found = sorted([*scanned.videos, *scanned.unreadable])
     if is_page(root / PAGE_FILE):
         of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
-        found = [path for path in list_videos(root) if path != of_frames and path.name not in OVERVIEWS]
-    else:
-        found = list_videos(root)
+        found = [path for path in found if path != of_frames and path.name not in OVERVIEWS]
     return [video for path in found for video in (set_paths(path) if is_array_file(path) else [path])]
 
 
@@ -47,8 +48,16 @@ def is_array_file(path: Path) -> bool:
     return path.suffix.lower() in ARRAY_SUFFIXES and not path.is_dir()
 
 
-def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
-    """The folder of the videos that a list of `latte prepare` names, and their names; None if there is no such list.
+class PreparedList(NamedTuple):
+    """What a list by `latte prepare` says: the folder of the videos, their names, and those taken though damaged."""
+
+    root: Path
+    names: list[str]
+    damaged: list[str]
+
+
+def prepared_list(folder: Path) -> PreparedList | None:
+    """Read the list of `latte prepare` in a folder; None if there is no such list.
 
     Raises:
         ValueError: The list is damaged, or one of its paths leads out of the folder of the videos.
@@ -56,20 +65,24 @@ def prepared_list(folder: Path) -> tuple[Path, list[str]] | None:
     """
     path = folder / VIDEO_LIST
     try:
-        values = read_json(path) if path.is_file() else {}
-    except ValueError:
+        values = read_json(path, MOST_LIST_BYTES) if path.is_file() else {}
+    except ValueError as error:
+        with path.open("rb") as file:
+            if LIST_FORMATS.encode() in file.read(4096):
+                raise ValueError(f"{error}: run `latte prepare` again") from error
         return None  # of something else
     if not str(values.get("format")).startswith(LIST_FORMATS):
         return None
     try:
         root, names = folder / values["root"], sorted(str(video["path"]) for video in values["videos"])
-    except (KeyError, TypeError) as error:
+        damaged = [str(video["path"]) for video in values["videos"] if video.get("damaged")]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or was edited: run `latte prepare` again") from error
     if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise ValueError(f"{path}: {outside[0]!r} leads out of the folder of the videos")
     if not root.is_dir():
         raise FileNotFoundError(f"{path} lists videos in {root}, which does not exist: run `latte prepare` again")
-    return root, names
+    return PreparedList(root, names, damaged)
 
 
 def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
@@ -82,8 +95,8 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
     if isinstance(videos, str | Path):
         root = Path(videos)
         listed, paths = prepared_list(root), videos_of(root)
-        if listed and not (listed[0].is_relative_to(root) and ".." not in listed[0].relative_to(root).parts):
-            return listed
+        if listed and not (listed.root.is_relative_to(root) and ".." not in listed.root.relative_to(root).parts):
+            return listed.root, listed.names
         if paths != [root] or root.is_dir():
             return root, [path.relative_to(root).as_posix() for path in paths]
     else:
@@ -99,21 +112,39 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
     return root, [path.relative_to(root).as_posix() for path in paths]
 
 
+def taken_though_damaged(videos: str | Path | Sequence[str | Path]) -> frozenset[Path]:
+    """The damaged videos that a list by `latte prepare` takes; of other videos, none."""
+    listed = prepared_list(Path(videos)) if isinstance(videos, str | Path) else None
+    return frozenset(listed.root / name for name in listed.damaged) if listed else frozenset()
+
+
 def stored_as(path: Path) -> tuple[str, str]:
-    """What the frames of a video are stored as: the codec, and the size such as "320x240"."""
-    if path.is_dir():
-        kinds = sorted({picture.suffix.lower().lstrip(".") for picture in list_pictures(path)})
-        with Image.open(list_pictures(path)[0]) as picture:
-            return " and ".join(kinds), f"{picture.width}x{picture.height}"
-    kind = video_kind(path)
-    if kind in ARRAY_SUFFIXES:
-        _, h, w = array_shape(path)
-        return f"{kind.lstrip('.')} {stored_range(path)}".rstrip(), f"{w}x{h}"
-    if kind not in STREAM_SUFFIXES:
-        with Image.open(path) as picture:
-            return kind.lstrip("."), f"{picture.width}x{picture.height}"
-    with open_stream(path) as (_, stream):
-        return stream.codec_context.name, f"{stream.codec_context.width}x{stream.codec_context.height}"
+    """What the frames of a video are stored as, and their size as they are read, such as "320x240".
+
+    The first is the codec; of arrays also their range, unless it is that of bytes, as in "npz [0, 1]".
+    """
+    if (kind := video_kind(path)) in ARRAY_SUFFIXES:
+        _, height, width = array_shape(path)
+        return f"{kind.removeprefix('.')} {stored_range(path)}".rstrip(), f"{width}x{height}"
+    facts = inspect_video(path, quick=True)
+    return facts.codec, f"{facts.width}x{facts.height}"
+
+
+def check_ranges(source: object, paths: Iterable[Path]) -> None:
+    """Raise ValueError if files of arrays differ in their range of floats, as far as they can be read."""
+    files, ranges = {split_number(path)[0]: path for path in paths}, set()
+    for file, path in files.items():  # the range of a set is that of all its videos
+        if is_array_file(file):
+            with suppress(ValueError, OSError):  # who reads it says what is wrong with it
+                ranges.add(stored_range(path))
+    refuse_two_ranges(source, ranges)
+
+
+def refuse_two_ranges(source: object, ranges: Iterable[str]) -> None:
+    """Raise ValueError if arrays have floats in more than one range, as `stored_range` names them."""
+    if len(found := sorted(set(ranges) - {""})) > 1:
+        some = " and others in ".join(found)
+        raise ValueError(f"{source} holds arrays in {some}, so black is unclear: save them as uint8")
 
 
 def content(path: Path) -> str:

@@ -85,7 +85,7 @@ def inception_score(
     """The inception score of generated videos.
 
     Args:
-        videos: A folder of videos, a list of video files, or uint8 videos in memory; see `fvd`.
+        videos: A folder of videos, a list of video files, a file of arrays, or videos in memory; see `fvd`.
         c3d: Path to conv3d_deepnetA_ucf.npz.
         mean: Path to mean2.npz, the mean clip that belongs to it.
         protocol: One of SCORE_PROTOCOLS: how many clips, in how many groups.

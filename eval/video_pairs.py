@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from latte.eval.video_folders import videos_of
+from latte.eval.video_folders import check_ranges, is_array_file, videos_of
+from latte.video.array_files import split_number
 from latte.video.array_layout import frame_axes
-from latte.video.pixels import expect_videos
+from latte.video.pixels import as_tensor, channels_first, expect_videos
 from latte.video.read import read_video
 
 # A folder of videos, a list of video files, or uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3)
@@ -20,22 +20,35 @@ def match_pairs(videos: str | Path, reference: str | Path) -> list[tuple[Path, P
     """The videos of the same name below two folders, whatever a file's suffix.
 
     Raises:
-        ValueError: One folder has a video that the other lacks, or two of one name. FileNotFoundError: no such folder.
+        ValueError: One folder has a video that the other lacks, or two of one name, or arrays in more than one range.
+            FileNotFoundError: no such folder.
     """
     ours, theirs = videos_by_name(Path(videos)), videos_by_name(Path(reference))
     lone = sorted(ours.keys() ^ theirs.keys())
     if lone or not ours:
         what = f"only one of them has {lone[0]}" if lone else "they hold no videos"
         raise ValueError(f"{videos} and {reference} are not pairs: {what}")
+    check_ranges(videos, ours.values())
+    check_ranges(reference, theirs.values())
     return [(ours[name], theirs[name]) for name in sorted(ours)]
 
 
 def videos_by_name(root: Path) -> dict[Path, Path]:
-    """The videos of a folder by their names without suffix. Raises ValueError if two have the same name."""
+    """The videos of a folder, or of a file of arrays, by their names without the suffixes of files.
+
+    Video 7 of the set samples.npz in a folder is called samples/000007.
+
+    Raises:
+        ValueError: If two have the same name. FileNotFoundError: There is no such folder or file of arrays.
+    """
+    if root.is_file() and not is_array_file(root):
+        raise ValueError(f"{root} is a file: name a folder of videos, or a file of arrays (.npz or .npy)")
     found = {}
     for video in videos_of(root):
-        name = video.relative_to(root)
-        name = name if video.is_dir() or not name.suffix else name.with_suffix("")
+        file, number = split_number(video)
+        name = file.relative_to(root)
+        name = name if file.is_dir() or not name.suffix else name.with_suffix("")
+        name = name if number is None else name / video.name
         if name in found:
             raise ValueError(f"{found[name]} and {video} have the same name: rename one, so that it has one reference")
         found[name] = video
@@ -63,7 +76,9 @@ def open_pairs(videos: PairedVideos, reference: PairedVideos) -> Iterator[tuple[
     elif isinstance(videos, list | tuple) and isinstance(reference, list | tuple):
         if len(videos) != len(reference) or not videos:
             raise ValueError(f"{len(videos)} videos and {len(reference)} references are not pairs: list one for each")
-        yield from (read_pair(*paths) for paths in zip(check_paths(videos), check_paths(reference)))
+        for side, paths in (("videos", check_paths(videos)), ("references", check_paths(reference))):
+            check_ranges(f"the list of {side}", map(Path, paths))
+        yield from (read_pair(*paths) for paths in zip(videos, reference))
     elif isinstance(videos, Tensor | np.ndarray) and isinstance(reference, Tensor | np.ndarray):
         yield batch_of(videos), batch_of(reference)
     else:
@@ -84,6 +99,7 @@ def open_videos(videos: PairedVideos) -> Iterator[Tensor]:
         raise ValueError(
             f"{videos} holds no videos" if isinstance(videos, str | Path) else "the list of videos is empty"
         )
+    check_ranges(videos if isinstance(videos, str | Path) else "the list of videos", map(Path, paths))
     for path in paths:
         yield read_video(path)[0][None]
 
@@ -99,10 +115,9 @@ def check_paths(videos: Sequence[str | Path]) -> Sequence[str | Path]:
 
 def batch_of(videos: Tensor | np.ndarray) -> Tensor:
     """uint8 videos (b, f, 3, h, w) or (b, f, h, w, 3) as (b, f, 3, h, w). Raises ValueError if they are not that."""
-    tensor = torch.as_tensor(videos)
-    if tensor.ndim == 5 and tensor.shape[2] != 3 and (axes := frame_axes(tuple(tensor.shape))):
-        frames = tensor.permute(axes)[..., :3].permute(0, 1, 4, 2, 3)
-        tensor = frames.expand(-1, -1, 3, -1, -1)  # grey is repeated
+    tensor = as_tensor(videos)
+    if tensor.ndim == 5 and frame_axes(tuple(tensor.shape)):
+        tensor = channels_first(tensor)
     expect_videos(tensor)
     return tensor
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, noise_of_v, split_output
 from latte.diffusion.guidance import guide, scale_bands
-from latte.fast.denoiser import has_fast_form
+from latte.fast.switch import is_enabled
+from latte.fast.trunk import has_fast_form
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks
@@ -45,6 +46,9 @@ class Request:
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 
+Network = Callable[[Tensor, int, int], Tensor]
+
+
 class GuidedDenoiser:
     """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
 
@@ -54,8 +58,8 @@ class GuidedDenoiser:
         tensors: What it is conditioned on, by the names that a callback may ask for; a callback may replace them.
 
     Args:
-        network: (x (n, f, c, h, w), k) -> its output at evaluation k (n, f, c or 2c, h, w), for the first n of the
-            videos' conditions and, after them, of what stands for no condition.
+        network: (x (b, f, c, h, w), k, halves) -> its output at evaluation k (halves * b, f, c or 2c, h, w). The first
+            half is for the videos' conditions; the second one, if there are 2, for what stands for no condition.
         plan: What each evaluation computes.
         scale: Of guidance.
         levels: Alpha bar at each evaluation.
@@ -66,8 +70,8 @@ class GuidedDenoiser:
     """
 
     def __init__(
-        self, network: Callable[[Tensor, int], Tensor], plan: Plan, scale: float, levels: Sequence[float],
-        predicts_v: bool = False, cache: LayerCache | None = None, fast: bool = True,
+        self, network: Network, plan: Plan, scale: float, levels: Sequence[float], predicts_v: bool = False,
+        cache: LayerCache | None = None, fast: bool = True,
         tensors: dict[str, Tensor] | None = None,
     ):  # fmt: skip
         self.network, self.plan, self.scale, self.levels, self.predicts_v = network, plan, scale, levels, predicts_v
@@ -92,11 +96,10 @@ class GuidedDenoiser:
     def guided(self, x: Tensor) -> Tensor:
         """The output of the network, guided as the present evaluation says."""
         evaluation, channels = self.plan[self.k], x.shape[2]
-        if evaluation.branch == "both":
-            x = torch.cat([x, x])
-        out = self.network(x, self.k).float()
+        out = self.network(x, self.k, evaluation.halves).float()
         if self.predicts_v:
-            out = with_prediction(out, x, lambda v: noise_of_v(x, v, self.levels[self.k]))
+            noisy = torch.cat([x] * evaluation.halves)
+            out = with_prediction(out, x, lambda v: noise_of_v(noisy, v, self.levels[self.k]))
         if evaluation.branch == "both":
             if self.remembers:
                 conditional, unconditional = out[:, :, :channels].chunk(2)
@@ -120,7 +123,7 @@ def runs_fast(pipe: "LattePipeline", plan: Plan) -> bool:
     """Whether a call computes its network by its fast form."""
     halves = {"spatial", "temporal"} & set(plan.kinds)
     split = getattr(pipe.transformer.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
-    return pipe.fast and not split and has_fast_form(pipe.transformer)
+    return is_enabled() and not split and has_fast_form(pipe.transformer)
 
 
 def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:
@@ -129,8 +132,19 @@ def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:
 
 
 def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
-    """What keeps the outputs that a plan reuses; None if it reuses none."""
-    return LayerCache(plan, holding_blocks(pipe.transformer)) if plan.kinds else None
+    """What keeps the outputs that a plan reuses; None if it reuses none.
+
+    Several processes that share a network (latte.parallel) split the batch anew where guidance begins or ends, so that
+    rows that were kept before belong to other videos.
+    """
+    if not plan.kinds:
+        return None
+    shared = "trunk" in vars(pipe.transformer)
+    if shared and "block" in plan.kinds:
+        raise ValueError(
+            "the plan reuses whole blocks, which several processes cannot do together: choose another plan"
+        )
+    return LayerCache(plan, holding_blocks(pipe.transformer), same_halves=shared)
 
 
 class Conditioning(Protocol):

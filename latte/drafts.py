@@ -17,9 +17,11 @@ from functools import cache
 from pathlib import Path
 
 HIDDEN = re.compile(r"\.(.+)\.(part|old)(\d+)-([0-9a-f]{8})-(\d+)(\.[^.]*)?")
+LOCK_FILE = ".lock"  # in a folder that a process writes (latte.folder_lock); never part of what is replaced
 LONGEST_NAME = 200  # bytes; file systems allow 255, of which a draft's name needs some more
 ABANDONED_SECONDS = 24 * 3600  # after which the draft of another machine, not changed since, counts as abandoned
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+MANY_FILES = 1000  # to flush one by one
 DESCRIBES = (".json", ".html")  # files that describe those beside them
 
 
@@ -49,10 +51,13 @@ def start_of(pid: int) -> int:
 
 def hidden_name(name: str, kind: str = "part", suffix: str = "") -> str:
     """The name of this process's draft ("part") of a file or folder, or of what it moves out of the way ("old")."""
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     pid = os.getpid()
-    return f".{name}.{kind}{pid}-{machine()}-{start_of(pid)}{suffix}"
+    return f".{shortened(name)}.{kind}{pid}-{machine()}-{start_of(pid)}{suffix}"
+
+
+def shortened(name: str) -> str:
+    """A name to which something can be added; in the place of a very long one, its digest."""
+    return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def is_abandoned(path: Path, pid: int, place: str, start: int) -> bool:
@@ -97,26 +102,43 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def link_tree(source: Path, target: Path, only_hidden: bool) -> None:
+def link_tree(source: Path, target: Path, only_hidden: bool = False, follow: bool = False) -> None:
     """Make a folder with the files of another, as hard links where the file system has them, without drafts.
 
     Args:
         source: A folder.
         target: The folder to make.
         only_hidden: Take only what is hidden in `source` itself, such as .git.
+        follow: Take what symbolic links lead to, in place of the links, which may be relative to where they lie.
     """
 
     def unwanted(folder: str, names: list[str]) -> set[str]:
         visible = {name for name in names if name[0] != "."} if only_hidden and Path(folder) == source else set()
-        return visible | {name for name in names if HIDDEN.fullmatch(name)}
+        broken = {name for name in names if follow and not os.path.exists(os.path.join(folder, name))}
+        return visible | broken | {name for name in names if HIDDEN.fullmatch(name) or name == LOCK_FILE}
 
-    shutil.copytree(source, target, symlinks=True, ignore=unwanted, copy_function=link)
+    shutil.copytree(source, target, symlinks=not follow, ignore=unwanted, copy_function=link)
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder in a draft, if there is none. A link becomes a folder of the same files: its target stays as it is.
+
+    Returns:
+        The folder.
+    """
+    if folder.is_symlink():
+        target = folder.resolve()
+        folder.unlink()
+        if target.is_dir():
+            link_tree(target, folder, follow=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def link(source: str, target: str) -> None:
     """Give a file a second name, or copy it where that is not possible."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)
 
@@ -168,14 +190,42 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(folder: Path) -> None:
-    """Flush a file system to disk, if this system can do so for one of them."""
+    """Flush a folder with all that is in it to disk; the whole file system at once if there are many files."""
+    files = [Path(inside, name) for inside, _, names in os.walk(folder) for name in (".", *names)]
+    if len(files) > MANY_FILES and flush_file_system(folder):
+        return
+    for path in files:
+        if not path.is_symlink():
+            flush_entries(path)
+
+
+def flush_entries(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_file_system(folder: Path) -> bool:
+    """Flush the file system of a folder to disk. Returns whether this system can do that for one of them."""
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if syncfs is not None and syncfs(handle) and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
+        failed = syncfs is None or syncfs(handle)
+        if failed and syncfs is not None and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
     finally:
         os.close(handle)
+    return not failed
+
+
+def discard(path: Path) -> None:
+    """Remove a folder or a file. A kill meanwhile leaves no part of it under its name."""
+    hidden = path.with_name(hidden_name(path.name))
+    os.replace(path, hidden)
+    remove(hidden)
 
 
 def move_into(draft: Path, folder: Path, prune: bool) -> None:
@@ -191,12 +241,13 @@ def move_into(draft: Path, folder: Path, prune: bool) -> None:
     moved = sorted(draft.iterdir(), key=last)
     for path in moved:
         target = folder / path.name
-        if path.is_dir() and target.is_dir() and not (path.is_symlink() or target.is_symlink()):
+        folders = [each.is_dir() and not each.is_symlink() for each in (path, target)]
+        if all(folders):
             move_into(path, target, prune)
             continue
-        if target.is_dir() and not target.is_symlink():
+        if any(folders):  # which cannot take the place of a file or a link, nor the other way round
             remove(target)
         os.replace(path, target)
     for name in set(there) - {path.name for path in moved} if prune else ():
-        if not HIDDEN.fullmatch(name):
+        if not HIDDEN.fullmatch(name) and name != LOCK_FILE:
             remove(folder / name)

@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-LOCK_FILE = ".lock"
+from latte.drafts import LOCK_FILE, shortened
+from latte.files import set_aside, writable
+
 BEAT = 10.0  # seconds between the holder's signs of life
 WATCH = 90.0  # seconds without one after which a holder is gone; NFS may show a change 60 seconds late
 LONG_AGO = 3600.0  # a last sign that is older, in seconds, needs no watching, even if clocks differ by minutes
@@ -30,25 +32,30 @@ HELD: dict[str, int] = {}
 
 
 @contextmanager
-def exclusive(folder: str | Path, lock: str | Path | None = None) -> Iterator[None]:
+def exclusive(folder: str | Path, replaced: bool = False) -> Iterator[None]:
     """Keep other processes from writing a folder during the block. Reading is not affected.
 
     Args:
-        folder: The folder. It is created, and removed again if the block leaves it empty.
-        lock: The lock file; None: .lock in the folder. A folder that is replaced needs one beside it.
+        folder: The folder. It is created if the lock lies in it, and removed again if the block leaves it empty.
+        replaced: Whether the block may put another folder in its place: then the lock lies beside it.
 
     Raises:
         OSError: The lock file cannot be created.
-        ValueError: Another process writes the folder. The message says which. Nothing was changed.
+        ValueError: Another process writes the folder, and the message says which; or there is a file in its place, or a
+            link to nowhere. Nothing was changed.
     """
-    path = Path(lock or Path(folder, LOCK_FILE))
+    path = lock_path(Path(folder), replaced)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"{folder} is a file, in the place of a folder: choose another name")
+    if os.path.islink(folder) and path.parent == Path(folder) and not os.path.exists(folder):
+        raise ValueError(f"{folder} is a link to {os.readlink(folder)}, where no folder is: choose another name")
     name, process = os.path.realpath(path), os.getpid()
     if HELD.get(name) == process:
         raise ValueError(f"{folder} is in use: this process writes it already")
     created = [parent for parent in path.parents if not os.path.lexists(parent)]
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path) and not path.is_file():  # a folder, or a link to nowhere
-        os.replace(path, path.with_name(f"damaged{path.name}"))
+        warnings.warn(f"{path} is not a file; renamed to {set_aside(path).name}", stacklevel=3)
     handle = take(Path(folder), path)
     HELD[name] = process
     ended = threading.Event()
@@ -67,6 +74,14 @@ def exclusive(folder: str | Path, lock: str | Path | None = None) -> Iterator[No
             for parent in created:
                 with suppress(OSError):
                     parent.rmdir()
+
+
+def lock_path(folder: Path, replaced: bool) -> Path:
+    """Where the lock of a folder lies: in it, or beside it if it will be replaced and files can be written there."""
+    target = folder.resolve()
+    if replaced and writable(target.parent):
+        return target.with_name(f".{shortened(target.name)}{LOCK_FILE}")
+    return folder / LOCK_FILE
 
 
 def take(folder: Path, path: Path) -> int:

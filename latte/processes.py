@@ -1,14 +1,15 @@
 """The processes that torchrun starts for one command. Without torchrun there is one process, of rank 0."""
 
 import os
+import pickle
 import socket
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -103,12 +104,51 @@ class Ranks:
         if different := [rank for rank in range(self.size) if values[rank] != values[0]]:
             raise ValueError(f"process {different[0]} has different {what} from process 0; give all processes the same")
 
+    @contextmanager
+    def first_inside(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+        """Enter a context, such as a lock, in process 0 alone. If it cannot be entered, all processes fail."""
+        with ExitStack() as stack:
+            self.first_only(lambda: bool(stack.enter_context(context())))
+            yield
+
     def broadcast(self, value: T) -> T:
         """Return process 0's value in every process. What the others pass is ignored."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box)
         return box[0]
+
+    def first_only(self, work: Callable[[], T]) -> T:
+        """Do something in process 0, and return its result in every process.
+
+        Args:
+            work: What to do. Its result must be small, and one that pickle can copy.
+
+        Returns:
+            What `work` returned in process 0.
+
+        Raises:
+            Exception: What `work` raised in process 0, in every process: none waits for one that has ended.
+        """
+        outcome: tuple[Any, Exception | None] = None, None
+        if self.first:
+            try:
+                outcome = work(), None
+            except Exception as caught:
+                outcome = None, caught if self.size == 1 else can_be_sent(caught)
+        result, error = self.broadcast(outcome)
+        if error is not None:
+            raise error
+        return result
+
+
+def can_be_sent(error: Exception) -> Exception:
+    """An error that other processes can raise too: itself, unless pickle cannot copy it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 @contextmanager

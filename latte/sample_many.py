@@ -27,14 +27,16 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name
-from latte.files import read_json
+from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
 from latte.sample_record import (
     DIGESTS,
     RECORD,
     add_digests,
+    check_record,
     keeps_digests,
     read_digests,
+    read_whole,
     settle_digests,
     write_record,
 )
@@ -91,7 +93,7 @@ class SampleSet:
         # list the folder before looking for the record: other processes may write it, and videos, at any time
         there = os.listdir(self.folder) if self.folder.is_dir() else []
         if path.exists():
-            made = read_json(path)
+            made = read_whole(self.folder)
             digests = made.pop(DIGESTS, None)
             count, made["model"] = made.pop("count", 0), self.record.get("model")  # a path may have another name
             check_count(f"{path}: count", count, MOST_VIDEOS)
@@ -188,7 +190,7 @@ def sample_many(
     check_count("batch_size", settings["batch_size"], MOST_AT_ONCE)
     if labels is not None and not labels:
         raise ValueError("labels is empty: name at least one class or prompt")
-    record = set_record(pipe, labels, settings, about or {}, fps)
+    record = check_record(set_record(pipe, labels, settings, about or {}, fps))
     samples = SampleSet(Path(folder), count, settings["batch_size"], record)
     samples.check_folder(write=False)
     options = {**settings, "output_type": "uint8", "progress": False}
@@ -252,6 +254,7 @@ def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: 
         "fps": fps,
         **{name: asdict(config) if is_dataclass(config) else config for name, config in configs.items()},
         "device": device_name(pipe.device),
+        **({"fast": True} if is_enabled() else {}),  # the fast forms round differently
         "torch": torch.__version__,
         "latte": __version__,
     }

@@ -1,33 +1,54 @@
 """samples.json, the record of a set of videos: what they depend on, how many there are, and the sha256 of each file."""
 
+import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from latte.files import read_json, write_json
+from latte.arguments import MOST_VIDEOS
+from latte.files import MOST_JSON_BYTES, read_json, write_json
 from latte.weights.tensors import digest
 
 RECORD = "samples.json"
 DIGESTS = "files"  # their sha256 by name, in the record
+MOST_RECORD_BYTES = MOST_JSON_BYTES + 128 * MOST_VIDEOS  # of samples.json: the settings, and a line for each file
 NEW_DIGESTS = ".digests"  # "SHA256  NAME" of the files that were written since; they go into the record at the end
+
+
+def read_whole(folder: Path) -> dict[str, Any]:
+    """Read samples.json. Raises as `read_json` does."""
+    return read_json(folder / RECORD, MOST_RECORD_BYTES)
+
+
+def check_record(values: dict[str, Any]) -> dict[str, Any]:
+    """What a set depends on. Raises ValueError if it is more than is read again, which only prompts can make it."""
+    if (size := len(json.dumps(values, indent=2))) > MOST_JSON_BYTES:
+        most = f"at most {MOST_JSON_BYTES} are kept in {RECORD}"
+        raise ValueError(f"the prompts and settings take {size} bytes; {most}: make several sets of fewer prompts")
+    return values
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """What a set's videos depend on, and how many there are: its samples.json without the digests."""
-    values = read_json(folder / RECORD)
+    values = read_whole(folder)
     values.pop(DIGESTS, None)
     return values
 
 
+def holds_set(folder: Path) -> bool:
+    """Whether a folder has the record of a set, rather than none or another file of that name."""
+    return (folder / RECORD).is_file() and "count" in read_whole(folder)
+
+
 def keeps_digests(folder: Path) -> bool:
     """Whether a set has digests at all; those of earlier versions have none."""
-    return DIGESTS in read_json(folder / RECORD)
+    return DIGESTS in read_whole(folder)
 
 
 def read_digests(folder: Path) -> dict[str, str]:
     """The sha256 of the files of a set by name, as far as they are recorded; of any other folder, none."""
-    kept = read_json(folder / RECORD).get(DIGESTS) if (folder / RECORD).is_file() else {}
+    kept = read_whole(folder).get(DIGESTS) if holds_set(folder) else {}
     digests = dict(kept) if isinstance(kept, dict) else {}
     if (folder / NEW_DIGESTS).is_file():
         lines = (folder / NEW_DIGESTS).read_text(errors="replace").splitlines()

@@ -10,7 +10,7 @@ import time
 import pytest
 from forks import fork, status
 
-from latte import folder_lock
+from latte import files, folder_lock
 from latte.folder_lock import exclusive, this_machine
 
 
@@ -146,11 +146,63 @@ def test_junk_in_the_lock_file_stops_nobody(junk, tmp_path, fast):
 
 
 def test_neither_does_something_else_in_its_place(tmp_path):
-    (tmp_path / "a/.lock/x").mkdir(parents=True)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/.lock").symlink_to(tmp_path / "nowhere/x")
-    (tmp_path / "c").mkdir()
-    os.mkfifo(tmp_path / "c/.lock")
     for name in "abc":
-        with exclusive(tmp_path / name):
-            assert (tmp_path / name / "damaged.lock").is_symlink() or (tmp_path / name / "damaged.lock").exists()
+        (tmp_path / name).mkdir()
+    for _ in range(2):  # also if something lies aside already
+        (tmp_path / "a/.lock/x").mkdir(parents=True)
+        (tmp_path / "b/.lock").symlink_to(tmp_path / "nowhere/x")
+        os.mkfifo(tmp_path / "c/.lock")
+        for name in "abc":
+            with (
+                pytest.warns(UserWarning, match=r"\.lock is not a file; renamed to damaged-\.lock"),
+                exclusive(tmp_path / name),
+            ):
+                assert os.path.lexists(tmp_path / name / "damaged-.lock")
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_in_the_place_of_the_folder(replaced, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    with (
+        pytest.raises(ValueError, match="file is a file, in the place of a folder"),
+        exclusive(tmp_path / "file", replaced),
+    ):
+        pass
+    if not replaced:  # a folder that is written as a whole appears where the link leads
+        with pytest.raises(ValueError, match="is a link to nowhere, where no folder is"), exclusive(tmp_path / "link"):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def no_links(*_, **__):
+    raise OSError(95, "Operation not supported")
+
+
+@pytest.mark.parametrize("parent_writable", [True, False])
+def test_a_folder_that_is_replaced_meanwhile_stays_locked(parent_writable, tmp_path, monkeypatch):
+    """The lock lies beside it, or in it if nothing can be written beside it; also where there are no hard links."""
+    monkeypatch.setattr(os, "link", no_links)
+    if not parent_writable:
+        monkeypatch.setattr(folder_lock, "writable", lambda _: False)
+        monkeypatch.setattr(files, "must_stay", lambda _: True)
+    out = tmp_path / ("n" * 250)
+    out.mkdir()
+    (out / "old").touch()
+    (out / ".git").touch()
+    (tmp_path / "link").symlink_to(out)
+
+    def second():
+        with exclusive(tmp_path / "link", replaced=True):
+            pass
+
+    with exclusive(out, replaced=True):
+        for _ in range(2):
+            with files.replacing_folder(out) as draft:
+                (draft / "new").touch()
+            assert status(fork(second, tmp_path / "log")) == 1
+    assert sorted(path.name for path in out.iterdir()) == [".git", "new"]
+    assert (tmp_path / "log").read_text().count(f"in use by process {os.getpid()}") == 2
+    (tmp_path / "log").unlink()
+    second()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", out.name]

@@ -108,3 +108,47 @@ def test_one_that_comes_late_is_waited_for(port, tmp_path):
     time.sleep(0.5)
     second = fork(join, tmp_path / "log", RANK="0", **address)
     assert [status(first), status(second)] == [0, 0], (tmp_path / "log").read_text()
+
+
+class Unsendable(ValueError):
+    """An error that pickle cannot copy: its constructor takes other arguments than `args` has."""
+
+    def __init__(self, name, reason):
+        super().__init__(f"{name}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "run/x"), "OSError: [Errno 28] No space left on device: 'run/x'"),
+        (Unsendable("x", "is odd"), "RuntimeError: Unsendable: x: is odd"),
+        (None, "found [3]"),
+    ],
+)
+def test_what_fails_in_the_first_process_fails_in_all(error, said, tmp_path):
+    def work():
+        with processes(CPU) as ranks:
+            called = []
+
+            def only_there():
+                called.append(ranks.rank)
+                if error:
+                    raise error
+                return [3]
+
+            try:
+                print("found", ranks.first_only(only_there))
+            finally:
+                assert called == [0] * ranks.first
+        raise SystemExit
+
+    pids = start_together(2, work, tmp_path / "log")
+    assert [status(pid) for pid in pids] == [1, 1]
+    assert (tmp_path / "log").read_text().count(f"{said}\n") == 2
+
+
+def test_alone_an_error_stays_as_it_is():
+    error = Unsendable("x", "is odd")
+    with pytest.raises(Unsendable) as caught:
+        Ranks().first_only(lambda: (_ for _ in ()).throw(error))
+    assert caught.value is error and Ranks().first_only(lambda: 3) == 3

@@ -1,16 +1,59 @@
-"""YAML from people and from strangers: read within bounds of size, depth and expanded aliases."""
+"""YAML from people and from strangers: decimal numbers, and bounds of size, depth and expanded aliases."""
 
-from typing import Any
+import re
+from collections import Counter
+from typing import Any, ClassVar
 
 import yaml
+
+from latte.train.settings import brief
 
 MAX_BYTES = 1 << 18  # of a file
 MAX_VALUES = 10_000  # with every alias written out, which is how a small file can grow without end
 MAX_DEPTH = 50  # of lists and tables in each other
 MAX_TEXT = 4096  # characters of one value; no path is longer
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+DIGITS = "[0-9]+(?:_[0-9]+)*"
+INTEGER = re.compile(rf"[-+]?(?:{DIGITS}|0[xX][0-9a-fA-F]+)\Z")
+FRACTION = re.compile(
+    rf"[-+]?(?:{DIGITS}(?:\.(?:{DIGITS})?)?|\.{DIGITS})(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
+)
 
 
-def compose(text: str | bytes) -> tuple[yaml.Node | None, yaml.SafeLoader]:
+class DecimalLoader(yaml.SafeLoader):
+    """Reads numbers as people write them. PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, and 1e-4 is a text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (INT, FLOAT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A table. Raises ValueError if it has two values of one name, of which YAML would take the last."""
+        table = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in table.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name, number in Counter(names).items() if number > 1 and name != "<<"]:
+            raise ValueError(f"gives {brief(twice[0])} twice")
+        return table
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer: decimal, or hexadecimal as in 0xff."""
+        text = self.construct_scalar(node)
+        return int(text, 16 if "x" in text.lower() else 10)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """A number, infinity (.inf) or not a number (.nan)."""
+        text = self.construct_scalar(node).lower()
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+DecimalLoader.add_implicit_resolver(INT, INTEGER, list("-+0123456789"))
+DecimalLoader.add_implicit_resolver(FLOAT, FRACTION, list("-+0123456789."))  # after integers, which it matches too
+DecimalLoader.add_constructor(INT, DecimalLoader.construct_yaml_int)
+DecimalLoader.add_constructor(FLOAT, DecimalLoader.construct_yaml_float)
+
+
+def compose(text: str | bytes) -> tuple[yaml.Node | None, DecimalLoader]:
     """Parse YAML into nodes, which keep every value as it was written.
 
     Args:
@@ -20,13 +63,13 @@ def compose(text: str | bytes) -> tuple[yaml.Node | None, yaml.SafeLoader]:
         The root, None for an empty text; and a loader that makes values of nodes.
 
     Raises:
-        ValueError: It is not valid YAML, or is out of bounds.
+        ValueError: It is not valid YAML, is out of bounds, or has a table with two values of one name.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"has {len(text):,} bytes, more than the {MAX_BYTES:,} that a configuration may have")
     try:
         check_bounds(text)
-        loader = yaml.SafeLoader(text)
+        loader = DecimalLoader(text)
         return loader.get_single_node(), loader
     except yaml.YAMLError as error:
         raise not_valid(error) from error
@@ -35,7 +78,7 @@ def compose(text: str | bytes) -> tuple[yaml.Node | None, yaml.SafeLoader]:
 def check_bounds(text: str | bytes) -> None:
     """Raise ValueError for YAML that is too deep or that grows too much. It makes no values and does not recurse."""
     sizes, open_nodes = {}, [[None, 0]]  # values below each finished anchor; (anchor, values so far) of what is open
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, DecimalLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append([event.anchor, 1])
             if len(open_nodes) > MAX_DEPTH:
@@ -59,7 +102,7 @@ def check_bounds(text: str | bytes) -> None:
             raise ValueError(f"has more than {MAX_VALUES:,} values, its aliases written out")
 
 
-def value_of(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
+def value_of(node: yaml.Node, loader: DecimalLoader) -> Any:
     """Make the value of a node. Raises ValueError if it is none, such as a 13th month or a key that is a list."""
     try:
         return loader.construct_object(node, deep=True)
@@ -67,7 +110,7 @@ def value_of(node: yaml.Node, loader: yaml.SafeLoader) -> Any:
         raise not_valid(error) from error
 
 
-def merge(table: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
+def merge(table: yaml.MappingNode, loader: DecimalLoader) -> None:
     """Put the entries of merged tables (<<) in their place. Raises ValueError if something else is merged."""
     try:
         loader.flatten_mapping(table)

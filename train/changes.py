@@ -1,9 +1,9 @@
 """Settings that change when a run resumes: which of them may, and the record of those that did.
 
-Which settings may change is said once, where they are defined (latte.train.config): `resumable` ones may, `tunable`
-ones if the user asks for it, and all others never, because the checkpoint would not fit them or the run would draw
-other clips. A run records each change of a tunable setting, and of "steps", with the number of steps that were done
-before: in the state of its checkpoints, in changes.json, and in final/.
+Which settings may change is said once, where they are defined (latte.train.config): `resumable` and `movable` ones
+may, `tunable` ones if the user asks for it, and all others never, because the checkpoint would not fit them or the run
+would draw other clips. A run records each change of a tunable setting, and of "steps", with the number of steps that
+were done before: in the state of its checkpoints, in changes.json, and in final/.
 """
 
 import reprlib
@@ -15,7 +15,6 @@ from latte.files import write_json
 from latte.train.config import TrainConfig
 
 CHANGES_FILE = "changes.json"
-MOVABLE = {"init", "vae", "data"}  # may change on resuming: the checkpoint replaces init, digests guard the other two
 
 
 def changed_settings(
@@ -38,7 +37,7 @@ def changed_settings(
     now = {name: getattr(config, name) for name in config.defaults()}
     other = f"{folder} holds a run with other settings"
     differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-    free, tunable = config.resumable() | MOVABLE, config.tunable()
+    free, tunable = config.resumable() | config.movable(), config.tunable()
     if config.deterministic_reduce:
         free -= {"micro_batch_size"}  # on which rounding depends
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:

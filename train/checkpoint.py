@@ -1,8 +1,8 @@
 """Checkpoints of a run, written so that a crash at any moment leaves only complete ones.
 
 checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json (of
-the network), and manifest.json with the size and the SHA-256 of every other file. A checkpoint is written to a hidden
-folder, flushed to disk, and renamed. There are no pickles.
+the network), and manifest.json with the size and the SHA-256 of every other file. A checkpoint is written as a draft
+(latte.drafts), flushed to disk, and renamed. There are no pickles.
 """
 
 import os
@@ -13,22 +13,12 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latte.disk_errors import naming
-from latte.drafts import remove
-from latte.files import DAMAGED, read_json, set_aside, utf8_path, write_json
+from latte.drafts import HIDDEN, discard, flush, flush_entries, remove
+from latte.files import DAMAGED, read_json, replacing_folder, set_aside, utf8_path, write_json
 from latte.weights.folder import MANIFEST, damage, read_manifest, write_manifest
 from latte.weights.tensors import write_tensors
 
 NEEDED = {"model.safetensors", "ema.safetensors", "state.json"}  # what a manifest must list
-
-
-def flush(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save(
@@ -56,36 +46,28 @@ def save(
         OSError: The disk is full, for instance. The checkpoints are then as before.
     """
     folder = run / "checkpoints"
-    final, draft = folder / f"step-{step:07d}", folder / f".draft-{step:07d}"
-    remove_hidden(folder)
-    try:
-        with naming(final, draft):
-            draft.mkdir(parents=True)
-            for name, values in tensors.items():
-                write_tensors(draft / f"{name}.safetensors", values)
-            for name, values in records.items():
-                write_json(draft / f"{name}.json", values)
-            write_manifest(draft, sorted(path.name for path in draft.iterdir()))
-            for path in [*draft.iterdir(), draft]:
-                flush(path)
-            if os.path.lexists(final):  # something else that has the name
-                set_aside(final)
-            os.replace(draft, final)
-    except BaseException:
-        remove_hidden(folder)
-        raise
-    flush(folder)
+    final = folder / f"step-{step:07d}"
+    remove_leftovers(folder)
+    if os.path.lexists(final):  # something else that has the name
+        set_aside(final)
+    with replacing_folder(final) as draft:
+        for name, values in tensors.items():
+            write_tensors(draft / f"{name}.safetensors", values)
+        for name, values in records.items():
+            write_json(draft / f"{name}.json", values)
+        write_manifest(draft, sorted(path.name for path in draft.iterdir()))
+        flush(draft)
+    flush_entries(folder)
     for old in list_checkpoints(run)[:-keep]:
         if not keep_every or step_of(old) % keep_every:
-            os.replace(old, folder / f".old-{old.name}")  # a crash while deleting must not leave half a checkpoint
-    remove_hidden(folder)
+            discard(old)
     return final
 
 
-def remove_hidden(folder: Path) -> None:
-    """Remove checkpoints that were not completely written, or not completely deleted."""
-    for pattern in (".draft-*", ".old-*"):
-        for path in folder.glob(pattern):
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints that were only written or deleted in part; the run's lock keeps other writers out."""
+    for path in folder.glob(".*"):
+        if HIDDEN.fullmatch(path.name) or path.name.startswith((".draft-", ".old-")):  # the latter of version 0.1.0
             remove(path)
 
 

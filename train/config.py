@@ -6,7 +6,7 @@ that its kind follows. Where shared code reads a setting that a kind does not ha
 switches it off.
 
 Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings:
-`resumable` ones may change, `tunable` ones if that is asked for, and all others never.
+`resumable` and `movable` ones may change, `tunable` ones if that is asked for, and all others never.
 """
 
 import math
@@ -31,7 +31,7 @@ class TrainConfig:
 
     kind: str = field(default="", init=False)  # what is trained: a key of KINDS
     data: str = setting(
-        "shapes", path=True
+        "shapes", path=True, movable=True
     )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
     clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
     model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
@@ -73,9 +73,12 @@ class TrainConfig:
     transform: ClassVar[str] = "ours"
     flip: ClassVar[bool] = False
     failed_share: ClassVar[float] = 0.5
+    damaged: ClassVar[str] = "raise"
     num_workers: ClassVar[int] = 0
     compile: ClassVar[bool] = False
     shard: ClassVar[bool] = False
+    shard_group: ClassVar[int] = 0
+    sequence_parallel: ClassVar[int] = 1
     eval_every: ClassVar[int] = 0
 
     derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
@@ -136,6 +139,11 @@ class TrainConfig:
         return {known.name for known in fields(cls) if known.metadata.get("resumable")}
 
     @classmethod
+    def movable(cls) -> set[str]:
+        """The paths that may change when a run resumes: digests guard data and VAE, the checkpoint replaces init."""
+        return {known.name for known in fields(cls) if known.metadata.get("movable")}
+
+    @classmethod
     def tunable(cls) -> set[str]:
         """The settings that may change when a run resumes, if that is asked for."""
         return {known.name for known in fields(cls) if known.metadata.get("tunable")}
@@ -146,7 +154,7 @@ class VideoTrainConfig(TrainConfig):
     """The settings of the kinds that can learn from a folder of videos, or begin with another model's weights."""
 
     init: str = setting(
-        "", path=True
+        "", path=True, movable=True
     )  # the model whose weights training starts from (latte.train.init); empty: from scratch
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
@@ -157,6 +165,8 @@ class VideoTrainConfig(TrainConfig):
     flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
     # the run ends if a larger share of the videos is too short or damaged
     failed_share: float = setting(0.5, least=0, most=1, resumable=True, unused_with=BUILT_IN)
+    # a video that FFmpeg decodes only with errors: "raise" leaves it out, "take" reads it as FFmpeg conceals the damage
+    damaged: str = setting("raise", choices=("raise", "take"), unused_with=BUILT_IN)
     num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
 
     def __post_init__(self) -> None:
@@ -169,7 +179,7 @@ class VideoTrainConfig(TrainConfig):
 class LatentTrainConfig(VideoTrainConfig):
     """The settings of the kinds that learn the diffusion of latents."""
 
-    vae: str = setting("", path=True)  # folder of the VAE that gives the latents; required
+    vae: str = setting("", path=True, movable=True)  # folder of the VAE that gives the latents; required
     latents: str = setting(
         "once", path=True
     )  # encode them "once", before the first step; or in each "step"; or a folder of them
@@ -182,6 +192,10 @@ class LatentTrainConfig(VideoTrainConfig):
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile, which rounds differently
     shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
+    # how many processes split one copy of the weights, of which there are then several (HSDP); 0: all of them
+    shard_group: int = setting(0, least=0, resumable=True, unused_with=("shard", False))
+    # how many processes share each clip, by its frames; they do not count as further clips
+    sequence_parallel: int = setting(1, least=1, resumable=True)
     sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
@@ -197,6 +211,10 @@ class LatentTrainConfig(VideoTrainConfig):
         require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
         unused = self.num_workers and self.latents != "step"
         require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
+        shared, frames = self.sequence_parallel, self.num_frames
+        require(shared <= frames, f"sequence_parallel is {shared}; a clip has only {frames} frames to share")
+        exact = self.deterministic_reduce and shared > 1
+        require(not exact, "deterministic_reduce needs sequence_parallel=1: rounding depends on how clips are shared")
 
 
 @dataclass(frozen=True)

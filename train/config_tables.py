@@ -1,7 +1,6 @@
 """Configurations from tables of settings: those that a YAML file, a preset or an older run holds."""
 
 import os
-import re
 from typing import Any
 
 from latte.models.network_config import unknown_key
@@ -11,40 +10,32 @@ from latte.train.settings import brief, default_of
 
 PATHS = {name for name, known in SETTINGS.items() if known.metadata.get("path")}
 TEXTS = {name for name, known in SETTINGS.items() if known.type is str}
-DECIMAL = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*")  # YAML reads 010 as 8
 
 
 def from_text(name: str, text: str) -> Any:
     """The value of a setting that is written as key=value.
 
-    Text is taken as it is, whatever it looks like, and an integer as decimal. All else is YAML.
+    Text is taken as it is, whatever it looks like. All else is YAML.
 
     Raises:
         ValueError: It is not YAML, or is out of the bounds of latte.train.bounded_yaml.
     """
     if name in TEXTS:
         return text
-    if is_integer(name, text):
-        return int(text)
     root, loader = compose(text)
     return None if root is None else value_of(root, loader)
 
 
-def is_integer(name: str, text: str) -> bool:
-    """Whether a setting is an integer, and the text a decimal one."""
-    return name in SETTINGS and SETTINGS[name].type is int and bool(DECIMAL.fullmatch(text))
-
-
 def typed(name: str, value: Any) -> Any:
-    """The value of a setting, as the setting's type: YAML reads 1e-4 as text.
+    """The value of a setting, as the setting's type: a number may be in quotes, and a fraction may be an integer.
 
     Raises:
         ValueError: The value is not of that type.
     """
     wanted = SETTINGS[name].type
-    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
+    if (wanted is float and type(value) is int) or (wanted in (int, float) and isinstance(value, str)):
         try:
-            return float(value)
+            return wanted(value)
         except (ValueError, OverflowError):
             pass
     if type(value) is not wanted:

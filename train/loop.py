@@ -99,18 +99,17 @@ def train(
             the data do not fit the settings; or another process trains in the folder.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
-    if not resume and checkpoint.list_checkpoints(folder):
-        raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     device = torch.device(device)
-    with processes(device) as ranks, alone_in(folder, ranks), ignore_signal(signal.SIGUSR1):  # nothing to save yet
+    with (
+        processes(device) as ranks,
+        ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
+        ignore_signal(signal.SIGUSR1),  # nothing to save yet
+    ):
+        if ranks.first_only(lambda: not resume and bool(checkpoint.list_checkpoints(folder))):
+            raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
-        if ranks.first:
-            set_misplaced_aside(folder)
-            write_text(folder / SETTINGS_FILE, yaml.safe_dump(asdict(config), sort_keys=False))
-            write_changes(folder, run.changes)
-            remove_lines_after(folder / METRICS_FILE, first)
-            save_companions(run.objective, folder)
+        ranks.first_only(lambda: write_beginning(run, first))
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
         if first < config.steps:
@@ -120,19 +119,13 @@ def train(
         return run.finish()
 
 
-@contextmanager
-def alone_in(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep other runs out of a run folder. The first process holds the lock; if it cannot, all processes fail."""
-    with ExitStack() as stack:
-        refused = None
-        try:
-            if ranks.first:
-                stack.enter_context(exclusive(folder))
-        except (OSError, ValueError) as error:
-            refused = error
-        if refused := ranks.broadcast(refused):
-            raise refused
-        yield
+def write_beginning(run: Run, first: int) -> None:
+    """Write what a run's folder holds before its first step, and remove what later steps will write again."""
+    set_misplaced_aside(run.folder)
+    write_text(run.folder / SETTINGS_FILE, yaml.safe_dump(asdict(run.config), sort_keys=False))
+    write_changes(run.folder, run.changes)
+    remove_lines_after(run.folder / METRICS_FILE, first)
+    save_companions(run.objective, run.folder)
 
 
 @contextmanager

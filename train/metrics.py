@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -48,7 +49,7 @@ def parse_line(text: bytes) -> dict[str, float | None] | None:
         finite = {name: z if z is None or math.isfinite(z) else None for name, z in line.items()}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return finite if type(finite.get("step")) is int and finite["step"] >= 0 else None
+    return finite if type(finite.get("step")) is int and 0 <= finite["step"] < 2**63 else None
 
 
 def remove_lines_after(path: Path, step: int) -> None:
@@ -95,5 +96,6 @@ class MetricsWriter:
                 raise OSError("no space left on device")
             self.waiting = b""
         except OSError as error:
-            self.file.truncate(end)
+            with suppress(OSError):  # a line that is cut off is left out when the file is read
+                self.file.truncate(end)
             warnings.warn(f"{self.path}: cannot write, will retry with the next line: {error}", stacklevel=2)

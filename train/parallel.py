@@ -3,6 +3,10 @@
 torchrun starts the processes, or SLURM with the same environment variables. Random numbers depend on (seed, step, slot)
 and on nothing else, so the number of processes only changes the order in which gradients are summed. With
 deterministic_reduce that order has no effect either.
+
+With sequence_parallel, groups of neighbouring processes take the same clips, and share them by their frames
+(latte.parallel). All of them compute the whole loss; its gradient is the mean of theirs. Of the weights, each process
+holds a copy (DDP), a part (FSDP2), or a part of a copy that a group of processes shares (HSDP).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from latte.models.denoiser import Denoiser
+from latte.parallel.layout import Layout, training_meshes
+from latte.parallel.sequence import attach
+from latte.parallel.split import Split
 from latte.processes import Ranks
 from latte.train.config import TrainConfig
 from latte.train.precision import autocast
@@ -37,13 +45,15 @@ def micro_batches(config: TrainConfig, ranks: Ranks) -> list[range]:
     Raises:
         ValueError: The global batch cannot be split evenly.
     """
-    micro = config.micro_batch_size or max(1, config.global_batch_size // ranks.size)
-    if config.global_batch_size % (micro * ranks.size):
+    groups, group = ranks.size // config.sequence_parallel, ranks.rank // config.sequence_parallel
+    micro = config.micro_batch_size or max(1, config.global_batch_size // groups)
+    if config.global_batch_size % (micro * groups):
+        shared = f" ({config.sequence_parallel} to a clip)" if config.sequence_parallel > 1 else ""
         raise ValueError(
-            f"global_batch_size {config.global_batch_size} cannot be split over {ranks.size} processes in "
-            f"micro-batches of {micro}: make it a multiple of {micro * ranks.size}"
+            f"global_batch_size {config.global_batch_size} cannot be split over {ranks.size} processes{shared} in "
+            f"micro-batches of {micro}: make it a multiple of {micro * groups}"
         )
-    starts = range(ranks.rank * micro, config.global_batch_size, ranks.size * micro)
+    starts = range(group * micro, config.global_batch_size, groups * micro)
     return [range(start, start + micro) for start in starts]
 
 
@@ -88,29 +98,38 @@ class Gradients:
 
 
 class ReplicatedGradients(Gradients):
-    """Every process holds the full network. DDP averages the gradients after the last micro-batch."""
+    """Every process holds the full network. DDP averages the gradients after the last micro-batch.
 
-    def __init__(self, loss: Loss, ranks: Ranks):
+    Args:
+        loss: The loss.
+        ranks: This process among all.
+        groups: How many groups of processes take different clips.
+    """
+
+    def __init__(self, loss: Loss, ranks: Ranks, groups: int):
         self.loss = DistributedDataParallel(loss) if ranks.size > 1 else loss
-        self.size = ranks.size
+        self.size, self.groups = ranks.size, groups
 
     def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         with nullcontext() if last or self.size == 1 else self.loss.no_sync():
             value, terms = self.loss(step, slots)
-            (share * self.size * value).backward()  # DDP divides by the number of processes
+            (share * self.groups * value).backward()  # DDP takes the mean of the processes, and so of the groups
         return value, terms
 
 
 class ShardedGradients(Gradients):
-    """FSDP2: every process holds a part of each weight, and gathers the weights of a block while it computes."""
+    """FSDP2: every process holds a part of each weight, and gathers the weights of a block while it computes.
 
-    def __init__(self, loss: Loss, ranks: Ranks):
-        self.loss, self.size = loss, ranks.size
+    Args: As ReplicatedGradients's.
+    """
+
+    def __init__(self, loss: Loss, ranks: Ranks, groups: int):
+        self.loss, self.groups = loss, groups
 
     def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.loss.network.set_requires_gradient_sync(last)
         value, terms = self.loss(step, slots)
-        (share * self.size * value).backward()  # FSDP divides by the number of processes
+        (share * self.groups * value).backward()  # FSDP takes the mean, as DDP
         return value, terms
 
 
@@ -121,7 +140,7 @@ class FixedPointGradients(Gradients):
     gradient is not finite, or the sum might overflow an int64, the result is NaN, and the step is skipped.
     """
 
-    def __init__(self, loss: Loss, ranks: Ranks):
+    def __init__(self, loss: Loss, ranks: Ranks, groups: int = 1):
         self.loss, self.ranks = loss, ranks
         self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         self.sums = [torch.zeros_like(parameter, dtype=torch.int64) for parameter in self.parameters]
@@ -152,26 +171,42 @@ class FixedPointGradients(Gradients):
         self.bound.zero_()
 
 
-def shard(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Split the weights of a network over the processes, block by block, in place.
+def arrange(config: TrainConfig, ranks: Ranks, device: torch.device) -> tuple[DeviceMesh, DeviceMesh] | None:
+    """Return the meshes of clips and of weights (latte.parallel.layout.training_meshes); None for one process.
+
+    Raises:
+        ValueError: The settings do not fit the number of processes, or torchrun did not start this one.
+    """
+    if not dist.is_initialized():
+        for name, asked in (("shard=true", config.shard), ("sequence_parallel", config.sequence_parallel > 1)):
+            if asked:
+                raise ValueError(f"{name} splits the work over processes: start them with torchrun")
+        return None
+    return training_meshes(device.type, ranks.size, config.sequence_parallel, config.shard_group)
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Split the weights of a network over the processes, block by block, in place, and return it.
 
     Args:
         network: The network.
-        ranks: This process among all.
-        device: What this process computes on.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: The process was not started by torchrun.
+        mesh: Copies of the weights x parts of a copy.
     """
-    if not dist.is_initialized():
-        raise ValueError("shard=true splits the weights over processes: start them with torchrun")
-    mesh = init_device_mesh(device.type, (ranks.size,))
+    mesh = mesh["shard"] if mesh.size() == mesh["shard"].size() else mesh  # FSDP2, or HSDP
     for block in outermost_blocks(network):
         fully_shard(block, mesh=mesh)
     return fully_shard(network, mesh=mesh)
+
+
+def share_clips(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Let neighbouring processes share each clip that the denoiser in a network is given, by its frames, from now on.
+
+    Args:
+        network: The network.
+        mesh: Clips at once x processes to a clip.
+    """
+    for denoiser in (module for module in network.modules() if isinstance(module, Denoiser)):
+        attach(denoiser, [Layout(frames=Split.of(mesh["sequence"]))])
 
 
 def outermost_blocks(network: nn.Module) -> Iterator[nn.Module]:

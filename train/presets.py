@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from latte.processes import launch
-from latte.train.bounded_yaml import compose, merge, value_of
+from latte.train.bounded_yaml import DecimalLoader, compose, merge, value_of
 from latte.train.config import (
     SETTINGS,
     FeaturesTrainConfig,
@@ -18,7 +18,7 @@ from latte.train.config import (
     TrainConfig,
     VAETrainConfig,
 )
-from latte.train.config_tables import TEXTS, from_settings, from_text, is_integer, typed
+from latte.train.config_tables import TEXTS, from_settings, from_text, typed
 from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
 from latte.train.settings import brief
@@ -197,23 +197,17 @@ def read_settings(source: str) -> dict[str, Any]:
         root, loader = compose(path.read_bytes())
         if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
             raise ValueError("does not hold settings by name")
-        names = [key.value for key, _ in root.value]
-        if twice := [name for name in names if names.count(name) > 1 and name != "<<"]:
-            raise ValueError(f"gives {brief(twice[0])} twice")
         return settings_by_name(root, loader)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
 
-def settings_by_name(root: yaml.MappingNode, loader: yaml.SafeLoader) -> dict[str, Any]:
-    """The values in a YAML table. A text is taken as it is written, whatever it looks like, an integer as decimal."""
+def settings_by_name(root: yaml.MappingNode, loader: DecimalLoader) -> dict[str, Any]:
+    """The values in a YAML table. A text is taken as it is written, whatever it looks like."""
     merge(root, loader)
     values = {}
     for name, node in ((key.value, node) for key, node in root.value):
         null = node.tag == "tag:yaml.org,2002:null"
         of_text = name in TEXTS or (name in ORIGINAL_TEXTS and not null)
-        if isinstance(node, yaml.ScalarNode) and (of_text or is_integer(name, node.value)):
-            values[name] = from_text(name, node.value) if name in SETTINGS else node.value
-        else:
-            values[name] = value_of(node, loader)
+        values[name] = node.value if isinstance(node, yaml.ScalarNode) and of_text else value_of(node, loader)
     return values

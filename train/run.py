@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
@@ -71,18 +71,21 @@ class Run:
         asked: Collection[str] = (),
     ):
         self.config, self.folder, self.device, self.ranks, self.asked = config, folder, device, ranks, asked
+        meshes = parallel.arrange(config, ranks, device)
         parallel.micro_batches(config, ranks)
         check_precision(config.precision, device)
         ranks.agree("data", clips.former_fingerprint)
         torch.manual_seed(config.seed)
-        resumes = ranks.broadcast(bool(checkpoint.list_checkpoints(folder)) if ranks.first else None)
+        resumes = ranks.first_only(lambda: bool(checkpoint.list_checkpoints(folder)))
         self.objective = objective(clips, config, device, folder if resumes else None)
         self.failures = clips.failures
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
-        for network in (self.network, self.ema) if config.shard else ():
-            parallel.shard(network, ranks, device)
+        for network in (self.network, self.ema) if meshes and config.shard else ():
+            parallel.shard(network, meshes[1])
+        if meshes and config.sequence_parallel > 1:
+            parallel.share_clips(self.network, meshes[0])
         keep_in_float32(self.network)
         if config.compile:
             self.network.compile()
@@ -91,15 +94,16 @@ class Run:
         )
         replicated = FixedPointGradients if config.deterministic_reduce else ReplicatedGradients
         gradients = ShardedGradients if config.shard else replicated
-        self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks)
+        groups = ranks.size // config.sequence_parallel
+        self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks, groups)
         self.history = StepHistory(scale=first_scale(config.precision))
         self.changes: list[dict[str, Any]] = []  # of the settings, while the run was resumed
         self.failed_saves = 0  # in a row
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
         self.records = {"config": asdict(self.network.config)}
-        digests = data_digests(self.objective) if ranks.first else None  # all data may be read for them
-        self.state = {"run": asdict(config), "data": ranks.broadcast(digests)}
+        digests = ranks.first_only(lambda: data_digests(self.objective))  # all data may be read for them
+        self.state = {"run": asdict(config), "data": digests}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
@@ -126,8 +130,10 @@ class Run:
             "ema": parallel.gather_weights(self.ema),
             "optimizer": parallel.gather_optimizer(self.network, self.optimizer),
         }
-        if not self.ranks.first:
-            return
+        self.ranks.first_only(lambda: self.write_checkpoint(done, tensors, ends))
+
+    def write_checkpoint(self, done: int, tensors: dict[str, dict[str, Tensor]], ends: bool) -> None:
+        """Write the tensors of a checkpoint, as `save` does, in the first process."""
         state = {**self.state, "step": done, "health": asdict(self.history), "changes": self.changes}
         try:
             keeping = (self.config.keep, self.config.keep_every)
@@ -151,13 +157,19 @@ class Run:
             ValueError: The checkpoint has other settings or other data, or more steps than are wanted; or there is
                 none, and the folder holds files of something else.
         """
-        folder = self.ranks.broadcast(checkpoint.latest(self.folder) if self.ranks.first else None)
+        folder = self.ranks.first_only(lambda: checkpoint.latest(self.folder))
         if folder is None:
-            check_unused(self.folder, self.config, self.asked)
+            self.ranks.first_only(lambda: check_unused(self.folder, self.config, self.asked))
             return 0
-        state = checkpoint.read_state(folder)
+        state = self.ranks.first_only(lambda: checkpoint.read_state(folder))
         changed = self.check_same_run(state)
-        read = lambda name: checkpoint.load_tensors(folder, name) if self.ranks.first else {}
+
+        def read(name: str) -> dict[str, Tensor]:
+            """Tensors of a file, in the first process, which sends them to the others."""
+            tensors: dict[str, Tensor] = {}
+            self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
+            return tensors
+
         parallel.scatter_weights(self.network, read("model"), self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
@@ -198,13 +210,15 @@ class Run:
 
     def missing_outputs(self, done: int) -> Outputs:
         """Which outputs were due when an earlier process stopped, and were not made."""
-        if not self.ranks.first:
-            return self.ranks.broadcast(Outputs(False, False))
         due = self.due_outputs(done)
-        sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
-        lines = read_lines(self.folder / METRICS_FILE)
-        evaluated = any(line["step"] == done and "loss" not in line for line in lines)
-        return self.ranks.broadcast(Outputs(due.grid and not sampled, due.evaluation and not evaluated))
+
+        def missing() -> Outputs:
+            sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
+            lines = read_lines(self.folder / METRICS_FILE)
+            evaluated = any(line["step"] == done and "loss" not in line for line in lines)
+            return Outputs(due.grid and not sampled, due.evaluation and not evaluated)
+
+        return self.ranks.first_only(missing)
 
     def averaged_network(self) -> nn.Module | None:
         """The network with the averaged weights, not sharded. None in all processes but the first."""

@@ -17,6 +17,7 @@ def setting(
     choices: tuple[str, ...] = (),
     resumable: bool = False,
     tunable: bool = False,
+    movable: bool = False,
     path: bool = False,
     unused_with: tuple[str, Any] | None = None,
 ) -> Any:
@@ -30,11 +31,13 @@ def setting(
         choices: The valid values, if they can be listed.
         resumable: Whether a run may be resumed with another value.
         tunable: Whether it may if the user asks for it, because the value decides how the run goes on learning.
+        movable: Whether it may because it says where something lies that the run knows by its content.
         path: Whether the value is the path of a file or a folder, in which a leading ~ is the home folder.
         unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
     """
     limits = {"least": least, "most": most, "below": below, "choices": choices}
-    metadata = {**limits, "resumable": resumable, "tunable": tunable, "path": path, "unused_with": unused_with}
+    metadata = {**limits, "resumable": resumable, "tunable": tunable, "movable": movable, "path": path}
+    metadata |= {"unused_with": unused_with}
     return field(default=default, metadata=metadata)
 
 

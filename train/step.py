@@ -117,7 +117,8 @@ def optimizer_step(
             for name, term in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0) + share * term.float()
         gradients.finish()
-    logged = dict(zip(sums, ranks.sum(torch.stack(list(sums.values()))).tolist()))
+    total = ranks.sum(torch.stack(list(sums.values()))) / config.sequence_parallel  # processes that share a clip agree
+    logged = dict(zip(sums, total.tolist()))
     for parameter in parameters:
         if history.scale != 1 and parameter.grad is not None:
             local_part(parameter.grad).div_(history.scale)

@@ -1,5 +1,7 @@
 """Sample grids and TensorBoard logs of a run."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +38,8 @@ def write_grid(videos: Tensor, captions: list[str], folder: Path, step: int) -> 
 class TensorBoard:
     """Writes the lines of metrics.jsonl and the sample grids for TensorBoard, as a context manager.
 
+    If its files cannot be written, as on a full disk, it warns and writes no more: metrics.jsonl has the same numbers.
+
     Args:
         folder: Where to write TensorBoard's files.
         first: How many steps were done before. What an earlier process wrote for later steps is hidden.
@@ -49,20 +53,35 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("tensorboard=true needs its package: pip install tensorboard") from error
-        self.writer = SummaryWriter(str(folder), purge_step=first + 1)
+        self.folder, self.writer = folder, None
+        try:
+            self.writer = SummaryWriter(str(folder), purge_step=first + 1)
+        except OSError as error:
+            warnings.warn(f"{folder}: nothing is written for TensorBoard, training goes on: {error}", stacklevel=2)
 
     def __enter__(self) -> "TensorBoard":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.writer.close()
+        self.attempt(lambda: self.writer.close())
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Write something, unless writing has failed before."""
+        if self.writer is None:
+            return
+        try:
+            work()
+        except OSError as error:
+            self.writer = None
+            warnings.warn(f"{self.folder}: no more is written for TensorBoard, training goes on: {error}", stacklevel=3)
 
     def add_line(self, line: dict[str, float]) -> None:
         """Add the numbers of a line of metrics.jsonl."""
         for name, value in line.items():
             if name != "step":
-                self.writer.add_scalar(name, value, line["step"])
+                self.attempt(lambda name=name, value=value: self.writer.add_scalar(name, value, line["step"]))
 
     def add_grid(self, picture: Path, step: int) -> None:
         """Add the PNG of a sample grid."""
-        self.writer.add_image("samples", np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
+        pixels = np.asarray(Image.open(picture).convert("RGB"))
+        self.attempt(lambda: self.writer.add_image("samples", pixels, step, dataformats="HWC"))

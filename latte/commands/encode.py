@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
-    with exclusive(args.out):
+    with exclusive(args.out, replaced=True):
         latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
     size = sum(file["bytes"] for file in latents.files.values())
     frames = sum(video.frames for video in latents.videos)

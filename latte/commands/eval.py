@@ -42,12 +42,12 @@ def build_parser() -> Parser:
     parser = Parser(prog="latte eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
-        "model", nargs="?", default="shapes", help="a model, or generated videos: a folder or an .npz (default: shapes)"
+        "model", nargs="?", default="shapes", help="a model, or generated videos as --real takes them (default: shapes)"
     )
     add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
     add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
     add = parser.add_argument_group("distance from real videos").add_argument
-    words = "real videos (a folder, or a file of arrays), statistics of them (.npz, .pkl), or features (.safetensors)"
+    words = "real videos (a folder or a file of arrays), their statistics (.npz, .pkl) or features (.npz, .safetensors)"
     add("--real", type=Path, help=words)
     words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
     add("--protocol", choices=PROTOCOLS, help=words)
@@ -106,7 +106,7 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     elif args.reference:
         useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
     elif args.real and is_features(args.real) and is_features(args.model):
-        useful, where = {"real", "model", "out"}, "with statistics on both sides"
+        useful, where = {"real", "model", "out", "seed"}, "with statistics or features on both sides"
     elif args.real and is_model(args.model):
         useful, where = with_real | of_sampling | {"samples", "prompts"}, f"with --real and {args.model}, a model"
     elif args.real:
@@ -149,7 +149,9 @@ def compare_files(*paths: Path) -> str:
 def measure_videos(args: argparse.Namespace) -> dict | None:
     """Print the distance from real videos; None in all processes of torchrun but the first."""
     if is_features(args.real) and is_features(args.model):
-        result = compare_given(read_feature_set(args.real), read_feature_set(args.model))
+        result = compare_given(read_feature_set(args.real), read_feature_set(args.model), args.seed)
+        if args.seed and result.seed is None:
+            raise ValueError("--seed does nothing with statistics on both sides: leave it out")
         print(result)
         return result.to_dict()
     protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop, args.frames)

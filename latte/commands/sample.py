@@ -1,7 +1,9 @@
 """`latte sample`: make videos with a model, with a page, a contact sheet and an animation to look at them.
 
+Processes that torchrun starts make each video together, and the first one writes the page.
+
 With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
-with one process or several at once, and writes no page.
+with one process or several at once, each of which makes videos of its own, and writes no page.
 """
 
 import argparse
@@ -10,6 +12,9 @@ import os
 import re
 import shlex
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +31,12 @@ from latte.commands.sampling_options import (
     parse_broadcast,
     read_prompts,
 )
+from latte.device import usable_device
 from latte.files import replacing_folder
 from latte.folder_lock import exclusive
+from latte.parallel import parallel, sampling_mesh
 from latte.pipeline import LattePipeline
-from latte.processes import launch, local_device
+from latte.processes import Ranks, launch, local_device, processes
 from latte.sample_many import RECORD, sample_many
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import FPS_RANGE, write_video
@@ -70,15 +77,31 @@ def main(argv: list[str]) -> None:
         args.prompt = read_prompts(args.prompts)
     check_arguments(args)
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
+    args.device = local_device(args.device)
     if args.count:
-        args.device = local_device(args.device)
+        make_set(*open_sampler(args), args)
+        return
+    with processes(usable_device(args.device)) as ranks, quiet(not ranks.first):
+        sampler = open_sampler(args)
+        # two pages in one folder would remove each other's videos
+        with ranks.first_inside(lambda: exclusive(args.out, replaced=True)):
+            make_page(*sampler, args, ranks)
+
+
+def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
+    """As open_pipeline, with what --pab or --plan asks for."""
     pipe, settings, files = open_pipeline(args)
     apply_plan_options(pipe, args)
-    if args.count:
-        make_set(pipe, settings, files, args)
-        return
-    with exclusive(args.out):  # two pages in one folder would remove each other's videos
-        make_page(pipe, settings, files, args)
+    return pipe, settings, files
+
+
+@contextmanager
+def quiet(silent: bool) -> Iterator[None]:
+    """Inside it, if `silent`, no warning is shown: the first process shows the same ones."""
+    with warnings.catch_warnings():
+        if silent:
+            warnings.simplefilter("ignore")
+        yield
 
 
 def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
@@ -100,13 +123,18 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
         print("next: the same command with a larger --n adds to them")
 
 
-def make_page(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace) -> None:
-    """Make the videos that the options ask for, and a page of them."""
+def make_page(
+    pipe: LattePipeline, settings: dict[str, Any], files: list[Path], args: argparse.Namespace, ranks: Ranks
+) -> None:
+    """Make the videos that the options ask for, each in all processes together; the first one writes a page of them."""
     asked, captions = (prompts_call if pipe.takes_prompts else classes_call)(pipe, args, args.num_videos)
+    options = {**asked, **settings, "height": args.height, "width": args.width, "output_type": "uint8"}
     start = time.perf_counter()
-    videos = pipe(**asked, **settings, height=args.height, width=args.width, output_type="uint8").frames
+    videos, layout = sample_together(pipe, options, ranks)
     seconds = time.perf_counter() - start
-    facts = page_facts(pipe, settings, files, args)
+    if not ranks.first:
+        return
+    facts = page_facts(pipe, settings, files, args) | layout
     facts["speed"] = f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos per second"
     page = show(videos, captions, args.out, args.fps, facts)
     f, _, h, w = videos.shape[1:]
@@ -114,6 +142,18 @@ def make_page(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], 
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     print(f"next: open {page}; latte sample {shlex.join(other_seed(settings, args))}; latte train --help")
+
+
+def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) -> tuple[Tensor, dict[str, str]]:
+    """The videos of a call, and a fact for the page if several processes shared it."""
+    if ranks.size == 1:
+        return pipe(**options).frames, {}
+    mesh = sampling_mesh(pipe.device.type, options["guidance_scale"] != 1)
+    with parallel(mesh, pipe.transformer, pipe.vae):
+        videos = pipe(**options, progress=ranks.first).frames
+    halves, frames = mesh.shape
+    split = f"the frames in {frames}" + (", the halves of guidance apart" if halves == 2 else "")
+    return videos, {"shared": f"by {ranks.size} processes: {split}"}
 
 
 def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> dict[str, str]:
@@ -139,7 +179,7 @@ def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
     """Arguments that make other videos with the same model: the next seed, without guidance."""
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
     weights = None if args.weights == "ema" else args.weights
-    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights}
+    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights, "--variant": args.variant}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
     return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
 

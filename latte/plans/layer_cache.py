@@ -18,10 +18,12 @@ class LayerCache:
     Args:
         plan: It says what is kept, and for how long.
         blocks: See Tracks.
+        same_halves: See Tracks.
     """
 
-    def __init__(self, plan: Plan, blocks: Mapping[Layer, int]):
-        self.plan, self.tracks, self.after_gate, self.k = plan, Tracks(plan, blocks), plan.after_gate, 0
+    def __init__(self, plan: Plan, blocks: Mapping[Layer, int], same_halves: bool = False):
+        self.plan, self.tracks, self.k = plan, Tracks(plan, blocks, same_halves), 0
+        self.after_gate = plan.after_gate
         self.kept: dict[Layer, list[Tensor]] = {}
         tests = [reuse.threshold for evaluation in plan.evaluations for reuse in evaluation.reuse.values()]
         self.watch = next((ChangeWatch() for test in tests if test is not None), None)

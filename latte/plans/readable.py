@@ -29,13 +29,16 @@ def following(model: nn.Module, cache: LayerCache, kinds: list[str]) -> Iterator
         ValueError: Outputs are to be kept after a gate that several layers share.
     """
     replaced = [*layer_methods(model, cache, kinds), *larger_methods(model, cache, kinds)]
+    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
     for module, name, function in replaced:
         setattr(module, name, function)
     try:
         yield
     finally:
-        for module, name, _ in replaced:
+        for module, name, earlier in before:
             delattr(module, name)
+            if earlier is not None:
+                setattr(module, name, earlier)
 
 
 def layer_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:

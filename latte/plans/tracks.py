@@ -34,7 +34,9 @@ class Track:
         return not self.absent[k] and (reuse is None or reuse.threshold is not None)
 
 
-def follow(evaluations: Sequence[Evaluation], kind: str, place: int, absent: Sequence[bool]) -> Track:
+def follow(
+    evaluations: Sequence[Evaluation], kind: str, place: int, absent: Sequence[bool], same_halves: bool = False
+) -> Track:
     """The track of a layer. It reuses only what it has: outputs of as many halves of guidance; else it computes.
 
     Args:
@@ -42,6 +44,7 @@ def follow(evaluations: Sequence[Evaluation], kind: str, place: int, absent: Seq
         kind: Of the layer.
         place: In the order of its kind.
         absent: See Track.
+        same_halves: See Tracks.
     """
     computed: list[int] = []
     made: list[Reuse | None] = []
@@ -50,7 +53,8 @@ def follow(evaluations: Sequence[Evaluation], kind: str, place: int, absent: Seq
     for k, evaluation in enumerate(evaluations):
         reuse = None if absent[k] else evaluation.reused(kind, place)
         sources = computed[-1 : -1 - len(reuse.weights) : -1] if reuse is not None else []
-        fits = [evaluations[source].halves >= evaluation.halves for source in sources]
+        mine, theirs = evaluation.halves, [evaluations[source].halves for source in sources]
+        fits = [halves == mine or (halves > mine and not same_halves) for halves in theirs]
         if reuse is not None and not (fits and fits[0]):
             reuse = None
         elif reuse is not None and (len(fits) < len(reuse.weights) or not all(fits)):
@@ -70,15 +74,16 @@ class Tracks:
     Args:
         plan: The plan.
         blocks: For each layer, the number of the block that holds it.
+        same_halves: One half of guidance does not take the output of both.
     """
 
-    def __init__(self, plan: Plan, blocks: Mapping[Layer, int]):
-        self.plan, self.blocks = plan, blocks
+    def __init__(self, plan: Plan, blocks: Mapping[Layer, int], same_halves: bool = False):
+        self.plan, self.blocks, self.same_halves = plan, blocks, same_halves
         self.found: dict[Layer, Track] = {}
 
     def __getitem__(self, layer: Layer) -> Track:
         if layer not in self.found:
-            self.found[layer] = follow(self.plan.evaluations, *layer, self.absent(layer))
+            self.found[layer] = follow(self.plan.evaluations, *layer, self.absent(layer), self.same_halves)
         return self.found[layer]
 
     def absent(self, layer: Layer) -> list[bool]:

@@ -1,43 +1,21 @@
-"""Videos in npz and npy files, which may be untrusted: headers are checked before any memory is allocated.
+"""Videos in npz and npy files, which may be untrusted.
 
 A file holds one video or a set of them: an array (n, f, h, w, 3), or arrays whose names differ in a number alone. Video
 7 of the set samples.npz has the path samples.npz/000007, which exists for the functions of `latte.video` only.
 """
 
 import threading
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from math import prod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
 from latte.video.array_layout import EXPECTED, as_rgb, channels_last, frame_axes, to_bytes, value_range, with_channels
+from latte.video.array_storage import Header, load, map_array, read_headers
+from latte.video.limits import MAX_READ_BYTES, check_read_size
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 SMALLEST_FLAT = 8  # pixels of a side; smaller arrays of three axes hold sequences of vectors or points
-MAX_ARRAY_BYTES = 4 << 30  # uncompressed size of the largest video that is read: zip compresses up to a thousandfold
-
-
-class Header(NamedTuple):
-    """What the header of an array says."""
-
-    name: str
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Of the array's values."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def shown(self) -> str:
-        """For messages: the kind of the values and the shape."""
-        return f"{self.dtype} {self.shape}"
 
 
 class ArraySet:
@@ -60,7 +38,7 @@ class ArraySet:
 
 
 _lock = threading.Lock()  # threads that read clips of one file wait for the first one to open it
-_held: dict[tuple, ArraySet] = {}  # the files of sets that were read last, MAX_ARRAY_BYTES in all or one
+_held: dict[tuple, ArraySet] = {}  # the files of sets that were read last, MAX_READ_BYTES in all or one
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -79,13 +57,13 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def stored_range(path: Path) -> str:
-    """The range of a video's values if they are not those of bytes, such as "[-1, 1]"; else nothing."""
+    """The range of a video's values if they are floats, such as "[-1, 1]"; else nothing. Raises as read_array."""
     file, number = split_number(path)
     headers = find_videos(file)
-    if all(header.dtype == np.uint8 for header in headers):
+    if all(header.dtype.kind != "f" for header in headers):
         return ""
     low, high = (load_all if number is None else open_set)(file, headers).black_white
-    return "" if high == 255 else f"[{low:g}, {high:g}]"
+    return f"[{low:g}, {high:g}]"
 
 
 def array_shape(path: Path) -> tuple[int, int, int]:
@@ -95,8 +73,8 @@ def array_shape(path: Path) -> tuple[int, int, int]:
         path: As for read_array.
 
     Raises:
-        ValueError: The file holds no video, several of them, or values of more than MAX_ARRAY_BYTES bytes; or it has no
-            video of this number.
+        ValueError: The file holds no video, several of them, or one that is too large (latte.video.limits); or it has
+            no video of this number.
     """
     file, number = split_number(path)
     return shape_of(find_videos(file), number)
@@ -112,9 +90,9 @@ def shape_of(headers: Sequence[Header], number: int | None) -> tuple[int, int, i
         raise ValueError(f"the file holds {count} videos, and none of number {number}")
     header = headers[(number or 0) % len(headers)]
     shape = with_channels(header.shape)
-    if (size := header.nbytes // (shape[0] if len(shape) == 5 else 1)) > MAX_ARRAY_BYTES:
-        raise ValueError(f"its header claims {size} bytes, more than the limit of {MAX_ARRAY_BYTES}")
     f, h, w = (shape[axis] for axis in (frame_axes(shape) or ())[-4:-1])
+    stored = header.nbytes // (shape[0] if len(shape) == 5 else 1)
+    check_read_size(f, h, w, max(3, stored // (f * h * w)), "convert it to a video file, such as .mkv")
     return f, h, w
 
 
@@ -125,12 +103,18 @@ def split_number(path: Path) -> tuple[Path, int | None]:
 
 
 def is_video_array(path: Path) -> bool:
-    """Whether a file is an npy of videos, by its header. Others hold features or labels."""
-    if path.suffix.lower() != ".npy" or not path.is_file():
+    """Whether a file is an npy of videos, by its header. Others hold features or labels.
+
+    Raises:
+        ValueError: It is an npy, but has no header that can be read, so that nobody knows.
+        OSError: Likewise.
+    """
+    if path.suffix.lower() != ".npy" or path.is_dir():
         return False
+    headers = read_headers(path)
     try:
-        return bool(find_videos(path))
-    except (ValueError, OSError):
+        return bool(choose_videos(headers))
+    except ValueError:
         return False
 
 
@@ -156,7 +140,11 @@ def find_videos(file: Path) -> list[Header]:
     Raises:
         ValueError: There is none, or it is unclear which one is meant. The message names what was found.
     """
-    headers = read_headers(file)
+    return choose_videos(read_headers(file))
+
+
+def choose_videos(headers: list[Header]) -> list[Header]:
+    """`find_videos` among the arrays of a file. Raises ValueError as it does."""
     if named := [header for header in headers if header.name == "video"]:
         headers = named
     found = [header for header in headers if header.dtype.kind in "uif" and frame_axes(header.shape)]
@@ -191,106 +179,15 @@ def open_set(file: Path, headers: Sequence[Header]) -> ArraySet:
     with _lock:
         if key not in _held:
             found = load_all(file, headers)
-            while _held and found.nbytes + sum(held.nbytes for held in _held.values()) > MAX_ARRAY_BYTES:
+            while _held and found.nbytes + sum(held.nbytes for held in _held.values()) > MAX_READ_BYTES:
                 _held.pop(next(iter(_held)))
             _held[key] = found
         return _held[key]
 
 
 def load_all(file: Path, headers: Sequence[Header]) -> ArraySet:
-    """Read arrays."""
+    """Read arrays; those of more than MAX_READ_BYTES together are mapped into memory."""
+    total = sum(header.nbytes for header in headers)
+    if total > MAX_READ_BYTES:
+        return ArraySet([map_array(file, header, total) for header in headers])
     return ArraySet([load(file, header) for header in headers])
-
-
-def load(file: Path, header: Header) -> np.ndarray:
-    """Read an array; one of more than MAX_ARRAY_BYTES is mapped into memory, if it is not compressed.
-
-    Raises:
-        ValueError: Its values are fewer or more than the header claims, or they would unpack to too many bytes.
-    """
-    order: Literal["C", "F"] = "F" if header.fortran else "C"
-    large = header.nbytes > MAX_ARRAY_BYTES
-    wrong = ValueError(f"its array does not have the {header.nbytes} bytes that its header claims")
-    with open_member(file, header.name) as (stream, start, size):
-        if large and start is None:
-            raise ValueError(
-                f"it unpacks to {header.nbytes} bytes; write sets of more than {MAX_ARRAY_BYTES} with np.save"
-            )
-        read_header(stream, header.name)
-        begin = stream.tell()
-        if size - begin != header.nbytes:
-            raise wrong
-        # zipfile verifies the checksum only when it reaches the end of the file
-        if not large:
-            data = stream.read(header.nbytes + 1)
-        elif isinstance(stream, zipfile.ZipExtFile):
-            while stream.read(1 << 20):
-                pass
-    if large:
-        return np.memmap(file, header.dtype, "c", begin + (start or 0), header.shape, order)
-    if len(data) != header.nbytes:
-        raise wrong
-    return np.frombuffer(data, header.dtype).reshape(header.shape, order=order)
-
-
-@contextmanager
-def open_member(file: Path, name: str) -> Iterator[tuple[IO[bytes], int | None, int]]:
-    """Open an array for reading.
-
-    Yields:
-        The array's file; where it starts inside `file`, or None if it is compressed; and its size in bytes.
-    """
-    if file.suffix.lower() == ".npy":
-        with file.open("rb") as stream:
-            yield stream, 0, file.stat().st_size
-        return
-    with zipfile.ZipFile(file) as archive:
-        info = archive.getinfo(f"{name}.npy")
-        start = None
-        if info.compress_type == zipfile.ZIP_STORED:
-            with file.open("rb") as raw:
-                raw.seek(info.header_offset + 26)  # the lengths of the name and of what follows it
-                start = info.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist())
-        with archive.open(info) as stream:
-            yield stream, start, info.file_size
-
-
-def read_headers(file: Path) -> list[Header]:
-    """The headers of all arrays of a file.
-
-    Raises:
-        ValueError: It is damaged, holds no array, or one whose header cannot be read.
-        OSError: It cannot be opened.
-    """
-    if file.suffix.lower() == ".npy":
-        with file.open("rb") as stream:
-            return [read_header(stream, file.stem)]
-    try:
-        return read_zipped_headers(file)
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # zipfile raises almost anything on a damaged archive
-        raise ValueError(f"it is damaged: {error}") from error
-
-
-def read_zipped_headers(file: Path) -> list[Header]:
-    """The headers of the arrays of an npz. Raises ValueError, or whatever zipfile does, if it cannot be read."""
-    with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".npy")]
-        if not names:
-            raise ValueError("it holds no array")
-        headers = []
-        for name in ["video.npy"] if "video.npy" in names else names:
-            with archive.open(name) as stream:
-                headers.append(read_header(stream, name.removesuffix(".npy")))
-        return headers
-
-
-def read_header(stream: IO[bytes], name: str) -> Header:
-    """Read the header of an npy file of version 1.0, which has at most 64 kB."""
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not version 1.0")
-        return Header(name, *np.lib.format.read_array_header_1_0(stream))
-    except ValueError as error:  # NumPy's own message may suggest allow_pickle, which runs code from the file
-        raise ValueError("it holds no array with a readable header") from error

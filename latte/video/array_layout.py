@@ -94,7 +94,8 @@ def value_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
         return 0.0, 1.0
     if floats and -1 - 2 * SLACK <= low < CLEARLY_NEGATIVE and high <= 1 + 2 * SLACK:
         return -1.0, 1.0
-    if low >= 0 and (CLEARLY_BYTES if floats else 1) < high <= 255:
+    whole = floats or np.iinfo(dtype).max >= 255  # int8 holds half of the levels: white is unclear
+    if low >= 0 and (CLEARLY_BYTES if floats else 1) < high <= 255 and whole:
         return 0.0, 255.0
     ranges = (
         "0 to 255 with some above 127, 0 to 1, or -1 to 1 with some below -0.25"

@@ -1,4 +1,4 @@
-"""The supported video files, the limits on their size, and one way to report what a codec says about a bad one."""
+"""The supported video files, and one way to report what a codec says about a bad one."""
 
 import stat
 from collections.abc import Iterator
@@ -10,17 +10,13 @@ from latte.video.array_files import ARRAY_SUFFIXES, split_number
 
 STREAM_SUFFIXES = (  # decoded by FFmpeg
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif"),
-    *(".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"),
+    *(".3g2", ".3gp", ".3gpp", ".asf", ".divx", ".f4v", ".flv", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".mp4v"),
+    *(".mpe", ".mpeg", ".mpg", ".mts", ".ogm", ".ogv", ".qt", ".ts", ".vob", ".wmv"),
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
 READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", *ARRAY_SUFFIXES)
 WRITABLE_SUFFIXES = (".mp4", ".mkv", ".gif", ".webp", ".npz", ".png")
 DEFAULT_FPS = 8.0  # for files that state no frame rate
-
-# A small file can ask for any amount of memory: a still picture compresses to almost nothing.
-MAX_FRAME_PIXELS = 1 << 24  # 4096 x 4096, or 5760 x 2880
-MAX_READ_BYTES = 4 << 30  # of all frames that one call returns
-BLOCK_BYTES = 64 << 20  # of the frames that are decoded at a time
 
 
 class DamagedVideoError(ValueError):
@@ -44,23 +40,6 @@ def video_kind(path: Path) -> str:
     if kind != "folder" and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError(f"{path} is not a regular file but a pipe, a device or a socket: it is not opened")
     return kind
-
-
-def check_frame_size(height: int, width: int) -> None:
-    """Raise ValueError if frames have more than MAX_FRAME_PIXELS pixels."""
-    if height * width > MAX_FRAME_PIXELS:
-        limit = f"{MAX_FRAME_PIXELS:,} pixels"
-        raise ValueError(f"its frames have {height} x {width} pixels, more than the limit of {limit}: scale it down")
-
-
-def check_read_size(frames: int, height: int, width: int) -> None:
-    """Raise ValueError if so many frames are larger than a call may return."""
-    check_frame_size(height, width)
-    if (size := 3 * frames * height * width) > MAX_READ_BYTES:
-        raise ValueError(
-            f"{frames} frames of {height} x {width} pixels take {size} bytes, more than the limit of {MAX_READ_BYTES}: "
-            "read fewer frames, or use read_blocks"
-        )
 
 
 @contextmanager

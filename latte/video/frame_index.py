@@ -42,6 +42,7 @@ class FrameIndex(NamedTuple):
         keys: The frames at which decoding can start.
         fps: Frames per second.
         pixel_aspect: Width of a stored pixel over its height.
+        codec: FFmpeg's name of the decoder.
         head_is_cut: The first packets refer to frames that were cut off, so that they cannot be shown.
         problem: What is wrong with the file as a whole, such as an end that is missing; empty if nothing is.
     """
@@ -50,6 +51,7 @@ class FrameIndex(NamedTuple):
     keys: tuple[KeyFrame, ...]
     fps: float
     pixel_aspect: Fraction
+    codec: str
     head_is_cut: bool
     problem: str
 
@@ -91,6 +93,7 @@ def parse(path: Path) -> FrameIndex:
             tuple(key_frames(stream.codec_context.name, stored, times)),
             frame_rate(stream, times),
             pixel_aspect(stream),
+            stream.codec_context.name,
             head_is_cut,
             problem
             or failed_crc(path, container.format.name)

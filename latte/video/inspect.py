@@ -7,10 +7,10 @@ from pathlib import Path
 from latte.video.damage import Damage
 from latte.video.formats import STREAM_SUFFIXES, video_kind
 from latte.video.frame_index import index_frames
-from latte.video.read import count_frames, decoding, read_blocks, read_video
+from latte.video.read import count_frames, decoding, list_pictures, read_blocks, read_frames, read_webp
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
-BLOCK = 8  # frames decoded at a time
+BLOCK = 8  # frames decoded at a time: large ones take much memory
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class VideoFacts:
         frames: The number of frames that are shown.
         height: Of the frames as they are read, upright and in square pixels.
         width: Likewise.
+        codec: What the frames are stored as: FFmpeg's name of the codec, such as "h264"; for other videos the suffix
+            without its dot, such as "npz", or "jpg and png" for a folder of both.
         pixel_aspect: Width of a stored pixel over its height. Unless it is 1, frames are resampled when they are read.
         damage: How often FFmpeg reported what, and the first report in words; empty if it reported nothing.
     """
@@ -28,6 +30,7 @@ class VideoFacts:
     frames: int
     height: int
     width: int
+    codec: str
     pixel_aspect: Fraction = Fraction(1)
     damage: str = ""
 
@@ -52,24 +55,34 @@ def inspect_video(path: str | Path, quick: bool = False) -> VideoFacts:
         ValueError: If the video cannot be decoded at all, or if its frames differ in size.
     """
     path = Path(path)
-    if video_kind(path) not in STREAM_SUFFIXES:
+    kind = video_kind(path)
+    if kind not in STREAM_SUFFIXES:
+        codec = kind.removeprefix(".")
+        if kind == "folder":
+            codec = " and ".join(sorted({picture.suffix.lower().removeprefix(".") for picture in list_pictures(path)}))
         if quick:
-            return VideoFacts(count_frames(path), *read_video(path, [0])[0].shape[-2:])
-        return facts_of([tuple(block.shape) for block in read_blocks(path, BLOCK)], path)
+            with decoding(path):
+                picture = (read_webp(path, 1)[0] if kind == ".webp" else read_frames(path, kind, [0])[0])[0]
+                height, width, _ = picture.shape
+                return VideoFacts(count_frames(path), height, width, codec)
+        return facts_of([tuple(block.shape) for block in read_blocks(path, BLOCK)], path, codec)
     damage = Damage("take")
     with decoding(path):
         index = index_frames(path)
         if quick:
             note_problem(index, damage)
-            height, width, _ = read_stream(path, [0], damage)[0][0].shape
-            return VideoFacts(len(index.times), height, width, index.pixel_aspect, str(damage))
+            frames, _ = read_stream(path, [0], damage)
+            if not frames:
+                raise ValueError("it holds no frames")
+            height, width, _ = frames[0].shape
+            return VideoFacts(len(index.times), height, width, index.codec, index.pixel_aspect, str(damage))
         blocks = read_stream_blocks(path, BLOCK, damage)
         shapes = [(1, 3, *frame.shape[:2]) for block in blocks for frame in block]
-    return facts_of(shapes, path, index.pixel_aspect, str(damage))
+    return facts_of(shapes, path, index.codec, index.pixel_aspect, str(damage))
 
 
 def facts_of(
-    shapes: list[tuple[int, ...]], path: Path, pixel_aspect: Fraction = Fraction(1), damage: str = ""
+    shapes: list[tuple[int, ...]], path: Path, codec: str, pixel_aspect: Fraction = Fraction(1), damage: str = ""
 ) -> VideoFacts:
     """The facts about a video that was read in blocks of these shapes (f, 3, h, w)."""
     if len({shape[2:] for shape in shapes}) != 1:
@@ -77,4 +90,4 @@ def facts_of(
             f"{path} cannot be decoded: " + ("its frames differ in size" if shapes else "it holds no frames")
         )
     height, width = shapes[0][2:]
-    return VideoFacts(sum(shape[0] for shape in shapes), height, width, pixel_aspect, damage)
+    return VideoFacts(sum(shape[0] for shape in shapes), height, width, codec, pixel_aspect, damage)

@@ -1,8 +1,51 @@
 """Pixels in memory: uint8 in files and metrics, float32 in [-1, 1] inside the networks, and square crops."""
 
+import warnings
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from latte.video.array_layout import EXPECTED, frame_axes
+
+
+def check_dense(values: Tensor | np.ndarray) -> None:
+    """Raise ValueError for a tensor or an array that does not hold all of its values, as a masked or a sparse one."""
+    if isinstance(values, np.ndarray):
+        if np.ma.is_masked(values):
+            raise ValueError("some values are masked: fill them first, as numpy.ma.filled does")
+    elif values.is_meta or values.layout != torch.strided or values.is_quantized:
+        kind = "meta" if values.is_meta else str(values.dtype if values.is_quantized else values.layout)
+        raise ValueError(f"the tensor is {kind.removeprefix('torch.')}: expected a dense one, which holds its values")
+
+
+def as_array(values: Tensor | np.ndarray) -> np.ndarray:
+    """The values of a tensor or an array in NumPy, of any data type. Raises ValueError as `check_dense` does."""
+    check_dense(values)
+    if isinstance(values, Tensor):  # NumPy has no bfloat16
+        values = (values.float() if values.is_floating_point() else values).detach().cpu()
+        return values.resolve_conj().resolve_neg().numpy()
+    return np.asarray(values)
+
+
+def as_tensor(values: Tensor | np.ndarray) -> Tensor:
+    """The values of a tensor or an array in PyTorch; copied only if they run backwards or have another byte order.
+
+    Raises:
+        ValueError: They are not numbers that PyTorch has; or see `check_dense`.
+    """
+    check_dense(values)
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "buifc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+        raise ValueError(f"the values are {array.dtype}: expected numbers of 64 bits or fewer")
+    if not array.dtype.isnative or min(array.strides, default=0) < 0:
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+        return torch.from_numpy(array)
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -29,6 +72,26 @@ def to_uint8(video: Tensor) -> Tensor:
 def from_uint8(video: Tensor) -> Tensor:
     """Convert pixels, uint8 in [0, 255] of any shape, to network inputs, float32 in [-1, 1]."""
     return (video / 127.5).sub_(1)
+
+
+def channels_first(videos: Tensor | np.ndarray) -> Tensor:
+    """A view of videos with their channels where the networks and metrics expect them.
+
+    Args:
+        videos: One video of four axes, or several of five, in any order that `latte.video.array_layout.frame_axes`
+            knows. An alpha channel is dropped.
+
+    Returns:
+        (f, 3, h, w) or (n, f, 3, h, w), where grey is repeated.
+
+    Raises:
+        ValueError: If it is unclear which axis is which.
+    """
+    tensor = as_tensor(videos)
+    if (axes := frame_axes(tuple(tensor.shape))) is None:
+        raise ValueError(f"shape {tuple(tensor.shape)} is not that of videos; expected {EXPECTED}")
+    frames = tensor.permute(axes)[..., :3].movedim(-1, -3)
+    return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
 
 
 def expect_videos(*videos: Tensor) -> None:

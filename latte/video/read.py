@@ -5,10 +5,12 @@ In memory a video is a uint8 tensor (f, 3, h, w) of RGB frames.
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,16 +24,17 @@ from latte.video.formats import (
     DEFAULT_FPS,
     PICTURE_SUFFIXES,
     STREAM_SUFFIXES,
-    check_read_size,
     codec_errors,
     video_kind,
 )
 from latte.video.frame_index import index_frames, times_by_decoding
+from latte.video.limits import check_frame_size, check_read_size
 from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 T = TypeVar("T")
 
+ANIMATED_FORMATS = ("PNG", "WEBP")  # a JPEG may also hold several pictures, of which the first one is meant
 # Pillow chooses a decoder by content, not by suffix. Only these are tried: others may start programs.
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
@@ -52,8 +55,8 @@ def list_videos(folder: str | Path) -> list[Path]:
     """Find all videos in a folder and its subfolders.
 
     Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
-    sockets and devices are skipped with a warning. An animated webp is a video; any other webp is a frame of the folder
-    that it is in.
+    sockets, devices and npy files whose header cannot be read are skipped with a warning. An animated webp is a video;
+    any other webp is a frame of the folder that it is in.
 
     Args:
         folder: Where to search.
@@ -64,22 +67,45 @@ def list_videos(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    return scan_videos(folder)[0]
+    found = scan_videos(folder)
+    for path, reason in found.unreadable.items():
+        warnings.warn(f"left out: {path} cannot be read: {reason}", stacklevel=2)
+    return found.videos
 
 
-def scan_videos(folder: str | Path) -> tuple[list[Path], list[Path]]:
-    """Return what `list_videos` finds, and the visible files that are no part of it. Raises as `list_videos`."""
+class FoundFiles(NamedTuple):
+    """What lies in a folder and its subfolders.
+
+    Attributes:
+        videos: See `list_videos`.
+        others: The other visible files, sorted.
+        unreadable: Those among them that may be videos, as far as can be told from a damaged header, and the damage.
+    """
+
+    videos: list[Path]
+    others: list[Path]
+    unreadable: dict[Path, str]
+
+
+def scan_videos(folder: str | Path) -> FoundFiles:
+    """Find what `list_videos` does, and what else there is. Raises as `list_videos`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
     streams = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") and not path.is_dir()]
-    files = [*streams, *(path for path in visible if is_video_array(path))]
+    arrays, unreadable = [], {}
+    for path in visible:
+        try:
+            arrays += [path] if is_video_array(path) else []
+        except (ValueError, OSError) as error:
+            unreadable[path] = getattr(error, "strerror", None) or str(error)
+    files = [*streams, *arrays]
     pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}
-    return sorted(videos), sorted(path for path in others if not path.is_dir())
+    return FoundFiles(sorted(videos), sorted(path for path in others if not path.is_dir()), unreadable)
 
 
 def is_animated(path: Path) -> bool:
@@ -105,8 +131,8 @@ def read_video(
 
     Args:
         path: A file with one of READABLE_SUFFIXES, or a folder of numbered pictures. Of the arrays in an npz, `video`
-            is read, or the only one that is a video. It is in RGB or grey, with the channels first or last. Bytes are
-            in [0, 255]; floats in [0, 1] or, if some are below -0.25, in [-1, 1].
+            is read, or the only one that is a video. It is in RGB or grey, with the channels first or last. Integers
+            are in [0, 255]; floats in [0, 1], in [-1, 1] if some are below -0.25, or in [0, 255] if some exceed 127.
         indices: Frame numbers, from 0, in any order and with repetitions. None reads all frames.
         damaged: What to do if FFmpeg reports errors in the frames that it decodes, or if the file is shorter than its
             header says: "raise" refuses the video; "take" returns what FFmpeg makes of it.
@@ -196,7 +222,7 @@ def decoding(path: Path) -> AbstractContextManager[None]:
 
 
 def read_frames(
-    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage, square_pixels: bool
+    path: Path, kind: str, numbers: Sequence[int] | None, damage: Damage | None = None, square_pixels: bool = True
 ) -> tuple[Sequence[np.ndarray], float]:
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
@@ -206,7 +232,7 @@ def read_frames(
     if kind == ".webp":
         pictures, fps = read_webp(path)
         return select(pictures, numbers), fps
-    decoded, fps = read_stream(path, numbers, damage, square_pixels)
+    decoded, fps = read_stream(path, numbers, damage or Damage(), square_pixels)
     return select(decoded, numbers), fps
 
 
@@ -242,16 +268,20 @@ def read_picture(path: Path) -> np.ndarray:
     """Read a picture (h, w, 3), turned upright as its EXIF orientation says."""
     refuse_pointer(path)
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
+        check_frame_size(image.height, image.width)
+        if image.format in ANIMATED_FORMATS and (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it is an animation of {frames} frames, and no picture: take it out of the folder")
         return picture_to_rgb(ImageOps.exif_transpose(image))
 
 
-def read_webp(path: Path) -> tuple[list[np.ndarray], float]:
-    """Read all frames (h, w, 3) of a webp file, animated or not, and their mean frame rate."""
+def read_webp(path: Path, most: int | None = None) -> tuple[list[np.ndarray], float]:
+    """Read the first frames (h, w, 3) of a webp file, animated or not, or all, and their mean frame rate."""
     frames, milliseconds = [], 0
     with Image.open(path, formats=PICTURE_FORMATS) as image:
-        check_read_size(getattr(image, "n_frames", 1), image.height, image.width)
-        for frame in ImageSequence.Iterator(image):
-            frames.append(np.array(frame.convert("RGB")))
+        count = getattr(image, "n_frames", 1)
+        check_read_size(min(count, most or count), image.height, image.width)
+        for frame in islice(ImageSequence.Iterator(image), most):
+            frames.append(picture_to_rgb(ImageOps.exif_transpose(frame)))
             milliseconds += frame.info.get("duration", 0)
     return frames, 1000 * len(frames) / milliseconds if milliseconds else DEFAULT_FPS
 

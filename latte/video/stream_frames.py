@@ -9,9 +9,10 @@ import av
 import numpy as np
 
 from latte.video.damage import Damage
-from latte.video.formats import BLOCK_BYTES, DamagedVideoError, check_read_size
+from latte.video.formats import DamagedVideoError
 from latte.video.frame_index import FrameIndex, KeyFrame, index_frames
 from latte.video.geometry import display_size, to_shown_rgb
+from latte.video.limits import BLOCK_BYTES, check_read_size
 from latte.video.streams import decode, open_stream
 
 

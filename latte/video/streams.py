@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 
 from latte.video.damage import Damage, errors_in, listening
-from latte.video.formats import MAX_FRAME_PIXELS, check_frame_size
 from latte.video.geometry import display_size, pixel_aspect
+from latte.video.limits import MAX_FRAME_PIXELS, check_frame_size
 
 # FFmpeg chooses a demuxer by content, not by suffix. Only these are tried: none of them opens a second file.
-DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,flv,ogg,asf"
+DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf"
 # Errors are looked for where the stream carries checksums; frames that are too large are not allocated.
 OPTIONS = {"format_whitelist": DEMUXERS, "err_detect": "crccheck", "max_pixels": str(MAX_FRAME_PIXELS)}
 STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # of cover pictures

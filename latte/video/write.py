@@ -17,6 +17,7 @@ from latte.files import replacing
 from latte.video.array_layout import EXPECTED, SLACK, as_rgb, channels_last
 from latte.video.formats import WRITABLE_SUFFIXES, codec_errors
 from latte.video.picture_modes import picture_to_rgb
+from latte.video.pixels import as_array
 
 Picture: TypeAlias = Tensor | np.ndarray | Image.Image
 Frames: TypeAlias = Tensor | np.ndarray | Iterable[Picture]
@@ -86,9 +87,7 @@ def to_numpy(picture: Picture) -> np.ndarray:
     """Convert one picture, or a complete video, to an array. Pictures become RGB: grey is repeated, alpha dropped."""
     if isinstance(picture, Image.Image):
         return picture_to_rgb(picture)
-    if isinstance(picture, Tensor):  # NumPy has no bfloat16
-        picture = (picture.float() if picture.is_floating_point() else picture).detach().cpu()
-    return np.asarray(picture)
+    return as_array(picture) if isinstance(picture, Tensor | np.ndarray) else np.asarray(picture)
 
 
 def as_rgb_array(frames: Frames) -> np.ndarray:
@@ -119,6 +118,7 @@ def as_rgb_array(frames: Frames) -> np.ndarray:
         low, high = array.min(), array.max()
         if low < -SLACK or high > 1 + SLACK:
             raise ValueError(f"frames hold values from {low:g} to {high:g}; expected uint8, or floats in [0, 1]")
+        array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)  # float16 rounds 255.498 to 255.5
         array = (array * 255).round().astype(np.uint8)
     return np.ascontiguousarray(as_rgb(array))
 

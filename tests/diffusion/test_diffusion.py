@@ -1,9 +1,10 @@
 """The diffusion: closed forms, and what must not change."""
 
+import numpy as np
 import pytest
 import torch
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output
+from latte.diffusion.gaussian import learned_log_variance, noise_from_v, posterior_mean, split_output
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
 from latte.diffusion.randomness import generator, normal
@@ -111,6 +112,10 @@ def test_v_prediction():
 
     terms = diffusion_loss(model, X0, torch.tensor([3, 900]), noise, full, "v")
     torch.testing.assert_close(terms["mse"], torch.zeros(2, dtype=torch.float64))
+    of_noise = diffusion_loss(lambda x, t: torch.cat([noise, X0], 2), X0, torch.tensor([3, 900]), noise, full)
+    torch.testing.assert_close(terms["vb"], of_noise["vb"], rtol=1e-4, atol=1e-6)  # the model's output is in float32
+    several = noise_from_v(full, X0, torch.tensor([7, 7]), noise)
+    torch.testing.assert_close(noise_from_v(full, X0, 7, noise), several)
     schedule = respace(full, "10")
     start = q_sample(schedule, X0, torch.full((2,), 9), noise)
     *_, end = ddim(predicting_noise(model, full), start, schedule)
@@ -186,6 +191,8 @@ def test_respacing_keeps_noise_levels():
     full, short = linear_schedule(), respace(linear_schedule(), "10,15,20")
     torch.testing.assert_close(short.alphas_cumprod, full.alphas_cumprod[short.timesteps])
     assert spaced_timesteps("ddim50").tolist() == list(range(0, 1000, 20))
+    assert spaced_timesteps("ddim1").tolist() == [0] and spaced_timesteps("ddim1000").tolist() == list(range(1000))
+    assert respace(full, [0.1, 998.3]).timesteps.tolist() == [0.1, 998.3]  # in float64
 
 
 @pytest.mark.parametrize("spacing", ["", "0", "-5", "ddim", "ddim51", "1001", "10,,3", "fast", "ddim5,5"])
@@ -201,3 +208,6 @@ def test_random_numbers_belong_to_their_place():
     assert len(drawn.unique(dim=0)) == len(places)
     with pytest.raises(ValueError, match="seed"):
         generator(-1)
+    for seed, path in ((0, ()), (3, (1, 2)), (2**70, (0,))):  # all 64 bits count
+        drawn = np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)
+        assert generator(seed, *path).initial_seed() % 2**64 == int(drawn[0])

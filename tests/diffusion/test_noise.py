@@ -46,3 +46,20 @@ def test_given_latents_are_the_start_and_nothing_else():
     noise = noise_source(2, SHAPE, seed=3, latents=latents)
     assert torch.equal(noise(START, [1]), latents[1:].transpose(1, 2))
     assert torch.equal(noise(0, [1])[0], normal(SHAPE, 3, 1, 1))
+
+
+def test_sources_of_another_kind_are_named():
+    latents = torch.zeros(3, 4, 2, 3, 3)
+    for given, say in (
+        ({"latents": latents.numpy()}, "latents are a ndarray: expected a dense torch.Tensor"),
+        ({"latents": latents.to_sparse()}, "or a sparse one"),
+        ({"latents": latents.to("meta")}, "tensor without memory"),
+        ({"latents": latents / 0}, "latents hold NaN or infinite values"),
+        ({"random": 5}, "generator is a int: expected a torch.Generator"),
+        ({"random": [1, 2, 3]}, "generator is a list"),
+    ):
+        with pytest.raises(ValueError, match=say):
+            noise_source(3, SHAPE, **given)
+    for seed in ("a", 1.5, None):
+        with pytest.raises(ValueError, match="it must be a whole number, 0 or more"):
+            normal(SHAPE, seed)

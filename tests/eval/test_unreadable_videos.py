@@ -12,13 +12,14 @@ from fake_detector import DETECTOR, sketch
 from safetensors.torch import save_file
 
 from latte.cli import main
-from latte.eval import flicker
+from latte.eval import flicker, psnr, shapes_distance, ssim
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import compute_features
 from latte.eval.fidelity import compare_pairs
 from latte.eval.inputs import Reading
 from latte.eval.protocol import PROTOCOLS, adjusted, choose_protocol
 from latte.eval.video_comparison import compare_videos
+from latte.eval.video_folders import videos_of
 from latte.shapes.draw import make_clip
 from latte.video import read_video, write_video
 
@@ -48,18 +49,19 @@ def test_videos_that_cannot_be_opened_are_left_out_counted_and_named(folder):
     (folder / "zero.mp4").touch()
     (folder / "page.mp4").write_text("<html>404</html>")
     (folder / "gone.mkv").symlink_to("nowhere")
+    (folder / "worn.npy").write_bytes(b"\x93NUMPY")
     with pytest.warns(UserWarning, match=r"left out: .*page\.mp4 cannot be decoded"):
         found = choose_clips(folder, EXACT, "real", 0)
     assert set(found.clips) == set(sound.clips) and found.fingerprint == sound.fingerprint
-    assert set(found.unreadable) == {"zero.mp4", "page.mp4", "gone.mkv"} and found.about["videos"] == 9
+    assert set(found.unreadable) == {"zero.mp4", "page.mp4", "gone.mkv", "worn.npy"} and found.about["videos"] == 10
     with pytest.warns(UserWarning, match="left out"):
         result = compare(folder, list(SET))
-    assert "3 real videos of 9 cannot be read and are left out, such as gone.mkv" in result.caveats
+    assert "4 real videos of 10 cannot be read and are left out, such as gone.mkv" in result.caveats
     assert json.loads(json.dumps(result.to_dict()))["real"]["unreadable"].keys() == found.unreadable.keys()
     assert result.value == compare(list(map(str, sorted(folder.glob("*.npz")))), list(SET)).value
     for i in range(4):
         (folder / f"empty{i}.mp4").touch()
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"7 of 13 videos cannot be read"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"8 of 14 videos cannot be read"):
         choose_clips(folder, EXACT, "real", 0)
 
 
@@ -93,8 +95,47 @@ def test_pairs_of_an_unreadable_video_are_left_out(folder, tmp_path):
     with pytest.warns(UserWarning, match="left out"):
         found = compare_pairs(folder, tmp_path / "reference")
     assert found.pairs == 5 and found.means["psnr"] == wanted.means["psnr"] == 100
-    assert "1 pairs cannot be read and are left out, such as that of " in str(found)
+    assert "1 pair cannot be read and is left out: that of " in str(found)
     assert list(found.to_dict()["unreadable"]) == [str(tmp_path / "reference/3.npz")]
+
+
+def test_metrics_of_two_folders_name_the_file_and_the_command_goes_on(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "reference")
+    (folder / "1.npz").unlink()
+    (folder / "1.npy").write_bytes(b"\x93NUMPY")
+    for metric in (psnr, ssim):
+        with pytest.raises(ValueError, match=r"videos/1\.npy cannot be decoded"):
+            metric(folder, tmp_path / "reference")
+    with pytest.raises(ValueError, match=r"videos/1\.npy cannot be decoded"):
+        flicker(folder)
+    out = tmp_path / "out.json"
+    assert main(["eval", str(folder), "--reference", str(tmp_path / "reference"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "5 pairs; psnr 100.0000" in said.out and "note: 1 pair cannot be read and is left out: that of " in said.out
+    assert "left out: " in said.err and list(json.loads(out.read_text())["unreadable"]) == [str(folder / "1.npy")]
+
+
+def test_pairs_of_sets_in_files(tmp_path):
+    """By the number in the set, whatever the suffixes of the files, and whether a folder holds them or not."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "a/set.npz", SET)
+    np.save(tmp_path / "b/set.npy", SET)
+    for i, video in enumerate(SET):
+        write_video(video, tmp_path / f"c/{i:06d}.mkv")
+    np.save(tmp_path / "one.npy", SET[0])
+    np.savez(tmp_path / "one.npz", SET[0])
+    one, several = (tmp_path / "one.npy", tmp_path / "one.npz"), (tmp_path / "a/set.npz", tmp_path / "b/set.npy")
+    for pair in (several, (tmp_path / "a", tmp_path / "b"), (tmp_path / "c", several[1]), one):
+        result = compare_pairs(*pair)
+        assert result.pairs == (1 if pair == one else 6) and result.means["psnr"] == 100, pair
+    (tmp_path / "a/set").mkdir()
+    write_video(SET[0], tmp_path / "a/set/000003.mkv")
+    with pytest.raises(ValueError, match="have the same name: rename one"):
+        compare_pairs(tmp_path / "a", tmp_path / "b")
+    torch.save(torch.from_numpy(SET), tmp_path / "set.pt")
+    with pytest.raises(ValueError, match=r"set\.pt is a file: name a folder of videos, or a file of arrays"):
+        compare_pairs(tmp_path / "set.pt", tmp_path / "b")
 
 
 FORMS = {
@@ -147,8 +188,17 @@ def test_given_arrays_of_floats_and_grey():
 def test_ranges_that_differ_within_a_folder_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", SET[0] / 255)
     np.savez(tmp_path / "b.npz", SET[1] / 127.5 - 1)
-    with pytest.raises(ValueError, match=r"holds arrays in \[0, 1\] and others in \[-1, 1\], so black is unclear"):
-        choose_clips(tmp_path, EXACT, "real", 0)
+    says = pytest.raises(ValueError, match=r"holds arrays in \[-1, 1\] and others in \[0, 1\], so black is unclear")
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    pairs = (lambda: psnr(tmp_path, tmp_path), lambda: psnr(files, files), lambda: compare_pairs(tmp_path, tmp_path))
+    for measure in (lambda: choose_clips(tmp_path, EXACT, "real", 0), *pairs, lambda: flicker(tmp_path)):
+        with says:
+            measure()
+    np.savez(tmp_path / "b.npz", SET[1] / 255 * 128)  # in [0, 255]
+    with pytest.raises(ValueError, match=r"in \[0, 1\] and others in \[0, 255\]"):
+        psnr(tmp_path, tmp_path)
+    np.savez(tmp_path / "b.npz", SET[1].astype("i4"))  # of which the range is clear, as of bytes
+    assert psnr(tmp_path, tmp_path) == 100
 
 
 def test_folders_without_videos_say_what_they_hold(tmp_path):
@@ -208,7 +258,7 @@ def test_clips_of_fewer_frames_and_protocols_that_fit(folder, capsys):
     for i, video in enumerate(SET):
         np.savez(folder / f"{i}.npz", video[:5])
     assert main(["eval", str(folder), "--real", str(folder)]) == 2
-    assert "take clips of 5 frames or fewer (--frames," in capsys.readouterr().err
+    assert "take shorter clips (frames=5, or --frames 5)" in capsys.readouterr().err
     assert main(["eval", str(folder), "--real", str(folder), "--frames", "5"]) == 0
     said = capsys.readouterr().out
     assert "frames 5, where exact has 16: compare only with results of the same" in said and "exact, frames 5" in said
@@ -224,3 +274,25 @@ def test_samples_that_changed_are_left_out(tmp_path):
     assert len(found.clips) == 2 and found.about["made_by"] == {"count": 3}
     assert torch.equal(sketch(list(found.stream(found.clips)))[0], sketch([found.read(found.clips[0])])[0])
     assert read_video(tmp_path / "000001.mkv")[0].shape[0] == 18
+    (tmp_path / "samples.json").write_text(json.dumps({"files": files}))  # another program's
+    found = choose_clips(tmp_path, EXACT, "generated", 0)
+    assert len(found.clips) == 3 and "made_by" not in found.about
+
+
+def test_a_list_that_was_cut_is_not_passed_over(tmp_path):
+    write_video(SET[0], tmp_path / "0.mkv")
+    (tmp_path / "index.json").write_text('{"format": "latte-videos-3", "videos": [')
+    with pytest.raises(ValueError, match=r"index\.json is not valid JSON: .*: run `latte prepare` again"):
+        videos_of(tmp_path)
+    (tmp_path / "index.json").write_text("[]")
+    assert videos_of(tmp_path) == [tmp_path / "0.mkv"]
+
+
+def test_clips_of_one_frame_have_no_flicker():
+    assert shapes_distance(SET, SET, frames=1).flicker is None and compare(SET, SET).flicker is not None
+    with pytest.raises(ValueError, match=r"frames is 4\.5; it must be a whole number"):
+        shapes_distance(SET, SET, frames=4.5)
+    with pytest.raises(ValueError, match=r"take shorter clips \(frames=5, or --frames 5\)"):
+        compare(SET[:, :15], SET, adjusted("exact", frames=20, real_stride=3))
+    found = adjusted("exact", frames=np.int64(4))
+    assert type(found.frames) is int and found.frames == 4

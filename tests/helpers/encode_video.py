@@ -6,7 +6,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-FORMATS = {".m4v": "mp4", ".ts": "mpegts", ".wmv": "asf", ".mpg": "vob"}  # where the suffix names another one
+FORMATS = {  # where the suffix names another one
+    **{".m4v": "mp4", ".mp4v": "mp4", ".f4v": "mp4", ".3gpp": "3gp", ".qt": "mov", ".divx": "avi", ".ogm": "ogg"},
+    **{".ts": "mpegts", ".m2t": "mpegts", ".wmv": "asf", ".mpg": "vob", ".m2p": "vob", ".mpe": "mpeg"},
+    **{".m1v": "mpeg1video", ".m2v": "mpeg2video"},
+}
 
 
 def encode(path, clip, codec="libx264", pixels="yuv420p", rate=25, times=None, options=None, **attributes):
@@ -23,7 +27,7 @@ def encode(path, clip, codec="libx264", pixels="yuv420p", rate=25, times=None, o
         attributes: Of the stream, such as sample_aspect_ratio, or its display matrix.
     """
     path = Path(path)
-    with av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix)) as container:
+    with av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix.lower())) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = clip.shape[1:3]
         stream.pix_fmt, stream.bit_rate = pixels, 600_000

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latte.train import checkpoint
 
-DRAFT = ".draft-*"  # the name of a checkpoint that is being written
+DRAFT = ".step-*.part*"  # the name of a checkpoint that is being written
 
 
 def fork(work, log: Path, **environment: str) -> int:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_latte import TINY, T, X, Y, warm
 
+from latte.models.denoiser import check_latents
 from latte.models.latte import Latte, LatteConfig
 
 
@@ -15,6 +16,21 @@ def test_sizes_of_the_initial_weights():
     assert 0.98 * bound < qkv.abs().max() <= bound
     for table in (model.condition.label.weight, model.condition.time.mlp[0].weight, model.condition.time.mlp[2].weight):
         assert table.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_fewer_images_than_frames_whatever_the_batch():
+    for batch, frames in ((1, 4), (9, 4)):
+        x, t = torch.zeros(batch, frames, 4, 2, 2), torch.zeros(batch)
+        check_latents(x, t, 4, 2, num_images=3)
+        for many in (4, -1):
+            with pytest.raises(ValueError, match=f"num_images is {many} of 4 frames"):
+                check_latents(x, t, 4, 2, num_images=many)
+
+
+def test_the_largest_sizes_by_default():
+    assert LatteConfig(num_frames=16, input_size=2048).input_size == 2048
+    with pytest.raises(ValueError, match="make 67174416 values, which are too many"):
+        LatteConfig(num_frames=16, input_size=2049)
 
 
 @pytest.mark.parametrize(

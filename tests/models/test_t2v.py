@@ -175,9 +175,42 @@ def test_t5_in_half_precision_keeps_its_last_projection_in_float32(encoder, text
     assert out.dtype == torch.float16 and relative_error(out[keep].float(), text.outputs["out"][keep]) < 1e-2
 
 
-def test_a_configuration_of_absurd_depth_is_refused():
+def test_configurations_of_absurd_size_are_refused():
     with pytest.raises(ValueError, match="num_layers is 1000000; it must be in 1 to 500"):
         T5Config(num_layers=1_000_000)
+    assert LatteT2VConfig(video_length=16, sample_size=2048).video_length == 16
+    with pytest.raises(ValueError, match="make 67174416 values, which are too many"):
+        LatteT2VConfig(video_length=16, sample_size=2049, patch_size=1)
+
+
+def test_initial_weights():
+    """Their deviations: Xavier's sqrt(2 / (in + out)), PixArt-alpha's 0.02, and those of T5's code."""
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 8, "attention_head_dim": 16, "caption_channels": 96, "sample_size": 4}
+    model = LatteT2V(LatteT2VConfig(num_layers=1, **shape))
+    model.init_weights()
+    spatial, temporal = model.blocks
+    deviations = {  # of a weight: (in, out) of a layer, or the deviation itself
+        **dict.fromkeys((model.time.mlp[0], model.time.mlp[2], model.time_modulation, model.caption.fc1), 0.02),
+        **dict.fromkeys((spatial.cross.proj, model.final_linear), 0.0),
+        **dict.fromkeys((spatial.attns[0].qkv, temporal.attns[0].qkv), (128, 384)),
+        spatial.attns[0].proj: (128, 128),
+        spatial.cross.kv: (128, 256),
+        temporal.mlp.fc2: (512, 128),
+        model.patch_embed: (16, 128),
+    }
+    for layer, found in deviations.items():
+        expected = math.sqrt(2 / sum(found)) if isinstance(found, tuple) else found
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05) and not layer.bias.any()
+    for table in (spatial.modulation.table, temporal.modulation.table, model.final_modulation.table):
+        assert table.std().item() == pytest.approx(128**-0.5, rel=0.15)
+    encoder = T5Encoder(T5Config(500, d_model=64, d_kv=16, d_ff=96, num_layers=1, num_heads=32))
+    encoder.init_weights()
+    (block,) = encoder.blocks
+    deviations = {encoder.tokens: 1, encoder.distance: 1 / 8, block.q: 1 / 32, block.k: 1 / 8, block.v: 1 / 8}
+    deviations |= {block.wi_0: 1 / 8, block.wi_1: 1 / 8, block.o: 512**-0.5, block.wo: 96**-0.5}
+    for layer, expected in deviations.items():
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.06)
 
 
 def test_a_tied_embedding_must_be_tied():

@@ -45,6 +45,15 @@ def test_parameter_counts_of_the_published_models():
         assert sum(p.numel() for p in model.parameters()) == count
 
 
+def test_norms_have_the_published_epsilon():
+    """It counts where an image is even: 1e-6, and 1e-5 over time."""
+    model = AutoencoderKL(VAEConfig(block_out_channels=(32, 64), layers_per_block=1, temporal_decoder=True))
+    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, torch.nn.GroupNorm)}
+    assert len(norms) == 10 + 22 and all(norm.num_groups == 32 for norm in norms.values())
+    for name, norm in norms.items():
+        assert norm.eps == (1e-5 if "temporal_res_block" in name else 1e-6), name
+
+
 def test_old_key_names(tmp_path):
     state = {}
     for name, tensor in Golden("vae").weights.items():

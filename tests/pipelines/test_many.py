@@ -15,10 +15,13 @@ from awake_models import SIZE, awake, awake_pipeline, digests
 from forks import fork, kill_workers, status
 from published import PROMPTS, QUICK
 
-from latte import LattePipeline
+from latte import LattePipeline, sample_record
 from latte import sample_many as many
+from latte.arguments import MOST_VIDEOS
+from latte.files import MOST_JSON_BYTES
 from latte.models.latte import Latte, LatteConfig
 from latte.sample_many import sample_many
+from latte.sample_record import keeps_digests, read_digests, read_record, write_record
 from latte.video.read import list_videos, read_video
 from latte.weights.tensors import digest
 
@@ -314,3 +317,17 @@ def test_sets_of_earlier_versions_have_no_digests_and_get_them(classes, complete
     assert make(classes, folder, 5) == 1 and "files" not in json.loads((folder / "samples.json").read_text())
     assert make(classes, folder) == 0 and digests(folder) == digests(complete_set)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_the_record_of_the_largest_set_is_read(classes, complete_set, tmp_path, monkeypatch):
+    digests = {f"{i:06d}.mkv": "f" * 64 for i in range(1000)}
+    write_record(tmp_path, {"count": 1000}, digests)
+    file = tmp_path / "samples.json"
+    assert file.stat().st_size * MOST_VIDEOS / 1000 + MOST_JSON_BYTES < sample_record.MOST_RECORD_BYTES
+    with file.open("a") as open_file:
+        open_file.write(" " * MOST_JSON_BYTES)  # more than other files of JSON may have
+    assert read_digests(tmp_path) == digests and keeps_digests(tmp_path) and read_record(tmp_path) == {"count": 1000}
+    monkeypatch.setattr(sample_record, "MOST_JSON_BYTES", 100)
+    with pytest.raises(ValueError, match=r"the prompts and settings take \d+ bytes; at most 100 are kept in samples"):
+        make(classes, tmp_path / "set")
+    assert not (tmp_path / "set").exists()

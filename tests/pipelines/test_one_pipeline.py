@@ -1,5 +1,6 @@
 """What class-conditional and text-to-video models share: words, outputs, noise, callbacks and progress bars."""
 
+import copy
 import inspect
 
 import numpy as np
@@ -10,8 +11,11 @@ from goldens import relative_error
 from published import PROMPTS, QUICK
 
 from latte import LattePipeline, pipeline
+from latte.conditioning import Request
 from latte.diffusion.samplers import ddim, ddpm
+from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.scheduler import Scheduler
+from latte.weights.sampling_defaults import Guidance
 
 
 @pytest.fixture
@@ -183,11 +187,39 @@ def test_parts_make_the_same_pipeline_again(call):
     assert torch.equal(call().frames, frames)
 
 
+def test_parts_that_are_passed_in_are_those_of_the_pipeline(published, parts):
+    again = LattePipeline.from_pretrained(published, **parts)
+    assert again.components.keys() == parts.keys()
+    assert all(again.components[name] is part for name, part in parts.items())
+
+
 def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
     dtype = lambda: next(classes.transformer.parameters()).dtype
     for words in (("cpu", torch.float64), (torch.float32, "cpu"), (torch.float64,)):
         assert classes.to(*words) is classes and dtype() in words
     assert classes.to(dtype=torch.float32) is classes and dtype() == torch.float32
+    classes.vae.to("meta")
+    assert classes.device.type == "cpu" and classes.to("meta").device.type == "meta"
+
+
+def test_sizes_are_counted_in_the_pixels_of_the_vae(classes):
+    vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=4)))
+    assert LattePipeline(classes.transformer, vae).latent_shape(None, None, 12, 8) == (4, 4, 6, 4)
+    assert LattePipeline(classes.transformer).latent_shape(6, None, 32, 16) == (6, 4, 4, 2)
+
+
+def test_prompts_guide_in_full_precision(pipe):
+    """Whatever the network computes in: half precision would round the difference of its two halves."""
+    half = LattePipeline(copy.deepcopy(pipe.transformer).bfloat16())
+    text = pipe.encode_prompt(PROMPTS[0], "dark")
+    x, t, scale = torch.randn(1, 4, 4, 8, 8), torch.tensor([500]), 7.5
+    request = Request(prompt_embeds=text, negative_prompt="")
+    guided = half.conditioning.denoisers(half, request, Guidance(scale))([0])(x, t)
+    both = torch.cat([text.prompt, text.negative]).bfloat16()
+    masks = None if text.prompt_mask is None else torch.cat([text.prompt_mask, text.negative_mask])
+    out = half.transformer(torch.cat([x, x]).bfloat16(), t.repeat(2), both, masks).float()
+    towards, away = out[:, :, :4].chunk(2)
+    assert guided.dtype == torch.float32 and torch.equal(guided[:, :, :4], away + scale * (towards - away))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from goldens import Golden, relative_error
 
 from latte import LattePipeline
+from latte.fast.switch import fast_paths
 from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
@@ -14,6 +15,7 @@ from latte.pab import (
     Broadcast,
     PyramidAttentionBroadcastMixin,
     Spans,
+    as_number,
     broadcast_options,
     pyramid_attention_broadcast,
 )
@@ -56,6 +58,10 @@ def test_recorded_values_with_and_without(pipe, golden):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     plain = latents(pipe, golden, steps=8)
+    rules = dict.fromkeys(KINDS, Broadcast(1))
+    with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
+        latents(pipe, golden, steps=1)
+        assert state.count == 0 and not state.cache.kept  # nor does it keep anything
     pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
     assert torch.equal(latents(pipe, golden, steps=8), plain)
 
@@ -63,8 +69,9 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate):
     """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
-    pipe.fast = False
-    plain, kept = latents(pipe, golden, steps=8), []
+    kept = []
+    with fast_paths(False):
+        plain = latents(pipe, golden, steps=8)
     rules = {kind: Broadcast(2, (990, 999)) for kind in KINDS}
     with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
         look = lambda *_: kept.append(len(state.cache.kept))
@@ -125,6 +132,8 @@ def test_schedules_of_fifty_steps():
     assert inside[2] == list(range(780, 100, -40))
     assert inside[3] == list(range(740, 100, -60))
     assert inside[5] == list(range(780, 100, -100))
+    assert computed(Broadcast(1)) == list(DDIM_50)
+    assert [as_number(t) for t in (500, 0.5, torch.tensor(7), torch.tensor([9.5, 9.5]))] == [500, 0.5, 7, 9.5]
 
 
 def test_schedule_of_mlps():

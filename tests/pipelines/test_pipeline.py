@@ -100,6 +100,12 @@ def test_sizes_and_output_types(pipe, unconditional):
     assert torch.equal(pipe.decode(latents.transpose(1, 2), "uint8"), byte)
     several = unconditional(num_videos=3, num_inference_steps=2, output_type="uint8", batch_size=2)
     assert several.frames.shape == (3, 4, 3, 16, 16)
+    for given, count in (
+        ({}, 1),
+        ({"num_videos_per_prompt": 2}, 2),
+        ({"num_videos": 2, "num_videos_per_prompt": 2}, 4),
+    ):
+        assert len(unconditional(num_inference_steps=1, output_type="latent", batch_size=4, **given).frames) == count
 
 
 def test_guidance_of_one_is_the_model_itself(pipe):
@@ -154,6 +160,7 @@ def test_classes_by_name_or_number(pipe):
         ({"num_frames": 10**20}, "num_frames is 1000"),
         ({"num_videos": 10**9}, "num_videos is 1000000000"),
         ({"seed": -1}, "seed is -1"),
+        ({"first": -1}, "first is -1"),
     ],
 )
 def test_wrong_calls_are_rejected(pipe, options, words):

@@ -176,6 +176,10 @@ def test_embeddings_in_place_of_prompts(pipe):
 def test_no_negative_prompt_is_the_empty_one_and_batches_change_nothing(pipe):
     plain = pipe(list(PROMPTS), eta=0.5, **QUICK).frames
     assert torch.equal(pipe(list(PROMPTS), eta=0.5, negative_prompt=None, **QUICK).frames, plain)
+    weak, none = (pipe(PROMPTS[0], guidance_scale=scale, **QUICK).frames for scale in (0.5, 1))
+    assert torch.equal(weak, none)  # as in diffusers
+    towards = [pipe(PROMPTS[0], negative_prompt=text, guidance_scale=1.5, **QUICK).frames for text in ("", "dark")]
+    assert not torch.equal(towards[0], none) and not torch.equal(*towards)
     seeds = lambda: [torch.Generator().manual_seed(n) for n in (3, 4)]
     for given in (lambda: {"seed": 0}, lambda: {"generator": seeds()}):
         once = pipe(list(PROMPTS), eta=0.5, **given(), **QUICK).frames

@@ -6,6 +6,7 @@ from awake_models import awake
 from goldens import relative_error
 
 from latte import LattePipeline
+from latte.fast.switch import fast_paths
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.layer_cache import ChangeWatch, LayerCache
@@ -34,13 +35,12 @@ def latents(pipe, **options):
 
 
 def with_plan(pipe, plan, fast=True, **options):
-    pipe.fast = fast
     pipe.enable_plan(plan)
     try:
-        return latents(pipe, **options)
+        with fast_paths(fast):
+            return latents(pipe, **options)
     finally:
         pipe.disable_plan()
-        pipe.fast = True
 
 
 EVERY_OTHER = {0, 1, 3, 5, 7, 9}
@@ -79,8 +79,8 @@ def test_computing_everything_changes_no_bit(kind):
     """With everything kept, and with nothing kept."""
     pipe = pipeline(kind)
     for fast in (True, False):
-        pipe.fast = fast
-        plain = latents(pipe)
+        with fast_paths(fast):
+            plain = latents(pipe)
         assert torch.equal(with_plan(pipe, lambda plan: repeat(plan, len(plan)), fast), plain)
         kept = lambda plan: tea_cache(plan, 0.0, (1.0, 0.0))  # keeps the network's output, and never takes it
         assert torch.equal(with_plan(pipe, kept, fast), plain)
@@ -179,9 +179,9 @@ def test_guidance_along_a_difference_by_hand():
 
     outputs, sizes = torch.randn(5, 2, 3, 8, 4, 4), []
 
-    def network(x, k):
-        sizes.append(len(x))
-        return outputs[k][: len(x)]
+    def network(x, k, halves):
+        sizes.append(halves)
+        return outputs[k][:halves]
 
     plan = gate_guidance(exact_plan([900, 800, 700, 600, 500], (550, 1000)), 2)
     assert [evaluation.branch for evaluation in plan.evaluations] == [*["both"] * 2, *["difference"] * 2, "conditional"]

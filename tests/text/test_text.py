@@ -29,6 +29,21 @@ def test_every_rule_of_cleaning():
     ('"the quick fox", page 12', '"the quick fox"'),  # a space where the page was keeps the comma until the second pass
     ("wwwabc fox", "wwwabc fox"),  # an address needs a colon after www
     ("see www:abc fox", "see bc fox"),
+    # the same of diffusers 0.42.1, for rules in another order, and for other spaces, digits and words in them
+    ("worldwide  free  shipping fox", "fox"),
+    ("._", "."),
+    ("(.)", ""),
+    ("3:15\\n", "3:15"),
+    ("x2 fox", "x2 fox"),
+    ("a page12", "a page12"),
+    ("1.ax2 fox", "1.ax2 fox"),
+    ("123456.png", "."),
+    ("click for png", ""),
+    ("see click for !", "see click for !"),
+    ("freeshipping fox", "free fox"),
+    ("worldwideshipping fox", "worldwide fox"),
+    ("click on itdownload free", ""),
+    ("worldwide download shipping", "worldwide"),
 ])  # fmt: skip
 def test_cleaning_removes_no_more_than_the_original(text, cleaned):
     assert clean(text) == cleaned

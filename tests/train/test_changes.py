@@ -28,7 +28,8 @@ def newest(folder):
 def test_every_setting_may_change_freely_or_if_asked_for_or_never():
     for kind in KINDS.values():
         free, tunable, names = kind.resumable(), kind.tunable(), kind.defaults().keys()
-        assert not free & tunable and names - free - tunable - PATHS == NEVER & names
+        assert not free & tunable and kind.movable() == PATHS & names
+        assert names - free - tunable - PATHS == NEVER & names
 
 
 def test_from_the_change_on_steps_are_those_of_the_new_values(vae, tmp_path, monkeypatch):

@@ -15,9 +15,10 @@ from torch.distributed.tensor import DTensor
 from latte.processes import Ranks, local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.parallel import FixedPointGradients, micro_batches
+from latte.train.parallel import FixedPointGradients, Gradients, micro_batches
 from latte.train.presets import resolve
 from latte.train.run import Run
+from latte.train.step import StepHistory, optimizer_step
 
 
 def trained(config, folder, size):
@@ -61,6 +62,31 @@ def test_replicas_learn_what_one_process_learns(kind, vae, tmp_path):
         "features": lambda: resolve("shapes-features", [*TINY_FEATURES, *changes]),
     }[kind]()
     assert same(trained(config, tmp_path / "two", 2), alone(config, tmp_path / "one"))
+
+
+def test_gradients_are_told_which_micro_batch_is_the_last(vae):
+    """Replicas average their gradients after that one, and sums are completed after it."""
+    network, calls = torch.nn.Linear(1, 1), []
+
+    class Recorded(Gradients):
+        def accumulate(self, step, slots, share, last):
+            calls.append((step, list(slots), share, last))
+            loss = (network(torch.ones(1, 1)) * len(calls)).mean()
+            (share * loss).backward()
+            return loss, {"mse": loss.detach() + 1}
+
+        def finish(self):
+            calls.append("finish")
+
+    config = small(vae, "global_batch_size=8", "micro_batch_size=2", "precision=fp32", "clip_grad=100.0")
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    history = StepHistory(scale=4.0)
+    logged = optimizer_step(config, Recorded(), optimizer, 1, Ranks(), history)
+    batches = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert calls == [*((1, slots, 0.25 * 4, slots == [6, 7]) for slots in batches), "finish"]
+    assert logged["grad_norm"] == pytest.approx(2.5 * 2**0.5)  # of weight and bias, each the mean of 1, 2, 3, 4
+    assert logged["mse"] - 1 == pytest.approx(logged["loss"], abs=1e-6)
+    assert logged["learning_rate"] == optimizer.param_groups[0]["lr"] == config.learning_rate and history.skipped == []
 
 
 @pytest.mark.parametrize("images", [0, 1])

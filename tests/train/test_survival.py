@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -100,6 +100,19 @@ def test_the_scale_of_a_loss_in_half_precision():
     assert health.scale == 8.0
     with pytest.raises(ValueError, match="of 2 steps, up to step 1,"):
         StepHistory(skipped=[0]).step_skipped(1, fp16=False, limit=2)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "too_many"), [((0, 3, 5), True), ((0, 3, 6), False), ((0, 1, 9, 10), False), ((0, 1, 9, 10, 11), True)]
+)
+def test_how_many_skipped_steps_are_too_many(skipped, too_many):
+    """Three of six steps, however many there were before."""
+    history, words = StepHistory(), {"fp16": False, "limit": 3}
+    for step in skipped[:-1]:
+        history.step_skipped(step, **words)
+    with pytest.raises(ValueError, match=f"of 3 steps, up to step {skipped[-1]}") if too_many else nullcontext():
+        history.step_skipped(skipped[-1], **words)
+    assert history.skipped == list(skipped)
 
 
 def test_half_precision_overflows_and_recovers(vae, tmp_path, meddle):

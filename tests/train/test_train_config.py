@@ -161,7 +161,7 @@ ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
     *("text_encoder", "caption_dropout"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
-    *("latents", "selection", "transform", "failed_share", "num_workers"),
+    *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "shard", "deterministic_reduce"),
     *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
 }
@@ -291,10 +291,34 @@ def test_only_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
     assert resolve("folder-vae", ["data=a~/~"]).data == "a~/~"
 
 
-def test_integers_are_decimal(tmp_path):
-    (tmp_path / "a.yaml").write_text("vae: x\nsteps: 010\nclips: 1_000\n")
-    config = resolve(str(tmp_path / "a.yaml"), ["seed=0070"])
-    assert (config.steps, config.clips, config.seed) == (10, 1000, 70)
+NUMBERS = {"010": 10, "0070": 70, "08": 8, "1_000": 1000, "+5": 5, "0x1f": 31, '"12"': 12}
+FRACTIONS = {"010": 10, "1e-4": 1e-4, "0.5": 0.5, "00.25": 0.25, ".5": 0.5, "1.": 1, "2_0.5E+1": 205, '"0.125"': 0.125}
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_numbers_are_decimal_in_settings_and_in_tables(in_file, tmp_path):
+    def read(name, text):
+        if not in_file:
+            return resolve("folder", ["vae=x", f"{name}={text}"])
+        table, dot, inner = name.partition(".")
+        (tmp_path / "a.yaml").write_text(f"vae: x\n{table}: " + (f"{{{inner}: {text}}}" if dot else text))
+        return resolve(str(tmp_path / "a.yaml"), [])
+
+    for text, value in NUMBERS.items():
+        assert read("steps", text).steps == value
+        plain = value if text[0] != '"' else text.strip('"')
+        assert read("model.depth", text).model["depth"] == plain
+    for text, value in FRACTIONS.items():
+        assert read("weight_decay", text).weight_decay == value and type(read("clip_grad", text).clip_grad) is float
+        if text[0] != '"':
+            assert read("model.dropout", text).model["dropout"] == value
+    for text in ("1:30", "1:30.5", "0b11", "0o17", "1__0", "1e", "!!float 1:30", "!!int 1:30", "2024-01-01"):
+        for name in ("steps", "weight_decay"):
+            with pytest.raises(ValueError, match=f"{name}|invalid literal|could not convert"):
+                read(name, text)
+    assert read("model.x", "1:30").model["x"] == "1:30"  # which no field of a network takes
+    with pytest.raises(ValueError, match="gives 'depth' twice"):
+        read("model", "{depth: 2, depth: 4}")
 
 
 BAD_YAML = {
@@ -309,7 +333,7 @@ BAD_YAML = {
     "kind is": "kind: [" + 900 * "a," + "]",
     "gives 'vae' twice": "vae: x\nvae: y",
     "month must be in": "vae: x\nmodel: {depth: 2024-13-45}",
-    "is not valid YAML: string index out of range": 'vae: x\nmodel: {depth: !!int ""}',
+    "is not valid YAML: invalid literal for int": 'vae: x\nmodel: {depth: !!int ""}',
     "is not valid YAML in line 2": "vae: x\nmodel: !!python/object:os.system {}",
     "does not hold settings by name": "? [a]\n: 3",
 }

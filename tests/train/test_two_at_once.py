@@ -42,11 +42,12 @@ def test_two_runs_in_one_folder(vae, tmp_path, slow, capsys):
     config = small(vae)
     first = fork(lambda: run(config, tmp_path / "run"), tmp_path / "log")
     wait_for(tmp_path / "there")
-    (tmp_path / "run/checkpoints/.draft-0000010").mkdir()  # what the first one is writing
+    draft = tmp_path / "run/checkpoints/.step-0000010.part7-0123abcd-99"
+    draft.mkdir()  # what the first one is writing
     before = content(tmp_path / "run")
     assert main(["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path / "run")]) == 2
     assert f"run is in use by process {first} on" in capsys.readouterr().err
-    assert content(tmp_path / "run") == before and (tmp_path / "run/checkpoints/.draft-0000010").exists()
+    assert content(tmp_path / "run") == before and draft.exists()
     assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "curves.png")]) == 0  # readers are not kept out
     (tmp_path / "go").touch()
     assert status(first) == 0, (tmp_path / "log").read_text()[-2000:]
@@ -83,8 +84,7 @@ def test_other_commands_keep_their_folder_to_themselves(command, vae, videos, tm
         "prepare": ["folder", str(videos), "--num-frames", "4"],
         "sample": ["shapes", "--classes", "0", "--num-sampling-steps", "1", "--num-videos", "1", "--device", "cpu"],
     }[command]
-    lock = {"prepare": tmp_path / ".out.lock"}.get(command)
-    with exclusive(out, lock):
+    with exclusive(out, replaced=True):
         assert main([command, *words, "--out", str(out)]) == 2
         assert "out is in use: this process writes it already" in capsys.readouterr().err
     assert main([command, *words, "--out", str(out)]) == 0

@@ -1,6 +1,7 @@
 """Sample grids, evaluations and TensorBoard during training, and the curves afterwards."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -19,6 +20,7 @@ from latte.train import checkpoint, distance
 from latte.train.curves import read_metrics, smooth
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
+from latte.train.watch import TensorBoard
 from latte.video.read import read_video
 from latte.video.write import write_video
 
@@ -203,3 +205,19 @@ def test_the_plot_command(vae, tmp_path, capsys):
     ):
         assert main(["plot", *words]) == 2
         assert say in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+def test_a_full_disk_ends_the_log_for_tensorboard_and_not_the_run(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = "no more is written for TensorBoard, training goes on: .*File too large"
+    try:
+        with pytest.warns(UserWarning, match=said), TensorBoard(tmp_path / "a", 0) as board:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+            for step in range(9):
+                board.add_line({"step": step, "loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (tmp_path / "b").write_text("in its place")
+    with pytest.warns(UserWarning, match="nothing is written for TensorBoard"), TensorBoard(tmp_path / "b", 0) as board:
+        board.add_line({"step": 1, "loss": 0.5})

@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from latte.eval.statistics import is_statistics
-from latte.video import array_files, count_frames, export_to_video, list_videos, read_video, to_uint8, write_video
-from latte.video.array_files import set_paths
+from latte.video import (
+    array_files,
+    count_frames,
+    export_to_video,
+    inspect_video,
+    list_videos,
+    read_video,
+    to_uint8,
+    write_video,
+)
+from latte.video.array_files import find_videos, set_paths
 
 CLIP = np.random.default_rng(0).integers(0, 256, (6, 3, 24, 24), np.uint8)  # (f, 3, h, w)
 CLIP[0, 0, 0, :2] = 0, 255  # in every part of it that is used here
@@ -131,7 +140,7 @@ def test_sets_hold_their_videos_by_number(form, tmp_path):
 
 
 def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_files, "MAX_ARRAY_BYTES", SET[0].nbytes)
+    monkeypatch.setattr(array_files, "MAX_READ_BYTES", SET[0].nbytes)
     for i, save in enumerate((np.savez, np.save)):
         path = tmp_path / f"{i}.{['npz', 'npy'][i]}"
         save(path, SET)
@@ -149,12 +158,64 @@ def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
         read_video(tmp_path / "cut.npy/000001")
 
 
+def test_a_set_of_several_large_arrays_is_mapped_too(tmp_path, monkeypatch):
+    """All of them together count, since all are opened together."""
+    monkeypatch.setattr(array_files, "MAX_READ_BYTES", 2 * SET[0].nbytes)
+    np.savez(tmp_path / "set.npz", *SET)
+    assert torch.equal(read_video(tmp_path / "set.npz/000001")[0], torch.from_numpy(SET[1]).permute(0, 3, 1, 2))
+    assert isinstance(
+        array_files.load_all(tmp_path / "set.npz", find_videos(tmp_path / "set.npz")).arrays[0], np.memmap
+    )
+    np.savez_compressed(tmp_path / "small.npz", *SET)
+    with pytest.raises(ValueError, match=r"unpacks to .* bytes; write sets of more than"):
+        read_video(tmp_path / "small.npz/000001")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "say"),
+    [
+        ((2, 4097, 4096), "u1", r"frames have 4097 x 4096 pixels, more than the limit of 16,777,216 pixels"),
+        ((2, 3, 4097, 4096), "u1", "frames have 4097 x 4096 pixels"),
+        (
+            (600, 2048, 2048, 1),
+            "u1",
+            "600 frames of 2048 x 2048 pixels take 7549747200 bytes, .*: convert it to a video",
+        ),
+        ((100, 2048, 2048, 3), "f8", "100 frames of 2048 x 2048 pixels take 10066329600 bytes"),
+        ((3, 1 << 62, 1 << 62, 3), "u1", "pixels, more than the limit"),
+        ((-8, -8, 8, 3), "u1", "no array with a readable header"),
+        (f"({'-' * 3000}1,)", "u1", "no array with a readable header"),
+    ],
+)
+def test_arrays_are_measured_before_they_are_read(shape, dtype, say, tmp_path):
+    """Also grey ones, which take three times their size as RGB."""
+    text = f"{{'descr': '{np.dtype(dtype).str}', 'fortran_order': False, 'shape': {shape}}}"
+    head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    (tmp_path / "a.npy").write_bytes(head)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("video.npy", head)
+    for name in ("a.npy", "a.npz"):
+        for read in (read_video, count_frames, inspect_video):
+            with pytest.raises(ValueError, match=say):
+                read(tmp_path / name)
+
+
 def test_arrays_of_other_things_are_no_videos(tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((9, 400), np.float32))
     np.save(tmp_path / "tokens.npy", np.zeros((9, 77, 4), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{}], object))
-    (tmp_path / "text.npy").write_text("none")
     assert list_videos(tmp_path) == []
+    (tmp_path / "text.npy").write_text("none")
+    (tmp_path / "empty.NPY").touch()
+    (tmp_path / "gone.npy").symlink_to("nowhere")
+    with pytest.warns(UserWarning) as caught:
+        assert list_videos(tmp_path) == []
+    said = sorted(str(warning.message).removeprefix(f"left out: {tmp_path}/") for warning in caught)
+    assert said == [
+        "empty.NPY cannot be read: it holds no array with a readable header",
+        "gone.npy cannot be read: No such file or directory",
+        "text.npy cannot be read: it holds no array with a readable header",
+    ]
     with pytest.raises(ValueError, match="found object"):
         read_video(tmp_path / "objects.npy")
     file = io.BytesIO()

@@ -12,8 +12,8 @@ from latte.shapes.draw import make_clip
 from latte.video import (
     DamagedVideoError,
     count_frames,
-    formats,
     inspect_video,
+    limits,
     list_videos,
     read_blocks,
     read_video,
@@ -118,7 +118,7 @@ def test_pipes_devices_and_sockets_are_not_opened(tmp_path):
 
 def test_sizes_are_checked_before_memory_is_taken(tmp_path, monkeypatch):
     path = encode(tmp_path / "a.mp4", CLIP)
-    monkeypatch.setattr(formats, "MAX_READ_BYTES", 40 * 64 * 64 * 3)
+    monkeypatch.setattr(limits, "MAX_READ_BYTES", 40 * 64 * 64 * 3)
     with pytest.raises(ValueError, match="48 frames of 64 x 64 pixels take 589824 bytes, more than the limit"):
         read_video(path)
     assert len(read_video(path, range(40))[0]) == 40 and sum(map(len, read_blocks(path))) == 48

@@ -1,6 +1,7 @@
 """`latte convert`: from the original, back to it, and from folder to folder."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from latte.cli import main
 from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.scheduler import Scheduler
-from latte.weights.convert_latte import state_for_original
+from latte.weights.convert_latte import COMPUTED, original_config, state_for_original
 from latte.weights.load import load_model, save_model
 from latte.weights.published import load_scheduler, save_scheduler
 from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
@@ -61,6 +62,13 @@ def test_models_that_the_original_does_not_have_are_refused(change):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, num_frames=4, **change)
     with pytest.raises(ValueError, match=next(iter(change))):
         state_for_original(Latte(config))
+
+
+def test_sizes_of_a_file_without_position_tables(tiny):
+    """Those of the published models; all others are in the shapes."""
+    state = {name: tensor for name, tensor in state_for_original(tiny).items() if name not in COMPUTED}
+    config = original_config(state, num_heads=2)
+    assert config == replace(tiny.config, input_size=32, num_frames=16)
 
 
 def test_classes_without_label_dropout_are_refused(tmp_path, capsys):

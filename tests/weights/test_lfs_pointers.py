@@ -12,7 +12,8 @@ from latte.eval.networks.published_weights import PUBLISHED, find_weights
 from latte.eval.statistics import read_feature_set
 from latte.files import read_json, refuse_pointer
 from latte.text.tokenizer import Tokenizer
-from latte.train.data.layouts import read_caption, read_split
+from latte.train.data.captions import Captions
+from latte.train.data.layouts import read_split
 from latte.video.formats import READABLE_SUFFIXES
 from latte.video.read import count_frames, read_blocks, read_video
 from latte.weights.arrays import read_array_pickle, read_arrays
@@ -36,7 +37,7 @@ SAY = r"is a pointer of Git LFS, in the place of the file: fetch the file with `
         ("config.json", read_json),
         ("spiece.model", Tokenizer),
         ("x.txt", read_split),
-        ("x.txt", lambda path: read_caption(path.with_suffix(".mp4"))),
+        ("x.txt", lambda path: Captions(path.parent).of(path.with_suffix(".mp4"))),
         ("i3d.pt", find_i3d),
         *[("x", lambda path, name=name: find_weights(name, path)) for name in PUBLISHED],
         *[(f"x{end}", read_video) for end in READABLE_SUFFIXES],

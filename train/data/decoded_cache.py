@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from latte.processes import launch
+from latte.video.damage import WhenDamaged
 from latte.video.pixels import resize_and_crop
 from latte.video.read import read_blocks, read_video
 
@@ -41,12 +42,13 @@ class DecodedCache:
         """Return the size of that many frames."""
         return 3 * self.image_size**2 * frames
 
-    def try_decoding(self, path: Path, frames: int) -> int | None:
+    def try_decoding(self, path: Path, frames: int, damaged: WhenDamaged = "raise") -> int | None:
         """Decode a whole video, and cache it if this process has room for it.
 
         Args:
             path: The video.
             frames: The number of its frames according to its header.
+            damaged: As for read_video.
 
         Returns:
             The number of frames decoded. None if the video was not decoded, since CACHE_BYTES were tried before.
@@ -56,7 +58,7 @@ class DecodedCache:
         """
         if self.bytes_of(frames) > CACHE_BYTES - self.tried:
             return None
-        video = self.decode(path)
+        video = self.decode(path, damaged)
         self.tried += video.nbytes
         if video.nbytes <= process_budget() - sum(other.nbytes for other in self.videos.values()):
             self.videos[path] = video
@@ -66,14 +68,15 @@ class DecodedCache:
         """Cache every video from now on, if each of `readers` processes can hold all `frames` frames."""
         self.caches_all = self.bytes_of(frames) * readers <= process_budget()
 
-    def read(self, path: Path, frames: Sequence[int]) -> Tensor:
+    def read(self, path: Path, frames: Sequence[int], damaged: WhenDamaged = "raise") -> Tensor:
         """Return some frames of a video, (f, 3, image_size, image_size) uint8. Raises ValueError as `read_video`."""
         if self.caches_all and path not in self.videos:
-            self.videos[path] = self.decode(path)
+            self.videos[path] = self.decode(path, damaged)
         if path in self.videos:
             return self.videos[path][list(frames)]
-        return resize_and_crop(read_video(path, frames)[0], self.image_size)
+        return resize_and_crop(read_video(path, frames, damaged)[0], self.image_size)
 
-    def decode(self, path: Path) -> Tensor:
+    def decode(self, path: Path, damaged: WhenDamaged) -> Tensor:
         """Decode all frames of a video."""
-        return torch.cat([resize_and_crop(block, self.image_size) for block in read_blocks(path)])
+        blocks = read_blocks(path, damaged=damaged)
+        return torch.cat([resize_and_crop(block, self.image_size) for block in blocks])

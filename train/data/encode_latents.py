@@ -143,10 +143,20 @@ def mark_of(made_from: dict, data: str) -> str:
     return json.dumps(made_from | {"data": data}, sort_keys=True)
 
 
+def source_of(mark: str) -> dict:
+    """What a mark says, without the path of the videos, which may move: their fingerprint is part of it."""
+    try:
+        values = json.loads(mark)
+        settings = values["settings"]
+        return values | {"settings": {name: z for name, z in settings.items() if name != "data" or z == "shapes"}}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
 def known_fingerprint(out: Path, clips: Clips, made_from: dict) -> str:
     """The fingerprint of the data; the former one if files that are kept have it, as earlier versions wrote."""
-    former = mark_of(made_from, clips.former_fingerprint)
-    kept = any(read_notes(path).get("made") == former for path in out.glob("shard-*.safetensors"))
+    former = source_of(mark_of(made_from, clips.former_fingerprint))
+    kept = any(source_of(read_notes(path).get("made")) == former for path in out.glob("shard-*.safetensors"))
     return clips.former_fingerprint if kept else clips.fingerprint
 
 
@@ -187,7 +197,7 @@ def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
     with utf8_path(path) as readable:
         agrees = lambda: own is not None and own == digest_tensors(load_file(readable), notes)
         sound = digest(path) == recorded if recorded else agrees()
-    if notes.get("made", mark) != mark and (sound or own is None):
+    if source_of(notes.get("made", mark)) != source_of(mark) and (sound or own is None):
         raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
     if not sound:
         warnings.warn(f"{path} is damaged or was not finished; it is encoded anew", stacklevel=3)

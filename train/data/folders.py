@@ -12,22 +12,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.train.config import TrainConfig
+from latte.train.data.captions import Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
-from latte.train.data.layouts import count_by_suffix, find_any_videos, read_caption, reject_unprintable_classes
+from latte.train.data.layouts import count_by_suffix, find_any_videos, reject_unprintable_classes
 from latte.train.data.shape_clips import ShapeClips
 from latte.train.data.splits import abbreviate, split_names
 from latte.train.data.transforms import flip, transform
 from latte.train.data.video_list import (
     VIDEO_LIST,
     VideoList,
+    is_without_list,
     open_video_list,
     size_in_bytes,
     with_contents,
 )
 from latte.train.data.windows import choose_frames, min_video_frames
+from latte.video.damage import WhenDamaged
+from latte.video.formats import DamagedVideoError
 from latte.video.pixels import from_uint8
 from latte.video.read import count_frames, read_blocks, read_video
 
@@ -44,6 +48,7 @@ class SourceVideo(NamedTuple):
     frames: int
     label: int  # index of the class; 0 if there are no classes
     caption: str  # empty if there is none
+    when_damaged: WhenDamaged = "raise"  # how it is read
 
 
 class FolderClips:
@@ -51,19 +56,20 @@ class FolderClips:
 
     `config.data` is a folder of videos (`layouts.find_any_videos`), or a folder with the index.json of `latte prepare`,
     whose videos are not decoded again to be checked. With `config.classes` off, class folders mean nothing. In
-    text-to-video training, every video needs a caption (`layouts.read_caption`).
+    text-to-video training, every video needs a caption (`latte.train.data.captions`).
 
     A clip's frames are chosen by `config.selection` and made square by `config.transform`. There are `config.clips`
     clips, or one per video if there are more videos.
 
     Videos of a folder that are damaged or too short are left out when it is opened, with a warning for each. They are
     decoded in full as long as they fit in the cache together (`DecodedCache`); of the others, only the first frames
-    are. If a video cannot be read later, the next one takes its place.
+    are. If a video cannot be read later, the next one takes its place. With `config.damaged` "take", all are decoded in
+    full, and damaged ones are read as FFmpeg conceals the damage. Of a list, `latte prepare --damaged take` says which.
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        ValueError: No video can be used, more than `config.failed_share` of them cannot, the list is damaged, or the
-            name of a class cannot be printed.
+        ValueError: No video can be used, more than `config.failed_share` of them cannot, the list is damaged,
+            `config.damaged` is "take" for a list, or the name of a class cannot be printed.
     """
 
     def __init__(self, config: TrainConfig):
@@ -72,6 +78,10 @@ class FolderClips:
         self.cache = DecodedCache(config.image_size)
         self.videos: list[SourceVideo] = []
         self.listed: VideoList | None = None
+        if is_without_list(self.root):
+            raise ValueError(
+                f"{self.root / VIDEO_LIST} is missing: run `latte prepare` again, or give the videos' folder"
+            )
         if (self.root / VIDEO_LIST).is_file():
             self.open_list()
         else:
@@ -80,9 +90,14 @@ class FolderClips:
         if not self.videos:
             raise ValueError(f"{self.root} holds no video of {self.min_frames} frames or more that can be decoded")
         self.failures.raise_if_too_many()
+        if taken := [video.path for video in self.videos if video.when_damaged == "take"]:
+            count = f"{len(taken):,} damaged videos are read as FFmpeg conceals the damage"
+            warnings.warn(f"{self.root}: {count}, such as {taken[0]}", stacklevel=3)
 
     def open_list(self) -> None:
         """Take the videos that `latte prepare` listed, which must exist and still have their sizes."""
+        if self.config.damaged == "take":
+            raise ValueError(f"damaged=take does nothing with the list in {self.root}: give it to `latte prepare`")
         listed = open_video_list(self.root)
         self.names = listed.classes if self.config.classes else []
         if splits := split_names(self.names):
@@ -91,7 +106,7 @@ class FolderClips:
         self.failures = Failures(len(listed.videos), self.config.failed_share)
         for entry in listed.videos:
             label = entry.label if self.names else 0
-            video = SourceVideo(listed.path(entry), entry.frames, label, entry.caption)
+            video = SourceVideo(listed.path(entry), entry.frames, label, entry.caption, entry.when_damaged)
             try:
                 self.require_length(video.path, video.frames)
                 self.require_caption(video.path, video.caption)
@@ -107,34 +122,52 @@ class FolderClips:
         if found.ignored:
             count = f"{len(found.ignored):,} files are ignored for their extension"
             warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
-        for video in found.left_out:
-            warnings.warn(f"left out: {video.path} lies beside the class folders", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
+        for path, problem, reason in found.left_out:
+            if problem == "misplaced":
+                warnings.warn(f"left out: {path} is {reason}", stacklevel=4)
+            else:
+                self.failures.note(((path, f"{path} {reason}"),), "left out")
+        captions = Captions(self.root)
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
-                self.videos.append(self.try_video(path, label))
+                self.videos.append(self.try_video(path, label, captions))
             except ValueError as error:
                 self.failures.note(((path, str(error)),), "left out")
+        captions.warn_of_unused()
         about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
         about += [repr(video.caption) for video in self.videos if video.caption]
         self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
-    def try_video(self, path: Path, label: int) -> SourceVideo:
+    def try_video(self, path: Path, label: int, captions: Captions) -> SourceVideo:
         """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
-        caption = read_caption(path) if self.config.kind == "t2v" else ""
+        caption = captions.of(path) if self.config.kind == "t2v" else ""
         self.require_caption(path, caption)
-        frames = count_frames(path)
-        decoded = self.cache.try_decoding(path, frames) if self.config.transform == "ours" else None
-        if decoded is None:
-            read_video(path, [0, min(frames, self.min_frames) - 1])
-        else:
-            frames = decoded
+        when_damaged: WhenDamaged = "raise"
+        try:
+            frames = self.count_readable(path, when_damaged)
+        except DamagedVideoError:
+            if self.config.damaged != "take":
+                raise
+            when_damaged = "take"
+            frames = self.count_readable(path, when_damaged)
         try:
             self.require_length(path, frames)
         except ValueError:
             self.cache.videos.pop(path, None)
             raise
-        return SourceVideo(path, frames, label, caption)
+        return SourceVideo(path, frames, label, caption, when_damaged)
+
+    def count_readable(self, path: Path, damaged: WhenDamaged) -> int:
+        """Decode a video, all of it or its first frames, and return how many frames it has. Raises ValueError."""
+        frames = count_frames(path, damaged)
+        decoded = self.cache.try_decoding(path, frames, damaged) if self.config.transform == "ours" else None
+        if decoded is not None:
+            return decoded
+        if self.config.damaged == "take":  # then every frame is decoded, since damage does not show otherwise
+            return sum(len(block) for block in read_blocks(path, damaged=damaged))
+        read_video(path, [0, min(frames, self.min_frames) - 1], damaged)
+        return frames
 
     def require_length(self, path: Path, frames: int) -> None:
         """Raise ValueError if a video is too short for a clip."""
@@ -144,7 +177,7 @@ class FolderClips:
     def require_caption(self, path: Path, caption: str) -> None:
         """Raise ValueError if text-to-video training lacks the caption of a video."""
         if self.config.kind == "t2v" and not caption:
-            raise ValueError(f"{path} has no caption: write it to {path.with_suffix('.txt').name} beside it")
+            raise ValueError(f"{path} has no caption: write it to {caption_file(path).name} beside it, or to a table")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -183,21 +216,23 @@ class FolderClips:
         for attempt in range(self.num_videos):
             video = self.videos[(index + attempt) % self.num_videos]
             try:
-                pixels = self.read(video.path, choose(video.frames), random)
+                pixels = self.read(video, choose(video.frames), random)
                 return TrainingClip(pixels, video.label, video.caption, failed)
             except (OSError, ValueError) as error:
                 failed += ((video.path, str(error)),)
         raise ValueError(f"{self.root}: none of its videos can be decoded any more: check that the folder is intact")
 
-    def read(self, path: Path, frames: Sequence[int], random: torch.Generator) -> Tensor:
+    def read(self, video: SourceVideo, frames: Sequence[int], random: torch.Generator) -> Tensor:
         """Read some frames of a video, mirrored at random if `config.flip`, as (f, 3, h, w) in [-1, 1]."""
         cfg = self.config
-        mirror = lambda video: flip(video, random) if cfg.flip else video
+        mirror = lambda pixels: flip(pixels, random) if cfg.flip else pixels
         if cfg.transform == "ours":  # frames from the cache are square already: mirroring comes last
-            return from_uint8(mirror(self.cache.read(path, frames)))
-        return transform(cfg.transform, mirror(read_video(path, frames)[0]), cfg.image_size)
+            return from_uint8(mirror(self.cache.read(video.path, frames, video.when_damaged)))
+        pixels, _ = read_video(video.path, frames, video.when_damaged)
+        return transform(cfg.transform, mirror(pixels), cfg.image_size)
 
     def full_video(self, number: int) -> WholeVideo:
         video, cfg = self.videos[number], self.config
-        blocks = (transform(cfg.transform, block, cfg.image_size) for block in read_blocks(video.path))
+        pixels = read_blocks(video.path, damaged=video.when_damaged)
+        blocks = (transform(cfg.transform, block, cfg.image_size) for block in pixels)
         return WholeVideo(video.path, blocks, video.label, video.caption)

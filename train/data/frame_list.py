@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from latte.files import write_text
 from latte.train.data.video_list import VideoEntry, VideoList
+from latte.video.inspect import BLOCK
 from latte.video.pixels import resize_and_crop
 from latte.video.read import read_blocks
 
@@ -16,7 +17,7 @@ FRAMES, FRAME_LIST = "frames", "train_list.txt"
 ORIGINAL_SIZE = 256  # side of the frames in the original's joint training, which does not resize them
 
 
-def write_frames(video_list: VideoList, out: Path, size: int, block: int = 8) -> None:
+def write_frames(video_list: VideoList, out: Path, size: int) -> None:
     """Write every frame as out/frames/VIDEO/NUMBER.jpg, and the list of them as out/train_list.txt.
 
     The original takes a frame's UCF101 class from its line, between the first two "_": VIDEO is then v_Class_...
@@ -25,7 +26,6 @@ def write_frames(video_list: VideoList, out: Path, size: int, block: int = 8) ->
         video_list: The videos.
         out: The folder to write to.
         size: Side of the square frames, in pixels.
-        block: Number of frames to decode at a time.
 
     Raises:
         OSError: The files cannot be written.
@@ -42,7 +42,9 @@ def write_frames(video_list: VideoList, out: Path, size: int, block: int = 8) ->
     lines = []
     for name, video in tqdm(folders.items(), desc="frames", unit="video", leave=False, disable=None):
         (out / FRAMES / name).mkdir(parents=True)
-        blocks = (resize_and_crop(frames, size) for frames in read_blocks(video_list.path(video), block))
+        blocks = (
+            resize_and_crop(frames, size) for frames in read_blocks(video_list.path(video), BLOCK, video.when_damaged)
+        )
         for number, frame in enumerate(chain.from_iterable(blocks)):
             lines.append(f"{name}/{number:06d}.jpg")
             save_jpeg(frame, out / FRAMES / lines[-1])

@@ -104,7 +104,7 @@ class LatentFolder:
     def require_match(self, config: TrainConfig, vae_digest: str) -> None:
         """Make sure that a run can use these latents.
 
-        Latents that were encoded with `flip` also serve a run without it.
+        Latents that were encoded with `flip` also serve a run without it. Where the videos lie does not matter here.
 
         Args:
             config: The run's settings.
@@ -115,8 +115,9 @@ class LatentFolder:
                 clips.
         """
         wanted = latent_settings(config)
+        moved = {"data"} if "shapes" not in (self.settings.get("data"), config.data) else set()
         for name, value in self.settings.items():
-            if wanted.get(name) != value and not (name == "flip" and value):
+            if name not in moved and wanted.get(name) != value and not (name == "flip" and value):
                 raise ValueError(
                     f"{self.folder}: these latents were encoded with {name}={value!r}, but the run has "
                     f"{wanted.get(name)!r}: encode again"

@@ -155,7 +155,7 @@ def open_latent_source(
 
     Raises:
         ValueError: `clips` is not what `config.latents` names, or is a folder of latents that this run cannot use; see
-            `LatentFolder.require_match`.
+            `LatentFolder.require_match` and `require_same_videos`.
     """
     if isinstance(clips, LatentFolder) != (config.latents not in SOURCES):
         needed = "clips" if config.latents in SOURCES else "a folder of latents"
@@ -164,5 +164,28 @@ def open_latent_source(
         )
     if isinstance(clips, LatentFolder):
         clips.require_match(config, vae_digest)
+        require_same_videos(clips, config)
         return ReadFromFolder(vae, clips, config)
     return SOURCES[config.latents](vae, clips, config)
+
+
+def require_same_videos(latents: LatentFolder, config: TrainConfig) -> None:
+    """Make sure that `config.data` names the videos that were encoded, if it is not the path that was encoded.
+
+    Raises:
+        ValueError: It names other videos, or none.
+    """
+    encoded = latents.settings.get("data")
+    if config.data == encoded:  # the latents need no videos: these may be gone
+        return
+    try:
+        clips = open_clips(config)
+        same = latents.data_fingerprint in (clips.former_fingerprint, clips.fingerprint)
+        reason = "they are of other videos"
+    except (OSError, ValueError) as error:
+        same, reason = False, str(error)
+    if not same:
+        raise ValueError(
+            f"{latents.folder}: these latents were encoded with data={encoded!r}, but the run has {config.data!r}: "
+            f"{reason}; give data={encoded}, even if it no longer exists, or encode again"
+        )

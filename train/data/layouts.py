@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latte.files import read_utf8, walk_tree
-from latte.train.data.splits import abbreviate, reject_splits
+from latte.train.data.captions import without_captions
+from latte.train.data.splits import abbreviate, reject_splits, warn_of_hidden_classes
 from latte.video.read import list_pictures, list_videos, scan_videos
 
 ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
@@ -102,7 +103,7 @@ def find_frame_folders(root: Path) -> FoundVideos:
     Raises:
         ValueError: There are none, `root` holds several splits, or `root` is itself a folder of pictures.
     """
-    found, others = scan_videos(root)
+    found, others, _ = scan_videos(root)
     folders = [path for path in found if path.is_dir()]
     if root in folders:
         raise ValueError(f"{root} holds pictures, so it is a single clip: give the folder that holds the clips")
@@ -126,20 +127,23 @@ def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
         FileNotFoundError: `root` does not exist.
         ValueError: It holds no videos, or those of several splits.
     """
-    videos, others = scan_videos(root)
+    videos, others, unreadable = scan_videos(root)
     if not videos:
         raise nothing_found(root, "videos")
     parts = {path: path.relative_to(root).parts for path in videos}
     folders = sorted({names[0] for names in parts.values() if len(names) > 1})
+    if classes:
+        warn_of_hidden_classes(root, videos)
     classes = classes and len(folders) > 1
     reject_splits(root, videos, classes)
-    ignored = without_captions(others, videos)
+    ignored = without_captions([path for path in others if path not in unreadable], videos)
+    left_out = [LeftOut(path, "broken", f"cannot be read: {reason}") for path, reason in unreadable.items()]
     if not classes:
-        return FoundVideos([], [(path, 0) for path in videos], ignored=ignored)
+        return FoundVideos([], [(path, 0) for path in videos], left_out, ignored)
     return FoundVideos(
         class_names(folders),
         [(path, folders.index(parts[path][0])) for path in videos if len(parts[path]) > 1],
-        [outside_classes(path) for path in videos if len(parts[path]) < 2],
+        [*left_out, *(outside_classes(path) for path in videos if len(parts[path]) < 2)],
         ignored,
     )
 
@@ -194,28 +198,11 @@ def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES], visible
 
 
-def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:
-    """Those of some files that are not the captions of videos."""
-    captions = {caption_file(video) for video in videos}
-    return [path for path in files if path not in captions]
-
-
 def count_by_suffix(files: list[Path]) -> str:
     """How many files there are of each extension, for a message; the most frequent ones come first."""
     counts = Counter(path.suffix.lower() for path in files)
     named = [f"{n:,} {suffix or 'without one'}" for suffix, n in counts.most_common(12)]
     return ", ".join(named) + (f" and {len(counts) - 12} other extensions" if len(counts) > 12 else "")
-
-
-def caption_file(video: Path) -> Path:
-    """Where the caption of a video would be: in the text file of its name beside it (clip.mp4, clip.txt)."""
-    return video.with_suffix(".txt")
-
-
-def read_caption(video: Path) -> str:
-    """Return the caption of a video, empty if there is none. Raises ValueError if its text is not in UTF-8."""
-    file = caption_file(video)
-    return read_utf8(file).strip() if file.is_file() else ""
 
 
 def read_split(split: Path) -> list[str]:

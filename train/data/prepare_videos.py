@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from latte.files import one_line, replacing_folder, writable, write_text
 from latte.shapes.draw import make_clip
+from latte.train.data.captions import Captions, caption_file
 from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
 from latte.train.data.layouts import (
     LAYOUTS,
     LeftOut,
     check_option,
     count_by_suffix,
-    read_caption,
     reject_unprintable_classes,
 )
 from latte.train.data.video_list import (
+    REPORT,
     VIDEO_LIST,
     VideoEntry,
     VideoList,
@@ -32,12 +33,12 @@ from latte.train.data.video_list import (
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
+from latte.video.damage import WhenDamaged
 from latte.video.inspect import inspect_video
 from latte.video.write import write_video
 
-REPORT, DRAWN_VIDEOS = "report.txt", "videos"
+DRAWN_VIDEOS = "videos"
 DRAWN_BY_DEFAULT = 256  # number of videos to draw, unless another is given
-BLOCK = 8  # frames decoded at a time: large frames take much memory
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def prepare_data_set(
     clips: int | None = None,
     split: Path | None = None,
     frame_list: int | None = None,
+    damaged: WhenDamaged = "raise",
 ) -> str:
     """Check the videos of a data set and write a folder that training can read, atomically.
 
@@ -100,6 +102,8 @@ def prepare_data_set(
         clips: Number of videos to draw, for the kind "shapes"; None: DRAWN_BY_DEFAULT.
         split: Take only the videos of this list, for the kind "ucf101".
         frame_list: Also write every frame, this many pixels square; see `write_frames`. Not every kind has it.
+        damaged: "raise" leaves damaged videos out; "take" lists them as such, and training reads them as FFmpeg
+            conceals the damage.
 
     Returns:
         The text of the report. Its first paragraph is a summary.
@@ -118,15 +122,17 @@ def prepare_data_set(
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if frame_list and quick:
         raise ValueError("frame_list decodes every frame: leave out quick")
+    if damaged == "take" and quick:
+        raise ValueError("damage shows only when every frame is decoded: leave out quick, or damaged")
     min_frames = rule.min_frames(kind)
     check_output_folder(out, source)
-    checked = check_videos(kind, source_folder(source), min_frames, quick, split) if source else None
+    checked = check_videos(kind, source_folder(source), min_frames, quick, split, damaged) if source else None
     with replacing_folder(out) as draft:
         checked = checked or check_videos(
             kind, draw_shapes(draft / DRAWN_VIDEOS, clips or DRAWN_BY_DEFAULT, min_frames), min_frames, quick
         )
         if frame_list:
-            write_frames(checked.videos, draft, frame_list, BLOCK)
+            write_frames(checked.videos, draft, frame_list)
         write_video_list(checked.videos, draft, str(checked.videos.root) if source else DRAWN_VIDEOS)
         report = format_report(checked, rule, min_frames)
         write_text(draft / REPORT, report)
@@ -171,11 +177,13 @@ def draw_shapes(root: Path, clips: int, frames: int) -> Path:
     for i in tqdm(range(clips), desc="drawing", unit="clip", leave=False, disable=None):
         clip = make_clip(0, i, frames=frames)
         path = write_video(clip.video, root / clip.motion / f"{i:06d}.mkv")
-        write_text(path.with_suffix(".txt"), clip.caption + "\n")
+        write_text(caption_file(path), clip.caption + "\n")
     return root
 
 
-def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None) -> CheckedVideos:
+def check_videos(
+    kind: str, root: Path, min_frames: int, quick: bool, split: Path | None = None, damaged: WhenDamaged = "raise"
+) -> CheckedVideos:
     """Find the videos of a data set and check each one.
 
     Args:
@@ -184,6 +192,7 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
         min_frames: Frames that a video needs.
         quick: Read only headers and first frames.
         split: Take only the videos of this list.
+        damaged: See prepare_data_set.
 
     Raises:
         ValueError: No video can be used, or the name of a class cannot be printed.
@@ -193,19 +202,27 @@ def check_videos(kind: str, root: Path, min_frames: int, quick: bool, split: Pat
     reject_unprintable_classes(root, found.classes)
     if not split:
         warn_of_unpublished_counts(kind, len(found.videos), len(found.classes))
-    videos, left_out, remarks = [], list(found.left_out), []
+    videos, left_out, remarks, captions = [], list(found.left_out), [], Captions(root)
     for path, label in tqdm(found.videos, desc="checking", unit="video", leave=False, disable=None):
+        try:
+            caption = captions.of(path)
+        except (OSError, ValueError) as error:
+            left_out.append(LeftOut(path, "caption", str(error)))
+            continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            checked = check_video(path, root, label, min_frames, quick)
+            checked = check_video(path, root, label, caption, min_frames, quick, damaged)
         if isinstance(checked, LeftOut):
             left_out.append(checked)
             continue
         videos.append(checked)
         remarks += [(path, str(warning.message).removeprefix(f"{path}").lstrip(": ")) for warning in caught]
+    captions.warn_of_unused()
     if not videos:
         short = sum(video.problem == "short" for video in left_out)
+        worn = sum(video.problem == "damaged" for video in left_out)
         hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
+        hint += f"; {worn} are damaged: --damaged take takes them" if worn else ""
         raise ValueError(
             f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
             f"{left_out[0].reason}{hint}"
@@ -223,23 +240,24 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
             warnings.warn(f"{found[what]:,} {what} found; {kind} was published with {published:,}", stacklevel=2)
 
 
-def check_video(path: Path, root: Path, label: int, min_frames: int, quick: bool) -> VideoEntry | LeftOut:
+def check_video(
+    path: Path, root: Path, label: int, caption: str, min_frames: int, quick: bool, damaged: WhenDamaged
+) -> VideoEntry | LeftOut:
     """Decode a video: what is known about it then, or why it cannot be used. Warns if its frames are resampled."""
     try:
-        caption = read_caption(path)
-    except (OSError, ValueError) as error:
-        return LeftOut(path, "caption", str(error))
-    try:
         facts = inspect_video(path, quick)
-        if facts.damage:
+        if facts.damage and damaged != "take":
             return LeftOut(path, "damaged", facts.damage)
         if facts.frames < min_frames:
             return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed")
         if facts.resampled:
             size = f"{facts.height} x {facts.width}"
             warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
+        if facts.damage:
+            warnings.warn(f"{path}: it is damaged, and read as FFmpeg conceals that: {facts.damage}", stacklevel=2)
         size = facts.height, facts.width, size_in_bytes(path)
-        return VideoEntry(path.relative_to(root).as_posix(), label, facts.frames, *size, caption)
+        name = path.relative_to(root).as_posix()
+        return VideoEntry(name, label, facts.frames, *size, caption, damaged=bool(facts.damage))
     except (OSError, ValueError) as error:
         return LeftOut(path, "broken", str(error).removeprefix(f"{path} "))
 
@@ -249,13 +267,15 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     video_list, left_out, ignored, remarks = checked
     videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
-    problems = Counter(video.problem for video in left_out)
+    problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
     classes = len(video_list.classes) or "no"
     lines = [
         f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
         f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
+        *([f"{worn:,} damaged videos are used, as FFmpeg conceals the damage"] if worn else []),
         *([f"{len(ignored):,} files ignored for their extension: {count_by_suffix(ignored)}"] if ignored else []),
+        *([f"{len(videos) - captions:,} videos have no caption"] if 0 < captions < len(videos) else []),
         *([f"{len(remarks):,} remarks on videos that are used"] if remarks else []),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",

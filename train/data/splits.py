@@ -19,17 +19,24 @@ def split_names(names: Iterable[str]) -> list[str]:
         names: Names of folders beside each other.
 
     Returns:
-        The largest group of two or more names that differ in the word for a split, and else only in numbers and in
-        words such as "videos"; sorted. It is empty if there is none: a lone "train" is as good as any class.
+        The names that differ from another in the word for a split, and else only in numbers and in words such as
+        "videos"; sorted. There are none if only one is a split: a lone "train" among others is as good as any class.
     """
     groups: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for name in sorted(names):
-        plain = name.lower().replace("held-out", "heldout").replace("held_out", "heldout")
-        if found := SPLIT.search(plain):
-            rest = re.findall(r"[^\W\d_]+", plain[: found.start()] + " " + plain[found.end() :])
-            groups[tuple(word for word in rest if word not in NEUTRAL)][name] = found[1]
-    several = [group for group in groups.values() if len(set(group.values())) > 1]
-    return sorted(max(several, key=len, default=()))
+        if (parts := split_of(name)) is not None:
+            groups[parts[1]][name] = parts[0]
+    return sorted(name for group in groups.values() if len(set(group.values())) > 1 for name in group)
+
+
+def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The word for a split in a folder's name, and the other words that say something; None if there is none."""
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # trainA
+    plain = plain.replace("held-out", "heldout").replace("held_out", "heldout")
+    if (found := SPLIT.search(plain)) is None:
+        return None
+    rest = re.findall(r"[^\W\d_]+", plain[: found.start()] + " " + plain[found.end() :])
+    return found[1], tuple(word for word in rest if word not in NEUTRAL)
 
 
 def reject_splits(root: Path, videos: Iterable[Path], classes: bool) -> None:
@@ -41,7 +48,7 @@ def reject_splits(root: Path, videos: Iterable[Path], classes: bool) -> None:
     Args:
         root: The folder of the data set.
         videos: The paths of its videos.
-        classes: Whether the folders in `root` would be classes.
+        classes: Whether folders in `root` are classes if there are several.
 
     Raises:
         ValueError: There are several splits.
@@ -57,8 +64,19 @@ def reject_splits(root: Path, videos: Iterable[Path], classes: bool) -> None:
         shared = set.intersection(*(children[name] for name in splits))
         told = f"{root / parent} holds several splits, {abbreviate([root / parent / name for name in splits])}"
         if len(splits) == len(children) or len(splits) > 2 or shared or not classes or parent != PurePath():
-            raise ValueError(f"{told}: give one of them")
+            inside = ", or if each class has its splits, gather those of one split in a folder"
+            raise ValueError(f"{told}: give one of them{inside if classes and parent != PurePath() else ''}")
         warnings.warn(f"{told}; they are taken for classes, like the folders beside them", stacklevel=3)
+
+
+def warn_of_hidden_classes(root: Path, videos: Iterable[Path]) -> None:
+    """Warn if all videos lie in one folder, such as a split, whose subfolders are then no classes."""
+    folders = {path.relative_to(root).parts[:-1][:2] for path in videos}
+    inside = sorted(names[1] for names in folders if len(names) > 1)
+    if len(inside) > 1 and len({names[:1] for names in folders}) == 1:
+        only = next(iter(folders))[0]
+        told = f"{root} holds all its videos in {only}, so the folders in it, {abbreviate(inside)}, are no classes"
+        warnings.warn(f"{told}; if they should be, give {root / only}", stacklevel=3)
 
 
 def abbreviate(items: list[Path] | list[str]) -> str:

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from latte.files import MOST_LIST_BYTES, is_special, read_json, write_json
 from latte.train.data.content_digests import ContentDigests, progress
+from latte.video.damage import WhenDamaged
 from latte.video.read import list_pictures
 
-VIDEO_LIST, VIDEO_LIST_FORMAT = "index.json", "latte-videos-1"
+VIDEO_LIST, VIDEO_LIST_FORMAT, REPORT = "index.json", "latte-videos-1", "report.txt"
 ENTRY_TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
-ENTRY_TYPES |= {"sha256": str}
-OPTIONAL = {"caption", "sha256"}
+ENTRY_TYPES |= {"sha256": str, "damaged": bool}
+OPTIONAL = {"caption", "sha256", "damaged"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class VideoEntry:
     bytes: int  # size of the file, or of the pictures in the folder
     caption: str = ""  # empty if there is none
     sha256: str = ""  # of the content (latte.train.data.content_digests); empty if it was not read
+    damaged: bool = False  # taken although FFmpeg reports damage: it is read with damaged="take"
+
+    @property
+    def when_damaged(self) -> WhenDamaged:
+        """How the video is read."""
+        return "take" if self.damaged else "raise"
 
     def to_json(self) -> dict:
         """Return the entry as it is written to index.json."""
@@ -58,6 +66,15 @@ class VideoList:
     def path(self, video: VideoEntry) -> Path:
         """Return where a video lies."""
         return self.root / video.path
+
+
+def is_without_list(folder: Path) -> bool:
+    """Whether `latte prepare` wrote a folder, as its report tells, whose list of videos is gone."""
+    report = folder / REPORT
+    if (folder / VIDEO_LIST).is_file() or not report.is_file():
+        return False
+    with report.open("rb") as file:
+        return re.match(rb"\w+: [\d,]+ videos, [\w,]+ classes, ", file.read(200)) is not None
 
 
 def write_video_list(video_list: VideoList, folder: Path, root: str) -> Path:

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from forks import start_together, status
 from PIL import Image
 from small_runs import run, small
 
@@ -48,7 +49,7 @@ def test_what_is_remembered(tmp_path, monkeypatch):
 
     first = digests()
     assert digests() == first and len(read) == 3  # files that were just written may change within the same tick
-    monkeypatch.setattr(content_digests, "SETTLED", -1)
+    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
     digests()
     assert digests() == first and read == []
     change(root / "a.mp4")
@@ -108,8 +109,18 @@ def test_a_prepared_list_knows_the_contents(vae, videos, tmp_path):
 
 def test_resuming_does_not_read_all_data_again(videos, tmp_path, monkeypatch):
     """A video is read again only if it was written to."""
-    monkeypatch.setattr(content_digests, "SETTLED", -1)
+    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
     config = small("x", f"data={videos}")
     first = open_clips(config).fingerprint
     monkeypatch.setattr(content_digests, "digest", lambda path: pytest.fail(f"{path} was read again"))
     assert open_clips(config).fingerprint == first
+
+
+def test_all_processes_name_the_video_that_changed(vae, videos, tmp_path):
+    data = shutil.copytree(videos, tmp_path / "data")
+    assert main(["prepare", "folder", str(data), "--num-frames=4", "--out", str(tmp_path / "list")]) == 0
+    change(data / "b/z.mkv")
+    config = small(vae, f"data={tmp_path / 'list'}", "steps=1", "micro_batch_size=2")
+    pids = start_together(2, lambda: run(config, tmp_path / "run"), tmp_path / "log")
+    assert [status(pid) for pid in pids] == [1, 1] and not (tmp_path / "run").exists()
+    assert (tmp_path / "log").read_text().count("b/z.mkv has another content: run `latte prepare` again\n") == 2

@@ -173,6 +173,31 @@ def test_stored_embeddings_of_captions(published, vae, tmp_path):
     assert not same(one, other)
 
 
+def test_the_videos_of_latents_may_have_moved(vae, videos, tmp_path, monkeypatch):
+    """They are known by their content; under the path that was encoded, they need not exist."""
+    monkeypatch.chdir(tmp_path)
+    data = shutil.copytree(videos, tmp_path / "data")
+    config = small(vae, "data=data")
+    encode_latents.encode_data_set(config, open_clips(config), tmp_path / "latents")
+    stored = lambda data: replace(config, data=str(data), latents=str(tmp_path / "latents"))
+    for path in (data, "data/"):
+        assert source(stored(path), vae).clips.num_videos == 3
+    data.rename("moved")
+    for path in ("moved", "data"):
+        assert source(stored(path), vae).clips.num_videos == 3
+    before = {path.name: path.read_bytes() for path in (tmp_path / "latents").glob("shard*")}
+    moved = small(vae, "data=moved")
+    encode_latents.encode_data_set(moved, open_clips(moved), tmp_path / "latents")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "latents").glob("shard*")} == before
+    shutil.copytree("moved", "other")
+    (tmp_path / "other/a/x.mkv").unlink()
+    for path, reason in (("other", "they are of other videos"), ("nowhere", "nowhere")):
+        with pytest.raises(ValueError, match=rf"with data='moved', but the run has '{path}': .*{reason}.*; give"):
+            source(stored(path), vae)
+    with pytest.raises(ValueError, match="encoded with data='moved', but the run has 'shapes': encode again"):
+        source(stored("shapes"), vae)
+
+
 def test_latents_and_clips_are_not_taken_for_each_other(vae, videos, tmp_path):
     config = small(vae, f"data={videos}")
     encode_latents.encode_data_set(config, open_clips(config), tmp_path / "latents")

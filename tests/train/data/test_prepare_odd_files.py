@@ -8,10 +8,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from encode_video import encode, flip
+from small_runs import run, small
 from tiny_data_sets import TAKEN, paths, put, put_frames
 
 from latte.cli import main
+from latte.train.data import decoded_cache
+from latte.train.data.folders import open_clips
 from latte.train.data.video_list import open_video_list
+from latte.video import read_video
 
 
 def test_files_that_are_not_read_are_counted_by_extension(prepare, videos, tmp_path):
@@ -92,3 +96,92 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
     sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
     assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
     assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
+
+
+def test_a_prepared_folder_without_its_list(prepare, videos, vae, tmp_path):
+    """Its frames or drawn videos must not be taken for the data set."""
+    assert prepare("folder", videos, "--frame-list", 16)[0] == 0
+    (tmp_path / "out/index.json").unlink()
+    with pytest.raises(ValueError, match=r"out/index\.json is missing: run `latte prepare` again"):
+        open_clips(small(vae, f"data={tmp_path / 'out'}"))
+    (tmp_path / "out/report.txt").write_text("a caption")
+    assert open_clips(small(vae, f"data={tmp_path / 'out'}")).num_videos == 3
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "b"]])
+def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
+    """They might be videos, but their headers do not say."""
+    data = tmp_path / "data"
+    for name in classes or ["."]:
+        (data / name).mkdir(parents=True, exist_ok=True)
+        np.save(data / name / "sound.npy", np.zeros((8, 16, 16, 3), np.uint8))
+        (data / name / "worn.npy").write_bytes((data / name / "sound.npy").read_bytes()[:50])
+    np.save(data / "labels.npy", np.zeros(8))
+    status, out, err = prepare("folder", data)
+    count = len(classes) or 1
+    assert status == 0 and f"{count} left out, {count} broken\n" in out and err == ""
+    assert "1 files ignored for their extension: 1 .npy\n" in out
+    report = (tmp_path / "out/report.txt").read_text()
+    assert report.count("worn.npy: cannot be read: it holds no array with a readable header\n") == count
+    with pytest.warns(UserWarning, match=r"left out: .*worn\.npy cannot be read"):
+        clips = open_clips(small(vae, f"data={data}"))
+    assert clips.num_videos == count and len(clips.failures.reasons) == count
+
+
+@pytest.fixture
+def worn(tmp_path):
+    """A sound video, one with a slice that FFmpeg conceals, and one that is cut in half."""
+    clip = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    (tmp_path / "data").mkdir()
+    encode(tmp_path / "data/sound.mkv", clip, "mpeg4", options={"g": "4"})
+    flip(encode(tmp_path / "data/worn.avi", clip, "mpeg4", options={"g": "4"}), 0.5, 300)
+    cut = encode(tmp_path / "data/cut.avi", clip, "mpeg4", options={"g": "4"})
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    return tmp_path / "data"
+
+
+def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
+    taken = ("--num-frames", "4", "--frame-interval", "1")
+    status, out, _ = prepare("folder", worn, taken=taken)
+    assert status == 0 and "folder: 1 videos" in out and "2 left out, 2 damaged\n" in out and " used" not in out
+    status, out, _ = prepare("folder", worn, "--damaged", "take", "--frame-list", "8", taken=taken)
+    assert status == 0 and "folder: 3 videos" in out and "0 left out" in out
+    assert "2 damaged videos are used, as FFmpeg conceals the damage\n" in out
+    report = (tmp_path / "out/report.txt").read_text()
+    assert re.search(r"data/worn\.avi: it is damaged, and read as FFmpeg conceals that: \d+ .*; the first: ", report)
+    listed = open_video_list(tmp_path / "out").videos
+    assert {video.path: video.damaged for video in listed} == {"cut.avi": True, "sound.mkv": False, "worn.avi": True}
+    assert len((tmp_path / "out/train_list.txt").read_text().splitlines()) == sum(video.frames for video in listed)
+    config = small(vae, f"data={tmp_path / 'out'}", "steps=1", "latents=step", "image_size=32")
+    with pytest.warns(
+        UserWarning, match=r"2 damaged videos are read as FFmpeg conceals the damage, such as .*cut\.avi"
+    ):
+        clips = open_clips(config)
+    assert [video.frames for video in clips.videos] == [video.frames for video in listed]
+    with pytest.warns(UserWarning, match="2 damaged videos are read"):
+        run(config, tmp_path / "run")
+    assert not clips.failures.reasons and not (tmp_path / "run/failed.txt").exists()
+    with pytest.raises(ValueError, match="damaged=take does nothing with the list in"):
+        open_clips(small(vae, f"data={tmp_path / 'out'}", "damaged=take"))
+    assert "leave out quick, or damaged" in prepare("folder", worn, "--damaged", "take", "--quick")[2]
+    (worn / "sound.mkv").unlink()
+    assert "2 are damaged: --damaged take takes them" in prepare("folder", worn, taken=taken)[2]
+
+
+@pytest.mark.parametrize("room", [decoded_cache.CACHE_BYTES, 0])
+def test_damaged_videos_of_a_plain_folder(room, worn, vae, tmp_path, monkeypatch):
+    """With a cache of decoded videos, and without."""
+    monkeypatch.setattr(decoded_cache, "CACHE_BYTES", room)
+    config = small(vae, f"data={worn}", "image_size=32", "failed_share=1")
+    with pytest.warns(UserWarning, match="left out: .*is damaged"):
+        assert "worn.avi" not in {video.path.name for video in open_clips(config).videos} or not room
+    with pytest.warns(UserWarning, match="2 damaged videos are read as FFmpeg conceals the damage"):
+        clips = open_clips(small(vae, f"data={worn}", "image_size=32", "damaged=take"))
+    assert clips.num_videos == 3 and not clips.failures.reasons
+    whole = {video.path.name: read_video(video.path, damaged="take")[0] for video in clips.videos}
+    assert [video.frames for video in clips.videos] == [len(frames) for frames in whole.values()]
+    for number, frames in enumerate(whole.values()):
+        found = np.concatenate(
+            [(block + 1).mul(127.5).round().byte().numpy() for block in clips.full_video(number).blocks]
+        )
+        assert np.array_equal(found, frames)

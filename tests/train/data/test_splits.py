@@ -1,5 +1,6 @@
 """Folders that are splits are told from folders that are classes."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from small_runs import small
 from latte.cli import main
 from latte.shapes.draw import make_clip
 from latte.train.data.folders import open_clips
-from latte.train.data.splits import reject_splits, split_names
+from latte.train.data.splits import reject_splits, split_names, warn_of_hidden_classes
 from latte.video.write import write_video
 
 ROOT = Path("data")
@@ -34,7 +35,9 @@ def check(*folders, classes=True):
         ("videos_train videos_val", 2),
         ("training_data test_data", 2),
         ("training-set held-out", 2),
-        ("train car bus", 0),
+        ("trainA trainB testA testB", 4),
+        ("Train_Videos TestVideos", 2),
+        ("Train car bus", 0),
         ("train test_tube", 0),
         ("training_dog testing_car", 0),
         ("train_left train_right", 0),
@@ -59,6 +62,22 @@ def test_splits_are_refused_at_any_depth():
     ):
         with pytest.raises(ValueError, match=r"holds several splits, data/.*: give one of them"):
             check(*folders)
+
+
+def test_splits_within_classes_cannot_be_given_one_by_one():
+    with pytest.raises(ValueError, match=r"data/cats holds several .*: give one of them, or if each class has its spl"):
+        check("cats/train", "cats/test", "dogs/train")
+    check("cats/train", "dogs/train")
+
+
+def test_one_split_alone_does_not_hide_its_classes_without_a_word():
+    alone = lambda *folders: warn_of_hidden_classes(ROOT, [ROOT / folder / "clip.mp4" for folder in folders])
+    with pytest.warns(UserWarning, match="in val, so .*, cats, dogs, are no classes; if they should be, give data/val"):
+        alone("val/cats", "val/dogs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for folders in (["val"], ["val/cats"], ["val/cats", "val/dogs", "other"], ["val/cats", "val/dogs", ""]):
+            alone(*folders)
 
 
 def test_classes_that_are_named_like_a_split_stay_classes():
@@ -86,3 +105,6 @@ def test_prepare_and_training_ask_for_one_split(vae, tmp_path, capsys):
         with pytest.raises(ValueError, match="holds several splits"):
             open_clips(small(vae, f"data={tmp_path / 'data'}", *changes))
     assert open_clips(small(vae, f"data={tmp_path / 'data/train'}")).names == ["cats", "dogs"]
+    shutil.rmtree(tmp_path / "data/val")
+    with pytest.warns(UserWarning, match=r"cats, dogs, are no classes; if they should be, give .*/data/train"):
+        assert open_clips(small(vae, f"data={tmp_path / 'data'}")).names == []

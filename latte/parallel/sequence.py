@@ -1,0 +1,132 @@
+"""Dynamic sequence parallelism (Zhao et al. 2024, arXiv 2403.10266), attached to a denoiser from outside.
+
+Each process holds some of the frames. Only temporal attention needs all of them: for it, one all-to-all exchanges
+frames for patches, and another one exchanges them back. Patches include the tokens in front of them, if there are any.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latte.models.attention import AxialAttention
+from latte.models.denoiser import Condition, Denoiser
+from latte.parallel.layout import Layout
+from latte.parallel.split import Split
+from latte.processes import Ranks
+
+FRAMES, PATCHES = 1, 2  # axes of tokens (b, f, s, d)
+
+
+def temporal_runs(kinds: Sequence[str]) -> list[range]:
+    """The longest runs of two or more blocks without spatial attention, between which nothing needs to be exchanged."""
+    starts = [i for i, kind in enumerate(kinds) if kind == "t" and (i == 0 or kinds[i - 1] != "t")]
+    runs = [range(i, next((j for j in range(i, len(kinds)) if kinds[j] != "t"), len(kinds))) for i in starts]
+    return [run for run in runs if len(run) > 1]
+
+
+class SequenceParallel:
+    """A denoiser whose trunk this process computes for its part of the batch and of the frames.
+
+    Args:
+        network: The denoiser.
+        choices: Layouts; each call takes the first one whose batch divides its own.
+        ranks: All processes; with them, the first call checks that they were given the same input. None: no check.
+    """
+
+    def __init__(self, network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None):
+        self.network, self.choices, self.unchecked = network, choices, ranks
+        self.whole_trunk, self.whole_position = network.trunk, network.add_temporal_position
+        self.split, self.frames, self.patches = Split(), 0, 0  # of the last call with temporal attention
+
+    def replacements(self) -> Iterator[tuple[nn.Module, str, Callable]]:
+        """(module, name of a method, what replaces it on that instance)."""
+        yield self.network, "trunk", self.trunk
+        yield self.network, "add_temporal_position", self.add_temporal_position
+        blocks: list[Any] = list(self.network.blocks)
+        runs = temporal_runs([block.kinds for block in blocks])
+        for run in runs:
+            first, last = blocks[run[0]], blocks[run[-1]]
+            yield first, "forward", lambda x, *rest, forward=first.forward: forward(self.all_frames(x), *rest)
+            yield last, "forward", lambda x, *rest, forward=last.forward: self.all_patches(forward(x, *rest))
+        for block in (block for i, block in enumerate(blocks) if not any(i in run for run in runs)):
+            for layer in block.modules():
+                if isinstance(layer, AxialAttention) and layer.kind == "temporal":
+                    call = lambda x, forward=layer.forward: self.all_patches(forward(self.all_frames(x)))
+                    yield layer, "forward", call
+
+    def trunk(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
+        """As Denoiser.trunk: the output (b, f, c, h, w) is the same in all processes."""
+        self.check_same(x, condition)
+        layout = next(choice for choice in self.choices if len(x) % choice.batch.size == 0)
+        q, frames = self.network.tubelet, x.shape[1] // self.network.tubelet
+        if temporal and frames < layout.frames.size and layout is self.choices[0]:
+            raise ValueError(
+                f"{layout.frames.size} processes cannot share the {frames} frames of a video: start fewer processes"
+            )
+        rows, own = layout.batch.own(len(x)), layout.frames.own(frames)
+        if temporal:  # still images exchange nothing, and must not change what a recomputed block of the clip finds
+            self.split, self.frames = layout.frames, frames
+        part = Condition._make(z if z is None else z[rows] for z in condition).select(own)
+        out = self.whole_trunk(x[rows, own.start * q : own.stop * q], part, temporal)
+        return layout.batch.gather(layout.frames.gather(out, 1, frames), 0, len(x))
+
+    def add_temporal_position(self, x: Tensor) -> Tensor:
+        """As Denoiser.add_temporal_position, for this process's frames."""
+        positions = self.whole_position(x.new_zeros(1, self.frames, 1, x.shape[-1]))
+        return x + positions[:, self.split.own(self.frames)]
+
+    def all_frames(self, x: Tensor) -> Tensor:
+        """Tokens (b, own f, s, d) -> (b, f, own s, d)."""
+        self.patches = x.shape[PATCHES]
+        return self.split.switch(x, FRAMES, self.frames)
+
+    def all_patches(self, x: Tensor) -> Tensor:
+        """Tokens (b, f, own s, d) -> (b, own f, s, d)."""
+        return self.split.switch(x, PATCHES, self.patches)
+
+    def check_same(self, x: Tensor, condition: Condition) -> None:
+        """In the first call, raise ValueError if the processes do not have the same input."""
+        if self.unchecked is not None:
+            given = [z for z in (x, condition.blocks, condition.text, condition.tokens) if z is not None]
+            self.unchecked.agree("noise, classes or prompts", checksum(given))
+            self.unchecked = None
+
+
+def checksum(tensors: Sequence[Tensor]) -> str:
+    """The sum of the tensors' bytes as integers, which no rounding changes."""
+    sums = [z.detach().contiguous().flatten().view(torch.uint8).sum(dtype=torch.int64) for z in tensors]
+    return " ".join(str(total) for total in torch.stack(sums).tolist())
+
+
+def attach(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None) -> Callable[[], None]:
+    """Let the processes share the calls of a denoiser, which all of them must make; returns what detaches it again.
+
+    The output and the gradients' mean over the processes equal those of one process, up to rounding.
+
+    Args: As SequenceParallel's.
+    """
+    replaced = list(SequenceParallel(network, choices, ranks).replacements())
+    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]
+    for module, name, function in replaced:
+        setattr(module, name, function)
+
+    def detach() -> None:
+        for module, name, function in before:
+            delattr(module, name)
+            if function is not None:
+                setattr(module, name, function)
+
+    return detach
+
+
+@contextmanager
+def sequence_parallel(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None) -> Iterator[None]:
+    """Inside it, the processes share the calls of a denoiser: see attach."""
+    detach = attach(network, choices, ranks)
+    try:
+        yield
+    finally:
+        detach()
