@@ -24,7 +24,7 @@ from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
 from latte.weights.hub import find_pipeline
-from latte.weights.load import is_text_pipeline, model_root
+from latte.weights.load import find_model, is_text_pipeline, model_root
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, usual_guidance
 
 NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
@@ -116,7 +116,7 @@ class LattePipeline(PlanMixin):
             parts = read_class_parts(path, given, dtype, weights, num_heads)
         sampling = parts.pop("sampling")
         pipe = cls(**parts)
-        pipe.sampling, pipe.plan_folder = sampling, model_root(path)
+        pipe.sampling, pipe.plan_folder = sampling, model_root(path if of_text else find_model(path))
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
         return pipe

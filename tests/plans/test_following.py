@@ -198,6 +198,10 @@ def test_guidance_along_a_difference_by_hand():
 
 def test_calls_name_what_does_not_fit():
     pipe = pipeline("classes")
+    pipe.transformer.trunk = pipe.transformer.trunk  # as latte.parallel replaces it
+    with pytest.raises(ValueError, match="the plan reuses whole blocks, which several processes cannot do together"):
+        with_plan(pipe, lambda plan: repeat_blocks(plan, (100, 800), 2))
+    del pipe.transformer.trunk
     plan = exact_plan([999, 0])
     with pytest.raises(ValueError, match=r"the plan is for 2 evaluations at 999 to 0, this call has 10 evaluations at"):
         with_plan(pipe, plan)

@@ -5,6 +5,9 @@ import math
 
 import pytest
 
+from latte import LattePipeline
+from latte.commands.plan import planned
+from latte.plans.cost import network_cost
 from latte.plans.plan_file import plan_text, read_plan, write_plan
 from latte.plans.records import Plan, Reuse, exact_plan
 from latte.plans.rules import faster_cache, repeat, tea_cache
@@ -64,3 +67,23 @@ def test_wrong_files_are_named_in_one_line(values, say, tmp_path):
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         read_plan(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("model", ["shapes", "shapes-t2v"])
+def test_the_plans_that_ship_fit_their_models(model):
+    """At the models' own settings, and with fewer FLOPs than their names promise."""
+    pipe = LattePipeline.from_pretrained(model)
+    settings = {
+        "num_inference_steps": pipe.sampling.num_inference_steps,
+        "guidance_scale": pipe.sampling.guidance.scale,
+        "guidance_interval": pipe.sampling.guidance.interval,
+        "eta": pipe.sampling.eta,
+    }
+    frames, _, height, width = pipe.latent_shape(None, None, None, None)
+    cost = network_cost(pipe.transformer.config, frames, height, width)
+    exact = sum(cost.of_plan(planned(pipe, settings)))
+    for name, times in (("faithful", 2.2), ("fast", 3.5)):
+        pipe.enable_plan(name)
+        assert exact / sum(cost.of_plan(planned(pipe, settings))) > times
+    with pytest.raises(ValueError, match="there is no plan 'slow': the model's plans are faithful, fast"):
+        pipe.enable_plan("slow")

@@ -129,6 +129,13 @@ def test_both_halves_are_never_made_of_one():
     assert track(plan, "network", 0).made[3] == Reuse((1.0,))
 
 
+def test_processes_that_share_a_network_mix_no_halves():
+    """One half does not take the rows that were kept of both: they may be other videos'."""
+    plan = repeat(exact_plan([9, 8, 7, 6, 5], (7, 9)), {0}, "network")
+    made = Tracks(plan, {}, same_halves=True)["network", 0].made
+    assert made == (None, Reuse(), Reuse(), None, Reuse())
+
+
 @pytest.mark.parametrize(
     ("records", "say"),
     [
