@@ -54,6 +54,16 @@ def noise_of_v(x: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
     return alpha_bar**0.5 * v + (1 - alpha_bar) ** 0.5 * x
 
 
+def clean_of_noise(x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
+    """predict_x0 for one noise level: x_t (b, ...) and its noise, shaped like x -> the clean latents."""
+    return (x - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+
+
+def noise_of_clean(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
+    """The noise in x_t (b, ...), given its clean latents, shaped like x, at one noise level."""
+    return (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+
+
 def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) -> Tensor:
     """The clean latents that x_t (b, ...) and its noise, shaped like x, imply (Ho et al. 2020, eq. 4 for x_0)."""
     abar = schedule.alphas_cumprod

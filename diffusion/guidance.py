@@ -73,3 +73,21 @@ def guide(out: Tensor, scale: float, channels: int) -> Tensor:
     conditional, unconditional = eps.chunk(2)
     eps = unconditional + scale * (conditional - unconditional)
     return eps if variance is None else torch.cat([eps, variance[: len(eps)]], dim=2)
+
+
+def scale_bands(difference: Tensor, low: float, high: float) -> Tensor:
+    """Scale the low and the high spatial frequencies of a difference (FasterCache: Lv et al. 2024, arXiv 2410.19355).
+
+    Args:
+        difference: Conditional minus unconditional noise (b, f, c, h, w).
+        low: Factor of the frequencies within a disc around zero, of a fifth of the smaller side, rounded down.
+        high: Factor of the others.
+
+    Returns:
+        The scaled difference, same shape.
+    """
+    h, w = difference.shape[-2:]
+    y, x = (torch.fft.fftfreq(n, 1 / n, device=difference.device) for n in (h, w))
+    disc = y[:, None] ** 2 + x**2 <= (min(h, w) // 5) ** 2
+    lows = torch.fft.ifft2(torch.fft.fft2(difference.float()) * disc).real
+    return high * difference + (low - high) * lows.to(difference)

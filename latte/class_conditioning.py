@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Network, Request, alpha_bars, runs_fast
+from latte.conditioning import GuidedDenoiser, Network, Request, layer_cache, levels_of, runs_fast
 from latte.fast.trunk import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
@@ -86,8 +86,8 @@ class ClassConditioning:
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
-        times, levels = plan.times(pipe.device), alpha_bars(pipe, plan)
-        guides = self.guides(pipe, guidance)
+        times, levels = plan.times(pipe.device), levels_of(pipe, plan)
+        guides, predicts_v = self.guides(pipe, guidance), network.config.prediction == "v"
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             y = None
@@ -95,15 +95,16 @@ class ClassConditioning:
                 given = [labels[i] for i in rows]
                 y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
             plain = lambda x, t: network(x, t.expand(len(x)), *(() if y is None else (y[: len(x)],)))
-            if runs_fast(pipe):
+            cache, is_fast = layer_cache(pipe, plan), runs_fast(pipe, plan)
+            if is_fast:
                 every = torch.repeat_interleave(times, 1 if y is None else len(y))
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Network = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                run: Network = FastRun(network, condition, len(plan), cache)
             else:
                 run = lambda x, k, halves: plain(torch.cat([x] * halves), times[k])
-            return GuidedDenoiser(run, plan, guidance.scale, levels)
+            return GuidedDenoiser(run, plan, guidance.scale, levels, predicts_v, cache, is_fast)
 
         return denoiser
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import noise_of_v, split_output
-from latte.diffusion.guidance import guide
+from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, noise_of_v, split_output
+from latte.diffusion.guidance import guide, scale_bands
 from latte.fast.switch import is_enabled
 from latte.fast.trunk import has_fast_form
-from latte.plans.plan import Plan
+from latte.plans.layer_cache import LayerCache
+from latte.plans.records import Plan
+from latte.plans.tracks import holding_blocks
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance
 
@@ -60,40 +62,89 @@ class GuidedDenoiser:
             half is for the videos' conditions; the second one, if there are 2, for what stands for no condition.
         plan: What each evaluation computes.
         scale: Of guidance.
-        levels: For a network that predicts v, alpha bar at each evaluation; None, it predicts noise.
+        levels: Alpha bar at each evaluation.
+        predicts_v: Whether the network predicts v, and not noise.
+        cache: What keeps the outputs that the plan reuses.
+        fast: Whether the network itself asks the cache; else the readable network's layers are to be led to it.
         tensors: See above.
     """
 
     def __init__(
-        self, network: Network, plan: Plan, scale: float, levels: Sequence[float] | None = None,
+        self, network: Network, plan: Plan, scale: float, levels: Sequence[float], predicts_v: bool = False,
+        cache: LayerCache | None = None, fast: bool = True,
         tensors: dict[str, Tensor] | None = None,
     ):  # fmt: skip
-        self.network, self.plan, self.scale, self.levels, self.tensors = network, plan, scale, levels, tensors or {}
-        self.k = -1
+        self.network, self.plan, self.scale, self.levels, self.predicts_v = network, plan, scale, levels, predicts_v
+        self.cache, self.fast, self.tensors, self.k = cache, fast, tensors or {}, -1
+        self.remembers = any(evaluation.branch == "difference" for evaluation in plan.evaluations)
+        self.difference: Tensor | None = None  # conditional minus unconditional noise, when both were computed last
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x (b, f, c, h, w), t (b,) -> (b, f, c or 2c, h, w)."""
         self.k += 1
-        both = self.plan[self.k].branch == "both"
-        out = self.network(x, self.k, 2 if both else 1).float()
-        if self.levels is not None:
-            v, variance = split_output(out, x.shape[2])
-            eps = noise_of_v(torch.cat([x, x]) if both else x, v, self.levels[self.k])
-            out = eps if variance is None else torch.cat([eps, variance], dim=2)
-        return guide(out, self.scale, x.shape[2]) if both else out
+        if self.cache is None:
+            return self.guided(x)
+        self.cache.begin(self.k)
+        kept = self.cache.reused("clean", 0, len(x))
+        if kept is not None:
+            return with_prediction(kept, x, lambda x0: noise_of_clean(x, x0, self.levels[self.k]))
+        out = self.guided(x)
+        clean = lambda eps: clean_of_noise(x, eps, self.levels[self.k])
+        self.cache.keep("clean", 0, lambda: with_prediction(out, x, clean))
+        return out
+
+    def guided(self, x: Tensor) -> Tensor:
+        """The output of the network, guided as the present evaluation says."""
+        evaluation, channels = self.plan[self.k], x.shape[2]
+        out = self.network(x, self.k, evaluation.halves).float()
+        if self.predicts_v:
+            noisy = torch.cat([x] * evaluation.halves)
+            out = with_prediction(out, x, lambda v: noise_of_v(noisy, v, self.levels[self.k]))
+        if evaluation.branch == "both":
+            if self.remembers:
+                conditional, unconditional = out[:, :, :channels].chunk(2)
+                self.difference = conditional - unconditional
+            return guide(out, self.scale, channels)
+        if evaluation.branch == "difference" and self.difference is not None:
+            even = evaluation.bands == (1.0, 1.0)
+            difference = self.difference if even else scale_bands(self.difference, *evaluation.bands)
+            out = with_prediction(out, x, lambda eps: eps + (self.scale - 1) * difference)
+        return out
 
 
-def runs_fast(pipe: "LattePipeline") -> bool:
-    """Whether a call computes its network by its fast form, which knows the layers that are kept by a plan."""
-    split = pipe._broadcast is not None and getattr(pipe.transformer.config, "variant", 1) == 4  # halves share one gate
+def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """An output (b, f, c or 2c, h, w) whose prediction is changed, and whose variance channels are not."""
+    prediction, variance = split_output(out, x.shape[2])
+    prediction = change(prediction)
+    return prediction if variance is None else torch.cat([prediction, variance], dim=2)
+
+
+def runs_fast(pipe: "LattePipeline", plan: Plan) -> bool:
+    """Whether a call computes its network by its fast form."""
+    halves = {"spatial", "temporal"} & set(plan.kinds)
+    split = getattr(pipe.transformer.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
     return is_enabled() and not split and has_fast_form(pipe.transformer)
 
 
-def alpha_bars(pipe: "LattePipeline", plan: Plan) -> list[float] | None:
-    """Alpha bar at each evaluation of a plan, for a network that predicts v; None for one that predicts noise."""
-    if pipe.transformer.config.prediction != "v":
-        return None
+def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:
+    """Alpha bar at each evaluation of a plan."""
     return pipe.scheduler.training_schedule().alpha_bar_at(plan.times(torch.device("cpu"))).tolist()
+
+
+def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
+    """What keeps the outputs that a plan reuses; None if it reuses none.
+
+    Several processes that share a network (latte.parallel) split the batch anew where guidance begins or ends, so that
+    rows that were kept before belong to other videos.
+    """
+    if not plan.kinds:
+        return None
+    shared = "trunk" in vars(pipe.transformer)
+    if shared and "block" in plan.kinds:
+        raise ValueError(
+            "the plan reuses whole blocks, which several processes cannot do together: choose another plan"
+        )
+    return LayerCache(plan, holding_blocks(pipe.transformer), same_halves=shared)
 
 
 class Conditioning(Protocol):

@@ -1,23 +1,23 @@
 """Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): layers reuse their outputs over denoising steps.
 
-It attaches to a network from outside. It needs layers that declare their `kind` ("spatial", "temporal", "cross", "mlp")
-and a network that is called once per evaluation, with both halves of guidance in one batch.
+Its rules make plans, which our pipeline follows. For other pipelines it attaches to a network from outside. It needs
+layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and a network that is called once per
+evaluation, with both halves of guidance in one batch.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from latte.arguments import check_choice
-from latte.models.block import Block
-from latte.plans.plan import Evaluation, Plan, Reuse
-
-KINDS = ("spatial", "temporal", "cross", "mlp")
+from latte.plans.layer_cache import GrowingCache
+from latte.plans.readable import following
+from latte.plans.records import LAYERS as KINDS
+from latte.plans.records import Evaluation, Plan, Reuse
+from latte.plans.tracks import layers_of
 
 
 @dataclass(frozen=True)
@@ -70,28 +70,65 @@ class Spans:
         return before is not None and any(start - self.length < t <= before <= start for start in self.starts)
 
 
-@dataclass
+def reuse_by_rules(
+    rules: Mapping[str, Broadcast | Spans], count: int, t: float, before: float | None
+) -> dict[str, Reuse]:
+    """What evaluation `count` of a run reuses, at timestep t after one at `before`."""
+    found = {}
+    for kind, rule in rules.items():
+        first = rule.first if isinstance(rule, Spans) else None
+        if count and rule.reuses(count, t, before):
+            found[kind] = Reuse(places=None if first is None else frozenset(range(first)))
+    return found
+
+
+def broadcast_plan(plan: Plan, rules: Mapping[str, Broadcast | Spans], after_gate: bool = False) -> Plan:
+    """Let the layers of a plan's evaluations follow rules.
+
+    Args:
+        plan: What is computed without rules.
+        rules: A rule per kind.
+        after_gate: See latte.plans.records.Plan.
+
+    Returns:
+        The same evaluations, with what each reuses. Where guidance begins or ends, every layer computes.
+    """
+    found: list[Evaluation] = []
+    count = 0
+    for evaluation in plan.evaluations:
+        before = found[-1] if found else None
+        count = 0 if before is None or evaluation.timestep > before.timestep else count + 1
+        fits = before is not None and before.branch == evaluation.branch
+        last = None if before is None else before.timestep
+        reuse = reuse_by_rules(rules, count, evaluation.timestep, last) if fits else {}
+        found.append(evaluation.reusing(**reuse))
+    return Plan(tuple(found), after_gate)
+
+
 class BroadcastState:
-    """Where a run over the denoising steps is, and the outputs that are cached.
+    """Where a run over the denoising steps is that nobody planned, and the outputs that are cached.
 
     Attributes:
         count: Index of the present evaluation.
         t: Its timestep.
-        before: Timestep of the previous evaluation.
         rows: Rows of the batch.
-        cache: Last output of each layer.
+        cache: What keeps the last output of each layer.
+
+    Args:
+        rules: A rule per kind.
+        after_gate: See latte.plans.records.Plan.
     """
 
-    count: int = -1
-    t: float | None = None
-    before: float | None = None
-    rows: int | None = None
-    cache: dict[nn.Module, Tensor] = field(default_factory=dict)
+    def __init__(self, rules: Mapping[str, Broadcast | Spans], after_gate: bool):
+        self.rules, self.count = rules, -1
+        self.t: float | None = None
+        self.rows: int | None = None
+        self.cache = GrowingCache(after_gate, {kind: getattr(rule, "first", None) for kind, rule in rules.items()})
 
     def reset(self) -> None:
         """Start over: the next evaluation is the first of a run."""
-        self.count, self.t, self.before, self.rows = -1, None, None, None
-        self.cache.clear()
+        self.count, self.t, self.rows = -1, None, None
+        self.cache.kept.clear()
 
     def advance(self, t: float, rows: int) -> None:
         """Begin another evaluation. A timestep that rises means that another run has begun.
@@ -101,20 +138,9 @@ class BroadcastState:
         if self.t is not None and t > self.t:
             self.reset()
         if rows != self.rows:
-            self.cache.clear()
-            self.rows = rows
-        self.count, self.t, self.before = self.count + 1, t, self.t
-
-    def cached(self, rule: Broadcast | Spans, layer: nn.Module, function: Callable) -> Callable:
-        """`function`, which returns its last output instead of computing where the rule says so."""
-
-        @torch.compiler.disable(recursive=False)
-        def call(*args: Any, **kwargs: Any) -> Tensor:
-            if layer not in self.cache or self.t is None or not rule.reuses(self.count, self.t, self.before):
-                self.cache[layer] = function(*args, **kwargs)
-            return self.cache[layer]
-
-        return call
+            self.cache.kept.clear()
+        self.count, self.rows, before, self.t = self.count + 1, rows, self.t, t
+        self.cache.begin_with(Evaluation(t, reuse_by_rules(self.rules, self.count, t, before)))
 
 
 @contextmanager
@@ -140,22 +166,12 @@ def pyramid_attention_broadcast(
     Raises:
         ValueError: A rule is for a kind that the model does not have, or its layers share one gate.
     """
-    state = BroadcastState()
-    places: Counter[str | None] = Counter()
-    followed: dict[nn.Module, Broadcast | Spans] = {}
-    for layer in model.modules():
-        kind: Any = getattr(layer, "kind", None)
-        rule, place = rules.get(kind), places[kind]
-        places[kind] += 1
-        computes_always = getattr(rule, "skip_range", None) == 1
-        first = getattr(rule, "first", None)
-        if rule is not None and not computes_always and (first is None or place < first):
-            followed[layer] = rule
-    if absent := [kind for kind in rules if not places[kind]]:
-        known = ", ".join(kind for kind in KINDS if places[kind])
+    there = {kind for kind, _ in layers_of(model)}
+    if absent := [kind for kind in rules if kind not in there]:
+        known = ", ".join(kind for kind in KINDS if kind in there)
         raise ValueError(f"this model has no {absent[0]!r} layers to broadcast; it has {known}")
-    replaced = replacements(model, state, followed, after_gate)
-    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
+    followed = {kind: rule for kind, rule in rules.items() if getattr(rule, "skip_range", None) != 1}
+    state = BroadcastState(followed, after_gate)
     tick = model.register_forward_pre_hook(
         lambda _, args, kwargs: state.advance(
             as_number(timestep() if timestep else kwargs["t"] if "t" in kwargs else args[1]),
@@ -164,71 +180,16 @@ def pyramid_attention_broadcast(
         with_kwargs=True,
     )
     try:
-        for module, name, function in replaced:
-            setattr(module, name, function)
-        yield state
+        with following(model, state.cache, list(followed)):
+            yield state
     finally:
         tick.remove()
         state.reset()
-        for module, name, earlier in before:
-            delattr(module, name)
-            if earlier is not None:
-                setattr(module, name, earlier)
 
 
 def as_number(t: float | Tensor) -> float:
     """A timestep as a number; the first of a batch's, which agree."""
     return t.flatten()[0].item() if isinstance(t, Tensor) else float(t)
-
-
-def replacements(
-    model: nn.Module, state: BroadcastState, followed: dict[nn.Module, Broadcast | Spans], after_gate: bool
-) -> list[tuple[nn.Module, str, Callable]]:
-    """(module, name of a method, what replaces it on that instance): see pyramid_attention_broadcast."""
-    if not after_gate:
-        return [(layer, "forward", state.cached(rule, layer, layer.forward)) for layer, rule in followed.items()]
-    found: list[tuple[nn.Module, str, Callable]] = []
-    left = dict(followed)
-    for block in (module for module in model.modules() if isinstance(module, Block)):
-        gated = {layer: left.pop(layer) for layer in (*block.attns, block.mlp) if layer in left}
-        calls = {layer: state.cached(rule, layer, block.branch) for layer, rule in gated.items()}
-        found.append((block, "branch", lambda layer, *rest, b=block.branch, c=calls: c.get(layer, b)(layer, *rest)))
-        if (cross := block.cross) in left:
-            found.append((cross, "forward", state.cached(left.pop(cross), cross, cross.forward)))
-    if left:
-        raise ValueError("split heads share one gate: their outputs can only be cached before it (after_gate=False)")
-    return found
-
-
-def broadcast_plan(plan: Plan, rules: dict[str, Broadcast | Spans]) -> Plan:
-    """Let the layers of a plan's evaluations follow rules, as pyramid_attention_broadcast does while it runs.
-
-    Args:
-        plan: What is computed without rules.
-        rules: A rule per kind.
-
-    Returns:
-        The same evaluations, with what each reuses.
-    """
-    found: list[Evaluation] = []
-    count = 0
-    for evaluation in plan.evaluations:
-        before = found[-1] if found else None
-        count = 0 if before is None or evaluation.timestep > before.timestep else count + 1
-        fits = count > 0 and before is not None and before.branch == evaluation.branch
-        last = before.timestep if before is not None and count else None
-        reuse = {
-            kind: Reuse(places=first_places(getattr(rule, "first", None)))
-            for kind, rule in rules.items()
-            if fits and rule.reuses(count, evaluation.timestep, last)
-        }
-        found.append(replace(evaluation, reuse=reuse))
-    return Plan(tuple(found))
-
-
-def first_places(count: int | None) -> frozenset[int] | None:
-    """The first so many layers of a kind; None, all of them."""
-    return None if count is None else frozenset(range(count))
 
 
 class PyramidAttentionBroadcastMixin:

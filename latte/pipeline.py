@@ -10,30 +10,28 @@ from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
 from latte.class_conditioning import ORIGINAL_SCHEDULER, ClassConditioning, class_index, read_class_parts
-from latte.conditioning import Conditioning, Request, runs_fast
+from latte.conditioning import Conditioning, Request
 from latte.diffusion.randomness import noise_source
-from latte.fast.layer_cache import LayerCache
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
-from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
-from latte.plans.plan import Plan
+from latte.plan_choice import PlanMixin
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
 from latte.scheduler import Scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
 from latte.weights.hub import find_pipeline
-from latte.weights.load import is_text_pipeline
+from latte.weights.load import find_model, is_text_pipeline, model_root
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, usual_guidance
 
 NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 Labels = Sequence[int | str] | int
 
 
-class LattePipeline(PyramidAttentionBroadcastMixin):
+class LattePipeline(PlanMixin):
     """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
 
     The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
@@ -118,7 +116,7 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             parts = read_class_parts(path, given, dtype, weights, num_heads)
         sampling = parts.pop("sampling")
         pipe = cls(**parts)
-        pipe.sampling = sampling
+        pipe.sampling, pipe.plan_folder = sampling, model_root(path if of_text else find_model(path))
         if memory == "low":
             pipe.offload_text_encoder = "cpu"
         return pipe
@@ -167,15 +165,6 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         if not self.networks():
             raise ValueError("this pipeline has no networks, and so no device")
         return next(self.networks()[0].parameters()).device
-
-    def reusing(self, plan: Plan) -> Plan:
-        """A plan whose layers follow the rules of enable_pyramid_attention_broadcast, where the fast form runs it."""
-        return plan if self._broadcast is None or not runs_fast(self) else broadcast_plan(plan, self._broadcast[0])
-
-    def layer_cache(self, plan: Plan) -> LayerCache | None:
-        """What keeps the outputs that a plan reuses; None if it reuses none."""
-        reuses = any(evaluation.reuse for evaluation in plan.evaluations)
-        return LayerCache(plan, after_gate=bool(self._broadcast and self._broadcast[1])) if reuses else None
 
     def class_index(self, label: int | str) -> int:
         """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""

@@ -1,7 +1,6 @@
 """The loop from noise to videos, which every kind of model shares."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, runs_fast
+from latte.conditioning import GuidedDenoiser
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
-from latte.plans.plan import NEVER, Plan, evaluated_timesteps, exact_plan
+from latte.plans.records import NEVER, Plan, evaluated_timesteps, exact_plan
 from latte.scheduler import ALL, Scheduler
 from latte.weights.sampling_defaults import Guidance, check_interval
 
@@ -67,7 +66,7 @@ def sampling_call(
     still = lambda step: torch.zeros(1, 1, 1, 1, 1)
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
     plan = exact_plan(visited, guidance.interval if pipe.conditioning.guides(pipe, guidance) else NEVER)
-    return SamplingCall(pipe.reusing(plan), scheduler, schedule, noise, eta, callback, tensors)
+    return SamplingCall(pipe.planned(plan), scheduler, schedule, noise, eta, callback, tensors)
 
 
 def batches(count: int, size: int) -> list[tuple[list[int], int]]:
@@ -110,7 +109,7 @@ def denoise(
 
     steps = call.scheduler.run(evaluate, x, call.schedule, lambda step: call.noise(step, rows), call.eta)
     try:
-        with nullcontext() if runs_fast(pipe) else pipe.broadcasting():
+        with pipe.following(denoiser):
             for step, x in enumerate(steps):
                 bar.update()
                 call_back(pipe, call, step, x, denoiser)

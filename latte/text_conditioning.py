@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
+from latte.conditioning import GuidedDenoiser, Request, layer_cache, levels_of, runs_fast
 from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
-from latte.plans.plan import Plan
+from latte.plans.records import Plan
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
@@ -84,17 +84,19 @@ class TextConditioning:
         )  # fmt: skip
         network, dtype = pipe.transformer, next(pipe.transformer.parameters()).dtype
         times, temporal = plan.times(pipe.device), request.enable_temporal_attentions
+        levels, predicts_v = levels_of(pipe, plan), network.config.prediction == "v"
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
             known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
+            cache = layer_cache(pipe, plan)
             run: FastRun | None = None
 
             def fast(x: Tensor, k: int, halves: int) -> Tensor:
                 nonlocal run
                 if run is None:
                     condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
-                    run = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                    run = FastRun(network, condition, len(plan), cache)
                 elif any(new is not old for new, old in zip(embeds.values(), known)):
                     run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
                 known[:] = embeds.values()
@@ -105,8 +107,9 @@ class TextConditioning:
                 table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
                 return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
 
-            evaluate = fast if temporal and runs_fast(pipe) else plain
-            return GuidedDenoiser(evaluate, plan, guidance.scale, alpha_bars(pipe, plan), embeds)
+            is_fast = temporal and runs_fast(pipe, plan)
+            run_network = fast if is_fast else plain
+            return GuidedDenoiser(run_network, plan, guidance.scale, levels, predicts_v, cache, is_fast, embeds)
 
         return denoiser
 

@@ -21,11 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS
-from latte.commands.sampling_options import model_record, open_pipeline
+from latte.commands.sampling_options import apply_plan_options, model_record, open_pipeline
 from latte.device import default_device, usable_device
 from latte.files import replacing_folder
 from latte.folder_lock import exclusive
-from latte.pab import broadcast_options
 from latte.parallel import parallel, sampling_mesh
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks, launch, local_device, processes
@@ -54,10 +53,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
-    """As open_pipeline, with what --pab asks for."""
+    """As open_pipeline, with what --pab or --plan asks for."""
     pipe, settings, files = open_pipeline(args)
-    if args.pab:
-        pipe.enable_pyramid_attention_broadcast(**broadcast_options(args.ranges))
+    apply_plan_options(pipe, args)
     return pipe, settings, files
 
 
@@ -78,6 +76,8 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
     about = {**model_record(args, files), "pab": args.pab}
+    if args.plan is not None:
+        about["plan"] = pipe.plan_digest()
     start = time.perf_counter()
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start
@@ -133,6 +133,7 @@ def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: arg
         "weights": ", ".join(f"{Path(file.parent.name, file.name)} sha256 {digest(file)}" for file in files),
         "sampler": f"{sampler}, {settings['num_inference_steps']} steps{noise}, {guided}, seed {args.seed}",
         **({"reuse": f"Pyramid Attention Broadcast, {' '.join(args.pab)}"} if args.pab else {}),
+        **({"plan": str(args.plan)} if args.plan else {}),
         **({"dtype": args.dtype} if args.dtype != "float32" else {}),
         **({"memory": args.memory} if args.memory != "normal" else {}),
     }

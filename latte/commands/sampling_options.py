@@ -6,6 +6,7 @@ from typing import Any
 
 from latte.arguments import MOST_AT_ONCE, check_count
 from latte.device import usable_device
+from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_pipeline, find_vae
@@ -13,6 +14,14 @@ from latte.weights.load import is_text_pipeline, own_vae, weights_file
 from latte.weights.published import part_files
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files
+
+
+def apply_plan_options(pipe: LattePipeline, args: argparse.Namespace) -> None:
+    """Let a pipeline reuse what the options say; raises ValueError if there is no such plan."""
+    if args.ranges:
+        pipe.enable_pyramid_attention_broadcast(**broadcast_options(args.ranges))
+    if args.plan is not None:
+        pipe.enable_plan(args.plan)
 
 
 def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:

@@ -1,7 +1,7 @@
 """The fast forward of a denoiser: the same weights, the same numbers to rounding, in less time and memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from latte.fast.blocks import EVERYTHING, Branch, Slices, branches, in_runs, of, parts
 from latte.fast.kernels import modulated
-from latte.fast.layer_cache import LayerCache
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser, patchify
+from latte.plans.layer_cache import LayerCache
+from latte.plans.readable import first_modulated
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
 MOST_TABLED = 1 << 25  # values of modulations that are computed before a run, for all of its timesteps at once
@@ -98,7 +99,8 @@ class FastBlocks:
         """
         axis, (first, *_) = self.runs[0][0]
         alike = first.norm is not None and prepared.modulations[0][first.norm][1].ndim == 1  # for all videos
-        shared = halves > 1 and cache is None and alike and self.network.first_temporal != 0
+        layers_kept = cache is not None and any(kind not in ("network", "clean") for kind in cache.plan.kinds)
+        shared = halves > 1 and not layers_kept and alike and self.network.first_temporal != 0
         if shared:  # until they meet the text, both halves are equal
             self.run_layers(x, [first], axis, 0, prepared, None)
         x = x if halves == 1 else x.repeat(halves, 1, 1, 1)
@@ -214,21 +216,42 @@ class FastRun:
         """
         network, count = self.network, halves * x.shape[0]
         first = lambda z: z if z.shape[0] == 1 else z[:count]
+        tokens = None if self.tokens is None else first(self.tokens[k])
+        condition = Condition(first(self.embedded[k]), first(self.final[k]), tokens)
+        if tokens is not None and halves > 1:
+            x, halves = x.repeat(halves, 1, 1, 1, 1), 1
+        embedded = self.embed(x, tokens)
+        compute = lambda: self.blocks.run(embedded, self.prepared(k, count), self.cache, self.frames, halves)
+        out = compute() if self.cache is None else self.reuse_or(compute, k, embedded, halves, condition, self.cache)
+        return network.predict(out, condition, x.shape[3] // network.patch_size)
+
+    def prepared(self, k: int, count: int) -> Prepared:
+        """What the blocks need at timestep k, for the first `count` videos."""
+        first = lambda z: z if z.shape[0] == 1 else z[:count]
         if self.tables is None:
             modulations = self.blocks.modulations(first(self.embedded[k]))
         else:
             modulations = [[[at_timestep(z, k, count) for z in norm] for norm in block] for block in self.tables]
         texts = [None if text is None else (first(text[0]), first(text[1])) for text in self.texts]
-        prepared = Prepared(modulations, texts, None if self.bias is None else first(self.bias))
-        if self.cache is not None:
-            self.cache.begin(k)
-        tokens = None if self.tokens is None else first(self.tokens[k])
-        condition = Condition(self.embedded[k], first(self.final[k]), tokens)
-        if tokens is not None and halves > 1:
-            x, halves = x.repeat(halves, 1, 1, 1, 1), 1
-        embedded = self.embed(x, tokens)
-        out = self.blocks.run(embedded, prepared, self.cache, self.frames, halves)
-        return network.predict(out, condition, x.shape[3] // network.patch_size)
+        return Prepared(modulations, texts, None if self.bias is None else first(self.bias))
+
+    def reuse_or(
+        self, compute: Callable[[], Tensor], k: int, x: Tensor, halves: int, condition: Condition, cache: LayerCache
+    ) -> Tensor:
+        """Tokens (halves * b, f, s, d), of x (b, f, s, d), through the blocks; or with what these added before."""
+        cache.begin(k)
+        repeated = lambda: x.repeat(halves, 1, 1, 1)
+        cache.look(lambda: first_modulated(self.network, repeated(), condition))
+        added = cache.reused("network", 0, halves * x.shape[0])
+        if added is not None:
+            return repeated().add_(added)
+        if not cache.keeps("network", 0):
+            return compute()
+        before = repeated()
+        slot = cache.slot("network", 0, before)
+        out = compute()
+        torch.sub(out, before, out=slot)
+        return out
 
     def embed(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         """As Denoiser.embed; positions are computed in the first call."""

@@ -1,18 +1,24 @@
 """Pyramid Attention Broadcast: recorded values, schedules worked out by hand, and that nothing of it remains."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from goldens import Golden, relative_error
 
-from latte import LattePipeline, pab
+from latte import LattePipeline
 from latte.fast.switch import fast_paths
 from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.pab import Broadcast, PyramidAttentionBroadcastMixin, Spans, broadcast_options, pyramid_attention_broadcast
+from latte.pab import (
+    KINDS,
+    Broadcast,
+    PyramidAttentionBroadcastMixin,
+    Spans,
+    as_number,
+    broadcast_options,
+    pyramid_attention_broadcast,
+)
 from latte.weights.convert_t2v import t2v_config, t2v_state
 from latte.weights.convert_vae import vae_state
 
@@ -52,38 +58,26 @@ def test_recorded_values_with_and_without(pipe, golden):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     plain = latents(pipe, golden, steps=8)
-    rules = dict.fromkeys(pab.KINDS, Broadcast(1))
+    rules = dict.fromkeys(KINDS, Broadcast(1))
     with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
         latents(pipe, golden, steps=1)
-        assert state.count == 0 and not state.cache  # nor does it keep anything
+        assert state.count == 0 and not state.cache.kept  # nor does it keep anything
     pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
     assert torch.equal(latents(pipe, golden, steps=8), plain)
 
 
 @pytest.mark.parametrize("after_gate", [False, True])
-def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate, monkeypatch):
+def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate):
     """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
     kept = []
     with fast_paths(False):
         plain = latents(pipe, golden, steps=8)
-    kinds = ("spatial_attn", "temporal_attn", "cross_attn", "mlp")
-    ranges = {f"{kind}_skip_range": 2 for kind in kinds} | {f"{kind}_timestep_range": (990, 999) for kind in kinds}
-    pipe.enable_pyramid_attention_broadcast(**ranges, after_gate=after_gate)
-    rules, _ = pipe._broadcast
-    look = lambda pipe, *_: kept.append(len(states[-1].cache))
-    states, broadcast = [], pab.pyramid_attention_broadcast
-
-    @contextmanager
-    def watched(*args):
-        with broadcast(*args) as state:
-            states.append(state)
-            yield state
-
-    monkeypatch.setattr(pab, "pyramid_attention_broadcast", watched)
-    with fast_paths(False):
+    rules = {kind: Broadcast(2, (990, 999)) for kind in KINDS}
+    with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
+        look = lambda *_: kept.append(len(state.cache.kept))
         assert torch.equal(latents(pipe, golden, steps=8, callback_on_step_end=look), plain)
     layers = [layer for layer in pipe.transformer.modules() if getattr(layer, "kind", None) in rules]
-    assert len(rules) == 4 and kept == [len(layers)] * 8
+    assert kept == [len(layers)] * 8
 
 
 @pytest.mark.parametrize("after_gate", [False, True])
@@ -139,7 +133,7 @@ def test_schedules_of_fifty_steps():
     assert inside[3] == list(range(740, 100, -60))
     assert inside[5] == list(range(780, 100, -100))
     assert computed(Broadcast(1)) == list(DDIM_50)
-    assert [pab.as_number(t) for t in (500, 0.5, torch.tensor(7), torch.tensor([9.5, 9.5]))] == [500, 0.5, 7, 9.5]
+    assert [as_number(t) for t in (500, 0.5, torch.tensor(7), torch.tensor([9.5, 9.5]))] == [500, 0.5, 7, 9.5]
 
 
 def test_schedule_of_mlps():
@@ -202,8 +196,8 @@ def test_no_state_survives_a_run(pipe, golden):
     assert torch.equal(latents(pipe, golden), first) and set(pipe.transformer.state_dict()) == names
     with pyramid_attention_broadcast(pipe.transformer, {"spatial": Broadcast(2)}) as run:
         latents(LattePipeline(**pipe.components), golden, steps=3)
-        assert run.cache
-    assert not run.cache and not pipe.transformer._forward_pre_hooks
+        assert run.cache.kept
+    assert not run.cache.kept and not pipe.transformer._forward_pre_hooks
 
 
 def test_other_models_and_several_runs_in_a_call():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from latte.commands.options.benchmarks import bench_options
 from latte.commands.options.evaluating import ablate_options, eval_options
 from latte.commands.options.models import convert_options, info_options
+from latte.commands.options.planning import calibrate_options, plan_options
 from latte.commands.options.sampling import sample_options
 from latte.commands.options.training import encode_options, plot_options, prepare_options, train_options
 
@@ -23,4 +24,6 @@ OPTIONS: dict[str, Callable[[list[str]], Namespace]] = {
     "ablate": ablate_options,
     "bench": bench_options,
     "info": info_options,
+    "plan": plan_options,
+    "calibrate": calibrate_options,
 }

@@ -20,7 +20,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--vae", help="folder of the VAE, if the model's folder holds none")
     own = "(default: what the model's folder says, or {})"
-    add("--num-sampling-steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+    add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
     words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
     add("--cfg-scale", type=float, help=words)
     words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
@@ -36,6 +36,15 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)
     add_device_option(parser)
+
+
+def add_plan_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say what sampling reuses."""
+    several = parser.add_mutually_exclusive_group()
+    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
+    several.add_argument("--pab", nargs="+", metavar="KIND=RANGE", help=words)
+    words = "compute less by a plan: a file of `latte calibrate`, or a name in the model's folder, as faithful or fast"
+    several.add_argument("--plan", type=Path, metavar="FILE|NAME", help=words)
 
 
 def sample_parser() -> Parser:
@@ -58,8 +67,7 @@ def sample_parser() -> Parser:
     add("--height", type=int, help="in pixels (default: as the model was trained)")
     add("--width", type=int, help="in pixels (default: as the model was trained)")
     add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
-    words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
-    add("--pab", nargs="+", metavar="KIND=RANGE", help=words)
+    add_plan_options(parser)
     add_sampling_options(parser)
     return parser
 

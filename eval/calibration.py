@@ -1,0 +1,181 @@
+"""Search for a plan of a model: which steps to compute, what to reuse in the others, and when guidance is gated.
+
+All is measured on the final videos of a handful of prompts or classes, against those of the exact plan.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from latte.eval.fidelity import psnr
+from latte.eval.replay import Replay
+from latte.plans.cost import Cost, network_cost
+from latte.plans.records import Plan
+from latte.plans.rules import evenly, gate_guidance, repeat
+from latte.plans.search import best_path, between
+
+LENGTHS = (2, 4, 8)  # of the gaps that are measured
+STARTS = 8  # how many gaps of each length
+GATES = (0.3, 0.6)  # evaluations with guidance, as shares, after which it is gated
+
+
+@dataclass(frozen=True)
+class Way:
+    """What the evaluations that are not computed reuse.
+
+    Attributes:
+        kinds: What is reused.
+        order: See latte.plans.rules.repeat.
+    """
+
+    kinds: tuple[str, ...]
+    order: int
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.kinds)}, order {self.order}"
+
+    def plan(self, exact: Plan, computed: int | Sequence[int]) -> Plan:
+        """The plan that computes some evaluations and reuses in the others."""
+        for kind in self.kinds:
+            exact = repeat(exact, computed, kind, self.order)
+        return exact
+
+
+ATTENTION = ("spatial", "temporal", "cross")
+WAYS = tuple(Way(kinds, order) for kinds in (("network",), ("clean",), ATTENTION) for order in (0, 1, 2))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan and what it measures.
+
+    Attributes:
+        name: How it was made.
+        plan: The plan.
+        share: Of the exact plan's FLOPs.
+        psnr: To the exact videos, in dB: the mean over videos of the mean over frames.
+    """
+
+    name: str
+    plan: Plan
+    share: float
+    psnr: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {1 / self.share:.2f} times fewer FLOPs, PSNR {self.psnr:.2f} dB"
+
+
+class Calibration:
+    """A search under a budget.
+
+    Args:
+        replay: The videos.
+        share: Of the exact plan's FLOPs that the plan may compute, in 0 to 1.
+
+    Raises:
+        ValueError: The share is out of range.
+    """
+
+    def __init__(self, replay: Replay, share: float):
+        if not 0 < share <= 1:
+            raise ValueError(f"the budget is {share:g}; it is a share of the exact plan's FLOPs, above 0 and up to 1")
+        self.replay, self.share, self.exact = replay, share, replay.exact
+        self.cost = cost_of(replay)
+        self.full = sum(self.cost.of_plan(self.exact))
+
+    def part(self, plan: Plan) -> float:
+        """FLOPs of a plan, as a share of the exact plan's."""
+        return sum(self.cost.of_plan(plan)) / self.full
+
+    def measured(self, name: str, plan: Plan) -> Found:
+        """Sample along a plan, and compare."""
+        videos = self.replay.decode(self.replay.sample(plan))
+        return Found(name, plan, self.part(plan), psnr(videos, self.replay.videos))
+
+    def even(self, way: Way) -> Plan | None:
+        """The plan of a way with as many evenly spread evaluations as the budget allows; None if it allows none."""
+        plans = (way.plan(self.exact, evenly(count, len(self.exact))) for count in range(len(self.exact), 0, -1))
+        return next((plan for plan in plans if self.part(plan) <= self.share), None)
+
+    def search(self) -> Iterator[Found]:
+        """Every plan that is tried, as it is measured; the best of them comes last, again.
+
+        First each way with even steps; then the best way with the steps of least worst error; then those with guidance
+        gated, and more steps for it.
+        """
+        evens = [(way, plan) for way in WAYS if usable(way, self.cost) and (plan := self.even(way)) is not None]
+        if not evens:
+            raise ValueError(f"no plan computes {self.share:g} of the exact FLOPs or less: allow more")
+        tried = []
+        for way, plan in evens:
+            tried.append((self.measured(f"{way}, even steps", plan), way))
+            yield tried[-1][0]
+        best, way = max(tried, key=lambda found: found[0].psnr)
+        errors = between(dict(self.edges(way)), len(self.exact))
+        for name, guided in self.gated():
+            plan = self.chosen(way, guided, errors)
+            if plan is not None:
+                found = self.measured(f"{way}, chosen steps{name}", plan)
+                yield found
+                best = max(best, found, key=lambda each: each.psnr)
+        yield best
+
+    def edges(self, way: Way) -> Iterator[tuple[tuple[int, int], float]]:
+        """Measured errors of gaps: evaluation i computes, those up to j - 1 reuse it, and the rest computes.
+
+        What is extrapolated gets its earlier outputs from as far before i as the gap is long.
+        """
+        end = len(self.exact)
+        for length in (length for length in LENGTHS if length < end):
+            starts = sorted({min(max(i, 1), end - length) for i in evenly(min(STARTS, end - length), end - length + 1)})
+            for i in starts:
+                known = {max(i - m * length, 0) for m in range(way.order + 1)}
+                plan = way.plan(self.exact, sorted({*known, *range(i + length, end)}))
+                latents = self.replay.sample(plan, start=i + 1, before=known)
+                yield (i, i + length), self.replay.error(latents)
+
+    def gated(self) -> Iterator[tuple[str, Callable[[Plan], Plan]]]:
+        """Words, and what gates a plan's guidance after some of the evaluations that have it."""
+        yield "", lambda plan: plan
+        guided = [k for k, evaluation in enumerate(self.exact.evaluations) if evaluation.branch == "both"]
+        for share in GATES if len(guided) > 2 else ():
+            after = guided[round(share * (len(guided) - 1))]
+            yield f", guidance gated from evaluation {after}", lambda plan, k=after: gate_guidance(plan, max(k, 1))
+
+    def chosen(self, way: Way, gate: Callable[[Plan], Plan], errors: dict[tuple[int, int], float]) -> Plan | None:
+        """The plan of least worst error that the budget allows; None if it allows none."""
+        halves = [evaluation.halves for evaluation in gate(self.exact).evaluations]
+        most = sum(evaluation.halves for evaluation in self.exact.evaluations)
+        for budget in range(min(sum(halves), round(self.share * most)), 0, -1):
+            try:
+                plan = gate(way.plan(self.exact, best_path(errors, halves, budget)))
+            except ValueError:
+                return None
+            if self.part(plan) <= self.share:
+                return plan
+        return None
+
+
+def usable(way: Way, cost: Cost) -> bool:
+    """Whether a model has what a way reuses; a kind that it lacks would change nothing."""
+    return bool(set(way.kinds) & {"network", "clean", *(kind for kind, _ in cost.layers)})
+
+
+def cost_of(replay: Replay) -> Cost:
+    """What the network of some videos costs."""
+    _, frames, _, h, w = replay.latents.shape
+    text = replay.request.prompt_embeds
+    tokens = 120 if text is None else text.prompt.shape[1]
+    return network_cost(replay.pipe.transformer.config, frames, h, w, tokens)
+
+
+def describe(found: Found, replay: Replay, labels: Sequence[int | str] | int, seed: int) -> dict:
+    """What is to be known about a calibrated plan, for its file."""
+    return {
+        "made": found.name,
+        "share_of_flops": round(found.share, 4),
+        "psnr": round(found.psnr, 2),
+        "videos": list(labels) if not isinstance(labels, int) else labels,
+        "seed": seed,
+        "sampler": replay.call.scheduler.sampler,
+        "guidance_scale": replay.guidance.scale,
+    }

@@ -1,0 +1,100 @@
+"""The same videos sampled along one plan after another, from where the plan begins to differ from the exact one."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from latte.arguments import check_count
+from latte.conditioning import Request
+from latte.diffusion.randomness import START, noise_source
+from latte.outputs import decode_latents
+from latte.pipeline import LattePipeline
+from latte.plans.records import Plan
+from latte.sampling_loop import SamplingCall, sampling_call
+
+
+class Replay:
+    """Some videos, sampled exactly once, and then along plans.
+
+    Attributes:
+        exact: The plan that computes everything.
+        latents: The exact latents (b, f, c, h, w).
+        videos: The exact videos, uint8 (b, f, 3, h, w), on the CPU.
+
+    Args:
+        pipe: The pipeline.
+        labels: A prompt or a class for each video; for an unconditional model, how many.
+        steps: Of sampling; None, as the model's folder says.
+        seed: Of the noise.
+        settings: Further options of the pipeline's call: guidance_scale, guidance_interval, sampler, eta.
+    """
+
+    def __init__(
+        self, pipe: LattePipeline, labels: Sequence[int | str] | int, steps: int | str | None = None, seed: int = 0,
+        **settings,
+    ):  # fmt: skip
+        if pipe.vae is None:
+            raise ValueError("this model has no VAE to decode with: give it one (vae)")
+        check_count("videos", labels if isinstance(labels, int) else len(labels))
+        scale, interval = settings.get("guidance_scale"), settings.get("guidance_interval")
+        self.pipe, self.guidance = pipe, pipe.sampling.guidance.asked(scale, interval)
+        if pipe.takes_prompts:
+            negative = "" if self.guidance.scale > 1 else None
+            self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), negative))
+        elif isinstance(labels, int):
+            self.request = Request(num_videos=labels)
+        else:
+            self.request = Request(class_labels=list(labels))
+        count = pipe.conditioning.check_request(pipe, self.request, self.guidance, interval is not None)
+        self.rows = list(range(count))
+        noise = noise_source(count, pipe.latent_shape(None, None, None, None), seed=seed)
+        sampler, eta = settings.get("sampler"), settings.get("eta")
+        self.call: SamplingCall = sampling_call(
+            pipe, steps, None, self.guidance, interval, sampler, eta, noise, None, ()
+        )
+        self.exact = self.call.plan
+        self.outputs: list[Tensor] = []
+        self.latents = self.sample(self.exact)
+        self.videos = self.decode(self.latents)
+
+    @torch.no_grad()
+    def sample(self, plan: Plan, start: int = 0, before: Collection[int] = ()) -> Tensor:
+        """The latents along a plan.
+
+        Args:
+            plan: For the same evaluations as the exact plan.
+            start: Evaluations before this one take the exact plan's outputs, and so the same course.
+            before: Which of those are computed too, to fill the plan's cache.
+
+        Returns:
+            Latents (b, f, c, h, w).
+        """
+        pipe, call, known = self.pipe, self.call, self.outputs
+        denoiser = pipe.conditioning.denoisers(pipe, self.request, self.guidance, plan)(self.rows)
+        fresh: list[Tensor] = []
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            k = len(fresh)
+            if k >= start or k in before:
+                out = denoiser(x, t).float()
+            else:
+                denoiser.k, out = k, known[k]
+            fresh.append(known[k] if k < start else out)
+            return fresh[-1]
+
+        x = call.scheduler.start(call.noise(START, self.rows), call.schedule).to(pipe.device)
+        steps = call.scheduler.run(evaluate, x, call.schedule, lambda step: call.noise(step, self.rows), call.eta)
+        with pipe.following(denoiser):
+            *_, latents = steps
+        self.outputs = known or fresh
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as uint8 videos (b, f, 3, h, w), on the CPU."""
+        return decode_latents(self.pipe.vae, latents, "uint8")
+
+    def error(self, latents: Tensor) -> float:
+        """Mean squared difference to the exact latents."""
+        return (latents - self.latents).square().mean().item()

@@ -1,0 +1,56 @@
+"""`latte calibrate`: search which steps of sampling to compute and what to reuse in the others, and write a plan.
+
+Every plan is measured on the final videos of a handful of prompts or classes, against those of the exact one.
+"""
+
+from argparse import Namespace
+
+from latte.commands.sampling_options import open_pipeline
+from latte.eval.calibration import Calibration, Found, describe
+from latte.eval.replay import Replay
+from latte.pipeline import LattePipeline
+from latte.plans.picture import plan_table
+from latte.plans.plan_file import write_plan
+from latte.shapes.draw import make_clip
+
+CLIPS = 2_000_000  # the shapes whose captions are the default prompts begin at this number
+
+
+def main(args: Namespace) -> None:
+    """Search a plan, write it, and say what to do with it."""
+    pipe, settings, _ = open_pipeline(args)
+    labels = chosen_labels(pipe, args.prompts, args.videos, args.model)
+    options = {name: settings[name] for name in ("guidance_interval", "sampler") if name in settings}
+    options |= {"guidance_scale": settings["guidance_scale"], "eta": settings["eta"]}
+    replay = Replay(pipe, labels, settings["num_inference_steps"], args.seed, **options)
+    found = search(Calibration(replay, args.budget))
+    print(plan_table(found.plan, Calibration(replay, args.budget).cost))
+    write_plan(found.plan, args.out, describe(found, replay, labels, args.seed))
+    print(f"wrote {args.out}, {found}")
+    print(
+        f"next: latte sample {args.model} --plan {args.out}; latte plan {args.model} --plan {args.out} --out plan.png"
+    )
+
+
+def search(calibration: Calibration) -> Found:
+    """The best plan; what is tried is printed as it is measured."""
+    found = None
+    for found in calibration.search():
+        print(f"  {found}", flush=True)
+    assert found is not None
+    return found
+
+
+def chosen_labels(
+    pipe: LattePipeline, prompts: list[str] | None, count: int, model: str
+) -> list[str] | list[int] | int:
+    """A prompt or class for each video; for an unconditional model, how many."""
+    if pipe.takes_prompts:
+        if prompts is None and model != "shapes-t2v":
+            raise ValueError(f"{model} makes videos of prompts: give --prompts FILE, one a line; a handful is enough")
+        prompts = prompts or [make_clip(CLIPS, i).caption for i in range(count)]
+        return [prompts[i % len(prompts)] for i in range(count)]
+    if prompts is not None:
+        raise ValueError(f"--prompts does nothing for {model}, which is not a text-to-video model: leave it out")
+    classes = pipe.transformer.config.num_classes
+    return [i % classes for i in range(count)] if classes else count

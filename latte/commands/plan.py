@@ -1,0 +1,42 @@
+"""`latte plan`: print and draw what a plan computes, and the FLOPs that it takes, before anything is sampled."""
+
+from argparse import Namespace
+
+from latte.commands.sampling_options import apply_plan_options, open_pipeline
+from latte.diffusion.randomness import noise_source
+from latte.pipeline import LattePipeline
+from latte.plans.cost import network_cost
+from latte.plans.picture import draw_plan, plan_table
+from latte.plans.records import Plan
+from latte.sampling_loop import sampling_call
+
+
+def main(args: Namespace) -> None:
+    """Print the plan, and draw it if --out is given."""
+    pipe, settings, _ = open_pipeline(args)
+    exact = planned(pipe, settings)
+    apply_plan_options(pipe, args)
+    plan = planned(pipe, settings)
+    frames, _, height, width = pipe.latent_shape(None, None, None, None)
+    cost = network_cost(pipe.transformer.config, frames, height, width, args.tokens)
+    flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
+    name = str(args.plan or " ".join(args.pab or []) or "exact")
+    print(plan_table(plan, cost))
+    tested = any(reuse.threshold for evaluation in plan.evaluations for reuse in evaluation.reuse.values())
+    print(f"{name}: {flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs a video, {whole / flops:.2f} times fewer"
+          + (", or fewer still, as the data says" if tested else ""))  # fmt: skip
+    if args.out is not None:
+        title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"
+        print(f"wrote {draw_plan(plan, exact, cost, args.out, title)}")
+
+
+def planned(pipe: LattePipeline, settings: dict) -> Plan:
+    """What a call with these settings computes."""
+    guidance = pipe.sampling.guidance.asked(settings["guidance_scale"], settings.get("guidance_interval"))
+    noise = noise_source(1, pipe.latent_shape(None, None, None, None))
+    steps, interval, sampler = (
+        settings["num_inference_steps"],
+        settings.get("guidance_interval"),
+        settings.get("sampler"),
+    )
+    return sampling_call(pipe, steps, None, guidance, interval, sampler, settings["eta"], noise, None, ()).plan

@@ -1,0 +1,144 @@
+"""Plans as files: JSON, one evaluation a line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from latte.files import read_json, write_text
+from latte.plans.records import KINDS, Evaluation, Plan, Reuse, Threshold
+
+FORMAT = 1
+MOST_EVALUATIONS = 4000  # twice as many as the most steps of a sampler with two evaluations each
+FOLDER = "plans"  # of a model's folder, where its plans are found by name
+
+
+def named_plan(name: str | Path, folder: Path | None) -> Path:
+    """The file of a plan, by its path or by its name among those of a model's folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    there = sorted((folder / FOLDER).glob("*.json")) if folder is not None else []
+    for path in there:
+        if path.stem == str(name):
+            return path
+    known = f"the model's plans are {', '.join(path.stem for path in there)}" if there else "the model has no plans"
+    raise ValueError(f"there is no plan {str(name)!r}: {known}; `latte calibrate` makes one")
+
+
+def plan_text(plan: Plan, about: dict[str, Any] | None = None) -> str:
+    """A plan as the text of its file, with what else is to be known about it."""
+    head = {"plan": FORMAT, "after_gate": plan.after_gate, **({"about": about} if about else {})}
+    lines = [json.dumps(to_values(evaluation)) for evaluation in plan.evaluations]
+    start = json.dumps(head, indent=2).removesuffix("\n}")
+    return start + ',\n  "evaluations": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
+
+
+def write_plan(plan: Plan, path: Path, about: dict[str, Any] | None = None) -> Path:
+    """Write a plan atomically, and return its path.
+
+    Args:
+        plan: The plan.
+        path: A .json file.
+        about: What else is to be known about it, such as its measured error.
+    """
+    return write_text(path, plan_text(plan, about))
+
+
+def to_values(evaluation: Evaluation) -> dict[str, Any]:
+    """A record as JSON; what is as usual is left out."""
+    values: dict[str, Any] = {"timestep": evaluation.timestep}
+    if evaluation.reuse:
+        values["reuse"] = {kind: reuse_values(reuse) for kind, reuse in evaluation.reuse.items()}
+    if evaluation.branch != "both":
+        values["branch"] = evaluation.branch
+    if evaluation.bands != (1.0, 1.0):
+        values["bands"] = list(evaluation.bands)
+    return values
+
+
+def reuse_values(reuse: Reuse) -> dict[str, Any]:
+    """See to_values."""
+    values: dict[str, Any] = {"weights": list(reuse.weights)}
+    if reuse.places is not None:
+        values["places"] = sorted(reuse.places)
+    if reuse.threshold is not None:
+        values["limit"], values["polynomial"] = reuse.threshold.limit, list(reuse.threshold.polynomial)
+    return values
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        ValueError: The file is missing, damaged, or does not hold a plan that can be followed.
+    """
+    try:
+        values = read_json(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    try:
+        return plan_of(values)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a plan that can be followed: {error}") from error
+
+
+def plan_of(values: dict[str, Any]) -> Plan:
+    """A plan of a file's values; raises ValueError for wrong ones."""
+    check_keys("the file", values, {"plan", "evaluations"}, {"after_gate", "about"})
+    if values["plan"] != FORMAT:
+        raise ValueError(f"plan is {values['plan']!r}; this version reads format {FORMAT}")
+    if not isinstance(values.get("after_gate", False), bool):
+        raise ValueError("after_gate must be true or false")
+    records = values["evaluations"]
+    if not isinstance(records, list) or not 1 <= len(records) <= MOST_EVALUATIONS:
+        raise ValueError(f"evaluations must be a list of 1 to {MOST_EVALUATIONS} records")
+    return Plan(tuple(evaluation_of(k, record) for k, record in enumerate(records)), values.get("after_gate", False))
+
+
+def evaluation_of(k: int, values: Any) -> Evaluation:
+    """A record of a file's values."""
+    where = f"evaluation {k}"
+    check_keys(where, values, {"timestep"}, {"reuse", "branch", "bands"})
+    (timestep,) = numbers(f"{where}: timestep", [values["timestep"]])
+    reuse = values.get("reuse", {})
+    check_keys(f"{where}: reuse", reuse, set(), set(KINDS))
+    low, high = numbers(f"{where}: bands", values.get("bands", [1.0, 1.0]), 2)
+    made = {kind: reuse_of(f"{where}: {kind}", value) for kind, value in reuse.items()}
+    return Evaluation(timestep, made, values.get("branch", "both"), (low, high))
+
+
+def reuse_of(where: str, values: Any) -> Reuse:
+    """How an output is reused, of a file's values."""
+    check_keys(where, values, {"weights"}, {"places", "limit", "polynomial"})
+    places, threshold = values.get("places"), None
+    if places is not None:
+        if not isinstance(places, list) or not all(type(place) is int and place >= 0 for place in places):
+            raise ValueError(f"{where}: places must be a list of whole numbers, 0 or more")
+        places = frozenset(places)
+    if "polynomial" in values and "limit" not in values:
+        raise ValueError(f"{where}: polynomial does nothing without limit")
+    if "limit" in values:
+        (limit,) = numbers(f"{where}: limit", [values["limit"]])
+        threshold = Threshold(limit, numbers(f"{where}: polynomial", values.get("polynomial", [1.0, 0.0])))
+    return Reuse(numbers(f"{where}: weights", values["weights"]), places, threshold)
+
+
+def numbers(where: str, values: Any, count: int | None = None) -> tuple[float, ...]:
+    """Finite numbers, one or more, of a file's values."""
+    good = isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)
+    if not good or not values or (count is not None and len(values) != count):
+        raise ValueError(f"{where} must be {f'{count} numbers' if count else 'numbers'}, in -1e9 to 1e9")
+    return tuple(values)
+
+
+def check_keys(where: str, values: Any, needed: set[str], others: set[str]) -> None:
+    """Raise ValueError if values are not an object with the needed keys and perhaps some others."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a JSON object")
+    if lacking := needed - values.keys():
+        raise ValueError(f"{where} lacks {min(lacking)!r}")
+    if unknown := values.keys() - needed - others:
+        raise ValueError(f"{where} has {min(unknown)!r}; it may have {', '.join(sorted(needed | others))}")

@@ -1,0 +1,119 @@
+"""A plan followed by the readable network: its methods are replaced from outside, and nothing of it remains."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latte.models.block import Block, modulate
+from latte.models.denoiser import Condition, Denoiser
+from latte.plans.layer_cache import LayerCache
+from latte.plans.tracks import Layer, blocks_of, layers_of
+
+Replacement = tuple[nn.Module, str, Callable]  # an object, the name of a method, and what replaces it there
+
+
+@contextmanager
+def following(model: nn.Module, cache: LayerCache, kinds: list[str]) -> Iterator[None]:
+    """Inside it, a network's layers take from a cache what the present evaluation reuses, and keep what it asks for.
+
+    Args:
+        model: A network whose layers declare their `kind`; for whole blocks, of latte.models.block.Block; for the
+            network as a whole, a latte.models.denoiser.Denoiser.
+        cache: What keeps the outputs. Whoever calls the network begins its evaluations.
+        kinds: The kinds that are ever reused.
+
+    Raises:
+        ValueError: Outputs are to be kept after a gate that several layers share.
+    """
+    replaced = [*layer_methods(model, cache, kinds), *larger_methods(model, cache, kinds)]
+    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
+    for module, name, function in replaced:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for module, name, earlier in before:
+            delattr(module, name)
+            if earlier is not None:
+                setattr(module, name, earlier)
+
+
+def layer_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:
+    """What replaces the layers' own methods: `forward`, or `branch` of their blocks if outputs are kept gated."""
+    layers = {module: layer for layer, module in layers_of(model).items() if layer[0] in kinds}
+    if not cache.after_gate:
+        return [(module, "forward", answering(cache, layer, module.forward)) for module, layer in layers.items()]
+    found: list[Replacement] = []
+    for block in blocks_of(model):
+        gated = {module: layers.pop(module) for module in (*block.attns, block.mlp) if module in layers}
+        calls = {module: answering(cache, layer, block.branch) for module, layer in gated.items()}
+        found.append((block, "branch", lambda layer, *rest, b=block.branch, c=calls: c.get(layer, b)(layer, *rest)))
+        if (cross := block.cross) in layers:
+            found.append((cross, "forward", answering(cache, layers.pop(cross), cross.forward)))
+    if layers:
+        raise ValueError("split heads share one gate: their outputs can only be cached before it (after_gate=False)")
+    return found
+
+
+def answering(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
+    """`function`, or what the cache has in place of its output."""
+
+    @torch.compiler.disable(recursive=False)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        output = cache.reused(*layer, len(tensors[0]))
+        if output is None:
+            output = function(*args, **kwargs)
+            cache.keep(*layer, lambda: output)
+        return output
+
+    return call
+
+
+def larger_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:
+    """What replaces `forward` of blocks, and `through_blocks` of a denoiser."""
+    found: list[Replacement] = []
+    if "block" in kinds:
+        blocks = enumerate(blocks_of(model))
+        found += [(block, "forward", adding(cache, ("block", i), block.forward)) for i, block in blocks]
+    if "network" in kinds:
+        network = next(module for module in model.modules() if isinstance(module, Denoiser))
+        found.append((network, "through_blocks", through_blocks(cache, network)))
+    return found
+
+
+def adding(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
+    """`function`, tokens (b, f, s, d) -> tokens; or the tokens and what it added to others before."""
+
+    @torch.compiler.disable(recursive=False)
+    def call(x: Tensor, *rest: Any) -> Tensor:
+        added = cache.reused(*layer, len(x))
+        if added is not None:
+            return x + added
+        y = function(x, *rest)
+        cache.keep(*layer, lambda: y - x)
+        return y
+
+    return call
+
+
+def through_blocks(cache: LayerCache, network: Denoiser) -> Callable:
+    """Denoiser.through_blocks, as in `adding`; first the cache may look at the tokens."""
+    call = adding(cache, ("network", 0), network.through_blocks)
+
+    @torch.compiler.disable(recursive=False)
+    def look_and_call(x: Tensor, condition: Condition, temporal: bool) -> Tensor:
+        cache.look(lambda: first_modulated(network, x, condition))
+        return call(x, condition, temporal)
+
+    return look_and_call
+
+
+def first_modulated(network: Denoiser, x: Tensor, condition: Condition) -> Tensor:
+    """What the first layer of a network reads of its tokens (b, f, s, d): normed and modulated."""
+    first: Block = network.blocks[0]  # type: ignore[assignment]
+    (shift, scale, _), _ = first.modulation(condition.blocks)
+    return modulate(x, shift, scale)

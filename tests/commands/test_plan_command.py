@@ -1,0 +1,83 @@
+"""`latte calibrate`, `latte plan` and `latte sample --plan`: a plan from its search to its videos."""
+
+import json
+
+import pytest
+import torch
+from awake_models import awake_pipeline, write_model
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.eval import calibration
+from latte.eval.replay import Replay
+from latte.plans.plan_file import read_plan
+from latte.plans.rules import repeat
+
+STEPS = ["--steps", "6", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model(awake_pipeline(3, ["a", "b", "c"]), tmp_path_factory.mktemp("model"))
+
+
+def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibration, "STARTS", 2)
+    monkeypatch.setattr(calibration, "LENGTHS", (2, 3))
+    plans = folder / "plans"
+    plans.mkdir()
+    out, picture = plans / "small.json", tmp_path / "plan.png"
+    assert main(["calibrate", str(folder), *STEPS, "--videos", "1", "--budget", "0.6", "--out", str(out)]) == 0
+    said, about = capsys.readouterr().out, json.loads(out.read_text())["about"]
+    tried = [line for line in said.splitlines() if "even steps" in line or "chosen steps" in line]
+    psnr = lambda line: float(line.split("PSNR ")[1].split()[0])
+    assert len(tried) > 6 and about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6
+    plan = read_plan(out)
+    assert len(plan) == 6 and "next: latte sample" in said
+
+    assert main(["plan", str(folder), *STEPS, "--plan", "small", "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and "times fewer" in capsys.readouterr().out
+    many = ["sample", str(folder), *STEPS, "--n", "2", "--out"]
+    assert main([*many, str(tmp_path / "a"), "--plan", "small"]) == 0
+    assert main([*many, str(tmp_path / "a")]) == 2
+    assert "these videos were made with plan" in capsys.readouterr().err
+    assert (
+        main(["sample", str(folder), *STEPS, "--num-videos", "1", "--out", str(tmp_path / "b"), "--plan", str(out)])
+        == 0
+    )
+    assert f"plan     {out}" in capsys.readouterr().out
+    pipe = LattePipeline.from_pretrained(folder)
+    exact = pipe([0], num_inference_steps=6, output_type="latent").frames
+    pipe.enable_plan("small")
+    followed = pipe([0], num_inference_steps=6, output_type="latent").frames
+    assert not torch.equal(followed, exact) and pipe.plan_digest() is not None
+    with pytest.raises(ValueError, match="the plan is for 6 evaluations at 999 to 0, this call has 5 evaluations"):
+        pipe([0], num_inference_steps=5, output_type="latent")
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["plan", "--plan", "none"], "there is no plan 'none': "),
+        (["plan", "--out", "a.txt"], "--out a.txt is not a picture: give a .png, .pdf or .svg"),
+        (["plan", "--tokens", "0"], "--tokens is 0; it must be in 1 to 4096"),
+        (["calibrate", "--budget", "1.5"], "--budget is 1.5; it is a share of the exact FLOPs"),
+        (["calibrate", "--budget", "0.01", "--videos", "1"], "no plan computes 0.01 of the exact FLOPs or less"),
+        (["calibrate", "--videos", "0"], "--videos is 0; it must be a whole number"),
+        (["calibrate", "--prompts", "none.txt"], "No such file or directory: 'none.txt'"),
+    ],
+)
+def test_bad_words(words, say, folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([words[0], str(folder), *STEPS, *words[1:]]) == 2
+    error = capsys.readouterr().err
+    assert say in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_replay_keeps_the_exact_course_up_to_a_gap(folder):
+    """Later gaps change later evaluations alone, and a gap of nothing changes nothing."""
+    replay = Replay(LattePipeline.from_pretrained(folder), [0, 1], 6)
+    assert torch.equal(replay.sample(replay.exact, start=4), replay.latents) and replay.error(replay.latents) == 0
+    one_gap = repeat(replay.exact, {0, 1, 2, 4, 5}, "network", 1)
+    again = replay.sample(one_gap, start=3, before={1, 2})
+    assert torch.equal(again, replay.sample(one_gap)) and replay.error(again) > 0
