@@ -49,6 +49,11 @@ def noise_from_v(schedule: Schedule, x: Tensor, index: Tensor | int, v: Tensor) 
     return at(abar.sqrt(), index, x) * v + at((1 - abar).sqrt(), index, x) * x
 
 
+def noise_of_v(x: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
+    """noise_from_v for one noise level: x_t (b, ...) and v, shaped like x -> the noise."""
+    return alpha_bar**0.5 * v + (1 - alpha_bar) ** 0.5 * x
+
+
 def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) -> Tensor:
     """The clean latents that x_t (b, ...) and its noise, shaped like x, imply (Ho et al. 2020, eq. 4 for x_0)."""
     abar = schedule.alphas_cumprod

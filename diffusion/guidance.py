@@ -53,10 +53,23 @@ def guided(
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         if interval is not None and not interval[0] <= t[0].item() <= interval[1]:
             return model(x, t, y)
-        out = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null]))
-        eps, variance = split_output(out, x.shape[2])
-        conditional, unconditional = eps.chunk(2)
-        eps = unconditional + scale * (conditional - unconditional)
-        return eps if variance is None else torch.cat([eps, variance[: len(x)]], dim=2)
+        return guide(model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null])), scale, x.shape[2])
 
     return denoise
+
+
+def guide(out: Tensor, scale: float, channels: int) -> Tensor:
+    """Combine both halves of a denoiser's output (Ho & Salimans 2022, eq. 6).
+
+    Args:
+        out: The conditional half, then the unconditional one (2b, f, c or 2c, h, w).
+        scale: See guided.
+        channels: Channels c of the latents.
+
+    Returns:
+        The guided noise and, if it is learned, the variance of the conditional half (b, f, c or 2c, h, w).
+    """
+    eps, variance = split_output(out, channels)
+    conditional, unconditional = eps.chunk(2)
+    eps = unconditional + scale * (conditional - unconditional)
+    return eps if variance is None else torch.cat([eps, variance[: len(eps)]], dim=2)

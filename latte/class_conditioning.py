@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Request
-from latte.diffusion.guidance import guided, predicting_noise
+from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
+from latte.fast.denoiser import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
+from latte.plans.plan import Plan
 from latte.scheduler import Scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
@@ -76,19 +78,32 @@ class ClassConditioning:
         scheduler = None if pipe.scheduler == ORIGINAL_SCHEDULER else pipe.scheduler
         save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
 
+    def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
+        """Whether a call's network has an unconditional half."""
+        return guidance.scale != 1 and bool(pipe.transformer.config.num_classes)
+
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
-        if network.config.prediction == "v":
-            network = predicting_noise(network, pipe.scheduler.training_schedule())
+        times, levels = plan.times(pipe.device), alpha_bars(pipe, plan)
+        guides = self.guides(pipe, guidance)
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
-            if not classes:
-                return GuidedDenoiser(network)
-            y = torch.tensor([labels[i] for i in rows], device=pipe.device)
-            return GuidedDenoiser(guided(network, y, torch.full_like(y, classes), guidance.scale, guidance.interval))
+            y = None
+            if classes:
+                given = [labels[i] for i in rows]
+                y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
+            if runs_fast(pipe):
+                every = torch.repeat_interleave(times, 1 if y is None else len(y))
+                condition = network.class_condition(
+                    network.condition(every, None if y is None else y.repeat(len(plan)))
+                )
+                run: Callable[[Tensor, int], Tensor] = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+            else:
+                run = lambda x, k: network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
+            return GuidedDenoiser(run, plan, guidance.scale, levels)
 
         return denoiser
 

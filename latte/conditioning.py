@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
+from latte.diffusion.gaussian import noise_of_v, split_output
+from latte.diffusion.guidance import guide
+from latte.fast.denoiser import has_fast_form
+from latte.plans.plan import Plan
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance
 
@@ -41,16 +46,50 @@ class Request:
 class GuidedDenoiser:
     """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
 
+    It is called once for each evaluation of its plan, in order.
+
     Attributes:
         tensors: What it is conditioned on, by the names that a callback may ask for; a callback may replace them.
+
+    Args:
+        network: (x (n, f, c, h, w), k) -> its output at evaluation k (n, f, c or 2c, h, w), for the first n of the
+            videos' conditions and, after them, of what stands for no condition.
+        plan: What each evaluation computes.
+        scale: Of guidance.
+        levels: For a network that predicts v, alpha bar at each evaluation; None, it predicts noise.
+        tensors: See above.
     """
 
-    def __init__(self, evaluate: Callable[[Tensor, Tensor], Tensor], tensors: dict[str, Tensor] | None = None):
-        self.evaluate, self.tensors = evaluate, tensors or {}
+    def __init__(
+        self, network: Callable[[Tensor, int], Tensor], plan: Plan, scale: float, levels: Sequence[float] | None = None,
+        tensors: dict[str, Tensor] | None = None,
+    ):  # fmt: skip
+        self.network, self.plan, self.scale, self.levels, self.tensors = network, plan, scale, levels, tensors or {}
+        self.k = -1
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x (b, f, c, h, w), t (b,) -> (b, f, c or 2c, h, w)."""
-        return self.evaluate(x, t)
+        self.k += 1
+        both = self.plan[self.k].branch == "both"
+        out = self.network(torch.cat([x, x]) if both else x, self.k).float()
+        if self.levels is not None:
+            v, variance = split_output(out, x.shape[2])
+            eps = noise_of_v(torch.cat([x, x]) if both else x, v, self.levels[self.k])
+            out = eps if variance is None else torch.cat([eps, variance], dim=2)
+        return guide(out, self.scale, x.shape[2]) if both else out
+
+
+def runs_fast(pipe: "LattePipeline") -> bool:
+    """Whether a call computes its network by its fast form, which knows the layers that are kept by a plan."""
+    split = pipe._broadcast is not None and getattr(pipe.transformer.config, "variant", 1) == 4  # halves share one gate
+    return pipe.fast and not split and has_fast_form(pipe.transformer)
+
+
+def alpha_bars(pipe: "LattePipeline", plan: Plan) -> list[float] | None:
+    """Alpha bar at each evaluation of a plan, for a network that predicts v; None for one that predicts noise."""
+    if pipe.transformer.config.prediction != "v":
+        return None
+    return pipe.scheduler.training_schedule().alpha_bar_at(plan.times(torch.device("cpu"))).tolist()
 
 
 class Conditioning(Protocol):
@@ -82,6 +121,9 @@ class Conditioning(Protocol):
         """Write the pipeline's parts as a folder, in our layout or in the published one."""
 
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
-        """A function from the numbers of some of a call's videos to their denoiser."""
+        """A function from the numbers of some of a call's videos to their denoiser, which follows a plan."""
+
+    def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
+        """Whether a call's network has an unconditional half."""

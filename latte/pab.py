@@ -7,7 +7,7 @@ and a network that is called once per evaluation, with both halves of guidance i
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from latte.arguments import check_choice
 from latte.models.block import Block
+from latte.plans.plan import Evaluation, Plan, Reuse
 
 KINDS = ("spatial", "temporal", "cross", "mlp")
 
@@ -197,6 +198,32 @@ def replacements(
     if left:
         raise ValueError("split heads share one gate: their outputs can only be cached before it (after_gate=False)")
     return found
+
+
+def broadcast_plan(plan: Plan, rules: dict[str, Broadcast | Spans]) -> Plan:
+    """Let the layers of a plan's evaluations follow rules, as pyramid_attention_broadcast does while it runs.
+
+    Args:
+        plan: What is computed without rules.
+        rules: A rule per kind.
+
+    Returns:
+        The same evaluations, with what each reuses.
+    """
+    found: list[Evaluation] = []
+    count = 0
+    for evaluation in plan.evaluations:
+        before = found[-1] if found else None
+        count = 0 if before is None or evaluation.timestep > before.timestep else count + 1
+        fits = count > 0 and before is not None and before.branch == evaluation.branch
+        last = before.timestep if before is not None and count else None
+        reuse = {
+            kind: Reuse(places=None if getattr(rule, "first", None) is None else frozenset(range(rule.first)))
+            for kind, rule in rules.items()
+            if fits and rule.reuses(count, evaluation.timestep, last)
+        }
+        found.append(replace(evaluation, reuse=reuse))
+    return Plan(tuple(found))
 
 
 class PyramidAttentionBroadcastMixin:

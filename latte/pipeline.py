@@ -10,15 +10,17 @@ from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
 from latte.class_conditioning import ORIGINAL_SCHEDULER, ClassConditioning, class_index, read_class_parts
-from latte.conditioning import Conditioning, Request
+from latte.conditioning import Conditioning, Request, runs_fast
 from latte.diffusion.randomness import noise_source
+from latte.fast.layer_cache import LayerCache
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
-from latte.pab import PyramidAttentionBroadcastMixin
-from latte.sampling_loop import Callback, batches, make_plan, make_videos
+from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
+from latte.plans.plan import Plan
+from latte.sampling_loop import Callback, batches, make_videos, sampling_call
 from latte.scheduler import Scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
@@ -39,11 +41,13 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     Attributes:
         sampling: What a call uses where it names nothing: guidance, steps and eta.
+        fast: Compute the network by its fast form, which equals the readable one to rounding: see latte.fast.
         offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
             "free", it is deleted.
         current_timestep: Within a call, the timestep of the network's present evaluation.
     """
 
+    fast = True
     offload_text_encoder: str | None = None
     current_timestep: float | Tensor | None = None
     _interrupt = False
@@ -166,6 +170,15 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
             raise ValueError("this pipeline has no networks, and so no device")
         return next(self.networks()[0].parameters()).device
 
+    def reusing(self, plan: Plan) -> Plan:
+        """A plan whose layers follow the rules of enable_pyramid_attention_broadcast, where the fast form runs it."""
+        return plan if self._broadcast is None or not runs_fast(self) else broadcast_plan(plan, self._broadcast[0])
+
+    def layer_cache(self, plan: Plan) -> LayerCache | None:
+        """What keeps the outputs that a plan reuses; None if it reuses none."""
+        reuses = any(evaluation.reuse for evaluation in plan.evaluations)
+        return LayerCache(plan, after_gate=bool(self._broadcast and self._broadcast[1])) if reuses else None
+
     def class_index(self, label: int | str) -> int:
         """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
         return class_index(label, self)
@@ -250,12 +263,12 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
         count = self.conditioning.check_request(self, request, guidance, guidance_interval is not None)
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
-        plan = make_plan(self, num_inference_steps, timesteps, guidance_interval, sampler, eta, noise,
+        call = sampling_call(self, num_inference_steps, timesteps, guidance, guidance_interval, sampler, eta, noise,
                          callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
-        denoisers = self.conditioning.denoisers(self, request, guidance)
+        denoisers = self.conditioning.denoisers(self, request, guidance, call.plan)
         work = batches(count, batch_size)
         with decode_chunk(self.vae, decode_chunk_size):
-            videos = make_videos(self, denoisers, work, plan, output_type, progress)
+            videos = make_videos(self, denoisers, work, call, output_type, progress)
         frames = as_output(videos, output_type)
         return LatteOutput(frames) if return_dict else (frames,)
 

@@ -1,6 +1,7 @@
 """The loop from noise to videos, which every kind of model shares."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser
+from latte.conditioning import GuidedDenoiser, runs_fast
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
+from latte.plans.plan import NEVER, Plan, evaluated_timesteps, exact_plan
 from latte.scheduler import ALL, Scheduler
-from latte.weights.sampling_defaults import check_interval
+from latte.weights.sampling_defaults import Guidance, check_interval
 
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline
@@ -24,10 +26,11 @@ Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, 
 
 
 @dataclass(frozen=True)
-class SamplingPlan:
+class SamplingCall:
     """How one call samples, whatever it shows.
 
     Attributes:
+        plan: What each evaluation of the network computes.
         scheduler: The sampler.
         schedule: The noise levels that it visits.
         noise: Where noise comes from: see latte.diffusion.randomness.noise_source.
@@ -36,6 +39,7 @@ class SamplingPlan:
         tensors: Names of the tensors that the callback is given.
     """
 
+    plan: Plan
     scheduler: Scheduler
     schedule: Schedule
     noise: Noise
@@ -44,11 +48,11 @@ class SamplingPlan:
     tensors: Sequence[str]
 
 
-def make_plan(
-    pipe: "LattePipeline", steps: int | str | None, timesteps: Sequence[float] | None,
+def sampling_call(
+    pipe: "LattePipeline", steps: int | str | None, timesteps: Sequence[float] | None, guidance: Guidance,
     interval: tuple[float, float] | None, sampler: str | None, eta: float | None, noise: Noise,
     callback: Callback | None, tensors: Sequence[str],
-) -> SamplingPlan:  # fmt: skip
+) -> SamplingCall:  # fmt: skip
     """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
     defaults = pipe.sampling
     if sampler is not None:
@@ -60,7 +64,10 @@ def make_plan(
     schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
     if interval is not None and tuple(interval) != defaults.guidance.interval:  # the folder's own may miss a few steps
         check_interval(interval, schedule.timesteps.tolist())
-    return SamplingPlan(scheduler, schedule, noise, eta, callback, tensors)
+    still = lambda step: torch.zeros(1, 1, 1, 1, 1)
+    visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
+    plan = exact_plan(visited, guidance.interval if pipe.conditioning.guides(pipe, guidance) else NEVER)
+    return SamplingCall(pipe.reusing(plan), scheduler, schedule, noise, eta, callback, tensors)
 
 
 def batches(count: int, size: int) -> list[tuple[list[int], int]]:
@@ -78,14 +85,14 @@ def batches(count: int, size: int) -> list[tuple[list[int], int]]:
 
 def make_videos(
     pipe: "LattePipeline", denoisers: Callable[[Sequence[int]], GuidedDenoiser], work: list[tuple[list[int], int]],
-    plan: SamplingPlan, output_type: str, progress: bool,
+    call: SamplingCall, output_type: str, progress: bool,
 ) -> Tensor:  # fmt: skip
     """Every batch of videos from noise to latents, and decoded, on the CPU: see decode_latents for the result."""
     pipe._interrupt, videos = False, []
-    with pipe.progress_bar(total=len(work) * len(plan.schedule), shown=progress) as bar:
+    with pipe.progress_bar(total=len(work) * len(call.schedule), shown=progress) as bar:
         for rows, kept in work:
-            x = plan.scheduler.start(plan.noise(START, rows), plan.schedule).to(pipe.device)
-            x = denoise(pipe, denoisers(rows), x, plan, rows, bar)
+            x = call.scheduler.start(call.noise(START, rows), call.schedule).to(pipe.device)
+            x = denoise(pipe, denoisers(rows), x, call, rows, bar)
             videos.append(decode_latents(pipe.vae, x[:kept], output_type))
             if pipe._interrupt:
                 break
@@ -93,7 +100,7 @@ def make_videos(
 
 
 def denoise(
-    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, plan: SamplingPlan, rows: Sequence[int], bar: tqdm
+    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: tqdm
 ) -> Tensor:
     """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
 
@@ -101,12 +108,12 @@ def denoise(
         pipe.current_timestep = t[0]
         return denoiser(x, t).float()
 
-    steps = plan.scheduler.run(evaluate, x, plan.schedule, lambda step: plan.noise(step, rows), plan.eta)
+    steps = call.scheduler.run(evaluate, x, call.schedule, lambda step: call.noise(step, rows), call.eta)
     try:
-        with pipe.broadcasting():
+        with nullcontext() if runs_fast(pipe) else pipe.broadcasting():
             for step, x in enumerate(steps):
                 bar.update()
-                call_back(pipe, plan, step, x, denoiser)
+                call_back(pipe, call, step, x, denoiser)
                 if pipe._interrupt:
                     break
     finally:
@@ -114,16 +121,16 @@ def denoise(
     return x
 
 
-def call_back(pipe: "LattePipeline", plan: SamplingPlan, step: int, x: Tensor, denoiser: GuidedDenoiser) -> None:
+def call_back(pipe: "LattePipeline", call: SamplingCall, step: int, x: Tensor, denoiser: GuidedDenoiser) -> None:
     """Call callback_on_step_end as diffusers does, and take over the tensors that it returns.
 
     A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
     """
-    if plan.callback is None:
+    if call.callback is None:
         return
     known = {"latents": rearrange(x, "b f c h w -> b c f h w"), **denoiser.tensors}
-    t = plan.schedule.timesteps[-1 - step].item()
-    changed = plan.callback(pipe, step, t, {name: known[name] for name in plan.tensors if name in known})
+    t = call.schedule.timesteps[-1 - step].item()
+    changed = call.callback(pipe, step, t, {name: known[name] for name in call.tensors if name in known})
     for name, tensor in changed.items() if isinstance(changed, dict) else ():
         if tensor is None or name not in known or tensor is known[name]:
             continue

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, Request
-from latte.diffusion.guidance import guided, predicting_noise
+from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
+from latte.fast.denoiser import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
+from latte.plans.plan import Plan
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
@@ -69,31 +70,42 @@ class TextConditioning:
         """Write the parts as a folder, in our layout or in the one that diffusers reads."""
         (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.sampling)
 
+    def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
+        """Whether a call's network has an unconditional half."""
+        return guidance.scale > 1
+
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:
         """The network, guided from the negative prompts towards the prompts, which are encoded here."""
         text = encode_prompt(
             pipe, *texts(request, guidance), request.copies, request.clean_caption, request.mask_feature,
             request.text_mask,
         )  # fmt: skip
-        dtype = next(pipe.transformer.parameters()).dtype
+        network, dtype = pipe.transformer, next(pipe.transformer.parameters()).dtype
+        times, temporal = plan.times(pipe.device), request.enable_temporal_attentions
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
+            known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
+            run: FastRun | None = None
 
-            def network(x: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
-                table, masks = torch.cat(list(embeds.values())), None if mask is None else mask[chosen]
-                return pipe.transformer(
-                    x.to(dtype), t, table[chosen], masks, temporal=request.enable_temporal_attentions
-                ).float()
+            def fast(x: Tensor, k: int) -> Tensor:
+                nonlocal run
+                if run is None:
+                    condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
+                    run = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                elif any(new is not old for new, old in zip(embeds.values(), known)):
+                    run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
+                known[:] = embeds.values()
+                return run(x, k)
 
-            model = network
-            if pipe.transformer.config.prediction == "v":
-                model = predicting_noise(network, pipe.scheduler.training_schedule())
-            prompts = torch.arange(len(rows), device=pipe.device)
-            scale = guidance.scale if len(embeds) > 1 else 1
-            return GuidedDenoiser(guided(model, prompts, prompts + len(rows), scale, guidance.interval), embeds)
+            def plain(x: Tensor, k: int) -> Tensor:
+                table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
+                return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
+
+            evaluate = fast if temporal and runs_fast(pipe) else plain
+            return GuidedDenoiser(evaluate, plan, guidance.scale, alpha_bars(pipe, plan), embeds)
 
         return denoiser
 

@@ -75,6 +75,7 @@ class Denoiser(nn.Module):
         patch_size: Side of a patch, in latent pixels.
         tubelet: Frames in a patch.
         first_temporal: Index of the block before which the frames get their position; None for no position.
+        upsample: From one latent frame for each tubelet to all of its frames.
         patch_embed: From patches to tokens.
         blocks: The transformer blocks, in order.
         final_modulation: Modulation of the last norm.
@@ -85,6 +86,7 @@ class Denoiser(nn.Module):
     patch_size: int
     tubelet: int = 1
     first_temporal: int | None
+    upsample: nn.Module | None
     patch_embed: nn.Linear
     blocks: nn.ModuleList
     final_modulation: nn.Module
@@ -114,13 +116,20 @@ class Denoiser(nn.Module):
 
     def trunk(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
         """From latents (b, f, c, h, w) through all blocks to the output; see denoise."""
+        tokens = self.through_blocks(self.embed(x, condition), condition, temporal)
+        return self.predict(tokens, condition, x.shape[3] // self.patch_size)
+
+    def embed(self, x: Tensor, condition: Condition) -> Tensor:
+        """Latents (b, f, c, h, w) -> tokens (b, f, s, d) with their places, after those of the condition."""
         p, (h, w) = self.patch_size, (side // self.patch_size for side in x.shape[3:])
         x = self.patch_embed(patchify(x, p, self.tubelet).to(self.patch_embed.weight.dtype))
         x = x + self.spatial_position(x, h, w)
-        prefix = 0
-        if condition.tokens is not None:
-            prefix = condition.tokens.shape[2]
-            x = torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+        if condition.tokens is None:
+            return x
+        return torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+
+    def through_blocks(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
+        """Tokens (b, f, s, d) through all blocks. What computes them faster, or less often, replaces this method."""
         for i, block in enumerate(self.blocks):
             if temporal and i == self.first_temporal:
                 x = self.add_temporal_position(x)
@@ -128,8 +137,14 @@ class Denoiser(nn.Module):
                 arguments = (x, condition.blocks, condition.text, condition.bias, temporal)
                 recompute = self.gradient_checkpointing and self.training
                 x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+        return x
+
+    def predict(self, x: Tensor, condition: Condition, h: int) -> Tensor:
+        """Tokens (b, f, s, d), of patches in h rows -> the output (b, f, channels, height, width)."""
+        prefix = 0 if condition.tokens is None else condition.tokens.shape[2]
         ((shift, scale),) = self.final_modulation(condition.final)
-        return unpatchify(self.final_linear(modulate(x[:, :, prefix:], shift, scale)), p, h)
+        out = unpatchify(self.final_linear(modulate(x[:, :, prefix:], shift, scale)), self.patch_size, h)
+        return out if self.upsample is None else self.upsample(out.transpose(1, 2)).transpose(1, 2)
 
     def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
         """The position of each of h x w patches, (s, d), to add to tokens x (b, f, s, d)."""

@@ -198,8 +198,7 @@ class Latte(Denoiser):
             ValueError: Shapes do not fit the configuration or each other.
         """
         self.check_inputs(x, t, y, num_images)
-        out = self.denoise(x, self.class_condition(self.condition(t, y)), num_images)
-        return out if self.upsample is None else self.upsample(out.transpose(1, 2)).transpose(1, 2)
+        return self.denoise(x, self.class_condition(self.condition(t, y)), num_images)
 
     def class_condition(self, embeddings: list[Tensor]) -> Condition:
         """How embeddings (b, rows, d) enter the trunk: their sum modulates it, or each is a token of every frame."""

@@ -85,7 +85,7 @@ class LatteT2V(Denoiser):
     def __init__(self, config: LatteT2VConfig):
         super().__init__()
         self.config, dim, p = config, config.hidden_size, config.patch_size
-        self.patch_size, self.first_temporal = p, 1
+        self.patch_size, self.first_temporal, self.upsample = p, 1, None
         self.patch_embed = nn.Linear(config.in_channels * p * p, dim)
         self.time = TimeEmbed(dim)
         self.time_modulation = FullPrecisionLinear(dim, 6 * dim)

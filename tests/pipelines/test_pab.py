@@ -62,6 +62,7 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate, monkeypatch):
     """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
+    pipe.fast = False
     plain, kept = latents(pipe, golden, steps=8), []
     kinds = ("spatial_attn", "temporal_attn", "cross_attn", "mlp")
     ranges = {f"{kind}_skip_range": 2 for kind in kinds} | {f"{kind}_timestep_range": (990, 999) for kind in kinds}

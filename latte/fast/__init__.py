@@ -1,0 +1,1 @@
+"""Exact, faster ways to compute the networks of latte.models, attached from outside."""

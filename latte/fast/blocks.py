@@ -1,0 +1,152 @@
+"""A transformer block on parts of a video that stay in the processor's cache.
+
+Spatial attention mixes the tokens of one frame, temporal attention the frames of one place, and everything else treats
+each token by itself. So a block of one kind of attention can be computed on some frames, or on some places, from its
+first norm to the end of its MLP before the next part begins. The residual is updated in place.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latte.fast.kernels import gelu_, linear
+from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, rotate
+from latte.models.block import Block, FeedForward
+
+Slices = tuple[slice, slice, slice]  # of the axes b, f and s
+WHOLE = slice(None)
+
+
+def parts(shape: torch.Size, axis: int | None, rows: int) -> Iterator[Slices]:
+    """Cut tokens (b, f, s, d) into parts of some `rows` tokens, along an axis that a layer does not mix.
+
+    Args:
+        shape: Of the tokens.
+        axis: 1, frames; 2, places within a frame; None cuts between videos only.
+        rows: About how many tokens a part is to have.
+    """
+    b, f, s = shape[:3]
+    if f * s <= rows or axis is None:
+        step = max(1, rows // (f * s))
+        yield from ((slice(i, i + step), WHOLE, WHOLE) for i in range(0, b, step))
+        return
+    length, other = (f, s) if axis == 1 else (s, f)
+    count = -(-length // max(1, rows // other))
+    step = -(-length // count)  # parts of nearly equal size
+    for i in range(b):
+        for start in range(0, length, step):
+            cut = slice(start, start + step)
+            yield (slice(i, i + 1), cut, WHOLE) if axis == 1 else (slice(i, i + 1), WHOLE, cut)
+
+
+def of(z: Tensor, where: Slices) -> Tensor:
+    """The rows of a modulation (b or 1, f or 1, 1, d) that belong to a part of the tokens."""
+    return z[where[0] if z.shape[0] > 1 else WHOLE, where[1] if z.shape[1] > 1 else WHOLE]
+
+
+class FastAttention:
+    """latte.models.attention.AxialAttention, without its layout's helpers: (b, f, s, d) -> (b, f, s, d)."""
+
+    def __init__(self, layer: AxialAttention):
+        self.layer, self.spatial = layer, layer.kind == "spatial"
+        self.qkv, self.proj = linear(layer.qkv), linear(layer.proj)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        (b, f, s), h = x.shape[:3], self.layer.heads
+        qkv = self.qkv(x).view(b, f, s, h, 3, -1)
+        q, k, v = qkv.unbind(4)
+        if self.layer.rope:
+            q, k = rotate(q, k)
+        if self.spatial:
+            q, k, v = (z.flatten(0, 1).transpose(1, 2) for z in (q, k, v))  # (b f) h s e
+            y = self.layer.attend(q, k, v).transpose(1, 2)
+        else:
+            q, k, v = (z.flatten(2, 3).transpose(1, 2) for z in (q, k, v))  # b (s h) f e
+            y = self.layer.attend(q, k, v).transpose(1, 2)
+        return self.proj(y.reshape(b, f, s, -1))
+
+
+class FastSplit:
+    """latte.models.attention.SplitAttention."""
+
+    def __init__(self, layer: SplitAttention):
+        self.spatial, self.temporal = FastAttention(layer.spatial), FastAttention(layer.temporal)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.spatial(x).add_(self.temporal(x))
+
+
+class FastCross:
+    """latte.models.attention.CrossAttention; keys and values are computed once per text."""
+
+    def __init__(self, layer: CrossAttention):
+        self.layer, self.q, self.proj = layer, linear(layer.q), linear(layer.proj)
+
+    def text(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of text embeddings (b, 1 or f, l, d), each (b, 1 or f, h, l, e)."""
+        k, v = self.layer.kv(text).unflatten(-1, (self.layer.heads, 2, -1)).unbind(-2)
+        return k.transpose(2, 3).contiguous(), v.transpose(2, 3).contiguous()
+
+    def __call__(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        b, f, s, d = x.shape
+        texts, h = k.shape[1], self.layer.heads
+        q = self.q(x).view(b * texts, f // texts * s, h, -1).transpose(1, 2)
+        mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+        return self.proj(y.transpose(1, 2).reshape(b, f, s, d))
+
+
+class FastMlp:
+    """latte.models.block.FeedForward."""
+
+    def __init__(self, layer: FeedForward):
+        self.up, self.down = linear(layer.fc1), linear(layer.fc2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(gelu_(self.up(x)))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One layer of a block, with what is around it: its norm's modulation, its gate, and where it may be cut.
+
+    Attributes:
+        layer: The readable layer, by which caches know it.
+        compute: (normed tokens, *text) -> what the layer gives (b, f, s, d).
+        kind: "spatial", "temporal", "split", "cross" or "mlp".
+        axis: Tokens may be cut along it: 1, frames; 2, places; 0, either; None, neither.
+        norm: Which of the block's norms modulates its input; None, it has no norm and no gate.
+    """
+
+    layer: nn.Module
+    compute: Callable[..., Tensor]
+    kind: str
+    axis: int | None
+    norm: int | None
+
+
+def branches(block: Block) -> list[Branch]:
+    """The layers of a block, in order."""
+    found = []
+    for attn in block.attns:
+        if isinstance(attn, SplitAttention):
+            found.append(Branch(attn, FastSplit(attn), "split", None, 0))
+        else:
+            found.append(Branch(attn, FastAttention(attn), attn.kind, 1 if attn.kind == "spatial" else 2, 0))
+    if block.cross is not None:
+        found.append(Branch(block.cross, FastCross(block.cross), "cross", 1, None))
+    return [*found, Branch(block.mlp, FastMlp(block.mlp), "mlp", 0, 1)]
+
+
+def in_runs(layers: list[Branch]) -> list[tuple[int | None, list[Branch]]]:
+    """Consecutive layers that may be cut along the same axis, which are computed part by part."""
+    runs: list[tuple[int | None, list[Branch]]] = []
+    for branch in layers:
+        if runs and branch.axis is not None and runs[-1][0] is not None and branch.axis in (0, runs[-1][0]):
+            runs[-1][1].append(branch)
+        else:
+            runs.append((branch.axis, [branch]))
+    return [(1 if axis == 0 else axis, run) for axis, run in runs]
