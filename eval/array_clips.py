@@ -67,9 +67,9 @@ def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol
     Raises:
         ValueError: They are not such videos, or none is long enough.
     """
-    if isinstance(videos, Tensor | np.ndarray) and frame_axes(tuple(videos.shape)):
+    if isinstance(videos, Tensor | np.ndarray) and (axes := frame_axes(tuple(videos.shape))):
         check_array(videos, f"the {side} videos")
-        videos = channels_first(as_tensor(videos))
+        videos = videos.permute(axes) if isinstance(videos, Tensor) else videos.transpose(axes)
     named = {f"{side} video {i}": video for i, video in enumerate(videos)}
     videos = [as_video(video, name) for name, video in as_uint8(named).items()]
     named = {f"{i:06d}.mkv": video for i, video in enumerate(videos)}

@@ -128,6 +128,8 @@ def as_numbers(value: object, name: str) -> Tensor:
         raise ValueError(
             f"{name} has the shape {tuple(value.shape)}; at most {MOST_WIDTH} numbers per feature are read"
         )
+    if not isinstance(value, Tensor | np.ndarray | list | int | float):  # nested tuples may have any number of items
+        raise ValueError(f"{name} is a {type(value).__name__}, which is not an array")
     return torch.from_numpy(np.array(value, np.float64))
 
 
@@ -157,8 +159,8 @@ def read_feature_set(path: str | Path) -> FeatureSet:
         moments, about = read_statistics(path)
         return FeatureSet(about, moments, given=True)
     else:
-        inside = path.iterdir() if path.is_dir() else [path]
-        files = sorted(file for file in inside if file.suffix.lower() == FEATURES)
+        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+        files = [file for file in inside if file.suffix.lower() == FEATURES]
         parts = [as_features(read_tensors(file).get("features"), file) for file in files]
         if len(widths := sorted({part.shape[1] for part in parts})) > 1:
             found = " and of ".join(map(str, widths))

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
-from latte.fast.denoiser import FastRun
+from latte.conditioning import GuidedDenoiser, Network, Request, alpha_bars, runs_fast
+from latte.fast.trunk import FastRun
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.plans.plan import Plan
@@ -95,14 +94,15 @@ class ClassConditioning:
             if classes:
                 given = [labels[i] for i in rows]
                 y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
+            plain = lambda x, t: network(x, t.expand(len(x)), *(() if y is None else (y[: len(x)],)))
             if runs_fast(pipe):
                 every = torch.repeat_interleave(times, 1 if y is None else len(y))
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Callable[[Tensor, int], Tensor] = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                run: Network = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
             else:
-                run = lambda x, k: network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
+                run = lambda x, k, halves: plain(torch.cat([x] * halves), times[k])
             return GuidedDenoiser(run, plan, guidance.scale, levels)
 
         return denoiser

@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from latte import __version__
+from latte.allocator import keep_freed_memory
 from latte.commands.parser import command_parser
 from latte.disk_errors import ONLY_FROM_WRITING, describe, failed_write, reason_of
 from latte.files import SEEN, one_line
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
         try:
             SEEN.clear()
+            if os.environ.get("LATTE_KEEP_MEMORY") != "0":
+                keep_freed_memory()
             import_module(f"latte.commands.{parsed.command}").main(parsed.arguments)
             sys.stdout.flush()
         except KeyboardInterrupt:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import noise_of_v, split_output
 from latte.diffusion.guidance import guide
-from latte.fast.denoiser import has_fast_form
+from latte.fast.switch import is_enabled
+from latte.fast.trunk import has_fast_form
 from latte.plans.plan import Plan
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance
@@ -43,6 +44,9 @@ class Request:
                 raise ValueError(f"{name} does nothing for {what}: leave it out")
 
 
+Network = Callable[[Tensor, int, int], Tensor]
+
+
 class GuidedDenoiser:
     """A guided network for some videos: denoiser(x, t) -> noise and, where it is learned, variance channels.
 
@@ -52,8 +56,8 @@ class GuidedDenoiser:
         tensors: What it is conditioned on, by the names that a callback may ask for; a callback may replace them.
 
     Args:
-        network: (x (n, f, c, h, w), k) -> its output at evaluation k (n, f, c or 2c, h, w), for the first n of the
-            videos' conditions and, after them, of what stands for no condition.
+        network: (x (b, f, c, h, w), k, halves) -> its output at evaluation k (halves * b, f, c or 2c, h, w). The first
+            half is for the videos' conditions; the second one, if there are 2, for what stands for no condition.
         plan: What each evaluation computes.
         scale: Of guidance.
         levels: For a network that predicts v, alpha bar at each evaluation; None, it predicts noise.
@@ -61,7 +65,7 @@ class GuidedDenoiser:
     """
 
     def __init__(
-        self, network: Callable[[Tensor, int], Tensor], plan: Plan, scale: float, levels: Sequence[float] | None = None,
+        self, network: Network, plan: Plan, scale: float, levels: Sequence[float] | None = None,
         tensors: dict[str, Tensor] | None = None,
     ):  # fmt: skip
         self.network, self.plan, self.scale, self.levels, self.tensors = network, plan, scale, levels, tensors or {}
@@ -71,7 +75,7 @@ class GuidedDenoiser:
         """x (b, f, c, h, w), t (b,) -> (b, f, c or 2c, h, w)."""
         self.k += 1
         both = self.plan[self.k].branch == "both"
-        out = self.network(torch.cat([x, x]) if both else x, self.k).float()
+        out = self.network(x, self.k, 2 if both else 1).float()
         if self.levels is not None:
             v, variance = split_output(out, x.shape[2])
             eps = noise_of_v(torch.cat([x, x]) if both else x, v, self.levels[self.k])
@@ -82,7 +86,7 @@ class GuidedDenoiser:
 def runs_fast(pipe: "LattePipeline") -> bool:
     """Whether a call computes its network by its fast form, which knows the layers that are kept by a plan."""
     split = pipe._broadcast is not None and getattr(pipe.transformer.config, "variant", 1) == 4  # halves share one gate
-    return pipe.fast and not split and has_fast_form(pipe.transformer)
+    return is_enabled() and not split and has_fast_form(pipe.transformer)
 
 
 def alpha_bars(pipe: "LattePipeline", plan: Plan) -> list[float] | None:

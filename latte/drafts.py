@@ -102,26 +102,43 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def link_tree(source: Path, target: Path, only_hidden: bool) -> None:
+def link_tree(source: Path, target: Path, only_hidden: bool = False, follow: bool = False) -> None:
     """Make a folder with the files of another, as hard links where the file system has them, without drafts.
 
     Args:
         source: A folder.
         target: The folder to make.
         only_hidden: Take only what is hidden in `source` itself, such as .git.
+        follow: Take what symbolic links lead to, in place of the links, which may be relative to where they lie.
     """
 
     def unwanted(folder: str, names: list[str]) -> set[str]:
         visible = {name for name in names if name[0] != "."} if only_hidden and Path(folder) == source else set()
-        return visible | {name for name in names if HIDDEN.fullmatch(name) or name == LOCK_FILE}
+        broken = {name for name in names if follow and not os.path.exists(os.path.join(folder, name))}
+        return visible | broken | {name for name in names if HIDDEN.fullmatch(name) or name == LOCK_FILE}
 
-    shutil.copytree(source, target, symlinks=True, ignore=unwanted, copy_function=link)
+    shutil.copytree(source, target, symlinks=not follow, ignore=unwanted, copy_function=link)
+
+
+def own_folder(folder: Path) -> Path:
+    """Make a folder in a draft, if there is none. A link becomes a folder of the same files: its target stays as it is.
+
+    Returns:
+        The folder.
+    """
+    if folder.is_symlink():
+        target = folder.resolve()
+        folder.unlink()
+        if target.is_dir():
+            link_tree(target, folder, follow=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def link(source: str, target: str) -> None:
     """Give a file a second name, or copy it where that is not possible."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)
 
@@ -224,10 +241,11 @@ def move_into(draft: Path, folder: Path, prune: bool) -> None:
     moved = sorted(draft.iterdir(), key=last)
     for path in moved:
         target = folder / path.name
-        if path.is_dir() and target.is_dir() and not (path.is_symlink() or target.is_symlink()):
+        folders = [each.is_dir() and not each.is_symlink() for each in (path, target)]
+        if all(folders):
             move_into(path, target, prune)
             continue
-        if target.is_dir() and not target.is_symlink():
+        if any(folders):  # which cannot take the place of a file or a link, nor the other way round
             remove(target)
         os.replace(path, target)
     for name in set(there) - {path.name for path in moved} if prune else ():

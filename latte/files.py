@@ -235,7 +235,7 @@ def refuse_pointer(path: Path) -> None:
     Args:
         path: A file. One that does not exist or cannot be read is left to whoever reads it.
     """
-    if not path.is_file():  # opening a pipe would wait for its writer
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
         return
     try:
         with path.open("rb") as file:

@@ -218,12 +218,17 @@ def broadcast_plan(plan: Plan, rules: dict[str, Broadcast | Spans]) -> Plan:
         fits = count > 0 and before is not None and before.branch == evaluation.branch
         last = before.timestep if before is not None and count else None
         reuse = {
-            kind: Reuse(places=None if getattr(rule, "first", None) is None else frozenset(range(rule.first)))
+            kind: Reuse(places=first_places(getattr(rule, "first", None)))
             for kind, rule in rules.items()
             if fits and rule.reuses(count, evaluation.timestep, last)
         }
         found.append(replace(evaluation, reuse=reuse))
     return Plan(tuple(found))
+
+
+def first_places(count: int | None) -> frozenset[int] | None:
+    """The first so many layers of a kind; None, all of them."""
+    return None if count is None else frozenset(range(count))
 
 
 class PyramidAttentionBroadcastMixin:

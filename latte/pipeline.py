@@ -41,13 +41,11 @@ class LattePipeline(PyramidAttentionBroadcastMixin):
 
     Attributes:
         sampling: What a call uses where it names nothing: guidance, steps and eta.
-        fast: Compute the network by its fast form, which equals the readable one to rounding: see latte.fast.
         offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
             "free", it is deleted.
         current_timestep: Within a call, the timestep of the network's present evaluation.
     """
 
-    fast = True
     offload_text_encoder: str | None = None
     current_timestep: float | Tensor | None = None
     _interrupt = False

@@ -27,6 +27,7 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name
+from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
 from latte.sample_record import (
     DIGESTS,
@@ -253,6 +254,7 @@ def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: 
         "fps": fps,
         **{name: asdict(config) if is_dataclass(config) else config for name, config in configs.items()},
         "device": device_name(pipe.device),
+        **({"fast": True} if is_enabled() else {}),  # the fast forms round differently
         "torch": torch.__version__,
         "latte": __version__,
     }

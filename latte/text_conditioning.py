@@ -11,14 +11,14 @@ from torch import Tensor
 
 from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
-from latte.fast.denoiser import FastRun
+from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.plan import Plan
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
-from latte.weights.hub import PARTS, find_vae
-from latte.weights.load import model_root
+from latte.weights.hub import find_vae
+from latte.weights.load import PARTS, model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
@@ -90,7 +90,7 @@ class TextConditioning:
             known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
             run: FastRun | None = None
 
-            def fast(x: Tensor, k: int) -> Tensor:
+            def fast(x: Tensor, k: int, halves: int) -> Tensor:
                 nonlocal run
                 if run is None:
                     condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
@@ -98,9 +98,10 @@ class TextConditioning:
                 elif any(new is not old for new, old in zip(embeds.values(), known)):
                     run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
                 known[:] = embeds.values()
-                return run(x, k)
+                return run(x, k, halves)
 
-            def plain(x: Tensor, k: int) -> Tensor:
+            def plain(x: Tensor, k: int, halves: int) -> Tensor:
+                x = torch.cat([x] * halves)
                 table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
                 return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
 
@@ -221,7 +222,7 @@ def read_text_parts(
     check_choice("memory", memory, ("normal", "low"))
     read, parts = readers(path, dtype, memory == "low", variant), dict(parts)
     if isinstance(parts.get("vae"), str | Path):
-        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype)
+        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype, variant)
     for name in TextConditioning.components:
         if name not in parts:
             parts[name] = read[name]()

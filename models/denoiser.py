@@ -86,7 +86,7 @@ class Denoiser(nn.Module):
     patch_size: int
     tubelet: int = 1
     first_temporal: int | None
-    upsample: nn.Module | None
+    upsample: nn.ConvTranspose3d | None
     patch_embed: nn.Linear
     blocks: nn.ModuleList
     final_modulation: nn.Module

@@ -47,7 +47,9 @@ def test_only_latte_is_importable_at_top_level(tmp_path):
 
 def test_sources_of_all_packages_are_found():
     packages = {name.rpartition("/")[0] for name in SOURCES}
-    expected = "commands parallel shapes text video weights models diffusion train train/data train/objectives"
+    expected = (
+        "commands fast parallel plans shapes text video weights models diffusion train train/data train/objectives"
+    )
     expected += " eval eval/ablate eval/bench eval/networks"
     assert packages == {"latte", *(f"latte/{name}" for name in expected.split())}
     assert all(f"{package}/__init__.py" in SOURCES for package in packages)

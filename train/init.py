@@ -23,7 +23,8 @@ from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config,
 from latte.weights.folder import read_config
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
-from latte.weights.published import read_part, readers
+from latte.weights.published import readers
+from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "patch_size", "tubelet")
@@ -185,7 +186,7 @@ def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str
     """Read a LatteT2V or a PixArt-alpha, whose weights get our names. The latter has no temporal blocks."""
     config = read_config(path, t2v_config) if path.is_dir() else None
     if config:
-        state = read_part(path, lambda name, tensor: {name: tensor})
+        state = read_part(state_files(path))
     else:
         markers = (PIXART["patch_embed"] + ".weight", OUTSIDE["patch_embed"] + ".weight")
         state = read_bare_weights(path, markers, T2V_SOURCES)

@@ -1,6 +1,7 @@
 """`latte convert`: convert a checkpoint to a model folder, or a model to the original's or diffusers' format."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -41,15 +42,19 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num-heads", type=int, help="attention heads, for a width that was never published")
     parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
+    words = "a word in the names of the weight files of a text-to-video model or a VAE, such as fp16"
+    parser.add_argument("--variant", help=words)
     args = parser.parse_args(argv)
     source, target, dtype = find_pipeline(args.source), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
-        summary = convert_vae(source, target, dtype)
+        summary = convert_vae(source, target, dtype, args.variant)
     elif is_text_pipeline(source):
         formats = ("latte", "diffusers")
         check_conversion(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
-        summary = convert_text_to_video(source, target, dtype, args.to)
+        summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
+    elif args.variant is not None:
+        refuse_variant(source)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
     else:
@@ -65,26 +70,33 @@ def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: in
         raise ValueError(f"{what}: --num-heads and --weights are for a Latte; leave them out")
 
 
-def convert_vae(source: Path, target: Path, dtype: torch.dtype) -> str:
+def refuse_variant(source: Path) -> NoReturn:
+    """Raise ValueError: the source has no variants."""
+    raise ValueError(f"--variant does nothing for {source}, which has no variants of its files: leave it out")
+
+
+def convert_vae(source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> str:
     """Convert a VAE to our folder; return a summary of it."""
-    vae = load_vae(source)
-    for file in vae_files(source):
+    if variant is not None and source.is_file():
+        refuse_variant(source)
+    vae = load_vae(source, variant=variant)
+    for file in vae_files(source, variant):
         print_read(file)
     save_vae(vae, target, dtype)
     return f"VAE, {parameters(vae)}"
 
 
-def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: str) -> str:
+def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None) -> str:
     """Convert a text-to-video model to our folder, one part at a time, or to diffusers'; return a summary of it."""
     if to == "latte":
-        for name, files, network in convert_to_our_layout(source, target, dtype):
+        for name, files, network in convert_to_our_layout(source, target, dtype, variant):
             print_part(name, files, network)
         return "text-to-video"
     check_published_target(target)
-    read, names = readers(source, dtype), weight_parts(source)
+    read, names = readers(source, dtype, variant=variant), weight_parts(source)
     parts = {name: read[name]() for name in (*names, "tokenizer", "scheduler")}
     for name in names:
-        print_part(name, part_files(source, name), parts[name])
+        print_part(name, part_files(source, name, variant), parts[name])
     save_published(target, parts, dtype, read_sampling(model_root(source), TEXT_GUIDANCE))
     return "text-to-video for diffusers"
 
@@ -136,10 +148,10 @@ def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
     Raises:
         ValueError: The path has another suffix, the original has no such model, or a weight overflows `dtype`.
     """
-    if path.suffix not in (".pt", ".safetensors"):
+    if path.suffix.lower() not in (".pt", ".safetensors"):
         raise ValueError(f"{path}: the original reads .pt or .safetensors files; choose one of these suffixes")
     state = cast(state_for_original(model), dtype)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         write_tensors(path, state)
         return
     needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -176,7 +176,7 @@ def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
     """Arguments that make other videos with the same model: the next seed, without guidance."""
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
     weights = None if args.weights == "ema" else args.weights
-    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights}
+    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights, "--variant": args.variant}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
     return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
 

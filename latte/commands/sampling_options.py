@@ -35,6 +35,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
     add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
+    add("--variant", help="a word in the names of a text-to-video model's weight files, such as fp16 (default: none)")
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)
     add_device_option(parser)
@@ -54,14 +55,16 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     check_sampling_options(args, of_text)
     options = {} if args.vae is None else {"vae": args.vae}
     if of_text:
-        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], memory=args.memory, **options)
+        options |= {"memory": args.memory, "variant": args.variant}
+        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
-        files = list(dict.fromkeys(file for part in ("transformer", "text_encoder") for file in part_files(path, part)))
+        parts = (part_files(path, part, args.variant) for part in ("transformer", "text_encoder"))
+        files = list(dict.fromkeys(file for part in parts for file in part))
     else:
         pipe = LattePipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
     if pipe.vae is not None:
-        files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path))
+        files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
     return pipe.to(usable_device(args.device)), call_settings(pipe, args), files
 
 
@@ -92,7 +95,9 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
     check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
         raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
-    unused = {"weights": "ema", "num_heads": None} if of_text else {"dtype": "float32", "memory": "normal"}
+    unused: dict[str, Any] = {"weights": "ema", "num_heads": None}
+    if not of_text:
+        unused = {"dtype": "float32", "memory": "normal", "variant": None}
     if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:
         raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")
 

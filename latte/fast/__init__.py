@@ -1,1 +1,1 @@
-"""Exact, faster ways to compute the networks of latte.models, attached from outside."""
+"""Faster forms of the networks in latte.models, made from the same weights and attached to them from outside."""

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latte.fast.kernels import gelu_, linear
+from latte.fast.kernels import FastLinear, gelu_
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, rotate
 from latte.models.block import Block, FeedForward
 
 Slices = tuple[slice, slice, slice]  # of the axes b, f and s
 WHOLE = slice(None)
+EVERYTHING = (WHOLE, WHOLE, WHOLE)
 
 
 def parts(shape: torch.Size, axis: int | None, rows: int) -> Iterator[Slices]:
@@ -29,6 +30,9 @@ def parts(shape: torch.Size, axis: int | None, rows: int) -> Iterator[Slices]:
         rows: About how many tokens a part is to have.
     """
     b, f, s = shape[:3]
+    if b * f * s <= rows:
+        yield EVERYTHING
+        return
     if f * s <= rows or axis is None:
         step = max(1, rows // (f * s))
         yield from ((slice(i, i + step), WHOLE, WHOLE) for i in range(0, b, step))
@@ -43,16 +47,18 @@ def parts(shape: torch.Size, axis: int | None, rows: int) -> Iterator[Slices]:
 
 
 def of(z: Tensor, where: Slices) -> Tensor:
-    """The rows of a modulation (b or 1, f or 1, 1, d) that belong to a part of the tokens."""
+    """The rows of a modulation (b or 1, f or 1, 1, d) that belong to a part of the tokens; (d,) belongs to all."""
+    if z.ndim == 1 or where == EVERYTHING:
+        return z
     return z[where[0] if z.shape[0] > 1 else WHOLE, where[1] if z.shape[1] > 1 else WHOLE]
 
 
 class FastAttention:
     """latte.models.attention.AxialAttention, without its layout's helpers: (b, f, s, d) -> (b, f, s, d)."""
 
-    def __init__(self, layer: AxialAttention):
+    def __init__(self, layer: AxialAttention, pack: bool):
         self.layer, self.spatial = layer, layer.kind == "spatial"
-        self.qkv, self.proj = linear(layer.qkv), linear(layer.proj)
+        self.qkv, self.proj = FastLinear(layer.qkv, pack), FastLinear(layer.proj, pack)
 
     def __call__(self, x: Tensor) -> Tensor:
         (b, f, s), h = x.shape[:3], self.layer.heads
@@ -72,8 +78,8 @@ class FastAttention:
 class FastSplit:
     """latte.models.attention.SplitAttention."""
 
-    def __init__(self, layer: SplitAttention):
-        self.spatial, self.temporal = FastAttention(layer.spatial), FastAttention(layer.temporal)
+    def __init__(self, layer: SplitAttention, pack: bool):
+        self.spatial, self.temporal = FastAttention(layer.spatial, pack), FastAttention(layer.temporal, pack)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.spatial(x).add_(self.temporal(x))
@@ -82,8 +88,8 @@ class FastSplit:
 class FastCross:
     """latte.models.attention.CrossAttention; keys and values are computed once per text."""
 
-    def __init__(self, layer: CrossAttention):
-        self.layer, self.q, self.proj = layer, linear(layer.q), linear(layer.proj)
+    def __init__(self, layer: CrossAttention, pack: bool):
+        self.layer, self.q, self.proj = layer, FastLinear(layer.q, pack), FastLinear(layer.proj, pack)
 
     def text(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of text embeddings (b, 1 or f, l, d), each (b, 1 or f, h, l, e)."""
@@ -102,8 +108,8 @@ class FastCross:
 class FastMlp:
     """latte.models.block.FeedForward."""
 
-    def __init__(self, layer: FeedForward):
-        self.up, self.down = linear(layer.fc1), linear(layer.fc2)
+    def __init__(self, layer: FeedForward, pack: bool):
+        self.up, self.down = FastLinear(layer.fc1, pack), FastLinear(layer.fc2, pack)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.down(gelu_(self.up(x)))
@@ -128,17 +134,17 @@ class Branch:
     norm: int | None
 
 
-def branches(block: Block) -> list[Branch]:
-    """The layers of a block, in order."""
+def branches(block: Block, pack: bool) -> list[Branch]:
+    """The layers of a block, in order; pack: see FastLinear."""
     found = []
     for attn in block.attns:
         if isinstance(attn, SplitAttention):
-            found.append(Branch(attn, FastSplit(attn), "split", None, 0))
+            found.append(Branch(attn, FastSplit(attn, pack), "split", None, 0))
         else:
-            found.append(Branch(attn, FastAttention(attn), attn.kind, 1 if attn.kind == "spatial" else 2, 0))
+            found.append(Branch(attn, FastAttention(attn, pack), attn.kind, 1 if attn.kind == "spatial" else 2, 0))
     if block.cross is not None:
-        found.append(Branch(block.cross, FastCross(block.cross), "cross", 1, None))
-    return [*found, Branch(block.mlp, FastMlp(block.mlp), "mlp", 0, 1)]
+        found.append(Branch(block.cross, FastCross(block.cross, pack), "cross", 1, None))
+    return [*found, Branch(block.mlp, FastMlp(block.mlp, pack), "mlp", 0, 1)]
 
 
 def in_runs(layers: list[Branch]) -> list[tuple[int | None, list[Branch]]]:

@@ -59,7 +59,7 @@ def read_vocabulary(path: Path) -> tuple[Path, bytes]:
             "folder that holds it"
         )
     refuse_pointer(file)
-    if file.suffix != ".json":
+    if file.suffix.lower() != ".json":
         return file, file.read_bytes()
     try:
         return file, vocabulary_from_json(file)

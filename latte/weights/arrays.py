@@ -1,6 +1,7 @@
 """Untrusted files of NumPy arrays: .npz, and pickles of a dictionary of arrays and numbers. No code in them is run."""
 
 import io
+import os
 import zipfile
 from math import prod
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing or damaged, it holds objects, some values are not finite, or it unpacks to
             more than MOST_ARRAY_BYTES, or to more than MOST_GROWTH times its size.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path}: there is no such file")
     refuse_pointer(path)
     try:
@@ -87,7 +88,7 @@ def read_array_pickle(path: Path) -> dict[str, object]:
     Raises:
         CheckpointError: The file is missing or damaged, or does not hold a dictionary.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path}: there is no such file")
     refuse_pointer(path)
     try:

@@ -1,7 +1,7 @@
 """The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
 import hashlib
-import time
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from latte.drafts import own_folder
 from latte.files import read_json, refuse_pointer, replacing_folder, write_json
-from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, write_tensors
+from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, settled, write_tensors
 
-CLOCK_TICK_NS = 2_000_000_000  # coarsest step of the times of a file, as on FAT
 Network = TypeVar("Network", bound=nn.Module)
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
@@ -22,7 +22,7 @@ MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 def weight_files(folder: Path) -> list[Path]:
     """List the files of a folder that could be taken for its weights, except hidden ones, which are drafts."""
     kinds = (".safetensors", ".bin", ".pt")
-    return sorted(path for path in folder.iterdir() if path.suffix in kinds and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds and not path.name.startswith("."))
 
 
 def digest_folder(folder: Path) -> str:
@@ -51,9 +51,11 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
         CheckpointError: There is no config.json, `make` rejects it, or a file differs from the manifest.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder")
-    for file in weight_files(folder):
+    files = weight_files(folder) if folder.is_dir() else []
+    if not path.is_file():  # such as what accelerate and DeepSpeed save
+        advice = f": give a file in it, {files[0].name}" if files else ""
+        raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder{advice}")
+    for file in files:
         refuse_pointer(file)
     if (wrong := damage(folder)) is not None:
         raise CheckpointError(f"{folder}: {wrong}; write the folder again, or delete {MANIFEST} to accept it")
@@ -83,7 +85,7 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     """Write `module.config` and the weights of `module` as a model folder.
 
     A model folder that was written before is replaced, with all else that is in it left as it is. If writing is
-    interrupted, the folder is as before.
+    interrupted, the folder is as before. What links in it lead to is never changed.
 
     Args:
         module: A network with a dataclass `config`.
@@ -107,16 +109,18 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
 def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None) -> None:
     """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it."""
     state = cast(module.state_dict(), dtype)
-    draft.mkdir(parents=True, exist_ok=True)
-    for path in (*weight_files(draft), draft / CONFIG, draft / MANIFEST):  # links to the files of an earlier model
-        path.unlink(missing_ok=True)
+    for name in (CONFIG, WEIGHTS, MANIFEST):
+        (own_folder(draft) / name).unlink(missing_ok=True)  # a further name of an earlier model's file
     write_tensors(draft / WEIGHTS, state)
     write_json(draft / CONFIG, asdict(module.config))
     write_manifest(draft, [CONFIG, WEIGHTS])
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise CheckpointError if the folder holds anything that save_folder did not write and would overwrite."""
+    """Raise CheckpointError if the folder holds what save_folder did not write, and would overwrite or have beside it.
+
+    Other weights are not removed, and beside those that are written they would count as damage.
+    """
     if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
     try:
@@ -125,6 +129,8 @@ def check_replaceable(folder: Path) -> None:
         ours = False
     if not ours:
         raise CheckpointError(f"{folder} is not empty and not a model folder written here; choose a new folder")
+    if others := [path.name for path in weight_files(folder) if path.name != WEIGHTS]:
+        raise CheckpointError(f"{folder} holds other weights too, {others[0]}: move them away, or choose a new folder")
 
 
 def refuse_leftovers(folder: Path, given: dict[str, bool]) -> None:
@@ -157,10 +163,9 @@ def read_manifest(folder: Path) -> dict[str, dict]:
 
 def cached_digest(path: Path) -> str:
     """The sha256 of a file, computed once if the file does not change: a command may verify a model several times."""
+    if not settled(path):
+        return digest(path)
     about = path.stat()
-    last_change = max(about.st_mtime_ns, about.st_ctime_ns)
-    if abs(time.time_ns() - last_change) < CLOCK_TICK_NS:
-        return digest(path)  # a further change might not be seen in the times
     return digest_at(path.absolute(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
@@ -189,7 +194,7 @@ def damage(folder: Path) -> str | None:
         return f"{MANIFEST} cannot be read"
     for name, about in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != about["bytes"]:
+        if not os.path.isfile(path) or path.stat().st_size != about["bytes"]:
             return f"{name} is missing or truncated"
         if cached_digest(path) != about["sha256"]:
             return f"{name} is not what was written"

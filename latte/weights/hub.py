@@ -5,10 +5,8 @@ import re
 from pathlib import Path
 
 from latte.weights.folder import CONFIG
-from latte.weights.load import find_model
+from latte.weights.load import PARTS, find_model
 from latte.weights.tensors import CheckpointError
-
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
 
 
 def find_pipeline(name: str | Path) -> Path:
@@ -42,7 +40,7 @@ def find_cached(name: str | Path, file: str, needed: str) -> Path:
     Raises:
         CheckpointError: It is nowhere.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) or Path(name).exists():
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) or os.path.exists(name):
         return find_model(name)
     cache = cache_folder()
     stored = cache / f"models--{str(name).replace('/', '--')}"
@@ -50,7 +48,7 @@ def find_cached(name: str | Path, file: str, needed: str) -> Path:
     newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
     named = [stored / "snapshots" / main.read_text(errors="replace").strip()] if main.is_file() else []
     for snapshot in named + newest:
-        if (snapshot / file).is_file():
+        if os.path.isfile(snapshot / file):
             return snapshot
     try:
         return find_model(name)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from latte.drafts import own_folder
 from latte.files import replacing_folder, write_json
 from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
@@ -56,5 +57,5 @@ def save_latte(
         if sampling is not None:
             save_sampling(sampling, draft)
         if scheduler is not None:
-            save_scheduler(scheduler, draft / "scheduler")
+            save_scheduler(scheduler, own_folder(draft / "scheduler"))
     return folder

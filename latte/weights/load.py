@@ -31,7 +31,7 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
 }
 FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
 STANDS_ALONE = {"block_out_channels", "widths"}  # in config.json: a VAE's or a feature network's, without companions
-PARTS = ("transformer", "text_encoder", "vae")  # folders of weights in a final/
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
 COMPANIONS = (
     "vae",
     "tokenizer",
@@ -58,10 +58,10 @@ def find_model(name: str | Path) -> Path:
     """
     path, bundled = Path(name), bundled_models()
     if str(name) in bundled:
-        if path.exists():
+        if os.path.exists(path):
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
         return bundled[str(name)]
-    if not path.exists():
+    if not os.path.exists(path):
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
     return path if (path / CONFIG).exists() else most_trained(path)

@@ -126,6 +126,8 @@ class PickleReader:
         if isinstance(function, Foreign):
             self.stack.append(Foreign(function.name))
             return
+        if not isinstance(arguments, list | tuple):  # a tensor of one number may claim to be 2 ** 60 of them
+            raise CheckpointError(f"it gives a {type(arguments).__name__} as arguments, so it is not read")
         self.count(sum(len(part) for part in (arguments, *arguments) if isinstance(part, list | tuple)))  # copies
         self.stack.append(function(*arguments))
 

@@ -1,5 +1,6 @@
 """Reading the folders of text-to-video models, in the published layout or ours: a subfolder for every part."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,35 +19,13 @@ from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_stat
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
 from latte.weights.load import EMA, is_checkpoint, model_root, own_vae, weights_file
-from latte.weights.state_files import state_files
+from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
 
 TEMPORAL_VAE = "vae_temporal_decoder"  # a second VAE, which Latte-1 comes with
 SCHEDULER_FILE = "scheduler_config.json"
 HALF = (torch.float16, torch.bfloat16)
-
-
-def read_part(
-    folder: Path, convert: Callable[[str, Tensor], dict[str, Tensor]], variant: str | None = None
-) -> dict[str, Tensor]:
-    """Read the tensors of a part, shard by shard.
-
-    Args:
-        folder: The folder of the part.
-        convert: Makes of a name and its tensor what to keep, before the next tensor is converted.
-        variant: See latte.weights.state_files.
-
-    Raises:
-        CheckpointError: A file is missing or damaged, or two shards hold the same name.
-    """
-    state = {}
-    for file in state_files(folder, variant):
-        for name, tensor in read_tensors(file).items():
-            if name in state:
-                raise CheckpointError(f"{file}: {name} is in another shard too")
-            state |= convert(name, tensor) if isinstance(tensor, Tensor) else {name: tensor}
-    return state
 
 
 def load_part(
@@ -66,14 +45,14 @@ def load_part(
         network: Makes the network of its configuration.
         to_state: Makes our state dict of a published one and the configuration.
         marker: A key that only our own state dicts have.
-        convert: See read_part.
+        convert: See latte.weights.state_files.read_part.
         variant: See latte.weights.state_files.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the configuration.
     """
     config = read_config(folder, to_config)
-    state = read_part(folder, convert, variant)
+    state = read_part(state_files(folder, variant), convert)
     with prefix_errors(folder):
         state = state if marker in state else to_state(state, config)
     module = make_network(network, config, state, folder)
@@ -190,11 +169,16 @@ def readers(
         path: A text-to-video folder, or a training checkpoint.
         dtype: What to convert the weights to.
         low: Quantize the text encoder to 8 bits.
-        variant: See latte.weights.state_files; a training checkpoint has none.
+        variant: See latte.weights.state_files.
 
     Returns:
         Part name -> function without arguments, which returns the part or raises CheckpointError.
+
+    Raises:
+        CheckpointError: A training checkpoint is to have a variant.
     """
+    if variant is not None and is_checkpoint(path):
+        raise CheckpointError(f"{path} is of a training, which has no variant {variant!r} of its files: leave it out")
     trained = cache(lambda: load_checkpoint(path, dtype)) if is_checkpoint(path) else None
     texts = ("text_encoder", "tokenizer")
     textless = not any((model_root(path) / part).is_dir() for part in texts)
@@ -214,13 +198,13 @@ def refuse_textless(path: Path) -> None:
     raise CheckpointError(f"{path} has no text encoder; pass the text_encoder and tokenizer that it was trained with")
 
 
-def part_files(path: Path, part: str) -> list[Path]:
+def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:
     """List the files that the weights of a part come from. Raises CheckpointError if one of them is not there."""
     if part in ("vae", TEMPORAL_VAE):
-        files = vae_files((own_vae(path) if part == "vae" else None) or path / part)
+        files = vae_files((own_vae(path) if part == "vae" else None) or path / part, variant)
     else:
-        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part)
-    if missing := [file for file in files if not file.is_file()]:
+        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part, variant)
+    if missing := [file for file in files if not os.path.isfile(file)]:
         raise CheckpointError(f"{missing[0]}: there is no such file, so {path} has no complete {part}")
     return files
 

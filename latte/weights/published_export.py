@@ -16,7 +16,7 @@ from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
 from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, read_manifest, write_manifest
-from latte.weights.hub import PARTS
+from latte.weights.load import PARTS
 from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
 from latte.weights.tensors import CheckpointError, write_tensors

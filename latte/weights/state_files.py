@@ -1,12 +1,17 @@
-"""Which files of a published folder hold the weights of a part: one file or shards, plain or a variant such as fp16."""
+"""The weight files of a part of a published folder: one file or shards, plain or a variant such as fp16."""
 
+import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import Tensor
 
 from latte.files import read_json
 from latte.models.network_config import shown
-from latte.weights.tensors import CheckpointError, prefix_errors
+from latte.weights.scaled_float8 import is_float8, is_scale, take_scales, unscaled
+from latte.weights.tensors import CheckpointError, prefix_errors, read_tensors
 from latte.weights.torch_files import MOST_TENSORS
 
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of the names of weight files
@@ -43,7 +48,7 @@ def state_files(folder: Path, variant: str | None = None) -> list[Path]:
         raise CheckpointError(
             f"{folder} holds weights of {' and '.join(variants)} only: choose one (variant), or rename its files"
         )
-    others = sorted(path.name for path in folder.glob("*") if path.suffix.removeprefix(".") in ENDS)[:2]
+    others = sorted(path.name for path in folder.glob("*") if path.suffix.lower().removeprefix(".") in ENDS)[:2]
     raise CheckpointError(f"{folder} holds no weights {known}{'; found ' + ', '.join(others) if others else ''}")
 
 
@@ -52,10 +57,10 @@ def listed_files(folder: Path, variant: str | None) -> list[Path]:
     word = "" if variant is None else f".{variant}"
     for stem in STEMS:
         for end in ENDS:
-            if (file := folder / f"{stem}{word}.{end}").is_file():
+            if os.path.isfile(file := folder / f"{stem}{word}.{end}"):
                 return [file]
             for name in (f"{stem}.{end}.index{word}.json", f"{stem}{word}.{end}.index.json"):
-                if (folder / name).is_file():
+                if os.path.isfile(folder / name):
                     return shards(folder / name)
     return []
 
@@ -84,3 +89,34 @@ def variant_of(name: str) -> str:
         if found := re.fullmatch(pattern, name):
             return found[1]
     return ""
+
+
+def read_part(files: list[Path], convert: Callable[[str, Tensor], dict[str, Tensor]] | None = None) -> dict:
+    """Read the tensors of a part, shard by shard.
+
+    Args:
+        files: Its files, as `state_files` returns them.
+        convert: Makes of a name and its tensor what to keep, before the next tensor is converted; None keeps it.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or two shards hold the same name.
+    """
+    convert = convert or (lambda name, tensor: {name: tensor})
+    seen: set = set()
+    state: dict = {}
+    waiting: dict = {}  # 8-bit floats and scales: one may lie in another shard than the other
+    for file in files:
+        for name, value in read_tensors(file, shard=True).items():
+            if name in seen:
+                raise CheckpointError(f"{file}: {name} is in another shard too")
+            seen.add(name)
+            if is_float8(value) or is_scale(name):
+                waiting[name] = value
+            else:
+                state |= convert(name, value) if isinstance(value, Tensor) else {name: value}
+    with prefix_errors(files[0] if len(files) == 1 else files[0].parent):
+        scales = take_scales(waiting)
+        for name in list(waiting):
+            value = unscaled(waiting.pop(name), scales.get(name))
+            state |= convert(name, value) if isinstance(value, Tensor) else {name: value}
+    return state

@@ -5,13 +5,12 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from latte.files import CheckpointError, utf8_path
-from latte.weights.tensors import check_header
-from latte.weights.torch_files import BoundedReader
+from latte.files import utf8_path
+from latte.weights.tensors import check_header, is_safetensors
+from latte.weights.torch_files import BoundedReader, opened, pickle_of
 
 PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the machine, and the objects
 
@@ -19,33 +18,25 @@ PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the m
 def mentions(path: Path, end: str) -> bool:
     """Whether a file holds a text that ends like this, such as the name of a tensor. No object or tensor is built."""
     try:
-        if path.suffix != ".safetensors":
-            return any(isinstance(value, str) and value.endswith(end) for _, value in opcodes(path))
+        if not is_safetensors(path):
+            return any(text.endswith(end) for text in texts(path))
         check_header(path)
         with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             return any(name.endswith(end) for name in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError, CheckpointError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
-        return False  # whoever reads its tensors says that it is damaged
+    except Exception:  # a forged file can raise almost anything; whoever reads its tensors says that it is damaged
+        return False
 
 
-def opcodes(path: Path) -> Iterator[tuple[str, object]]:
-    """List the opcodes of a .pt file, and their arguments, up to where it is damaged."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            bounded = BoundedReader(file, path.stat().st_size)
-            for _ in range(PICKLES):
-                yield from opcodes_of(bounded)
-        return
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            if record.filename.endswith("data.pkl") and record.compress_type == zipfile.ZIP_STORED:
-                yield from opcodes_of(io.BytesIO(archive.read(record)))
+def texts(path: Path) -> Iterator[str]:
+    """List the texts in the pickles of a file of PyTorch."""
+    with opened(path) as file:
+        pickles = [pickle_of(file)] if isinstance(file, zipfile.ZipFile) else [file] * PICKLES
+        for one in pickles:
+            yield from texts_of(one)
 
 
-def opcodes_of(file: IO[bytes] | BoundedReader) -> Iterator[tuple[str, object]]:
-    """List the opcodes of one pickle, up to where it is damaged."""
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            yield opcode.name, argument
-    except Exception:  # a forged file can raise almost anything; whoever reads its objects says that it is damaged
-        return
+def texts_of(file: io.BytesIO | BoundedReader) -> Iterator[str]:
+    """List the texts in one pickle."""
+    for _, argument, _ in pickletools.genops(file):
+        if isinstance(argument, str):
+            yield argument

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from latte.drafts import own_folder
 from latte.files import replacing_folder
 from latte.weights.folder import MANIFEST, check_replaceable, refuse_leftovers, write_network
-from latte.weights.hub import PARTS
-from latte.weights.load import model_root, own_vae
+from latte.weights.load import PARTS, model_root, own_vae
 from latte.weights.published import TEMPORAL_VAE, networks_of, part_files, readers, save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, TEXT_GUIDANCE, Sampling, read_sampling, save_sampling
 from latte.weights.tensors import CheckpointError
@@ -47,9 +47,9 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
 def save_small_parts(folder: Path, parts: Mapping[str, Any], sampling: Sampling | None) -> None:
     """Write what has no weights, if it is there: the tokenizer, the scheduler and the sampling defaults."""
     if (tokenizer := parts.get("tokenizer")) is not None:
-        tokenizer.save(folder / "tokenizer")
+        tokenizer.save(own_folder(folder / "tokenizer"))
     if (scheduler := parts.get("scheduler")) is not None:
-        save_scheduler(scheduler, folder / "scheduler")
+        save_scheduler(scheduler, own_folder(folder / "scheduler"))
     if sampling is not None:
         save_sampling(sampling, folder)
 
@@ -64,7 +64,7 @@ def check_parts_replaceable(folder: Path, networks: list[str]) -> None:
 
 
 def convert_to_our_layout(
-    source: Path, target: Path, dtype: torch.dtype
+    source: Path, target: Path, dtype: torch.dtype, variant: str | None = None
 ) -> Iterator[tuple[str, list[Path], nn.Module]]:
     """Convert a text-to-video folder of either layout, or a training checkpoint, to our layout, one part at a time.
 
@@ -72,6 +72,7 @@ def convert_to_our_layout(
         source: What to convert.
         target: The folder to write.
         dtype: What to convert the weights to.
+        variant: Of the source's weight files, see latte.weights.state_files.
 
     Yields:
         Of each part with weights: its name, the files that it came from, and its network.
@@ -79,8 +80,8 @@ def convert_to_our_layout(
     Raises:
         CheckpointError: The target holds something else, or the source lacks a part. Nothing was written.
     """
-    read = readers(source, dtype)
-    files = {name: part_files(source, name) for name in weight_parts(source)}
+    read = readers(source, dtype, variant=variant)
+    files = {name: part_files(source, name, variant) for name in weight_parts(source)}
     sampling = read_sampling(model_root(source), TEXT_GUIDANCE)
     expected = {*files, "tokenizer", "scheduler", *([SAMPLING_FILE] if sampling else [])}
     found = sorted(path.name for path in target.iterdir() if path.name[0] != ".") if target.is_dir() else []

@@ -1,7 +1,8 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
 import hashlib
-import re
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
 from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
-from latte.weights.torch_files import SPECIAL, read_torch_file
+from latte.weights.scaled_float8 import FLOATS8, take_scales, unscaled
+from latte.weights.torch_files import SPECIAL, ZIP, read_torch_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
-FLOATS8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
 NOT_LOADED = f"which is not a tensor and is not loaded: {SAVE_TENSORS}"
+CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest step of the times of a file, as on FAT
 MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables in which weights are looked for, and tables in all
-SCALE = re.compile(r"(^|[._])scaled?(_[a-z0-9]+)*$")  # ends of names: weight_scale, weight_scale_inv, scaled_fp8
+MOST_ENTRIES = 2_000_000  # of these tables in sum
 MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tensors in as many; 0.3 MB are usual at most
 
 
@@ -53,7 +55,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_tensors(path: Path) -> dict:
+def settled(*files: Path) -> bool:
+    """Whether files are old enough for a later change to show in their times, so that digests can be remembered.
+
+    The time of a change is set by the file system; that of the contents (mtime) can be set by anybody.
+    """
+    return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > CLOCK_TICK
+
+
+def read_tensors(path: Path, shard: bool = False) -> dict:
     """Read an untrusted checkpoint. Only tensors are loaded, so no code in the file can run.
 
     A truncated file of any format is detected. In a .pt written by PyTorch 1.6 or later, which is a zip archive with
@@ -62,7 +72,8 @@ def read_tensors(path: Path) -> dict:
 
     Args:
         path: A .safetensors file, or a .pt, .pth, .bin or .ckpt file of any version of PyTorch, or a TorchScript
-            archive.
+            archive. Its content tells which, not its suffix.
+        shard: Leave 8-bit floats as they are stored, since their scales may lie in another file.
 
     Returns:
         What the file holds: tensors by name, or a table with such tables in it ("ema", "model"). Objects of other types
@@ -70,10 +81,10 @@ def read_tensors(path: Path) -> dict:
 
     Raises:
         CheckpointError: The file is missing or damaged, it holds objects but no tensors, some values are not finite,
-            tensors have attributes, floats of 8 bits have scales, or they claim more memory than the file can account
-            for.
+            tensors have attributes, floats of 8 bits have scales of an unknown form (latte.weights.scaled_float8), or
+            they claim more memory than the file can account for.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # which also knows names that are too long
         raise CheckpointError(f"{path}: there is no such file")
     refuse_pointer(path)
     table = read_untrusted(path)
@@ -91,8 +102,9 @@ def read_tensors(path: Path) -> dict:
         if isinstance(value, Foreign) and value.name not in SPECIAL:
             raise CheckpointError(f"{path}: {shown(f'{prefix}{key}')} is an object of {value.name}, {NOT_LOADED}")
     for prefix, part in tables:
-        check_scales(part, path, prefix)
         check_values(part, path, prefix)
+        with prefix_errors(path):
+            apply_scales({} if shard and part is table else part)
     return table
 
 
@@ -103,10 +115,14 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
         The keys of a table, from outside, and the table.
 
     Raises:
-        CheckpointError: There are more than MOST_TABLES.
+        CheckpointError: There are more than MOST_TABLES, or more than MOST_ENTRIES in all of them.
     """
     found: list[tuple[tuple[str, ...], dict]] = [((), table)]
+    entries = 0
     for keys, part in found:  # which grows
+        entries += len(part)
+        if entries > MOST_ENTRIES:  # one table may have many names
+            raise CheckpointError(f"the checkpoint holds more than {MOST_ENTRIES} entries, so it is not read")
         yield keys, part
         if len(keys) < MOST_NESTED:
             found += [
@@ -119,7 +135,7 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
 def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors of any kind become a CheckpointError, which names the file."""
     try:
-        if path.suffix.lower() == ".safetensors":
+        if is_safetensors(path):
             check_header(path)
             with utf8_path(path) as readable:
                 return load_file(readable)
@@ -131,6 +147,13 @@ def read_untrusted(path: Path) -> object:
     except Exception as error:  # a forged file can raise almost anything inside a reader
         reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
         raise CheckpointError(f"{path} {reason}") from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as a .safetensors file does, whatever its suffix is: with a size and a JSON object."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and not start.startswith(ZIP)
 
 
 def check_header(path: Path) -> None:
@@ -179,15 +202,10 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
             raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
 
 
-def check_scales(table: dict, path: Path, prefix: str) -> None:
-    """Raise CheckpointError for 8-bit floats that scales go with: every program that writes these has its own rules."""
-    if any(isinstance(tensor, Tensor) and tensor.dtype in FLOATS8 for tensor in table.values()):
-        for name in table:
-            if SCALE.search(str(name)):
-                raise CheckpointError(
-                    f"{path}: {prefix}{name} scales float8 weights, and scaled ones are not read; give the file of "
-                    "these weights in float16, bfloat16 or float32"
-                )
+def apply_scales(table: dict) -> None:
+    """Replace 8-bit floats that have scales by their products. Raises ValueError if the form is not a known one."""
+    for name, scale in take_scales(table).items():
+        table[name] = unscaled(table[name], scale)
 
 
 def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:

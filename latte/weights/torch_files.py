@@ -8,7 +8,8 @@ methods are replaced by attributes.
 import io
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from latte.files import CheckpointError
 from latte.weights.pickles import Foreign, PickleReader
+from latte.weights.torchscript import script_tensors
 
+OBJECTS = "/data.pkl"  # end of the name of a record
+ZIP = b"PK\x03\x04"  # the start of an archive
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that files from before PyTorch 1.6 begin with
 MOST_TENSORS = 100_000  # in a file; a training checkpoint with a thousand blocks has half as many
-MOST_MODULES = 10_000  # in a scripted module
 MOST_DIMS = 25  # of a tensor: PyTorch's kernels take no more
 CHUNK = 1 << 20  # bytes that are read at once
 STORAGES = {  # PyTorch's names of storages, without "Storage"
@@ -46,6 +49,13 @@ SPECIAL = {  # what builds tensors without plain values: their kind
     "torch._utils._rebuild_qtensor": "quantized",
     "torch._utils._rebuild_wrapper_subclass": "of a subclass",
 }
+
+
+def items_of(value: object) -> tuple:
+    """The items of a tuple or list. Anything else in a file, such as a tensor, may claim to have any number of them."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a {type(value).__name__} stands where a tuple belongs")
+    return tuple(value)
 
 
 class Values(NamedTuple):
@@ -88,7 +98,7 @@ class TensorReader(PickleReader):
         names = {
             **types,
             "torch.storage.UntypedStorage": torch.uint8,
-            "torch.Size": lambda sizes=(): tuple(sizes),
+            "torch.Size": lambda sizes=(): items_of(sizes),
             **{f"torch._utils._rebuild_tensor{version}": function for version, function in rebuild.items()},
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, _, __, state: without_state(data, state),
@@ -100,14 +110,14 @@ class TensorReader(PickleReader):
 
     def storage(self, pid: object) -> Values | Foreign:
         """The values that a persistent id refers to."""
-        word, dtype, key, _, count, *view = pid
+        word, dtype, key, _, count, *view = items_of(pid)
         if isinstance(dtype, Foreign):
             return dtype
         if word != "storage" or not isinstance(key, str) or type(count) is not int or count < 0:
             raise CheckpointError("it refers to data that are not numbers, so it is not read")
         memory = self.read(key, count * dtype.itemsize, dtype.itemsize)
         if view and view[0] is not None:  # a part of a storage, in files of the first versions of PyTorch
-            _, offset, count = view[0]
+            _, offset, count = items_of(view[0])
             first, last = offset * dtype.itemsize, (offset + count) * dtype.itemsize
             if not 0 <= first <= last <= memory.nbytes():
                 raise CheckpointError(f"a part of storage {key:.100} lies outside of it")
@@ -130,6 +140,7 @@ class TensorReader(PickleReader):
         if isinstance(values, Foreign):
             return values
         dtype = values.dtype if dtype is None else dtype
+        size, stride = items_of(size), items_of(stride)
         numbers = (offset, *size, *stride)
         if not all(type(number) is int and 0 <= number < 1 << 60 for number in numbers) or len(size) != len(stride):
             raise CheckpointError("a tensor has an impossible shape, so it is not read")
@@ -146,15 +157,17 @@ class TensorReader(PickleReader):
         """A tensor of a class or with attributes, as PyTorch's function _rebuild_from_type_v2 makes it."""
         if isinstance(kind, Foreign) or isinstance(function, Foreign):
             return kind if isinstance(kind, Foreign) else Foreign(function.name)
-        return without_state(function(*arguments), state)
+        return without_state(function(*items_of(arguments)), state)
 
 
 def without_state(tensor: Tensor | Foreign, state: object) -> Tensor | Foreign:
     """Return a tensor, unless it has attributes, which could take the place of its methods."""
     parts = state if isinstance(state, tuple) else (state,)  # of an object with slots: the attributes and the slots
-    if names := [str(name)[:50] for part in parts if part for name in part]:
-        advice = "save the detached tensors of a state_dict"
-        raise CheckpointError(f"a tensor in it has attributes ({names[0]}), which are not loaded: {advice}")
+    for part in parts:
+        if part is not None and part != {}:
+            names = f" ({next(iter(part))!s:.50})" if isinstance(part, dict) else ""
+            advice = "save the detached tensors of a state_dict"
+            raise CheckpointError(f"a tensor in it has attributes{names}, which are not loaded: {advice}")
     return tensor
 
 
@@ -174,14 +187,23 @@ def read_torch_file(path: Path, values: bool = True) -> object:
         CheckpointError: It holds something that is not read; the message does not name the file.
         Exception: Of any type, if it is damaged.
     """
+    with opened(path) as file:
+        is_archive = isinstance(file, zipfile.ZipFile)
+        return read_archive(file, values) if is_archive else read_legacy(file, values)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator["zipfile.ZipFile | BoundedReader"]:
+    """Open a file of PyTorch: as an archive, or as the pickles that files from before PyTorch 1.6 are."""
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+        zipped = file.read(len(ZIP)) == ZIP
         file.seek(0)
         if not zipped:
-            return read_legacy(BoundedReader(file, path.stat().st_size), values)
+            yield BoundedReader(file, path.stat().st_size)
+            return
         with zipfile.ZipFile(file) as archive:
             check_records(archive, path.stat().st_size)
-            return read_archive(archive, values)
+            yield archive
 
 
 def check_records(archive: zipfile.ZipFile, size: int) -> None:
@@ -212,11 +234,20 @@ def read_record(archive: zipfile.ZipFile, name: str, size: int | None = None) ->
     return memory
 
 
+def root_of(archive: zipfile.ZipFile) -> str:
+    """The folder that the records of an archive lie in. Raises ValueError if there is none, or several."""
+    (root,) = [name.removesuffix(OBJECTS) for name in archive.namelist() if name.endswith(OBJECTS)]
+    return root
+
+
+def pickle_of(archive: zipfile.ZipFile) -> io.BytesIO:
+    """The pickle of an archive's objects."""
+    return io.BytesIO(bytes(as_bytes(read_record(archive, root_of(archive) + OBJECTS))))
+
+
 def read_archive(archive: zipfile.ZipFile, values: bool) -> object:
     """Read the pickle of an archive, with its tensors; see read_torch_file."""
-    names = archive.namelist()
-    (data,) = [name for name in names if name.endswith("/data.pkl")]
-    root = data.removesuffix("/data.pkl")
+    names, root = archive.namelist(), root_of(archive)
     order = f"{root}/byteorder"  # of the machine that wrote the file; without it, little-endian
     swapped = order in names and bytes(as_bytes(read_record(archive, order))) == b"big"
     storages: dict[str, torch.UntypedStorage] = {}
@@ -230,25 +261,9 @@ def read_archive(archive: zipfile.ZipFile, values: bool) -> object:
             storages[key] = read_record(archive, f"{root}/data/{key}", size) if size else torch.UntypedStorage(0)
         return storages[key]
 
-    content = TensorReader(read).load(io.BytesIO(bytes(as_bytes(read_record(archive, data)))))
+    content = TensorReader(read).load(pickle_of(archive))
     scripted = isinstance(content, Foreign) and f"{root}/constants.pkl" in names
     return script_tensors(content) if scripted else content
-
-
-def script_tensors(module: Foreign) -> dict[str, Tensor]:
-    """The tensors among the attributes of a scripted module and of its submodules, by name."""
-    found, waiting, visits = {}, [("", module)], 0
-    while waiting:
-        prefix, owner = waiting.pop()
-        visits += 1
-        if visits > MOST_MODULES or len(prefix) > 1000:  # modules that contain each other have no end
-            raise CheckpointError(f"it has more than {MOST_MODULES} modules, so it is not read")
-        for name, value in owner.state.items() if isinstance(owner.state, dict) else ():
-            if isinstance(value, Tensor):
-                found[f"{prefix}{name}"] = value
-            elif isinstance(value, Foreign) and value.state is not None:
-                waiting.append((f"{prefix}{name}.", value))
-    return found
 
 
 class BoundedReader:

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
+from latte.fast.vae_layers import prepare
 from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
 from latte.weights.convert_vae import MARKER, infer_vae_config, vae_state
-from latte.weights.folder import CONFIG, read_config, save_folder
-from latte.weights.state_files import state_files
+from latte.weights.folder import CONFIG, make_network, read_config, save_folder
+from latte.weights.state_files import read_part, state_files
 from latte.weights.stored_names import mentions
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
+from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors
 
 
 def is_vae(path: Path) -> bool:
@@ -27,7 +28,7 @@ def vae_files(path: Path, variant: str | None = None) -> list[Path]:
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> VideoVAE:
-    """Load an autoencoder for videos, in evaluation mode.
+    """Load an autoencoder for videos, in evaluation mode, with the fast paths of latte.fast.vae_layers.
 
     Args:
         path: A folder with config.json and weights, as published or as save_vae writes it; or a single file, in which
@@ -48,19 +49,14 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str 
             inside = f": give {path / 'vae'}" if (path / "vae").is_dir() else ""
             raise ValueError(f"this is not a VAE's configuration{inside}")
     config = None if path.is_file() else read_config(path, VAEConfig.from_dict)
-    table: dict = {}
-    for file in vae_files(path, variant):
-        part = read_tensors(file)
-        if twice := table.keys() & part.keys():
-            raise CheckpointError(f"{file}: {min(twice)} is in another shard too")
-        table |= part
-    with prefix_errors(file):
+    files = vae_files(path, variant)
+    table = read_part(files)
+    with prefix_errors(files[-1]):
         state = vae_state(table)
-        config = config or infer_vae_config(state, table, file)
-    with torch.device("meta"):
-        model = AutoencoderKL(config)
-    load_strictly(model, state, file, dtype)
-    return VideoVAE(model).eval()
+        config = config or infer_vae_config(state, table, files[-1])
+    model = make_network(AutoencoderKL, config, state, files[-1])
+    load_strictly(model, state, files[-1], dtype)
+    return prepare(VideoVAE(model).eval())
 
 
 def save_vae(vae: VideoVAE, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:

@@ -21,6 +21,7 @@ WRAPPERS = {  # words of data parallelism and averages, torch.compile, FSDP, act
 }
 AVERAGES = {"ema", "swa", "averaged", "average", "shadow"}  # parts of the words before averaged weights
 ONLINE = "online_model"  # the word before the weights that ema_pytorch averages, in the table of its averages
+MOST_SETS = 20  # in a checkpoint
 COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers that averages keep beside the weights
 
 
@@ -60,9 +61,9 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
         markers: Names of parameters. Every network of this kind has exactly one of them.
 
     Raises:
-        ValueError: A set is not a table of tensors with distinct names.
+        ValueError: A set is not a table of tensors with distinct names, or there are too many.
     """
-    sets = []
+    sets: list[WeightSet] = []
     for keys, part in nested_tables(table):
         names = {key: without_wrappers(key) if isinstance(key, str) else "" for key in part}
         prefixes = {
@@ -71,6 +72,8 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
             for marker in markers
             if f".{name}".endswith(f".{marker}")
         }
+        if len(sets) + len(prefixes) > MOST_SETS:
+            raise ValueError(f"the checkpoint holds more than {MOST_SETS} sets of weights, so it is not read")
         for prefix in sorted(prefixes):
             inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
             beside = {
@@ -82,8 +85,34 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
             for name in COUNTERS:
                 if name in state and state[name].numel() == 1:
                     del state[name]
-            sets.append(WeightSet(keys, tuple(prefix.split(".")[:-1]), state))
+            found = WeightSet(keys, tuple(prefix.split(".")[:-1]), state)
+            averages = dotless_averages(part, found, markers)
+            for words in (average.prefix for average in averages) if not prefix else ():
+                for name in [name for name in state if name.startswith(".".join(words) + ".")]:
+                    del state[name]  # which stand beside weights without words before their names
+            sets += [found, *averages]
     return sets
+
+
+def dotless_averages(part: dict, online: WeightSet, markers: Words) -> list[WeightSet]:
+    """Find averages as latent diffusion's code keeps them: under the names of the weights without their dots.
+
+    Args:
+        part: The table that a set of weights lies in.
+        online: This set. The names of its averages may begin with the last of the words before its own.
+        markers: See weight_sets.
+    """
+    names = {}
+    for count in range(len(online.prefix) + 1):
+        start = "".join(online.prefix[len(online.prefix) - count :])
+        names |= {start + name.replace(".", ""): name for name in online.state}
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in part.items():
+        words, dot, last = key.rpartition(".") if isinstance(key, str) else ("", "", "")
+        if dot and last in names and isinstance(tensor, Tensor) and is_average((*online.keys, *words.split("."))):
+            states.setdefault(words, {})[names[last]] = tensor
+    complete = {words: state for words, state in states.items() if any(marker in state for marker in markers)}
+    return [WeightSet(online.keys, tuple(words.split(".")), state) for words, state in complete.items()]
 
 
 def choose_weights(table: dict, sets: list[WeightSet], weights: str | None) -> WeightSet:

@@ -7,6 +7,7 @@ import torch
 from goldens import Golden, relative_error
 
 from latte import LattePipeline, pab
+from latte.fast.switch import fast_paths
 from latte.models.block import Block, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V
@@ -62,8 +63,9 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
 @pytest.mark.parametrize("after_gate", [False, True])
 def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate, monkeypatch):
     """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
-    pipe.fast = False
-    plain, kept = latents(pipe, golden, steps=8), []
+    kept = []
+    with fast_paths(False):
+        plain = latents(pipe, golden, steps=8)
     kinds = ("spatial_attn", "temporal_attn", "cross_attn", "mlp")
     ranges = {f"{kind}_skip_range": 2 for kind in kinds} | {f"{kind}_timestep_range": (990, 999) for kind in kinds}
     pipe.enable_pyramid_attention_broadcast(**ranges, after_gate=after_gate)
@@ -78,7 +80,8 @@ def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate, monk
             yield state
 
     monkeypatch.setattr(pab, "pyramid_attention_broadcast", watched)
-    assert torch.equal(latents(pipe, golden, steps=8, callback_on_step_end=look), plain)
+    with fast_paths(False):
+        assert torch.equal(latents(pipe, golden, steps=8, callback_on_step_end=look), plain)
     layers = [layer for layer in pipe.transformer.modules() if getattr(layer, "kind", None) in rules]
     assert len(rules) == 4 and kept == [len(layers)] * 8
 

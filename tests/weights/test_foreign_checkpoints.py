@@ -17,7 +17,6 @@ from latte.weights.tensors import CheckpointError, read_tensors
 
 N = torch.tensor(5)
 FLOATS8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
-SCALES = ["scaled_fp8"] + [f"blocks.0.mlp.fc1.{end}" for end in ("weight_scale", "scale_weight", "weight_scale_inv")]
 
 
 def other(state):
@@ -45,6 +44,19 @@ FORMS = {  # of a checkpoint with the averaged weights a and the others m
     },
     "lightning, compiled": lambda a, m: {
         "state_dict": {**under("model._orig_mod.", m), **under("ema._orig_mod.module.", a)}
+    },
+    "latent diffusion": lambda a, m: {
+        "state_dict": {
+            **under("model.diffusion_model.", m),
+            **under("model_ema.diffusion_model", {k.replace(".", ""): z for k, z in a.items() if k not in COMPUTED}),
+            "model_ema.decay": torch.tensor(0.99),
+            "model_ema.num_updates": N,
+        }
+    },
+    "latent diffusion's, bare": lambda a, m: {
+        **m,
+        **under("model_ema.", {k.replace(".", ""): z for k, z in a.items()}),
+        "model_ema.num_updates": N,
     },
     "averaged model": lambda a, m: {"ema": {"n_averaged": N, **under("module.", a)}, "model": m},
     "averaged model of ddp": lambda a, m: {"swa_model": {"n_averaged": N, **under("module.module.", a)}, "model": m},
@@ -107,7 +119,7 @@ def test_the_only_weights_of_a_checkpoint_are_taken_either_way(keys, prefix, tin
 def test_other_weights_than_asked_for_are_never_taken(tiny):
     state = state_for_original(tiny)
     object_ = Foreign("ema.EMA")
-    lit = {"model_ema." + name.replace(".", ""): tensor for name, tensor in state.items()}
+    lit = {"model_ema." + name.replace(".", "_"): tensor for name, tensor in state.items()}
     for table, weights, say in (
         ({"model": state}, "ema", "holds ['model'], not 'ema'; choose weights='model'"),
         ({"ema": state}, "model", "holds ['ema'], not 'model'; choose weights='ema'"),
@@ -213,11 +225,3 @@ def test_plain_float8_weights_are_read(dtype, tiny, tmp_path):
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(CheckpointError, match=r"x_embedder\.proj\.bias holds values that are not finite"):
         load_model(tmp_path / "nan.pt", num_heads=2)
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_scaled_float8_weights_are_refused(name, tiny, tmp_path):
-    state = {name: tensor.detach().to(torch.float8_e4m3fn) for name, tensor in state_for_original(tiny).items()}
-    torch.save({"ema": {**state, name: torch.ones(1)}}, tmp_path / "scaled.pt")
-    with pytest.raises(CheckpointError, match=rf"ema\.{name} scales float8 weights, and scaled ones are not read"):
-        load_model(tmp_path / "scaled.pt", num_heads=2)

@@ -14,6 +14,7 @@ from pathlib import PosixPath
 import numpy as np
 import pytest
 import torch
+from forged_pickles import TENSOR, VALUES, archive, named, storage, tensor
 from forged_program import Program
 from torch import nn
 
@@ -23,9 +24,6 @@ from latte.weights import pickles, torch_files
 from latte.weights.pickles import Foreign, PickleReader
 from latte.weights.tensors import read_tensors
 from latte.weights.torch_files import read_torch_file
-
-FLOAT = b"ctorch\nFloatStorage\n"
-TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
 def plain(content):
@@ -72,9 +70,9 @@ def bytes_of_depth(opcode, depth=50_000, first=b"N"):
     ],
 )
 def test_depth_does_no_harm(content):
-    started = time.monotonic()
+    started = time.process_time()
     plain(content)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -120,35 +118,6 @@ def test_long_pickles_have_an_end(monkeypatch):
     for content in (b"N" * 1001 + b".", copies):
         with pytest.raises(CheckpointError, match="more than 1000 objects"):
             plain(content)
-
-
-def archive(folder, data, **storages):
-    """Write a .pt file out of a pickle and the bytes of its storages."""
-    with zipfile.ZipFile(folder / "a.pt", "w") as file:
-        file.writestr("a/data.pkl", b"\x80\x02" + data + b".")
-        for name, content in storages.items():
-            file.writestr(f"a/data/{name.strip('_')}", content)
-    return folder / "a.pt"
-
-
-def storage(numbers=4, name=b"0", kind=FLOAT):
-    """Opcodes of a storage."""
-    return (
-        b"(U\x07storage" + kind + b"U" + bytes([len(name)]) + name + b"U\x03cpuJ" + struct.pack("<i", numbers) + b"tQ"
-    )
-
-
-def tensor(offset=b"K\x00", size=b"(K\x04t", stride=b"(K\x01t", values=None, rest=b"\x89ccollections\nOrderedDict\n)R"):
-    """Opcodes of a tensor."""
-    return TENSOR + b"(" + (storage() if values is None else values) + offset + size + stride + rest + b"tR"
-
-
-def named(*values):
-    """Opcodes of a table of values."""
-    return b"}(" + b"".join(b"U\x01" + bytes([97 + i]) + value for i, value in enumerate(values)) + b"u"
-
-
-VALUES = np.arange(4, dtype=np.float32).tobytes()
 
 
 def test_a_forged_file_that_is_sound_is_read(tmp_path):
@@ -218,10 +187,10 @@ def test_keys_that_are_not_names_stay_unhashed(tmp_path):
     colliding = (
         b"}(" + b"".join(b"\x8a\x0a" + (i * ((1 << 61) - 1)).to_bytes(10, "little") + b"N" for i in range(5_000)) + b"u"
     )
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(CheckpointError, match="a key of type int"):
         read_tensors(archive(tmp_path, colliding))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     data = b"}" + b"(K\x01K\x02tNs" + b"U\x01w" + tensor() + b"s"
     assert read_tensors(archive(tmp_path, data, _0=VALUES))["w"].numel() == 4
 
@@ -257,10 +226,10 @@ def test_tensors_are_read_as_pytorch_reads_them(zipped, protocol, tmp_path):
     found = read_tensors(tmp_path / "a.pt")
     wanted = torch.load(tmp_path / "a.pt", weights_only=False)
     assert found["step"] == 3 and found["ema"].keys() == state.keys()
-    for name, tensor in wanted["ema"].items():
+    for name, right in wanted["ema"].items():
         mine = found["ema"][name]
-        assert mine.dtype == tensor.dtype and mine.stride() == tensor.stride() and mine.shape == tensor.shape
-        assert mine.tolist() == tensor.tolist()
+        assert mine.dtype == right.dtype and mine.stride() == right.stride() and mine.shape == right.shape
+        assert mine.tolist() == right.tolist()
     assert found["ema"]["whole"].data_ptr() == found["opt"]["state"][0]["exp_avg"].data_ptr()
 
 

@@ -7,7 +7,6 @@ again. The digests of a folder are in one file below ~/.cache/latte (or $XDG_CAC
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +16,9 @@ from tqdm import tqdm
 
 from latte.files import MOST_LIST_BYTES, read_json, write_json
 from latte.video.read import list_pictures
-from latte.weights.tensors import digest
+from latte.weights.tensors import digest, settled
 
 T = TypeVar("T")
-SETTLED = 2_000_000_000  # nanoseconds after which a file that is written to gets another time on any file system
 
 
 def cache_file(root: Path) -> Path:
@@ -67,7 +65,7 @@ class ContentDigests:
             found = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         else:
             found = digest(path)
-        if version == version_of(files) and settled(files):
+        if version == version_of(files) and settled(*files):
             self.now[name] = [version, found]
         return found
 
@@ -81,8 +79,3 @@ def version_of(files: list[Path]) -> str:
     """What changes if one of some files is written to or replaced."""
     about = [[file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file in files if (s := file.stat())]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-
-
-def settled(files: list[Path]) -> bool:
-    """Whether the files are old enough for a later change to show in their times."""
-    return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > SETTLED

@@ -49,7 +49,7 @@ def test_what_is_remembered(tmp_path, monkeypatch):
 
     first = digests()
     assert digests() == first and len(read) == 3  # files that were just written may change within the same tick
-    monkeypatch.setattr(content_digests, "SETTLED", -1)
+    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
     digests()
     assert digests() == first and read == []
     change(root / "a.mp4")
@@ -109,7 +109,7 @@ def test_a_prepared_list_knows_the_contents(vae, videos, tmp_path):
 
 def test_resuming_does_not_read_all_data_again(videos, tmp_path, monkeypatch):
     """A video is read again only if it was written to."""
-    monkeypatch.setattr(content_digests, "SETTLED", -1)
+    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
     config = small("x", f"data={videos}")
     first = open_clips(config).fingerprint
     monkeypatch.setattr(content_digests, "digest", lambda path: pytest.fail(f"{path} was read again"))

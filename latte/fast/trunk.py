@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latte.fast.blocks import Branch, Slices, branches, in_runs, of, parts
+from latte.fast.blocks import EVERYTHING, Branch, Slices, branches, in_runs, of, parts
 from latte.fast.kernels import modulated
 from latte.fast.layer_cache import LayerCache
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
-from latte.models.denoiser import Condition, Denoiser
+from latte.models.denoiser import Condition, Denoiser, patchify
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
+
+MOST_TABLED = 1 << 25  # values of modulations that are computed before a run, for all of its timesteps at once
+MOST_PACKED = 1 << 30  # bytes of weights of which a second copy is made to compute faster
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Prepared:
     """What the blocks need of a condition, computed once.
 
     Attributes:
-        modulations: For each block, for each of its norms: shift, 1 + scale and gate, each (b or 1, 1 or f, 1, d).
+        modulations: For each block, for each of its norms: shift, 1 + scale and gate. Each is (d,), if it is the same
+            for all tokens, or (b or 1, 1 or f, 1, d).
         texts: For each block with cross-attention, keys and values; else None.
         bias: As Condition's.
     """
@@ -31,13 +35,6 @@ class Prepared:
     modulations: list[list[list[Tensor]]]
     texts: list[tuple[Tensor, Tensor] | None]
     bias: Tensor | None
-
-    def rows(self, count: int) -> "Prepared":
-        """For the first videos of the batch only."""
-        cut = lambda z: z if isinstance(z, float) or z.ndim == 1 or len(z) == 1 else z[:count]
-        modulations = [[[cut(z) for z in norm] for norm in block] for block in self.modulations]
-        texts = [None if text is None else (cut(text[0]), cut(text[1])) for text in self.texts]
-        return Prepared(modulations, texts, None if self.bias is None else cut(self.bias))
 
 
 class FastBlocks:
@@ -49,10 +46,12 @@ class FastBlocks:
 
     def __init__(self, network: Denoiser):
         self.network, self.plain = network, type(network).through_blocks
-        self.layers = [branches(block) for block in network.blocks]
+        size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+        self.layers = [branches(block, size <= MOST_PACKED) for block in network.blocks]
         self.runs = [in_runs(layers) for layers in self.layers]
         self.rows = [max(1, PART // block.mlp.fc1.out_features) for block in network.blocks]
-        self.places, seen = {}, Counter()
+        self.places: dict[nn.Module, tuple[str, int]] = {}
+        seen: Counter[str] = Counter()
         for branch in (branch for layers in self.layers for branch in layers):
             self.places[branch.layer] = (branch.kind, seen[branch.kind])
             seen[branch.kind] += 1
@@ -79,11 +78,33 @@ class FastBlocks:
             found.append(None if cross is None else cross.text(condition.text))
         return found
 
-    def run(self, x: Tensor, prepared: Prepared, cache: LayerCache | None = None) -> Tensor:
-        """Contiguous tokens (b, f, s, d) through all blocks, in place."""
+    def run(
+        self, x: Tensor, prepared: Prepared, cache: LayerCache | None = None, frames: Tensor | None = None,
+        halves: int = 1,
+    ) -> Tensor:  # fmt: skip
+        """Tokens through all blocks.
+
+        Args:
+            x: Tokens (b, f, s, d), which are overwritten.
+            prepared: For halves * b videos.
+            cache: See FastRun.
+            frames: The positions of frames (1, f, 1, d), if they are known.
+            halves: 2 for both halves of guidance, which begin with the same tokens.
+
+        Returns:
+            Tokens (halves * b, f, s, d).
+        """
+        axis, (first, *_) = self.runs[0][0]
+        alike = first.norm is not None and prepared.modulations[0][first.norm][1].ndim == 1  # for all videos
+        shared = halves > 1 and cache is None and alike and self.network.first_temporal != 0
+        if shared:  # until they meet the text, both halves are equal
+            self.run_layers(x, [first], axis, 0, prepared, None)
+        x = x if halves == 1 else x.repeat(halves, 1, 1, 1)
         for i, runs in enumerate(self.runs):
             if i == self.network.first_temporal:
-                x = self.network.add_temporal_position(x)
+                if frames is None:
+                    frames = self.network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
+                x.add_(frames)
             added = None if cache is None else cache.reused("block", i, len(x))
             if added is not None:
                 x.add_(added)
@@ -91,7 +112,9 @@ class FastBlocks:
             slot = None if cache is None else cache.slot("block", i, x)
             before = None if slot is None else slot.copy_(x)
             for axis, layers in runs:
-                self.run_layers(x, layers, axis, i, prepared, cache)
+                self.run_layers(
+                    x, [layer for layer in layers if not (shared and layer is first)], axis, i, prepared, cache
+                )
             if before is not None:
                 torch.sub(x, before, out=slot)
         return x
@@ -110,7 +133,7 @@ class FastBlocks:
         for where in parts(x.shape, axis, self.rows[block]):
             for branch, reused, slot in steps:
                 gated = cache is not None and cache.after_gate
-                add(branch, x[where], where, prepared, block, reused, slot, gated)
+                add(branch, x if where is EVERYTHING else x[where], where, prepared, block, reused, slot, gated)
 
 
 def with_one(norm: list) -> list[Tensor]:
@@ -155,43 +178,73 @@ class FastRun:
 
     def __init__(self, network: Denoiser, condition: Condition, timesteps: int, cache: LayerCache | None = None):
         self.network, self.blocks, self.cache = network, FastBlocks(network), cache
-        self.conditions = [
-            condition._replace(
-                **{
-                    name: getattr(condition, name).unflatten(0, (timesteps, -1))[k]
-                    for name in ("blocks", "final", "tokens")
-                    if getattr(condition, name) is not None
-                }
-            )
-            for k in range(timesteps)
-        ]
-        self.texts = self.blocks.texts(condition)
-        self.bias = condition.bias
+        by_time = lambda z: None if z is None else z.unflatten(0, (timesteps, -1))
+        self.embedded, self.final, self.tokens = map(by_time, (condition.blocks, condition.final, condition.tokens))
+        self.texts, self.bias = self.blocks.texts(condition), condition.bias
+        self.tables = None  # modulations at all timesteps, where they do not take much memory
+        self.places: Tensor | None = None  # positions of patches (s, d), and of frames
+        self.frames: Tensor | None = None
+        rows, width = len(condition.blocks), network.patch_embed.out_features
+        if rows * width * len(network.blocks) * 6 <= MOST_TABLED:
+            self.tables = [
+                [[z if isinstance(z, float) or z.ndim == 1 else by_time(z) for z in norm] for norm in block]
+                for block in self.blocks.modulations(condition.blocks)
+            ]
 
     def replace_text(self, condition: Condition) -> None:
         """Attend to another text from now on."""
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
 
-    def __call__(self, x: Tensor, k: int) -> Tensor:
+    def __call__(self, x: Tensor, k: int, halves: int = 1) -> Tensor:
         """Predict at timestep number k.
 
         Args:
-            x: Noisy latents (b, f, c, h, w), for the first b of the condition's videos.
+            x: Noisy latents (b, f, c, h, w).
             k: Number of the timestep.
+            halves: How often the latents are taken, one after the other, for the first halves * b of the condition's
+                videos; 2 for guidance.
 
         Returns:
-            The output (b, f, channels, h, w).
+            The output (halves * b, f, channels, h, w).
         """
-        condition, network = self.conditions[k], self.network
-        count = len(x)
-        cut = lambda z: z if z is None or len(z) == 1 else z[:count]
-        condition = Condition._make(map(cut, condition))
-        prepared = Prepared(self.blocks.modulations(condition.blocks), self.texts, self.bias).rows(count)
+        network, count = self.network, halves * x.shape[0]
+        first = lambda z: z if z.shape[0] == 1 else z[:count]
+        if self.tables is None:
+            modulations = self.blocks.modulations(first(self.embedded[k]))
+        else:
+            modulations = [[[at_timestep(z, k, count) for z in norm] for norm in block] for block in self.tables]
+        texts = [None if text is None else (first(text[0]), first(text[1])) for text in self.texts]
+        prepared = Prepared(modulations, texts, None if self.bias is None else first(self.bias))
         if self.cache is not None:
             self.cache.begin(k)
-        tokens = network.embed(x, condition)
-        tokens = self.blocks.run(tokens, prepared, self.cache)
-        return network.predict(tokens, condition, x.shape[3] // network.patch_size)
+        tokens = None if self.tokens is None else first(self.tokens[k])
+        condition = Condition(self.embedded[k], first(self.final[k]), tokens)
+        if tokens is not None and halves > 1:
+            x, halves = x.repeat(halves, 1, 1, 1, 1), 1
+        embedded = self.embed(x, tokens)
+        out = self.blocks.run(embedded, prepared, self.cache, self.frames, halves)
+        return network.predict(out, condition, x.shape[3] // network.patch_size)
+
+    def embed(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """As Denoiser.embed; positions are computed in the first call."""
+        network, p = self.network, self.network.patch_size
+        h, w = (side // p for side in x.shape[3:])
+        x = network.patch_embed(patchify(x, p, network.tubelet).to(network.patch_embed.weight.dtype))
+        if self.places is None:
+            self.places = network.spatial_position(x, h, w).to(x.dtype)
+            self.frames = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
+        x.add_(self.places)
+        return x if tokens is None else torch.cat([tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+
+
+def at_timestep(table: Tensor | float, k: int, count: int) -> Tensor | float:
+    """The row of a table of modulations for timestep k and the first videos: (d,) if all tokens have the same one."""
+    if isinstance(table, float) or table.ndim == 1:
+        return table
+    row = table[k]
+    if row.shape[0] > 1:
+        row = row[:count]
+    return row.view(-1) if row.shape[0] == row.shape[1] == 1 else row
 
 
 def has_fast_form(network: nn.Module) -> bool:
@@ -200,11 +253,14 @@ def has_fast_form(network: nn.Module) -> bool:
         return False
     for module in network.modules():
         hooked = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None
-        if hooked or "forward" in vars(module) or "branch" in vars(module) or "through_blocks" in vars(module):
+        replaced = (name for name in vars(module) if name != "attend" and callable(getattr(type(module), name, None)))
+        if hooked or any(replaced):
             return False
-    ours = (Block, AxialAttention, SplitAttention, CrossAttention, FeedForward)
-    layers = (part for block in network.blocks for part in (block, *block.attns, block.cross, block.mlp))
-    return all(part is None or type(part) in ours for part in layers)
+    ours = (Block, AxialAttention, SplitAttention, CrossAttention, FeedForward, nn.Linear, nn.ModuleList)
+    own = (
+        part for block in network.blocks for name, part in block.named_modules() if not name.startswith("modulation")
+    )
+    return all(type(part) in ours for part in own)
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""What the fast paths of the VAE save (latte.fast.vae_layers), as pairs of calls for a benchmark to time."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from latte.fast.switch import fast_paths
+from latte.fast.vae_layers import prepare
+from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+
+Call = Callable[[], torch.Tensor]
+
+
+def vae_calls(
+    config: VAEConfig, frames: int, side: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> list[tuple[str, Call, Call]]:
+    """Decoding and encoding of one video with random weights, each as the readable network and as the fast one.
+
+    Args:
+        config: The shape of the autoencoder.
+        frames: Frames of the video.
+        side: Pixels of a side of a frame.
+        device: Where to compute.
+        dtype: Of the weights.
+
+    Returns:
+        (name, plain call, fast call) of each. The first fast call also transforms the weights.
+    """
+    vae = prepare(VideoVAE(AutoencoderKL(config)).eval().requires_grad_(False).to(device, dtype))
+    video = torch.randn(1, frames, config.in_channels, side, side, device=device).to(dtype)
+    small = vae.latent_side(side)
+    latents = torch.randn(1, frames, config.latent_channels, small, small, device=device).to(dtype)
+    decode, encode = partial(vae.decode, latents), partial(vae.encode, video)
+    return [
+        ("decode", partial(switched, False, decode), partial(switched, True, decode)),
+        ("encode", partial(switched, False, encode), partial(switched, True, encode)),
+    ]
+
+
+def switched(fast: bool, call: Call) -> torch.Tensor:
+    """The call's result, with the fast paths or without."""
+    with torch.no_grad(), fast_paths(fast):
+        return call()
