@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latte.fast import training_blocks
+from latte.fast.switch import is_enabled
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.changes import changed_settings, told
@@ -85,7 +86,7 @@ class Run:
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
         for network in (self.network, self.ema) if meshes and config.shard else ():
             parallel.shard(network, meshes[1])
-        if config.fast and not config.compile:
+        if config.fast and is_enabled() and not config.compile:
             training_blocks.attach(self.network)
         if meshes and config.sequence_parallel > 1:
             parallel.share_clips(self.network, meshes[0])

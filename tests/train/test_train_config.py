@@ -162,8 +162,8 @@ ELSEWHERE = {  # what other tests of training show
     *("text_encoder", "caption_dropout"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
-    *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "deterministic_reduce"),
-    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d"),
+    *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),
+    *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d", "sequence_parallel"),
 }
 
 
