@@ -24,7 +24,8 @@ Sampler = Callable[..., Iterator[Tensor]]
 def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(count, index, timesteps (b,)) of every step, from the last of the schedule to the first."""
     for count, index in enumerate(reversed(range(len(schedule)))):
-        yield count, index, schedule.timesteps[index].to(x.device).expand(len(x))
+        t = schedule.timesteps[index]  # on the CPU: a copy to the device would make the host wait for it
+        yield count, index, torch.full((len(x),), t.item(), dtype=t.dtype, device=x.device)
 
 
 @torch.no_grad()

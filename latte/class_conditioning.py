@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Network, Request, alpha_bars, runs_fast
-from latte.fast.trunk import FastRun
+from latte.conditioning import GuidedDenoiser, Network, Request, alpha_bars, fast_run, runs_fast
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.plans.plan import Plan
@@ -100,7 +99,7 @@ class ClassConditioning:
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Network = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                run: Network = fast_run(pipe, condition, plan)
             else:
                 run = lambda x, k, halves: plain(torch.cat([x] * halves), times[k])
             return GuidedDenoiser(run, plan, guidance.scale, levels)

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import noise_of_v, split_output
 from latte.diffusion.guidance import guide
+from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
-from latte.fast.trunk import has_fast_form
+from latte.fast.temporal_attention import pack_frames
+from latte.fast.trunk import FastRun, has_fast_form
+from latte.models.denoiser import Condition
 from latte.plans.plan import Plan
 from latte.text.embed import Text
 from latte.weights.sampling_defaults import Guidance
@@ -87,6 +90,16 @@ def runs_fast(pipe: "LattePipeline") -> bool:
     """Whether a call computes its network by its fast form, which knows the layers that are kept by a plan."""
     split = pipe._broadcast is not None and getattr(pipe.transformer.config, "variant", 1) == 4  # halves share one gate
     return is_enabled() and not split and has_fast_form(pipe.transformer)
+
+
+def fast_run(pipe: "LattePipeline", condition: Condition, plan: Plan) -> FastRun | GraphRun:
+    """A pipeline's network on one condition by its fast form; raises ValueError for graphs on a device without them."""
+    if not pipe.cuda_graphs:
+        return FastRun(pipe.transformer, condition, len(plan), pipe.layer_cache(plan))
+    if pipe.device.type != "cuda":
+        raise ValueError(f"cuda_graphs needs a model on CUDA, not on {pipe.device.type}: set it to False")
+    pack_frames(pipe.transformer)
+    return GraphRun(pipe.transformer, condition, plan, bool(pipe._broadcast and pipe._broadcast[1]))
 
 
 def alpha_bars(pipe: "LattePipeline", plan: Plan) -> list[float] | None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, Request, alpha_bars, runs_fast
+from latte.conditioning import GuidedDenoiser, Request, alpha_bars, fast_run, runs_fast
+from latte.fast.graph_run import GraphRun
 from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.plan import Plan
@@ -88,13 +89,13 @@ class TextConditioning:
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
             known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
-            run: FastRun | None = None
+            run: FastRun | GraphRun | None = None
 
             def fast(x: Tensor, k: int, halves: int) -> Tensor:
                 nonlocal run
                 if run is None:
                     condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
-                    run = FastRun(network, condition, len(plan), pipe.layer_cache(plan))
+                    run = fast_run(pipe, condition, plan)
                 elif any(new is not old for new, old in zip(embeds.values(), known)):
                     run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
                 known[:] = embeds.values()
