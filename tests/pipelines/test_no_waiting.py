@@ -24,8 +24,8 @@ def traffic_of_steps(pipe, monkeypatch, **call):
         traffic.seen.clear()
 
     with traffic, MadeOfNumbers(traffic):
-        pipe(num_inference_steps=6, progress=False, output_type="latent", callback_on_step_end=look, **call)
-    assert len(steps) == 6
+        pipe(num_inference_steps=3, progress=False, output_type="latent", callback_on_step_end=look, **call)
+    assert len(steps) == 3
     return {kind: count for step in steps[1:] for kind, count in step.items()}
 
 
