@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Network, Request, layer_cache, levels_of, runs_fast
-from latte.fast.trunk import FastRun
+from latte.conditioning import GuidedDenoiser, Network, Request, fast_run, layer_cache, levels_of, runs_fast
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.plans.records import Plan
@@ -101,7 +100,7 @@ class ClassConditioning:
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Network = FastRun(network, condition, len(plan), cache)
+                run: Network = fast_run(pipe, condition, plan, cache)
             else:
                 run = lambda x, k, halves: plain(torch.cat([x] * halves), times[k])
             return GuidedDenoiser(run, plan, guidance.scale, levels, predicts_v, cache, is_fast)

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, noise_of_v, split_output
 from latte.diffusion.guidance import guide, scale_bands
+from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
-from latte.fast.trunk import has_fast_form
+from latte.fast.temporal_attention import pack_frames
+from latte.fast.trunk import FastRun, has_fast_form
+from latte.models.denoiser import Condition
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks
@@ -124,6 +127,16 @@ def runs_fast(pipe: "LattePipeline", plan: Plan) -> bool:
     halves = {"spatial", "temporal"} & set(plan.kinds)
     split = getattr(pipe.transformer.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
     return is_enabled() and not split and has_fast_form(pipe.transformer)
+
+
+def fast_run(pipe: "LattePipeline", condition: Condition, plan: Plan, cache: LayerCache | None) -> FastRun | GraphRun:
+    """A pipeline's network on one condition by its fast form; raises ValueError for graphs on a device without them."""
+    if not pipe.cuda_graphs:
+        return FastRun(pipe.transformer, condition, len(plan), cache)
+    if pipe.device.type != "cuda":
+        raise ValueError(f"cuda_graphs needs a model on CUDA, not on {pipe.device.type}: set it to False")
+    pack_frames(pipe.transformer)
+    return GraphRun(pipe.transformer, condition, plan)
 
 
 def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:

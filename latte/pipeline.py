@@ -41,10 +41,12 @@ class LattePipeline(PlanMixin):
         sampling: What a call uses where it names nothing: guidance, steps and eta.
         offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
             "free", it is deleted.
+        cuda_graphs: On CUDA, record each kind of denoising step once, and replay it (latte.fast.graph_run).
         current_timestep: Within a call, the timestep of the network's present evaluation.
     """
 
     offload_text_encoder: str | None = None
+    cuda_graphs: bool = False
     current_timestep: float | Tensor | None = None
     _interrupt = False
 

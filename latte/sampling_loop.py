@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser
+from latte.device import to_device
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
@@ -107,7 +108,9 @@ def denoise(
         pipe.current_timestep = t[0]
         return denoiser(x, t).float()
 
-    steps = call.scheduler.run(evaluate, x, call.schedule, lambda step: call.noise(step, rows), call.eta)
+    steps = call.scheduler.run(
+        evaluate, x, call.schedule, lambda step: to_device(call.noise(step, rows), x.device), call.eta
+    )
     try:
         with pipe.following(denoiser):
             for step, x in enumerate(steps):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, Request, layer_cache, levels_of, runs_fast
+from latte.conditioning import GuidedDenoiser, Request, fast_run, layer_cache, levels_of, runs_fast
+from latte.fast.graph_run import GraphRun
 from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.records import Plan
@@ -90,13 +91,13 @@ class TextConditioning:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
             known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
             cache = layer_cache(pipe, plan)
-            run: FastRun | None = None
+            run: FastRun | GraphRun | None = None
 
             def fast(x: Tensor, k: int, halves: int) -> Tensor:
                 nonlocal run
                 if run is None:
                     condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
-                    run = FastRun(network, condition, len(plan), cache)
+                    run = fast_run(pipe, condition, plan, cache)
                 elif any(new is not old for new, old in zip(embeds.values(), known)):
                     run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
                 known[:] = embeds.values()

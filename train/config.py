@@ -76,6 +76,7 @@ class TrainConfig:
     damaged: ClassVar[str] = "raise"
     num_workers: ClassVar[int] = 0
     compile: ClassVar[bool] = False
+    fast: ClassVar[bool] = False
     shard: ClassVar[bool] = False
     shard_group: ClassVar[int] = 0
     sequence_parallel: ClassVar[int] = 1
@@ -190,7 +191,9 @@ class LatentTrainConfig(VideoTrainConfig):
     timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0), tunable=True)
     num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
-    compile: bool = setting(False, resumable=True)  # use torch.compile, which rounds differently
+    compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
+    # compute norms and GELU in fewer passes (latte.fast), which rounds differently
+    fast: bool = setting(True, resumable=True)
     shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
     # how many processes split one copy of the weights, of which there are then several (HSDP); 0: all of them
     shard_group: int = setting(0, least=0, resumable=True, unused_with=("shard", False))

@@ -1,7 +1,6 @@
 """Mixed precision: the arithmetic in which networks compute. Weights, losses and averages stay in float32."""
 
-from collections.abc import Callable
-from functools import partial
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -44,19 +43,25 @@ def keep_in_float32(network: nn.Module) -> None:
     backward pass is five times slower in bfloat16.
 
     Args:
-        network: Changed in place: the `forward` of these layers is replaced on the instances.
+        network: Changed in place: these layers become instances of a class that computes outside of autocast. (If
+            `forward` were replaced on each instance, torch.compile would compile every block anew.)
     """
-    for module in network.modules():
+    for module in list(network.modules()):
         if getattr(module, "full_precision", False):
-            module.forward = partial(in_float32, module.forward)
+            module.__class__ = in_float32(type(module))
     if next(network.parameters()).device.type == "cpu":
         attend_in_float32(network)
 
 
-def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """forward(x) outside of autocast."""
-    with torch.autocast(x.device.type, enabled=False):
-        return forward(x.float() if x.is_floating_point() else x)
+@cache
+def in_float32(kind: type[nn.Module]) -> type[nn.Module]:
+    """A kind of layer whose forward(x) is computed outside of autocast."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return kind.forward(self, x.float() if x.is_floating_point() else x)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def attend_in_float32(network: nn.Module) -> None:

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from latte.fast import training_blocks
+from latte.fast.switch import is_enabled
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.changes import changed_settings, told
@@ -84,11 +86,13 @@ class Run:
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
         for network in (self.network, self.ema) if meshes and config.shard else ():
             parallel.shard(network, meshes[1])
+        if config.fast and is_enabled() and not config.compile:
+            training_blocks.attach(self.network)
         if meshes and config.sequence_parallel > 1:
             parallel.share_clips(self.network, meshes[0])
         keep_in_float32(self.network)
-        if config.compile:
-            self.network.compile()
+        for block in parallel.outermost_blocks(self.network) if config.compile else ():
+            block.compile()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )

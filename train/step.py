@@ -36,8 +36,8 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
         step: The number of the step, from 0.
     """
     weight = 1 - min(decay, (1 + step) / (10 + step))
-    for average, parameter in zip(ema.parameters(), network.parameters()):
-        local_part(average).lerp_(local_part(parameter), weight)
+    averages, parameters = ([local_part(z) for z in module.parameters()] for module in (ema, network))
+    torch._foreach_lerp_(averages, parameters, weight)
 
 
 def local_part(tensor: Tensor) -> Tensor:

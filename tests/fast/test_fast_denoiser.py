@@ -3,14 +3,13 @@
 import pytest
 import torch
 from goldens import relative_error
-from small_latte import T, X, draw, warm
+from small_latte import T, X, draw, text_model, warm
 from torch.nn.functional import gelu
 
 from latte.fast import trunk
 from latte.fast.blocks import parts
 from latte.fast.kernels import FastLinear, gelu_
 from latte.fast.trunk import FastRun, fast, has_fast_form
-from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
 OPTIONS = [{"variant": v} for v in (1, 2, 3, 4)] + [
     {"conditioning": "tokens"},
@@ -19,14 +18,6 @@ OPTIONS = [{"variant": v} for v in (1, 2, 3, 4)] + [
     {"variant": 4, "temporal_pos": "rope", "conditioning": "tokens"},
 ]
 Y = torch.tensor([1, 5])
-
-
-def text_model() -> LatteT2V:
-    shape = dict(num_layers=2, num_attention_heads=2, attention_head_dim=24, caption_channels=8, sample_size=8)
-    model = LatteT2V(LatteT2VConfig(**shape, video_length=4)).eval()
-    for i, parameter in enumerate(model.parameters()):
-        parameter.data = 0.1 * draw(i, *parameter.shape)
-    return model
 
 
 @pytest.mark.parametrize("part", [1, 192 * 20, 192 * 40, 1 << 20])

@@ -1,0 +1,109 @@
+"""Layer norm with shift and scale, and GELU, for training: each in one pass, with a backward pass written by hand.
+
+Autograd keeps the normalised tokens, their product with the scale, and GELU's input, and passes over all of them once
+for each operation. Here the norm keeps its input alone, and GELU its derivative alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from latte.models.block import modulate
+
+EPS = 1e-6  # as in latte.models.block.modulate
+PART = 1 << 16  # values of a part on a CPU: what a pass reads and writes of it stays in a core's own cache
+SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
+CUBIC = 0.07135481627260025  # SLOPE * 0.044715
+
+
+def parts(x: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
+    """(row, tokens) of each part of tokens (b, ..., d), of which each of the first `rows` equal shares has its row."""
+    tokens = x.numel() // (rows * x.shape[-1])
+    step = max(1, PART // x.shape[-1]) if x.device.type == "cpu" else tokens
+    for row in range(rows):
+        for start in range(row * tokens, (row + 1) * tokens, step):
+            yield row, slice(start, min(start + step, (row + 1) * tokens))
+
+
+class NormModulate(torch.autograd.Function):
+    """Norm, scale and shift of tokens (b, f, s, d); shift and scale (n, d) belong to n equal shares of the tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        rows, d = scale.shape
+        flat, weight = x.reshape(-1, d), 1 + scale
+        out = torch.empty_like(flat)
+        mean, rstd = (flat.new_empty(len(flat), 1) for _ in range(2))
+        for row, some in parts(x, rows):
+            found = torch.native_layer_norm(flat[some], (d,), weight[row], shift[row], EPS)
+            for whole, part in zip((out, mean, rstd), found):
+                whole[some] = part
+        ctx.save_for_backward(flat, mean, rstd, weight, shift)
+        return out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        flat, mean, rstd, weight, shift = ctx.saved_tensors
+        d, given = flat.shape[-1], gradient.reshape(flat.shape)
+        of_x, of_weight, of_shift = torch.empty_like(flat), torch.zeros_like(weight), torch.zeros_like(shift)
+        for row, some in parts(gradient, len(weight)):
+            found = torch.ops.aten.native_layer_norm_backward(
+                given[some], flat[some], (d,), mean[some], rstd[some], weight[row], shift[row], [True, True, True]
+            )
+            of_x[some] = found[0]
+            of_weight[row] += found[1]
+            of_shift[row] += found[2]
+        return of_x.view(gradient.shape), of_shift, of_weight
+
+
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """latte.models.block.modulate, with less memory and time, forward and backward.
+
+    Args:
+        x: Tokens (b, f, s, d).
+        shift: (d,), or (b or 1, 1 or f, 1, d).
+        scale: Likewise.
+
+    Returns:
+        The modulated tokens (b, f, s, d).
+    """
+    d, rows = x.shape[-1], scale.numel() // x.shape[-1]
+    in_shares = (
+        scale.ndim == 1 or rows == 1 or (scale.shape[0] == x.shape[0] and rows in (x.shape[0], len(x) * x.shape[1]))
+    )
+    if not in_shares or scale.shape != shift.shape or not x.dtype == shift.dtype == scale.dtype:
+        return modulate(x, shift, scale)
+    return NormModulate.apply(x, shift.reshape(rows, d), scale.reshape(rows, d))
+
+
+class Gelu(torch.autograd.Function):
+    """GELU in its tanh approximation, x * sigmoid(SLOPE * x + CUBIC * x^3); it keeps its derivative, not its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out, derivative, slope = torch.empty_like(x), torch.empty_like(x), x.new_tensor(SLOPE)
+        for a, y, slant in zip(*(z.view(-1).split(PART) for z in (x, out, derivative))):
+            square = a * a
+            gate = torch.addcmul(slope, square, slope, value=CUBIC / SLOPE).mul_(a).sigmoid_()
+            torch.mul(a, gate, out=y)
+            torch.addcmul(slope, square, slope, value=3 * CUBIC / SLOPE, out=slant)
+            slant.mul_(torch.addcmul(y, y, gate, value=-1)).add_(gate)  # gate + a' (y - y gate)
+        ctx.save_for_backward(derivative)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0]
+
+
+def gelu(x: Tensor) -> Tensor:
+    """F.gelu(x, approximate="tanh"); on a CPU in float32 in half its time, forward and backward."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() and x.requires_grad:
+        return Gelu.apply(x)
+    return F.gelu(x, approximate="tanh")

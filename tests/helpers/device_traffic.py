@@ -1,0 +1,65 @@
+"""Counts what makes a host wait for its device: numbers that are read from it, and copies to and from it."""
+
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ROOT = Path(__file__).parents[2]
+MAKES = {"tensor", "as_tensor", "new_tensor"}  # copies numbers to the device, unseen by dispatch
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.is_nonzero.default}
+
+
+class DeviceTraffic(TorchDispatchMode):
+    """Inside it, counts by file and line every operation that would make the host wait, whatever the device is.
+
+    The meta device takes a GPU's place: it computes nothing, so a value that is read from it is an error, and tensors
+    on the CPU stay apart from it. `.item()`, `.tolist()`, `.cpu()` and `bool(tensor)` of a CPU tensor do not count.
+
+    Attributes:
+        seen: How often each kind of traffic happened, by "kind file:line".
+    """
+
+    def __init__(self, device: str = "meta"):
+        super().__init__()
+        self.device, self.seen = device, Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = {z.device.type for z in tree_leaves((args, kwargs)) if isinstance(z, torch.Tensor)}
+        if function in READS and self.device in given:
+            self.record("read")
+        wanted = kwargs.get("device")
+        wanted = torch.device(wanted).type if wanted is not None else None
+        waits = not kwargs.get("non_blocking", False)
+        copies = function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        places = given | ({wanted} if wanted else set())
+        if copies and waits and len(places) > 1:
+            self.record("copy")
+        return function(*args, **kwargs)
+
+    def record(self, kind: str) -> None:
+        """Count one occurrence, at the innermost line of the project."""
+        frames = [
+            f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(ROOT) and f.filename != __file__
+        ]
+        ours = [f for f in frames if not Path(f.filename).is_relative_to(ROOT / "tests")] or frames
+        self.seen[f"{kind} {Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}"] += 1
+
+
+class MadeOfNumbers(TorchFunctionMode):
+    """Inside it, a DeviceTraffic also counts the tensors that are made on the device out of numbers of the host."""
+
+    def __init__(self, traffic: DeviceTraffic):
+        super().__init__()
+        self.traffic = traffic
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") in MAKES and out.device.type == self.traffic.device:
+            self.traffic.record("made")
+        return out

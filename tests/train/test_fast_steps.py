@@ -1,0 +1,149 @@
+"""Training steps with fused passes and per-block compilation: the same gradients and losses as the plain ones."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from goldens import relative_error
+from small_runs import run, small
+
+from latte.fast.norm_modulate import gelu, norm_modulate
+from latte.fast.training_blocks import attach
+from latte.models.block import AdaLN, modulate
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.train.metrics import read_lines
+from latte.train.precision import autocast, keep_in_float32
+from latte.train.step import update_ema
+
+SHAPES = {"each video": (3, 1, 1, 24), "each frame": (3, 5, 1, 24), "all": (1, 1, 1, 24), "no axes": (24,)}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr("latte.fast.norm_modulate.PART", 24 * 4)  # parts that end within and between videos
+
+
+def gradients(function, *inputs):
+    """(output, gradients of a weighted sum of it)."""
+    inputs = [z.clone().requires_grad_() for z in inputs]
+    out = function(*inputs)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=out.dtype)
+    return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_norm_modulate_and_its_gradients(shape):
+    torch.manual_seed(0)
+    x, shift, scale = torch.randn(3, 5, 7, 24), torch.randn(shape), torch.randn(shape)
+    for ours, plain in zip(gradients(norm_modulate, x, shift, scale), gradients(modulate, x, shift, scale)):
+        assert ours.shape == plain.shape and relative_error(ours, plain) < 1e-6
+    strided = x.transpose(1, 2).contiguous().transpose(1, 2)
+    assert relative_error(norm_modulate(strided, shift, scale), modulate(x, shift, scale)) < 1e-6
+
+
+def test_norm_modulate_passes_the_numerical_check_of_gradients():
+    torch.manual_seed(0)
+    x, shift, scale = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(2, 2, 3, 4), *[(2, 1, 1, 4)] * 2]
+    )
+    assert torch.autograd.gradcheck(norm_modulate, (x, shift, scale))
+
+
+def test_shapes_that_are_no_equal_shares_are_computed_plainly():
+    x, shift = torch.randn(3, 5, 7, 24), torch.randn(1, 5, 1, 24)
+    assert torch.equal(norm_modulate(x, shift, shift), modulate(x, shift, shift))
+
+
+def test_gelu_and_its_gradient():
+    x = torch.cat([torch.linspace(-12, 12, 1001), torch.tensor([0.0, 1e4, -1e4, 1e-20])])
+    for ours, plain in zip(gradients(gelu, x), gradients(lambda z: F.gelu(z, approximate="tanh"), x)):
+        assert ours.isfinite().all() and relative_error(ours, plain) < 1e-6
+        assert (ours - plain).abs().max() < 2e-6 * max(1, plain.abs().max())
+    assert torch.equal(gelu(x.bfloat16()), F.gelu(x.bfloat16(), approximate="tanh"))
+
+
+def awake(network):
+    """The network with weights that are nowhere zero, so that every gradient counts."""
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.train()
+
+
+def a_latte(variant=1, depth=2, conditioning="adaln"):
+    return awake(
+        Latte(LatteConfig(variant, depth, 16, 2, num_classes=3, class_dropout_prob=0.1, conditioning=conditioning))
+    )
+
+
+X, T = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(5)), torch.tensor([5, 600])
+NETWORKS = {
+    **{f"variant {v} {c}": lambda v=v, c=c: a_latte(v, conditioning=c) for v in (1, 4) for c in ("adaln", "tokens")},
+    "joint": a_latte,
+    "t2v": lambda: awake(LatteT2V(LatteT2VConfig(num_layers=1, num_attention_heads=2, attention_head_dim=8,
+                                                 sample_size=8, video_length=4, caption_channels=8))),
+}  # fmt: skip
+
+
+def outcome(network, name, precision="fp32"):
+    """(loss, gradients by name) of one step."""
+    label = {"t2v": torch.ones(2, 5, 8), "joint": torch.tensor([[1, 2], [0, 1]])}.get(name, torch.tensor([1, 2]))
+    network.zero_grad()
+    with autocast(precision, torch.device("cpu")):
+        loss = network(X, T, label, **({"num_images": 1} if name == "joint" else {})).float().square().mean()
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_has_the_gradients_of_the_plain_one(name):
+    plain = NETWORKS[name]()
+    fast = copy.deepcopy(plain)
+    attach(fast)
+    (loss, wanted), (ours, found) = outcome(plain, name), outcome(fast, name)
+    assert ours == pytest.approx(loss, rel=1e-6) and found.keys() == wanted.keys()
+    scale = max(gradient.norm() for gradient in wanted.values())
+    for key, gradient in wanted.items():  # a gradient that cancels out is compared with the largest one
+        assert (found[key] - gradient).norm() <= 2e-6 * max(gradient.norm(), 1e-2 * scale), key
+
+
+def test_in_bfloat16_it_differs_no_more_than_bfloat16_does():
+    plain = a_latte()
+    exact, _ = outcome(plain, "")
+    keep_in_float32(plain)
+    fast = copy.deepcopy(plain)
+    attach(fast)
+    (loss, wanted), (ours, found) = outcome(plain, "", "bf16"), outcome(fast, "", "bf16")
+    assert abs(ours - loss) < 0.01 * exact
+    assert all(relative_error(found[key], wanted[key]) < 0.02 for key in wanted if wanted[key].norm() > 1e-4)
+
+
+def test_blocks_of_a_kind_stay_alike_in_float32_layers():
+    """If `forward` differed between their instances, torch.compile would compile each anew, and give up after eight."""
+    network = a_latte(depth=4)
+    keep_in_float32(network)
+    modulations = [block.modulation for block in network.blocks]
+    assert len({type(module) for module in modulations}) == 1 and isinstance(modulations[0], AdaLN)
+    assert not any("forward" in vars(module) for module in modulations)
+    with autocast("bf16", torch.device("cpu")):
+        assert modulations[0](torch.ones(1, 1, 16, dtype=torch.bfloat16))[0][0].dtype == torch.float32
+
+
+def test_a_run_is_fast_unless_told_otherwise_and_its_losses_agree(vae, tmp_path, monkeypatch):
+    losses, attached = {}, []
+    monkeypatch.setattr("latte.train.run.training_blocks.attach", lambda network: attached.append(attach(network)))
+    for fast in ("true", "false"):
+        run(small(vae, "steps=4", f"fast={fast}"), tmp_path / fast)
+        losses[fast] = [line["loss"] for line in read_lines(tmp_path / fast / "metrics.jsonl")]
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-5) and len(attached) == 1
+
+
+def test_the_average_is_that_of_each_weight():
+    network, ema = a_latte(), a_latte()
+    for parameter in network.parameters():
+        parameter.data.add_(0.5)
+    wanted = [a.detach().lerp(p.detach(), 1 - 2 / 11) for a, p in zip(ema.parameters(), network.parameters())]
+    update_ema(ema, network, 0.9, step=1)
+    assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), wanted))
