@@ -23,8 +23,9 @@ Sampler = Callable[..., Iterator[Tensor]]
 
 def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(count, index, timesteps (b,)) of every step, from the last of the schedule to the first."""
+    timesteps = schedule.timesteps.to(x.device)  # once: a copy in each step would wait for the device
     for count, index in enumerate(reversed(range(len(schedule)))):
-        yield count, index, schedule.timesteps[index].to(x.device).expand(len(x))
+        yield count, index, timesteps[index].expand(len(x))
 
 
 @torch.no_grad()

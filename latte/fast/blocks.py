@@ -5,8 +5,9 @@ each token by itself. So a block of one kind of attention can be computed on som
 first norm to the end of its MLP before the next part begins. The residual is updated in place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +129,7 @@ class Branch:
     """
 
     layer: nn.Module
-    compute: Callable[..., Tensor]
+    compute: Any
     kind: str
     axis: int | None
     norm: int | None

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ from latte.plans.layer_cache import LayerCache
 from latte.plans.readable import first_modulated
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
-
 MOST_TABLED = 1 << 25  # values of modulations that are computed before a run, for all of its timesteps at once
 MOST_PACKED = 1 << 30  # bytes of weights of which a second copy is made to compute faster
 
@@ -47,10 +47,11 @@ class FastBlocks:
 
     def __init__(self, network: Denoiser):
         self.network, self.plain = network, type(network).through_blocks
+        blocks: list[Any] = list(network.blocks)
         size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-        self.layers = [branches(block, size <= MOST_PACKED) for block in network.blocks]
+        self.layers = [branches(block, size <= MOST_PACKED) for block in blocks]
         self.runs = [in_runs(layers) for layers in self.layers]
-        self.rows = [max(1, PART // block.mlp.fc1.out_features) for block in network.blocks]
+        self.rows = [max(1, PART // block.mlp.fc1.out_features) for block in blocks]
         self.places: dict[nn.Module, tuple[str, int]] = {}
         seen: Counter[str] = Counter()
         for branch in (branch for layers in self.layers for branch in layers):
@@ -69,7 +70,8 @@ class FastBlocks:
 
     def modulations(self, embedding: Tensor) -> list[list[list[Tensor]]]:
         """What an embedded condition (n, 1 or f, k) makes of every block's norms: see Prepared."""
-        return [[with_one(norm) for norm in block.modulation(embedding)] for block in self.network.blocks]
+        blocks: list[Any] = list(self.network.blocks)
+        return [[with_one(norm) for norm in block.modulation(embedding)] for block in blocks]
 
     def texts(self, condition: Condition) -> list[tuple[Tensor, Tensor] | None]:
         """Keys and values of every block's cross-attention."""
@@ -180,10 +182,13 @@ class FastRun:
 
     def __init__(self, network: Denoiser, condition: Condition, timesteps: int, cache: LayerCache | None = None):
         self.network, self.blocks, self.cache = network, FastBlocks(network), cache
-        by_time = lambda z: None if z is None else z.unflatten(0, (timesteps, -1))
-        self.embedded, self.final, self.tokens = map(by_time, (condition.blocks, condition.final, condition.tokens))
+        by_time = lambda z: z.unflatten(0, (timesteps, -1))
+        self.embedded, self.final = by_time(condition.blocks), by_time(condition.final)
+        self.tokens = None if condition.tokens is None else by_time(condition.tokens)
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
-        self.tables = None  # modulations at all timesteps, where they do not take much memory
+        self.tables: list[list[list[Any]]] | None = (
+            None  # modulations at all timesteps, where they do not take much memory
+        )
         self.places: Tensor | None = None  # positions of patches (s, d), and of frames
         self.frames: Tensor | None = None
         rows, width = len(condition.blocks), network.patch_embed.out_features
@@ -260,7 +265,7 @@ class FastRun:
         return x if tokens is None else torch.cat([tokens.expand(-1, x.shape[1], -1, -1), x], 2)
 
 
-def at_timestep(table: Tensor | float, k: int, count: int) -> Tensor | float:
+def at_timestep(table: Any, k: int, count: int) -> Any:
     """The row of a table of modulations for timestep k and the first videos: (d,) if all tokens have the same one."""
     if isinstance(table, float) or table.ndim == 1:
         return table
@@ -293,8 +298,8 @@ def fast(network: Denoiser) -> Iterator[None]:
     Args:
         network: The denoiser. Its weights and its state_dict do not change.
     """
-    network.through_blocks = FastBlocks(network)
+    vars(network)["through_blocks"] = FastBlocks(network)
     try:
         yield
     finally:
-        del network.through_blocks
+        del vars(network)["through_blocks"]
