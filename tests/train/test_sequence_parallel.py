@@ -61,7 +61,8 @@ def test_groups_that_share_clips_learn_what_one_process_learns(size, kind, vae, 
     read = lambda name: tensors(checkpoint.latest(tmp_path / name))
     lines = lambda name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
     for name in MESHES[size]:
-        assert far(read(name), read("alone")) < 1e-5, name
+        # a first step of Adam is 1.5e-3 wherever the gradient is not 0: rounding grows where it nearly is
+        assert far(read(name), read("alone")) < 1e-4, name
         for ours, theirs in zip(lines(name), lines("alone"), strict=True):
             assert all(ours[key] == pytest.approx(theirs[key], rel=1e-5) for key in ("loss", "mse", "grad_norm"))
 
