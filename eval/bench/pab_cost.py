@@ -14,6 +14,7 @@ from latte.eval.reporting import markdown_table
 from latte.pab import KINDS, broadcast_options
 from latte.pipeline import LattePipeline
 
+PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 COLUMNS = {"seconds": ".1f", "speedup": ".2f", "peak_mb": ".1f", "psnr": ".1f", "ssim": ".3f"}  # of results, as shown
 
 

@@ -4,13 +4,14 @@ import tempfile
 from pathlib import Path
 
 from latte.arguments import check_count
+from latte.commands.bench_speed import bench_speed
 from latte.commands.parser import Parser, add_device_option, check_out_file, write_result
 from latte.commands.sampling_options import add_sampling_options, open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
 from latte.eval.bench.feature_check import check_features, feature_table
 from latte.eval.bench.memory_need import memory_table
-from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
+from latte.eval.bench.pab_cost import PAB_RANGES, broadcast_table, measure_broadcast
 from latte.eval.bench.resources import weight_bytes
 from latte.eval.bench.train_speed import ROW_HEADER, SOURCES, format_row, measure_training, with_existing_vae
 from latte.eval.networks.i3d import LEAST_FRAMES
@@ -20,7 +21,6 @@ from latte.train.precision import PRECISIONS
 from latte.train.presets import resolve
 from latte.weights.tensors import DTYPES
 
-PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 TRAINING = "shapes"  # the preset whose speed is measured by default
 
 
@@ -144,6 +144,7 @@ def bench_features(argv: list[str]) -> None:
 
 
 BENCHMARKS = {
+    "speed": (bench_speed, "how fast a model samples in every form, what that costs, and diffusers beside it"),
     "pab": (bench_pab, "what Pyramid Attention Broadcast saves and costs"),
     "train": (bench_train, "how fast a Latte trains"),
     "eval": (bench_eval, "how fast videos are decoded and compared"),
