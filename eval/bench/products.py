@@ -34,11 +34,9 @@ class Products(TorchDispatchMode):
         """A tensor of random numbers with the size and strides of another one, shared by all calls that need such."""
         key = (place, like.shape, like.stride(), like.dtype)
         if key not in self.stand_ins:
-            empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
-            random = torch.randn(like.shape, device=like.device)
-            self.stand_ins[key] = empty if 0 in like.stride() else empty.copy_(random)
-            if 0 in like.stride():
-                empty.zero_()
+            extent = 1 + sum((size - 1) * step for size, step in zip(like.shape, like.stride()))
+            values = torch.randn(extent, device=like.device).to(like.dtype)
+            self.stand_ins[key] = values.as_strided(like.shape, like.stride())
         return self.stand_ins[key]
 
 

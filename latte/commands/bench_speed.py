@@ -21,6 +21,7 @@ from latte.eval.bench.pab_cost import PAB_RANGES, parse_ranges
 from latte.eval.bench.peer import Peer, peers
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
 from latte.eval.bench.speed_report import FORWARD, SAMPLING, plot_speed, speed_table
+from latte.eval.bench.vae_speed import measure_decoding
 from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
 from latte.eval.reporting import machine_record
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
@@ -28,7 +29,7 @@ from latte.pipeline import LattePipeline
 from latte.weights.tensors import DTYPES
 
 RANDOM = "random"  # the name of a text-to-video model with random weights
-PARTS = ("forward", "sampling")
+PARTS = ("forward", "sampling", "decoding")
 
 
 def bench_speed(argv: list[str]) -> None:
@@ -53,7 +54,7 @@ def speed_options() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", help=f"a model; or {RANDOM}: text to video with random weights, in the shape that key=value give")
     add("changes", nargs="*", metavar="key=value", help=f"of {RANDOM}: such as num_layers=4 attention_head_dim=72")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: both)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
     add("--frames", type=int, nargs="+", help="frames of a video (default: as the model was trained)")
     add("--sizes", type=int, nargs="+", help="pixels of a side of a frame (default: as the model was trained)")
     add("--text-tokens", type=int, nargs="+", default=[20], help="random text tokens of an evaluation (default: 20)")
@@ -124,7 +125,12 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
             sampling = measure_sampling(job, first, listed, [] if started and why else started, args.rounds, alexnet)
             print(f"\nsampling: {args.num_videos} x {frames} frames of {size} x {size}, {sampling['steps']} steps")
             print(speed_table(sampling["rows"], SAMPLING))
-    return {**about, "forward": forward, "sampling": sampling}
+        decoding = None
+        if "decoding" in args.parts and pipe.vae is not None:
+            decoding = measure_decoding(pipe, *sizes[0], args.rounds)
+            print("\ndecoding of one video: {} frames of {} x {}".format(*sizes[0], sizes[0][1]))
+            print(speed_table(decoding["rows"], FORWARD))
+    return {**about, "forward": forward, "sampling": sampling, "decoding": decoding}
 
 
 def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]:

@@ -20,6 +20,7 @@ from latte.eval.bench.products import Products
 from latte.eval.bench.resources import OperationCount
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
 from latte.eval.bench.speed_report import FORWARD, plot_speed, speed_table
+from latte.eval.bench.vae_speed import measure_decoding
 from latte.fast.switch import fast_paths
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.scheduler import Scheduler
@@ -31,7 +32,7 @@ WORDS = ["bench", "speed", "random", *(f"{name}={value}" for name, value in SHAP
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(candidates, "SIDES", {"cpu": 32})
-    for module in ("candidates", "forward_speed"):
+    for module in ("candidates", "forward_speed", "vae_speed"):
         monkeypatch.setattr(f"latte.eval.bench.{module}.LEAST", 0.0)
 
 
@@ -124,17 +125,20 @@ def test_samplings_are_compared_with_the_exact_ones():
     assert rows["fast, bfloat16"]["dtype"] == "bfloat16" and result["steps"] == 4
     assert all(row["per_step"] == row["min"] / 4 and row["peak_mb"] > 0 for row in rows.values())
     assert pipe.transformer is own and pipe._broadcast is None
+    decoding = measure_decoding(pipe, 2, 32, 1)["rows"]
+    assert list(decoding) == ["readable", "fast"] and decoding["fast"]["error"] < 1e-5
+    assert decoding["readable"]["flops"] > 0 and not decoding["readable"]["error"]
     with pytest.raises(ValueError, match="the examiner judges"):
         job_of(pipe, 1, {}, 0, settings, exam=True)
 
 
 def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
     out, words = tmp_path / "speed.json", ["--frames", "2", "3", "--text-tokens", "4", "--num-sampling-steps", "2"]
-    more = ["--rounds", "1", "--ranges", "2/2/2", "--sizes", "32", "48", "--out", str(out), "--plots", str(tmp_path)]
+    more = ["--rounds", "1", "--ranges", "2/2/2", "--sizes", "32", "--out", str(out), "--plots", str(tmp_path)]
     before = torch.get_num_threads()
     assert main([*WORDS, *words, *more]) == 0 and torch.get_num_threads() == before
     report = json.loads(out.read_text())
-    assert [(case["frames"], case["size"]) for case in report["forward"]] == [(2, 32), (3, 32), (2, 48)]
+    assert [(case["frames"], case["size"]) for case in report["forward"]] == [(2, 32), (3, 32)]
     for case in report["forward"]:
         rows = case["rows"]
         assert list(rows) == ["readable", FLOOR, "fast", "fast, first"]
@@ -146,8 +150,9 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
     assert (report["threads"], report["processor"] != "", report["seed"]) == (1, True, 0)
     assert {path.name for path in tmp_path.glob("*.png")} == {"flops.png", "cost.png"}
     assert "| matmul + sdpa only |" in capsys.readouterr().out
+    report["forward"] = []
     report["sampling"]["rows"] = {name: row | {"psnr": 30.0, "ssim": 0.9} for name, row in rows.items()}
-    assert [path.name for path in plot_speed(report, tmp_path)] == ["quality.png", "flops.png", "cost.png"]
+    assert [path.name for path in plot_speed(report, tmp_path)] == ["quality.png", "flops.png"]
 
 
 @pytest.mark.parametrize(
