@@ -1,5 +1,9 @@
-"""What a computation costs: seconds, bytes of weights, and the peak memory of its tensors."""
+"""What a computation costs: seconds, floating-point operations, bytes of weights, and the peak memory of its tensors.
 
+Nothing of the package is imported here, since peer_program.py runs with a copy of this file.
+"""
+
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def timed(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
@@ -31,6 +36,69 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int) -> lis
     return seconds
 
 
+def clock(device: torch.device) -> float:
+    """Seconds on the clock that times a computation: the processor's for one thread, which other work does not move."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, least: float = 0.0) -> float:
+    """The seconds of one call of a function, by `clock`.
+
+    Args:
+        work: The function. It is called without arguments.
+        device: Where it computes.
+        least: Short calls are repeated for this many seconds, and the mean counts.
+    """
+    calls, start, now = 0, clock(device), 0.0
+    while not calls or now - start < least:
+        work()
+        calls, now = calls + 1, clock(device)
+    return (now - start) / calls
+
+
+class OperationCount(FlopCounterMode):
+    """A context that counts floating-point operations of products and attention, two for each multiplication.
+
+    Attributes:
+        total: Operations so far. PyTorch's own counter leaves out attention on a CPU and oneDNN's linear layers.
+    """
+
+    def __init__(self) -> None:
+        unknown = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+        if torch.backends.mkldnn.is_available():
+            unknown[torch.ops.mkldnn._linear_pointwise] = linear_flops
+        super().__init__(display=False, custom_mapping=unknown)
+
+    @property
+    def total(self) -> int:
+        """Operations so far."""
+        return self.get_total_flops()
+
+
+def attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    """Operations of attention, from the shapes (b, h, n, e) of queries, keys and values."""
+    return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def linear_flops(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
+    """Operations of a linear layer, from the shapes of what it takes and gives."""
+    return 2 * math.prod(x) * out_shape[-1]
+
+
+def working_memory(work: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that a call takes besides what is allocated before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with LiveTensors() as memory:
+        work()
+    return memory.peak
+
+
 class LiveTensors(TorchDispatchMode):
     """A context that counts the bytes of the tensors allocated inside it.
 
@@ -48,15 +116,16 @@ class LiveTensors(TorchDispatchMode):
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        inputs = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {id(memory_of(leaf)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in self.known | inputs:
-                self.count_until_freed(leaf.untyped_storage())
+            if isinstance(leaf, Tensor) and id(memory_of(leaf)) not in self.known | inputs:
+                self.count_until_freed(memory_of(leaf))
         return out
 
-    def count_until_freed(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
+    def count_until_freed(self, storage: torch.UntypedStorage | Tensor) -> None:
+        key = id(storage)
+        size = storage.numel() * storage.element_size() if isinstance(storage, Tensor) else storage.nbytes()
         self.known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
@@ -65,6 +134,11 @@ class LiveTensors(TorchDispatchMode):
     def forget(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
+
+
+def memory_of(tensor: Tensor) -> torch.UntypedStorage | Tensor:
+    """What a tensor's bytes belong to: its storage, or itself where it has none, as in oneDNN's layouts."""
+    return tensor.untyped_storage() if tensor.layout == torch.strided else tensor
 
 
 def weight_bytes(networks: Iterable[nn.Module]) -> int:

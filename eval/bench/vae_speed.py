@@ -5,9 +5,13 @@ from functools import partial
 
 import torch
 
+from latte.diffusion.randomness import generator
+from latte.eval.bench.candidates import LEAST, Entry, compare, inspect
+from latte.eval.bench.resources import seconds_of
 from latte.fast.switch import fast_paths
 from latte.fast.vae_layers import prepare
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.pipeline import LattePipeline
 
 Call = Callable[[], torch.Tensor]
 
@@ -36,6 +40,29 @@ def vae_calls(
         ("decode", partial(switched, False, decode), partial(switched, True, decode)),
         ("encode", partial(switched, False, encode), partial(switched, True, encode)),
     ]
+
+
+def measure_decoding(pipe: LattePipeline, frames: int, size: int, rounds: int) -> dict:
+    """Decode one video of random latents in turn by the readable VAE and by the fast one.
+
+    Args:
+        pipe: A pipeline with a VAE; one out of a folder is prepared (latte.fast.vae_layers).
+        frames: Frames of the video.
+        size: Pixels of a side of a frame.
+        rounds: How often each is timed.
+
+    Returns:
+        "frames", "size", and "rows" by name: see `compare`.
+    """
+    shape, weight = pipe.latent_shape(frames, None, size, size), next(pipe.vae.parameters())
+    latents = torch.randn(1, *shape, generator=generator(0, 0)).to(weight)
+    entries = []
+    for name, fast in (("readable", False), ("fast", True)):
+        call = partial(switched, fast, partial(pipe.vae.decode, latents))
+        known = partial(inspect, call, call, False, pipe.device)
+        timer = partial(seconds_of, call, pipe.device, LEAST)
+        entries.append(Entry(name, str(weight.dtype).removeprefix("torch."), False, timer, known))
+    return {"frames": frames, "size": size, "rows": compare(entries, pipe.device, rounds)[0]}
 
 
 def switched(fast: bool, call: Call) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from latte.commands.bench_speed import bench_speed
 from latte.commands.options.benchmarks import PAB_RANGES
 from latte.commands.parser import write_result
 from latte.commands.sampling_options import open_pipeline
@@ -93,6 +94,7 @@ def bench_features(args: Namespace) -> None:
 
 
 BENCHMARKS = {
+    "speed": bench_speed,
     "pab": bench_pab,
     "train": bench_train,
     "eval": bench_eval,

@@ -6,10 +6,56 @@ from pathlib import Path
 from latte.arguments import check_count
 from latte.commands.options.choices import DTYPES, LEAST_FRAMES, PRECISIONS, SHAPE_FEATURES, SOURCES
 from latte.commands.options.sampling import add_sampling_options
-from latte.commands.parser import Parser, add_device_option, check_out_file
+from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
+RANDOM = "random"  # the name of a text-to-video model with random weights
+PARTS = ("forward", "sampling", "decoding")  # of `latte bench speed`
 TRAINING = "shapes"  # the preset whose speed is measured by default
+
+
+def speed_options(argv: list[str]) -> Namespace:
+    """Measure the speed of a model: one evaluation of its network, and whole samplings with their fidelity."""
+    parser = Parser(prog="latte bench speed", description=speed_options.__doc__)
+    add = parser.add_argument
+    add("model", help=f"a model; or {RANDOM}: text to video with random weights, in the shape that key=value give")
+    add("changes", nargs="*", metavar="key=value", help=f"of {RANDOM}: such as num_layers=4 attention_head_dim=72")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
+    add("--frames", type=int, nargs="+", help="frames of a video (default: as the model was trained)")
+    add("--sizes", type=int, nargs="+", help="pixels of a side of a frame (default: as the model was trained)")
+    add("--text-tokens", type=int, nargs="+", default=[20], help="random text tokens of an evaluation (default: 20)")
+    add("--dtypes", nargs="+", choices=DTYPES, help="of the network; the first is the reference (default: --dtype)")
+    add("--compile", action="store_true", help="also compile the networks by torch.compile, which takes minutes")
+    defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
+    add("--ranges", nargs="*", help=f"ranges of Pyramid Attention Broadcast in sampling (default: {defaults})")
+    add("--num-videos", type=int, default=1, help="videos to sample (default: 1)")
+    add("--rounds", type=int, default=3, help="how often each is timed, in turn (default: 3)")
+    add("--threads", type=int, default=1, help="of the CPU; with 1, seconds are the processor's (default: 1)")
+    add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
+    add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
+    add("--peer-python", type=Path, help="an interpreter that has diffusers, whose Latte is then timed in turn, too")
+    add("--plots", type=Path, help="write plots of the results to this folder")
+    add("--out", type=Path, help="also write the results and what they depend on to this .json file")
+    add_sampling_options(parser)
+    args = parser.parse_intermixed_args(argv)
+    check_speed_options(args)
+    return args
+
+
+def check_speed_options(args: Namespace) -> None:
+    """Raise ValueError, before any work, for options that are out of range or do not go together."""
+    for name in ("num_videos", "rounds", "threads"):
+        check_count(f"--{name.replace('_', '-')}", getattr(args, name))
+    for name in ("frames", "sizes", "text_tokens"):
+        for value in getattr(args, name) or ():
+            check_count(f"--{name.replace('_', '-')}", value)
+    if args.changes and args.model != RANDOM:
+        raise ValueError(f"{args.changes[0]} changes the shape of {RANDOM}, not of {args.model}: leave it out")
+    check_out_file(args.out)
+    if args.plots is not None:
+        check_out_folder(args.plots)
+    if args.peer_python is not None and not args.peer_python.is_file():
+        raise ValueError(f"--peer-python {args.peer_python}: there is no such interpreter")
 
 
 def pab_options(argv: list[str]) -> Namespace:
@@ -117,6 +163,7 @@ def features_options(argv: list[str]) -> Namespace:
 
 
 BENCHMARKS = {
+    "speed": (speed_options, "how fast a model samples in every form, what that costs, and diffusers beside it"),
     "pab": (pab_options, "what Pyramid Attention Broadcast saves and costs"),
     "train": (train_options, "how fast a Latte trains"),
     "eval": (eval_options, "how fast videos are decoded and compared"),

@@ -116,7 +116,7 @@ def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "say"),
     [
-        (["speed"], "invalid choice: 'speed'"),
+        (["sped"], "invalid choice: 'sped'"),
         (["pab", "shapes", "--ranges", "2/3/5"], "no 'cross' layers"),
         (["pab", "shapes", "--ranges", "2/x"], "broadcast ranges 2/x: expected whole numbers"),
         (["pab", "shapes", "--ranges", "2/3/5/2/2"], "there are 4 kinds"),

@@ -1,0 +1,127 @@
+"""diffusers' Latte on our weights, in a child process of an interpreter that has it, timed in turn with ours."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latte.eval.bench import peer_program, resources
+from latte.files import one_line, write_json
+from latte.models.latte_t2v import LatteT2V
+from latte.weights.convert_t2v import t2v_state_for_diffusers
+from latte.weights.published_export import transformer_config
+from latte.weights.tensors import write_tensors
+
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # as latte.allocator sets it
+
+
+class Peer:
+    """A child process that computes by diffusers.
+
+    Attributes:
+        name: What its rows are called.
+        versions: Of diffusers and of its PyTorch.
+    """
+
+    def __init__(self, name: str, python: Path, folder: Path, device: torch.device, keeps_memory: bool):
+        self.name, self.folder = name, folder
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  open for as long as the process
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MALLOC_"))}
+        program = [python, folder / "peer_program.py", folder, str(device), str(torch.get_num_threads())]
+        try:
+            self.process = subprocess.Popen(
+                program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+                env=inherited | (KEEPING if keeps_memory else {}),
+            )  # fmt: skip
+        except OSError as error:
+            self.errors.close()
+            raise ValueError(f"--peer-python {python} cannot be run: {error.strerror}") from error
+        self.python = python
+        self.versions: dict[str, str] = self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Its next answer. Raises ValueError if it ended instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            said = [text for text in self.errors.read().splitlines() if text.strip()] or ["it said nothing"]
+            raise ValueError(f"--peer-python {self.python} cannot run diffusers' Latte: {one_line(said[-1])}")
+        return json.loads(line)
+
+    def ask(self, do: str, call: str, **request: Any) -> dict[str, Any]:
+        """Send a request: see peer_program.serve."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # answer() says why it ended
+            print(json.dumps({"do": do, "call": call, **request}), file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def prepare(self, call: str, inputs: dict[str, Tensor], dtype: str, compiled: bool, **request: Any) -> None:
+        """Name a call to time: one evaluation of inputs, or with `steps` a whole run."""
+        request |= {"dtype": dtype, "compiled": compiled, "frames": inputs["x"].shape[2]}
+        path = self.folder / f"{self.process.pid}.safetensors"
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in inputs.items()}, path)
+        self.ask("prepare", call, inputs=str(path), **request)
+
+    def time(self, call: str, least: float) -> float:
+        """The seconds of a call: see resources.seconds_of."""
+        return self.ask("time", call, least=least)["seconds"]
+
+    def inspect(self, call: str, compiled: bool) -> tuple[Tensor, int | None, int | None]:
+        """What a call computes, its operations, and its peak memory; neither is known of a compiled network."""
+        path = self.folder / f"{self.process.pid}-out.safetensors"
+        found = self.ask("inspect", call, out=str(path), compiled=compiled)
+        return load_file(path)["out"], found["flops"], found["peak"]
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process.terminate()
+        self.process.wait()
+        self.errors.close()
+
+
+@contextmanager
+def peers(python: Path | None, network: torch.nn.Module, device: torch.device) -> Iterator[list[Peer]]:
+    """diffusers as it comes and, on a CPU, with freed memory kept; none if no interpreter is given.
+
+    Args:
+        python: The interpreter.
+        network: The network whose weights it takes.
+        device: Where it computes.
+
+    Raises:
+        ValueError: The network is none that diffusers has, or the interpreter does not have diffusers.
+    """
+    if python is None:
+        yield []
+        return
+    if not isinstance(network, LatteT2V):
+        raise ValueError("--peer-python: diffusers has no class-conditional Latte to compare with: leave it out")
+    started: list[Peer] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for module in (peer_program, resources):
+            shutil.copy(str(module.__file__), folder)
+        write_json(folder / "config.json", transformer_config(network.config))
+        write_tensors(folder / "weights.safetensors", t2v_state_for_diffusers(network))
+        names = {"diffusers": False, **({"diffusers, memory kept": True} if device.type == "cpu" else {})}
+        try:
+            for name, keeps_memory in names.items():
+                started.append(Peer(name, python, folder, device, keeps_memory))
+            yield started
+        finally:
+            for peer in started:
+                peer.close()

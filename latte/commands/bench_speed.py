@@ -1,0 +1,142 @@
+"""`latte bench speed`: the network in every form, caches and diffusers, timed in turn in one run."""
+
+import argparse
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from latte import __version__
+from latte.commands.options.benchmarks import PAB_RANGES, RANDOM
+from latte.commands.parser import write_result
+from latte.commands.sampling_options import call_settings, open_pipeline
+from latte.device import usable_device
+from latte.eval.bench.candidates import caches, exact_candidates
+from latte.eval.bench.forward_speed import measure_forward
+from latte.eval.bench.pab_cost import parse_ranges
+from latte.eval.bench.peer import Peer, peers
+from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
+from latte.eval.bench.speed_report import FORWARD, SAMPLING, plot_speed, speed_table
+from latte.eval.bench.vae_speed import measure_decoding
+from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
+from latte.eval.reporting import machine_record
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.pipeline import LattePipeline
+from latte.weights.tensors import DTYPES
+
+
+def bench_speed(args: argparse.Namespace) -> None:
+    """Measure the speed of a model: one evaluation of its network, and whole samplings with their fidelity."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        report = measure_speed(args)
+    finally:
+        torch.set_num_threads(threads)
+    write_result(args.out, report)
+    if args.plots is not None:
+        for picture in plot_speed(report, args.plots):
+            print(f"wrote {picture}")
+
+
+def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the options ask for, print it, and return it with everything that it depends on."""
+    pipe, settings = open_model(args)
+    pipe.transformer.requires_grad_(False)
+    own = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
+    dtypes = list(dict.fromkeys(args.dtypes or [own]))
+    exact = exact_candidates(pipe, dtypes, args.compile)
+    alexnet = None if args.alexnet is None else load_lpips(args.alexnet, pipe.device)
+    sizes = video_sizes(pipe, args.frames, args.sizes)
+    with ExitStack() as stack:
+        started = stack.enter_context(peers(args.peer_python, pipe.transformer, pipe.device))
+        about = {"model": args.model, "changes": args.changes, **machine(pipe.device, started), **settings}
+        print(", ".join(f"{key} {value}" for key, value in about.items() if value not in ([], {}, None)))
+        forward: list[dict] = []
+        for frames, size in sizes if "forward" in args.parts else ():
+            for tokens in dict.fromkeys(args.text_tokens if pipe.takes_prompts else [0]):
+                forward.append(measure_forward(pipe, exact, started, frames, size, tokens, args.rounds))
+                text = f", {tokens} text tokens" if tokens else ""
+                print(f"\none evaluation: {frames} frames of {size} x {size}{text}")
+                print(speed_table(forward[-1]["rows"], FORWARD), flush=True)
+        sampling = None
+        if "sampling" in args.parts:
+            frames, size = sizes[0]
+            ranges = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
+            listed = [*exact, *caches(ranges, dtypes[0])]
+            shape = {"num_frames": frames, "height": size, "width": size}
+            make = lambda count: job_of(pipe, count, shape, args.text_tokens[0], settings, args.exam)
+            job, first = make(args.num_videos), make(settings["batch_size"])
+            if started and (why := why_no_peer(job)):
+                print(f"\ndiffusers is left out of the samplings: {why}")
+            sampling = measure_sampling(job, first, listed, [] if started and why else started, args.rounds, alexnet)
+            print(f"\nsampling: {args.num_videos} x {frames} frames of {size} x {size}, {sampling['steps']} steps")
+            print(speed_table(sampling["rows"], SAMPLING))
+        decoding = None
+        if "decoding" in args.parts and pipe.vae is not None:
+            decoding = measure_decoding(pipe, *sizes[0], args.rounds)
+            print("\ndecoding of one video: {} frames of {} x {}".format(*sizes[0], sizes[0][1]))
+            print(speed_table(decoding["rows"], FORWARD))
+    return {**about, "forward": forward, "sampling": sampling, "decoding": decoding}
+
+
+def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]:
+    """The pipeline on its device, and the settings of its call."""
+    if args.model != RANDOM:
+        pipe, settings, _ = open_pipeline(args)
+    else:
+        torch.manual_seed(args.seed)
+        pipe = LattePipeline(LatteT2V(random_config(args.changes)).to(DTYPES[args.dtype]))
+        pipe.to(usable_device(args.device))
+        settings = call_settings(pipe, args)
+    settings["batch_size"] = min(args.batch_size, args.num_videos)  # no batch is filled up with copies
+    if "sampling" in args.parts:
+        candidates = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
+        for text in candidates:  # raises for a range that the model does not have, before the work
+            pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
+            pipe.disable_pyramid_attention_broadcast()
+        if pipe.vae is not None:
+            require_torchmetrics("SSIM")
+    return pipe, settings
+
+
+def random_config(changes: Sequence[str]) -> LatteT2VConfig:
+    """The shape of a model with random weights. Raises ValueError for words that are not key=value of it."""
+    kinds, values = get_type_hints(LatteT2VConfig), {}
+    known = [name for name in LatteT2VConfig.__dataclass_fields__ if kinds[name] is int]
+    for word in changes:
+        name, _, value = word.partition("=")
+        if name not in known or not value.isdecimal():
+            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(known)}")
+        values[name] = int(value)
+    return LatteT2VConfig(**values)
+
+
+def video_sizes(pipe: LattePipeline, frames: list[int] | None, sizes: list[int] | None) -> list[tuple[int, int]]:
+    """(frames, pixels of a side): all frames at the first size, then the first frames at the other sizes."""
+    trained_frames, side = pipe.conditioning.trained_size(pipe.transformer.config)
+    factor = 8 if pipe.vae is None else pipe.vae.factor
+    lengths, sides = frames or [trained_frames], sizes or [side * factor]
+    found = [(length, sides[0]) for length in lengths] + [(lengths[0], size) for size in sides[1:]]
+    for length, size in found:
+        pipe.latent_shape(length, None, size, size)
+    return list(dict.fromkeys(found))
+
+
+def machine(device: torch.device, started: Sequence[Peer]) -> dict[str, Any]:
+    """What the figures depend on besides the model: processor, versions, date."""
+    about: dict[str, Any] = {**machine_record(device), "processor": processor(), "latte": __version__}
+    about |= {"python": platform.python_version(), "date": date.today().isoformat()}
+    return about | ({"peer": started[0].versions} if started else {})
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

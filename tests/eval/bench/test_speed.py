@@ -1,0 +1,267 @@
+"""`latte bench speed`: its counts against numbers worked out by hand, the structure of its report, bad words."""
+
+import json
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from awake_models import awake, awake_pipeline
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.eval.bench import candidates, peer, peer_program, resources
+from latte.eval.bench.candidates import Entry, caches, compare, exact_candidates, interleaved
+from latte.eval.bench.forward_speed import FLOOR, Evaluation, measure_forward
+from latte.eval.bench.products import Products
+from latte.eval.bench.resources import OperationCount
+from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
+from latte.eval.bench.speed_report import FORWARD, plot_speed, speed_table
+from latte.eval.bench.vae_speed import measure_decoding
+from latte.fast.switch import fast_paths
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.scheduler import Scheduler
+
+SHAPE = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=24, sample_size=4)
+WORDS = ["bench", "speed", "random", *(f"{name}={value}" for name, value in SHAPE.items()), "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(candidates, "SIDES", {"cpu": 32})
+    for module in ("candidates", "forward_speed", "vae_speed"):
+        monkeypatch.setattr(f"latte.eval.bench.{module}.LEAST", 0.0)
+
+
+@pytest.fixture
+def t2v():
+    pipe = LattePipeline(awake(LatteT2V(LatteT2VConfig(video_length=3, **SHAPE))))
+    pipe.transformer.requires_grad_(False)
+    return pipe
+
+
+def operations(pipe: LattePipeline, fast: bool) -> list[int]:
+    """Of the first step of a run, and of the next."""
+    counts = []
+    with fast_paths(fast):
+        evaluation = Evaluation(pipe, frames=3, size=32, tokens=5)
+        network = evaluation.network()
+        for _ in range(2):
+            with OperationCount() as count:
+                evaluation.compute(network)
+            counts.append(count.total)
+    return counts
+
+
+def test_the_operations_of_an_evaluation_are_those_worked_out_by_hand(t2v):
+    d, b, f, s, words, captions = 16, 2, 3, 4, 5, 24
+    n = b * f * s  # tokens
+    patches = 2 * n * 16 * d + 2 * n * d * 32
+    spatial = 2 * n * d * 4 * d + 4 * b * f * s * s * d
+    temporal = 2 * n * d * 4 * d + 4 * b * s * f * f * d
+    cross = 2 * n * d * 2 * d + 4 * n * words * d
+    mlps = 2 * (2 * n * d * 8 * d)
+    time, text = 2 * (256 * d + d * d + d * 6 * d), 2 * b * words * (captions * d + d * d + d * 2 * d)
+    step = patches + spatial + temporal + cross + mlps
+    assert operations(t2v, fast=False) == [step + b * time + text] * 2
+    # what depends on the timestep or the text alone is computed once, and both halves share what comes before the text
+    step -= spatial // 2 + n * 16 * d
+    assert operations(t2v, fast=True) == [step + time + text, step]
+
+
+def test_products_alone_are_those_of_the_network(t2v):
+    with fast_paths(False):
+        evaluation = Evaluation(t2v, frames=3, size=32, tokens=5)
+        with Products() as recorded:
+            evaluation.compute(evaluation.network())
+    with OperationCount() as count:
+        for function, args, kwargs in recorded.calls:
+            function(*args, **kwargs)
+    assert count.total == operations(t2v, fast=False)[0]
+
+
+def test_rounds_go_forwards_and_backwards_after_a_warm_up():
+    called = []
+    work = {name: lambda name=name: called.append(name) or len(called) for name in "abc"}
+    assert interleaved(work, 2, warm_up=True) == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
+    assert "".join(called) == "cbaabccba"
+
+
+def test_rows_hold_ratios_of_their_fastest_rounds():
+    times = {"plain": iter((4.0, 2.0)), "peer": iter((6.0, 5.0))}
+    outputs = {"plain": torch.ones(4), "peer": torch.tensor([1.0, 1, 1, 3])}
+    entries = [
+        Entry(name, "float32", False, times[name].__next__, lambda n=name: (outputs[n], 100, 2_000_000), name == "peer")
+        for name in times
+    ]
+    rows, given = compare(entries, torch.device("cpu"), 2, warm_up=False)
+    plain, other = rows["plain"], rows["peer"]
+    assert (plain["min"], plain["median"], plain["seconds"]) == (2, 3, [4, 2]) and given == outputs
+    assert (other["ratio"], other["over_peer"], plain["over_peer"]) == (0.4, {"peer": 1}, {"peer": 2.5})
+    assert (plain["error"], other["error"], other["peak_mb"]) == (0, 1, 2)
+    assert plain["share"] == pytest.approx(100 / 2 / (plain["matmul_gflops"] * 1e9))
+    table = speed_table(rows, FORWARD).splitlines()
+    assert table[0].startswith("|  | s | median | GFLOP | of matmul | peak MB | error | ratio | over peer |")
+    assert table[2].startswith("| plain | 2 | 3 |") and table[2].endswith("| 1.00 | 2.50 |")
+
+
+def test_samplings_are_compared_with_the_exact_ones():
+    pipe = awake_pipeline(3)
+    settings = dict(num_inference_steps="4", guidance_scale=4.0, eta=0.0, seed=0, batch_size=2)
+    listed = [*exact_candidates(pipe, ["float32", "bfloat16"], False), *caches(["1/1", "2/3"], "float32")]
+    job, first = (job_of(pipe, count, {}, 0, settings, exam=False) for count in (3, 2))
+    own = pipe.transformer
+    result = measure_sampling(job, first, listed, [], 1, None)
+    rows = result["rows"]
+    assert list(rows) == ["readable", "fast", "readable, bfloat16", "fast, bfloat16", "PAB 1/1", "PAB 2/3"]
+    exact, fast, all_computed, broadcast = (rows[name] for name in ("readable", "fast", "PAB 1/1", "PAB 2/3"))
+    assert (exact["error"], exact["psnr"], exact["ssim"]) == (0, 100, pytest.approx(1)) and exact["lpips"] is None
+    assert fast["error"] < 1e-5 < rows["fast, bfloat16"]["error"] and fast["psnr"] > 50
+    assert (all_computed["error"], all_computed["flops"]) == (fast["error"], fast["flops"])
+    assert broadcast["error"] > fast["error"] and broadcast["flops"] < fast["flops"]
+    assert rows["fast, bfloat16"]["dtype"] == "bfloat16" and result["steps"] == 4
+    assert all(row["per_step"] == row["min"] / 4 and row["peak_mb"] > 0 for row in rows.values())
+    assert pipe.transformer is own and pipe._broadcast is None
+    decoding = measure_decoding(pipe, 2, 32, 1)["rows"]
+    assert list(decoding) == ["readable", "fast"] and decoding["fast"]["error"] < 1e-5
+    assert decoding["readable"]["flops"] > 0 and not decoding["readable"]["error"]
+    with pytest.raises(ValueError, match="the examiner judges"):
+        job_of(pipe, 1, {}, 0, settings, exam=True)
+
+
+def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
+    out, words = tmp_path / "speed.json", ["--frames", "2", "3", "--text-tokens", "4", "--num-sampling-steps", "2"]
+    more = ["--rounds", "1", "--ranges", "2/2/2", "--sizes", "32", "--out", str(out), "--plots", str(tmp_path)]
+    before = torch.get_num_threads()
+    assert main([*WORDS, *words, *more]) == 0 and torch.get_num_threads() == before
+    report = json.loads(out.read_text())
+    assert [(case["frames"], case["size"]) for case in report["forward"]] == [(2, 32), (3, 32)]
+    for case in report["forward"]:
+        rows = case["rows"]
+        assert list(rows) == ["readable", FLOOR, "fast", "fast, first"]
+        assert rows[FLOOR]["over_floor"] == 1 and rows["readable"]["ratio"] == 1
+        assert rows["readable"]["flops"] == rows[FLOOR]["flops"] > rows["fast"]["flops"]
+        assert max(rows["fast"]["error"], rows["fast, first"]["error"]) < 1e-5
+    assert list(report["sampling"]["rows"]) == ["readable", "fast", "PAB 2/2/2"]
+    assert report["sampling"]["rows"]["fast"]["psnr"] is None  # there is no VAE
+    assert (report["threads"], report["processor"] != "", report["seed"]) == (1, True, 0)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"flops.png", "cost.png"}
+    assert "| matmul + sdpa only |" in capsys.readouterr().out
+    report["forward"] = []
+    report["sampling"]["rows"] = {name: row | {"psnr": 30.0, "ssim": 0.9} for name, row in rows.items()}
+    assert [path.name for path in plot_speed(report, tmp_path)] == ["quality.png", "flops.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["shapes", "depth=2"], "depth=2 changes the shape of random"),
+        (["random", "depth=2"], "depth=2: expected key=NUMBER; the keys are num_layers"),
+        (["random", "num_layers=x"], "num_layers=x: expected key=NUMBER"),
+        ([*WORDS[2:], "--sizes", "100"], "height is 100"),
+        ([*WORDS[2:], "--rounds", "0"], "--rounds"),
+        ([*WORDS[2:], "--ranges", "2/x"], "broadcast ranges 2/x"),
+        ([*WORDS[2:], "--exam"], "no VAE"),
+        ([*WORDS[2:], "--alexnet", "nowhere.pth"], "nowhere.pth: there is no such file"),
+        (["shapes", "--peer-python", "nowhere"], "--peer-python nowhere: there is no such interpreter"),
+        (["shapes", "--peer-python", sys.executable], "diffusers has no class-conditional Latte"),
+        ([*WORDS[2:], "--peer-python", __file__], "cannot be run"),
+        ([*WORDS[2:], "--peer-python", "/bin/false"], "cannot run diffusers' Latte: it said nothing"),
+        ([*WORDS[2:], "--plots", os.devnull], "is not a folder"),
+    ],
+)
+def test_wrong_words_get_one_line(words, say, capsys):
+    assert main(["bench", "speed", *words]) == 2
+    error = capsys.readouterr().err
+    assert say in error and error.count("\n") == 1
+
+
+class OurNetwork(torch.nn.Module):
+    """Our network in the words of diffusers' LatteTransformer3DModel."""
+
+    @classmethod
+    def from_config(cls, config, video_length):
+        assert config["_class_name"] == "LatteTransformer3DModel" and video_length == 3
+        return cls()
+
+    def __init__(self):
+        super().__init__()
+        self.network = LatteT2V(LatteT2VConfig(video_length=3, **SHAPE))
+
+    def load_state_dict(self, state):
+        from latte.weights.convert_t2v import t2v_state
+
+        return self.network.load_state_dict(t2v_state(state, self.network.config))
+
+    def forward(self, x, encoder_hidden_states, timestep, return_dict):
+        return (self.network(x.transpose(1, 2), timestep, encoder_hidden_states).transpose(1, 2),)
+
+
+class OurDDIM:
+    """Our sampler's updates in the words of diffusers' DDIMScheduler."""
+
+    from_config = classmethod(lambda cls, config: cls())
+
+    def set_timesteps(self, count, device):
+        self.schedule = Scheduler().schedule(count, None)
+        self.timesteps = self.schedule.timesteps.flip(0)
+        self.levels = [*Scheduler().training_schedule().alpha_bar_at(self.timesteps).tolist(), 1.0]
+
+    def step(self, eps, t, x, return_dict):
+        k = self.timesteps.tolist().index(int(t))
+        now, then = self.levels[k : k + 2]
+        clean = (x - (1 - now) ** 0.5 * eps) / now**0.5
+        return (then**0.5 * clean + (1 - then) ** 0.5 * eps,)
+
+
+class Thread:
+    """In place of subprocess.Popen: peer_program.serve in a thread of this process."""
+
+    pid = 1
+
+    def __init__(self, program, **_):
+        (requests, to_requests), (from_answers, answers) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(to_requests, "w"), os.fdopen(from_answers)
+        arguments = (str(program[2]), program[3], 1, os.fdopen(requests), os.fdopen(answers, "w"))
+        self.thread = threading.Thread(target=peer_program.serve, args=arguments, daemon=True)
+        self.thread.start()
+
+    def terminate(self):
+        self.thread.join(5)
+
+    def wait(self):
+        assert not self.thread.is_alive()
+
+
+def test_a_peer_computes_the_same_on_the_same_weights(t2v, monkeypatch):
+    stub = types.SimpleNamespace(__version__="0", LatteTransformer3DModel=OurNetwork, DDIMScheduler=OurDDIM)
+    monkeypatch.setitem(sys.modules, "diffusers", stub)
+    monkeypatch.setitem(sys.modules, "resources", resources)
+    monkeypatch.setattr(peer.subprocess, "Popen", Thread)
+    settings = dict(num_inference_steps=2, guidance_scale=3.0, eta=0.0, seed=0, batch_size=1)
+    with peer.peers(Path("python"), t2v.transformer, torch.device("cpu")) as started:
+        exact = exact_candidates(t2v, ["float32"], False)
+        forward = measure_forward(t2v, exact, started, 3, 32, 5, 1)["rows"]
+        job = job_of(t2v, 2, {"num_frames": 3}, 5, settings, exam=False)
+        assert why_no_peer(job) is None
+        sampling = measure_sampling(job, job_of(t2v, 1, {"num_frames": 3}, 5, settings, False), exact, started, 1, None)
+    names = ["diffusers", "diffusers, memory kept"]
+    assert [each.name for each in started] == names and started[0].versions["diffusers"] == "0"
+    for rows in (forward, sampling["rows"]):
+        assert list(rows)[-2:] == names
+        for row in rows.values():
+            assert list(row["over_peer"]) == names and min(row["over_peer"].values()) > 0
+        assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["peak_mb"] > 0
+    assert forward["diffusers"]["flops"] == forward["readable"]["flops"]
+    job.settings["eta"] = 1.0
+    assert "ddim without noise" in why_no_peer(job)
+
+
+@pytest.mark.skipif("LATTE_PEER_PYTHON" not in os.environ, reason="needs LATTE_PEER_PYTHON, which has diffusers")
+def test_diffusers_agrees(t2v):
+    with peer.peers(Path(os.environ["LATTE_PEER_PYTHON"]), t2v.transformer, torch.device("cpu")) as started:
+        rows = measure_forward(t2v, exact_candidates(t2v, ["float32"], False), started, 3, 32, 5, 1)["rows"]
+    assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["over_peer"]["diffusers"] == 1
