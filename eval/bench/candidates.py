@@ -76,9 +76,20 @@ def exact_candidates(pipe: LattePipeline, dtypes: Sequence[str], compiled: bool)
     return found
 
 
-def caches(ranges: Sequence[str], dtype: str) -> list[Candidate]:
+@contextmanager
+def planned(name: str, pipe: LattePipeline) -> Iterator[None]:
+    """Inside it, a pipeline follows a plan: a file, or a name in the model's folder."""
+    pipe.enable_plan(name)
+    try:
+        yield
+    finally:
+        pipe.disable_plan()
+
+
+def caches(ranges: Sequence[str], plans: Sequence[str], dtype: str) -> list[Candidate]:
     """The inexact settings of the pipeline: a line for each. They compute by the fast form, where it has them."""
-    return [Candidate(f"PAB {text}", partial(broadcasting, text), dtype) for text in ranges]
+    found = [Candidate(f"PAB {text}", partial(broadcasting, text), dtype) for text in ranges]
+    return found + [Candidate(f"plan {name}", partial(planned, name), dtype) for name in plans]
 
 
 def interleaved(work: dict[str, Callable[[], float]], rounds: int, warm_up: bool) -> dict[str, list[float]]:

@@ -67,7 +67,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
         if "sampling" in args.parts:
             frames, size = sizes[0]
             ranges = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
-            listed = [*exact, *caches(ranges, dtypes[0])]
+            listed = [*exact, *caches(ranges, args.plans, dtypes[0])]
             shape = {"num_frames": frames, "height": size, "width": size}
             make = lambda count: job_of(pipe, count, shape, args.text_tokens[0], settings, args.exam)
             job, first = make(args.num_videos), make(settings["batch_size"])

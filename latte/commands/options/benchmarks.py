@@ -28,6 +28,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--compile", action="store_true", help="also compile the networks by torch.compile, which takes minutes")
     defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
     add("--ranges", nargs="*", help=f"ranges of Pyramid Attention Broadcast in sampling (default: {defaults})")
+    add("--plans", nargs="*", default=[], help="plans to sample by: files, or names such as faithful (default: none)")
     add("--num-videos", type=int, default=1, help="videos to sample (default: 1)")
     add("--rounds", type=int, default=3, help="how often each is timed, in turn (default: 3)")
     add("--threads", type=int, default=1, help="of the CPU; with 1, seconds are the processor's (default: 1)")

@@ -111,7 +111,7 @@ def test_rows_hold_ratios_of_their_fastest_rounds():
 def test_samplings_are_compared_with_the_exact_ones():
     pipe = awake_pipeline(3)
     settings = dict(num_inference_steps="4", guidance_scale=4.0, eta=0.0, seed=0, batch_size=2)
-    listed = [*exact_candidates(pipe, ["float32", "bfloat16"], False), *caches(["1/1", "2/3"], "float32")]
+    listed = [*exact_candidates(pipe, ["float32", "bfloat16"], False), *caches(["1/1", "2/3"], [], "float32")]
     job, first = (job_of(pipe, count, {}, 0, settings, exam=False) for count in (3, 2))
     own = pipe.transformer
     result = measure_sampling(job, first, listed, [], 1, None)
