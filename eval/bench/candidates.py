@@ -141,15 +141,13 @@ class Entry:
     peer: bool = False
 
 
-def inspect(
-    call: Callable[[], Tensor], fresh: Callable[[], object], compiled: bool, device: torch.device
-) -> tuple[Tensor, int | None, int | None]:
-    """Entry.inspect of a call of ours; `fresh` also makes anew what the call would keep."""
+def inspect(call: Callable[[], Tensor], compiled: bool, device: torch.device) -> tuple[Tensor, int | None, int | None]:
+    """Entry.inspect of a call of ours."""
     if compiled:
         return call(), None, None
     with OperationCount() as count:
         out = call()
-    return out, count.total, working_memory(fresh, device)
+    return out, count.total, working_memory(call, device)
 
 
 def compare(

@@ -110,10 +110,8 @@ def draw_cost(axes: list, cases: list[dict]) -> None:
             points = [(case[key], case["rows"][name]["min"]) for case in alike]
             each.plot(*zip(*points), ".-", color=f"C{i % 10}", label=name)
         each.set(xlabel={"frames": "frames", "size": "side of a frame, pixels"}[key], ylabel="seconds an evaluation")
-        each.set(xscale="log", yscale="log", title=f"{first[other]} {'pixels' if other == 'size' else 'frames'}")
-        ticks = sorted({case[key] for case in alike})
-        each.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-        each.minorticks_off()
+        each.set(xlim=(0, None), ylim=(0, None), title=f"{first[other]} {'pixels' if other == 'size' else 'frames'}")
+        each.set_xticks(sorted({case[key] for case in alike}))
     axes[0].legend(fontsize=8)
 
 
