@@ -16,7 +16,6 @@ from latte.models.block import modulate
 
 EPS = 1e-6  # as in latte.models.block.modulate
 PART = 1 << 16  # values of a part on a CPU: what a pass reads and writes of it stays in a core's own cache
-ROWS = 128  # of a part at most: within it, PyTorch sums the gradients of shift and scale one after the other
 SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 CUBIC = 0.07135481627260025  # SLOPE * 0.044715
 
@@ -24,7 +23,7 @@ CUBIC = 0.07135481627260025  # SLOPE * 0.044715
 def parts(x: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
     """(row, tokens) of each part of tokens (b, ..., d), of which each of the first `rows` equal shares has its row."""
     tokens = x.numel() // (rows * x.shape[-1])
-    step = min(ROWS, max(1, PART // x.shape[-1])) if x.device.type == "cpu" else tokens
+    step = max(1, PART // x.shape[-1]) if x.device.type == "cpu" else tokens
     for row in range(rows):
         for start in range(row * tokens, (row + 1) * tokens, step):
             yield row, slice(start, min(start + step, (row + 1) * tokens))
