@@ -141,13 +141,15 @@ class Entry:
     peer: bool = False
 
 
-def inspect(call: Callable[[], Tensor], compiled: bool, device: torch.device) -> tuple[Tensor, int | None, int | None]:
-    """Entry.inspect of a call of ours."""
+def inspect(
+    call: Callable[[], Tensor], fresh: Callable[[], object], compiled: bool, device: torch.device
+) -> tuple[Tensor, int | None, int | None]:
+    """Entry.inspect of a call of ours; `fresh` also makes anew what the call would keep."""
     if compiled:
         return call(), None, None
     with OperationCount() as count:
         out = call()
-    return out, count.total, working_memory(call, device)
+    return out, count.total, working_memory(fresh, device)
 
 
 def compare(

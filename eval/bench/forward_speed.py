@@ -100,8 +100,9 @@ def entry_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
     with candidate.set_up(pipe):
         network = evaluation.network()
     call = partial(inside, candidate, pipe, lambda: evaluation.compute(network))
+    fresh = partial(inside, candidate, pipe, lambda: evaluation.compute(evaluation.network()))
     timer = partial(seconds_of, call, pipe.device, LEAST)
-    known = partial(inspect, call, candidate.compiled, pipe.device)
+    known = partial(inspect, call, fresh, candidate.compiled, pipe.device)
     return Entry(candidate.name, candidate.dtype, candidate.compiled, timer, known)
 
 
@@ -111,7 +112,7 @@ def first_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
     call = partial(inside, candidate, pipe, lambda: evaluation.compute(evaluation.network()))
     timer = partial(seconds_of, call, pipe.device, LEAST)
     name = candidate.name.replace("fast", "fast, first")
-    return Entry(name, candidate.dtype, False, timer, partial(inspect, call, False, pipe.device))
+    return Entry(name, candidate.dtype, False, timer, partial(inspect, call, call, False, pipe.device))
 
 
 def floor_of(evaluation: Evaluation, candidate: Candidate) -> Entry:

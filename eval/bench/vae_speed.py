@@ -59,7 +59,7 @@ def measure_decoding(pipe: LattePipeline, frames: int, size: int, rounds: int) -
     entries = []
     for name, fast in (("readable", False), ("fast", True)):
         call = partial(switched, fast, partial(pipe.vae.decode, latents))
-        known = partial(inspect, call, False, pipe.device)
+        known = partial(inspect, call, call, False, pipe.device)
         timer = partial(seconds_of, call, pipe.device, LEAST)
         entries.append(Entry(name, str(weight.dtype).removeprefix("torch."), False, timer, known))
     return {"frames": frames, "size": size, "rows": compare(entries, pipe.device, rounds)[0]}
