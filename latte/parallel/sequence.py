@@ -70,8 +70,8 @@ class SequenceParallel:
         if temporal:  # still images exchange nothing, and must not change what a recomputed block of the clip finds
             self.split, self.frames = layout.frames, frames
         part = Condition._make(z if z is None else z[rows] for z in condition).select(own)
-        out = self.whole_trunk(x[rows, own.start * q : own.stop * q], part, temporal)
-        return layout.batch.gather(layout.frames.gather(out, 1, frames), 0, len(x))
+        out = self.whole_trunk(x[rows, own.start * q : own.stop * q], part, temporal).unflatten(1, (-1, q))
+        return layout.batch.gather(layout.frames.gather(out, 1, frames), 0, len(x)).flatten(1, 2)
 
     def add_temporal_position(self, x: Tensor) -> Tensor:
         """As Denoiser.add_temporal_position, for this process's frames."""

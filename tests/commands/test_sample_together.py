@@ -26,7 +26,7 @@ def test_processes_make_one_page(tmp_path):
             refused()
 
     def refused():
-        with exclusive(tmp_path / "busy") if os.environ["RANK"] == "0" else open(os.devnull):
+        with exclusive(tmp_path / "busy", replaced=True) if os.environ["RANK"] == "0" else open(os.devnull):
             assert main([*words, "--out", str(tmp_path / "busy")]) == 2
 
     assert main([*words, "--out", str(tmp_path / "alone")]) == 0

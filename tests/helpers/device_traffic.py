@@ -44,9 +44,8 @@ class DeviceTraffic(TorchDispatchMode):
 
     def record(self, kind: str) -> None:
         """Count one occurrence, at the innermost line of the project."""
-        frames = [
-            f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(ROOT) and f.filename != __file__
-        ]
+        inside = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(ROOT)]
+        frames = [f for f in inside if f.filename != __file__ and "site-packages" not in f.filename]
         ours = [f for f in frames if not Path(f.filename).is_relative_to(ROOT / "tests")] or frames
         self.seen[f"{kind} {Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}"] += 1
 

@@ -48,7 +48,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     flushed, replace = [], os.replace
 
     def renamed(old, new):
-        if Path(old).name.startswith(".draft-"):
+        if Path(new).name.startswith("step-"):
             assert {path.stat().st_ino for path in (old, *old.iterdir())} <= set(flushed)
             flushed.clear()
         replace(old, new)
