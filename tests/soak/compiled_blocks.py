@@ -1,7 +1,13 @@
-"""torch.compile of single blocks: every kind of block is compiled once, however deep the network, without a break."""
+"""torch.compile of single blocks: every kind of block is compiled once, however deep the network, without a break.
+
+And the code that inductor writes computes what the network does.
+"""
+
+import shutil
 
 import pytest
 import torch
+from small_latte import T, X, Y, warm
 from torch._dynamo.testing import CompileCounter
 
 from latte.models.latte import Latte, LatteConfig
@@ -28,3 +34,11 @@ def test_each_kind_is_compiled_once(variant, kinds, precision):
     with autocast(precision, torch.device("cpu")):
         network(x, t, given).float().square().mean().backward()
     assert kinds <= counter.frame_count <= kinds + 1
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler for inductor")
+def test_compiled_by_inductor_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = warm(variant=3, depth=1)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(X, T, Y), model(X, T, Y), rtol=1e-4, atol=1e-5)
