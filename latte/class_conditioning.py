@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
 from latte.conditioning import GuidedDenoiser, Network, Request, fast_run, layer_cache, levels_of, runs_fast
@@ -93,16 +94,19 @@ class ClassConditioning:
             if classes:
                 given = [labels[i] for i in rows]
                 y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
-            plain = lambda x, t: network(x, t.expand(len(x)), *(() if y is None else (y[: len(x)],)))
+
+            def plain(x: Tensor, k: int, halves: int) -> Tensor:
+                x = torch.cat([x] * halves)
+                return network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
+
             cache, is_fast = layer_cache(pipe, plan), runs_fast(pipe, plan)
+            run: Network = plain
             if is_fast:
                 every = torch.repeat_interleave(times, 1 if y is None else len(y))
                 condition = network.class_condition(
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
-                run: Network = fast_run(pipe, condition, plan, cache)
-            else:
-                run = lambda x, k, halves: plain(torch.cat([x] * halves), times[k])
+                run = fast_run(pipe, condition, plan, cache)
             return GuidedDenoiser(run, plan, guidance.scale, levels, predicts_v, cache, is_fast)
 
         return denoiser

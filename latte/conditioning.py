@@ -122,11 +122,14 @@ def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) 
     return prediction if variance is None else torch.cat([prediction, variance], dim=2)
 
 
-def runs_fast(pipe: "LattePipeline", plan: Plan) -> bool:
-    """Whether a call computes its network by its fast form."""
+def runs_fast(pipe: "LattePipeline", plan: Plan, temporal: bool = True) -> bool:
+    """Whether a call computes its network by its fast form; raises ValueError for CUDA graphs of what has none."""
     halves = {"spatial", "temporal"} & set(plan.kinds)
     split = getattr(pipe.transformer.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
-    return is_enabled() and not split and has_fast_form(pipe.transformer)
+    is_fast = temporal and is_enabled() and not split and has_fast_form(pipe.transformer)
+    if pipe.cuda_graphs and not is_fast:
+        raise ValueError("cuda_graphs records the fast form, which this call does not take: set it to False")
+    return is_fast
 
 
 def fast_run(pipe: "LattePipeline", condition: Condition, plan: Plan, cache: LayerCache | None) -> FastRun | GraphRun:

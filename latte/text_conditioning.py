@@ -108,9 +108,9 @@ class TextConditioning:
                 table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
                 return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
 
-            is_fast = temporal and runs_fast(pipe, plan)
-            run_network = fast if is_fast else plain
-            return GuidedDenoiser(run_network, plan, guidance.scale, levels, predicts_v, cache, is_fast, embeds)
+            is_fast = runs_fast(pipe, plan, temporal)
+            evaluate = fast if is_fast else plain
+            return GuidedDenoiser(evaluate, plan, guidance.scale, levels, predicts_v, cache, is_fast, embeds)
 
         return denoiser
 

@@ -67,13 +67,9 @@ class FastAttention:
         q, k, v = qkv.unbind(4)
         if self.layer.rope:
             q, k = rotate(q, k)
-        if self.spatial:
-            q, k, v = (z.flatten(0, 1).transpose(1, 2) for z in (q, k, v))  # (b f) h s e
-            y = self.layer.attend(q, k, v).transpose(1, 2)
-        else:
-            q, k, v = (z.flatten(2, 3).transpose(1, 2) for z in (q, k, v))  # b (s h) f e
-            y = self.layer.attend(q, k, v).transpose(1, 2)
-        return self.proj(y.reshape(b, f, s, -1))
+        fold = (0, 1) if self.spatial else (2, 3)  # (b f) h s e, or b (s h) f e
+        y = self.layer.attend(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
+        return self.proj(y.transpose(1, 2).reshape(b, f, s, -1))
 
 
 class FastSplit:
@@ -123,29 +119,27 @@ class Branch:
     Attributes:
         layer: The readable layer, by which caches know it.
         compute: (normed tokens, *text) -> what the layer gives (b, f, s, d).
-        kind: "spatial", "temporal", "split", "cross" or "mlp".
         axis: Tokens may be cut along it: 1, frames; 2, places; 0, either; None, neither.
         norm: Which of the block's norms modulates its input; None, it has no norm and no gate.
     """
 
     layer: nn.Module
     compute: Any
-    kind: str
     axis: int | None
     norm: int | None
 
 
 def branches(block: Block, pack: bool) -> list[Branch]:
     """The layers of a block, in order; pack: see FastLinear."""
-    found = []
+    found: list[Branch] = []
     for attn in block.attns:
         if isinstance(attn, SplitAttention):
-            found.append(Branch(attn, FastSplit(attn, pack), "split", None, 0))
+            found.append(Branch(attn, FastSplit(attn, pack), None, 0))
         else:
-            found.append(Branch(attn, FastAttention(attn, pack), attn.kind, 1 if attn.kind == "spatial" else 2, 0))
+            found.append(Branch(attn, FastAttention(attn, pack), 1 if attn.kind == "spatial" else 2, 0))
     if block.cross is not None:
-        found.append(Branch(block.cross, FastCross(block.cross, pack), "cross", 1, None))
-    return [*found, Branch(block.mlp, FastMlp(block.mlp, pack), "mlp", 0, 1)]
+        found.append(Branch(block.cross, FastCross(block.cross, pack), 1, None))
+    return [*found, Branch(block.mlp, FastMlp(block.mlp, pack), 0, 1)]
 
 
 def in_runs(layers: list[Branch]) -> list[tuple[int | None, list[Branch]]]:

@@ -1,21 +1,22 @@
 """The fast forward of a denoiser: the same weights, the same numbers to rounding, in less time and memory."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latte.fast.blocks import EVERYTHING, Branch, Slices, branches, in_runs, of, parts
+from latte.fast.blocks import EVERYTHING, Branch, FastCross, Slices, branches, in_runs, of, parts
 from latte.fast.kernels import modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser, patchify
 from latte.plans.layer_cache import LayerCache
 from latte.plans.readable import first_modulated
+from latte.plans.tracks import layers_of
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
 MOST_TABLED = 1 << 25  # values of modulations that are computed before a run, for all of its timesteps at once
@@ -52,11 +53,7 @@ class FastBlocks:
         self.layers = [branches(block, size <= MOST_PACKED) for block in blocks]
         self.runs = [in_runs(layers) for layers in self.layers]
         self.rows = [max(1, PART // block.mlp.fc1.out_features) for block in blocks]
-        self.places: dict[nn.Module, tuple[str, int]] = {}
-        seen: Counter[str] = Counter()
-        for branch in (branch for layers in self.layers for branch in layers):
-            self.places[branch.layer] = (branch.kind, seen[branch.kind])
-            seen[branch.kind] += 1
+        self.places = {module: layer for layer, module in layers_of(network).items()}  # split heads are not among them
 
     def __call__(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
         """Tokens (b, f, s, d) through all blocks; the readable network computes what has no fast form."""
@@ -77,7 +74,7 @@ class FastBlocks:
         """Keys and values of every block's cross-attention."""
         found: list[tuple[Tensor, Tensor] | None] = []
         for layers in self.layers:
-            cross = next((branch.compute for branch in layers if branch.kind == "cross"), None)
+            cross = next((branch.compute for branch in layers if isinstance(branch.compute, FastCross)), None)
             found.append(None if cross is None else cross.text(condition.text))
         return found
 
@@ -116,9 +113,8 @@ class FastBlocks:
             slot = None if cache is None else cache.slot("block", i, x)
             before = None if slot is None else slot.copy_(x)
             for axis, layers in runs:
-                self.run_layers(
-                    x, [layer for layer in layers if not (shared and layer is first)], axis, i, prepared, cache
-                )
+                left = [layer for layer in layers if not (shared and layer is first)]
+                self.run_layers(x, left, axis, i, prepared, cache)
             if before is not None:
                 torch.sub(x, before, out=slot)
         return x
@@ -130,9 +126,9 @@ class FastBlocks:
         """Some layers of a block, part by part."""
         steps = []
         for branch in layers:
-            place = self.places[branch.layer]
-            reused = None if cache is None else cache.reused(*place, len(x))
-            slot = None if cache is None or reused is not None else cache.slot(*place, x)
+            place = self.places.get(branch.layer)
+            reused = None if cache is None or place is None else cache.reused(*place, len(x))
+            slot = None if cache is None or place is None or reused is not None else cache.slot(*place, x)
             steps.append((branch, reused, slot))
         for where in parts(x.shape, axis, self.rows[block]):
             for branch, reused, slot in steps:
@@ -186,11 +182,9 @@ class FastRun:
         self.embedded, self.final = by_time(condition.blocks), by_time(condition.final)
         self.tokens = None if condition.tokens is None else by_time(condition.tokens)
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
-        self.tables: list[list[list[Any]]] | None = (
-            None  # modulations at all timesteps, where they do not take much memory
-        )
-        self.places: Tensor | None = None  # positions of patches (s, d), and of frames
-        self.frames: Tensor | None = None
+        self.patch_positions: Tensor | None = None  # (s, d); known from the first call on
+        self.frame_positions: Tensor | None = None  # (1, f, 1, d)
+        self.tables: list[list[list[Any]]] | None = None  # modulations at all timesteps, if they take little memory
         rows, width = len(condition.blocks), network.patch_embed.out_features
         if rows * width * len(network.blocks) * 6 <= MOST_TABLED:
             self.tables = [
@@ -215,19 +209,20 @@ class FastRun:
             The output (halves * b, f, channels, h, w).
         """
         network, count = self.network, halves * x.shape[0]
-        first = lambda z: z if z.shape[0] == 1 else z[:count]
+        first = partial(first_rows, count=count)
         tokens = None if self.tokens is None else first(self.tokens[k])
         condition = Condition(first(self.embedded[k]), first(self.final[k]), tokens)
         if tokens is not None and halves > 1:
             x, halves = x.repeat(halves, 1, 1, 1, 1), 1
         embedded = self.embed(x, tokens)
-        compute = lambda: self.blocks.run(embedded, self.prepared(k, count), self.cache, self.frames, halves)
+        positions = self.frame_positions
+        compute = lambda: self.blocks.run(embedded, self.prepared(k, count), self.cache, positions, halves)
         out = compute() if self.cache is None else self.reuse_or(compute, k, embedded, halves, condition, self.cache)
         return network.predict(out, condition, x.shape[3] // network.patch_size)
 
     def prepared(self, k: int, count: int) -> Prepared:
         """What the blocks need at timestep k, for the first `count` videos."""
-        first = lambda z: z if z.shape[0] == 1 else z[:count]
+        first = partial(first_rows, count=count)
         if self.tables is None:
             modulations = self.blocks.modulations(first(self.embedded[k]))
         else:
@@ -258,20 +253,23 @@ class FastRun:
         network, p = self.network, self.network.patch_size
         h, w = (side // p for side in x.shape[3:])
         x = network.patch_embed(patchify(x, p, network.tubelet).to(network.patch_embed.weight.dtype))
-        if self.places is None:
-            self.places = network.spatial_position(x, h, w).to(x.dtype)
-            self.frames = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
-        x.add_(self.places)
+        if self.patch_positions is None:
+            self.patch_positions = network.spatial_position(x, h, w).to(x.dtype)
+            self.frame_positions = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
+        x.add_(self.patch_positions)
         return x if tokens is None else torch.cat([tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+
+
+def first_rows(z: Tensor, count: int) -> Tensor:
+    """The rows of the first videos; a single row belongs to all."""
+    return z if z.shape[0] == 1 else z[:count]
 
 
 def at_timestep(table: Any, k: int, count: int) -> Any:
     """The row of a table of modulations for timestep k and the first videos: (d,) if all tokens have the same one."""
     if isinstance(table, float) or table.ndim == 1:
         return table
-    row = table[k]
-    if row.shape[0] > 1:
-        row = row[:count]
+    row = first_rows(table[k], count)
     return row.view(-1) if row.shape[0] == row.shape[1] == 1 else row
 
 

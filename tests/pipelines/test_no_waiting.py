@@ -68,3 +68,5 @@ def test_graphs_need_cuda():
     pipe.cuda_graphs = True
     with pytest.raises(ValueError, match="cuda_graphs needs a model on CUDA, not on cpu"):
         pipe([1], num_inference_steps=1, progress=False, output_type="latent")
+    with fast_paths(False), pytest.raises(ValueError, match="cuda_graphs records the fast form"):
+        pipe([1], num_inference_steps=1, progress=False, output_type="latent")
