@@ -99,6 +99,9 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         for text in candidates:  # raises for a range that the model does not have, before the work
             pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
             pipe.disable_pyramid_attention_broadcast()
+        for plan in args.plans:  # and for one that is not there
+            pipe.enable_plan(plan)
+            pipe.disable_plan()
         if pipe.vae is not None:
             require_torchmetrics("SSIM")
     return pipe, settings
