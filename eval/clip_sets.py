@@ -21,12 +21,12 @@ from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_folders import (
     content,
     describe_files,
-    refuse_two_ranges,
     stored_as,
     taken_though_damaged,
     video_names,
 )
 from latte.sample_record import holds_set, read_digests, read_record
+from latte.video.array_ranges import refuse_two_ranges
 from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
 

@@ -3,14 +3,14 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from latte.files import MOST_LIST_BYTES, read_json
-from latte.video.array_files import ARRAY_SUFFIXES, array_shape, set_paths, split_number, stored_range
+from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_array_file, set_paths, split_number
+from latte.video.array_ranges import stored_range
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
@@ -41,11 +41,6 @@ def videos_of(root: Path) -> list[Path]:
         of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
         found = [path for path in found if path != of_frames and path.name not in OVERVIEWS]
     return [video for path in found for video in (set_paths(path) if is_array_file(path) else [path])]
-
-
-def is_array_file(path: Path) -> bool:
-    """Whether a video is a file of arrays, by its suffix."""
-    return path.suffix.lower() in ARRAY_SUFFIXES and not path.is_dir()
 
 
 class PreparedList(NamedTuple):
@@ -128,23 +123,6 @@ def stored_as(path: Path) -> tuple[str, str]:
         return f"{kind.removeprefix('.')} {stored_range(path)}".rstrip(), f"{width}x{height}"
     facts = inspect_video(path, quick=True)
     return facts.codec, f"{facts.width}x{facts.height}"
-
-
-def check_ranges(source: object, paths: Iterable[Path]) -> None:
-    """Raise ValueError if files of arrays differ in their range of floats, as far as they can be read."""
-    files, ranges = {split_number(path)[0]: path for path in paths}, set()
-    for file, path in files.items():  # the range of a set is that of all its videos
-        if is_array_file(file):
-            with suppress(ValueError, OSError):  # who reads it says what is wrong with it
-                ranges.add(stored_range(path))
-    refuse_two_ranges(source, ranges)
-
-
-def refuse_two_ranges(source: object, ranges: Iterable[str]) -> None:
-    """Raise ValueError if arrays have floats in more than one range, as `stored_range` names them."""
-    if len(found := sorted(set(ranges) - {""})) > 1:
-        some = " and others in ".join(found)
-        raise ValueError(f"{source} holds arrays in {some}, so black is unclear: save them as uint8")
 
 
 def content(path: Path) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from latte.eval.video_folders import check_ranges, is_array_file, videos_of
-from latte.video.array_files import split_number
+from latte.eval.video_folders import videos_of
+from latte.video.array_files import is_array_file, split_number
 from latte.video.array_layout import frame_axes
+from latte.video.array_ranges import check_ranges
 from latte.video.pixels import as_tensor, channels_first, expect_videos
 from latte.video.read import read_video
 

@@ -59,8 +59,8 @@ def sampling_call(
         check_choice("sampler", sampler, ALL)
     scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
     eta = defaults.eta_of(scheduler.sampler, eta)
-    if not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
-        raise ValueError(f"eta is {eta}; it must be in 0 to 1, and is ddim's alone")
+    if not isinstance(eta, int | float) or not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
+        raise ValueError(f"eta is {eta!r}; it must be in 0 to 1, and is ddim's alone")
     schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
     if interval is not None and tuple(interval) != defaults.guidance.interval:  # the folder's own may miss a few steps
         check_interval(interval, schedule.timesteps.tolist())

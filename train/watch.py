@@ -1,5 +1,6 @@
 """Sample grids and TensorBoard logs of a run."""
 
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -60,10 +61,17 @@ class TensorBoard:
             warnings.warn(f"{folder}: nothing is written for TensorBoard, training goes on: {error}", stacklevel=2)
 
     def __enter__(self) -> "TensorBoard":
+        self.hook, threading.excepthook = threading.excepthook, self.thread_failed
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.attempt(lambda: self.writer.close())
+        threading.excepthook = self.hook
+
+    def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Keep quiet about an OSError of the thread that writes: it comes again in `attempt`, in one line."""
+        if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+            self.hook(failure)
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Write something, unless writing has failed before."""

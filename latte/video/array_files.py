@@ -56,16 +56,6 @@ def read_array(path: Path) -> np.ndarray:
     return load_all(file, headers).video(0) if number is None else open_set(file, headers).video(number)
 
 
-def stored_range(path: Path) -> str:
-    """The range of a video's values if they are floats, such as "[-1, 1]"; else nothing. Raises as read_array."""
-    file, number = split_number(path)
-    headers = find_videos(file)
-    if all(header.dtype.kind != "f" for header in headers):
-        return ""
-    low, high = (load_all if number is None else open_set)(file, headers).black_white
-    return f"[{low:g}, {high:g}]"
-
-
 def array_shape(path: Path) -> tuple[int, int, int]:
     """Return the frames, height and width of a video, by its header alone.
 
@@ -116,6 +106,11 @@ def is_video_array(path: Path) -> bool:
         return bool(choose_videos(headers))
     except ValueError:
         return False
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether a video is a file of arrays, by its suffix."""
+    return path.suffix.lower() in ARRAY_SUFFIXES and not path.is_dir()
 
 
 def set_paths(file: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -10,6 +11,9 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 
 from latte.video.limits import MAX_READ_BYTES
+
+LENGTH_TYPES = {(1, 0): "<u2", (2, 0): "<u4", (3, 0): "<u4"}  # of the header's length, by the version of the format
+MOST_HEADER_BYTES = 10_000  # NumPy's own limit
 
 
 class Header(NamedTuple):
@@ -68,17 +72,25 @@ def read_zipped_headers(file: Path) -> list[Header]:
 
 
 def read_header(stream: IO[bytes], name: str) -> Header:
-    """Read the header of an npy file of version 1.0, which has at most 64 kB."""
+    """Read the header of an npy file. The length that it claims is checked before so much is read."""
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not version 1.0")
-        header = Header(name, *np.lib.format.read_array_header_1_0(stream))
+        version = np.lib.format.read_magic(stream)
+        if version not in LENGTH_TYPES:
+            raise ValueError("an unknown version")
+        length = stream.read(np.dtype(LENGTH_TYPES[version]).itemsize)
+        size = int(np.frombuffer(length, LENGTH_TYPES[version])[0])
+        if size > MOST_HEADER_BYTES:
+            raise ValueError("a header that is too long")
+        # version 3 is version 2 with names of fields in UTF-8, and videos have no fields
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        header = Header(name, *read(BytesIO(length + stream.read(size))))
         if any(length < 0 for length in header.shape):
             raise ValueError("a negative length")
         return header
     except (
         ValueError,
         TypeError,
+        IndexError,
         OverflowError,
         RecursionError,
         MemoryError,

@@ -10,8 +10,9 @@ from latte.video.array_files import ARRAY_SUFFIXES, split_number
 
 STREAM_SUFFIXES = (  # decoded by FFmpeg
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif"),
-    *(".3g2", ".3gp", ".3gpp", ".asf", ".divx", ".f4v", ".flv", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".mp4v"),
-    *(".mpe", ".mpeg", ".mpg", ".mts", ".ogm", ".ogv", ".qt", ".ts", ".vob", ".wmv"),
+    *(".3g2", ".3gp", ".3gpp", ".asf", ".divx", ".evo", ".f4v", ".flv", ".ismv", ".ivf", ".m1v", ".m2p", ".m2t"),
+    *(".m2ts", ".m2v", ".mk3d", ".mod", ".mp4v", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv"),
+    *(".qt", ".tod", ".tp", ".trp", ".ts", ".vob", ".wmv", ".y4m"),
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the frames of a folder
 READABLE_SUFFIXES = (*STREAM_SUFFIXES, ".webp", *ARRAY_SUFFIXES)

@@ -11,7 +11,7 @@ from latte.video.geometry import display_size, pixel_aspect
 from latte.video.limits import MAX_FRAME_PIXELS, check_frame_size
 
 # FFmpeg chooses a demuxer by content, not by suffix. Only these are tried: none of them opens a second file.
-DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf"
+DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe"
 # Errors are looked for where the stream carries checksums; frames that are too large are not allocated.
 OPTIONS = {"format_whitelist": DEMUXERS, "err_detect": "crccheck", "max_pixels": str(MAX_FRAME_PIXELS)}
 STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # of cover pictures

@@ -9,7 +9,8 @@ import numpy as np
 FORMATS = {  # where the suffix names another one
     **{".m4v": "mp4", ".mp4v": "mp4", ".f4v": "mp4", ".3gpp": "3gp", ".qt": "mov", ".divx": "avi", ".ogm": "ogg"},
     **{".ts": "mpegts", ".m2t": "mpegts", ".wmv": "asf", ".mpg": "vob", ".m2p": "vob", ".mpe": "mpeg"},
-    **{".m1v": "mpeg1video", ".m2v": "mpeg2video"},
+    **{".m1v": "mpeg1video", ".m2v": "mpeg2video", ".evo": "vob", ".mod": "vob", ".tod": "vob", ".tp": "mpegts"},
+    **{".trp": "mpegts", ".mk3d": "matroska"},
 }
 
 

@@ -153,6 +153,7 @@ def test_classes_by_name_or_number(pipe):
         ({"num_inference_steps": 1001}, "too few to keep 1001"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"eta": -1}, "eta is -1"),
+        ({"eta": "x"}, "eta is 'x'"),
         ({"eta": float("inf")}, "eta is inf"),
         ({"eta": 1, "sampler": "ddpm"}, "ddim's alone"),
         ({"height": 0}, "height is 0"),

@@ -207,7 +207,7 @@ def test_the_plot_command(vae, tmp_path, capsys):
         assert say in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # a traceback of its thread
 def test_a_full_disk_ends_the_log_for_tensorboard_and_not_the_run(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     said = "no more is written for TensorBoard, training goes on: .*File too large"

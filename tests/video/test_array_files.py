@@ -200,6 +200,24 @@ def test_arrays_are_measured_before_they_are_read(shape, dtype, say, tmp_path):
                 read(tmp_path / name)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_the_format(version, tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, LAST, version)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.write(tmp_path / "a.npy", "video.npy")
+    for name in ("a.npy", "a.npz"):
+        assert torch.equal(read_video(tmp_path / name)[0], TENSOR) and count_frames(tmp_path / name) == 6
+
+
+@pytest.mark.parametrize("end", [b"\x02\x00\xff\xff\xff\x7f" + b" " * 100, b"\x02\x00\xff", b"\x04\x00v\x00{}"])
+def test_headers_of_absurd_lengths_and_versions(end, tmp_path):
+    """A compressed header of gigabytes is not unpacked."""
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY" + end)
+    with pytest.raises(ValueError, match="no array with a readable header"):
+        read_video(tmp_path / "a.npy")
+
+
 def test_arrays_of_other_things_are_no_videos(tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((9, 400), np.float32))
     np.save(tmp_path / "tokens.npy", np.zeros((9, 77, 4), np.float32))

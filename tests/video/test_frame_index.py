@@ -50,6 +50,10 @@ KINDS = [
     *[(".avi", codec, pixels, {}) for codec, pixels in (("huffyuv", "yuv422p"), ("utvideo", "yuv420p"))],
     *[(".avi", codec, pixels, P) for codec, pixels in (("rawvideo", "yuv420p"), ("zmbv", "bgr0"))],
     (".3gp", "h263", "yuv420p", P),
+    *[(suffix, "mpeg2video", "yuv420p", B) for suffix in (".mxf", ".nut")],
+    *[(".nut", codec, "yuv420p", options) for codec, options in (("libx264", OPEN), ("ffv1", P), ("rawvideo", {}))],
+    (".ivf", "libvpx-vp9", "yuv420p", HIDDEN),
+    (".y4m", "rawvideo", "yuv420p", {}),
 ]
 
 

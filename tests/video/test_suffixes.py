@@ -16,9 +16,13 @@ from latte.video import count_frames, inspect_video, list_videos, read_blocks, r
 from latte.video.formats import STREAM_SUFFIXES
 
 CLIP = make_clip(0, 4, frames=8, size=32).video
-OF_MPEG2 = dict.fromkeys((".m2p", ".m2t", ".m2ts", ".m2v", ".mts", ".mpg", ".ts", ".vob"), "mpeg2video")
+OF_MPEG2 = dict.fromkeys(
+    (".m2p", ".m2t", ".m2ts", ".m2v", ".mts", ".mpg", ".ts", ".vob", ".evo", ".mod", ".tod", ".tp", ".trp", ".mxf"),
+    "mpeg2video",
+)
 OF_MPEG1 = dict.fromkeys((".m1v", ".mpe", ".mpeg"), "mpeg1video")
 CODECS = {**OF_MPEG2, **OF_MPEG1, ".flv": "flv", ".ogm": "libvpx", ".ogv": "libvpx", ".webm": "libvpx", ".gif": "gif"}
+CODECS |= {".ivf": "libvpx", ".y4m": "rawvideo"}
 
 
 @pytest.mark.parametrize("suffix", STREAM_SUFFIXES)

@@ -23,8 +23,9 @@ MOST_BYTES = 1 << 28  # of a table
 
 
 def caption_file(video: Path) -> Path:
-    """Where the caption of a video would be: in the text file of its name beside it (clip.mp4, clip.txt)."""
-    return video.with_suffix(".txt")
+    """Where the caption of a video is: in the text file of its name beside it (of clip.mp4, clip.txt or clip.TXT)."""
+    names = (video.with_suffix(".txt"), video.with_suffix(".TXT"))
+    return names[1] if names[1].is_file() and not names[0].is_file() else names[0]
 
 
 def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:

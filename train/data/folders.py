@@ -30,6 +30,7 @@ from latte.train.data.video_list import (
     with_contents,
 )
 from latte.train.data.windows import choose_frames, min_video_frames
+from latte.video.array_ranges import check_ranges
 from latte.video.damage import WhenDamaged
 from latte.video.formats import DamagedVideoError
 from latte.video.pixels import from_uint8
@@ -135,6 +136,7 @@ class FolderClips:
             except ValueError as error:
                 self.failures.note(((path, str(error)),), "left out")
         captions.warn_of_unused()
+        check_ranges(self.root, (video.path for video in self.videos))
         about = [f"{v.path.relative_to(self.root)} {size_in_bytes(v.path)} {v.frames} {v.label}" for v in self.videos]
         about += [repr(video.caption) for video in self.videos if video.caption]
         self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()

@@ -33,6 +33,7 @@ from latte.train.data.video_list import (
     write_video_list,
 )
 from latte.train.data.windows import min_video_frames
+from latte.video.array_ranges import check_ranges
 from latte.video.damage import WhenDamaged
 from latte.video.inspect import inspect_video
 from latte.video.write import write_video
@@ -227,6 +228,8 @@ def check_videos(
             f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
             f"{left_out[0].reason}{hint}"
         )
+    if not quick:
+        check_ranges(root, (root / video.path for video in videos))
     listed = VideoList(kind, root, found.classes, sorted(videos, key=lambda video: video.path))
     listed = listed if quick else with_contents(listed, root)
     return CheckedVideos(listed, left_out, found.ignored, remarks)

@@ -45,6 +45,11 @@ def test_all_forms_say_the_same(name, text, encoding, tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_a_text_file_in_upper_case(tmp_path):
+    (tmp_path / "CLIP.TXT").write_text("a dog")
+    assert Captions(tmp_path).of(tmp_path / "CLIP.AVI") == "a dog"
+
+
 def test_the_nearest_caption_counts(tmp_path):
     """That of the file beside the video, then that of a table in its folder, then that of one above."""
     composed, apart = (unicodedata.normalize(form, "s/café.mp4") for form in ("NFC", "NFD"))

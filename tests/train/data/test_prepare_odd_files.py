@@ -12,6 +12,7 @@ from small_runs import run, small
 from tiny_data_sets import TAKEN, paths, put, put_frames
 
 from latte.cli import main
+from latte.shapes.draw import make_clip
 from latte.train.data import decoded_cache
 from latte.train.data.folders import open_clips
 from latte.train.data.video_list import open_video_list
@@ -185,3 +186,19 @@ def test_damaged_videos_of_a_plain_folder(room, worn, vae, tmp_path, monkeypatch
             [(block + 1).mul(127.5).round().byte().numpy() for block in clips.full_video(number).blocks]
         )
         assert np.array_equal(found, frames)
+
+
+def test_arrays_in_two_ranges_are_refused(prepare, vae, tmp_path):
+    """A bright clip of [-1, 1] would pass for one of [0, 1], and grey would become black."""
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        video = make_clip(0, i, size=16).video.transpose(0, 2, 3, 1) / np.float32(127.5) - 1
+        np.save(tmp_path / f"a/{i}.npy", video if i else (video + 1) / 2)
+    said = "holds arrays in [-1, 1] and others in [0, 1], so black is unclear"
+    status, _, error = prepare("folder", tmp_path / "a")
+    assert status == 2 and said in error
+    config = small(vae, f"data={tmp_path / 'a'}", "classes=false")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        open_clips(config)
+    np.save(tmp_path / "a/0.npy", make_clip(0, 0, size=16).video)  # bytes go with either
+    assert open_clips(config).num_videos == 3
