@@ -93,7 +93,7 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         pipe = LattePipeline(LatteT2V(random_config(args.changes)).to(DTYPES[args.dtype]))
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
-    settings["batch_size"] = min(args.batch_size, args.num_videos)  # no batch is filled up with copies
+    settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is filled up with copies
     if "sampling" in args.parts:
         candidates = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
         for text in candidates:  # raises for a range that the model does not have, before the work

@@ -42,6 +42,14 @@ def test_command_alone_and_as_two_processes(model, tmp_path, capsys):
     assert json.loads((tmp_path / "one/samples.json").read_text())["labels"] == [0, 1, 2]
 
 
+def test_the_record_keeps_how_many_were_made_at_once_and_another_number_is_refused(model, tmp_path, capsys):
+    words = ["sample", str(model), "--num-sampling-steps", "2", "--device", "cpu", "--out", str(tmp_path), "--n", "3"]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "samples.json").read_text())["settings"]["batch_size"] == 16
+    assert main([*words, "--batch-size", "2"]) == 2
+    assert "these videos were made with settings.batch_size 16, not 2" in capsys.readouterr().err
+
+
 def test_torchrun_leaves_the_words_alone():
     words = [
         "-m",

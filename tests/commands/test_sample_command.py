@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import types
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from awake_models import awake_pipeline, write_model
 from latte import LattePipeline
 from latte.cli import main
 from latte.commands.sample import show
+from latte.commands.sampling_options import default_batch_size
 from latte.eval.exam import score_model
 from latte.shapes.draw import MOTIONS
 from latte.shapes.examiner import examine
@@ -38,6 +40,17 @@ def folder(pipe, tmp_path_factory):
 
 
 SAMPLE = ["--num-sampling-steps", "2", "--num-videos", "1", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "page", "many"),
+    [(None, 4, 16), (64, 4, 16), (256, 1, 4), (1024, 1, 1)],  # of 4 tokens each
+)
+def test_videos_at_once_by_default(frames, page, many, pipe):
+    words = {"num_frames": frames, "height": 16, "width": 16}
+    assert default_batch_size(pipe, Namespace(count=None, **words)) == page
+    assert default_batch_size(pipe, Namespace(count=9, **words)) == many
+    assert default_batch_size(pipe, Namespace(count=None)) == 4  # a command that knows no other size
 
 
 def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):

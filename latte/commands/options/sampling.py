@@ -28,7 +28,8 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
     add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
-    add("--batch-size", type=int, default=4, help="videos that go through the networks at once (default: 4)")
+    words = "videos that go through the networks at once (default: by the size of the videos and the kind of device)"
+    add("--batch-size", type=int, help=words)
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
     add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
@@ -81,7 +82,8 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     args = sample_parser().parse_args(argv)
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
-    check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
+    if args.batch_size is not None:
+        check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
     if args.count is not None:
