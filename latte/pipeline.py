@@ -18,6 +18,7 @@ from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
 from latte.plan_choice import PlanMixin
+from latte.plans.plan_file import copy_plans
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
 from latte.scheduler import Scheduler
 from latte.text.embed import Text
@@ -124,7 +125,7 @@ class LattePipeline(PlanMixin):
         return pipe
 
     def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
-        """Write the pipeline as a folder that from_pretrained reads.
+        """Write the pipeline, with the plans of the folder that it came from, as a folder that from_pretrained reads.
 
         Args:
             folder: Where to write; a folder that was written before is replaced.
@@ -135,6 +136,8 @@ class LattePipeline(PlanMixin):
             ValueError: The model has no published form.
         """
         self.conditioning.save(self, folder, published)
+        if self.plan_folder is not None:
+            copy_plans(self.plan_folder, Path(folder))
 
     @property
     def takes_prompts(self) -> bool:

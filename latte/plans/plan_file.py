@@ -28,6 +28,14 @@ def named_plan(name: str | Path, folder: Path | None) -> Path:
     raise ValueError(f"there is no plan {str(name)!r}: {known}; `latte calibrate` makes one")
 
 
+def copy_plans(source: Path, folder: Path) -> None:
+    """Copy the plans of a model's folder to another folder of it; those that are there are replaced one by one."""
+    for path in sorted((source / FOLDER).glob("*.json")):
+        target = folder / FOLDER / path.name
+        if not (target.exists() and target.samefile(path)):
+            write_text(target, path.read_text())
+
+
 def plan_text(plan: Plan, about: dict[str, Any] | None = None) -> str:
     """A plan as the text of its file, with what else is to be known about it."""
     head = {"plan": FORMAT, "after_gate": plan.after_gate, **({"about": about} if about else {})}

@@ -87,3 +87,14 @@ def test_the_plans_that_ship_fit_their_models(model):
         assert exact / sum(cost.of_plan(planned(pipe, settings))) > times
     with pytest.raises(ValueError, match="there is no plan 'slow': the model's plans are faithful, fast"):
         pipe.enable_plan("slow")
+
+
+def test_a_saved_pipeline_keeps_its_plans(tmp_path):
+    pipe = LattePipeline.from_pretrained("shapes", vae=None)
+    pipe.save_pretrained(tmp_path / "a")
+    again = LattePipeline.from_pretrained(tmp_path / "a", vae=None)
+    for saved in (again, pipe):
+        saved.enable_plan("fast")
+        saved.save_pretrained(tmp_path / "a")  # over itself, and over what was written before
+    assert again.plan_digest() == pipe.plan_digest()
+    assert sorted(path.name for path in (tmp_path / "a/plans").iterdir()) == ["faithful.json", "fast.json"]
