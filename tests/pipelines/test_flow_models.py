@@ -8,7 +8,9 @@ from awake_models import SIZE, VAE, awake
 from goldens import relative_error
 
 from latte import LattePipeline
+from latte.cli import main
 from latte.diffusion.randomness import normal
+from latte.files import read_json
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VideoVAE
@@ -73,6 +75,16 @@ def test_the_shift_changes_where_the_network_is_asked(tmp_path):
     shifted.save_pretrained(tmp_path / "shifted")
     again = LattePipeline.from_pretrained(tmp_path / "shifted")
     assert again.scheduler == shifted.scheduler and torch.equal(make(again), make(shifted))
+
+
+def test_shift_on_the_command_line(tmp_path, capsys):
+    flow_pipeline().save_pretrained(tmp_path / "flow")
+    flow_pipeline(prediction="eps").save_pretrained(tmp_path / "eps")
+    words = ["--classes", "3", "--n", "1", "--steps", "2", "--shift", "3", "--out"]
+    assert main(["sample", str(tmp_path / "flow"), *words, str(tmp_path / "out")]) == 0
+    assert read_json(tmp_path / "out/samples.json")["scheduler"]["shift"] == 3.0
+    assert main(["sample", str(tmp_path / "eps"), *words, str(tmp_path / "none")]) == 2
+    assert "which predicts no flow: leave it out" in capsys.readouterr().err
 
 
 def test_the_schedule_follows_from_the_prediction(tmp_path):
