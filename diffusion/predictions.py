@@ -18,7 +18,6 @@ from torch import Tensor
 
 from latte.diffusion.schedule import Schedule, at
 
-PREDICTIONS = ("eps", "v", "flow")  # those that a network may be trained for
 Factor = Tensor | float
 
 
