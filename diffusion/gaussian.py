@@ -3,7 +3,6 @@
 In every function, index is the step: one for the whole batch (int), or one per sample (b,).
 """
 
-import torch
 from torch import Tensor
 
 from latte.diffusion.schedule import Schedule, at
@@ -28,30 +27,6 @@ def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         return out, None
     prediction, variance = out.chunk(2, dim=2)
     return prediction, variance
-
-
-def noise_from_v(schedule: Schedule, x: Tensor, index: Tensor | int, v: Tensor) -> Tensor:
-    """The noise that x_t and v = sqrt(abar) eps - sqrt(1 - abar) x_0 imply (Salimans & Ho 2022, appendix D).
-
-    Args:
-        schedule: The schedule that index counts in.
-        x: Noisy latents x_t (b, ...).
-        index: The step. A float tensor (b,) may lie between steps: then schedule is a training schedule, whose steps
-            are its timesteps.
-        v: Predicted v, shaped like x.
-
-    Returns:
-        The noise, shaped like x.
-    """
-    abar = schedule.alphas_cumprod
-    if isinstance(index, Tensor) and index.is_floating_point():
-        abar, index = schedule.alpha_bar_at(index), torch.arange(len(index), device=index.device)
-    return at(abar.sqrt(), index, x) * v + at((1 - abar).sqrt(), index, x) * x
-
-
-def noise_of_v(x: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
-    """noise_from_v for one noise level: x_t (b, ...) and v, shaped like x -> the noise."""
-    return alpha_bar**0.5 * v + (1 - alpha_bar) ** 0.5 * x
 
 
 def clean_of_noise(x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:

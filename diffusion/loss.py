@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import learned_log_variance, noise_from_v, posterior_mean, predict_x0, split_output
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
+from latte.diffusion.predictions import combined, factors, network_input, noise_of, parts
 from latte.diffusion.schedule import Schedule, at, q_sample
 
 
@@ -71,6 +72,31 @@ def variational_bound(
     return torch.where(index == 0, mean_per_sample(nll), mean_per_sample(kl)) / math.log(2)
 
 
+def min_snr_weight(schedule: Schedule, index: Tensor, prediction: str, gamma: float) -> Tensor:
+    """The weight of a squared error (Min-SNR: Hang et al. 2023, arXiv 2303.09556).
+
+    The squared error of x_0 is weighed by min(SNR, gamma), with SNR = abar / (1 - abar). The error of another
+    prediction is that of x_0 times a factor, whose square is divided out:
+
+        "x0"    min(SNR, gamma)
+        "eps"   min(SNR, gamma) / SNR
+        "v"     min(SNR, gamma) / (SNR + 1)
+        "flow"  min(SNR, gamma) / (sqrt(SNR) + 1)^2
+
+    Args:
+        schedule: The schedule that index counts in.
+        index: Steps (b,).
+        prediction: What is predicted.
+        gamma: The largest weight of the error of x_0; the paper's is 5.
+
+    Returns:
+        Weights (b,), float64.
+    """
+    abar = schedule.alphas_cumprod.to(index.device)[index]
+    a, s = abar.sqrt(), (1 - abar).sqrt()
+    return (abar / (1 - abar)).clamp(max=gamma) * (s / parts(prediction, a, s)[2]) ** 2
+
+
 def diffusion_loss(
     model: Callable[..., Tensor],
     x0: Tensor,
@@ -78,6 +104,7 @@ def diffusion_loss(
     noise: Tensor,
     schedule: Schedule,
     prediction: str = "eps",
+    snr_gamma: float | None = None,
     **condition: Any,
 ) -> dict[str, Tensor]:
     """The loss of a denoiser (Nichol & Dhariwal 2021, eq. 16, with lambda 1 and the bound in bits).
@@ -90,23 +117,24 @@ def diffusion_loss(
         index: Steps of the schedule (b,).
         noise: Standard normal noise, shaped like x0.
         schedule: The training schedule.
-        prediction: What the model predicts, "eps" (the noise) or "v", whose error weighs all noise levels alike
-            (Salimans & Ho 2022, section 4).
+        prediction: What the model predicts: "eps" (the noise), "v", whose error weighs all noise levels alike (Salimans
+            & Ho 2022, section 4), or "flow", the velocity of the linear path (Liu et al. 2023,
+            arXiv 2209.03003, eq. 1).
+        snr_gamma: Weigh the squared error by min_snr_weight of this gamma; None weighs all noise levels alike.
         **condition: Further arguments of the model.
 
     Returns:
-        Values per sample (b,): "loss", "mse" and, if the variance is learned, "vb".
+        Values per sample (b,): "loss", "mse" without its weight and, if the variance is learned, "vb".
     """
     x = q_sample(schedule, x0, index, noise)
-    out = model(x, schedule.timesteps.to(index.device)[index], **condition)
+    a, s = factors(schedule, index, x0)
+    given = network_input(prediction, x, a, s)
+    out = model(given, schedule.timesteps.to(index.device)[index], **condition)
     predicted, variance = split_output(out.float(), x0.shape[2])
-    eps, target = predicted, noise
-    if prediction == "v":
-        abar = schedule.alphas_cumprod
-        eps = noise_from_v(schedule, x, index, predicted)
-        target = at(abar.sqrt(), index, x0) * noise - at((1 - abar).sqrt(), index, x0) * x0
-    mse = mean_per_sample((target - predicted).square())
+    mse = mean_per_sample((combined(prediction, x0, noise, a, s) - predicted).square())
+    loss = mse if snr_gamma is None else mse * min_snr_weight(schedule, index, prediction, snr_gamma).to(mse)
     if variance is None:
-        return {"loss": mse, "mse": mse}
+        return {"loss": loss, "mse": mse}
+    eps = noise_of(prediction, predicted, x, a, s)
     vb = variational_bound(schedule, x0, x, index, eps.detach(), variance)
-    return {"loss": mse + vb, "mse": mse, "vb": vb}
+    return {"loss": loss + vb, "mse": mse, "vb": vb}

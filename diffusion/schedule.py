@@ -38,6 +38,11 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether the noise levels are those of flow matching."""
+        return self.parent is not None and self.parent.is_flow
+
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """Signal power left after step i (alpha bar), (n,)."""
@@ -83,8 +88,40 @@ class Schedule:
 
     def timestep_of(self, sigma: float) -> float:
         """The timestep of a noise level, interpolated in log sigma on the training schedule; it may be a fraction."""
-        training = self.parent or self
-        return float(np.interp(math.log(sigma), training.sigmas.log().numpy(), training.timesteps.double().numpy()))
+        if self.parent is not None:
+            return self.parent.timestep_of(sigma)
+        return float(np.interp(math.log(sigma), self.sigmas.log().numpy(), self.timesteps.double().numpy()))
+
+
+class FlowSchedule(Schedule):
+    """The noise levels of flow matching, exact between whole timesteps too: see flow_schedule."""
+
+    @property
+    def is_flow(self) -> bool:
+        """True."""
+        return True
+
+    def alpha_bar_at(self, timesteps: Tensor) -> Tensor:
+        """Alpha bar (n,), float64, at timesteps (n,)."""
+        u = self.time_of(timesteps.double().cpu())
+        return (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
+
+    def timestep_of(self, sigma: float) -> float:
+        """The timestep of a noise level; it may be a fraction."""
+        return min(max(len(self) * sigma / (1 + sigma) - 0.5, 0.0), len(self) - 1.0)
+
+    def time_of(self, timesteps: Tensor) -> Tensor:
+        """The path's time u in (0, 1) at timesteps (n,)."""
+        return (timesteps + 0.5) / len(self)
+
+    def shifted(self, timesteps: Tensor, shift: float) -> Tensor:
+        """Timesteps (n,) whose times are shifted towards the noise (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+
+        The time u becomes shift u / (1 + (shift - 1) u), so that the ratio of noise to signal is `shift` times larger.
+        The result stays within the schedule's timesteps.
+        """
+        u = self.time_of(timesteps.double())
+        return (len(self) * shift * u / (1 + (shift - 1) * u) - 0.5).clamp(0, len(self) - 1)
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
@@ -103,6 +140,33 @@ def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float
     if steps < 1 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError(f"no schedule of {steps} steps from {beta_start} to {beta_end}: a beta is not in 0 to 1")
     return Schedule(betas, torch.arange(steps))
+
+
+def flow_schedule(steps: int = 1000) -> FlowSchedule:
+    """The linear path of flow matching, in variance-preserving form (Lipman et al. 2023, arXiv 2210.02747).
+
+    Timestep i has the time u = (i + 1/2) / steps, the middle of its share of (0, 1). The path's state there is
+    (1 - u) x_0 + u eps. Divided by sqrt((1 - u)^2 + u^2) it is a state of this schedule, whose alpha bar is
+    (1 - u)^2 / ((1 - u)^2 + u^2). No timestep has u = 1, where alpha bar is 0 and the noise says nothing of x_0. The
+    last of 1000 has the signal 1/2000, and there float32 computes x_0 to about 1e-4.
+
+    Args:
+        steps: Length of the chain.
+
+    Raises:
+        ValueError: There are fewer than 2 steps.
+    """
+    if steps < 2:
+        raise ValueError(f"a flow schedule of {steps} steps: it needs 2 or more")
+    timesteps = torch.arange(steps)
+    u = (timesteps.double() + 0.5) / steps
+    abar = (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
+    return FlowSchedule(1 - abar / torch.cat([abar.new_ones(1), abar[:-1]]), timesteps)
+
+
+def training_schedule(prediction: str) -> Schedule:
+    """The schedule that a network of a prediction ("eps", "v" or "flow") is trained on, of 1000 steps."""
+    return flow_schedule() if prediction == "flow" else linear_schedule()
 
 
 def spaced_timesteps(

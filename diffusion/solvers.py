@@ -2,6 +2,11 @@
 
 All of them integrate one equation. With x_t = a x_0 + s eps, the variable x / a obeys d(x / a) = eps d(sigma), where
 sigma = s / a (Song et al. 2021, eq. 14; Karras et al. 2022, eq. 1). They differ in what they take for eps over a step.
+
+On a flow's schedule, x / (a + s) is a state of the linear path at time u = s / (a + s), and the same equation reads
+d(x / (a + s)) = (eps - x_0) d(u) (Liu et al. 2023, arXiv 2209.03003, eq. 1). With a constant slope both give the same
+step. Means of several slopes differ: those of eps would be far off near u = 1, where sigma grows without bound. So on a
+flow `slope` and `step` take the second form.
 """
 
 import math
@@ -36,6 +41,11 @@ class NoiseLevel:
     def sigma(self) -> float:
         """The noise-to-signal ratio s / a (Karras et al. 2022)."""
         return self.s / self.a
+
+    @property
+    def time(self) -> float:
+        """The time s / (a + s) of the linear path, from 0, the clean latents, to 1, the noise."""
+        return self.s / (self.a + self.s)
 
     @property
     def log_snr(self) -> float:
@@ -77,6 +87,26 @@ def ddim_step(x: Tensor, eps: Tensor, here: NoiseLevel, there: NoiseLevel) -> Te
     return there.a * (x / here.a + (there.sigma - here.sigma) * eps)
 
 
+def slope(schedule: Schedule, x: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+    """What solvers take means of: the noise in x (b, f, c, h, w), or on a flow the velocity eps - x_0."""
+    return eps - (x - level.s * eps) / level.a if schedule.is_flow else eps
+
+
+def step(schedule: Schedule, x: Tensor, mean: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """Take x to another level with a mean of slopes."""
+    if not schedule.is_flow:
+        return ddim_step(x, mean, here, there)
+    return (there.a + there.s) * (x / (here.a + here.s) + (there.time - here.time) * mean)
+
+
+def middle_of(schedule: Schedule, here: NoiseLevel, there: NoiseLevel) -> NoiseLevel:
+    """The level in the middle of two: in log sigma, or for a flow in time."""
+    time = (here.time + there.time) / 2
+    sigma = time / (1 - time) if schedule.is_flow else math.sqrt(here.sigma * there.sigma)
+    a = 1 / math.hypot(1, sigma)
+    return NoiseLevel(schedule.timestep_of(sigma), a, a * sigma)
+
+
 @torch.no_grad()
 def euler(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """Euler's method (Karras et al. 2022, section 3), which equals DDIM at eta 0."""
@@ -109,16 +139,19 @@ def euler_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, nois
 
 @torch.no_grad()
 def kdpm2_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
-    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps of the middle in log sigma, and euler_ancestral's noise."""
+    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps of the middle in log sigma, and euler_ancestral's noise.
+
+    On a flow it is the midpoint method: the velocity of the middle in time.
+    """
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
         down, up = split_step(here, there)
         eps = predict_noise(denoise, x, here)
+        inside = slope(schedule, x, eps, here)
         if down.s:
-            sigma = math.sqrt(here.sigma * down.sigma)
-            a = 1 / math.hypot(1, sigma)
-            middle = NoiseLevel(schedule.timestep_of(sigma), a, a * sigma)
-            eps = predict_noise(denoise, ddim_step(x, eps, here, middle), middle)
-        x = ddim_step(x, eps, here, down)
+            middle = middle_of(schedule, here, down)
+            between = ddim_step(x, eps, here, middle)
+            inside = slope(schedule, between, predict_noise(denoise, between, middle), middle)
+        x = step(schedule, x, inside, here, down)
         if up:
             x = x + there.a * up * noise(count).to(x)
         yield x
@@ -126,12 +159,14 @@ def kdpm2_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, nois
 
 @torch.no_grad()
 def heun(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
-    """Heun's method (Karras et al. 2022, algorithm 1): eps is the mean of both ends, for two evaluations per step."""
+    """Heun's method (Karras et al. 2022, algorithm 1): the slope is the mean of both ends, two evaluations per step."""
     for here, there in pairwise(noise_levels(schedule)):
         eps = predict_noise(denoise, x, here)
+        mean = slope(schedule, x, eps, here)
         if there.s:
-            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), there)) / 2
-        x = ddim_step(x, eps, here, there)
+            ahead = ddim_step(x, eps, here, there)
+            mean = (mean + slope(schedule, ahead, predict_noise(denoise, ahead, there), there)) / 2
+        x = step(schedule, x, mean, here, there)
         yield x
 
 
@@ -140,21 +175,23 @@ PLMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 
 @torch.no_grad()
 def pndm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
-    """Pseudo linear multistep (PNDM: Liu et al. 2022, eq. 12): Adams-Bashforth weights of order 4 on eps.
+    """Pseudo linear multistep (PNDM: Liu et al. 2022, eq. 12): Adams-Bashforth weights of order 4 on the slope.
 
     The first step is Heun's. The weights are those of equal steps, but steps in sigma are not equal: in the limit the
-    order is 2, with a small constant.
+    order is 2, with a small constant. A flow's steps in time are equal if its timesteps are.
     """
     past: list[Tensor] = []
     levels = noise_levels(schedule)
     for here, after, there in zip(levels, levels[1:], goals(schedule)):
-        past = [predict_noise(denoise, x, here), *past[:3]]
-        eps = reduce(torch.add, (weight * old for weight, old in zip(PLMS[len(past)], past)))
+        eps = predict_noise(denoise, x, here)
+        past = [slope(schedule, x, eps, here), *past[:3]]
+        mean = reduce(torch.add, (weight * old for weight, old in zip(PLMS[len(past)], past)))
         if len(past) == 1 and len(schedule) > 1:
-            eps = (eps + predict_noise(denoise, ddim_step(x, eps, here, there), after)) / 2
+            ahead = ddim_step(x, eps, here, there)
+            mean = (mean + slope(schedule, ahead, predict_noise(denoise, ahead, after), after)) / 2
             if schedule.stride:  # as diffusers does, from one stride above the next level
                 here, there = level_at(schedule, after.t + schedule.stride), after
-        x = ddim_step(x, eps, here, there)
+        x = step(schedule, x, mean, here, there)
         yield x
 
 

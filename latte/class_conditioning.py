@@ -12,7 +12,7 @@ from latte.conditioning import GuidedDenoiser, Network, Request, fast_run, layer
 from latte.files import read_json
 from latte.models.latte import LatteConfig
 from latte.plans.records import Plan
-from latte.scheduler import Scheduler
+from latte.scheduler import usual_scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import find_model, load_model, model_root, own_vae
@@ -23,7 +23,7 @@ from latte.weights.vae_folder import load_vae
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline
 
-ORIGINAL_SCHEDULER = Scheduler(timestep_spacing="even")  # the original Latte's respacing
+ORIGINAL_SCHEDULER = usual_scheduler("eps", "even")  # the original Latte's respacing
 OF_TEXT = (
     *("prompt_embeds", "negative_prompt_embeds", "clean_caption", "mask_feature", "text_mask"),
     "enable_temporal_attentions",
@@ -74,7 +74,8 @@ class ClassConditioning:
                 "diffusers has no class-conditional or unconditional Latte: leave out published, or write the "
                 "original's file with `latte convert --to original`"
             )
-        scheduler = None if pipe.scheduler == ORIGINAL_SCHEDULER else pipe.scheduler
+        usual = usual_scheduler(pipe.transformer.config.prediction, "even")
+        scheduler = None if pipe.scheduler == usual else pipe.scheduler
         save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
@@ -87,7 +88,7 @@ class ClassConditioning:
         """The network, guided towards each video's class."""
         classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
         times, levels = plan.times(pipe.device), levels_of(pipe, plan)
-        guides, predicts_v = self.guides(pipe, guidance), network.config.prediction == "v"
+        guides, prediction = self.guides(pipe, guidance), network.config.prediction
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             y = None
@@ -107,7 +108,7 @@ class ClassConditioning:
                     network.condition(every, None if y is None else y.repeat(len(plan)))
                 )
                 run = fast_run(pipe, condition, plan, cache)
-            return GuidedDenoiser(run, plan, guidance.scale, levels, predicts_v, cache, is_fast)
+            return GuidedDenoiser(run, plan, guidance.scale, levels, prediction, cache, is_fast)
 
         return denoiser
 

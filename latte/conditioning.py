@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, noise_of_v, split_output
+from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, split_output
 from latte.diffusion.guidance import guide, scale_bands
+from latte.diffusion.predictions import factors_at, network_input, noise_of
 from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
 from latte.fast.temporal_attention import pack_frames
@@ -66,18 +67,18 @@ class GuidedDenoiser:
         plan: What each evaluation computes.
         scale: Of guidance.
         levels: Alpha bar at each evaluation.
-        predicts_v: Whether the network predicts v, and not noise.
+        prediction: What the network predicts: see latte.diffusion.predictions.
         cache: What keeps the outputs that the plan reuses.
         fast: Whether the network itself asks the cache; else the readable network's layers are to be led to it.
         tensors: See above.
     """
 
     def __init__(
-        self, network: Network, plan: Plan, scale: float, levels: Sequence[float], predicts_v: bool = False,
+        self, network: Network, plan: Plan, scale: float, levels: Sequence[float], prediction: str = "eps",
         cache: LayerCache | None = None, fast: bool = True,
         tensors: dict[str, Tensor] | None = None,
     ):  # fmt: skip
-        self.network, self.plan, self.scale, self.levels, self.predicts_v = network, plan, scale, levels, predicts_v
+        self.network, self.plan, self.scale, self.levels, self.prediction = network, plan, scale, levels, prediction
         self.cache, self.fast, self.tensors, self.k = cache, fast, tensors or {}, -1
         self.remembers = any(evaluation.branch == "difference" for evaluation in plan.evaluations)
         self.difference: Tensor | None = None  # conditional minus unconditional noise, when both were computed last
@@ -99,10 +100,11 @@ class GuidedDenoiser:
     def guided(self, x: Tensor) -> Tensor:
         """The output of the network, guided as the present evaluation says."""
         evaluation, channels = self.plan[self.k], x.shape[2]
-        out = self.network(x, self.k, evaluation.halves).float()
-        if self.predicts_v:
+        a, s = factors_at(self.levels[self.k])
+        out = self.network(network_input(self.prediction, x, a, s), self.k, evaluation.halves).float()
+        if self.prediction != "eps":
             noisy = torch.cat([x] * evaluation.halves)
-            out = with_prediction(out, x, lambda v: noise_of_v(noisy, v, self.levels[self.k]))
+            out = with_prediction(out, x, lambda value: noise_of(self.prediction, value, noisy, a, s))
         if evaluation.branch == "both":
             if self.remembers:
                 conditional, unconditional = out[:, :, :channels].chunk(2)

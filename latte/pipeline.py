@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
-from latte.class_conditioning import ORIGINAL_SCHEDULER, ClassConditioning, class_index, read_class_parts
+from latte.class_conditioning import ClassConditioning, class_index, read_class_parts
 from latte.conditioning import Conditioning, Request
 from latte.diffusion.randomness import noise_source
 from latte.models.latte import Latte
@@ -20,7 +20,7 @@ from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, de
 from latte.plan_choice import PlanMixin
 from latte.plans.plan_file import copy_plans
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
-from latte.scheduler import Scheduler
+from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
@@ -67,11 +67,14 @@ class LattePipeline(PlanMixin):
         self.vae = vae
         self.text_encoder: Any = text_encoder
         self.tokenizer: Any = tokenizer
-        self.scheduler = scheduler or (ORIGINAL_SCHEDULER if of_classes else Scheduler())
+        prediction = "eps" if config is None else config.prediction
+        self.scheduler = scheduler or usual_scheduler(prediction, "even" if of_classes else "leading")
         self.class_names = list(class_names or [])
         self.sampling = Sampling(Guidance(usual_guidance(config) if of_classes else TEXT_GUIDANCE))
         self._progress_bar_options: dict[str, Any] = {}
         check_vae(vae, transformer)
+        if config is not None:
+            check_scheduler(self.scheduler, prediction)
         self.conditioning.check_parts(self)
 
     @classmethod
@@ -295,6 +298,7 @@ class LattePipeline(PlanMixin):
         """Raise ValueError for numbers out of range, and for parts that are missing."""
         if self.transformer is None:
             raise ValueError("this pipeline has no transformer: it can only encode prompts (encode_prompt)")
+        check_scheduler(self.scheduler, self.transformer.config.prediction)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_count("num_videos_per_prompt", copies, MOST_VIDEOS)
         check_count("batch_size", batch_size, MOST_AT_ONCE)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latte.arguments import check_choice
 from latte.diffusion.samplers import SAMPLERS, NoisePredictor, StepNoise
-from latte.diffusion.schedule import SPACINGS, Schedule, linear_schedule, respace, spaced_timesteps
+from latte.diffusion.schedule import SPACINGS, Schedule, flow_schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
 from latte.models.network_config import check_fields, known_fields, shown
 
@@ -63,16 +63,20 @@ class Scheduler:
         set_alpha_to_one: "ddim" and "pndm" end without noise; if False, at the noise level of timestep 0. "deis" always
             ends there.
         fixed_stride: As in diffusers, a step of "ddim" or "pndm" leads num_train_timesteps // steps timesteps lower,
-            which may not be where the next step begins; False leads there. It does not apply to "even" spacing, nor to
-            timesteps that are given one by one.
+            which may not be where the next step begins; False leads there. It does not apply to "even" spacing, to a
+            flow, nor to timesteps that are given one by one.
         last_noise: "ddpm" with a learned variance adds noise in its last step too, if that begins above timestep 0, as
             diffusers does. The original Latte adds none.
         num_train_timesteps: Length of the training schedule.
         beta_start: First beta of the training schedule.
         beta_end: Last beta of the training schedule.
+        flow: The noise levels are those of flow matching (latte.diffusion.schedule.flow_schedule) in place of linear
+            betas: for a network that predicts "flow". "ddim" and "euler" are then Euler's method on the linear path.
+        shift: With a flow, the timestep shift (Esser et al. 2024, arXiv 2403.03206, eq. 23) of evenly spaced timesteps:
+            above 1 more of them are noisy, as larger videos want. It does not apply to timesteps given one by one.
 
     Raises:
-        ValueError: There is no such sampler or spacing, or a number is out of range.
+        ValueError: There is no such sampler or spacing, a number is out of range, or a setting does nothing.
     """
 
     sampler: str = "ddim"
@@ -84,18 +88,27 @@ class Scheduler:
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    flow: bool = False
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, tuple(ALL))
         check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if not 1 <= self.num_train_timesteps <= 1_000_000:
             raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; it must be in 1 to 1000000")
-        linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
+        if not self.flow and self.shift != 1:
+            raise ValueError(f"shift {self.shift:g} does nothing without flow=True: leave it at 1")
+        if self.flow and (self.beta_start, self.beta_end) != (Scheduler.beta_start, Scheduler.beta_end):
+            raise ValueError("beta_start and beta_end do nothing with flow=True: leave them out")
+        if not 0 < self.shift <= 1000:
+            raise ValueError(f"shift is {self.shift:g}; it must be above 0 and at most 1000")
+        self.training_schedule()
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings as a table, which from_config reads."""
-        return asdict(self)
+        """The settings as a table, which from_config reads; those of a flow only if there is one."""
+        values = asdict(self)
+        return values if self.flow else {name: value for name, value in values.items() if name not in ("flow", "shift")}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], sampler: str | None = None) -> "Scheduler":
@@ -114,12 +127,14 @@ class Scheduler:
         if sampler is None or sampler == scheduler.sampler:
             return scheduler
         # diffusers' single-step solver knows no other spacing than this one
-        linspace = sampler == "dpm_singlestep" and scheduler.timestep_spacing != "even"
+        linspace = sampler == "dpm_singlestep" and scheduler.timestep_spacing != "even" and not scheduler.flow
         spacing = "linspace" if linspace else scheduler.timestep_spacing
         return replace(scheduler, sampler=sampler, timestep_spacing=spacing)
 
     def training_schedule(self) -> Schedule:
         """The schedule that the network was trained on."""
+        if self.flow:
+            return flow_schedule(self.num_train_timesteps)
         return linear_schedule(self.num_train_timesteps, self.beta_start, self.beta_end)
 
     def schedule(self, num_inference_steps: int | str, timesteps: Sequence[float] | None = None) -> Schedule:
@@ -139,6 +154,7 @@ class Scheduler:
             rising = spaced_timesteps(num_inference_steps, *spacing)
             rising = rising if self.sampler in IN_SIGMA else rising.round()
             stride = self.stride(rising)
+            rising = self.shifted(rising)
         else:
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
             inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count - 1
@@ -149,10 +165,21 @@ class Scheduler:
 
     def stride(self, rising: Tensor) -> int:
         """How many timesteps lower each step leads (see fixed_stride); 0 if that is where the next step begins."""
-        if not self.fixed_stride or self.sampler not in STRIDING or self.timestep_spacing == "even":
+        if not self.fixed_stride or self.flow or self.sampler not in STRIDING or self.timestep_spacing == "even":
             return 0
         stride = self.num_train_timesteps // len(rising)
         return 0 if (rising.diff() == stride).all() and rising[0] < stride else stride
+
+    def shifted(self, rising: Tensor) -> Tensor:
+        """Rising timesteps (n,) after the shift; raises ValueError if some of them then agree."""
+        if self.shift == 1:
+            return rising
+        shifted = flow_schedule(self.num_train_timesteps).shifted(rising, self.shift)
+        if not (shifted.diff() > 0).all():
+            raise ValueError(
+                f"shift {self.shift:g} of {len(rising)} timesteps makes some of them equal: take fewer steps"
+            )
+        return shifted
 
     def start(self, noise: Tensor, schedule: Schedule) -> Tensor:
         """The latents (b, f, c, h, w) that sampling starts from, out of standard normal noise of that shape."""
@@ -165,6 +192,24 @@ class Scheduler:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         options: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
         return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
+
+
+def usual_scheduler(prediction: str, timestep_spacing: str = "leading") -> Scheduler:
+    """The scheduler of a network that comes without one.
+
+    Args:
+        prediction: What the network predicts: "eps", "v" or "flow".
+        timestep_spacing: That of a network that predicts no flow; a flow's is "trailing", equal steps down from 1.
+    """
+    flow = prediction == "flow"
+    return Scheduler(timestep_spacing="trailing", flow=True) if flow else Scheduler(timestep_spacing=timestep_spacing)
+
+
+def check_scheduler(scheduler: Scheduler, prediction: str) -> None:
+    """Raise ValueError if a scheduler's noise levels are not those that a network of this prediction was trained on."""
+    needed = prediction == "flow"
+    if scheduler.flow != needed:
+        raise ValueError(f"a network that predicts {prediction!r} needs a scheduler with flow={needed}")
 
 
 def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class TextConditioning:
         )  # fmt: skip
         network, dtype = pipe.transformer, next(pipe.transformer.parameters()).dtype
         times, temporal = plan.times(pipe.device), request.enable_temporal_attentions
-        levels, predicts_v = levels_of(pipe, plan), network.config.prediction == "v"
+        levels, prediction = levels_of(pipe, plan), network.config.prediction
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
@@ -110,7 +110,7 @@ class TextConditioning:
 
             is_fast = runs_fast(pipe, plan, temporal)
             evaluate = fast if is_fast else plain
-            return GuidedDenoiser(evaluate, plan, guidance.scale, levels, predicts_v, cache, is_fast, embeds)
+            return GuidedDenoiser(evaluate, plan, guidance.scale, levels, prediction, cache, is_fast, embeds)
 
         return denoiser
 

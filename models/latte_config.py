@@ -48,7 +48,8 @@ class LatteConfig(NetworkConfig):
     class_dropout_prob: float = 0.1  # share of labels that training replaces by "no class"; 0: no such class
     conditioning: str = "adaln"  # "adaln" (adaLN-Zero, S-AdaLN) or "tokens" (all tokens)
     temporal_pos: str = "sincos"  # "sincos" (absolute) or "rope" (rotary)
-    prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
+    # what the first channels of the output are: "eps", the noise (as published), "v" or "flow"
+    prediction: str = "eps"
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {
         "depth": (1, 1000),
@@ -69,7 +70,7 @@ class LatteConfig(NetworkConfig):
             "variant": tuple(VARIANTS),
             "conditioning": ("adaln", "tokens"),
             "temporal_pos": ("sincos", "rope"),
-            "prediction": ("eps", "v"),
+            "prediction": ("eps", "v", "flow"),
         }
         for name, known in choices.items():
             value = getattr(self, name)

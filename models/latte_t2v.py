@@ -37,7 +37,8 @@ class LatteT2VConfig(NetworkConfig):
     patch_size: int = 2
     sample_size: int = 64  # side of the latents that positions are counted in; the model takes any
     video_length: int = 16  # default number of frames; the model takes any
-    prediction: str = "eps"  # what the first channels of the output are: "eps", the noise (as published), or "v"
+    # what the first channels of the output are: "eps", the noise (as published), "v" or "flow"
+    prediction: str = "eps"
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {
         "num_layers": (1, 500),
@@ -58,9 +59,8 @@ class LatteT2VConfig(NetworkConfig):
         self.require(out in (channels, 2 * channels), f"out_channels is {out}; it must be {channels} or {2 * channels}")
         values = self.video_length * self.sample_size**2
         self.require(values <= MOST_VALUES, f"video_length and sample_size make {values} values, which are too many")
-        self.require(
-            self.prediction in ("eps", "v"), f"prediction is {shown(self.prediction)}; it must be 'eps' or 'v'"
-        )
+        known, said = ("eps", "v", "flow"), shown(self.prediction)
+        self.require(self.prediction in known, f"prediction is {said}; it must be one of {', '.join(map(repr, known))}")
 
     @property
     def least_tensors(self) -> int:

@@ -189,6 +189,10 @@ class LatentTrainConfig(VideoTrainConfig):
     timestep_std: float = setting(0.0, least=0, tunable=True)
     # 0: the middle; more: noisier
     timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0), tunable=True)
+    # of the squared error at each noise level: "none", or "min-snr" (arXiv 2303.09556; latte.diffusion.loss)
+    loss_weighting: str = setting("none", choices=("none", "min-snr"), tunable=True)
+    # the largest signal-to-noise ratio that min-snr weighs by
+    snr_gamma: float = setting(5.0, least=1e-6, unused_with=("loss_weighting", "none"), tunable=True)
     num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
@@ -208,6 +212,11 @@ class LatentTrainConfig(VideoTrainConfig):
     eval_i3d: str = setting(
         "", path=True, resumable=True, unused_with=("eval_every", 0)
     )  # I3D's weights; empty: shapes distance
+
+    @property
+    def prediction(self) -> str:
+        """What the network learns to predict: "eps", "v" or "flow"."""
+        return self.model.get("prediction", "eps")
 
     def __post_init__(self) -> None:
         super().__post_init__()

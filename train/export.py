@@ -13,7 +13,7 @@ from torch import nn
 from latte.files import copy_files, replacing_folder, set_aside, write_json
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
-from latte.scheduler import Scheduler
+from latte.scheduler import usual_scheduler
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.text_to_video import TextConditional
@@ -52,7 +52,7 @@ def save_companions(objective: Objective, folder: Path) -> None:
     if isinstance(objective, Captioned):
         save_part(objective.tokenizer.save, folder / TOKENIZER)
     if isinstance(objective, TextConditional):
-        save_part(partial(save_scheduler, Scheduler()), folder / SCHEDULER)
+        save_part(partial(save_scheduler, usual_scheduler(objective.config.prediction)), folder / SCHEDULER)
 
 
 def is_this_vae(folder: Path, digest: str) -> bool:

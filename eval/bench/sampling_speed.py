@@ -154,6 +154,8 @@ def peer_entry(job: Job, peer: Peer, dtype: str) -> Entry:
 def why_no_peer(job: Job) -> str | None:
     """What of a sampling diffusers' Latte cannot do in the same way; None if nothing."""
     text, settings = job.inputs["prompt_embeds"], job.settings
+    if job.pipe.scheduler.flow:
+        return "it has no noise levels of a flow"
     if job.pipe.scheduler.sampler != "ddim" or settings["eta"] or "guidance_interval" in settings:
         return "it is compared in sampling by ddim without noise and with guidance at all steps only"
     if text.prompt_mask is not None:

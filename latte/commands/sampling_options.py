@@ -1,6 +1,7 @@
 """What the options of every command that samples mean: the model that they name, and the settings of its call."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     else:
         pipe = LattePipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
         files = [weights_file(path, args.weights)]
+    if args.shift is not None:
+        if not pipe.scheduler.flow:
+            raise ValueError(f"--shift does nothing for {args.model}, which predicts no flow: leave it out")
+        pipe.scheduler = replace(pipe.scheduler, shift=args.shift)
     if pipe.vae is not None:
         files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
     return pipe.to(usable_device(args.device)), call_settings(pipe, args), files

@@ -177,11 +177,14 @@ def scheduler_config(scheduler: Scheduler, prediction: str) -> dict:
 
     Args:
         scheduler: The scheduler.
-        prediction: What the network predicts, "eps" or "v".
+        prediction: What the network predicts, "eps", "v" or "flow".
 
     Raises:
-        ValueError: The sampler's class in diffusers does not have this timestep spacing, or only a fixed stride.
+        ValueError: The sampler's class in diffusers does not have this timestep spacing, or only a fixed stride; or it
+            is a flow's.
     """
+    if scheduler.flow or prediction == "flow":
+        raise ValueError("diffusers' Latte has no scheduler for a flow: keep this project's layout")
     classes = {sampler: name for name, sampler in PUBLISHED.items()}
     settings, entries = SCHEDULER_ENTRIES[scheduler.sampler]
     spacings = ("leading", "trailing", "linspace") if settings else ("linspace",)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from latte.diffusion.gaussian import learned_log_variance, noise_from_v, posterior_mean, split_output
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
+from latte.diffusion.predictions import factors, noise_of
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.samplers import ddim, ddpm
 from latte.diffusion.schedule import linear_schedule, q_sample, respace, spaced_timesteps
@@ -114,8 +115,8 @@ def test_v_prediction():
     torch.testing.assert_close(terms["mse"], torch.zeros(2, dtype=torch.float64))
     of_noise = diffusion_loss(lambda x, t: torch.cat([noise, X0], 2), X0, torch.tensor([3, 900]), noise, full)
     torch.testing.assert_close(terms["vb"], of_noise["vb"], rtol=1e-4, atol=1e-6)  # the model's output is in float32
-    several = noise_from_v(full, X0, torch.tensor([7, 7]), noise)
-    torch.testing.assert_close(noise_from_v(full, X0, 7, noise), several)
+    several = noise_of("v", noise, X0, *factors(full, torch.tensor([7, 7]), X0))
+    torch.testing.assert_close(noise_of("v", noise, X0, *factors(full, 7, X0)), several)
     schedule = respace(full, "10")
     start = q_sample(schedule, X0, torch.full((2,), 9), noise)
     *_, end = ddim(predicting_noise(model, full), start, schedule)

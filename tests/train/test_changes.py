@@ -19,6 +19,7 @@ NEVER |= {"num_images", "text_encoder", "damaged"}
 PATHS = {"init", "vae", "data"}
 CHANGED = {"learning_rate": 3e-3, "warmup": 5, "schedule": "cosine", "weight_decay": 0.3, "clip_grad": 1e-3}
 CHANGED |= {"clip_from": 6, "ema_decay": 0.5, "precision": "bf16", "timestep_std": 0.7, "timestep_mean": 0.1}
+CHANGED |= {"loss_weighting": "min-snr", "snr_gamma": 3.0}
 
 
 def newest(folder):

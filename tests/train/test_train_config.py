@@ -156,10 +156,11 @@ CHANGES = {  # each setting changed must change the run's weights
     "precision": "bf16",
     "timestep_std": 2.0,
     "timestep_mean": -1.0,
+    "loss_weighting": "min-snr",
 }
 ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
-    *("text_encoder", "caption_dropout"),
+    *("text_encoder", "caption_dropout", "snr_gamma"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),

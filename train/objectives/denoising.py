@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
-from latte.diffusion.schedule import linear_schedule
+from latte.diffusion.schedule import training_schedule
 from latte.train.config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
@@ -19,7 +19,7 @@ from latte.weights.vae_folder import load_vae
 
 
 class Denoising(ABC):
-    """Predict the noise, or v, in noisy latents.
+    """Predict the noise, v or the velocity of the linear path, from noisy latents.
 
     In joint training (Latte, arXiv 2401.03048), config.num_images single frames of other clips follow each clip. They
     have noise and conditions of their own, and the timestep of the clip. For classifier-free guidance, the condition of
@@ -37,7 +37,8 @@ class Denoising(ABC):
     def __init__(
         self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
     ):
-        self.clips, self.config, self.device, self.schedule = clips, config, device, linear_schedule()
+        self.clips, self.config, self.device = clips, config, device
+        self.schedule = training_schedule(config.prediction)
         self.vae_folder = find_model(config.vae)
         self.vae, self.vae_digest = load_vae(self.vae_folder).to(device), digest_folder(self.vae_folder)
         self.side, self.channels = self.vae.latent_side(config.image_size), self.vae.config.latent_channels
@@ -50,7 +51,7 @@ class Denoising(ABC):
 
     @abstractmethod
     def prediction(self, network: nn.Module) -> str:
-        """Return what the network predicts, "eps" or "v"."""
+        """Return what the network predicts, "eps", "v" or "flow"."""
 
     @abstractmethod
     def drop_rate(self, network: nn.Module) -> float:
@@ -87,7 +88,9 @@ class Denoising(ABC):
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
         condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
         prediction = self.prediction(network)
-        terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, **condition, num_images=num_images)
+        gamma = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
+        condition = {**condition, "num_images": num_images}
+        terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, gamma, **condition)
         return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
 
     def timestep(self, random: torch.Generator) -> Tensor:

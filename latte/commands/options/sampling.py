@@ -27,6 +27,8 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
+    words = "timestep shift of a flow model: above 1, more steps are noisy (default: what the folder says, or 1)"
+    add("--shift", type=float, help=words)
     add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
     words = "videos that go through the networks at once (default: by the size of the videos and the kind of device)"
     add("--batch-size", type=int, help=words)

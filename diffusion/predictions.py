@@ -1,0 +1,113 @@
+"""What a denoiser may predict, and how one prediction becomes another.
+
+A noisy state x = a x_0 + s eps, with a^2 + s^2 = 1, and one other combination of x_0 and eps determine both. So a
+network that predicts one of these combinations can stand for one that predicts any other; samplers work with the noise:
+
+    "eps"   eps                the noise (Ho et al. 2020, arXiv 2006.11239)
+    "x0"    x_0                the clean latents
+    "v"     a eps - s x_0      (Salimans & Ho 2022, arXiv 2202.00512, appendix D)
+    "flow"  eps - x_0          the velocity of flow matching's linear path (Lipman et al. 2023, arXiv 2210.02747; Liu et
+                               al. 2023, arXiv 2209.03003)
+
+The state of the linear path, (1 - u) x_0 + u eps with u = s / (a + s), is x / (a + s). This is the input of a network
+that predicts "flow". In every function a and s are numbers, or tensors that broadcast over x.
+"""
+
+import torch
+from torch import Tensor
+
+from latte.diffusion.schedule import Schedule, at
+
+Factor = Tensor | float
+
+
+def parts(prediction: str, a: Factor, s: Factor) -> tuple[Factor, Factor, Factor]:
+    """How a prediction is made: the factors of x_0 and of eps in it, and the determinant of (a, s) and these two.
+
+    Raises:
+        ValueError: There is no such prediction.
+    """
+    table = {"eps": (0.0, 1.0, a), "x0": (1.0, 0.0, -s), "v": (-s, a, 1.0), "flow": (-1.0, 1.0, a + s)}
+    if prediction not in table:
+        raise ValueError(f"prediction is {prediction!r}, not one of {', '.join(table)}")
+    return table[prediction]
+
+
+def noise_of(prediction: str, value: Tensor, x: Tensor, a: Factor, s: Factor) -> Tensor:
+    """The noise that a state and a prediction imply.
+
+    Args:
+        prediction: What is predicted: see the module.
+        value: The prediction (b, ...).
+        x: The noisy state, shaped like value.
+        a: The factor of the clean latents in x.
+        s: The standard deviation of the noise in x.
+
+    Returns:
+        The noise, shaped like x.
+    """
+    if prediction == "eps":
+        return value
+    of_clean, _, determinant = parts(prediction, a, s)
+    return (a * value - of_clean * x) / determinant
+
+
+def clean_of(prediction: str, value: Tensor, x: Tensor, a: Factor, s: Factor) -> Tensor:
+    """The clean latents that a state and a prediction imply; arguments as in noise_of."""
+    if prediction == "x0":
+        return value
+    _, of_noise, determinant = parts(prediction, a, s)
+    return (of_noise * x - s * value) / determinant
+
+
+def combined(prediction: str, x0: Tensor, eps: Tensor, a: Factor, s: Factor) -> Tensor:
+    """The prediction that is right for clean latents and noise, both (b, ...): what a network learns."""
+    if prediction in ("eps", "x0"):
+        return eps if prediction == "eps" else x0
+    of_clean, of_noise, _ = parts(prediction, a, s)
+    return of_noise * eps + of_clean * x0
+
+
+def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, target: str) -> Tensor:
+    """A prediction as another one.
+
+    Args:
+        value: The prediction (b, ...).
+        x: The noisy state, shaped like value.
+        a: The factor of the clean latents in x.
+        s: The standard deviation of the noise in x.
+        source: What value predicts: see the module.
+        target: What is asked for.
+
+    Returns:
+        The other prediction, shaped like x.
+    """
+    if source == target:
+        return value
+    x0, eps = clean_of(source, value, x, a, s), noise_of(source, value, x, a, s)
+    return combined(target, x0, eps, a, s)
+
+
+def network_input(prediction: str, x: Tensor, a: Factor, s: Factor) -> Tensor:
+    """What a network is given for a state x: the state itself, or for "flow" that of the linear path."""
+    return x / (a + s) if prediction == "flow" else x
+
+
+def factors(schedule: Schedule, index: Tensor | int, x: Tensor) -> tuple[Factor, Factor]:
+    """The factors a and s of a step.
+
+    Args:
+        schedule: The schedule that index counts in.
+        index: The step. A float tensor (b,) may lie between steps: then schedule is a training schedule, whose steps
+            are its timesteps.
+        x: Noisy latents (b, ...), over which the factors are to broadcast.
+    """
+    abar = schedule.alphas_cumprod
+    if isinstance(index, Tensor) and index.is_floating_point():
+        abar, index = schedule.alpha_bar_at(index), torch.arange(len(index), device=index.device)
+    return at(abar.sqrt(), index, x), at((1 - abar).sqrt(), index, x)
+
+
+def factors_at(alpha_bar: float) -> tuple[float, float]:
+    """The factors a and s of a noise level."""
+    return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
