@@ -22,6 +22,7 @@ from latte.weights.folder import MANIFEST, write_manifest
 OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as earlier versions wrote them
 ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml"))
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group"}  # settings that those versions did not have
+LATER |= {"optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,
