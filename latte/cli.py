@@ -25,6 +25,7 @@ COMMANDS = {  # the name of each command, and of its module in latte.commands, w
     "prepare": "check a folder of videos and list them for training",
     "train": "train a model or a VAE on the built-in shapes or on your videos",
     "encode": "precompute a data set's latents and text embeddings for training",
+    "average": "make a model with another average of a run's weights, chosen after training",
     "plot": "plot the curves of a training run",
     "convert": "convert a checkpoint to a model folder, or a model to the original format",
     "eval": "evaluate videos (FVD and other metrics), or a model of the built-in shapes",

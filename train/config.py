@@ -40,11 +40,17 @@ class TrainConfig:
     global_batch_size: int = setting(16, least=1)  # clips per optimiser step, over all processes
     micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all that a process has
     steps: int = setting(1000, least=1, resumable=True)  # optimiser steps
-    learning_rate: float = setting(1e-4, least=0, tunable=True)  # peak learning rate of AdamW
+    learning_rate: float = setting(1e-4, least=0, tunable=True)  # peak learning rate of the optimiser
     warmup: int = setting(0, least=0, tunable=True)  # steps over which the learning rate rises linearly from 0
-    # of the learning rate after the warmup
-    schedule: str = setting("constant", choices=("constant", "cosine"), tunable=True)
-    weight_decay: float = setting(0.0, least=0, tunable=True)  # of AdamW
+    # of the learning rate after the warmup; "trapezoid": constant, and then a cooldown to 0
+    schedule: str = setting("constant", choices=("constant", "cosine", "trapezoid"), tunable=True)
+    # share of the steps in which a trapezoid falls to 0
+    cooldown: float = setting(0.2, least=1e-6, most=1, tunable=True, used_with=("schedule", "trapezoid"))
+    # of that fall (latte.train.step)
+    cooldown_shape: str = setting(
+        "linear", choices=("linear", "sqrt"), tunable=True, used_with=("schedule", "trapezoid")
+    )
+    weight_decay: float = setting(0.0, least=0, tunable=True)  # of the optimiser
     clip_grad: float = setting(1.0, least=1e-12, tunable=True)  # largest norm of the gradients
     clip_from: int = setting(0, least=0, tunable=True)  # the first step, counted from 0, whose gradients are clipped
     # of the averaged weights; min(this, (1 + n) / (10 + n))
@@ -62,6 +68,8 @@ class TrainConfig:
     keep_every: int = setting(0, least=0, resumable=True)  # also keep each checkpoint of such a multiple; 0: none
 
     # what kinds without these settings have in their place
+    optimizer: ClassVar[str] = "adamw"
+    average_every: ClassVar[int] = 0
     init: ClassVar[str] = ""
     vae: ClassVar[str] = ""
     latents: ClassVar[str] = "once"
@@ -118,11 +126,12 @@ class TrainConfig:
         require(below is None or value < below, f"{said} less than {below}")
 
     def _check_used(self, known: Field) -> None:
-        other, unused_value = known.metadata.get("unused_with") or ("", None)
-        if other and getattr(self, other) == unused_value:
-            name, default = known.name, default_of(known)
-            advice = f"{name} does nothing with {other}={unused_value}: leave it at {default!r}"
-            require(getattr(self, name) == default, advice)
+        name, default = known.name, default_of(known)
+        for key, if_used in (("unused_with", False), ("used_with", True)):
+            other, value = known.metadata.get(key) or ("", None)
+            if other and (getattr(self, other) == value) == (not if_used):
+                advice = f"{name} does nothing with {other}={getattr(self, other)}: leave it at {default!r}"
+                require(getattr(self, name) == default, advice)
 
     @property
     def shape_frames(self) -> int:
@@ -193,6 +202,12 @@ class LatentTrainConfig(VideoTrainConfig):
     loss_weighting: str = setting("none", choices=("none", "min-snr"), tunable=True)
     # the largest signal-to-noise ratio that min-snr weighs by
     snr_gamma: float = setting(5.0, least=1e-6, unused_with=("loss_weighting", "none"), tunable=True)
+    # of the matrices in transformer blocks: "muon" (latte.train.optimizer); of all other parameters: AdamW
+    optimizer: str = setting("adamw", choices=("adamw", "muon"))
+    # decay of Muon's momentum
+    muon_momentum: float = setting(0.95, least=0, below=1, tunable=True, used_with=("optimizer", "muon"))
+    # make queries, keys and values orthogonal for each head by itself
+    muon_per_head: bool = setting(True, tunable=True, used_with=("optimizer", "muon"))
     num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
@@ -203,6 +218,8 @@ class LatentTrainConfig(VideoTrainConfig):
     shard_group: int = setting(0, least=0, resumable=True, unused_with=("shard", False))
     # how many processes share each clip, by its frames; they do not count as further clips
     sequence_parallel: int = setting(1, least=1, resumable=True)
+    # steps between snapshots of two averages, from which `latte average` makes those of other lengths; 0: none
+    average_every: int = setting(0, least=0)
     sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each

@@ -7,7 +7,7 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 - `Run.restore` loads the newest one that is not damaged, if settings and data are the same (train/run.py).
 - Settings marked `resumable` in train/config.py may change on resuming; `tunable` ones if the user asks for it, and the
   run records that (train/changes.py).
-- metrics.jsonl loses the lines that will be written again (train/metrics.py).
+- metrics.jsonl loses the lines that will be written again (train/metrics.py), and averages/ the snapshots.
 - Samples and evaluations that were due when the run stopped are made first (`Run.missing_outputs`).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
 """
@@ -35,6 +35,7 @@ from latte.train.export import save_companions
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.run import Outputs, Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
+from latte.train.snapshots import remove_snapshots_after
 from latte.train.watch import TENSORBOARD, TensorBoard
 
 
@@ -125,6 +126,7 @@ def write_beginning(run: Run, first: int) -> None:
     write_text(run.folder / SETTINGS_FILE, yaml.safe_dump(asdict(run.config), sort_keys=False))
     write_changes(run.folder, run.changes)
     remove_lines_after(run.folder / METRICS_FILE, first)
+    remove_snapshots_after(run.folder, first)
     save_companions(run.objective, run.folder)
 
 
@@ -171,6 +173,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
                 if board:
                     board.add_line(line)
                 last_logged, last_time = done, time.perf_counter()
+            run.save_snapshot(done)
             if done % config.save_every == 0 or done == config.steps or stop or save:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:

@@ -243,6 +243,7 @@ def scatter_optimizer(
     for key, tensor in tensors.items():
         name, kind = key.rsplit(".", 1)
         state.setdefault(name, {})[kind] = tensor
-    groups = [{**group, "params": [name for name, _ in network.named_parameters()]} for group in optimizer.param_groups]
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = [{**group, "params": [names[each] for each in group["params"]]} for group in optimizer.param_groups]
     options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.size > 1)
     dcp.set_optimizer_state_dict(network, optimizer, {"state": state, "param_groups": groups}, options=options)

@@ -25,10 +25,13 @@ from latte.train.export import save_result
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.objectives import Captioned, Objective, objective
 from latte.train.objectives.denoising import Denoising
+from latte.train.optimizer import make_optimizer
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
+from latte.train.power_average import LENGTHS, update_power_average
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.previews import preview, sample_videos
 from latte.train.run_folder import FINAL, check_unused
+from latte.train.snapshots import average_name, save_snapshot
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import SAMPLES, write_grid
 
@@ -84,7 +87,8 @@ class Run:
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
-        for network in (self.network, self.ema) if meshes and config.shard else ():
+        self.averages = {z: copy.deepcopy(self.ema) for z in LENGTHS} if config.average_every else {}
+        for network in (self.network, self.ema, *self.averages.values()) if meshes and config.shard else ():
             parallel.shard(network, meshes[1])
         if config.fast and is_enabled() and not config.compile:
             training_blocks.attach(self.network)
@@ -93,9 +97,7 @@ class Run:
         keep_in_float32(self.network)
         for block in parallel.outermost_blocks(self.network) if config.compile else ():
             block.compile()
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(config, self.network)
         replicated = FixedPointGradients if config.deterministic_reduce else ReplicatedGradients
         gradients = ShardedGradients if config.shard else replicated
         groups = ranks.size // config.sequence_parallel
@@ -117,6 +119,8 @@ class Run:
         logged = optimizer_step(self.config, self.gradients, self.optimizer, step, self.ranks, self.history)
         if len(self.history.skipped) == skipped:
             update_ema(self.ema, self.network, self.config.ema_decay, step)
+        for length, average in self.averages.items():  # also of a step that was skipped: it has the weights before it
+            update_power_average(average, self.network, length, step)
         return {**logged, **({"skipped": len(self.history.skipped)} if self.history.skipped else {})}
 
     def save(self, done: int, ends: bool = False) -> None:
@@ -133,8 +137,25 @@ class Run:
             "model": parallel.gather_weights(self.network),
             "ema": parallel.gather_weights(self.ema),
             "optimizer": parallel.gather_optimizer(self.network, self.optimizer),
+            **{average_name(length): parallel.gather_weights(average) for length, average in self.averages.items()},
         }
         self.ranks.first_only(lambda: self.write_checkpoint(done, tensors, ends))
+
+    def save_snapshot(self, done: int) -> None:
+        """Save a snapshot of the power-function averages if it is due after so many steps. If that fails, warn."""
+        if not self.averages or (done % self.config.average_every and done < self.config.steps):
+            return
+        averages = {length: parallel.gather_weights(average) for length, average in self.averages.items()}
+        about = {"classes": self.objective.clips.names, "vae": self.state["data"]["vae"]}
+
+        def write() -> None:
+            try:
+                save_snapshot(self.folder, done, averages, self.records["config"], about)
+            except (OSError, ValueError, SafetensorError) as error:
+                words = f"{self.folder}: no snapshot of the averages at step {done}, training goes on: {error}"
+                warnings.warn(words, stacklevel=2)
+
+        self.ranks.first_only(write)
 
     def write_checkpoint(self, done: int, tensors: dict[str, dict[str, Tensor]], ends: bool) -> None:
         """Write the tensors of a checkpoint, as `save` does, in the first process."""
@@ -177,6 +198,8 @@ class Run:
         parallel.scatter_weights(self.network, read("model"), self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
+        for length, average in self.averages.items():
+            parallel.scatter_weights(average, read(average_name(length)), self.ranks)
         self.history = StepHistory(**state["health"])
         if "precision" in changed and "fp16" in changed["precision"].values():
             self.history.scale, self.history.good = first_scale(self.config.precision), 0

@@ -20,6 +20,7 @@ def setting(
     movable: bool = False,
     path: bool = False,
     unused_with: tuple[str, Any] | None = None,
+    used_with: tuple[str, Any] | None = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -34,10 +35,11 @@ def setting(
         movable: Whether it may because it says where something lies that the run knows by its content.
         path: Whether the value is the path of a file or a folder, in which a leading ~ is the home folder.
         unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
+        used_with: Another setting and the only value of it with which this one has an effect.
     """
     limits = {"least": least, "most": most, "below": below, "choices": choices}
     metadata = {**limits, "resumable": resumable, "tunable": tunable, "movable": movable, "path": path}
-    metadata |= {"unused_with": unused_with}
+    metadata |= {"unused_with": unused_with, "used_with": used_with}
     return field(default=default, metadata=metadata)
 
 

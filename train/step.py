@@ -17,12 +17,26 @@ GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doub
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The learning rate of a step, counted from 0."""
+    if config.schedule == "trapezoid":
+        return config.learning_rate * trapezoid(config, step)
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.learning_rate
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def trapezoid(config: TrainConfig, step: int) -> float:
+    """The share of the learning rate in a step: it rises linearly, stays 1, and falls to 0 in the last steps.
+
+    The stable middle and the fall are those of WSD (MiniCPM: Hu et al. 2024, arXiv 2404.06395). The fall is linear, or
+    1 - sqrt(share of it that is over), which Haegele et al. 2024 (arXiv 2405.18392) found to be better.
+    """
+    rise = (step + 1) / config.warmup if step < config.warmup else 1.0
+    over = max(0.0, 1 - (config.steps - step) / (config.cooldown * config.steps))
+    fall = 1 - (over if config.cooldown_shape == "linear" else math.sqrt(over))
+    return min(rise, fall)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as earlie
 ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml"))
 # settings that those versions did not have
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group", "loss_weighting", "snr_gamma"}
+LATER |= {"optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,

@@ -114,6 +114,21 @@ def test_learning_rates():
     assert {learning_rate(replace(config, schedule="constant", **change), step) for step in range(2, 12)} == {1.0}
 
 
+def test_a_trapezoid_rises_stays_and_falls():
+    """Written out: a warmup of 2 steps, and a cooldown over the last 4 of 10."""
+    config = replace(SHAPES_VAE, schedule="trapezoid", steps=10, warmup=2, learning_rate=1.0, cooldown=0.4)
+    rates = lambda config: [learning_rate(config, step) for step in range(config.steps)]
+    assert rates(config) == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    fast = [1 - 0.25**0.5, 1 - 0.5**0.5, 1 - 0.75**0.5]
+    assert rates(replace(config, cooldown_shape="sqrt"))[6:] == pytest.approx([1, *fast])
+    assert rates(replace(config, warmup=8, cooldown=1.0)) == pytest.approx(
+        [0.125, 0.25, 0.375, 0.5, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    )
+    for words in (["cooldown=0.5"], ["cooldown_shape=sqrt"]):
+        with pytest.raises(ValueError, match="does nothing with schedule=cosine: leave it at"):
+            resolve("shapes", words)
+
+
 def test_presets_are_sound():
     for name in PRESETS:
         config = resolve(name, ["steps=3"])
@@ -161,6 +176,7 @@ CHANGES = {  # each setting changed must change the run's weights
 ELSEWHERE = {  # what other tests of training show
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
     *("text_encoder", "caption_dropout", "snr_gamma"),
+    *("optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),

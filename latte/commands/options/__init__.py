@@ -11,13 +11,20 @@ from latte.commands.options.evaluating import ablate_options, eval_options
 from latte.commands.options.models import convert_options, info_options
 from latte.commands.options.planning import calibrate_options, plan_options
 from latte.commands.options.sampling import sample_options
-from latte.commands.options.training import encode_options, plot_options, prepare_options, train_options
+from latte.commands.options.training import (
+    average_options,
+    encode_options,
+    plot_options,
+    prepare_options,
+    train_options,
+)
 
 OPTIONS: dict[str, Callable[[list[str]], Namespace]] = {
     "sample": sample_options,
     "prepare": prepare_options,
     "train": train_options,
     "encode": encode_options,
+    "average": average_options,
     "plot": plot_options,
     "convert": convert_options,
     "eval": eval_options,

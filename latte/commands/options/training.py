@@ -1,4 +1,4 @@
-"""The options of the commands for data and training: `latte prepare`, `encode`, `train` and `plot`."""
+"""The options of the commands for data and training: `latte prepare`, `encode`, `train`, `average` and `plot`."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -74,6 +74,19 @@ def train_options(argv: list[str]) -> Namespace:
     changes += "the like from there on, and records that"
     add("changes", nargs="*", metavar="key=value", help=changes)
     return parser.parse_intermixed_args(argv)
+
+
+def average_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte average`."""
+    description = "Make a model of a training run with another average of its weights, chosen after training."
+    parser = Parser(prog="latte average", description=description)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="the folder of a run that was trained with average_every=N")
+    words = "standard deviation of the steps that the average is of, as a share of the training: 0.01 to 0.25, say"
+    add("--length", type=float, required=True, help=words)
+    add("--step", type=int, help="after how many steps; one of the snapshots (default: the newest)")
+    add("--out", type=Path, required=True, help="the folder to write, a model as the run's final/")
+    return parser.parse_args(argv)
 
 
 def plot_options(argv: list[str]) -> Namespace:

@@ -1,0 +1,107 @@
+"""Muon: what it makes orthogonal, its update, and runs with it that are stopped, resumed and shared."""
+
+import shutil
+
+import pytest
+import torch
+from forks import together
+from small_latte import draw, text_model, warm
+from small_runs import run, small, tensors
+
+from latte.train import checkpoint
+from latte.train.optimizer import Muon, Rows, block_matrices, make_optimizer, newton_schulz, orthogonal
+
+
+def named(network, per_head):
+    rows = block_matrices(network, per_head)
+    return {name: tuple(rows[p]) for name, p in network.named_parameters() if p in rows}
+
+
+def test_matrices_of_blocks_and_what_is_fused_in_them():
+    latte, split, text = (named(network, False) for network in (warm(), warm(variant=4), text_model()))
+    block = {"attns.0.qkv": (4, 3), "attns.0.proj": (1, 1), "modulation.linear": (1, 6)}
+    block |= {"mlp.fc1": (1, 1), "mlp.fc2": (1, 1)}
+    assert latte == {f"blocks.{i}.{name}.weight": rows for i in range(4) for name, rows in block.items()}
+    assert split["blocks.0.attns.0.spatial.qkv.weight"] == split["blocks.0.attns.0.temporal.qkv.weight"] == (2, 3)
+    assert text["blocks.0.cross.q.weight"] == (2, 1) and text["blocks.0.cross.kv.weight"] == (2, 2)
+    assert not any(name.endswith(("bias", "table")) or not name.startswith("blocks.") for name in text)
+    assert named(warm(), True) == latte | {f"blocks.{i}.attns.0.qkv.weight": (1, 12) for i in range(4)}
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 30), (2, 30, 12), (1, 16, 16)])
+def test_newton_schulz_sets_singular_values_to_about_one(shape):
+    """As if U S V' became U V', to the tolerance that five iterations have; torch.optim.Muon's in higher precision."""
+    from torch.optim._muon import DEFAULT_NS_STEPS, _zeropower_via_newtonschulz
+
+    matrices = draw(0, *shape)
+    found = newton_schulz(matrices)
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    core = u.mT @ found @ vh.mT
+    singular = core.diagonal(dim1=1, dim2=2)
+    assert singular.min() > 0.6 and singular.max() < 1.25
+    assert (core - singular.diag_embed()).abs().max() < 1e-4
+    assert not newton_schulz(torch.zeros(shape)).any()
+    for one, matrix in zip(found, matrices):
+        theirs = _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), DEFAULT_NS_STEPS, 1e-7)
+        assert (one - theirs.float()).abs().max() < 0.03  # theirs is in bfloat16
+
+
+def test_fused_matrices_are_made_orthogonal_one_by_one():
+    """The rows of AxialAttention are ordered (head, qkv, e): with 2 heads of width 3, q has the rows 0-2 and 9-11."""
+    fused = draw(1, 18, 8)
+    fused[3:6] *= 100  # a part that would dominate
+    together_, alone = orthogonal(fused, Rows(2, 3)), orthogonal(fused, Rows(1, 6))
+    for part in range(3):
+        rows = [3 * part + i for i in (0, 1, 2, 9, 10, 11)]
+        assert torch.equal(together_[rows], 0.2 * 8**0.5 * newton_schulz(fused[None, rows])[0])
+    for i in range(0, 18, 3):
+        torch.testing.assert_close(alone[i : i + 3], 0.2 * 8**0.5 * newton_schulz(fused[None, i : i + 3])[0])
+    whole = orthogonal(fused, Rows())
+    assert together_.square().mean() ** 0.5 == pytest.approx(0.2, abs=0.05)  # of AdamW's size
+    assert whole[:3].norm() < 0.75 * together_[:3].norm()
+
+
+def test_two_steps_by_hand():
+    """Momentum with Nesterov's step, decoupled weight decay; the bias takes AdamW's."""
+    torch.manual_seed(0)
+    network, twin = (torch.nn.Linear(4, 6) for _ in range(2))
+    twin.load_state_dict(network.state_dict())
+    options = {"lr": 0.1, "weight_decay": 0.5, "fused": True}
+    muon = Muon(network, {network.weight: Rows(2, 1)}, 0.9, **options)
+    adamw = torch.optim.AdamW(twin.parameters(), **options)
+    weight, momentum = network.weight.detach().clone(), torch.zeros(6, 4)
+    for i in range(2):
+        for linear in (network, twin):
+            linear.weight.grad, linear.bias.grad = draw(i, 6, 4), draw(7 + i, 6)
+        gradient = draw(i, 6, 4)
+        momentum = 0.9 * momentum + 0.1 * gradient
+        direction = newton_schulz((0.9 * momentum + 0.1 * gradient)[None])[0]
+        weight = (1 - 0.1 * 0.5) * weight - 0.1 * 0.2 * 6**0.5 * direction
+        muon.step(), adamw.step()
+        torch.testing.assert_close(network.weight, weight)
+        assert torch.equal(network.bias, twin.bias) and not torch.equal(network.weight, twin.weight)
+    assert set(muon.state[network.weight]) == {"step", "momentum_buffer"}
+
+
+def test_settings_reach_the_optimiser(vae):
+    network = warm()
+    muon = ["optimizer=muon", "muon_momentum=0.5", "weight_decay=0.2", "muon_per_head=false"]
+    plain, muon = (make_optimizer(small(vae, *words), network) for words in ([], muon))
+    assert type(plain) is torch.optim.AdamW and len(plain.param_groups) == 1
+    assert muon.momentum == 0.5 and muon.matrices == block_matrices(network, False)
+    assert {group["weight_decay"] for group in muon.param_groups} == {0.2}
+    for words in (["muon_momentum=0.9"], ["muon_per_head=false"]):
+        with pytest.raises(ValueError, match="does nothing with optimizer=adamw: leave it at"):
+            small(vae, *words)
+
+
+def test_sharded_weights_are_gathered(vae, tmp_path):
+    """Two processes, each with a part of every weight, resume from the checkpoint of one, and do what it does."""
+    words = ["steps=3", "micro_batch_size=2", "optimizer=muon", "schedule=constant"]
+    run(small(vae, *words, "steps=2"), tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    run(small(vae, *words), tmp_path / "one")
+    together(2, lambda: run(small(vae, *words, "shard=true"), tmp_path / "two"), tmp_path / "log")
+    one, two = (tensors(checkpoint.latest(tmp_path / name)) for name in ("one", "two"))
+    assert sum(name.endswith("momentum_buffer") for name in one) == 10 and one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4

@@ -1,0 +1,127 @@
+"""The optimisers: AdamW, or Muon for the matrices inside transformer blocks and AdamW for all other parameters."""
+
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from latte.models.attention import AxialAttention, CrossAttention
+from latte.models.block import AdaLN
+from latte.train.config import TrainConfig
+from latte.train.parallel import outermost_blocks
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, as in torch.optim.Muon
+ITERATIONS = 5  # after which the singular values are between 0.7 and 1.2
+LEAST_NORM = 1e-7  # a matrix of a smaller norm is not scaled up further
+ADAMW_RMS = 0.2  # of AdamW's updates, usually: Liu et al. 2025, arXiv 2502.16982, section 2.2
+
+
+class Rows(NamedTuple):
+    """The matrices that lie in a fused one: its rows are ordered (head, part, row in the head).
+
+    Attributes:
+        heads: How many heads share each matrix.
+        parts: How many matrices there are.
+    """
+
+    heads: int = 1
+    parts: int = 1
+
+
+def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW:
+    """The optimiser of a network's parameters, as config.optimizer says."""
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), **options)
+    return Muon(network, block_matrices(network, config.muon_per_head), config.muon_momentum, **options)
+
+
+def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Rows]:
+    """The weights of the linear layers in the network's transformer blocks, and what is fused in each.
+
+    Queries, keys and values are matrices of their own, of all heads together or per head, and so is each shift, scale
+    and gate that adaLN projects to.
+    """
+    modules = [module for block in outermost_blocks(network) for module in block.modules()]
+    by_head = lambda heads, parts: Rows(parts=heads * parts) if per_head else Rows(heads, parts)
+    matrices = {module.weight: Rows() for module in modules if isinstance(module, nn.Linear)}
+    for module in modules:
+        if isinstance(module, AxialAttention):
+            matrices[module.qkv.weight] = by_head(module.heads, 3)
+        elif isinstance(module, CrossAttention):
+            matrices |= {module.q.weight: by_head(module.heads, 1), module.kv.weight: by_head(module.heads, 2)}
+        elif isinstance(module, AdaLN):
+            matrices[module.linear.weight] = Rows(parts=module.norms * module.parts)
+    return matrices
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for the other parameters.
+
+    The momentum of each matrix is made orthogonal before it is added to the weights. A weight in which several matrices
+    are fused is split into them first (CMuon, arXiv 2608.02502), since one direction would dominate all of them. The
+    update of an (m, n) matrix is scaled by 0.2 sqrt(max(m, n)), so that it is as large as AdamW's, and one learning
+    rate and one weight decay fit both (Liu et al. 2025, arXiv 2502.16982, eq. 4).
+
+    With sharded weights, each process gathers the momentum of one weight after the other, and computes all of it.
+
+    Args:
+        network: Whose parameters to update.
+        matrices: Which of them Muon updates, and what is fused in each.
+        momentum: The decay of the momentum, which is Nesterov's.
+        options: AdamW's.
+    """
+
+    def __init__(self, network: nn.Module, matrices: dict[nn.Parameter, Rows], momentum: float, **options: Any):
+        others = [parameter for parameter in network.parameters() if parameter not in matrices]
+        super().__init__([{"params": others}, {"params": list(matrices)}], **options)
+        self.matrices, self.momentum = matrices, momentum
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all parameters that have a gradient. Those of the matrices are None afterwards."""
+        group = self.param_groups[1]
+        for matrix, rows in self.matrices.items():
+            if matrix.grad is not None:
+                direction = self.direction(matrix, rows)
+                matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+                matrix.grad = None  # AdamW leaves parameters without a gradient as they are
+        super().step(closure)
+
+    def direction(self, matrix: nn.Parameter, rows: Rows) -> Tensor:
+        """Add the gradient of a weight to its momentum, and return what to subtract per unit of learning rate."""
+        state, gradient = self.state[matrix], matrix.grad
+        if not state:
+            state["step"] = torch.zeros((), device=matrix.device)  # AdamW expects it in every state that is loaded
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        state["step"] += 1
+        update = gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - self.momentum), self.momentum)
+        if not isinstance(update, DTensor):
+            return orthogonal(update, rows)
+        whole = orthogonal(update.full_tensor(), rows)
+        return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
+
+
+def orthogonal(update: Tensor, rows: Rows) -> Tensor:
+    """Make each matrix in a fused one (rows, columns) orthogonal, with AdamW's root mean square."""
+    matrices = rearrange(update, "(h n e) d -> n (h e) d", h=rows.heads, n=rows.parts)
+    scaled = ADAMW_RMS * max(matrices.shape[1:]) ** 0.5 * newton_schulz(matrices)
+    return rearrange(scaled, "n (h e) d -> (h n e) d", h=rows.heads)
+
+
+def newton_schulz(matrices: Tensor) -> Tensor:
+    """Move all singular values of matrices (n, rows, columns) close to 1, and leave the singular vectors.
+
+    On a CPU the products are in float32, elsewhere in bfloat16, which is faster there and exact enough.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices if matrices.device.type == "cpu" else matrices.bfloat16()
+    is_tall = x.shape[1] > x.shape[2]
+    x = x.mT if is_tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).to(matrices.dtype)
