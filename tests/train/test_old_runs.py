@@ -22,6 +22,8 @@ from latte.weights.folder import MANIFEST, write_manifest
 OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as earlier versions wrote them
 ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml"))
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group"}  # settings that those versions did not have
+LATER |= {"route_share", "route_start", "route_end"}
+LATER |= {"dispersive_weight", "dispersive_temperature", "dispersive_block"}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,

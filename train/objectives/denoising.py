@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import linear_schedule
+from latte.models.denoiser import Denoiser
 from latte.train.config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
+from latte.train.objectives.between_blocks import BetweenBlocks, denoiser_of
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
@@ -87,8 +89,18 @@ class Denoising(ABC):
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
         condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
         prediction = self.prediction(network)
-        terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, **condition, num_images=num_images)
-        return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+        between = BetweenBlocks(self.config, denoiser_of(network), self.side)
+        with between.attached(step, slots) as tokens:
+            terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, **condition, num_images=num_images)
+        loss, logged = terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+        for name, (weight, value) in between.terms(tokens).items():
+            loss, logged[name] = loss + weight * value, value.detach()
+        return loss, logged
+
+    def set_up(self, denoiser: Denoiser) -> None:
+        """Apply the settings that act in or between the blocks. Raises ValueError if they do not fit them."""
+        denoiser.gradient_checkpointing = self.config.gradient_checkpointing
+        BetweenBlocks(self.config, denoiser, self.side)
 
     def timestep(self, random: torch.Generator) -> Tensor:
         """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
