@@ -84,6 +84,8 @@ class Run:
         self.network = self.objective.network().train().to(device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
+        if config.align_weight:
+            self.objective.align(self.network, self.ema)
         for network in (self.network, self.ema) if meshes and config.shard else ():
             parallel.shard(network, meshes[1])
         if config.fast and is_enabled() and not config.compile:
@@ -129,11 +131,10 @@ class Run:
         Raises:
             OSError: Saving failed at the end, or MAX_FAILED_SAVES times in a row.
         """
-        tensors = {
-            "model": parallel.gather_weights(self.network),
-            "ema": parallel.gather_weights(self.ema),
-            "optimizer": parallel.gather_optimizer(self.network, self.optimizer),
-        }
+        model, ema = parallel.gather_weights(self.network), parallel.gather_weights(self.ema)
+        head = {name: model.pop(name) for name in list(model) if name not in ema}  # of self-alignment: no model has it
+        tensors = {"model": model, "ema": ema, "optimizer": parallel.gather_optimizer(self.network, self.optimizer)}
+        tensors |= {"head": head} if head else {}
         self.ranks.first_only(lambda: self.write_checkpoint(done, tensors, ends))
 
     def write_checkpoint(self, done: int, tensors: dict[str, dict[str, Tensor]], ends: bool) -> None:
@@ -174,7 +175,8 @@ class Run:
             self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
             return tensors
 
-        parallel.scatter_weights(self.network, read("model"), self.ranks)
+        head = read("head") if self.config.align_weight else {}
+        parallel.scatter_weights(self.network, read("model") | head, self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)
         self.history = StepHistory(**state["health"])

@@ -31,13 +31,14 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
 
     Args:
         ema: The network with the averaged weights, changed in place.
-        network: The network that learns.
+        network: The network that learns. Weights that only it has are not averaged.
         decay: The largest decay. It is min(decay, (1 + step) / (10 + step)), so that short runs average too.
         step: The number of the step, from 0.
     """
     weight = 1 - min(decay, (1 + step) / (10 + step))
-    averages, parameters = ([local_part(z) for z in module.parameters()] for module in (ema, network))
-    torch._foreach_lerp_(averages, parameters, weight)
+    averages, parameters = (dict(module.named_parameters()) for module in (ema, network))
+    pairs = [(local_part(average), local_part(parameters[name])) for name, average in averages.items()]
+    torch._foreach_lerp_(*map(list, zip(*pairs)), weight)
 
 
 def local_part(tensor: Tensor) -> Tensor:

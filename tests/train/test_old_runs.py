@@ -24,6 +24,7 @@ ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml")
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group"}  # settings that those versions did not have
 LATER |= {"route_share", "route_start", "route_end"}
 LATER |= {"dispersive_weight", "dispersive_temperature", "dispersive_block"}
+LATER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,

@@ -3,9 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from latte.models.denoiser import Condition, Denoiser
+
+
+def denoiser_of(network: nn.Module) -> Denoiser:
+    """The denoiser in a network that is trained: the network itself, or its transformer."""
+    return next(module for module in network.modules() if isinstance(module, Denoiser))
 
 
 @contextmanager
@@ -22,7 +27,9 @@ def attached(denoiser: Denoiser, through_blocks: Callable[..., Tensor]) -> Itera
 
 
 @contextmanager
-def recorded(denoiser: Denoiser, blocks: int) -> Iterator[list[Tensor]]:
+def recorded(
+    denoiser: Denoiser, blocks: int, head: nn.Module | None = None, last: bool = False
+) -> Iterator[list[Tensor]]:
     """Inside it, each pass of clips through a denoiser is recorded; still images are not.
 
     It is entered before token_routing.routed, of whose parts it then sees one.
@@ -30,6 +37,8 @@ def recorded(denoiser: Denoiser, blocks: int) -> Iterator[list[Tensor]]:
     Args:
         denoiser: The denoiser.
         blocks: After how many blocks.
+        head: What the recorded tokens pass; it is called within the denoiser, which gathers its weights under FSDP2.
+        last: Leave out all later blocks, if nothing else of the output is needed.
 
     Yields:
         A list that grows by the tokens (b, f, s, d) of a pass, without those of the condition. They are part of the
@@ -43,9 +52,10 @@ def recorded(denoiser: Denoiser, blocks: int) -> Iterator[list[Tensor]]:
     ) -> Tensor:
         if temporal and blocks - 1 in numbers:
             x = plain(x, condition, temporal, range(numbers.start, blocks))
-            found.append(x if condition.tokens is None else x[:, :, condition.tokens.shape[2] :])
+            tokens = x if condition.tokens is None else x[:, :, condition.tokens.shape[2] :]
+            found.append(tokens if head is None else head(tokens))
             numbers = range(blocks, numbers.stop)
-        return plain(x, condition, temporal, numbers)
+        return x if last else plain(x, condition, temporal, numbers)
 
     with attached(denoiser, through_blocks):
         yield found

@@ -66,6 +66,16 @@ def staying(config: LatentTrainConfig, places: int, step: int, slots: range) -> 
     return torch.stack([order[:count].sort().values for order in drawn])
 
 
+def indices(x: Tensor, places: Tensor) -> Tensor:
+    """The indices of tokens in x (b, f, s, d), at some places of each clip (b, n): (b, f, n, d)."""
+    return places.to(x.device)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+
+
+def gather_places(x: Tensor, places: Tensor) -> Tensor:
+    """The tokens of x (b, f, s, d) at some places of each clip (b, n): (b, f, n, d)."""
+    return x.gather(2, indices(x, places))
+
+
 @contextmanager
 def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]:
     """Inside it, only the tokens of some places pass some of a denoiser's blocks.
@@ -73,16 +83,15 @@ def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]
     Args:
         denoiser: The denoiser.
         skipped: The numbers of these blocks.
-        places: The places of each clip (b, n).
+        places: The places of each clip (b, n), on the CPU.
     """
     plain = denoiser.through_blocks
 
     def through_blocks(x: Tensor, condition: Condition, temporal: bool) -> Tensor:
         x = plain(x, condition, temporal, range(skipped.start))
         prefix = 0 if condition.tokens is None else condition.tokens.shape[2]
-        ahead = torch.arange(prefix, device=x.device).expand(len(x), -1)
-        index = torch.cat([ahead, places.to(x.device) + prefix], 1)
-        index = index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+        ahead = torch.arange(prefix).expand(len(x), -1)
+        index = indices(x, torch.cat([ahead, places + prefix], 1))
         part = plain(x.gather(2, index), condition, temporal, skipped)
         if temporal and denoiser.first_temporal in skipped:
             x = denoiser.add_temporal_position(x)  # the others got theirs on the way
