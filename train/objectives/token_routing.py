@@ -90,7 +90,7 @@ def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]
     def through_blocks(x: Tensor, condition: Condition, temporal: bool) -> Tensor:
         x = plain(x, condition, temporal, range(skipped.start))
         prefix = 0 if condition.tokens is None else condition.tokens.shape[2]
-        ahead = torch.arange(prefix).expand(len(x), -1)
+        ahead = torch.arange(prefix, device=places.device).expand(len(x), -1)
         index = indices(x, torch.cat([ahead, places + prefix], 1))
         part = plain(x.gather(2, index), condition, temporal, skipped)
         if temporal and denoiser.first_temporal in skipped:
