@@ -128,9 +128,13 @@ class Denoiser(nn.Module):
             return x
         return torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
 
-    def through_blocks(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
-        """Tokens (b, f, s, d) through all blocks. What computes them faster, or less often, replaces this method."""
-        for i, block in enumerate(self.blocks):
+    def through_blocks(self, x: Tensor, condition: Condition, temporal: bool, numbers: range | None = None) -> Tensor:
+        """Tokens (b, f, s, d) through the blocks of these numbers, or through all; what attaches to them replaces this.
+
+        Such are faster blocks, caches, and what training does between two blocks.
+        """
+        for i in range(len(self.blocks)) if numbers is None else numbers:
+            block = self.blocks[i]
             if temporal and i == self.first_temporal:
                 x = self.add_temporal_position(x)
             if temporal or block.kinds != "t":

@@ -38,8 +38,8 @@ def changed_settings(
     other = f"{folder} holds a run with other settings"
     differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     free, tunable = config.resumable() | config.movable(), config.tunable()
-    if config.deterministic_reduce:
-        free -= {"micro_batch_size"}  # on which rounding depends
+    if config.deterministic_reduce or config.dispersive_weight:
+        free -= {"micro_batch_size"}  # on which rounding depends, or the loss
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:
         free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
     if fixed := [name for name in differ if name not in free | tunable]:

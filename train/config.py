@@ -89,6 +89,9 @@ class TrainConfig:
     shard_group: ClassVar[int] = 0
     sequence_parallel: ClassVar[int] = 1
     eval_every: ClassVar[int] = 0
+    dispersive_weight: ClassVar[float] = 0.0
+    align_weight: ClassVar[float] = 0.0
+    route_share: ClassVar[float] = 0.0
 
     derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
 
@@ -209,6 +212,23 @@ class LatentTrainConfig(VideoTrainConfig):
     # make queries, keys and values orthogonal for each head by itself
     muon_per_head: bool = setting(True, tunable=True, used_with=("optimizer", "muon"))
     num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
+    # token routing (latte.train.objectives.token_routing): the share of tokens that skip some blocks; 0: none
+    route_share: float = setting(0.0, least=0, below=1, tunable=True)
+    # they skip blocks[route_start:route_end]; as in Python, a negative number counts from the end
+    route_start: int = setting(2, unused_with=("route_share", 0.0), tunable=True)
+    route_end: int = setting(-2, unused_with=("route_share", 0.0), tunable=True)
+    # weight of the loss that pushes the clips of a micro-batch apart (latte.train.objectives.dispersive); 0: none
+    dispersive_weight: float = setting(0.0, least=0, tunable=True)
+    dispersive_temperature: float = setting(0.5, least=1e-6, unused_with=("dispersive_weight", 0.0), tunable=True)
+    # it sees the tokens after so many blocks; 0: a quarter of them
+    dispersive_block: int = setting(0, least=0, unused_with=("dispersive_weight", 0.0), tunable=True)
+    # weight of the loss that aligns tokens with the averaged network's (latte.train.objectives.self_alignment); 0: none
+    align_weight: float = setting(0.0, least=0)
+    align_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))  # after so many blocks; 0: a third
+    # with those after so many blocks of the averaged network; 0: two thirds
+    align_teacher_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))
+    # how much less noisy its clips are at most, as a share of all timesteps
+    align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
     # compute norms and GELU in fewer passes (latte.fast), which rounds differently
@@ -242,6 +262,12 @@ class LatentTrainConfig(VideoTrainConfig):
         require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
         shared, frames = self.sequence_parallel, self.num_frames
         require(shared <= frames, f"sequence_parallel is {shared}; a clip has only {frames} frames to share")
+        for name in ("dispersive_weight", "align_weight"):
+            split = shared > 1 and getattr(self, name)
+            require(not split, f"{name} compares whole clips: it needs sequence_parallel=1")
+        alone = self.dispersive_weight and self.micro_batch_size < 2
+        need = "dispersive_weight compares the clips of a micro-batch: set micro_batch_size, to 2 or more"
+        require(not alone, need)
         exact = self.deterministic_reduce and shared > 1
         require(not exact, "deterministic_reduce needs sequence_parallel=1: rounding depends on how clips are shared")
 

@@ -9,10 +9,9 @@ snapshots: the one whose profile is closest, by least squares (section 3.2 and a
 import math
 
 import numpy as np
-import torch
 from torch import nn
 
-from latte.train.step import local_part
+from latte.train.step import move_towards
 
 LENGTHS = (0.05, 0.10)  # of the averages that are kept, as in the paper
 LONGEST = 0.288  # just below 1 / sqrt(12), the length of a uniform average
@@ -40,11 +39,9 @@ def newest_weight(length: float, step: int) -> float:
     return -math.expm1((exponent(length) + 1) * math.log1p(-1 / (step + 1))) if step else 1.0
 
 
-@torch.no_grad()
 def update_power_average(average: nn.Module, network: nn.Module, length: float, step: int) -> None:
     """Update a power-function average of the weights in place, after a step that is counted from 0."""
-    averages, parameters = ([local_part(z) for z in module.parameters()] for module in (average, network))
-    torch._foreach_lerp_(averages, parameters, newest_weight(length, step))
+    move_towards(average, network, newest_weight(length, step))
 
 
 Profiles = tuple[np.ndarray, np.ndarray]  # of averages: after how many steps each was taken (n,), its exponent (n,)

@@ -39,19 +39,24 @@ def trapezoid(config: TrainConfig, step: int) -> float:
     return min(rise, fall)
 
 
-@torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Update the exponential moving average of the weights.
 
     Args:
         ema: The network with the averaged weights, changed in place.
-        network: The network that learns.
+        network: The network that learns. Weights that only it has are not averaged.
         decay: The largest decay. It is min(decay, (1 + step) / (10 + step)), so that short runs average too.
         step: The number of the step, from 0.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    averages, parameters = ([local_part(z) for z in module.parameters()] for module in (ema, network))
-    torch._foreach_lerp_(averages, parameters, weight)
+    move_towards(ema, network, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+@torch.no_grad()
+def move_towards(average: nn.Module, network: nn.Module, weight: float) -> None:
+    """Replace a share `weight` of averaged weights, in place, by those of the network of the same names."""
+    parameters = dict(network.named_parameters())
+    pairs = [(local_part(old), local_part(parameters[name])) for name, old in average.named_parameters()]
+    torch._foreach_lerp_(*map(list, zip(*pairs)), weight)
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ def fixed_loss(network: Latte, config: TrainConfig) -> float:
     With the built-in shapes, no run was trained on these clips; with a folder of videos, they are training data.
     """
     shared = dict(seed=HELD_OUT, num_images=0, init="", latents="step", num_workers=0)
-    config = replace(config, **shared, global_batch_size=BATCH, micro_batch_size=0)
+    config = replace(config, **shared, global_batch_size=BATCH, micro_batch_size=UNIT)
     objective = ClassConditional(open_clips(config), config, next(network.parameters()).device)
     objective.prepare([range(BATCH)], 0)
     units = [range(first, first + UNIT) for first in range(0, BATCH, UNIT)]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from latte.train.config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents
+from latte.train.objectives.token_routing import route, routed, staying
 from latte.train.parallel import micro_batches
 from latte.train.precision import PRECISIONS
 from latte.train.run import Run
@@ -51,21 +53,28 @@ def matmul_rate(precision: str, device: torch.device, repeats: int = 10) -> floa
         return 2 * side**3 / min(timed(lambda: a @ b, device, repeats))
 
 
-def step_flops(config: LatteConfig, num_images: int) -> int:
+def step_flops(config: LatteConfig, num_images: int, train: TrainConfig | None = None) -> int:
     """The floating-point operations of a training step on one clip.
 
     Args:
         config: of the network.
         num_images: still images that are trained beside the clip.
+        train: of the training, whose tokens may skip blocks (train.route_share).
 
     Returns:
         Three times the operations of the forward pass, which are counted: the backward pass has twice as many.
     """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch.device("meta"):
+        network = Latte(config)
+    routing: AbstractContextManager[None] = nullcontext()
+    if train is not None and train.route_share:
+        places = staying(train, (config.input_size // config.patch_size) ** 2, 0, range(1))
+        routing = routed(network, route(train, network), places)
+    with torch.device("meta"), routing, FlopCounterMode(display=False) as counter, torch.no_grad():
         frames = config.num_frames + num_images
         x = torch.zeros(1, frames, config.in_channels, config.input_size, config.input_size)
         label = torch.zeros(1, 1 + num_images, dtype=torch.long) if config.num_classes else None
-        Latte(config)(x, torch.zeros(1, dtype=torch.long), label, num_images=num_images)
+        network(x, torch.zeros(1, dtype=torch.long), label, num_images=num_images)
     return 3 * sum(counter.get_flop_counts()["Global"].values())
 
 
@@ -97,7 +106,7 @@ def measure_steps(
     numbers = iter(range(warmup + steps))
     timed(lambda: run.step(next(numbers)), device, warmup)
     seconds = sorted(timed(lambda: run.step(next(numbers)), device, steps))[steps // 2]
-    flops = step_flops(run.network.config, config.num_images) * config.global_batch_size / seconds
+    flops = step_flops(run.network.config, config.num_images, config) * config.global_batch_size / seconds
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     return {
         "seconds": seconds,

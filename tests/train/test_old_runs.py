@@ -24,6 +24,9 @@ ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml")
 # settings that those versions did not have
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group", "loss_weighting", "snr_gamma"}
 LATER |= {"optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"}
+LATER |= {"route_share", "route_start", "route_end"}
+LATER |= {"dispersive_weight", "dispersive_temperature", "dispersive_block"}
+LATER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,

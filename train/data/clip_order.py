@@ -28,6 +28,8 @@ class Draw(IntEnum):
     DROP = 5
     IMAGES = 6
     DAMAGE = 7
+    ROUTE = 8
+    TEACHER = 9
 
 
 class Slot(NamedTuple):

@@ -30,7 +30,7 @@ class ClassConditional(Denoising):
             )
         if cfg.init:
             init_latte(network, cfg.init, self.clips.names)
-        network.gradient_checkpointing = cfg.gradient_checkpointing
+        self.set_up(network)
         return network
 
     def prediction(self, network: Latte) -> str:

@@ -1,6 +1,7 @@
 """The diffusion loss on the latents of clips, whatever the network is conditioned on."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import training_schedule
+from latte.models.denoiser import Denoiser
 from latte.train.config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
+from latte.train.objectives.between_blocks import BetweenBlocks
+from latte.train.objectives.recorded_blocks import denoiser_of
+from latte.train.objectives.self_alignment import add_head
+from latte.train.precision import keep_in_float32
 from latte.weights.folder import digest_folder
 from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
@@ -32,7 +38,10 @@ class Denoising(ABC):
         side: The side of the latents of a frame.
         channels: The channels of the latents.
         source: Where the latents of a step come from (latte.train.data.latents).
+        teacher: The averaged network, from which the network learns with config.align_weight.
     """
+
+    teacher: nn.Module | None = None
 
     def __init__(
         self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
@@ -87,11 +96,27 @@ class Denoising(ABC):
         dropped = torch.repeat_interleave(chance < self.drop_rate(network), torch.tensor([1, num_images]), dim=1)
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
         condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
-        prediction = self.prediction(network)
-        gamma = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
-        condition = {**condition, "num_images": num_images}
-        terms = diffusion_loss(network, x0, t, noise, self.schedule, prediction, gamma, **condition)
-        return terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+        shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
+        shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
+        measure = partial(diffusion_loss, **shared, **condition, num_images=num_images)
+        between = BetweenBlocks(self.config, denoiser_of(network), self.side, step, slots)
+        with between.attached():
+            terms = measure(network, index=t)
+        loss, logged = terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
+        for name, (weight, value) in between.terms(self.teacher, measure, t, len(self.schedule)).items():
+            loss, logged[name] = loss + weight * value, value.detach()
+        return loss, logged
+
+    def set_up(self, denoiser: Denoiser) -> None:
+        """Apply the settings that act in or between the blocks. Raises ValueError if they do not fit them."""
+        denoiser.gradient_checkpointing = self.config.gradient_checkpointing
+        BetweenBlocks(self.config, denoiser, self.side)  # checks them
+
+    def align(self, network: nn.Module, teacher: nn.Module) -> None:
+        """Let a network learn from its average, which has none of what is added to the network for that."""
+        add_head(denoiser_of(network))
+        keep_in_float32(teacher)
+        self.teacher = teacher
 
     def timestep(self, random: torch.Generator) -> Tensor:
         """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""

@@ -84,7 +84,7 @@ class Captioned(TextConditional):
         network = TextToVideo(TextToVideoConfig(self.transformer_config(encoder.d_model), encoder))
         if cfg.init:
             init_t2v(network, cfg.init)
-        network.transformer.gradient_checkpointing = cfg.gradient_checkpointing
+        self.set_up(network.transformer)
         return network
 
     def prediction(self, network: TextToVideo) -> str:
@@ -131,7 +131,7 @@ class Embedded(TextConditional):
         network.init_weights()
         if self.config.init:
             init_transformer(network, self.config.init)
-        network.gradient_checkpointing = self.config.gradient_checkpointing
+        self.set_up(network)
         return network
 
     def prediction(self, network: LatteT2V) -> str:

@@ -24,6 +24,7 @@ from latte.models.latte import LatteConfig
 from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig
 from latte.shapes.draw import make_clip
+from latte.train.config import LatteTrainConfig
 from latte.train.presets import resolve
 from latte.video.write import write_video
 from latte.weights.convert_t2v import t2v_config, t2v_state
@@ -186,6 +187,9 @@ def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=8)
     assert step_flops(config, 0) == 3 * 2 * info.count_cost(config).macs > 0
     assert step_flops(config, 2) > step_flops(config, 0)
+    larger = LatteConfig(depth=4, hidden_size=16, num_heads=2, input_size=8, num_frames=4, num_classes=8)
+    routed = LatteTrainConfig(vae="any", route_share=0.5, route_start=1, route_end=3)
+    assert 0.7 < step_flops(larger, 0, routed) / step_flops(larger, 0) < 0.8  # half of the tokens in half of the blocks
     for wrong, say in (
         (["--steps", "0"], "at least one step"),
         (["--config", "shapes-vae"], "the benchmark is of kind=latte"),
