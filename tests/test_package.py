@@ -17,6 +17,7 @@ from latte.cli import COMMANDS, main
 from latte.commands import bench, encode
 from latte.commands.options import OPTIONS, choices
 from latte.commands.options.benchmarks import BENCHMARKS
+from latte.diffusion import guidance_methods
 from latte.eval import protocol, video_inception_score
 from latte.eval.ablate import definitions
 from latte.eval.bench import train_speed
@@ -173,6 +174,8 @@ def test_choices_of_options_are_those_of_the_package():
         "LATENT_DTYPES": tuple(encode.LATENT_DTYPES),
         "BROADCAST_KINDS": pab.KINDS,
         "FPS_RANGE": write.FPS_RANGE,
+        "GUIDANCE_METHODS": tuple(guidance_methods.METHODS),
+        "GUIDANCE_SCHEDULES": tuple(guidance_methods.SHAPES),
         "PRESETS": tuple(presets.PRESETS),
         "LATTE_PRESETS": tuple(name for name, preset in presets.PRESETS.items() if preset.kind == "latte"),
         "PRECISIONS": tuple(precision.PRECISIONS),

@@ -7,6 +7,8 @@ SAMPLERS = (  # latte.scheduler
     *("ddpm", "ddim", "euler", "euler_ancestral", "heun"),
     *("kdpm2_ancestral", "pndm", "deis", "dpm_multistep", "dpm_singlestep"),
 )
+GUIDANCE_METHODS = ("cfg", "apg", "cfg-zero", "cfg++")  # latte.diffusion.guidance_methods
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "beta")  # latte.diffusion.guidance_methods
 DTYPES = ("float32", "float16", "bfloat16")  # latte.weights.tensors
 LATENT_DTYPES = ("float32", "float16")  # latte.commands.encode
 BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
