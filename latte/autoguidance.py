@@ -1,13 +1,16 @@
 """Autoguidance of a pipeline: a weaker model of its own kind takes the place of the unconditional half of guidance."""
 
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from latte.weights.hub import find_pipeline
-from latte.weights.load import is_text_pipeline, load_model, weights_file
-from latte.weights.published import part_files, readers
+from latte.weights.load import is_text_pipeline, load_model
+from latte.weights.published import readers
 
 ALIKE = (  # settings of a network that both must share
     *("in_channels", "out_channels", "prediction", "num_classes", "caption_channels"),
@@ -58,8 +61,12 @@ class AutoguidanceMixin:
         """Guide by classifier-free guidance again."""
         self.weaker = None
 
-
-def weaker_files(model: str | Path) -> list[Path]:
-    """The files of weights that enable_autoguidance reads for a model."""
-    path = find_pipeline(model)
-    return part_files(path, "transformer") if is_text_pipeline(path) else [weights_file(path)]
+    def weaker_record(self) -> dict[str, Any] | None:
+        """The weaker model's configuration and the sha256 of its weights; None without one."""
+        if self.weaker is None:
+            return None
+        total = sha256()
+        for name, tensor in sorted(self.weaker.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {**asdict(self.weaker.config), "sha256": total.hexdigest()}

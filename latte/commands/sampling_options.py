@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from latte.arguments import MOST_AT_ONCE, check_count
-from latte.autoguidance import weaker_files
 from latte.commands.options.sampling import parse_numbers
 from latte.device import usable_device
 from latte.pab import broadcast_options
@@ -31,8 +30,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     """Open the model that the options name.
 
     Returns:
-        The pipeline on its device, the settings of its call, and its files of weights: the VAE's, and those of the
-        weaker model of --autoguidance, last.
+        The pipeline on its device, the settings of its call, and its files of weights, the VAE's last.
 
     Raises:
         ValueError: There is no such model, or an option does nothing for this kind of model.
@@ -55,7 +53,6 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     pipe.to(usable_device(args.device))
     if args.autoguidance is not None:
         pipe.enable_autoguidance(args.autoguidance)
-        files += weaker_files(args.autoguidance)
     return pipe, call_settings(pipe, args), files
 
 

@@ -40,6 +40,10 @@ PROTOCOLS = (  # latte.eval.protocol
 )
 DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.eval.video_inception_score
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
+GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
+    *("cfg", "interval", "apg", "cfg-zero", "cfg++", "linear", "cosine", "beta", "autoguidance"),
+)
+LEAST_MANIFOLD = 6  # latte.eval.manifold: more than its nearest neighbours
 SOURCES = ("latents", "video")  # latte.eval.bench.train_speed
 LEAST_FRAMES = 9  # latte.eval.networks.i3d
 SHAPE_FEATURES = "shapes-features"  # latte.eval.networks.shape_features
