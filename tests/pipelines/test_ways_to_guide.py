@@ -34,6 +34,9 @@ WAYS = {
 }
 
 
+FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember, or ask for the step
+
+
 def classes(strength=1.0, **changes):
     """A class-conditional pipeline whose output is `strength` times that of random weights."""
     network = awake(Latte(LatteConfig(**{**CLASSES, **changes})))
@@ -83,7 +86,7 @@ def test_every_way_changes_the_videos_and_is_the_same_in_the_readable_network(pi
 
 
 def test_a_video_does_not_depend_on_the_others_of_its_batch(pipe):
-    for options in WAYS.values():
+    for options in FEW.values():
         assert torch.equal(latents(pipe, **options)[0], latents(pipe, second=1, **options)[0])
 
 
@@ -112,13 +115,13 @@ def test_zero_init_predicts_no_velocity_in_the_first_steps():
 
 
 def test_a_plan_may_reuse_what_a_way_to_guide_computes(pipe):
-    exact = {name: latents(pipe, **options) for name, options in WAYS.items()}
+    exact = {name: latents(pipe, **options) for name, options in FEW.items()}
     pipe.enable_plan(lambda plan: gate_guidance(plan, 3))
-    for name, options in WAYS.items():
+    for name, options in FEW.items():
         assert 1e-6 < relative_error(latents(pipe, **options), exact[name]) < 0.9
     pipe.disable_plan()
     pipe.enable_pyramid_attention_broadcast(2)
-    for name, options in WAYS.items():
+    for name, options in FEW.items():
         assert relative_error(latents(pipe, **options), exact[name]) > 1e-4
 
 
