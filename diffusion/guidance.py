@@ -61,6 +61,30 @@ def guided(
     return denoise
 
 
+def autoguided(
+    model: Callable[[Tensor, Tensor], Tensor], weaker: Callable[[Tensor, Tensor], Tensor], scale: float,
+    interval: tuple[float, float] | None = None,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+    """Guide a denoiser away from a weaker one under the same condition (Karras et al. 2024, arXiv 2406.02507).
+
+    Args:
+        model: (x, t) -> noise and perhaps variance channels (b, f, c or 2c, h, w), with its condition, if it has any.
+        weaker: The same of a smaller network or of one that was trained less, with the same channels.
+        scale: See guided.
+        interval: See guided.
+
+    Returns:
+        A denoiser with the same arguments and result; the variance is that of `model`.
+    """
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        if scale == 1 or (interval is not None and not interval[0] <= t[0].item() <= interval[1]):
+            return model(x, t)
+        return guide(torch.cat([model(x, t), weaker(x, t)]), scale, x.shape[2])
+
+    return denoise
+
+
 def guide(out: Tensor, scale: float, channels: int) -> Tensor:
     """Combine both halves of a denoiser's output (Ho & Salimans 2022, eq. 6).
 

@@ -5,6 +5,7 @@
 | `fvd` | Fréchet video distance, by I3D |
 | `kvd` | kernel video distance, by I3D |
 | `shapes_distance` | Fréchet distance by the bundled network for the built-in shapes; needs no published weights |
+| `manifold_scores` | precision, recall, density and coverage of features |
 | `fid` | Fréchet inception distance of single frames |
 | `inception_score` | inception score, by a C3D trained on UCF101 |
 | `psnr`, `ssim`, `lpips` | fidelity of videos to their references, pair by pair |
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from latte.eval.frechet_inception_distance import fid
     from latte.eval.frechet_video_distance import fvd, kvd, shapes_distance
     from latte.eval.fvd_result import FVDResult
+    from latte.eval.manifold import manifold_scores
     from latte.eval.video_inception_score import inception_score
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "inception_score",
     "kvd",
     "lpips",
+    "manifold_scores",
     "psnr",
     "shapes_distance",
     "ssim",
@@ -40,6 +43,7 @@ __all__ = [
 MODULES = {
     "frechet_video_distance": ("fvd", "kvd", "shapes_distance"),
     "fvd_result": ("FVDResult",),
+    "manifold": ("manifold_scores",),
     "frechet_inception_distance": ("fid",),
     "video_inception_score": ("inception_score",),
     "fidelity": ("flicker", "lpips", "psnr", "ssim"),

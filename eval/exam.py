@@ -86,7 +86,7 @@ def score_real(pipe: LattePipeline, truths: list[ShapeClip]) -> dict[str, dict]:
 
 
 def score_table(scores: dict[str, dict]) -> str:
-    """Scores as text: a row per score, with motion accuracy per class below it, and a column per kind of clips."""
+    """Scores as text: a row per score, with its parts (per motion, colour or shape) below it; a column per kind."""
 
     def line(name: str, values: list[float | None]) -> str:
         cells = ["-" if value is None else f"{value:d}" if name == "clips" else f"{value:.3f}" for value in values]
@@ -95,8 +95,8 @@ def score_table(scores: dict[str, dict]) -> str:
     lines = [f"{'':20}" + "".join(f"{kind:>21}" for kind in scores)]
     columns = list(scores.values())
     for name, value in columns[0].items():
-        if name == "by_motion":
-            lines += [line(f"  {motion}", [column[name].get(motion) for column in columns]) for motion in value]
+        if isinstance(value, dict):
+            lines += [line(f"  {part}", [column[name].get(part) for column in columns]) for part in value]
         else:
             lines.append(line(name, [column.get(name) for column in columns]))
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from latte.eval.clip_sets import lossy_codecs
 from latte.eval.extrapolation import Estimate
 from latte.eval.frechet_inception_distance import FIDResult
 from latte.eval.kernel import Discrepancy
+from latte.eval.manifold import MANIFOLD_SCORES
 from latte.eval.video_inception_score import InceptionScore
 
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # between two results that are compared
@@ -18,6 +19,7 @@ OPTIONAL: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "infinite": (asdict, lambda values: Estimate(**values)),
     "floor": (asdict, lambda values: Estimate(**values)),
     "kernel": (lambda found: found._asdict(), lambda values: Discrepancy(**values)),
+    "manifold": (dict, lambda values: {name: values[name] for name in MANIFOLD_SCORES}),
     "flicker": (dict, lambda values: {**values, "generated": values["generated"]}),
     "fid": (FIDResult.to_dict, FIDResult.from_dict),
     "inception_score": (InceptionScore.to_dict, InceptionScore.from_dict),
@@ -45,6 +47,7 @@ class FVDResult:
         infinite: The distance extrapolated to infinite N, with its 95 % interval.
         floor: The real-vs-real floor: what a perfect model would score, with its 95 % interval.
         kernel: The kernel distance between the same features (KVD), with its standard error.
+        manifold: Precision, recall, density and coverage of the same features.
         flicker: Temporal flickering of each side's clips, by "real" and "generated"; 1: a still picture.
         fid: FID of single frames.
         inception_score: Of the generated videos.
@@ -63,6 +66,7 @@ class FVDResult:
     infinite: Estimate | None = None
     floor: Estimate | None = None
     kernel: Discrepancy | None = None
+    manifold: dict[str, float] | None = None
     flicker: dict[str, float] | None = None
     fid: FIDResult | None = None
     inception_score: InceptionScore | None = None
@@ -122,6 +126,9 @@ class FVDResult:
             lines.append(row("real-vs-real floor", interval(self.floor)))
         if self.kernel:
             lines.append(row("kernel distance (KVD)", f"{self.kernel.value:10.4g}   +- {self.kernel.error:.2g}"))
+        if found := self.manifold:
+            lines.append(row("precision, recall", f"{found['precision']:10.3f}   {found['recall']:.3f}"))
+            lines.append(row("density, coverage", f"{found['density']:10.3f}   {found['coverage']:.3f}"))
         if self.fid:
             lines.append(row(f"FID of {self.fid.frames['generated']} frames", f"{self.fid.value:10.2f}"))
             lines.append(row("", f"  by Inception, sha256 {self.fid.sha256}"))

@@ -27,7 +27,10 @@ class Replay:
         labels: A prompt or a class for each video; for an unconditional model, how many.
         steps: Of sampling; None, as the model's folder says.
         seed: Of the noise.
-        settings: Further options of the pipeline's call: guidance_scale, guidance_interval, sampler, eta.
+        settings: Further options of the pipeline's call: those of guidance, sampler, eta.
+
+    Raises:
+        ValueError: Guidance remembers earlier evaluations, which a replay that begins later lacks; or see the pipeline.
     """
 
     def __init__(
@@ -37,16 +40,20 @@ class Replay:
         if pipe.vae is None:
             raise ValueError("this model has no VAE to decode with: give it one (vae)")
         check_count("videos", labels if isinstance(labels, int) else len(labels))
-        scale, interval = settings.get("guidance_scale"), settings.get("guidance_interval")
-        self.pipe, self.guidance = pipe, pipe.sampling.guidance.asked(scale, interval)
+        interval = settings.get("guidance_interval")
+        self.pipe, self.guidance = pipe, pipe.sampling.guidance.asked_in(settings)
+        if pipe.weaker is not None:
+            raise ValueError("autoguidance computes two networks, and a plan is for one: leave it out")
+        if self.guidance.method == "apg" and self.guidance.options.get("momentum", True):
+            raise ValueError("apg's momentum remembers steps that calibration leaves out: set its option momentum to 0")
         if pipe.takes_prompts:
-            negative = "" if self.guidance.scale > 1 else None
+            negative = "" if pipe.conditioning.guides(pipe, self.guidance) else None
             self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), negative))
         elif isinstance(labels, int):
             self.request = Request(num_videos=labels)
         else:
             self.request = Request(class_labels=list(labels))
-        count = pipe.conditioning.check_request(pipe, self.request, self.guidance, interval is not None)
+        count = pipe.conditioning.check_request(pipe, self.request, self.guidance)
         self.rows = list(range(count))
         noise = noise_source(count, pipe.latent_shape(None, None, None, None), seed=seed)
         sampler, eta = settings.get("sampler"), settings.get("eta")
@@ -71,7 +78,7 @@ class Replay:
             Latents (b, f, c, h, w).
         """
         pipe, call, known = self.pipe, self.call, self.outputs
-        denoiser = pipe.conditioning.denoisers(pipe, self.request, self.guidance, plan)(self.rows)
+        denoiser = pipe.conditioning.denoisers(pipe, self.request, self.guidance, plan, call.scales)(self.rows)
         fresh: list[Tensor] = []
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def origin(
         "dtype": dtype,
         "memory": memory,
         "sha256": {f"{file.parent.name}/{file.name}": digest(file) for file in files},
+        **({} if pipe.weaker is None else {"autoguidance": pipe.weaker_record()}),
         "device": device_name(pipe.device),
         "torch": torch.__version__,
         "latte": __version__,

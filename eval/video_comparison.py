@@ -15,6 +15,7 @@ from latte.eval.frechet_inception_distance import frame_distance
 from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Reading, Videos, given_features
 from latte.eval.kernel import mmd2
+from latte.eval.manifold import NEIGHBOURS, manifold_scores
 from latte.eval.protocol import Protocol
 from latte.eval.sides import Sides, check_given
 from latte.eval.statistics import FeatureSet
@@ -108,7 +109,7 @@ def measure_distance(
     unbiased = protocol is not None and protocol.unbiased
     a, b = (side.moments(unbiased) for side in (real, generated))
     value = distance(a, b)
-    infinite = floor = kernel = None
+    infinite = floor = kernel = manifold = None
     counted = [side.count for side in (real, generated) if isinstance(side.features, Tensor)]
     if counted and min(counted) >= clips_needed(real.width):
         infinite = at_infinity(real.features, generated.features, unbiased=unbiased, seed=seed)
@@ -116,6 +117,8 @@ def measure_distance(
         floor = real_floor(real.features, generated.count, unbiased=unbiased, seed=seed)
     if isinstance(real.features, Tensor) and isinstance(generated.features, Tensor) and min(counted) > 2:
         kernel = mmd2(generated.features, real.features)
+        if min(counted) > NEIGHBOURS:
+            manifold = manifold_scores(real.features, generated.features)
     return FVDResult(
         value=value,
         metric=detector.record["metric"],
@@ -130,6 +133,7 @@ def measure_distance(
         infinite=infinite,
         floor=floor,
         kernel=kernel,
+        manifold=manifold,
     )
 
 

@@ -8,9 +8,20 @@ import torch
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import GuidedDenoiser, Network, Request, fast_run, layer_cache, levels_of, runs_fast
+from latte.conditioning import (
+    GuidedDenoiser,
+    Network,
+    Request,
+    fast_run,
+    guidance_rule,
+    layer_cache,
+    one_half,
+    runs_fast,
+    with_weaker,
+)
 from latte.files import read_json
 from latte.models.latte import LatteConfig
+from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.scheduler import usual_scheduler
 from latte.weights.hub import find_vae
@@ -47,7 +58,9 @@ class ClassConditioning:
             if getattr(pipe, name) is not None:
                 raise ValueError(f"{name} belongs to a text-to-video model; this one is for {self.describes}")
 
-    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+    def check_request(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
+    ) -> int:
         """The number of videos; raises ValueError for what this model does not have."""
         cfg, labels = pipe.transformer.config, asked_labels(request)
         if request.negative_prompt:
@@ -55,9 +68,10 @@ class ClassConditioning:
         request.check_unused(OF_TEXT, "a model of classes, or an unconditional one")
         if request.num_videos is not None:
             check_count("num_videos", request.num_videos, MOST_VIDEOS)
-        if guidance.scale != 1 and not cfg.num_classes:
+        unconditional = guidance.guides and pipe.weaker is None  # whether guidance needs predictions without a class
+        if unconditional and not cfg.num_classes:
             raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
-        if guidance.scale != 1 and not cfg.class_dropout_prob:
+        if unconditional and not cfg.class_dropout_prob:
             raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale=1")
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
@@ -79,38 +93,48 @@ class ClassConditioning:
         save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
-        """Whether a call's network has an unconditional half."""
-        return guidance.scale != 1 and bool(pipe.transformer.config.num_classes)
+        """Whether a call is guided."""
+        return guidance.guides and (bool(pipe.transformer.config.num_classes) or pipe.weaker is not None)
 
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
-    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan,
+        scales: Sequence[float] | None = None,
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:  # fmt: skip
         """The network, guided towards each video's class."""
-        classes, labels, network = pipe.transformer.config.num_classes, class_indices(pipe, request), pipe.transformer
-        times, levels = plan.times(pipe.device), levels_of(pipe, plan)
-        guides, prediction = self.guides(pipe, guidance), network.config.prediction
+        classes, labels = pipe.transformer.config.num_classes, class_indices(pipe, request)
+        guides, weaker = self.guides(pipe, guidance), pipe.weaker
+        prediction = pipe.transformer.config.prediction
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
-            y = None
+            y, cache = None, layer_cache(pipe, plan)
             if classes:
                 given = [labels[i] for i in rows]
-                y = torch.tensor(given + [classes] * len(given) * guides, device=pipe.device)
-
-            def plain(x: Tensor, k: int, halves: int) -> Tensor:
-                x = torch.cat([x] * halves)
-                return network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
-
-            cache, is_fast = layer_cache(pipe, plan), runs_fast(pipe, plan)
-            run: Network = plain
-            if is_fast:
-                every = torch.repeat_interleave(times, 1 if y is None else len(y))
-                condition = network.class_condition(
-                    network.condition(every, None if y is None else y.repeat(len(plan)))
-                )
-                run = fast_run(pipe, condition, plan, cache)
-            return GuidedDenoiser(run, plan, guidance.scale, levels, prediction, cache, is_fast)
+                y = torch.tensor(given + [classes] * len(given) * (guides and weaker is None), device=pipe.device)
+            own = plan if weaker is None else one_half(plan)
+            run, is_fast = class_network(pipe, pipe.transformer, y, own, cache)
+            if weaker is not None:
+                run = with_weaker(run, class_network(pipe, weaker, y, own, None)[0])
+            rule = guidance_rule(pipe, guidance, plan, scales)
+            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast)
 
         return denoiser
+
+
+def class_network(
+    pipe: "LattePipeline", network: Any, y: Tensor | None, plan: Plan, cache: LayerCache | None
+) -> tuple[Network, bool]:
+    """A network at the evaluations of a plan, for classes y (n,) or none; and whether it is the fast form."""
+    times = plan.times(pipe.device)
+    if runs_fast(pipe, network, plan):
+        every = torch.repeat_interleave(times, 1 if y is None else len(y))
+        condition = network.class_condition(network.condition(every, None if y is None else y.repeat(len(plan))))
+        return fast_run(pipe, network, condition, plan, cache), True
+
+    def plain(x: Tensor, k: int, halves: int) -> Tensor:
+        x = torch.cat([x] * halves)
+        return network(x, times[k].expand(len(x)), *(() if y is None else (y[: len(x)],)))
+
+    return plain, False
 
 
 def asked_labels(request: Request) -> Sequence[int | str] | int | str | None:

@@ -1,7 +1,7 @@
 """What a pipeline's call asks a model to show, and what each kind of conditioning brings to the common loop."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, split_output
-from latte.diffusion.guidance import guide, scale_bands
+from latte.diffusion.guidance import scale_bands
+from latte.diffusion.guidance_methods import METHODS, Rule, ZeroStarRule
 from latte.diffusion.predictions import factors_at, network_input, noise_of
 from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
@@ -65,8 +66,7 @@ class GuidedDenoiser:
         network: (x (b, f, c, h, w), k, halves) -> its output at evaluation k (halves * b, f, c or 2c, h, w). The first
             half is for the videos' conditions; the second one, if there are 2, for what stands for no condition.
         plan: What each evaluation computes.
-        scale: Of guidance.
-        levels: Alpha bar at each evaluation.
+        rule: How each evaluation is guided, and its alpha bar.
         prediction: What the network predicts: see latte.diffusion.predictions.
         cache: What keeps the outputs that the plan reuses.
         fast: Whether the network itself asks the cache; else the readable network's layers are to be led to it.
@@ -74,11 +74,10 @@ class GuidedDenoiser:
     """
 
     def __init__(
-        self, network: Network, plan: Plan, scale: float, levels: Sequence[float], prediction: str = "eps",
-        cache: LayerCache | None = None, fast: bool = True,
-        tensors: dict[str, Tensor] | None = None,
+        self, network: Network, plan: Plan, rule: Rule, prediction: str = "eps", cache: LayerCache | None = None,
+        fast: bool = True, tensors: dict[str, Tensor] | None = None,
     ):  # fmt: skip
-        self.network, self.plan, self.scale, self.levels, self.prediction = network, plan, scale, levels, prediction
+        self.network, self.plan, self.rule, self.levels, self.prediction = network, plan, rule, rule.levels, prediction
         self.cache, self.fast, self.tensors, self.k = cache, fast, tensors or {}, -1
         self.remembers = any(evaluation.branch == "difference" for evaluation in plan.evaluations)
         self.difference: Tensor | None = None  # conditional minus unconditional noise, when both were computed last
@@ -105,15 +104,20 @@ class GuidedDenoiser:
         if self.prediction != "eps":
             noisy = torch.cat([x] * evaluation.halves)
             out = with_prediction(out, x, lambda value: noise_of(self.prediction, value, noisy, a, s))
-        if evaluation.branch == "both":
-            if self.remembers:
-                conditional, unconditional = out[:, :, :channels].chunk(2)
-                self.difference = conditional - unconditional
-            return guide(out, self.scale, channels)
+        both = evaluation.branch == "both"
+        if both and self.remembers:
+            conditional, negative = out[:, :, :channels].chunk(2)
+            self.difference = conditional - negative
+        still = self.rule.still(self.k, x)
+        if still is not None:
+            return with_prediction(out[: len(x)], x, lambda eps: still)
+        if both:
+            negative = out[len(x) :, :, :channels]
+            return with_prediction(out[: len(x)], x, lambda eps: self.rule(self.k, x, eps, negative))
         if evaluation.branch == "difference" and self.difference is not None:
             even = evaluation.bands == (1.0, 1.0)
             difference = self.difference if even else scale_bands(self.difference, *evaluation.bands)
-            out = with_prediction(out, x, lambda eps: eps + (self.scale - 1) * difference)
+            return with_prediction(out, x, lambda eps: self.rule.along(self.k, x, eps, difference))
         return out
 
 
@@ -124,24 +128,50 @@ def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) 
     return prediction if variance is None else torch.cat([prediction, variance], dim=2)
 
 
-def runs_fast(pipe: "LattePipeline", plan: Plan, temporal: bool = True) -> bool:
-    """Whether a call computes its network by its fast form; raises ValueError for CUDA graphs of what has none."""
+def with_weaker(network: Network, weaker: Network) -> Network:
+    """A network for autoguidance: its second half is a weaker network's, for the same conditions."""
+
+    def run(x: Tensor, k: int, halves: int) -> Tensor:
+        out = network(x, k, 1)
+        return out if halves == 1 else torch.cat([out, weaker(x, k, 1).to(out)])
+
+    return run
+
+
+def one_half(plan: Plan) -> Plan:
+    """The plan of a network that computes one half of guidance only."""
+    return replace(plan, evaluations=tuple(replace(each, branch="conditional") for each in plan.evaluations))
+
+
+def guidance_rule(pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None) -> Rule:
+    """How the evaluations of a batch are guided; scales: of each, or the same for all."""
+    scales = [guidance.scale] * len(plan) if scales is None else scales
+    rule = METHODS[guidance.method](scales, levels_of(pipe, plan), **guidance.options)
+    if isinstance(rule, ZeroStarRule):
+        rule.flow = pipe.scheduler.flow
+    return rule
+
+
+def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = True) -> bool:
+    """Whether a call computes a network by its fast form; raises ValueError for CUDA graphs of what has none."""
     halves = {"spatial", "temporal"} & set(plan.kinds)
-    split = getattr(pipe.transformer.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
-    is_fast = temporal and is_enabled() and not split and has_fast_form(pipe.transformer)
+    split = getattr(network.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
+    is_fast = temporal and is_enabled() and not split and has_fast_form(network)
     if pipe.cuda_graphs and not is_fast:
         raise ValueError("cuda_graphs records the fast form, which this call does not take: set it to False")
     return is_fast
 
 
-def fast_run(pipe: "LattePipeline", condition: Condition, plan: Plan, cache: LayerCache | None) -> FastRun | GraphRun:
-    """A pipeline's network on one condition by its fast form; raises ValueError for graphs on a device without them."""
+def fast_run(
+    pipe: "LattePipeline", network: Any, condition: Condition, plan: Plan, cache: LayerCache | None
+) -> FastRun | GraphRun:
+    """A network on one condition by its fast form; raises ValueError for graphs on a device without them."""
     if not pipe.cuda_graphs:
-        return FastRun(pipe.transformer, condition, len(plan), cache)
+        return FastRun(network, condition, len(plan), cache)
     if pipe.device.type != "cuda":
         raise ValueError(f"cuda_graphs needs a model on CUDA, not on {pipe.device.type}: set it to False")
-    pack_frames(pipe.transformer)
-    return GraphRun(pipe.transformer, condition, plan)
+    pack_frames(network)
+    return GraphRun(network, condition, plan)
 
 
 def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:
@@ -184,19 +214,25 @@ class Conditioning(Protocol):
     def trained_size(self, config: Any) -> tuple[int, int]:
         """(frames, side of the latents) that a model was trained at."""
 
-    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+    def check_request(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
+    ) -> int:
         """The number of videos that a call asks for; raises ValueError for words that do not go together.
 
-        interval: whether the call names a guidance_interval.
+        given: settings of guidance besides its scale that the call names.
         """
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
         """Write the pipeline's parts as a folder, in our layout or in the published one."""
 
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
-    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
-        """A function from the numbers of some of a call's videos to their denoiser, which follows a plan."""
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan,
+        scales: Sequence[float] | None = None,
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:  # fmt: skip
+        """A function from the numbers of some of a call's videos to their denoiser, which follows a plan.
+
+        scales: Of guidance, at each evaluation; None: the same at all.
+        """
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
-        """Whether a call's network has an unconditional half."""
+        """Whether a call is guided."""

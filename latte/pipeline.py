@@ -1,6 +1,6 @@
 """From classes or prompts to videos: one pipeline, one loop, in diffusers' words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
+from latte.autoguidance import AutoguidanceMixin
 from latte.class_conditioning import ClassConditioning, class_index, read_class_parts
 from latte.conditioning import Conditioning, Request
 from latte.diffusion.randomness import noise_source
@@ -26,13 +27,13 @@ from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
 from latte.weights.hub import find_pipeline
 from latte.weights.load import find_model, is_text_pipeline, model_root
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, set_words, usual_guidance
 
 NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 Labels = Sequence[int | str] | int
 
 
-class LattePipeline(PlanMixin):
+class LattePipeline(PlanMixin, AutoguidanceMixin):
     """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
 
     The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
@@ -162,7 +163,7 @@ class LattePipeline(PlanMixin):
         """Move the networks to a device, or to a dtype, or both, in any order; returns the pipeline itself."""
         for value in args:
             device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
-        for network in self.networks():
+        for network in (*self.networks(), *([] if self.weaker is None else [self.weaker])):
             stays = network is self.text_encoder and self.offload_text_encoder == "cpu"
             network.to(device=None if stays else device, dtype=dtype)
         return self
@@ -221,6 +222,8 @@ class LattePipeline(PlanMixin):
         decode_chunk_size: int | None = None, class_labels: Labels | None = None, num_videos: int | None = None,
         sampler: str | None = None, batch_size: int = 1, first: int = 0, progress: bool = True,
         video_length: int | None = None, num_images_per_prompt: int | None = None,
+        guidance_method: str | None = None, guidance_options: Mapping[str, float] | None = None,
+        guidance_schedule: str | None = None,
     ) -> LatteOutput | tuple:  # fmt: skip
         """Make videos of prompts, of classes, or of an unconditional model.
 
@@ -229,8 +232,8 @@ class LattePipeline(PlanMixin):
             negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
             num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps,
                 which take its place.
-            guidance_scale, guidance_interval: Classifier-free guidance, and the timesteps between which it applies. 1
-                is no guidance; in text to video, as in diffusers, so is less than 1.
+            guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule: See
+                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, less than 1 is no guidance.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
             num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
             eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
@@ -239,8 +242,7 @@ class LattePipeline(PlanMixin):
             output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
                 (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
             callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
-                other tensors of those names, or set pipe._interrupt to stop after this step, with the videos begun
-                so far.
+                other tensors of those names, or set pipe._interrupt to stop after this step, with what was begun.
             clean_caption, mask_feature, text_mask: See encode_prompt.
             enable_temporal_attentions: False skips the temporal blocks of a text-to-video model.
             decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
@@ -253,17 +255,17 @@ class LattePipeline(PlanMixin):
         copies = one_setting("num_videos_per_prompt", num_videos_per_prompt, num_images_per_prompt, 1)
         request = Request(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos,
                           copies, clean_caption, mask_feature, text_mask, enable_temporal_attentions)  # fmt: skip
-        guidance = self.sampling.guidance.asked(guidance_scale, guidance_interval)
+        how = (guidance_interval, guidance_method, guidance_options, guidance_schedule)
+        guidance = self.sampling.guidance.asked(guidance_scale, *how)
         self.check_call(output_type, decode_chunk_size, batch_size, first, copies, callback_on_step_end_tensor_inputs)
-        count = self.conditioning.check_request(self, request, guidance, guidance_interval is not None)
+        count = self.conditioning.check_request(self, request, guidance, set_words(*how))
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
         call = sampling_call(self, num_inference_steps, timesteps, guidance, guidance_interval, sampler, eta, noise,
                          callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
-        denoisers = self.conditioning.denoisers(self, request, guidance, call.plan)
-        work = batches(count, batch_size)
+        denoisers = self.conditioning.denoisers(self, request, guidance, call.plan, call.scales)
         with decode_chunk(self.vae, decode_chunk_size):
-            videos = make_videos(self, denoisers, work, call, output_type, progress)
+            videos = make_videos(self, denoisers, batches(count, batch_size), call, output_type, progress)
         frames = as_output(videos, output_type)
         return LatteOutput(frames) if return_dict else (frames,)
 

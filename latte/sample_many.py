@@ -246,6 +246,7 @@ def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: 
     configs = {name: part.config for name, part in pipe.components.items() if hasattr(part, "config")}
     if not pipe.takes_prompts and pipe.scheduler == ORIGINAL_SCHEDULER:
         configs.pop("scheduler")  # the settings name the sampler, and records without a scheduler stay valid
+    configs |= {} if pipe.weaker is None else {"autoguidance": pipe.weaker_record()}
     record = {
         "format": FORMAT,
         **about,

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser
 from latte.device import to_device
+from latte.diffusion.guidance_methods import renoised_scale, scheduled_scale
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
@@ -31,6 +32,7 @@ class SamplingCall:
 
     Attributes:
         plan: What each evaluation of the network computes.
+        scales: The guidance scale at each.
         scheduler: The sampler.
         schedule: The noise levels that it visits.
         noise: Where noise comes from: see latte.diffusion.randomness.noise_source.
@@ -40,6 +42,7 @@ class SamplingCall:
     """
 
     plan: Plan
+    scales: list[float]
     scheduler: Scheduler
     schedule: Schedule
     noise: Noise
@@ -66,8 +69,26 @@ def sampling_call(
         check_interval(interval, schedule.timesteps.tolist())
     still = lambda step: torch.zeros(1, 1, 1, 1, 1)
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
-    plan = exact_plan(visited, guidance.interval if pipe.conditioning.guides(pipe, guidance) else NEVER)
-    return SamplingCall(pipe.planned(plan), scheduler, schedule, noise, eta, callback, tensors)
+    guides = pipe.conditioning.guides(pipe, guidance)
+    if pipe.weaker is not None and not guides:
+        raise ValueError(f"autoguidance does nothing with guidance_scale {guidance.scale:g}: set it above 1")
+    plan = exact_plan(visited, guidance.interval if guides else NEVER)
+    scales = guidance_scales(guidance, plan, scheduler, schedule, eta)
+    return SamplingCall(pipe.planned(plan), scales, scheduler, schedule, noise, eta, callback, tensors)
+
+
+def guidance_scales(
+    guidance: Guidance, plan: Plan, scheduler: Scheduler, schedule: Schedule, eta: float
+) -> list[float]:
+    """The guidance scale at each evaluation; raises ValueError for a sampler that the method has no form for."""
+    if guidance.method == "cfg++":
+        if scheduler.sampler not in ("ddim", "euler"):
+            raise ValueError(f"cfg++ changes ddim's step; sampler is {scheduler.sampler}: choose ddim or euler")
+        levels = zip(schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.posterior_variance)
+        rising = [(float(here), float(there), eta * float(variance) ** 0.5) for here, there, variance in levels]
+        return [renoised_scale(guidance.scale, *step) for step in reversed(rising)]
+    steps = scheduler.num_train_timesteps
+    return [scheduled_scale(guidance.scale, each.timestep, steps, guidance.schedule) for each in plan.evaluations]
 
 
 def batches(count: int, size: int) -> list[tuple[list[int], int]]:

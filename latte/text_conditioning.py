@@ -10,10 +10,21 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import GuidedDenoiser, Request, fast_run, layer_cache, levels_of, runs_fast
+from latte.conditioning import (
+    GuidedDenoiser,
+    Network,
+    Request,
+    fast_run,
+    guidance_rule,
+    layer_cache,
+    one_half,
+    runs_fast,
+    with_weaker,
+)
 from latte.fast.graph_run import GraphRun
 from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
+from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
@@ -56,15 +67,19 @@ class TextConditioning:
         if pipe.tokenizer is not None and len(pipe.tokenizer) > known:
             raise ValueError(f"the tokenizer has {len(pipe.tokenizer)} pieces; the text encoder knows {known}")
 
-    def check_request(self, pipe: "LattePipeline", request: Request, guidance: Guidance, interval: bool) -> int:
+    def check_request(
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
+    ) -> int:
         """The number of videos; raises ValueError for words that do not go together."""
         request.check_unused(("class_labels", "num_videos"), "a text-to-video model")
-        if request.negative_prompt and guidance.scale <= 1:
-            raise ValueError(f"negative_prompt does nothing with guidance_scale {guidance.scale:g}: set it above 1")
-        if interval and guidance.scale <= 1:
-            raise ValueError(f"guidance_interval does nothing with guidance_scale {guidance.scale:g}: set it above 1")
+        guides = self.guides(pipe, guidance)
+        given = [*(["negative_prompt"] if request.negative_prompt else []), *given]
+        if given and not guides:
+            raise ValueError(f"{given[0]} does nothing with guidance_scale {guidance.scale:g}: set it above 1")
+        if pipe.weaker is not None and (request.negative_prompt or request.negative_prompt_embeds is not None):
+            raise ValueError("negative_prompt does nothing with autoguidance, which leads away from a weaker model")
         return request.copies * check_texts(
-            *texts(request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
+            *self.texts(pipe, request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
@@ -72,54 +87,68 @@ class TextConditioning:
         (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.sampling)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
-        """Whether a call's network has an unconditional half."""
-        return guidance.scale > 1
+        """Whether a call is guided."""
+        return guidance.scale > 1 or guidance.method == "cfg++"
+
+    def texts(self, pipe: "LattePipeline", request: Request, guidance: Guidance) -> tuple[Any, Any, Any, Any]:
+        """(prompt, negative prompt, their embeddings) of a call; the negative ones only if there is such a half."""
+        negative = self.guides(pipe, guidance) and pipe.weaker is None
+        words = (request.negative_prompt or "") if negative else None
+        return request.prompt, words, request.prompt_embeds, request.negative_prompt_embeds if negative else None
 
     def denoisers(
-        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan
-    ) -> Callable[[Sequence[int]], GuidedDenoiser]:
+        self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan,
+        scales: Sequence[float] | None = None,
+    ) -> Callable[[Sequence[int]], GuidedDenoiser]:  # fmt: skip
         """The network, guided from the negative prompts towards the prompts, which are encoded here."""
         text = encode_prompt(
-            pipe, *texts(request, guidance), request.copies, request.clean_caption, request.mask_feature,
+            pipe, *self.texts(pipe, request, guidance), request.copies, request.clean_caption, request.mask_feature,
             request.text_mask,
         )  # fmt: skip
-        network, dtype = pipe.transformer, next(pipe.transformer.parameters()).dtype
-        times, temporal = plan.times(pipe.device), request.enable_temporal_attentions
-        levels, prediction = levels_of(pipe, plan), network.config.prediction
+        dtype, weaker = next(pipe.transformer.parameters()).dtype, pipe.weaker
+        temporal, prediction = request.enable_temporal_attentions, pipe.transformer.config.prediction
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
-            known: list[Tensor] = []  # the embeddings that `run` was made of; a callback may replace them
-            cache = layer_cache(pipe, plan)
-            run: FastRun | GraphRun | None = None
-
-            def fast(x: Tensor, k: int, halves: int) -> Tensor:
-                nonlocal run
-                if run is None:
-                    condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
-                    run = fast_run(pipe, condition, plan, cache)
-                elif any(new is not old for new, old in zip(embeds.values(), known)):
-                    run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
-                known[:] = embeds.values()
-                return run(x, k, halves)
-
-            def plain(x: Tensor, k: int, halves: int) -> Tensor:
-                x = torch.cat([x] * halves)
-                table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
-                return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
-
-            is_fast = runs_fast(pipe, plan, temporal)
-            evaluate = fast if is_fast else plain
-            return GuidedDenoiser(evaluate, plan, guidance.scale, levels, prediction, cache, is_fast, embeds)
+            cache, own = layer_cache(pipe, plan), plan if weaker is None else one_half(plan)
+            run, is_fast = text_network(pipe, pipe.transformer, embeds, mask, own, cache, temporal)
+            if weaker is not None:
+                run = with_weaker(run, text_network(pipe, weaker, embeds, mask, own, None, temporal)[0])
+            rule = guidance_rule(pipe, guidance, plan, scales)
+            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, embeds)
 
         return denoiser
 
 
-def texts(request: Request, guidance: Guidance) -> tuple[Any, Any, Any, Any]:
-    """(prompt, negative prompt, their embeddings) of a call; guidance of 1 or less has no negative half."""
-    guides = guidance.scale > 1
-    negative = (request.negative_prompt or "") if guides else None
-    return request.prompt, negative, request.prompt_embeds, request.negative_prompt_embeds if guides else None
+def text_network(
+    pipe: "LattePipeline", network: Any, embeds: dict[str, Tensor], mask: Tensor | None, plan: Plan,
+    cache: LayerCache | None, temporal: bool,
+) -> tuple[Network, bool]:  # fmt: skip
+    """A network at the evaluations of a plan, for the embeddings of texts; and whether it is the fast form.
+
+    A callback may replace the embeddings between evaluations.
+    """
+    times, dtype = plan.times(pipe.device), next(network.parameters()).dtype
+    known: list[Tensor] = []  # the embeddings that `run` was made of
+    run: FastRun | GraphRun | None = None
+
+    def fast(x: Tensor, k: int, halves: int) -> Tensor:
+        nonlocal run
+        if run is None:
+            condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
+            run = fast_run(pipe, network, condition, plan, cache)
+        elif any(new is not old for new, old in zip(embeds.values(), known)):
+            run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
+        known[:] = embeds.values()
+        return run(x, k, halves)
+
+    def plain(x: Tensor, k: int, halves: int) -> Tensor:
+        x = torch.cat([x] * halves)
+        table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
+        return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
+
+    is_fast = runs_fast(pipe, network, plan, temporal)
+    return (fast if is_fast else plain), is_fast
 
 
 def rows_of(

@@ -17,9 +17,10 @@ from latte.cli import COMMANDS, main
 from latte.commands import bench, encode
 from latte.commands.options import OPTIONS, choices
 from latte.commands.options.benchmarks import BENCHMARKS
-from latte.eval import protocol, video_inception_score
+from latte.diffusion import guidance_methods
+from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
-from latte.eval.bench import train_speed
+from latte.eval.bench import guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
 from latte.train import precision, presets
 from latte.train.data import frame_list, layouts, prepare_videos, windows
@@ -173,6 +174,8 @@ def test_choices_of_options_are_those_of_the_package():
         "LATENT_DTYPES": tuple(encode.LATENT_DTYPES),
         "BROADCAST_KINDS": pab.KINDS,
         "FPS_RANGE": write.FPS_RANGE,
+        "GUIDANCE_METHODS": tuple(guidance_methods.METHODS),
+        "GUIDANCE_SCHEDULES": tuple(guidance_methods.SHAPES),
         "PRESETS": tuple(presets.PRESETS),
         "LATTE_PRESETS": tuple(name for name, preset in presets.PRESETS.items() if preset.kind == "latte"),
         "PRECISIONS": tuple(precision.PRECISIONS),
@@ -185,6 +188,8 @@ def test_choices_of_options_are_those_of_the_package():
         "DEFAULT_SCORE": video_inception_score.DEFAULT_SCORE,
         "SCORE_PROTOCOLS": tuple(video_inception_score.SCORE_PROTOCOLS),
         "SCALE_STEPS": {name: scale.settings["steps"] for name, scale in definitions.SCALES.items()},
+        "GUIDANCE_WAYS": tuple(guidance_variety.WAYS),
+        "LEAST_MANIFOLD": manifold.NEIGHBOURS + 1,
         "SOURCES": train_speed.SOURCES,
         "LEAST_FRAMES": i3d.LEAST_FRAMES,
         "SHAPE_FEATURES": shape_features.SHIPPED,

@@ -109,7 +109,7 @@ def examiner_scores(samples: Samples) -> dict[str, float]:
     labels, extent = [clip.label for clip in samples.real], samples.geometry.extent
     scores = score_clips(list(samples.videos.numpy()), labels, extent=extent)
     real = score_clips([clip.video for clip in samples.real], labels, extent=extent)
-    names = ("motion_accuracy", "colour_constancy", "count_accuracy")
+    names = ("motion_accuracy", "colour_constancy", "shape_constancy", "count_accuracy")
     return {name: scores[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
 
 

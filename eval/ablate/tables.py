@@ -30,6 +30,7 @@ METRICS = (
     Metric("motion_accuracy", "motion ↑", 1),
     Metric("real_motion_accuracy", "motion of real clips", of="data differs"),
     Metric("colour_constancy", "colour constancy ↑", 1),
+    Metric("shape_constancy", "shape constancy ↑", 1),
     Metric("count_accuracy", "one object ↑", 1),
     Metric("train_loss", "loss, training", digits=4, of="training", loss=True),
     Metric("clips_per_second", "clips/s, training", digits=1, of="training"),

@@ -1,5 +1,6 @@
 """`latte bench`: run a benchmark."""
 
+import json
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -13,15 +14,19 @@ from latte.commands.sampling_options import open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
 from latte.eval.bench.feature_check import check_features, feature_table
+from latte.eval.bench.guidance_variety import candidates, measure_ways, name_of, plot_variety, variety_table
 from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
 from latte.eval.bench.read_speed import measure_reading, reading_table
 from latte.eval.bench.resources import weight_bytes
 from latte.eval.bench.train_speed import ROW_HEADER, format_row, measure_training, with_existing_vae
+from latte.eval.networks.shape_features import load_shape_features
 from latte.eval.reporting import machine_record, origin
+from latte.files import read_json, write_json
 from latte.train.presets import resolve
 from latte.video.formats import STREAM_SUFFIXES
 from latte.video.read import list_videos
+from latte.weights.sampling_defaults import WORDS
 from latte.weights.tensors import DTYPES
 
 
@@ -35,6 +40,40 @@ def bench_pab(args: Namespace) -> None:
     print(broadcast_table(results))
     print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
     write_result(args.out, {**about, "results": results})
+
+
+def bench_guidance(args: Namespace) -> None:
+    """Measure quality against variety for each way to guide, on a model of the built-in shapes."""
+    pipe, settings, files = open_pipeline(args)
+    settings = {name: value for name, value in settings.items() if name not in WORDS}
+    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
+    about.pop("autoguidance", None)  # rows that use it record it themselves
+    about = json.loads(json.dumps({**about, "videos": args.num_videos}))
+    done = rows_before(args.out, about)
+    listed = list(candidates(args.ways, args.scales, args.plus_scales))
+    network, rows = load_shape_features().to(pipe.device), []
+    for row in measure_ways(pipe, args.num_videos, listed, settings, network, done):
+        rows.append(row)
+        print(f"{len(rows)} of {len(listed)}: {name_of(row)}", flush=True)
+        others = [old for old in done if name_of(old) not in [name_of(new) for new in rows]]
+        if args.out is not None:
+            write_json(args.out, {**about, "rows": [*rows, *others]})
+    print(variety_table(rows))
+    print(f"{args.num_videos} videos a row on {about['device']}")
+    if args.plot is not None:
+        print(f"wrote {plot_variety(rows, args.plot)}")
+
+
+def rows_before(path: Path | None, about: dict) -> list[dict]:
+    """The rows that a file holds; raises ValueError if they were measured in another way."""
+    if path is None or not path.exists():
+        return []
+    before = read_json(path)
+    rows = before.pop("rows", [])
+    for name in (name for name in {**before, **about} if before.get(name) != about.get(name)):
+        was, now = before.get(name), about.get(name)
+        raise ValueError(f"{path} was measured with {name} {was}, not {now}: name another --out")
+    return rows
 
 
 def bench_train(args: Namespace) -> None:
@@ -96,6 +135,7 @@ def bench_features(args: Namespace) -> None:
 BENCHMARKS = {
     "speed": bench_speed,
     "pab": bench_pab,
+    "guidance": bench_guidance,
     "train": bench_train,
     "eval": bench_eval,
     "video": bench_video,

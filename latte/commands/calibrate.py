@@ -12,6 +12,7 @@ from latte.pipeline import LattePipeline
 from latte.plans.picture import plan_table
 from latte.plans.plan_file import write_plan
 from latte.shapes.draw import make_clip
+from latte.weights.sampling_defaults import WORDS
 
 CLIPS = 2_000_000  # the shapes whose captions are the default prompts begin at this number
 
@@ -20,8 +21,7 @@ def main(args: Namespace) -> None:
     """Search a plan, write it, and say what to do with it."""
     pipe, settings, _ = open_pipeline(args)
     labels = chosen_labels(pipe, args.prompts, args.videos, args.model)
-    options = {name: settings[name] for name in ("guidance_interval", "sampler") if name in settings}
-    options |= {"guidance_scale": settings["guidance_scale"], "eta": settings["eta"]}
+    options = {name: settings[name] for name in (*WORDS, "sampler", "eta") if name in settings}
     replay = Replay(pipe, labels, settings["num_inference_steps"], args.seed, **options)
     found = search(Calibration(replay, args.budget))
     print(plan_table(found.plan, Calibration(replay, args.budget).cost))

@@ -32,7 +32,7 @@ def main(args: Namespace) -> None:
 
 def planned(pipe: LattePipeline, settings: dict) -> Plan:
     """What a call with these settings computes."""
-    guidance = pipe.sampling.guidance.asked(settings["guidance_scale"], settings.get("guidance_interval"))
+    guidance = pipe.sampling.guidance.asked_in(settings)
     noise = noise_source(1, pipe.latent_shape(None, None, None, None))
     steps, interval, sampler = (
         settings["num_inference_steps"],

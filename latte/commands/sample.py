@@ -14,7 +14,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from latte.processes import Ranks, launch, local_device, processes
 from latte.sample_many import RECORD, sample_many
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
+from latte.weights.sampling_defaults import WORDS
 from latte.weights.tensors import digest
 
 LARGEST_GRID = 8192  # pixels of a side; a WebP can have 16,383
@@ -112,8 +113,10 @@ def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) 
     """The videos of a call, and a fact for the page if several processes shared it."""
     if ranks.size == 1:
         return pipe(**options).frames, {}
-    mesh = sampling_mesh(pipe.device.type, options["guidance_scale"] != 1)
-    with parallel(mesh, pipe.transformer, pipe.vae):
+    guided = pipe.conditioning.guides(pipe, pipe.sampling.guidance.asked_in(options))
+    mesh = sampling_mesh(pipe.device.type, guided and pipe.weaker is None)
+    weaker = nullcontext() if pipe.weaker is None else parallel(mesh, pipe.weaker)
+    with parallel(mesh, pipe.transformer, pipe.vae), weaker:
         videos = pipe(**options, progress=ranks.first).frames
     halves, frames = mesh.shape
     split = f"the frames in {frames}" + (", the halves of guidance apart" if halves == 2 else "")
@@ -125,7 +128,9 @@ def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: arg
     scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
     conditional = pipe.takes_prompts or pipe.transformer.config.num_classes
     between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
-    guided = f"guidance {scale:g}{between}" if conditional else "unconditional"
+    how = "".join(f", {settings[name]}" for name in WORDS[2:] if name in settings)
+    away = f", away from {args.autoguidance}" if args.autoguidance else ""
+    guided = f"guidance {scale:g}{between}{how}{away}" if conditional or away else "unconditional"
     noise = f", eta {settings['eta']:g}" if settings["eta"] else ""
     return {
         "model": args.model,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latte.arguments import MOST_AT_ONCE, check_count
+from latte.commands.options.sampling import parse_numbers
 from latte.device import usable_device
 from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
@@ -13,6 +14,7 @@ from latte.scheduler import Scheduler
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import is_text_pipeline, own_vae, weights_file
 from latte.weights.published import part_files
+from latte.weights.sampling_defaults import Guidance, set_words
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files
 
@@ -57,7 +59,10 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         pipe.scheduler = replace(pipe.scheduler, shift=args.shift)
     if pipe.vae is not None:
         files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
-    return pipe.to(usable_device(args.device)), call_settings(pipe, args), files
+    pipe.to(usable_device(args.device))
+    if args.autoguidance is not None:
+        pipe.enable_autoguidance(args.autoguidance)
+    return pipe, call_settings(pipe, args), files
 
 
 def model_record(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
@@ -70,12 +75,12 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
     """What the pipeline's call takes for these options; every default is filled in, so that it can be recorded."""
     sampler = args.sampler or pipe.scheduler.sampler
     steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
-    guidance = pipe.sampling.guidance.asked(args.cfg_scale, args.cfg_interval)
+    guidance = asked_guidance(pipe, args)
+    guides = pipe.conditioning.guides(pipe, guidance)
     return {
         **({} if pipe.takes_prompts else {"sampler": sampler}),
         "num_inference_steps": int(steps) if pipe.takes_prompts else str(steps),
-        "guidance_scale": guidance.scale,
-        **({"guidance_interval": guidance.interval} if guidance.interval and guidance.scale != 1 else {}),
+        **(guidance.settings if guides else {"guidance_scale": guidance.scale}),
         "eta": pipe.sampling.eta_of(sampler, args.eta),
         "seed": args.seed,
         "batch_size": default_batch_size(pipe, args) if args.batch_size is None else args.batch_size,
@@ -95,6 +100,20 @@ def default_batch_size(pipe: LattePipeline, args: argparse.Namespace) -> int:
     few = getattr(args, "count", "many") is None  # a page of videos; a batch that is not full would cost as much
     wanted = TOKENS_AT_ONCE["cpu" if pipe.device.type == "cpu" else "other"] // (4 if few else 1)
     return max(1, min(4 if few else 16, wanted // tokens))
+
+
+def asked_guidance(pipe: LattePipeline, args: argparse.Namespace) -> Guidance:
+    """The guidance that the options ask for, where the model's folder says nothing else.
+
+    Raises:
+        ValueError: A value is not valid, or does nothing.
+    """
+    options = None if args.guidance_options is None else parse_numbers(args.guidance_options)
+    asked = (args.cfg_interval, args.guidance_method, options, args.guidance_schedule)
+    guidance = pipe.sampling.guidance.asked(args.cfg_scale, *asked)
+    if (given := set_words(*asked)) and not pipe.conditioning.guides(pipe, guidance):
+        raise ValueError(f"{given[0]} does nothing with a guidance scale of {guidance.scale:g}, which does not guide")
+    return guidance
 
 
 def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:

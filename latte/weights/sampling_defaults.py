@@ -1,9 +1,12 @@
 """Sampling settings that apply when a call does not give them: from a model's sampling.json, or usual for its kind."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from latte.arguments import check_choice
+from latte.diffusion.guidance_methods import SHAPES, check_method
 from latte.files import read_json, write_json
 from latte.models.latte import LatteConfig
 from latte.models.network_config import shown
@@ -16,20 +19,34 @@ CLASS_GUIDANCE = 4.0  # of class-conditional models that know guidance
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), optionally within an interval of timesteps.
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), or a method of latte.diffusion.guidance_methods.
 
     Attributes:
-        scale: The guidance scale; 1 means no guidance.
+        scale: The guidance scale; 1 means no guidance. Of "cfg++", 0 to 1: from unconditional to conditional.
         interval: The lowest and the highest timestep at which to guide, both included, as in Kynkäänniemi et al. 2024
             (arXiv 2404.07724); None means all timesteps.
+        method: "cfg", "apg", "cfg-zero" or "cfg++".
+        options: Of the method, by name; the others have the defaults of latte.diffusion.guidance_methods.OPTIONS.
+        schedule: How the scale depends on the timestep: "constant", "linear", "cosine" or "beta".
     """
 
     scale: float
     interval: tuple[float, float] | None = None
+    method: str = "cfg"
+    options: Mapping[str, float] = field(default_factory=dict)
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         if type(self.scale) not in (int, float) or not -1e300 < self.scale < 1e300:
             raise ValueError(f"guidance_scale is {shown(self.scale)}; it must be a finite number")
+        check_choice("guidance_schedule", self.schedule, tuple(SHAPES))
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"guidance_options is {shown(self.options)}; it must be a table of names and numbers")
+        check_method(self.method, self.options)
+        if self.method == "cfg++" and not 0 <= self.scale <= 1:
+            raise ValueError(f"guidance_scale is {self.scale:g}; with guidance_method cfg++ it must be in 0 to 1")
+        if self.method == "cfg++" and self.schedule != "constant":
+            raise ValueError(f"guidance_schedule {self.schedule} does nothing with cfg++, which has one of its own")
         if self.interval is None:
             return
         ends = self.interval if isinstance(self.interval, list | tuple) else ()
@@ -38,16 +55,49 @@ class Guidance:
             raise ValueError(f"guidance_interval is {interval}; it must be two timesteps, the lower one first")
         object.__setattr__(self, "interval", tuple(ends))
 
-    def asked(self, scale: float | None, interval: tuple[float, float] | None) -> "Guidance":
+    @property
+    def guides(self) -> bool:
+        """Whether the result differs from the conditional model's."""
+        return self.scale != 1 or self.method == "cfg++"
+
+    def asked(
+        self, scale: float | None = None, interval: tuple[float, float] | None = None, method: str | None = None,
+        options: Mapping[str, float] | None = None, schedule: str | None = None,
+    ) -> "Guidance":  # fmt: skip
         """Return the guidance of a call: its arguments, or these settings where an argument is None.
 
         Raises:
-            ValueError: A value is not valid, or the call gives an interval without guidance.
+            ValueError: A value is not valid, or the call gives settings of guidance without guidance.
         """
-        scale = self.scale if scale is None else scale
-        if interval is not None and scale == 1:
-            raise ValueError("guidance_interval does nothing with guidance_scale 1, which does not guide")
-        return Guidance(scale, self.interval if interval is None else interval)
+        kept = self.options if method in (None, self.method) else {}
+        values = (scale, interval, method, kept if options is None else options, schedule)
+        mine = (self.scale, self.interval, self.method, self.options, self.schedule)
+        guidance = Guidance(*(own if value is None else value for value, own in zip(values, mine)))
+        given = set_words(interval, method, options, schedule)
+        if given and not guidance.guides:
+            raise ValueError(f"{given[0]} does nothing with guidance_scale 1, which does not guide")
+        return guidance
+
+    def asked_in(self, settings: Mapping[str, Any]) -> "Guidance":
+        """Return the guidance of a call, given its arguments by name, of which others are ignored."""
+        return self.asked(*(settings.get(name) for name in WORDS))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As arguments of a call and entries of sampling.json: the scale, and what is not the default."""
+        values = zip(WORDS, (self.scale, self.interval, self.method, dict(self.options), self.schedule))
+        return {name: value for name, value in values if name == WORDS[0] or value not in (None, "cfg", {}, "constant")}
+
+
+WORDS = ("guidance_scale", "guidance_interval", "guidance_method", "guidance_options", "guidance_schedule")
+
+
+def set_words(
+    interval: tuple[float, float] | None, method: str | None, options: Mapping | None, schedule: str | None
+) -> list[str]:
+    """The names of those settings of guidance besides its scale that are given and change something."""
+    values = zip(WORDS[1:], (interval, method, options, schedule))
+    return [name for name, value in values if value not in (None, "cfg", {}, "constant")]
 
 
 def check_interval(interval: tuple[float, float], timesteps: Sequence[float]) -> None:
@@ -112,17 +162,15 @@ def read_sampling(folder: Path, usual: float) -> Sampling | None:
         return None
     with prefix_errors(path):
         values = read_json(path)
-        guidance = Guidance(values.pop("guidance_scale", usual), values.pop("guidance_interval", None))
+        given = {name.removeprefix("guidance_"): values.pop(name) for name in WORDS if name in values}
+        guidance = Guidance(**{"scale": usual, **given})
         if unknown := values.keys() - {"num_inference_steps", "eta"}:
-            known = "guidance_scale, guidance_interval, num_inference_steps, eta"
+            known = ", ".join((*WORDS, "num_inference_steps", "eta"))
             raise ValueError(f"unknown key {shown(min(unknown))}; the keys are {known}")
         return Sampling(guidance, **values)
 
 
 def save_sampling(sampling: Sampling, folder: Path) -> None:
     """Write a sampling.json that load_sampling reads."""
-    interval = sampling.guidance.interval
-    values = {"guidance_scale": sampling.guidance.scale} | ({"guidance_interval": interval} if interval else {})
-    write_json(
-        folder / SAMPLING_FILE, values | {"num_inference_steps": sampling.num_inference_steps, "eta": sampling.eta}
-    )
+    rest = {"num_inference_steps": sampling.num_inference_steps, "eta": sampling.eta}
+    write_json(folder / SAMPLING_FILE, sampling.guidance.settings | rest)

@@ -35,7 +35,7 @@ def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     assert set(report["scores"]) == {"real clips", "VAE reconstructions", "samples"}
     assert report["scores"]["real clips"]["by_motion"] == {"left": 1.0}
     said = capsys.readouterr().out
-    assert "motion_accuracy" in said and "  left" in said
+    assert "motion_accuracy" in said and "  left" in said and "shape_constancy" in said and "  magenta" in said
 
 
 def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):

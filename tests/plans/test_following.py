@@ -176,6 +176,7 @@ def test_the_test_of_the_data_decides():
 def test_guidance_along_a_difference_by_hand():
     """cond + (scale - 1) (cond - uncond), the second pair of the last evaluation that computed both."""
     from latte.conditioning import GuidedDenoiser
+    from latte.diffusion.guidance_methods import Rule
 
     outputs, sizes = torch.randn(5, 2, 3, 8, 4, 4), []
 
@@ -185,7 +186,7 @@ def test_guidance_along_a_difference_by_hand():
 
     plan = gate_guidance(exact_plan([900, 800, 700, 600, 500], (550, 1000)), 2)
     assert [evaluation.branch for evaluation in plan.evaluations] == [*["both"] * 2, *["difference"] * 2, "conditional"]
-    denoise = GuidedDenoiser(network, plan, 4.0, [0.5] * 5)
+    denoise = GuidedDenoiser(network, plan, Rule([4.0] * 5, [0.5] * 5))
     found = [denoise(torch.zeros(1, 3, 4, 4, 4), None) for _ in range(5)]
     noise = outputs[:, :, :, :4]
     difference = noise[1, 0] - noise[1, 1]

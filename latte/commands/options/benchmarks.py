@@ -4,7 +4,15 @@ from argparse import Namespace
 from pathlib import Path
 
 from latte.arguments import check_count
-from latte.commands.options.choices import DTYPES, LEAST_FRAMES, PRECISIONS, SHAPE_FEATURES, SOURCES
+from latte.commands.options.choices import (
+    DTYPES,
+    GUIDANCE_WAYS,
+    LEAST_FRAMES,
+    LEAST_MANIFOLD,
+    PRECISIONS,
+    SHAPE_FEATURES,
+    SOURCES,
+)
 from latte.commands.options.sampling import add_sampling_options
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
 
@@ -72,6 +80,42 @@ def pab_options(argv: list[str]) -> Namespace:
     args = parser.parse_args(argv)
     check_count("--num-videos", args.num_videos)
     check_out_file(args.out)
+    return args
+
+
+def guidance_options(argv: list[str]) -> Namespace:
+    """Measure quality against variety for each way to guide, at several scales, on a model of the built-in shapes."""
+    parser = Parser(prog="latte bench guidance", description=guidance_options.__doc__)
+    add = parser.add_argument
+    add("model", nargs="?", default="shapes", help="a model of the built-in shapes (default: shapes)")
+    words = "ways to guide (default: all; autoguidance, if --autoguidance names the weaker model)"
+    add("--ways", nargs="+", choices=GUIDANCE_WAYS, help=words)
+    words = "guidance scales of every way but cfg++ (default: 1.5 2 3 4.5)"
+    add("--scales", nargs="+", type=float, default=[1.5, 2.0, 3.0, 4.5], help=words)
+    words = "guidance scales of cfg++, in 0 to 1 (default: 0.25 0.5 0.75 1)"
+    add("--plus-scales", nargs="+", type=float, default=[0.25, 0.5, 0.75, 1.0], help=words)
+    add("--num-videos", type=int, default=256, help="videos to sample in each row (default: 256)")
+    words = "write each row to this .json file as it is measured; rows that it holds are not measured again"
+    add("--out", type=Path, help=words)
+    add("--plot", type=Path, help="also write the plot to this .png file (needs matplotlib)")
+    add_sampling_options(parser)
+    args = parser.parse_args(argv)
+    check_count("--num-videos", args.num_videos, least=LEAST_MANIFOLD)
+    for name in ("cfg_scale", "cfg_interval", "guidance_method", "guidance_options", "guidance_schedule"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} does nothing here: the rows say how to guide (--ways, --scales)"
+            )
+    if args.ways is None:
+        args.ways = [way for way in GUIDANCE_WAYS if way != "autoguidance" or args.autoguidance]
+    if ("autoguidance" in args.ways) != (args.autoguidance is not None):
+        raise ValueError("the way autoguidance and --autoguidance MODEL go together: give both or none")
+    if 1.0 in args.scales:
+        raise ValueError("--scales holds 1, which does not guide: that row is always there")
+    if not all(0 <= scale <= 1 for scale in args.plus_scales):
+        raise ValueError("--plus-scales holds a number that is not in 0 to 1")
+    check_out_file(args.out)
+    check_out_file(args.plot)
     return args
 
 
@@ -166,6 +210,7 @@ def features_options(argv: list[str]) -> Namespace:
 BENCHMARKS = {
     "speed": (speed_options, "how fast a model samples in every form, what that costs, and diffusers beside it"),
     "pab": (pab_options, "what Pyramid Attention Broadcast saves and costs"),
+    "guidance": (guidance_options, "quality against variety for each way to guide"),
     "train": (train_options, "how fast a Latte trains"),
     "eval": (eval_options, "how fast videos are decoded and compared"),
     "video": (video_options, "how fast clips are read out of videos"),

@@ -7,6 +7,8 @@ SAMPLERS = (  # latte.scheduler
     *("ddpm", "ddim", "euler", "euler_ancestral", "heun"),
     *("kdpm2_ancestral", "pndm", "deis", "dpm_multistep", "dpm_singlestep"),
 )
+GUIDANCE_METHODS = ("cfg", "apg", "cfg-zero", "cfg++")  # latte.diffusion.guidance_methods
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "beta")  # latte.diffusion.guidance_methods
 DTYPES = ("float32", "float16", "bfloat16")  # latte.weights.tensors
 LATENT_DTYPES = ("float32", "float16")  # latte.commands.encode
 BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
@@ -38,6 +40,10 @@ PROTOCOLS = (  # latte.eval.protocol
 )
 DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.eval.video_inception_score
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
+GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
+    *("cfg", "interval", "apg", "cfg-zero", "cfg++", "linear", "cosine", "beta", "autoguidance"),
+)
+LEAST_MANIFOLD = 6  # latte.eval.manifold: more than its nearest neighbours
 SOURCES = ("latents", "video")  # latte.eval.bench.train_speed
 LEAST_FRAMES = 9  # latte.eval.networks.i3d
 SHAPE_FEATURES = "shapes-features"  # latte.eval.networks.shape_features

@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
-from latte.commands.options.choices import BROADCAST_KINDS, DTYPES, FPS_RANGE, SAMPLERS
+from latte.commands.options.choices import (
+    BROADCAST_KINDS,
+    DTYPES,
+    FPS_RANGE,
+    GUIDANCE_METHODS,
+    GUIDANCE_SCHEDULES,
+    SAMPLERS,
+)
 from latte.commands.parser import Parser, add_device_option, check_out_folder
 from latte.files import read_utf8
 
@@ -25,6 +32,14 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--cfg-scale", type=float, help=words)
     words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
+    words = "how to guide; apg and cfg-zero keep more variety, cfg++ takes a scale in 0 to 1 (default: cfg)"
+    add("--guidance-method", choices=GUIDANCE_METHODS, help=words)
+    words = "numbers of the method, such as momentum=-0.5 threshold=5 parallel=0 for apg, zero_steps=1 for cfg-zero"
+    add("--guidance-options", nargs="+", metavar="NAME=NUMBER", help=words)
+    words = "how the scale depends on the timestep: linear and cosine grow as the noise falls (default: constant)"
+    add("--guidance-schedule", choices=GUIDANCE_SCHEDULES, help=words)
+    words = "guide away from a weaker model of the same kind: smaller, or an early checkpoint (default: no condition)"
+    add("--autoguidance", metavar="MODEL", help=words)
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
     words = "timestep shift of a flow model: above 1, more steps are noisy (default: what the folder says, or 1)"
@@ -131,3 +146,15 @@ def parse_ranges(words: list[str]) -> dict[str, int]:
             raise ValueError(f"--pab {word}: {kind} is given twice")
         ranges[kind] = int(every)
     return ranges
+
+
+def parse_numbers(words: list[str]) -> dict[str, float]:
+    """Parse the words of --guidance-options, such as "momentum=-0.5". Raises ValueError for a word of another form."""
+    numbers: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError as error:
+            raise ValueError(f"--guidance-options {word}: expected NAME=NUMBER, such as momentum=-0.5") from error
+    return numbers

@@ -1,0 +1,170 @@
+"""Ways to guide: their formulas, against small cases that are worked out by hand."""
+
+import pytest
+import torch
+
+from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, predict_x0
+from latte.diffusion.guidance import autoguided
+from latte.diffusion.guidance_methods import (
+    SHAPES,
+    ProjectedRule,
+    Rule,
+    ZeroStarRule,
+    check_method,
+    optimise_scale,
+    project,
+    renoised_scale,
+    scheduled_scale,
+    zero_velocity,
+)
+from latte.diffusion.predictions import factors_at, noise_of
+from latte.diffusion.samplers import ddim
+from latte.diffusion.schedule import linear_schedule, respace
+
+ABAR = 0.3
+SHAPE = (2, 3, 4, 5, 5)  # b f c h w
+
+
+def noises(seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(SHAPE), torch.randn(SHAPE), torch.randn(SHAPE)
+
+
+def noise_of_v(x, v, prediction="v"):
+    return noise_of(prediction, v, x, *factors_at(ABAR))
+
+
+def vectors(*values):
+    """Latents (1, 1, 1, 1, n) of one frame."""
+    return (torch.tensor(value).view(1, 1, 1, 1, -1) for value in values)
+
+
+def test_projected_guidance_without_projection_is_classifier_free():
+    x, c, n = noises()
+    guided, average = project(x, c, n, 3.0, ABAR, parallel=1.0)
+    torch.testing.assert_close(guided, n + 3 * (c - n), rtol=1e-4, atol=1e-5)
+    difference = clean_of_noise(x, c, ABAR) - clean_of_noise(x, n, ABAR)
+    torch.testing.assert_close(average, difference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "update"),
+    [
+        ({}, [0.0, 4.0]),  # of (3, 4), what is orthogonal to (2, 0)
+        ({"parallel": 0.5}, [1.5, 4.0]),
+        ({"threshold": 2.5}, [0.0, 2.0]),  # (3, 4) has length 5
+        ({"threshold": 6.0}, [0.0, 4.0]),
+        ({"momentum": -0.5, "average": torch.tensor([0.0, 2.0]).view(1, 1, 1, 1, 2)}, [0.0, 3.0]),
+    ],
+)
+def test_projected_guidance_by_hand(options, update):
+    """Clean latents: conditional (2, 0), negative (-1, -4); the guided ones are (2, 0) + (3 - 1) update."""
+    x, c, n, change = vectors([0.7, -0.2], [2.0, 0.0], [-1.0, -4.0], update)
+    guided, _ = project(x, noise_of_clean(x, c, ABAR), noise_of_clean(x, n, ABAR), 3.0, ABAR, **options)
+    torch.testing.assert_close(clean_of_noise(x, guided, ABAR), c + 2 * change, rtol=1e-4, atol=1e-5)
+
+
+def test_the_threshold_is_that_of_a_frame():
+    """A video of equal frames is guided as one of them alone."""
+    still = [z[:, :1] for z in noises()]
+    one, _ = project(*still, 3.0, ABAR, threshold=2.0)
+    several, _ = project(*(z.expand(-1, 4, -1, -1, -1) for z in still), 3.0, ABAR, threshold=2.0)
+    torch.testing.assert_close(several, one.expand(-1, 4, -1, -1, -1))
+
+
+@pytest.mark.parametrize("prediction", ["v", "flow"])
+def test_the_optimised_scale_by_hand(prediction):
+    """Velocities (2, 1) and (1, 1): the best scale is 3/2, and 3/2 (1, 1) + 3 ((2, 1) - 3/2 (1, 1)) = (3, 0)."""
+    x, c, n, expected = vectors([0.4, -1.0], [2.0, 1.0], [1.0, 1.0], [3.0, 0.0])
+    flow, noise = prediction == "flow", lambda velocity: noise_of_v(x, velocity, prediction)
+    torch.testing.assert_close(optimise_scale(x, noise(c), noise(n), 3.0, ABAR, flow), noise(expected))
+    torch.testing.assert_close(zero_velocity(x, ABAR, flow), noise(torch.zeros_like(x)))
+
+
+def test_a_negative_velocity_of_the_right_direction_changes_nothing():
+    x, v, _ = noises()
+    towards, away = noise_of_v(x, v), noise_of_v(x, 0.2 * v)
+    torch.testing.assert_close(optimise_scale(x, towards, away, 5.0, ABAR), towards, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [ProjectedRule, ZeroStarRule])
+def test_videos_do_not_affect_each_other(rule):
+    x, c, n = noises()
+    both, first = (rule([3.0] * 2, [ABAR] * 2) for _ in range(2))
+    for k in range(2):
+        torch.testing.assert_close(both(k, x, c, n)[:1], first(k, x[:1], c[:1], n[:1]), rtol=0, atol=1e-6)
+    changed = torch.cat([c[:1], c[1:] + 1])
+    assert torch.equal(rule([3.0], [ABAR])(0, x, changed, n)[0], rule([3.0], [ABAR])(0, x, c, n)[0])
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_a_schedule_of_the_scale_is_cfg_plus_plus(eta):
+    """DDIM at the scales of renoised_scale, against CFG++: clean latents of guided noise, negative noise added."""
+    schedule = respace(linear_schedule(), torch.linspace(0, 999, 8, dtype=torch.float64).round())
+    conditional, negative = (lambda z: 0.5 * z.sin()), (lambda z: 0.3 * z.cos())
+    x, fresh, _ = noises()
+    x, fresh = x.double(), fresh.double()
+    steps = [
+        (float(here), float(there), eta * float(variance) ** 0.5)
+        for here, there, variance in zip(
+            schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.posterior_variance
+        )
+    ][::-1]
+    scales = iter([renoised_scale(0.6, *step) for step in steps])
+    *_, found = ddim(lambda z, t: negative(z) + next(scales) * (conditional(z) - negative(z)), x, schedule,
+                     lambda step: fresh, eta)  # fmt: skip
+    for index, (_, there, deviation) in zip(reversed(range(len(schedule))), steps):
+        away = negative(x)
+        clean = predict_x0(schedule, x, index, away + 0.6 * (conditional(x) - away))
+        x = there**0.5 * clean + max(1 - there - deviation**2, 0) ** 0.5 * away + deviation * fresh
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+def test_cfg_plus_plus_needs_less_noise_after_a_step():
+    assert renoised_scale(0.6, 0.3, 1.0) == pytest.approx(0.6)  # the last step adds no noise
+    with pytest.raises(ValueError, match="cfg\\+\\+ needs steps that lower the noise"):
+        renoised_scale(0.6, 0.3, 0.3)
+
+
+def test_schedules_keep_the_mean_of_the_scale():
+    for shape in SHAPES:
+        values = [scheduled_scale(4.0, t + 0.5, 1000, shape) for t in range(1000)]
+        assert sum(values) / 1000 == pytest.approx(4.0, abs=1e-4)
+    at = lambda shape: [round(scheduled_scale(4.0, t, 1000, shape), 6) for t in (0, 500, 1000)]
+    assert [at(shape) for shape in SHAPES] == [[4, 4, 4], [7, 4, 1], [7, 4, 1], [1, 5.5, 1]]
+    assert scheduled_scale(0.1 + 0.2, 0, 1000, "constant") == 0.1 + 0.2
+
+
+def test_autoguidance_by_hand():
+    """The variance is that of the model itself; outside of the interval the weaker one is not asked."""
+    strong, weak = torch.randn(2, *SHAPE).repeat(1, 1, 1, 2, 1, 1)
+    denoise = autoguided(lambda x, t: strong, lambda x, t: weak, 2.5, (100, 900))
+    x = torch.zeros(SHAPE)
+    guided = denoise(x, torch.tensor([500, 500]))
+    torch.testing.assert_close(guided[:, :, :4], weak[:, :, :4] + 2.5 * (strong - weak)[:, :, :4])
+    assert torch.equal(guided[:, :, 4:], strong[:, :, 4:])
+    assert torch.equal(denoise(x, torch.tensor([950, 950])), strong)
+
+
+@pytest.mark.parametrize("rule", [Rule, ProjectedRule, ZeroStarRule])
+def test_a_kept_difference_stands_for_the_negative_noise(rule):
+    x, c, n = noises()
+    whole, along = (rule([3.0], [ABAR]) for _ in range(2))
+    torch.testing.assert_close(along.along(0, x, c, c - n), whole(0, x, c, n), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "say"),
+    [
+        ("apx", {}, "guidance_method is 'apx'; choose from cfg, apg, cfg-zero, cfg\\+\\+"),
+        ("cfg", {"momentum": 0}, "'momentum' is unknown; cfg has no options"),
+        ("apg", {"eta": 0}, "'eta' is unknown; apg has parallel, threshold, momentum"),
+        ("apg", {"momentum": "a"}, "momentum is 'a'; it must be a finite number"),
+        ("apg", {"momentum": -1}, "momentum is -1; it must be above -1 and below 1"),
+        ("apg", {"threshold": -1}, "threshold is -1; it must be 0"),
+        ("cfg-zero", {"zero_steps": 0.5}, "zero_steps is 0.5; it must be a whole number"),
+    ],
+)
+def test_wrong_methods_are_refused(method, options, say):
+    with pytest.raises(ValueError, match=say):
+        check_method(method, options)

@@ -1,0 +1,219 @@
+"""Ways to guide, in calls of both kinds of models: what they change, what they remember, and what they refuse."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from awake_models import SIZE, awake, awake_pipeline, write_model
+from goldens import relative_error
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.diffusion.guidance import autoguided
+from latte.diffusion.samplers import ddim
+from latte.eval.replay import Replay
+from latte.fast.switch import fast_paths
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.plans.rules import gate_guidance
+from latte.weights.sampling_defaults import Guidance, Sampling, load_sampling, save_sampling
+
+CLASSES = dict(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=3, num_classes=3)
+TEXT = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=6, sample_size=4,
+            video_length=3)  # fmt: skip
+WAYS = {
+    "apg": {"guidance_method": "apg"},
+    "apg, threshold": {"guidance_method": "apg", "guidance_options": {"threshold": 20.0, "momentum": 0.0}},
+    "cfg-zero": {"guidance_method": "cfg-zero", "guidance_options": {"zero_steps": 0}},
+    "zero-init": {"guidance_method": "cfg-zero"},
+    "cfg++": {"guidance_method": "cfg++", "guidance_scale": 0.7},
+    "linear": {"guidance_schedule": "linear"},
+    "cosine": {"guidance_schedule": "cosine"},
+    "beta": {"guidance_schedule": "beta"},
+}
+
+
+FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember, or ask for the step
+
+
+def classes(strength=1.0, **changes):
+    """A class-conditional pipeline whose output is `strength` times that of random weights."""
+    network = awake(Latte(LatteConfig(**{**CLASSES, **changes})))
+    with torch.no_grad():
+        network.final_linear.weight.mul_(strength)
+    return LattePipeline(network)
+
+
+def pipeline(kind):
+    return classes() if kind == "classes" else LattePipeline(awake(LatteT2V(LatteT2VConfig(**TEXT))))
+
+
+def latents(pipe, second=2, **options):
+    """Two videos in five steps; `second` is what the second one shows."""
+    torch.manual_seed(second)
+    other = torch.randn(2, 1, 4, 6)
+    torch.manual_seed(0)
+    first = torch.randn(2, 1, 4, 6)
+    embeds = torch.cat([first, other], 1)
+    given = {"class_labels": [0, second]}
+    if pipe.takes_prompts:
+        away = {} if pipe.weaker is not None else {"negative_prompt_embeds": embeds[1]}
+        given = {"prompt_embeds": embeds[0], **away}
+    options = {"num_inference_steps": 5, "batch_size": 2, "guidance_scale": 3.0, "seed": 0, **options}
+    return pipe(**given, progress=False, output_type="latent", **options).frames
+
+
+@pytest.fixture(params=["classes", "text"])
+def pipe(request):
+    return pipeline(request.param)
+
+
+def test_the_default_said_aloud_is_the_default(pipe):
+    plain = latents(pipe)
+    said = dict(guidance_method="cfg", guidance_options={}, guidance_schedule="constant")
+    assert torch.equal(latents(pipe, **said), plain)
+
+
+def test_every_way_changes_the_videos_and_is_the_same_in_the_readable_network(pipe):
+    found = [latents(pipe), latents(pipe, guidance_scale=1.0)]
+    for options in WAYS.values():
+        found.append(latents(pipe, **options))
+        assert torch.equal(latents(pipe, **options), found[-1])  # nothing of the call before is remembered
+        with fast_paths(False):
+            assert relative_error(latents(pipe, **options), found[-1]) < 1e-4
+    assert all(relative_error(one, other) > 1e-4 for i, one in enumerate(found) for other in found[:i])
+
+
+def test_a_video_does_not_depend_on_the_others_of_its_batch(pipe):
+    for options in FEW.values():
+        assert torch.equal(latents(pipe, **options)[0], latents(pipe, second=1, **options)[0])
+
+
+def test_guidance_remembers_its_own_call_only(pipe):
+    """Without momentum, a step is guided by itself; with it, the first step alone is the same."""
+    steps = {0.0: [], -0.5: []}
+    for momentum, seen in steps.items():
+        keep = lambda pipe, step, t, tensors, seen=seen: seen.append(tensors["latents"].clone())
+        options = {"guidance_method": "apg", "guidance_options": {"momentum": momentum}}
+        latents(pipe, **options, callback_on_step_end=keep)
+    same = [torch.equal(one, other) for one, other in zip(*steps.values())]
+    assert same == [True, False, False, False, False]
+
+
+def test_zero_init_predicts_no_velocity_in_the_first_steps():
+    """Of latents a_0 x, DDIM with v = 0 makes (a a' + s s') x."""
+    pipe, seen = classes(), []
+    keep = lambda pipe, step, t, tensors: seen.append(tensors["latents"].clone())
+    start = torch.randn(2, 4, 3, 4, 4)
+    options = {"guidance_method": "cfg-zero", "guidance_options": {"zero_steps": 2}}
+    latents(pipe, latents=start, callback_on_step_end=keep, **options)
+    abars = pipe.scheduler.schedule(5).alphas_cumprod.flip(0).tolist()
+    for before, after, (here, there) in zip([start, *seen], seen[:2], pairwise(abars)):
+        factor = (here * there) ** 0.5 + ((1 - here) * (1 - there)) ** 0.5
+        torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_may_reuse_what_a_way_to_guide_computes(pipe):
+    exact = {name: latents(pipe, **options) for name, options in FEW.items()}
+    pipe.enable_plan(lambda plan: gate_guidance(plan, 3))
+    for name, options in FEW.items():
+        assert 1e-6 < relative_error(latents(pipe, **options), exact[name]) < 0.9
+    pipe.disable_plan()
+    pipe.enable_pyramid_attention_broadcast(2)
+    for name, options in FEW.items():
+        assert relative_error(latents(pipe, **options), exact[name]) > 1e-4
+
+
+@pytest.mark.parametrize("count", [3, 0])
+def test_autoguidance_by_hand(count):
+    """DDIM on autoguided; networks of two depths, with classes and without any."""
+    pipe, weak = classes(num_classes=count), classes(2.0, depth=4, num_classes=count).transformer
+    pipe.enable_autoguidance(weak)
+    start, y = torch.randn(1, 4, 3, 4, 4), (torch.tensor([2]),) if count else ()
+    shown = {"class_labels": [2]} if count else {"num_videos": 1}
+    options = {"num_inference_steps": 5, "output_type": "latent", "progress": False, "guidance_scale": 2.5}
+    found = pipe(**shown, latents=start, **options).frames
+    denoise = autoguided(lambda x, t: pipe.transformer(x, t, *y), lambda x, t: weak(x, t, *y), 2.5)
+    *_, expected = ddim(denoise, start.transpose(1, 2), pipe.scheduler.schedule(5))
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_autoguidance_by_the_model_itself_does_not_guide(pipe):
+    conditional, classifier_free = latents(pipe, guidance_scale=1.0), latents(pipe)
+    pipe.enable_autoguidance(pipe.transformer)
+    for options in ({}, WAYS["apg"], WAYS["linear"]):
+        torch.testing.assert_close(latents(pipe, **options), conditional, rtol=1e-3, atol=1e-3)
+    pipe.disable_autoguidance()
+    assert torch.equal(latents(pipe), classifier_free)
+
+
+REFUSED = [
+    ({"guidance_scale": 1.0, "guidance_method": "apg"}, "guidance_method does nothing with guidance_scale 1"),
+    ({"guidance_scale": 1.0, "guidance_schedule": "beta"}, "guidance_schedule does nothing with guidance_scale 1"),
+    ({"guidance_options": {"momentum": 0}}, "'momentum' is unknown; cfg has no options"),
+    ({"guidance_schedule": "square"}, "guidance_schedule is 'square', not one of constant, linear"),
+    ({"guidance_method": "cfg++"}, r"guidance_scale is 3; with guidance_method cfg\+\+ it must be in 0 to 1"),
+    ({**WAYS["cfg++"], "guidance_schedule": "linear"}, r"guidance_schedule linear does nothing with cfg\+\+"),
+    ({**WAYS["cfg++"], "sampler": "heun"}, "sampler is heun: choose ddim or euler"),
+]
+
+
+@pytest.mark.parametrize(("options", "say"), REFUSED)
+def test_what_does_nothing_or_does_not_fit_is_refused(options, say):
+    with pytest.raises(ValueError, match=say):
+        latents(classes(), **options)
+
+
+def test_autoguidance_refuses_what_it_cannot_do():
+    pipe = classes()
+    with pytest.raises(ValueError, match="autoguidance needs two models of one kind; these are Latte and LatteT2V"):
+        pipe.enable_autoguidance(pipeline("text").transformer)
+    with pytest.raises(ValueError, match="autoguidance needs two models of one num_classes; these have 3 and 2"):
+        pipe.enable_autoguidance(classes(num_classes=2).transformer)
+    pipe.enable_autoguidance(classes(2.0).transformer)
+    with pytest.raises(ValueError, match="autoguidance does nothing with guidance_scale 1: set it above 1"):
+        latents(pipe, guidance_scale=1.0)
+    pipe.enable_plan(lambda plan: gate_guidance(plan, 3))
+    with pytest.raises(ValueError, match="autoguidance computes two networks, and a plan is for one"):
+        latents(pipe)
+    text = pipeline("text")
+    text.enable_autoguidance(text.transformer)
+    with pytest.raises(ValueError, match="negative_prompt does nothing with autoguidance"):
+        text(prompt_embeds=torch.zeros(1, 2, 6), negative_prompt="dark", guidance_scale=3.0, output_type="latent")
+
+
+def test_calibration_refuses_what_remembers_steps():
+    with pytest.raises(ValueError, match="apg's momentum remembers steps that calibration leaves out"):
+        Replay(awake_pipeline(2), [0], 2, guidance_method="apg")
+    replay = Replay(awake_pipeline(2), [0, 1], 3, guidance_scale=0.5, guidance_method="cfg++")
+    assert replay.error(replay.sample(replay.exact, start=1)) == 0
+
+
+def test_a_model_folder_may_name_a_way_to_guide(tmp_path):
+    way = Sampling(Guidance(3.0, (100, 900), "apg", {"momentum": -0.25}, "linear"), 7)
+    save_sampling(way, tmp_path)
+    assert load_sampling(tmp_path, 4.0) == way
+    asked = way.guidance.asked(2.0, method="cfg-zero")
+    assert asked == Guidance(2.0, (100, 900), "cfg-zero", {}, "linear")  # options of another method do not stay
+    assert way.guidance.asked_in({"guidance_schedule": "constant", "eta": 1}).options == {"momentum": -0.25}
+    (tmp_path / "sampling.json").write_text('{"guidance_method": "apx"}')
+    with pytest.raises(ValueError, match=r"sampling.json: guidance_method is 'apx'"):
+        load_sampling(tmp_path, 4.0)
+
+
+def test_the_command_line_records_how_a_set_was_guided(tmp_path):
+    model = write_model(awake_pipeline(2, ["left", "right"]), tmp_path / "model")
+    other = LattePipeline(awake(Latte(LatteConfig(num_classes=2, **{**SIZE, "hidden_size": 32}))))
+    weak = write_model(LattePipeline(other.transformer, awake_pipeline(2).vae), tmp_path / "weak")
+    words = ["sample", str(model), "--n", "2", "--steps", "2", "--cfg-scale", "2", "--batch-size", "2"]
+    way = ["--guidance-method", "apg", "--guidance-options", "momentum=-0.25", "--guidance-schedule", "cosine"]
+    assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    assert main([*words, *way, "--autoguidance", str(weak), "--out", str(tmp_path / "out")]) == 0
+    plain, record = (json.loads((tmp_path / name / "samples.json").read_text()) for name in ("plain", "out"))
+    assert not [name for name in (*plain, *plain["settings"]) if "guidance_" in name[8:] or name == "autoguidance"]
+    added = {name: record["settings"][name] for name in record["settings"].keys() - plain["settings"].keys()}
+    assert added == {"guidance_method": "apg", "guidance_options": {"momentum": -0.25}, "guidance_schedule": "cosine"}
+    assert record["autoguidance"]["hidden_size"] == 32 and len(record["autoguidance"]["sha256"]) == 64
+    assert record["files"] != plain["files"]
+    assert main([*words, *way, "--out", str(tmp_path / "out")]) == 2  # made in another way
