@@ -195,10 +195,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     mesh = mesh["shard"] if mesh.size() == mesh["shard"].size() else mesh  # FSDP2, or HSDP
     for block in outermost_blocks(network):
         fully_shard(block, mesh=mesh)
-    averaged = not any(parameter.requires_grad for parameter in network.parameters())
-    return fully_shard(
-        network, mesh=mesh, reshard_after_forward=averaged or None
-    )  # no backward pass will split it again
+    no_backward = not any(parameter.requires_grad for parameter in network.parameters())  # which would split it again
+    return fully_shard(network, mesh=mesh, reshard_after_forward=no_backward or None)
 
 
 def share_clips(network: nn.Module, mesh: DeviceMesh) -> None:
