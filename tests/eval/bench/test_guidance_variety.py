@@ -28,9 +28,7 @@ def test_rows_are_ways_and_scales():
 
 
 def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypatch):
-    mean_colours = lambda network, videos: videos.float().mean(
-        (1, 3, 4)
-    )  # in place of the network, which takes seconds
+    mean_colours = lambda network, videos: videos.float().mean((1, 3, 4))  # for a network that takes seconds
     monkeypatch.setattr(guidance_variety, "shape_features", mean_colours)
     assert SIZE["num_frames"] == 4
     out, plot = tmp_path / "guidance.json", tmp_path / "guidance.png"
