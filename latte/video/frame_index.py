@@ -221,15 +221,15 @@ def missing_end(
 
 def frame_rate(stream: av.VideoStream, times: list[int]) -> float:
     """Frames per second: what the header says, if the frames bear it out."""
-    header = header_rate(stream)
-    if len(times) < 2 or not stream.time_base or not increases(times):
+    header = header_rate(stream, len(times))
+    if len(times) < 2 or not stream.time_base or times[0] == times[-1] or sorted(times) != list(times):
         return header or DEFAULT_FPS
     found = float((len(times) - 1) / ((times[-1] - times[0]) * stream.time_base))
     return header if header and abs(header / found - 1) < 0.02 + 1 / len(times) else found
 
 
-def header_rate(stream: av.VideoStream) -> float:
+def header_rate(stream: av.VideoStream, shown: int) -> float:
     """Frames per second in the header, or 0. FFmpeg's average for a gif covers only its first delays, rounded."""
-    if stream.frames and stream.duration and stream.time_base:
+    if stream.frames == shown and stream.duration and stream.time_base:  # edit lists hide frames, not their duration
         return float(stream.frames / (stream.duration * stream.time_base))
     return float(stream.average_rate or 0)
