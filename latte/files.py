@@ -186,6 +186,14 @@ def read_utf8(path: Path) -> str:
     return text
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text that are not empty, without the space around them. Raises as `read_utf8`.
+
+    Lines end as editors end them. Other marks that Unicode calls the end of a line, as in text from web pages, do not.
+    """
+    return [line.strip() for line in re.split(r"[\r\n]", read_utf8(path)) if line.strip()]
+
+
 @contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
     """A path of the same file for libraries that take only names in UTF-8, such as safetensors when it reads."""

@@ -16,7 +16,7 @@ from killed_calls import Replacing, contents, count_changes, hidden, kill_at
 from latte import drafts
 from latte.cli import explain, main
 from latte.disk_errors import naming
-from latte.files import replacing, replacing_folder, write_text
+from latte.files import read_lines, replacing, replacing_folder, write_text
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.load import load_model, save_model
 from latte.weights.tensors import write_tensors
@@ -254,3 +254,10 @@ def test_a_file_in_the_place_of_a_folder_is_kept(tmp_path):
         pass
     assert main(["convert", "shapes-t2v", str(notes)]) == 2
     assert notes.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_where_editors_end_them(end, tmp_path):
+    lines = ["a cat\u2028in the rain", "a\x85b", "a\x0cb\x1cc"]
+    (tmp_path / "a.txt").write_bytes(f"\ufeff {end.join(lines)}{end}{end}".encode())
+    assert read_lines(tmp_path / "a.txt") == lines

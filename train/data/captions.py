@@ -16,6 +16,7 @@ from typing import Any
 
 from latte.files import read_utf8
 from latte.train.settings import brief
+from latte.video.formats import READABLE_SUFFIXES
 
 TABLES = ("captions.json", "metadata.jsonl", "metadata.csv")
 NAME_KEYS, TEXT_KEYS = ("file_name", "video", "path"), ("text", "caption")  # of the columns, or of an object
@@ -24,8 +25,14 @@ MOST_BYTES = 1 << 28  # of a table
 
 def caption_file(video: Path) -> Path:
     """Where the caption of a video is: in the text file of its name beside it (of clip.mp4, clip.txt or clip.TXT)."""
-    names = (video.with_suffix(".txt"), video.with_suffix(".TXT"))
+    names = [video.with_name(without_extension(video.name) + suffix) for suffix in (".txt", ".TXT")]
     return names[1] if names[1].is_file() and not names[0].is_file() else names[0]
+
+
+def without_extension(name: str) -> str:
+    """A video's name without its extension. A folder of frames may have a dot in its name, as in scene.01."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in READABLE_SUFFIXES else name
 
 
 def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:
@@ -90,7 +97,7 @@ class Captions:
 def key_in(table: dict[str, str], folder: Path, video: Path) -> str | None:
     """The name that a folder's table has for a video, with or without its extension; None if it has none."""
     name = table_key(video.relative_to(folder).as_posix()) if table else ""
-    return next((key for key in (name, os.path.splitext(name)[0]) if key in table), None)
+    return next((key for key in (name, without_extension(name)) if key in table), None)
 
 
 def table_key(name: str) -> str:

@@ -133,7 +133,7 @@ class FolderClips:
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 self.videos.append(self.try_video(path, label, captions))
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 self.failures.note(((path, str(error)),), "left out")
         captions.warn_of_unused()
         check_ranges(self.root, (video.path for video in self.videos))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import read_utf8, walk_tree
+from latte.files import read_lines, walk_tree
 from latte.train.data.captions import without_captions
 from latte.train.data.splits import abbreviate, reject_splits, warn_of_hidden_classes
 from latte.video.read import list_pictures, list_videos, scan_videos
@@ -83,7 +83,7 @@ def find_ucf101(root: Path, split: Path | None = None) -> FoundVideos:
     classes = sorted({relative.parts[0] for relative in in_class})
     left_out = [outside_classes(path) for relative, path in files.items() if relative not in in_class]
     if split:
-        listed = [Path(re.sub(r"\s+\d+$", "", line.strip())) for line in read_split(split)]
+        listed = [Path(re.sub(r"\s+\d+$", "", line)) for line in read_split(split)]
         left_out += [LeftOut(root / name, "missing", f"named in {split}") for name in listed if name not in in_class]
         in_class = {name: in_class[name] for name in listed if name in in_class}
         if not in_class:
@@ -208,7 +208,7 @@ def count_by_suffix(files: list[Path]) -> str:
 def read_split(split: Path) -> list[str]:
     """Return the non-empty lines of a split's list. Raises ValueError if it is not a text in UTF-8."""
     try:
-        return [line for line in read_utf8(split).splitlines() if line.strip()]
+        return read_lines(split)
     except ValueError as error:
         raise ValueError(f"{error}: give a list such as trainlist01.txt") from error
 

@@ -13,7 +13,7 @@ from latte.commands.options.choices import (
     SAMPLERS,
 )
 from latte.commands.parser import Parser, add_device_option, check_out_folder
-from latte.files import read_utf8
+from latte.files import read_lines
 
 SAMPLE = """Make videos with a model, with a page, a contact sheet and an animation to look at them.
 
@@ -122,7 +122,7 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
 def read_prompts(path: Path) -> list[str]:
     """Read the file of --prompts, one prompt a line. Raises ValueError if it holds none or is not in UTF-8."""
     try:
-        prompts = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+        prompts = read_lines(path)
     except ValueError as error:
         raise ValueError(f"--prompts {error}") from error
     if not prompts:

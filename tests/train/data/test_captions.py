@@ -50,6 +50,15 @@ def test_a_text_file_in_upper_case(tmp_path):
     assert Captions(tmp_path).of(tmp_path / "CLIP.AVI") == "a dog"
 
 
+def test_a_dot_in_the_name_of_a_folder_of_frames_starts_no_extension(tmp_path):
+    (tmp_path / "captions.json").write_text(json.dumps({"scene": "all", "scene.02": "two", "clip.v1": "first"}))
+    (tmp_path / "scene.txt").write_text("all")
+    (tmp_path / "scene.01.txt").write_text("one")
+    captions = Captions(tmp_path)
+    names = ("scene.01", "scene.02", "scene.03", "clip.v1.webm")
+    assert [captions.of(tmp_path / name) for name in names] == ["one", "two", "", "first"]
+
+
 def test_the_nearest_caption_counts(tmp_path):
     """That of the file beside the video, then that of a table in its folder, then that of one above."""
     composed, apart = (unicodedata.normalize(form, "s/café.mp4") for form in ("NFC", "NFD"))
