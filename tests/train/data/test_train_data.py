@@ -12,6 +12,7 @@ from PIL import Image
 from small_runs import TINY, run, small, small_t2v
 
 from latte.cli import main
+from latte.models.latte import Latte
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes.draw import make_clip
 from latte.train.data import decoded_cache
@@ -32,6 +33,7 @@ class Recorder(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, self.seen = config, []
+        self.denoiser = Latte(config)  # whose blocks training looks at
 
     def forward(self, x, t, y, num_images):
         self.seen.append((x, t, y))
