@@ -18,8 +18,11 @@ Words = tuple[str, ...]
 
 WRAPPERS = {  # words of data parallelism and averages, torch.compile, FSDP, activation checkpointing, Fabric
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"),
+    "_fpw_module",  # of the first versions of FSDP
 }
-AVERAGES = {"ema", "swa", "averaged", "average", "shadow"}  # parts of the words before averaged weights
+AVERAGES = {"ema", "emas", "swa", "averaged", "average", "avg", "polyak", "shadow"}  # in words before averaged weights
+WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # a part of model_ema, emaModel or netEMA
+AVERAGED_BY_LIGHTNING = {"state_dict": "averaged_state_dict"}  # beside current_model_state, by its WeightAveraging
 ONLINE = "online_model"  # the word before the weights that ema_pytorch averages, in the table of its averages
 MOST_SETS = 20  # in a checkpoint
 COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers that averages keep beside the weights
@@ -50,7 +53,7 @@ def without_wrappers(name: str) -> str:
 
 def is_average(words: Words) -> bool:
     """Whether these words stand before averaged weights."""
-    return ONLINE not in words and any(AVERAGES & set(re.split(r"[_.-]", word.lower())) for word in words)
+    return ONLINE not in words and any(part.lower() in AVERAGES for word in words for part in WORD.findall(word))
 
 
 def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
@@ -64,6 +67,8 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
         ValueError: A set is not a table of tensors with distinct names, or there are too many.
     """
     sets: list[WeightSet] = []
+    if "current_model_state" in table:
+        table = {AVERAGED_BY_LIGHTNING.get(key, key): part for key, part in table.items()}
     for keys, part in nested_tables(table):
         names = {key: without_wrappers(key) if isinstance(key, str) else "" for key in part}
         prefixes = {
@@ -163,8 +168,9 @@ def unread_averages(table: dict) -> list[str]:
                 continue
             if isinstance(value, Foreign):
                 found.append(f"{'.'.join(words)} is an object of {value.name}, which is not loaded")
-            elif isinstance(value, list | tuple) and any(isinstance(tensor, Tensor) for tensor in value):
-                found.append(f"{'.'.join(words)} is a list of tensors without names")
+            elif isinstance(value, list | tuple) and any(isinstance(item, Tensor | dict) for item in value):
+                kind = "tables" if isinstance(value[0], dict) else "tensors without names"
+                found.append(f"{'.'.join(words)} is a list of {kind}")
             elif isinstance(value, Tensor) and value.numel() > 1:
                 found.append(f"{'.'.join(words)} is not a name of this network")
     return found

@@ -45,6 +45,14 @@ FORMS = {  # of a checkpoint with the averaged weights a and the others m
     "lightning, compiled": lambda a, m: {
         "state_dict": {**under("model._orig_mod.", m), **under("ema._orig_mod.module.", a)}
     },
+    "lightning's averaging": lambda a, m: {
+        **ABOUT,
+        "state_dict": under("model.", a),
+        "current_model_state": under("model.", m),
+        "averaging_state": {"n_averaged": N},
+    },
+    "words in capitals": lambda a, m: {"net": m, "netEMA": a},
+    "words in one": lambda a, m: {"model": m, "emaModel": a},
     "latent diffusion": lambda a, m: {
         "state_dict": {
             **under("model.diffusion_model.", m),
@@ -72,6 +80,7 @@ FORMS = {  # of a checkpoint with the averaged weights a and the others m
     },
     "ema_pytorch alone": lambda a, m: {"initted": N, "step": N, **under("online_model.", m), **under("ema_model.", a)},
     "basicsr": lambda a, m: {"params": m, "params_ema": a},
+    "averages of parameters": lambda a, m: {"params": m, "params_avg": a},
     "timm": lambda a, m: {"state_dict": m, "state_dict_ema": a, "arch": "Latte-XL/2"},
     "tutorial": lambda a, m: {"model_state_dict": m, "ema_state_dict": a, "optimizer_state_dict": {}, "loss": 0.1},
     "net": lambda a, m: {"net": m, "net_ema": a},
@@ -126,6 +135,8 @@ def test_other_weights_than_asked_for_are_never_taken(tiny):
         ({"state_dict_ema": state, "x": 1}, "model", "holds ['state_dict_ema'], not 'model'"),
         ({"state_dict": state, "ema": object_}, "ema", "ema is an object of ema.EMA"),
         ({"state_dict": state, "ema": {"shadow_params": list(state.values())}}, "ema", "list of tensors without names"),
+        ({"net": state, "ema": {"stds": [0.05], "emas": [other(state)]}}, "ema", "ema.emas is a list of tables"),
+        ({"net": state, "emas": {"a": other(state), "b": state}}, "ema", "both emas.a and emas.b, which differ"),
         ({"state_dict": {**under("model.", state), **lit}}, "ema", "is not a name of this network; choose weights="),
         ({"ema": state, "ema_model": other(state)}, "ema", "both ema and ema_model, which differ"),
         ({"ema_0.9999": state, "ema_0.99": other(state)}, "ema", "both ema_0.9999 and ema_0.99, which differ"),
