@@ -66,7 +66,8 @@ def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[in
     last, converter = max(wanted), VideoReformatter()
     with open_stream(path) as (container, stream):
         check_size(stream, len(wanted), index.pixel_aspect)
-        container.seek(key.pts, stream=stream)
+        with av.logging.Capture():  # what it reports of other places is not about these frames
+            container.seek(key.pts, stream=stream)
         try:
             decoded = decode(container, stream, Damage(), head_is_cut=False)
             shown = dropwhile(lambda frame: frame.pts != key.pts, decoded)

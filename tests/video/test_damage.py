@@ -96,6 +96,9 @@ def test_the_same_damage_is_reported_every_time_and_nothing_is_printed(tmp_path,
             read_video(path)
         said.append(str(raised.value))
     read_video(encode(tmp_path / "a.avi", CLIP, "mjpeg", "yuvj420p"))
+    longer = encode(tmp_path / "b.mkv", CLIP, options={"g": "4"})
+    longer.write_bytes(longer.read_bytes() + bytes(5000))
+    read_video(longer, [len(CLIP) - 1])
     assert len(set(said)) == 1 and capfd.readouterr() == ("", "")
 
 
