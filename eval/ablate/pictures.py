@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
-from latte.eval.ablate.definitions import Ablation, Arm
+from latte.eval.ablate.arms import Ablation, Arm
 from latte.eval.ablate.runs import Grid
 from latte.files import replacing
 from latte.train.curves import read_metrics, smooth
@@ -30,8 +30,10 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
     Raises:
         ValueError: matplotlib is not installed.
     """
+    if not ablation.trains or ablation.recipe_differs:
+        return False
     means = {label: mean for label, arm in ablation.arms.items() if (mean := mean_loss(grid, arm)) is not None}
-    if not ablation.trains or not means:
+    if not means:
         return False
     try:
         from matplotlib.figure import Figure

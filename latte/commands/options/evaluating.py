@@ -75,7 +75,7 @@ def ablate_parser() -> Parser:
     """The options of `latte ablate`."""
     parser = Parser(prog="latte ablate", description=ABLATE)
     add = parser.add_argument
-    words = "names of ablations (default: all), and settings of the base to change"
+    words = "names of ablations (default: all of the paper's), and settings of the base to change"
     add("names", nargs="*", metavar="NAME or key=value", help=words)
     add("--list", action="store_true", help="list the ablations and their arms, and do nothing else")
     add("--out", type=Path, default=Path("ablations"), help="folder for runs and report (default: ablations)")
