@@ -1,4 +1,4 @@
-"""The paper's ablations as data: what each compares, what the paper found, and the settings of its arms.
+"""The ablations as data, the paper's and a modern one: what each compares, what the paper found, the settings of arms.
 
 Latte (arXiv 2401.03048) reports its ablations as curves of FVD on FaceForensics over 150,000 training steps, without
 tables of numbers, so its findings are given here in words. An arm is defined by how it departs from a base. The base,

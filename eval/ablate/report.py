@@ -1,4 +1,4 @@
-"""The report of the ablations: tables, verdicts, training curves, and samples side by side.
+"""The report of the ablations: tables, verdicts, training curves or scores, and samples side by side.
 
 It depends on the files of the runs and on what failed, and on nothing else: written again, it has the same bytes.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from latte.eval.ablate.arms import Ablation
-from latte.eval.ablate.pictures import draw_curves, draw_strips
+from latte.eval.ablate.pictures import draw_curves, draw_scores, draw_strips
 from latte.eval.ablate.runs import Grid
 from latte.eval.ablate.scores import REAL_CLIPS
 from latte.eval.ablate.tables import METRICS, Verdict, ablation_table, read_scores, verdicts
@@ -71,11 +71,13 @@ def write_report(grid: Grid, failed: dict[Path, str]) -> list[Path]:
 def make_section(grid: Grid, name: str, failed: dict[Path, str]) -> Section:
     """Read the scores of an ablation, and draw its pictures."""
     ablation, pictures = grid.ablations[name], {}
+    scores = read_scores(grid, ablation)
+    if draw_scores(ablation, scores, grid.folder / f"scores-{name}.png"):
+        pictures[f"scores-{name}.png"] = f"{ablation.title}: scores, mean over {len(grid.seeds)} seeds"
     if draw_curves(grid, ablation, grid.folder / f"curves-{name}.png"):
         pictures[f"curves-{name}.png"] = f"{ablation.title}: training loss, mean over {len(grid.seeds)} seeds"
     if draw_strips(grid, ablation, grid.folder / f"strips-{name}.png"):
         pictures[f"strips-{name}.png"] = f"{ablation.title}: the same two samples of every arm, seed {grid.seeds[0]}"
-    scores = read_scores(grid, ablation)
     results = ablation_table(ablation, scores), verdicts(ablation, scores), failures(grid, ablation, failed)
     return Section(name, ablation.title, ablation.finding, ablation.note, *results, pictures)
 

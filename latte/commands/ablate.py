@@ -1,4 +1,4 @@
-"""`latte ablate`: run the paper's ablations. Train every arm with every seed, sample, score, and write a report.
+"""`latte ablate`: run ablations. Train every arm with every seed, sample, score, and write a report.
 
 At the small scale, models are trained on the built-in shapes, which takes hours on a CPU. The paper's scale needs GPUs.
 Work that is already done is not repeated.

@@ -1,5 +1,8 @@
 """`latte ablate modern`: its arms are what their names say, fit the networks, and share nothing that differs."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from ablation_grids import grid_of, write_scores
@@ -115,4 +118,9 @@ def test_the_report_has_costs_in_place_of_losses(tmp_path):
     assert "| all, a quarter of the clips | 2 | 2.00 | 0.688 ± 0.088 | 32.0 | 500 | 5.9 | 3.1 |" in text
     assert "all, a quarter of the clips ahead of base: motion +0.188 ± 0.794: open" in text
     assert "Muon ahead of base: not scored" in text
-    assert "curves-modern.png" not in text and Image.open(tmp_path / "strips-modern.png").width > 0
+    names = re.findall(r"\((\S+\.png)\)", text)
+    assert names == ["scores-modern.png", "strips-modern.png"] and all((tmp_path / name).is_file() for name in names)
+    pixels = np.asarray(Image.open(tmp_path / names[0]).convert("RGB")).astype(int)
+    blue = (abs(pixels - (31, 119, 180)) < 12).all(2)
+    lengths = [int(row.sum()) for row in blue if row.any()]
+    assert min(lengths) < max(lengths)  # of the bars
