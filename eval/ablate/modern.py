@@ -48,17 +48,17 @@ MODERN = Ablation(
     title="A modern recipe, part by part",
     arms={
         "base": PLAIN,
+        "base, a quarter of the clips": together(PLAIN, FEWER),
         **{part: together(PLAIN, arm) for part, arm in PARTS.items()},
         "all": EVERYTHING,
-        **{f"all without {part}": all_but(part) for part in PARTS},
-        "base, a quarter of the clips": together(PLAIN, FEWER),
         "all, a quarter of the clips": together(EVERYTHING, FEWER),
+        **{f"all without {part}": all_but(part) for part in PARTS},
     },
     claims=(
         *((part, "base") for part in PARTS),
         ("all", "base"),
-        *(("all", f"all without {part}") for part in PARTS),
         ("all, a quarter of the clips", "base"),
+        *(("all", f"all without {part}") for part in PARTS),
     ),
     note="The claims are those of the parts' authors. Samples are drawn without guidance, which would cover for what a "
     "network has not learned. Arms minimise different losses, so losses do not compare and are not shown. Flow "
