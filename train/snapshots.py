@@ -158,6 +158,28 @@ def write_average(run: Path, snapshot: Path, tensors: dict[str, Tensor], record:
         write_json(draft / STEPS_FILE, record)
 
 
+def make_average(run: Path, length: float, folder: Path, step: int | None = None) -> dict[str, Any]:
+    """Make a model of a run with another average of its weights.
+
+    Args:
+        run: The run folder, with snapshots.
+        length: The average's length, see latte.train.power_average.
+        folder: Where to write the model; new or empty.
+        step: After how many steps, one of those with a snapshot. None: the newest one.
+
+    Returns:
+        The "step", the number of "snapshots", and the "error" of the profile (latte.train.power_average.mixture).
+
+    Raises:
+        ValueError: There are no snapshots, the length is out of range, or the folder holds something.
+    """
+    snapshots = sound_snapshots(run, step)
+    tensors, error = reconstruct(snapshots, length)
+    step = step_of(snapshots[-1])
+    write_average(run, snapshots[-1], tensors, {"steps": step, "average": length}, folder)
+    return {"step": step, "snapshots": len(snapshots), "error": error}
+
+
 def parts(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, tuple[dict, dict[str, Tensor]]]:
     """The configuration and the tensors of each part of a network, by its subfolder; "" is the folder itself."""
     if "text_encoder" not in config:

@@ -1,4 +1,4 @@
-"""The paper's ablations as data: what each compares, what the paper found, and the settings of its arms.
+"""The ablations as data, the paper's and a modern one: what each compares, what the paper found, the settings of arms.
 
 Latte (arXiv 2401.03048) reports its ablations as curves of FVD on FaceForensics over 150,000 training steps, without
 tables of numbers, so its findings are given here in words. An arm is defined by how it departs from a base. The base,
@@ -6,51 +6,17 @@ and the few numbers that depend on its size, belong to a scale: "paper" has the 
 the built-in shapes, on a CPU.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from latte.eval.ablate.arms import EACH, Ablation, Arm, Sweep, model_of
+from latte.eval.ablate.modern import MODERN
 from latte.models.latte_config import SIZES, equal_depth
-
-EACH = object()  # in an arm of a sweep: the value that is swept over
-EQUAL_DEPTH = object()  # in an arm: the depth at which variants 3 and 4 have as many parameters as the base
+from latte.train.config import TrainConfig
 
 
-@dataclass(frozen=True)
-class Arm:
-    """How one side of a comparison departs from the base."""
-
-    train: dict | object = field(default_factory=dict)  # settings of the training; EACH: those of the sweep's value
-    sample: dict = field(default_factory=dict)  # arguments of the pipeline's call
-    from_images: bool = False  # whether training begins with the weights of the scale's image model
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Arms and claims that an ablation has once for each of several values, which depend on the scale.
-
-    In labels, {} is replaced by the value; in settings, EACH is.
-    """
-
-    over: str  # which values: a key of `swept_values`
-    arms: dict[str, Arm] = field(default_factory=dict)
-    claims: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """A comparison."""
-
-    title: str
-    finding: str  # of the paper
-    arms: dict[str, Arm] = field(default_factory=dict)
-    claims: tuple[tuple[str, str], ...] = ()  # of the paper: pairs of arms, the better one first
-    sweeps: tuple[Sweep, ...] = ()  # further arms and claims, until `ablations` replaces them by what they stand for
-    note: str = ""  # what a reader of the results should know
-    data_differs: bool = False  # whether arms are trained on different clips, so that their losses do not compare
-
-    @property
-    def trains(self) -> bool:
-        """Whether the arms differ in training, and not only in sampling."""
-        return any(arm.train or arm.from_images for arm in self.arms.values())
+def depth_of_equal_size(base: TrainConfig) -> int:
+    """The depth at which variants 3 and 4 have as many parameters as the base."""
+    return equal_depth(model_of(base).depth)
 
 
 ABLATIONS = {
@@ -60,8 +26,8 @@ ABLATIONS = {
         arms={
             "variant 1": Arm(),
             "variant 2": Arm({"model.variant": 2}),
-            "variant 3": Arm({"model.variant": 3, "model.depth": EQUAL_DEPTH}),
-            "variant 4": Arm({"model.variant": 4, "model.depth": EQUAL_DEPTH}),
+            "variant 3": Arm({"model.variant": 3, "model.depth": depth_of_equal_size}),
+            "variant 4": Arm({"model.variant": 4, "model.depth": depth_of_equal_size}),
         },
         claims=(("variant 1", "variant 2"), ("variant 1", "variant 3"), ("variant 1", "variant 4")),
         sweeps=(
@@ -70,7 +36,7 @@ ABLATIONS = {
                 arms={
                     "variant 1, patch {}": Arm({"model.patch_size": EACH}),
                     "variant 4, patch {}": Arm(
-                        {"model.variant": 4, "model.depth": EQUAL_DEPTH, "model.patch_size": EACH}
+                        {"model.variant": 4, "model.depth": depth_of_equal_size, "model.patch_size": EACH}
                     ),
                 },
                 claims=(("variant 1, patch {}", "variant 4, patch {}"),),
@@ -151,6 +117,7 @@ ABLATIONS = {
         finding="No scales are compared; the paper's code has 7 for UCF101.",
         sweeps=(Sweep("guidance scales", {"guidance {:g}": Arm(sample={"guidance_scale": EACH})}),),
     ),
+    "modern": MODERN,
 }
 
 
@@ -216,13 +183,13 @@ SCALES = {
 }
 
 
-def swept_values(scale: Scale, base: dict) -> dict[str, dict]:
+def swept_values(scale: Scale, patch_size: int) -> dict[str, dict]:
     """For each name that a Sweep may have, the values as labels show them, and as settings have them."""
-    patch_sizes = [size for size in scale.patch_sizes if size != base["patch_size"]]
+    patch_sizes = [size for size in scale.patch_sizes if size != patch_size]
     itself = lambda values: {value: value for value in values}
     return {
         "other patch sizes": itself(patch_sizes),
-        "larger patch sizes": itself(size for size in patch_sizes if size > base["patch_size"]),
+        "larger patch sizes": itself(size for size in patch_sizes if size > patch_size),
         "sizes": scale.sizes,
         "smaller sizes": dict(list(scale.sizes.items())[-2::-1]),
         "steps": itself(scale.sampling_steps),
@@ -230,28 +197,29 @@ def swept_values(scale: Scale, base: dict) -> dict[str, dict]:
     }
 
 
-def ablations(scale: Scale, base: dict) -> dict[str, Ablation]:
+def ablations(scale: Scale, base: TrainConfig) -> dict[str, Ablation]:
     """The ablations at a scale.
 
     Args:
-        scale: fills in what depends on it.
-        base: the fields of the base's LatteConfig.
+        scale: Fills in what depends on it.
+        base: The settings that arms depart from.
 
     Returns:
         The ablations by name, without sweeps. Those that have no arms at this scale are left out.
     """
-    swept = swept_values(scale, base)
+    patch_size = model_of(base).patch_size
+    swept = swept_values(scale, patch_size)
     names = {
         "largest": list(scale.sizes)[-1],
-        "patch_size": base["patch_size"],
-        "equal_depth": equal_depth(base["depth"]),
+        "patch_size": patch_size,
+        "equal_depth": depth_of_equal_size(base),
     }
 
     def fill(settings: dict | object, each: object = None) -> dict:
         if settings is EACH:
             return each
-        meanings = {EACH: each, EQUAL_DEPTH: names["equal_depth"]}
-        return {key: meanings.get(value, value) for key, value in settings.items()}
+        known = {name: each if value is EACH else value for name, value in settings.items()}
+        return {name: value(base) if callable(value) else value for name, value in known.items()}
 
     def at_scale(ablation: Ablation) -> Ablation:
         arms = {label: replace(arm, train=fill(arm.train)) for label, arm in ablation.arms.items()}

@@ -1,6 +1,7 @@
-"""The pictures of an ablation: training curves, and samples of every arm side by side."""
+"""The pictures of an ablation: training curves or scores, and samples of every arm side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
-from latte.eval.ablate.definitions import Ablation, Arm
+from latte.eval.ablate.arms import Ablation, Arm
 from latte.eval.ablate.runs import Grid
+from latte.eval.ablate.tables import Scores, by_seed, mean_and_deviation, shown_metrics
 from latte.files import replacing
 from latte.train.curves import read_metrics, smooth
 from latte.video.page import contact_sheet
@@ -30,14 +32,12 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    means = {label: mean for label, arm in ablation.arms.items() if (mean := mean_loss(grid, arm)) is not None}
-    if not ablation.trains or not means:
+    if not ablation.trains or ablation.recipe_differs:
         return False
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("the curves of a report need matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    means = {label: mean for label, arm in ablation.arms.items() if (mean := mean_loss(grid, arm)) is not None}
+    if not means:
+        return False
+    figure = new_figure(10, 3.8)
     loss, difference = figure.subplots(1, 2)
     first, (_, reference) = next(iter(means.items()))
     for i, (label, (step, mean)) in enumerate(means.items()):
@@ -49,10 +49,53 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
     loss.legend(frameon=False)
     for axes in (loss, difference):
         axes.grid(alpha=0.3, which="both")
+    save_figure(figure, path)
+    return True
+
+
+def draw_scores(ablation: Ablation, scores: Scores, path: Path) -> bool:
+    """Draw the scores of every arm as bars, the mean ± the standard deviation over its seeds, if recipes differ.
+
+    A line goes through the first arm's. The last panel has the time of training.
+
+    Returns:
+        Whether there was anything to draw. Otherwise no file is written.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    metrics = [each for each in shown_metrics(ablation, scores) if each.better or each.name == "training_time"]
+    arms = [arm for arm, rows in scores.items() if rows]
+    if not ablation.recipe_differs or not metrics or not arms:
+        return False
+    figure = new_figure(2 + 2 * len(metrics), 0.8 + 0.24 * len(arms))
+    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics):
+        numbers = [list(by_seed(scores, arm, metric.name).values()) or [np.nan] for arm in arms]
+        means, deviations = zip(*(mean_and_deviation(row) for row in numbers))
+        axes.barh(arms, means, xerr=np.nan_to_num(deviations), color="C0", ecolor="C1", height=0.7)
+        axes.axvline(means[0], color="C3", linewidth=1)
+        axes.set_title(metric.title, fontsize=9)
+        axes.margins(y=0.01)
+        axes.grid(alpha=0.3, axis="x")
+    axes.invert_yaxis()  # the panels share it
+    save_figure(figure, path)
+    return True
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib, in inches. Raises ValueError if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("the curves of a report need matplotlib: pip install matplotlib") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib, with the same bytes each time."""
     with replacing(path) as draft:
         figure.savefig(draft, dpi=100, metadata={"Software": None})
     reduce_colours(path)
-    return True
 
 
 def mean_loss(grid: Grid, arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,4 +1,4 @@
-"""The report of the ablations: tables, verdicts, training curves, and samples side by side.
+"""The report of the ablations: tables, verdicts, training curves or scores, and samples side by side.
 
 It depends on the files of the runs and on what failed, and on nothing else: written again, it has the same bytes.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from latte.eval.ablate.definitions import Ablation
-from latte.eval.ablate.pictures import draw_curves, draw_strips
+from latte.eval.ablate.arms import Ablation
+from latte.eval.ablate.pictures import draw_curves, draw_scores, draw_strips
 from latte.eval.ablate.runs import Grid
 from latte.eval.ablate.scores import REAL_CLIPS
 from latte.eval.ablate.tables import METRICS, Verdict, ablation_table, read_scores, verdicts
@@ -35,6 +35,11 @@ class Section:
     verdicts: dict[str, list[Verdict]]  # by claim
     failed: list[str]
     pictures: dict[str, str]  # file name -> caption
+
+    @property
+    def texts(self) -> list[str]:
+        """What the paper found, and what a reader should know."""
+        return [text for text in (self.finding and f"The paper: {self.finding}", self.note) if text]
 
     @property
     def lines(self) -> list[str]:
@@ -66,11 +71,13 @@ def write_report(grid: Grid, failed: dict[Path, str]) -> list[Path]:
 def make_section(grid: Grid, name: str, failed: dict[Path, str]) -> Section:
     """Read the scores of an ablation, and draw its pictures."""
     ablation, pictures = grid.ablations[name], {}
+    scores = read_scores(grid, ablation)
+    if draw_scores(ablation, scores, grid.folder / f"scores-{name}.png"):
+        pictures[f"scores-{name}.png"] = f"{ablation.title}: scores, mean over {len(grid.seeds)} seeds"
     if draw_curves(grid, ablation, grid.folder / f"curves-{name}.png"):
         pictures[f"curves-{name}.png"] = f"{ablation.title}: training loss, mean over {len(grid.seeds)} seeds"
     if draw_strips(grid, ablation, grid.folder / f"strips-{name}.png"):
         pictures[f"strips-{name}.png"] = f"{ablation.title}: the same two samples of every arm, seed {grid.seeds[0]}"
-    scores = read_scores(grid, ablation)
     results = ablation_table(ablation, scores), verdicts(ablation, scores), failures(grid, ablation, failed)
     return Section(name, ablation.title, ablation.finding, ablation.note, *results, pictures)
 
@@ -103,9 +110,9 @@ def settings_text(grid: Grid) -> list[str]:
         f"{base.global_batch_size} clips, learning rate {base.learning_rate:g}. base.yaml has all settings. Every arm "
         f"is trained in the same way, with seeds {', '.join(map(str, grid.seeds))}. From each trained model, "
         f"{grid.num_videos} videos are sampled ({sampling}). {distance_note(grid)}".rstrip(),
-        "Cells show the mean ± standard deviation over seeds. Verdicts show the mean lead of the arm that the paper "
-        "finds better, over paired seeds, ± half the width of its 95 % interval (Student's t). A claim of the paper "
-        "holds here, or is reversed, if this interval excludes 0; otherwise it is open. Nothing is corrected for the "
+        "Cells show the mean ± standard deviation over seeds. Verdicts show the mean lead of the arm that is "
+        "claimed to be better, over paired seeds, ± half the width of its 95 % interval (Student's t). A claim holds "
+        "here, or is reversed, if this interval excludes 0; otherwise it is open. Nothing is corrected for the "
         "number of comparisons.",
     ]
 
@@ -130,7 +137,7 @@ def markdown_report(about: list[str], sections: list[Section]) -> str:
     summary = summary_table(sections)
     lines += ["## Summary", "", *table(summary)] if summary[1:] else []
     for section in sections:
-        text = f"`{section.name}`. The paper: {section.finding} {section.note}".rstrip()
+        text = " ".join([f"`{section.name}`.", *section.texts])
         lines += [f"## {section.title}", "", text, "", *table(section.rows)]
         lines += [f"- {line}" for line in section.lines] + [""] * bool(section.lines)
         for file, caption in section.pictures.items():
@@ -168,10 +175,9 @@ def html_report(about: list[str], sections: list[Section], folder: Path) -> str:
     summary = summary_table(sections)
     parts += ["<h2>Summary</h2>", table(summary)] if summary[1:] else []
     for section in sections:
-        texts = [text for text in (f"The paper: {section.finding}", section.note) if text]
         parts += [
             f'<h2 id="{section.name}">{escape(section.title)}</h2>',
-            *(f"<p>{escape(text)}</p>" for text in texts),
+            *(f"<p>{escape(text)}</p>" for text in section.texts),
         ]
         parts += [table(section.rows)]
         parts += ["<ul>", *(f"<li>{escape(text)}</li>" for text in section.lines), "</ul>"] if section.lines else []

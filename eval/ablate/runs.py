@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import yaml
 
-from latte.eval.ablate.definitions import Ablation, Arm, Scale, ablations
+from latte.eval.ablate.arms import Ablation, Arm
+from latte.eval.ablate.definitions import Scale, ablations
 from latte.eval.ablate.scores import measure_trained_model, score_samples
 from latte.eval.ablate.workers import WorkerDevice, Workers
 from latte.files import read_json, write_json, write_text
@@ -25,6 +26,8 @@ from latte.train.config import LatteTrainConfig, TrainConfig
 from latte.train.data import latent_files
 from latte.train.data.latent_files import latent_settings
 from latte.train.presets import resolve
+from latte.train.run_folder import FINAL
+from latte.train.snapshots import make_average
 
 ABOUT, BASE, LOG = "ablation.json", "base.yaml", "train.log"
 MEASUREMENTS = "measurements.json"  # in a run folder: what was measured of the trained model
@@ -60,6 +63,17 @@ class Evaluation:
     training: Training
     sampling: dict  # arguments of the pipeline's call
     file: Path  # of the scores; a picture of some samples is beside it
+    average: float = 0.0  # the length of the average that is sampled; 0: of the one in final/
+
+    def model(self) -> Path:
+        """The folder of the model that is sampled. If it is another average, it is made at the first call."""
+        run = self.training.folder
+        if not self.average:
+            return run / FINAL
+        folder = run / f"average-{self.average:g}"
+        if not folder.is_dir():
+            make_average(run, self.average, folder)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Grid:
     @cached_property
     def ablations(self) -> dict[str, Ablation]:
         """The ablations, by name."""
-        known = ablations(self.scale, asdict(LatteConfig.from_dict(self.base.model)))
+        known = ablations(self.scale, self.base)
         return {name: known[name] for name in self.names}
 
     def training(self, arm: Arm, seed: int) -> Training:
@@ -85,7 +99,7 @@ class Grid:
         image_model, settings = None, {**arm.train}
         if arm.from_images and isinstance(self.scale.image_model, dict):
             image_model = self.training_with(IMAGES, self.scale.image_model, seed)
-            settings["init"] = str(image_model.folder / "final")
+            settings["init"] = str(image_model.folder / FINAL)
         elif arm.from_images:
             settings["init"] = self.scale.image_model
         settings = {name: value for name, value in settings.items() if value != self.base_value(name)}
@@ -125,9 +139,10 @@ class Grid:
     def evaluation(self, arm: Arm, seed: int) -> Evaluation:
         """The evaluation of an arm with a seed."""
         training, default = self.training(arm, seed), self.scale.sampling
-        parts = [f"{name}={value}" for name, value in sorted(arm.sample.items()) if value != default.get(name)]
+        parts = [f"average={arm.average:g}"] if arm.average else []
+        parts += [f"{name}={value}" for name, value in sorted(arm.sample.items()) if value != default.get(name)]
         file = training.folder / "scores" / f"{','.join(parts) or 'base'}.json"
-        return Evaluation(training, {**default, **arm.sample, "seed": seed}, file)
+        return Evaluation(training, {**default, **arm.sample, "seed": seed}, file, arm.average)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -188,8 +203,7 @@ def run_training(grid: Grid, training: Training, workers: Workers, device: Worke
 
 def run_evaluation(grid: Grid, evaluation: Evaluation, workers: Workers, device: WorkerDevice) -> None:
     """Sample a trained model, and score the samples."""
-    folder, sampling = evaluation.training.folder, evaluation.sampling
-    score_samples(folder, sampling, grid.num_videos, evaluation.file, device.name, grid.i3d)
+    score_samples(evaluation.model(), evaluation.sampling, grid.num_videos, evaluation.file, device.name, grid.i3d)
 
 
 class Missing(NamedTuple):

@@ -113,11 +113,11 @@ def examiner_scores(samples: Samples) -> dict[str, float]:
     return {name: scores[name] for name in names} | {"real_motion_accuracy": real["motion_accuracy"]}
 
 
-def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: str, i3d: str = "") -> None:
+def score_samples(model: Path, sampling: dict, count: int, file: Path, device: str, i3d: str = "") -> None:
     """Sample a trained model, and write the scores of the samples and a picture of some.
 
     Args:
-        folder: of the run.
+        model: its folder, in that of the run.
         sampling: arguments of the pipeline's call.
         count: the number of videos to sample.
         file: where to write the scores, as JSON. The picture, beside it, has a row of frames for each sample of SHOWN.
@@ -125,8 +125,8 @@ def score_samples(folder: Path, sampling: dict, count: int, file: Path, device: 
         i3d: path to I3D's weights. With it, and if the data is a folder of videos, the scores have the FVD between the
             samples and as many clips of the data, cut out as in training.
     """
-    config = resolve(str(folder / "config.yaml"), [])
-    pipe = LattePipeline.from_pretrained(folder / "final").to(device)
+    config = resolve(str(model.parent / "config.yaml"), [])
+    pipe = LattePipeline.from_pretrained(model).to(device)
     classes = pipe.transformer.config.num_classes
     real = real_clips(ClipGeometry.of(config), count) if config.data == "shapes" and classes else []
     labels = [clip.label for clip in real] or [i % classes for i in range(count) if classes]

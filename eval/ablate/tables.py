@@ -1,13 +1,14 @@
-"""The scores of an ablation as tables of means and deviations, and verdicts on the paper's claims."""
+"""The scores of an ablation as tables of means and deviations, and verdicts on its claims."""
 
 import math
 import statistics
 from dataclasses import dataclass
 
-from latte.eval.ablate.definitions import Ablation
+from latte.eval.ablate.arms import Ablation
 from latte.eval.ablate.runs import Grid
 from latte.eval.extrapolation import student_95
 from latte.files import read_json
+from latte.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Metric:
     title: str
     better: int = 0  # 1 if higher is better, -1 if lower is; 0 if it gives no verdict
     digits: int = 3  # after the decimal point
-    of: str = "both"  # the ablations that show it: "training", "sampling", "both", or those whose "data differs"
-    loss: bool = False  # losses compare only if the arms are trained on the same clips
+    of: str = "both"  # which show it: "training", "sampling", "both", or those whose "data differs" or "recipe differs"
+    loss: bool = False  # shown only where losses compare
 
 
 METRICS = (
@@ -34,6 +35,9 @@ METRICS = (
     Metric("count_accuracy", "one object ↑", 1),
     Metric("train_loss", "loss, training", digits=4, of="training", loss=True),
     Metric("clips_per_second", "clips/s, training", digits=1, of="training"),
+    Metric("step_time", "ms/step, training", digits=0, of="recipe differs"),
+    Metric("clips", "clips, training, K", digits=1, of="recipe differs"),
+    Metric("training_time", "training, min", digits=1, of="recipe differs"),
     Metric("seconds_per_video", "s/video, sampling", digits=2, of="sampling"),
 )
 Scores = dict[str, dict[int, dict[str, float]]]  # arm -> seed -> name of a metric -> value
@@ -47,8 +51,21 @@ def read_scores(grid: Grid, ablation: Ablation) -> Scores:
             evaluation = grid.evaluation(arm, seed)
             if evaluation.training.done and evaluation.file.is_file():
                 row = {**read_json(evaluation.training.measurements), **read_json(evaluation.file)}
-                scores[label][seed] = {**row, "parameters": row["parameters"] / 1e6}
+                cost = training_cost(evaluation.training.config, row.get("clips_per_second", math.nan))
+                scores[label][seed] = {**row, "parameters": row["parameters"] / 1e6, **cost}
     return scores
+
+
+def training_cost(config: TrainConfig, rate: float) -> dict[str, float]:
+    """What a training took: the "step_time" in milliseconds, thousands of "clips", and the "training_time" in minutes.
+
+    Args:
+        config: its settings.
+        rate: clips per second.
+    """
+    clips = config.steps * config.global_batch_size
+    step_time = 1000 * config.global_batch_size / rate
+    return {"step_time": step_time, "clips": clips / 1000, "training_time": clips / rate / 60}
 
 
 def by_seed(scores: Scores, arm: str, name: str) -> dict[int, float]:
@@ -86,9 +103,11 @@ def compare_arms(better: dict[int, float], worse: dict[int, float], sign: int) -
 
 def shown_metrics(ablation: Ablation, scores: Scores) -> list[Metric]:
     """The metrics that apply to an ablation, and that at least one arm has."""
-    kinds = {"both", "training" if ablation.trains else "sampling", "data differs" if ablation.data_differs else ""}
+    kinds = {"both", "training" if ablation.trains else "sampling"}
+    kinds |= {"data differs"} if ablation.data_differs else set()
+    kinds |= {"recipe differs"} if ablation.recipe_differs else set()
     has = lambda name: any(by_seed(scores, arm, name) for arm in scores)
-    return [m for m in METRICS if m.of in kinds and has(m.name) and not (m.loss and ablation.data_differs)]
+    return [m for m in METRICS if m.of in kinds and has(m.name) and (ablation.losses_compare or not m.loss)]
 
 
 def format_cell(numbers: list[float], digits: int) -> str:
@@ -111,7 +130,7 @@ def ablation_table(ablation: Ablation, scores: Scores) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one metric says about one of the paper's claims; see `compare_arms`."""
+    """What one metric says about a claim; see `compare_arms`."""
 
     metric: Metric
     lead: float  # the mean lead of the arm that is claimed to be better
@@ -125,7 +144,7 @@ class Verdict:
 
 
 def verdicts(ablation: Ablation, scores: Scores) -> dict[str, list[Verdict]]:
-    """The verdicts on each of the paper's claims, one for each metric that both arms have."""
+    """The verdicts on each claim, one for each metric that both arms have."""
     found: dict[str, list[Verdict]] = {}
     for better, worse in ablation.claims:
         row = found[f"{better} ahead of {worse}"] = []

@@ -1,4 +1,4 @@
-"""`latte ablate`: run the paper's ablations. Train every arm with every seed, sample, score, and write a report.
+"""`latte ablate`: run ablations. Train every arm with every seed, sample, score, and write a report.
 
 At the small scale, models are trained on the built-in shapes, which takes hours on a CPU. The paper's scale needs GPUs.
 Work that is already done is not repeated.
@@ -6,16 +6,16 @@ Work that is already done is not repeated.
 
 import textwrap
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from latte.eval.ablate.definitions import SCALES, Ablation, Scale, ablations
+from latte.eval.ablate.arms import Ablation
+from latte.eval.ablate.definitions import SCALES, Scale, ablations
 from latte.eval.ablate.report import write_report
 from latte.eval.ablate.runs import ABOUT, Grid, do_missing_work, missing_work
 from latte.eval.networks.i3d_weights import find_i3d
-from latte.models.latte import LatteConfig
 from latte.train.config import TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
@@ -69,11 +69,12 @@ def main(args: Namespace) -> None:
         if base.data == "shapes":
             raise ValueError("--i3d does nothing on the built-in shapes, which have their own distance: leave it out")
         find_i3d(args.i3d)
-    known = ablations(scale, asdict(LatteConfig.from_dict(base.model)))
+    known = ablations(scale, base)
     if args.list:
         print_list(known)
         return
-    names = tuple(dict.fromkeys(name for name in args.names if "=" not in name)) or tuple(known)
+    names = tuple(dict.fromkeys(name for name in args.names if "=" not in name))
+    names = names or tuple(name for name, ablation in known.items() if ablation.finding)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; there are {', '.join(known)}")
     check_data(base, args.out)
@@ -83,7 +84,7 @@ def main(args: Namespace) -> None:
     grid.write_settings()
     missing = missing_work(grid)
     print(f"{len(grid.evaluations)} evaluations, {len(missing.evaluations)} missing; ", end="")
-    print(f"{len(missing.trainings)} trainings missing, {base.steps} steps each")
+    print(f"{len(missing.trainings)} trainings missing, up to {base.steps} steps each")
     failed = do_missing_work(grid, missing, args.parallel or max(1, torch.cuda.device_count()))
     print(f"wrote {', '.join(str(path) for path in write_report(grid, failed))}")
     if failed:

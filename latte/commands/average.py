@@ -2,8 +2,7 @@
 
 from argparse import Namespace
 
-from latte.train.checkpoint import step_of
-from latte.train.snapshots import reconstruct, sound_snapshots, write_average
+from latte.train.snapshots import make_average
 
 
 def main(args: Namespace) -> None:
@@ -12,9 +11,6 @@ def main(args: Namespace) -> None:
     Raises:
         ValueError: The run has no snapshots, the length is out of range, or --out holds something.
     """
-    snapshots = sound_snapshots(args.run, args.step)
-    tensors, error = reconstruct(snapshots, args.length)
-    step = step_of(snapshots[-1])
-    write_average(args.run, snapshots[-1], tensors, {"steps": step, "average": args.length}, args.out)
-    about = f"length {args.length:g} after step {step}, of {len(snapshots)} snapshots"
-    print(f"{args.out}: {about}; its profile is {100 * error:.2g} % off")
+    made = make_average(args.run, args.length, args.out, args.step)
+    about = f"length {args.length:g} after step {made['step']}, of {made['snapshots']} snapshots"
+    print(f"{args.out}: {about}; its profile is {100 * made['error']:.2g} % off")

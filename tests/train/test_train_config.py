@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +16,9 @@ from torch import nn
 from latte.cli import main
 from latte.device import arithmetic
 from latte.eval.networks.shape_features import ShapeFeaturesConfig
-from latte.models.latte import LatteConfig
+from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2VConfig
-from latte.models.vae import VAEConfig
+from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train import checkpoint
 from latte.train.config import SETTINGS, LatteTrainConfig
 from latte.train.data.folders import open_clips
@@ -135,11 +137,11 @@ def test_presets_are_sound():
         kinds = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig, "features": ShapeFeaturesConfig}
         network = kinds[config.kind](**config.model)
         small = config.image_size == 64 and config.kind != "features"  # whose network is small by itself
-        assert config.steps == 3 and (network != type(network)()) == small
+        assert config.steps == 3 and (network != type(network)()) == (small or name == "ucf101-modern")
 
 
 def test_the_papers_presets_differ_as_its_data_sets_do():
-    given = {name: PRESETS[name] for name in PRESETS if PRESETS[name].image_size == 256}
+    given = {name: each for name, each in PRESETS.items() if each.image_size == 256 and not name.endswith("-modern")}
     published = LatteConfig.from_name("Latte-XL/2")
     assert len(given) == 8 and all(LatteConfig(**c.model) == published for c in given.values())
     assert {name for name, config in given.items() if config.classes} == {"ucf101", "ucf101-img"}
@@ -150,6 +152,30 @@ def test_the_papers_presets_differ_as_its_data_sets_do():
         assert config.data == f"data/{name.removesuffix('-img')}" and config.frame_interval == 3
     assert [given[name].clip_from for name in ("ffs", "sky", "ucf101", "taichi")] == [20000, 20000, 100000, 500000]
     assert [given[f"{name}-img"].clip_from for name in ("ffs", "sky")] == [500000, 20000]
+
+
+def test_the_modern_preset_at_full_size():
+    """Latte-XL on latents of the VAE that the command in the documentation trains: a quarter of the paper's tokens."""
+    config, published = resolve("ucf101-modern", []), PRESETS["ucf101"]
+    shared = {name for name, value in asdict(config).items() if value == asdict(published)[name]}
+    assert shared >= {"data", "frame_interval", "num_frames", "image_size", "flip", "learning_rate", "ema_decay"}
+    assert (config.steps, config.global_batch_size, config.clip_grad, config.clip_from) == (400_000, 32, 1.0, 0)
+    assert (config.timestep_std, config.timestep_mean, config.sample_guidance) == (1.0, 0.0, 2.0)
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text().replace("\\\n", " ")
+    words = shlex.split(next(line for line in text.splitlines() if "--run runs/ucf101-vae" in line))
+    of_vae = resolve("folder-vae", [word for word in words if "=" in word])
+    assert (of_vae.data, of_vae.image_size) == (config.data, config.image_size)
+    with torch.device("meta"):
+        vae = VideoVAE(AutoencoderKL(VAEConfig(**of_vae.model)))
+        side, channels = vae.latent_side(config.image_size), vae.config.latent_channels
+        network = Latte(LatteConfig(**config.model, num_classes=101, input_size=side, in_channels=channels))
+        x = torch.empty(2, config.num_frames, channels, side, side)
+        y = network(x, torch.zeros(2), torch.zeros(2, dtype=torch.long))
+    assert (side, channels, y.shape) == (8, 32, x.shape)  # and no variance
+    patches = {"ours": channels, "the paper's": 2 * 2 * 4}  # numbers in a patch; both last layers give 32
+    paper = 674_112_416 - (16 * 16 + 16) * 1152  # without its position tables, see test_latte_config.py
+    ours = sum(parameter.numel() for parameter in network.parameters())
+    assert ours == paper + (patches["ours"] - patches["the paper's"]) * 1152
 
 
 CHANGES = {  # each setting changed must change the run's weights

@@ -16,7 +16,7 @@ FPS_RANGE = (0.1, 1000.0)  # latte.video.write
 
 PRESETS = (  # latte.train.presets
     *("shapes-vae", "shapes", "shapes-t2v", "shapes-features", "folder-vae", "folder"),
-    *("ffs", "sky", "ucf101", "taichi", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
+    *("ffs", "sky", "ucf101", "ucf101-modern", "taichi", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
 )
 LATTE_PRESETS = tuple(
     name for name in PRESETS if name not in ("shapes-vae", "shapes-t2v", "shapes-features", "folder-vae")

@@ -20,7 +20,9 @@ reported with its protocol, an extrapolation to infinite N with a 95 % interval,
 With --reference, the fidelity to reference videos of the same names. With neither, the examiner's scores of a model of
 the built-in shapes.
 """
-ABLATE = """Run the paper's ablations. Train every arm with every seed, sample, score, and write a report.
+ABLATE = """Run ablations: train every arm with every seed, sample, score, and write a report.
+
+Without names, these are the paper's. "modern" compares parts of a recipe that is newer than the paper.
 
 At the small scale, models are trained on the built-in shapes, which takes hours on a CPU. The paper's scale needs GPUs.
 Work that is already done is not repeated.
@@ -75,7 +77,7 @@ def ablate_parser() -> Parser:
     """The options of `latte ablate`."""
     parser = Parser(prog="latte ablate", description=ABLATE)
     add = parser.add_argument
-    words = "names of ablations (default: all), and settings of the base to change"
+    words = "names of ablations (default: the paper's), and settings of the base to change"
     add("names", nargs="*", metavar="NAME or key=value", help=words)
     add("--list", action="store_true", help="list the ablations and their arms, and do nothing else")
     add("--out", type=Path, default=Path("ablations"), help="folder for runs and report (default: ablations)")
