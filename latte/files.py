@@ -273,7 +273,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > most_bytes:
             raise ValueError(f"it has {size} bytes; more than {most_bytes} are not read")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # without the mark that some editors write
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -54,10 +54,10 @@ def test_position_tables_are_compared_by_shape_before_they_are_computed(tiny, tm
 @pytest.mark.parametrize("values", [{"depth": 1000}, {"hidden_size": 65_536, "num_heads": 1}, {"num_classes": 10**6}])
 def test_configurations_must_fit_the_weights(values, folder):
     change(folder / "config.json", **values)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(CheckpointError, match=r"too few for 1000 blocks|tensors (missing|of another shape|not of)"):
         load_model(folder)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 10  # of which PyTorch may take five for its imports
 
 
 def test_a_deep_network_is_not_made_for_few_weights(folder, published, monkeypatch):
@@ -116,6 +116,11 @@ def test_large_json_is_not_parsed(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json .* 3010 bytes; more than 1000 are not read"):
         read_json(path, most_bytes=1000)
     assert len(read_json(path)["a"]) == 1001
+
+
+def test_json_of_editors_that_mark_its_encoding(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 @pytest.mark.parametrize(
