@@ -198,14 +198,14 @@ def sample_many(
     with one_thread(), (samples.folder / LOCKS).open("ab") as locks:
         samples.remove_damaged(rank, world_size, locks)
         lacking = len(samples.missing())
-        bar = tqdm(total=count, initial=count - lacking, disable=not progress, unit="video", desc="sampling")
-        for wait in (False, True):
-            for unit in samples.units(rank, world_size):
-                with claimed(locks, 1 + unit.start, wait) as ours:
-                    if ours and samples.missing(unit):
-                        make_unit(pipe, samples, unit, {**call_arguments(pipe, labels, unit), **options}, locks, fps)
-                bar.update(count - len(samples.missing()) - bar.n)
-        bar.close()
+        with tqdm(total=count, initial=count - lacking, disable=not progress, unit="video", desc="sampling") as bar:
+            for wait in (False, True):
+                for unit in samples.units(rank, world_size):
+                    with claimed(locks, 1 + unit.start, wait) as ours:
+                        if ours and samples.missing(unit):
+                            arguments = {**call_arguments(pipe, labels, unit), **options}
+                            make_unit(pipe, samples, unit, arguments, locks, fps)
+                    bar.update(count - len(samples.missing()) - bar.n)
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
             settle_digests(samples.folder)
