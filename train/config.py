@@ -92,6 +92,7 @@ class TrainConfig:
     dispersive_weight: ClassVar[float] = 0.0
     align_weight: ClassVar[float] = 0.0
     route_share: ClassVar[float] = 0.0
+    teacher: ClassVar[str] = ""
 
     derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
 
@@ -202,7 +203,7 @@ class LatentTrainConfig(VideoTrainConfig):
     # 0: the middle; more: noisier
     timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0), tunable=True)
     # of the squared error at each noise level: "none", or "min-snr" (arXiv 2303.09556; latte.diffusion.loss)
-    loss_weighting: str = setting("none", choices=("none", "min-snr"), tunable=True)
+    loss_weighting: str = setting("none", choices=("none", "min-snr"), tunable=True, used_with=("teacher", ""))
     # the largest signal-to-noise ratio that min-snr weighs by
     snr_gamma: float = setting(5.0, least=1e-6, unused_with=("loss_weighting", "none"), tunable=True)
     # of the matrices in transformer blocks: "muon" (latte.train.optimizer); of all other parameters: AdamW
@@ -211,24 +212,34 @@ class LatentTrainConfig(VideoTrainConfig):
     muon_momentum: float = setting(0.95, least=0, below=1, tunable=True, used_with=("optimizer", "muon"))
     # make queries, keys and values orthogonal for each head by itself
     muon_per_head: bool = setting(True, tunable=True, used_with=("optimizer", "muon"))
-    num_images: int = setting(0, least=0)  # joint training: single frames of other clips that go with each clip
+    # joint training: single frames of other clips that go with each clip
+    num_images: int = setting(0, least=0, used_with=("teacher", ""))
     # token routing (latte.train.objectives.token_routing): the share of tokens that skip some blocks; 0: none
-    route_share: float = setting(0.0, least=0, below=1, tunable=True)
+    route_share: float = setting(0.0, least=0, below=1, tunable=True, used_with=("teacher", ""))
     # they skip blocks[route_start:route_end]; as in Python, a negative number counts from the end
     route_start: int = setting(2, unused_with=("route_share", 0.0), tunable=True)
     route_end: int = setting(-2, unused_with=("route_share", 0.0), tunable=True)
     # weight of the loss that pushes the clips of a micro-batch apart (latte.train.objectives.dispersive); 0: none
-    dispersive_weight: float = setting(0.0, least=0, tunable=True)
+    dispersive_weight: float = setting(0.0, least=0, tunable=True, used_with=("teacher", ""))
     dispersive_temperature: float = setting(0.5, least=1e-6, unused_with=("dispersive_weight", 0.0), tunable=True)
     # it sees the tokens after so many blocks; 0: a quarter of them
     dispersive_block: int = setting(0, least=0, unused_with=("dispersive_weight", 0.0), tunable=True)
     # weight of the loss that aligns tokens with the averaged network's (latte.train.objectives.self_alignment); 0: none
-    align_weight: float = setting(0.0, least=0)
+    align_weight: float = setting(0.0, least=0, used_with=("teacher", ""))
     align_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))  # after so many blocks; 0: a third
     # with those after so many blocks of the averaged network; 0: two thirds
     align_teacher_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))
     # how much less noisy its clips are at most, as a share of all timesteps
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
+    # distillation (latte.train.objectives.distillation): the model that a student of few steps learns from; empty: none
+    teacher: str = setting("", path=True, movable=True)
+    student_steps: int = setting(4, least=1, most=64, unused_with=("teacher", ""))  # evaluations of the student
+    # DDIM steps of the teacher that they replace, a multiple of student_steps
+    teacher_steps: int = setting(64, least=1, most=500, unused_with=("teacher", ""))
+    teacher_guidance: float = setting(1.0, unused_with=("teacher", ""))  # guidance scale that the student learns
+    # the lowest and the highest timestep at which the teacher is guided
+    guided_from: float = setting(0.0, least=0, unused_with=("teacher_guidance", 1.0))
+    guided_to: float = setting(1000.0, least=0, unused_with=("teacher_guidance", 1.0))
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
     # compute norms and GELU in fewer passes (latte.fast), which rounds differently
@@ -240,7 +251,8 @@ class LatentTrainConfig(VideoTrainConfig):
     sequence_parallel: int = setting(1, least=1, resumable=True)
     # steps between snapshots of two averages, from which `latte average` makes those of other lengths; 0: none
     average_every: int = setting(0, least=0)
-    sample_guidance: float = setting(0.0, resumable=True)  # guidance scale of samples; 0: the pipeline's default
+    # guidance scale of samples; 0: the pipeline's default
+    sample_guidance: float = setting(0.0, resumable=True, used_with=("teacher", ""))
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
     eval_real: str = setting(
@@ -258,6 +270,9 @@ class LatentTrainConfig(VideoTrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
+        fits = not self.teacher or self.teacher_steps % self.student_steps == 0
+        require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
+        require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
         unused = self.num_workers and self.latents != "step"
         require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
         shared, frames = self.sequence_parallel, self.num_frames
@@ -293,7 +308,8 @@ class T2VTrainConfig(LatentTrainConfig):
 
     kind: str = field(default="t2v", init=False)
     text_encoder: dict = field(default_factory=dict)  # fields of T5Config
-    caption_dropout: float = setting(0.1, least=0, most=1, tunable=True)  # share of captions replaced by the empty one
+    # share of captions replaced by the empty one
+    caption_dropout: float = setting(0.1, least=0, most=1, tunable=True, used_with=("teacher", ""))
 
     derived: ClassVar[dict[str, str]] = {
         "video_length": "num_frames",

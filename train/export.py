@@ -13,9 +13,10 @@ from torch import nn
 from latte.files import copy_files, replacing_folder, set_aside, write_json
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
-from latte.scheduler import usual_scheduler
+from latte.scheduler import Scheduler, usual_scheduler
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
+from latte.train.objectives.distillation import student_scheduler
 from latte.train.objectives.text_to_video import TextConditional
 from latte.weights.folder import CONFIG, damage, digest_folder, write_network
 from latte.weights.latte_folder import CLASSES_FILE
@@ -33,8 +34,9 @@ def save_companions(objective: Objective, folder: Path) -> None:
     """Write the parts that are not trained, without which the weights cannot be sampled.
 
     A Latte gets its VAE and, with config.sample_guidance, sampling.json; without, an earlier one is removed, since the
-    pipeline's default applies. A text-to-video model also gets a scheduler and the vocabulary of a text encoder that is
-    trained with it. Other networks need nothing.
+    pipeline's default applies. A student gets the scheduler of its steps and a sampling.json that names them. A
+    text-to-video model also gets a scheduler and the vocabulary of a text encoder that is trained with it. Other
+    networks need nothing.
 
     Args:
         objective: What the weights are trained by.
@@ -45,14 +47,23 @@ def save_companions(objective: Objective, folder: Path) -> None:
         if not is_this_vae(vae, objective.vae_digest):
             with replacing_folder(vae) as draft:
                 copy_files(objective.vae_folder, draft)
-        if objective.config.sample_guidance:
+        if objective.distillation:
+            save_sampling(Sampling(Guidance(1.0), objective.config.student_steps), folder)
+        elif objective.config.sample_guidance:
             save_sampling(Sampling(Guidance(objective.config.sample_guidance)), folder)
         else:
             (folder / SAMPLING_FILE).unlink(missing_ok=True)
     if isinstance(objective, Captioned):
         save_part(objective.tokenizer.save, folder / TOKENIZER)
-    if isinstance(objective, TextConditional):
-        save_part(partial(save_scheduler, usual_scheduler(objective.config.prediction)), folder / SCHEDULER)
+    if scheduler := scheduler_of(objective):
+        save_part(partial(save_scheduler, scheduler), folder / SCHEDULER)
+
+
+def scheduler_of(objective: Objective) -> Scheduler | None:
+    """The scheduler of a student or of a text-to-video model; None where the pipeline's default applies."""
+    if isinstance(objective, Denoising) and objective.distillation:
+        return student_scheduler(objective.config.student_steps, objective.config.prediction)
+    return usual_scheduler(objective.config.prediction) if isinstance(objective, TextConditional) else None
 
 
 def is_this_vae(folder: Path, digest: str) -> bool:

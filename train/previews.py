@@ -13,6 +13,7 @@ from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.pipeline import LattePipeline
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, caption
 from latte.train.config import TrainConfig
+from latte.train.export import scheduler_of
 from latte.train.objectives import Captioned, ClassConditional, Embedded, Objective, Recognition, Reconstruction
 from latte.train.watch import SHOWN
 from latte.video.pixels import to_uint8
@@ -88,20 +89,21 @@ def sample_videos(objective: Objective, network: nn.Module, count: int) -> Tenso
 def sample_classes(objective: ClassConditional, network: Latte, count: int) -> Tensor:
     names = objective.clips.names
     request = {"class_labels": [i % len(names) for i in range(count)]} if names else {"num_videos": count}
-    pipe = LattePipeline(network, objective.vae, class_names=names)
+    pipe = LattePipeline(network, objective.vae, scheduler=scheduler_of(objective), class_names=names)
     return pipe(**request, batch_size=SHOWN, **preview_options(objective.config)).frames
 
 
 @sample_videos.register
 def sample_captions(objective: Captioned, network: TextToVideo, count: int) -> Tensor:
-    pipe = LattePipeline(network.transformer, objective.vae, network.text_encoder, objective.tokenizer)
+    parts = (network.transformer, objective.vae, network.text_encoder, objective.tokenizer)
+    pipe = LattePipeline(*parts, scheduler_of(objective))
     prompts = choose_evenly(objective.clips.captions, count)
     return pipe(prompts, batch_size=SHOWN, **preview_options(objective.config)).frames
 
 
 @sample_videos.register
 def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Tensor:
-    pipe, videos = LattePipeline(network, objective.vae), []
+    pipe, videos = LattePipeline(network, objective.vae, scheduler=scheduler_of(objective)), []
     for number, prompt in enumerate(choose_evenly(objective.clips.captions, count)):  # one by one: lengths differ
         text = objective.embedding(prompt)[None]
         request = {"prompt_embeds": text, "negative_prompt_embeds": objective.empty[None, : text.shape[1]]}
@@ -113,4 +115,6 @@ def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Ten
 def preview_options(config: TrainConfig) -> dict[str, Any]:
     """Return how previews are sampled; without config.sample_guidance, the pipeline's default guidance applies."""
     options = {"seed": config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
+    if config.teacher:
+        return options | {"num_inference_steps": config.student_steps, "guidance_scale": 1.0}
     return options | ({"guidance_scale": config.sample_guidance} if config.sample_guidance else {})

@@ -293,6 +293,7 @@ def data_digests(objective: Objective) -> dict[str, Any]:
     digests = {"clips": objective.clips.fingerprint}
     if isinstance(objective, Denoising):
         digests |= {"classes": objective.clips.names, "vae": objective.vae_digest}
+        digests |= {"teacher": objective.distillation.digest} if objective.distillation else {}
     if isinstance(objective, Captioned):
         digests["vocabulary"] = hashlib.sha256(objective.tokenizer.vocabulary).hexdigest()
     return digests

@@ -1,11 +1,17 @@
 """The objective of a class-conditional or unconditional Latte."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from latte.class_conditioning import read_classes
 from latte.models.latte import Latte, LatteConfig
 from latte.train.init import init_latte
 from latte.train.objectives.denoising import Denoising
+from latte.train.settings import require
+from latte.weights.latte_folder import CLASSES_FILE
+from latte.weights.load import load_model
 
 
 class ClassConditional(Denoising):
@@ -28,10 +34,21 @@ class ClassConditional(Denoising):
                 "sample_guidance does nothing without classes that are dropped in training: leave it at 0.0, or set "
                 "model.class_dropout_prob for data with classes"
             )
+        dropped = cfg.teacher and self.clips.names and self.drop_rate(network)
+        require(not dropped, "a student has its guidance built in: set model.class_dropout_prob=0")
         if cfg.init:
             init_latte(network, cfg.init, self.clips.names)
         self.set_up(network)
         return network
+
+    def teacher_network(self, path: Path) -> Latte:
+        teacher, names = load_model(path), self.clips.names
+        own, known = teacher.config, read_classes(path / CLASSES_FILE, teacher.config.num_classes)
+        if own.num_classes != len(names) or (known and known != names):
+            raise ValueError(f"{path} has {own.num_classes} classes, the data {len(names)}: they must be the same")
+        if self.config.teacher_guidance != 1 and not (names and own.class_dropout_prob):
+            raise ValueError(f'{path} knows no "no class", so it cannot be guided: set teacher_guidance=1')
+        return teacher
 
     def prediction(self, network: Latte) -> str:
         return network.config.prediction

@@ -16,6 +16,7 @@ from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
 from latte.train.objectives.between_blocks import BetweenBlocks
+from latte.train.objectives.distillation import Distillation
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
@@ -39,6 +40,7 @@ class Denoising(ABC):
         channels: The channels of the latents.
         source: Where the latents of a step come from (latte.train.data.latents).
         teacher: The averaged network, from which the network learns with config.align_weight.
+        distillation: The loss in place of the diffusion loss, with config.teacher.
     """
 
     teacher: nn.Module | None = None
@@ -53,6 +55,14 @@ class Denoising(ABC):
         self.side, self.channels = self.vae.latent_side(config.image_size), self.vae.config.latent_channels
         self.source = open_latent_source(self.vae, self.vae_digest, clips, config)
         self.prepare = self.source.prepare
+        self.distillation: Distillation | None = None
+        if config.teacher:
+            self.distillation = Distillation(config, self.teacher_network(find_model(config.teacher)).to(device))
+            self.schedule = self.distillation.schedule
+
+    @abstractmethod
+    def teacher_network(self, path: Path) -> nn.Module:
+        """Read the model of config.teacher, called as `network`'s. Raises ValueError if it does not fit the data."""
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -93,9 +103,14 @@ class Denoising(ABC):
         generators = lambda draw: [generator(seed, step, slot, draw) for slot in slots]
         t = torch.stack([self.timestep(random) for random in generators(Draw.TIMESTEP)])
         chance = torch.stack([torch.rand(2, generator=random) for random in generators(Draw.DROP)])  # clip, images
-        dropped = torch.repeat_interleave(chance < self.drop_rate(network), torch.tensor([1, num_images]), dim=1)
+        share = 0.0 if self.distillation else self.drop_rate(network)
+        dropped = torch.repeat_interleave(chance < share, torch.tensor([1, num_images]), dim=1)
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
         condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
+        if self.distillation:
+            empty = self.condition(network, labels, captions, torch.ones_like(dropped))
+            empty = {name: z.to(self.device) for name, z in empty.items()}
+            return self.distillation(network, x0, t, noise, condition, empty)
         shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
         measure = partial(diffusion_loss, **shared, **condition, num_images=num_images)

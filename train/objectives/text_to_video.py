@@ -17,7 +17,8 @@ from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
-from latte.weights.load import find_model, model_root
+from latte.weights.load import find_model, is_text_pipeline, model_root
+from latte.weights.published import readers
 
 
 class TextConditional(Denoising):
@@ -38,13 +39,19 @@ class TextConditional(Denoising):
     def drop_rate(self, network: LatteT2V | TextToVideo) -> float:
         return self.config.caption_dropout
 
+    def teacher_transformer(self, path: Path) -> LatteT2V:
+        """Read the transformer of config.teacher."""
+        if not is_text_pipeline(path):
+            raise ValueError(f"{path} is no text-to-video model: a student of captions learns from one")
+        return readers(path)["transformer"]()
+
 
 class Captioned(TextConditional):
     """Train a LatteT2V together with its text encoder.
 
     Attributes:
-        tokenizer: Its vocabulary is made from the captions, unless config.init names a model with a text encoder, or
-            the run is resumed: then it is that model's, or that run's.
+        tokenizer: Its vocabulary is made from the captions, unless config.teacher or config.init names a model with a
+            text encoder, or the run is resumed: then it is that model's, or that run's.
         ids: Tokens of all captions and, in the last row, of the empty one; (captions + 1, l).
         mask: 0 where these are padding.
         rows: The row of each caption.
@@ -54,7 +61,7 @@ class Captioned(TextConditional):
         self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
     ):
         super().__init__(clips, config, device, resumed)
-        source = find_model(config.init) if config.init else None
+        source = find_model(config.teacher or config.init) if config.teacher or config.init else None
         owner = model_root(source) if source is not None and has_text_encoder(source) else resumed
         self.tokenizer = self.open_tokenizer(owner, resumed)
         ids, mask = self.tokenizer([*clips.captions, ""])
@@ -86,6 +93,13 @@ class Captioned(TextConditional):
             init_t2v(network, cfg.init)
         self.set_up(network.transformer)
         return network
+
+    def teacher_network(self, path: Path) -> TextToVideo:
+        transformer, encoder = self.teacher_transformer(path), readers(path)["text_encoder"]()
+        with torch.device("meta"):
+            teacher = TextToVideo(TextToVideoConfig(transformer.config, encoder.config))
+        teacher.transformer, teacher.text_encoder = transformer, encoder
+        return teacher
 
     def prediction(self, network: TextToVideo) -> str:
         return network.transformer.config.prediction
@@ -133,6 +147,13 @@ class Embedded(TextConditional):
             init_transformer(network, self.config.init)
         self.set_up(network)
         return network
+
+    def teacher_network(self, path: Path) -> LatteT2V:
+        teacher = self.teacher_transformer(path)
+        width, stored = teacher.config.caption_channels, self.clips.embeddings[EMPTY].shape[1]
+        if width != stored:
+            raise ValueError(f"{path} takes embeddings {width} wide, but those of {self.clips.folder} are {stored}")
+        return teacher
 
     def prediction(self, network: LatteT2V) -> str:
         return network.config.prediction

@@ -1,0 +1,105 @@
+"""Distillation into a few steps by consistency within phases of the teacher's trajectory.
+
+The teacher takes N steps of DDIM, the student n, each of which spans N / n of the teacher's: a phase. From any noise
+level of a phase the student is to reach the phase's end in one DDIM step. It learns that from itself, one step of the
+teacher further down, so that the end of a phase is reached by the teacher alone, and all else follows from there:
+multistep consistency models (Heek et al. 2024, arXiv 2403.06807), phased ones (Wang et al. 2024, arXiv 2405.18407). A
+phase of one step is the teacher itself. With one phase it is consistency distillation (Song et al. 2023, arXiv
+2303.01469).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latte.diffusion.gaussian import split_output
+from latte.diffusion.loss import mean_per_sample
+from latte.diffusion.predictions import clean_of, factors, network_input
+from latte.diffusion.schedule import Schedule, at, respace, spaced_timesteps
+
+
+def teacher_schedule(training: Schedule, steps: int) -> Schedule:
+    """The teacher's steps: evenly down from the last timestep of the training schedule, the last one to no noise."""
+    return respace(training, spaced_timesteps(steps, "trailing", len(training)))
+
+
+def student_share(schedule: Schedule, length: int) -> Tensor:
+    """How much of the student's target is the student itself, one of the teacher's steps further down.
+
+    A DDIM step (a, s) -> (a', s') by clean latents x_T, and another from there by x_S to the end of the phase
+    (a_e, s_e), lead where one step by w x_S + (1 - w) x_T does. With d(e, t) = a_e s - a s_e,
+
+        w = s d(e, t') / (s' d(e, t)),
+
+    which is 0 for the last step of a phase. It solves algorithm 2 of Salimans & Ho 2022 (arXiv 2202.00512) for steps
+    of any lengths, without the difference of two states.
+
+    Args:
+        schedule: The teacher's steps (n,).
+        length: How many of them are a phase.
+
+    Returns:
+        w of each step (n,), float64.
+    """
+    a, s = schedule.alphas_cumprod.sqrt(), (1 - schedule.alphas_cumprod).sqrt()
+    following = schedule.alphas_cumprod_prev
+    a_next, s_next = following.sqrt(), (1 - following).sqrt()
+    ends = torch.arange(len(schedule)) // length * length
+    a_end, s_end = a_next[ends], s_next[ends]
+    last = torch.arange(len(schedule)) == ends
+    share = s * (a_end * s_next - a_next * s_end) / (s_next * (a_end * s - a * s_end))
+    return torch.where(last, 0.0, share)
+
+
+def predicted_clean(
+    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str, **condition: Any
+) -> Tensor:
+    """The clean latents that a network predicts.
+
+    Args:
+        model: (x, timesteps (b,), **condition) -> prediction and perhaps variance channels (b, f, c or 2c, h, w).
+        x: Noisy latents (b, f, c, h, w).
+        index: Steps of the schedule (b,).
+        schedule: The steps that index counts.
+        prediction: What the model predicts (latte.diffusion.predictions).
+        **condition: Further arguments of the model.
+
+    Returns:
+        Shaped like x.
+    """
+    a, s = factors(schedule, index, x)
+    out = model(network_input(prediction, x, a, s), schedule.timesteps.to(index.device)[index], **condition)
+    return clean_of(prediction, split_output(out.to(x.dtype), x.shape[2])[0], x, a, s)
+
+
+def consistency_loss(
+    student: Callable[[Tensor, Tensor], Tensor],
+    teacher: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    index: Tensor,
+    schedule: Schedule,
+    length: int,
+) -> Tensor:
+    """The squared error of the student's prediction at noisy latents, in units of v, which weighs all noise levels.
+
+    Args:
+        student: (x, index) -> the clean latents that it predicts, shaped like x. Its target is not differentiated.
+        teacher: The same, guided.
+        x: Noisy latents (b, f, c, h, w).
+        index: Their steps (b,) of the schedule.
+        schedule: The teacher's steps.
+        length: How many of them are a phase.
+
+    Returns:
+        The loss of each sample (b,).
+    """
+    a, s = factors(schedule, index, x)
+    with torch.no_grad():
+        taught = teacher(x, index)
+        following = at(schedule.alphas_cumprod_prev, index, x)
+        lower = following.sqrt() * taught + (1 - following).sqrt() * (x - a * taught) / s
+        share = at(student_share(schedule, length), index, x)
+        target = taught + share * (student(lower, (index - 1).clamp(min=0)) - taught)
+    return mean_per_sample(((student(x, index) - target) / s).square())

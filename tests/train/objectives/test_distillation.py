@@ -1,0 +1,184 @@
+"""Distillation as a kind of training: what the student learns, what is written, what resumes, and what is refused."""
+
+import shutil
+
+import pytest
+import torch
+from small_runs import run, same, small, small_t2v, tensors
+
+from latte import LattePipeline
+from latte.diffusion.consistency import teacher_schedule
+from latte.diffusion.schedule import flow_schedule, linear_schedule
+from latte.files import read_json, write_json
+from latte.scheduler import Scheduler
+from latte.train.data.latents import open_data
+from latte.train.objectives import objective
+from latte.train.objectives.distillation import student_scheduler
+
+STUDENT = ["model.class_dropout_prob=0", "teacher_steps=16", "steps=2", "save_every=1", "learning_rate=1e-3"]
+KINDS = {
+    "classes": (small, [], [*STUDENT, "teacher_guidance=3", "guided_from=300"]),
+    "flow": (small, ["model.prediction=flow"], [*STUDENT, "model.prediction=flow", "teacher_guidance=3"]),
+    "unconditional": (small, ["classes=false"], ["classes=false", *STUDENT[1:]]),
+    "text": (small_t2v, [], [*STUDENT[1:], "teacher_guidance=3", "sample_guidance=0"]),
+}
+
+
+@pytest.fixture(scope="module")
+def teachers(vae, tmp_path_factory):
+    """A function from the kind of a teacher to the folder of one, which has learned a little."""
+    root = tmp_path_factory.mktemp("teachers")
+
+    def teacher(kind):
+        make, words, _ = KINDS[kind]
+        if not (root / kind / "final").exists():
+            run(make(vae, "steps=2", "warmup=0", "learning_rate=3e-2", *words), root / kind)
+        return root / kind / "final"
+
+    return teacher
+
+
+def student_of(kind, vae, teacher, *words):
+    make, _, settings = KINDS[kind]
+    return make(vae, f"teacher={teacher}", f"init={teacher}", *settings, *words)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_student_ends_with_the_same_bits_and_is_sampled_in_its_steps(kind, vae, teachers, tmp_path):
+    teacher = teachers(kind)
+    config = student_of(kind, vae, teacher)
+    final = run(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts/checkpoints/step-0000002")
+    run(config, tmp_path / "parts")
+    whole, parts = (tensors(tmp_path / name / "checkpoints/step-0000002") for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert read_json(final / "sampling.json") == {"guidance_scale": 1.0, "num_inference_steps": 4, "eta": 0.0}
+    pipe = LattePipeline.from_pretrained(final)
+    seen = []
+    ask = {"prompt": "a red star"} if kind == "text" else {"num_videos": 1} if kind == "unconditional" else {}
+    ask = ask or {"class_labels": [0]}
+    follow = dict(callback_on_step_end=lambda pipe, step, t, tensors: seen.append(t), progress=False)
+    assert pipe(**ask, seed=0, output_type="latent", **follow).frames.isfinite().all()
+    assert seen == [999, 749, 499, 249]
+    pipe.save_pretrained(tmp_path / "saved")
+    again = LattePipeline.from_pretrained(tmp_path / "saved")
+    assert again.scheduler == pipe.scheduler == student_scheduler(4, pipe.transformer.config.prediction)
+    assert again.sampling == pipe.sampling
+
+
+@pytest.fixture
+def learned(vae, teachers):
+    """A function from changes of the settings to the objective of a class-conditional student, and its network."""
+
+    def make(*words):
+        config = student_of("classes", vae, teachers("classes"), *words)
+        made = objective(open_data(config), config, torch.device("cpu"))
+        made.prepare([range(4)], 0)
+        return made, made.network()
+
+    return make
+
+
+def test_every_setting_changes_the_loss(learned):
+    settings = {
+        "base": (), "two": ("student_steps=2",), "finer": ("teacher_steps=32",), "later": ("guided_from=600",),
+        "unguided": ("teacher_guidance=1", "guided_from=0"), "earlier": ("guided_to=800",),
+    }  # fmt: skip
+    losses = set()
+    for words in settings.values():
+        made, network = learned(*words)
+        index, y = torch.arange(len(made.schedule)), torch.zeros(len(made.schedule), 1, dtype=torch.long)
+        x0, noise = torch.randn(2, len(y), 4, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+        loss, _ = made.distillation(network, x0, index, noise, {"y": y[:, 0]}, {"y": 8 + y[:, 0]})
+        losses.add(round(float(loss.detach()), 9))
+    assert len(losses) == len(settings)
+
+
+def test_the_loss_falls(learned):
+    made, network = learned()
+    optimizer, losses = torch.optim.Adam(network.parameters(), 1e-3), []
+    for _ in range(12):
+        loss, _ = made(network, 0, range(4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_student_that_begins_as_its_teacher_has_no_loss_where_phases_are_single_steps(learned):
+    made, network = learned("student_steps=16", "teacher_guidance=1", "guided_from=0")
+    loss, _ = made(network, 0, range(4))
+    assert float(loss.detach()) < 1e-9
+    loss.backward()
+    assert all(parameter.grad is None for parameter in made.distillation.teacher.parameters())
+
+
+def test_guidance_is_that_of_sampling_within_its_timesteps(learned):
+    distillation = learned()[0].distillation
+    x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
+    y = torch.zeros(16, 1, dtype=torch.long)
+    empty = torch.full_like(y, distillation.teacher.config.num_classes)
+    predict = distillation.clean(distillation.teacher)
+    conditional, negative = predict(x, index, y=y), predict(x, index, y=empty)
+    guided = distillation.guided(x, index, {"y": y}, {"y": empty})
+    inside = (distillation.schedule.timesteps >= 300).view(-1, 1, 1, 1, 1)
+    expected = torch.where(inside, negative + 3 * (conditional - negative), conditional)
+    assert 0 < int(inside.sum()) < 16 and torch.allclose(guided, expected, atol=1e-5)
+    assert float((conditional - expected).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_the_student_is_sampled_from_the_beginnings_of_its_phases(steps):
+    for prediction, training in (("eps", linear_schedule()), ("flow", flow_schedule())):
+        grid = teacher_schedule(training, 8 * steps)
+        taken = student_scheduler(steps, prediction).schedule(steps)
+        assert taken.timesteps.tolist() == grid.timesteps[7::8].tolist()
+        assert torch.allclose(taken.alphas_cumprod_prev, grid.alphas_cumprod_prev[::8], rtol=1e-12)
+
+
+REFUSED = {
+    "teacher_steps=30": "teacher_steps is 30; it must be a multiple of student_steps",
+    "student_steps=0": "student_steps is 0; it must be from 1 to 64",
+    "guided_to=100": "guided_from is above guided_to",
+    "num_images=2": "num_images does nothing with teacher=",
+    "align_weight=1": "align_weight does nothing with teacher=",
+    "sample_guidance=2": "sample_guidance does nothing with teacher=",
+    "loss_weighting=min-snr": "loss_weighting does nothing with teacher=",
+    "model.prediction=eps": "predicts 'v', the student 'eps': set model.prediction=v",
+    "model.class_dropout_prob=0.1": "a student has its guidance built in",
+    "classes=false": "has 8 classes, the data 0",
+    "teacher=nowhere": "no model at nowhere",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_does_not_fit_is_refused_in_a_line(word, vae, teachers, tmp_path):
+    with pytest.raises(ValueError, match=REFUSED[word]) as error:
+        run(student_of("classes", vae, teachers("classes"), word), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run/checkpoints").exists()
+
+
+def test_settings_of_a_student_do_nothing_without_a_teacher(vae):
+    for word in ("student_steps=2", "teacher_steps=32", "teacher_guidance=2"):
+        with pytest.raises(ValueError, match=f"{word.split('=')[0]} does nothing with teacher="):
+            small(vae, word)
+
+
+def test_a_teacher_with_other_noise_levels_is_refused(vae, teachers, tmp_path):
+    teacher = shutil.copytree(teachers("classes"), tmp_path / "teacher")
+    (teacher / "scheduler").mkdir()
+    write_json(teacher / "scheduler/scheduler_config.json", Scheduler(beta_end=0.03).config)
+    with pytest.raises(ValueError, match="has other noise levels than a student is trained at"):
+        run(student_of("classes", vae, teacher), tmp_path / "run")
+
+
+def test_another_teacher_does_not_go_on_with_a_run(vae, teachers, tmp_path):
+    teacher = shutil.copytree(teachers("classes"), tmp_path / "teacher")
+    run(student_of("classes", vae, teacher, "steps=2"), tmp_path / "run")
+    moved = shutil.move(teacher, tmp_path / "moved")
+    run(student_of("classes", vae, moved, "steps=3"), tmp_path / "run")
+    run(small(vae, "steps=4"), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other data \(teacher\)"):
+        run(student_of("classes", vae, tmp_path / "other/final", "steps=4"), tmp_path / "run")

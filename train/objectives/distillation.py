@@ -1,0 +1,112 @@
+"""Distillation: a student of few steps learns from a guided teacher (latte.diffusion.consistency)."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latte.diffusion.consistency import consistency_loss, predicted_clean, teacher_schedule
+from latte.diffusion.schedule import q_sample, training_schedule
+from latte.scheduler import Scheduler
+from latte.train.config import LatentTrainConfig
+from latte.train.objectives.recorded_blocks import denoiser_of
+from latte.train.precision import keep_in_float32
+from latte.weights.load import find_model, is_text_pipeline, model_root, weights_file
+from latte.weights.published import load_scheduler, part_files
+from latte.weights.tensors import digest
+
+Condition = dict[str, Tensor]  # what a network is called with besides noisy latents and timesteps
+
+
+class Distillation:
+    """The loss of a student that replaces config.teacher_steps DDIM steps of a teacher by config.student_steps.
+
+    It starts, as a rule, with the teacher's weights. Its target is itself, without an average. The teacher's guidance
+    becomes part of it, so no condition is dropped, and it is sampled without guidance.
+
+    Args:
+        config: The settings.
+        teacher: The network of config.teacher, called as the student is.
+
+    Attributes:
+        schedule: The teacher's steps.
+        digest: The sha256 of the teacher's weights.
+
+    Raises:
+        ValueError: The teacher predicts something else than the student, or has other noise levels.
+    """
+
+    def __init__(self, config: LatentTrainConfig, teacher: nn.Module):
+        self.config, self.teacher = config, teacher.requires_grad_(False).eval()
+        keep_in_float32(self.teacher)
+        path, own = find_model(config.teacher), denoiser_of(teacher).config
+        if own.prediction != config.prediction:
+            wanted = f"set model.prediction={own.prediction}"
+            raise ValueError(f"{path} predicts {own.prediction!r}, the student {config.prediction!r}: {wanted}")
+        training = training_schedule(config.prediction)
+        check_noise_levels(path, training.alphas_cumprod)
+        self.schedule = teacher_schedule(training, config.teacher_steps)
+        self.digest = hashlib.sha256(" ".join(map(digest, teacher_files(path))).encode()).hexdigest()
+
+    def __call__(
+        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss, and what to log.
+
+        Args:
+            student: The network that learns.
+            x0: Clean latents (b, f, c, h, w).
+            index: Steps (b,) of `schedule`.
+            noise: Standard normal noise, shaped like x0.
+            condition: Keyword arguments of both networks.
+            empty: The same for no condition.
+        """
+        x, length = q_sample(self.schedule, x0, index, noise), self.config.teacher_steps // self.config.student_steps
+        own = partial(self.clean(student), **condition)
+        guided = lambda x, index: self.guided(x, index, condition, empty)
+        loss = consistency_loss(own, guided, x, index, self.schedule, length).mean()
+        return loss, {"loss": loss.detach()}
+
+    def clean(self, network: nn.Module) -> Callable[..., Tensor]:
+        """The function (x, index, **condition) -> the clean latents that a network predicts."""
+        return lambda x, index, **condition: predicted_clean(
+            network, x, index, self.schedule, self.config.prediction, **condition
+        )
+
+    def guided(self, x: Tensor, index: Tensor, condition: Condition, empty: Condition) -> Tensor:
+        """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise."""
+        predict, cfg = self.clean(self.teacher), self.config
+        if cfg.teacher_guidance == 1:
+            return predict(x, index, **condition)
+        both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
+        conditional, negative = predict(torch.cat([x, x]), torch.cat([index, index]), **both).chunk(2)
+        t = self.schedule.timesteps.to(index.device)[index]
+        scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
+        return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)
+
+
+def student_scheduler(steps: int, prediction: str) -> Scheduler:
+    """The scheduler that a student of so many steps is trained for: DDIM from each phase's beginning to its end."""
+    whole = 1000 % steps == 0  # then the fixed stride, which diffusers' class always has, leads to the phase's end
+    return Scheduler("ddim", "trailing", fixed_stride=whole, flow=prediction == "flow")
+
+
+def check_noise_levels(path: Path, expected: Tensor) -> None:
+    """Raise ValueError if the scheduler beside a teacher has other noise levels (alpha bar) than training has."""
+    folder = model_root(path) / "scheduler"
+    if not folder.is_dir():
+        return
+    own = load_scheduler(folder).training_schedule().alphas_cumprod
+    if len(own) != len(expected) or not torch.allclose(own, expected, rtol=1e-6):
+        raise ValueError(f"{folder} has other noise levels than a student is trained at: choose another teacher")
+
+
+def teacher_files(path: Path) -> list[Path]:
+    """The files of the weights that a student learns from."""
+    if not is_text_pipeline(path):
+        return [weights_file(path)]
+    parts = ("transformer", "text_encoder") if (path / "text_encoder").is_dir() else ("transformer",)
+    return list(dict.fromkeys(file for part in parts for file in part_files(path, part)))
