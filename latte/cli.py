@@ -24,6 +24,7 @@ COMMANDS = {  # the name of each command, and of its module in latte.commands, w
     "calibrate": "search for a plan that computes less, and write it",
     "prepare": "check a folder of videos and list them for training",
     "train": "train a model or a VAE on the built-in shapes or on your videos",
+    "distill": "distil a model into a student that samples in a few steps",
     "encode": "precompute a data set's latents and text embeddings for training",
     "average": "make a model with another average of a run's weights, chosen after training",
     "plot": "plot the curves of a training run",

@@ -22,7 +22,7 @@ from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
 from latte.eval.bench import guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
-from latte.train import precision, presets
+from latte.train import config, precision, presets
 from latte.train.data import frame_list, layouts, prepare_videos, windows
 from latte.video import write
 from latte.video.damage import WhenDamaged
@@ -178,6 +178,7 @@ def test_choices_of_options_are_those_of_the_package():
         "GUIDANCE_SCHEDULES": tuple(guidance_methods.SHAPES),
         "PRESETS": tuple(presets.PRESETS),
         "LATTE_PRESETS": tuple(name for name, preset in presets.PRESETS.items() if preset.kind == "latte"),
+        "MOST_STUDENT_STEPS": config.MOST_STUDENT_STEPS,
         "PRECISIONS": tuple(precision.PRECISIONS),
         "LAYOUTS": {name: layout.description for name, layout in layouts.LAYOUTS.items()},
         "SELECTIONS": tuple(windows.SELECTIONS),

@@ -18,6 +18,7 @@ from latte.train.data.windows import SELECTIONS, span
 from latte.train.precision import PRECISIONS
 from latte.train.settings import brief, default_of, require, setting
 
+MOST_STUDENT_STEPS = 64  # of a student, which is there to take few
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
 
 
@@ -233,7 +234,8 @@ class LatentTrainConfig(VideoTrainConfig):
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
     # distillation (latte.train.objectives.distillation): the model that a student of few steps learns from; empty: none
     teacher: str = setting("", path=True, movable=True)
-    student_steps: int = setting(4, least=1, most=64, unused_with=("teacher", ""))  # evaluations of the student
+    # evaluations of the student
+    student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))
     # DDIM steps of the teacher that they replace, a multiple of student_steps
     teacher_steps: int = setting(64, least=1, most=500, unused_with=("teacher", ""))
     teacher_guidance: float = setting(1.0, unused_with=("teacher", ""))  # guidance scale that the student learns

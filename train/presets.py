@@ -173,6 +173,16 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
             values, notes = translate(values, launch().size, device)
         for note in notes:
             warnings.warn(note, stacklevel=2)
+    return from_settings(with_changes(values, changes))
+
+
+def with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """Settings by name, some of them changed by words such as "steps=100" or "model.depth=4".
+
+    Raises:
+        ValueError: A word is no setting, or its value has another type.
+    """
+    values = dict(values)
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -186,7 +196,7 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
             values[table] = {**typed(table, values.get(table, {})), inner: value}
         else:
             values[name] = value
-    return from_settings(values)
+    return values
 
 
 def read_settings(source: str) -> dict[str, Any]:

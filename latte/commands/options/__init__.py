@@ -13,6 +13,7 @@ from latte.commands.options.planning import calibrate_options, plan_options
 from latte.commands.options.sampling import sample_options
 from latte.commands.options.training import (
     average_options,
+    distill_options,
     encode_options,
     plot_options,
     prepare_options,
@@ -23,6 +24,7 @@ OPTIONS: dict[str, Callable[[list[str]], Namespace]] = {
     "sample": sample_options,
     "prepare": prepare_options,
     "train": train_options,
+    "distill": distill_options,
     "encode": encode_options,
     "average": average_options,
     "plot": plot_options,

@@ -21,6 +21,7 @@ PRESETS = (  # latte.train.presets
 LATTE_PRESETS = tuple(
     name for name in PRESETS if name not in ("shapes-vae", "shapes-t2v", "shapes-features", "folder-vae")
 )
+MOST_STUDENT_STEPS = 64  # latte.train.config
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # latte.train.precision
 LAYOUTS = {  # latte.train.data.layouts
     "ffs": "FaceForensics: avi or mp4 files",

@@ -1,5 +1,6 @@
-"""The options of the commands for data and training: `latte prepare`, `encode`, `train`, `average` and `plot`."""
+"""The options of the commands for data and training, of which `latte train` and `latte distill` share some."""
 
+import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from latte.commands.options.choices import (
     DRAWN_BY_DEFAULT,
     LATENT_DTYPES,
     LAYOUTS,
+    MOST_STUDENT_STEPS,
     ORIGINAL_SIZE,
     PRESETS,
     SELECTIONS,
@@ -62,18 +64,49 @@ def train_options(argv: list[str]) -> Namespace:
     add = parser.add_argument
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
     add("--config", default="shapes", help=words + "Latte (default: shapes)")
+    add_run_options(parser)
+    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
+    add("--allow-changes", action="store_true", help=allow)
+    return parser.parse_intermixed_args(argv)
+
+
+def add_run_options(parser: Parser) -> None:
+    """Add the options that every command that trains has."""
+    add = parser.add_argument
     folder = "the run folder; a run that stopped there is resumed (under torchrun use --run-dir, because torchrun has "
     folder += "its own --run)"
     add("--run", "--run-dir", type=Path, required=True, help=folder)
     resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     add("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
-    add("--allow-changes", action="store_true", help=allow)
     changes = "settings to change, such as steps=100 or model.depth=4; a run that resumes takes a new learning_rate or "
     changes += "the like from there on, and records that"
     add("changes", nargs="*", metavar="key=value", help=changes)
-    return parser.parse_intermixed_args(argv)
+
+
+def distill_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte distill`. Raises ValueError if --steps or the guidance is out of range."""
+    description = "Distil a model into a student that samples in a few steps, with guidance built in."
+    parser = Parser(prog="latte distill", description=description)
+    add = parser.add_argument
+    add("teacher", metavar="TEACHER", help="the model to learn from: a folder, a run, or a model that ships")
+    add("--steps", type=int, default=4, help="evaluations of the student (default: 4)")
+    words = "guidance scale to build in; 1 is none (default: what the teacher's folder says)"
+    add("--cfg-scale", type=float, help=words)
+    words = "timesteps between which the teacher is guided (default: what its folder says, or all)"
+    add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
+    add_run_options(parser)
+    args = parser.parse_intermixed_args(argv)
+    if not 1 <= args.steps <= MOST_STUDENT_STEPS:
+        raise ValueError(f"--steps is {args.steps}; a student takes 1 to {MOST_STUDENT_STEPS}")
+    if args.cfg_scale is not None and not math.isfinite(args.cfg_scale):
+        raise ValueError(f"--cfg-scale is {args.cfg_scale}; it must be a finite number")
+    if args.cfg_interval is not None and not 0 <= args.cfg_interval[0] <= args.cfg_interval[1]:
+        raise ValueError(f"--cfg-interval is {args.cfg_interval}; it must be two timesteps, the lower one first")
+    if args.cfg_interval is not None and args.cfg_scale == 1:
+        raise ValueError("--cfg-interval does nothing with --cfg-scale 1, which does not guide: leave it out")
+    args.allow_changes = False
+    return args
 
 
 def average_options(argv: list[str]) -> Namespace:

@@ -1,0 +1,100 @@
+"""`latte distill`: what follows from the teacher, what is written, and what is refused in one line."""
+
+import shutil
+from dataclasses import asdict
+
+import pytest
+from small_runs import run, small, small_t2v
+
+from latte import LattePipeline
+from latte.cli import main
+from latte.files import read_json, write_json
+from latte.train.student import student_config
+from latte.weights.load import find_model
+
+
+@pytest.fixture(scope="module")
+def teachers(vae, tmp_path_factory):
+    root = tmp_path_factory.mktemp("teachers")
+    classes = run(small(vae, "steps=1"), root / "classes")
+    write_json(classes / "sampling.json", {"guidance_scale": 3.5, "guidance_interval": [500, 900], "eta": 1.0})
+    text = run(small_t2v(vae, "steps=1", "sample_guidance=2"), root / "text")
+    unconditional = run(small(vae, "steps=1", "classes=false"), root / "unconditional")
+    return {"classes": classes, "text": text, "unconditional": unconditional}
+
+
+def one_error(capsys, *words):
+    """What the command says, in one line, when it refuses."""
+    assert main(["distill", *map(str, words)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    return line
+
+
+def test_a_student_is_made_and_sampled_as_its_folder_says(teachers, tmp_path, capsys):
+    words = ["distill", str(teachers["classes"]), "--steps", "2", "--run", str(tmp_path / "run")]
+    words += ["steps=2", "clips=8", "global_batch_size=2", "warmup=0"]
+    assert main(words) == 0 and main([*words, "learning_rate=1e-4", "steps=3"]) == 0
+    final = tmp_path / "run/final"
+    assert read_json(final / "trained.json")["steps"] == 3
+    assert read_json(final / "sampling.json")["num_inference_steps"] == 2
+    capsys.readouterr()
+    sample = ["sample", str(final), "--out", str(tmp_path / "page"), "--classes", "0", "--num-videos", "1"]
+    assert main(sample) == 0
+    assert "ddim, 2 steps, guidance 1" in capsys.readouterr().out
+    assert main([*sample, "--cfg-scale", "2"]) == 2
+    assert "trained without label dropout, so it knows no guidance" in capsys.readouterr().err
+    assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
+
+
+def test_the_settings_follow_from_the_teacher(teachers):
+    config = student_config(str(teachers["classes"]), 4, [])
+    own = asdict(config)
+    assert (config.teacher_guidance, config.guided_from, config.guided_to) == (3.5, 500, 900)
+    assert (config.kind, config.image_size, config.num_frames, config.vae) == (
+        *("latte", 16, 4), str(teachers["classes"] / "vae"),
+    )  # fmt: skip
+    assert config.model["class_dropout_prob"] == 0 and config.model["depth"] == 2
+    assert own["init"] == own["teacher"] == str(teachers["classes"]) and config.teacher_steps == 64
+    assert student_config(str(teachers["classes"]), 3, []).teacher_steps == 63
+    asked = student_config(str(teachers["classes"]), 4, ["steps=7", "teacher_steps=8"], 2.0, (100, 200))
+    assert (asked.teacher_guidance, asked.guided_from, asked.guided_to, asked.steps) == (2, 100, 200, 7)
+    text = student_config(str(teachers["text"]), 4, [])
+    assert (text.kind, text.teacher_guidance, text.guided_from, text.guided_to) == ("t2v", 2, 0, 1000)
+    assert text.text_encoder["d_model"] == 8 and "vocab_size" not in text.text_encoder
+    alone = student_config(str(teachers["unconditional"]), 4, [])
+    assert (alone.classes, alone.teacher_guidance) == (False, 1)
+    unguided = student_config(str(teachers["classes"]), 4, [], 1.0)
+    assert (unguided.teacher_guidance, unguided.guided_from) == (1, 0)
+
+
+def test_a_checkpoint_and_a_published_model_can_teach(teachers, published):
+    checkpoint = find_model(teachers["text"].parent / "checkpoints/step-0000001")
+    config = student_config(str(checkpoint), 4, [])
+    assert config.model == student_config(str(teachers["text"]), 4, []).model
+    theirs = student_config(str(published), 4, [])
+    assert (theirs.teacher_guidance, theirs.prediction) == (7.5, "eps") and theirs.text_encoder["d_ff"] > 0
+
+
+def test_wrong_words_are_refused_in_one_line(teachers, tmp_path, capsys):
+    run_words = ("--run", tmp_path / "run")
+    of = lambda kind, *words: one_error(capsys, teachers[kind], *run_words, *words)
+    assert "--steps is 0; a student takes 1 to 64" in of("classes", "--steps", 0)
+    assert "--cfg-scale is nan" in of("classes", "--cfg-scale", "nan")
+    assert "two timesteps, the lower one first" in of("classes", "--cfg-interval", 9, 3)
+    assert "does nothing with --cfg-scale 1" in of("classes", "--cfg-scale", 1, "--cfg-interval", 3, 9)
+    assert "there is nothing to guide it" in of("unconditional", "--cfg-scale", 2)
+    assert "teacher_steps is 30; it must be a multiple" in of("classes", "teacher_steps=30")
+    assert "class_dropout_prob=0" in of("classes", "model.class_dropout_prob=0.1", "clips=4", "global_batch_size=2")
+    assert "no model at nowhere" in one_error(capsys, "nowhere", *run_words)
+    assert "a VAE, not a Latte" in one_error(capsys, teachers["classes"] / "vae", *run_words)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_teacher_that_a_student_cannot_follow_is_refused(teachers, tmp_path, capsys):
+    teacher = shutil.copytree(teachers["classes"], tmp_path / "teacher")
+    write_json(teacher / "sampling.json", {"guidance_scale": 3.0, "guidance_method": "apg"})
+    line = one_error(capsys, teacher, "--run", tmp_path / "run")
+    assert "is guided by apg; a student learns plain guidance: give --cfg-scale" in line
+    assert student_config(str(teacher), 4, [], 2.5).teacher_guidance == 2.5
+    shutil.rmtree(teacher / "vae")
+    assert "comes without a VAE" in one_error(capsys, teacher, "--run", tmp_path / "run", "--cfg-scale", 2)

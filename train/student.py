@@ -1,0 +1,126 @@
+"""The configuration of a distillation, as far as it follows from the teacher."""
+
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from latte.files import read_json
+from latte.models.latte_t2v import LatteT2VConfig, TextToVideoConfig
+from latte.models.t5 import T5Config
+from latte.train.config import LatteTrainConfig, T2VTrainConfig, TrainConfig
+from latte.train.config_tables import from_settings
+from latte.train.data.latent_files import open_latent_folder
+from latte.train.data.latents import SOURCES
+from latte.train.presets import with_changes
+from latte.train.settings import require
+from latte.weights.convert_t2v import t2v_config
+from latte.weights.folder import CONFIG, read_config
+from latte.weights.hub import find_pipeline
+from latte.weights.load import bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, usual_guidance
+from latte.weights.vae_folder import load_vae
+
+# found on the built-in class model: docs/log.md
+TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99, "sample_latents": False}
+
+
+def student_config(
+    teacher: str,
+    steps: int,
+    changes: list[str],
+    scale: float | None = None,
+    interval: tuple[float, float] | None = None,
+) -> TrainConfig:
+    """The settings of training a student: the teacher's network and VAE, the size of its videos, and its guidance.
+
+    Args:
+        teacher: The model, as latte.LattePipeline.from_pretrained takes it.
+        steps: Evaluations of the student.
+        changes: Settings as on the command line.
+        scale: Guidance scale that the student learns; None: what the teacher's folder says.
+        interval: The timesteps between which the teacher is guided; None: what its folder says.
+
+    Raises:
+        ValueError: There is no such model, it is none that a student can learn from, or a setting does not fit.
+    """
+    path = find_pipeline(teacher)
+    name = teacher if teacher in bundled_models() or Path(teacher).exists() else str(path)
+    of_text = is_text_pipeline(path)
+    values = text_settings(path) if of_text else class_settings(path)
+    guides = of_text or bool(values["classes"])
+    usual = TEXT_GUIDANCE if of_text else values.pop("usual_guidance")
+    values |= guidance_settings(path, load_sampling(model_root(path), usual).guidance, scale, interval, guides)
+    if (vae := own_vae(path)) is not None:
+        values |= {"vae": f"{teacher}/vae" if teacher in bundled_models() else str(vae)}
+        values["image_size"] = values.pop("latent_side") * load_vae(vae).factor
+    values.pop("latent_side", None)
+    teacher_steps = max(1, round(64 / steps)) * steps
+    values |= {"teacher": name, "init": name, "student_steps": steps, "teacher_steps": teacher_steps, **TRAINING}
+    values = with_changes(values, changes)
+    require(bool(values.get("vae")), f"{teacher} comes without a VAE: name its folder, vae=...")
+    latents = values.get("latents", "once")
+    if of_text and latents not in SOURCES and open_latent_folder(Path(latents)).has_text:
+        values.pop("text_encoder", None)
+    return from_settings(values)
+
+
+def class_settings(path: Path) -> dict[str, Any]:
+    """Settings that follow from a class-conditional or unconditional teacher."""
+    config = load_model(path).config
+    dropped = {"class_dropout_prob": 0.0} if config.num_classes else {}
+    return {
+        "kind": LatteTrainConfig.kind,
+        "model": own_fields(config, LatteTrainConfig.derived) | dropped,
+        "classes": bool(config.num_classes),
+        "num_frames": config.num_frames,
+        "latent_side": config.input_size,
+        "usual_guidance": usual_guidance(config),
+    }
+
+
+def text_settings(path: Path) -> dict[str, Any]:
+    """Settings that follow from a text-to-video teacher."""
+    encoder: T5Config | None = None
+    if is_checkpoint(path):
+        both = "text_encoder" in read_json(path / CONFIG)
+        read = read_config(path, (TextToVideoConfig if both else LatteT2VConfig).from_dict)
+        config, encoder = (read.transformer, read.text_encoder) if both else (read, None)
+    else:
+        config = read_config(path / "transformer", t2v_config)
+        if (path / "text_encoder").is_dir():
+            encoder = read_config(path / "text_encoder", T5Config.from_dict)
+    return {
+        "kind": T2VTrainConfig.kind,
+        "model": own_fields(config, T2VTrainConfig.derived),
+        "text_encoder": {} if encoder is None else own_fields(encoder, ("vocab_size",)),
+        "num_frames": config.video_length,
+        "latent_side": config.sample_size,
+    }
+
+
+def own_fields(config: Any, derived: Collection[str]) -> dict[str, Any]:
+    """The fields of a network's configuration, without those that follow from the data."""
+    return {name: value for name, value in asdict(config).items() if name not in derived}
+
+
+def guidance_settings(
+    path: Path, own: Guidance, scale: float | None, interval: tuple[float, float] | None, guides: bool
+) -> dict[str, Any]:
+    """Settings of the guidance that the student learns.
+
+    Raises:
+        ValueError: The teacher is guided in a way that a student does not learn, or cannot be guided.
+    """
+    if not guides:
+        if scale not in (None, 1) or interval is not None:
+            raise ValueError(f"{path} is unconditional: there is nothing to guide it, leave --cfg-scale out")
+        return {}
+    if scale is None and (own.method != "cfg" or own.schedule != "constant"):
+        how = own.method if own.method != "cfg" else f"a schedule, {own.schedule}"
+        raise ValueError(f"{path} is guided by {how}; a student learns plain guidance: give --cfg-scale")
+    guidance = Guidance(own.scale if scale is None else scale, own.interval if interval is None else interval)
+    if guidance.scale == 1:
+        return {}
+    low, high = guidance.interval or (0.0, 1000.0)
+    return {"teacher_guidance": float(guidance.scale), "guided_from": float(low), "guided_to": float(high)}
