@@ -98,3 +98,15 @@ def test_a_teacher_that_a_student_cannot_follow_is_refused(teachers, tmp_path, c
     assert student_config(str(teacher), 4, [], 2.5).teacher_guidance == 2.5
     shutil.rmtree(teacher / "vae")
     assert "comes without a VAE" in one_error(capsys, teacher, "--run", tmp_path / "run", "--cfg-scale", 2)
+
+
+def test_a_text_to_video_student_can_learn_from_stored_embeddings(vae, published, tmp_path):
+    data = [f"vae={vae}", "clips=3", "num_frames=2", "image_size=16"]
+    out = tmp_path / "latents"
+    encoding = ["encode", "--config", "shapes-t2v", *data, "text_encoder={}", "--text-encoder", str(published)]
+    assert main([*encoding, "--out", str(out)]) == 0
+    words = [*data, f"latents={out}", "steps=1", "global_batch_size=2"]
+    assert main(["distill", str(published), "--run", str(tmp_path / "run"), *words]) == 0
+    pipe = LattePipeline.from_pretrained(tmp_path / "run/final", text_encoder=None, tokenizer=None)
+    assert pipe.sampling.guidance.scale == 1 and pipe.scheduler.timestep_spacing == "trailing"
+    assert not (tmp_path / "run/final/text_encoder").exists()

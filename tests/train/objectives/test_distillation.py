@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from forks import together
 from small_runs import run, same, small, small_t2v, tensors
 
 from latte import LattePipeline
@@ -182,3 +183,10 @@ def test_another_teacher_does_not_go_on_with_a_run(vae, teachers, tmp_path):
     run(small(vae, "steps=4"), tmp_path / "other")
     with pytest.raises(ValueError, match=r"other data \(teacher\)"):
         run(student_of("classes", vae, tmp_path / "other/final", "steps=4"), tmp_path / "run")
+
+
+def test_two_processes_train_the_student_of_one(vae, teachers, tmp_path):
+    config = student_of("classes", vae, teachers("classes"), "micro_batch_size=2")
+    together(2, lambda: run(config, tmp_path / "two"), tmp_path / "log")
+    run(config, tmp_path / "one")
+    assert same(*(tensors(tmp_path / name / "checkpoints/step-0000002") for name in ("one", "two")))
