@@ -9,10 +9,11 @@ from latte.files import read_json
 from latte.models.latte_t2v import LatteT2VConfig, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.train.config import LatteTrainConfig, T2VTrainConfig, TrainConfig
-from latte.train.config_tables import from_settings
+from latte.train.config_tables import complete, from_settings
 from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import SOURCES
-from latte.train.presets import with_changes
+from latte.train.presets import read_settings, with_changes
+from latte.train.run_folder import FINAL, SETTINGS_FILE
 from latte.train.settings import require
 from latte.weights.convert_t2v import t2v_config
 from latte.weights.folder import CONFIG, read_config
@@ -21,8 +22,9 @@ from latte.weights.load import bundled_models, is_checkpoint, is_text_pipeline, 
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, usual_guidance
 from latte.weights.vae_folder import load_vae
 
-# found on the built-in class model: docs/log.md
-TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99, "sample_latents": False}
+TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99}
+DATA = ("data", "clips", "latents", "sample_latents", "frame_interval", "motion_frames", "selection", "transform")
+DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings that say what a teacher learned from
 
 
 def student_config(
@@ -47,7 +49,7 @@ def student_config(
     path = find_pipeline(teacher)
     name = teacher if teacher in bundled_models() or Path(teacher).exists() else str(path)
     of_text = is_text_pipeline(path)
-    values = text_settings(path) if of_text else class_settings(path)
+    values = data_settings(path) | (text_settings(path) if of_text else class_settings(path))
     guides = of_text or bool(values["classes"])
     usual = TEXT_GUIDANCE if of_text else values.pop("usual_guidance")
     values |= guidance_settings(path, load_sampling(model_root(path), usual).guidance, scale, interval, guides)
@@ -58,11 +60,22 @@ def student_config(
     teacher_steps = max(1, round(64 / steps)) * steps
     values |= {"teacher": name, "init": name, "student_steps": steps, "teacher_steps": teacher_steps, **TRAINING}
     values = with_changes(values, changes)
+    known = "data" in values or values.get("latents", "once") not in SOURCES
+    require(known, f"{teacher} does not say what it learned from: give data=... or latents=...")
     require(bool(values.get("vae")), f"{teacher} comes without a VAE: name its folder, vae=...")
     latents = values.get("latents", "once")
     if of_text and latents not in SOURCES and open_latent_folder(Path(latents)).has_text:
         values.pop("text_encoder", None)
     return from_settings(values)
+
+
+def data_settings(path: Path) -> dict[str, Any]:
+    """Settings of the data that a teacher learned from, if its folder or its run's says it."""
+    run = path.parent if path.name == FINAL else model_root(path)
+    for file in (run / SETTINGS_FILE, path / "training.yaml"):
+        if file.is_file() and "kind" in (values := read_settings(str(file))):
+            return {name: value for name, value in complete(values).items() if name in DATA}
+    return {}
 
 
 def class_settings(path: Path) -> dict[str, Any]:
