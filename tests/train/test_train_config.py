@@ -209,8 +209,6 @@ ELSEWHERE = {  # what other tests of training show
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),
     *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d", "sequence_parallel"),
-    *("route_share", "route_start", "route_end", "dispersive_weight", "dispersive_temperature", "dispersive_block"),
-    *("align_weight", "align_block", "align_teacher_block", "align_gap"),
     *("teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"),
 }
 
