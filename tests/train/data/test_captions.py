@@ -141,3 +141,19 @@ def test_prepare_and_training_take_captions_from_a_table(prepare, vae, tmp_path)
     said = [str(warning.message) for warning in caught]
     assert clips.captions == ["a cat", "a dog"] and len(said) == 2
     assert "b.mp4 has no caption: write it to b.txt beside it, or to a table" in said[0] and "'b.mp4'" in said[1]
+
+
+def test_a_caption_that_cannot_be_read_leaves_its_video_out(vae, tmp_path, monkeypatch):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        put(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}")
+
+    def read(path):
+        if path.name == "b.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return path.read_text()
+
+    monkeypatch.setattr(module, "read_utf8", read)
+    with pytest.warns(UserWarning, match=r"left out: .*Permission denied: .*b\.txt"):
+        clips = open_clips(small_t2v(vae, f"data={tmp_path}"))
+    assert clips.captions == ["caption of a.mp4", "caption of c.mp4"]
