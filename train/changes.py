@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latte.files import write_json
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 CHANGES_FILE = "changes.json"
 

@@ -1,167 +1,24 @@
-"""The settings of a training run: a base class, and one dataclass for each kind of training.
+"""The settings of a training run: one dataclass for each kind of training.
 
 The kinds are a class-conditional Latte ("latte"), a text-to-video model ("t2v"), the VAE whose latents both learn from
 ("vae"), and the network whose features the built-in metric compares ("features"). Every class has only the settings
-that its kind follows. Where shared code reads a setting that a kind does not have, the base class gives the value that
+that its kind follows. Where shared code reads a setting that a kind does not have, TrainConfig gives the value that
 switches it off.
 
 Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings:
 `resumable` and `movable` ones may change, `tunable` ones if that is asked for, and all others never.
 """
 
-import math
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from latte.train.base_config import TrainConfig
 from latte.train.data.transforms import TRANSFORMS
-from latte.train.data.windows import SELECTIONS, span
-from latte.train.precision import PRECISIONS
-from latte.train.settings import brief, default_of, require, setting
+from latte.train.data.windows import SELECTIONS
+from latte.train.settings import require, setting
 
 MOST_STUDENT_STEPS = 64  # of a student, which is there to take few
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The settings that all kinds of training share. A run folder keeps them in config.yaml.
-
-    Raises:
-        ValueError: A value is out of its bounds, or has no effect with the others.
-    """
-
-    kind: str = field(default="", init=False)  # what is trained: a key of KINDS
-    data: str = setting(
-        "shapes", path=True, movable=True
-    )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
-    clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
-    model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
-    image_size: int = setting(64, least=1)  # height and width of the frames, in pixels
-    num_frames: int = setting(16, least=1)  # frames per clip
-    global_batch_size: int = setting(16, least=1)  # clips per optimiser step, over all processes
-    micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all that a process has
-    steps: int = setting(1000, least=1, resumable=True)  # optimiser steps
-    learning_rate: float = setting(1e-4, least=0, tunable=True)  # peak learning rate of the optimiser
-    warmup: int = setting(0, least=0, tunable=True)  # steps over which the learning rate rises linearly from 0
-    # of the learning rate after the warmup; "trapezoid": constant, and then a cooldown to 0
-    schedule: str = setting("constant", choices=("constant", "cosine", "trapezoid"), tunable=True)
-    # share of the steps in which a trapezoid falls to 0
-    cooldown: float = setting(0.2, least=1e-6, most=1, tunable=True, used_with=("schedule", "trapezoid"))
-    # of that fall (latte.train.step)
-    cooldown_shape: str = setting(
-        "linear", choices=("linear", "sqrt"), tunable=True, used_with=("schedule", "trapezoid")
-    )
-    weight_decay: float = setting(0.0, least=0, tunable=True)  # of the optimiser
-    clip_grad: float = setting(1.0, least=1e-12, tunable=True)  # largest norm of the gradients
-    clip_from: int = setting(0, least=0, tunable=True)  # the first step, counted from 0, whose gradients are clipped
-    # of the averaged weights; min(this, (1 + n) / (10 + n))
-    ema_decay: float = setting(0.9999, least=0, below=1, tunable=True)
-    # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
-    skip_limit: int = setting(10, least=1, resumable=True)
-    precision: str = setting("fp32", choices=tuple(PRECISIONS), tunable=True)  # of matrix products and convolutions
-    deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
-    seed: int = setting(0, least=0)  # of all random numbers
-    log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl
-    tensorboard: bool = setting(False, resumable=True)  # also write them, and the sample grids, for TensorBoard
-    sample_every: int = setting(0, least=0, resumable=True)  # steps between grids of samples in samples/; 0: none
-    save_every: int = setting(500, least=1, resumable=True)  # steps between checkpoints
-    keep: int = setting(2, least=1, resumable=True)  # how many of the newest checkpoints to keep
-    keep_every: int = setting(0, least=0, resumable=True)  # also keep each checkpoint of such a multiple; 0: none
-
-    # what kinds without these settings have in their place
-    optimizer: ClassVar[str] = "adamw"
-    average_every: ClassVar[int] = 0
-    init: ClassVar[str] = ""
-    vae: ClassVar[str] = ""
-    latents: ClassVar[str] = "once"
-    classes: ClassVar[bool] = True
-    motion_frames: ClassVar[int] = 0
-    num_images: ClassVar[int] = 0
-    frame_interval: ClassVar[int] = 1
-    selection: ClassVar[str] = "stride"
-    transform: ClassVar[str] = "ours"
-    flip: ClassVar[bool] = False
-    failed_share: ClassVar[float] = 0.5
-    damaged: ClassVar[str] = "raise"
-    num_workers: ClassVar[int] = 0
-    compile: ClassVar[bool] = False
-    fast: ClassVar[bool] = False
-    shard: ClassVar[bool] = False
-    shard_group: ClassVar[int] = 0
-    sequence_parallel: ClassVar[int] = 1
-    eval_every: ClassVar[int] = 0
-    dispersive_weight: ClassVar[float] = 0.0
-    align_weight: ClassVar[float] = 0.0
-    route_share: ClassVar[float] = 0.0
-    teacher: ClassVar[str] = ""
-
-    derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
-
-    def __post_init__(self) -> None:
-        for known in fields(self):
-            self._check_bounds(known)
-        micro = self.micro_batch_size or 1
-        require(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
-        for known in fields(self):
-            self._check_used(known)
-        for name, source in self.derived.items():
-            require(name not in self.model, f"model.{name} follows from {source}: leave it out")
-        if self.data == "shapes":
-            reach = span(self.num_frames, self.frame_interval)
-            needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
-            clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
-            require(reach <= self.shape_frames, f"{clips}, need {needs}")
-        require(
-            not self.deterministic_reduce or self.micro_batch_size > 0,
-            "deterministic_reduce needs micro_batch_size: rounding depends on how many clips a forward pass takes",
-        )
-
-    def _check_bounds(self, known: Field) -> None:
-        value, limits = getattr(self, known.name), known.metadata
-        if choices := limits.get("choices"):
-            require(value in choices, f"{known.name} is {brief(value)}, not {' or '.join(map(repr, choices))}")
-        if known.type not in (int, float):
-            return
-        least, most, below = (limits.get(name) for name in ("least", "most", "below"))
-        said = f"{known.name} is {brief(value)}; it must be"
-        usable = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
-        require(usable, f"{said} a finite number, of 63 bits at most if it is an integer")
-        require(most is None or least <= value <= most, f"{said} from {least} to {most}")
-        require(least is None or value >= least, f"{said} {least} or more")
-        require(below is None or value < below, f"{said} less than {below}")
-
-    def _check_used(self, known: Field) -> None:
-        name, default = known.name, default_of(known)
-        for key, if_used in (("unused_with", False), ("used_with", True)):
-            other, value = known.metadata.get(key) or ("", None)
-            if other and (getattr(self, other) == value) == (not if_used):
-                advice = f"{name} does nothing with {other}={getattr(self, other)}: leave it at {default!r}"
-                require(getattr(self, name) == default, advice)
-
-    @property
-    def shape_frames(self) -> int:
-        """Frames of a motion of the built-in shapes, from which clips are cut."""
-        return self.motion_frames or self.num_frames
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every setting of this kind with its default value."""
-        return {known.name: default_of(known) for known in fields(cls)}
-
-    @classmethod
-    def resumable(cls) -> set[str]:
-        """The settings that may change when a run resumes."""
-        return {known.name for known in fields(cls) if known.metadata.get("resumable")}
-
-    @classmethod
-    def movable(cls) -> set[str]:
-        """The paths that may change when a run resumes: digests guard data and VAE, the checkpoint replaces init."""
-        return {known.name for known in fields(cls) if known.metadata.get("movable")}
-
-    @classmethod
-    def tunable(cls) -> set[str]:
-        """The settings that may change when a run resumes, if that is asked for."""
-        return {known.name for known in fields(cls) if known.metadata.get("tunable")}
 
 
 @dataclass(frozen=True)

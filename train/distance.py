@@ -13,7 +13,7 @@ from latte.eval.inputs import Reading
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.shape_features import shapes_detector
 from latte.eval.protocol import adjusted
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import LatentFolder
 from latte.video.pixels import to_uint8

@@ -28,8 +28,8 @@ from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
 from latte.train import checkpoint, parallel
+from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
-from latte.train.config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from latte.models.attention import AxialAttention, CrossAttention
 from latte.models.block import AdaLN
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.parallel import outermost_blocks
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, as in torch.optim.Muon

@@ -25,7 +25,7 @@ from latte.parallel.layout import Layout, training_meshes
 from latte.parallel.sequence import attach
 from latte.parallel.split import Split
 from latte.processes import Ranks
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.precision import autocast
 
 FIXED_POINT = 2.0**40  # fixed-point gradients are multiples of 1 / FIXED_POINT, about 1e-12

@@ -12,7 +12,7 @@ from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.pipeline import LattePipeline
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, caption
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.export import scheduler_of
 from latte.train.objectives import Captioned, ClassConditional, Embedded, Objective, Recognition, Reconstruction
 from latte.train.watch import SHOWN

@@ -16,8 +16,8 @@ from latte.fast import training_blocks
 from latte.fast.switch import is_enabled
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
+from latte.train.base_config import TrainConfig
 from latte.train.changes import changed_settings, told
-from latte.train.config import TrainConfig
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
 from latte.train.distance import DistanceToReal

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from latte.files import set_aside
+from latte.train.base_config import TrainConfig
 from latte.train.changes import CHANGES_FILE
-from latte.train.config import TrainConfig
 from latte.train.metrics import METRICS_FILE
 from latte.train.presets import resolve
 from latte.train.snapshots import AVERAGES

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from latte.device import arithmetic
 from latte.processes import Ranks
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.parallel import Gradients, micro_batches
 
 GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles, as in PyTorch's GradScaler

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latte.models.latte import LatteConfig
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 EACH = object()  # in an arm of a sweep: the value that is swept over
 OfBase = Callable[[TrainConfig], Any]  # in an arm: a value that follows from the base's settings

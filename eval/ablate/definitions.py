@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from latte.eval.ablate.arms import EACH, Ablation, Arm, Sweep, model_of
 from latte.eval.ablate.modern import MODERN
 from latte.models.latte_config import SIZES, equal_depth
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 
 def depth_of_equal_size(base: TrainConfig) -> int:

@@ -1,7 +1,7 @@
 """The ablation of what the field has found since the paper: parts of a recipe of training, alone and together."""
 
 from latte.eval.ablate.arms import Ablation, Arm, together
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 SNAPSHOTS = 24  # of the averages of a run, from which another average is made
 SHORTER = 4  # the base's clips over those of the arms that are trained on fewer

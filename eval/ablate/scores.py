@@ -22,7 +22,7 @@ from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.shapes.draw import MOTIONS, ShapeClip, make_clip
 from latte.shapes.examiner import score_clips
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.curves import read_metrics
 from latte.train.data.folders import open_clips
 from latte.train.data.windows import span

@@ -8,7 +8,7 @@ from latte.eval.ablate.arms import Ablation
 from latte.eval.ablate.runs import Grid
 from latte.eval.extrapolation import student_95
 from latte.files import read_json
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from latte.eval.bench.resources import timed
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.processes import Ranks
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents

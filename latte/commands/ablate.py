@@ -16,7 +16,7 @@ from latte.eval.ablate.definitions import SCALES, Scale, ablations
 from latte.eval.ablate.report import write_report
 from latte.eval.ablate.runs import ABOUT, Grid, do_missing_work, missing_work
 from latte.eval.networks.i3d_weights import find_i3d
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
 from latte.weights.load import find_model

@@ -8,7 +8,7 @@ import torch
 
 from latte.device import default_device, usable_device
 from latte.processes import Ranks, local_device, processes
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.presets import resolve

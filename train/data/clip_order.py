@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from latte.diffusion.randomness import generator
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 
 
 class Draw(IntEnum):

@@ -18,7 +18,7 @@ from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.text.embed import MAX_LENGTH, embed
 from latte.text.tokenizer import Tokenizer
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import Clips
 from latte.train.data.latent_files import (
     CAPTION,

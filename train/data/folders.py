@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.captions import Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.content_digests import ContentDigests, progress

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.files import MOST_LIST_BYTES, read_json, utf8_path, write_json
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.failures import Failures
 from latte.train.data.windows import min_video_frames

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from latte.diffusion.randomness import generator
 from latte.files import refuse_pointer, utf8_path
 from latte.models.vae import VideoVAE
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import ClipOrder, Draw
 from latte.train.data.clips import Clips, TrainingData

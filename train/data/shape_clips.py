@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import TrainingClip, WholeVideo
 from latte.train.data.failures import Failures
 from latte.train.data.windows import by_stride

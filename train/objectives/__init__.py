@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import LatentFolder
 from latte.train.objectives.autoencoder import Reconstruction

@@ -9,7 +9,7 @@ from torch import Tensor
 from latte.diffusion.randomness import normal
 from latte.models.network_config import check_fields
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips

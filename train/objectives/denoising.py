@@ -11,7 +11,7 @@ from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import training_schedule
 from latte.models.denoiser import Denoiser
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source

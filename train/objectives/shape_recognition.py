@@ -11,7 +11,7 @@ from latte.diffusion.randomness import generator
 from latte.eval.networks.shape_features import ShapeFeatures, ShapeFeaturesConfig
 from latte.shapes.corruptions import CORRUPTIONS
 from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, ShapeClip
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clip_order import ClipOrder, Draw
 from latte.train.data.shape_clips import ShapeClips
 from latte.video.pixels import from_uint8, to_uint8

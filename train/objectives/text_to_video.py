@@ -12,7 +12,7 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextTo
 from latte.models.network_config import check_fields
 from latte.models.t5 import T5Config
 from latte.text.tokenizer import Tokenizer, train_vocabulary
-from latte.train.config import TrainConfig
+from latte.train.base_config import TrainConfig
 from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import has_text_encoder, init_t2v, init_transformer
