@@ -164,13 +164,13 @@ def test_drawing_only_the_box_around_a_shape_changes_nothing(shape):
 
 
 def test_examiner_is_right_on_real_clips():
-    scores = scored([clip.video for clip in CLIPS], CLIPS)
+    scores = scored([clip.video for clip in CLIPS[:200]], CLIPS[:200])
     assert scores["all_right"] >= 0.99 and scores["trajectory_error"] < 0.1
     assert scores["colour_constancy"] == scores["shape_constancy"] == 1.0 and set(scores["by_motion"]) == set(MOTIONS)
 
 
 def test_examiner_is_right_on_reconstructions_by_the_shipped_vae(pipe):
-    clips = CLIPS[:40]
+    clips = CLIPS[:24]
     videos = reconstruct(pipe, torch.stack([torch.from_numpy(clip.video) for clip in clips]))
     scores = scored(list(videos.numpy()), clips)
     assert scores["all_right"] >= 0.97 and scores["trajectory_error"] < 0.3 and scores["shape_constancy"] == 1.0

@@ -86,8 +86,6 @@ def damaged(folder):
     save_npz(folder / "short.npz", {"shape": (2, 8, 8, 3)}, bytes(10))
     save_npz(folder / "absurd.npz", {"shape": (1 << 20, 64, 64, 3)})
     save_npz(folder / "header.npz", {"shape": (2, 8, 8, 3), "more": "x" * 20000})
-    with zipfile.ZipFile(folder / "second.npz", "w") as archive, archive.open("video.npy", "w") as file:
-        np.lib.format.write_array(file, CLIP.numpy(), version=(2, 0))  # whose header may have 4 GB
     for name in ("folder", "sizes", "program", "bomb"):
         (folder / name).mkdir()
     (folder / "program/0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
@@ -110,7 +108,6 @@ def damaged(folder):
         "bare.npz": "not a zip file",
         "short.npz": "384 bytes that its header claims",
         "absurd.npz": "more than the limit of 4294967296",
-        "second.npz": "no array with a readable header",
         "header.npz": "no array with a readable header",
         "folder": "no frames",
         "sizes": "differ in size",

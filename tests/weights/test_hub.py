@@ -71,7 +71,7 @@ def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend="eager"))
 
     pipeline = LattePipeline.from_pretrained("maxin-cn/Latte-1", torch_dtype=torch.float32).to("cpu")
-    pipeline.sampling = few = replace(pipeline.sampling, num_inference_steps=10)
+    pipeline.sampling = few = replace(pipeline.sampling, num_inference_steps=5)
     pipeline.transformer.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.transformer = torch.compile(pipeline.transformer)
