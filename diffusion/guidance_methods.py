@@ -146,10 +146,12 @@ class Rule:
     Attributes:
         scales: Guidance scale at each evaluation.
         levels: Alpha bar at each evaluation.
+        flow: Whether the network predicts the velocity of flow matching.
     """
 
     scales: Sequence[float]
     levels: Sequence[float]
+    flow: bool = False
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
         """The guided noise at evaluation k."""
@@ -187,7 +189,6 @@ class ZeroStarRule(Rule):
     """CFG-Zero*: see optimise_scale. The first zero_steps evaluations are taken to predict no velocity."""
 
     zero_steps: float = 1
-    flow: bool = False
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
         return optimise_scale(x, conditional, negative, self.scales[k], self.levels[k], self.flow)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, split_output
 from latte.diffusion.guidance import scale_bands
-from latte.diffusion.guidance_methods import METHODS, Rule, ZeroStarRule
+from latte.diffusion.guidance_methods import METHODS, Rule
 from latte.diffusion.predictions import factors_at, network_input, noise_of
 from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
@@ -146,10 +146,7 @@ def one_half(plan: Plan) -> Plan:
 def guidance_rule(pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None) -> Rule:
     """How the evaluations of a batch are guided; scales: of each, or the same for all."""
     scales = [guidance.scale] * len(plan) if scales is None else scales
-    rule = METHODS[guidance.method](scales, levels_of(pipe, plan), **guidance.options)
-    if isinstance(rule, ZeroStarRule):
-        rule.flow = pipe.scheduler.flow
-    return rule
+    return METHODS[guidance.method](scales, levels_of(pipe, plan), pipe.scheduler.flow, **guidance.options)
 
 
 def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = True) -> bool:

@@ -63,6 +63,12 @@ def test_every_sampler_follows_a_flow_that_stands_still(sampler):
         assert relative_error(make(pipe), still) < 1e-4
 
 
+def test_cfg_zeros_first_steps_leave_a_state_of_the_linear_path_as_it_is():
+    """That of the linear path, and not x, which v = 0 would leave as it is."""
+    all_steps = {"guidance_method": "cfg-zero", "guidance_options": {"zero_steps": 4}, "guidance_scale": 3.0}
+    assert relative_error(make(flow_pipeline(), **all_steps), on_the_path(START).transpose(1, 2)) < 1e-4
+
+
 def test_the_shift_changes_where_the_network_is_asked(tmp_path):
     plain, shifted, seen = (
         flow_pipeline(),
