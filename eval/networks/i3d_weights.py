@@ -107,12 +107,12 @@ def i3d_detector(path: str | Path | None, protocol: Protocol, device: torch.devi
     return Detector(record, partial(i3d_features, model, resize=protocol.resize), device_name(device), CLASSES)
 
 
-def squash(frames: Tensor) -> Tensor:
-    """Resize frames (n, 3, h, w) to (n, 3, 224, 224), bilinearly, without antialiasing.
+def squash(frames: Tensor, side: int = SIDE) -> Tensor:
+    """Resize frames (n, 3, h, w) to (n, 3, side, side), bilinearly, without antialiasing.
 
     The aspect ratio is not kept.
     """
-    return F.interpolate(frames, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=False)
+    return F.interpolate(frames, (side, side), mode="bilinear", align_corners=False, antialias=False)
 
 
 def squash_tf1(frames: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Published(NamedTuple):
 
 TGAN2 = "https://github.com/rezoo/tgan2/releases/download/v1.0"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+JEPA = "https://dl.fbaipublicfiles.com/jepa/vith16"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
 PUBLISHED = {
@@ -38,6 +39,13 @@ PUBLISHED = {
         "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
         "FVD as VideoGPT, TATS, DIGAN and cd-fvd compute it",
     ),
+    "videomae": Published(
+        "vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+        "https://huggingface.co/OpenGVLab/InternVideoMAE_models/tree/main/mae-g",
+        "CD-FVD",
+    ),
+    "vjepa": Published("vith16.pth.tar", f"{JEPA}/vith16.pth.tar", "JEDi"),
+    "vjepa-probe": Published("ssv2-probe.pth.tar", f"{JEPA}/ssv2-probe.pth.tar", "JEDi"),
     "inception": Published(INCEPTION, f"{FIDELITY}/{INCEPTION}", "FID of frames"),
     "c3d": Published("conv3d_deepnetA_ucf.npz", f"{TGAN2}/conv3d_deepnetA_ucf.npz", "inception score of UCF101"),
     "c3d-mean": Published("mean2.npz", f"{TGAN2}/mean2.npz", "inception score of UCF101"),

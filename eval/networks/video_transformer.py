@@ -1,0 +1,95 @@
+"""What VideoMAE and V-JEPA share: a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) over tubelets of a clip.
+
+Parameters have the names of both published networks. Shape letters: b clips, n tokens, d width, f frames.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE = 224  # height and width of the frames, in pixels
+TUBELET = 2  # frames of one token
+FRAMES = 16  # of the clips that both networks were trained on
+EPS = 1e-6  # of the layer norms
+
+
+class Tubelets(nn.Module):
+    """The first layer: one token for each block of TUBELET frames and patch x patch pixels."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__()
+        self.proj = nn.Conv3d(3, width, (TUBELET, patch, patch), (TUBELET, patch, patch))
+
+    def forward(self, videos: Tensor) -> Tensor:
+        """Map clips (b, f, 3, h, w) to tokens (b, n, d), ordered by time, then row, then column."""
+        return self.proj(videos.transpose(1, 2)).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Attention of all tokens to all.
+
+    Args:
+        width: Of the tokens.
+        heads: How many there are.
+        key_bias: Whether keys have a bias, as in V-JEPA. Without one, the biases of queries and values are parameters
+            of their own, as in VideoMAE.
+    """
+
+    def __init__(self, width: int, heads: int, key_bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        self.proj = nn.Linear(width, width)
+        if not key_bias:
+            self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias
+        if bias is None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return self.proj(attend(*F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1), self.heads))
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """Softmax attention, scaled by the root of the width of a head: (b, n, d), (b, m, d), (b, m, d) -> (b, n, d)."""
+    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values)]
+    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU, in its exact form, between them."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A transformer block with norms before its layers: tokens (b, n, d) -> (b, n, d)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, key_bias: bool):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
+        self.attn, self.mlp = Attention(width, heads, key_bias), MLP(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def check_clips(videos: Tensor, name: str, side: int) -> None:
+    """Raise ValueError unless these are clips (b, f, 3, side, side) of an even number of frames."""
+    _, f, c, h, w = videos.shape
+    if (c, h, w) != (3, side, side) or f < TUBELET or f % TUBELET:
+        raise ValueError(
+            f"{name} takes an even number of frames of 3 x {side} x {side}: got {f} of {c} x {h} x {w} (choose --frames)"
+        )
+
+
+def stretch(positions: Tensor, grid: int, factor: float) -> Tensor:
+    """Position codes of clips of another length: codes (1, n, d), interpolated linearly in time by a factor."""
+    table = positions.unflatten(1, (-1, grid, grid)).permute(0, 4, 1, 2, 3)
+    return F.interpolate(table, scale_factor=(factor, 1, 1), mode="trilinear").flatten(2).transpose(1, 2)

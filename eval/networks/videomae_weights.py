@@ -1,0 +1,70 @@
+"""VideoMAE's published weights, and the features of clips of any size."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latte.device import device_name
+from latte.eval.features import Detector
+from latte.eval.networks.i3d_weights import squash
+from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.videomae import VideoMAE
+from latte.weights.tensors import load_strictly, read_tensors
+
+NESTED = ("model", "module")  # under one of which the file keeps the network
+
+
+def read_videomae(path: Path, **sizes: int) -> VideoMAE:
+    """Load VideoMAE, in evaluation mode, without gradients.
+
+    Args:
+        path: vit_g_hybrid_pt_1200e_ssv2_ft.pth.
+        **sizes: Of a smaller network; see VideoMAE.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its keys or shapes are not VideoMAE's.
+    """
+    with torch.device("meta"):
+        network = VideoMAE(**sizes)
+    state = read_tensors(path)
+    state = next((state[name] for name in NESTED if isinstance(state.get(name), dict)), state)
+    load_strictly(network, state, path)
+    return network.eval().requires_grad_(False)
+
+
+def videomae_detector(path: str | Path | None, device: torch.device, **sizes: int) -> Detector:
+    """The detector of CD-FVD.
+
+    Args:
+        path: vit_g_hybrid_pt_1200e_ssv2_ft.pth, or a folder that holds it.
+        device: Where to compute.
+        **sizes: See read_videomae.
+
+    Raises:
+        CheckpointError: The weights are missing (with where to get them), damaged, or not VideoMAE's.
+    """
+    file = find_weights("videomae", path)
+    network = read_videomae(file.path, **sizes).to(device)
+    record = {
+        "metric": "cd-fvd",
+        "name": "CD-FVD",
+        "network": f"VideoMAE, sha256 {file.sha256}",
+        "sha256": file.sha256,
+        "resize": "squash",
+    }
+    return Detector(record, partial(videomae_features, network), device_name(device), network.width)
+
+
+@torch.no_grad()
+def videomae_features(network: VideoMAE, clips: Sequence[Tensor]) -> Tensor:
+    """Features of clips, uint8 (f, 3, h, w), as in cd-fvd: pixels in [0, 1], squashed, without any normalisation.
+
+    Returns:
+        (b, 1408), float32, on the CPU.
+    """
+    device = next(network.parameters()).device
+    videos = torch.stack([squash(clip.to(device) / 255, network.side) for clip in clips])
+    return network(videos).float().cpu()

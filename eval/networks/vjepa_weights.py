@@ -1,0 +1,85 @@
+"""V-JEPA's published weights, and the features of clips of any size."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latte.device import device_name
+from latte.eval.features import Detector
+from latte.eval.networks.i3d_weights import squash
+from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.vjepa import VJEPA, Probe
+from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1]
+PREFIXES = ("module.", "backbone.")  # of the keys in the files
+
+
+def read_part(network: nn.Module, path: Path, part: str) -> nn.Module:
+    """Load one network out of a file that holds several, in evaluation mode, without gradients.
+
+    Args:
+        network: On the meta device.
+        path: The file.
+        part: Its name there: "target_encoder" or "classifier".
+
+    Raises:
+        CheckpointError: The file is missing or damaged, lacks the part, or the part does not fit the network.
+    """
+    table = read_tensors(path)
+    if not isinstance(state := table.get(part), dict):
+        raise CheckpointError(f"{path} holds no {part}, only {', '.join(map(str, table))[:200]}")
+    for prefix in PREFIXES:
+        state = {str(name).removeprefix(prefix): value for name, value in state.items()}
+    load_strictly(network, state, path)
+    return network.eval().requires_grad_(False)
+
+
+def vjepa_detector(
+    path: str | Path | None, probe: str | Path | None, device: torch.device, **sizes: int
+) -> Detector:
+    """The detector of JEDi.
+
+    Args:
+        path: vith16.pth.tar, or a folder that holds it.
+        probe: ssv2-probe.pth.tar, likewise.
+        device: Where to compute.
+        **sizes: Of smaller networks; see VJEPA.
+
+    Raises:
+        CheckpointError: Weights are missing (with where to get them), damaged, or not V-JEPA's.
+    """
+    files = find_weights("vjepa", path), find_weights("vjepa-probe", probe)
+    with torch.device("meta"):
+        encoder = VJEPA(**sizes)
+        classifier = Probe(**{name: size for name, size in sizes.items() if name not in ("depth", "side")})
+    read_part(encoder, files[0].path, "target_encoder").to(device)
+    read_part(classifier, files[1].path, "classifier").to(device)
+    record = {
+        "metric": "jedi",
+        "name": "JEDi",
+        "network": f"V-JEPA, sha256 {files[0].sha256}, with a probe, sha256 {files[1].sha256}",
+        "sha256": files[0].sha256,
+        "probe_sha256": files[1].sha256,
+        "resize": "squash",
+    }
+    features = partial(vjepa_features, encoder, classifier)
+    return Detector(record, features, device_name(device), classifier.linear.in_features)
+
+
+@torch.no_grad()
+def vjepa_features(encoder: VJEPA, probe: Probe, clips: Sequence[Tensor]) -> Tensor:
+    """Features of clips, uint8 (f, 3, h, w): squashed to the encoder's size, and normalised as ImageNet's pictures.
+
+    JEDi's own tool leaves the size of frames to its user; V-JEPA was trained on 224 x 224.
+
+    Returns:
+        (b, 1280), float32, on the CPU.
+    """
+    device = encoder.pos_embed.device
+    mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    videos = torch.stack([(squash(clip.to(device) / 255, encoder.side) - mean) / deviation for clip in clips])
+    return probe(encoder(videos)).float().cpu()
