@@ -4,6 +4,10 @@
 |---|---|
 | `fvd` | Fréchet video distance, by I3D |
 | `kvd` | kernel video distance, by I3D |
+| `cd_fvd` | content-debiased FVD: Fréchet distance, by VideoMAE |
+| `jedi` | JEDi: kernel distance, by V-JEPA |
+| `fvd_by_protocol` | FVD under every named protocol, in one table |
+| `fvd_over_seeds` | FVD of several sets: mean and standard deviation |
 | `shapes_distance` | Fréchet distance by the bundled network for the built-in shapes; needs no published weights |
 | `manifold_scores` | precision, recall, density and coverage of features |
 | `fid` | Fréchet inception distance of single frames |
@@ -21,17 +25,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from latte.eval.fidelity import flicker, lpips, psnr, ssim
     from latte.eval.frechet_inception_distance import fid
-    from latte.eval.frechet_video_distance import fvd, kvd, shapes_distance
+    from latte.eval.frechet_video_distance import cd_fvd, fvd, kvd, shapes_distance
     from latte.eval.fvd_result import FVDResult
+    from latte.eval.jedi_distance import JEDiResult, jedi
     from latte.eval.manifold import manifold_scores
+    from latte.eval.protocol_table import ProtocolTable, fvd_by_protocol
+    from latte.eval.seed_spread import SeedSpread, fvd_over_seeds
     from latte.eval.video_inception_score import inception_score
 
 __all__ = [
     "FVDResult",
+    "JEDiResult",
+    "ProtocolTable",
+    "SeedSpread",
+    "cd_fvd",
     "fid",
     "flicker",
     "fvd",
+    "fvd_by_protocol",
+    "fvd_over_seeds",
     "inception_score",
+    "jedi",
     "kvd",
     "lpips",
     "manifold_scores",
@@ -41,8 +55,11 @@ __all__ = [
 ]
 
 MODULES = {
-    "frechet_video_distance": ("fvd", "kvd", "shapes_distance"),
+    "frechet_video_distance": ("cd_fvd", "fvd", "kvd", "shapes_distance"),
     "fvd_result": ("FVDResult",),
+    "jedi_distance": ("JEDiResult", "jedi"),
+    "protocol_table": ("ProtocolTable", "fvd_by_protocol"),
+    "seed_spread": ("SeedSpread", "fvd_over_seeds"),
     "manifold": ("manifold_scores",),
     "frechet_inception_distance": ("fid",),
     "video_inception_score": ("inception_score",),

@@ -4,6 +4,8 @@ The choice depends on the names of the videos and a seed alone, so it is the sam
 """
 
 import hashlib
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from latte.eval.video_folders import (
     taken_though_damaged,
     video_names,
 )
+from latte.eval.video_order import in_order, rank
 from latte.sample_record import holds_set, read_digests, read_record
 from latte.video.array_ranges import refuse_two_ranges
 from latte.video.pixels import resize_and_crop
@@ -162,12 +165,6 @@ def fingerprint(clips: Sequence[ClipWindow]) -> str:
     return hashlib.sha256(repr([asdict(clip) for clip in clips]).encode()).hexdigest()[:16]
 
 
-def rank(seed: int, name: str) -> int:
-    """A number that depends on the seed and the name alone."""
-    named = f"{seed}/{name}".encode(errors="surrogateescape")  # for names that are not UTF-8, as systems allow
-    return int.from_bytes(hashlib.sha256(named).digest()[:8])
-
-
 def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
     """The first frame of the clip that a protocol takes of a video with that name and so many frames."""
     room = frames - (protocol.frames - 1) * protocol.stride(side)
@@ -207,7 +204,7 @@ def choose_windows(
     Raises:
         ValueError: No video is long enough for a clip, or more than half of them cannot be read.
     """
-    names = sorted(names, key=lambda name: rank(seed, name)) if protocol.order == "seed" else sorted(names)
+    names = in_order(names, protocol.order, seed)
     stride, crop = protocol.stride(side), protocol.real_crop if side == "real" else 0
     clips, short, unreadable, longest = [], [], {}, 0
     for name in names:
@@ -265,6 +262,10 @@ def choose_clips(
     root, names = video_names(videos)
     if not names and (others := describe_files(root)):
         raise ValueError(f"{root} holds no videos, but {others}: see the documentation for the files that can be read")
+    if protocol.order == "class" and side == "real" and len({os.path.dirname(name) for name in names}) == 1:
+        warnings.warn(
+            f"{root}: protocol {protocol.name} balances classes, but its videos are in one folder", stacklevel=2
+        )
     stored, recorded, worn = {}, read_digests(root), taken_though_damaged(videos)
 
     def describe(name: str) -> str:

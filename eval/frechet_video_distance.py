@@ -4,17 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from latte.eval.frechet import Moments
 from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Videos, given_features
 from latte.eval.kernel import Discrepancy, mmd2
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.shape_features import ShapeFeaturesConfig, shapes_detector
+from latte.eval.networks.videomae_weights import videomae_detector
 from latte.eval.protocol import Protocol
 from latte.eval.sides import Options, open_sides
-from latte.eval.statistics import FeatureSet
+from latte.eval.statistics import feature_rows
 from latte.eval.video_comparison import GIVEN, measure_sides
 
 GIVEN_SHAPES = replace(GIVEN, width=ShapeFeaturesConfig().features)  # of two given sides
@@ -123,6 +122,49 @@ def shapes_distance(
     return measure_sides(sides)
 
 
+def cd_fvd(
+    real: Videos,
+    generated: Videos,
+    *,
+    videomae: str | Path | None = None,
+    protocol: str | Protocol | None = None,
+    num_videos: int | None = None,
+    frames: int | None = None,
+    seed: int = 0,
+    real_crop: int | None = None,
+    device: str | torch.device | None = None,
+    features: str | Path | None = None,
+    progress: bool = False,
+) -> FVDResult:
+    """Content-debiased FVD (Ge et al. 2024, arXiv 2404.12391): the Fréchet distance between VideoMAE features.
+
+    These depend more on motion, and less on the look of single frames, than I3D's.
+
+    Args:
+        real: See `fvd`; features have 1408 numbers.
+        generated: Likewise.
+        videomae: Path to vit_g_hybrid_pt_1200e_ssv2_ft.pth.
+        protocol: See `fvd`. The number of frames must be even.
+        num_videos: See `fvd`.
+        frames: See `fvd`.
+        seed: See `fvd`.
+        real_crop: See `fvd`.
+        device: See `fvd`.
+        features: See `fvd`.
+        progress: See `fvd`.
+
+    Returns:
+        See `fvd`.
+
+    Raises:
+        ValueError: See `fvd`. FileNotFoundError: likewise.
+    """
+    options = Options(protocol, num_videos, frames, real_crop, features)
+    make = lambda chosen, place: videomae_detector(videomae, place)
+    settings = {"seed": seed, "device": device, "progress": progress}
+    return measure_sides(open_sides(real, generated, make, GIVEN, options, **settings, videomae=videomae))
+
+
 def kvd(
     real: Videos,
     generated: Videos,
@@ -163,17 +205,10 @@ def kvd(
     given = {"real": given_features(real, "real"), "generated": given_features(generated, "generated")}
     for name, side in given.items():
         if side is not None:
-            rows_of(side, name)  # raises now rather than after a network is loaded
+            feature_rows(side, name)  # raises now rather than after a network is loaded
     real, generated = given["real"] or real, given["generated"] or generated
     options = Options(protocol, num_videos, frames, real_crop, features, bn_eps)
     make = lambda chosen, place: i3d_detector(i3d, chosen, place)
     sides = open_sides(real, generated, make, GIVEN, options, seed=seed, device=device, progress=progress, i3d=i3d)
     first, second = sides.feature_sets()
-    return mmd2(rows_of(second, "generated"), rows_of(first, "real"))
-
-
-def rows_of(side: FeatureSet, name: str) -> Tensor:
-    """Features (n, d), one row per clip. Raises ValueError if the side has only moments."""
-    if isinstance(side.features, Moments):
-        raise ValueError(f"the {name} side is statistics: a kernel distance needs videos or features")
-    return side.features
+    return mmd2(feature_rows(second, "generated"), feature_rows(first, "real"))

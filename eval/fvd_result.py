@@ -7,6 +7,7 @@ from typing import Any
 from latte.eval.clip_sets import lossy_codecs
 from latte.eval.extrapolation import Estimate
 from latte.eval.frechet_inception_distance import FIDResult
+from latte.eval.jedi_distance import JEDiResult
 from latte.eval.kernel import Discrepancy
 from latte.eval.manifold import MANIFOLD_SCORES
 from latte.eval.video_inception_score import InceptionScore
@@ -23,6 +24,7 @@ OPTIONAL: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "flicker": (dict, lambda values: {**values, "generated": values["generated"]}),
     "fid": (FIDResult.to_dict, FIDResult.from_dict),
     "inception_score": (InceptionScore.to_dict, InceptionScore.from_dict),
+    "jedi": (JEDiResult.to_dict, JEDiResult.from_dict),
 }
 
 
@@ -51,6 +53,7 @@ class FVDResult:
         flicker: Temporal flickering of each side's clips, by "real" and "generated"; 1: a still picture.
         fid: FID of single frames.
         inception_score: Of the generated videos.
+        jedi: JEDi between the same clips.
     """
 
     value: float
@@ -70,6 +73,7 @@ class FVDResult:
     flicker: dict[str, float] | None = None
     fid: FIDResult | None = None
     inception_score: InceptionScore | None = None
+    jedi: JEDiResult | None = None
 
     def __float__(self) -> float:
         return self.value
@@ -135,6 +139,9 @@ class FVDResult:
         if score := self.inception_score:
             lines.append(row(f"inception score ({score.protocol})", f"{score.mean:10.2f}   +- {score.std:.2f}"))
             lines.append(row("", f"  by C3D, sha256 {score.sha256}, mean clip {score.mean_sha256}"))
+        if found_by := self.jedi:
+            lines.append(row("JEDi", f"{found_by.value:10.4g}   +- {found_by.error:.2g}"))
+            lines.append(row("", f"  by V-JEPA, sha256 {found_by.sha256}, probe {found_by.probe_sha256}"))
         if self.flicker:
             real = f"   real {self.flicker['real']:.4f}" if "real" in self.flicker else ""
             lines.append(row("flicker (1: still)", f"{self.flicker['generated']:10.4f}{real}"))

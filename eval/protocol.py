@@ -4,8 +4,10 @@ Distances under different protocols differ by more than models do, so every resu
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
+from typing import Any
 
 from latte.eval.networks.i3d import EPS
 
@@ -20,7 +22,9 @@ class Protocol:
     frames: int = 16  # per clip; a video must have frames x stride of them
     real_stride: int = 1  # between the frames of real clips
     generated_stride: int = 1
-    order: str = "name"  # in which videos are taken: "name", or "seed": by a hash of the seed and the name
+    # in which videos are taken: "name"; "seed": by a hash of the seed and the name; or "class": the same in each
+    # subfolder, one of each in turn
+    order: str = "name"
     real_start: str = "seed"  # of a clip in its video: "seed" (drawn from the seed and the name) or "zero"
     generated_start: str = "zero"
     clips: int = 2048  # per side, at most; one per video
@@ -53,6 +57,10 @@ PROTOCOLS = {
         replace(LATTE, name="latte-taichi", real_stride=6),  # Vchitect/Latte, issue 115
         # google-research/frechet_video_distance: clips from the start, TensorFlow 1's resize, TF-GAN's covariance
         Protocol("tf", real_start="zero", resize="squash-tf1", unbiased=True),
+        # songweige/content-debiased-fvd with I3D, one clip per video; its unseeded choices are seeded here
+        Protocol("cd-fvd", order="seed", generated_start="seed", eps=1e-5),
+        # showlab/FAR, UCF101 at 256 pixels: real clips from the start, of every class as many, N - 1 in covariances
+        Protocol("far", real_stride=3, order="class", real_start="zero", unbiased=True, real_crop=256),
     )
 }
 
@@ -111,6 +119,32 @@ def choose_protocol(
     """
     chosen = adjusted(protocol or "exact", clips=num_videos, eps=bn_eps, real_crop=real_crop, frames=frames)
     return chosen if protocol else replace(chosen, name=f"{chosen.name}, any codec", lossless=False)
+
+
+WORDS = {  # what a value of a field means, where it is not that of "exact"
+    "order": {"name": "videos in order of name", "class": "as many videos of each subfolder"},
+    "real_start": {"zero": "real clips from the first frame"},
+    "generated_start": {"zero": "generated clips from the first frame"},
+    "resize": {"squash-tf1": "resized at TensorFlow 1's positions"},
+    "unbiased": {True: "covariances by N - 1"},
+    "lossless": {False: "lossy codecs allowed"},
+}
+NUMBERS = {
+    "frames": "{} frames",
+    "real_stride": "real stride {}",
+    "generated_stride": "generated stride {}",
+    "real_crop": "real frames cropped to {} x {}",
+    "eps": "batch norms with eps {:g}",
+}
+
+
+def describe(protocol: Mapping[str, Any]) -> str:
+    """What distinguishes a protocol from "exact", in words, by the values of its fields; None: it plays no part."""
+    base, said = asdict(PROTOCOLS["exact"]), []
+    changed = {name: value for name, value in protocol.items() if value is not None and value != base.get(name)}
+    said = [words.format(changed[name], changed[name]) for name, words in NUMBERS.items() if name in changed]
+    said += [words[changed[name]] for name, words in WORDS.items() if changed.get(name) in words]
+    return ", ".join(said) or "clips drawn by seed and name, lossless videos only"
 
 
 def differences(protocol: Protocol) -> list[str]:

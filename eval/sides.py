@@ -91,11 +91,11 @@ def check_given(given: dict[str, FeatureSet | None], protocol: Protocol, others:
     Args:
         given: The sides by "real" and "generated"; None: videos.
         protocol: Its real_crop needs real videos.
-        others: Metrics of the same clips, of which "fid" and "inception_score" need videos on both sides.
+        others: Metrics of the same clips, of which "fid", "inception_score" and "jedi" need videos on both sides.
     """
     if given["real"] and protocol.real_crop:
         raise ValueError("real_crop needs real videos, but the real side is given as features or statistics")
     for name, side in given.items():
-        for other in ("fid", "inception_score"):
+        for other in ("fid", "inception_score", "jedi"):
             if side and other in others:
                 raise ValueError(f"{other} needs videos, but the {name} side is given as features or statistics")

@@ -169,6 +169,13 @@ def read_feature_set(path: str | Path) -> FeatureSet:
     return FeatureSet({"features": path.name, "sha256": sha256, "clips": len(features)}, features, given=True)
 
 
+def feature_rows(side: FeatureSet, name: str) -> Tensor:
+    """Features (n, d), one row per clip. Raises ValueError if the side, "real" or "generated", has only moments."""
+    if isinstance(side.features, Moments):
+        raise ValueError(f"the {name} side is statistics: a kernel distance needs videos or features")
+    return side.features
+
+
 def as_features(values: Tensor | np.ndarray | None, name: str | Path) -> Tensor:
     """Features (n, d) as a tensor on the CPU. Raises CheckpointError if they are something else."""
     if values is None:

@@ -14,6 +14,7 @@ from latte.eval.frechet import distance
 from latte.eval.frechet_inception_distance import frame_distance
 from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Reading, Videos, given_features
+from latte.eval.jedi_distance import jedi_distance
 from latte.eval.kernel import mmd2
 from latte.eval.manifold import NEIGHBOURS, manifold_scores
 from latte.eval.protocol import Protocol
@@ -57,7 +58,7 @@ def compare_videos(
         generated: See `fvd`.
         detector: The network of the distance.
         reading: How clips are chosen and features computed.
-        others: Detectors of further metrics: "fid" (needs videos on both sides) and "inception_score" (of the
+        others: Detectors of further metrics: "fid" and "jedi" (need videos on both sides) and "inception_score" (of the
             generated videos). Flicker is measured whenever the generated side is videos, of each side that is, and
             clips have two frames or more.
         score_protocol: Of the inception score.
@@ -146,6 +147,9 @@ def with_others(
     if "fid" in others:
         real, generated = (FeatureSet({}, found[name]["fid"]) for name in ("real", "generated"))
         result = replace(result, fid=frame_distance(real, generated, others["fid"]))
+    if "jedi" in others:
+        features = (found[name]["jedi"] for name in ("real", "generated"))
+        result = replace(result, jedi=jedi_distance(*features, others["jedi"]))
     if "inception_score" in others:
         probabilities = found["generated"]["inception_score"]
         try:

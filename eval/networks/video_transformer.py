@@ -1,4 +1,4 @@
-"""What VideoMAE and V-JEPA share: a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) over tubelets of a clip.
+"""What VideoMAE and V-JEPA share: a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) over a clip.
 
 Parameters have the names of both published networks. Shape letters: b clips, n tokens, d width, f frames.
 """
@@ -84,9 +84,7 @@ def check_clips(videos: Tensor, name: str, side: int) -> None:
     """Raise ValueError unless these are clips (b, f, 3, side, side) of an even number of frames."""
     _, f, c, h, w = videos.shape
     if (c, h, w) != (3, side, side) or f < TUBELET or f % TUBELET:
-        raise ValueError(
-            f"{name} takes an even number of frames of 3 x {side} x {side}: got {f} of {c} x {h} x {w} (choose --frames)"
-        )
+        raise ValueError(f"{name} takes an even number of frames of 3 x {side} x {side}: got {f} of {c} x {h} x {w}")
 
 
 def stretch(positions: Tensor, grid: int, factor: float) -> Tensor:

@@ -1,7 +1,8 @@
 """V-JEPA, the network behind JEDi: a ViT-H/16 with an attentive pooler (Bardes et al. 2024, arXiv 2404.08471).
 
-The encoder was trained to predict its own features of hidden parts of clips, without labels. The pooler, of a
-classifier of Something-Something v2 on top of the frozen encoder, weighs the tokens (Luo et al. 2024, arXiv 2410.05203).
+The encoder was trained to predict its own features of hidden parts of clips, without labels. The pooler weighs the
+tokens; it is part of a classifier of Something-Something v2 on top of the frozen encoder. JEDi is Luo et al. 2024,
+arXiv 2410.05203.
 """
 
 import torch

@@ -38,9 +38,7 @@ def read_part(network: nn.Module, path: Path, part: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def vjepa_detector(
-    path: str | Path | None, probe: str | Path | None, device: torch.device, **sizes: int
-) -> Detector:
+def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: torch.device, **sizes: int) -> Detector:
     """The detector of JEDi.
 
     Args:

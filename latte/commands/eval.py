@@ -2,7 +2,10 @@
 
 import argparse
 import time
+from functools import cache, partial
 from pathlib import Path
+
+import torch
 
 from latte.arguments import check_count
 from latte.commands.options.evaluating import VIDEOS, eval_parser
@@ -11,24 +14,32 @@ from latte.commands.parser import Parser, check_out_file, write_result
 from latte.commands.sampling_options import model_record, open_pipeline
 from latte.device import default_device, usable_device
 from latte.eval.exam import score_model, score_table
+from latte.eval.features import Detector
 from latte.eval.fidelity import compare_pairs
 from latte.eval.fvd_result import FVDResult, compare_results
-from latte.eval.inputs import Reading
+from latte.eval.inputs import Reading, Videos
+from latte.eval.leaderboard import write_leaderboard
 from latte.eval.model_clips import ModelVideos
 from latte.eval.networks.c3d_weights import c3d_detector
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.networks.inception_weights import inception_detector
 from latte.eval.networks.shape_features import shapes_detector
-from latte.eval.protocol import choose_protocol
+from latte.eval.networks.videomae_weights import videomae_detector
+from latte.eval.networks.vjepa_weights import vjepa_detector
+from latte.eval.protocol import PROTOCOLS, Protocol, choose_protocol
+from latte.eval.protocol_table import ProtocolTable, measure_protocols
 from latte.eval.reporting import origin
+from latte.eval.seed_spread import SeedSpread, measure_sets
 from latte.eval.statistics import holds_videos, is_features, read_feature_set
 from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE
 from latte.files import read_json
-from latte.processes import local_device, processes
+from latte.processes import Ranks, local_device, processes
 from latte.video.formats import STREAM_SUFFIXES
 from latte.weights.load import bundled_models, is_model_folder
 from latte.weights.tensors import prefix_errors
+
+ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside one distance
 
 
 def main(args: argparse.Namespace) -> None:
@@ -36,6 +47,9 @@ def main(args: argparse.Namespace) -> None:
     check_eval_options(args, eval_parser())
     if args.compare:
         print(compare_files(*args.compare))
+        return
+    if args.leaderboard:
+        print(*(f"wrote {path}" for path in write_leaderboard(args.leaderboard)), sep="\n")
         return
     check_out_file(args.out)
     if args.real:
@@ -55,9 +69,12 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     add_sampling_options(sampling)
     of_sampling = set(vars(sampling.parse_args([])))
     with_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
-    with_real |= {"real_crop", "frames", "model", "num_videos", "out", "seed", "device"}
+    with_real |= {"real_crop", "frames", "model", "num_videos", "out", "seed", "device", "videomae", "sets", "parts"}
+    with_real |= {"vjepa", "vjepa_probe"}
     if args.compare:
         useful, where = {"compare"}, "with --compare"
+    elif args.leaderboard:
+        useful, where = {"leaderboard"}, "with --leaderboard"
     elif args.reference:
         useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
     elif args.real and is_features(args.real) and is_features(args.model):
@@ -68,6 +85,10 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
         useful, where = with_real, f"with {args.model}, a folder of videos"
     else:
         useful, where = of_sampling | {"model", "num_videos", "out"}, "without --real or --reference"
+    for name in ("sets", "parts", *({"protocol"} if args.protocol == "all" else ())):
+        if name in names & useful:  # only the distance itself is measured
+            where = "with --protocol all" if name == "protocol" else f"with --{name}"
+            useful = useful - ONE_SET - ({"sets", "parts"} if name == "protocol" else set())
     if idle := sorted(names - useful):
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing {where}: leave it out")
     for path in (Path(args.model), args.real, args.reference):
@@ -75,7 +96,12 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
             raise ValueError(f"{path} is one video: name a folder of videos")
     if args.features and args.features.exists() and not args.features.is_dir():
         raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")
-    for name, needed in {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d"}.items():
+    if args.protocol == "all" and is_model(args.model) and not args.samples:
+        raise ValueError("--protocol all takes several clips of each video: keep the model's with --samples FOLDER")
+    if args.i3d and args.videomae:
+        raise ValueError("--i3d and --videomae are networks of two distances: give one of them")
+    needs = {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d", "vjepa": "vjepa_probe", "vjepa_probe": "vjepa"}
+    for name, needed in needs.items():
         if getattr(args, name) and not getattr(args, needed):
             raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed}")
 
@@ -109,22 +135,45 @@ def measure_videos(args: argparse.Namespace) -> dict | None:
             raise ValueError("--seed does nothing with statistics on both sides: leave it out")
         print(result)
         return result.to_dict()
-    protocol = choose_protocol(args.protocol, args.num_videos, args.bn_eps, args.real_crop, args.frames)
     args.device = local_device(args.device or default_device())
-    device = usable_device(args.device)
-    detector = i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
-    others = {"fid": inception_detector(args.inception, device)} if args.inception else {}
-    if args.c3d:
-        others["inception_score"] = c3d_detector(args.c3d, args.c3d_mean, device)
     generated = (lambda: open_model(args)) if is_model(args.model) else args.model
-    score_protocol = args.is_protocol or DEFAULT_SCORE
-    with processes(device) as ranks:
-        reading = Reading(protocol, args.seed, args.features, ranks, progress=True)
-        result = compare_videos(args.real, generated, detector, reading, others=others, score_protocol=score_protocol)
+    with processes(usable_device(args.device)) as ranks:
+        result = measure_with(args, generated, ranks)
     if not ranks.first:
         return None
     print(result)
     return result.to_dict()
+
+
+def measure_with(args: argparse.Namespace, generated: Videos, ranks: Ranks) -> FVDResult | ProtocolTable | SeedSpread:
+    """The distance, its table over protocols, or its deviation over sets."""
+    device, adjust = usable_device(args.device), (args.num_videos, args.bn_eps, args.real_crop, args.frames)
+    names = PROTOCOLS if args.protocol == "all" else [args.protocol]
+    readings = [
+        Reading(choose_protocol(name, *adjust), args.seed, args.features, ranks, progress=True) for name in names
+    ]
+    if args.protocol == "all":
+        return measure_protocols(args.real, generated, cache(partial(open_detector, args, device)), readings)
+    reading, detector = readings[0], partial(open_detector, args, device, readings[0].protocol)
+    if args.sets or args.parts:
+        sets = {str(name): name for name in (args.model, *(args.sets or ()))}
+        sets = {name: generated if name == args.model else videos for name, videos in sets.items()}
+        return measure_sets(args.real, sets, detector, reading, args.parts or 1)
+    main = detector()
+    others = {"fid": inception_detector(args.inception, device)} if args.inception else {}
+    if args.vjepa:
+        others["jedi"] = vjepa_detector(args.vjepa, args.vjepa_probe, device)
+    if args.c3d:
+        others["inception_score"] = c3d_detector(args.c3d, args.c3d_mean, device)
+    score_protocol = args.is_protocol or DEFAULT_SCORE
+    return compare_videos(args.real, generated, main, reading, others=others, score_protocol=score_protocol)
+
+
+def open_detector(args: argparse.Namespace, device: torch.device, protocol: Protocol) -> Detector:
+    """The network of the distance, set as a protocol has it."""
+    if args.videomae:
+        return videomae_detector(args.videomae, device)
+    return i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
 
 
 def open_model(args: argparse.Namespace) -> ModelVideos:

@@ -38,6 +38,7 @@ ORIGINAL_SIZE = 256  # latte.train.data.frame_list
 
 PROTOCOLS = (  # latte.eval.protocol
     *("exact", "stylegan-v", "stylegan-v-128f", "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf"),
+    *("cd-fvd", "far"),
 )
 DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.eval.video_inception_score
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions

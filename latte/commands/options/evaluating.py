@@ -44,12 +44,19 @@ def eval_parser() -> Parser:
     words = "real videos (a folder or a file of arrays), their statistics (.npz, .pkl) or features (.npz, .safetensors)"
     add("--real", type=Path, help=words)
     words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
-    add("--protocol", choices=PROTOCOLS, help=words)
+    add("--protocol", choices=(*PROTOCOLS, "all"), help=f"{words}; all: a table of every protocol")
     add("--frames", type=int, metavar="N", help="frames per clip, for videos too short for the protocol's")
     words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
+    words = "other sets of the same model, sampled with other seeds: mean and deviation of the distance"
+    add("--sets", type=Path, nargs="+", metavar="SET", help=words)
+    add("--parts", type=int, metavar="N", help="split each generated set at random into N: mean and deviation")
     add("--real-crop", type=int, metavar="SIZE", help=words)
     add("--i3d", type=Path, help="I3D's weights, for FVD: path to i3d_torchscript.pt or i3d_pretrained_400.pt")
     add("--bn-eps", type=float, help="eps of I3D's batch norms (default: 1e-3; VideoGPT, TATS and cd-fvd use 1e-5)")
+    words = "VideoMAE's weights, for CD-FVD in place of FVD: path to vit_g_hybrid_pt_1200e_ssv2_ft.pth"
+    add("--videomae", type=Path, help=words)
+    add("--vjepa", type=Path, help="V-JEPA's weights, for JEDi beside the distance: path to vith16.pth.tar")
+    add("--vjepa-probe", type=Path, help="the probe of V-JEPA's classifier: path to ssv2-probe.pth.tar")
     add("--inception", type=Path, help="for the FID of frames: path to weights-inception-2015-12-05-6726825d.pth")
     add("--c3d", type=Path, help="for the inception score: path to conv3d_deepnetA_ucf.npz")
     add("--c3d-mean", type=Path, help="C3D's mean clip: path to mean2.npz")
@@ -61,9 +68,11 @@ def eval_parser() -> Parser:
     add = parser.add_argument_group("fidelity to reference videos").add_argument
     add("--reference", type=Path, help="a folder of references of the same names: PSNR, SSIM, LPIPS, flicker")
     add("--alexnet", type=Path, help="for LPIPS: path to alexnet-owt-7be5be79.pth")
-    add = parser.add_argument_group("comparing two results").add_argument
+    add = parser.add_argument_group("comparing results").add_argument
     words = "two .json files that --out wrote: which is better, and whether their intervals show it"
     add("--compare", type=Path, nargs=2, metavar="RESULT", help=words)
+    words = "write a page into a folder of such files that ranks its results, in tables of what may be compared"
+    add("--leaderboard", type=Path, metavar="FOLDER", help=words)
     add_sampling_options(parser.add_argument_group("sampling a model (--seed also chooses the clips)"))
     return parser
 

@@ -1,4 +1,4 @@
-"""VideoMAE and V-JEPA: the keys and shapes of the published files, the forward pass by hand, and their preprocessing."""
+"""VideoMAE and V-JEPA: keys and shapes of the published files, the forward pass by hand, and the preprocessing."""
 
 import math
 from pathlib import Path
@@ -83,7 +83,7 @@ def hidden_layer(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
 
 def tokens_of(videos: Tensor, state: dict[str, Tensor], patch: int) -> Tensor:
     """Tokens by time, row and column: each the product of a block of pixels with the weights."""
-    b, f, _, h, w = videos.shape
+    _, f, _, h, w = videos.shape
     blocks = [
         videos[:, t : t + 2, :, y : y + patch, x : x + patch]
         for t in range(0, f, 2)
@@ -91,9 +91,10 @@ def tokens_of(videos: Tensor, state: dict[str, Tensor], patch: int) -> Tensor:
         for x in range(0, w, patch)
     ]
     weight = state["patch_embed.proj.weight"]
-    return torch.stack([torch.einsum("btchw,octhw->bo", block, weight) for block in blocks], 1) + state[
-        "patch_embed.proj.bias"
-    ]
+    return (
+        torch.stack([torch.einsum("btchw,octhw->bo", block, weight) for block in blocks], 1)
+        + state["patch_embed.proj.bias"]
+    )
 
 
 def blocks_of(x: Tensor, state: dict[str, Tensor], depth: int, heads: int) -> Tensor:
@@ -185,9 +186,9 @@ def test_other_files_get_one_line(tmp_path):
     write_vjepa(tmp_path)
     with pytest.raises(CheckpointError, match=r"ssv2-probe\.pth\.tar holds no target_encoder, only classifier, epoch"):
         vjepa_detector(tmp_path / "ssv2-probe.pth.tar", tmp_path, CPU, **JEPA)
-    with pytest.raises(CheckpointError, match="JEDi needs ssv2-probe.pth.tar: get it from"):
+    with pytest.raises(CheckpointError, match=r"JEDi needs ssv2-probe\.pth\.tar: get it from"):
         vjepa_detector(tmp_path, tmp_path / "gone", CPU)
-    with pytest.raises(CheckpointError, match="CD-FVD needs vit_g_hybrid_pt_1200e_ssv2_ft.pth: get it from"):
+    with pytest.raises(CheckpointError, match=r"CD-FVD needs vit_g_hybrid_pt_1200e_ssv2_ft\.pth: get it from"):
         videomae_detector(None, CPU)
     torch.save({"module": {"head.bias": torch.zeros(174)}}, tmp_path / "v.pth")
     with pytest.raises(CheckpointError, match=r"v\.pth: \d+ tensors missing, first blocks\.0\.attn\.proj\.bias"):
