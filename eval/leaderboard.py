@@ -45,15 +45,20 @@ class Entry:
         values = [result.infinite.value for result in self.results if result.infinite]
         return statistics.fmean(values) if len(values) == len(self.results) else None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval at infinite N; of several results, from the lowest bound to the highest."""
+        found = [result.infinite for result in self.results if result.infinite]
+        if len(found) < len(self.results):
+            return None
+        return min(each.low for each in found), max(each.high for each in found)
+
     def cells(self) -> list[str]:
         """The cells of the table, from the name on."""
         first, values = self.results[0], [result.value for result in self.results]
         several = f" \u00b1 {statistics.stdev(values):.2f} ({len(values)} sets)" if len(values) > 1 else ""
-        infinite, found = first.infinite, first.manifold
-        if several and (at_infinity := self.extrapolated) is not None:
-            interval = f"{at_infinity:.2f}"
-        else:
-            interval = f"{infinite.value:.2f} ({infinite.low:.2f} to {infinite.high:.2f})" if infinite else "-"
+        bounds, found = self.interval, first.manifold
+        interval = f"{self.extrapolated:.2f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "-"
         pair = lambda *names: ", ".join(f"{found[name]:.2f}" for name in names) if found else "-"
         kernel = f"{first.kernel.value:.3g} \u00b1 {first.kernel.error:.1g}" if first.kernel else "-"
         clips = str(first.generated.get("clips") or "-")
@@ -102,8 +107,8 @@ class Table:
 
     def mark(self, place: int, order: Sequence[Entry]) -> str:
         """The rank of an entry, and whether its interval overlaps the first one's."""
-        best, own = order[0].results[0].infinite, order[place].results[0].infinite
-        overlaps = place and best and own and own.low <= best.high
+        best, own = order[0].interval, order[place].interval
+        overlaps = place and best and own and own[0] <= best[1]
         return f"{place + 1} \u2248" if overlaps else str(place + 1)
 
     def caveats(self) -> list[str]:

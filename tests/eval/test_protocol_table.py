@@ -11,8 +11,8 @@ from fake_detector import sketch
 
 from latte.cli import main
 from latte.commands import eval as command
-from latte.eval import fvd, fvd_by_protocol
 from latte.eval import frechet_video_distance as fvd_module
+from latte.eval import fvd, fvd_by_protocol
 from latte.eval import protocol_table as table_module
 from latte.eval.clip_sets import ClipSet
 from latte.eval.features import Detector
@@ -95,7 +95,7 @@ def test_videos_in_memory_and_given_statistics(sides, tmp_path):
     with pytest.raises(ValueError, match="have one protocol already: name videos on one side"):
         fvd_by_protocol(tmp_path / "s.npz", tmp_path / "s.npz")
     with pytest.raises(
-        ValueError, match="no protocol can be followed; stylegan-v-128f: .*holds no video of 128 frames"
+        ValueError, match=r"no protocol can be followed; stylegan-v-128f: .*holds no video of 128 frames"
     ):
         fvd_by_protocol(*sides, i3d="i3d.pt", protocols=["stylegan-v-128f"])
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from latte.cli import main
 from latte.commands import eval as command
 from latte.diffusion.randomness import normal
-from latte.eval import fvd, fvd_over_seeds
 from latte.eval import frechet_video_distance as fvd_module
+from latte.eval import fvd, fvd_over_seeds
 from latte.eval import seed_spread as spread_module
 from latte.eval.features import Detector
 from latte.shapes.draw import make_clip
