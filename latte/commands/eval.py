@@ -103,7 +103,7 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     needs = {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d", "vjepa": "vjepa_probe", "vjepa_probe": "vjepa"}
     for name, needed in needs.items():
         if getattr(args, name) and not getattr(args, needed):
-            raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed}")
+            raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed.replace('_', '-')}")
 
 
 def is_model(name: str) -> bool:
