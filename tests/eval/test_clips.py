@@ -38,9 +38,14 @@ def test_the_rows_of_the_table_are_what_their_sources_say():
         (16, 3, 1),
         (16, 6, 1),
         (16, 1, 1),
+        (16, 1, 1),
+        (16, 3, 1),
     ]
     assert PROTOCOLS["tf"].unbiased and PROTOCOLS["tf"].resize == "squash-tf1"
-    assert {p.clips for p in PROTOCOLS.values()} == {2048} and {p.eps for p in PROTOCOLS.values()} == {1e-3}
+    assert {p.clips for p in PROTOCOLS.values()} == {2048} and PROTOCOLS["cd-fvd"].eps == 1e-5
+    assert {p.eps for name, p in PROTOCOLS.items() if name != "cd-fvd"} == {1e-3}
+    far = PROTOCOLS["far"]  # showlab/FAR, far/data/ucf_dataset.py, far/metrics/fvd.py (numpy.cov), FAR_XL's settings
+    assert (far.order, far.real_crop, far.unbiased, far.real_start) == ("class", 256, True, "zero")
 
 
 def test_a_changed_protocol_says_so():
@@ -166,8 +171,10 @@ def test_videos_of_one_name_and_size_are_told_apart(tmp_path):
 def test_the_generated_clip_of_each_protocol():
     """Latte's own tool, as StyleGAN-V's, takes the first frames: Vchitect/Latte, frechet_video_distance.py."""
     having = lambda field, value: {name for name, protocol in PROTOCOLS.items() if getattr(protocol, field) == value}
-    assert having("generated_start", "seed") == {"exact"} and having("real_start", "zero") == {"tf"}
-    assert having("order", "seed") == {"exact", "latte", "latte-taichi"}
+    assert having("generated_start", "seed") == {"exact", "cd-fvd"} and having("real_start", "zero") == {"tf", "far"}
+    assert having("order", "seed") == {"exact", "latte", "latte-taichi", "cd-fvd"} and having("order", "class") == {
+        "far"
+    }
 
 
 def test_pictures_of_all_samples_are_no_samples(tmp_path):
