@@ -161,8 +161,10 @@ def cd_fvd(
     """
     options = Options(protocol, num_videos, frames, real_crop, features)
     make = lambda chosen, place: videomae_detector(videomae, place)
-    settings = {"seed": seed, "device": device, "progress": progress}
-    return measure_sides(open_sides(real, generated, make, GIVEN, options, **settings, videomae=videomae))
+    sides = open_sides(
+        real, generated, make, GIVEN, options, seed=seed, device=device, progress=progress, videomae=videomae
+    )
+    return measure_sides(sides)
 
 
 def kvd(

@@ -97,8 +97,18 @@ def jedi(
     real, generated = given["real"] or real, given["generated"] or generated
     options = Options(protocol, num_videos, frames, real_crop, features)
     make = lambda chosen, place: vjepa_detector(vjepa, probe, place)
-    settings = {"seed": seed, "device": device, "progress": progress}
-    sides = open_sides(real, generated, make, UNKNOWN, options, **settings, vjepa=vjepa, probe=probe)
+    sides = open_sides(
+        real,
+        generated,
+        make,
+        UNKNOWN,
+        options,
+        seed=seed,
+        device=device,
+        progress=progress,
+        vjepa=vjepa,
+        probe=probe,
+    )
     first, second = sides.feature_sets()
     return jedi_distance(feature_rows(first, "real"), feature_rows(second, "generated"), sides.detector)
 

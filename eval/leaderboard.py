@@ -101,8 +101,9 @@ class Table:
 
     def rows(self) -> list[list[str]]:
         """The cells of all lines, the best first, with a rank or a mark before each."""
-        at_infinity = all(entry.extrapolated is not None for entry in self.entries)
-        order = sorted(self.entries, key=lambda each: each.extrapolated if at_infinity else each.value)
+        at_infinity = [each.extrapolated for each in self.entries if each.extrapolated is not None]
+        keys = at_infinity if len(at_infinity) == len(self.entries) else [each.value for each in self.entries]
+        order = [self.entries[i] for i in sorted(range(len(keys)), key=keys.__getitem__)]
         return [[self.mark(i, order), *entry.cells()] for i, entry in enumerate(order)]
 
     def mark(self, place: int, order: Sequence[Entry]) -> str:

@@ -122,12 +122,12 @@ def measure_protocols(
     if isinstance(generated, ModelVideos) and generated.folder is None:
         raise ValueError("several protocols take clips of the same videos: keep the model's in a folder (samples)")
     left_out: dict[str, str] = {}
-    opened: dict[str, dict[str, ClipSource | FeatureSet]] = {}
+    opened: dict[str, dict[str, ClipSource]] = {}
     for reading in readings:
         name = reading.protocol.name
         try:
             check_given(given, reading.protocol)
-            opened[name] = {side: given[side] or reading.open(videos[side], side) for side in videos}
+            opened[name] = {side: reading.open(videos[side], side) for side in videos if not given[side]}
         except ValueError as error:
             left_out[name] = str(error)
     if not opened:
@@ -138,15 +138,15 @@ def measure_protocols(
         if (way := (protocol.resize, protocol.eps)) not in ways:
             ways[way] = make_detector(protocol)
     detectors = {r.protocol.name: ways[r.protocol.resize, r.protocol.eps] for r in used}
-    features = {
-        side: {name: sets[side] for name, sets in opened.items()}
-        if given[side]
+    real_sets, generated_sets = (
+        dict.fromkeys(opened, found)
+        if (found := given[side])
         else shared_features({name: sets[side] for name, sets in opened.items()}, detectors, used[0])
-        for side in videos
-    }
+        for side in ("real", "generated")
+    )
     results = {}
     for protocol in (reading.protocol for reading in used):
-        sides = [features[side][protocol.name] for side in ("real", "generated")]
+        sides = real_sets[protocol.name], generated_sets[protocol.name]
         results[protocol.name] = measure_distance(*sides, protocol, detectors[protocol.name], used[0].seed)
     return ProtocolTable(results, left_out)
 
@@ -177,12 +177,13 @@ def shared_features(
         groups.setdefault((clip.frames, *sorted(needed)), []).append(clip)
     rows: dict[tuple[str, ClipWindow], Tensor] = {}
     unreadable: set[ClipWindow] = set()
-    for (_, *needed), group in groups.items():
+    for (_, *records_of), group in groups.items():
         source = with_clips(list(sets.values()), group)
-        stores = [Store(reading.cache and Path(reading.cache), source, records[record]) for record in needed]
+        folder = Path(reading.cache) if reading.cache else None
+        stores = [Store(folder, source, records[record]) for record in records_of]
         fill(stores, reading.ranks.rank, reading.ranks.size, progress=reading.progress and reading.ranks.first)
         reading.ranks.wait()
-        for record, store in zip(needed, stores):
+        for record, store in zip(records_of, stores):
             rows |= {(record, clip): row for clip, row in zip(group, store.all())}
             unreadable |= {group[i] for i in store.unreadable()}
     found = {}

@@ -11,12 +11,12 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.eval.features import Detector
 from latte.eval.fvd_result import FVDResult
-from latte.eval.inputs import Reading, Videos, find_device, given_features
+from latte.eval.inputs import Reading, Videos, are_features, find_device, given_features
 from latte.eval.networks.i3d_weights import i3d_detector
 from latte.eval.protocol import Protocol, choose_protocol
-from latte.eval.sides import check_given
+from latte.eval.sides import Options, check_given, refuse_unused
 from latte.eval.statistics import FeatureSet
-from latte.eval.video_comparison import measure_distance
+from latte.eval.video_comparison import GIVEN, measure_distance
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ def fvd_over_seeds(
         ValueError: See `fvd`; or there are fewer than two sets and parts, or parts of fewer than two clips.
             FileNotFoundError: See `fvd`.
     """
+    if are_features(real) and all(map(are_features, generated)):
+        refuse_unused(i3d=i3d, **Options(protocol, num_videos, frames, real_crop, features, bn_eps)._asdict())
     chosen = choose_protocol(protocol, num_videos, bn_eps, real_crop, frames)
     reading, place = Reading(chosen, seed, features, progress=progress), find_device(device)
     named = {f"set {i}": videos for i, videos in enumerate(generated, 1)}
@@ -126,7 +128,7 @@ def measure_sets(
     Args:
         real: See `fvd`.
         generated: The sets by name.
-        make_detector: Called when the arguments are known to fit.
+        make_detector: Called when the arguments are known to fit, unless all sides are features or statistics.
         reading: How clips are chosen and features computed.
         parts: Into how many parts each set is split.
 
@@ -137,14 +139,18 @@ def measure_sets(
     if parts < 1 or len(generated) * parts < 2:
         raise ValueError(f"{len(generated)} sets in {parts} parts: a deviation needs two sets, or two parts, or more")
     check_given({"real": given_features(real, "real"), "generated": None}, reading.protocol)
-    detector = make_detector()
+    if unknown := are_features(real) and all(map(are_features, generated.values())):
+        detector = GIVEN
+    else:
+        detector = make_detector()
+    protocol = None if unknown else reading.protocol
     truth = reading.feature_set(real, "real", detector)
     sides: dict[str, FeatureSet] = {}
     for name, videos in generated.items():
         side = reading.feature_set(videos, "generated", detector)
         split = split_set(side, parts, reading.seed) if parts > 1 else [side]
         sides |= {f"{name}, part {i}" if parts > 1 else name: part for i, part in enumerate(split, 1)}
-    measured = [measure_distance(truth, side, reading.protocol, detector, reading.seed) for side in sides.values()]
+    measured = [measure_distance(truth, side, protocol, detector, reading.seed) for side in sides.values()]
     return SeedSpread(tuple(measured), tuple(sides))
 
 

@@ -148,8 +148,8 @@ def with_others(
         real, generated = (FeatureSet({}, found[name]["fid"]) for name in ("real", "generated"))
         result = replace(result, fid=frame_distance(real, generated, others["fid"]))
     if "jedi" in others:
-        features = (found[name]["jedi"] for name in ("real", "generated"))
-        result = replace(result, jedi=jedi_distance(*features, others["jedi"]))
+        ours, theirs = (found[name]["jedi"] for name in ("generated", "real"))
+        result = replace(result, jedi=jedi_distance(theirs, ours, others["jedi"]))
     if "inception_score" in others:
         probabilities = found["generated"]["inception_score"]
         try:

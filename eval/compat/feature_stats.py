@@ -57,7 +57,7 @@ class FeatureStats:
         self.num_items += len(x)
         if self.capture_all and self.all_features is not None:
             self.all_features.append(x)
-        if self.capture_mean_cov:
+        if self.capture_mean_cov and self.raw_mean is not None and self.raw_cov is not None:
             wide = x.astype(np.float64)
             self.raw_mean += wide.sum(0)
             self.raw_cov += wide.T @ wide
@@ -87,7 +87,8 @@ class FeatureStats:
 
     def moments(self) -> Moments:
         """`get_mean_cov` as the Fréchet distance takes it."""
-        return Moments(*map(torch.from_numpy, self.get_mean_cov()), self.num_items)
+        mean, cov = map(torch.from_numpy, self.get_mean_cov())
+        return Moments(mean, cov, self.num_items)
 
     def save(self, pkl_file: str | Path) -> None:
         """Write the pickle that cd-fvd reads, and `latte eval --real` as well."""

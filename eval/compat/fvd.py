@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from latte.eval.compat.feature_stats import FeatureStats
@@ -73,13 +74,17 @@ class cdfvd:
         self.model_dtype = torch.float16 if half_precision else torch.float32
         place = place_of(device)
         self.device = str(place)
+        self.model: nn.Module
+        self.feature_fn: Callable[[list[Tensor]], Tensor]  # from clips, uint8 (f, 3, h, w), to features (n, d)
         if model == "videomae":
-            self.model = read_videomae(search_weights("videomae", ckpt_path)).to(place)
+            self.model = videomae = read_videomae(search_weights("videomae", ckpt_path)).to(place)
+            self.feature_fn = partial(videomae_features, videomae)
         else:
             protocol = PROTOCOLS["cd-fvd"]
             warnings.warn(FROM_I3D.format(protocol.eps, PROTOCOLS["exact"].eps), stacklevel=2)
             network = read_i3d(search_weights("i3d-pretrained-400", ckpt_path), protocol.eps)
-            self.model = optimize_for_inference(network, place)
+            self.model = i3d = optimize_for_inference(network, place)
+            self.feature_fn = partial(i3d_features, i3d, resize="squash")
 
     def features(self, videos: np.ndarray) -> Tensor:
         """The features (n, d) of uint8 videos (n, f, h, w, 3). Raises ValueError if they are something else."""
@@ -93,13 +98,6 @@ class cdfvd:
             with torch.autocast(self.device.split(":")[0], torch.float16) if half else nullcontext():
                 parts.append(self.feature_fn(list(batch)).float())
         return torch.cat(parts)
-
-    @property
-    def feature_fn(self) -> Callable[[list[Tensor]], Tensor]:
-        """From clips, uint8 (f, 3, h, w), to features (n, d)."""
-        if self.model_name == "videomae":
-            return lambda clips: videomae_features(self.model, clips)
-        return lambda clips: i3d_features(self.model, clips, "squash")
 
     def compute_fvd_from_stats(
         self, fake_stats: FeatureStats | None = None, real_stats: FeatureStats | None = None

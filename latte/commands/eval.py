@@ -78,7 +78,7 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     elif args.reference:
         useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
     elif args.real and is_features(args.real) and is_features(args.model):
-        useful, where = {"real", "model", "out", "seed"}, "with statistics or features on both sides"
+        useful, where = {"real", "model", "out", "seed", "sets", "parts"}, "with statistics or features on both sides"
     elif args.real and is_model(args.model):
         useful, where = with_real | of_sampling | {"samples", "prompts"}, f"with --real and {args.model}, a model"
     elif args.real:
@@ -129,7 +129,7 @@ def compare_files(*paths: Path) -> str:
 
 def measure_videos(args: argparse.Namespace) -> dict | None:
     """Print the distance from real videos; None in all processes of torchrun but the first."""
-    if is_features(args.real) and is_features(args.model):
+    if is_features(args.real) and is_features(args.model) and not (args.sets or args.parts):
         result = compare_given(read_feature_set(args.real), read_feature_set(args.model), args.seed)
         if args.seed and result.seed is None:
             raise ValueError("--seed does nothing with statistics on both sides: leave it out")

@@ -1,6 +1,7 @@
 """Mean and deviation over sets of several sampling seeds, and over random parts of one set."""
 
 import json
+import re
 import statistics
 
 import pytest
@@ -62,6 +63,7 @@ def test_parts_of_one_set_are_disjoint_and_follow_the_seed():
         assert result.value == pytest.approx(fvd(real, part.features).value)
     assert fvd_over_seeds(real, [rows], parts=3, seed=5) == spread != fvd_over_seeds(real, [rows], parts=3, seed=6)
     assert spread.mean > fvd(real, rows).value  # the bias of fewer clips
+    assert {result.metric for result in spread.results} == {"given"} and spread.results[0].protocol is None
 
 
 def test_what_has_no_deviation_is_refused():
@@ -70,8 +72,10 @@ def test_what_has_no_deviation_is_refused():
         fvd_over_seeds(real, [rows])
     with pytest.raises(ValueError, match="31 clips cannot be split into 16 parts of two or more"):
         fvd_over_seeds(real, [rows], parts=16)
-    with pytest.raises(ValueError, match="real_crop needs real videos"):
+    with pytest.raises(ValueError, match="real_crop does nothing with features or statistics on both sides"):
         fvd_over_seeds(real, [rows, rows], real_crop=8)
+    with pytest.raises(ValueError, match="real_crop needs real videos"):
+        fvd_over_seeds(real, [clips(0), clips(9)], real_crop=8)
 
 
 def test_the_command_measures_sets_and_parts(tmp_path, capsys, monkeypatch):
@@ -90,8 +94,10 @@ def test_the_command_measures_sets_and_parts(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / "r.json").read_text())["sets"]
     assert list(found) == [f"{names[0]}, part 1", f"{names[0]}, part 2"]
     assert [each["generated"]["clips"] for each in found.values()] == [2, 2]
-    save_file({"features": normal((4, 9), 0)}, tmp_path / "f.safetensors")
-    capsys.readouterr()
+    save_file({"features": normal((8, 9), 0)}, tmp_path / "f.safetensors")
+    given = ["eval", str(tmp_path / "f.safetensors"), "--real", str(tmp_path / "f.safetensors"), "--parts", "2"]
+    assert main(given) == 0
+    assert re.search(r"distance of given statistics: 2 sets .*\n  distance  +\d", capsys.readouterr().out)
     for wrong, line in (
         (["--parts", "1"], "a deviation needs two sets"),
         (["--parts", "2", "--c3d", "x"], "--c3d does nothing with --parts"),

@@ -198,11 +198,10 @@ def test_i3d_is_the_one_with_another_eps(monkeypatch):
     asked = []
     monkeypatch.setattr(fvd_module, "read_i3d", lambda path, eps: asked.append((path, eps)) or torch.nn.Linear(1, 1))
     monkeypatch.setattr(fvd_module, "optimize_for_inference", lambda network, device: network)
+    counted = lambda model, clips, resize: torch.full((len(clips), 2), len(resize))
+    monkeypatch.setattr(fvd_module, "i3d_features", counted)
     Path("i3d_pretrained_400.pt").touch()
-    with pytest.warns(UserWarning, match="eps 1e-05 in its batch norms, where DeepMind's graph.*has 0.001"):
+    with pytest.warns(UserWarning, match=r"eps 1e-05 in its batch norms, where DeepMind's graph.*has 0\.001"):
         evaluator = fvd.cdfvd("i3d", device="cpu")
     assert asked == [(Path("i3d_pretrained_400.pt"), 1e-5)]
-    monkeypatch.setattr(
-        fvd_module, "i3d_features", lambda model, clips, resize: torch.full((len(clips), 2), len(resize))
-    )
     assert evaluator.features(videos(0, 3)).tolist() == [[6, 6]] * 3
