@@ -63,7 +63,7 @@ def test_sources_of_all_packages_are_found():
     packages = {name.rpartition("/")[0] for name in SOURCES}
     expected = "commands commands/options fast parallel plans shapes text video weights models diffusion train"
     expected += " train/data train/objectives"
-    expected += " eval eval/ablate eval/bench eval/networks"
+    expected += " eval eval/ablate eval/bench eval/compat eval/networks"
     assert packages == {"latte", *(f"latte/{name}" for name in expected.split())}
     assert all(f"{package}/__init__.py" in SOURCES for package in packages)
 
