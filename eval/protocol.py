@@ -127,7 +127,6 @@ WORDS = {  # what a value of a field means, where it is not that of "exact"
     "generated_start": {"zero": "generated clips from the first frame"},
     "resize": {"squash-tf1": "resized at TensorFlow 1's positions"},
     "unbiased": {True: "covariances by N - 1"},
-    "lossless": {False: "lossy codecs allowed"},
 }
 NUMBERS = {
     "frames": "{} frames",
@@ -140,11 +139,12 @@ NUMBERS = {
 
 def describe(protocol: Mapping[str, Any]) -> str:
     """What distinguishes a protocol from "exact", in words, by the values of its fields; None: it plays no part."""
-    base, said = asdict(PROTOCOLS["exact"]), []
+    base = asdict(PROTOCOLS["exact"])
     changed = {name: value for name, value in protocol.items() if value is not None and value != base.get(name)}
     said = [words.format(changed[name], changed[name]) for name, words in NUMBERS.items() if name in changed]
     said += [words[changed[name]] for name, words in WORDS.items() if changed.get(name) in words]
-    return ", ".join(said) or "clips drawn by seed and name, lossless videos only"
+    said += ["clips drawn by seed and name"] if not said else []
+    return ", ".join([*said, *(["lossless videos only"] if protocol.get("lossless") else [])])
 
 
 def differences(protocol: Protocol) -> list[str]:

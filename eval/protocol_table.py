@@ -49,7 +49,7 @@ class ProtocolTable:
             lines.append(
                 f"  {name:{wide}}  {result.value:9.2f}  {infinite:>10}  {floor:>8}  {counts[name]:>11}  {what}"
             )
-        lines += [f"  {name:{wide}}  left out: {why}" for name, why in self.left_out.items()]
+        lines += [f"  {name:{wide}}  left out: {why.partition(': ')[0]}" for name, why in self.left_out.items()]
         lines.append("  clips: generated / real; distances under different protocols are not comparable")
         return "\n".join(lines)
 

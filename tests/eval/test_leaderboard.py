@@ -1,6 +1,7 @@
 """The leaderboard of a folder of results: what may be compared is in one table, sorted, and nothing else is."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from latte.cli import main
+from latte.eval.extrapolation import Estimate
 from latte.eval.features import Detector
+from latte.eval.fvd_result import FVDResult
 from latte.eval.leaderboard import read_tables, write_leaderboard
 from latte.eval.protocol import adjusted
 from latte.eval.protocol_table import ProtocolTable
@@ -20,23 +23,29 @@ SKETCH = Detector({"metric": "fvd", "name": "FVD", "network": "I3D, sha256 12ab"
 
 
 @cache
-def result(scale: float, protocol: str = "latte", count: int = 60, seed: int = 1):
+def measured(protocol: str, count: int) -> FVDResult:
     draw = lambda seed: torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
     real = FeatureSet({"clips": count, "fingerprint": "same", "folder": "data/UCF-101"}, draw(0))
-    generated = FeatureSet({"clips": count, "codecs": {"ffv1": count}}, draw(seed) * scale)
+    generated = FeatureSet({"clips": count, "codecs": {"ffv1": count}}, draw(1))
     return measure_distance(real, generated, adjusted(protocol, clips=count), SKETCH)
+
+
+def result(value: float, protocol: str = "latte", count: int = 30) -> FVDResult:
+    """A result whose distance is the value, and 2 less at infinite N, give or take 1."""
+    infinite = Estimate(value - 2, value - 3, value - 1)
+    return replace(measured(protocol, count), value=value, infinite=infinite)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Five results under Latte's protocol, three of them of one model, two under StyleGAN-V's, and other files."""
     made = {
-        "worst <model>": result(3.0),
-        "sub/best": result(1.2),
-        "near|best": result(1.22),
-        "several": SeedSpread((result(1.5), result(1.52, seed=5)), ("a", "b")),
-        "table": ProtocolTable({name: result(1.4, name) for name in ("latte", "stylegan-v")}, {"tf": "too short"}),
-        "fewer": result(1.3, count=50),
+        "worst <model>": result(30.0),
+        "sub/best": result(12.0),
+        "near|best": result(12.2),
+        "several": SeedSpread((result(15.0), result(16.0)), ("a", "b")),
+        "table": ProtocolTable({name: result(14.0, name) for name in ("latte", "stylegan-v")}, {"tf": "too short"}),
+        "fewer": result(13.0, count=20),
     }
     for name, value in made.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -52,23 +61,21 @@ def test_tables_hold_what_may_be_compared_in_order(folder):
     rows = tables[0].rows()
     assert [row[1] for row in rows] == ["sub/best", "near|best", "table", "several", "worst <model>"]
     assert [row[0] for row in rows][:2] == ["1", "2 \u2248"] and rows[-1][0] == "5"
-    best, spread = result(1.2), (result(1.5), result(1.52, seed=5))
-    assert rows[0][2] == f"{best.value:.2f}" and rows[0][7] == "60"
-    assert rows[0][3] == f"{best.infinite.value:.2f} ({best.infinite.low:.2f} to {best.infinite.high:.2f})"
+    best = result(12.0)
+    assert rows[0][2:4] == ["12.00", "10.00 (9.00 to 11.00)"] and rows[0][7] == "30"
     assert rows[0][5] == f"{best.manifold['precision']:.2f}, {best.manifold['recall']:.2f}"
-    mean = sum(each.value for each in spread) / 2
-    assert rows[3][2].startswith(f"{mean:.2f} \u00b1 ") and rows[3][2].endswith("(2 sets)")
+    assert rows[3][2:4] == ["15.50 \u00b1 0.71 (2 sets)", "13.50 (12.00 to 15.00)"]
     assert {table.title for table in tables} == {
-        "FVD, protocol latte, clips 60",
-        "FVD, protocol latte, clips 50",
-        "FVD, protocol stylegan-v, clips 60",
+        "FVD, protocol latte, clips 30",
+        "FVD, protocol latte, clips 20",
+        "FVD, protocol stylegan-v, clips 30",
     }
-    assert "real stride 3" in tables[0].about and "60 real clips (UCF-101); real-vs-real floor" in tables[0].about
+    assert "real stride 3" in tables[0].about and "30 real clips (UCF-101); real-vs-real floor" in tables[0].about
 
 
 def test_without_extrapolation_the_distance_decides(tmp_path):
     for name, values in {"a": (9.0, 5.0), "b": (8.0, 6.0), "c": (7.0, None)}.items():
-        held = result(1.2).to_dict() | {"distance": values[0]}
+        held = result(12.0).to_dict() | {"distance": values[0]}
         held["infinite"]["value"] = values[1]
         if values[1] is None:
             del held["infinite"]
@@ -88,7 +95,7 @@ def test_pages_are_written_and_escaped(folder, capsys):
     for page in pages.values():
         assert page.index("sub/best") < page.index("several") < page.index("worst")
         assert "left out: damaged.json (" in page and "left out: samples.json (this is not a result" in page
-        assert page.count("the real-vs-real floor is measured on 30 against 30 clips and scaled to all") == 2
+        assert page.count("the real-vs-real floor is measured on 15 against 15 clips and scaled to all") == 2
     before = dict(pages)
     assert [path.read_text() for path in write_leaderboard(folder)] == list(before.values())
 
