@@ -10,6 +10,7 @@ from fake_detector import CALLS, DETECTOR, sketch
 from PIL import Image
 
 from latte.commands.sample import show
+from latte.eval import features as features_module
 from latte.eval.clip_sets import choose_clips
 from latte.eval.features import UNIT, Detector, Store, features_of, fill
 from latte.eval.protocol import PROTOCOLS, adjusted
@@ -126,9 +127,10 @@ def test_real_frames_are_cut_as_in_training(tmp_path):
             adjusted("exact", real_crop=size)
 
 
-def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path):
+def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module, "UNIT", 16)
     clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
-    many = replace(clips, clips=clips.clips * 8)  # 96: two units
+    many = replace(clips, clips=clips.clips * 2)  # 24: two units
     store = Store(tmp_path, many, DETECTOR)
     assert len(store.units) == 2 and UNIT == 64
     fill([store], rank=1, size=2)
@@ -147,10 +149,11 @@ def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path)
     assert Store(tmp_path, many, other).missing() == Store(tmp_path, moved, DETECTOR).missing() == [0, 1]
 
 
-def test_processes_share_units_whoever_comes_first(folder, tmp_path):
+def test_processes_share_units_whoever_comes_first(folder, tmp_path, monkeypatch):
     """The second lists what is missing when the first is done: no unit is left out."""
+    monkeypatch.setattr(features_module, "UNIT", 8)
     clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
-    many = replace(clips, clips=clips.clips * 27)  # 324: six units
+    many = replace(clips, clips=clips.clips * 4)  # 48: six units
     for rank in (0, 1, 2):
         fill([Store(tmp_path, many, DETECTOR)], rank, 3)
     assert Store(tmp_path, many, DETECTOR).missing() == []

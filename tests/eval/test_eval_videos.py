@@ -333,6 +333,7 @@ def test_the_benchmark_measures_ours_and_the_plain_implementation(tmp_path, caps
 
     seen = set()
     monkeypatch.setattr(eval_speed, "I3D", Small)
+    monkeypatch.setattr(eval_speed, "batch_size", lambda frames: 2)
     videos(tmp_path / "real", 0, 2)
     words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1", "--frames", "9"]
     assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
