@@ -55,8 +55,8 @@ def fvd(
         i3d: Path to i3d_torchscript.pt or i3d_pretrained_400.pt. To be left out, as are the options of reading videos,
             if both sides are features or statistics.
         protocol: Which clips are taken and how they are resized: "exact", "stylegan-v", "stylegan-v-128f",
-            "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf", or a latte.eval.protocol.Protocol. None:
-            "exact", but with lossy generated videos allowed.
+            "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf", "cd-fvd", "far", or a
+            latte.eval.protocol.Protocol. None: "exact", but with lossy generated videos allowed.
         num_videos: Clips per side, at most. None: as the protocol has it, usually 2048.
         frames: Frames per clip, for videos that are too short for the protocol. None: as the protocol has it, usually
             16. I3D takes 9 or more.
