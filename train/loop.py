@@ -27,7 +27,6 @@ from tqdm import tqdm
 from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
-from latte.train import parallel
 from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
@@ -118,7 +117,7 @@ def train(
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
         if first < config.steps:
-            run.objective.prepare(parallel.micro_batches(config, ranks), first)
+            run.prepare(first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()

@@ -20,6 +20,8 @@ from latte.train.base_config import TrainConfig
 from latte.train.changes import changed_settings, check_steps, told
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
+from latte.train.data.kept_latents import keep_latents
+from latte.train.data.latents import EncodedOnce
 from latte.train.distance import DistanceToReal
 from latte.train.export import save_result
 from latte.train.metrics import METRICS_FILE, read_lines
@@ -114,6 +116,13 @@ class Run:
         self.state = {"run": asdict(config), "data": digests}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
+
+    def prepare(self, first: int) -> None:
+        """Get the data ready before step `first`. Latents that are encoded once are kept in the folder."""
+        source = getattr(self.objective, "source", None)
+        if isinstance(source, EncodedOnce):
+            source.kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
+        self.objective.prepare(parallel.micro_batches(self.config, self.ranks), first)
 
     def step(self, step: int) -> dict[str, float]:
         """Take a step, counted from 0, and return the numbers to log."""

@@ -103,7 +103,7 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
     state = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, other / "model.safetensors")
     (other / "manifest.json").unlink()
-    train = ["train", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
+    train = ["train", "--config", "shapes", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
     for command, message in (
         ([*train, f"latents={out}", "image_size=32"], "encoded with image_size=16, but the run has 32: encode again"),
         ([*train, f"latents={out}", "flip=true"], "encoded with flip=False, but the run has True"),
