@@ -143,6 +143,42 @@ TAICHI = replace(
     clip_from=500_000,
     log_every=50,
 )
+# not the paper's: a LatteT2V of the size of Latte-1, on embeddings of captions by a T5 that is not trained, which
+# `latte encode --config t2v --text-encoder Latte-1 --out latents/t2v` stores with the latents
+T2V = T2VTrainConfig(
+    data="data/t2v",
+    vae="sd-vae-ft-ema",
+    latents="latents/t2v",
+    model={
+        "num_layers": 28,
+        "num_attention_heads": 16,
+        "attention_head_dim": 72,
+        "patch_size": 2,
+    },  # 1,057 M
+    image_size=512,
+    frame_interval=3,
+    global_batch_size=64,
+    micro_batch_size=1,
+    gradient_checkpointing=True,
+    steps=200_000,
+    warmup=1000,
+    clip_grad=0.1,
+    precision=AUTO,
+    log_every=100,
+    save_every=5000,
+)
+# Latte-1 trained further on captioned videos, with its own VAE and embeddings by its own T5
+T2V_FINETUNE = replace(
+    T2V,
+    vae="Latte-1/vae",
+    init="Latte-1",
+    global_batch_size=8,
+    steps=5000,
+    learning_rate=2e-5,
+    warmup=100,
+    ema_decay=0.999,
+    save_every=1000,
+)
 IMAGES = dict(
     num_images=8,  # "+IMG": each clip comes with still images of other clips
     global_batch_size=32,  # 4 a GPU
@@ -172,6 +208,8 @@ PRESETS = {
     "ucf101-vae": UCF101_VAE,
     "ucf101-modern": UCF101_MODERN,  # not measured; FAR-XL with this recipe has 108 (4 sets of samples, ± 4.2)
     "taichi": TAICHI,
+    "t2v": T2V,  # not measured
+    "t2v-finetune": T2V_FINETUNE,  # not measured
     "ffs-img": replace(FFS, clip_from=500_000, **IMAGES),
     "sky-img": replace(SKY, **IMAGES),
     "ucf101-img": replace(UCF101, **IMAGES),

@@ -15,7 +15,7 @@ from latte.cli import main
 from latte.device import arithmetic
 from latte.eval.networks.shape_features import ShapeFeaturesConfig
 from latte.models.latte import Latte, LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train import checkpoint
 from latte.train.config import SETTINGS, LatteTrainConfig
@@ -177,6 +177,21 @@ def test_the_modern_preset_at_full_size():
     paper = 674_112_416 - (16 * 16 + 16) * 1152  # without its position tables, see test_latte_config.py
     ours = sum(parameter.numel() for parameter in network.parameters())
     assert ours == paper + (patches["ours"] - patches["the paper's"]) * 1152
+
+
+def test_the_presets_of_text_to_video_at_full_size():
+    """Latte-1's network, on latents of a VAE with 8x downsampling and embeddings as wide as T5-XXL's."""
+    for name in ("t2v", "t2v-finetune"):
+        config = resolve(name, [])
+        sizes = {"sample_size": config.image_size // 8, "video_length": config.num_frames}
+        shape = LatteT2VConfig(**config.model, **sizes)
+        assert shape == LatteT2VConfig() and config.text_encoder == {}  # which is Latte-1
+    assert (config.init, config.vae) == ("Latte-1", "Latte-1/vae")
+    with torch.device("meta"):
+        network = LatteT2V(shape)
+        x, text = torch.empty(1, 16, 4, 64, 64), torch.empty(1, 120, 4096)
+        assert network(x, torch.zeros(1), text).shape == (1, 16, 8, 64, 64)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_057_246_880
 
 
 CHANGES = {  # each setting changed must change the run's weights

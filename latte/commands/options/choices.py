@@ -16,11 +16,10 @@ FPS_RANGE = (0.1, 1000.0)  # latte.video.write
 
 PRESETS = (  # latte.train.presets
     *("shapes-vae", "shapes", "shapes-t2v", "shapes-features", "folder-vae", "folder", "ffs", "sky", "ucf101"),
-    *("ucf101-vae", "ucf101-modern", "taichi", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
+    *("ucf101-vae", "ucf101-modern", "taichi", "t2v", "t2v-finetune", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
 )
-LATTE_PRESETS = tuple(
-    name for name in PRESETS if name not in ("shapes-vae", "shapes-t2v", "shapes-features", "folder-vae", "ucf101-vae")
-)
+OTHER_KINDS = ("shapes-vae", "shapes-t2v", "shapes-features", "folder-vae", "ucf101-vae", "t2v", "t2v-finetune")
+LATTE_PRESETS = tuple(name for name in PRESETS if name not in OTHER_KINDS)
 MOST_STUDENT_STEPS = 64  # latte.train.config
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # latte.train.precision
 LAYOUTS = {  # latte.train.data.layouts
