@@ -33,6 +33,7 @@ from latte.video.array_ranges import refuse_two_ranges
 from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
 
+AHEAD_BYTES = 1 << 28  # of clips that are decoded ahead
 LOSSLESS = ("png", "bmp", "npz", "npy", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
 
 
@@ -69,7 +70,7 @@ class ClipSet:
         root: The folder that the names of the clips are below.
         clips: The clips, in the protocol's order.
         short: The names of videos that were left out as too short.
-        stored: The codec and the frame size, such as "320x240", of the chosen clips' videos, by name.
+        stored: The codec and the frame size, such as "320x240", of the chosen clips' videos before cropping, by name.
         unreadable: Why videos could not be read, by name. Clips that cannot be decoded are added when they are read.
         damaged: The paths of videos that are damaged, and read as FFmpeg conceals that.
     """
@@ -98,8 +99,9 @@ class ClipSet:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes of their frames, likewise."""
-        return dict(Counter(self.stored[clip.name][1] for clip in self.readable))
+        """The sizes of their frames, likewise, cropped if the clips are."""
+        of = lambda clip: f"{clip.crop}x{clip.crop}" if clip.crop else self.stored[clip.name][1]
+        return dict(Counter(of(clip) for clip in self.readable))
 
     @property
     def looked_at(self) -> int:
@@ -134,15 +136,23 @@ class ClipSet:
         video = read_video(path, numbers, "take" if path in self.damaged else "raise")[0]
         return resize_and_crop(video, clip.crop) if clip.crop else video
 
+    def bytes_of(self, clip: ClipWindow) -> int:
+        """The bytes of a clip in memory before it is cropped."""
+        width, height = self.stored[clip.name][1].split("x")
+        return 3 * clip.frames * int(width) * int(height)
+
     def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor | None]:
         """Yield some of the clips in order, as `read` returns them, or None; a few are decoded ahead.
+
+        Large clips are decoded ahead by fewer, AHEAD_BYTES in all or one.
 
         Raises:
             ValueError: Too many videos cannot be read.
         """
         waiting = iter(chosen)
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = [(clip, pool.submit(self.read, clip)) for clip in islice(waiting, 2 * workers)]
+        few = max(1, min(2 * workers, AHEAD_BYTES // max((self.bytes_of(clip) for clip in chosen), default=1)))
+        with ThreadPoolExecutor(min(workers, few)) as pool:
+            ahead = [(clip, pool.submit(self.read, clip)) for clip in islice(waiting, few)]
             while ahead:
                 clip, reading = ahead.pop(0)
                 try:
@@ -270,13 +280,9 @@ def choose_clips(
 
     def describe(name: str) -> str:
         """Note what a video is stored as, and return the hash of its content."""
-        (codec, size), sha256 = stored_as(root / name), content(root / name)
+        stored[name], sha256 = stored_as(root / name), content(root / name)
         if recorded.get(name, sha256) != sha256:
             raise ValueError(f"{root / name} is not as `latte sample --n` wrote it: run that again to make it anew")
-        stored[name] = (
-            codec,
-            f"{protocol.real_crop}x{protocol.real_crop}" if protocol.real_crop and side == "real" else size,
-        )
         return sha256
 
     frames_of = lambda name: count_frames(root / name, "take" if root / name in worn else "raise")

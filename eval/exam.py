@@ -1,14 +1,18 @@
 """The examiner's scores of a model of the built-in shapes: what the model is asked, and how its answers are judged."""
 
+from itertools import product
+
 import numpy as np
 import torch
 
 from latte.arguments import check_count
 from latte.pipeline import LattePipeline
-from latte.shapes.draw import MOTIONS, ShapeClip, is_held_out, make_clip
+from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, ShapeClip, caption, is_held_out, make_clip
 from latte.shapes.examiner import score_clips
+from latte.text.tokenizer import Tokenizer
 from latte.video.pixels import from_uint8
 
+OTHERS = "the examiner judges models of the built-in shapes (compare others with real videos, --real)"
 HELD_OUT = 1_000_000  # seed of the real clips, which training on the built-in shapes does not use by default
 
 
@@ -23,7 +27,8 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
         Arguments of the pipeline's call, and for each video a real clip of the same motion or caption.
 
     Raises:
-        ValueError: The model has no VAE, `count` is less than 1, or the model's classes are not the motions.
+        ValueError: The model has no VAE, `count` is less than 1, or the model's classes are not the motions, or its
+            vocabulary is not of their captions.
     """
     if pipe.vae is None:
         raise ValueError("this model has no VAE to decode with: give it one (vae)")
@@ -31,12 +36,23 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
     frames, side = pipe.conditioning.trained_size(pipe.transformer.config)
     size = side * pipe.vae.factor
     if pipe.takes_prompts:
+        if pipe.tokenizer is not None and not knows_shapes_alone(pipe.tokenizer):
+            raise ValueError(f"{OTHERS}; this one learned other captions")
         truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
         return {"prompt": [clip.caption for clip in truths]}, truths
     if pipe.class_names != list(MOTIONS):
-        raise ValueError("the examiner judges models of the built-in shapes; this one has other classes, or none")
+        raise ValueError(f"{OTHERS}; this one has other classes, or none")
     truths = [make_clip(HELD_OUT, i, MOTIONS[i % len(MOTIONS)], frames, size) for i in range(count)]
     return {"class_labels": [clip.label for clip in truths]}, truths
+
+
+def knows_shapes_alone(tokenizer: Tokenizer) -> bool:
+    """Whether a vocabulary was made from captions of the built-in shapes: each of its pieces occurs in one of them."""
+    words = product(COLOURS, SHAPES, MOTIONS)
+    text = "".join(f"\u2581{caption(*three)}" for three in words).replace(" ", "\u2581")
+    pieces = tokenizer.pieces
+    plain = [i for i in range(len(tokenizer)) if not (pieces.is_control(i) or pieces.is_unknown(i))]
+    return all(pieces.id_to_piece(i) in text for i in plain)
 
 
 def judge(pipe: LattePipeline, videos: np.ndarray, truths: list[ShapeClip]) -> dict:

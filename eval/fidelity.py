@@ -1,7 +1,8 @@
 """Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
 
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from latte import __version__
 from latte.device import device_name
 from latte.eval.inputs import find_device
 from latte.eval.networks.lpips import LPIPS, SMALLEST
-from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
+from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.structural_similarity import SMALLEST as SMALLEST_SSIM
+from latte.eval.structural_similarity import frame_ssim
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_pairs import PairedVideos, as_pair, match_pairs, mean_over_pairs, open_videos
 from latte.files import one_line
@@ -21,6 +24,7 @@ from latte.video.pixels import expect_videos, from_uint8
 from latte.video.read import read_video
 
 IDENTICAL = 100.0  # dB where no pixel differs, as in the evaluation of Pyramid Attention Broadcast
+LPIPS_PIXELS = 1 << 21  # of a batch: the network needs about 200 bytes for each
 
 
 @dataclass(frozen=True)
@@ -140,41 +144,39 @@ def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
 def batch_psnr(videos: Tensor, reference: Tensor) -> float:
     """`psnr` of uint8 (b, f, 3, h, w)."""
     expect_videos(videos, reference)
-    error = ((videos.double() - reference.double()) / 255).square().mean((2, 3, 4))
-    return (-10 * error.clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
+    each = [((a.double() - b.double()) / 255).square().mean() for a, b in frame_pairs(videos, reference)]
+    return (-10 * torch.stack(each).clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
 
 
-def ssim(videos: PairedVideos, reference: PairedVideos, at_once: int = 64) -> float:
+def frame_pairs(videos: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the frames (3, h, w) of videos (b, f, 3, h, w), each with its reference: a copy of all would be large."""
+    for pair in zip(videos, reference):
+        yield from zip(*pair)
+
+
+def ssim(videos: PairedVideos, reference: PairedVideos) -> float:
     """Structural similarity (Wang et al. 2004); 1: identical. The mean over videos of the mean over frames.
 
-    A Gaussian window of 11 pixels with sigma 1.5 and mirrored borders, by torchmetrics (`latte-video[eval]`).
+    A Gaussian window of 11 pixels with sigma 1.5 and mirrored borders; latte.eval.structural_similarity has the
+    definition. Frames are compared one by one, so memory does not grow with their number.
 
     Args:
         videos: See `psnr`; frames of 11 x 11 pixels or more.
         reference: See `psnr`.
-        at_once: Videos per batch.
 
     Raises:
-        ValueError: They are not such videos, or not pairs; or torchmetrics is not installed. FileNotFoundError: there
-            is no such folder or file.
+        ValueError: They are not such videos, or not pairs. FileNotFoundError: there is no such folder or file.
     """
-    return mean_over_pairs(lambda a, b: batch_ssim(a, b, at_once), videos, reference)
+    return mean_over_pairs(batch_ssim, videos, reference)
 
 
-def batch_ssim(videos: Tensor, reference: Tensor, at_once: int) -> float:
+def batch_ssim(videos: Tensor, reference: Tensor) -> float:
     """`ssim` of uint8 (b, f, 3, h, w)."""
-    require_torchmetrics("SSIM")
-    with warnings.catch_warnings():  # torchvision, which torchmetrics imports, misses a library that nothing here needs
-        warnings.filterwarnings("ignore", "Failed to load image Python extension")
-        from torchmetrics.functional.image import structural_similarity_index_measure
-
     expect_videos(videos, reference)
-    if min(videos.shape[-2:]) < 11:
+    if min(videos.shape[-2:]) < SMALLEST_SSIM:
         raise ValueError(f"SSIM needs frames of 11 x 11 pixels or more, not {videos.shape[-2]} x {videos.shape[-1]}")
-    parts = zip(videos.split(at_once), reference.split(at_once))
-    frames = [[part.flatten(0, 1).double() / 255 for part in pair] for pair in parts]
-    each = [structural_similarity_index_measure(a, b, data_range=1.0, reduction="none") for a, b in frames]
-    return torch.cat([torch.as_tensor(part) for part in each]).mean().item()
+    each = [frame_ssim(*pair) for pair in frame_pairs(videos, reference)]
+    return sum(each) / len(each)
 
 
 def lpips(
@@ -193,7 +195,7 @@ def lpips(
         reference: See `psnr`.
         alexnet: Path to alexnet-owt-7be5be79.pth, or the network as load_lpips returns it.
         device: For a network out of a file. None: CUDA where there is one, else the CPU.
-        batch_size: Frames per batch; it changes only the rounding.
+        batch_size: Frames per batch, at most; large frames take smaller ones. It changes only the rounding.
 
     Raises:
         ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips. FileNotFoundError: there is
@@ -210,8 +212,9 @@ def batch_lpips(videos: Tensor, reference: Tensor, network: LPIPS, batch_size: i
     if min(videos.shape[-2:]) < SMALLEST:
         height, width = videos.shape[-2:]
         raise ValueError(f"LPIPS needs frames of {SMALLEST} x {SMALLEST} pixels or more, not {height} x {width}")
-    device = network.heads[0].weight.device
-    pairs = zip(*(each.flatten(0, 1).split(batch_size) for each in (videos, reference)))
+    device, pixels = network.heads[0].weight.device, videos.shape[-2] * videos.shape[-1]
+    at_once = max(1, min(batch_size, LPIPS_PIXELS // pixels))
+    pairs = zip(*(each.flatten(0, 1).split(at_once) for each in (videos, reference)))
     each = [network(*(from_uint8(frames.to(device)) for frames in pair)).cpu() for pair in pairs]
     return torch.cat(each).double().mean().item()
 
@@ -238,5 +241,11 @@ def batch_flicker(videos: Tensor) -> float:
     """`flicker` of uint8 (b, f, 3, h, w)."""
     if videos.shape[1] < 2:
         raise ValueError("flicker needs videos of two frames or more")
-    differences = [(video[1:].short() - video[:-1].short()).abs().double().mean().item() for video in videos]
+    differences = [step_size(video) for video in videos]
     return 1 - sum(differences) / len(differences) / 255
+
+
+def step_size(video: Tensor) -> float:
+    """The mean difference of consecutive frames of a video (f, 3, h, w)."""
+    sums = [(after.short() - before.short()).abs().sum().item() for before, after in pairwise(video)]
+    return sum(sums) / (len(sums) * video[0].numel())

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from latte.device import one_thread
 from latte.eval.clip_sets import ClipSet, ClipWindow, choose_clips, fitting, start_of
 from latte.eval.protocol import Protocol
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
-from latte.sample_many import call_arguments, one_thread, sample_many, set_record
+from latte.sample_many import call_arguments, sample_many, set_record
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
-from latte.device import device_name
+from latte.device import device_name, one_thread
 from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
 from latte.sample_record import (
@@ -288,14 +288,3 @@ def claimed(locks: IO, place: int, wait: bool) -> Iterator[bool]:
         if ours:
             with suppress(OSError):
                 fcntl.lockf(locks, fcntl.LOCK_UN, 1, place)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside it, PyTorch computes in one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

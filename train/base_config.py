@@ -5,7 +5,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from latte.train.data.windows import span
-from latte.train.precision import PRECISIONS
+from latte.train.precision import AUTO, PRECISIONS
 from latte.train.settings import brief, default_of, require, setting
 
 
@@ -45,7 +45,8 @@ class TrainConfig:
     ema_decay: float = setting(0.9999, least=0, below=1, tunable=True)
     # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
     skip_limit: int = setting(10, least=1, resumable=True)
-    precision: str = setting("fp32", choices=tuple(PRECISIONS), tunable=True)  # of matrix products and convolutions
+    # of matrix products and convolutions; "auto": bf16 where that is fast, else fp32. A run records which it was
+    precision: str = setting("fp32", choices=(*PRECISIONS, AUTO), tunable=True)
     deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
     seed: int = setting(0, least=0)  # of all random numbers
     log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl

@@ -52,6 +52,12 @@ def changed_settings(
     return {name: {"from": before[name], "to": now[name]} for name in differ if name in tunable | {"steps"}}
 
 
+def check_steps(folder: Path, config: TrainConfig, done: int) -> None:
+    """Raise ValueError if the run in a folder has done more steps than the settings want."""
+    if done > config.steps:
+        raise ValueError(f"{folder} has done {done} steps: give steps={done} or more, or another folder")
+
+
 def short(value: object) -> str:
     """A value on one line; of a long one, some of it."""
     return reprlib.repr(value)

@@ -27,15 +27,16 @@ from tqdm import tqdm
 from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
-from latte.train import checkpoint, parallel
 from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
+from latte.train.precision import warn_if_slow
 from latte.train.run import Outputs, Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.snapshots import remove_snapshots_after
+from latte.train.start import check_start, with_precision
 from latte.train.watch import TENSORBOARD, TensorBoard
 
 
@@ -97,7 +98,7 @@ def train(
 
     Raises:
         ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off; or
-            the data do not fit the settings; or another process trains in the folder.
+            the data do not fit the settings; or another process trains in the folder; or see latte.train.start.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """
     device = torch.device(device)
@@ -106,15 +107,17 @@ def train(
         ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
         ignore_signal(signal.SIGUSR1),  # nothing to save yet
     ):
-        if ranks.first_only(lambda: not resume and bool(checkpoint.list_checkpoints(folder))):
-            raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
+        config = ranks.first_only(lambda: with_precision(config, folder, device))
+        ranks.first_only(lambda: check_start(config, folder, asked, resume))
+        if ranks.first:
+            warn_if_slow(config.precision, device)
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         ranks.first_only(lambda: write_beginning(run, first))
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
         if first < config.steps:
-            run.objective.prepare(parallel.micro_batches(config, ranks), first)
+            run.prepare(first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()

@@ -1,14 +1,19 @@
 """Mixed precision: the arithmetic in which networks compute. Weights, losses and averages stay in float32."""
 
+import time
+import warnings
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latte.device import one_thread
 from latte.models.attention import AxialAttention
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
+SLOW = 1.5  # times as slow as float32, from where on a precision that was asked for is worth a warning
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -23,6 +28,46 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def choose_precision(device: torch.device) -> str:
+    """The precision that "auto" stands for on a device: "bf16" if it is faster there than float32, else "fp32"."""
+    return "bf16" if slowdown("bf16", device.type) < 1 else "fp32"
+
+
+def warn_if_slow(precision: str, device: torch.device) -> None:
+    """Warn if a device computes in a precision more slowly than in float32, with the measured factor."""
+    if PRECISIONS[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
+        advice = "precision=auto is the faster one"
+        warnings.warn(f"precision={precision} is {factor:.0f} times as slow as fp32 here: {advice}", stacklevel=3)
+
+
+@cache
+def slowdown(precision: str, device_type: str) -> float:
+    """The seconds of a matrix product and a convolution, both small, in a precision, by those in float32.
+
+    It is measured once in a process, in about 0.2 s; the least of three calls counts. On a CPU it is the time of one
+    thread, which other work does not move. CUDA says itself whether it has units for bfloat16, with which it is known
+    to be faster: 0 stands for that.
+    """
+    if precision == "bf16" and device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return 0.0
+    x, frames = torch.ones(256, 256, device=device_type), torch.ones(1, 16, 32, 32, device=device_type)
+    kernel, clock = torch.ones(16, 16, 3, 3, device=device_type), time.perf_counter
+    if device_type == "cpu":
+        clock = time.thread_time
+
+    def least_seconds(dtype: torch.dtype) -> float:
+        a, b, c = (z.to(dtype) for z in (x, frames, kernel))
+        seconds = []
+        for _ in range(4):
+            start = clock()
+            (a @ a).sum().item(), F.conv2d(b, c).sum().item()  # the sums wait for the device
+            seconds.append(clock() - start)
+        return min(seconds[1:])  # the first call also sets up
+
+    with one_thread():
+        return least_seconds(PRECISIONS[precision]) / least_seconds(torch.float32)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

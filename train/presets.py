@@ -19,9 +19,11 @@ from latte.train.config import (
     TrainConfig,
     VAETrainConfig,
 )
-from latte.train.config_tables import TEXTS, from_settings, from_text, typed
+from latte.train.config_tables import TEXTS, from_settings, from_text, kind_of, typed
+from latte.train.data.video_list import read_list_head
 from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
+from latte.train.precision import AUTO
 from latte.train.settings import brief
 from latte.weights.tensors import prefix_errors
 
@@ -36,7 +38,7 @@ SHAPES_VAE = VAETrainConfig(
     schedule="cosine",
     kl_weight=1e-3,
     ema_decay=0.999,
-    precision="bf16",
+    precision=AUTO,
 )
 # the small class-conditional Latte that is included, trained from scratch; docs/log.md says how it was found
 SHAPES = LatteTrainConfig(
@@ -92,7 +94,7 @@ FFS = LatteTrainConfig(
     steps=1_000_000,  # an upper bound: the paper does not say when it stopped; the learning rate is constant
     clip_grad=0.1,
     clip_from=20_000,
-    precision="bf16",  # the original: "tf32"
+    precision=AUTO,  # the original: "tf32"
     seed=3407,
     log_every=100,
     save_every=10_000,
@@ -110,11 +112,20 @@ UCF101 = replace(
     clip_from=100_000,
     log_every=50,
 )
+FOLDER_VAE = replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000)
+# the VAE of the next one: 32x downsampling, as FAR's
+UCF101_VAE = replace(
+    FOLDER_VAE,
+    data="data/ucf101",
+    image_size=256,
+    model={**SHAPES_VAE.model, "block_out_channels": [64, 128, 256, 256, 512, 512], "latent_channels": 32},
+    steps=200_000,
+)
 # not the paper's: Latte-XL with the recipe of FAR-XL (Gu, Mao & Shou 2025, arXiv 2503.19325; showlab/FAR,
 # options/train/far/video_generation/FAR_XL_ucf101_cond_res256_400K_bs32.yml), an autoregressive network of another kind
 UCF101_MODERN = replace(
     UCF101,
-    vae="runs/ucf101-vae/final",  # with 32x downsampling, as FAR's; docs/training.md trains one
+    vae="runs/ucf101-vae/final",
     sample_latents=False,  # FAR's autoencoder, DC-AE, has no posterior to draw from
     # FAR: a flow, without a learned variance, on patches of one latent; Latte: all else
     model={**FFS.model, "patch_size": 1, "prediction": "flow", "learn_sigma": False},
@@ -132,6 +143,42 @@ TAICHI = replace(
     clip_from=500_000,
     log_every=50,
 )
+# not the paper's: a LatteT2V of the size of Latte-1, on embeddings of captions by a T5 that is not trained, which
+# `latte encode --config t2v --text-encoder Latte-1 --out latents/t2v` stores with the latents
+T2V = T2VTrainConfig(
+    data="data/t2v",
+    vae="sd-vae-ft-ema",
+    latents="latents/t2v",
+    model={
+        "num_layers": 28,
+        "num_attention_heads": 16,
+        "attention_head_dim": 72,
+        "patch_size": 2,
+    },  # 1,057 M
+    image_size=512,
+    frame_interval=3,
+    global_batch_size=64,
+    micro_batch_size=1,
+    gradient_checkpointing=True,
+    steps=200_000,
+    warmup=1000,
+    clip_grad=0.1,
+    precision=AUTO,
+    log_every=100,
+    save_every=5000,
+)
+# Latte-1 trained further on captioned videos, with its own VAE and embeddings by its own T5
+T2V_FINETUNE = replace(
+    T2V,
+    vae="Latte-1/vae",
+    init="Latte-1",
+    global_batch_size=8,
+    steps=5000,
+    learning_rate=2e-5,
+    warmup=100,
+    ema_decay=0.999,
+    save_every=1000,
+)
 IMAGES = dict(
     num_images=8,  # "+IMG": each clip comes with still images of other clips
     global_batch_size=32,  # 4 a GPU
@@ -143,7 +190,7 @@ PRESETS = {
     "shapes-t2v": SHAPES_T2V,
     "shapes-features": SHAPES_FEATURES,
     # the same two for a folder of videos, if Stable Diffusion's VAE is not available
-    "folder-vae": replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000),
+    "folder-vae": FOLDER_VAE,
     "folder": replace(
         SHAPES,
         data="videos",
@@ -158,8 +205,11 @@ PRESETS = {
     "ffs": FFS,  # 34.00
     "sky": SKY,  # 59.82
     "ucf101": UCF101,  # 477.97
+    "ucf101-vae": UCF101_VAE,
     "ucf101-modern": UCF101_MODERN,  # not measured; FAR-XL with this recipe has 108 (4 sets of samples, ± 4.2)
     "taichi": TAICHI,
+    "t2v": T2V,  # not measured
+    "t2v-finetune": T2V_FINETUNE,  # not measured
     "ffs-img": replace(FFS, clip_from=500_000, **IMAGES),
     "sky-img": replace(SKY, **IMAGES),
     "ucf101-img": replace(UCF101, **IMAGES),
@@ -169,6 +219,8 @@ PRESETS = {
 
 def resolve(source: str, changes: list[str], device: str | torch.device | None = None) -> TrainConfig:
     """Read settings from a preset or a file, and change some.
+
+    Where they do not say a frame_interval, and the data were prepared by `latte prepare`, it is the list's.
 
     Args:
         source: The name of a preset, a run's config.yaml, or a training configuration of the original Latte. For the
@@ -190,7 +242,17 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
             values, notes = translate(values, launch().size, device)
         for note in notes:
             warnings.warn(note, stacklevel=2)
-    return from_settings(with_changes(values, changes))
+    said = {change.partition("=")[0] for change in changes} | (set() if source in PRESETS else values.keys())
+    values = with_changes(values, changes)
+    of_list = "frame_interval" not in said and values.get("frame_interval", 1) == 1 and has_interval(values)
+    if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
+        values["frame_interval"] = interval
+    return from_settings(values)
+
+
+def has_interval(values: dict[str, Any]) -> bool:
+    """Whether settings are of a kind that chooses frames at an interval, from data in a folder."""
+    return "frame_interval" in kind_of(values).defaults() and isinstance(values.get("data"), str)
 
 
 def with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from latte.fast.switch import is_enabled
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
 from latte.train.base_config import TrainConfig
-from latte.train.changes import changed_settings, told
+from latte.train.changes import changed_settings, check_steps, told
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
+from latte.train.data.kept_latents import keep_latents
+from latte.train.data.latents import EncodedOnce
 from latte.train.distance import DistanceToReal
 from latte.train.export import save_result
 from latte.train.metrics import METRICS_FILE, read_lines
@@ -30,7 +32,7 @@ from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients,
 from latte.train.power_average import LENGTHS, update_power_average
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.previews import preview, sample_videos
-from latte.train.run_folder import FINAL, check_unused
+from latte.train.run_folder import FINAL
 from latte.train.snapshots import average_name, save_snapshot
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import SAMPLES, write_grid
@@ -115,6 +117,13 @@ class Run:
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
+    def prepare(self, first: int) -> None:
+        """Get the data ready before step `first`. Latents that are encoded once are kept in the folder."""
+        source = getattr(self.objective, "source", None)
+        if isinstance(source, EncodedOnce):
+            source.kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
+        self.objective.prepare(parallel.micro_batches(self.config, self.ranks), first)
+
     def step(self, step: int) -> dict[str, float]:
         """Take a step, counted from 0, and return the numbers to log."""
         skipped = len(self.history.skipped)
@@ -180,12 +189,10 @@ class Run:
             How many steps are done; 0 if there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint has other settings or other data, or more steps than are wanted; or there is
-                none, and the folder holds files of something else.
+            ValueError: The checkpoint has other settings or other data, or more steps than are wanted.
         """
         folder = self.ranks.first_only(lambda: checkpoint.latest(self.folder))
         if folder is None:
-            self.ranks.first_only(lambda: check_unused(self.folder, self.config, self.asked))
             return 0
         state = self.ranks.first_only(lambda: checkpoint.read_state(folder))
         changed = self.check_same_run(state)
@@ -227,9 +234,7 @@ class Run:
         if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
             advice = "restore the data, or give another folder"
             raise ValueError(f"{self.folder} holds a run with other data ({', '.join(differ)}): {advice}")
-        done = state["step"]
-        if done > self.config.steps:
-            raise ValueError(f"{self.folder} has done {done} steps: give steps={done} or more, or another folder")
+        check_steps(self.folder, self.config, state["step"])
         return changed
 
     def due_outputs(self, done: int) -> Outputs:

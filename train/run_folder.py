@@ -9,6 +9,7 @@ from pathlib import Path
 from latte.files import set_aside
 from latte.train.base_config import TrainConfig
 from latte.train.changes import CHANGES_FILE
+from latte.train.data.kept_latents import KEPT_LATENTS
 from latte.train.metrics import METRICS_FILE
 from latte.train.presets import resolve
 from latte.train.snapshots import AVERAGES
@@ -19,7 +20,8 @@ FINAL, SETTINGS_FILE = "final", "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
 # what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
 # looks meanwhile and sees one of the others then sees them too
-OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, AVERAGES, TENSORBOARD, FAILED_VIDEOS, CHANGES_FILE, SETTINGS_FILE)
+OUTPUTS = (FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, AVERAGES, TENSORBOARD, FAILED_VIDEOS, CHANGES_FILE, KEPT_LATENTS)
+OUTPUTS += (SETTINGS_FILE,)
 
 
 def set_misplaced_aside(folder: Path) -> None:

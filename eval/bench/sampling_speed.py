@@ -15,13 +15,12 @@ from latte.eval.bench.resources import OperationCount, seconds_of, working_memor
 from latte.eval.exam import judge, questions
 from latte.eval.fidelity import batch_lpips, psnr, ssim
 from latte.eval.networks.lpips import LPIPS, SMALLEST
+from latte.eval.structural_similarity import SMALLEST as SMALLEST_SSIM
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.shapes.draw import ShapeClip
 from latte.text.embed import Text
 from latte.weights.published_export import scheduler_config
-
-SMALLEST_SSIM = 11  # pixels of a side
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from latte.eval.networks.i3d import CLASSES, I3D, SIDE
 from latte.eval.networks.inception import resize_tf1
 from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
-from latte.video.pixels import from_uint8
+from latte.video.pixels import from_uint8, slice_by_slice
 from latte.weights.tensors import load_strictly, read_tensors, rename_keys
 
 # names of branches: hassony2/kinetics_i3d_pytorch, which i3d_torchscript.pt was made with -> ours (see i3d.py)
@@ -138,6 +138,7 @@ def i3d_features(model: I3D, clips: Sequence[Tensor], resize: str) -> Tensor:
     device = next(model.parameters()).device
     # On a CPU the stem takes one clip at a time: glibc maps memory of more than 32 MiB anew at every allocation, and
     # every page of it faults. The trunk needs less memory, and reads its weights once for all clips.
-    videos = (RESIZES[resize](from_uint8(clip.to(device)))[None] for clip in clips)
+    resized = lambda frames: RESIZES[resize](from_uint8(frames.to(device)))
+    videos = (slice_by_slice(resized, clip)[None] for clip in clips)
     parts = videos if device.type == "cpu" else [torch.cat(list(videos))]
     return model.trunk(torch.cat([model.stem(part) for part in parts])).cpu()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latte.video.pixels import slice_by_slice
+
 SIZE = 299  # height and width of the frames, in pixels
 FORK = ((1, 3), (3, 1))  # two kernels side by side, on the same input
 AVERAGE = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
@@ -141,7 +143,8 @@ class Inception(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map uint8 frames (n, 3, h, w) of any size to features (n, 2048), in the type of the weights."""
-        x = (resize_tf1(resize_tf1(frames.to(self.fc.weight.dtype), 3, SIZE), 2, SIZE) - 128) / 128
+        resize = lambda part: resize_tf1(resize_tf1(part.to(self.fc.weight.dtype), 3, SIZE), 2, SIZE)
+        x = (slice_by_slice(resize, frames) - 128) / 128
         x = HALVE(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = HALVE(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         for name in BLOCKS:

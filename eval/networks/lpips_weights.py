@@ -12,11 +12,11 @@ from latte.weights.tensors import load_strictly, read_tensors
 HEADS = "functional/image/lpips_models/alex.pth"  # of LPIPS, 6 kB, below torchmetrics's folder
 
 
-def require_torchmetrics(what: str) -> Path:
+def torchmetrics_folder() -> Path:
     """The folder of torchmetrics (`latte-video[eval]`). Raises ValueError if it is not installed."""
     library = find_spec("torchmetrics")
     if library is None or library.origin is None:
-        raise ValueError(f"{what} needs torchmetrics: pip install 'latte-video[eval]'")
+        raise ValueError("LPIPS needs torchmetrics: pip install 'latte-video[eval]'")
     return Path(library.origin).parent
 
 
@@ -31,7 +31,7 @@ def load_lpips(path: str | Path | None, device: str | torch.device = "cpu") -> L
         ValueError: torchmetrics is not installed. CheckpointError: there is no such file (with where to get it), or it
             does not fit.
     """
-    folder, file = require_torchmetrics("LPIPS"), find_weights("alexnet", path).path
+    folder, file = torchmetrics_folder(), find_weights("alexnet", path).path
     backbone = {name: value for name, value in read_tensors(file).items() if not str(name).startswith("classifier.")}
     heads = read_tensors(folder / HEADS)
     with torch.device("meta"):

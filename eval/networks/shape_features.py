@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latte.device import device_name
 from latte.eval.features import Detector, batched
 from latte.models.network_config import NetworkConfig, shown
-from latte.video.pixels import expect_videos, from_uint8
+from latte.video.pixels import expect_videos, from_uint8, slice_by_slice
 from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import digest, load_strictly, read_tensors
@@ -152,7 +152,8 @@ def resize_clip(clip: Tensor) -> Tensor:
     """Resize a clip, uint8 (f, 3, h, w), to (f, 3, 64, 64), bilinearly and antialiased, if it has another size."""
     if clip.shape[-2:] == (SIDE, SIDE):
         return clip
-    return F.interpolate(clip.float(), (SIDE, SIDE), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+    resize = lambda frames: F.interpolate(frames.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+    return slice_by_slice(lambda frames: resize(frames).round().clamp(0, 255).byte(), clip)
 
 
 def shapes_detector(device: torch.device) -> Detector:

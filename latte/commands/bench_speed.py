@@ -22,7 +22,7 @@ from latte.eval.bench.peer import Peer, peers
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
 from latte.eval.bench.speed_report import FORWARD, SAMPLING, plot_speed, speed_table
 from latte.eval.bench.vae_speed import measure_decoding
-from latte.eval.networks.lpips_weights import load_lpips, require_torchmetrics
+from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.reporting import machine_record
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.pipeline import LattePipeline
@@ -102,8 +102,6 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         for plan in args.plans:  # and for one that is not there
             pipe.enable_plan(plan)
             pipe.disable_plan()
-        if pipe.vae is not None:
-            require_torchmetrics("SSIM")
     return pipe, settings
 
 

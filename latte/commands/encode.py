@@ -1,13 +1,18 @@
 """`latte encode`: encodes the latents of a data set once, and stores them for training."""
 
+import shlex
 from argparse import Namespace
+from pathlib import Path
 
+from latte.commands.parser import check_out_folder
 from latte.device import usable_device
 from latte.folder_lock import exclusive
 from latte.text.tokenizer import Tokenizer
+from latte.train.base_config import TrainConfig
 from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
+from latte.train.start import require_vae
 from latte.weights.hub import find_pipeline
 from latte.weights.published import load_t5
 from latte.weights.tensors import DTYPES
@@ -23,13 +28,24 @@ def main(args: Namespace) -> None:
         raise ValueError(f"kind={config.kind} trains on pixels, so there are no latents to encode")
     if args.text_encoder and config.kind != "t2v":
         raise ValueError("--text-encoder has no effect on class-conditional training: leave it out, or give kind=t2v")
+    require_vae(config)
     text = None
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
+    check_out_folder(args.out)
     with exclusive(args.out, replaced=True):
         latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
     size = sum(file["bytes"] for file in latents.files.values())
     frames = sum(video.frames for video in latents.videos)
     print(f"{args.out}: {latents.num_videos} videos, {frames} frames, {size / 2**20:.1f} MiB")
-    print(f"to train on these latents, use the same settings and latents={args.out}")
+    print(f"to train on these latents: {shlex.join(training_command(args, config))}")
+
+
+def training_command(args: Namespace, config: TrainConfig) -> list[str]:
+    """The command that trains on what was encoded, with the same settings."""
+    words = [change for change in args.changes if change.partition("=")[0] not in ("latents", "num_workers")]
+    words += [f"latents={args.out}"]
+    words += ["num_workers=0"] if config.num_workers else []  # there are no videos to read
+    words += ["text_encoder={}"] if args.text_encoder and getattr(config, "text_encoder", {}) else []
+    return ["latte", "train", "--config", args.config, "--run", str(Path("runs", args.out.name)), *words]

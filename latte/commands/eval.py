@@ -13,7 +13,7 @@ from latte.commands.options.sampling import add_sampling_options, read_prompts
 from latte.commands.parser import Parser, check_out_file, write_result
 from latte.commands.sampling_options import model_record, open_pipeline
 from latte.device import default_device, usable_device
-from latte.eval.exam import score_model, score_table
+from latte.eval.exam import OTHERS, score_model, score_table
 from latte.eval.features import Detector
 from latte.eval.fidelity import compare_pairs
 from latte.eval.fvd_result import FVDResult, compare_results
@@ -35,8 +35,11 @@ from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE
 from latte.files import read_json
 from latte.processes import Ranks, local_device, processes
+from latte.train.data.video_list import read_list_head
+from latte.train.student import data_settings
 from latte.video.formats import STREAM_SUFFIXES
-from latte.weights.load import bundled_models, is_model_folder
+from latte.weights.hub import find_pipeline
+from latte.weights.load import bundled_models, is_model_folder, is_text_pipeline
 from latte.weights.tensors import prefix_errors
 
 ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside one distance
@@ -194,10 +197,19 @@ def measure_pairs(args: argparse.Namespace) -> dict:
     return result.to_dict()
 
 
+def require_shapes(model: str) -> None:
+    """Raise ValueError if a text-to-video model is known to have learned from other videos than the built-in shapes."""
+    path = find_pipeline(model)
+    data = data_settings(path).get("data", "shapes") if is_text_pipeline(path) else "shapes"
+    if data != "shapes" and read_list_head(Path(data)).kind != "shapes":
+        raise ValueError(f"{model} learned from {data}: {OTHERS}")
+
+
 def examine_model(args: argparse.Namespace) -> dict:
     """Print the examiner's scores of a model."""
     count = VIDEOS if args.num_videos is None else args.num_videos
     check_count("--num-videos", count)
+    require_shapes(args.model)
     pipe, settings, files = open_pipeline(args)
     start = time.perf_counter()
     scores = score_model(pipe, count, **settings)

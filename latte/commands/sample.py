@@ -148,7 +148,9 @@ def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
     """Arguments that make other videos with the same model: the next seed, without guidance."""
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
     weights = None if args.weights == "ema" else args.weights
+    dtype = None if args.dtype == "float32" else args.dtype
     needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights, "--variant": args.variant}
+    needed |= {"--dtype": dtype, "--text-encoder": args.text_encoder, "--tokenizer": args.tokenizer}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
     return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
 

@@ -11,10 +11,12 @@ from latte.device import usable_device
 from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
+from latte.text.tokenizer import Tokenizer
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import is_text_pipeline, own_vae, weights_file
-from latte.weights.published import part_files
+from latte.weights.published import load_t5, part_files
 from latte.weights.sampling_defaults import Guidance, set_words
+from latte.weights.state_files import state_files
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files
 
@@ -46,12 +48,15 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     options = {} if args.vae is None else {"vae": args.vae}
     if of_text:
         options |= {"memory": args.memory, "variant": args.variant}
-        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
+        texts, encoder = open_text_encoder(args) if args.text_encoder else ({}, None)
+        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options, **texts)
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
-        parts = (part_files(path, part, args.variant) for part in ("transformer", "text_encoder"))
-        files = list(dict.fromkeys(file for part in parts for file in part))
+        files = part_files(path, "transformer", args.variant)
+        files += state_files(encoder, args.variant) if encoder else part_files(path, "text_encoder", args.variant)
+        files = list(dict.fromkeys(files))
     else:
-        pipe = LattePipeline.from_pretrained(path, weights=args.weights, num_heads=args.num_heads, **options)
+        options |= {"weights": args.weights, "num_heads": args.num_heads}
+        pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
         files = [weights_file(path, args.weights)]
     if args.shift is not None:
         if not pipe.scheduler.flow:
@@ -63,6 +68,20 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     if args.autoguidance is not None:
         pipe.enable_autoguidance(args.autoguidance)
     return pipe, call_settings(pipe, args), files
+
+
+def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The text encoder and the vocabulary that the options name, as from_pretrained takes them, and its folder."""
+    folder = part_folder(args.text_encoder, "text_encoder")
+    tokenizer = part_folder(args.tokenizer or args.text_encoder, "tokenizer")
+    encoder = load_t5(folder, DTYPES[args.dtype], args.memory == "low", args.variant)
+    return {"text_encoder": encoder, "tokenizer": Tokenizer(tokenizer)}, folder
+
+
+def part_folder(name: str, part: str) -> Path:
+    """The folder of a part: of the model of that name, or what is named if that is no model."""
+    folder = find_pipeline(name)
+    return folder / part if (folder / part).is_dir() else folder
 
 
 def model_record(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
@@ -124,6 +143,8 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
         raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
     unused: dict[str, Any] = {"weights": "ema", "num_heads": None}
     if not of_text:
-        unused = {"dtype": "float32", "memory": "normal", "variant": None}
+        unused = {"memory": "normal", "variant": None, "text_encoder": None, "tokenizer": None}
+    if of_text and args.tokenizer and not args.text_encoder:
+        raise ValueError("--tokenizer does nothing without --text-encoder: leave it out")
     if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:
         raise ValueError(f"--{wrong[0].replace('_', '-')} does nothing for {args.model}: leave it out")

@@ -3,22 +3,49 @@
 import argparse
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from latte.device import default_device, usable_device
+from latte.folder_lock import exclusive
 from latte.processes import Ranks, local_device, processes
 from latte.train.base_config import TrainConfig
+from latte.train.config_tables import from_settings
 from latte.train.data.latents import open_data
+from latte.train.data.video_list import read_list_head
 from latte.train.loop import train
-from latte.train.presets import resolve
+from latte.train.presets import PRESETS, resolve, with_changes
+from latte.train.start import check_start, recorded_settings, with_precision
+
+DEFAULT = "shapes"  # the preset for the built-in data
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
     device = usable_device(local_device(args.device or default_device()))
     with processes(device) as ranks:  # they meet first, because reading the data may take long
-        train_together(args, device, ranks, lambda: resolve(args.config, args.changes, device))
+        train_together(args, device, ranks, lambda: configure(args, device))
+
+
+def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
+    """The settings that the options name. Without --config they are those of the run that is there.
+
+    Raises:
+        ValueError: There is no run, and data are named without a --config.
+    """
+    if args.config:
+        return resolve(args.config, args.changes, device)
+    recorded, _ = recorded_settings(args.run)
+    if recorded:
+        return from_settings(with_changes(recorded, args.changes))
+    config = resolve(DEFAULT, args.changes, device)
+    if config.data != PRESETS[DEFAULT].data:
+        kind = read_list_head(Path(config.data)).kind
+        own = f", or {kind} (the paper's)" if kind in PRESETS else ""
+        choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
+        raise ValueError(f"data={config.data} does not say what to train: give --config, such as {choice}")
+    return config
 
 
 def train_together(
@@ -36,7 +63,10 @@ def train_together(
         if not ranks.first:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = settings()
+        asked = config.tunable() if args.allow_changes else {change.partition("=")[0] for change in args.changes}
+        with ranks.first_inside(lambda: exclusive(args.run)):
+            config = ranks.first_only(lambda: with_precision(config, args.run, device))
+            ranks.first_only(lambda: check_start(config, args.run, asked, args.resume == "auto"))
         clips = open_data(config)
-    asked = config.tunable() if args.allow_changes else {change.partition("=")[0] for change in args.changes}
     result = train(config, args.run, clips, args.resume == "auto", device, asked)
     print(f"{result}: trained for {config.steps} steps")

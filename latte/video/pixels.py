@@ -1,6 +1,7 @@
 """Pixels in memory: uint8 in files and metrics, float32 in [-1, 1] inside the networks, and square crops."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latte.video.array_layout import EXPECTED, frame_axes
+
+PIXELS_AT_ONCE = 1 << 21  # of frames that are computed with as floats: 25 MB for three channels
 
 
 def check_dense(values: Tensor | np.ndarray) -> None:
@@ -109,6 +112,20 @@ def expect_videos(*videos: Tensor) -> None:
             raise ValueError(f"videos of shapes {shapes} cannot be compared; they must be equal")
 
 
+def slice_by_slice(work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """Apply a function of single frames to many (f, 3, h, w), a few large ones at a time, so that it needs less memory.
+
+    Args:
+        work: Maps frames (n, 3, h, w) to a tensor (n, ...), each frame by itself.
+        frames: The frames.
+
+    Returns:
+        What `work` makes of all frames, with the same bits.
+    """
+    at_once = max(1, PIXELS_AT_ONCE // (frames.shape[-2] * frames.shape[-1]))
+    return work(frames) if len(frames) <= at_once else torch.cat([work(part) for part in frames.split(at_once)])
+
+
 def resize_and_crop(video: Tensor, size: int) -> Tensor:
     """Resize the short side with bicubic antialiasing, then crop the centre to a square.
 
@@ -121,6 +138,10 @@ def resize_and_crop(video: Tensor, size: int) -> Tensor:
     """
     h, w = video.shape[-2:]
     height, width = max(size, round(h * size / min(h, w))), max(size, round(w * size / min(h, w)))
-    resized = F.interpolate(video.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
     top, left = (height - size) // 2, (width - size) // 2
-    return resized[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+
+    def resize(frames: Tensor) -> Tensor:
+        resized = F.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+        return resized[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+
+    return slice_by_slice(resize, video)

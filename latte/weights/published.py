@@ -195,7 +195,9 @@ def readers(
 
 def refuse_textless(path: Path) -> None:
     """Raise CheckpointError: the model was trained on stored embeddings and has no text encoder of its own."""
-    raise CheckpointError(f"{path} has no text encoder; pass the text_encoder and tokenizer that it was trained with")
+    raise CheckpointError(
+        f"{path} has no text encoder: name the one that it was trained with (text_encoder, --text-encoder)"
+    )
 
 
 def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:

@@ -4,10 +4,14 @@ import json
 
 import pytest
 import torch
+from published import write_published
 
+from latte import LattePipeline
 from latte.cli import main
+from latte.eval.exam import knows_shapes_alone
 from latte.models.latte import Latte, LatteConfig
-from latte.shapes.draw import MOTIONS
+from latte.shapes.draw import COLOURS, MOTIONS, SHAPES
+from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.weights.load import find_model, save_model
 from latte.weights.tensors import digest
 
@@ -50,3 +54,21 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     ):
         assert main(["eval", model, *WORDS, *words]) == 2
         assert say in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_models_of_other_captions_are_not_examined(tmp_path, capsys):
+    """Neither a run that says what it learned from, nor a model whose vocabulary holds other words."""
+    refused = lambda *words: main(["eval", *words, *WORDS]) == 2 and capsys.readouterr().err.splitlines()[-1]
+    published = write_published(tmp_path / "published")
+    assert "built-in shapes (compare others with real videos, --real); this one learned other" in refused(
+        str(published)
+    )
+    own = tmp_path / "run/final"
+    own.parent.mkdir()
+    (tmp_path / "published").rename(own)
+    (tmp_path / "run/config.yaml").write_text("kind: t2v\ndata: clips\nvae: x\n")
+    assert f"{tmp_path / 'run'} learned from clips: the examiner judges" in refused(str(tmp_path / "run"))
+    shapes = [f"a {colour} {shape} growing" for colour in COLOURS for shape in SHAPES]
+    assert knows_shapes_alone(Tokenizer(train_vocabulary(shapes)))
+    assert knows_shapes_alone(LattePipeline.from_pretrained("shapes-t2v", transformer=None, vae=None).tokenizer)
+    assert not knows_shapes_alone(Tokenizer(train_vocabulary([*shapes, "a dog jumps"])))

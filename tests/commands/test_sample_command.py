@@ -16,6 +16,7 @@ from latte.cli import main
 from latte.commands.sample import show
 from latte.commands.sampling_options import default_batch_size
 from latte.eval.exam import score_model
+from latte.sample_record import RECORD
 from latte.shapes.draw import MOTIONS
 from latte.shapes.examiner import examine
 from latte.video.read import read_video
@@ -69,6 +70,20 @@ def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
         assert (written - video).square().mean() < (written.flip(0) - video).square().mean()
         assert (written - video).abs().mean() < 12
     assert len(read_video(tmp_path / "grid.webp")[0]) == 4
+
+
+def test_weights_in_half_precision(folder, tmp_path, capsys):
+    """Of the model and the VAE; the videos are nearly the same, and the next command keeps it."""
+    made, words = {}, ["sample", str(folder), "--num-sampling-steps", "2", "--device", "cpu"]
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        assert main([*words, "--n", "2", "--out", str(out), "--dtype", dtype]) == 0
+        made[dtype] = torch.stack([read_video(path)[0].float() for path in sorted(out.glob("*.mkv"))])
+        assert json.loads((out / RECORD).read_text())["dtype"] == dtype
+    apart = (made["float32"] - made["bfloat16"]).abs().mean()
+    assert 0 < apart < 8 and apart < (made["float32"] - made["float32"].flip(0)).abs().mean()
+    assert main([*words, "--num-videos", "1", "--out", str(tmp_path / "page"), "--dtype", "bfloat16"]) == 0
+    assert "--dtype bfloat16" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):

@@ -56,8 +56,6 @@ def test_lpips_says_what_it_lacks(alexnet, tmp_path, monkeypatch):
     monkeypatch.setattr(lpips_weights, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="LPIPS needs torchmetrics: pip install"):
         load_lpips(alexnet)
-    with pytest.raises(ValueError, match="SSIM needs torchmetrics: pip install"):
-        ssim(*[smooth_videos(1, 1, 16, 16)] * 2)
 
 
 def test_videos_of_other_shapes_cannot_be_compared(alexnet):
@@ -94,6 +92,20 @@ def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
     va, vb, vab = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     c1, c2 = 0.01**2, 0.03**2
     return ((2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean()
+
+
+def test_ssim_is_that_of_the_definition_and_of_torchmetrics():
+    videos = smooth_videos(2, 3, 24, 40)
+    noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (videos + 20 * noise).clamp(0, 255).byte()
+    frames = [frame.double() / 255 for frame in (videos.flatten(0, 1), noisy.flatten(0, 1))]
+    by_channel = [reference_ssim(x.numpy(), y.numpy()) for x, y in zip(*(frame.flatten(0, 1) for frame in frames))]
+    assert ssim(videos, noisy) == pytest.approx(np.mean(by_channel), abs=1e-9) and 0.1 < np.mean(by_channel) < 0.9
+    dark = videos // 255  # flat: every variance is 0
+    assert ssim(dark, dark) == 1 and ssim(dark, videos) == pytest.approx(ssim(videos, dark))
+    image = pytest.importorskip("torchmetrics.functional.image", reason="torchmetrics is not installed")
+    theirs = image.structural_similarity_index_measure(*frames, data_range=1.0)
+    assert ssim(videos, noisy) == pytest.approx(theirs.item(), abs=1e-9)
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")

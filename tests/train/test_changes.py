@@ -76,7 +76,7 @@ def test_the_record_says_when_and_from_what_to_what(vae, tmp_path):
 
 
 def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, capsys):
-    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2"]
+    words = ["train", "--config", "shapes", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2"]
     assert main([*words, "learning_rate=1e-3", "schedule=constant"]) == 0
     capsys.readouterr()
     assert main(words) == 2

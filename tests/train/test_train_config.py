@@ -2,9 +2,7 @@
 
 import json
 import re
-import shlex
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from latte.cli import main
 from latte.device import arithmetic
 from latte.eval.networks.shape_features import ShapeFeaturesConfig
 from latte.models.latte import Latte, LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train import checkpoint
 from latte.train.config import SETTINGS, LatteTrainConfig
@@ -55,7 +53,10 @@ from latte.train.step import learning_rate
         (["image_size=8"], "8 pixels are too small for the shapes"),
         (["vae=shapes"], "not a VAE's configuration: give"),
         (["kind=gan"], "not 'latte' or 't2v' or 'vae' or 'features'"),
-        (["vae=nowhere"], "no model at nowhere"),
+        (
+            ["vae=nowhere"],
+            "there is no VAE at nowhere: train one with `latte train --config shapes-vae --run runs/shapes-vae`",
+        ),
         (["data=nowhere"], "no folder of videos at nowhere"),
         (["num_workers=2"], "num_workers does nothing with latents=once"),
         (["deterministic_reduce=true"], "deterministic_reduce needs micro_batch_size"),
@@ -67,7 +68,7 @@ from latte.train.step import learning_rate
 )
 def test_invalid_settings_are_refused(words, say, tmp_path, capsys, vae):
     defaults = [] if any(w.startswith("vae=") for w in words) else [f"vae={vae}"]
-    assert main(["train", "--run", str(tmp_path / "run"), *TINY, *defaults, *words]) == 2
+    assert main(["train", "--config", "shapes", "--run", str(tmp_path / "run"), *TINY, *defaults, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert say in error, error
     assert not list((tmp_path / "run").glob("checkpoints/*"))
@@ -137,11 +138,12 @@ def test_presets_are_sound():
         kinds = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig, "features": ShapeFeaturesConfig}
         network = kinds[config.kind](**config.model)
         small = config.image_size == 64 and config.kind != "features"  # whose network is small by itself
-        assert config.steps == 3 and (network != type(network)()) == (small or name == "ucf101-modern")
+        assert config.steps == 3 and (network != type(network)()) == (small or name in ("ucf101-vae", "ucf101-modern"))
 
 
 def test_the_papers_presets_differ_as_its_data_sets_do():
-    given = {name: each for name, each in PRESETS.items() if each.image_size == 256 and not name.endswith("-modern")}
+    given = {name: each for name, each in PRESETS.items() if each.image_size == 256 and name[:7] != "ucf101-"}
+    given["ucf101-img"] = PRESETS["ucf101-img"]
     published = LatteConfig.from_name("Latte-XL/2")
     assert len(given) == 8 and all(LatteConfig(**c.model) == published for c in given.values())
     assert {name for name, config in given.items() if config.classes} == {"ucf101", "ucf101-img"}
@@ -155,15 +157,14 @@ def test_the_papers_presets_differ_as_its_data_sets_do():
 
 
 def test_the_modern_preset_at_full_size():
-    """Latte-XL on latents of the VAE that the command in the documentation trains: a quarter of the paper's tokens."""
+    """Latte-XL on latents of the VAE that the preset ucf101-vae trains: a quarter of the paper's tokens."""
     config, published = resolve("ucf101-modern", []), PRESETS["ucf101"]
     shared = {name for name, value in asdict(config).items() if value == asdict(published)[name]}
     assert shared >= {"data", "frame_interval", "num_frames", "image_size", "flip", "learning_rate", "ema_decay"}
     assert (config.steps, config.global_batch_size, config.clip_grad, config.clip_from) == (400_000, 32, 1.0, 0)
     assert (config.timestep_std, config.timestep_mean, config.sample_guidance) == (1.0, 0.0, 2.0)
-    text = (Path(__file__).parents[2] / "docs/training.md").read_text().replace("\\\n", " ")
-    words = shlex.split(next(line for line in text.splitlines() if "--run runs/ucf101-vae" in line))
-    of_vae = resolve("folder-vae", [word for word in words if "=" in word])
+    of_vae = resolve("ucf101-vae", [])
+    assert config.vae == "runs/ucf101-vae/final"  # where the run of that name leaves it
     assert (of_vae.data, of_vae.image_size) == (config.data, config.image_size)
     with torch.device("meta"):
         vae = VideoVAE(AutoencoderKL(VAEConfig(**of_vae.model)))
@@ -176,6 +177,21 @@ def test_the_modern_preset_at_full_size():
     paper = 674_112_416 - (16 * 16 + 16) * 1152  # without its position tables, see test_latte_config.py
     ours = sum(parameter.numel() for parameter in network.parameters())
     assert ours == paper + (patches["ours"] - patches["the paper's"]) * 1152
+
+
+def test_the_presets_of_text_to_video_at_full_size():
+    """Latte-1's network, on latents of a VAE with 8x downsampling and embeddings as wide as T5-XXL's."""
+    for name in ("t2v", "t2v-finetune"):
+        config = resolve(name, [])
+        sizes = {"sample_size": config.image_size // 8, "video_length": config.num_frames}
+        shape = LatteT2VConfig(**config.model, **sizes)
+        assert shape == LatteT2VConfig() and config.text_encoder == {}  # which is Latte-1
+    assert (config.init, config.vae) == ("Latte-1", "Latte-1/vae")
+    with torch.device("meta"):
+        network = LatteT2V(shape)
+        x, text = torch.empty(1, 16, 4, 64, 64), torch.empty(1, 120, 4096)
+        assert network(x, torch.zeros(1), text).shape == (1, 16, 8, 64, 64)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_057_246_880
 
 
 CHANGES = {  # each setting changed must change the run's weights
@@ -217,12 +233,18 @@ def test_every_setting_is_shown_to_count():
     assert CHANGES.keys() | ELSEWHERE == SETTINGS.keys()
 
 
+@pytest.fixture(scope="module")
+def unchanged(vae, tmp_path_factory):
+    """The weights of a run that no setting of CHANGES was changed for."""
+    folder = tmp_path_factory.mktemp("unchanged")
+    run(small(vae, "steps=4"), folder)
+    return load_file(folder / "final/model.safetensors")
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_settings_change_the_run(name, vae, tmp_path):
-    run(small(vae, "steps=4"), tmp_path / "a")
-    run(small(vae, "steps=4", f"{name}={CHANGES[name]}"), tmp_path / "b")
-    a, b = (load_file(tmp_path / run / "final/model.safetensors") for run in "ab")
-    assert not same(a, b)
+def test_settings_change_the_run(name, vae, unchanged, tmp_path):
+    run(small(vae, "steps=4", f"{name}={CHANGES[name]}"), tmp_path)
+    assert not same(unchanged, load_file(tmp_path / "final/model.safetensors"))
 
 
 def test_gradients_are_clipped_from_a_step_on(vae, tmp_path):

@@ -101,14 +101,22 @@ def test_a_folder_of_captioned_videos(vae, tmp_path):
         if caption:
             (tmp_path / f"videos/{name}.txt").write_text(caption)
     config = small_t2v(vae, f"data={tmp_path / 'videos'}")
-    with pytest.warns(UserWarning, match=r"c\.mp4 has no caption: write it to c\.txt"):
+    missing = (
+        r"videos: {} of 3 videos have no caption, such as .*{}\.mp4: write it to {}\.txt beside it, or to captions.json"
+    )
+    with pytest.warns(UserWarning, match=missing.format(1, "c", "c") + ".json; they are left out") as caught:
         clips = open_clips(config)
+    assert len(caught) == 1
     assert clips.captions == ["A dog runs", "a cat sleeps"]
     assert [clips.clip(i, torch.Generator())[2] for i in range(4)] == clips.captions * 2
     before = clips.fingerprint
     (tmp_path / "videos/b.txt").write_text("a cow sleeps")
     with pytest.warns(UserWarning):
         assert open_clips(config).fingerprint != before
+    for name in "ab":
+        (tmp_path / f"videos/{name}.txt").unlink()
+        with pytest.raises(ValueError, match=missing.format(2 if name == "a" else 3, "[ac]", "[ac]")):
+            open_clips(config)
 
 
 def test_invalid_settings_are_refused(vae, tmp_path, capsys):

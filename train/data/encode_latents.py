@@ -1,6 +1,5 @@
 """`latte encode`: the latents of all frames of a data set, encoded once and stored for training."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from latte.text.embed import MAX_LENGTH, embed
 from latte.text.tokenizer import Tokenizer
 from latte.train.base_config import TrainConfig
 from latte.train.data.clips import Clips
+from latte.train.data.kept_latents import digest_tensors
 from latte.train.data.latent_files import (
     CAPTION,
     EMPTY,
@@ -168,15 +168,6 @@ def read_notes(path: Path) -> dict:
     except (OSError, ValueError, SafetensorError):
         return {}
     return notes if isinstance(notes, dict) else {}
-
-
-def digest_tensors(tensors: dict[str, Tensor], notes: dict) -> str:
-    """The sha256 of the tensors of a shard, and of what it says of itself."""
-    found = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def is_sound(path: Path, mark: str, recorded: str | None) -> bool:

@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,24 @@ class Failures:
                 if self.log:
                     self.write(path, reason)
                 warnings.warn(f"{consequence}: {reason}", stacklevel=3)
+
+    def note_alike(self, paths: Sequence[Path], reason: str, message: str) -> None:
+        """Record several videos that are left out for one reason, with one warning, unless they are too many.
+
+        Args:
+            paths: The videos.
+            reason: Why, for the log.
+            message: What is wrong with all of them, and what to do.
+
+        Raises:
+            ValueError: More videos failed than `share` allows, with the message.
+        """
+        for path in paths:
+            if self.reasons.setdefault(path, reason) is reason and self.log:
+                self.write(path, reason)
+        if len(self.reasons) > self.share * self.total or len(paths) == self.total:
+            raise ValueError(message)
+        warnings.warn(f"{message}; they are left out", stacklevel=3)
 
     def note_replaced(self, failed: tuple[tuple[Path, str], ...]) -> None:
         """Record failed videos whose places others took. Raises ValueError as `raise_if_too_many`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latte.train.base_config import TrainConfig
-from latte.train.data.captions import Captions, caption_file
+from latte.train.data.captions import TABLES, Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.decoded_cache import DecodedCache
@@ -78,6 +78,7 @@ class FolderClips:
         self.min_frames = min_video_frames(config.selection, config.num_frames, config.frame_interval)
         self.cache = DecodedCache(config.image_size)
         self.videos: list[SourceVideo] = []
+        self.uncaptioned: list[Path] = []
         self.listed: VideoList | None = None
         if is_without_list(self.root):
             raise ValueError(
@@ -88,6 +89,7 @@ class FolderClips:
         else:
             self.open_folder()
         reject_unprintable_classes(self.root, self.names)
+        self.note_missing_captions()
         if not self.videos:
             raise ValueError(f"{self.root} holds no video of {self.min_frames} frames or more that can be decoded")
         self.failures.raise_if_too_many()
@@ -108,9 +110,10 @@ class FolderClips:
         for entry in listed.videos:
             label = entry.label if self.names else 0
             video = SourceVideo(listed.path(entry), entry.frames, label, entry.caption, entry.when_damaged)
+            if self.lacks_caption(video.path, video.caption):
+                continue
             try:
                 self.require_length(video.path, video.frames)
-                self.require_caption(video.path, video.caption)
                 self.videos.append(video)
             except ValueError as error:
                 self.failures.note(((video.path, str(error)),), "left out")
@@ -132,7 +135,9 @@ class FolderClips:
         captions = Captions(self.root)
         for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
-                self.videos.append(self.try_video(path, label, captions))
+                caption = captions.of(path) if self.config.kind == "t2v" else ""
+                if not self.lacks_caption(path, caption):
+                    self.videos.append(self.try_video(path, label, caption))
             except (OSError, ValueError) as error:
                 self.failures.note(((path, str(error)),), "left out")
         captions.warn_of_unused()
@@ -141,10 +146,8 @@ class FolderClips:
         about += [repr(video.caption) for video in self.videos if video.caption]
         self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
-    def try_video(self, path: Path, label: int, captions: Captions) -> SourceVideo:
+    def try_video(self, path: Path, label: int, caption: str) -> SourceVideo:
         """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
-        caption = captions.of(path) if self.config.kind == "t2v" else ""
-        self.require_caption(path, caption)
         when_damaged: WhenDamaged = "raise"
         try:
             frames = self.count_readable(path, when_damaged)
@@ -176,10 +179,20 @@ class FolderClips:
         if frames < self.min_frames:
             raise ValueError(f"{path} has {frames} frames, but a clip needs {self.min_frames}")
 
-    def require_caption(self, path: Path, caption: str) -> None:
-        """Raise ValueError if text-to-video training lacks the caption of a video."""
-        if self.config.kind == "t2v" and not caption:
-            raise ValueError(f"{path} has no caption: write it to {caption_file(path).name} beside it, or to a table")
+    def lacks_caption(self, path: Path, caption: str) -> bool:
+        """Whether text-to-video training lacks the caption of a video, which is then noted."""
+        lacks = self.config.kind == "t2v" and not caption
+        self.uncaptioned += [path] if lacks else []
+        return lacks
+
+    def note_missing_captions(self) -> None:
+        """Warn of videos without captions, all at once. Raises ValueError if they are too many."""
+        if self.uncaptioned:
+            first, count = self.uncaptioned[0], f"{len(self.uncaptioned):,} of {self.failures.total:,}"
+            advice = f"write it to {caption_file(first).name} beside it, or to {TABLES[0]}"
+            again = ", then run `latte prepare` again" if self.listed else ""
+            message = f"{self.root}: {count} videos have no caption, such as {first}: {advice}{again}"
+            self.failures.note_alike(self.uncaptioned, "it has no caption", message)
 
     @cached_property
     def fingerprint(self) -> str:

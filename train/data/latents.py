@@ -24,6 +24,7 @@ from latte.train.data.batches import Batches
 from latte.train.data.clip_order import ClipOrder, Draw
 from latte.train.data.clips import Clips, TrainingData
 from latte.train.data.folders import open_clips
+from latte.train.data.kept_latents import EncodedClips, KeptLatents
 from latte.train.data.latent_files import LatentFolder, StoredVideo, open_latent_folder
 from latte.train.data.windows import choose_frames
 
@@ -54,21 +55,36 @@ def scaled_posterior(vae: VideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class EncodedOnce:
-    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run."""
+    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run.
+
+    Attributes:
+        kept: Where they are kept for a run that resumes; None: nowhere.
+    """
+
+    kept: KeptLatents | None = None
 
     def __init__(self, vae: VideoVAE, clips: Clips, config: TrainConfig):
         self.vae, self.clips, self.config, self.order = vae, clips, config, ClipOrder(len(clips), config)
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
-        """Encode all clips; mean and deviation (n, f, c, h, w) stay on the CPU."""
-        moments, self.labels, self.captions = [], [], []
+        """Encode all clips, or take those that are kept; mean and deviation (n, f, c, h, w) stay on the CPU."""
+        found = self.kept.read() if self.kept else None
+        if found is None:
+            found = self.encode()
+            if self.kept:
+                self.kept.write(found)
+        self.mean, self.deviation, self.labels, self.captions = found
+
+    def encode(self) -> EncodedClips:
+        """Encode all clips."""
+        moments, labels, captions = [], [], []
         for i in tqdm(range(len(self.clips)), desc="encoding", unit="clip", leave=False):
             clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
             self.clips.failures.note_replaced(clip.failed)
             moments.append([moment[0].cpu() for moment in scaled_posterior(self.vae, clip.video[None])])
-            self.labels.append(clip.label)
-            self.captions.append(clip.caption)
-        self.mean, self.deviation = (torch.stack(column) for column in zip(*moments))
+            labels.append(clip.label)
+            captions.append(clip.caption)
+        return EncodedClips(*(torch.stack(column) for column in zip(*moments)), labels, captions)
 
     def batch(self, step: int, slots: range) -> Latents:
         """Return the latents of some slots, on the CPU."""

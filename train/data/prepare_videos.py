@@ -5,7 +5,7 @@ It writes OUT/index.json and OUT/report.txt. Videos stay where they are and as t
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,7 +134,8 @@ def prepare_data_set(
         )
         if frame_list:
             write_frames(checked.videos, draft, frame_list)
-        write_video_list(checked.videos, draft, str(checked.videos.root) if source else DRAWN_VIDEOS)
+        videos = replace(checked.videos, frame_interval=rule.frame_interval)
+        write_video_list(videos, draft, str(checked.videos.root) if source else DRAWN_VIDEOS)
         report = format_report(checked, rule, min_frames)
         write_text(draft / REPORT, report)
     return report

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from latte.files import MOST_LIST_BYTES, is_special, read_json, write_json
 from latte.train.data.content_digests import ContentDigests, progress
@@ -51,6 +52,7 @@ class VideoList:
     root: Path  # folder that the videos' paths are relative to
     classes: list[str]  # empty for unconditional training
     videos: list[VideoEntry]  # sorted by path
+    frame_interval: int = 0  # distance between a clip's frames for which they were checked; 0: unknown
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +91,7 @@ def write_video_list(video_list: VideoList, folder: Path, root: str) -> Path:
         The path of the file.
     """
     values = {"format": VIDEO_LIST_FORMAT, "kind": video_list.kind, "root": root, "classes": video_list.classes}
+    values |= {"frame_interval": video_list.frame_interval} if video_list.frame_interval else {}
     values |= {"fingerprint": video_list.fingerprint, "videos": [video.to_json() for video in video_list.videos]}
     return write_json(folder / VIDEO_LIST, values)
 
@@ -118,11 +121,33 @@ def open_video_list(path: str | Path, verify_files: bool = True) -> VideoList:
     return video_list
 
 
+class ListHead(NamedTuple):
+    """What a list of videos says besides the videos; see `VideoList`."""
+
+    kind: str = ""
+    frame_interval: int = 0
+
+
+def read_list_head(folder: Path) -> ListHead:
+    """What the list of `latte prepare` in a folder says of itself. Nothing, if there is none that can be read."""
+    try:
+        values = read_json(folder / VIDEO_LIST, MOST_LIST_BYTES)
+        if values.get("format") != VIDEO_LIST_FORMAT:
+            return ListHead()
+        listed = parse_video_list(values, folder / VIDEO_LIST)
+        return ListHead(listed.kind, listed.frame_interval)
+    except (OSError, ValueError):
+        return ListHead()  # whoever opens the data says what is wrong
+
+
 def parse_video_list(values: dict, path: Path) -> VideoList:
     """Make a list of the JSON values of `path`. Raises ValueError if they are not as they were written."""
     damaged = ValueError(f"{path} is damaged or was edited: run `latte prepare` again")
     kind, root, classes, entries = (values.get(name) for name in ("kind", "root", "classes", "videos"))
     lists = isinstance(classes, list) and isinstance(entries, list)
+    interval = values.get("frame_interval", 0)
+    if type(interval) is not int or interval < 0:
+        raise damaged
     if not (lists and isinstance(kind, str) and isinstance(root, str) and all(isinstance(c, str) for c in classes)):
         raise damaged
     for entry in entries:
@@ -135,7 +160,7 @@ def parse_video_list(values: dict, path: Path) -> VideoList:
         if not 0 <= entry["class"] < max(len(classes), 1):
             raise damaged
     videos = [VideoEntry(label=entry.pop("class"), **entry) for entry in entries]
-    video_list = VideoList(kind, path.absolute().parent / root, classes, videos)
+    video_list = VideoList(kind, path.absolute().parent / root, classes, videos, interval)
     if video_list.fingerprint != values.get("fingerprint"):
         raise damaged
     return video_list

@@ -126,7 +126,9 @@ class Embedded(TextConditional):
         self, clips: LatentFolder, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
     ):
         if config.text_encoder:
-            raise ValueError("text_encoder does nothing with stored embeddings of captions: leave it out")
+            raise ValueError(
+                "text_encoder does nothing with stored embeddings of captions: leave it out, or set text_encoder={}"
+            )
         super().__init__(clips, config, device, resumed)
         self.names = {caption: CAPTION.format(row) for row, caption in enumerate(clips.captions)}
         self.embeddings, self.empty = clips.embeddings, clips.embeddings[EMPTY].float()

@@ -27,6 +27,12 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--vae", help="folder of the VAE, if the model's folder holds none")
     own = "(default: what the model's folder says, or {})"
+    words = (
+        "the T5 of a text-to-video model that was trained on stored embeddings: its folder, or that of a model with it"
+    )
+    add("--text-encoder", metavar="FOLDER", help=words)
+    words = "its vocabulary: its folder, or a model with it (default: beside the text encoder)"
+    add("--tokenizer", metavar="FOLDER", help=words)
     add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
     words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
     add("--cfg-scale", type=float, help=words)
@@ -49,7 +55,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--batch-size", type=int, help=words)
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
-    add("--dtype", choices=DTYPES, default="float32", help="of a text-to-video model's weights (default: float32)")
+    add("--dtype", choices=DTYPES, default="float32", help="of the model's and the VAE's weights (default: float32)")
     add("--variant", help="a word in the names of a text-to-video model's weight files, such as fp16 (default: none)")
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)

@@ -63,7 +63,7 @@ def train_options(argv: list[str]) -> Namespace:
     parser = Parser(prog="latte train", description="Train a model, or resume a training run.")
     add = parser.add_argument
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
-    add("--config", default="shapes", help=words + "Latte (default: shapes)")
+    add("--config", help=words + "Latte (default: the run's own settings or, for the built-in data, shapes)")
     add_run_options(parser)
     allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
     add("--allow-changes", action="store_true", help=allow)

@@ -157,7 +157,6 @@ def test_features_do_not_depend_on_the_batch(weights):
 def test_on_a_cpu_the_stem_takes_one_clip_at_a_time(weights, monkeypatch):
     seen = []
     for name in ("stem", "trunk"):
-        layers = getattr(I3D, name)
-        monkeypatch.setattr(I3D, name, lambda self, x, layers=layers: seen.append(len(x)) or layers(self, x))
+        monkeypatch.setattr(I3D, name, lambda self, x: seen.append(len(x)) or torch.zeros(len(x), 1))
     i3d_features(load_i3d(weights, 1e-3), torch.zeros(3, 9, 3, 16, 16, dtype=torch.uint8), "squash")
     assert seen == [1, 1, 1, 3]

@@ -140,7 +140,8 @@ def test_prepare_and_training_take_captions_from_a_table(prepare, vae, tmp_path)
         clips = open_clips(small_t2v(vae, f"data={data}"))
     said = [str(warning.message) for warning in caught]
     assert clips.captions == ["a cat", "a dog"] and len(said) == 2
-    assert "b.mp4 has no caption: write it to b.txt beside it, or to a table" in said[0] and "'b.mp4'" in said[1]
+    assert "'b.mp4'" in said[0] and "1 of 3 videos have no caption, such as " in said[1]
+    assert "b.mp4: write it to b.txt beside it, or to captions.json; they are left out" in said[1]
 
 
 def test_a_caption_that_cannot_be_read_leaves_its_video_out(vae, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from dataclasses import replace
@@ -10,11 +11,13 @@ import pytest
 import torch
 from forks import fork, status
 from goldens import relative_error
+from published import SHARDS
 from safetensors.torch import load_file, save_file
-from small_runs import TINY, TINY_T2V, run, same, small, small_t2v, tensors
+from small_runs import SMALL, TINY, TINY_T2V, run, same, small, small_t2v, tensors
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.files import read_json
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint
 from latte.train.data import encode_latents
@@ -22,8 +25,11 @@ from latte.train.data.folders import open_clips
 from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import EncodedEachStep, ReadFromFolder, open_data, open_latent_source
 from latte.train.loop import train
+from latte.train.presets import PRESETS
 from latte.video.write import write_video
+from latte.weights.convert_t2v import t2v_config
 from latte.weights.folder import digest_folder
+from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae
 
 
@@ -103,7 +109,7 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
     state = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, other / "model.safetensors")
     (other / "manifest.json").unlink()
-    train = ["train", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
+    train = ["train", "--config", "shapes", "--run", str(tmp_path / "run"), "--device", "cpu", *words]
     for command, message in (
         ([*train, f"latents={out}", "image_size=32"], "encoded with image_size=16, but the run has 32: encode again"),
         ([*train, f"latents={out}", "flip=true"], "encoded with flip=False, but the run has True"),
@@ -148,15 +154,19 @@ def test_a_video_that_cannot_be_read_is_left_out(vae, tmp_path, monkeypatch):
     assert list(clips.failures.reasons) == [tmp_path / "data/b.mp4"]
 
 
-def test_stored_embeddings_of_captions(published, vae, tmp_path):
-    """A LatteT2V trains on them, and its text encoder is not trained."""
-    words = [*TINY_T2V[:-1], f"vae={vae}", "text_encoder={}", "steps=4"]
+def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypatch, capsys):
+    """A LatteT2V trains on them by the command that was printed, and its text encoder is not trained."""
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY_T2V[:-1], f"vae={vae}", "steps=4"]
     out = tmp_path / "latents"
     encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]
     assert main(encoding) == 0
     latents = open_latent_folder(out)
     assert latents.has_text and len(latents.embeddings) == len(latents.captions) + 1
-    assert main(["train", "--config", "shapes-t2v", "--run", str(tmp_path / "run"), *words, f"latents={out}"]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
+    assert printed.startswith("latte train --config shapes-t2v --run runs/latents ") and "steps=4" in printed
+    assert main(shlex.split(printed)[1:]) == 0
+    (tmp_path / "runs/latents").rename("run")
     final = tmp_path / "run/final"
     names = {"sampling.json", "scheduler", "trained.json", "transformer", "vae"}
     assert {path.name for path in final.iterdir()} == names
@@ -164,6 +174,25 @@ def test_stored_embeddings_of_captions(published, vae, tmp_path):
     checkpoint = LattePipeline.from_pretrained(tmp_path / "run/checkpoints/step-0000004", **parts)
     ended = LattePipeline.from_pretrained(final, **parts)
     assert same(checkpoint.transformer.state_dict(), ended.transformer.state_dict())
+    asked = ["sample", "run", "--prompt", "a red star", "--steps", "2", "--out", "made", "--device", "cpu"]
+    assert main(asked) == 2 and "no text encoder: name the one" in capsys.readouterr().err
+    assert main([*asked, "--text-encoder", str(published)]) == 0
+    said = capsys.readouterr().out
+    assert f"--text-encoder {published}" in said and digest(published / "text_encoder" / SHARDS[0]) in said
+    apart = ["--text-encoder", f"{published}/text_encoder", "--tokenizer", f"{published}/tokenizer"]
+    first = (tmp_path / "made/000-a-red-star.mp4").read_bytes()
+    assert main([*asked, *apart]) == 0 and (tmp_path / "made/000-a-red-star.mp4").read_bytes() == first
+    assert main([*asked, *apart[2:]]) == 2 and "nothing without --text-encoder" in capsys.readouterr().err
+    tuned = t2v_config(read_json(published / "transformer/config.json"))
+    shape = {name: getattr(tuned, name) for name in PRESETS["t2v"].model}
+    less = ["data=shapes", "frame_interval=1", "steps=1", f"vae={vae}", f"latents={out}", f"model={json.dumps(shape)}"]
+    for preset in ("t2v", "t2v-finetune"):
+        changes = [*SMALL, *less, *([f"init={published}"] if PRESETS[preset].init else [])]
+        assert main(["train", "--config", preset, "--run", preset, "--device", "cpu", *changes]) == 0
+        trained = load_file(tmp_path / preset / "final/transformer/model.safetensors")
+        assert {k: z.shape for k, z in trained.items()} == {
+            k: z.shape for k, z in pipe.transformer.state_dict().items()
+        }
     plain = small_t2v(vae, "steps=4", f"latents={out}")
     with pytest.raises(ValueError, match="text_encoder does nothing with stored embeddings"):
         run(plain, tmp_path / "no")

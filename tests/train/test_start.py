@@ -1,0 +1,123 @@
+"""What is decided and refused before a run reads any video."""
+
+import warnings
+
+import pytest
+import torch
+from small_runs import TINY, TINY_VAE, run, small
+
+from latte.cli import main
+from latte.commands import train as command
+from latte.files import read_json, write_json
+from latte.train import precision, start
+from latte.train.checkpoint import latest, read_state
+from latte.train.data.prepare_videos import ClipRule, prepare_data_set
+from latte.train.data.video_list import VIDEO_LIST, open_video_list
+from latte.train.precision import AUTO, choose_precision, slowdown, warn_if_slow
+from latte.train.presets import PRESETS, read_settings, resolve
+from latte.train.run_folder import SETTINGS_FILE
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails the test if data are opened."""
+    monkeypatch.setattr(command, "open_data", lambda config: pytest.fail("data were opened"))
+
+
+def refusal(capsys, *words) -> str:
+    """The one line with which `latte train` refuses."""
+    capsys.readouterr()
+    assert main(["train", "--device", "cpu", *map(str, words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("latte train: error: ")
+
+
+def test_precision_is_the_faster_one(monkeypatch):
+    assert slowdown("bf16", "cpu") > 0 and slowdown("bf16", "cpu") is slowdown("bf16", "cpu")  # measured once
+    for factor, chosen, warned in ((0.0, "bf16", 0), (0.6, "bf16", 0), (1.2, "fp32", 0), (13.4, "fp32", 2)):
+        monkeypatch.setattr(precision, "slowdown", lambda *of, z=factor: z)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for asked in ("fp32", "tf32", "bf16", "fp16"):
+                warn_if_slow(asked, CPU)
+        assert choose_precision(CPU) == chosen and len(caught) == warned
+    assert str(caught[0].message) == "precision=bf16 is 13 times as slow as fp32 here: precision=auto is the faster one"
+    assert all(config.precision in ("fp32", AUTO) for config in PRESETS.values())
+    assert {PRESETS[name].precision for name in ("folder-vae", "shapes-vae", "ffs", "ucf101-modern")} == {AUTO}
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "choose_precision", lambda device: "bf16")
+    run(small(vae, "steps=1", "precision=auto"), tmp_path)
+    assert read_settings(str(tmp_path / SETTINGS_FILE))["precision"] == "bf16"
+    assert read_state(latest(tmp_path))["run"]["precision"] == "bf16"
+    monkeypatch.setattr(start, "choose_precision", lambda device: "fp32")  # on another machine, say
+    resumed = start.with_precision(small(vae, "steps=2", "precision=auto"), tmp_path, CPU)
+    assert resumed.precision == "bf16"
+    start.check_start(resumed, tmp_path)  # the same settings
+    (tmp_path / SETTINGS_FILE).write_text("{")
+    assert start.with_precision(small(vae, "precision=auto"), tmp_path, CPU).precision == "bf16"
+    assert start.with_precision(small(vae, "precision=auto"), tmp_path / "other", CPU).precision == "fp32"
+
+
+def test_without_a_config_a_run_goes_on_with_its_own(vae, tmp_path):
+    words = ["train", "--device", "cpu", "--run", str(tmp_path / "run")]
+    assert main([*words, "--config", "shapes", *TINY, f"vae={vae}", "steps=1", "learning_rate=1e-3"]) == 0
+    assert main([*words, "steps=2"]) == 0
+    state = read_state(latest(tmp_path / "run"))
+    assert (state["step"], state["run"]["learning_rate"]) == (2, 1e-3)
+
+
+def test_data_without_a_config_are_asked_about(tmp_path, capsys, unread):
+    said = refusal(capsys, "--run", tmp_path / "run", "data=clips")
+    assert said == (
+        "data=clips does not say what to train: give --config, such as folder-vae (a small VAE), folder (a small Latte "
+        "on its latents)"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_vae_is_named_with_the_preset_that_trains_one(tmp_path, capsys, unread, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for preset, data, trains in (
+        ("folder", "data=clips", "folder-vae --run runs/folder-vae data=clips"),
+        ("ucf101-modern", "log_every=1", "ucf101-vae --run runs/ucf101-vae"),
+        ("folder", "vae=sd", "folder-vae --run runs/folder-vae"),
+    ):
+        said = refusal(capsys, "--config", preset, "--run", "run", data)
+        assert f"train one with `latte train --config {trains}`, or name another, vae=..." in said
+    assert said.startswith("there is no VAE at sd: ") and list(tmp_path.iterdir()) == []
+
+
+def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
+    run(small(vae, "steps=2"), tmp_path / "run")
+    words = ["--config", "shapes", *TINY, f"vae={vae}"]
+    assert "other settings (seed): seed was 0, not 1" in refusal(capsys, "--run", tmp_path / "run", *words, "seed=1")
+    assert "has done 2 steps" in refusal(capsys, "--run", tmp_path / "run", *words, "steps=1")
+    assert "already holds checkpoints" in refusal(capsys, "--run", tmp_path / "run", *words, "--resume", "never")
+    (tmp_path / "a").write_text("")
+    assert "is a file" in refusal(capsys, "--run", tmp_path / "a", *words)
+    assert "a/run" in refusal(capsys, "--run", tmp_path / "a/run", *words)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/metrics.jsonl").write_text("")
+    assert "holds metrics.jsonl but no checkpoint" in refusal(capsys, "--run", tmp_path / "b", *words)
+
+
+def test_training_takes_the_frame_interval_of_the_list(tmp_path):
+    out = tmp_path / "data"
+    prepare_data_set("shapes", None, out, ClipRule("stride", 3, 4), clips=2)
+    assert open_video_list(out).frame_interval == read_json(out / VIDEO_LIST)["frame_interval"] == 4
+    words = [f"data={out}", *TINY, "num_frames=3"]
+    assert resolve("folder", words).frame_interval == 4
+    assert resolve("folder", [*words, "frame_interval=1"]).frame_interval == 1  # as it is asked for
+    assert resolve("ucf101", [f"data={out}"]).frame_interval == 3  # the paper's
+    assert resolve("folder", ["data=elsewhere"]).frame_interval == resolve("shapes", []).frame_interval == 1
+    values = read_json(out / VIDEO_LIST)
+    write_json(out / VIDEO_LIST, {name: value for name, value in values.items() if name != "frame_interval"})
+    assert open_video_list(out).frame_interval == 0 and resolve("folder", words).frame_interval == 1  # older lists
+    write_json(out / VIDEO_LIST, values | {"frame_interval": -1})
+    with pytest.raises(ValueError, match="is damaged or was edited"):
+        open_video_list(out)
+    assert resolve("folder-vae", [f"data={out}", *TINY_VAE, "num_frames=1"]).data == str(out)

@@ -1,0 +1,84 @@
+"""What is checked before a run reads any video: its folder, its settings if it resumes, and its VAE."""
+
+import shlex
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latte.files import writable
+from latte.train import checkpoint
+from latte.train.base_config import TrainConfig
+from latte.train.changes import changed_settings, check_steps
+from latte.train.config_tables import complete
+from latte.train.precision import AUTO, PRECISIONS, choose_precision
+from latte.train.presets import PRESETS, read_settings
+from latte.train.run_folder import SETTINGS_FILE, check_unused
+from latte.weights.load import find_model
+from latte.weights.tensors import CheckpointError
+
+
+def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
+    """The settings of the run in a folder, by name, and how many steps it has done; empty and 0 if none can be read.
+
+    They are those of its newest checkpoint or, before the first one, of its config.yaml.
+    """
+    try:
+        if checkpoints := checkpoint.list_checkpoints(folder):
+            state = checkpoint.read_state(checkpoints[-1])
+            return complete(state["run"]), state["step"]
+        return complete(read_settings(str(folder / SETTINGS_FILE))), 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, 0  # if it is damaged, whoever opens the run says so
+
+
+def with_precision(config: TrainConfig, folder: Path, device: torch.device) -> TrainConfig:
+    """Settings in which "auto" is replaced by the precision of the run in a folder, or else by the device's."""
+    if config.precision != AUTO:
+        return config
+    recorded = recorded_settings(folder)[0].get("precision")
+    return replace(config, precision=recorded if recorded in PRECISIONS else choose_precision(device))
+
+
+def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), resume: bool = True) -> None:
+    """Check what can be checked before the data are opened, which may take long.
+
+    Args:
+        config: The settings, with a precision of their own.
+        folder: The run folder.
+        asked: The settings that may change when the run resumes; see latte.train.loop.train.
+        resume: Whether a run with checkpoints may be resumed.
+
+    Raises:
+        ValueError: The folder cannot be written, holds something else or checkpoints that may not be resumed, or those
+            of a run with other settings; or there is no such VAE. CheckpointError: no model to start from.
+    """
+    if not writable(folder):
+        raise ValueError(f"{folder} cannot be written: choose another folder for --run")
+    if not checkpoint.list_checkpoints(folder):
+        check_unused(folder, config, asked)
+    elif not resume:
+        raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
+    else:
+        before, done = recorded_settings(folder)
+        if before:
+            changed_settings(folder, config, before, asked)
+            check_steps(folder, config, done)
+    if config.vae:
+        require_vae(config)
+
+
+def require_vae(config: TrainConfig) -> None:
+    """Raise ValueError if the VAE of the settings is not there; the message names the preset that trains one."""
+    try:
+        find_model(config.vae)
+    except CheckpointError as error:
+        path, usual = Path(config.vae), "shapes-vae" if config.data == "shapes" else "folder-vae"
+        run = path.parent if path.name == "final" else Path("runs", usual)
+        preset = run.name if run.name in PRESETS else usual
+        data = [] if config.data == PRESETS[preset].data else [f"data={config.data}"]
+        command = shlex.join(["latte", "train", "--config", preset, "--run", str(run), *data])
+        advice = f"train one with `{command}`, or name another, vae=..."
+        raise ValueError(f"there is no VAE at {config.vae}: {advice}") from error
