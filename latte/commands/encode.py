@@ -25,7 +25,7 @@ def main(args: Namespace) -> None:
         raise ValueError("--text-encoder has no effect on class-conditional training: leave it out, or give kind=t2v")
     text = None
     if args.text_encoder:
-        folder = find_pipeline(args.text_encoder)
+        folder = find_pipeline(args.text_encoder, not args.download)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
     with exclusive(args.out, replaced=True):
         latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 CARD = "README.md"
 HERE = "."  # stands for the folder in its own card, which can be moved
+WHERE = f"`{HERE}` is the folder of this file."
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ def card_text(card: ModelCard) -> str:
     """The card in Markdown, with the table in front that the hub reads."""
     head = ["library_name: latte-video", *([f"pipeline_tag: {card.task}"] if card.task else [])]
     head += ["tags:", *(f"- {tag}" for tag in card.tags)]
-    parts = ["---", *head, "---", "", f"{card.summary}", "", "## Use", "", "```", "pip install latte-video"]
-    parts += [*card.use, "```", "", f"`{HERE}` is the folder of this file."]
+    parts = ["---", *head, "---", "", card.summary]
+    if card.use:
+        parts += ["", "## Use", "", "```", "pip install latte-video", *card.use, "```", "", WHERE]
     for title, content in card.sections.items():
         parts += ["", f"## {title}", ""]
         if isinstance(content, str):
@@ -50,5 +52,7 @@ def cell(value: object) -> str:
 
 def card_on_hub(text: str, repo_id: str) -> str:
     """A card whose commands name the repository in place of the folder."""
-    text = text.replace(f"`{HERE}` is the folder of this file.", "`--download` fetches the model from the hub.")
+    text = text.replace(
+        WHERE, "`--download` fetches the model from the hub; it needs `pip install 'latte-video[hub]'`."
+    )
     return re.sub(rf"^(latte \w+) {re.escape(HERE)}(?= |$)", rf"\1 {repo_id} --download", text, flags=re.M)
