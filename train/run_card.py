@@ -21,7 +21,7 @@ TRAIN_WITH_VAE = "latte train --config folder --run runs/mine data=VIDEOS vae=."
 ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are shown in any case
 # settings that say nothing about the result, or that other sections show
 NOT_SHOWN = {"kind", "data", "model", "tensorboard", "wandb", "trackio", "sample_every", "save_every", "log_every"}
-NOT_SHOWN |= {"keep", "keep_every", "num_workers"}
+NOT_SHOWN |= {"keep", "keep_every", "num_workers", "clips", "image_size", "num_frames", "frame_interval"}
 
 
 def run_card(
@@ -49,8 +49,9 @@ def run_card(
             )
             for change in changes
         }
-    without = "It was not evaluated during training (`eval_every`). `latte eval` does that."
-    sections["Scores"] = dict(scores) or without
+    if config.kind in ("latte", "t2v"):
+        without = "It was not evaluated during training (`eval_every`). `latte eval` does that."
+        sections["Scores"] = dict(scores) or without
     summary, use, task = described(network, objective)
     return ModelCard(summary, use, task=task, sections=sections)
 
