@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 from io import BytesIO
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -50,8 +51,6 @@ class Service(ModuleType):
 def service(request, monkeypatch):
     stand_in = Service(request.param)
     monkeypatch.setitem(sys.modules, request.param, stand_in)
-    for name in ("WANDB_PROJECT", "TRACKIO_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
     return stand_in
 
 
@@ -59,41 +58,56 @@ def settings(*changes):
     return resolve("shapes-vae", [*TINY_VAE, *changes])
 
 
-def test_tensorboard_has_the_numbers_the_settings_and_the_videos(vae, tmp_path):
-    run(small(vae, "steps=4", *WORDS, "tensorboard=true"), tmp_path)
-    run(small(vae, "steps=6", *WORDS, "tensorboard=true", "schedule=cosine"), tmp_path)
-    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [event.step for event in board.Scalars("loss")] == [2, 4, 6]
-    assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
-    assert [event.step for event in board.Images("samples")] == [2, 4, 6]
+@pytest.fixture(scope="module")
+def shown(vae, tmp_path_factory):
+    """A run that every tracker is shown, which resumes once: (its folder, the stand-ins of the services)."""
+    folder, services = tmp_path_factory.mktemp("runs") / "mine", {name: Service(name) for name in ("wandb", "trackio")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, package in services.items():
+            patch.setitem(sys.modules, name, package)
+            patch.delenv(f"{name.upper()}_PROJECT", raising=False)
+        words = [*WORDS, "tensorboard=true", "wandb=true", "trackio=true"]
+        run(small(vae, "steps=2", *words), folder)
+        for name in services:
+            patch.setenv(f"{name.upper()}_PROJECT", "other")
+        run(small(vae, "steps=4", *words, "schedule=cosine"), folder)
+    return folder, services
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_tensorboard_has_the_numbers_the_settings_and_the_videos(shown):
+    folder, _ = shown
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [2, 4]
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx(
+        [each["loss"] for each in lines_of(folder)]
+    )
+    assert [event.step for event in board.Images("samples")] == [2, 4]
     videos = board.Images("samples/video")
     moving = Image.open(BytesIO(videos[-1].encoded_image_string))
-    assert [event.step for event in videos] == [2, 4, 6]
+    assert [event.step for event in videos] == [2, 4]
     assert moving.format == "GIF" and moving.n_frames == 4 and moving.size == (48, 48)
-    (_, last) = board.Tensors("settings/text_summary")
-    assert last.step == 4 and b"\nschedule: cosine\n" in last.tensor_proto.string_val[0]
-    assert not (tmp_path / TRACKED_FILE).exists()
+    last = board.Tensors("settings/text_summary")[-1]
+    assert last.step == 2 and b"\nschedule: cosine\n" in last.tensor_proto.string_val[0]
 
 
-def test_services_are_shown_a_run_that_resumes_as_one(service, vae, tmp_path, monkeypatch):
-    name = service.__name__
-    run(small(vae, "steps=2", *WORDS, f"{name}=true"), tmp_path / "mine")
-    monkeypatch.setenv(f"{name.upper()}_PROJECT", "other")
-    run(small(vae, "steps=4", *WORDS, f"{name}=true"), tmp_path / "mine")
-    lines = [json.loads(line) for line in (tmp_path / "mine/metrics.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_services_are_shown_a_run_that_resumes_as_one(shown, name):
+    folder, service = shown[0], shown[1][name]
     numbers = [(step, values["loss"]) for step, values in service.logged if "loss" in values]
-    assert numbers == [(line["step"], line["loss"]) for line in lines] and len(lines) == service.done * 2 - 2
-    folder = tmp_path / "mine/samples"
-    shown = [(step, values) for step, values in service.logged if "samples" in values]
-    files = lambda step: {"samples": f"{folder}/step-{step:07d}.png", "samples/video": f"{folder}/step-{step:07d}.mp4"}
-    assert shown == [(step, files(step)) for step in (2, 4)]
+    assert numbers == [(line["step"], line["loss"]) for line in lines_of(folder)] and service.done == 2
+    grids = [(step, values) for step, values in service.logged if "samples" in values]
+    files = lambda step: {"samples": f"step-{step:07d}.png", "samples/video": f"step-{step:07d}.mp4"}
+    expected = [(step, {key: f"{folder}/samples/{file}" for key, file in files(step).items()}) for step in (2, 4)]
+    assert grids == expected and all(Path(file).is_file() for _, both in expected for file in both.values())
     first, second = service.begun
-    identity = run_identity(tmp_path / "mine")
     assert first["project"] == "latte" and second["project"] == "other" and first["resume"] == "allow"
     assert first["config"]["steps"] == 2 and second["config"]["steps"] == 4
     for options in service.begun:
-        assert identity in (options["id"] if name == "wandb" else options["name"])
+        assert run_identity(folder) in (options["id"] if name == "wandb" else options["name"])
         assert options["name"].startswith("mine")
 
 
