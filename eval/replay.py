@@ -47,8 +47,8 @@ class Replay:
         if self.guidance.method == "apg" and self.guidance.options.get("momentum", True):
             raise ValueError("apg's momentum remembers steps that calibration leaves out: set its option momentum to 0")
         if pipe.takes_prompts:
-            negative = "" if pipe.conditioning.guides(pipe, self.guidance) else None
-            self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), negative))
+            guides = pipe.conditioning.guides(pipe, self.guidance)
+            self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), guides))
         elif isinstance(labels, int):
             self.request = Request(num_videos=labels)
         else:

@@ -169,8 +169,9 @@ def class_index(label: int | str, pipe: "LattePipeline") -> int:
 
 
 def read_class_parts(
-    path: Path, parts: dict[str, Any], dtype: torch.dtype, weights: str, num_heads: int | None
-) -> dict[str, Any]:
+    path: Path, parts: dict[str, Any], dtype: torch.dtype, weights: str, num_heads: int | None,
+    local_files_only: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Read the parts of a class-conditional model that `parts` does not name.
 
     Args:
@@ -179,6 +180,7 @@ def read_class_parts(
         dtype: Of the weights that are read.
         weights: "ema" or "model", if a checkpoint holds both.
         num_heads: Attention heads of an original file of an unpublished width.
+        local_files_only: A VAE by its name on the hub is looked up in the cache alone.
 
     Returns:
         The parts, and under "sampling" the model folder's sampling defaults.
@@ -192,7 +194,7 @@ def read_class_parts(
         raise ValueError("a class-conditional pipeline cannot leave its transformer out")
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
-        vae = load_vae(find_vae(vae, path), dtype)
+        vae = load_vae(find_vae(vae, path, local_files_only), dtype)
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     if (path / "scheduler").is_dir():

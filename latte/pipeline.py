@@ -1,39 +1,38 @@
 """From classes or prompts to videos: one pipeline, one loop, in diffusers' words."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
 from latte.autoguidance import AutoguidanceMixin
-from latte.class_conditioning import ClassConditioning, class_index, read_class_parts
+from latte.call_state import CallStateMixin
+from latte.class_conditioning import ClassConditioning, class_index
 from latte.conditioning import Conditioning, Request
+from latte.description import DescriptionMixin
 from latte.diffusion.randomness import noise_source
+from latte.memory_saving import MemoryMixin
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
 from latte.plan_choice import PlanMixin
-from latte.plans.plan_file import copy_plans
+from latte.pretrained import PretrainedMixin
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
 from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
-from latte.text_conditioning import TextConditioning, encode_prompt, read_text_parts
-from latte.weights.hub import find_pipeline
-from latte.weights.load import find_model, is_text_pipeline, model_root
+from latte.text_conditioning import TextConditioning, encode_prompt
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, set_words, usual_guidance
 
-NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 Labels = Sequence[int | str] | int
+Generators = torch.Generator | Sequence[torch.Generator]
 
 
-class LattePipeline(PlanMixin, AutoguidanceMixin):
+class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, CallStateMixin, DescriptionMixin):
     """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
 
     The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
@@ -41,16 +40,10 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
 
     Attributes:
         sampling: What a call uses where it names nothing: guidance, steps and eta.
-        offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
-            "free", it is deleted.
         cuda_graphs: On CUDA, record each kind of denoising step once, and replay it (latte.fast.graph_run).
-        current_timestep: Within a call, the timestep of the network's present evaluation.
     """
 
-    offload_text_encoder: str | None = None
     cuda_graphs: bool = False
-    current_timestep: float | Tensor | None = None
-    _interrupt = False
 
     def __init__(
         self,
@@ -78,125 +71,38 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
             check_scheduler(self.scheduler, prediction)
         self.conditioning.check_parts(self)
 
-    @classmethod
-    def from_pretrained(
-        cls, path: str | Path, torch_dtype: torch.dtype | None = None, *, transformer: nn.Module | None = NOT_GIVEN,
-        vae: VideoVAE | str | Path | None = NOT_GIVEN, text_encoder: T5Encoder | None = NOT_GIVEN,
-        tokenizer: Tokenizer | None = NOT_GIVEN, scheduler: Scheduler | None = NOT_GIVEN, memory: str = "normal",
-        weights: str = "ema", num_heads: int | None = None, variant: str | None = None,
-    ) -> "LattePipeline":  # fmt: skip
-        """Read a model and the parts that its folder holds.
-
-        Args:
-            path: Anything that latte.load_model takes, a text-to-video folder (published or ours), a training run, the
-                name of a model that ships, or a name on the Hugging Face hub whose files are in the local cache.
-            torch_dtype: Of the weights that are read; float32 by default.
-            transformer: A part that is passed in is neither read nor converted; so are text_encoder, tokenizer and
-                scheduler. None leaves a part out (and takes the default scheduler).
-            vae: The same, or another folder, or the name of one in this folder such as "vae_temporal_decoder".
-            memory: "low" keeps the text encoder in 8 bits, and on the CPU between encodings, and lets the VAE work on
-                one frame at a time. For text-to-video models.
-            weights: "ema" or "model", if a checkpoint holds both. For class-conditional models.
-            num_heads: Attention heads of an original file of an unpublished width. For class-conditional models.
-            variant: A word in the names of the weight files, such as "fp16" (text to video). None takes the plain
-                files, or else the only variant that there is if it differs in precision alone.
-
-        Raises:
-            CheckpointError: A part is missing, damaged or does not fit.
-            ValueError: An option does nothing for this kind of model, or a class-conditional model is left out.
-        """
-        path = find_pipeline(path)
-        given: dict[str, Any] = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-        given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not NOT_GIVEN}
-        of_text = is_text_pipeline(path)
-        unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
-            "variant": variant is not None, "memory": memory != "normal",
-            "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
-        }  # fmt: skip
-        if idle := [name for name, is_given in unused.items() if is_given]:
-            kind = (TextConditioning if of_text else ClassConditioning).describes
-            raise ValueError(f"{idle[0]} does nothing for {path}, a model for {kind}: leave it out")
-        dtype = torch_dtype or torch.float32
-        if of_text:
-            parts = read_text_parts(path, given, dtype, memory, variant)
-        else:
-            parts = read_class_parts(path, given, dtype, weights, num_heads)
-        sampling = parts.pop("sampling")
-        pipe = cls(**parts)
-        pipe.sampling, pipe.plan_folder = sampling, model_root(path if of_text else find_model(path))
-        if memory == "low":
-            pipe.offload_text_encoder = "cpu"
-        return pipe
-
-    def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
-        """Write the pipeline, with the plans of the folder that it came from, as a folder that from_pretrained reads.
-
-        Args:
-            folder: Where to write; a folder that was written before is replaced.
-            published: Use the published layout, which diffusers reads too (text to video only), in place of ours.
-
-        Raises:
-            CheckpointError: The folder holds something that would be lost. Nothing was changed.
-            ValueError: The model has no published form.
-        """
-        self.conditioning.save(self, folder, published)
-        if self.plan_folder is not None:
-            copy_plans(self.plan_folder, Path(folder))
-
     @property
     def takes_prompts(self) -> bool:
         """Whether it is a text-to-video model."""
         return isinstance(self.conditioning, TextConditioning)
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them."""
-        return {name: getattr(self, name) for name in self.conditioning.components}
-
-    def networks(self) -> list[nn.Module]:
-        """The parts that have weights."""
-        return [part for part in self.components.values() if isinstance(part, nn.Module)]
-
-    def to(
-        self, *args: Any, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> "LattePipeline":
-        """Move the networks to a device, or to a dtype, or both, in any order; returns the pipeline itself."""
-        for value in args:
-            device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
-        for network in (*self.networks(), *([] if self.weaker is None else [self.weaker])):
-            stays = network is self.text_encoder and self.offload_text_encoder == "cpu"
-            network.to(device=None if stays else device, dtype=dtype)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the transformer, or of the first network if there is no transformer."""
-        if not self.networks():
-            raise ValueError("this pipeline has no networks, and so no device")
-        return next(self.networks()[0].parameters()).device
 
     def class_index(self, label: int | str) -> int:
         """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
         return class_index(label, self)
 
     def encode_prompt(
-        self, prompt: str | list[str] | None, negative_prompt: str | list[str] | None = "",
-        prompt_embeds: Tensor | Text | None = None, negative_prompt_embeds: Tensor | None = None, copies: int = 1,
-        clean_caption: bool = True, mask_feature: bool = True, text_mask: str = "single",
+        self, prompt: str | list[str] | None, do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = "", num_images_per_prompt: int = 1,
+        device: str | torch.device | None = None, prompt_embeds: Tensor | Text | None = None,
+        negative_prompt_embeds: Tensor | None = None, clean_caption: bool = True, mask_feature: bool = True,
+        dtype: torch.dtype | None = None, *, text_mask: str = "single",
     ) -> Text:  # fmt: skip
-        """Embed prompts, for a call's prompt_embeds.
+        """Embed prompts, for a call's prompt_embeds; the order of the arguments is diffusers'.
 
-        A call takes the result as prompt_embeds. If it has no masks, as with one prompt, its `prompt` and `negative`
-        may be passed as prompt_embeds and negative_prompt_embeds.
+        A call takes the result as prompt_embeds. If it has no masks, as with one prompt, its two embeddings may be
+        passed as prompt_embeds and negative_prompt_embeds: `prompt, negative = pipe.encode_prompt("a dog")`.
 
         Args:
             prompt: One prompt or several, or None with prompt_embeds.
-            negative_prompt: One for all prompts, or one each; None without guidance.
+            do_classifier_free_guidance: Whether the negative prompts are embedded too.
+            negative_prompt: One for all prompts, or one each.
+            num_images_per_prompt: Rows for every prompt.
+            device: Where the result is; None, where the text encoder computes.
             prompt_embeds: Embeddings (b, l, d) that were made before.
             negative_prompt_embeds: The same for the negative prompts.
-            copies: Rows for every prompt.
             clean_caption: Clean the text as the training captions were (latte.text.caption).
             mask_feature: Leave padding out, in the way that text_mask names.
+            dtype: Of the result; None, as the text encoder computes.
             text_mask: "single", "strict" or "reference": see latte.text.embed.
 
         Raises:
@@ -204,28 +110,31 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
         """
         if not self.takes_prompts:
             raise ValueError(f"this pipeline is for {self.conditioning.describes}: it has no prompts to encode")
-        options = (copies, clean_caption, mask_feature, text_mask)
-        return encode_prompt(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, *options)
+        if not isinstance(do_classifier_free_guidance, bool):  # an earlier version took the negative prompt there
+            given = repr(do_classifier_free_guidance)
+            raise ValueError(f"do_classifier_free_guidance is {given}, not True or False: name negative_prompt")
+        options = (num_images_per_prompt, clean_caption, mask_feature, text_mask)
+        negative = (negative_prompt or "") if do_classifier_free_guidance else None
+        text = encode_prompt(self, prompt, negative, prompt_embeds, negative_prompt_embeds, *options)
+        return text.to(device, dtype)
 
     @torch.no_grad()
     def __call__(
         self, prompt: str | Labels | None = None, negative_prompt: str | list[str] | None = "",
         num_inference_steps: int | str | None = None, timesteps: Sequence[float] | None = None,
-        guidance_scale: float | None = None, guidance_interval: tuple[float, float] | None = None,
-        num_videos_per_prompt: int = 1, num_frames: int | None = None, height: int | None = None,
-        width: int | None = None, eta: float | None = None, seed: int | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None, latents: Tensor | None = None,
-        prompt_embeds: Tensor | Text | None = None, negative_prompt_embeds: Tensor | None = None,
-        output_type: str = "pil", return_dict: bool = True, callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",), clean_caption: bool = True,
-        mask_feature: bool = True, text_mask: str = "single", enable_temporal_attentions: bool = True,
-        decode_chunk_size: int | None = None, class_labels: Labels | None = None, num_videos: int | None = None,
-        sampler: str | None = None, batch_size: int = 1, first: int = 0, progress: bool = True,
-        video_length: int | None = None, num_images_per_prompt: int | None = None,
-        guidance_method: str | None = None, guidance_options: Mapping[str, float] | None = None,
-        guidance_schedule: str | None = None,
+        guidance_scale: float | None = None, num_images_per_prompt: int = 1, video_length: int | None = None,
+        height: int | None = None, width: int | None = None, eta: float | None = None,
+        generator: Generators | None = None, latents: Tensor | None = None, prompt_embeds: Tensor | Text | None = None,
+        negative_prompt_embeds: Tensor | None = None, output_type: str = "pil", return_dict: bool = True,
+        callback_on_step_end: Callback | None = None, callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        clean_caption: bool = True, mask_feature: bool = True, enable_temporal_attentions: bool = True,
+        decode_chunk_size: int | None = None, *, num_videos_per_prompt: int | None = None, seed: int | None = None,
+        num_frames: int | None = None, text_mask: str = "single", class_labels: Labels | None = None,
+        num_videos: int | None = None, sampler: str | None = None, batch_size: int = 1, first: int = 0,
+        progress: bool = True, guidance_interval: tuple[float, float] | None = None, guidance_method: str | None = None,
+        guidance_options: Mapping[str, float] | None = None, guidance_schedule: str | None = None,
     ) -> LatteOutput | tuple:  # fmt: skip
-        """Make videos of prompts, of classes, or of an unconditional model.
+        """Make videos of prompts, of classes, or of an unconditional model; arguments by position are diffusers'.
 
         Args:
             prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
@@ -242,9 +151,10 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
             output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
                 (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
             callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
-                other tensors of those names, or set pipe._interrupt to stop after this step, with what was begun.
-            clean_caption, mask_feature, text_mask: See encode_prompt.
-            enable_temporal_attentions: False skips the temporal blocks of a text-to-video model.
+                other tensors of those names, or set pipe.interrupt to stop with what was begun. An object with
+                `tensor_inputs`, as diffusers' PipelineCallback has, names the tensors itself.
+            clean_caption, mask_feature, text_mask, enable_temporal_attentions: See encode_prompt; False skips the
+                temporal blocks of a text-to-video model.
             decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
                 last batch filled up. Both affect memory and rounding only.
             num_videos, first: Number of unconditional videos; number of the first video under a seed.
@@ -252,22 +162,23 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
         Raises:
             ValueError: Arguments that conflict, or that this model does not support.
         """
-        copies = one_setting("num_videos_per_prompt", num_videos_per_prompt, num_images_per_prompt, 1)
+        copies = one_setting("num_videos_per_prompt", num_images_per_prompt, num_videos_per_prompt, 1)
         request = Request(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos,
                           copies, clean_caption, mask_feature, text_mask, enable_temporal_attentions)  # fmt: skip
         how = (guidance_interval, guidance_method, guidance_options, guidance_schedule)
         guidance = self.sampling.guidance.asked(guidance_scale, *how)
-        self.check_call(output_type, decode_chunk_size, batch_size, first, copies, callback_on_step_end_tensor_inputs)
+        self.check_call(output_type, decode_chunk_size, batch_size, first, copies)
         count = self.conditioning.check_request(self, request, guidance, set_words(*how))
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
         call = sampling_call(self, num_inference_steps, timesteps, guidance, guidance_interval, sampler, eta, noise,
-                         callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
+                             callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
+        self.guidance_scale, self.num_timesteps = guidance.scale, len(call.schedule)
         denoisers = self.conditioning.denoisers(self, request, guidance, call.plan, call.scales)
         with decode_chunk(self.vae, decode_chunk_size):
             videos = make_videos(self, denoisers, batches(count, batch_size), call, output_type, progress)
-        frames = as_output(videos, output_type)
-        return LatteOutput(frames) if return_dict else (frames,)
+        output = LatteOutput(as_output(videos, output_type))
+        return output if return_dict else output.to_tuple()
 
     def decode(self, latents: Tensor, output_type: str) -> Tensor:
         """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w): see latte.outputs.decode_latents."""
@@ -294,9 +205,7 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
                 raise ValueError(f"{name} is {size}; this model needs a multiple of {multiple}, up to 65536")
         return frames, cfg.in_channels, height // factor, width // factor
 
-    def check_call(
-        self, output_type: str, chunk: int | None, batch_size: int, first: int, copies: int, tensors: Sequence[str]
-    ) -> None:
+    def check_call(self, output_type: str, chunk: int | None, batch_size: int, first: int, copies: int) -> None:
         """Raise ValueError for numbers out of range, and for parts that are missing."""
         if self.transformer is None:
             raise ValueError("this pipeline has no transformer: it can only encode prompts (encode_prompt)")
@@ -307,19 +216,8 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
         check_count("first", first, MOST_VIDEOS, 0)
         if chunk is not None:
             check_count("decode_chunk_size", chunk)
-        for name in tensors:
-            check_choice("callback_on_step_end_tensor_inputs", name, ("latents", *self.conditioning.tensors))
         if self.vae is None and output_type != "latent":
             raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")
-
-    def set_progress_bar_config(self, **options: Any) -> None:
-        """Options of tqdm for the progress bars of later calls, such as disable=True."""
-        self._progress_bar_options = options
-
-    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> tqdm:
-        """A tqdm progress bar with the options of set_progress_bar_config."""
-        options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
-        return tqdm(iterable, total=total, **options)
 
 
 def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> None:

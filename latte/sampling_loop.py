@@ -57,7 +57,9 @@ def sampling_call(
     callback: Callback | None, tensors: Sequence[str],
 ) -> SamplingCall:  # fmt: skip
     """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
-    defaults = pipe.sampling
+    defaults, tensors = pipe.sampling, getattr(callback, "tensor_inputs", tensors)
+    for name in tensors:
+        check_choice("callback_on_step_end_tensor_inputs", name, ("latents", *pipe.conditioning.tensors))
     if sampler is not None:
         check_choice("sampler", sampler, ALL)
     scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
@@ -112,9 +114,11 @@ def make_videos(
     pipe._interrupt, videos = False, []
     with pipe.progress_bar(total=len(work) * len(call.schedule), shown=progress) as bar:
         for rows, kept in work:
-            x = call.scheduler.start(call.noise(START, rows), call.schedule).to(pipe.device)
-            x = denoise(pipe, denoisers(rows), x, call, rows, bar)
-            videos.append(decode_latents(pipe.vae, x[:kept], output_type))
+            with pipe.computing(pipe.transformer, pipe.weaker):
+                x = call.scheduler.start(call.noise(START, rows), call.schedule).to(pipe.device)
+                x = denoise(pipe, denoisers(rows), x, call, rows, bar)
+            with pipe.computing(pipe.vae):
+                videos.append(decode_latents(pipe.vae, x[:kept], output_type))
             if pipe._interrupt:
                 break
     return torch.cat(videos)

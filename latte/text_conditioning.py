@@ -223,20 +223,16 @@ def encoder_on_device(pipe: "LattePipeline") -> Iterator[None]:
     if pipe.text_encoder is None or pipe.tokenizer is None:
         raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
     check_choice("offload_text_encoder", pipe.offload_text_encoder, OFFLOADS)
-    if pipe.offload_text_encoder == "cpu":
-        pipe.text_encoder.to(pipe.device)
-    try:
+    with pipe.computing(pipe.text_encoder):
         yield
-    finally:
-        if pipe.offload_text_encoder == "cpu":
-            pipe.text_encoder.to("cpu")
     if pipe.offload_text_encoder == "free":
         pipe.text_encoder = None
 
 
 def read_text_parts(
-    path: Path, parts: dict[str, Any], dtype: torch.dtype, memory: str, variant: str | None = None
-) -> dict[str, Any]:
+    path: Path, parts: dict[str, Any], dtype: torch.dtype, memory: str, variant: str | None = None,
+    local_files_only: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Read the parts of a text-to-video model that `parts` does not name.
 
     Args:
@@ -245,6 +241,7 @@ def read_text_parts(
         dtype: Of the weights.
         memory: "low" reads the text encoder in 8 bits and lets the VAE work on one frame at a time.
         variant: Of the weight files, see latte.weights.state_files.
+        local_files_only: A VAE by its name on the hub is looked up in the cache alone.
 
     Returns:
         The parts, and under "sampling" the model folder's sampling defaults.
@@ -255,7 +252,7 @@ def read_text_parts(
     check_choice("memory", memory, ("normal", "low"))
     read, parts = readers(path, dtype, memory == "low", variant), dict(parts)
     if isinstance(parts.get("vae"), str | Path):
-        parts["vae"] = load_vae(find_vae(parts["vae"], path), dtype, variant)
+        parts["vae"] = load_vae(find_vae(parts["vae"], path, local_files_only), dtype, variant)
     for name in TextConditioning.components:
         if name not in parts:
             parts[name] = read[name]()

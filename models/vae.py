@@ -7,6 +7,7 @@ published files, so that these load as they are. Shape letters: n images, b vide
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,6 +24,7 @@ from latte.models.vae_blocks import (
     ResolutionLevel,
     SpatioTemporalResBlock,
 )
+from latte.models.vae_tiles import decode_tiles
 
 LOG_VARIANCE_BOUNDS = (-30, 20)  # of the posterior, as published
 
@@ -198,11 +200,14 @@ class VideoVAE(Chunked):
 
     Attributes:
         factor: Pixels per latent, along each side of a frame.
+        tile: The side, in latents, of tiles that frames are decoded in (latte.models.vae_tiles); None: whole frames.
 
     Args:
         model: The autoencoder.
         chunk: Frames that pass a layer at once. Memory depends on it, results do not.
     """
+
+    tile: int | None = None
 
     def __init__(self, model: AutoencoderKL, chunk: int = 8):
         super().__init__()
@@ -223,7 +228,7 @@ class VideoVAE(Chunked):
                 module.chunk = chunk
 
     def latent_side(self, side: int) -> int:
-        """The side of the latents of frames with this side, in pixels. Raises ValueError if it cannot be encoded."""
+        """The side of the latents of frames with this side, in pixels; raises ValueError if it cannot be encoded."""
         if side % self.factor:
             raise ValueError(f"frames have a side of {side} pixels; this VAE encodes multiples of {self.factor}")
         return side // self.factor
@@ -270,7 +275,8 @@ class VideoVAE(Chunked):
             ValueError: Values are not finite.
         """
         unit = latents.shape[1] if self.config.temporal_decoder else self.chunk
-        return self.per_video(lambda x: self.model.decode(x / self.config.scaling_factor), latents, unit)
+        tiled = partial(decode_tiles, self.model.decode, tile=self.tile, factor=self.factor)
+        return self.per_video(lambda x: tiled(x / self.config.scaling_factor), latents, unit)
 
     def per_video(self, function: Callable[[Tensor], Tensor], videos: Tensor, unit: int) -> Tensor:
         """Apply a function of images (n, ...) to videos (b, f, ...), by parts of `unit` frames of one video."""

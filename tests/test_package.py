@@ -1,11 +1,13 @@
 """What is installed, how its source is laid out, and how the command behaves before any network is loaded."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -167,6 +169,19 @@ for line in {QUICK!r}:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_plain_installation_names_no_cuda():
+    """No dependency but torch, whose CPU build any version from 2.10 on is, brings CUDA or another torch."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    names = {re.match(r"[\w-]+", line)[0] for line in config["options"]["install_requires"].split("\n") if line}
+    assert names == {
+        *("torch", "einops", "sentencepiece", "beautifulsoup4", "ftfy", "safetensors", "numpy", "av", "pillow", "tqdm"),
+        "PyYAML",
+    }
+    torch_line = [line for line in config["options"]["install_requires"].split("\n") if line.startswith("torch")]
+    assert torch_line == ["torch>=2.10"]  # a bound that a +cpu build meets
+
+
 def test_choices_of_options_are_those_of_the_package():
     defined = {
         "SAMPLERS": tuple(scheduler.ALL),
@@ -215,11 +230,23 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
     assert "invalid choice: 'smaple'" in said and said.endswith("did you mean sample?\n") and said.count("\n") == 1
 
 
-def test_neither_diffusers_nor_transformers_is_imported():
+SOME_USES = ("sentencepiece", "ftfy", "bs4", "matplotlib", "tensorboard", "wandb", "trackio", "huggingface_hub")
+
+
+def test_modules_load_neither_other_implementations_nor_what_some_uses_need():
+    """Nor does sampling of a class model; a prompt without mark-up loads no parser of it."""
     names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in SOURCES]
-    code = f"import sys, {', '.join(names)}; print([m for m in ('diffusers', 'transformers') if m in sys.modules])"
+    code = f"""
+import sys, {", ".join(names)}
+loaded = lambda: print([name for name in ("diffusers", "transformers", *{SOME_USES}) if name in sys.modules])
+loaded()
+latte.LattePipeline.from_pretrained("shapes")(class_labels=0, num_inference_steps=1, guidance_scale=1, progress=False)
+loaded()
+latte.LattePipeline.from_pretrained("shapes-t2v", transformer=None, vae=None).encode_prompt("a red star")
+loaded()
+"""
     result = run("-W", "ignore", "-c", code)
-    assert result.stdout == "[]\n", result.stderr
+    assert result.stdout.splitlines() == ["[]", "[]", "['sentencepiece', 'ftfy']"], result.stderr
 
 
 def test_a_reader_that_closes_early_is_no_error():

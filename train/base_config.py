@@ -51,6 +51,8 @@ class TrainConfig:
     seed: int = setting(0, least=0)  # of all random numbers
     log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl
     tensorboard: bool = setting(False, resumable=True)  # also write them, and the sample grids, for TensorBoard
+    wandb: bool = setting(False, resumable=True)  # and for Weights & Biases
+    trackio: bool = setting(False, resumable=True)  # and for trackio
     sample_every: int = setting(0, least=0, resumable=True)  # steps between grids of samples in samples/; 0: none
     save_every: int = setting(500, least=1, resumable=True)  # steps between checkpoints
     keep: int = setting(2, least=1, resumable=True)  # how many of the newest checkpoints to keep

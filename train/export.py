@@ -1,7 +1,7 @@
 """What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.files import copy_files, replacing_folder, set_aside, write_json
+from latte.files import copy_files, replacing_folder, set_aside, write_json, write_text
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.scheduler import Scheduler, usual_scheduler
@@ -18,9 +18,11 @@ from latte.train.objectives import Captioned, ClassConditional, Objective, Recog
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.distillation import student_scheduler
 from latte.train.objectives.text_to_video import TextConditional
+from latte.train.run_card import run_card
 from latte.weights.folder import CONFIG, damage, digest_folder, write_network
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
+from latte.weights.model_card import CARD, card_text
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, save_sampling
 
@@ -83,7 +85,10 @@ def save_part(save: Callable[[Path], None], folder: Path) -> None:
         save(folder)
 
 
-def save_result(objective: Objective, network: nn.Module, folder: Path, changes: Sequence[dict[str, Any]] = ()) -> None:
+def save_result(
+    objective: Objective, network: nn.Module, folder: Path, changes: Sequence[dict[str, Any]] = (),
+    scores: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
     """Write a trained network as a folder that can be loaded and sampled without the run.
 
     An earlier result there stays readable until the new one is complete. Files that a run does not write are kept.
@@ -91,8 +96,9 @@ def save_result(objective: Objective, network: nn.Module, folder: Path, changes:
     Args:
         objective: What the network was trained by.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
-        folder: Where to write: the network with its companions, the names of its classes and the number of steps.
+        folder: Where to write: the network with its companions, its classes, the number of steps and a model card.
         changes: What changed when the run was resumed (latte.train.changes), to be recorded beside the steps.
+        scores: Of the last evaluation, for the model card.
     """
     network.eval()
     if isinstance(objective, Reconstruction):
@@ -107,6 +113,7 @@ def save_result(objective: Objective, network: nn.Module, folder: Path, changes:
             write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
         record = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
         write_json(draft / STEPS_FILE, record)
+        write_text(draft / CARD, card_text(run_card(objective, network, scores or {}, changes)))
 
 
 def trained_parts(network: nn.Module) -> dict[str, nn.Module]:

@@ -37,7 +37,7 @@ from latte.train.run import Outputs, Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.snapshots import remove_snapshots_after
 from latte.train.start import check_start, with_precision
-from latte.train.watch import TENSORBOARD, TensorBoard
+from latte.train.trackers import Trackers
 
 
 class StopSignals:
@@ -160,9 +160,8 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
         signals = stack.enter_context(StopSignals())
         bar = stack.enter_context(tqdm(total=config.steps, initial=first, desc=run.folder.name, **options))
         metrics = stack.enter_context(MetricsWriter(run.folder / METRICS_FILE, run.ranks.first))
-        uses_board = config.tensorboard and run.ranks.first
-        board = stack.enter_context(TensorBoard(run.folder / TENSORBOARD, first)) if uses_board else None
-        write_outputs(run, first, missing, metrics, board)
+        trackers = stack.enter_context(Trackers(config, run.folder, first, run.ranks.first))
+        write_outputs(run, first, missing, metrics, trackers)
         for step in range(first, config.steps):
             logged, done = run.step(step), step + 1
             stop, save = signals.received(run.ranks)
@@ -173,26 +172,24 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             if done % config.log_every == 0 or done == config.steps:
                 line = {"step": done, **logged, "clips_per_second": rate}
                 metrics.write(line)
-                if board:
-                    board.add_line(line)
+                trackers.line(line)
                 last_logged, last_time = done, time.perf_counter()
             run.save_snapshot(done)
             if done % config.save_every == 0 or done == config.steps or stop or save:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:
                 raise KeyboardInterrupt
-            write_outputs(run, done, run.due_outputs(done), metrics, board)
+            write_outputs(run, done, run.due_outputs(done), metrics, trackers)
 
 
-def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter, board: TensorBoard | None) -> None:
+def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter, trackers: Trackers) -> None:
     """Write the sample grid of a step, evaluate it, or both."""
-    if outputs.grid and (picture := run.write_samples(done)) and board:
-        board.add_grid(picture, done)
+    if outputs.grid and (picture := run.write_samples(done)):
+        trackers.samples(done, picture)
     if outputs.evaluation and (scores := run.evaluate()):
         line = {"step": done, **scores}
         metrics.write(line)
-        if board:
-            board.add_line(line)
+        trackers.line(line)
 
 
 def progress_text(logged: dict[str, float], rate: float, device: torch.device) -> str:

@@ -32,6 +32,7 @@ from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients,
 from latte.train.power_average import LENGTHS, update_power_average
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.previews import preview, sample_videos
+from latte.train.run_card import last_scores
 from latte.train.run_folder import FINAL
 from latte.train.snapshots import average_name, save_snapshot
 from latte.train.step import StepHistory, optimizer_step, update_ema
@@ -289,7 +290,7 @@ class Run:
         """Write the averaged weights to final/, and return its path."""
         final = self.folder / FINAL
         if (network := self.averaged_network()) is not None:
-            save_result(self.objective, network, final, self.changes)
+            save_result(self.objective, network, final, self.changes, last_scores(self.folder))
         return final
 
 

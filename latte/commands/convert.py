@@ -28,7 +28,7 @@ def main(args: Namespace) -> None:
         ValueError: The options do not fit the model, or the model has no such format.
         CheckpointError: The source is missing or damaged, or the target holds something else.
     """
-    source, target, dtype = find_pipeline(args.source), args.target, DTYPES[args.dtype]
+    source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
         summary = convert_vae(source, target, dtype, args.variant)

@@ -31,7 +31,7 @@ def main(args: Namespace) -> None:
     require_vae(config)
     text = None
     if args.text_encoder:
-        folder = find_pipeline(args.text_encoder)
+        folder = find_pipeline(args.text_encoder, not args.download)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
     check_out_folder(args.out)
     with exclusive(args.out, replaced=True):

@@ -55,6 +55,14 @@ def add_device_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", help=words)
 
 
+def add_download_option(parser: argparse._ActionsContainer) -> None:
+    """Add --download, without which nothing is fetched."""
+    words = (
+        "fetch what is named as OWNER/NAME from the Hugging Face hub (needs the extra hub; default: its cache alone)"
+    )
+    parser.add_argument("--download", action="store_true", help=words)
+
+
 def check_out_file(path: Path | None) -> None:
     """Raise ValueError, before any work, if the file of --out cannot be written."""
     if path and (path.is_dir() or not writable(path.parent)):

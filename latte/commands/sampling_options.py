@@ -42,10 +42,11 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     Raises:
         ValueError: There is no such model, or an option does nothing for this kind of model.
     """
-    path = find_pipeline(args.model)
+    local = not args.download
+    path = find_pipeline(args.model, local, args.variant)
     of_text = is_text_pipeline(path)
     check_sampling_options(args, of_text)
-    options = {} if args.vae is None else {"vae": args.vae}
+    options: dict[str, Any] = {} if args.vae is None else {"vae": args.vae, "local_files_only": local}
     if of_text:
         options |= {"memory": args.memory, "variant": args.variant}
         texts, encoder = open_text_encoder(args) if args.text_encoder else ({}, None)
@@ -66,7 +67,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
     pipe.to(usable_device(args.device))
     if args.autoguidance is not None:
-        pipe.enable_autoguidance(args.autoguidance)
+        pipe.enable_autoguidance(find_pipeline(args.autoguidance, local))
     return pipe, call_settings(pipe, args), files
 
 

@@ -7,8 +7,6 @@ import re
 from collections import Counter
 from urllib.parse import unquote_plus
 
-import ftfy
-
 from latte.text.markup import unescaped, without_addresses, without_tags
 
 DASHES = "-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
@@ -66,6 +64,13 @@ def apply_rules(text: str, rules: list[tuple[str, str]]) -> str:
     return text
 
 
+def fixed(text: str) -> str:
+    """A text whose broken encodings are mended."""
+    import ftfy  # only texts need it
+
+    return ftfy.fix_text(text)
+
+
 def clean_once(text: str) -> str:
     """Clean a caption once."""
     text = unquote_plus(str(text)).strip().lower().replace("<person>", "person")
@@ -75,7 +80,7 @@ def clean_once(text: str) -> str:
     text = apply_rules(text, BEFORE)
     if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
-    text = unescaped(unescaped(ftfy.fix_text(text)))
+    text = unescaped(unescaped(fixed(text)))
     return apply_rules(apply_rules(text, AFTER), ENDS).strip()
 
 
@@ -95,7 +100,7 @@ def dropped_words(text: str) -> list[str]:
     """The words of a caption that cleaning removes, in lower case and in their order."""
     words = lambda text: re.findall(r"[^\W_]+", text.lower())
     kept, dropped = Counter(words(clean(text))), []
-    for word in words(unescaped(ftfy.fix_text(unquote_plus(text)))):
+    for word in words(unescaped(fixed(unquote_plus(text)))):
         kept[word] -= 1
         dropped += [word] if kept[word] < 0 else []
     return dropped

@@ -1,5 +1,6 @@
 """The text that a LatteT2V attends to: embeddings of prompts, and masks that do not depend on the rest of the batch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,16 @@ class Text:
     negative: Tensor | None
     prompt_mask: Tensor | None = None
     negative_mask: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        """The embeddings of the prompts and of the negative prompts, as diffusers returns them."""
+        return iter((self.prompt, self.negative))
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Text":
+        """The same text on a device, its embeddings in a dtype."""
+        move = lambda part, dtype: None if part is None else part.to(device=device, dtype=dtype)
+        embeds = (move(part, dtype) for part in self)
+        return Text(*embeds, *(move(mask, None) for mask in (self.prompt_mask, self.negative_mask)))
 
 
 @torch.no_grad()

@@ -3,8 +3,6 @@
 import html
 import re
 
-from bs4 import BeautifulSoup
-
 MOST_PARSING = 250_000  # characters times "<": the parser looks for the end of each tag through all that follows
 TAG = re.compile(r"<!--(?:(?!<!--).)*?-->|<[a-z/!?][^<>]*>", re.DOTALL | re.IGNORECASE)
 TOO_LONG_NUMBER = re.compile(r"&#\d{8,};?")  # no character has such a number, and Python refuses to read a longer one
@@ -17,6 +15,8 @@ def without_tags(text: str) -> str:
     text = TOO_LONG_NUMBER.sub("\ufffd", text)
     if "<" not in text and "&" not in text:
         return text
+    from bs4 import BeautifulSoup  # only texts with mark-up need it
+
     if text.count("<") * len(text) <= MOST_PARSING:
         try:
             return BeautifulSoup(text, features="html.parser").text

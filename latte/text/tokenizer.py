@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
 from latte.files import CheckpointError, refuse_pointer, replacing
@@ -29,6 +28,8 @@ def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
     Raises:
         ValueError: There is no text to train on.
     """
+    from sentencepiece import SentencePieceTrainer  # only texts need it
+
     texts = [clean(caption) for caption in captions]
     if not any(texts):
         raise ValueError("there are no captions to train a vocabulary on; give at least one that is not empty")
@@ -79,6 +80,8 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | Path | bytes):
+        from sentencepiece import SentencePieceProcessor  # only texts need it
+
         name, vocabulary = ("the vocabulary", path) if isinstance(path, bytes) else read_vocabulary(Path(path))
         try:
             self.pieces = SentencePieceProcessor(model_proto=vocabulary)

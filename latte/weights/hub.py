@@ -1,16 +1,31 @@
-"""Models by their names on the Hugging Face hub, looked up in its cache on this machine. Nothing is downloaded."""
+"""Models by their names on the Hugging Face hub: from its cache on this machine, or downloaded if that is asked for."""
 
 import os
 import re
-from pathlib import Path
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from latte.weights.folder import CONFIG
 from latte.weights.load import PARTS, find_model
+from latte.weights.state_files import ENDS, STEMS, variant_of
 from latte.weights.tensors import CheckpointError
 
+PIPELINE_FILES = (f"transformer/{CONFIG}", CONFIG)  # a snapshot with one of them can be a pipeline
+NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # of a repository
+ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/({NAME})/(?:blob|resolve)/main/([^?#]+)")
+SMALL = (".json", ".model", ".txt", ".md")  # ends of the names of what a pipeline reads besides weights
+WEIGHT_FILE = re.compile(rf"(?:{'|'.join(STEMS)})(?:[.-][\w.-]+)?\.(?:{'|'.join(ENDS)})")
 
-def find_pipeline(name: str | Path) -> Path:
+
+def find_pipeline(name: str | Path, local_files_only: bool = True, variant: str | None = None) -> Path:
     """Find a model by path, by the name of a bundled one, or by its name on the hub.
+
+    Args:
+        name: The path or name.
+        local_files_only: Look a name on the hub up in the cache alone; False downloads what is missing there.
+        variant: Of the weight files to download, see latte.weights.state_files.
 
     Returns:
         What find_model returns, or the model's snapshot in the Hugging Face cache.
@@ -18,45 +33,80 @@ def find_pipeline(name: str | Path) -> Path:
     Raises:
         CheckpointError: It is nowhere. For a name on the hub, the message says what to download.
     """
-    return find_cached(name, f"transformer/{CONFIG}", ", ".join(f"{part}/" for part in PARTS))
+    needed = ", ".join(f"{part}/" for part in PARTS)
+    return find_cached(name, PIPELINE_FILES, needed, local_files_only, variant)
 
 
-def find_vae(name: str | Path, path: Path) -> Path:
+def find_vae(name: str | Path, path: Path, local_files_only: bool = True) -> Path:
     """Find a VAE: a subfolder of the model at `path`, such as "vae_temporal_decoder", or else as find_pipeline does."""
     inside = path / name
     if Path(name).name == str(name) and inside.is_dir():
         return inside
-    return find_cached(name, CONFIG, "config.json and diffusion_pytorch_model.safetensors")
+    return find_cached(name, (CONFIG,), f"{CONFIG} and diffusion_pytorch_model.safetensors", local_files_only)
 
 
-def find_cached(name: str | Path, file: str, needed: str) -> Path:
+def find_cached(
+    name: str | Path, files: tuple[str, ...], needed: str, local_files_only: bool = True, variant: str | None = None
+) -> Path:
     """Find a model, also in the Hugging Face cache: the snapshot of its main revision, or else the newest one.
 
     Args:
         name: A path, the name of a bundled model, or "owner/name" on the hub.
-        file: A file that a snapshot must hold to be used.
+        files: A snapshot is used if it holds one of them.
         needed: The files to download, for the message.
+        local_files_only, variant: See find_pipeline.
 
     Raises:
-        CheckpointError: It is nowhere.
+        CheckpointError: It is nowhere, or cannot be downloaded.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) or os.path.exists(name):
+    if not re.fullmatch(NAME, str(name)) or os.path.exists(name):
         return find_model(name)
-    cache = cache_folder()
-    stored = cache / f"models--{str(name).replace('/', '--')}"
-    main = stored / "refs/main"  # holds the name of a snapshot
-    newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    named = [stored / "snapshots" / main.read_text(errors="replace").strip()] if main.is_file() else []
-    for snapshot in named + newest:
-        if os.path.isfile(snapshot / file):
-            return snapshot
+    snapshot = cached_snapshot(str(name), files)
+    if not local_files_only:
+        return downloaded(str(name), snapshot, lambda hub: download_model(hub, str(name), variant))
+    if snapshot is not None:
+        return snapshot
     try:
         return find_model(name)
     except CheckpointError:
         raise CheckpointError(
-            f"{name} is neither a folder here nor in {cache}: fetch {needed} of huggingface.co/{name} "
-            f"(hf download {name}), or give the path of a folder that holds them"
+            f"{name} is neither a folder here nor in {cache_folder()}: fetch {needed} of huggingface.co/{name} by "
+            f"--download or local_files_only=False (or hf download {name}), or give the path of a folder with them"
         ) from None
+
+
+def find_file(path: str | Path, local_files_only: bool = True) -> Path:
+    """Find a single file of weights: by path, or on the hub by its address or as "owner/name/file".
+
+    Raises:
+        CheckpointError: It is nowhere, it is a folder, or it cannot be downloaded.
+    """
+    if os.path.isfile(path):
+        return Path(path)
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path} is a folder, and from_single_file reads a file: use from_pretrained")
+    text = str(path)
+    named = ADDRESS.fullmatch(text) or re.fullmatch(rf"({NAME})/([\w-].*\.\w+)", text)
+    if named is None or ".." in PurePosixPath(named[2]).parts:
+        raise CheckpointError(f"no file at {path}; give a path, or OWNER/NAME/FILE on the Hugging Face hub")
+    name, file = named[1], named[2]
+    snapshot = cached_snapshot(name, (file,))
+    found = None if snapshot is None else snapshot / file
+    if not local_files_only:
+        return downloaded(name, found, lambda hub: hub.hf_hub_download(name, file))
+    if found is None:
+        how = f"fetch it with local_files_only=False (or hf download {name} {file})"
+        raise CheckpointError(f"{file} of {name} is neither here nor in {cache_folder()}: {how}")
+    return found
+
+
+def cached_snapshot(name: str, files: tuple[str, ...]) -> Path | None:
+    """The snapshot of a repository in the cache that holds one of the files; None if there is none."""
+    stored = cache_folder() / f"models--{name.replace('/', '--')}"
+    main = stored / "refs/main"  # holds the name of a snapshot
+    newest = sorted(stored.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    named = [stored / "snapshots" / main.read_text(errors="replace").strip()] if main.is_file() else []
+    return next((each for each in named + newest if any(os.path.isfile(each / file) for file in files)), None)
 
 
 def cache_folder() -> Path:
@@ -64,3 +114,63 @@ def cache_folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     hub = f"{os.environ.get('HF_HOME', f'{caches}/huggingface')}/hub"
     return Path(os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE", hub))).expanduser()
+
+
+def hub_package() -> Any:
+    """The package huggingface_hub; raises CheckpointError if it is not installed."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError("the hub needs the package huggingface_hub: pip install 'latte-video[hub]'") from error
+    return huggingface_hub
+
+
+def downloaded(name: str, cached: Path | None, fetch: Callable[[Any], str]) -> Path:
+    """What `fetch` brings from the hub; if that fails, what the cache holds already, with a warning."""
+    hub = hub_package()
+    try:
+        return Path(fetch(hub))
+    except Exception as error:  # of the network, the hub, the account and the disk: it documents no common base
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if cached is None:
+            raise CheckpointError(f"{name} cannot be downloaded from huggingface.co: {said}") from error
+        warnings.warn(f"{name}: huggingface.co cannot be asked, the cache is used: {said}", stacklevel=4)
+        return cached
+
+
+def download_model(hub: Any, name: str, variant: str | None) -> str:
+    """Download those files of a repository that a pipeline reads; returns the folder of its snapshot."""
+    files = wanted_files(hub.HfApi().list_repo_files(name), variant)
+    return hub.snapshot_download(name, allow_patterns=files)
+
+
+def wanted_files(files: list[str], variant: str | None) -> list[str]:
+    """Of the files of a repository those that a pipeline reads: all small ones, and of each part's weights one form.
+
+    That is safetensors rather than pickles, and the variant rather than the plain files. A part without them has
+    whatever weights there are.
+    """
+    wanted = [file for file in files if file.endswith(SMALL)]
+    weights = [file for file in files if WEIGHT_FILE.fullmatch(PurePosixPath(file).name)]
+    for folder in sorted({PurePosixPath(file).parent for file in weights}):
+        here = [file for file in weights if PurePosixPath(file).parent == folder]
+        here = [file for file in here if file.endswith(".safetensors")] or here
+        of = lambda word: [file for file in here if variant_of(PurePosixPath(file).name) == word]  # noqa: B023
+        wanted += (of(variant) if variant else []) or of("") or here
+    return wanted
+
+
+def upload(folder: Path, name: str, message: str, private: bool | None, token: str | None, create_pr: bool) -> str:
+    """Upload a folder to a repository on the hub, which is created if it does not exist; returns the commit's address.
+
+    Raises:
+        CheckpointError: The package is not installed, or the upload failed.
+    """
+    api = hub_package().HfApi(token=token)
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, create_pr=create_pr)
+    except Exception as error:  # as in `downloaded`
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{name} cannot be uploaded to huggingface.co: {said}") from error
+    return str(commit.commit_url)

@@ -213,7 +213,7 @@ def test_sizes_are_counted_in_the_pixels_of_the_vae(classes):
 def test_prompts_guide_in_full_precision(pipe):
     """Whatever the network computes in: half precision would round the difference of its two halves."""
     half = LattePipeline(copy.deepcopy(pipe.transformer).bfloat16())
-    text = pipe.encode_prompt(PROMPTS[0], "dark")
+    text = pipe.encode_prompt(PROMPTS[0], negative_prompt="dark")
     x, t, scale = torch.randn(1, 4, 4, 8, 8), torch.tensor([500]), 7.5
     request = Request(prompt_embeds=text, negative_prompt="")
     with fast_paths(False):

@@ -61,7 +61,7 @@ def test_embeddings_of_several_prompts_bring_their_masks(options, pipe):
     assert text.prompt_mask is not None
     assert torch.equal(call(prompt_embeds=text), whole)
     assert not torch.allclose(call(prompt_embeds=text.prompt, negative_prompt_embeds=text.negative), whole, atol=1e-2)
-    assert torch.equal(call(prompt_embeds=pipe.encode_prompt(list(PROMPTS), None)), whole)
+    assert torch.equal(call(prompt_embeds=pipe.encode_prompt(list(PROMPTS), False)), whole)
     with pytest.raises(ValueError, match="leave out negative_prompt_embeds"):
         pipe(prompt_embeds=text, negative_prompt_embeds=text.negative, **QUICK)
     with pytest.raises(ValueError, match="without a negative_prompt"):
@@ -94,7 +94,7 @@ def test_reference_masks_are_those_of_the_batch(pipe):
     assert text.prompt_mask is None and text.prompt.shape[1] == 120
     lengths = [len(rows) for rows in embeddings(pipe, list(PROMPTS))[0]]
     assert [int(row.any(-1).sum()) for row in text.prompt] == lengths and text.negative[:, -1].any()
-    copied = pipe.encode_prompt(list(PROMPTS), text_mask="reference", copies=2).prompt
+    copied = pipe.encode_prompt(list(PROMPTS), text_mask="reference", num_images_per_prompt=2).prompt
     assert [int(row.any(-1).sum()) for row in copied] == lengths * 2
     assert torch.equal(copied[0, :5], copied[1, :5])
     alone = pipe.encode_prompt(PROMPTS[0], text_mask="reference")

@@ -27,6 +27,7 @@ LATER |= {"optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_s
 LATER |= {"route_share", "route_start", "route_end"}
 LATER |= {"dispersive_weight", "dispersive_temperature", "dispersive_block"}
 LATER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
+LATER |= {"wandb", "trackio"}
 LATER |= {"teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"}
 CONFIGS = {
     "latte": small,

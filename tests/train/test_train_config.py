@@ -224,6 +224,7 @@ ELSEWHERE = {  # what other tests of training show
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),
+    *("wandb", "trackio"),
     *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d", "sequence_parallel"),
     *("teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"),
 }

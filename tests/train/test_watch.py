@@ -1,7 +1,6 @@
-"""Sample grids, evaluations and TensorBoard during training, and the curves afterwards."""
+"""Sample grids and evaluations during training, and the curves afterwards."""
 
 import json
-import resource
 import shutil
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from small_runs import TINY_VAE, run, same, small, small_t2v, tensors
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latte import LattePipeline
 from latte.cli import main
@@ -20,7 +18,6 @@ from latte.train import checkpoint, distance
 from latte.train.curves import read_metrics, smooth
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
-from latte.train.watch import TensorBoard
 from latte.video.read import read_video
 from latte.video.write import write_video
 
@@ -73,19 +70,6 @@ def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
     with pytest.warns(UserWarning, match="no samples at step 2, training goes on"):
         run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
     assert (tmp_path / "run/final/model.safetensors").is_file()
-
-
-def test_tensorboard_has_the_numbers_and_the_grids(vae, tmp_path):
-    config = small(vae, "steps=4", "log_every=2", "sample_every=2", "tensorboard=true")
-    run(config, tmp_path)
-    run(small(vae, "steps=6", "log_every=2", "sample_every=2", "tensorboard=true", "schedule=cosine"), tmp_path)
-    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [event.step for event in board.Scalars("loss")] == [2, 4, 6]
-    assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
-    assert [event.step for event in board.Images("samples")] == [2, 4, 6]
-    run(small(vae, "steps=2"), tmp_path / "plain")
-    assert not (tmp_path / "plain/tensorboard").exists()
 
 
 def evaluated(folder) -> dict[int, dict]:
@@ -205,19 +189,3 @@ def test_the_plot_command(vae, tmp_path, capsys):
     ):
         assert main(["plot", *words]) == 2
         assert say in capsys.readouterr().err
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # a traceback of its thread
-def test_a_full_disk_ends_the_log_for_tensorboard_and_not_the_run(tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    said = "no more is written for TensorBoard, training goes on: .*File too large"
-    try:
-        with pytest.warns(UserWarning, match=said), TensorBoard(tmp_path / "a", 0) as board:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
-            for step in range(9):
-                board.add_line({"step": step, "loss": 0.5})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    (tmp_path / "b").write_text("in its place")
-    with pytest.warns(UserWarning, match="nothing is written for TensorBoard"), TensorBoard(tmp_path / "b", 0) as board:
-        board.add_line({"step": 1, "loss": 0.5})

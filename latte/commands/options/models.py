@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from latte.commands.options.choices import DTYPES
-from latte.commands.parser import Parser
+from latte.commands.parser import Parser, add_download_option
 from latte.models.latte_config import SIZES, VARIANTS
 
 FORMATS = ("latte", "original", "diffusers")
@@ -16,6 +16,7 @@ def convert_options(argv: list[str]) -> Namespace:
     parser = Parser(prog="latte convert", description=description)
     add = parser.add_argument
     add("source", help="a checkpoint file, a model's or VAE's folder, or a name")
+    add_download_option(parser)
     add("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
     words = "format of the target: latte (default), original (class-conditional), diffusers (text-to-video)"
     add("--to", choices=FORMATS, default="latte", help=words)

@@ -12,7 +12,7 @@ from latte.commands.options.choices import (
     GUIDANCE_SCHEDULES,
     SAMPLERS,
 )
-from latte.commands.parser import Parser, add_device_option, check_out_folder
+from latte.commands.parser import Parser, add_device_option, add_download_option, check_out_folder
 from latte.files import read_lines
 
 SAMPLE = """Make videos with a model, with a page, a contact sheet and an animation to look at them.
@@ -26,6 +26,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that every command that samples has."""
     add = parser.add_argument
     add("--vae", help="folder of the VAE, if the model's folder holds none")
+    add_download_option(parser)
     own = "(default: what the model's folder says, or {})"
     words = (
         "the T5 of a text-to-video model that was trained on stored embeddings: its folder, or that of a model with it"

@@ -14,7 +14,7 @@ from latte.commands.options.choices import (
     SELECTIONS,
     WHEN_DAMAGED,
 )
-from latte.commands.parser import Parser, add_device_option
+from latte.commands.parser import Parser, add_device_option, add_download_option
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -48,6 +48,7 @@ def encode_options(argv: list[str]) -> Namespace:
     add("--config", default="folder", help=f"configuration of the training: {', '.join(PRESETS)}, or a file")
     add("--out", type=Path, required=True, help="folder to write; an encoding that was stopped there continues")
     add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, by the T5 of this model")
+    add_download_option(parser)
     add("--shard-size", type=int, default=64, help="videos per file (default: 64)")
     add("--dtype", choices=LATENT_DTYPES, default="float16", help="type of the stored numbers (default: float16)")
     add_device_option(parser)

@@ -1,0 +1,45 @@
+"""What a pipeline's call shows of itself while it runs: its progress, its numbers, and the switch that stops it."""
+
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+
+class CallStateMixin:
+    """The state of a call, in diffusers' words; a callback reads it and may set `interrupt`.
+
+    Attributes:
+        current_timestep: Within a call, the timestep of the network's present evaluation.
+        guidance_scale: The scale of the last call; None before the first.
+        num_timesteps: The number of steps of the last call; None before the first.
+    """
+
+    current_timestep: float | Tensor | None = None
+    guidance_scale: float | None = None
+    num_timesteps: int | None = None
+    _interrupt: bool = False
+    _progress_bar_options: dict[str, Any]
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call stops after the present step. Set it in a callback; `_interrupt` is the same switch."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = bool(value)
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the guidance scale of the last call is above 1."""
+        return self.guidance_scale is not None and self.guidance_scale > 1
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm for the progress bars of later calls, such as disable=True."""
+        self._progress_bar_options = options
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> tqdm:
+        """A tqdm progress bar with the options of set_progress_bar_config."""
+        options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
+        return tqdm(iterable, total=total, **options)

@@ -1,0 +1,80 @@
+"""What a pipeline says about itself: its parts, its configuration, and a text to print."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from latte.conditioning import Conditioning
+from latte.weights.sampling_defaults import Sampling
+
+
+class DescriptionMixin:
+    """A pipeline's parts and settings, to look at.
+
+    Attributes:
+        name_or_path: What from_pretrained read; None for a pipeline that was made of parts.
+    """
+
+    name_or_path: str | None = None
+    conditioning: Conditioning
+    sampling: Sampling
+    class_names: list[str]
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them."""
+        return {name: getattr(self, name) for name in self.conditioning.components}
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The pipeline's configuration, to read: its class, where it came from, (module, class) of each part or None,
+        and the settings of each part that has some under the part's name and "_config"."""
+        parts = {name: part for name, part in self.components.items() if name != "class_names"}
+        kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
+        settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
+        own = {"_class_name": type(self).__name__, "_name_or_path": self.name_or_path, **kinds, **settings}
+        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.sampling)})
+
+    def __repr__(self) -> str:
+        """One line for the pipeline, and one for each part."""
+        of = f" of {self.name_or_path}" if self.name_or_path else ""
+        lines = [f"{type(self).__name__}{of}, for {self.conditioning.describes}"]
+        for name, part in self.components.items():
+            lines.append(f"  {name}: {described(part)}")
+        guidance = ", ".join(f"{name} {value}" for name, value in self.sampling.guidance.settings.items())
+        lines.append(f"  a call's defaults: {self.sampling.num_inference_steps} steps, {guidance}")
+        return "\n".join(lines)
+
+
+def kind_of(part: Any) -> tuple[str, str]:
+    """(module, class) of a part, whatever torch.compile has wrapped it in."""
+    kind = type(getattr(part, "_orig_mod", part))
+    return kind.__module__, kind.__name__
+
+
+def settings_of(part: Any) -> dict[str, Any]:
+    """The settings of a network or a scheduler as a table; empty for what has none."""
+    config = getattr(part, "config", None)
+    return dict(config) if isinstance(config, Mapping) else asdict(config) if config is not None else {}
+
+
+def described(part: Any) -> str:
+    """A part in words: its class, and the size, precision and place of its weights."""
+    if part is None or part == []:
+        return "none"
+    if isinstance(part, list):
+        shown = ", ".join(part[:8])
+        return shown if len(part) <= 8 else f"{shown} and {len(part) - 8} more"
+    name = kind_of(part)[1]
+    if not isinstance(part, nn.Module):
+        sampler = getattr(part, "sampler", None)
+        return f"{name}, {sampler}" if sampler else f"{name}, {len(part)} pieces"
+    first = next(part.parameters())
+    count = sum(weight.numel() for weight in part.parameters()) + sum(
+        buffer.numel() for buffer in part.buffers() if not buffer.is_floating_point()
+    )
+    dtype = str(first.dtype).removeprefix("torch.")
+    return f"{name}, {count / 1e6:.2f} M parameters, {dtype} on {first.device}"

@@ -1,0 +1,68 @@
+"""Decoding large frames in tiles: less memory, and not the same pixels."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+LEAST_OVERLAP = 0.25  # of a tile's side, as diffusers' AutoencoderKL has it (tile_overlap_factor)
+
+
+def tile_starts(side: int, tile: int) -> list[int]:
+    """Where tiles begin that cover a side: as few as overlap by LEAST_OVERLAP at least, at even distances."""
+    if side <= tile:
+        return [0]
+    count = 1 + -(-(side - tile) // max(1, int(tile * (1 - LEAST_OVERLAP))))
+    return [round(i * (side - tile) / (count - 1)) for i in range(count)]
+
+
+def tile_weights(starts: list[int], tile: int) -> Iterator[Tensor]:
+    """The weight of each tile at each of its values, (tile,): two neighbours fade into each other linearly."""
+    for i, start in enumerate(starts):
+        weight = torch.ones(tile)
+        for k, here in enumerate(starts):
+            overlap = tile - abs(start - here)
+            if abs(i - k) == 1 and overlap > 0:
+                rise = (torch.arange(overlap) + 0.5) / overlap
+                if k < i:
+                    weight[:overlap] = torch.minimum(weight[:overlap], rise)
+                else:
+                    weight[-overlap:] = torch.minimum(weight[-overlap:], rise.flip(0))
+        yield weight
+
+
+def decode_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int | None, factor: int) -> Tensor:
+    """Decode images in overlapping square tiles, and fade each into the next.
+
+    A tile does not see what lies outside it, nor do its norms and its attention: the pixels differ from those of a
+    decoder that sees the whole image.
+
+    Args:
+        decode: Latents (n, c, h, w) -> images (n, channels, h * factor, w * factor).
+        z: Latents (n, c, h, w).
+        tile: The side of a tile, in latents. Smaller images are decoded whole; for None, all are.
+        factor: Pixels per latent.
+
+    Returns:
+        Images (n, channels, h * factor, w * factor).
+    """
+    if tile is None or max(z.shape[2:]) <= tile:
+        return decode(z)
+    rows, columns = (tile_starts(side, tile) for side in z.shape[2:])
+    high, wide = (min(tile, side) for side in z.shape[2:])
+    down, across = (
+        list(tile_weights([start * factor for start in starts], side * factor))
+        for starts, side in ((rows, high), (columns, wide))
+    )
+    total = torch.zeros(z.shape[2] * factor, z.shape[3] * factor, device=z.device)
+    out = total.new_zeros(())
+    for top, vertical in zip(rows, down):
+        for left, horizontal in zip(columns, across):
+            part = decode(z[:, :, top : top + high, left : left + wide])
+            weight = torch.outer(vertical, horizontal).to(z.device)
+            if not out.ndim:
+                out = total.new_zeros(*part.shape[:2], *total.shape)
+            place = (..., slice(top * factor, (top + high) * factor), slice(left * factor, (left + wide) * factor))
+            out[place] += part * weight
+            total[place] += weight
+    return (out / total).to(part.dtype)

@@ -1,0 +1,53 @@
+"""The model card of a training's result."""
+
+from types import SimpleNamespace
+
+import torch
+from small_runs import run, small
+
+from latte.cli import main
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
+from latte.models.t5 import T5Config
+from latte.train.presets import resolve
+from latte.train.run_card import described
+from latte.weights.model_card import CARD, ModelCard, card_text
+
+
+def test_a_card_says_what_a_model_was_made_of(vae, tmp_path, monkeypatch):
+    words = ["num_frames=8", "eval_every=2", "eval_clips=3"]
+    final = run(small(vae, *words, "steps=1"), tmp_path / "run")
+    assert "## Scores\n\nIt was not evaluated during training (`eval_every`)." in (final / CARD).read_text()
+    run(small(vae, *words, "steps=2", "learning_rate=0.002"), tmp_path / "run", asked=["learning_rate"])
+    card = (final / CARD).read_text()
+    assert card.startswith("---\nlibrary_name: latte-video\ntags:\n- latte\n- video-generation\n---\n\n")
+    assert "A class-conditional [Latte](https://arxiv.org/abs/2401.03048) with 0.0" in card
+    assert (
+        "for videos of 8 frames of 16 x 16 pixels.\n\n## Use\n\n```\npip install latte-video\nlatte sample .\n" in card
+    )
+    assert "| data | shapes |\n| videos | " in card and "| classes | left, right, up, down," in card
+    assert "| global_batch_size | 4 |" in card and f"| vae | {vae.name} |" in card and "| model.depth | 2 |" in card
+    assert "| after step 1 | learning_rate from 0.0" in card and "to 0.002, steps from 1 to 2 |" in card
+    assert "| step | 2 |\n| shapes_distance | " in card.split("## Scores")[1]
+    assert str(tmp_path) not in card and "log_every" not in card
+    monkeypatch.chdir(final)
+    words = ["--classes", "up", "--num-videos", "1", "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "made")]
+    assert main(["sample", ".", *words]) == 0 and (tmp_path / "made/000-up.mp4").is_file()
+
+
+def test_each_kind_has_its_own_command(tiny_vae):
+    """Without a training: the sentence and the command depend on the network and the captions alone."""
+    captioned = SimpleNamespace(
+        config=resolve("shapes-t2v", ["vae=vae"]), clips=SimpleNamespace(captions=["a  cat's\nrun"])
+    )
+    with torch.device("meta"):
+        cfg = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=8)
+        transformer = LatteT2V(LatteT2VConfig(**cfg))
+        both = TextToVideo(TextToVideoConfig(transformer.config, T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1)))
+    summary, use, task = described(both, captioned)
+    assert use == ["""latte sample . --prompt 'a cat'"'"'s run'"""] and task == "text-to-video"
+    assert summary.endswith("for videos of 16 frames of 64 x 64 pixels.")
+    summary, use, task = described(transformer, captioned)
+    assert not use and "embeddings of captions" in summary and task == "text-to-video"
+    summary, use, task = described(tiny_vae.model, captioned)
+    assert use == ["latte train --config folder --run runs/mine data=VIDEOS vae=."] and not task
+    assert "\n## Use\n" not in card_text(ModelCard(summary, []))

@@ -1,0 +1,102 @@
+"""The model card of a run's result: what it was trained on, how, its scores, and the command that uses it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from latte.models.latte import Latte
+from latte.models.latte_t2v import LatteT2V, TextToVideo
+from latte.models.vae import AutoencoderKL
+from latte.train.base_config import TrainConfig
+from latte.train.metrics import METRICS_FILE, parse_lines
+from latte.train.objectives import Objective
+from latte.train.settings import default_of
+from latte.weights.model_card import HERE, ModelCard
+
+TRAIN_WITH_VAE = "latte train --config folder --run runs/mine data=VIDEOS vae=."
+ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are shown in any case
+# settings that say nothing about the result, or that other sections show
+NOT_SHOWN = {"kind", "data", "model", "tensorboard", "wandb", "trackio", "sample_every", "save_every", "log_every"}
+NOT_SHOWN |= {"keep", "keep_every", "num_workers", "clips", "image_size", "num_frames", "frame_interval"}
+
+
+def run_card(
+    objective: Objective, network: nn.Module, scores: Mapping[str, float], changes: Sequence[dict[str, Any]] = ()
+) -> ModelCard:
+    """Make the card. It depends on the run alone, and names folders by their last part.
+
+    Args:
+        objective: What the network was trained by.
+        network: The network.
+        scores: Of the last evaluation, by name; "step" says when it was.
+        changes: What changed when the run was resumed (latte.train.changes).
+    """
+    clips, config = objective.clips, objective.config
+    data: dict[str, object] = {"data": named(config.data), "videos": clips.num_videos, "clips": len(clips)}
+    data |= {"frames of a clip": config.num_frames, "frame interval": config.frame_interval}
+    data |= {"size in pixels": f"{config.image_size} x {config.image_size}"}
+    data |= {"classes": ", ".join(clips.names)} if clips.names else {}
+    data |= {"different captions": len(clips.captions)} if config.kind == "t2v" else {}
+    sections: dict[str, str | Mapping[str, object]] = {"Data": data, "Training": settings_shown(config)}
+    if changes:
+        sections["Changes while it was trained"] = {
+            f"after step {change['after_step']}": ", ".join(
+                f"{name} from {value['from']} to {value['to']}" for name, value in change["settings"].items()
+            )
+            for change in changes
+        }
+    if config.kind in ("latte", "t2v"):
+        without = "It was not evaluated during training (`eval_every`). `latte eval` does that."
+        sections["Scores"] = dict(scores) or without
+    summary, use, task = described(network, objective)
+    return ModelCard(summary, use, task=task, sections=sections)
+
+
+def described(network: nn.Module, objective: Objective) -> tuple[str, list[str], str]:
+    """(What a network is, the commands that use it, the hub's name of its task)."""
+    config = objective.config
+    size = f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f} M parameters"
+    makes = f"for videos of {config.num_frames} frames of {config.image_size} x {config.image_size} pixels"
+    paper = "[Latte](https://arxiv.org/abs/2401.03048)"
+    if isinstance(network, Latte):
+        kind = "class-conditional" if network.config.num_classes else "unconditional"
+        return f"A {kind} {paper} with {size}, {makes}.", [f"latte sample {HERE}"], ""
+    if isinstance(network, TextToVideo):
+        prompt = shlex.quote(" ".join((objective.clips.captions or ["a prompt"])[0].split()))
+        use = f"latte sample {HERE} --prompt {prompt}"
+        return f"A text-to-video {paper} with {size}, {makes}.", [use], "text-to-video"
+    if isinstance(network, LatteT2V):
+        needs = "It was trained on stored embeddings of captions: it takes those of its text encoder as `prompt_embeds`"
+        return f"A text-to-video {paper} with {size}, {makes}. {needs}.", [], "text-to-video"
+    if isinstance(network, AutoencoderKL):
+        return f"An autoencoder with {size}, {makes}, in whose latents a {paper} is trained.", [TRAIN_WITH_VAE], ""
+    return f"A network with {size} that recognises the built-in shapes, {makes}.", [], ""
+
+
+def settings_shown(config: TrainConfig) -> dict[str, object]:
+    """The settings that differ from their defaults, and those in ALWAYS; then the network's."""
+    shown: dict[str, object] = {}
+    for known in fields(config):
+        value = getattr(config, known.name)
+        if known.name not in NOT_SHOWN and (known.name in ALWAYS or value != default_of(known)):
+            shown[known.name] = named(value) if known.metadata.get("path") else value
+    return shown | {f"model.{name}": value for name, value in config.model.items()}
+
+
+def named(path: str) -> str:
+    """The last part of a path: a card is shown to others."""
+    return Path(path).name or path
+
+
+def last_scores(run: Path) -> dict[str, float]:
+    """The last evaluation in the metrics of a run; empty if there is none, or the file cannot be read."""
+    try:
+        lines = parse_lines((run / METRICS_FILE).read_bytes())[0]
+    except OSError:
+        return {}
+    found = [{name: value for name, value in line.items() if value is not None} for line in lines if "loss" not in line]
+    return found[-1] if found else {}
