@@ -32,7 +32,7 @@ LATER |= {"teacher", "student_steps", "teacher_steps", "teacher_guidance", "guid
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,
-    "vae": lambda _, *changes: resolve("shapes-vae", [*TINY_VAE, *changes]),
+    "vae": lambda _, *changes: resolve("shapes-vae", [*TINY_VAE, "precision=bf16", *changes]),
 }
 
 

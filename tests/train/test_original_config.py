@@ -134,7 +134,7 @@ def test_the_precision_is_that_of_the_runs_device(tmp_path, recwarn, monkeypatch
     trained = []
     monkeypatch.setattr("latte.commands.train.open_data", lambda config: None)
     monkeypatch.setattr("latte.commands.train.train", lambda config, *_: trained.append(config.precision))
-    assert main(["train", "--config", path, "--run", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert main(["train", "--config", path, "--run", str(tmp_path / "run"), "--device", "cpu", "vae=shapes/vae"]) == 0
     assert trained == ["fp32"]
 
 
