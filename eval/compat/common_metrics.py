@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latte.device import arithmetic
 from latte.eval.compat.found_weights import place_of, search_weights
 from latte.eval.frechet import Moments, distance
 from latte.eval.networks.i3d import EPS, SIDE
@@ -65,7 +66,8 @@ def calculate_fvd(
     first, second = ((videos * 255).floor() / 255 if whole else videos for videos in pair)
     values = []
     for length in [frames] if only_final else range(LEAST_FRAMES, frames + 1):
-        features = [centre_features(network, videos[:, :length], place) for videos in (first, second)]
+        with arithmetic("fp32"):
+            features = [centre_features(network, videos[:, :length], place) for videos in (first, second)]
         values.append(moments_distance(*features))
     return {"value": values}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latte.device import arithmetic
 from latte.eval.compat.feature_stats import FeatureStats
 from latte.eval.compat.found_weights import place_of, search_folders, search_weights
 from latte.eval.compat.video_loading import folder_clips, numpy_batches
@@ -96,10 +97,9 @@ class cdfvd:
             raise ValueError(f"expected an array of uint8 videos (n, f, h, w, 3), not {found}")
         clips = torch.from_numpy(np.ascontiguousarray(videos)).permute(0, 1, 4, 2, 3)
         half = self.model_dtype == torch.float16
-        parts = []
-        for batch in clips.split(batch_size(clips.shape[1])):
-            with torch.autocast(self.device.split(":")[0], torch.float16) if half else nullcontext():
-                parts.append(self.feature_fn(list(batch)).float())
+        faster = torch.autocast(self.device.split(":")[0], torch.float16) if half else nullcontext()
+        with arithmetic("fp32"), faster:
+            parts = [self.feature_fn(list(batch)).float() for batch in clips.split(batch_size(clips.shape[1]))]
         return torch.cat(parts)
 
     def compute_fvd_from_stats(
