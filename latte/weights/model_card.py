@@ -55,4 +55,7 @@ def card_on_hub(text: str, repo_id: str) -> str:
     text = text.replace(
         WHERE, "`--download` fetches the model from the hub; it needs `pip install 'latte-video[hub]'`."
     )
-    return re.sub(rf"^(latte \w+) {re.escape(HERE)}(?= |$)", rf"\1 {repo_id} --download", text, flags=re.M)
+    own = (
+        rf"(?:{re.escape(HERE)}|[\w.-]+/[\w.-]+ --download)"  # or another repository, for a model that came from there
+    )
+    return re.sub(rf"^(latte \w+) {own}(?= |$)", rf"\1 {repo_id} --download", text, flags=re.MULTILINE)

@@ -151,6 +151,8 @@ def test_a_pipeline_is_uploaded_with_its_card(hub):
     pipe.push_to_hub("me/mine", "second", create_pr=True)
     assert hub.calls[-1] == ("second", True)
     assert (hub.root / "me/mine" / CARD).read_text() == "# Mine\n\nlatte sample me/mine --download --cfg-scale 2\n"
+    LattePipeline.from_pretrained("me/mine", local_files_only=False).push_to_hub("me/theirs")
+    assert "latte sample me/theirs --download --cfg-scale 2\n" in (hub.root / "me/theirs" / CARD).read_text()
     hub.error = ValueError("401: not logged in")
     with pytest.raises(CheckpointError, match=r"me/mine cannot be uploaded to huggingface\.co: 401: not logged in"):
         pipe.push_to_hub("me/mine")
