@@ -70,8 +70,9 @@ def described(network: nn.Module, objective: Objective) -> tuple[str, list[str],
         use = f"latte sample {HERE} --prompt {prompt}"
         return f"A text-to-video {paper} with {size}, {makes}.", [use], "text-to-video"
     if isinstance(network, LatteT2V):
-        needs = "It was trained on stored embeddings of captions: it takes those of its text encoder as `prompt_embeds`"
-        return f"A text-to-video {paper} with {size}, {makes}. {needs}.", [], "text-to-video"
+        needs = "It was trained on stored embeddings of captions: a prompt needs the text encoder that made them"
+        use = f"latte sample {HERE} --text-encoder FOLDER --prompt 'a prompt'"
+        return f"A text-to-video {paper} with {size}, {makes}. {needs}.", [use], "text-to-video"
     if isinstance(network, AutoencoderKL):
         return f"An autoencoder with {size}, {makes}, in whose latents a {paper} is trained.", [TRAIN_WITH_VAE], ""
     return f"A network with {size} that recognises the built-in shapes, {makes}.", [], ""

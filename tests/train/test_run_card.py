@@ -47,7 +47,8 @@ def test_each_kind_has_its_own_command(tiny_vae):
     assert use == ["""latte sample . --prompt 'a cat'"'"'s run'"""] and task == "text-to-video"
     assert summary.endswith("for videos of 16 frames of 64 x 64 pixels.")
     summary, use, task = described(transformer, captioned)
-    assert not use and "embeddings of captions" in summary and task == "text-to-video"
+    assert use == ["latte sample . --text-encoder FOLDER --prompt 'a prompt'"] and task == "text-to-video"
+    assert "embeddings of captions" in summary
     summary, use, task = described(tiny_vae.model, captioned)
     assert use == ["latte train --config folder --run runs/mine data=VIDEOS vae=."] and not task
     assert "\n## Use\n" not in card_text(ModelCard(summary, []))
