@@ -103,5 +103,9 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def print_message(command: str, message: str) -> None:
     """Print to standard error, as all messages of a command are printed."""
+    text, progress = f"latte {command}: {message}", sys.modules.get("latte.progress")
     with suppress(OSError):  # the disk of a log is full, for instance
-        print(f"latte {command}: {message}", file=sys.stderr)
+        if progress is None:
+            print(text, file=sys.stderr)
+        else:  # above the bar that may be on the screen
+            progress.Progress.write(text, file=sys.stderr)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
 from latte.autoguidance import AutoguidanceMixin
@@ -20,6 +19,7 @@ from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
 from latte.plan_choice import PlanMixin
 from latte.plans.plan_file import copy_plans
+from latte.progress import Progress
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
 from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text
@@ -316,10 +316,10 @@ class LattePipeline(PlanMixin, AutoguidanceMixin):
         """Options of tqdm for the progress bars of later calls, such as disable=True."""
         self._progress_bar_options = options
 
-    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> tqdm:
-        """A tqdm progress bar with the options of set_progress_bar_config."""
+    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> Progress:
+        """A progress bar of tqdm with the options of set_progress_bar_config; lines where there is no terminal."""
         options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
-        return tqdm(iterable, total=total, **options)
+        return Progress(iterable, total=total, **options)
 
 
 def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> None:

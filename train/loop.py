@@ -22,11 +22,11 @@ from types import FrameType, TracebackType
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
+from latte.progress import Progress
 from latte.train import checkpoint, parallel
 from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
@@ -155,7 +155,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
     options = {"unit": "step", "smoothing": 0.05, "disable": not run.ranks.first}
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        bar = stack.enter_context(tqdm(total=config.steps, initial=first, desc=run.folder.name, **options))
+        bar = stack.enter_context(Progress(desc=run.folder.name, total=config.steps, initial=first, **options))
         metrics = stack.enter_context(MetricsWriter(run.folder / METRICS_FILE, run.ranks.first))
         uses_board = config.tensorboard and run.ranks.first
         board = stack.enter_context(TensorBoard(run.folder / TENSORBOARD, first)) if uses_board else None
@@ -165,8 +165,8 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             stop, save = signals.received(run.ranks)
             clips = (done - last_logged) * config.global_batch_size
             rate = round(clips / (time.perf_counter() - last_time), 2)
-            bar.update()
             bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
+            bar.update()
             if done % config.log_every == 0 or done == config.steps:
                 line = {"step": done, **logged, "clips_per_second": rate}
                 metrics.write(line)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.captions import Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
@@ -130,7 +130,7 @@ class FolderClips:
             else:
                 self.failures.note(((path, f"{path} {reason}"),), "left out")
         captions = Captions(self.root)
-        for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
+        for path, label in Progress(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 self.videos.append(self.try_video(path, label, captions))
             except (OSError, ValueError) as error:
