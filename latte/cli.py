@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
                 keep_freed_memory()
             import_module(f"latte.commands.{parsed.command}").main(options)
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            print_message(parsed.command, "stopped")
+        except KeyboardInterrupt as stop:
+            print_message(parsed.command, str(stop) or "stopped")
             return 130
         except BrokenPipeError:  # as in `latte info | head`
             discard_output()

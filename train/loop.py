@@ -14,7 +14,7 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
+from latte.train.header import header
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.run import Outputs, Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
@@ -76,6 +77,7 @@ def train(
     resume: bool = True,
     device: str | torch.device = "cpu",
     asked: Collection[str] = (),
+    say: Callable[[str], object] | None = None,
 ) -> Path:
     """Train in a run folder, or resume the run that is there.
 
@@ -91,6 +93,7 @@ def train(
         device: What to compute on.
         asked: The settings that may change when the run resumes, of those that are marked `tunable` in
             latte.train.config. The run records what changed, and when (latte.train.changes).
+        say: Called in the first process before the first step, with a description of the run (latte.train.header).
 
     Returns:
         The folder of the trained model.
@@ -113,6 +116,8 @@ def train(
         ranks.first_only(lambda: write_beginning(run, first))
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
+        if say and ranks.first:
+            say(header(run, first))
         if first < config.steps:
             run.objective.prepare(parallel.micro_batches(config, ranks), first)
         if first < config.steps or any(missing):
@@ -177,7 +182,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             if done % config.save_every == 0 or done == config.steps or stop or save:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"saved at step {done}; the same command goes on" if run.ranks.first else "")
             write_outputs(run, done, run.due_outputs(done), metrics, board)
 
 

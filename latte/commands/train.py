@@ -3,6 +3,7 @@
 import argparse
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -38,5 +39,6 @@ def train_together(
         config = settings()
         clips = open_data(config)
     asked = config.tunable() if args.allow_changes else {change.partition("=")[0] for change in args.changes}
-    result = train(config, args.run, clips, args.resume == "auto", device, asked)
-    print(f"{result}: trained for {config.steps} steps")
+    result = train(config, args.run, clips, args.resume == "auto", device, asked, partial(print, flush=True))
+    if ranks.first:
+        print(f"{result}: trained for {config.steps} steps")
