@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	touch $@
 
 sample: .venv/installed
-	$(BIN)/latte sample --out samples
+	$(BIN)/latte sample
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n 2

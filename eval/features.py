@@ -10,11 +10,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.device import arithmetic
 from latte.eval.clip_sets import ClipSet, ClipWindow
 from latte.processes import Ranks
+from latte.progress import Progress
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
 
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
@@ -161,13 +161,15 @@ def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool =
     missing = set().union(*(store.missing() for store in stores))
     # shared out by number and not by position: other processes may have written some units by now
     units = [unit for unit in sorted(missing) if unit % size == rank]
-    for unit in tqdm(units, disable=not progress, unit=f"x{UNIT} clips", desc="features"):
-        chosen: Sequence[ClipWindow] = stores[0].units[unit]
-        unreadable: list[int] = []
-        clips = with_blanks(stores[0].clips.stream(chosen), chosen[0].frames, unreadable)
-        found = features_of([store.detector for store in stores], clips, chosen[0].frames)
-        for store, features in zip(stores, found):
-            store.keep(unit, features, unreadable)
+    count = sum(len(stores[0].units[unit]) for unit in units)
+    with Progress(desc="features", total=count, unit="clip", disable=not (progress and units)) as bar:
+        for unit in units:
+            chosen: Sequence[ClipWindow] = stores[0].units[unit]
+            unreadable: list[int] = []
+            clips = with_blanks(stores[0].clips.stream(chosen), chosen[0].frames, unreadable)
+            found = features_of([store.detector for store in stores], bar.each(clips), chosen[0].frames)
+            for store, features in zip(stores, found):
+                store.keep(unit, features, unreadable)
 
 
 def with_blanks(clips: Iterator[Tensor | None], frames: int, unreadable: list[int]) -> Iterator[Tensor]:

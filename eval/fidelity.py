@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latte import __version__
 from latte.device import device_name
@@ -20,6 +19,7 @@ from latte.eval.structural_similarity import frame_ssim
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_pairs import PairedVideos, as_pair, match_pairs, mean_over_pairs, open_videos
 from latte.files import one_line
+from latte.progress import Progress
 from latte.video.pixels import expect_videos, from_uint8
 from latte.video.read import read_video
 
@@ -95,8 +95,8 @@ def compare_pairs(
     network = load_lpips(weights.path, device) if weights else None
     rows, pairs = [], match_pairs(videos, reference)
     unreadable: dict[str, str] = {}
-    for paths in tqdm(pairs, disable=not progress, unit="pair", desc="comparing"):
-        if (pair := read_if_possible(*paths, unreadable)) is None:
+    for video, other in Progress(pairs, desc="comparing", unit="pair", disable=not progress):
+        if (pair := read_if_possible(video, other, unreadable)) is None:
             check_unreadable(unreadable, len(pairs), videos)
             continue
         row = {"psnr": psnr(*pair), "ssim": ssim(*pair)}

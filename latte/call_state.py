@@ -3,7 +3,8 @@
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
+
+from latte.progress import Progress
 
 
 class CallStateMixin:
@@ -39,7 +40,7 @@ class CallStateMixin:
         """Options of tqdm for the progress bars of later calls, such as disable=True."""
         self._progress_bar_options = options
 
-    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> tqdm:
-        """A tqdm progress bar with the options of set_progress_bar_config."""
+    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> Progress:
+        """A progress bar of tqdm with the options of set_progress_bar_config; lines where there is no terminal."""
         options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
-        return tqdm(iterable, total=total, **options)
+        return Progress(iterable, total=total, **options)

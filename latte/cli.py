@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
                 keep_freed_memory()
             import_module(f"latte.commands.{parsed.command}").main(options)
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            print_message(parsed.command, "stopped")
+        except KeyboardInterrupt as stop:
+            print_message(parsed.command, str(stop) or "stopped")
             return 130
         except BrokenPipeError:  # as in `latte info | head`
             discard_output()
@@ -103,5 +103,9 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def print_message(command: str, message: str) -> None:
     """Print to standard error, as all messages of a command are printed."""
+    text, progress = f"latte {command}: {message}", sys.modules.get("latte.progress")
     with suppress(OSError):  # the disk of a log is full, for instance
-        print(f"latte {command}: {message}", file=sys.stderr)
+        if progress is None:
+            print(text, file=sys.stderr)
+        else:  # above the bar that may be on the screen
+            progress.Progress.write(text, file=sys.stderr)

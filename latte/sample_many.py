@@ -21,7 +21,6 @@ from typing import IO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
@@ -29,6 +28,7 @@ from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name, one_thread
 from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
+from latte.progress import Progress
 from latte.sample_record import (
     DIGESTS,
     RECORD,
@@ -198,7 +198,7 @@ def sample_many(
     with one_thread(), (samples.folder / LOCKS).open("ab") as locks:
         samples.remove_damaged(rank, world_size, locks)
         lacking = len(samples.missing())
-        with tqdm(total=count, initial=count - lacking, disable=not progress, unit="video", desc="sampling") as bar:
+        with Progress(desc="sampling", total=count, initial=count - lacking, unit="video", disable=not progress) as bar:
             for wait in (False, True):
                 for unit in samples.units(rank, world_size):
                     with claimed(locks, 1 + unit.start, wait) as ours:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser
@@ -17,6 +16,7 @@ from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
 from latte.plans.records import NEVER, Plan, evaluated_timesteps, exact_plan
+from latte.progress import Progress
 from latte.scheduler import ALL, Scheduler
 from latte.weights.sampling_defaults import Guidance, check_interval
 
@@ -125,7 +125,7 @@ def make_videos(
 
 
 def denoise(
-    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: tqdm
+    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: Progress
 ) -> Tensor:
     """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
 

@@ -74,6 +74,7 @@ class TrainConfig:
     failed_share: ClassVar[float] = 0.5
     damaged: ClassVar[str] = "raise"
     num_workers: ClassVar[int] = 0
+    gradient_checkpointing: ClassVar[bool] = False
     compile: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     shard: ClassVar[bool] = False

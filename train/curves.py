@@ -16,7 +16,9 @@ CURVES = {  # the numbers that are plotted, and the labels of their axes
     "fvd": "FVD",
     "shapes_distance": "shapes distance",
 }
-RARE = ("fvd", "shapes_distance")  # numbers that few lines have: not smoothed, and drawn across the other lines
+RARE = ("fvd", "shapes_distance")  # numbers that few lines have, drawn across the other lines
+EXACT = ("learning_rate", *RARE)  # numbers without noise from step to step, which stay as they are
+COLUMNS, PANEL = 3, (4.3, 3.2)  # at most so many panels side by side, each of so many inches, fit on a laptop's screen
 
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
@@ -53,12 +55,13 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
-    """Plot each number that the runs logged in a panel of its own, with a colour per run.
+    """Plot each number that the runs logged in a panel of its own, with a colour per run, in rows of COLUMNS panels.
 
     Args:
         runs: The run folders.
         out: The picture to write.
-        window: How many logged values are averaged. The values themselves are drawn behind the average.
+        window: How many logged values are averaged. The values themselves are drawn behind the average. Schedules and
+            distances are not averaged.
 
     Returns:
         The path of the picture.
@@ -74,19 +77,27 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
     names = [name for name in CURVES if any(name in table for table in tables)]
     if not names:
         raise ValueError(f"{runs[0] / METRICS_FILE} holds none of the plotted numbers: {', '.join(CURVES)}")
-    figure = Figure(figsize=(6 * len(names), 4), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
+    columns = COLUMNS if len(names) not in (2, 4) else 2
+    rows = -(-len(names) // columns)
+    columns = min(columns, len(names))
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, name in zip(panels, names):
         for i, (run, table) in enumerate(zip(runs, tables)):
             if name in table:
-                drawn = np.isfinite(table[name]) | (name not in RARE)
+                drawn = np.isfinite(table[name]) | (name not in EXACT)
                 step, values = table["step"][drawn], table[name][drawn]
-                axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
-                axes.plot(step, smooth(values, 1 if name in RARE else window), color=f"C{i}", label=run.resolve().name)
+                if name not in EXACT and window > 1:
+                    axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
+                averaged = values if name in EXACT else smooth(values, window)
+                axes.plot(step, averaged, color=f"C{i}", label=run.resolve().name, marker="." if name in RARE else "")
         axes.set(xlabel="step", ylabel=CURVES[name])
         axes.grid(alpha=0.3)
         if name == "loss":
-            axes.legend()
             axes.set_yscale("log")
+    panels[0].legend()
+    for axes in panels[len(names) :]:
+        axes.remove()
     with replacing(out) as draft:
         figure.savefig(draft, dpi=110)
     return out

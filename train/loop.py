@@ -14,7 +14,7 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,15 +22,16 @@ from types import FrameType, TracebackType
 
 import torch
 import yaml
-from tqdm import tqdm
 
 from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
+from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
+from latte.train.header import header
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.precision import warn_if_slow
 from latte.train.run import Outputs, Run
@@ -77,6 +78,7 @@ def train(
     resume: bool = True,
     device: str | torch.device = "cpu",
     asked: Collection[str] = (),
+    say: Callable[[str], object] | None = None,
 ) -> Path:
     """Train in a run folder, or resume the run that is there.
 
@@ -92,6 +94,7 @@ def train(
         device: What to compute on.
         asked: The settings that may change when the run resumes, of those that are marked `tunable` in
             latte.train.config. The run records what changed, and when (latte.train.changes).
+        say: Called in the first process before the first step, with a description of the run (latte.train.header).
 
     Returns:
         The folder of the trained model.
@@ -116,6 +119,8 @@ def train(
         ranks.first_only(lambda: write_beginning(run, first))
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
         missing = run.missing_outputs(first)
+        if say and ranks.first:
+            say(header(run, first))
         if first < config.steps:
             run.prepare(first)
         if first < config.steps or any(missing):
@@ -158,7 +163,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
     options = {"unit": "step", "smoothing": 0.05, "disable": not run.ranks.first}
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        bar = stack.enter_context(tqdm(total=config.steps, initial=first, desc=run.folder.name, **options))
+        bar = stack.enter_context(Progress(desc=run.folder.name, total=config.steps, initial=first, **options))
         metrics = stack.enter_context(MetricsWriter(run.folder / METRICS_FILE, run.ranks.first))
         trackers = stack.enter_context(Trackers(config, run.folder, first, run.ranks.first))
         write_outputs(run, first, missing, metrics, trackers)
@@ -167,8 +172,8 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             stop, save = signals.received(run.ranks)
             clips = (done - last_logged) * config.global_batch_size
             rate = round(clips / (time.perf_counter() - last_time), 2)
-            bar.update()
             bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
+            bar.update()
             if done % config.log_every == 0 or done == config.steps:
                 line = {"step": done, **logged, "clips_per_second": rate}
                 metrics.write(line)
@@ -178,7 +183,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             if done % config.save_every == 0 or done == config.steps or stop or save:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"saved at step {done}; the same command goes on" if run.ranks.first else "")
             write_outputs(run, done, run.due_outputs(done), metrics, trackers)
 
 

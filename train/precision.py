@@ -80,7 +80,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise ValueError(f"precision tf32 is for CUDA; on {device.type} use fp32 or bf16")
 
 
-def keep_in_float32(network: nn.Module) -> None:
+def keep_in_float32(network: nn.Module, device: str | None = None) -> None:
     """Keep in float32 under autocast the layers that declare `full_precision = True`.
 
     They hold few numbers on which all others depend: the embedding of the timestep (in bfloat16 only 507 of 1000
@@ -90,11 +90,12 @@ def keep_in_float32(network: nn.Module) -> None:
     Args:
         network: Changed in place: these layers become instances of a class that computes outside of autocast. (If
             `forward` were replaced on each instance, torch.compile would compile every block anew.)
+        device: The type of the device that computes. None: that of the network's parameters.
     """
     for module in list(network.modules()):
         if getattr(module, "full_precision", False):
             module.__class__ = in_float32(type(module))
-    if next(network.parameters()).device.type == "cpu":
+    if (device or next(network.parameters()).device.type) == "cpu":
         attend_in_float32(network)
 
 

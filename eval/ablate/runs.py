@@ -10,9 +10,9 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,9 +22,11 @@ from latte.eval.ablate.scores import measure_trained_model, score_samples
 from latte.eval.ablate.workers import WorkerDevice, Workers
 from latte.files import read_json, write_json, write_text
 from latte.models.latte import LatteConfig
+from latte.progress import Progress
 from latte.train.config import LatteTrainConfig, TrainConfig
 from latte.train.data import latent_files
 from latte.train.data.latent_files import latent_settings
+from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.presets import resolve
 from latte.train.run_folder import FINAL
 from latte.train.snapshots import make_average
@@ -236,22 +238,39 @@ def do_missing_work(grid: Grid, missing: Missing, parallel: int) -> dict[Path, s
         What failed, and why, by the folder or file that it was to make.
     """
     failed: dict[Path, str] = {}
+    images = {e.training.image_model.folder for e in grid.evaluations if e.training.image_model}
+    with Workers(parallel) as workers:
+        do = partial(do_all, grid, workers, failed)
+        do("encoding", "data set", encode_latents, {Path(t.config.latents): t for t in missing.to_encode})
+        do("training", "step", run_training, {t.folder: t for t in missing.trainings if t.folder in images})
+        do("training", "step", run_training, {t.folder: t for t in missing.trainings if t.folder not in images})
+        do("evaluating", "model", run_evaluation, {e.file: e for e in missing.evaluations if e.training.done})
+    return failed
 
-    def attempt(
-        work: Callable, item: Training | Evaluation, path: Path, workers: Workers, device: WorkerDevice
-    ) -> None:
+
+def do_all(
+    grid: Grid, workers: Workers, failed: dict[Path, str], desc: str, unit: str, work: Callable, items: dict[Path, Any]
+) -> None:
+    """Do work of one kind, and say how far it is: items by what they make. Trainings count by their steps."""
+    ended: set[Path] = set()
+
+    def attempt(path: Path, item: Training | Evaluation, workers: Workers, device: WorkerDevice) -> None:
         try:
             work(grid, item, workers, device)
         except (ValueError, OSError, RuntimeError) as error:
             failed[path] = str(error)
+        ended.add(path)
         if not workers.stopped:
-            print(f"{path.relative_to(grid.folder)}: {failed.get(path, 'done')}", flush=True)
+            Progress.write(f"{path.relative_to(grid.folder)}: {failed.get(path, 'done')}", file=sys.stdout)
+            sys.stdout.flush()
 
-    to_encode, trainings, evaluations = missing
-    image_models = {e.training.image_model.folder for e in grid.evaluations if e.training.image_model}
-    with Workers(parallel) as workers:
-        workers.for_each(attempt, [(encode_latents, t, Path(t.config.latents)) for t in to_encode])
-        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder in image_models])
-        workers.for_each(attempt, [(run_training, t, t.folder) for t in trainings if t.folder not in image_models])
-        workers.for_each(attempt, [(run_evaluation, e, e.file) for e in evaluations if e.training.done])
-    return failed
+    def done(path: Path) -> int:
+        if path in ended or unit != "step":
+            return size(path) if path in ended else 0
+        lines = read_lines(path / METRICS_FILE)
+        return int(lines[-1]["step"]) if lines else 0
+
+    size = lambda path: items[path].config.steps if unit == "step" else 1
+    with Progress(desc=desc, total=sum(map(size, items)), unit=unit, disable=not items) as bar:
+        bar.skip(sum(map(done, items)))
+        workers.for_each(attempt, [*items.items()], lambda: bar.update(sum(map(done, items)) - bar.n))

@@ -5,11 +5,13 @@ import queue
 import signal
 import subprocess
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import IO
 
 import torch
+
+LOOK_SECONDS = 10.0  # between looks at how far the work is
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,14 @@ class Workers:
         self.pool.shutdown(cancel_futures=True)
         signal.signal(signal.SIGTERM, self.previous_handler)
 
-    def for_each(self, function: Callable, items: Iterable[tuple]) -> None:
-        """Call `function(*item, workers, device)` for every item, and return when all calls have ended."""
+    def for_each(self, function: Callable, items: Iterable[tuple], meanwhile: Callable[[], None]) -> None:
+        """Call `function(*item, workers, device)` for every item, and return when all calls have ended.
+
+        Args:
+            function: What to call.
+            items: Its first arguments.
+            meanwhile: Called in this thread every few seconds, and at the end.
+        """
 
         def work(item: tuple) -> None:
             device = self.free.get()
@@ -71,8 +79,12 @@ class Workers:
             finally:
                 self.free.put(device)
 
-        for future in [self.pool.submit(work, item) for item in items]:
-            future.result()
+        pending = {self.pool.submit(work, item) for item in items}
+        while pending:
+            ended, pending = wait(pending, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            meanwhile()
+            for future in ended:
+                future.result()
 
     def run_process(self, command: list[str], device: WorkerDevice, log: IO) -> int:
         """Run a command on a worker's device.

@@ -45,9 +45,9 @@ class RandomLatents:
         return Latents(self.mean[some], torch.ones_like(self.mean[some]), self.labels[some].long(), [])
 
 
-def matmul_rate(precision: str, device: torch.device, repeats: int = 10) -> float:
+def matmul_rate(precision: str, device: torch.device, repeats: int = 10, side: int | None = None) -> float:
     """Floating-point operations per second of a large matrix product in some precision: the fastest of `repeats`."""
-    side, dtype = SIDES[device.type], PRECISIONS[precision]
+    side, dtype = side or SIDES[device.type], PRECISIONS[precision]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with arithmetic(precision):
         return 2 * side**3 / min(timed(lambda: a @ b, device, repeats))

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from latte.device import arithmetic
 from latte.eval.compat.feature_stats import FeatureStats
@@ -21,6 +20,7 @@ from latte.eval.frechet import distance
 from latte.eval.networks.i3d_weights import i3d_features, optimize_for_inference, read_i3d
 from latte.eval.networks.videomae_weights import read_videomae, videomae_features
 from latte.eval.protocol import PROTOCOLS
+from latte.progress import Progress
 from latte.weights.tensors import CheckpointError
 
 Count = int | Literal["full"]
@@ -142,7 +142,7 @@ class cdfvd:
             if passes and isinstance(loader, list):
                 stats.append_torch(torch.cat(first))
             else:
-                for batch in tqdm(loader):
+                for batch in Progress(loader, desc="features", unit="batch"):
                     videos = (batch["video"] * 255).permute(0, 2, 3, 4, 1).byte().cpu().numpy()
                     found = self.features(videos)
                     stats.append_torch(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from latte.commands.bench_memory import bench_memory
 from latte.commands.bench_speed import bench_speed
 from latte.commands.options.benchmarks import PAB_RANGES
 from latte.commands.parser import write_result
@@ -15,7 +16,6 @@ from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
 from latte.eval.bench.feature_check import check_features, feature_table
 from latte.eval.bench.guidance_variety import candidates, measure_ways, name_of, plot_variety, variety_table
-from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
 from latte.eval.bench.read_speed import measure_reading, reading_table
 from latte.eval.bench.resources import weight_bytes
@@ -27,7 +27,6 @@ from latte.train.presets import resolve
 from latte.video.formats import STREAM_SUFFIXES
 from latte.video.read import list_videos
 from latte.weights.sampling_defaults import WORDS
-from latte.weights.tensors import DTYPES
 
 
 def bench_pab(args: Namespace) -> None:
@@ -117,12 +116,6 @@ def bench_video(args: Namespace) -> None:
     print(reading_table(milliseconds))
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     write_result(args.out, {**about, "milliseconds": milliseconds})
-
-
-def bench_memory(args: Namespace) -> None:
-    """Compute what Latte-1 needs in memory, part by part. No weights are needed."""
-    print(memory_table(args.num_frames, args.height, args.width, DTYPES[args.dtype]))
-    print(f"GB, one video of {args.num_frames} x {args.height} x {args.width} with guidance, {args.dtype}; computed")
 
 
 def bench_features(args: Namespace) -> None:

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from latte.video.write import write_video
 from latte.weights.sampling_defaults import WORDS
 from latte.weights.tensors import digest
 
+SAMPLES = "samples"  # the folder by default
 LARGEST_GRID = 8192  # pixels of a side; a WebP can have 16,383
 
 
@@ -44,10 +46,12 @@ def main(args: argparse.Namespace) -> None:
     args.model = args.model or ("shapes-t2v" if args.prompt else "shapes")
     args.device = local_device(args.device)
     if args.count:
+        args.out = args.out or Path(SAMPLES)
         make_set(*open_sampler(args), args)
         return
     with processes(usable_device(args.device)) as ranks, quiet(not ranks.first):
         sampler = open_sampler(args)
+        args.out = args.out or ranks.first_only(free_folder)
         # two pages in one folder would remove each other's videos
         with ranks.first_inside(lambda: exclusive(args.out, replaced=True)):
             make_page(*sampler, args, ranks)
@@ -184,10 +188,28 @@ def prompts_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None
 
 def check_out(args: argparse.Namespace) -> None:
     """Raise ValueError, before minutes of work, if the folder of --out holds what would be mixed up or lost."""
-    if not args.count and (args.out / RECORD).exists():
+    if args.overwrite and (args.count or args.out is None):
+        raise ValueError("--overwrite replaces the page of an earlier call in --out: give --out FOLDER, without --n")
+    if args.count or args.out is None:
+        return
+    page = args.out / PAGE_FILE
+    if (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
-    if not args.count and (args.out / PAGE_FILE).exists() and not is_page(args.out / PAGE_FILE):
-        raise ValueError(f"{args.out / PAGE_FILE} is not one that was written here: choose another folder, --out")
+    if page.exists() and not is_page(page):
+        raise ValueError(f"{page} is not one that was written here: choose another folder, --out")
+    if page.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} holds videos of an earlier call: choose another --out, or add --overwrite")
+
+
+def free_folder() -> Path:
+    """The first of samples, samples-2, samples-3 and so on that holds nothing yet."""
+    folders = (Path(f"{SAMPLES}-{i}" if i > 1 else SAMPLES) for i in count(1))
+    return next(path for path in folders if not path.exists() or (path.is_dir() and not set(visible(path))))
+
+
+def visible(folder: Path) -> Iterator[str]:
+    """The names in a folder, without hidden ones."""
+    return (name for name in os.listdir(folder) if name[0] != ".")
 
 
 def chosen_labels(pipe: LattePipeline, args: argparse.Namespace, each: int) -> list[int] | None:
@@ -224,7 +246,7 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
     """
     page = folder / PAGE_FILE
     previous = set(re.findall(r'src="(\d{3,}-[^"/]+\.mp4)"', page.read_text() if is_page(page) else ""))
-    there = {name for name in os.listdir(folder) if name[0] != "."} if folder.is_dir() else set()
+    there = set(visible(folder)) if folder.is_dir() else set()
     others = there - previous - {PAGE_FILE, SHEET_FILE, GRID_FILE}
     names = [f"{i:03d}-{re.sub(r'[^0-9A-Za-z]+', '-', caption)[:60]}.mp4" for i, caption in enumerate(captions)]
     most = min(8, max(1, LARGEST_GRID // max(videos.shape[3:])))

@@ -38,7 +38,9 @@ PAGE = """\
 <title>{title}</title>
 <style>
 {style}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0 0 2rem; font-size: .9rem }}
+details {{ margin: 1.5rem 0; font-size: .9rem }}
+summary {{ color: var(--soft); cursor: pointer }}
+dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: .75rem 0 }}
 dt {{ color: var(--soft) }}
 dd {{ margin: 0 }}
 dd, figcaption, h1 {{ overflow-wrap: anywhere }}
@@ -47,10 +49,13 @@ figcaption {{ padding: .4rem .7rem .5rem; font-size: .85rem }}
 video, img {{ display: block; width: 100%; image-rendering: pixelated }}
 </style>
 <h1>{title}</h1>
-<dl>
-{facts}</dl>
 <main>
 {figures}</main>
+<details>
+<summary>How they were made</summary>
+<dl>
+{facts}</dl>
+</details>
 </html>
 """
 
@@ -118,7 +123,7 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
         folder: Where the videos are and the page goes.
         videos: (file name, caption) of each video.
         title: The heading.
-        facts: What the page states about the videos, such as the model and the seed.
+        facts: What the page states about the videos, such as the model and the seed. They are folded below the videos.
 
     Returns:
         The path of the page.

@@ -1,6 +1,7 @@
 """`latte sample` and `latte eval` of a model of classes: what they write, what they leave alone, and bad words."""
 
 import json
+import os
 import re
 import sys
 import types
@@ -57,7 +58,10 @@ def test_videos_at_once_by_default(frames, page, many, pipe):
 def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
     words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE]
     assert main([*words, "--classes", "0", "1", "left"]) == 0
-    assert main([*words, "--classes", "left", "7"]) == 0
+    assert main([*words, "--classes", "left", "7"]) == 2  # never without a word
+    assert "holds videos of an earlier call: choose another --out, or add --overwrite" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*.mp4"))) == 3
+    assert main([*words, "--overwrite", "--classes", "left", "7"]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "grid.webp", "index.html"}
     said = capsys.readouterr().out
@@ -97,8 +101,20 @@ def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
     page = tmp_path / "index.html"
     page.write_text(page.read_text() + '<video src="holiday.mp4">')
     (tmp_path / "holiday.mp4").write_text("mine")
-    assert main(words) == 0
+    assert main([*words, "--overwrite"]) == 0
     assert {"holiday.mp4", "000-holiday.mp4", "000-left.mp4"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_each_call_gets_a_folder_of_its_own(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples-2").mkdir()
+    (tmp_path / "samples-2/notes.txt").write_text("mine")
+    for name in ("samples", "samples-3"):
+        assert main(["sample", str(folder), *SAMPLE, "--classes", "0"]) == 0
+        assert f"in {name}:" in capsys.readouterr().out and (tmp_path / name / "000-left.mp4").is_file()
+    assert os.listdir("samples-2") == ["notes.txt"]
+    assert main(["sample", str(folder), *SAMPLE, "--overwrite"]) == 2
+    assert "--overwrite replaces the page of an earlier call in --out" in capsys.readouterr().err
 
 
 def test_the_grid_has_the_first_of_many(tmp_path):

@@ -172,9 +172,12 @@ def test_a_callback_sees_and_changes_the_embeddings(pipe):
         pipe(PROMPTS[0], **QUICK, callback_on_step_end_tensor_inputs=["noise"])
 
 
-def test_progress_bars_are_diffusers(call, capsys):
+def test_progress_is_a_bar_as_diffusers_or_lines_in_a_log(call, capsys, monkeypatch):
     call(progress=True)
-    assert "sampling: 100%" in capsys.readouterr().err
+    assert "sampling: 4 of 4 steps" in capsys.readouterr().err
+    monkeypatch.setattr("latte.progress.redraws", lambda file: True)
+    call(progress=True)
+    assert "sampling: 100%|" in capsys.readouterr().err
     call.pipe.set_progress_bar_config(disable=True)
     call(progress=True)
     assert "sampling" not in capsys.readouterr().err

@@ -43,6 +43,8 @@ def test_torchrun_gives_the_bits_of_one_process(vae, tmp_path):
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, "-m", "latte", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout.count
+    assert said("in each of 2 processes") == said("2 x cpu") == said("trained for 12 steps") == 1
     expected = alone(small(vae, "micro_batch_size=2"), tmp_path / "one")
     assert same(tensors(checkpoint.latest(tmp_path / "two")), expected)
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]

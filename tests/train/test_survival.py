@@ -141,7 +141,7 @@ def test_a_signal_stops_at_the_next_step_and_saves(vae, tmp_path, meddle):
 def test_an_error_at_the_start_leaves_no_signal_handlers(vae, tmp_path, monkeypatch):
     watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in watched]
-    monkeypatch.setattr("latte.train.loop.tqdm", lambda **_: 1 / 0)
+    monkeypatch.setattr("latte.train.loop.Progress", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(small(vae), tmp_path)
     assert [signal.getsignal(number) for number in watched] == before

@@ -103,12 +103,12 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
     assert {path.suffix for path in out.iterdir()} == {".mp4", ".png", ".webp", ".html"}
     assert len(list(out.glob("*.mp4"))) == 2
     assert "2 videos of 4 x 16 x 16" in capsys.readouterr().out
-    assert main([*sample, "--classes", "sideways"]) == 2
+    assert main([*sample, "--overwrite", "--classes", "sideways"]) == 2
     assert "0 left, 1 right" in capsys.readouterr().err
     assert latte.load_model(latte_run / "checkpoints/step-0000030", weights="model").config.num_classes == 8
     assert find_model(latte_run) == latte_run / "final"
     shutil.rmtree(latte_run / "final")
-    words = ["--out", str(out), "--num-sampling-steps", "1", "--classes", "growing", "--num-videos", "1"]
+    words = ["--overwrite", "--out", str(out), "--num-sampling-steps", "1", "--classes", "growing", "--num-videos", "1"]
     assert main(["sample", str(latte_run), *words, "--device", "cpu"]) == 0
     assert main(["convert", str(latte_run), str(tmp_path / "converted")]) == 0
     shutil.move(latte_run / "vae", tmp_path / "vae")

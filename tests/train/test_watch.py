@@ -15,7 +15,7 @@ from latte.eval.features import Detector
 from latte.eval.frechet import Moments
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint, distance
-from latte.train.curves import read_metrics, smooth
+from latte.train.curves import plot_curves, read_metrics, smooth
 from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
 from latte.video.read import read_video
@@ -88,7 +88,7 @@ def test_evaluation_during_training_does_not_change_the_result(make, vae, tmp_pa
     assert found.keys() == {2, 4} and all(line["shapes_distance"] > 1 for line in found.values())
     assert not evaluated(tmp_path / "plain")
     assert main(["plot", str(tmp_path / "evaluated")]) == 0
-    assert Image.open(tmp_path / "evaluated/curves.png").size[0] == 5 * 660
+    assert Image.open(tmp_path / "evaluated/curves.png").size == (1419, 704)  # two rows, of three and two
 
 
 def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
@@ -164,6 +164,20 @@ def test_smooth_curves():
     assert np.isnan(smooth(np.array([np.nan, 1.0]), 1)[0])
 
 
+def test_only_noisy_numbers_are_averaged(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines = [
+        {"step": i, "loss": 1.0 + i % 2, "learning_rate": 0.1 * (i < 50), "clips_per_second": 9} for i in range(100)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    drawn, own = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **options: drawn.append(args[2]) or own(*args, **options))
+    plot_curves([tmp_path], tmp_path / "curves.png", 50)
+    assert len(drawn) == 5  # the values and their average, but of the learning rate the values alone
+    assert np.ptp(drawn[1][50:]) == 0 < np.ptp(drawn[0]) and set(drawn[2]) == {0, 0.1}
+
+
 def test_the_plot_command(vae, tmp_path, capsys):
     for seed in (0, 1):
         run(small(vae, "steps=3", f"seed={seed}"), tmp_path / str(seed))
@@ -173,7 +187,7 @@ def test_the_plot_command(vae, tmp_path, capsys):
     two = Image.open(tmp_path / "0/curves.png")
     assert main(["plot", str(tmp_path / "0"), "--out", str(tmp_path / "one.png"), "--smooth", "1"]) == 0
     one = Image.open(tmp_path / "one.png")
-    assert one.size == two.size and one.size[0] == 2640 and one.tobytes() != two.tobytes()
+    assert one.size == two.size == (946, 704) and one.tobytes() != two.tobytes()
     (tmp_path / "1/metrics.jsonl").write_text('{"step": 1}\n{"loss": 2}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/metrics.jsonl").touch()

@@ -50,6 +50,7 @@ def test_page_shows_every_file_and_escapes_captions(tmp_path):
     assert "&lt;script&gt; &lt;/script&gt;" in page and "<script" not in page and "\0" not in page
     assert "<h1>title &lt;i&gt;</h1>" in page and "<dt>fact</dt><dd>1 &amp; 2</dd>" in page
     assert "color-scheme: light dark" in page
+    assert page.index("<main>") < page.index("</main>") < page.index("<details>") < page.index("<dt>")  # and folded
 
 
 @pytest.mark.parametrize(

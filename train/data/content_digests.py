@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from latte.files import MOST_LIST_BYTES, read_json, write_json
+from latte.progress import Progress
 from latte.video.read import list_pictures
 from latte.weights.tensors import digest, settled
 
@@ -71,8 +70,8 @@ class ContentDigests:
 
 
 def progress(items: Collection[T]) -> Iterable[T]:
-    """What is to be hashed, with a progress bar on a terminal."""
-    return tqdm(items, desc="verifying", leave=False, disable=None)
+    """What is to be hashed, with a progress bar."""
+    return Progress(items, desc="verifying", unit="file", leave=False)
 
 
 def version_of(files: list[Path]) -> str:

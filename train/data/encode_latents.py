@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.files import MOST_LIST_BYTES, read_json, replacing_folder, utf8_path
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
+from latte.progress import Progress
 from latte.text.embed import MAX_LENGTH, embed
 from latte.text.tokenizer import Tokenizer
 from latte.train.base_config import TrainConfig
@@ -71,16 +71,19 @@ def encode_data_set(
     sums = recorded_sums(out)
     data = known_fingerprint(out, clips, made_from)
     mark, videos, files = mark_of(made_from, data), [], {}
-    for first in tqdm(range(0, clips.num_videos, shard_size), desc="encoding", unit="shard"):
-        path = out / f"shard-{first // shard_size:05d}.safetensors"
-        if not is_sound(path, mark, sums.get(path.name)):
+    with Progress(desc="encoding", total=clips.num_videos, unit="video") as bar:
+        for first in range(0, clips.num_videos, shard_size):
+            path = out / f"shard-{first // shard_size:05d}.safetensors"
             numbers = range(first, min(first + shard_size, clips.num_videos))
-            write_shard(path, vae, clips, numbers, config.flip, dtype, mark)
-            sums[path.name] = digest(path)
-        found = [StoredVideo(*row) for row in read_notes(path)["videos"]]
-        if found:
-            files[path.name] = about(path, sums.get(path.name))
-        videos += found
+            if is_sound(path, mark, sums.get(path.name)):
+                bar.skip(len(numbers))
+            else:
+                write_shard(path, vae, clips, bar.each(numbers), config.flip, dtype, mark)
+                sums[path.name] = digest(path)
+            found = [StoredVideo(*row) for row in read_notes(path)["videos"]]
+            if found:
+                files[path.name] = about(path, sums.get(path.name))
+            videos += found
     with ExitStack() as stack:
         # a finished folder whose embeddings change is readable meanwhile; its shards are linked, not copied
         changes = text is not None and (out / LATENT_INDEX).is_file()
@@ -94,7 +97,7 @@ def encode_data_set(
 
 
 def write_shard(
-    path: Path, vae: VideoVAE, clips: Clips, numbers: range, mirrored: bool, dtype: torch.dtype, mark: str
+    path: Path, vae: VideoVAE, clips: Clips, numbers: Iterator[int], mirrored: bool, dtype: torch.dtype, mark: str
 ) -> None:
     """Encode the videos of these numbers into a file, atomically; `mark` says what they are made from."""
     tensors, rows = {}, []
@@ -204,7 +207,7 @@ def write_text_shard(
     """
     encoder, tokenizer = text
     tensors = {}
-    for number, caption in enumerate(tqdm(captions, desc="captions", unit="caption", leave=False)):
+    for number, caption in enumerate(Progress(captions, desc="captions", unit="caption", leave=False)):
         embedding, mask = embed(encoder, tokenizer, [caption], MAX_LENGTH, True)
         tensors[CAPTION.format(number)] = embedding[0, : int(mask.sum())].to("cpu", dtype)
     tensors[EMPTY] = embed(encoder, tokenizer, [""], MAX_LENGTH, True)[0][0].to("cpu", dtype)

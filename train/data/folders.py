@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.captions import TABLES, Captions, caption_file
 from latte.train.data.clips import Clips, TrainingClip, WholeVideo
@@ -133,7 +133,7 @@ class FolderClips:
             else:
                 self.failures.note(((path, f"{path} {reason}"),), "left out")
         captions = Captions(self.root)
-        for path, label in tqdm(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
+        for path, label in Progress(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 caption = captions.of(path) if self.config.kind == "t2v" else ""
                 if not self.lacks_caption(path, caption):

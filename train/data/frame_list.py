@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.files import write_text
+from latte.progress import Progress
 from latte.train.data.video_list import VideoEntry, VideoList
 from latte.video.inspect import BLOCK
 from latte.video.pixels import resize_and_crop
@@ -40,7 +40,7 @@ def write_frames(video_list: VideoList, out: Path, size: int) -> None:
             raise ValueError(f"frames of {video.path} and {folders[name].path} would both be in {FRAMES}/{name}")
         folders[name] = video
     lines = []
-    for name, video in tqdm(folders.items(), desc="frames", unit="video", leave=False, disable=None):
+    for name, video in Progress(folders.items(), desc="writing frames", unit="video", leave=False):
         (out / FRAMES / name).mkdir(parents=True)
         blocks = (
             resize_and_crop(frames, size) for frames in read_blocks(video_list.path(video), BLOCK, video.when_damaged)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.diffusion.randomness import generator
 from latte.files import refuse_pointer, utf8_path
 from latte.models.vae import VideoVAE
+from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import ClipOrder, Draw
@@ -78,7 +78,7 @@ class EncodedOnce:
     def encode(self) -> EncodedClips:
         """Encode all clips."""
         moments, labels, captions = [], [], []
-        for i in tqdm(range(len(self.clips)), desc="encoding", unit="clip", leave=False):
+        for i in Progress(range(len(self.clips)), desc="encoding", unit="clip", leave=False):
             clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
             self.clips.failures.note_replaced(clip.failed)
             moments.append([moment[0].cpu() for moment in scaled_posterior(self.vae, clip.video[None])])

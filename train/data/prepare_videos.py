@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from latte.files import one_line, replacing_folder, writable, write_text
+from latte.progress import Progress
 from latte.shapes.draw import make_clip
 from latte.train.data.captions import Captions, caption_file
 from latte.train.data.frame_list import FRAME_LIST, FRAMES, write_frames
@@ -176,7 +175,7 @@ def draw_shapes(root: Path, clips: int, frames: int) -> Path:
 
     Taking every n-th frame of a video gives the built-in clip of fewer frames, if n divides frames - 1.
     """
-    for i in tqdm(range(clips), desc="drawing", unit="clip", leave=False, disable=None):
+    for i in Progress(range(clips), desc="drawing", unit="clip", leave=False):
         clip = make_clip(0, i, frames=frames)
         path = write_video(clip.video, root / clip.motion / f"{i:06d}.mkv")
         write_text(caption_file(path), clip.caption + "\n")
@@ -205,7 +204,7 @@ def check_videos(
     if not split:
         warn_of_unpublished_counts(kind, len(found.videos), len(found.classes))
     videos, left_out, remarks, captions = [], list(found.left_out), [], Captions(root)
-    for path, label in tqdm(found.videos, desc="checking", unit="video", leave=False, disable=None):
+    for path, label in Progress(found.videos, desc="checking", unit="video", leave=False):
         try:
             caption = captions.of(path)
         except (OSError, ValueError) as error:

@@ -104,7 +104,8 @@ class Denoising(ABC):
         t = torch.stack([self.timestep(random) for random in generators(Draw.TIMESTEP)])
         chance = torch.stack([torch.rand(2, generator=random) for random in generators(Draw.DROP)])  # clip, images
         share = 0.0 if self.distillation else self.drop_rate(network)
-        dropped = torch.repeat_interleave(chance < share, torch.tensor([1, num_images]), dim=1)
+        of_each = torch.tensor([1, num_images])
+        dropped = torch.repeat_interleave(chance < share, of_each, dim=1, output_size=1 + num_images)
         x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
         condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
         if self.distillation:

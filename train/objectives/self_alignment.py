@@ -27,7 +27,8 @@ def add_head(denoiser: Denoiser) -> None:
     for layer in (head[0], head[2]):
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
-    denoiser.alignment_head = head.to(next(denoiser.parameters()).device)
+    device = next(denoiser.parameters()).device
+    denoiser.alignment_head = head if device.type == "cpu" else head.to(device)  # fake tensors cannot be moved
 
 
 def less_noisy(config: LatentTrainConfig, index: Tensor, count: int, step: int, slots: range) -> Tensor:

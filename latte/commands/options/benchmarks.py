@@ -10,6 +10,7 @@ from latte.commands.options.choices import (
     LEAST_FRAMES,
     LEAST_MANIFOLD,
     PRECISIONS,
+    PRESETS,
     SHAPE_FEATURES,
     SOURCES,
 )
@@ -175,15 +176,34 @@ def video_options(argv: list[str]) -> Namespace:
     return args
 
 
+LATTE_1 = {"num_frames": 16, "height": 512, "width": 512, "dtype": "float16"}  # the options without --config
+OF_TRAINING = ("processes", "out", "device", "changes")  # those with it
+
+
 def memory_options(argv: list[str]) -> Namespace:
-    """Compute what Latte-1 needs in memory, part by part. No weights are needed."""
+    """Compute what Latte-1 needs to make a video, or with --config what a training needs, and how long a step takes."""
     parser = Parser(prog="latte bench memory", description=memory_options.__doc__)
     add = parser.add_argument
-    add("--num-frames", type=int, default=16, help="frames of the video (default: 16)")
-    add("--height", type=int, default=512, help="in pixels (default: 512)")
-    add("--width", type=int, default=512, help="in pixels (default: 512)")
-    add("--dtype", choices=DTYPES, default="float16", help="type of the weights (default: float16)")
-    args = parser.parse_args(argv)
+    add("--num-frames", type=int, help="frames of the video (default: 16)")
+    add("--height", type=int, help="in pixels (default: 512)")
+    add("--width", type=int, help="in pixels (default: 512)")
+    add("--dtype", choices=DTYPES, help="type of the weights (default: float16)")
+    words = f"a training: {', '.join(PRESETS)}, or a file; neither its data nor its VAE need exist"
+    add("--config", help=words)
+    add("--processes", type=int, help="with --config: how many processes train, one on each GPU (default: 1)")
+    add("--out", type=Path, help="with --config: also write the results to this .json file")
+    add("--device", help="with --config: where to time a step, such as cpu or cuda (default: cuda if it is available)")
+    add("changes", nargs="*", metavar="key=value", help="with --config: settings of the training to change")
+    args = parser.parse_intermixed_args(argv)
+    without, other = ("", LATTE_1) if args.config else ("out", OF_TRAINING)
+    for name in (name for name in other if getattr(args, name)):
+        words = "key=value" if name == "changes" else f"--{name.replace('_', '-')}"
+        raise ValueError(f"{words} does nothing with{without} --config: leave it out")
+    args.processes = 1 if args.processes is None else args.processes
+    check_count("--processes", args.processes)
+    check_out_file(args.out)
+    for name, default in LATTE_1.items():
+        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
     for name, unit in (("num_frames", 1), ("height", 16), ("width", 16)):
         value = getattr(args, name)
         if not 1 <= value <= 65_536 or value % unit:
@@ -214,7 +234,7 @@ BENCHMARKS = {
     "train": (train_options, "how fast a Latte trains"),
     "eval": (eval_options, "how fast videos are decoded and compared"),
     "video": (video_options, "how fast clips are read out of videos"),
-    "memory": (memory_options, "what Latte-1 needs in memory"),
+    "memory": (memory_options, "what Latte-1, or a training before it begins, needs in memory"),
     "features": (features_options, "how the distance of the shapes' features grows with damage"),
 }
 

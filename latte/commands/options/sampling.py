@@ -78,7 +78,9 @@ def sample_parser() -> Parser:
     add = parser.add_argument
     words = "a folder, an original .pt, or a model that ships (default: shapes; with --prompt shapes-t2v)"
     add("model", nargs="?", help=words)
-    add("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
+    words = "folder to write to (default: samples, or the next free one of samples-2, samples-3, ...; with --n samples)"
+    add("--out", type=Path, help=words)
+    add("--overwrite", action="store_true", help="replace the page and the videos of an earlier call in --out")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
     words = "a set of N videos in all, for evaluation (with torchrun: --count)"
     add("--n", "--count", dest="count", type=int, metavar="N", help=words)
@@ -122,7 +124,7 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
     if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
         raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
-    check_out_folder(args.out)
+    check_out_folder(args.out or Path("samples"))
     return args
 
 

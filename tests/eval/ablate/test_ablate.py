@@ -39,9 +39,10 @@ def commands(monkeypatch):
         with open(log.name, "a") as text, contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
             return main(ran[-1])
 
-    def for_each(self, function, items):
+    def for_each(self, function, items, meanwhile):
         for item in items:
             function(*item, self, workers.worker_devices(1)[0])
+            meanwhile()
 
     monkeypatch.setattr(ablation_scores, "DRAWS", 2)
     monkeypatch.setattr(Workers, "run_process", run_process)
@@ -124,7 +125,11 @@ def test_the_settings_of_a_run_are_read_once(tmp_path, monkeypatch):
 def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
     names = ("temporal-position", "patch-embedding")
     assert ablate(tmp_path, vae, *names) == 0
-    assert "6 evaluations, 6 missing; 6 trainings missing, up to 2 steps each" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "6 evaluations, 6 missing; 6 trainings missing, up to 2 steps each" in said.out
+    for line in ("encoding: 2 of 2 data sets", "training: 2 of 12 steps", "training: 12 of 12", "evaluating: 1 of 6 m"):
+        assert line in said.err
+    assert re.search(r"training: 2 of 12 steps, \d\d:\d\d gone, \d\d:\d\d left", said.err)
     assert [words[0] for words in commands] == ["encode"] * 2 + ["train"] * 6  # two seeds of: base, rope, tubelet 2
     report = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
     assert {"report.md", "report.html", "curves-patch-embedding.png", "strips-temporal-position.png"} <= report.keys()
@@ -148,7 +153,9 @@ def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
 def test_a_failed_arm_is_reported_beside_the_others(vae, commands, tmp_path, capsys):
     assert ablate(tmp_path, vae, "patch-embedding", "num_frames=3", seeds=(0,)) == 2
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "3 frames cannot be cut into tubelets of 2" in said.err
+    assert "training: 4 of 4 steps" in said.err  # the failed one does not wait for its steps
+    errors = [line for line in said.err.splitlines() if line.startswith("latte ablate")]
+    assert len(errors) == 1 and "3 frames cannot be cut into tubelets of 2" in errors[0]
     text = (tmp_path / "report.md").read_text()
     assert "- compression, 2 frames, seed 0, failed: latte train: error: 3 frames cannot be cut" in text
     assert re.search(r"\| uniform \| 1 \| 0\.\d+ \|", text) and "| compression, 2 frames | 0 | - |" in text
@@ -216,7 +223,7 @@ def test_workers_share_the_gpus(monkeypatch):
 
 
 def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
-    at_once, now = [], set()
+    at_once, now, seen = [], set(), []
 
     def work(number, workers, device):
         now.add(number)
@@ -225,8 +232,8 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
         now.remove(number)
 
     with Workers(2) as pair:
-        pair.for_each(work, [(number,) for number in range(6)])
-    assert max(at_once) == 2 and len(at_once) == 6
+        pair.for_each(work, [(number,) for number in range(6)], lambda: seen.append(len(at_once)))
+    assert max(at_once) == 2 and len(at_once) == 6 == seen[-1] and len(seen) > 2
 
     def interrupted(workers, device):
         with (tmp_path / "log").open("wb") as log:
@@ -235,7 +242,7 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
 
     status, start = [], time.perf_counter()
     with pytest.raises(KeyboardInterrupt), Workers(1) as one:
-        one.for_each(interrupted, [(), ()])
+        one.for_each(interrupted, [(), ()], lambda: None)
     assert status == [-signal.SIGTERM] and time.perf_counter() - start < 20  # and the second never began
     assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
 

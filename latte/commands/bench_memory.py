@@ -1,0 +1,132 @@
+"""`latte bench memory`: what Latte-1 needs to make a video, or what a training needs before it begins."""
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+
+from latte.commands.parser import write_result
+from latte.device import device_name, usable_device
+from latte.eval.bench.memory_need import memory_table
+from latte.eval.bench.step_time import step_time
+from latte.eval.bench.training_need import DEPTHS, Data, TrainingNeed, training_need
+from latte.eval.reporting import markdown_table
+from latte.models.vae import VAEConfig
+from latte.train.base_config import TrainConfig
+from latte.train.data.folders import open_clips
+from latte.train.data.latent_files import open_latent_folder
+from latte.train.data.latents import SOURCES
+from latte.train.data.layouts import find_any_videos
+from latte.train.data.video_list import VIDEO_LIST, open_video_list
+from latte.train.presets import resolve
+from latte.weights.folder import CONFIG, read_config
+from latte.weights.load import find_model
+from latte.weights.tensors import DTYPES, CheckpointError
+
+PARTS = {  # of a training's memory, in the words of the table
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "averages": "averages of the weights",
+    "vae": "VAE",
+    "activations": "activations that the backward pass needs",
+    "working": "working memory of a block",
+    "gathered": "whole weights of blocks at work",
+    "updating": "working memory of the optimiser",
+    "encoding": "encoding, before the forward pass",
+    "most": "most at once",
+}
+UNITS = ((1, "s"), (60, "min"), (3600, "h"), (86400, "days"), (86400 * 365.25, "years"))
+
+
+def bench_memory(args: Namespace) -> None:
+    """Compute what Latte-1 needs, part by part, or with --config what a training needs in each process."""
+    if args.config is None:
+        print(memory_table(args.num_frames, args.height, args.width, DTYPES[args.dtype]))
+        size = f"{args.num_frames} x {args.height} x {args.width}"
+        print(f"GB, one video of {size} with guidance, {args.dtype}; computed")
+        return
+    device = usable_device(args.device)
+    config = resolve(args.config, args.changes, device)
+    data, notes = known_data(config)
+    needs = needs_of(config, data, args.processes)
+    asked = needs[column(config, args.processes)]
+    time = step_time(config, data, asked, device)
+    names = {name: words for name, words in PARTS.items() if any(getattr(need, name) for need in needs.values())}
+    gb = lambda need, name: f"{getattr(need, name) / 1e9:.3g}"
+    rows = [[words, *(gb(need, name) for need in needs.values())] for name, words in names.items()]
+    print(markdown_table(["GB (10^9 bytes) in each process", *needs], rows))
+    batch = f"{asked.micro_batches} x {asked.clips} clips a step"
+    batch += f" in each of {args.processes} processes" if args.processes > 1 else ""
+    print(f"{batch}, {config.precision}; these settings: {column(config, args.processes)}")
+    print("counted as on a GPU; CUDA itself and gaps between tensors take a few GB more")
+    whole = f"all {config.steps} steps {duration(time.seconds * config.steps)}"
+    step = f"a step takes about {duration(time.seconds)} on {device_name(device)}"
+    print(f"{step}, {whole}, without reading and encoding")
+    print(f"  measured: {time.how}")
+    for note in notes:
+        print(note)
+    about = {"config": args.config, "changes": args.changes, "processes": args.processes}
+    bytes_of = {name: {**dataclasses.asdict(need), "most": need.most} for name, need in needs.items()}
+    write_result(args.out, {**about, "bytes": bytes_of, "seconds": time.seconds, "measured": time.how})
+
+
+def needs_of(config: TrainConfig, data: Data, processes: int) -> dict[str, TrainingNeed]:
+    """What a training needs without and with gradient checkpointing and sharding, as far as it can have them."""
+    if config.kind not in DEPTHS:  # without these settings
+        return {column(config, processes): training_need(config, data, processes)}
+    found = {}
+    for shard in (False, True) if processes > 1 else (False,):
+        for again in (False, True):
+            off = {} if shard else {"shard_group": 0}
+            exact = {"deterministic_reduce": False} if shard else {}
+            variant = dataclasses.replace(config, shard=shard, gradient_checkpointing=again, **off, **exact)
+            found[column(variant, processes)] = training_need(variant, data, processes)
+    return found
+
+
+def column(config: TrainConfig, processes: int) -> str:
+    """The column of the table for some settings."""
+    settings = {
+        "shard": processes > 1 and config.shard,
+        "gradient_checkpointing": config.gradient_checkpointing,
+    }
+    return ", ".join(f"{name}=true" for name, value in settings.items() if value) or "plain"
+
+
+def known_data(config: TrainConfig) -> tuple[Data, list[str]]:
+    """What is known of the VAE and the classes of a training, and what had to be assumed."""
+    notes, vae, classes = [], VAEConfig(), 0
+    if config.kind != "vae":
+        try:
+            vae = vae_config(find_model(config.vae))
+        except CheckpointError:
+            notes.append(f"there is no VAE {config.vae} yet: Stable Diffusion's shape is assumed (4 channels, 1/8)")
+    if config.kind == "latte" and config.classes:
+        try:
+            classes = count_classes(config)
+        except (OSError, ValueError) as error:
+            notes.append(f"no classes are counted, a few kB each: {error}")
+    return Data(vae, classes), notes
+
+
+def vae_config(path: Path) -> VAEConfig:
+    """The shape of a VAE's folder; that of a single file is Stable Diffusion's."""
+    return read_config(path, VAEConfig.from_dict) if (path / CONFIG).is_file() else VAEConfig()
+
+
+def count_classes(config: TrainConfig) -> int:
+    """How many classes the data has, without reading its videos."""
+    root = Path(config.data)
+    if config.latents not in SOURCES:
+        return len(open_latent_folder(Path(config.latents)).names)
+    if config.data == "shapes":
+        return len(open_clips(config).names)
+    if (root / VIDEO_LIST).is_file():
+        return len(open_video_list(root, verify_files=False).classes)
+    return len(find_any_videos(root).classes)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, with two digits."""
+    size, unit = next((size, unit) for size, unit in reversed(UNITS) if seconds >= size or size == 1)
+    return f"{float(f'{seconds / size:.2g}'):g} {unit}"

@@ -1,0 +1,124 @@
+"""What a training is said to need is what a real one takes on this CPU."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from small_runs import TINY_VAE, small, small_t2v
+
+from latte.cli import main
+from latte.commands.info import count_cost
+from latte.eval.bench.resources import LiveTensors, seconds_of
+from latte.eval.bench.step_time import step_time
+from latte.eval.bench.training_need import CPU, Data, kept_bytes, objective_of, planned_step, training_need
+from latte.models.latte_config import LatteConfig
+from latte.models.vae import VAEConfig
+from latte.processes import Ranks
+from latte.train.data.latents import open_data
+from latte.train.parallel import micro_batches
+from latte.train.run import Run
+
+VAE = VAEConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=4, scaling_factor=1.0)
+DATA = Data(VAE, 8)
+WIDE = ["model.hidden_size=64", "model.depth=4", "num_frames=8", "image_size=32"]
+SLIM = ["model.depth=2", "model.hidden_size=32", "model.num_heads=2", "image_size=64"]
+SLIM_LATTE = LatteConfig(depth=2, hidden_size=32, num_heads=2, input_size=8)
+SETTINGS = {
+    "bf16, muon": ["precision=bf16", "fast=false", "optimizer=muon", "average_every=5"],
+    "recomputed": ["gradient_checkpointing=true", "micro_batch_size=2", "align_weight=0.2"],
+}
+
+
+@pytest.mark.parametrize("words", SETTINGS.values(), ids=SETTINGS)
+def test_a_real_step_takes_what_was_counted(words, vae, tmp_path):
+    """The most bytes at once within 3 %, and what the forward pass keeps to the byte."""
+    config = small(vae, *WIDE, *words)
+    need = training_need(config, DATA, as_on="cpu")
+    clips = open_data(config)
+    with LiveTensors() as memory:
+        training = Run(config, tmp_path, clips, CPU, Ranks())
+        loaded = sum(z.nbytes for z in training.objective.vae.parameters())
+        training.objective.prepare(micro_batches(config, Ranks()), 0)
+        stored = memory.live  # networks, and the latents of all clips
+        training.step(0)  # after it the optimiser has its state
+        memory.peak = memory.live
+        training.step(1)
+    networks = need.weights + need.averages + need.vae
+    assert need.vae == loaded and networks <= stored
+    assert memory.peak - (stored - networks) == pytest.approx(need.most, rel=0.03)
+
+
+@pytest.mark.parametrize("make", [small, small_t2v])
+def test_what_is_kept_is_what_stays_alive_after_the_forward_pass(make, vae):
+    config = make(vae, "num_frames=8", "image_size=32")
+    step = planned_step(objective_of(config, DATA, CPU), 4, "cpu")
+    kept = kept_bytes(step.loss, step.network)
+    with LiveTensors() as memory:
+        loss = step.loss()
+    assert kept == pytest.approx(memory.live, rel=0.01) and loss.requires_grad
+    assert training_need(config, DATA, as_on="cpu").activations == kept  # fake tensors keep the same
+
+
+def test_a_gpu_keeps_attention_in_half_precision_and_processes_share(vae):
+    config = small(vae, *WIDE, "model.depth=2", "precision=bf16", "global_batch_size=8")
+    gpu, cpu = (training_need(config, DATA, as_on=kind) for kind in ("cuda", "cpu"))
+    assert gpu.activations < 0.95 * cpu.activations
+    copies, sharded = (training_need(replace(config, shard=shard), DATA, 4) for shard in (False, True))
+    assert copies.clips == sharded.clips == 2 and copies.activations == sharded.activations
+    assert gpu.activations / 4 < copies.activations < gpu.activations  # casts of weights do not depend on clips
+    assert copies.gradients == 2 * gpu.gradients  # DDP's buckets
+    for name in ("weights", "gradients", "optimizer", "averages"):
+        assert getattr(sharded, name) == pytest.approx(getattr(gpu, name) / 4, rel=1e-3)
+    assert 0 < sharded.gathered < gpu.weights
+
+
+def test_a_step_takes_about_as_long_as_it_is_said_to(vae, tmp_path):
+    config = small(vae, *WIDE, "model.hidden_size=128", "precision=fp32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # whose clock other work does not move
+    try:
+        said = step_time(config, DATA, training_need(config, DATA, as_on="cpu"), CPU)
+        training = Run(config, tmp_path, open_data(config), CPU, Ranks())
+        training.objective.prepare(micro_batches(config, Ranks()), 0)
+        training.step(0)
+        real = seconds_of(lambda: training.step(1), CPU, 0.5)
+    finally:
+        torch.set_num_threads(threads)
+    assert said.how.startswith("4 clips through two of its blocks") and 0.4 < said.seconds / real < 2.5
+
+
+def test_the_command_knows_published_sizes_without_data(tmp_path, capsys):
+    out = tmp_path / "need.json"
+    words = ["--processes", "8", "--device", "cpu", "--out", str(out), "precision=fp32", "data=nowhere"]
+    assert main(["bench", "memory", "--config", "ucf101", *words, *SLIM]) == 0
+    said = capsys.readouterr().out
+    assert "there is no VAE sd-vae-ft-ema yet" in said and "no classes are counted" in said
+    assert "1 x 5 clips a step in each of 8 processes, fp32; these settings: plain" in said
+    found = json.loads(out.read_text())["bytes"]
+    assert len(found) == 4 and found["plain"]["weights"] == 4 * count_cost(SLIM_LATTE).parameters
+    assert found["shard=true"]["weights"] == found["plain"]["weights"] // 8
+    activations = [found[name]["activations"] for name in ("gradient_checkpointing=true", "plain")]
+    assert activations[0] < activations[1] / 3
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["key=1"], "key=value does nothing without --config"),
+        (["--config", "shapes", "--height", "64"], "--height does nothing with --config"),
+        (["--config", "shapes", "--processes", "0"], "--processes is 0"),
+        (["--config", "shapes-features"], "kind=features"),
+        (["--config", "shapes", "--processes", "3"], "cannot be split over 3 processes"),
+    ],
+)
+def test_bad_words_end_in_one_line(words, say, capsys):
+    assert main(["bench", "memory", *words]) == 2
+    error = capsys.readouterr().err
+    assert say in error and error.count("\n") == 1
+
+
+def test_a_vae_is_trained_too(capsys):
+    assert main(["bench", "memory", "--config", "shapes-vae", "--device", "cpu", *TINY_VAE, "precision=fp32"]) == 0
+    said = capsys.readouterr().out
+    assert "activations" in said and "checkpointing" not in said

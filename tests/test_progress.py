@@ -1,0 +1,105 @@
+"""Progress: a bar on a terminal, few whole lines in a log."""
+
+import io
+import re
+
+import pytest
+
+from latte import progress
+from latte.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Notebook(io.StringIO):
+    __module__ = "ipykernel.iostream"
+
+
+class Clock:
+    """Time that only passes when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, count: int, seconds: float):
+        for i in range(count):
+            self.now += seconds
+            yield i
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.time", clock)  # tqdm takes it when a bar is made
+    monkeypatch.setattr("tqdm.std.time", clock)
+    return clock
+
+
+def lines(file: io.StringIO) -> list[str]:
+    assert "\r" not in file.getvalue() and file.getvalue().endswith("\n")
+    return file.getvalue().splitlines()
+
+
+def test_a_log_gets_the_first_the_last_and_few_between(clock):
+    log = io.StringIO()
+    assert len([*Progress(clock.work(4096, 0.05), "encoding", total=4096, unit="clip", file=log)]) == 4096
+    said = lines(log)
+    assert said[0] == "encoding: 1 of 4096 clips, 00:00 gone, 03:24 left, 20 clips/s"
+    assert re.match("encoding: 60[12] of 4096 clips, 00:30 gone, 02:54 left", said[1])
+    assert said[-1] == "encoding: 4096 of 4096 clips, 03:24 gone, 00:00 left, 20 clips/s"
+    assert len(said) == 2 + 204.8 // progress.LINE_SECONDS
+
+
+def test_a_log_of_a_day_stays_short(clock):
+    log = io.StringIO()
+    list(Progress(clock.work(8640, 10.0), "training", total=8640, file=log))
+    assert 290 < len(lines(log)) < 360
+
+
+def test_a_log_of_steps_says_what_is_behind_them_and_where_it_stopped(clock):
+    log = io.StringIO()
+    with Progress(desc="run", total=30, initial=10, file=log) as bar:
+        for i, _ in enumerate(clock.work(5, 3.0)):
+            bar.set_postfix_str(f"loss={i}", refresh=False)
+            bar.update()
+    assert lines(log) == [
+        "run: 11 of 30 steps, 00:03 gone, 00:57 left, 3 s/step, loss=0",
+        "run: 15 of 30 steps, 00:15 gone, 00:45 left, 3 s/step, loss=4",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.3, 0), (3.0, 2)])
+def test_a_part_that_is_short_says_nothing(seconds, expected, clock):
+    log = io.StringIO()
+    list(Progress(clock.work(10, seconds), "verifying", total=10, unit="file", leave=False, file=log))
+    assert log.getvalue().count("\n") == expected
+
+
+def test_what_was_done_before_says_nothing_about_the_speed(clock):
+    log = io.StringIO()
+    with Progress(desc="encoding", total=100, unit="video", file=log) as bar:
+        bar.skip(90)
+        list(bar.each(clock.work(5, 2.0)))
+    assert lines(log)[-1] == "encoding: 95 of 100 videos, 00:10 gone, 00:10 left, 2 s/video"
+
+
+@pytest.mark.parametrize("kind", [Terminal, Notebook])
+def test_a_terminal_and_a_notebook_get_a_bar(kind, clock):
+    screen = kind()
+    list(Progress(clock.work(40, 1.0), "encoding", total=40, unit="clip", file=screen))
+    drawn = screen.getvalue()
+    assert drawn.count("\n") == 1 and drawn.count("\r") > 20
+    assert re.search(r"encoding:  50%\|.*\| 20/40 \[00:20<00:20", drawn)
+
+
+def test_only_the_first_process_and_who_asks_for_it_see_anything(monkeypatch):
+    for rank, disable, seen in (("0", False, True), ("0", True, False), ("1", False, False)):
+        monkeypatch.setenv("RANK", rank)
+        log = io.StringIO()
+        list(Progress(range(3), "encoding", disable=disable, file=log))
+        assert bool(log.getvalue()) == seen

@@ -1,0 +1,64 @@
+"""What `latte train` says before the first step, when it is stopped, and when it has nothing to do."""
+
+import os
+import signal
+
+import pytest
+from small_runs import TINY, TINY_VAE, run, small
+
+from latte.cli import main
+from latte.train.presets import resolve
+from latte.train.run import Run
+
+
+@pytest.fixture
+def command(vae, tmp_path):
+    return lambda *words: main(["train", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words])
+
+
+def facts_of(text):
+    return dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
+
+
+def test_a_run_says_what_it_does_where_it_resumes_and_that_it_is_done(command, tmp_path, capsys, monkeypatch):
+    own = Run.step
+    stopping = lambda self, step: own(self, step) if step != 2 else os.kill(os.getpid(), signal.SIGINT) or own(self, 2)
+    monkeypatch.setattr(Run, "step", stopping)
+    assert command() == 130
+    said = capsys.readouterr()
+    facts = facts_of(said.out)
+    assert said.out.startswith(f"{tmp_path}\n") and "resumed" not in said.out
+    assert facts["on"].startswith("1 x cpu") and facts["on"].endswith("precision fp32")
+    assert facts["trains"] == "a Latte of 15.6 k parameters" and facts["batch"] == "4 clips a step"
+    clip = "each 4 frames, interval 1, 16 x 16 pixels, latents 4 x 2 x 2"
+    assert facts["data"] == f"shapes: 12 clips in 8 classes, {clip}"
+    assert facts["steps"] == "12, learning rate 0.0015, cosine"
+    assert facts["saves"].startswith(f"every 5 steps, in {tmp_path}/checkpoints")
+    assert said.err.splitlines()[-1] == "latte train: saved at step 3; the same command goes on"
+    assert command("micro_batch_size=2") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "resumed at step 3" in said and "  batch   4 clips a step, in 2 micro-batches of 2" in said
+    assert command() == 0
+    done = f"{tmp_path}: all 12 steps are done already; a larger steps=N goes on"
+    assert capsys.readouterr().out.splitlines()[:-1] == [done]
+
+
+def test_another_init_of_a_run_that_began_is_not_ignored_silently(vae, command, tmp_path, capsys):
+    run(small(vae, "steps=2"), tmp_path)
+    words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to begin with other weights"
+    for asked in ([], ["init=shapes"]):
+        assert command("steps=2", *asked) == 0
+        assert (words in capsys.readouterr().err) == bool(asked)
+
+
+def test_a_run_of_videos_says_how_many_and_of_which_frames(vae, videos, tmp_path):
+    said = []
+    words = [f"data={videos}", "motion_frames=0", "steps=1"]
+    run(small(vae, *words, "selection=crop", "num_images=2"), tmp_path / "latte", say=said.append)
+    run(resolve("folder-vae", [*TINY_VAE, *words, "num_frames=1"]), tmp_path / "vae", say=said.append)
+    latte, of_vae = map(facts_of, said)
+    clips = f"{videos}: 12 clips of 3 videos in 2 classes"
+    assert latte["data"] == f"{clips}, each 4 frames, selection crop, 16 x 16 pixels, latents 4 x 2 x 2"
+    assert of_vae["data"] == f"{clips}, each 1 frame, 16 x 16 pixels"
+    assert latte["batch"] == "4 clips a step, each with 2 images"
+    assert of_vae["trains"].startswith("a VAE of ")

@@ -1,0 +1,75 @@
+"""What a run says of itself before its first step: what is trained, on what, how, and where it saves."""
+
+from latte.device import device_name
+from latte.train.base_config import TrainConfig
+from latte.train.metrics import METRICS_FILE
+from latte.train.objectives.denoising import Denoising
+from latte.train.parallel import micro_batches
+from latte.train.run import Run
+from latte.weights.load import CHECKPOINTS, FINAL
+
+TRAINED = {"latte": "a Latte", "t2v": "a text-to-video Latte", "vae": "a VAE", "features": "a feature network"}
+
+
+def header(run: Run, first: int) -> str:
+    """Describe a run in a few lines.
+
+    Args:
+        run: The run, restored from its checkpoint if there is one.
+        first: How many steps are done.
+    """
+    config, folder = run.config, run.folder
+    if first == config.steps:
+        return f"{folder}: all {first} steps are done already; a larger steps=N goes on"
+    count = sum(parameter.numel() for parameter in run.network.parameters() if parameter.requires_grad)
+    begins = f", begun with {config.init}" if config.init and not first else ""
+    every = f"every {config.save_every} steps" if config.save_every < config.steps else "at the end"
+    lines = {
+        "trains": f"{TRAINED[config.kind]} of {in_units(count)} parameters{begins}",
+        "on": f"{run.ranks.size} x {device_name(run.device)}, precision {config.precision}",
+        "data": describe_data(run),
+        "batch": describe_batch(run),
+        "steps": f"{config.steps}, learning rate {config.learning_rate:g}, {config.schedule}",
+        "saves": f"{every}, in {folder / CHECKPOINTS}; numbers in {METRICS_FILE}; at the end {folder / FINAL}",
+    }
+    text = "\n".join([f"{folder}", *(f"  {name:7} {value}" for name, value in lines.items())])
+    return f"{text}\nresumed at step {first}" if first else text
+
+
+def describe_data(run: Run) -> str:
+    """What a run learns from."""
+    config, clips = run.config, run.objective.clips
+    source = config.data if config.latents in ("once", "step") else f"latents of {config.data} in {config.latents}"
+    counts = [f"{len(clips)} clips"]
+    counts += [f"of {clips.num_videos} videos"] if config.data != "shapes" else []
+    counts += [f"in {len(clips.names)} classes"] if clips.names else []
+    frames = [in_words(config.num_frames, "frame")]
+    frames += [chosen_frames(config)] if config.num_frames > 1 else []
+    frames += [f"{config.image_size} x {config.image_size} pixels"]
+    if isinstance(run.objective, Denoising):
+        frames += [f"latents {run.objective.channels} x {run.objective.side} x {run.objective.side}"]
+    return f"{source}: {' '.join(counts)}, each {', '.join(frames)}"
+
+
+def chosen_frames(config: TrainConfig) -> str:
+    """Which frames of a video make a clip."""
+    return f"interval {config.frame_interval}" if config.selection == "stride" else f"selection {config.selection}"
+
+
+def describe_batch(run: Run) -> str:
+    """How many clips a step takes, and how they are split."""
+    config, micro = run.config, micro_batches(run.config, run.ranks)
+    text = f"{config.global_batch_size} clips a step"
+    text += f", each with {in_words(config.num_images, 'image')}" if config.num_images else ""
+    text += f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else ""
+    return text + (f", in each of {run.ranks.size} processes" if run.ranks.size > 1 else "")
+
+
+def in_words(count: int, unit: str) -> str:
+    """A count with its unit, in the plural unless it is 1."""
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
+def in_units(count: int) -> str:
+    """A number of parameters, with three digits."""
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
