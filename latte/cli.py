@@ -32,7 +32,7 @@ COMMANDS = {  # the name of each command, and of its module in latte.commands, w
     "eval": "evaluate videos (FVD and other metrics), or a model of the built-in shapes",
     "ablate": "run the paper's ablations: train every arm, score it, and write a report",
     "bench": "benchmark speed, memory and accuracy",
-    "info": "list parameters and FLOPs of every variant and size, beside the paper's",
+    "info": "say what a path holds; or list parameters and FLOPs of every variant and size, beside the paper's",
 }
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # PyTorch on any device, and the system
 

@@ -1,4 +1,4 @@
-"""`latte info`: parameters and FLOPs of every variant and size, beside the paper's table."""
+"""`latte info`: what a path holds; without one, parameters and FLOPs of every variant and size, beside the paper's."""
 
 from argparse import Namespace
 from typing import NamedTuple
@@ -54,7 +54,12 @@ def count_cost(config: LatteConfig) -> Cost:
 
 
 def main(args: Namespace) -> None:
-    """Print the table."""
+    """Print what a path holds, or the table."""
+    if args.path:
+        from latte.commands.describe_path import describe_path  # which loads PyTorch
+
+        print(describe_path(args.path))
+        return
     print(f"{'model':12} {'variant':>7} {'depth':>5} {'params M':>9}", end=" ")
     print(f"{'GMACs':>9} {'w/o attention':>14} {'paper M':>8} {'paper G':>8}")
     for size in args.sizes:

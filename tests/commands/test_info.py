@@ -1,11 +1,15 @@
-"""`latte info` counts what the network has and does."""
+"""`latte info` counts what the network has and does, and says what a path holds."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from small_runs import run, small, small_t2v
 from torch.utils.flop_counter import FlopCounterMode
 
+from latte.cli import main
 from latte.commands.info import count_cost
 from latte.models.latte import Latte, LatteConfig
 
@@ -25,3 +29,66 @@ def test_the_formula_counts_what_the_network_has_and_does(variant, changes):
     attention = sum(flops for op, flops in counts.items() if "attention" in str(op) or "bmm" in str(op))
     total, parameters = sum(counts.values()), sum(p.numel() for p in model.parameters())
     assert count_cost(config) == (parameters, total // 2, (total - attention) // 2) and attention > 0
+
+
+@pytest.fixture
+def info(capsys):
+    def ask(path, *words):
+        capsys.readouterr()
+        status = main(["info", str(path), *words])
+        said = capsys.readouterr()
+        return said.out if status == 0 else said.err
+
+    return ask
+
+
+def test_runs_models_and_what_they_write(vae, tmp_path, info):
+    run(small(vae, "steps=2", "save_every=1"), tmp_path / "run")
+    run(small_t2v(vae, "steps=1"), tmp_path / "text")
+    said = info(tmp_path / "run")
+    assert "a training run" in said and "trains      a Latte on shapes" in said
+    assert f"2 of 2 saved; the result is {tmp_path}/run/final" in said and "last logged step 2, loss " in said
+    for path in ("run/final", "run/checkpoints/step-0000002"):
+        assert "a Latte of 15.6 k parameters" in info(tmp_path / path) and "num_classes=8" in info(tmp_path / path)
+    assert "a checkpoint of a run" in info(tmp_path / "text/checkpoints/step-0000001")
+    said = info(tmp_path / "text/final")
+    assert "a text-to-video model" in said and "transformer" in said and "tokenizer   no weights" in said
+    assert "a VAE of" in info(vae) and "lines       2" in info(tmp_path / "run/metrics.jsonl")
+    assert "8 " not in info(vae / "model.safetensors").splitlines()[0] and "weights" in info(vae / "model.safetensors")
+    assert "a Latte of 4.66 M parameters" in info("shapes") and "transformer 4.56 M parameters" in info("shapes-t2v")
+
+
+def test_data_features_and_results(vae, videos, tmp_path, info):
+    assert main(["prepare", "folder", str(videos), "--out", str(tmp_path / "list"), "--num-frames", "4"]) == 0
+    words = [f"data={videos}", f"vae={vae}", "num_frames=4", "image_size=16"]
+    assert main(["encode", "--out", str(tmp_path / "latents"), "--device", "cpu", *words]) == 0
+    said = info(tmp_path / "list")
+    assert "a data list" in said and f"3 in {videos}, 36 frames" in said and "a 2, b 1" in said and "24 x 24: 3" in said
+    assert "latents for training" in info(tmp_path / "latents") and "3, 36 frames" in info(tmp_path / "latents")
+    said = info(videos)
+    assert "a folder of videos" in said and "a 2, b 1" in said and "24 x 24 pixels, ffv1" in said
+    assert "12 of 24 x 24 pixels, ffv1" in info(videos / "a/x.mkv")
+    np.savez(tmp_path / "real.npz", mean=np.zeros(8), cov=np.eye(8), n=100)
+    said = info(tmp_path / "real.npz")
+    assert "features or statistics" in said and "clips       100" in said and "8 numbers each" in said
+    result = {"value": 12.5, "real": {"clips": 3, "sha256": "0" * 64}, "many": [1] * 9}
+    (tmp_path / "fvd.json").write_text(json.dumps(result))
+    said = info(tmp_path / "fvd.json")
+    assert "value       12.5" in said and "real.clips  3" in said and "a list of 9" in said and "000000" not in said
+
+
+def test_what_cannot_be_told_takes_one_line(tmp_path, info):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "cut.safetensors").write_bytes(b"0123")
+    for name, say in (
+        ("nowhere", "no model at"),
+        ("empty", "is not a run, a model, a data list"),
+        ("notes.txt", "is not a run, a model, a data list"),
+        ("broken.json", "broken.json"),
+        ("cut.safetensors", "cut.safetensors"),
+    ):
+        said = info(tmp_path / name)
+        assert said.startswith("latte info: error: ") and say in said and said.count("\n") == 1, said
+    assert "--patch-size is for the table of sizes" in info(tmp_path, "--patch-size", "2")

@@ -30,12 +30,21 @@ def convert_options(argv: list[str]) -> Namespace:
 
 def info_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte info`."""
-    description = "Parameters and FLOPs of every variant and size, beside the paper's table."
+    description = "Say what a path holds; without one, parameters and FLOPs of every variant, beside the paper's table."
     parser = Parser(prog="latte info", description=description)
     add = parser.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="model sizes (default: all)")
-    add("--patch-size", type=int, default=2, choices=(2, 4, 8), help="side of a patch, in latent pixels (default: 2)")
-    variants = list(VARIANTS)
-    add("--variants", nargs="+", type=int, choices=VARIANTS, default=variants, help="model variants (default: all)")
-    add("--num-classes", type=int, default=0, help="number of classes (default: 0, unconditional)")
-    return parser.parse_args(argv)
+    words = (
+        "a run, model, data list, latents, features, statistics, results or videos; or the name of a model that ships"
+    )
+    add("path", nargs="?", metavar="PATH", help=words)
+    add("--sizes", nargs="+", choices=SIZES, help="model sizes (default: all)")
+    add("--patch-size", type=int, choices=(2, 4, 8), help="side of a patch, in latent pixels (default: 2)")
+    add("--variants", nargs="+", type=int, choices=VARIANTS, help="model variants (default: all)")
+    add("--num-classes", type=int, help="number of classes (default: 0, unconditional)")
+    args = parser.parse_args(argv)
+    defaults = {"sizes": list(SIZES), "patch_size": 2, "variants": list(VARIANTS), "num_classes": 0}
+    for name, default in defaults.items():
+        if args.path and getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for the table of sizes: leave it out, or the path")
+        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    return args

@@ -1,0 +1,273 @@
+"""What lies at a path, in a few lines: a run, a model, data, features, statistics, results or videos."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from latte.eval.ablate.runs import ABOUT as ABLATION
+from latte.eval.statistics import is_features, read_feature_set
+from latte.eval.tensor_files import holds_video_tensors, stored_shapes
+from latte.files import read_json
+from latte.sample_record import RECORD
+from latte.train import checkpoint
+from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_latent_folder
+from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
+from latte.train.header import TRAINED, in_units
+from latte.train.metrics import METRICS_FILE, read_lines
+from latte.train.presets import resolve
+from latte.train.run_folder import SETTINGS_FILE
+from latte.video.formats import PICTURE_SUFFIXES, video_kind
+from latte.video.inspect import inspect_video
+from latte.video.page import PAGE_FILE, is_page
+from latte.video.read import scan_videos
+from latte.weights.folder import CONFIG, weight_files
+from latte.weights.folder import WEIGHTS as MODEL
+from latte.weights.load import FINAL, PARTS, find_model, is_checkpoint, is_text_pipeline
+from latte.weights.state_files import state_files
+from latte.weights.tensors import CheckpointError, nested_tables
+from latte.weights.torch_files import read_torch_file
+
+Lines = Iterator[tuple[str, object]]
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+SHOWN = 40  # lines about a result file, and names in one of them
+NETWORKS = {  # by a word in config.json; all others are a Latte
+    "block_out_channels": "a VAE",
+    "widths": "a feature network",
+    "text_encoder": "a text-to-video model",
+    "caption_channels": "a text-to-video transformer",
+}
+
+
+def describe_path(name: str) -> str:
+    """Describe what lies at a path, or a model by its name.
+
+    Raises:
+        ValueError: There is nothing, or nothing that is known here.
+    """
+    path = Path(name) if Path(name).exists() else find_model(name)
+    what, about = next(((what, about) for what, known, about in KINDS if known(path)), ("", None))
+    if about is None:
+        kinds = "a run, a model, a data list, latents, features, statistics, results or videos"
+        raise ValueError(f"{path} is not {kinds}, as far as can be told")
+    lines = [(name, value) for name, value in about(path) if value not in (None, "")]
+    return "\n".join([f"{path}: {what}", *(f"  {name:11} {value}" for name, value in lines)])
+
+
+def index_format(path: Path) -> str:
+    """What the index.json of a folder says that it lists."""
+    try:
+        return str(read_json(path / LATENT_INDEX).get("format", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def about_run(path: Path) -> Lines:
+    """Its settings, how far it is, and its newest numbers."""
+    config = resolve(str(path / SETTINGS_FILE), [])
+    yield "trains", f"{TRAINED[config.kind]} on {config.data}"
+    clip = f"{config.num_frames} frames of {config.image_size} x {config.image_size} pixels"
+    yield "clips", f"{clip}, {config.global_batch_size} a step, precision {config.precision}"
+    found = checkpoint.list_checkpoints(path)
+    done = max(map(checkpoint.step_of, found), default=0)
+    finished = f"; the result is {path / FINAL}" if (path / FINAL).is_dir() else ""
+    yield "steps", f"{done} of {config.steps} saved{finished}"
+    for line in read_lines(path / METRICS_FILE)[-1:]:
+        yield "last logged", numbers(line)
+
+
+def about_ablation(path: Path) -> Lines:
+    """How much of it is done."""
+    about = read_json(path / ABLATION)
+    yield "base", ", ".join(f"{name} {about[name]}" for name in ("data", "steps", "num_videos") if name in about)
+    runs = sorted({file.parent.parent.name for file in path.glob(f"runs/*/*/{SETTINGS_FILE}")})
+    yield "arms", "; ".join(runs)
+    yield "scores", f"{len([*path.glob('runs/*/*/scores/*.json')])} files"
+
+
+def about_list(path: Path) -> Lines:
+    """How many videos, of which classes and sizes."""
+    listed = open_video_list(path, verify_files=False)
+    yield "videos", f"{len(listed.videos)} in {listed.root}, {sum(video.frames for video in listed.videos)} frames"
+    counts = Counter(video.label for video in listed.videos)
+    yield "classes", ", ".join(f"{name} {counts[i]}" for i, name in enumerate(listed.classes))
+    sizes = Counter(f"{video.width} x {video.height}" for video in listed.videos)
+    yield "pixels", ", ".join(f"{size}: {count}" for size, count in sizes.most_common(3))
+    yield "captions", sum(bool(video.caption) for video in listed.videos) or "none"
+
+
+def about_latents(path: Path) -> Lines:
+    """What was encoded, and how."""
+    latents = open_latent_folder(path)
+    size = sum(file["bytes"] for file in latents.files.values())
+    frames = sum(video.frames for video in latents.videos)
+    yield "videos", f"{latents.num_videos}, {frames} frames, {size / 2**20:.1f} MiB"
+    yield "classes", ", ".join(latents.names)
+    yield "text", "embeddings of the captions" if latents.has_text else "none"
+    yield "settings", ", ".join(f"{name}={value}" for name, value in latents.settings.items())
+
+
+def about_samples(path: Path) -> Lines:
+    """The videos of a set for evaluation, and how they were made."""
+    record = read_json(path / RECORD)
+    yield "videos", len([*path.glob("*.mkv")])
+    yield "model", record.get("model")
+    settings = record.get("settings", {})
+    yield "settings", ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+    yield "device", f"{record.get('device')}, torch {record.get('torch')}"
+
+
+def about_pipeline(path: Path) -> Lines:
+    """The parts of a text-to-video model."""
+    for part in (path / name for name in PARTS if (path / name).is_dir()):
+        files = state_files(part) if (part / CONFIG).is_file() and part.name != "scheduler" else []
+        yield part.name, f"{in_units(parameters(files))} parameters" if files else "no weights"
+
+
+def about_model(path: Path) -> Lines:
+    """Its shape, and what lies beside it."""
+    config = read_json(path / CONFIG)
+    kind = next((what for name, what in NETWORKS.items() if name in config), "a Latte")
+    files = [path / MODEL] if is_checkpoint(path) else weight_files(path)
+    yield "network", f"{kind} of {in_units(parameters(files))} parameters"
+    shown = {name: value for name, value in config.items() if not name.startswith("_") and not isinstance(value, dict)}
+    yield "shape", ", ".join(f"{name}={value}" for name, value in shown.items())
+    folders = sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
+    yield "beside it", ", ".join(folders)
+
+
+def about_page(path: Path) -> Lines:
+    """What `latte sample` made."""
+    names = sorted(file.name for file in path.glob("*.mp4"))
+    yield "videos", len(names)
+    yield "the first", names[0] if names else None
+    yield "to see them", f"open {path / PAGE_FILE}"
+
+
+def about_weights(path: Path) -> Lines:
+    """The tables of tensors in a file."""
+    for name, table in tables_in(path).items():
+        if table:
+            first = next(iter(table))
+            count = sum(map(math.prod, table.values()))
+            yield name, f"{len(table)}, {in_units(count)} numbers; the first is {first} {table[first]}"
+
+
+def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the tensors in a file of weights, by table. Raises CheckpointError if it is damaged."""
+    try:
+        if path.suffix == ".safetensors":
+            return {"tensors": stored_shapes(path)}
+        content = read_torch_file(path, values=False)
+        shapes = lambda table: {name: tuple(z.shape) for name, z in table.items() if hasattr(z, "shape")}
+        found = nested_tables(content) if isinstance(content, dict) else ()
+        return {".".join(map(str, names)) or "tensors": shapes(table) for names, table in found}
+    except Exception as error:  # a damaged file can raise almost anything
+        raise CheckpointError(f"{path} is damaged, or holds no weights: {error}") from error
+
+
+def about_features(path: Path) -> Lines:
+    """How many, and how wide."""
+    found = read_feature_set(path)
+    yield "clips", found.count or "unknown"
+    yield "width", f"{found.width} numbers each"
+    facts = {name: value for name, value in found.about.items() if not isinstance(value, dict | list)}
+    yield "of", ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def about_video(path: Path) -> Lines:
+    """Its frames and its codec."""
+    facts = inspect_video(path)
+    yield "frames", f"{facts.frames} of {facts.width} x {facts.height} pixels, {facts.codec}"
+    yield "damage", facts.damage
+
+
+def about_videos(path: Path) -> Lines:
+    """How many, in which folders."""
+    found = scan_videos(path)
+    yield "videos", len(found.videos)
+    below = [video.relative_to(path).parts for video in found.videos]
+    folders = Counter(parts[0] for parts in below if len(parts) > 1)
+    some = ", ".join(f"{name} {count}" for name, count in sorted(folders.items())[:SHOWN])
+    yield "folders", f"{some}, ... ({len(folders)})" if len(folders) > SHOWN else some
+    facts = inspect_video(found.videos[0], quick=True)
+    yield "the first", f"{facts.frames} frames of {facts.width} x {facts.height} pixels, {facts.codec}"
+    yield "unreadable", len(found.unreadable) or None
+
+
+def about_json(path: Path) -> Lines:
+    """The numbers of a result, those inside tables too, without digests."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        yield "holds", f"a list of {len(values)}" if isinstance(values, list) else json.dumps(values)
+        return
+    flat = [(name, value) for name, value in flattened(values) if "sha256" not in name]
+    yield from flat[:SHOWN]
+    yield "and", f"{len(flat) - SHOWN} more" if len(flat) > SHOWN else None
+
+
+def about_metrics(path: Path) -> Lines:
+    """Its first and its last line."""
+    lines = read_lines(path)
+    yield "lines", len(lines)
+    for name, some in (("first", lines[:1]), ("last", lines[-1:])):
+        for line in some:
+            yield name, numbers(line)
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(name, value) of what lies in tables, with names such as "scores.samples.clips"."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + str(name), f"a list of {len(value)}" if isinstance(value, list) and len(value) > 4 else value
+
+
+def numbers(line: dict[str, float | None]) -> str:
+    """A line of metrics in words."""
+    short = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} {short(value)}" for name, value in line.items())
+
+
+def parameters(files: list[Path]) -> int:
+    """How many numbers some files of weights hold."""
+    return sum(math.prod(shape) for file in files for table in tables_in(file).values() for shape in table.values())
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a file is one of weights, and not of videos or features."""
+    return path.is_file() and path.suffix.lower() in WEIGHTS and not holds_video_tensors(path)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a single video: a file, or a folder of nothing but pictures."""
+    if path.is_dir():
+        suffixes = [entry.suffix.lower() for entry in path.iterdir() if entry.name[0] != "."]
+        return bool(suffixes) and all(suffix in PICTURE_SUFFIXES for suffix in suffixes)
+    try:
+        return bool(video_kind(path))
+    except (ValueError, OSError):
+        return False
+
+
+# how each kind is recognised, the first that fits, and what is said about it
+KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Lines]], ...] = (
+    ("a training run", lambda path: (path / SETTINGS_FILE).is_file(), about_run),
+    ("an ablation", lambda path: (path / ABLATION).is_file(), about_ablation),
+    ("a data list", lambda path: index_format(path) == VIDEO_LIST_FORMAT, about_list),
+    ("latents for training", lambda path: index_format(path) == LATENT_FORMAT, about_latents),
+    ("videos for evaluation", lambda path: (path / RECORD).is_file(), about_samples),
+    ("a checkpoint of a run", is_checkpoint, about_model),
+    ("a page of samples", lambda path: is_page(path / PAGE_FILE), about_page),
+    ("a text-to-video model", lambda path: path.is_dir() and is_text_pipeline(path), about_pipeline),
+    ("a model", lambda path: (path / CONFIG).is_file(), about_model),
+    ("metrics of a run", lambda path: path.suffix == ".jsonl", about_metrics),
+    ("results", lambda path: path.suffix == ".json" and path.is_file(), about_json),
+    ("features or statistics", lambda path: path.suffix not in WEIGHTS and is_features(path), about_features),
+    ("weights", is_weights, about_weights),
+    ("a video", is_video, about_video),
+    ("a folder of videos", lambda path: path.is_dir() and bool(scan_videos(path).videos), about_videos),
+)
