@@ -229,8 +229,8 @@ def training_need(config: TrainConfig, data: Data, processes: int = 1, as_on: st
         micro_batches=len(batches),
         shares=1,
     )
-    # a block, the next one, and the gradient of one
-    gathered = parameters - sum(whole) + 3 * max(whole, default=0)
+    largest = max(whole, default=0)  # whole are a block, the next one, the gradient of one, and what is in no block
+    gathered = parameters - sum(whole) + min(2 * largest, sum(whole)) + largest
     return need.sharded(config.shard_group or processes, copies, gathered) if config.shard else need
 
 

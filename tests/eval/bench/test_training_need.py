@@ -70,7 +70,7 @@ def test_a_gpu_keeps_attention_in_half_precision_and_processes_share(vae):
     assert copies.gradients == 2 * gpu.gradients  # DDP's buckets
     for name in ("weights", "gradients", "optimizer", "averages"):
         assert getattr(sharded, name) == pytest.approx(getattr(gpu, name) / 4, rel=1e-3)
-    assert 0 < sharded.gathered < gpu.weights
+    assert gpu.weights < sharded.gathered < 1.6 * gpu.weights  # with two blocks: both, and the gradient of one
 
 
 def test_a_step_takes_about_as_long_as_it_is_said_to(vae, tmp_path):
