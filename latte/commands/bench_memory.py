@@ -17,6 +17,7 @@ from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import SOURCES
 from latte.train.data.layouts import find_any_videos
 from latte.train.data.video_list import VIDEO_LIST, open_video_list
+from latte.train.precision import AUTO, choose_precision
 from latte.train.presets import resolve
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.load import find_model
@@ -47,10 +48,13 @@ def bench_memory(args: Namespace) -> None:
         return
     device = usable_device(args.device)
     config = resolve(args.config, args.changes, device)
+    here = choose_precision(device) if config.precision == AUTO else config.precision
+    if config.precision == AUTO:
+        config = dataclasses.replace(config, precision="bf16")  # what it is on a GPU, as which memory is counted
     data, notes = known_data(config)
     needs = needs_of(config, data, args.processes)
     asked = needs[column(config, args.processes)]
-    time = step_time(config, data, asked, device)
+    time = step_time(dataclasses.replace(config, precision=here), data, asked, device)
     names = {name: words for name, words in PARTS.items() if any(getattr(need, name) for need in needs.values())}
     gb = lambda need, name: f"{getattr(need, name) / 1e9:.3g}"
     rows = [[words, *(gb(need, name) for need in needs.values())] for name, words in names.items()]
@@ -60,7 +64,7 @@ def bench_memory(args: Namespace) -> None:
     print(f"{batch}, {config.precision}; these settings: {column(config, args.processes)}")
     print("counted as on a GPU; CUDA itself and gaps between tensors take a few GB more")
     whole = f"all {config.steps} steps {duration(time.seconds * config.steps)}"
-    step = f"a step takes about {duration(time.seconds)} on {device_name(device)}"
+    step = f"a step takes about {duration(time.seconds)} on {device_name(device)} in {here}"
     print(f"{step}, {whole}, without reading and encoding")
     print(f"  measured: {time.how}")
     for note in notes:
