@@ -83,8 +83,9 @@ def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
     """What a call with these arguments computes, given by name, at the size of the model's training."""
     guidance = pipe.sampling.guidance.asked_in(words)
     noise = noise_source(1, pipe.latent_shape(None, None, None, None))
-    asked = [words.get(name) for name in ("num_inference_steps", "guidance_interval", "sampler", "eta")]
-    return sampling_call(pipe, asked[0], None, guidance, *asked[1:], noise, None, ()).plan
+    steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
+    sampler, eta = words.get("sampler"), words.get("eta")
+    return sampling_call(pipe, steps, None, guidance, interval, sampler, eta, noise, None, ()).plan
 
 
 def guidance_scales(

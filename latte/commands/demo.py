@@ -14,7 +14,7 @@ def main(args: Namespace) -> None:
     for path in args.results:
         if not path.exists():
             raise FileNotFoundError(f"--results {path}: there is no such file or folder")
-    gradio = import_gradio()
-    models = OpenedModels(args.models, Opening(args.vae, args.dtype, args.device), not args.download)
     with tempfile.TemporaryDirectory(prefix="latte-demo-") as folder:
+        gradio = import_gradio(Path(folder))
+        models = OpenedModels(args.models, Opening(args.vae, args.dtype, args.device), not args.download)
         DemoPage(gradio, models, args.results, Path(folder)).serve(args.host, args.port)

@@ -26,9 +26,13 @@ footer { display: none !important }
 """
 
 
-def import_gradio() -> Any:
-    """The module gradio, which is told to report nothing to its makers; raises ValueError if it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def import_gradio(folder: Path) -> Any:
+    """The module gradio, which keeps its files in a folder, and reports nothing to its makers.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(folder))
     try:
         import gradio
     except ImportError as error:
@@ -175,7 +179,8 @@ class DemoPage:
         for name in ("sampler", "reuse"):
             follow = self.reporting(panel.follow_settings)
             parts[name].input(follow, inputs, list(parts.values()), show_progress="hidden", **private)
-        of_plan = [part.input for name, part in parts.items() if name not in ("model", "label", "prompt")]
+        others = ("model", "label", "prompt", "negative_prompt")
+        of_plan = [part.input for name, part in parts.items() if name not in others]
         options = {"show_progress": "hidden", "trigger_mode": "always_last", **private}
         self.gr.on([*of_plan, self.blocks.load], draw, inputs, plan, **options)
 
@@ -234,13 +239,25 @@ class DemoPage:
         return run
 
     def launch(self, host: str, port: int | None) -> str:
-        """Serve the page in another thread; without a port, on the first free one from 7860 on. Returns its address."""
-        theme = self.gr.themes.Base(primary_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        """Serve the page in another thread; without a port, on the first free one from 7860 on.
+
+        Returns:
+            Its address.
+
+        Raises:
+            ValueError: It cannot listen there.
+        """
+        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # others would be fetched
+        theme = self.gr.themes.Base(primary_hue="stone", **fonts).set(block_info_text_color="*neutral_500")
         off = {"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "pwa": False}
-        return self.blocks.launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, theme=theme, css=STYLE,
-            footer_links=[], **off,
-        )[1]  # fmt: skip
+        try:
+            return self.blocks.launch(
+                server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, theme=theme, css=STYLE,
+                footer_links=[], **off,
+            )[1]  # fmt: skip
+        except OSError as error:
+            tried = f"port {port}" if port else "no port from 7860 to 7959"
+            raise ValueError(f"{tried} of {host} cannot be listened on: choose another --port or --host") from error
 
     def serve(self, host: str, port: int | None) -> None:
         """Serve the page until Ctrl-C."""

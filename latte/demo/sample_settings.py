@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
+from latte.arguments import check_choice
 from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.plans.plan_file import plan_names
@@ -180,7 +181,12 @@ def ranges(pipe: LattePipeline, settings: Settings) -> dict[str, int]:
 
 @contextmanager
 def reusing(pipe: LattePipeline, settings: Settings) -> Iterator[None]:
-    """Inside it, the pipeline reuses what the settings say; afterwards, nothing."""
+    """Inside it, the pipeline reuses what the settings say; afterwards, nothing.
+
+    Raises:
+        ValueError: The model's folder has no such plan. Other files are not read: the page may have strangers as users.
+    """
+    check_choice("reuse", settings.reuse, tuple(model_choices(pipe).reuse))
     try:
         if settings.reuse == BROADCAST:
             pipe.enable_pyramid_attention_broadcast(**broadcast_options(ranges(pipe, settings)))

@@ -90,7 +90,7 @@ class SettingsPanel:
                 slider("guidance_low", "guide from timestep", 0, 1000, 10)
                 slider("guidance_high", "to timestep", 0, 1000, 10)
             slider("eta", "eta: 0 adds no noise, 1 as much as ddpm", 0, 1, 0.05)
-        words = f"{BROADCAST}: such layers compute in every n-th evaluation, between timesteps 800 and 100"
+        words = f"A plan fits the steps that it was made for. {BROADCAST} fits any: a layer computes in every n-th one."
         add(gr.Radio, "reuse", "reuse", info=words)
         with gr.Row():
             for kind in USUAL_RANGES:

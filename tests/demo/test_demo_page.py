@@ -1,6 +1,7 @@
 """`latte demo`: a page on which real clicks make a video; without gradio, one line."""
 
 import shutil
+import socket
 import sys
 
 import pytest
@@ -25,6 +26,7 @@ FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-s
     ],
 )
 def test_what_is_missing_takes_one_line(words, say, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", *words]) == 2
     said = capsys.readouterr()
@@ -32,13 +34,14 @@ def test_what_is_missing_takes_one_line(words, say, monkeypatch, capsys):
 
 
 def test_a_model_that_is_not_there_ends_the_command_before_it_serves(monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setitem(sys.modules, "gradio", object())
     assert main(["demo", "no-such-model"]) == 2
     said = capsys.readouterr().err
     assert "no-such-model" in said and said.count("\n") == 1
 
 
-def test_clicks_make_a_video(tmp_path):
+def test_clicks_make_a_video(tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="gradio is not installed: the extra demo has it")
     pytest.importorskip("matplotlib")
     browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -46,7 +49,11 @@ def test_clicks_make_a_video(tmp_path):
         pytest.skip("there is no Chromium")
     folder = write_model(awake_pipeline(3, ["a", "b", "c"]), tmp_path / "model")
     save_sampling(Sampling(Guidance(2.0), 2), folder)
-    page = DemoPage(import_gradio(), OpenedModels([str(folder)], Opening(device="cpu")), [], tmp_path)
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):  # import_gradio sets them
+        monkeypatch.setenv(name, "")
+    page = DemoPage(import_gradio(tmp_path), OpenedModels([str(folder)], Opening(device="cpu")), [], tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="choose another --port"):
+        page.launch("127.0.0.1", taken.getsockname()[1])
     address = page.launch("127.0.0.1", None)
     try:
         with browsers.sync_playwright() as engines:
@@ -64,4 +71,4 @@ def test_clicks_make_a_video(tmp_path):
         page.blocks.close()
     assert command.startswith(f"latte sample {folder} --device cpu --classes b --seed 0")
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-    assert len(list(tmp_path.glob("*.mp4"))) == 1
+    assert len(list(tmp_path.glob("*.mp4"))) == 1 and list(tmp_path.glob("*/*.mp4"))

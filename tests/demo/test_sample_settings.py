@@ -144,6 +144,7 @@ def test_a_stopped_video_is_none_and_progress_counts(models):
         (2, {"subject": " "}, "the prompt is empty"),
         (0, {"reuse": BROADCAST, "spatial": 1, "temporal": 1}, "every range is 1"),
         (0, {"model": "/etc"}, "'/etc' is not a model of this page, which has "),
+        (0, {"reuse": "/etc/passwd"}, "reuse is '/etc/passwd', not one of nothing, "),
         (0, {"seed": None}, "seed is empty: set it"),
     ],
 )
