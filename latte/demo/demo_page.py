@@ -22,6 +22,7 @@ TITLE = "# Latte\nEvery video can be made again, to the bit, by the command belo
 STYLE = """
 .made video { image-rendering: pixelated; width: 100%; object-fit: contain }
 .small p { opacity: .75; margin: 0 }
+button[role="tab"][aria-selected="true"] { color: var(--body-text-color) }
 footer { display: none !important }
 """
 
@@ -130,7 +131,7 @@ class DemoPage:
         with gr.Row(visible=bool(names), equal_height=True):
             chosen = gr.Dropdown(names, value=next(iter(names), None), label="result", scale=4)
             again = gr.Button("Read again", min_width=120)
-        text = gr.Markdown(HOW_TO_SHOW, latex_delimiters=[])
+        text = gr.Markdown("" if names else HOW_TO_SHOW, latex_delimiters=[])
         for event in (chosen.input, again.click, *([self.blocks.load] if names else [])):
             event(self.reporting(self.read_result), chosen, text, api_visibility="private")
 
