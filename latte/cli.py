@@ -20,6 +20,7 @@ from latte.files import SEEN, one_line
 
 COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
     "sample": "generate videos with a model, and a page to view them",
+    "demo": "serve a page on which to make and compare videos, and look at results",
     "plan": "print and draw what a plan of sampling computes and reuses",
     "calibrate": "search for a plan that computes less, and write it",
     "prepare": "check a folder of videos and list them for training",

@@ -1,8 +1,8 @@
 """The loop from noise to videos, which every kind of model shares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -12,7 +12,7 @@ from latte.arguments import check_choice
 from latte.conditioning import GuidedDenoiser
 from latte.device import to_device
 from latte.diffusion.guidance_methods import renoised_scale, scheduled_scale
-from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise
+from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
 from latte.plans.records import NEVER, Plan, evaluated_timesteps, exact_plan
@@ -77,6 +77,15 @@ def sampling_call(
     plan = exact_plan(visited, guidance.interval if guides else NEVER)
     scales = guidance_scales(guidance, plan, scheduler, schedule, eta)
     return SamplingCall(pipe.planned(plan), scales, scheduler, schedule, noise, eta, callback, tensors)
+
+
+def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
+    """What a call with these arguments computes, given by name, at the size of the model's training."""
+    guidance = pipe.sampling.guidance.asked_in(words)
+    noise = noise_source(1, pipe.latent_shape(None, None, None, None))
+    steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
+    sampler, eta = words.get("sampler"), words.get("eta")
+    return sampling_call(pipe, steps, None, guidance, interval, sampler, eta, noise, None, ()).plan
 
 
 def guidance_scales(

@@ -63,7 +63,7 @@ def test_only_latte_is_importable_at_top_level(tmp_path):
 
 def test_sources_of_all_packages_are_found():
     packages = {name.rpartition("/")[0] for name in SOURCES}
-    expected = "commands commands/options fast parallel plans shapes text video weights models diffusion train"
+    expected = "commands commands/options demo fast parallel plans shapes text video weights models diffusion train"
     expected += " train/data train/objectives"
     expected += " eval eval/ablate eval/bench eval/compat eval/networks"
     assert packages == {"latte", *(f"latte/{name}" for name in expected.split())}
@@ -231,6 +231,7 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
 
 
 SOME_USES = ("sentencepiece", "ftfy", "bs4", "matplotlib", "tensorboard", "wandb", "trackio", "huggingface_hub")
+SOME_USES += ("gradio",)
 
 
 def test_modules_load_neither_other_implementations_nor_what_some_uses_need():

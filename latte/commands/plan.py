@@ -3,20 +3,17 @@
 from argparse import Namespace
 
 from latte.commands.sampling_options import apply_plan_options, open_pipeline
-from latte.diffusion.randomness import noise_source
-from latte.pipeline import LattePipeline
 from latte.plans.cost import network_cost
 from latte.plans.picture import draw_plan, plan_table
-from latte.plans.records import Plan
-from latte.sampling_loop import sampling_call
+from latte.sampling_loop import call_plan
 
 
 def main(args: Namespace) -> None:
     """Print the plan, and draw it if --out is given."""
     pipe, settings, _ = open_pipeline(args)
-    exact = planned(pipe, settings)
+    exact = call_plan(pipe, settings)
     apply_plan_options(pipe, args)
-    plan = planned(pipe, settings)
+    plan = call_plan(pipe, settings)
     frames, _, height, width = pipe.latent_shape(None, None, None, None)
     cost = network_cost(pipe.transformer.config, frames, height, width, args.tokens)
     flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
@@ -28,15 +25,3 @@ def main(args: Namespace) -> None:
     if args.out is not None:
         title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"
         print(f"wrote {draw_plan(plan, exact, cost, args.out, title)}")
-
-
-def planned(pipe: LattePipeline, settings: dict) -> Plan:
-    """What a call with these settings computes."""
-    guidance = pipe.sampling.guidance.asked_in(settings)
-    noise = noise_source(1, pipe.latent_shape(None, None, None, None))
-    steps, interval, sampler = (
-        settings["num_inference_steps"],
-        settings.get("guidance_interval"),
-        settings.get("sampler"),
-    )
-    return sampling_call(pipe, steps, None, guidance, interval, sampler, settings["eta"], noise, None, ()).plan

@@ -20,12 +20,16 @@ def named_plan(name: str | Path, folder: Path | None) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    there = sorted((folder / FOLDER).glob("*.json")) if folder is not None else []
-    for path in there:
-        if path.stem == str(name):
-            return path
-    known = f"the model's plans are {', '.join(path.stem for path in there)}" if there else "the model has no plans"
+    there = plan_names(folder)
+    if folder is not None and str(name) in there:
+        return folder / FOLDER / f"{name}.json"
+    known = f"the model's plans are {', '.join(there)}" if there else "the model has no plans"
     raise ValueError(f"there is no plan {str(name)!r}: {known}; `latte calibrate` makes one")
+
+
+def plan_names(folder: Path | None) -> tuple[str, ...]:
+    """The names of the plans in a model's folder."""
+    return tuple(sorted(path.stem for path in (folder / FOLDER).glob("*.json"))) if folder is not None else ()
 
 
 def copy_plans(source: Path, folder: Path) -> None:

@@ -6,11 +6,11 @@ import math
 import pytest
 
 from latte import LattePipeline
-from latte.commands.plan import planned
 from latte.plans.cost import network_cost
 from latte.plans.plan_file import plan_text, read_plan, write_plan
 from latte.plans.records import Plan, Reuse, exact_plan
 from latte.plans.rules import faster_cache, repeat, tea_cache
+from latte.sampling_loop import call_plan
 
 GOOD = {"plan": 1, "evaluations": [{"timestep": 900}, {"timestep": 500, "reuse": {"network": {"weights": [1.0]}}}]}
 
@@ -81,10 +81,10 @@ def test_the_plans_that_ship_fit_their_models(model):
     }
     frames, _, height, width = pipe.latent_shape(None, None, None, None)
     cost = network_cost(pipe.transformer.config, frames, height, width)
-    exact = sum(cost.of_plan(planned(pipe, settings)))
+    exact = sum(cost.of_plan(call_plan(pipe, settings)))
     for name, times in (("faithful", 2.2), ("fast", 3.5)):
         pipe.enable_plan(name)
-        assert exact / sum(cost.of_plan(planned(pipe, settings))) > times
+        assert exact / sum(cost.of_plan(call_plan(pipe, settings))) > times
     with pytest.raises(ValueError, match="there is no plan 'slow': the model's plans are faithful, fast"):
         pipe.enable_plan("slow")
 

@@ -10,7 +10,7 @@ from latte.commands.options.benchmarks import bench_options
 from latte.commands.options.evaluating import ablate_options, eval_options
 from latte.commands.options.models import convert_options, info_options
 from latte.commands.options.planning import calibrate_options, plan_options
-from latte.commands.options.sampling import sample_options
+from latte.commands.options.sampling import demo_options, sample_options
 from latte.commands.options.training import (
     average_options,
     distill_options,
@@ -22,6 +22,7 @@ from latte.commands.options.training import (
 
 OPTIONS: dict[str, Callable[[list[str]], Namespace]] = {
     "sample": sample_options,
+    "demo": demo_options,
     "prepare": prepare_options,
     "train": train_options,
     "distill": distill_options,

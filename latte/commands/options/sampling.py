@@ -1,4 +1,4 @@
-"""The options of `latte sample`, and those that every command that samples shares."""
+"""The options of `latte sample` and `latte demo`, and those that every command that samples shares."""
 
 import argparse
 from pathlib import Path
@@ -19,6 +19,10 @@ SAMPLE = """Make videos with a model, with a page, a contact sheet and an animat
 
 With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
 with one process or several at once, and writes no page.
+"""
+DEMO = """Serve a page on which to make videos with models, compare two settings, and look at results.
+
+It needs the extra demo: pip install 'latte-video[demo]'. Nothing leaves this machine.
 """
 
 
@@ -125,6 +129,27 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
         raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
     check_out_folder(args.out or Path("samples"))
+    return args
+
+
+def demo_options(argv: list[str]) -> argparse.Namespace:
+    """Parse the options of `latte demo`. Raises ValueError if the port is out of range."""
+    parser = Parser(prog="latte demo", description=DEMO)
+    add = parser.add_argument
+    words = "folders, original .pt files, or models that ship (default: shapes and shapes-t2v)"
+    add("models", nargs="*", default=["shapes", "shapes-t2v"], help=words)
+    words = "what the tab Results shows: folders of `latte ablate`, results of `latte eval --out` or folders of them"
+    add("--results", type=Path, nargs="+", default=[], metavar="PATH", help=words)
+    add("--vae", help="folder of the VAE of models whose folder holds none")
+    add_download_option(parser)
+    add("--dtype", choices=DTYPES, default="float32", help="of the models' and the VAE's weights (default: float32)")
+    words = "where to listen; with another one than the default, others can use the page too (default: 127.0.0.1)"
+    add("--host", default="127.0.0.1", help=words)
+    add("--port", type=int, help="the port (default: the first free one from 7860 on)")
+    add_device_option(parser)
+    args = parser.parse_args(argv)
+    if args.port is not None and not 1 <= args.port <= 65535:
+        raise ValueError(f"--port is {args.port}; it must be in 1 to 65535")
     return args
 
 
