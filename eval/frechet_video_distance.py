@@ -41,10 +41,9 @@ def fvd(
     - a folder of videos, at any depth (files, or folders of frames), a folder that `latte prepare` wrote, a list of
       video files, or a file of videos in arrays (.npz, .npy, .pt, .safetensors);
     - videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), a tensor or an array, or any iterable of clips
-      (f, 3, h, w) or (f, h, w, 3), which may differ in length and size; grey ones have one channel. They are
-      held in memory, where videos in files are read a few at a time. They are uint8, or
-      other numbers that show their range: floats in [0, 1], in [-1, 1] (some below -0.25) or in [0, 255] (some above
-      127), or integers in [0, 255];
+      (f, 3, h, w) or (f, h, w, 3), which may differ in length and size; grey ones have one channel. All are held in
+      memory, where files are read a few at a time. They are uint8, or other numbers that show their range: floats in
+      [0, 1], in [-1, 1] (some below -0.25) or in [0, 255] (some above 127), or integers in [0, 255];
     - a file of statistics: .npz with mean, cov and n (or mu and sigma), or a pickle of StyleGAN-V or cd-fvd;
     - features (n, 400): a tensor or an array, an .npz or .safetensors file with an array `features`, or a folder of
       such .safetensors files;
