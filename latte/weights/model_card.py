@@ -41,7 +41,8 @@ def card_text(card: ModelCard) -> str:
             parts.append(content)
         else:
             parts += ["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in content.items())]
-    return "\n".join(parts) + "\n"
+    text = "\n".join(parts) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # a file's name need not be text
 
 
 def cell(value: object) -> str:

@@ -45,7 +45,7 @@ def test_a_student_is_made_and_sampled_as_its_folder_says(teachers, tmp_path, ca
     sample = ["sample", str(final), "--out", str(tmp_path / "page"), "--classes", "0", "--num-videos", "1"]
     assert main(sample) == 0
     assert "ddim, 2 steps, guidance 1" in capsys.readouterr().out
-    assert main([*sample, "--cfg-scale", "2"]) == 2
+    assert main([*sample, "--overwrite", "--cfg-scale", "2"]) == 2
     assert "trained without label dropout, so it knows no guidance" in capsys.readouterr().err
     assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
 

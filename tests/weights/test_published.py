@@ -97,7 +97,8 @@ def test_guidance_between_two_timesteps(published, tmp_path, pipe, capsys):
     words = ["sample", str(copy), "--prompt", "a", "--num-sampling-steps=1", "--num-frames=1", "--out"]
     assert main([*words, str(tmp_path / "out")]) == 0
     assert "guidance 2 at t of 400 to 1000" in capsys.readouterr().out
-    assert main([*words, str(tmp_path / "out"), "--num-sampling-steps", "3", "--cfg-interval", "0", "300"]) == 0
+    later = ["--num-sampling-steps", "3", "--cfg-interval", "0", "300"]
+    assert main([*words, str(tmp_path / "out"), "--overwrite", *later]) == 0
     assert "guidance 2 at t of 0 to 300" in capsys.readouterr().out
 
 
@@ -218,7 +219,7 @@ def test_the_command(published, tmp_path, capsys):
         ["--negative-prompt", "dog"],
         ["--memory", "low"],
     ):
-        assert main([*words, *change, "--out", str(tmp_path / "b")]) == 0
+        assert main([*words, *change, "--out", str(tmp_path / "b"), "--overwrite"]) == 0
         assert (tmp_path / "a/000-a-red-star.mp4").read_bytes() != (tmp_path / "b/000-a-red-star.mp4").read_bytes()
     for wrong, say in (
         (["--prompt", "a", "--classes", "1"], "--classes"),

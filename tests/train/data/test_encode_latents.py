@@ -168,7 +168,7 @@ def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypat
     assert main(shlex.split(printed)[1:]) == 0
     (tmp_path / "runs/latents").rename("run")
     final = tmp_path / "run/final"
-    names = {"sampling.json", "scheduler", "trained.json", "transformer", "vae"}
+    names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
     assert {path.name for path in final.iterdir()} == names
     parts = {"text_encoder": None, "tokenizer": None}
     checkpoint = LattePipeline.from_pretrained(tmp_path / "run/checkpoints/step-0000004", **parts)
@@ -181,8 +181,10 @@ def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypat
     assert f"--text-encoder {published}" in said and digest(published / "text_encoder" / SHARDS[0]) in said
     apart = ["--text-encoder", f"{published}/text_encoder", "--tokenizer", f"{published}/tokenizer"]
     first = (tmp_path / "made/000-a-red-star.mp4").read_bytes()
-    assert main([*asked, *apart]) == 0 and (tmp_path / "made/000-a-red-star.mp4").read_bytes() == first
-    assert main([*asked, *apart[2:]]) == 2 and "nothing without --text-encoder" in capsys.readouterr().err
+    assert main([*asked, *apart, "--overwrite"]) == 0 and (tmp_path / "made/000-a-red-star.mp4").read_bytes() == first
+    assert (
+        main([*asked, "--overwrite", *apart[2:]]) == 2 and "nothing without --text-encoder" in capsys.readouterr().err
+    )
     tuned = t2v_config(read_json(published / "transformer/config.json"))
     shape = {name: getattr(tuned, name) for name in PRESETS["t2v"].model}
     less = ["data=shapes", "frame_interval=1", "steps=1", f"vae={vae}", f"latents={out}", f"model={json.dumps(shape)}"]
