@@ -118,9 +118,9 @@ class SampleSet:
             if self.is_sound(i, digests):
                 sound.append(self.path(i).name)
                 continue
-            with claimed(locks, 1 + i // self.batch_size * self.batch_size, wait=False) as ours:
-                # another process may have written it just now
-                if ours and not self.is_sound(i, read_digests(self.folder)):
+            with claimed(locks, 1 + i // self.batch_size * self.batch_size, wait=True):
+                # another process may have written it just now, or found it there and left it as it is
+                if not self.is_sound(i, read_digests(self.folder)):
                     self.path(i).unlink(missing_ok=True)
         if new := [name for name in sound if name not in digests]:
             with claimed(locks, 0, wait=True):
