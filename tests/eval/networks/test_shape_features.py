@@ -210,14 +210,20 @@ def test_corruptions_do_what_they_say():
     assert (slope * (place - middle) ** 2).sum() / slope.sum() == pytest.approx(16, rel=0.05)  # sigma: 4 of 64 pixels
 
 
+@pytest.fixture(scope="module")
+def real(network, held_out):
+    """The moments of one half of the real clips, and the largest distance between two halves."""
+    features, half = shape_features(network, stacked(held_out)), len(held_out) // 2
+    order = [torch.randperm(len(features), generator=generator(0, i)) for i in range(20)]
+    floor = max(distance(Moments.of(features[rows[:half]]), Moments.of(features[rows[half:]])) for rows in order)
+    return Moments.of(features[:half]), floor
+
+
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_distance_grows_with_every_corruption(name, network, held_out):
-    videos, half = stacked(held_out), len(held_out) // 2
-    real = shape_features(network, videos)
-    order = [torch.randperm(len(real), generator=generator(0, i)) for i in range(20)]
-    floor = max(distance(Moments.of(real[rows[:half]]), Moments.of(real[rows[half:]])) for rows in order)
-    spoilt = [shape_features(network, corrupted(videos[half:], name, strength)) for strength in (0.6, 0.8, 1.0)]
-    far = [distance(Moments.of(real[:half]), Moments.of(features)) for features in spoilt]
+def test_the_distance_grows_with_every_corruption(name, network, held_out, real):
+    videos, (moments, floor) = stacked(held_out[len(held_out) // 2 :]), real
+    spoilt = [shape_features(network, corrupted(videos, name, strength)) for strength in (0.6, 0.8, 1.0)]
+    far = [distance(moments, Moments.of(features)) for features in spoilt]
     assert floor < far[0] < far[1] < far[2], (floor, far)
 
 
