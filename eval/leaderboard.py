@@ -75,7 +75,8 @@ class Table:
     def accepts(self, entry: Entry) -> bool:
         """Whether an entry may be compared with those of the table."""
         try:
-            check_comparable(self.entries[0].results[0], entry.results[0])
+            for result in entry.results:
+                check_comparable(self.entries[0].results[0], result)
         except ValueError:
             return False
         return True

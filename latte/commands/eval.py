@@ -156,7 +156,9 @@ def measure_with(args: argparse.Namespace, generated: Videos, ranks: Ranks) -> F
         Reading(choose_protocol(name, *adjust), args.seed, args.features, ranks, progress=True) for name in names
     ]
     if args.protocol == "all":
-        return measure_protocols(args.real, generated, cache(partial(open_detector, args, device)), readings)
+        one = cache(lambda: open_detector(args, device, readings[0].protocol))  # only I3D depends on the protocol
+        make = partial(open_detector, args, device) if args.i3d else lambda protocol: one()
+        return measure_protocols(args.real, generated, make, readings)
     reading, detector = readings[0], partial(open_detector, args, device, readings[0].protocol)
     if args.sets or args.parts:
         sets = {str(name): name for name in (args.model, *(args.sets or ()))}

@@ -52,12 +52,13 @@ def folder(tmp_path) -> Path:
         (tmp_path / f"{name}.json").write_text(json.dumps(value.to_dict()))
     (tmp_path / "samples.json").write_text('{"seed": 0}')
     (tmp_path / "damaged.json").write_text("{")
+    (tmp_path / "number.json").write_text('{"sets": {"a": 5}}')
     return tmp_path
 
 
 def test_tables_hold_what_may_be_compared_in_order(folder):
     tables, others = read_tables(folder)
-    assert [len(table.entries) for table in tables] == [5, 1, 1] and set(others) == {"samples", "damaged"}
+    assert [len(table.entries) for table in tables] == [5, 1, 1] and set(others) == {"samples", "damaged", "number"}
     rows = tables[0].rows()
     assert [row[1] for row in rows] == ["sub/best", "near|best", "table", "several", "worst <model>"]
     assert [row[0] for row in rows][:2] == ["1", "2 \u2248"] and rows[-1][0] == "5"
