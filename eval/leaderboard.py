@@ -160,7 +160,8 @@ def read_tables(folder: Path) -> tuple[list[Table], dict[str, str]]:
             table = next((table for table in tables if table.accepts(entry)), None)
             if table is None:
                 tables.append(table := Table())
-            table.entries.append(entry)
+            if all(other.name != name for other in table.entries):  # protocols of one file can come to the same
+                table.entries.append(entry)
     if not tables:
         raise ValueError(f"{folder} holds no result of `latte eval --real ... --out FILE.json`")
     return sorted(tables, key=lambda table: (-len(table.entries), table.title)), others
