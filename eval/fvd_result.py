@@ -102,6 +102,8 @@ class FVDResult:
             ValueError: These are no such values; names the first that is missing or damaged.
         """
         damaged = "this is not a result of `latte eval --real`: {} is missing or damaged"
+        if not isinstance(values, dict):
+            raise ValueError(damaged.format("all of it"))
         for name in (*MUST_AGREE, *REQUIRED):
             whole = name in values and isinstance(values[name], REQUIRED.get(name, object))
             if not whole or (values[name] is not None and any(key not in values[name] for key in NAMED.get(name, ()))):

@@ -75,7 +75,8 @@ class Table:
     def accepts(self, entry: Entry) -> bool:
         """Whether an entry may be compared with those of the table."""
         try:
-            check_comparable(self.entries[0].results[0], entry.results[0])
+            for result in entry.results:
+                check_comparable(self.entries[0].results[0], result)
         except ValueError:
             return False
         return True
@@ -159,7 +160,8 @@ def read_tables(folder: Path) -> tuple[list[Table], dict[str, str]]:
             table = next((table for table in tables if table.accepts(entry)), None)
             if table is None:
                 tables.append(table := Table())
-            table.entries.append(entry)
+            if all(other.name != name for other in table.entries):  # protocols of one file can come to the same
+                table.entries.append(entry)
     if not tables:
         raise ValueError(f"{folder} holds no result of `latte eval --real ... --out FILE.json`")
     return sorted(tables, key=lambda table: (-len(table.entries), table.title)), others

@@ -61,8 +61,8 @@ def describe_batch(run: Run) -> str:
     config, micro = run.config, micro_batches(run.config, run.ranks)
     text = f"{config.global_batch_size} clips a step"
     text += f", each with {in_words(config.num_images, 'image')}" if config.num_images else ""
-    text += f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else ""
-    return text + (f", in each of {run.ranks.size} processes" if run.ranks.size > 1 else "")
+    text += f", {sum(map(len, micro))} in each of {run.ranks.size} processes" if run.ranks.size > 1 else ""
+    return text + (f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else "")
 
 
 def in_words(count: int, unit: str) -> str:

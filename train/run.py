@@ -215,7 +215,7 @@ class Run:
             self.history.scale, self.history.good = first_scale(self.config.precision), 0
         done = state["step"]
         self.changes = [*state.get("changes", []), *([{"after_step": done, "settings": changed}] if changed else [])]
-        if (init := self.config.init) and init != state["run"].get("init"):
+        if (init := self.config.init) and init != state["run"].get("init") and self.ranks.first:
             advice = "to begin with other weights, give another folder"
             words = f"init={init} has no effect: {self.folder} holds a run with {done} steps; {advice}"
             warnings.warn(words, stacklevel=2)

@@ -60,7 +60,8 @@ def described(network: nn.Module, objective: Objective) -> tuple[str, list[str],
     """(What a network is, the commands that use it, the hub's name of its task)."""
     config = objective.config
     size = f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f} M parameters"
-    makes = f"for videos of {config.num_frames} frames of {config.image_size} x {config.image_size} pixels"
+    frames = f"frames of {config.image_size} x {config.image_size} pixels"
+    makes = f"for videos of {config.num_frames} {frames}" if config.num_frames > 1 else f"for {frames}"
     paper = "[Latte](https://arxiv.org/abs/2401.03048)"
     if isinstance(network, Latte):
         kind = "class-conditional" if network.config.num_classes else "unconditional"

@@ -1,7 +1,8 @@
-"""What is checked before a run reads any video: its folder, its settings if it resumes, and its VAE."""
+"""What is checked before a run reads any video: its folder, its settings if it resumes, its trackers and its VAE."""
 
 import shlex
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from latte.train.config_tables import complete
 from latte.train.precision import AUTO, PRECISIONS, choose_precision
 from latte.train.presets import PRESETS, read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
+from latte.train.trackers import require_packages
 from latte.weights.load import find_model
 from latte.weights.tensors import CheckpointError
 
@@ -23,15 +25,16 @@ from latte.weights.tensors import CheckpointError
 def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
     """The settings of the run in a folder, by name, and how many steps it has done; empty and 0 if none can be read.
 
-    They are those of its newest checkpoint or, before the first one, of its config.yaml.
+    They are those of its newest checkpoint that is not damaged or, before the first one, of its config.yaml.
     """
-    try:
-        if checkpoints := checkpoint.list_checkpoints(folder):
-            state = checkpoint.read_state(checkpoints[-1])
-            return complete(state["run"]), state["step"]
+    for found in reversed(checkpoint.list_checkpoints(folder)):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # whoever opens the run says what is wrong with it
+            if checkpoint.whats_wrong(found) is None:
+                state = checkpoint.read_state(found)
+                return complete(state["run"]), state["step"]
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return complete(read_settings(str(folder / SETTINGS_FILE))), 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, 0  # if it is damaged, whoever opens the run says so
+    return {}, 0
 
 
 def with_precision(config: TrainConfig, folder: Path, device: torch.device) -> TrainConfig:
@@ -53,7 +56,8 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
 
     Raises:
         ValueError: The folder cannot be written, holds something else or checkpoints that may not be resumed, or those
-            of a run with other settings; or there is no such VAE. CheckpointError: no model to start from.
+            of a run with other settings; or a tracker's package or the VAE is missing. CheckpointError: no model to
+            start from.
     """
     if not writable(folder):
         raise ValueError(f"{folder} cannot be written: choose another folder for --run")
@@ -66,6 +70,7 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
         if before:
             changed_settings(folder, config, before, asked)
             check_steps(folder, config, done)
+    require_packages(config)
     if config.vae:
         require_vae(config)
 

@@ -7,6 +7,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -29,16 +30,18 @@ PROJECT = "latte"  # of services, unless the variable of the environment that th
 class Tracker(Protocol):
     """What shows a run. Any of its calls may fail; training then goes on without it.
 
+    Attributes:
+        name: In words.
+        package: The module that it needs, by its name.
+
     Args:
         folder: The run's folder.
         settings: Every setting of the run.
         first: How many steps were done before.
-
-    Raises:
-        ImportError: Its package is not installed.
     """
 
     name: str
+    package: str
 
     def __init__(self, folder: Path, settings: dict[str, Any], first: int): ...
 
@@ -55,7 +58,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Files for TensorBoard in the run's folder. What an earlier process wrote for later steps is hidden."""
 
-    name = "TensorBoard"
+    name, package = "TensorBoard", "torch.utils.tensorboard"
 
     def __init__(self, folder: Path, settings: dict[str, Any], first: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -98,12 +101,12 @@ class TensorBoard:
 class WandB:
     """Weights & Biases. A run that resumes goes on in the same place; WANDB_PROJECT, WANDB_MODE and the like count."""
 
-    name = "Weights & Biases"
+    name, package = "Weights & Biases", "wandb"
 
     def __init__(self, folder: Path, settings: dict[str, Any], first: int):
         import wandb
 
-        self.package, identity = wandb, run_identity(folder)
+        self.wandb, identity = wandb, run_identity(folder)
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self.run = wandb.init(
             project=project, name=folder.resolve().name, id=identity, resume="allow", dir=str(folder), config=settings,
@@ -116,7 +119,7 @@ class WandB:
 
     def samples(self, step: int, picture: Path, video: Path) -> None:
         """Show both files."""
-        shown = {"samples": self.package.Image(str(picture)), "samples/video": self.package.Video(str(video))}
+        shown = {"samples": self.wandb.Image(str(picture)), "samples/video": self.wandb.Video(str(video))}
         self.run.log(shown, step=step)
 
     def close(self) -> None:
@@ -127,12 +130,12 @@ class WandB:
 class Trackio:
     """trackio, which keeps its data on this machine. TRACKIO_PROJECT names another project than "latte"."""
 
-    name = "trackio"
+    name, package = "trackio", "trackio"
 
     def __init__(self, folder: Path, settings: dict[str, Any], first: int):
         import trackio
 
-        self.package, identity = trackio, run_identity(folder)
+        self.trackio, identity = trackio, run_identity(folder)
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         name = f"{folder.resolve().name}-{identity}"
         self.run = trackio.init(project=project, name=name, resume="allow", config=settings)
@@ -143,7 +146,7 @@ class Trackio:
 
     def samples(self, step: int, picture: Path, video: Path) -> None:
         """Show both files."""
-        shown = {"samples": self.package.Image(str(picture)), "samples/video": self.package.Video(str(video))}
+        shown = {"samples": self.trackio.Image(str(picture)), "samples/video": self.trackio.Video(str(video))}
         self.run.log(shown, step=step)
 
     def close(self) -> None:
@@ -152,6 +155,16 @@ class Trackio:
 
 
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}  # by setting
+
+
+def require_packages(config: TrainConfig) -> None:
+    """Import what the trackers of a run need. Raises ValueError if it is not installed."""
+    for name, kind in TRACKERS.items():
+        try:
+            if getattr(config, name):
+                import_module(kind.package)
+        except ImportError as error:
+            raise ValueError(f"{name}=true needs its package: pip install 'latte-video[{name}]'") from error
 
 
 def run_identity(folder: Path) -> str:
@@ -174,23 +187,17 @@ class Trackers:
         folder: Its folder.
         first: How many steps were done before.
         writes: Whether this process writes at all; only the first one does.
-
-    Raises:
-        ValueError: On entering, the package of a tracker is not installed.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, first: int, writes: bool = True):
         self.config, self.folder, self.first = config, folder, first
-        self.asked = [name for name in TRACKERS if writes and getattr(config, name)]
+        self.asked = [kind for name, kind in TRACKERS.items() if writes and getattr(config, name)]
         self.open: list[Tracker] = []
 
     def __enter__(self) -> "Trackers":
-        for name in self.asked:
-            kind = TRACKERS[name]
+        for kind in self.asked:
             try:
                 self.open.append(kind(self.folder, asdict(self.config), self.first))
-            except ImportError as error:
-                raise ValueError(f"{name}=true needs its package: pip install 'latte-video[{name}]'") from error
             except Exception as error:  # of a service and its network, which document no common base
                 self.warn(kind, "nothing is written", error)
         return self

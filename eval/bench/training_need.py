@@ -150,7 +150,8 @@ class Step(NamedTuple):
 
 
 def objective_of(config: TrainConfig, data: Data, device: torch.device) -> Denoising | Reconstruction:
-    """The objective of a training that is planned."""
+    """The objective of a training that is planned. The weights that it begins with need not exist."""
+    config = replace(config, init="") if config.init else config
     with torch.device("meta"):
         side = VideoVAE(AutoencoderKL(data.vae)).latent_side(config.image_size) if config.kind != "vae" else 0
     return planned_objective(config, data.vae.latent_channels, side, data.classes, device)

@@ -156,7 +156,9 @@ def measure_with(args: argparse.Namespace, generated: Videos, ranks: Ranks) -> F
         Reading(choose_protocol(name, *adjust), args.seed, args.features, ranks, progress=True) for name in names
     ]
     if args.protocol == "all":
-        return measure_protocols(args.real, generated, cache(partial(open_detector, args, device)), readings)
+        one = cache(lambda: open_detector(args, device, readings[0].protocol))  # only I3D depends on the protocol
+        make = partial(open_detector, args, device) if args.i3d else lambda protocol: one()
+        return measure_protocols(args.real, generated, make, readings)
     reading, detector = readings[0], partial(open_detector, args, device, readings[0].protocol)
     if args.sets or args.parts:
         sets = {str(name): name for name in (args.model, *(args.sets or ()))}
@@ -197,9 +199,9 @@ def measure_pairs(args: argparse.Namespace) -> dict:
     return result.to_dict()
 
 
-def require_shapes(model: str) -> None:
+def require_shapes(model: str, local_files_only: bool) -> None:
     """Raise ValueError if a text-to-video model is known to have learned from other videos than the built-in shapes."""
-    path = find_pipeline(model)
+    path = find_pipeline(model, local_files_only)
     data = data_settings(path).get("data", "shapes") if is_text_pipeline(path) else "shapes"
     if data != "shapes" and read_list_head(Path(data)).kind != "shapes":
         raise ValueError(f"{model} learned from {data}: {OTHERS}")
@@ -209,7 +211,7 @@ def examine_model(args: argparse.Namespace) -> dict:
     """Print the examiner's scores of a model."""
     count = VIDEOS if args.num_videos is None else args.num_videos
     check_count("--num-videos", count)
-    require_shapes(args.model)
+    require_shapes(args.model, not args.download)
     pipe, settings, files = open_pipeline(args)
     start = time.perf_counter()
     scores = score_model(pipe, count, **settings)

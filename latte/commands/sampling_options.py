@@ -73,15 +73,15 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
 
 def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The text encoder and the vocabulary that the options name, as from_pretrained takes them, and its folder."""
-    folder = part_folder(args.text_encoder, "text_encoder")
-    tokenizer = part_folder(args.tokenizer or args.text_encoder, "tokenizer")
+    folder = part_folder(args.text_encoder, "text_encoder", not args.download)
+    tokenizer = part_folder(args.tokenizer or args.text_encoder, "tokenizer", not args.download)
     encoder = load_t5(folder, DTYPES[args.dtype], args.memory == "low", args.variant)
     return {"text_encoder": encoder, "tokenizer": Tokenizer(tokenizer)}, folder
 
 
-def part_folder(name: str, part: str) -> Path:
+def part_folder(name: str, part: str, local_files_only: bool) -> Path:
     """The folder of a part: of the model of that name, or what is named if that is no model."""
-    folder = find_pipeline(name)
+    folder = find_pipeline(name, local_files_only)
     return folder / part if (folder / part).is_dir() else folder
 
 

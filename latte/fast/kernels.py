@@ -11,8 +11,8 @@ WORTH_IT = 1 << 24  # multiplications from which oneDNN's product pays
 class FastLinear:
     """A linear layer on oneDNN's product where it is the faster one: (..., in_features) -> (..., out_features).
 
-    On a CPU, in float32 and bfloat16, it is up to 1.18 times as fast as the product behind nn.Linear, but takes some 50
-    microseconds to begin. See docs/performance.md.
+    On a CPU, in float32, and in bfloat16 where the CPU has units for it, it is up to 1.18 times as fast as the product
+    behind nn.Linear, but takes some 50 microseconds to begin. See docs/performance.md.
 
     Args:
         layer: The layer; its weights may change later.
@@ -22,8 +22,11 @@ class FastLinear:
     def __init__(self, layer: nn.Linear, pack: bool):
         self.layer, self.pack = layer, pack
         weight = layer.weight
-        on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-        self.applies = on_cpu and torch.backends.mkldnn.is_available() and not weight.is_inference()
+        on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and not weight.is_inference()
+        self.applies = on_cpu and (
+            weight.dtype == torch.float32
+            or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
         self.least, self.version = WORTH_IT // layer.out_features, (-1, -1)  # values of x from which it pays
 
     def __call__(self, x: Tensor) -> Tensor:

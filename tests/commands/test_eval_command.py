@@ -8,6 +8,7 @@ from published import write_published
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands.options.evaluating import eval_parser
 from latte.eval.exam import knows_shapes_alone
 from latte.models.latte import Latte, LatteConfig
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES
@@ -54,6 +55,12 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     ):
         assert main(["eval", model, *WORDS, *words]) == 2
         assert say in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_help_says_what_each_option_does():
+    text = " ".join(eval_parser().format_help().split())
+    assert "--real-crop SIZE resize and centre-crop real frames" in text
+    assert "--sets SET [SET ...] other sets of the same model" in text
 
 
 def test_models_of_other_captions_are_not_examined(tmp_path, capsys):

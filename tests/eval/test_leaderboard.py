@@ -27,7 +27,7 @@ def measured(protocol: str, count: int) -> FVDResult:
     draw = lambda seed: torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
     real = FeatureSet({"clips": count, "fingerprint": "same", "folder": "data/UCF-101"}, draw(0))
     generated = FeatureSet({"clips": count, "codecs": {"ffv1": count}}, draw(1))
-    return measure_distance(real, generated, adjusted(protocol, clips=count), SKETCH)
+    return measure_distance(real, generated, adjusted(protocol, clips=count, frames=16), SKETCH)
 
 
 def result(value: float, protocol: str = "latte", count: int = 30) -> FVDResult:
@@ -44,7 +44,9 @@ def folder(tmp_path) -> Path:
         "sub/best": result(12.0),
         "near|best": result(12.2),
         "several": SeedSpread((result(15.0), result(16.0)), ("a", "b")),
-        "table": ProtocolTable({name: result(14.0, name) for name in ("latte", "stylegan-v")}, {"tf": "too short"}),
+        "table": ProtocolTable(
+            {name: result(14.0, name) for name in ("latte", "stylegan-v", "stylegan-v-128f")}, {"tf": "-"}
+        ),
         "fewer": result(13.0, count=20),
     }
     for name, value in made.items():
@@ -52,12 +54,13 @@ def folder(tmp_path) -> Path:
         (tmp_path / f"{name}.json").write_text(json.dumps(value.to_dict()))
     (tmp_path / "samples.json").write_text('{"seed": 0}')
     (tmp_path / "damaged.json").write_text("{")
+    (tmp_path / "number.json").write_text('{"sets": {"a": 5}}')
     return tmp_path
 
 
 def test_tables_hold_what_may_be_compared_in_order(folder):
     tables, others = read_tables(folder)
-    assert [len(table.entries) for table in tables] == [5, 1, 1] and set(others) == {"samples", "damaged"}
+    assert [len(table.entries) for table in tables] == [5, 1, 1] and set(others) == {"samples", "damaged", "number"}
     rows = tables[0].rows()
     assert [row[1] for row in rows] == ["sub/best", "near|best", "table", "several", "worst <model>"]
     assert [row[0] for row in rows][:2] == ["1", "2 \u2248"] and rows[-1][0] == "5"

@@ -141,20 +141,11 @@ def test_protocols_in_words():
 
 
 def test_the_command_prints_the_table(sides, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "shapes_detector", lambda device: make("", PROTOCOLS["exact"]))
-    words = [
-        "eval",
-        str(sides[1]),
-        "--real",
-        str(sides[0]),
-        "--protocol",
-        "all",
-        "--num-videos",
-        "4",
-        "--real-crop",
-        "24",
-    ]
-    assert main([*words, "--out", str(tmp_path / "t.json")]) == 0
+    loaded = []
+    monkeypatch.setattr(command, "shapes_detector", lambda device: loaded.append(1) or make("", PROTOCOLS["exact"]))
+    words = ["eval", str(sides[1]), "--real", str(sides[0])]
+    words += ["--protocol", "all", "--num-videos", "4", "--real-crop", "24"]
+    assert main([*words, "--out", str(tmp_path / "t.json")]) == 0 and len(loaded) == 1
     said, written = capsys.readouterr().out, json.loads((tmp_path / "t.json").read_text())
     for name, result in written["protocols"].items():
         assert f"  {name} " in said and f"{result['distance']:.2f}" in said

@@ -2,11 +2,14 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from small_runs import TINY, TINY_VAE, run, small
 
 from latte.cli import main
+from latte.processes import Ranks
+from latte.train.header import describe_batch
 from latte.train.presets import resolve
 from latte.train.run import Run
 
@@ -14,6 +17,14 @@ from latte.train.run import Run
 @pytest.fixture
 def command(vae, tmp_path):
     return lambda *words: main(["train", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words])
+
+
+def test_the_batch_is_said_of_each_process():
+    config = resolve("shapes", ["vae=v", "global_batch_size=8", "micro_batch_size=2"])
+    said = lambda size: describe_batch(SimpleNamespace(config=config, ranks=Ranks(0, size)))
+    assert said(1) == "8 clips a step, in 4 micro-batches of 2"
+    assert said(2) == "8 clips a step, 4 in each of 2 processes, in 2 micro-batches of 2"
+    assert said(4) == "8 clips a step, 2 in each of 4 processes"
 
 
 def facts_of(text):

@@ -62,6 +62,15 @@ def test_a_run_keeps_the_precision_that_it_began_with(vae, tmp_path, monkeypatch
     assert start.with_precision(small(vae, "precision=auto"), tmp_path / "other", CPU).precision == "fp32"
 
 
+def test_the_newest_checkpoint_that_is_not_damaged_says_how_the_run_began(vae, tmp_path):
+    run(small(vae, "steps=2", "save_every=1", "precision=bf16"), tmp_path)
+    (latest(tmp_path) / "state.json").write_text("{")
+    settings, done = start.recorded_settings(tmp_path)
+    assert done == 1 and settings["precision"] == "bf16" and settings["global_batch_size"] == 4
+    (tmp_path / "checkpoints/step-0000001/ema.safetensors").write_bytes(b"")
+    assert start.recorded_settings(tmp_path) == (settings, 0)  # out of config.yaml
+
+
 def test_without_a_config_a_run_goes_on_with_its_own(vae, tmp_path):
     words = ["train", "--device", "cpu", "--run", str(tmp_path / "run")]
     assert main([*words, "--config", "shapes", *TINY, f"vae={vae}", "steps=1", "learning_rate=1e-3"]) == 0

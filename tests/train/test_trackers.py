@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from latte.train.presets import resolve
 from latte.train.run_folder import check_unused
+from latte.train.start import check_start
 from latte.train.trackers import TRACKED_FILE, Trackers, run_identity
 
 WORDS = ["log_every=2", "sample_every=2", "save_every=2"]
@@ -126,7 +127,8 @@ def test_a_service_that_fails_ends_no_run(service, where, tmp_path):
 def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"^wandb=true needs its package: pip install 'latte-video\[wandb\]'$"):
-        Trackers(settings("wandb=true"), tmp_path, 0).__enter__()
+        check_start(settings("wandb=true"), tmp_path)
+    check_start(settings(), tmp_path)
     with Trackers(settings("wandb=true"), tmp_path, 0, writes=False) as trackers:  # of several processes, one writes
         assert not trackers.open
 

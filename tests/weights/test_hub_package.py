@@ -1,5 +1,6 @@
 """Downloads from the Hugging Face hub and uploads to it, with a stand-in for the package: no test uses a network."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,9 +10,12 @@ from awake_models import awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands.sampling_options import part_folder
 from latte.weights.hub import find_file, wanted_files
 from latte.weights.model_card import CARD
 from latte.weights.tensors import CheckpointError
+
+SNAPSHOT = "models--somebody--tiny/snapshots/abc"
 
 
 class Hub(ModuleType):
@@ -102,6 +106,14 @@ def test_the_command_downloads(hub, capsys):
     assert main([*words, "--device", "cpu"]) == 2
     assert "--download" in capsys.readouterr().err
     assert main([*words, "--device", "cpu", "--download"]) == 0 and Path("made/000-up.mp4").is_file()
+    shutil.rmtree(hub.cache)
+    capsys.readouterr()
+    assert main(["eval", "somebody/tiny", "--device", "cpu", "--download"]) == 2
+    assert "the examiner judges models of the built-in shapes" in capsys.readouterr().err
+    shutil.rmtree(hub.cache)
+    with pytest.raises(CheckpointError, match="--download"):
+        part_folder("somebody/tiny", "vae", local_files_only=True)
+    assert part_folder("somebody/tiny", "vae", local_files_only=False) == hub.cache / SNAPSHOT / "vae"
     assert (
         main(["convert", "somebody/tiny", "converted", "--download"]) == 0 and Path("converted/config.json").is_file()
     )

@@ -47,10 +47,10 @@ def eval_parser() -> Parser:
     add("--protocol", choices=(*PROTOCOLS, "all"), help=f"{words}; all: a table of every protocol")
     add("--frames", type=int, metavar="N", help="frames per clip, for videos too short for the protocol's")
     words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
+    add("--real-crop", type=int, metavar="SIZE", help=words)
     words = "other sets of the same model, sampled with other seeds: mean and deviation of the distance"
     add("--sets", type=Path, nargs="+", metavar="SET", help=words)
     add("--parts", type=int, metavar="N", help="split each generated set at random into N: mean and deviation")
-    add("--real-crop", type=int, metavar="SIZE", help=words)
     add("--i3d", type=Path, help="I3D's weights, for FVD: path to i3d_torchscript.pt or i3d_pretrained_400.pt")
     add("--bn-eps", type=float, help="eps of I3D's batch norms (default: 1e-3; VideoGPT, TATS and cd-fvd use 1e-5)")
     words = "VideoMAE's weights, for CD-FVD in place of FVD: path to vit_g_hybrid_pt_1200e_ssv2_ft.pth"
