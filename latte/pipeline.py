@@ -182,7 +182,8 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
 
     def decode(self, latents: Tensor, output_type: str) -> Tensor:
         """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w): see latte.outputs.decode_latents."""
-        return decode_latents(self.vae, latents, output_type)
+        with self.computing(self.vae):
+            return decode_latents(self.vae, latents, output_type)
 
     def latent_shape(
         self, num_frames: int | None, video_length: int | None, height: int | None, width: int | None

@@ -149,12 +149,8 @@ T2V = T2VTrainConfig(
     data="data/t2v",
     vae="sd-vae-ft-ema",
     latents="latents/t2v",
-    model={
-        "num_layers": 28,
-        "num_attention_heads": 16,
-        "attention_head_dim": 72,
-        "patch_size": 2,
-    },  # 1,057 M
+    # 1,057 M parameters
+    model={"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "patch_size": 2},
     image_size=512,
     frame_interval=3,
     global_batch_size=64,

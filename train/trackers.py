@@ -98,20 +98,11 @@ class TensorBoard:
             threading.excepthook = self.hook
 
 
-class WandB:
-    """Weights & Biases. A run that resumes goes on in the same place; WANDB_PROJECT, WANDB_MODE and the like count."""
+class Service:
+    """What Weights & Biases and trackio have in common: a module, and a run that it began."""
 
-    name, package = "Weights & Biases", "wandb"
-
-    def __init__(self, folder: Path, settings: dict[str, Any], first: int):
-        import wandb
-
-        self.wandb, identity = wandb, run_identity(folder)
-        project = os.environ.get("WANDB_PROJECT", PROJECT)
-        self.run = wandb.init(
-            project=project, name=folder.resolve().name, id=identity, resume="allow", dir=str(folder), config=settings,
-        )  # fmt: skip
-        self.run.config.update(settings, allow_val_change=True)
+    module: Any
+    run: Any
 
     def line(self, step: int, values: dict[str, float]) -> None:
         """Show numbers."""
@@ -119,7 +110,7 @@ class WandB:
 
     def samples(self, step: int, picture: Path, video: Path) -> None:
         """Show both files."""
-        shown = {"samples": self.wandb.Image(str(picture)), "samples/video": self.wandb.Video(str(video))}
+        shown = {"samples": self.module.Image(str(picture)), "samples/video": self.module.Video(str(video))}
         self.run.log(shown, step=step)
 
     def close(self) -> None:
@@ -127,7 +118,23 @@ class WandB:
         self.run.finish()
 
 
-class Trackio:
+class WandB(Service):
+    """Weights & Biases. A run that resumes goes on in the same place; WANDB_PROJECT, WANDB_MODE and the like count."""
+
+    name, package = "Weights & Biases", "wandb"
+
+    def __init__(self, folder: Path, settings: dict[str, Any], first: int):
+        import wandb
+
+        self.module, identity = wandb, run_identity(folder)
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        self.run = wandb.init(
+            project=project, name=folder.resolve().name, id=identity, resume="allow", dir=str(folder), config=settings,
+        )  # fmt: skip
+        self.run.config.update(settings, allow_val_change=True)
+
+
+class Trackio(Service):
     """trackio, which keeps its data on this machine. TRACKIO_PROJECT names another project than "latte"."""
 
     name, package = "trackio", "trackio"
@@ -135,23 +142,10 @@ class Trackio:
     def __init__(self, folder: Path, settings: dict[str, Any], first: int):
         import trackio
 
-        self.trackio, identity = trackio, run_identity(folder)
+        self.module, identity = trackio, run_identity(folder)
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         name = f"{folder.resolve().name}-{identity}"
         self.run = trackio.init(project=project, name=name, resume="allow", config=settings)
-
-    def line(self, step: int, values: dict[str, float]) -> None:
-        """Show numbers."""
-        self.run.log(values, step=step)
-
-    def samples(self, step: int, picture: Path, video: Path) -> None:
-        """Show both files."""
-        shown = {"samples": self.trackio.Image(str(picture)), "samples/video": self.trackio.Video(str(video))}
-        self.run.log(shown, step=step)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self.run.finish()
 
 
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}  # by setting

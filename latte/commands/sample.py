@@ -54,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
         args.out = args.out or ranks.first_only(free_folder)
         # two pages in one folder would remove each other's videos
         with ranks.first_inside(lambda: exclusive(args.out, replaced=True)):
+            ranks.first_only(lambda: check_out(args))  # another call may have finished there meanwhile
             make_page(*sampler, args, ranks)
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from awake_models import awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands import sample
 from latte.commands.sample import show
 from latte.commands.sampling_options import default_batch_size
 from latte.eval.exam import score_model
@@ -115,6 +117,9 @@ def test_each_call_gets_a_folder_of_its_own(folder, tmp_path, capsys, monkeypatc
     assert os.listdir("samples-2") == ["notes.txt"]
     assert main(["sample", str(folder), *SAMPLE, "--overwrite"]) == 2
     assert "--overwrite replaces the page of an earlier call in --out" in capsys.readouterr().err
+    monkeypatch.setattr(sample, "free_folder", lambda: Path("samples"))  # as if two calls had found the same one
+    assert main(["sample", str(folder), *SAMPLE, "--classes", "0"]) == 2
+    assert "samples holds videos of an earlier call" in capsys.readouterr().err
 
 
 def test_the_grid_has_the_first_of_many(tmp_path):

@@ -138,6 +138,9 @@ def test_offloaded_networks_visit_the_device_one_after_the_other(pipe, monkeypat
     visit = lambda name: [(name, "cpu"), (name, "cpu")]
     assert moves.seen == visit("text_encoder") + 2 * (visit("transformer") + visit("vae"))
     assert abs(whole - again).max() < 1e-5  # the replaced methods lead past a fast path
+    moves.seen.append("again")
+    pipe.decode(torch.zeros(1, 1, pipe.vae.config.latent_channels, 2, 2), "pt")
+    assert moves.seen[-3:] == ["again", *visit("vae")]
     with (
         pytest.raises(ValueError, match=r"needs a GPU|no such device")
         if not torch.cuda.is_available()

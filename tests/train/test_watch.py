@@ -178,6 +178,13 @@ def test_only_noisy_numbers_are_averaged(tmp_path, monkeypatch):
     assert np.ptp(drawn[1][50:]) == 0 < np.ptp(drawn[0]) and set(drawn[2]) == {0, 0.1}
 
 
+def test_a_single_value_is_a_point(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "grad_norm": 2.0, "learning_rate": 0.1}\n')
+    pixels = np.asarray(Image.open(plot_curves([tmp_path], tmp_path / "p.png")).convert("RGB")).astype(int)
+    blue = (abs(pixels - (31, 119, 180)).sum(2) < 30).nonzero()[1]  # columns
+    assert (blue > pixels.shape[1] / 2).any()  # the legend is in the first panel
+
+
 def test_the_plot_command(vae, tmp_path, capsys):
     for seed in (0, 1):
         run(small(vae, "steps=3", f"seed={seed}"), tmp_path / str(seed))
