@@ -90,8 +90,10 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
                 if name not in EXACT and window > 1:
                     axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
                 averaged = values if name in EXACT else smooth(values, window)
-                axes.plot(step, averaged, color=f"C{i}", label=run.resolve().name, marker="." if name in RARE else "")
+                marker = "." if name in RARE or len(step) == 1 else ""
+                axes.plot(step, averaged, color=f"C{i}", label=run.resolve().name, marker=marker)
         axes.set(xlabel="step", ylabel=CURVES[name])
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if name == "loss":
             axes.set_yscale("log")
