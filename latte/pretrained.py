@@ -74,6 +74,8 @@ class PretrainedMixin:
         }  # fmt: skip
         check_used(unused, path, of_text)
         dtype = one_setting("torch_dtype", torch_dtype, dtype, None) or torch.float32
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}; it must be one of torch's, such as torch.float16")
         if of_text:
             parts = read_text_parts(path, given, dtype, memory, variant, local_files_only)
         else:

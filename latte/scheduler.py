@@ -1,6 +1,6 @@
 """The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -156,6 +156,8 @@ class Scheduler:
             stride = self.stride(rising)
             rising = self.shifted(rising)
         else:
+            if not isinstance(timesteps, Iterable):
+                raise ValueError(f"timesteps is {timesteps!r}; it must be a list of falling timesteps")
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
             inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count - 1
             if not inside or not (rising.diff() > 0).all():

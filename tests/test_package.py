@@ -228,6 +228,10 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "invalid choice: 'smaple'" in said and said.endswith("did you mean sample?\n") and said.count("\n") == 1
+    for wrong, hint in (("every", "see latte eval --help"), ("latt", "did you mean latte?")):
+        with pytest.raises(SystemExit):
+            main(["eval", "fakes", "--protocol", wrong])
+        assert capsys.readouterr().err.endswith(f"{hint}\n")  # a choice of that option, and not of another
 
 
 SOME_USES = ("sentencepiece", "ftfy", "bs4", "matplotlib", "tensorboard", "wandb", "trackio", "huggingface_hub")

@@ -21,7 +21,7 @@ class TrainConfig:
     data: str = setting(
         "shapes", path=True, movable=True
     )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
-    clips: int = setting(4096, least=1)  # size of the data set: different shapes, or windows of the folder's videos
+    clips: int = setting(4096, least=1)  # size of the data set: shapes, or windows of the videos, one or more of each
     model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
     image_size: int = setting(64, least=1)  # height and width of the frames, in pixels
     num_frames: int = setting(16, least=1)  # frames per clip

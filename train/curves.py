@@ -93,6 +93,7 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
                 marker = "." if name in RARE or len(values) == 1 else ""
                 axes.plot(step, averaged, color=f"C{i}", label=run.resolve().name, marker=marker)
         axes.set(xlabel="step", ylabel=CURVES[name])
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if name == "loss":
             axes.set_yscale("log")

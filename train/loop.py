@@ -122,10 +122,18 @@ def train(
         if say and ranks.first:
             say(header(run, first))
         if first < config.steps:
-            run.prepare(first)
+            prepare(run, first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
         return run.finish()
+
+
+def prepare(run: Run, first: int) -> None:
+    """Encode what the first step needs. Raises KeyboardInterrupt, with what to do, if that is stopped."""
+    try:
+        run.prepare(first)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped before step {first + 1}; the same command begins it again") from stop
 
 
 def write_beginning(run: Run, first: int) -> None:

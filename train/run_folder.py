@@ -50,6 +50,9 @@ def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ())
     except ValueError:
         before = {}
     fixed = asdict(config).keys() - config.resumable() - (config.tunable() & {*asked})
-    same = all(before.get(name) == getattr(config, name) for name in fixed)
-    if present and (FINAL in present or not same):
+    other = [name for name in sorted(fixed) if before.get(name) != getattr(config, name)]
+    if before and other and FINAL not in present:
+        advice = "repeat its settings, give another folder, or delete it"
+        raise ValueError(f"{folder} holds a run with other settings ({', '.join(other)}) but no checkpoint: {advice}")
+    if present and (FINAL in present or other):
         raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from latte.sample_record import RECORD
 from latte.train import checkpoint
 from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_latent_folder
 from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
-from latte.train.header import TRAINED, in_units
+from latte.train.header import TRAINED, in_units, in_words
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.presets import resolve
 from latte.train.run_folder import SETTINGS_FILE
@@ -48,6 +49,8 @@ def describe_path(name: str) -> str:
         ValueError: There is nothing, or nothing that is known here.
     """
     path = Path(name) if Path(name).exists() else find_model(name)
+    if path.name == LATENT_INDEX and index_format(path.parent) in (VIDEO_LIST_FORMAT, LATENT_FORMAT):
+        path = path.parent
     what, about = next(((what, about) for what, known, about in KINDS if known(path)), ("", None))
     if about is None:
         kinds = "a run, a model, a data list, latents, features, statistics, results or videos"
@@ -68,14 +71,26 @@ def about_run(path: Path) -> Lines:
     """Its settings, how far it is, and its newest numbers."""
     config = resolve(str(path / SETTINGS_FILE), [])
     yield "trains", f"{TRAINED[config.kind]} on {config.data}"
-    clip = f"{config.num_frames} frames of {config.image_size} x {config.image_size} pixels"
+    clip = f"{in_words(config.num_frames, 'frame')} of {config.image_size} x {config.image_size} pixels"
     yield "clips", f"{clip}, {config.global_batch_size} a step, precision {config.precision}"
-    found = checkpoint.list_checkpoints(path)
-    done = max(map(checkpoint.step_of, found), default=0)
+    done = saved_steps(path)
     finished = f"; the result is {path / FINAL}" if (path / FINAL).is_dir() else ""
-    yield "steps", f"{done} of {config.steps} saved{finished}"
+    goes_on = f"; `{shlex.join(['latte', 'train', '--run', str(path)])}` goes on" if done < config.steps else ""
+    yield "steps", f"{done} of {config.steps} saved{finished}{goes_on}"
     for line in read_lines(path / METRICS_FILE)[-1:]:
         yield "last logged", numbers(line)
+
+
+def about_runs(path: Path) -> Lines:
+    """What each run of a folder trains, and how far it is."""
+    for file in sorted(path.glob(f"*/{SETTINGS_FILE}")):
+        config, run = resolve(str(file), []), file.parent
+        yield run.name, f"{TRAINED[config.kind]} on {config.data}, {saved_steps(run)} of {config.steps} steps saved"
+
+
+def saved_steps(run: Path) -> int:
+    """The step of the newest checkpoint of a run; 0 if it has none."""
+    return max(map(checkpoint.step_of, checkpoint.list_checkpoints(run)), default=0)
 
 
 def about_ablation(path: Path) -> Lines:
@@ -266,6 +281,7 @@ KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Lines]], ...] =
     ("a model", lambda path: (path / CONFIG).is_file(), about_model),
     ("metrics of a run", lambda path: path.suffix == ".jsonl", about_metrics),
     ("results", lambda path: path.suffix == ".json" and path.is_file(), about_json),
+    ("a folder of runs", lambda path: any(path.glob(f"*/{SETTINGS_FILE}")), about_runs),
     ("features or statistics", lambda path: path.suffix not in WEIGHTS and is_features(path), about_features),
     ("weights", is_weights, about_weights),
     ("a video", is_video, about_video),

@@ -2,6 +2,7 @@
 
 import shlex
 from argparse import Namespace
+from itertools import count
 from pathlib import Path
 
 from latte.commands.parser import check_out_folder
@@ -48,4 +49,6 @@ def training_command(args: Namespace, config: TrainConfig) -> list[str]:
     words += [f"latents={args.out}"]
     words += ["num_workers=0"] if config.num_workers else []  # there are no videos to read
     words += ["text_encoder={}"] if args.text_encoder and getattr(config, "text_encoder", {}) else []
-    return ["latte", "train", "--config", args.config, "--run", str(Path("runs", args.out.name)), *words]
+    names = (args.out.name if number == 1 else f"{args.out.name}-{number}" for number in count(1))
+    run = next(path for path in (Path("runs", name) for name in names) if not path.exists())
+    return ["latte", "train", "--config", args.config, "--run", str(run), *words]

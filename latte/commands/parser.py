@@ -20,8 +20,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print an error in one line, with the closest option or choice, and exit with status 2."""
-        known = [option for action in self._actions for option in action.option_strings]
-        known += [str(choice) for action in self._actions for choice in action.choices or []]
+        failed = message.removeprefix("argument ").partition(": invalid choice")[0]
+        actions = [action for action in self._actions if "/".join(action.option_strings) == failed] or self._actions
+        known = [option for action in self._actions for option in action.option_strings] if len(actions) > 1 else []
+        known += [str(choice) for action in actions for choice in action.choices or []]
         mistyped = re.findall(r"(?<=unrecognized arguments: )\S+|(?<=invalid choice: ')[^']+", message)
         close = [match for word in mistyped for match in difflib.get_close_matches(word.split("=")[0], known, 1)]
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"

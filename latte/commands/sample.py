@@ -108,7 +108,8 @@ def make_page(
     facts["speed"] = f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos per second"
     page = show(videos, captions, args.out, args.fps, facts)
     f, _, h, w = videos.shape[1:]
-    print(f"{len(videos)} videos of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
+    count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+    print(f"{count} of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     print(f"next: open {page}; latte sample {shlex.join(other_seed(settings, args))}; latte train --help")

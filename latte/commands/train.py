@@ -43,7 +43,7 @@ def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
     config = resolve(DEFAULT, args.changes, device)
     if config.data != PRESETS[DEFAULT].data:
         kind = read_list_head(Path(config.data)).kind
-        own = f", or {kind} (the paper's)" if kind in PRESETS else ""
+        own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
         choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
         raise ValueError(f"data={config.data} does not say what to train: give --config, such as {choice}")
     return config

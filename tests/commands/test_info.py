@@ -1,6 +1,7 @@
 """`latte info` counts what the network has and does, and says what a path holds."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -47,8 +48,16 @@ def test_runs_models_and_what_they_write(vae, tmp_path, info):
     run(small_t2v(vae, "steps=1"), tmp_path / "text")
     said = info(tmp_path / "run")
     assert "a training run" in said and "trains      a Latte on shapes" in said
-    assert f"2 of 2 saved; the result is {tmp_path}/run/final" in said and "last logged step 2, loss " in said
-    for path in ("run/final", "run/checkpoints/step-0000002"):
+    assert f"2 of 2 saved; the result is {tmp_path}/run/final\n" in said and "last logged step 2, loss " in said
+    said = info(tmp_path)
+    assert (
+        "a folder of runs" in said and "run         a Latte on shapes, 2 of 2 steps saved" in said and "text  " in said
+    )
+    shutil.rmtree(tmp_path / "run/checkpoints/step-0000002")
+    assert f"1 of 2 saved; the result is {tmp_path}/run/final; `latte train --run {tmp_path}/run` goes on" in info(
+        tmp_path / "run"
+    )
+    for path in ("run/final", "run/checkpoints/step-0000001"):
         assert "a Latte of 15.6 k parameters" in info(tmp_path / path) and "num_classes=8" in info(tmp_path / path)
     assert "a checkpoint of a run" in info(tmp_path / "text/checkpoints/step-0000001")
     said = info(tmp_path / "text/final")
@@ -64,6 +73,7 @@ def test_data_features_and_results(vae, videos, tmp_path, info):
     assert main(["encode", "--out", str(tmp_path / "latents"), "--device", "cpu", *words]) == 0
     said = info(tmp_path / "list")
     assert "a data list" in said and f"3 in {videos}, 36 frames" in said and "a 2, b 1" in said and "24 x 24: 3" in said
+    assert info(tmp_path / "list/index.json") == said
     assert "latents for training" in info(tmp_path / "latents") and "3, 36 frames" in info(tmp_path / "latents")
     said = info(videos)
     assert "a folder of videos" in said and "a 2, b 1" in said and "24 x 24 pixels, ffv1" in said

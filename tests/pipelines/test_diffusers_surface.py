@@ -95,6 +95,8 @@ def test_dtype_has_two_names(published, classes, tmp_path):
     assert LattePipeline.from_pretrained(write_model(classes, tmp_path), dtype=torch.float64).dtype == torch.float64
     with pytest.raises(ValueError, match="torch_dtype is given under both of its names"):
         LattePipeline.from_pretrained(published, torch_dtype=torch.float16, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="dtype is 'float16'; it must be one of torch's"):
+        LattePipeline.from_pretrained(published, dtype="float16")
 
 
 def test_config_and_repr_describe_the_parts(published, pipe):

@@ -237,6 +237,7 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"eta": 2}, "eta is 2"),
         ({"timesteps": [1, 2]}, "timesteps must fall"),
+        ({"timesteps": 2.0}, r"timesteps is 2\.0; it must be a list"),
         ({"timesteps": [float("nan")]}, "timesteps must fall"),
         ({"num_inference_steps": 0}, "number of timesteps is 0;"),
         ({"num_inference_steps": "ddim50"}, "number of timesteps is 'ddim50';"),

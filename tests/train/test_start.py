@@ -12,9 +12,10 @@ from latte.files import read_json, write_json
 from latte.train import precision, start
 from latte.train.checkpoint import latest, read_state
 from latte.train.data.prepare_videos import ClipRule, prepare_data_set
-from latte.train.data.video_list import VIDEO_LIST, open_video_list
+from latte.train.data.video_list import VIDEO_LIST, ListHead, open_video_list
 from latte.train.precision import AUTO, choose_precision, slowdown, warn_if_slow
 from latte.train.presets import PRESETS, read_settings, resolve
+from latte.train.run import Run
 from latte.train.run_folder import SETTINGS_FILE
 
 CPU = torch.device("cpu")
@@ -79,13 +80,16 @@ def test_without_a_config_a_run_goes_on_with_its_own(vae, tmp_path):
     assert (state["step"], state["run"]["learning_rate"]) == (2, 1e-3)
 
 
-def test_data_without_a_config_are_asked_about(tmp_path, capsys, unread):
+def test_data_without_a_config_are_asked_about(tmp_path, capsys, unread, monkeypatch):
     said = refusal(capsys, "--run", tmp_path / "run", "data=clips")
     assert said == (
         "data=clips does not say what to train: give --config, such as folder-vae (a small VAE), folder (a small Latte "
         "on its latents)"
     )
     assert list(tmp_path.iterdir()) == []
+    for kind, ends in (("folder", "on its latents)"), ("sky", "on its latents), or sky (the paper's)")):
+        monkeypatch.setattr(command, "read_list_head", lambda folder, kind=kind: ListHead(kind, 1))
+        assert refusal(capsys, "--run", tmp_path / "run", "data=clips").endswith(ends)
 
 
 def test_a_missing_vae_is_named_with_the_preset_that_trains_one(tmp_path, capsys, unread, monkeypatch):
@@ -112,6 +116,18 @@ def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unr
     (tmp_path / "b").mkdir()
     (tmp_path / "b/metrics.jsonl").write_text("")
     assert "holds metrics.jsonl but no checkpoint" in refusal(capsys, "--run", tmp_path / "b", *words)
+
+
+def test_a_run_that_was_stopped_before_its_first_step(vae, tmp_path, monkeypatch):
+    def stop(self, first):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"^stopped before step 1; the same"):
+        patch.setattr(Run, "prepare", stop)
+        run(small(vae, "steps=1"), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"run holds a run with other settings \(clips, seed\) but no checkpoint: "):
+        run(small(vae, "steps=1", "clips=9", "seed=3"), tmp_path / "run")
+    assert run(small(vae, "steps=1"), tmp_path / "run").is_dir()
 
 
 def test_training_takes_the_frame_interval_of_the_list(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -107,6 +107,8 @@ def test_a_folder_of_captioned_videos(vae, tmp_path):
     with pytest.warns(UserWarning, match=missing.format(1, "c", "c") + "; they are left out") as caught:
         clips = open_clips(config)
     assert len(caught) == 1
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"2 of 3 videos cannot be used.*a clip needs 31"):
+        open_clips(replace(config, num_frames=4, frame_interval=10))  # too short is the reason, not the caption
     assert clips.captions == ["A dog runs", "a cat sleeps"]
     assert [clips.clip(i, torch.Generator())[2] for i in range(4)] == clips.captions * 2
     before = clips.fingerprint

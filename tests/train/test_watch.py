@@ -210,3 +210,11 @@ def test_the_plot_command(vae, tmp_path, capsys):
     ):
         assert main(["plot", *words]) == 2
         assert say in capsys.readouterr().err
+
+
+def test_a_run_that_logged_once_shows_a_point(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n')
+    shown = np.asarray(Image.open(plot_curves([tmp_path], tmp_path / "one.png")).convert("RGB")).astype(int)
+    high, wide, _ = shown.shape
+    middle = shown[high // 5 : high * 3 // 5, wide * 3 // 8 : wide * 5 // 8]  # without the legend
+    assert ((middle[:, :, 2] - middle[:, :, 0]) > 100).any()

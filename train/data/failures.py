@@ -77,8 +77,9 @@ class Failures:
             message: What is wrong with all of them, and what to do.
 
         Raises:
-            ValueError: More videos failed than `share` allows, with the message.
+            ValueError: More videos failed than `share` allows, with the message, or before for other reasons.
         """
+        self.raise_if_too_many()
         for path in paths:
             if self.reasons.setdefault(path, reason) is reason and self.log:
                 self.write(path, reason)

@@ -166,6 +166,7 @@ def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypat
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
     assert printed.startswith("latte train --config shapes-t2v --run runs/latents ") and "steps=4" in printed
     assert main(shlex.split(printed)[1:]) == 0
+    assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # a run has the name already
     (tmp_path / "runs/latents").rename("run")
     final = tmp_path / "run/final"
     names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
