@@ -151,7 +151,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
     with pytest.raises(ValueError, match="holds final but no checkpoint"):
         run(config, folder)
     shutil.rmtree(folder / "final")
-    with pytest.raises(ValueError, match=r"holds metrics\.jsonl but no checkpoint"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed\) but no checkpoint"):
         run(small(vae, "seed=1"), folder)
     assert (folder / "metrics.jsonl").read_text() == before
     run(config, folder)  # the same run, as if stopped before its first checkpoint
