@@ -23,23 +23,28 @@ def frame_ssim(frame: Tensor, reference: Tensor) -> float:
         frame: uint8 (3, h, w), of 11 x 11 pixels or more.
         reference: The same shape.
     """
-    return sum(channel_ssim(*pair) for pair in zip(frame, reference)) / len(frame)
+    channels = zip(frame, reference)  # one by one, which takes the least memory
+    return sum(channel_ssim(x.double() / 255, y.double() / 255) for x, y in channels) / len(frame)
 
 
-def channel_ssim(x: Tensor, y: Tensor) -> float:
-    """`frame_ssim` of one channel, uint8 (h, w)."""
-    x, y = x.double() / 255, y.double() / 255
-    mean_x, mean_y, square_x, square_y, product = window_means(torch.stack([x, y, x * x, y * y, x * y]))
+def channel_ssim(x: Tensor, y: Tensor, mirrored: bool = True) -> float:
+    """`frame_ssim` of one channel, float64 (h, w) in [0, 1]; see window_means."""
+    maps = torch.stack([x, y, x * x, y * y, x * y])
+    mean_x, mean_y, square_x, square_y, product = window_means(maps, mirrored)
     variance_x, variance_y = (square_x - mean_x**2).clamp(min=0), (square_y - mean_y**2).clamp(min=0)
     covariance = product - mean_x * mean_y
     over = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
     return (over / ((mean_x**2 + mean_y**2 + C1) * (variance_x + variance_y + C2))).mean().item()
 
 
-def window_means(maps: Tensor) -> Tensor:
-    """The mean under the Gaussian window around every pixel of maps (n, h, w): along rows, then along columns."""
+def window_means(maps: Tensor, mirrored: bool) -> Tensor:
+    """The mean under the Gaussian window around every pixel of maps (n, h, w): along rows, then along columns.
+
+    Borders are mirrored, or else pixels whose window crosses a border are left out.
+    """
     taps = [math.exp(-(i**2) / (2 * SIGMA**2)) for i in range(-RADIUS, RADIUS + 1)]
-    maps = F.pad(maps[None], [RADIUS] * 4, mode="reflect")[0]
+    if mirrored:
+        maps = F.pad(maps[None], [RADIUS] * 4, mode="reflect")[0]
     for axis in (-1, -2):
         size = maps.shape[axis] - 2 * RADIUS
         total = torch.zeros_like(maps.narrow(axis, 0, size))

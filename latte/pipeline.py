@@ -110,7 +110,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         """
         if not self.takes_prompts:
             raise ValueError(f"this pipeline is for {self.conditioning.describes}: it has no prompts to encode")
-        if not isinstance(do_classifier_free_guidance, bool):  # an earlier version took the negative prompt there
+        if not isinstance(do_classifier_free_guidance, bool):  # such as a negative prompt by position
             given = repr(do_classifier_free_guidance)
             raise ValueError(f"do_classifier_free_guidance is {given}, not True or False: name negative_prompt")
         options = (num_images_per_prompt, clean_caption, mask_feature, text_mask)

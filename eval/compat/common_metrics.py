@@ -15,6 +15,7 @@ from latte.eval.frechet import Moments, distance
 from latte.eval.networks.i3d import EPS, SIDE
 from latte.eval.networks.i3d_weights import optimize_for_inference, read_i3d
 from latte.eval.networks.lpips_weights import load_lpips
+from latte.eval.structural_similarity import SMALLEST, channel_ssim
 
 LEAST_FRAMES = 10  # that the tool asks of a clip; I3D takes 9
 METHODS = {  # file of weights, eps of the batch norms, and whether pixels are cut to whole levels of 255
@@ -26,8 +27,6 @@ DIFFERS = (
     "covariances are divided by N - 1; protocols of latte.eval.fvd squash frames, take {} and divide by N{}"
 )
 BATCH = 10  # clips
-RADIUS, SIGMA = 5, 1.5  # pixels, of SSIM's window
-C1, C2 = 0.01**2, 0.03**2
 
 
 def calculate_fvd(
@@ -124,7 +123,7 @@ def calculate_ssim(videos1: Tensor, videos2: Tensor, only_final: bool = False) -
         ValueError: They are not such videos, or smaller than the window of 11 x 11 pixels.
     """
     pair = check_pair(videos1, videos2)
-    if min(pair[0].shape[-2:]) <= 2 * RADIUS:
+    if min(pair[0].shape[-2:]) < SMALLEST:
         raise ValueError(f"SSIM needs frames of 11 x 11 pixels or more, not {tuple(pair[0].shape[-2:])}")
     warnings.warn(
         "as in common_metrics_on_video_quality, SSIM leaves out a border of 5 pixels, which latte.eval.ssim mirrors",
@@ -135,15 +134,8 @@ def calculate_ssim(videos1: Tensor, videos2: Tensor, only_final: bool = False) -
 
 def frame_ssim_within(first: Tensor, second: Tensor) -> float:
     """SSIM of frames (3, h, w) in [0, 1], without the pixels whose window crosses the border."""
-    x, y = first.double(), second.double()
-    taps = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64) ** 2) / (2 * SIGMA**2))
-    taps = (taps / taps.sum()).view(1, 1, -1)
-    maps = torch.cat([x, y, x * x, y * y, x * y])[:, None]
-    maps = F.conv2d(F.conv2d(maps, taps[:, :, None]), taps[..., None])[:, 0]
-    mean_x, mean_y, square_x, square_y, product = maps.unflatten(0, (5, -1))
-    over = (2 * mean_x * mean_y + C1) * (2 * (product - mean_x * mean_y) + C2)
-    under = (mean_x**2 + mean_y**2 + C1) * (square_x - mean_x**2 + square_y - mean_y**2 + C2)
-    return (over / under).mean().item()
+    channels = zip(first.double(), second.double())
+    return statistics.fmean(channel_ssim(x, y, mirrored=False) for x, y in channels)
 
 
 def calculate_lpips(
