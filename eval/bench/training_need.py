@@ -179,10 +179,20 @@ def planned_step(objective: Denoising | Reconstruction, clips: int, as_on: str) 
 
 
 def training_need(config: TrainConfig, data: Data, processes: int = 1, as_on: str = "cuda") -> TrainingNeed:
-    """Count what a training needs in each process.
+    """Count what a training needs in each process. With shard=true, states are split over the processes.
+
+    The arguments and errors are those of `whole_and_sharded`.
+    """
+    return whole_and_sharded(config, data, processes, as_on)[config.shard]
+
+
+def whole_and_sharded(
+    config: TrainConfig, data: Data, processes: int = 1, as_on: str = "cuda"
+) -> tuple[TrainingNeed, TrainingNeed]:
+    """Count what a training needs in each process, without and with shard=true.
 
     Args:
-        config: The training. With shard=true, states are split over the processes.
+        config: The training, whose own `shard` does not matter.
         data: What is known of its data.
         processes: How many processes train.
         as_on: "cuda", or "cpu", where attention stays in float32 also in mixed precision.
@@ -232,7 +242,7 @@ def training_need(config: TrainConfig, data: Data, processes: int = 1, as_on: st
     )
     largest = max(whole, default=0)  # whole are a block, the next one, the gradient of one, and what is in no block
     gathered = parameters - sum(whole) + min(2 * largest, sum(whole)) + largest
-    return need.sharded(config.shard_group or processes, copies, gathered) if config.shard else need
+    return need, need.sharded(config.shard_group or processes, copies, gathered)
 
 
 def working_bytes(config: TrainConfig, data: Data, clips: int, as_on: str) -> int:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 from latte.commands.parser import write_result
 from latte.device import device_name, usable_device
 from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.step_time import step_time
-from latte.eval.bench.training_need import DEPTHS, Data, TrainingNeed, training_need
+from latte.eval.bench.training_need import DEPTHS, Data, TrainingNeed, training_need, whole_and_sharded
 from latte.eval.reporting import markdown_table
 from latte.models.vae import VAEConfig
 from latte.train.base_config import TrainConfig
@@ -78,22 +79,20 @@ def needs_of(config: TrainConfig, data: Data, processes: int) -> dict[str, Train
     """What a training needs without and with gradient checkpointing and sharding, as far as it can have them."""
     if config.kind not in DEPTHS:  # without these settings
         return {column(config, processes): training_need(config, data, processes)}
-    found = {}
-    for shard in (False, True) if processes > 1 else (False,):
-        for again in (False, True):
-            off = {} if shard else {"shard_group": 0}
-            exact = {"deterministic_reduce": False} if shard else {}
-            variant = dataclasses.replace(config, shard=shard, gradient_checkpointing=again, **off, **exact)
-            found[column(variant, processes)] = training_need(variant, data, processes)
-    return found
+    variants = {again: dataclasses.replace(config, gradient_checkpointing=again) for again in (False, True)}
+    counted = {again: whole_and_sharded(variant, data, processes) for again, variant in variants.items()}
+    kinds = product((False, True) if processes > 1 else (False,), (False, True))
+    return {column_name(shard, again): counted[again][shard] for shard, again in kinds}
 
 
 def column(config: TrainConfig, processes: int) -> str:
     """The column of the table for some settings."""
-    settings = {
-        "shard": processes > 1 and config.shard,
-        "gradient_checkpointing": config.gradient_checkpointing,
-    }
+    return column_name(processes > 1 and config.shard, config.gradient_checkpointing)
+
+
+def column_name(shard: bool, gradient_checkpointing: bool) -> str:
+    """The name of a column."""
+    settings = {"shard": shard, "gradient_checkpointing": gradient_checkpointing}
     return ", ".join(f"{name}=true" for name, value in settings.items() if value) or "plain"
 
 
