@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from latte.conditioning import Conditioning
+from latte.weights.load import WEAKER
 from latte.weights.sampling_defaults import Sampling
 
 
@@ -22,11 +23,16 @@ class DescriptionMixin:
     conditioning: Conditioning
     sampling: Sampling
     class_names: list[str]
+    weaker: Any
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them."""
-        return {name: getattr(self, name) for name in self.conditioning.components}
+        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them.
+
+        A weaker model is one of them only if there is one.
+        """
+        names = (*self.conditioning.components, *([] if self.weaker is None else [WEAKER]))
+        return {name: getattr(self, name) for name in names}
 
     @property
     def config(self) -> Mapping[str, Any]:

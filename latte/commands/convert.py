@@ -10,12 +10,13 @@ from torch import nn
 from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.weights.convert_latte import state_for_original
+from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, weights_file
+from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
 from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, read_sampling, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
@@ -90,6 +91,8 @@ def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_h
     print_read(weights_file(source, weights))
     if to == "original":
         write_original(model, target, dtype)
+        if (source / WEAKER).is_dir():
+            print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
         write_folder(model, source, target, dtype)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
@@ -101,7 +104,7 @@ def print_read(file: Path, about: str = "") -> None:
 
 
 def print_part(name: str, files: list[Path], network: nn.Module) -> None:
-    """Print the files of a part of a text-to-video model, with the number of its parameters."""
+    """Print the files of a part of a model, with the number of its parameters."""
     for file in files:
         print_read(file, f": {name}, {parameters(network)}")
 
@@ -112,7 +115,7 @@ def parameters(network: nn.Module) -> str:
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write a model folder, and what lies beside the weights: VAE, class names, sampling defaults and scheduler.
+    """Write a model folder, with what lies beside the weights: VAE, class names, sampling, scheduler, weaker model.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
@@ -122,7 +125,11 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     names = read_json(classes).get("names", []) if classes.is_file() else []
     sampling = read_sampling(model_root(source), usual_guidance(model.config))
     scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
-    save_latte(target, model, vae, names, sampling, scheduler, dtype)
+    folder = own_weaker(source, sampling)
+    weaker = None if folder is None else load_model(folder.absolute())
+    if folder is not None and weaker is not None:
+        print_part(WEAKER, [folder / WEIGHTS], weaker)
+    save_latte(target, model, vae, names, sampling, scheduler, dtype, weaker)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -89,7 +89,8 @@ class OpenedModels:
                 plan = call_plan(pipe, words)
             if settings.model not in self.costs:
                 frames, _, height, width = pipe.latent_shape(None, None, None, None)
-                self.costs[settings.model] = network_cost(pipe.transformer.config, frames, height, width, TOKENS)
+                how = (frames, height, width, TOKENS, getattr(pipe.weaker, "config", None))
+                self.costs[settings.model] = network_cost(pipe.transformer.config, *how)
             cost = self.costs[settings.model]
         flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
         said = f"{flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs, {whole / flops:.2f} times fewer"
