@@ -7,8 +7,10 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.files import read_json, replacing
 from latte.models.latte import Latte
+from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
 from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline
@@ -32,15 +34,22 @@ def main(args: Namespace) -> None:
     source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
+        if args.autoguidance is not None:
+            raise ValueError(f"--autoguidance does nothing for {source}, which is a VAE: leave it out")
         summary = convert_vae(source, target, dtype, args.variant)
     elif is_text_pipeline(source):
         formats = ("latte", "diffusers")
         check_conversion(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
-        summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
+        if args.autoguidance is not None:
+            summary = convert_with_weaker(source, args)
+        else:
+            summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
     elif args.variant is not None:
         refuse_variant(source)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
+    elif args.autoguidance is not None:
+        summary = convert_with_weaker(source, args)
     else:
         summary = convert_latte(source, target, dtype, args.to, args.num_heads, args.weights)
     print(f"{target}: {summary}, {args.dtype}")
@@ -83,6 +92,26 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
         print_part(name, part_files(source, name, variant), parts[name])
     save_published(target, parts, dtype, read_sampling(model_root(source), TEXT_GUIDANCE))
     return "text-to-video for diffusers"
+
+
+def convert_with_weaker(source: Path, args: Namespace) -> str:
+    """Write a model with another weaker model than its own, or with none; return a summary."""
+    of_text = is_text_pipeline(source)
+    words = {"variant": args.variant} if of_text else {"num_heads": args.num_heads, "weights": args.weights}
+    pipe = LattePipeline.from_pretrained(source, DTYPES[args.dtype], weaker=None, **words)
+    print_part("transformer", network_files(source, args.weights, args.variant), pipe.transformer)
+    if args.autoguidance != NO_AUTOGUIDANCE:
+        other = find_pipeline(args.autoguidance, not args.download)
+        pipe.enable_autoguidance(other, scale=args.autoguidance_scale)
+        print_part(WEAKER, network_files(other), pipe.weaker)
+    pipe.save_pretrained(args.target, published=args.to == "diffusers")
+    weaker = "no weaker model" if pipe.weaker is None else f"a weaker one of {parameters(pipe.weaker)}"
+    return f"{type(pipe.transformer).__name__}, {parameters(pipe.transformer)}, with {weaker}"
+
+
+def network_files(path: Path, weights: str = "ema", variant: str | None = None) -> list[Path]:
+    """The files that the weights of a model's network come from."""
+    return part_files(path, "transformer", variant) if is_text_pipeline(path) else [weights_file(path, weights)]
 
 
 def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_heads: int | None, weights: str) -> str:

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from awake_models import awake, awake_pipeline, digests
+from awake_models import awake, awake_pipeline
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands import bench
+from latte.eval.bench import candidates, forward_speed
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
+from latte.weights.published import load_t2v
 
 CPU = ["--device", "cpu"]
 
@@ -35,19 +38,17 @@ def records(folder, tmp_path, *several):
 
 def test_a_set_says_how_it_was_guided_and_repeats(folder, tmp_path):
     none = ["--autoguidance", "none"]
-    own, said, other, off = records(
-        folder, tmp_path, [], ["--autoguidance-scale", "2.5", "--cfg-scale", "1"], ["--autoguidance-scale", "2"], none
-    )
+    own, said, off = records(folder, tmp_path, [], ["--autoguidance-scale", "2.5", "--cfg-scale", "1"], none)
     scales = lambda record: {name: value for name, value in record["settings"].items() if "scale" in name}
     assert scales(own) == {"guidance_scale": 1.0, "autoguidance_scale": 2.5} and own["autoguidance"]["hidden_size"] == 8
     assert said == own and len(own["sha256"]) == len(off["sha256"]) + 1
-    assert scales(other)["autoguidance_scale"] == 2 and other["files"] != own["files"]
     assert scales(off) == {"guidance_scale": 4.0} and "autoguidance" not in off and off["files"] != own["files"]
     videos = LattePipeline.from_pretrained(folder)(class_labels=[0, 1], **own["settings"], output_type="uint8").frames
     assert len(videos) == 2
     away = ["--autoguidance", str(folder), "--autoguidance-scale", "2"]  # another model takes its place
     (itself,) = records(folder, tmp_path / "itself", away)
-    assert itself["autoguidance"]["hidden_size"] == 16 and itself["files"] != other["files"]
+    assert itself["autoguidance"]["hidden_size"] == 16 and scales(itself)["autoguidance_scale"] == 2
+    assert itself["files"] != own["files"]
 
 
 def test_a_page_names_it_and_what_it_advises_works(folder, tmp_path, capsys):
@@ -60,7 +61,7 @@ def test_a_page_names_it_and_what_it_advises_works(folder, tmp_path, capsys):
     assert "2 steps, guidance 1, seed" in capsys.readouterr().out
 
 
-def test_it_is_shown_planned_and_measured(folder, tmp_path, capsys):
+def test_it_is_shown_planned_and_measured(folder, tmp_path, capsys, monkeypatch):
     assert main(["info", str(folder)]) == 0
     assert "weaker      " in capsys.readouterr().out
     assert main(["plan", str(folder), "--steps", "4", *CPU]) == 0
@@ -68,10 +69,32 @@ def test_it_is_shown_planned_and_measured(folder, tmp_path, capsys):
     assert "  weaker    ####" in said and "of them are the weaker network's" in said
     assert main(["plan", str(folder), "--steps", "4", "--autoguidance", "none", *CPU]) == 0
     assert "weaker" not in capsys.readouterr().out
-    speed = ["bench", "speed", str(folder), "--parts", "sampling", "--rounds", "1", "--num-videos", "1", "--steps", "1"]
-    assert main([*speed, "--pab", "2/3", "--out", str(tmp_path / "speed.json"), *CPU]) == 0
+    speed = [
+        "bench",
+        "speed",
+        str(folder),
+        "--parts",
+        "forward",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path / "speed.json"),
+    ]
+    monkeypatch.setitem(candidates.SIDES, "cpu", 64)
+    monkeypatch.setattr(forward_speed, "LEAST", 0.0)
+    assert main([*speed, *CPU]) == 0
     about = json.loads((tmp_path / "speed.json").read_text())
     assert about["autoguidance_scale"] == 2.5 and about["autoguidance"]["hidden_size"] == 8
+
+
+def test_the_ways_to_guide_that_are_compared_hold_it(folder, monkeypatch):
+    listed = []
+    monkeypatch.setattr(bench, "load_shape_features", torch.nn.Identity)
+    monkeypatch.setattr(bench, "measure_ways", lambda pipe, count, rows, *rest: listed.append(rows) or iter(()))
+    for words in ([], ["--autoguidance", "none"]):
+        assert main(["bench", "guidance", str(folder), "--scales", "3", "--plus-scales", "1", *words, *CPU]) == 0
+    own, off = ([way for way, _ in rows] for rows in listed)
+    assert own == [*off, "autoguidance"] and len(off) > 5
 
 
 def test_conversion_keeps_it(folder, tmp_path, capsys):
@@ -80,24 +103,39 @@ def test_conversion_keeps_it(folder, tmp_path, capsys):
     expected = {name: tensor.half().float() for name, tensor in whole.weaker.state_dict().items()}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in half.weaker.state_dict().items())
     assert half.sampling == whole.sampling and "weaker/model.safetensors, sha256" in capsys.readouterr().out
-    assert main(["convert", str(tmp_path / "half"), str(tmp_path / "again")]) == 0
-    assert (tmp_path / "again/weaker/model.safetensors").stat().st_size > 1.5 * (
-        tmp_path / "half/weaker/model.safetensors"
-    ).stat().st_size
     assert main(["convert", str(folder), str(tmp_path / "file.pt"), "--to", "original"]) == 0
     assert f"left out {folder / 'weaker'}" in capsys.readouterr().out
+
+
+def test_conversion_gives_a_model_another_one_or_none(folder, tmp_path, capsys):
+    words = ["convert", str(folder), str(tmp_path / "other"), "--dtype", "float16", "--autoguidance", str(folder)]
+    assert main([*words, "--autoguidance-scale", "1.5"]) == 0
+    said, read = capsys.readouterr().out, LattePipeline.from_pretrained(tmp_path / "other")
+    assert "weaker, 1" in said and read.weaker.config == read.transformer.config
+    assert read.sampling.guidance.autoguidance_scale == 1.5 and read.class_names == ["left", "right"]
+    assert main(["convert", str(tmp_path / "other"), str(tmp_path / "none"), "--autoguidance", "none"]) == 0
+    assert "with no weaker model" in capsys.readouterr().out and not (tmp_path / "none/weaker").exists()
+    assert LattePipeline.from_pretrained(tmp_path / "none").sampling.guidance.autoguidance_scale is None
+    for words, say in (
+        ([str(folder), "x", "--autoguidance-scale", "2"], "--autoguidance-scale does nothing without --autoguidance"),
+        ([str(folder), "x.pt", "--to", "original", "--autoguidance", "none"], "does nothing with --to original"),
+        ([str(folder / "vae"), "x", "--autoguidance", "none"], "which is a VAE: leave it out"),
+    ):
+        assert main(["convert", *words]) == 2
+        assert say in capsys.readouterr().err
 
 
 def test_conversion_keeps_that_of_text_to_video(published, tmp_path):
     pipe = LattePipeline.from_pretrained(published)
     pipe.enable_autoguidance(awake(LatteT2V(pipe.transformer.config)), scale=2.0)
     pipe.save_pretrained(tmp_path / "first")
-    for source, target, layout in (("first", "theirs", "diffusers"), ("theirs", "back", "latte")):
-        assert main(["convert", str(tmp_path / source), str(tmp_path / target), "--to", layout]) == 0
-    assert digests(tmp_path / "back/weaker") == digests(tmp_path / "first/weaker")
-    assert main(["convert", str(tmp_path / "first"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
-    sizes = [(tmp_path / name / "weaker/model.safetensors").stat().st_size for name in ("half", "first")]
-    assert sizes[0] < 0.6 * sizes[1]
+    for source, target, layout, dtype in (("first", "theirs", "diffusers", "float16"), ("theirs", "back", "latte", "")):
+        words = ["--to", layout, *(["--dtype", dtype] if dtype else [])]
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target), *words]) == 0
+    first, back = (load_t2v(tmp_path / name / "weaker").state_dict() for name in ("first", "back"))
+    assert all(torch.equal(tensor, first[name].half().float()) for name, tensor in back.items())
+    size = lambda name: sum(file.stat().st_size for file in (tmp_path / name / "weaker").glob("*.safetensors"))
+    assert size("theirs") < 0.6 * size("first")
 
 
 @pytest.mark.parametrize(

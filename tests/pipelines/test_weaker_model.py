@@ -135,11 +135,11 @@ def test_what_would_lose_or_mix_models_is_refused(tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "plain")
     assert "autoguidance_scale" not in read_json(tmp_path / "plain/sampling.json")
     write_json(tmp_path / "plain/sampling.json", {"autoguidance_scale": 2})
-    with pytest.raises(CheckpointError, match="names autoguidance_scale, and .*weaker is not there: restore it"):
+    with pytest.raises(CheckpointError, match=r"names autoguidance_scale, and .*weaker is not there: restore it"):
         LattePipeline.from_pretrained(tmp_path / "plain")
     assert LattePipeline.from_pretrained(tmp_path / "plain", weaker=None).weaker is None
     (folder / "weaker/model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="weaker: model.safetensors is missing or truncated"):
+    with pytest.raises(CheckpointError, match=r"weaker: model.safetensors is missing or truncated"):
         LattePipeline.from_pretrained(folder)
     with pytest.raises(ValueError, match="autoguidance needs two models of one num_classes; these have 2 and 0"):
         LattePipeline(pipe.transformer, weaker=awake_pipeline().transformer)
