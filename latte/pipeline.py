@@ -145,11 +145,9 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         Args:
             prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
             negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
-            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps,
-                which take its place.
+            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps.
             guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule, autoguidance_scale:
-                See latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, less than 1 is no
-                guidance.
+                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, below 1 is no guidance.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
             num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
             eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
@@ -173,8 +171,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         request = Request(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos,
                           copies, clean_caption, mask_feature, text_mask, enable_temporal_attentions)  # fmt: skip
         how = (guidance_interval, guidance_method, guidance_options, guidance_schedule)
-        away = self.weaker is not None
-        guidance = self.sampling.guidance.asked(guidance_scale, *how, autoguidance_scale, away=away)
+        guidance = self.sampling.guidance.asked(guidance_scale, *how, autoguidance_scale, self.weaker is not None)
         self.check_call(output_type, decode_chunk_size, batch_size, first, copies)
         count = self.conditioning.check_request(self, request, guidance, set_words(*how))
         shape = self.latent_shape(num_frames, video_length, height, width)

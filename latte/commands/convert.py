@@ -96,12 +96,12 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
 
 def convert_with_weaker(source: Path, args: Namespace) -> str:
     """Write a model with another weaker model than its own, or with none; return a summary."""
-    of_text = is_text_pipeline(source)
+    of_text, named = is_text_pipeline(source), args.autoguidance != NO_AUTOGUIDANCE
+    other = find_pipeline(args.autoguidance, not args.download) if named else None
     words = {"variant": args.variant} if of_text else {"num_heads": args.num_heads, "weights": args.weights}
     pipe = LattePipeline.from_pretrained(source, DTYPES[args.dtype], weaker=None, **words)
     print_part("transformer", network_files(source, args.weights, args.variant), pipe.transformer)
-    if args.autoguidance != NO_AUTOGUIDANCE:
-        other = find_pipeline(args.autoguidance, not args.download)
+    if other is not None:
         pipe.enable_autoguidance(other, scale=args.autoguidance_scale)
         print_part(WEAKER, network_files(other), pipe.weaker)
     pipe.save_pretrained(args.target, published=args.to == "diffusers")
