@@ -22,6 +22,7 @@ class DescriptionMixin:
     name_or_path: str | None = None
     conditioning: Conditioning
     sampling: Sampling
+    saved_sampling: Any
     class_names: list[str]
     weaker: Any
 
@@ -42,7 +43,7 @@ class DescriptionMixin:
         kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
         settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
         own = {"_class_name": type(self).__name__, "_name_or_path": self.name_or_path, **kinds, **settings}
-        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.sampling)})
+        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.saved_sampling)})
 
     def __repr__(self) -> str:
         """One line for the pipeline, and one for each part."""
@@ -50,7 +51,7 @@ class DescriptionMixin:
         lines = [f"{type(self).__name__}{of}, for {self.conditioning.describes}"]
         for name, part in self.components.items():
             lines.append(f"  {name}: {described(part)}")
-        guidance = ", ".join(f"{name} {value}" for name, value in self.sampling.guidance.settings.items())
+        guidance = ", ".join(f"{name} {value}" for name, value in self.saved_sampling.guidance.settings.items())
         lines.append(f"  a call's defaults: {self.sampling.num_inference_steps} steps, {guidance}")
         return "\n".join(lines)
 

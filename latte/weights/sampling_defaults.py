@@ -100,7 +100,7 @@ class Guidance:
             if scale not in (None, 1):
                 raise ValueError(
                     f"guidance_scale {scale} is of classifier-free guidance, and this model is guided away from a "
-                    "weaker one: set autoguidance_scale, or switch autoguidance off"
+                    "weaker one: set autoguidance_scale, or leave the weaker one out (weaker=None, --autoguidance none)"
                 )
             scale = 1.0
         kept = self.options if method in (None, self.method) else {}
