@@ -6,15 +6,15 @@ import pytest
 import torch
 from awake_models import awake, awake_pipeline
 from goldens import relative_error
-from published import PROMPTS, QUICK
 
 from latte import LattePipeline
+from latte.eval import calibration
 from latte.eval.calibration import Calibration, describe
 from latte.eval.replay import Replay
 from latte.fast.switch import fast_paths
 from latte.files import read_json, write_json
 from latte.models.latte import Latte
-from latte.models.latte_t2v import LatteT2V
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.cost import network_cost
 from latte.plans.picture import plan_table
 from latte.plans.records import Evaluation, Plan, Reuse, exact_plan
@@ -71,18 +71,23 @@ def test_a_folder_keeps_the_weaker_model_and_its_scale(num_classes, tmp_path):
     assert "autoguidance" not in repr(without)
 
 
-def test_text_to_video_folders_of_both_layouts_keep_it(pipe, tmp_path):
-    weak = awake(LatteT2V(pipe.transformer.config))
-    pipe.enable_autoguidance(weak, scale=2.0)
-    call = {**QUICK, "prompt": PROMPTS[0], "seed": 0, "num_inference_steps": 2, "video_length": 2}
+def test_text_to_video_folders_of_both_layouts_keep_it(tmp_path):
+    shape = dict(num_attention_heads=2, attention_head_dim=8, caption_channels=6, sample_size=2, video_length=2)
+    pipe, weak = (LattePipeline(awake(LatteT2V(LatteT2VConfig(num_layers=depth, **shape)))) for depth in (2, 1))
+    pipe.enable_autoguidance(weak.transformer, scale=2.0)
+    call = {**CALL, "prompt_embeds": torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))}
     made = pipe(**call).frames
     for name, published in (("ours", False), ("theirs", True), ("theirs", True)):  # and once more
         pipe.save_pretrained(tmp_path / name, published)
+    left_out = dict(vae=None, text_encoder=None, tokenizer=None)
     for name in ("ours", "theirs"):
-        read = LattePipeline.from_pretrained(tmp_path / name)
-        assert equal(read.weaker, weak) and torch.equal(read(**call).frames, made)
+        read = LattePipeline.from_pretrained(tmp_path / name, **left_out)
+        assert equal(read.weaker, weak.transformer) and relative_error(read(**call).frames, made) < 1e-5
     assert "weaker" not in read_json(tmp_path / "theirs/model_index.json")
-    assert LattePipeline.from_pretrained(tmp_path / "ours", transformer=None).weaker is None
+    alone = LattePipeline.from_pretrained(
+        tmp_path / "ours", vae=None, transformer=None, text_encoder=None, tokenizer=None
+    )
+    assert alone.weaker is None
 
 
 def test_a_scale_of_its_own_leaves_no_classifier_free_guidance():
@@ -209,7 +214,9 @@ def test_the_cost_of_a_plan_holds_the_weaker_network():
     assert lines[-2] == "  weaker    #." and lines[-1].endswith("1 without it, d along a kept difference")
 
 
-def test_a_plan_is_searched_with_autoguidance_on():
+def test_a_plan_is_searched_with_autoguidance_on(monkeypatch):
+    monkeypatch.setattr(calibration, "STARTS", 1)
+    monkeypatch.setattr(calibration, "LENGTHS", (2, 3))
     pipe = guided_away()
     replay = Replay(pipe, [0, 1], 5)
     assert torch.equal(replay.latents.transpose(1, 2), latents(pipe))

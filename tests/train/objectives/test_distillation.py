@@ -134,7 +134,7 @@ def test_guidance_is_that_of_sampling_within_its_timesteps(learned):
     assert float((conditional - expected).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["unconditional flow", "text"])
 def test_a_teacher_is_guided_away_from_the_weaker_model_in_its_folder(kind, vae, teachers, tmp_path):
     """Under the same condition, also without any; and its weights count as the teacher's."""
     teacher = shutil.copytree(teachers(kind), tmp_path / "teacher")
