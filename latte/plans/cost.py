@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -73,11 +74,12 @@ class Cost:
         return {kind: values for kind, values in found.items() if any(values) or kind == "rest"}
 
 
+@lru_cache(maxsize=64)
 def network_cost(
     config: LatteConfig | LatteT2VConfig, frames: int, height: int, width: int, tokens: int = 120,
     weaker: LatteConfig | LatteT2VConfig | None = None,
 ) -> Cost:  # fmt: skip
-    """Count a network's operations, without its weights.
+    """Count a network's operations, without its weights; the last results are kept.
 
     Args:
         config: Of the network.
