@@ -143,9 +143,9 @@ class Calibration:
 
     def chosen(self, way: Way, gate: Callable[[Plan], Plan], errors: dict[tuple[int, int], float]) -> Plan | None:
         """The plan of least worst error that the budget allows; None if it allows none."""
-        halves = [evaluation.halves for evaluation in gate(self.exact).evaluations]
-        most = sum(evaluation.halves for evaluation in self.exact.evaluations)
-        for budget in range(min(sum(halves), round(self.share * most)), 0, -1):
+        evaluations = gate(self.exact).evaluations
+        halves = [each.halves if self.cost.weaker is None else 1 for each in evaluations]  # of the network itself
+        for budget in range(min(sum(halves), round(self.share * self.full / self.cost.total)), 0, -1):
             try:
                 plan = gate(way.plan(self.exact, best_path(errors, halves, budget)))
             except ValueError:
@@ -165,11 +165,13 @@ def cost_of(replay: Replay) -> Cost:
     _, frames, _, h, w = replay.latents.shape
     text = replay.request.prompt_embeds
     tokens = 120 if text is None else text.prompt.shape[1]
-    return network_cost(replay.pipe.transformer.config, frames, h, w, tokens)
+    weaker = getattr(replay.pipe.weaker, "config", None)
+    return network_cost(replay.pipe.transformer.config, frames, h, w, tokens, weaker)
 
 
 def describe(found: Found, replay: Replay, labels: Sequence[int | str] | int, seed: int) -> dict:
     """What is to be known about a calibrated plan, for its file."""
+    guidance = replay.guidance.settings
     return {
         "made": found.name,
         "share_of_flops": round(found.share, 4),
@@ -177,5 +179,6 @@ def describe(found: Found, replay: Replay, labels: Sequence[int | str] | int, se
         "videos": list(labels) if not isinstance(labels, int) else labels,
         "seed": seed,
         "sampler": replay.call.scheduler.sampler,
-        "guidance_scale": replay.guidance.scale,
+        **{name: guidance[name] for name in ("guidance_scale", "autoguidance_scale") if name in guidance},
+        **({} if replay.pipe.weaker is None else {"autoguidance": replay.pipe.weaker_record()}),
     }

@@ -41,14 +41,12 @@ class Replay:
             raise ValueError("this model has no VAE to decode with: give it one (vae)")
         check_count("videos", labels if isinstance(labels, int) else len(labels))
         interval = settings.get("guidance_interval")
-        self.pipe, self.guidance = pipe, pipe.sampling.guidance.asked_in(settings)
-        if pipe.weaker is not None:
-            raise ValueError("autoguidance computes two networks, and a plan is for one: leave it out")
+        self.pipe, self.guidance = pipe, pipe.asked_guidance(settings)
         if self.guidance.method == "apg" and self.guidance.options.get("momentum", True):
             raise ValueError("apg's momentum remembers steps that calibration leaves out: set its option momentum to 0")
         if pipe.takes_prompts:
-            guides = pipe.conditioning.guides(pipe, self.guidance)
-            self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), guides))
+            negative = pipe.conditioning.guides(pipe, self.guidance) and pipe.weaker is None
+            self.request = Request(prompt_embeds=pipe.encode_prompt(list(labels), negative))
         elif isinstance(labels, int):
             self.request = Request(num_videos=labels)
         else:

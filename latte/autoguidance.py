@@ -1,6 +1,7 @@
 """Autoguidance of a pipeline: a weaker model of its own kind takes the place of the unconditional half of guidance."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline, load_model
 from latte.weights.published import readers
+from latte.weights.sampling_defaults import Guidance, Sampling
 
 ALIKE = (  # settings of a network that both must share
     *("in_channels", "out_channels", "prediction", "num_classes", "caption_channels"),
@@ -21,45 +23,61 @@ ALIKE = (  # settings of a network that both must share
 class AutoguidanceMixin:
     """A pipeline's weaker model (Karras et al. 2024, arXiv 2406.02507).
 
+    A model's folder may hold one, in its subfolder weaker/, and its sampling.json the scale, autoguidance_scale.
+
     Attributes:
         weaker: Its network, or None: guidance is classifier-free.
     """
 
     weaker: Any = None
     transformer: Any
+    sampling: Sampling
 
-    def enable_autoguidance(self, model: str | Path | nn.Module, weights: str = "ema") -> None:
+    def enable_autoguidance(
+        self, model: str | Path | nn.Module, weights: str = "ema", scale: float | None = None
+    ) -> None:
         """Guide away from a weaker model, under the same class or prompt, from the next call on.
 
         The weaker model is a smaller network, one that was trained less, such as an early checkpoint, or a shorter
         average of weights. Guidance then needs no unconditional predictions: an unconditional model can be guided, too.
+        save_pretrained writes the weaker model and the scale with the others.
 
         Args:
             model: A network, or anything that from_pretrained takes, of which only the network is read.
             weights: "ema" or "model", if a checkpoint of a class-conditional model holds both.
+            scale: The autoguidance_scale of calls that name none; None: what the model's folder says, or else their
+                guidance_scale.
 
         Raises:
             CheckpointError: There is no such model, or it is damaged.
-            ValueError: The model is of another kind.
+            ValueError: The model is of another kind, or the scale is not a number.
         """
         if self.transformer is None:
             raise ValueError("this pipeline has no transformer, and so nothing to guide")
         if not isinstance(model, nn.Module):
             path = find_pipeline(model)
             model = readers(path)["transformer"]() if is_text_pipeline(path) else load_model(path, weights=weights)
-        ours, theirs = self.transformer.config, model.config
-        if type(model) is not type(self.transformer):
-            kinds = " and ".join(type(each).__name__ for each in (self.transformer, model))
-            raise ValueError(f"autoguidance needs two models of one kind; these are {kinds}")
-        for name in (name for name in ALIKE if getattr(ours, name, None) != getattr(theirs, name, None)):
-            values = f"{getattr(ours, name)} and {getattr(theirs, name)}"
-            raise ValueError(f"autoguidance needs two models of one {name}; these have {values}")
+        check_weaker(self.transformer, model)
+        if scale is not None:
+            guidance = replace(self.sampling.guidance, autoguidance_scale=scale)
+            self.sampling = replace(self.sampling, guidance=guidance)
         own = next(self.transformer.parameters())
         self.weaker = model.to(own.device, own.dtype).eval()
 
     def disable_autoguidance(self) -> None:
         """Guide by classifier-free guidance again."""
         self.weaker = None
+
+    def asked_guidance(self, words: Mapping[str, Any]) -> Guidance:
+        """The guidance of a call, given its arguments by name, of which others are ignored."""
+        return self.sampling.guidance.asked_in(words, away=self.weaker is not None)
+
+    @property
+    def saved_sampling(self) -> Sampling:
+        """The defaults of calls, as they are saved: a scale of autoguidance belongs to a weaker model."""
+        if self.weaker is not None:
+            return self.sampling
+        return replace(self.sampling, guidance=replace(self.sampling.guidance, autoguidance_scale=None))
 
     def weaker_record(self) -> dict[str, Any] | None:
         """The weaker model's configuration and the sha256 of its weights; None without one."""
@@ -70,3 +88,14 @@ class AutoguidanceMixin:
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return {**asdict(self.weaker.config), "sha256": total.hexdigest()}
+
+
+def check_weaker(network: nn.Module | None, weaker: nn.Module) -> None:
+    """Raise ValueError if a weaker model does not make the same latents, of the same conditions, as a network."""
+    if type(weaker) is not type(network):
+        kinds = " and ".join(type(each).__name__ for each in (network, weaker))
+        raise ValueError(f"autoguidance needs two models of one kind; these are {kinds}")
+    ours, theirs = (each.config for each in (network, weaker))
+    for name in (name for name in ALIKE if getattr(ours, name, None) != getattr(theirs, name, None)):
+        values = f"{getattr(ours, name)} and {getattr(theirs, name)}"
+        raise ValueError(f"autoguidance needs two models of one {name}; these have {values}")

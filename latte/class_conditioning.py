@@ -15,9 +15,9 @@ from latte.conditioning import (
     fast_run,
     guidance_rule,
     layer_cache,
-    one_half,
     runs_fast,
     with_weaker,
+    without_reuse,
 )
 from latte.files import read_json
 from latte.models.latte import LatteConfig
@@ -26,9 +26,9 @@ from latte.plans.records import Plan
 from latte.scheduler import usual_scheduler
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import find_model, load_model, model_root, own_vae
+from latte.weights.load import WEAKER, find_model, load_model, model_root, own_vae
 from latte.weights.published import load_scheduler
-from latte.weights.sampling_defaults import Guidance, load_sampling, usual_guidance
+from latte.weights.sampling_defaults import Guidance, load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class ClassConditioning:
             )
         usual = usual_scheduler(pipe.transformer.config.prediction, "even")
         scheduler = None if pipe.scheduler == usual else pipe.scheduler
-        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
+        own = (pipe.class_names, pipe.saved_sampling, scheduler)
+        save_latte(folder, pipe.transformer, pipe.vae, *own, weaker=pipe.weaker)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""
@@ -110,10 +111,9 @@ class ClassConditioning:
             if classes:
                 given = [labels[i] for i in rows]
                 y = torch.tensor(given + [classes] * len(given) * (guides and weaker is None), device=pipe.device)
-            own = plan if weaker is None else one_half(plan)
-            run, is_fast = class_network(pipe, pipe.transformer, y, own, cache)
+            run, is_fast = class_network(pipe, pipe.transformer, y, plan, cache)
             if weaker is not None:
-                run = with_weaker(run, class_network(pipe, weaker, y, own, None)[0])
+                run = with_weaker(run, class_network(pipe, weaker, y, without_reuse(plan), None)[0])
             rule = guidance_rule(pipe, guidance, plan, scales)
             return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast)
 
@@ -199,6 +199,8 @@ def read_class_parts(
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     if (path / "scheduler").is_dir():
         parts = {"scheduler": load_scheduler(path / "scheduler"), **parts}
+    if WEAKER not in parts and (folder := own_weaker(path, sampling)) is not None:
+        parts = {WEAKER: load_model(folder.absolute()).to(dtype), **parts}  # no path that may be a bundled model's name
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
 
 

@@ -138,14 +138,14 @@ def with_weaker(network: Network, weaker: Network) -> Network:
     return run
 
 
-def one_half(plan: Plan) -> Plan:
-    """The plan of a network that computes one half of guidance only."""
-    return replace(plan, evaluations=tuple(replace(each, branch="conditional") for each in plan.evaluations))
+def without_reuse(plan: Plan) -> Plan:
+    """The plan of a weaker network, which computes everything whenever it is asked."""
+    return replace(plan, evaluations=tuple(replace(each, reuse={}) for each in plan.evaluations))
 
 
 def guidance_rule(pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None) -> Rule:
     """How the evaluations of a batch are guided; scales: of each, or the same for all."""
-    scales = [guidance.scale] * len(plan) if scales is None else scales
+    scales = [guidance.strength] * len(plan) if scales is None else scales
     return METHODS[guidance.method](scales, levels_of(pipe, plan), pipe.scheduler.flow, **guidance.options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from latte.conditioning import Conditioning
+from latte.weights.load import WEAKER
 from latte.weights.sampling_defaults import Sampling
 
 
@@ -21,12 +22,18 @@ class DescriptionMixin:
     name_or_path: str | None = None
     conditioning: Conditioning
     sampling: Sampling
+    saved_sampling: Any
     class_names: list[str]
+    weaker: Any
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them."""
-        return {name: getattr(self, name) for name in self.conditioning.components}
+        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them.
+
+        A weaker model is one of them only if there is one.
+        """
+        names = (*self.conditioning.components, *([] if self.weaker is None else [WEAKER]))
+        return {name: getattr(self, name) for name in names}
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -36,7 +43,7 @@ class DescriptionMixin:
         kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
         settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
         own = {"_class_name": type(self).__name__, "_name_or_path": self.name_or_path, **kinds, **settings}
-        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.sampling)})
+        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.saved_sampling)})
 
     def __repr__(self) -> str:
         """One line for the pipeline, and one for each part."""
@@ -44,7 +51,7 @@ class DescriptionMixin:
         lines = [f"{type(self).__name__}{of}, for {self.conditioning.describes}"]
         for name, part in self.components.items():
             lines.append(f"  {name}: {described(part)}")
-        guidance = ", ".join(f"{name} {value}" for name, value in self.sampling.guidance.settings.items())
+        guidance = ", ".join(f"{name} {value}" for name, value in self.saved_sampling.guidance.settings.items())
         lines.append(f"  a call's defaults: {self.sampling.num_inference_steps} steps, {guidance}")
         return "\n".join(lines)
 

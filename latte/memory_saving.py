@@ -23,7 +23,6 @@ class MemoryMixin:
     offload_text_encoder: str | None = None
     text_encoder: Any
     vae: VideoVAE | None
-    weaker: Any
     components: dict[str, Any]
     _offloads_from: torch.device | None = None  # the device of enable_model_cpu_offload
     _chunk_before: int | None = None  # of the VAE, before enable_vae_slicing
@@ -41,7 +40,7 @@ class MemoryMixin:
             device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
         if device is not None:
             self._offloads_from = None
-        for network in (*self.networks(), *([] if self.weaker is None else [self.weaker])):
+        for network in self.networks():
             stays = network is self.text_encoder and self.offload_text_encoder == "cpu"
             network.to(device=None if stays else device, dtype=dtype)
         return self

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
-from latte.autoguidance import AutoguidanceMixin
+from latte.autoguidance import AutoguidanceMixin, check_weaker
 from latte.call_state import CallStateMixin
 from latte.class_conditioning import ClassConditioning, class_index
 from latte.conditioning import Conditioning, Request
@@ -36,7 +36,8 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
     """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
 
     The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
-    `class_names`; a text-to-video model has `transformer`, `vae`, `text_encoder`, `tokenizer` and `scheduler`.
+    `class_names`; a text-to-video model has `transformer`, `vae`, `text_encoder`, `tokenizer` and `scheduler`. Both may
+    have a `weaker` model, which autoguidance guides away from.
 
     Attributes:
         sampling: What a call uses where it names nothing: guidance, steps and eta.
@@ -53,6 +54,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         tokenizer: Tokenizer | None = None,
         scheduler: Scheduler | None = None,
         class_names: Sequence[str] | None = None,
+        weaker: Latte | LatteT2V | None = None,
     ):
         config: Any = getattr(transformer, "config", None)
         of_classes = hasattr(config, "num_classes")
@@ -65,10 +67,13 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         self.scheduler = scheduler or usual_scheduler(prediction, "even" if of_classes else "leading")
         self.class_names = list(class_names or [])
         self.sampling = Sampling(Guidance(usual_guidance(config) if of_classes else TEXT_GUIDANCE))
+        self.weaker = None if weaker is None else weaker.eval()
         self._progress_bar_options: dict[str, Any] = {}
         check_vae(vae, transformer)
         if config is not None:
             check_scheduler(self.scheduler, prediction)
+        if weaker is not None:
+            check_weaker(transformer, weaker)
         self.conditioning.check_parts(self)
 
     @property
@@ -133,16 +138,16 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         num_videos: int | None = None, sampler: str | None = None, batch_size: int = 1, first: int = 0,
         progress: bool = True, guidance_interval: tuple[float, float] | None = None, guidance_method: str | None = None,
         guidance_options: Mapping[str, float] | None = None, guidance_schedule: str | None = None,
+        autoguidance_scale: float | None = None,
     ) -> LatteOutput | tuple:  # fmt: skip
         """Make videos of prompts, of classes, or of an unconditional model; arguments by position are diffusers'.
 
         Args:
             prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
             negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
-            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps,
-                which take its place.
-            guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule: See
-                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, less than 1 is no guidance.
+            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps.
+            guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule, autoguidance_scale:
+                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, below 1 is no guidance.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
             num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
             eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
@@ -166,14 +171,14 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         request = Request(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, class_labels, num_videos,
                           copies, clean_caption, mask_feature, text_mask, enable_temporal_attentions)  # fmt: skip
         how = (guidance_interval, guidance_method, guidance_options, guidance_schedule)
-        guidance = self.sampling.guidance.asked(guidance_scale, *how)
+        guidance = self.sampling.guidance.asked(guidance_scale, *how, autoguidance_scale, self.weaker is not None)
         self.check_call(output_type, decode_chunk_size, batch_size, first, copies)
         count = self.conditioning.check_request(self, request, guidance, set_words(*how))
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
         call = sampling_call(self, num_inference_steps, timesteps, guidance, guidance_interval, sampler, eta, noise,
                              callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
-        self.guidance_scale, self.num_timesteps = guidance.scale, len(call.schedule)
+        self.guidance_scale, self.num_timesteps = guidance.strength, len(call.schedule)
         denoisers = self.conditioning.denoisers(self, request, guidance, call.plan, call.scales)
         with decode_chunk(self.vae, decode_chunk_size):
             videos = make_videos(self, denoisers, batches(count, batch_size), call, output_type, progress)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from latte.conditioning import GuidedDenoiser
 from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
@@ -16,14 +15,13 @@ PlanRule = Callable[[Plan], Plan]
 
 
 class PlanMixin(PyramidAttentionBroadcastMixin):
-    """A pipeline's plan.
+    """A pipeline's plan. With autoguidance, the weaker network computes all of itself in every guided evaluation.
 
     Attributes:
         plan_folder: Where plans are looked up by name: the model's folder.
     """
 
     plan_folder: Path | None = None
-    weaker: Any = None  # of AutoguidanceMixin
     _plan: Plan | PlanRule | None = None
 
     def enable_plan(self, plan: Plan | PlanRule | str | Path) -> None:
@@ -53,8 +51,6 @@ class PlanMixin(PyramidAttentionBroadcastMixin):
 
     def planned(self, exact: Plan) -> Plan:
         """What a call computes, given the plan that computes everything; raises ValueError if a plan does not fit."""
-        if self.weaker is not None and (self._plan is not None or self._broadcast is not None):
-            raise ValueError("autoguidance computes two networks, and a plan is for one: disable one of the two")
         if self._broadcast is not None:
             if self._plan is not None:
                 raise ValueError("Pyramid Attention Broadcast makes a plan of its own: disable one of the two")

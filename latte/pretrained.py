@@ -18,7 +18,7 @@ from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, read_text_parts
 from latte.weights.hub import find_file, find_pipeline, upload
-from latte.weights.load import find_model, is_text_pipeline, model_root
+from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root
 from latte.weights.model_card import CARD, ModelCard, card_on_hub, card_text
 from latte.weights.sampling_defaults import Sampling
 
@@ -33,6 +33,7 @@ class PretrainedMixin:
     plan_folder: Path | None
     offload_text_encoder: str | None
     name_or_path: str | None
+    weaker: Any
 
     @classmethod
     def from_pretrained(
@@ -41,6 +42,7 @@ class PretrainedMixin:
         text_encoder: T5Encoder | None = NOT_GIVEN, tokenizer: Tokenizer | None = NOT_GIVEN,
         scheduler: Scheduler | None = NOT_GIVEN, memory: str = "normal", weights: str = "ema",
         num_heads: int | None = None, variant: str | None = None, local_files_only: bool = True,
+        weaker: nn.Module | None = NOT_GIVEN,
     ) -> Self:  # fmt: skip
         """Read a model and the parts that its folder holds.
 
@@ -59,6 +61,7 @@ class PretrainedMixin:
                 files, or else the only variant that there is if it differs in precision alone.
             local_files_only: A name on the hub is looked up in the local cache alone. False downloads what is missing,
                 with the package huggingface_hub.
+            weaker: As transformer: None leaves the folder's weaker model out, and guidance is classifier-free.
 
         Raises:
             CheckpointError: A part is missing, damaged or does not fit, or cannot be downloaded.
@@ -66,7 +69,8 @@ class PretrainedMixin:
         """
         name, path = path, find_pipeline(path, local_files_only, variant)
         given: dict[str, Any] = dict(transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-        given = {name: part for name, part in (given | {"scheduler": scheduler}).items() if part is not NOT_GIVEN}
+        given |= {"scheduler": scheduler, "weaker": weaker}
+        given = {name: part for name, part in given.items() if part is not NOT_GIVEN}
         of_text = is_text_pipeline(path)
         unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
             "variant": variant is not None, "memory": memory != "normal",
@@ -155,6 +159,8 @@ class PretrainedMixin:
         """A short model card, for a pipeline that comes without one."""
         of_text = isinstance(self.conditioning, TextConditioning)
         summary = f"A Latte (arXiv 2401.03048) for {self.conditioning.describes}."
+        if self.weaker is not None:
+            summary += f" {WEAKER}/ holds the weaker model that it is guided away from (arXiv 2406.02507)."
         use = 'latte sample . --prompt "a red star moving left"' if of_text else "latte sample ."
         return ModelCard(summary, [use], task="text-to-video" if of_text else "")
 

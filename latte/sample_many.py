@@ -42,6 +42,7 @@ from latte.sample_record import (
 )
 from latte.video.read import read_video
 from latte.video.write import write_video
+from latte.weights.load import WEAKER
 from latte.weights.tensors import digest
 
 LOCKS = ".locks"  # byte 0 locks the record, byte 1 + i the unit whose first video is i
@@ -243,7 +244,8 @@ def call_arguments(pipe: LattePipeline, labels: list | None, unit: range) -> dic
 
 def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: dict, fps: float) -> dict:
     """Everything that a set's bytes depend on, as JSON."""
-    configs = {name: part.config for name, part in pipe.components.items() if hasattr(part, "config")}
+    parts = {name: part for name, part in pipe.components.items() if name != WEAKER}
+    configs = {name: part.config for name, part in parts.items() if hasattr(part, "config")}
     if not pipe.takes_prompts and pipe.scheduler == ORIGINAL_SCHEDULER:
         configs.pop("scheduler")  # the settings name the sampler, and records without a scheduler stay valid
     configs |= {} if pipe.weaker is None else {"autoguidance": pipe.weaker_record()}

@@ -73,7 +73,7 @@ def sampling_call(
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
     guides = pipe.conditioning.guides(pipe, guidance)
     if pipe.weaker is not None and not guides:
-        raise ValueError(f"autoguidance does nothing with guidance_scale {guidance.scale:g}: set it above 1")
+        raise ValueError(f"autoguidance does nothing with {guidance.said}: set autoguidance_scale above 1")
     plan = exact_plan(visited, guidance.interval if guides else NEVER)
     scales = guidance_scales(guidance, plan, scheduler, schedule, eta)
     return SamplingCall(pipe.planned(plan), scales, scheduler, schedule, noise, eta, callback, tensors)
@@ -81,7 +81,7 @@ def sampling_call(
 
 def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
     """What a call with these arguments computes, given by name, at the size of the model's training."""
-    guidance = pipe.sampling.guidance.asked_in(words)
+    guidance = pipe.asked_guidance(words)
     noise = noise_source(1, pipe.latent_shape(None, None, None, None))
     steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
     sampler, eta = words.get("sampler"), words.get("eta")
@@ -97,9 +97,9 @@ def guidance_scales(
             raise ValueError(f"cfg++ changes ddim's step; sampler is {scheduler.sampler}: choose ddim or euler")
         levels = zip(schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.posterior_variance)
         rising = [(float(here), float(there), eta * float(variance) ** 0.5) for here, there, variance in levels]
-        return [renoised_scale(guidance.scale, *step) for step in reversed(rising)]
+        return [renoised_scale(guidance.strength, *step) for step in reversed(rising)]
     steps = scheduler.num_train_timesteps
-    return [scheduled_scale(guidance.scale, each.timestep, steps, guidance.schedule) for each in plan.evaluations]
+    return [scheduled_scale(guidance.strength, each.timestep, steps, guidance.schedule) for each in plan.evaluations]
 
 
 def batches(count: int, size: int) -> list[tuple[list[int], int]]:

@@ -17,9 +17,9 @@ from latte.conditioning import (
     fast_run,
     guidance_rule,
     layer_cache,
-    one_half,
     runs_fast,
     with_weaker,
+    without_reuse,
 )
 from latte.fast.graph_run import GraphRun
 from latte.fast.trunk import FastRun
@@ -30,10 +30,10 @@ from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
 from latte.weights.hub import find_vae
-from latte.weights.load import PARTS, model_root
+from latte.weights.load import PARTS, WEAKER, model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker
 from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.vae_folder import load_vae
 
@@ -75,7 +75,7 @@ class TextConditioning:
         guides = self.guides(pipe, guidance)
         given = [*(["negative_prompt"] if request.negative_prompt else []), *given]
         if given and not guides:
-            raise ValueError(f"{given[0]} does nothing with guidance_scale {guidance.scale:g}: set it above 1")
+            raise ValueError(f"{given[0]} does nothing with {guidance.said}: set it above 1")
         if pipe.weaker is not None and (request.negative_prompt or request.negative_prompt_embeds is not None):
             raise ValueError("negative_prompt does nothing with autoguidance, which leads away from a weaker model")
         return request.copies * check_texts(
@@ -84,11 +84,11 @@ class TextConditioning:
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
         """Write the parts as a folder, in our layout or in the one that diffusers reads."""
-        (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.sampling)
+        (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.saved_sampling)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""
-        return guidance.scale > 1 or guidance.method == "cfg++"
+        return guidance.strength > 1 or guidance.method == "cfg++"
 
     def texts(self, pipe: "LattePipeline", request: Request, guidance: Guidance) -> tuple[Any, Any, Any, Any]:
         """(prompt, negative prompt, their embeddings) of a call; the negative ones only if there is such a half."""
@@ -110,10 +110,11 @@ class TextConditioning:
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
-            cache, own = layer_cache(pipe, plan), plan if weaker is None else one_half(plan)
-            run, is_fast = text_network(pipe, pipe.transformer, embeds, mask, own, cache, temporal)
+            cache = layer_cache(pipe, plan)
+            run, is_fast = text_network(pipe, pipe.transformer, embeds, mask, plan, cache, temporal)
             if weaker is not None:
-                run = with_weaker(run, text_network(pipe, weaker, embeds, mask, own, None, temporal)[0])
+                alone = without_reuse(plan)
+                run = with_weaker(run, text_network(pipe, weaker, embeds, mask, alone, None, temporal)[0])
             rule = guidance_rule(pipe, guidance, plan, scales)
             return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, embeds)
 
@@ -135,16 +136,16 @@ def text_network(
     def fast(x: Tensor, k: int, halves: int) -> Tensor:
         nonlocal run
         if run is None:
-            condition = network.text_condition(times, torch.cat(list(embeds.values())), mask)
+            condition = network.text_condition(times, torch.cat(list(embeds.values())).to(dtype), mask)
             run = fast_run(pipe, network, condition, plan, cache)
         elif any(new is not old for new, old in zip(embeds.values(), known)):
-            run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())), mask))
+            run.replace_text(network.text_condition(times[:1], torch.cat(list(embeds.values())).to(dtype), mask))
         known[:] = embeds.values()
         return run(x, k, halves)
 
     def plain(x: Tensor, k: int, halves: int) -> Tensor:
         x = torch.cat([x] * halves)
-        table, masks = torch.cat(list(embeds.values()))[: len(x)], None if mask is None else mask[: len(x)]
+        table, masks = torch.cat(list(embeds.values())).to(dtype)[: len(x)], None if mask is None else mask[: len(x)]
         return network(x.to(dtype), times[k].expand(len(x)), table, masks, temporal=temporal)
 
     is_fast = runs_fast(pipe, network, plan, temporal)
@@ -253,12 +254,15 @@ def read_text_parts(
     read, parts = readers(path, dtype, memory == "low", variant), dict(parts)
     if isinstance(parts.get("vae"), str | Path):
         parts["vae"] = load_vae(find_vae(parts["vae"], path, local_files_only), dtype, variant)
+    sampling = load_sampling(model_root(path), TEXT_GUIDANCE)
     for name in TextConditioning.components:
         if name not in parts:
             parts[name] = read[name]()
+    if WEAKER not in parts and parts["transformer"] is not None and own_weaker(path, sampling) is not None:
+        parts[WEAKER] = read[WEAKER]()
     if memory == "low":
         if parts["text_encoder"] is not None:  # one that was passed in may still be in floating-point numbers
             in_eight_bits(parts["text_encoder"])
         if parts["vae"] is not None:
             parts["vae"].set_chunk(1)
-    return {**parts, "sampling": load_sampling(model_root(path), TEXT_GUIDANCE)}
+    return {**parts, "sampling": sampling}

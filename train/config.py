@@ -96,6 +96,8 @@ class LatentTrainConfig(VideoTrainConfig):
     # DDIM steps of the teacher that they replace, a multiple of student_steps
     teacher_steps: int = setting(64, least=1, most=500, unused_with=("teacher", ""))
     teacher_guidance: float = setting(1.0, unused_with=("teacher", ""))  # guidance scale that the student learns
+    # guide the teacher away from the weaker model in its folder (latte.autoguidance), not from no condition
+    teacher_autoguidance: bool = setting(False, unused_with=("teacher_guidance", 1.0))
     # the lowest and the highest timestep at which the teacher is guided
     guided_from: float = setting(0.0, least=0, unused_with=("teacher_guidance", 1.0))
     guided_to: float = setting(1000.0, least=0, unused_with=("teacher_guidance", 1.0))

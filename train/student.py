@@ -19,7 +19,7 @@ from latte.weights.convert_t2v import t2v_config
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.hub import find_pipeline
 from latte.weights.load import bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae
 
 TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99}
@@ -40,7 +40,8 @@ def student_config(
         teacher: The model, as latte.LattePipeline.from_pretrained takes it.
         steps: Evaluations of the student.
         changes: Settings as on the command line.
-        scale: Guidance scale that the student learns; None: what the teacher's folder says.
+        scale: Scale of classifier-free guidance that the student learns; None: what the teacher's folder says, which
+            may be autoguidance.
         interval: The timesteps between which the teacher is guided; None: what its folder says.
 
     Raises:
@@ -52,7 +53,9 @@ def student_config(
     values = data_settings(path) | (text_settings(path) if of_text else class_settings(path))
     guides = of_text or bool(values["classes"])
     usual = TEXT_GUIDANCE if of_text else values.pop("usual_guidance")
-    values |= guidance_settings(path, load_sampling(model_root(path), usual).guidance, scale, interval, guides)
+    sampling = load_sampling(model_root(path), usual)
+    away = scale is None and own_weaker(path, sampling) is not None
+    values |= guidance_settings(path, sampling.guidance.asked(away=away), scale, interval, guides, away)
     if (vae := own_vae(path)) is not None:
         values |= {"vae": f"{teacher}/vae" if teacher in bundled_models() else str(vae)}
         values["image_size"] = values.pop("latent_side") * load_vae(vae).factor
@@ -118,22 +121,24 @@ def own_fields(config: Any, derived: Collection[str]) -> dict[str, Any]:
 
 
 def guidance_settings(
-    path: Path, own: Guidance, scale: float | None, interval: tuple[float, float] | None, guides: bool
-) -> dict[str, Any]:
-    """Settings of the guidance that the student learns.
+    path: Path, own: Guidance, scale: float | None, interval: tuple[float, float] | None, guides: bool,
+    away: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Settings of the guidance that the student learns; away: from the teacher's weaker model.
 
     Raises:
         ValueError: The teacher is guided in a way that a student does not learn, or cannot be guided.
     """
-    if not guides:
+    if not guides and not away:
         if scale not in (None, 1) or interval is not None:
             raise ValueError(f"{path} is unconditional: there is nothing to guide it, leave --cfg-scale out")
         return {}
     if scale is None and (own.method != "cfg" or own.schedule != "constant"):
         how = own.method if own.method != "cfg" else f"a schedule, {own.schedule}"
         raise ValueError(f"{path} is guided by {how}; a student learns plain guidance: give --cfg-scale")
-    guidance = Guidance(own.scale if scale is None else scale, own.interval if interval is None else interval)
+    guidance = Guidance(own.strength if scale is None else scale, own.interval if interval is None else interval)
     if guidance.scale == 1:
         return {}
     low, high = guidance.interval or (0.0, 1000.0)
-    return {"teacher_guidance": float(guidance.scale), "guided_from": float(low), "guided_to": float(high)}
+    found = {"teacher_guidance": float(guidance.scale), "guided_from": float(low), "guided_to": float(high)}
+    return found | ({"teacher_autoguidance": True} if away else {})

@@ -27,7 +27,7 @@ class Evaluation:
     Attributes:
         x: Latents (1, f, c, h, w).
         request: What is shown: the first class, or embeddings of `tokens` tokens.
-        halves: 2 with guidance, 1 for a model that knows none.
+        halves: 2 with guidance, of which a weaker model may compute one; 1 for a model that knows none.
     """
 
     def __init__(self, pipe: LattePipeline, frames: int, size: int, tokens: int):
@@ -40,7 +40,8 @@ class Evaluation:
             self.request = Request(prompt_embeds=prompt, negative_prompt_embeds=negative)
         else:
             self.request = Request(class_labels=0) if config.num_classes else Request()
-        guided = pipe.takes_prompts or (config.num_classes and config.class_dropout_prob)
+        knows = pipe.takes_prompts or (config.num_classes and config.class_dropout_prob)
+        guided = knows or pipe.weaker is not None
         self.guidance, self.halves = (GUIDANCE, 2) if guided else (Guidance(1.0), 1)
 
     def network(self) -> Network:

@@ -155,6 +155,8 @@ def why_no_peer(job: Job) -> str | None:
     text, settings = job.inputs["prompt_embeds"], job.settings
     if job.pipe.scheduler.flow:
         return "it has no noise levels of a flow"
+    if job.pipe.weaker is not None:
+        return "it has no autoguidance (--autoguidance none compares classifier-free guidance)"
     if job.pipe.scheduler.sampler != "ddim" or settings["eta"] or "guidance_interval" in settings:
         return "it is compared in sampling by ddim without noise and with guidance at all steps only"
     if text.prompt_mask is not None:

@@ -15,7 +15,15 @@ from latte.commands.sampling_options import open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.eval_speed import evaluation_table, measure_evaluation, write_shape_videos
 from latte.eval.bench.feature_check import check_features, feature_table
-from latte.eval.bench.guidance_variety import candidates, measure_ways, name_of, plot_variety, variety_table
+from latte.eval.bench.guidance_variety import (
+    AUTO,
+    WAYS,
+    candidates,
+    measure_ways,
+    name_of,
+    plot_variety,
+    variety_table,
+)
 from latte.eval.bench.pab_cost import broadcast_table, measure_broadcast
 from latte.eval.bench.read_speed import measure_reading, reading_table
 from latte.eval.bench.resources import weight_bytes
@@ -47,9 +55,12 @@ def bench_guidance(args: Namespace) -> None:
     settings = {name: value for name, value in settings.items() if name not in WORDS}
     about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
     about.pop("autoguidance", None)  # rows that use it record it themselves
+    if args.ways is not None and AUTO in args.ways and pipe.weaker is None:
+        raise ValueError(f"{args.model} has no weaker model for the way autoguidance: name one with --autoguidance")
+    ways = args.ways or [way for way in WAYS if way != AUTO or pipe.weaker is not None]
     about = json.loads(json.dumps({**about, "videos": args.num_videos}))
     done = rows_before(args.out, about)
-    listed = list(candidates(args.ways, args.scales, args.plus_scales))
+    listed = list(candidates(ways, args.scales, args.plus_scales))
     network, rows = load_shape_features().to(pipe.device), []
     for row in measure_ways(pipe, args.num_videos, listed, settings, network, done):
         rows.append(row)

@@ -55,11 +55,13 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         started = stack.enter_context(peers(args.peer_python, pipe.transformer, pipe.device))
         about = {"model": args.model, "changes": args.changes, **machine(pipe.device, started), **settings}
+        about |= {} if pipe.weaker is None else {"autoguidance": pipe.weaker_record()}
         print(", ".join(f"{key} {value}" for key, value in about.items() if value not in ([], {}, None)))
         forward: list[dict] = []
         for frames, size in sizes if "forward" in args.parts else ():
             for tokens in dict.fromkeys(args.text_tokens if pipe.takes_prompts else [0]):
-                forward.append(measure_forward(pipe, exact, started, frames, size, tokens, args.rounds))
+                alike = started if pipe.weaker is None else []  # diffusers has no autoguidance
+                forward.append(measure_forward(pipe, exact, alike, frames, size, tokens, args.rounds))
                 text = f", {tokens} text tokens" if tokens else ""
                 print(f"\none evaluation: {frames} frames of {size} x {size}{text}")
                 print(speed_table(forward[-1]["rows"], FORWARD), flush=True)

@@ -23,8 +23,9 @@ def main(args: Namespace) -> None:
     labels = chosen_labels(pipe, args.prompts, args.videos, args.model)
     options = {name: settings[name] for name in (*WORDS, "sampler", "eta") if name in settings}
     replay = Replay(pipe, labels, settings["num_inference_steps"], args.seed, **options)
-    found = search(Calibration(replay, args.budget))
-    print(plan_table(found.plan, Calibration(replay, args.budget).cost))
+    calibration = Calibration(replay, args.budget)
+    found = search(calibration)
+    print(plan_table(found.plan, calibration.cost))
     write_plan(found.plan, args.out, describe(found, replay, labels, args.seed))
     print(f"wrote {args.out}, {found}")
     print(

@@ -7,15 +7,18 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.files import read_json, replacing
 from latte.models.latte import Latte
+from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
+from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import is_text_pipeline, load_model, model_root, own_vae, weights_file
+from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
 from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, read_sampling, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
@@ -31,15 +34,22 @@ def main(args: Namespace) -> None:
     source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
+        if args.autoguidance is not None:
+            raise ValueError(f"--autoguidance does nothing for {source}, which is a VAE: leave it out")
         summary = convert_vae(source, target, dtype, args.variant)
     elif is_text_pipeline(source):
         formats = ("latte", "diffusers")
         check_conversion(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
-        summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
+        if args.autoguidance is not None:
+            summary = convert_with_weaker(source, args)
+        else:
+            summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
     elif args.variant is not None:
         refuse_variant(source)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
+    elif args.autoguidance is not None:
+        summary = convert_with_weaker(source, args)
     else:
         summary = convert_latte(source, target, dtype, args.to, args.num_heads, args.weights)
     print(f"{target}: {summary}, {args.dtype}")
@@ -84,12 +94,34 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
     return "text-to-video for diffusers"
 
 
+def convert_with_weaker(source: Path, args: Namespace) -> str:
+    """Write a model with another weaker model than its own, or with none; return a summary."""
+    of_text, named = is_text_pipeline(source), args.autoguidance != NO_AUTOGUIDANCE
+    other = find_pipeline(args.autoguidance, not args.download) if named else None
+    words = {"variant": args.variant} if of_text else {"num_heads": args.num_heads, "weights": args.weights}
+    pipe = LattePipeline.from_pretrained(source, DTYPES[args.dtype], weaker=None, **words)
+    print_part("transformer", network_files(source, args.weights, args.variant), pipe.transformer)
+    if other is not None:
+        pipe.enable_autoguidance(other, scale=args.autoguidance_scale)
+        print_part(WEAKER, network_files(other), pipe.weaker)
+    pipe.save_pretrained(args.target, published=args.to == "diffusers")
+    weaker = "no weaker model" if pipe.weaker is None else f"a weaker one of {parameters(pipe.weaker)}"
+    return f"{type(pipe.transformer).__name__}, {parameters(pipe.transformer)}, with {weaker}"
+
+
+def network_files(path: Path, weights: str = "ema", variant: str | None = None) -> list[Path]:
+    """The files that the weights of a model's network come from."""
+    return part_files(path, "transformer", variant) if is_text_pipeline(path) else [weights_file(path, weights)]
+
+
 def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_heads: int | None, weights: str) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
     model = load_model(source, num_heads, weights)
     print_read(weights_file(source, weights))
     if to == "original":
         write_original(model, target, dtype)
+        if (source / WEAKER).is_dir():
+            print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
         write_folder(model, source, target, dtype)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
@@ -101,7 +133,7 @@ def print_read(file: Path, about: str = "") -> None:
 
 
 def print_part(name: str, files: list[Path], network: nn.Module) -> None:
-    """Print the files of a part of a text-to-video model, with the number of its parameters."""
+    """Print the files of a part of a model, with the number of its parameters."""
     for file in files:
         print_read(file, f": {name}, {parameters(network)}")
 
@@ -112,7 +144,7 @@ def parameters(network: nn.Module) -> str:
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write a model folder, and what lies beside the weights: VAE, class names, sampling defaults and scheduler.
+    """Write a model folder, with what lies beside the weights: VAE, class names, sampling, scheduler, weaker model.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
@@ -122,7 +154,11 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -
     names = read_json(classes).get("names", []) if classes.is_file() else []
     sampling = read_sampling(model_root(source), usual_guidance(model.config))
     scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
-    save_latte(target, model, vae, names, sampling, scheduler, dtype)
+    folder = own_weaker(source, sampling)
+    weaker = None if folder is None else load_model(folder.absolute())
+    if folder is not None and weaker is not None:
+        print_part(WEAKER, [folder / WEIGHTS], weaker)
+    save_latte(target, model, vae, names, sampling, scheduler, dtype, weaker)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -26,7 +26,7 @@ from latte.video.page import PAGE_FILE, is_page
 from latte.video.read import scan_videos
 from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
-from latte.weights.load import FINAL, PARTS, find_model, is_checkpoint, is_text_pipeline
+from latte.weights.load import FINAL, PARTS, WEAKER, find_model, is_checkpoint, is_text_pipeline
 from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, nested_tables
 from latte.weights.torch_files import read_torch_file
@@ -136,7 +136,7 @@ def about_samples(path: Path) -> Lines:
 
 def about_pipeline(path: Path) -> Lines:
     """The parts of a text-to-video model."""
-    for part in (path / name for name in PARTS if (path / name).is_dir()):
+    for part in (path / name for name in (*PARTS, WEAKER) if (path / name).is_dir()):
         files = state_files(part) if (part / CONFIG).is_file() and part.name != "scheduler" else []
         yield part.name, f"{in_units(parameters(files))} parameters" if files else "no weights"
 
@@ -149,6 +149,8 @@ def about_model(path: Path) -> Lines:
     yield "network", f"{kind} of {in_units(parameters(files))} parameters"
     shown = {name: value for name, value in config.items() if not name.startswith("_") and not isinstance(value, dict)}
     yield "shape", ", ".join(f"{name}={value}" for name, value in shown.items())
+    if (path / WEAKER / CONFIG).is_file():
+        yield WEAKER, f"{in_units(parameters([path / WEAKER / MODEL]))} parameters, which autoguidance leads away from"
     folders = sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
     yield "beside it", ", ".join(folders)
 

@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from latte.commands.sampling_options import apply_plan_options, open_pipeline
-from latte.plans.cost import network_cost
+from latte.plans.cost import WEAKER, network_cost
 from latte.plans.picture import draw_plan, plan_table
 from latte.sampling_loop import call_plan
 
@@ -15,12 +15,15 @@ def main(args: Namespace) -> None:
     apply_plan_options(pipe, args)
     plan = call_plan(pipe, settings)
     frames, _, height, width = pipe.latent_shape(None, None, None, None)
-    cost = network_cost(pipe.transformer.config, frames, height, width, args.tokens)
+    weaker = getattr(pipe.weaker, "config", None)
+    cost = network_cost(pipe.transformer.config, frames, height, width, args.tokens, weaker)
     flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
     name = str(args.plan or " ".join(args.pab or []) or "exact")
     print(plan_table(plan, cost))
     tested = any(reuse.threshold for evaluation in plan.evaluations for reuse in evaluation.reuse.values())
+    away = sum(cost.of_kinds(plan).get(WEAKER, []))
     print(f"{name}: {flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs a video, {whole / flops:.2f} times fewer"
+          + (f"; {away / 1e9:.1f} of them are the weaker network's" if away else "")
           + (", or fewer still, as the data says" if tested else ""))  # fmt: skip
     if args.out is not None:
         title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"

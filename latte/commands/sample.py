@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS
+from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.commands.sampling_options import apply_plan_options, model_record, open_pipeline
 from latte.device import default_device, usable_device
 from latte.files import replacing_folder
@@ -112,14 +113,14 @@ def make_page(
     print(f"{count} of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
-    print(f"next: open {page}; latte sample {shlex.join(other_seed(settings, args))}; latte train --help")
+    print(f"next: open {page}; latte sample {shlex.join(other_seed(pipe, settings, args))}; latte train --help")
 
 
 def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) -> tuple[Tensor, dict[str, str]]:
     """The videos of a call, and a fact for the page if several processes shared it."""
     if ranks.size == 1:
         return pipe(**options).frames, {}
-    guided = pipe.conditioning.guides(pipe, pipe.sampling.guidance.asked_in(options))
+    guided = pipe.conditioning.guides(pipe, pipe.asked_guidance(options))
     mesh = sampling_mesh(pipe.device.type, guided and pipe.weaker is None)
     weaker = nullcontext() if pipe.weaker is None else parallel(mesh, pipe.weaker)
     with parallel(mesh, pipe.transformer, pipe.vae), weaker:
@@ -131,12 +132,12 @@ def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) 
 
 def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: argparse.Namespace) -> dict[str, str]:
     """What a page says about its videos: the model, its weights, and how they were sampled."""
-    scale, sampler = settings["guidance_scale"], settings.get("sampler") or pipe.scheduler.sampler
+    guidance, sampler = pipe.asked_guidance(settings), settings.get("sampler") or pipe.scheduler.sampler
     conditional = pipe.takes_prompts or pipe.transformer.config.num_classes
     between = " at t of {:g} to {:g}".format(*settings["guidance_interval"]) if "guidance_interval" in settings else ""
-    how = "".join(f", {settings[name]}" for name in WORDS[2:] if name in settings)
-    away = f", away from {args.autoguidance}" if args.autoguidance else ""
-    guided = f"guidance {scale:g}{between}{how}{away}" if conditional or away else "unconditional"
+    how = "".join(f", {settings[name]}" for name in WORDS[2:-1] if name in settings)
+    away = "" if pipe.weaker is None else f", away from {args.autoguidance or 'its weaker model'}"
+    guided = f"guidance {guidance.strength:g}{between}{how}{away}" if conditional or away else "unconditional"
     noise = f", eta {settings['eta']:g}" if settings["eta"] else ""
     return {
         "model": args.model,
@@ -150,7 +151,7 @@ def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: arg
     }
 
 
-def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
+def other_seed(pipe: LattePipeline, settings: dict, args: argparse.Namespace) -> list[str]:
     """Arguments that make other videos with the same model: the next seed, without guidance."""
     again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
     weights = None if args.weights == "ema" else args.weights
@@ -158,7 +159,10 @@ def other_seed(settings: dict, args: argparse.Namespace) -> list[str]:
     needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights, "--variant": args.variant}
     needed |= {"--dtype": dtype, "--text-encoder": args.text_encoder, "--tokenizer": args.tokenizer}
     again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
-    return again + (["--cfg-scale", "1"] if settings["guidance_scale"] != 1 else [])
+    if args.autoguidance == NO_AUTOGUIDANCE or (pipe.weaker is not None and args.autoguidance is None):
+        again += ["--autoguidance", NO_AUTOGUIDANCE]
+    guides = settings["guidance_scale"] != 1 or (pipe.weaker is not None and pipe.sampling.guidance.scale != 1)
+    return again + (["--cfg-scale", "1"] if guides else [])
 
 
 def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:

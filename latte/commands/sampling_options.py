@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from latte.arguments import MOST_AT_ONCE, check_count
-from latte.commands.options.sampling import parse_numbers
+from latte.commands.options.sampling import NO_AUTOGUIDANCE, parse_numbers
 from latte.device import usable_device
 from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
+from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline, find_vae
-from latte.weights.load import is_text_pipeline, own_vae, weights_file
+from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weights_file
 from latte.weights.published import load_t5, part_files
 from latte.weights.sampling_defaults import Guidance, set_words
 from latte.weights.state_files import state_files
@@ -47,6 +48,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     of_text = is_text_pipeline(path)
     check_sampling_options(args, of_text)
     options: dict[str, Any] = {} if args.vae is None else {"vae": args.vae, "local_files_only": local}
+    options |= {} if args.autoguidance is None else {"weaker": None}
     if of_text:
         options |= {"memory": args.memory, "variant": args.variant}
         texts, encoder = open_text_encoder(args) if args.text_encoder else ({}, None)
@@ -54,11 +56,11 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, args.sampler)
         files = part_files(path, "transformer", args.variant)
         files += state_files(encoder, args.variant) if encoder else part_files(path, "text_encoder", args.variant)
-        files = list(dict.fromkeys(files))
+        files = list(dict.fromkeys(files)) + (part_files(path, WEAKER, args.variant) if pipe.weaker is not None else [])
     else:
         options |= {"weights": args.weights, "num_heads": args.num_heads}
         pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
-        files = [weights_file(path, args.weights)]
+        files = [weights_file(path, args.weights), *([path / WEAKER / WEIGHTS] if pipe.weaker is not None else [])]
     if args.shift is not None:
         if not pipe.scheduler.flow:
             raise ValueError(f"--shift does nothing for {args.model}, which predicts no flow: leave it out")
@@ -66,7 +68,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     if pipe.vae is not None:
         files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
     pipe.to(usable_device(args.device))
-    if args.autoguidance is not None:
+    if args.autoguidance not in (None, NO_AUTOGUIDANCE):
         pipe.enable_autoguidance(find_pipeline(args.autoguidance, local))
     return pipe, call_settings(pipe, args), files
 
@@ -100,7 +102,7 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
     return {
         **({} if pipe.takes_prompts else {"sampler": sampler}),
         "num_inference_steps": int(steps) if pipe.takes_prompts else str(steps),
-        **(guidance.settings if guides else {"guidance_scale": guidance.scale}),
+        **(guidance.settings if guides or pipe.weaker is not None else {"guidance_scale": guidance.scale}),
         "eta": pipe.sampling.eta_of(sampler, args.eta),
         "seed": args.seed,
         "batch_size": default_batch_size(pipe, args) if args.batch_size is None else args.batch_size,
@@ -130,9 +132,13 @@ def asked_guidance(pipe: LattePipeline, args: argparse.Namespace) -> Guidance:
     """
     options = None if args.guidance_options is None else parse_numbers(args.guidance_options)
     asked = (args.cfg_interval, args.guidance_method, options, args.guidance_schedule)
-    guidance = pipe.sampling.guidance.asked(args.cfg_scale, *asked)
+    if args.autoguidance_scale is not None and pipe.weaker is None:
+        raise ValueError("--autoguidance-scale does nothing without a weaker model: name one with --autoguidance")
+    away = pipe.weaker is not None
+    guidance = pipe.sampling.guidance.asked(args.cfg_scale, *asked, args.autoguidance_scale, away=away)
     if (given := set_words(*asked)) and not pipe.conditioning.guides(pipe, guidance):
-        raise ValueError(f"{given[0]} does nothing with a guidance scale of {guidance.scale:g}, which does not guide")
+        scale = guidance.strength
+        raise ValueError(f"{given[0]} does nothing with a guidance scale of {scale:g}, which does not guide")
     return guidance
 
 

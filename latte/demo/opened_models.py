@@ -12,7 +12,7 @@ from torch import Tensor
 from latte.demo.sample_settings import NOTHING, Opening, Settings, call_words, reusing
 from latte.device import default_device, usable_device
 from latte.pipeline import LattePipeline
-from latte.plans.cost import Cost, network_cost
+from latte.plans.cost import network_cost
 from latte.plans.picture import draw_plan
 from latte.sampling_loop import call_plan
 from latte.weights.hub import find_pipeline
@@ -46,7 +46,6 @@ class OpenedModels:
         self.names, self.opening, self.local_files_only = list(dict.fromkeys(names)), opening, local_files_only
         self.device = usable_device(opening.device or default_device())
         self.pipes: dict[str, LattePipeline] = {}
-        self.costs: dict[str, Cost] = {}
         self.lock = Lock()
         for name in self.names:
             find_pipeline(name, local_files_only)
@@ -87,10 +86,9 @@ class OpenedModels:
             exact = call_plan(pipe, words)
             with reusing(pipe, settings):
                 plan = call_plan(pipe, words)
-            if settings.model not in self.costs:
-                frames, _, height, width = pipe.latent_shape(None, None, None, None)
-                self.costs[settings.model] = network_cost(pipe.transformer.config, frames, height, width, TOKENS)
-            cost = self.costs[settings.model]
+            size = pipe.latent_shape(None, None, None, None)
+            weaker = getattr(pipe.weaker, "config", None)
+            cost = network_cost(pipe.transformer.config, size[0], *size[2:], TOKENS, weaker)
         flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
         said = f"{flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs, {whole / flops:.2f} times fewer"
         what = "everything is computed" if settings.reuse == NOTHING else said

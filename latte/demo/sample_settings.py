@@ -23,6 +23,7 @@ CALL_OPTIONS = {  # words of a call, and what `latte sample` calls them
     "negative_prompt": "--negative-prompt",
     "num_inference_steps": "--steps",
     "guidance_scale": "--cfg-scale",
+    "autoguidance_scale": "--autoguidance-scale",
     "guidance_interval": "--cfg-interval",
     "guidance_method": "--guidance-method",
     "sampler": "--sampler",
@@ -62,6 +63,7 @@ class Settings:
         negative_prompt: What to lead away from.
         sampler, steps, eta: See LattePipeline.__call__.
         guidance_scale, guidance_method, guidance_low, guidance_high: The same; guidance applies between two timesteps.
+            The scale is autoguidance's for a model with a weaker one.
         reuse: NOTHING, BROADCAST, or the name of a plan in the model's folder.
         spatial, temporal, cross, mlp: Ranges of BROADCAST: such a layer computes in every so many-th evaluation.
         seed: Of the noise.
@@ -103,6 +105,7 @@ class Choices:
         guides: Whether it knows guidance.
         kinds: Of its layers.
         plans: Names of the plans in its folder.
+        away: Whether it is guided away from a weaker model.
     """
 
     classes: tuple[str, ...]
@@ -110,6 +113,7 @@ class Choices:
     guides: bool
     kinds: tuple[str, ...]
     plans: tuple[str, ...]
+    away: bool = False
 
     @property
     def reuse(self) -> list[str]:
@@ -122,18 +126,19 @@ def model_choices(pipe: LattePipeline) -> Choices:
     there = {kind for kind, _ in layers_of(pipe.transformer)}
     count = 0 if pipe.takes_prompts else pipe.transformer.config.num_classes
     classes = tuple(pipe.class_names) or tuple(map(str, range(count)))
-    kinds = tuple(kind for kind in LAYERS if kind in there and kind in USUAL_RANGES)
-    return Choices(classes, pipe.takes_prompts, pipe.takes_prompts or bool(count), kinds, plan_names(pipe.plan_folder))
+    kinds, away = tuple(kind for kind in LAYERS if kind in there and kind in USUAL_RANGES), pipe.weaker is not None
+    guides = pipe.takes_prompts or bool(count) or away
+    return Choices(classes, pipe.takes_prompts, guides, kinds, plan_names(pipe.plan_folder), away)
 
 
 def default_settings(pipe: LattePipeline, model: str) -> Settings:
     """The settings that a model's folder holds, with its first class, or with a caption of the built-in shapes."""
-    own, guidance = pipe.sampling, pipe.sampling.guidance
+    own, guidance = pipe.sampling, pipe.asked_guidance({})
     low, high = guidance.interval or EVERY_TIMESTEP
     subject = "a red star moving left" if pipe.takes_prompts else next(iter(model_choices(pipe).classes), "")
     return Settings(
         model, subject, sampler=pipe.scheduler.sampler, steps=own.num_inference_steps, eta=own.eta,
-        guidance_scale=guidance.scale, guidance_method=guidance.method, guidance_low=low, guidance_high=high,
+        guidance_scale=guidance.strength, guidance_method=guidance.method, guidance_low=low, guidance_high=high,
     )  # fmt: skip
 
 
@@ -148,9 +153,10 @@ def call_words(pipe: LattePipeline, settings: Settings) -> dict[str, Any]:
     words = subject_words(pipe, settings)
     if differs("steps"):
         words["num_inference_steps"] = settings.steps
-    words |= {
-        name: getattr(settings, name) for name in ("guidance_scale", "guidance_method", "sampler") if differs(name)
-    }
+    if differs("guidance_scale"):
+        its_own = pipe.asked_guidance({}).autoguidance_scale is not None
+        words["autoguidance_scale" if its_own else "guidance_scale"] = settings.guidance_scale
+    words |= {name: getattr(settings, name) for name in ("guidance_method", "sampler") if differs(name)}
     if differs("guidance_low", "guidance_high"):
         words["guidance_interval"] = (settings.guidance_low, settings.guidance_high)
     if settings.sampler == "ddim" and differs("eta"):
@@ -164,7 +170,8 @@ def subject_words(pipe: LattePipeline, settings: Settings) -> dict[str, Any]:
         return {"class_labels": [settings.subject]} if pipe.transformer.config.num_classes else {"num_videos": 1}
     if not settings.subject.strip():
         raise ValueError("the prompt is empty: write what the video is to show")
-    negative = {"negative_prompt": settings.negative_prompt} if settings.negative_prompt else {}
+    takes = settings.negative_prompt and pipe.weaker is None
+    negative = {"negative_prompt": settings.negative_prompt} if takes else {}
     return {"prompt": settings.subject, **negative}
 
 

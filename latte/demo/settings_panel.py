@@ -23,12 +23,13 @@ def shown_values(settings: Settings, choices: Choices) -> dict[str, dict[str, An
             "visible": bool(choices.classes),
         },
         "prompt": {"value": settings.subject if of_text else "", "visible": of_text},
-        "negative_prompt": {"value": settings.negative_prompt, "visible": of_text},
+        "negative_prompt": {"value": settings.negative_prompt, "visible": of_text and not choices.away},
         "reuse": {"value": settings.reuse, "choices": choices.reuse},
     }
     shown |= {name: {"value": getattr(settings, name)} for name in ("model", "sampler", "steps")}
     shown["eta"] = {"value": settings.eta, "visible": settings.sampler == "ddim"}
     shown |= {name: {"value": getattr(settings, name), "visible": choices.guides} for name in OF_GUIDANCE}
+    shown["guidance_scale"]["info"] = "away from the model's weaker model" if choices.away else None
     ranges = {name: getattr(settings, name) for name in USUAL_RANGES}
     return shown | {
         name: {"value": value, "visible": broadcast and name in choices.kinds} for name, value in ranges.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Layer, Tracks, holding_blocks, layers_of
+
+WEAKER = "weaker"  # the kind of what the weaker network of autoguidance computes
 
 
 @dataclass(frozen=True)
@@ -22,47 +25,61 @@ class Cost:
         blocks: Of the rest of each block, its modulation.
         rest: Of what is around the blocks.
         holds: For each layer, the number of its block.
+        weaker: Of the whole weaker network of autoguidance, which takes the place of one half; None: there is none.
     """
 
     layers: dict[Layer, int]
     blocks: tuple[int, ...]
     rest: int
     holds: dict[Layer, int]
+    weaker: int | None = None
 
     @property
     def total(self) -> int:
-        """Of the whole network."""
+        """Of the whole network, without a weaker one."""
         return sum(self.layers.values()) + sum(self.blocks) + self.rest
 
     def of_plan(self, plan: Plan) -> list[int]:
         """FLOPs of each evaluation of a plan; a threshold's test is taken to fail, so that its network computes."""
+        total = [0] * len(plan)
+        for k, _, flops in self.parts(plan):
+            total[k] += flops
+        return total
+
+    def parts(self, plan: Plan) -> Iterator[tuple[int, str, int]]:
+        """(number of the evaluation, kind of layer, FLOPs) of all that computes; the kind of all else is "rest"."""
         tracks = Tracks(plan, self.holds)
         items = [*self.layers.items(), *((("block", i), flops) for i, flops in enumerate(self.blocks))]
-        return [
-            evaluation.halves * sum(flops for layer, flops in self.parts(tracks, k, items))
-            for k, evaluation in enumerate(plan.evaluations)
-        ]
+        for k, evaluation in enumerate(plan.evaluations):
+            halves = evaluation.halves if self.weaker is None else 1
+            if tracks["clean", 0].computes(k):
+                yield k, "rest", halves * self.rest
+            for layer, flops in items:
+                if tracks[layer].computes(k):
+                    yield k, layer[0] if layer[0] in LAYERS else "rest", halves * flops
+        for k in self.weaker_at(plan):
+            yield k, WEAKER, self.weaker or 0
 
-    def parts(self, tracks: Tracks, k: int, items: list[tuple[Layer, int]]) -> Iterator[tuple[Layer | None, int]]:
-        """What computes in evaluation k, and its FLOPs; None stands for what is around the blocks."""
-        if tracks["clean", 0].computes(k):
-            yield None, self.rest
-        yield from ((layer, flops) for layer, flops in items if tracks[layer].computes(k))
+    def weaker_at(self, plan: Plan) -> list[int]:
+        """The evaluations in which the weaker network computes: those that are guided, and compute anything."""
+        track = Tracks(plan, self.holds)["clean", 0]
+        guided = [k for k, evaluation in enumerate(plan.evaluations) if evaluation.branch == "both"]
+        return [k for k in guided if track.computes(k)] if self.weaker is not None else []
 
     def of_kinds(self, plan: Plan) -> dict[str, list[int]]:
-        """For each kind of layer, its FLOPs in each evaluation of a plan; "rest" is all else."""
-        tracks = Tracks(plan, self.holds)
-        items = [*self.layers.items(), *((("block", i), flops) for i, flops in enumerate(self.blocks))]
-        found = {kind: [0] * len(plan) for kind in (*LAYERS, "rest")}
-        for k, evaluation in enumerate(plan.evaluations):
-            for layer, flops in self.parts(tracks, k, items):
-                kind = layer[0] if layer is not None and layer[0] in LAYERS else "rest"
-                found[kind][k] += evaluation.halves * flops
+        """For each kind of layer, its FLOPs in each evaluation of a plan; "rest" is all else, "weaker" its network."""
+        found = {kind: [0] * len(plan) for kind in (*LAYERS, "rest", WEAKER)}
+        for k, kind, flops in self.parts(plan):
+            found[kind][k] += flops
         return {kind: values for kind, values in found.items() if any(values) or kind == "rest"}
 
 
-def network_cost(config: LatteConfig | LatteT2VConfig, frames: int, height: int, width: int, tokens: int = 120) -> Cost:
-    """Count a network's operations, without its weights.
+@lru_cache(maxsize=64)
+def network_cost(
+    config: LatteConfig | LatteT2VConfig, frames: int, height: int, width: int, tokens: int = 120,
+    weaker: LatteConfig | LatteT2VConfig | None = None,
+) -> Cost:  # fmt: skip
+    """Count a network's operations, without its weights; the last results are kept.
 
     Args:
         config: Of the network.
@@ -70,6 +87,7 @@ def network_cost(config: LatteConfig | LatteT2VConfig, frames: int, height: int,
         height: Of the latents.
         width: Of the latents.
         tokens: Of the text, for a text-to-video model.
+        weaker: Of the weaker network that autoguidance leads away from.
 
     Returns:
         Its cost. The keys and values of a text are counted in every evaluation.
@@ -90,4 +108,5 @@ def network_cost(config: LatteConfig | LatteT2VConfig, frames: int, height: int,
     holds, blocks = holding_blocks(network), list(network.blocks)  # type: ignore[arg-type]
     inner = [sum(flops for layer, flops in layers.items() if holds[layer] == i) for i in range(len(blocks))]
     modulations = tuple(of(block) - inner[i] for i, block in enumerate(blocks))
-    return Cost(layers, modulations, counts["Global"] - sum(of(block) for block in blocks), holds)
+    away = None if weaker is None else network_cost(weaker, frames, height, width, tokens).total
+    return Cost(layers, modulations, counts["Global"] - sum(of(block) for block in blocks), holds, away)

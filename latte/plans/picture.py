@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from latte.files import replacing
-from latte.plans.cost import Cost
+from latte.plans.cost import WEAKER, Cost
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Tracks
 
@@ -12,7 +12,7 @@ GUIDANCE = {"both": "2", "conditional": "1", "difference": "d"}
 
 
 def computed_shares(plan: Plan, cost: Cost) -> dict[str, list[float]]:
-    """For each kind of layer, the share of its layers that computes in each evaluation."""
+    """For each kind of layer, and for a weaker network, the share of it that computes in each evaluation."""
     tracks = Tracks(plan, cost.holds)
     found = {}
     for kind in LAYERS:
@@ -20,6 +20,9 @@ def computed_shares(plan: Plan, cost: Cost) -> dict[str, list[float]]:
         if layers:
             counts = [sum(tracks[layer].computes(k) for layer in layers) for k in range(len(plan))]
             found[kind] = [count / len(layers) for count in counts]
+    if cost.weaker is not None:
+        away = cost.weaker_at(plan)
+        found[WEAKER] = [float(k in away) for k in range(len(plan))]
     return found
 
 
@@ -35,9 +38,8 @@ def plan_table(plan: Plan, cost: Cost, width: int = 100) -> str:
             f"evaluations {start} to {start + len(part) - 1}, t = {part[0].timestep:g} to {part[-1].timestep:g}"
         )
         lines += [f"  {name:9} {row[start : start + width]}" for name, row in rows.items()]
-    lines.append(
-        "# computes, + some layers do, . reused; guidance: 2 both halves, 1 one half, d along a kept difference"
-    )
+    of = ("both halves", "one half") if cost.weaker is None else ("with the weaker network", "without it")
+    lines.append(f"# computes, + some layers do, . reused; guidance: 2 {of[0]}, 1 {of[1]}, d along a kept difference")
     return "\n".join(lines)
 
 
@@ -63,7 +65,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
     except ImportError as error:
         raise ValueError("to draw a plan takes matplotlib: pip install matplotlib") from error
     shares = computed_shares(plan, cost)
-    halves = [evaluation.halves for evaluation in plan.evaluations]
+    halves = [evaluation.halves if cost.weaker is None else 2 for evaluation in plan.evaluations]
     grid = [[share * half / 2 for share, half in zip(row, halves)] for row in shares.values()]
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
@@ -75,7 +77,8 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
     upper.tick_params(length=0)
     upper.set_title(title, fontsize=10)
     bar = figure.colorbar(picture, ax=upper, ticks=(0, 0.5, 1), pad=0.01)
-    bar.ax.set_yticklabels(["reused", "one half", "both halves"], fontsize=8)
+    words = ["reused", "one half", "both halves"] if cost.weaker is None else ["reused", "some layers", "computed"]
+    bar.ax.set_yticklabels(words, fontsize=8)
     below, giga = [0.0] * len(plan), 1e9
     for i, (kind, flops) in enumerate(cost.of_kinds(plan).items()):
         values = [value / giga for value in flops]

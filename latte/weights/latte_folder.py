@@ -11,6 +11,7 @@ from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.scheduler import Scheduler
 from latte.weights.folder import check_replaceable, refuse_leftovers, write_network
+from latte.weights.load import WEAKER
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
 
@@ -25,8 +26,11 @@ def save_latte(
     sampling: Sampling | None = None,
     scheduler: Scheduler | None = None,
     dtype: torch.dtype | None = None,
+    weaker: Latte | None = None,
 ) -> Path:
-    """Write a model folder: the weights, and vae/, classes.json, sampling.json and scheduler/ for what is given.
+    """Write a model folder: the weights, and a file or subfolder for each further part that is given.
+
+    They are vae/, classes.json, sampling.json, scheduler/ and weaker/.
 
     Args:
         folder: Where to write; a folder that was written before is replaced at the end, in one step.
@@ -36,6 +40,7 @@ def save_latte(
         sampling: Defaults of the pipeline's call.
         scheduler: The scheduler, if it is not the original Latte's.
         dtype: What to convert the weights to; None keeps the type of each.
+        weaker: The weaker model that it is guided away from (latte.autoguidance).
 
     Returns:
         The folder.
@@ -44,14 +49,16 @@ def save_latte(
         CheckpointError: The folder holds something that would be lost, or a part of another model. Nothing was changed.
     """
     folder = Path(folder)
-    for target in (folder, folder / "vae"):
+    for target in (folder, folder / "vae", folder / WEAKER):
         check_replaceable(target)
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
-    refuse_leftovers(folder, given | {"scheduler": scheduler is not None})
+    refuse_leftovers(folder, given | {"scheduler": scheduler is not None, WEAKER: weaker is not None})
     with replacing_folder(folder, keep=True) as draft:
         write_network(model, draft, dtype)
         if vae is not None:
             write_network(vae.model, draft / "vae", dtype)
+        if weaker is not None:
+            write_network(weaker, draft / WEAKER, dtype)
         if class_names:
             write_json(draft / CLASSES_FILE, {"names": list(class_names)})
         if sampling is not None:

@@ -32,6 +32,7 @@ NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to
 FINAL, CHECKPOINTS = "final", "checkpoints"  # in the folder of a training run: its result, and what it resumes from
 STANDS_ALONE = {"block_out_channels", "widths"}  # in config.json: a VAE's or a feature network's, without companions
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a text-to-video model
+WEAKER = "weaker"  # in a model's folder: the weaker model that it is guided away from (latte.autoguidance)
 COMPANIONS = (
     "vae",
     "tokenizer",
@@ -99,7 +100,7 @@ def damage_of(folder: Path, run: Path) -> str | None:
             return f"{missing[0]} is missing"
         if (folder / STEPS_FILE).exists() and not isinstance(read_json(folder / STEPS_FILE).get("steps"), int):
             return f"{STEPS_FILE} names no steps"
-        for part in (folder, *(folder / name for name in PARTS)):
+        for part in (folder, *(folder / name for name in (*PARTS, WEAKER))):
             if part.exists() and (reason := damage(part)) is not None:
                 return reason if part == folder else f"{part.name}: {reason}"
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
-from latte.weights.load import EMA, is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.load import EMA, WEAKER, is_checkpoint, model_root, own_vae, weights_file
 from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
@@ -189,6 +189,7 @@ def readers(
         "text_encoder": lambda: trained()[1] if trained else load_t5(path / "text_encoder", dtype, low, variant),
         "tokenizer": lambda: Tokenizer(model_root(path) / "tokenizer"),
         "scheduler": lambda: load_scheduler(model_root(path) / "scheduler"),
+        WEAKER: lambda: load_t2v(path / WEAKER, dtype, variant),
         **(dict.fromkeys(texts, lambda: refuse_textless(path)) if textless else {}),
     }
 

@@ -16,7 +16,7 @@ from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
 from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, read_manifest, write_manifest
-from latte.weights.load import PARTS
+from latte.weights.load import PARTS, WEAKER
 from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
 from latte.weights.tensors import CheckpointError, write_tensors
@@ -56,7 +56,7 @@ def save_published(
     Args:
         folder: Where to write; it must be new, empty, or a folder that this function wrote before.
         parts: Parts by the names in PARTS, as a pipeline's `components`; and, as Latte-1 has it, a second autoencoder
-            vae_temporal_decoder, which gets a subfolder but no entry in the index.
+            vae_temporal_decoder, and a weaker model, which get a subfolder but no entry in the index.
         dtype: What to convert the weights to; None keeps the type of each. In half precision, T5's `wo` stays in
             float32, as transformers keeps it too.
         sampling: The defaults for sampling.json, which only our pipeline reads; None writes no such file.
@@ -97,7 +97,7 @@ def check_published_target(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
     if not names:
         return
-    parts = [folder / name for name in names & {*PARTS, TEMPORAL_VAE}]
+    parts = [folder / name for name in names & {*PARTS, TEMPORAL_VAE, WEAKER}]
     try:
         ours = MODEL_INDEX in names and names - {part.name for part in parts} <= {MODEL_INDEX, SAMPLING_FILE}
         for part in parts:

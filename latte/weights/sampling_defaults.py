@@ -10,7 +10,8 @@ from latte.diffusion.guidance_methods import SHAPES, check_method
 from latte.files import read_json, write_json
 from latte.models.latte import LatteConfig
 from latte.models.network_config import shown
-from latte.weights.tensors import prefix_errors
+from latte.weights.load import WEAKER
+from latte.weights.tensors import CheckpointError, prefix_errors
 
 SAMPLING_FILE = "sampling.json"
 TEXT_GUIDANCE = 7.5  # guidance scale of text-to-video models, as in Latte-1's configuration
@@ -28,6 +29,8 @@ class Guidance:
         method: "cfg", "apg", "cfg-zero" or "cfg++".
         options: Of the method, by name; the others have the defaults of latte.diffusion.guidance_methods.OPTIONS.
         schedule: How the scale depends on the timestep: "constant", "linear", "cosine" or "beta".
+        autoguidance_scale: The scale of autoguidance (latte.autoguidance), which takes the place of classifier-free
+            guidance in a pipeline with a weaker model; None: as `scale`.
     """
 
     scale: float
@@ -35,16 +38,21 @@ class Guidance:
     method: str = "cfg"
     options: Mapping[str, float] = field(default_factory=dict)
     schedule: str = "constant"
+    autoguidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if type(self.scale) not in (int, float) or not -1e300 < self.scale < 1e300:
-            raise ValueError(f"guidance_scale is {shown(self.scale)}; it must be a finite number")
+        scales = {"guidance_scale": self.scale}
+        if self.autoguidance_scale is not None:
+            scales["autoguidance_scale"] = self.autoguidance_scale
+        for name, scale in scales.items():
+            if type(scale) not in (int, float) or not -1e300 < scale < 1e300:
+                raise ValueError(f"{name} is {shown(scale)}; it must be a finite number")
+            if self.method == "cfg++" and not 0 <= scale <= 1:
+                raise ValueError(f"{name} is {scale:g}; with guidance_method cfg++ it must be in 0 to 1")
         check_choice("guidance_schedule", self.schedule, tuple(SHAPES))
         if not isinstance(self.options, Mapping):
             raise ValueError(f"guidance_options is {shown(self.options)}; it must be a table of names and numbers")
         check_method(self.method, self.options)
-        if self.method == "cfg++" and not 0 <= self.scale <= 1:
-            raise ValueError(f"guidance_scale is {self.scale:g}; with guidance_method cfg++ it must be in 0 to 1")
         if self.method == "cfg++" and self.schedule != "constant":
             raise ValueError(f"guidance_schedule {self.schedule} does nothing with cfg++, which has one of its own")
         if self.interval is None:
@@ -56,40 +64,69 @@ class Guidance:
         object.__setattr__(self, "interval", tuple(ends))
 
     @property
+    def strength(self) -> float:
+        """Of a call: the scale that counts, which is autoguidance's if it has one of its own."""
+        return self.scale if self.autoguidance_scale is None else self.autoguidance_scale
+
+    @property
     def guides(self) -> bool:
-        """Whether the result differs from the conditional model's."""
-        return self.scale != 1 or self.method == "cfg++"
+        """Of a call: whether the result differs from the conditional model's."""
+        return self.strength != 1 or self.method == "cfg++"
+
+    @property
+    def said(self) -> str:
+        """Of a call: the scale that counts, with its name."""
+        return f"{WORDS[0] if self.autoguidance_scale is None else WORDS[-1]} {self.strength:g}"
 
     def asked(
         self, scale: float | None = None, interval: tuple[float, float] | None = None, method: str | None = None,
         options: Mapping[str, float] | None = None, schedule: str | None = None,
+        autoguidance_scale: float | None = None, away: bool = False,
     ) -> "Guidance":  # fmt: skip
         """Return the guidance of a call: its arguments, or these settings where an argument is None.
+
+        Args:
+            scale, interval, method, options, schedule, autoguidance_scale: Of the call.
+            away: The pipeline has a weaker model to guide away from. If autoguidance has a scale of its own, there is
+                no classifier-free guidance beside it, and `scale` is 1.
 
         Raises:
             ValueError: A value is not valid, or the call gives settings of guidance without guidance.
         """
+        if autoguidance_scale is not None and not away:
+            raise ValueError("autoguidance_scale does nothing without a weaker model: enable_autoguidance names one")
+        own_scale = self.autoguidance_scale if autoguidance_scale is None else autoguidance_scale
+        if away and own_scale is not None:
+            if scale not in (None, 1):
+                raise ValueError(
+                    f"guidance_scale {scale} is of classifier-free guidance, and this model is guided away from a "
+                    "weaker one: set autoguidance_scale, or leave the weaker one out (weaker=None, --autoguidance none)"
+                )
+            scale = 1.0
         kept = self.options if method in (None, self.method) else {}
         values = (scale, interval, method, kept if options is None else options, schedule)
         mine = (self.scale, self.interval, self.method, self.options, self.schedule)
-        guidance = Guidance(*(own if value is None else value for value, own in zip(values, mine)))
+        merged = (own if value is None else value for value, own in zip(values, mine))
+        guidance = Guidance(*merged, autoguidance_scale=own_scale if away else None)
         given = set_words(interval, method, options, schedule)
         if given and not guidance.guides:
-            raise ValueError(f"{given[0]} does nothing with guidance_scale 1, which does not guide")
+            raise ValueError(f"{given[0]} does nothing with {guidance.said}, which does not guide")
         return guidance
 
-    def asked_in(self, settings: Mapping[str, Any]) -> "Guidance":
+    def asked_in(self, settings: Mapping[str, Any], away: bool = False) -> "Guidance":
         """Return the guidance of a call, given its arguments by name, of which others are ignored."""
-        return self.asked(*(settings.get(name) for name in WORDS))
+        return self.asked(*(settings.get(name) for name in WORDS), away=away)
 
     @property
     def settings(self) -> dict[str, Any]:
         """As arguments of a call and entries of sampling.json: the scale, and what is not the default."""
-        values = zip(WORDS, (self.scale, self.interval, self.method, dict(self.options), self.schedule))
+        how = (self.interval, self.method, dict(self.options), self.schedule, self.autoguidance_scale)
+        values = zip(WORDS, (self.scale, *how))
         return {name: value for name, value in values if name == WORDS[0] or value not in (None, "cfg", {}, "constant")}
 
 
 WORDS = ("guidance_scale", "guidance_interval", "guidance_method", "guidance_options", "guidance_schedule")
+WORDS += ("autoguidance_scale",)
 
 
 def set_words(
@@ -168,6 +205,26 @@ def read_sampling(folder: Path, usual: float) -> Sampling | None:
             known = ", ".join((*WORDS, "num_inference_steps", "eta"))
             raise ValueError(f"unknown key {shown(min(unknown))}; the keys are {known}")
         return Sampling(guidance, **values)
+
+
+def own_weaker(path: Path, sampling: Sampling | None) -> Path | None:
+    """The folder of the weaker model that comes with a model (latte.autoguidance), or None if it comes without one.
+
+    Args:
+        path: The model's folder.
+        sampling: Its defaults.
+
+    Raises:
+        CheckpointError: The defaults name its scale, and it is not there: guidance would be another one.
+    """
+    if (path / WEAKER).is_dir():
+        return path / WEAKER
+    if sampling is not None and sampling.guidance.autoguidance_scale is not None:
+        raise CheckpointError(
+            f"{path / SAMPLING_FILE} names autoguidance_scale, and {path / WEAKER} is not there: restore it, or leave "
+            "it out (weaker=None, --autoguidance none)"
+        )
+    return None
 
 
 def save_sampling(sampling: Sampling, folder: Path) -> None:

@@ -10,9 +10,16 @@ from torch import nn
 from latte.drafts import own_folder
 from latte.files import replacing_folder
 from latte.weights.folder import MANIFEST, check_replaceable, refuse_leftovers, write_network
-from latte.weights.load import PARTS, model_root, own_vae
+from latte.weights.load import PARTS, WEAKER, model_root, own_vae
 from latte.weights.published import TEMPORAL_VAE, networks_of, part_files, readers, save_scheduler
-from latte.weights.sampling_defaults import SAMPLING_FILE, TEXT_GUIDANCE, Sampling, read_sampling, save_sampling
+from latte.weights.sampling_defaults import (
+    SAMPLING_FILE,
+    TEXT_GUIDANCE,
+    Sampling,
+    own_weaker,
+    read_sampling,
+    save_sampling,
+)
 from latte.weights.tensors import CheckpointError
 
 
@@ -23,8 +30,8 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
 
     Args:
         folder: Where to write.
-        parts: Parts by the names in PARTS, as a pipeline's `components`. One that is None or absent is left out: the
-            text encoder of a model that was trained on stored embeddings, for instance.
+        parts: Parts by the names in PARTS and WEAKER, as a pipeline's `components`. One that is None or absent is left
+            out: the text encoder of a model that was trained on stored embeddings, for instance.
         sampling: The defaults for sampling.json; None writes no such file.
 
     Returns:
@@ -35,7 +42,7 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
     """
     folder, networks = Path(folder), networks_of(parts)
     check_parts_replaceable(folder, list(networks))
-    given = {name: parts.get(name) is not None for name in (*PARTS, TEMPORAL_VAE)}
+    given = {name: parts.get(name) is not None for name in (*PARTS, TEMPORAL_VAE, WEAKER)}
     refuse_leftovers(folder, given | {SAMPLING_FILE: sampling is not None})
     with replacing_folder(folder, keep=True) as draft:
         for name, network in networks.items():
@@ -97,6 +104,7 @@ def convert_to_our_layout(
 
 
 def weight_parts(source: Path) -> list[str]:
-    """List the parts of a text-to-video model that have weights."""
+    """List the parts of a text-to-video model that have weights. Raises CheckpointError as own_weaker does."""
+    weaker = own_weaker(source, read_sampling(model_root(source), TEXT_GUIDANCE))
     vaes = (["vae"] if own_vae(source) else []) + ([TEMPORAL_VAE] if (source / TEMPORAL_VAE).is_dir() else [])
-    return ["transformer", "text_encoder", *vaes]
+    return ["transformer", "text_encoder", *vaes, *([] if weaker is None else [WEAKER])]

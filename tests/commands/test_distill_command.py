@@ -108,6 +108,22 @@ def test_a_teacher_that_a_student_cannot_follow_is_refused(teachers, tmp_path, c
     assert "comes without a VAE" in line
 
 
+def test_a_student_is_to_learn_the_autoguidance_that_its_teacher_ships_with(teachers, tmp_path):
+    for kind, other in (("classes", 3.5), ("unconditional", 1)):
+        teacher, config = tmp_path / kind, read_json(find_model(teachers[kind]) / "config.json")
+        pipe = LattePipeline.from_pretrained(teachers[kind])
+        pipe.enable_autoguidance(Latte(LatteConfig(**{**config, "hidden_size": 8})), scale=1.5)
+        pipe.save_pretrained(teacher)
+        own, asked = (student_config(str(teacher), 4, ["data=shapes"], scale) for scale in (None, other))
+        interval = (500, 900) if kind == "classes" else (0, 1000)
+        assert (own.teacher_guidance, own.guided_from, own.guided_to, own.teacher_autoguidance) == (
+            1.5,
+            *interval,
+            True,
+        )
+        assert (asked.teacher_guidance, asked.teacher_autoguidance) == (other, False)
+
+
 def test_a_text_to_video_student_can_learn_from_stored_embeddings(vae, published, tmp_path):
     data = [f"vae={vae}", "clips=3", "num_frames=2", "image_size=16"]
     out = tmp_path / "latents"

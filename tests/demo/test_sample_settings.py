@@ -157,3 +157,20 @@ def test_default_settings_stand_for_a_call_without_words(models):
     assert settings_of(models, 0) == Settings(
         models.names[0], "a", steps=4, eta=0.5, guidance_scale=2.0, guidance_low=300, guidance_high=1000
     )
+
+
+def test_the_scale_of_a_model_with_a_weaker_one_is_autoguidances(tmp_path):
+    pipe = awake_pipeline()
+    pipe.enable_autoguidance(awake_pipeline().transformer.train(), scale=2.5)
+    pipe.weaker.final_linear.weight.data.mul_(0.5)
+    pipe.sampling = replace(pipe.sampling, num_inference_steps=2)
+    pipe.save_pretrained(tmp_path / "model")
+    models = OpenedModels([str(tmp_path / "model")], OPENING)
+    settings, pipe = settings_of(models, 0), models.pipe(models.names[0])
+    choices, changed = model_choices(pipe), replace(settings, guidance_scale=3.0)
+    assert settings.guidance_scale == 2.5 and choices.guides and choices.away
+    assert shown_values(settings, choices)["guidance_scale"]["info"] == "away from the model's weaker model"
+    assert call_words(pipe, settings) == {"num_videos": 1, "seed": 0}
+    assert "--autoguidance-scale 3.0" in command_text(pipe, changed, OPENING)
+    assert "autoguidance_scale=3.0" in python_text(pipe, changed, OPENING)
+    assert not torch.equal(models.make(changed, GOING_ON).frames, models.make(settings, GOING_ON).frames)

@@ -158,7 +158,8 @@ ELSEWHERE = {  # what other tests of training show
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),
     *("wandb", "trackio"),
     *("sample_guidance", "eval_every", "eval_clips", "eval_real", "eval_i3d", "sequence_parallel"),
-    *("teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"),
+    *("teacher", "student_steps", "teacher_steps", "teacher_guidance", "teacher_autoguidance"),
+    *("guided_from", "guided_to"),
 }
 
 

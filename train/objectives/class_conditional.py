@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latte.class_conditioning import read_classes
 from latte.models.latte import Latte, LatteConfig
@@ -11,7 +11,7 @@ from latte.train.init import init_latte
 from latte.train.objectives.denoising import Denoising
 from latte.train.settings import require
 from latte.weights.latte_folder import CLASSES_FILE
-from latte.weights.load import load_model
+from latte.weights.load import WEAKER, load_model
 
 
 class ClassConditional(Denoising):
@@ -46,9 +46,13 @@ class ClassConditional(Denoising):
         own, known = teacher.config, read_classes(path / CLASSES_FILE, teacher.config.num_classes)
         if own.num_classes != len(names) or (known and known != names):
             raise ValueError(f"{path} has {own.num_classes} classes, the data {len(names)}: they must be the same")
-        if self.config.teacher_guidance != 1 and not (names and own.class_dropout_prob):
+        knows = self.config.teacher_autoguidance or (names and own.class_dropout_prob)
+        if self.config.teacher_guidance != 1 and not knows:
             raise ValueError(f'{path} knows no "no class", so it cannot be guided: set teacher_guidance=1')
         return teacher
+
+    def weaker_network(self, path: Path, teacher: nn.Module) -> Latte:
+        return load_model((path / WEAKER).absolute())
 
     def prediction(self, network: Latte) -> str:
         return network.config.prediction

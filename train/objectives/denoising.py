@@ -20,8 +20,9 @@ from latte.train.objectives.distillation import Distillation
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
+from latte.train.settings import require
 from latte.weights.folder import digest_folder
-from latte.weights.load import find_model
+from latte.weights.load import WEAKER, find_model
 from latte.weights.vae_folder import load_vae
 
 
@@ -57,12 +58,21 @@ class Denoising(ABC):
         self.prepare = self.source.prepare
         self.distillation: Distillation | None = None
         if config.teacher:
-            self.distillation = Distillation(config, self.teacher_network(find_model(config.teacher)).to(device))
+            path = find_model(config.teacher)
+            teacher, weaker = self.teacher_network(path).to(device), None
+            if config.teacher_autoguidance:
+                require((path / WEAKER).is_dir(), f"{path} holds no {WEAKER}: set teacher_autoguidance=false")
+                weaker = self.weaker_network(path, teacher).to(device)
+            self.distillation = Distillation(config, teacher, weaker)
             self.schedule = self.distillation.schedule
 
     @abstractmethod
     def teacher_network(self, path: Path) -> nn.Module:
         """Read the model of config.teacher, called as `network`'s. Raises ValueError if it does not fit the data."""
+
+    @abstractmethod
+    def weaker_network(self, path: Path, teacher: nn.Module) -> nn.Module:
+        """Read the weaker model in the folder of config.teacher, called as the teacher."""
 
     @abstractmethod
     def network(self) -> nn.Module:

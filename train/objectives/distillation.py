@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latte.autoguidance import check_weaker
 from latte.diffusion.consistency import consistency_loss, predicted_clean, teacher_schedule
 from latte.diffusion.schedule import q_sample, training_schedule
 from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.precision import keep_in_float32
-from latte.weights.load import find_model, is_text_pipeline, model_root, weights_file
+from latte.weights.folder import WEIGHTS
+from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weights_file
 from latte.weights.published import load_scheduler, part_files
 from latte.weights.tensors import digest
 
@@ -30,18 +32,23 @@ class Distillation:
     Args:
         config: The settings.
         teacher: The network of config.teacher, called as the student is.
+        weaker: With config.teacher_autoguidance, its weaker model, called likewise.
 
     Attributes:
         schedule: The teacher's steps.
-        digest: The sha256 of the teacher's weights.
+        digest: The sha256 of the weights of the teacher and its weaker model.
 
     Raises:
         ValueError: The teacher predicts something else than the student, or has other noise levels.
     """
 
-    def __init__(self, config: LatentTrainConfig, teacher: nn.Module):
+    def __init__(self, config: LatentTrainConfig, teacher: nn.Module, weaker: nn.Module | None = None):
         self.config, self.teacher = config, teacher.requires_grad_(False).eval()
-        keep_in_float32(self.teacher)
+        self.weaker = None if weaker is None else weaker.requires_grad_(False).eval()
+        for network in (teacher, *([] if weaker is None else [weaker])):
+            keep_in_float32(network)
+        if weaker is not None:
+            check_weaker(denoiser_of(teacher), denoiser_of(weaker))
         path, own = find_model(config.teacher), denoiser_of(teacher).config
         if own.prediction != config.prediction:
             wanted = f"set model.prediction={own.prediction}"
@@ -49,7 +56,8 @@ class Distillation:
         training = training_schedule(config.prediction)
         check_noise_levels(path, training.alphas_cumprod)
         self.schedule = teacher_schedule(training, config.teacher_steps)
-        self.digest = hashlib.sha256(" ".join(map(digest, teacher_files(path))).encode()).hexdigest()
+        files = [*teacher_files(path), *([] if weaker is None else weaker_files(path))]
+        self.digest = hashlib.sha256(" ".join(map(digest, files)).encode()).hexdigest()
 
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition
@@ -81,8 +89,11 @@ class Distillation:
         predict, cfg = self.clean(self.teacher), self.config
         if cfg.teacher_guidance == 1:
             return predict(x, index, **condition)
-        both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
-        conditional, negative = predict(torch.cat([x, x]), torch.cat([index, index]), **both).chunk(2)
+        if self.weaker is not None:
+            conditional, negative = (network(x, index, **condition) for network in (predict, self.clean(self.weaker)))
+        else:
+            both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
+            conditional, negative = predict(torch.cat([x, x]), torch.cat([index, index]), **both).chunk(2)
         t = self.schedule.timesteps.to(index.device)[index]
         scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
         return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)
@@ -110,3 +121,8 @@ def teacher_files(path: Path) -> list[Path]:
         return [weights_file(path)]
     parts = ("transformer", "text_encoder") if (path / "text_encoder").is_dir() else ("transformer",)
     return list(dict.fromkeys(file for part in parts for file in part_files(path, part)))
+
+
+def weaker_files(path: Path) -> list[Path]:
+    """The files of the weights of a teacher's weaker model."""
+    return part_files(path, WEAKER) if is_text_pipeline(path) else [path / WEAKER / WEIGHTS]

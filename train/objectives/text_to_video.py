@@ -17,7 +17,7 @@ from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
-from latte.weights.load import find_model, is_text_pipeline, model_root
+from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root
 from latte.weights.published import readers
 
 
@@ -44,6 +44,15 @@ class TextConditional(Denoising):
         if not is_text_pipeline(path):
             raise ValueError(f"{path} is no text-to-video model: a student of captions learns from one")
         return readers(path)["transformer"]()
+
+    def weaker_network(self, path: Path, teacher: LatteT2V | TextToVideo) -> LatteT2V | TextToVideo:
+        weaker = readers(path)[WEAKER]()
+        if not isinstance(teacher, TextToVideo):
+            return weaker
+        with torch.device("meta"):
+            whole = TextToVideo(TextToVideoConfig(weaker.config, teacher.text_encoder.config))
+        whole.transformer, whole.text_encoder = weaker, teacher.text_encoder
+        return whole
 
 
 class Captioned(TextConditional):

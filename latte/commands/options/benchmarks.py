@@ -14,7 +14,7 @@ from latte.commands.options.choices import (
     SHAPE_FEATURES,
     SOURCES,
 )
-from latte.commands.options.sampling import add_sampling_options
+from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
@@ -89,7 +89,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     parser = Parser(prog="latte bench guidance", description=guidance_options.__doc__)
     add = parser.add_argument
     add("model", nargs="?", default="shapes", help="a model of the built-in shapes (default: shapes)")
-    words = "ways to guide (default: all; autoguidance, if --autoguidance names the weaker model)"
+    words = "ways to guide (default: all; autoguidance, if the model has a weaker one, or --autoguidance names it)"
     add("--ways", nargs="+", choices=GUIDANCE_WAYS, help=words)
     words = "guidance scales of every way but cfg++ (default: 1.5 2 3 4.5)"
     add("--scales", nargs="+", type=float, default=[1.5, 2.0, 3.0, 4.5], help=words)
@@ -102,14 +102,14 @@ def guidance_options(argv: list[str]) -> Namespace:
     add_sampling_options(parser)
     args = parser.parse_args(argv)
     check_count("--num-videos", args.num_videos, least=LEAST_MANIFOLD)
-    for name in ("cfg_scale", "cfg_interval", "guidance_method", "guidance_options", "guidance_schedule"):
+    words = ("guidance_method", "guidance_options", "guidance_schedule", "autoguidance_scale")
+    for name in ("cfg_scale", "cfg_interval", *words):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')} does nothing here: the rows say how to guide (--ways, --scales)"
             )
-    if args.ways is None:
-        args.ways = [way for way in GUIDANCE_WAYS if way != "autoguidance" or args.autoguidance]
-    if ("autoguidance" in args.ways) != (args.autoguidance is not None):
+    named = args.autoguidance not in (None, NO_AUTOGUIDANCE)
+    if args.ways is not None and args.autoguidance is not None and ("autoguidance" in args.ways) != named:
         raise ValueError("the way autoguidance and --autoguidance MODEL go together: give both or none")
     if 1.0 in args.scales:
         raise ValueError("--scales holds 1, which does not guide: that row is always there")

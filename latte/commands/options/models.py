@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from latte.commands.options.choices import DTYPES
+from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.commands.parser import Parser, add_download_option
 from latte.models.latte_config import SIZES, VARIANTS
 
@@ -25,7 +26,16 @@ def convert_options(argv: list[str]) -> Namespace:
     add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
     words = "a word in the names of the weight files of a text-to-video model or a VAE, such as fp16"
     add("--variant", help=words)
-    return parser.parse_args(argv)
+    words = "write the weaker model that it is guided away from into its folder; none leaves it out (default: its own)"
+    add("--autoguidance", metavar="MODEL", help=words)
+    words = "guidance scale away from it, which becomes the default of calls"
+    add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
+    args = parser.parse_args(argv)
+    if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
+        raise ValueError("--autoguidance-scale does nothing without --autoguidance MODEL: name the weaker model")
+    if args.autoguidance is not None and args.to == "original":
+        raise ValueError("--autoguidance does nothing with --to original, which has no autoguidance: leave it out")
+    return args
 
 
 def info_options(argv: list[str]) -> Namespace:

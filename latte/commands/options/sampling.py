@@ -24,6 +24,7 @@ DEMO = """Serve a page on which to make videos with models, compare two settings
 
 It needs the extra demo: pip install 'latte-video[demo]'. Nothing leaves this machine.
 """
+NO_AUTOGUIDANCE = "none"  # of --autoguidance
 
 
 def add_sampling_options(parser: argparse._ActionsContainer) -> None:
@@ -49,8 +50,10 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--guidance-options", nargs="+", metavar="NAME=NUMBER", help=words)
     words = "how the scale depends on the timestep: linear and cosine grow as the noise falls (default: constant)"
     add("--guidance-schedule", choices=GUIDANCE_SCHEDULES, help=words)
-    words = "guide away from a weaker model of the same kind: smaller, or an early checkpoint (default: no condition)"
-    add("--autoguidance", metavar="MODEL", help=words)
+    words = "guide away from a weaker model of the same kind, smaller or an early checkpoint; none: classifier-free"
+    add("--autoguidance", metavar="MODEL", help=f"{words} (default: the weaker model in the model's folder, or none)")
+    words = "guidance scale away from the weaker model (default: what the model's folder says, or --cfg-scale)"
+    add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
     words = "timestep shift of a flow model: above 1, more steps are noisy (default: what the folder says, or 1)"

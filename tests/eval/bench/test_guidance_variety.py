@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from awake_models import SIZE, awake_pipeline, write_model
 
 from latte.cli import main
+from latte.commands import bench
 from latte.eval.bench import guidance_variety
 from latte.eval.bench.guidance_variety import COLUMNS, candidates, name_of
 from latte.shapes.draw import MOTIONS
@@ -30,6 +32,7 @@ def test_rows_are_ways_and_scales():
 def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypatch):
     mean_colours = lambda network, videos: videos.float().mean((1, 3, 4))  # for a network that takes seconds
     monkeypatch.setattr(guidance_variety, "shape_features", mean_colours)
+    monkeypatch.setattr(bench, "load_shape_features", torch.nn.Identity)
     assert SIZE["num_frames"] == 4
     out, plot = tmp_path / "guidance.json", tmp_path / "guidance.png"
     words = ["bench", "guidance", model, *WORDS, "--out", str(out)]
@@ -52,7 +55,8 @@ def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypat
     ("words", "say"),
     [
         (["--cfg-scale", "2"], "--cfg-scale does nothing here"),
-        (["--ways", "autoguidance"], "the way autoguidance and --autoguidance MODEL go together"),
+        (["--ways", "cfg", "--autoguidance", "x"], "the way autoguidance and --autoguidance MODEL go together"),
+        (["--ways", "autoguidance"], "shapes has no weaker model for the way autoguidance: name one"),
         (["--scales", "1"], "--scales holds 1, which does not guide"),
         (["--plus-scales", "2"], "--plus-scales holds a number that is not in 0 to 1"),
         (["--num-videos", "5"], "--num-videos is 5"),

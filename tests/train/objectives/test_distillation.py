@@ -16,6 +16,7 @@ from latte.scheduler import Scheduler
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
 from latte.train.objectives.distillation import Distillation, student_scheduler
+from latte.weights.folder import save_folder
 
 STUDENT = ["model.class_dropout_prob=0", "teacher_steps=16", "steps=2", "clips=4", "save_every=1", "learning_rate=1e-3"]
 FLOW = ["classes=false", "model.prediction=flow"]
@@ -131,6 +132,34 @@ def test_guidance_is_that_of_sampling_within_its_timesteps(learned):
     expected = torch.where(inside, negative + 3 * (conditional - negative), conditional)
     assert 0 < int(inside.sum()) < 16 and torch.allclose(guided, expected, atol=1e-5)
     assert float((conditional - expected).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["unconditional flow", "text"])
+def test_a_teacher_is_guided_away_from_the_weaker_model_in_its_folder(kind, vae, teachers, tmp_path):
+    """Under the same condition, also without any; and its weights count as the teacher's."""
+    teacher = shutil.copytree(teachers(kind), tmp_path / "teacher")
+    network = LattePipeline.from_pretrained(teacher).transformer
+    torch.manual_seed(3)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    words = ["teacher_guidance=3", "guided_from=300", "teacher_autoguidance=true"]
+    config = student_of(kind, vae, teacher, *words)
+    with pytest.raises(ValueError, match="teacher holds no weaker: set teacher_autoguidance=false"):
+        objective(open_data(config), config, torch.device("cpu"))
+    save_folder(network, teacher / "weaker")
+    made = objective(open_data(config), config, torch.device("cpu"))
+    student, one = made.network(), made.distillation
+    assert one.digest != Distillation(config, one.teacher).digest
+    x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
+    captions = [["a red star moving left"]] * 16 if kind == "text" else []
+    if kind == "text":
+        made.rows |= {captions[0][0]: 0}
+    shown = made.condition(student, torch.zeros(16, 1, dtype=torch.long), captions, torch.zeros(16, 1) > 0)
+    strong, weak = (one.clean(each)(x, index, **shown) for each in (one.teacher, one.weaker))
+    guided = one.guided(x, index, shown, {})
+    inside = (one.schedule.timesteps >= 300).view(-1, 1, 1, 1, 1)
+    assert torch.allclose(guided, torch.where(inside, weak + 3 * (strong - weak), strong), atol=1e-4)
+    assert float((guided - strong).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
