@@ -4,15 +4,13 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import together
 from safetensors.torch import load_file, save
 
 from latte.cli import main
@@ -86,19 +84,15 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
 
 
 def test_two_processes_find_what_one_does(sets, tmp_path):
-    """Started as torchrun starts them; they meet in the folder of features."""
+    """They meet in the folder of features."""
     words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--out"]
     assert main([*words, str(tmp_path / "one.json")]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "latte", *words, str(tmp_path / "two.json"), "--features", str(tmp_path / "f")]
-    started = [
-        subprocess.Popen(command, env={**os.environ, **launch, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+
+    def measure():
+        torch.set_num_threads(1)
+        assert main([*words, str(tmp_path / "two.json"), "--features", str(tmp_path / "f")]) == 0
+
+    together(2, measure, tmp_path / "log")
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one == two
 

@@ -10,17 +10,17 @@ from latte.train import checkpoint
 
 
 def test_killed_again_and_again(vae, tmp_path):
-    """At least 6 times, of which 2 are during a save; twice the newest checkpoint is damaged too.
+    """At least 4 times, of which one is during a save; once the newest checkpoint is damaged too.
 
     `make soak` does so a thousand times.
     """
-    config = small(vae, "steps=200", "save_every=1", "log_every=20", "keep=3")
-    run(replace(config, save_every=200), tmp_path / "whole")
+    config = small(vae, "steps=160", "save_every=1", "log_every=20", "keep=3")
+    run(replace(config, save_every=160), tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
-    counts = kill_again_and_again(start, tmp_path / "killed", 6, random.Random(0), 0.2, damages=2, in_saves=2)
-    assert counts["in_save"] >= 2 and counts["damages"] >= 2
+    counts = kill_again_and_again(start, tmp_path / "killed", 4, random.Random(0), 0.2, damages=1, in_saves=1)
+    assert counts["in_save"] >= 1 and counts["damages"] >= 1
     whole, killed = (checkpoint.latest(tmp_path / name) for name in ("whole", "killed"))
-    assert whole.name == killed.name == "step-0000200" and same(tensors(whole), tensors(killed))
+    assert whole.name == killed.name == "step-0000160" and same(tensors(whole), tensors(killed))
     assert not list((tmp_path / "killed/checkpoints").glob(".*"))
     steps = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "killed")]
-    assert steps == [10, 10]
+    assert steps == [8, 8]
