@@ -1,5 +1,6 @@
 """Finding models, and loading a Latte from any of the forms that it comes in."""
 
+import difflib
 import math
 import os
 import warnings
@@ -62,9 +63,21 @@ def find_model(name: str | Path) -> Path:
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
         return bundled[str(name)]
     if not os.path.exists(path):
+        if near := [*difflib.get_close_matches(str(name), bundled, 1), nearest_path(path)][0]:
+            raise CheckpointError(f"no model at {name}: did you mean {near}?")
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
     return path if (path / CONFIG).exists() else most_trained(path)
+
+
+def nearest_path(path: Path) -> Path | None:
+    """What a mistyped path may mean: the path with its first missing part replaced by the most similar name there."""
+    for here in reversed(path.parents):
+        if not os.path.exists(missing := here / path.relative_to(here).parts[0]):
+            close = difflib.get_close_matches(missing.name, os.listdir(here) if here.is_dir() else [], 1)
+            found = Path(here, *close, path.relative_to(missing))
+            return found if close and os.path.exists(found) else None
+    return None
 
 
 def most_trained(run: Path) -> Path:
