@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.diffusion.randomness import generator
 from latte.eval.protocol import PROTOCOLS, Protocol
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
@@ -236,7 +237,9 @@ def choose_windows(
     if not clips:
         needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
         advice = f", the longest of {longest} frames: {fitting(longest, side, stride)}" if longest else ""
-        raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at{advice}")
+        raise ValueError(
+            f"{source} holds no video of {needed}: {counted(len(names), 'video was', 'videos were')} looked at{advice}"
+        )
     return Chosen(tuple(clips), tuple(short), unreadable)
 
 

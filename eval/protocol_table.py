@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.eval.array_clips import ArrayClips
 from latte.eval.clip_sets import ClipSet, ClipWindow
 from latte.eval.features import ClipSource, Detector, Store, fill
@@ -192,7 +193,9 @@ def shared_features(
             clips.leave_out(clip for clip in clips.clips if clip in unreadable)
         kept = [rows[str(detectors[name].record), clip] for clip in clips.clips if clip not in unreadable]
         if len(kept) < 2:
-            raise ValueError(f"protocol {name}: only {len(kept)} of {len(clips.clips)} clips could be decoded")
+            raise ValueError(
+                f"protocol {name}: only {len(kept)} of {counted(len(clips.clips), 'clip')} could be decoded"
+            )
         found[name] = FeatureSet(clips.about, torch.stack(kept))
     return found
 

@@ -31,7 +31,7 @@ from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
 from latte.train.export import save_companions
-from latte.train.header import header
+from latte.train.header import ending, header
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.precision import warn_if_slow
 from latte.train.run import Outputs, Run
@@ -94,7 +94,8 @@ def train(
         device: What to compute on.
         asked: The settings that may change when the run resumes, of those that are marked `tunable` in
             latte.train.config. The run records what changed, and when (latte.train.changes).
-        say: Called in the first process before the first step, with a description of the run (latte.train.header).
+        say: Called in the first process before the first step and at the end, with lines about the run (see
+            latte.train.header).
 
     Returns:
         The folder of the trained model.
@@ -125,7 +126,10 @@ def train(
             prepare(run, first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
-        return run.finish()
+        result = run.finish()
+        if say and ranks.first:
+            say(ending(run, result))
+        return result
 
 
 def prepare(run: Run, first: int) -> None:
