@@ -1,6 +1,6 @@
 """Conditioning by classes, or by nothing: the labels of a call, and the guided network of a class-conditional Latte."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +75,11 @@ class ClassConditioning:
             raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale=1")
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
+        given = "class_labels" if request.prompt is None else "a prompt"
+        if not cfg.num_classes and labels is not None:
+            raise ValueError(f"this model is unconditional: give num_videos, not {given}")
         if labels is not None and request.num_videos is not None:
             raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
-        if not cfg.num_classes and labels is not None:
-            raise ValueError("this model is unconditional: give num_videos, not class_labels")
         return len(class_indices(pipe, request))
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
@@ -140,7 +141,9 @@ def class_network(
 def asked_labels(request: Request) -> Sequence[int | str] | int | str | None:
     """The labels that a call gives as class_labels, or as its first argument."""
     if request.prompt is not None and request.class_labels is not None:
-        raise ValueError("class_labels are given twice: as the first argument and by name")
+        raise ValueError(
+            "prompt (the first argument) and class_labels are given: this model takes classes, leave prompt out"
+        )
     return request.class_labels if request.prompt is None else request.prompt
 
 
@@ -150,21 +153,25 @@ def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
     if labels is None:
         return [0] * ((request.num_videos or 1) * request.copies)
     labels = labels.tolist() if hasattr(labels, "tolist") else labels  # arrays, tensors and their numbers
-    several = [labels] if isinstance(labels, int | str) else list(labels)
+    several = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else [labels]
     if not several:
         raise ValueError("class_labels is empty: name at least one class")
-    return [class_index(label, pipe) for label in several for _ in range(request.copies)]
+    what = "" if request.prompt is None else " (given as prompt, but this model takes classes)"
+    return [class_index(label, pipe, what) for label in several for _ in range(request.copies)]
 
 
-def class_index(label: int | str, pipe: "LattePipeline") -> int:
-    """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
+def class_index(label: int | str, pipe: "LattePipeline", what: str = "") -> int:
+    """A class by number or name; raises ValueError, which lists the classes, if there is no such class.
+
+    what: words for the message behind the label, on how it was given.
+    """
     count = pipe.transformer.config.num_classes
     if isinstance(label, str) and label in pipe.class_names:
         return pipe.class_names.index(label)
     text = str(label)
     if not text.isdecimal() or not int(text) < count:
         known = ", ".join(f"{i} {name}" for i, name in enumerate(pipe.class_names)) or f"0 to {count - 1}"
-        raise ValueError(f"no class {label!r}; the classes are {known}")
+        raise ValueError(f"no class {label!r}{what}; the classes are {known}")
     return int(text)
 
 

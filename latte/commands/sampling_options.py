@@ -97,6 +97,10 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
     steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
     guidance = asked_guidance(pipe, args)
     guides = pipe.conditioning.guides(pipe, guidance)
+    try:
+        Scheduler.from_config(pipe.scheduler.config, sampler).schedule(steps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("num_inference_steps", "--steps", 1)) from error
     return {
         **({} if pipe.takes_prompts else {"sampler": sampler}),
         "num_inference_steps": int(steps) if pipe.takes_prompts else str(steps),
@@ -141,7 +145,7 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
     if args.batch_size is not None:
         check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
-        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
+        raise ValueError(f"--steps is {args.num_sampling_steps}; it must be a whole number, 1 or more")
     unused: dict[str, Any] = {"weights": "ema", "num_heads": None}
     if not of_text:
         unused = {"memory": "normal", "variant": None, "text_encoder": None, "tokenizer": None}

@@ -235,7 +235,7 @@ def test_prompts_guide_in_full_precision(pipe):
         ({"negative_prompt": "dark"}, "negative_prompt is for text-to-video models"),
         ({"text_mask": "strict"}, "text_mask does nothing for a model of classes"),
         ({"enable_temporal_attentions": False}, "enable_temporal_attentions does nothing for a model of classes"),
-        ({"class_labels": [1]}, "class_labels are given twice"),
+        ({"class_labels": [1]}, r"prompt \(the first argument\) and class_labels are given"),
     ],
 )
 def test_words_of_prompts_are_refused_by_classes(classes, options, say):
