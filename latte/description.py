@@ -1,14 +1,48 @@
 """What a pipeline says about itself: its parts, its configuration, and a text to print."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from latte.conditioning import Conditioning
 from latte.weights.sampling_defaults import Sampling
+
+
+class ConfigTable(Mapping[str, Any]):
+    """A table of settings to read, not to change; as in diffusers, they are attributes too. It prints in many lines.
+
+    Args:
+        values: The settings by name.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(f"the configuration has no {name!r}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        """A setting on each line, those of a table below its name."""
+        lines = []
+        for name, value in self.items():
+            table = value if isinstance(value, dict) else {}
+            lines.append(f"{name}:" if table else f"{name}: {value!r}")
+            lines += [f"  {inner}: {each!r}" for inner, each in table.items()]
+        return "\n".join(lines)
 
 
 class DescriptionMixin:
@@ -36,7 +70,7 @@ class DescriptionMixin:
         kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
         settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
         own = {"_class_name": type(self).__name__, "_name_or_path": self.name_or_path, **kinds, **settings}
-        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.sampling)})
+        return ConfigTable(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.sampling)})
 
     def __repr__(self) -> str:
         """One line for the pipeline, and one for each part."""

@@ -80,7 +80,8 @@ def unknown_key(name: str, known: Mapping[str, str] | Iterable[str], listed: str
         listed: What lists them, in words.
     """
     words = dict(known) if isinstance(known, Mapping) else {key: key for key in known}
-    close = [repr(words[key]) for key in difflib.get_close_matches(name, words, 2, 0.72)]
+    close = [key for key in words if key.endswith(f"_{name}")] + difflib.get_close_matches(name, words, 2, 0.75)
+    close = [repr(words[key]) for key in dict.fromkeys(close)][:2]
     advice = f", did you mean {' or '.join(close)}?" if close else f"; see {listed}"
     return f"unknown key {shown(name)}{advice}"
 
