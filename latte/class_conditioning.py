@@ -82,7 +82,7 @@ class ClassConditioning:
             raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
         return len(class_indices(pipe, request))
 
-    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
         """Write the parts as a folder; raises ValueError for the published layout, which has no such models."""
         if published:
             raise ValueError(
@@ -91,7 +91,7 @@ class ClassConditioning:
             )
         usual = usual_scheduler(pipe.transformer.config.prediction, "even")
         scheduler = None if pipe.scheduler == usual else pipe.scheduler
-        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler)
+        save_latte(folder, pipe.transformer, pipe.vae, pipe.class_names, pipe.sampling, scheduler, variant=variant)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""
@@ -177,7 +177,7 @@ def class_index(label: int | str, pipe: "LattePipeline", what: str = "") -> int:
 
 def read_class_parts(
     path: Path, parts: dict[str, Any], dtype: torch.dtype, weights: str, num_heads: int | None,
-    local_files_only: bool = True,
+    variant: str | None = None, local_files_only: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the parts of a class-conditional model that `parts` does not name.
 
@@ -187,6 +187,7 @@ def read_class_parts(
         dtype: Of the weights that are read.
         weights: "ema" or "model", if a checkpoint holds both.
         num_heads: Attention heads of an original file of an unpublished width.
+        variant: Of the weight files, see latte.weights.state_files.
         local_files_only: A VAE by its name on the hub is looked up in the cache alone.
 
     Returns:
@@ -196,12 +197,15 @@ def read_class_parts(
         CheckpointError: A part is missing, damaged or does not fit.
     """
     path = find_model(path)
-    transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights).to(dtype)
+    if "transformer" in parts:
+        transformer = parts["transformer"]
+    else:
+        transformer = load_model(path, num_heads, weights, variant).to(dtype)
     if transformer is None:
         raise ValueError("a class-conditional pipeline cannot leave its transformer out")
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
-        vae = load_vae(find_vae(vae, path, local_files_only), dtype)
+        vae = load_vae(find_vae(vae, path, local_files_only), dtype, variant)
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     if (path / "scheduler").is_dir():

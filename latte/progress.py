@@ -91,8 +91,8 @@ class Progress(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """What tqdm draws the bar of: the number of complete items, and the speed by all parts that are done."""
         values = super().format_dict
-        if isinstance(self.n, float) and not self.disable:
-            rate = (self.n - self.initial) / values["elapsed"] if values["elapsed"] else None
+        if isinstance(getattr(self, "n", 0), float) and values.get("elapsed"):
+            rate = (self.n - self.initial) / values["elapsed"]
             values |= {"n": whole(self.n), "rate": rate}
         return values
 

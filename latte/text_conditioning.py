@@ -85,9 +85,10 @@ class TextConditioning:
             *self.texts(pipe, request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )
 
-    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
         """Write the parts as a folder, in our layout or in the one that diffusers reads."""
-        (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.sampling)
+        save = save_published if published else save_text_to_video
+        save(folder, pipe.components, sampling=pipe.sampling, variant=variant)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""

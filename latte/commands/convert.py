@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -36,12 +35,12 @@ def main(args: Namespace) -> None:
         formats = ("latte", "diffusers")
         check_conversion(f"{source} is a text-to-video model", formats, args.to, args.num_heads, args.weights)
         summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
-    elif args.variant is not None:
-        refuse_variant(source)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
     else:
-        summary = convert_latte(source, target, dtype, args.to, args.num_heads, args.weights)
+        model = load_model(source, args.num_heads, args.weights, args.variant)
+        print_read(weights_file(source, args.weights, args.variant))
+        summary = convert_latte(model, source, target, dtype, args.to)
     print(f"{target}: {summary}, {args.dtype}")
 
 
@@ -53,15 +52,10 @@ def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: in
         raise ValueError(f"{what}: --num-heads and --weights are for a Latte; leave them out")
 
 
-def refuse_variant(source: Path) -> NoReturn:
-    """Raise ValueError: the source has no variants."""
-    raise ValueError(f"--variant does nothing for {source}, which has no variants of its files: leave it out")
-
-
 def convert_vae(source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> str:
     """Convert a VAE to our folder; return a summary of it."""
     if variant is not None and source.is_file():
-        refuse_variant(source)
+        raise ValueError(f"--variant does nothing for {source}, a single file: leave it out")
     vae = load_vae(source, variant=variant)
     for file in vae_files(source, variant):
         print_read(file)
@@ -84,10 +78,8 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
     return "text-to-video for diffusers"
 
 
-def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_heads: int | None, weights: str) -> str:
+def convert_latte(model: Latte, source: Path, target: Path, dtype: torch.dtype, to: str) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
-    model = load_model(source, num_heads, weights)
-    print_read(weights_file(source, weights))
     if to == "original":
         write_original(model, target, dtype)
     else:

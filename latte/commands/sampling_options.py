@@ -56,9 +56,9 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         files += state_files(encoder, args.variant) if encoder else part_files(path, "text_encoder", args.variant)
         files = list(dict.fromkeys(files))
     else:
-        options |= {"weights": args.weights, "num_heads": args.num_heads}
+        options |= {"weights": args.weights, "num_heads": args.num_heads, "variant": args.variant}
         pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
-        files = [weights_file(path, args.weights)]
+        files = [weights_file(path, args.weights, args.variant)]
     if args.shift is not None:
         if not pipe.scheduler.flow:
             raise ValueError(f"--shift does nothing for {args.model}, which predicts no flow: leave it out")
@@ -148,7 +148,7 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
         raise ValueError(f"--steps is {args.num_sampling_steps}; it must be a whole number, 1 or more")
     unused: dict[str, Any] = {"weights": "ema", "num_heads": None}
     if not of_text:
-        unused = {"memory": "normal", "variant": None, "text_encoder": None, "tokenizer": None}
+        unused = {"memory": "normal", "text_encoder": None, "tokenizer": None}
     if of_text and args.tokenizer and not args.text_encoder:
         raise ValueError("--tokenizer does nothing without --text-encoder: leave it out")
     if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:

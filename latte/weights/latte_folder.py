@@ -25,6 +25,7 @@ def save_latte(
     sampling: Sampling | None = None,
     scheduler: Scheduler | None = None,
     dtype: torch.dtype | None = None,
+    variant: str | None = None,
 ) -> Path:
     """Write a model folder: the weights, and vae/, classes.json, sampling.json and scheduler/ for what is given.
 
@@ -36,6 +37,7 @@ def save_latte(
         sampling: Defaults of the pipeline's call.
         scheduler: The scheduler, if it is not the original Latte's.
         dtype: What to convert the weights to; None keeps the type of each.
+        variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
 
     Returns:
         The folder.
@@ -49,9 +51,9 @@ def save_latte(
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
     refuse_leftovers(folder, given | {"scheduler": scheduler is not None})
     with replacing_folder(folder, keep=True) as draft:
-        write_network(model, draft, dtype)
+        write_network(model, draft, dtype, variant)
         if vae is not None:
-            write_network(vae.model, draft / "vae", dtype)
+            write_network(vae.model, draft / "vae", dtype, variant)
         if class_names:
             write_json(draft / CLASSES_FILE, {"names": list(class_names)})
         if sampling is not None:
