@@ -9,7 +9,8 @@ from torch import Tensor
 
 from latte.arguments import counted
 from latte.eval.array_clips import ArrayClips
-from latte.eval.clip_sets import ClipSet, ClipWindow
+from latte.eval.clip_sets import ClipSet
+from latte.eval.clip_windows import ClipWindow
 from latte.eval.features import ClipSource, Detector, Store, fill
 from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Reading, Videos, find_device, given_features

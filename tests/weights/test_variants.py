@@ -107,9 +107,7 @@ def test_a_class_conditional_model_is_written_and_read_as_a_variant(tmp_path):
     pipe.save_pretrained(tmp_path / "plain")
     with pytest.warns(UserWarning, match="plain has no files of the variant 'fp16': its plain ones are read"):
         LattePipeline.from_pretrained(tmp_path / "plain", variant="fp16", vae=None)
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors has no variants of its files, such as 'fp16'"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has no variants of its files, such as 'fp16'"):
         LattePipeline.from_pretrained(tmp_path / "plain/model.safetensors", variant="fp16")
     with pytest.raises(ValueError, match=r"variant is '\.\./x'; it must be a word for a file's name"):
         pipe.save_pretrained(tmp_path / "other", variant="../x")
