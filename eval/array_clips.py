@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latte.eval.clip_sets import ClipWindow, choose_windows, fingerprint
+from latte.eval.clip_windows import ClipWindow, choose_windows, fingerprint
 from latte.eval.protocol import Protocol
 from latte.video.array_layout import frame_axes, to_bytes, value_range
-from latte.video.pixels import as_array, as_tensor, channels_first, check_dense, resize_and_crop
+from latte.video.pixels import as_array, as_tensor, channels_first, check_dense
 
 BYTES = (torch.uint8, np.dtype(np.uint8))
 
@@ -49,7 +49,7 @@ class ArrayClips:
         """Yield some of the clips in order, uint8 (f, 3, h, w), with the memory layout of clips out of files."""
         for clip in chosen:
             frames = clip.of(self.videos[clip.name]).cpu().contiguous()  # resizing another layout rounds differently
-            yield resize_and_crop(frames, clip.crop) if clip.crop else frames
+            yield clip.cropped(frames)
 
 
 def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol, side: str, seed: int) -> ArrayClips:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.eval.clip_sets import lossy_codecs
 from latte.eval.extrapolation import LEAST_REAL, clips_needed
 from latte.eval.features import Detector
@@ -18,14 +19,14 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
     sides = {"real": real, "generated": generated}
     found = [*detector.record.get("caveats", ()), *count_caveats(sides, protocol)]
     found += [f"{how}: compare only with results of the same" for how in (differences(protocol) if protocol else ())]
-    counted = any(isinstance(side.features, Tensor) for side in sides.values())
+    sampled = any(isinstance(side.features, Tensor) for side in sides.values())
     for name, side in sides.items():
         is_moments = isinstance(side.features, Moments)
         if is_moments or side.given:
             kind = "statistics" if is_moments else "features"
             bias = ", and the bias of their number of clips remains in the extrapolation"
             said = f"the {name} {kind} are taken as given: network, protocol and data are not in their file"
-            found.append(said + bias * (is_moments and counted))
+            found.append(said + bias * (is_moments and sampled))
     if isinstance(real.features, Moments):
         found.append("the real-vs-real floor cannot be computed from statistics")
     elif real.count < LEAST_REAL:
@@ -34,19 +35,19 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
         half = real.count // 2
         found.append(f"the real-vs-real floor is measured on {half} against {half} clips and scaled to all")
     found += [
-        f"{side.about['too_short']} {name} videos are too short and left out, such as "
+        f"{counted(side.about['too_short'], f'{name} video is', f'{name} videos are')} too short and left out, such as "
         f"{one_line(side.about['first_too_short'])}"
         for name, side in sides.items()
         if side.about.get("too_short")
     ]
     for name, side in sides.items():
         if unreadable := side.about.get("unreadable"):
-            which = f"{len(unreadable)} {name} videos" if len(unreadable) > 1 else f"1 {name} video"
-            first = one_line(min(unreadable))
-            found.append(f"{which} of {side.about['videos']} cannot be read and are left out, such as {first}")
+            of_all = f"of {side.about['videos']} cannot be read and"
+            count = counted(len(unreadable), f"{name} video {of_all} is", f"{name} videos {of_all} are")
+            found.append(f"{count} left out, such as {one_line(min(unreadable))}")
     for name, side in sides.items():
         if count := side.about.get("damaged"):
-            which = f"{count} {name} videos are" if count > 1 else f"1 {name} video is"
+            which = counted(count, f"{name} video is", f"{name} videos are")
             found.append(f"{which} damaged, and read as FFmpeg conceals the damage")
     found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
     sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
@@ -66,9 +67,9 @@ def count_caveats(sides: dict[str, FeatureSet], protocol: Protocol | None) -> li
             )
         elif protocol and 0 < count < protocol.clips:
             found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
-    counted = [side.count for side in sides.values() if isinstance(side.features, Tensor)]
-    if counted and min(counted) < (needed := clips_needed(width)):
-        found.append(f"{min(counted)} clips are too few to extrapolate from: {needed} or more are needed")
+    used = [side.count for side in sides.values() if isinstance(side.features, Tensor)]
+    if used and min(used) < (needed := clips_needed(width)):
+        found.append(f"{min(used)} clips are too few to extrapolate from: {needed} or more are needed")
     known = {count for count in counts.values() if count}
     if len(known) > 1:
         numbers = f"{counts['real']} real against {counts['generated']} generated clips"

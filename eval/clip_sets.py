@@ -1,24 +1,18 @@
-"""Sets of clips that a protocol takes of video files.
+"""Sets of clips that a protocol takes of video files, and reading them."""
 
-The choice depends on the names of the videos and a seed alone, so it is the same on every machine.
-"""
-
-import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from latte.diffusion.randomness import generator
-from latte.eval.protocol import PROTOCOLS, Protocol
+from latte.eval.clip_windows import ClipWindow, choose_windows, fingerprint
+from latte.eval.protocol import Protocol
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_folders import (
     content,
@@ -27,39 +21,12 @@ from latte.eval.video_folders import (
     taken_though_damaged,
     video_names,
 )
-from latte.eval.video_order import in_order, rank
 from latte.sample_record import holds_set, read_digests, read_record
 from latte.video.array_ranges import refuse_two_ranges
-from latte.video.pixels import resize_and_crop
 from latte.video.read import count_frames, read_video
 
 AHEAD_BYTES = 1 << 28  # of clips that are decoded ahead
 LOSSLESS = ("png", "bmp", "npz", "npy", "ffv1", "rawvideo", "huffyuv", "ffvhuff")
-
-
-@dataclass(frozen=True)
-class ClipWindow:
-    """A clip of a video: its frames start, start + stride, ...
-
-    Attributes:
-        name: The video, as a path below its folder.
-        start: The first frame.
-        stride: From one frame to the next.
-        frames: How many there are.
-        sha256: Of the video's file or files, or of whatever else determines its content.
-        crop: Pixels to which frames are resized and centre-cropped; 0: unchanged.
-    """
-
-    name: str
-    start: int
-    stride: int
-    frames: int
-    sha256: str
-    crop: int = 0
-
-    def of(self, video: Tensor) -> Tensor:
-        """The clip, uncropped, out of all frames (f, 3, h, w) of its video."""
-        return video[self.start :: self.stride][: self.frames]
 
 
 @dataclass(frozen=True)
@@ -134,7 +101,7 @@ class ClipSet:
         numbers = range(clip.start, clip.start + clip.frames * clip.stride, clip.stride)
         path = self.root / clip.name
         video = read_video(path, numbers, "take" if path in self.damaged else "raise")[0]
-        return resize_and_crop(video, clip.crop) if clip.crop else video
+        return clip.cropped(video)
 
     def bytes_of(self, clip: ClipWindow) -> int:
         """The bytes of a clip in memory before it is cropped."""
@@ -168,85 +135,6 @@ class ClipSet:
         for clip in clips:
             self.unreadable.setdefault(clip.name, "it could not be decoded when features were computed")
         check_unreadable(self.unreadable, self.looked_at, self.root)
-
-
-def fingerprint(clips: Sequence[ClipWindow]) -> str:
-    """A hash of which clips they are and of their content."""
-    return hashlib.sha256(repr([asdict(clip) for clip in clips]).encode()).hexdigest()[:16]
-
-
-def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
-    """The first frame of the clip that a protocol takes of a video with that name and so many frames."""
-    room = frames - (protocol.frames - 1) * protocol.stride(side)
-    if protocol.start(side) == "zero":
-        return 0
-    return int(torch.randint(room, (), generator=generator(seed, rank(seed, name) >> 32)))
-
-
-class Chosen(NamedTuple):
-    """What choose_windows found: clips, names of videos that are too short, and videos that cannot be read, and why."""
-
-    clips: tuple[ClipWindow, ...]
-    short: tuple[str, ...]
-    unreadable: dict[str, str]
-
-
-def choose_windows(
-    names: Sequence[str],
-    protocol: Protocol,
-    side: str,
-    seed: int,
-    frames_of: Callable[[str], int],
-    content_of: Callable[[str], str],
-    source: object,
-) -> Chosen:
-    """One clip of each video, until there are protocol.clips.
-
-    Args:
-        names: Of the videos.
-        protocol: Says which clips to take.
-        side: "real" or "generated".
-        seed: For the protocol's random choices.
-        frames_of: How many frames a video has. What it and content_of raise makes a video unreadable.
-        content_of: A hash of its content.
-        source: What holds the videos, for the message of the error.
-
-    Raises:
-        ValueError: No video is long enough for a clip, or more than half of them cannot be read.
-    """
-    names = in_order(names, protocol.order, seed)
-    stride, crop = protocol.stride(side), protocol.real_crop if side == "real" else 0
-    clips, short, unreadable, longest = [], [], {}, 0
-    for name in names:
-        if len(clips) == protocol.clips:
-            break
-        try:
-            frames = frames_of(name)
-            longest = max(longest, frames)
-            if frames < protocol.frames * stride:
-                short.append(name)
-                continue
-            sha256 = content_of(name)
-        except UNREADABLE as error:
-            note_unreadable(unreadable, name, error)
-            continue
-        start = start_of(protocol, side, seed, name, frames)
-        clips.append(ClipWindow(name, start, stride, protocol.frames, sha256, crop))
-    check_unreadable(unreadable, len(clips) + len(short) + len(unreadable), source)
-    if not clips:
-        needed = f"{protocol.frames * stride} frames or more, which protocol {protocol.name} needs"
-        advice = f", the longest of {longest} frames: {fitting(longest, side, stride)}" if longest else ""
-        raise ValueError(f"{source} holds no video of {needed}: {len(names)} videos were looked at{advice}")
-    return Chosen(tuple(clips), tuple(short), unreadable)
-
-
-def fitting(frames: int, side: str, stride: int) -> str:
-    """Advice on protocols, or on shorter clips of this stride, for videos of so many frames."""
-    known = [name for name, protocol in PROTOCOLS.items() if frames >= protocol.frames * protocol.stride(side)]
-    if known:
-        return f"{frames} frames are enough for protocol {' or '.join(known)}"
-    most = max(1, frames // stride)
-    return f"take shorter clips (frames={most}, or --frames {most})"
 
 
 def choose_clips(

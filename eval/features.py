@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from latte.device import arithmetic
-from latte.eval.clip_sets import ClipSet, ClipWindow
+from latte.eval.clip_sets import ClipSet
+from latte.eval.clip_windows import ClipWindow, record_of
 from latte.processes import Ranks
 from latte.progress import Progress
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
@@ -107,7 +108,7 @@ class Store:
 
     def path(self, unit: int) -> Path:
         """The file of a unit."""
-        about = [self.detector.record, self.detector.device, [asdict(clip) for clip in self.units[unit]]]
+        about = [self.detector.record, self.detector.device, [record_of(clip) for clip in self.units[unit]]]
         return self.folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
 
     def missing(self) -> list[int]:
@@ -130,7 +131,7 @@ class Store:
         if self.folder is None:
             self.held[unit] = table
             return
-        names = json.dumps([asdict(clip) for clip in self.units[unit]])
+        names = json.dumps([record_of(clip) for clip in self.units[unit]])
         write_tensors(self.path(unit), table, {"clips": names})
 
     def read(self, unit: int) -> dict[str, Tensor]:

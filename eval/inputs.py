@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.device import usable_device
 from latte.eval.array_clips import choose_array_clips
 from latte.eval.clip_sets import choose_clips
@@ -87,7 +88,7 @@ class Reading:
         """The features (n, ...) of all clips that can be decoded, by each detector. Raises ValueError if n < 2."""
         features = compute_features(clips, detectors, self.cache, self.ranks, self.progress)
         if len(features[0]) < 2:
-            raise ValueError(f"only one of {len(clips.clips)} clips could be decoded: {TWO_CLIPS}")
+            raise ValueError(f"only one of {counted(len(clips.clips), 'clip')} could be decoded: {TWO_CLIPS}")
         return features
 
     def feature_set(self, videos: Videos, side: str, detector: Detector) -> FeatureSet:

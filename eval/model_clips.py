@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from latte.device import one_thread
-from latte.eval.clip_sets import ClipSet, ClipWindow, choose_clips, fitting, start_of
+from latte.eval.clip_sets import ClipSet, choose_clips
+from latte.eval.clip_windows import ClipWindow, fitting, start_of
 from latte.eval.protocol import Protocol
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
@@ -51,7 +52,7 @@ class ModelVideos:
         """
         name, ranks = self.about.get("model", "the model"), ranks or Ranks()
         frames, side = self.pipe.conditioning.trained_size(self.pipe.transformer.config)
-        if frames < protocol.frames * protocol.generated_stride:
+        if not protocol.stride_in("generated", frames):
             advice = fitting(frames, "generated", protocol.generated_stride)
             raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more: {advice}")
         if self.pipe.vae is None:

@@ -16,7 +16,7 @@ LARGEST_CROP = 4096  # pixels
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure; latte.eval.clip_sets takes clips by it."""
+    """One way to measure; latte.eval.clip_windows takes clips by it."""
 
     name: str
     frames: int = 16  # per clip; a video must have frames x stride of them
@@ -32,11 +32,30 @@ class Protocol:
     eps: float = EPS  # of I3D's batch norms
     unbiased: bool = False  # covariances are divided by n - 1
     real_crop: int = 0  # pixels: real frames are resized and centre-cropped to this, as in training; 0: unchanged
+    crop_filter: str = "bicubic"  # of that resizing, with antialiasing: "bicubic" or "bilinear"
+    short_real: str = "left out"  # real videos with too few frames for the stride; "stride 1" takes consecutive ones
     lossless: bool = False  # whether generated videos in a lossy codec are rejected
 
     def stride(self, side: str) -> int:
         """The stride of "real" or "generated" clips."""
         return self.real_stride if side == "real" else self.generated_stride
+
+    def least_frames(self, side: str) -> int:
+        """How many frames a video of a side must have."""
+        return self.frames * (1 if side == "real" and self.short_real == "stride 1" else self.stride(side))
+
+    def stride_in(self, side: str, frames: int) -> int:
+        """The stride of a clip of a video with so many frames; 0 if they are too few."""
+        if frames < self.least_frames(side):
+            return 0
+        stride = self.stride(side)
+        return stride if frames > (self.frames - 1) * stride else 1
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields by name, for results. Those that older results lack are there if they are not as in those."""
+        usual = {"crop_filter": "bicubic", "short_real": "left out"}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, self) != value}
 
     def start(self, side: str) -> str:
         """How "real" or "generated" clips begin."""
@@ -59,8 +78,19 @@ PROTOCOLS = {
         Protocol("tf", real_start="zero", resize="squash-tf1", unbiased=True),
         # songweige/content-debiased-fvd with I3D, one clip per video; its unseeded choices are seeded here
         Protocol("cd-fvd", order="seed", generated_start="seed", eps=1e-5),
-        # showlab/FAR, UCF101 at 256 pixels: real clips from the start, of every class as many, N - 1 in covariances
-        Protocol("far", real_stride=3, order="class", real_start="zero", unbiased=True, real_crop=256),
+        # showlab/FAR, far/data/ucf_dataset.py and far/metrics/fvd.py, UCF101 at 256 pixels: real clips from the start,
+        # of every class as many; torchvision's Resize and CenterCrop, bilinear; stride 1 in videos that are too short
+        # for 3; N - 1 in covariances. FAR fills videos of fewer than 16 frames with black ones; they are left out here
+        Protocol(
+            "far",
+            real_stride=3,
+            order="class",
+            real_start="zero",
+            unbiased=True,
+            real_crop=256,
+            crop_filter="bilinear",
+            short_real="stride 1",
+        ),
     )
 }
 
@@ -127,6 +157,8 @@ WORDS = {  # what a value of a field means, where it is not that of "exact"
     "generated_start": {"zero": "generated clips from the first frame"},
     "resize": {"squash-tf1": "resized at TensorFlow 1's positions"},
     "unbiased": {True: "covariances by N - 1"},
+    "crop_filter": {"bilinear": "resized bilinearly for that"},
+    "short_real": {"stride 1": "stride 1 in shorter videos"},
 }
 NUMBERS = {
     "frames": "{} frames",

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.eval.array_clips import ArrayClips
-from latte.eval.clip_sets import ClipSet, ClipWindow
+from latte.eval.clip_sets import ClipSet
+from latte.eval.clip_windows import ClipWindow
 from latte.eval.features import ClipSource, Detector, Store, fill
 from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Reading, Videos, find_device, given_features
@@ -192,7 +194,9 @@ def shared_features(
             clips.leave_out(clip for clip in clips.clips if clip in unreadable)
         kept = [rows[str(detectors[name].record), clip] for clip in clips.clips if clip not in unreadable]
         if len(kept) < 2:
-            raise ValueError(f"protocol {name}: only {len(kept)} of {len(clips.clips)} clips could be decoded")
+            raise ValueError(
+                f"protocol {name}: only {len(kept)} of {counted(len(clips.clips), 'clip')} could be decoded"
+            )
         found[name] = FeatureSet(clips.about, torch.stack(kept))
     return found
 

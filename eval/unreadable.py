@@ -2,6 +2,8 @@
 
 import warnings
 
+from latte.arguments import counted
+
 UNREADABLE = (ValueError, OSError)  # what reading a video raises
 MOST_UNREADABLE = 0.5  # of the videos that were looked at, as in training by default
 
@@ -16,6 +18,5 @@ def check_unreadable(unreadable: dict[str, str], total: int, source: object) -> 
     """Raise ValueError if more than MOST_UNREADABLE of so many videos cannot be read."""
     if len(unreadable) > MOST_UNREADABLE * total:
         last = list(unreadable.values())[-1]
-        raise ValueError(
-            f"{source}: {len(unreadable)} of {total} videos cannot be read, more than half: repair them; last, {last}"
-        )
+        share = f"{len(unreadable):,} of {counted(total, 'video')}"
+        raise ValueError(f"{source}: {share} cannot be read, more than half: repair them; last, {last}")

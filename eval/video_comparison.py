@@ -1,6 +1,6 @@
 """The comparison of two sides by any detector: their distance, its uncertainty, and other metrics of the same clips."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ def measure_distance(
     return FVDResult(
         value=value,
         metric=detector.record["metric"],
-        protocol=asdict(protocol) | {key: detector.record.get(key) for key in ("resize", "eps")} if protocol else None,
+        protocol=protocol.record | {key: detector.record.get(key) for key in ("resize", "eps")} if protocol else None,
         detector=detector.record,
         device=detector.device,
         seed=seed if counted else None,

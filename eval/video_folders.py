@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from latte.arguments import counted
 from latte.files import MOST_LIST_BYTES, read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_array_file, set_paths, split_number
 from latte.video.array_ranges import stored_range
@@ -148,4 +149,6 @@ def describe_files(folder: Path) -> str:
         return ""
     names = [name for _, _, files in os.walk(folder) for name in files if name[0] != "."]
     suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in names).most_common(3)
-    return ", ".join(f"{count} files with {suffix}" for suffix, count in suffixes if suffix not in PICTURE_SUFFIXES)
+    return ", ".join(
+        f"{counted(count, 'file')} with {suffix}" for suffix, count in suffixes if suffix not in PICTURE_SUFFIXES
+    )

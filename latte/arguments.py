@@ -1,4 +1,4 @@
-"""Checks of a call's arguments, with one wording for every call."""
+"""Checks of a call's arguments, and counts in messages, with one wording for every call."""
 
 from collections.abc import Collection
 from typing import Any
@@ -27,3 +27,11 @@ def one_setting(name: str, value: Any, other: Any, default: Any) -> Any:
     if value not in (default, other):
         raise ValueError(f"{name} is given under both of its names, as {value} and {other}: it is one setting")
     return other
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number with what is counted, in the right form: "1 video", "2,000 videos"; `several` is `one` + "s" by default.
+
+    Such words may go on with a verb: counted(n, "video is", "videos are").
+    """
+    return f"{count:,} {one}" if count == 1 else f"{count:,} {several or one + 's'}"

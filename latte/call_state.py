@@ -40,7 +40,9 @@ class CallStateMixin:
         """Options of tqdm for the progress bars of later calls, such as disable=True."""
         self._progress_bar_options = options
 
-    def progress_bar(self, iterable: Any = None, total: int | None = None, shown: bool = True) -> Progress:
+    def progress_bar(
+        self, iterable: Any = None, total: int | None = None, shown: bool = True, unit: str = "step"
+    ) -> Progress:
         """A progress bar of tqdm with the options of set_progress_bar_config; lines where there is no terminal."""
-        options = {"unit": "step", "desc": "sampling", "disable": not shown, **self._progress_bar_options}
+        options = {"unit": unit, "desc": "sampling", "disable": not shown, **self._progress_bar_options}
         return Progress(iterable, total=total, **options)

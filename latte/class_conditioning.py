@@ -1,6 +1,6 @@
 """Conditioning by classes, or by nothing: the labels of a call, and the guided network of a class-conditional Latte."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +75,14 @@ class ClassConditioning:
             raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale=1")
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
+        if not cfg.num_classes and labels is not None:
+            named = "class_labels" if request.prompt is None else "a prompt"
+            raise ValueError(f"this model is unconditional: give num_videos, not {named}")
         if labels is not None and request.num_videos is not None:
             raise ValueError("there is one video per label: repeat labels, and leave num_videos out")
-        if not cfg.num_classes and labels is not None:
-            raise ValueError("this model is unconditional: give num_videos, not class_labels")
         return len(class_indices(pipe, request))
 
-    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
         """Write the parts as a folder; raises ValueError for the published layout, which has no such models."""
         if published:
             raise ValueError(
@@ -91,7 +92,7 @@ class ClassConditioning:
         usual = usual_scheduler(pipe.transformer.config.prediction, "even")
         scheduler = None if pipe.scheduler == usual else pipe.scheduler
         own = (pipe.class_names, pipe.saved_sampling, scheduler)
-        save_latte(folder, pipe.transformer, pipe.vae, *own, weaker=pipe.weaker)
+        save_latte(folder, pipe.transformer, pipe.vae, *own, weaker=pipe.weaker, variant=variant)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""
@@ -140,7 +141,9 @@ def class_network(
 def asked_labels(request: Request) -> Sequence[int | str] | int | str | None:
     """The labels that a call gives as class_labels, or as its first argument."""
     if request.prompt is not None and request.class_labels is not None:
-        raise ValueError("class_labels are given twice: as the first argument and by name")
+        raise ValueError(
+            "prompt (the first argument) and class_labels are given: this model takes classes, leave prompt out"
+        )
     return request.class_labels if request.prompt is None else request.prompt
 
 
@@ -150,27 +153,31 @@ def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
     if labels is None:
         return [0] * ((request.num_videos or 1) * request.copies)
     labels = labels.tolist() if hasattr(labels, "tolist") else labels  # arrays, tensors and their numbers
-    several = [labels] if isinstance(labels, int | str) else list(labels)
+    several = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else [labels]
     if not several:
         raise ValueError("class_labels is empty: name at least one class")
-    return [class_index(label, pipe) for label in several for _ in range(request.copies)]
+    what = "" if request.prompt is None else " (given as prompt, but this model takes classes)"
+    return [class_index(label, pipe, what) for label in several for _ in range(request.copies)]
 
 
-def class_index(label: int | str, pipe: "LattePipeline") -> int:
-    """A class by number or name; raises ValueError, which lists the classes, if there is no such class."""
+def class_index(label: int | str, pipe: "LattePipeline", what: str = "") -> int:
+    """A class by number or name; raises ValueError, which lists the classes, if there is no such class.
+
+    what: words for the message behind the label, on how it was given.
+    """
     count = pipe.transformer.config.num_classes
     if isinstance(label, str) and label in pipe.class_names:
         return pipe.class_names.index(label)
     text = str(label)
     if not text.isdecimal() or not int(text) < count:
         known = ", ".join(f"{i} {name}" for i, name in enumerate(pipe.class_names)) or f"0 to {count - 1}"
-        raise ValueError(f"no class {label!r}; the classes are {known}")
+        raise ValueError(f"no class {label!r}{what}; the classes are {known}")
     return int(text)
 
 
 def read_class_parts(
     path: Path, parts: dict[str, Any], dtype: torch.dtype, weights: str, num_heads: int | None,
-    local_files_only: bool = True,
+    variant: str | None = None, local_files_only: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Read the parts of a class-conditional model that `parts` does not name.
 
@@ -180,6 +187,7 @@ def read_class_parts(
         dtype: Of the weights that are read.
         weights: "ema" or "model", if a checkpoint holds both.
         num_heads: Attention heads of an original file of an unpublished width.
+        variant: Of the weight files, see latte.weights.state_files.
         local_files_only: A VAE by its name on the hub is looked up in the cache alone.
 
     Returns:
@@ -189,18 +197,21 @@ def read_class_parts(
         CheckpointError: A part is missing, damaged or does not fit.
     """
     path = find_model(path)
-    transformer = parts["transformer"] if "transformer" in parts else load_model(path, num_heads, weights).to(dtype)
+    if "transformer" in parts:
+        transformer = parts["transformer"]
+    else:
+        transformer = load_model(path, num_heads, weights, variant).to(dtype)
     if transformer is None:
         raise ValueError("a class-conditional pipeline cannot leave its transformer out")
     vae = parts["vae"] if "vae" in parts else own_vae(path)
     if isinstance(vae, str | Path):
-        vae = load_vae(find_vae(vae, path, local_files_only), dtype)
+        vae = load_vae(find_vae(vae, path, local_files_only), dtype, variant)
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
     sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
     if (path / "scheduler").is_dir():
         parts = {"scheduler": load_scheduler(path / "scheduler"), **parts}
     if WEAKER not in parts and (folder := own_weaker(path, sampling)) is not None:
-        parts = {WEAKER: load_model(folder.absolute()).to(dtype), **parts}  # no path that may be a bundled model's name
+        parts = {WEAKER: load_model(folder, variant=variant).to(dtype), **parts}
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}
 
 

@@ -219,7 +219,7 @@ class Conditioning(Protocol):
         given: settings of guidance besides its scale that the call names.
         """
 
-    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
         """Write the pipeline's parts as a folder, in our layout or in the published one."""
 
     def denoisers(

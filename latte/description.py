@@ -1,8 +1,7 @@
 """What a pipeline says about itself: its parts, its configuration, and a text to print."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -10,6 +9,36 @@ from torch import nn
 from latte.conditioning import Conditioning
 from latte.weights.load import WEAKER
 from latte.weights.sampling_defaults import Sampling
+
+
+class ConfigTable(Mapping[str, Any]):
+    """A table of settings to read, not to change; as in diffusers, they are attributes too. It prints in many lines.
+
+    Args:
+        values: The settings by name.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(f"the configuration has no {name!r}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        """A setting on each line, those of a table below its name."""
+        return "\n".join(setting_lines(self))
 
 
 class DescriptionMixin:
@@ -43,7 +72,7 @@ class DescriptionMixin:
         kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
         settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
         own = {"_class_name": type(self).__name__, "_name_or_path": self.name_or_path, **kinds, **settings}
-        return MappingProxyType(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.saved_sampling)})
+        return ConfigTable(own | {"class_names": tuple(self.class_names), "sampling": asdict(self.saved_sampling)})
 
     def __repr__(self) -> str:
         """One line for the pipeline, and one for each part."""
@@ -54,6 +83,14 @@ class DescriptionMixin:
         guidance = ", ".join(f"{name} {value}" for name, value in self.saved_sampling.guidance.settings.items())
         lines.append(f"  a call's defaults: {self.sampling.num_inference_steps} steps, {guidance}")
         return "\n".join(lines)
+
+
+def setting_lines(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A line for each setting of a table; those of a table in it come below its name."""
+    for name, value in table.items():
+        inner = value if isinstance(value, dict) else {}
+        yield f"{indent}{name}:" if inner else f"{indent}{name}: {value!r}"
+        yield from setting_lines(inner, f"{indent}  ")
 
 
 def kind_of(part: Any) -> tuple[str, str]:

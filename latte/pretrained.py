@@ -57,8 +57,8 @@ class PretrainedMixin:
                 one frame at a time. For text-to-video models.
             weights: "ema" or "model", if a checkpoint holds both. For class-conditional models.
             num_heads: Attention heads of an original file of an unpublished width. For class-conditional models.
-            variant: A word in the names of the weight files, such as "fp16" (text to video). None takes the plain
-                files, or else the only variant that there is if it differs in precision alone.
+            variant: A word in the names of the weight files, such as "fp16". None takes the plain files, or else
+                the only variant that there is if it differs in precision alone.
             local_files_only: A name on the hub is looked up in the local cache alone. False downloads what is missing,
                 with the package huggingface_hub.
             weaker: As transformer: None leaves the folder's weaker model out, and guidance is classifier-free.
@@ -73,7 +73,7 @@ class PretrainedMixin:
         given = {name: part for name, part in given.items() if part is not NOT_GIVEN}
         of_text = is_text_pipeline(path)
         unused = {"weights": weights != "ema", "num_heads": num_heads is not None} if of_text else {
-            "variant": variant is not None, "memory": memory != "normal",
+            "memory": memory != "normal",
             "text_encoder": "text_encoder" in given, "tokenizer": "tokenizer" in given
         }  # fmt: skip
         check_used(unused, path, of_text)
@@ -83,7 +83,7 @@ class PretrainedMixin:
         if of_text:
             parts = read_text_parts(path, given, dtype, memory, variant, local_files_only)
         else:
-            parts = read_class_parts(path, given, dtype, weights, num_heads, local_files_only)
+            parts = read_class_parts(path, given, dtype, weights, num_heads, variant, local_files_only)
         sampling = parts.pop("sampling")
         pipe = cls(**parts)
         pipe.sampling, pipe.plan_folder = sampling, model_root(path if of_text else find_model(path))
@@ -109,24 +109,26 @@ class PretrainedMixin:
         """
         return cls.from_pretrained(find_file(path, local_files_only), local_files_only=local_files_only, **options)
 
-    def save_pretrained(self, folder: str | Path, published: bool = False) -> None:
+    def save_pretrained(self, folder: str | Path, published: bool = False, variant: str | None = None) -> None:
         """Write the pipeline, with the plans of the folder that it came from, as a folder that from_pretrained reads.
 
         Args:
             folder: Where to write; a folder that was written before is replaced.
             published: Use the published layout, which diffusers reads too (text to video only), in place of ours.
+            variant: A word for the names of the weight files, such as "fp16" in model.fp16.safetensors; the dtype
+                of the weights is the pipeline's.
 
         Raises:
             CheckpointError: The folder holds something that would be lost. Nothing was changed.
-            ValueError: The model has no published form.
+            ValueError: The model has no published form, or `variant` is not a word.
         """
-        self.conditioning.save(self, folder, published)  # type: ignore[arg-type]
+        self.conditioning.save(self, folder, published, variant)  # type: ignore[arg-type]
         if self.plan_folder is not None:
             copy_plans(self.plan_folder, Path(folder))
 
     def push_to_hub(
         self, repo_id: str, commit_message: str | None = None, private: bool | None = None, token: str | None = None,
-        create_pr: bool = False, published: bool = False,
+        create_pr: bool = False, published: bool = False, variant: str | None = None,
     ) -> str:  # fmt: skip
         """Upload the pipeline and its model card to the Hugging Face hub, with the package huggingface_hub.
 
@@ -138,7 +140,7 @@ class PretrainedMixin:
             private: Whether a repository that is created is private; None, as the owner's default is.
             token: Of the account; None, that of `hf auth login`.
             create_pr: Propose the change as a pull request.
-            published: See save_pretrained.
+            published, variant: See save_pretrained.
 
         Returns:
             The address of the commit.
@@ -148,7 +150,7 @@ class PretrainedMixin:
         """
         with TemporaryDirectory() as draft:
             folder = Path(draft, "model")
-            self.save_pretrained(folder, published)
+            self.save_pretrained(folder, published, variant)
             own = None if self.plan_folder is None else self.plan_folder / CARD
             text = own.read_text() if own is not None and own.is_file() else card_text(self.card())
             write_text(folder / CARD, card_on_hub(text, repo_id))

@@ -18,7 +18,8 @@ class Progress(tqdm):
 
     The lines come after the first item, then every half minute at most, more rarely if it takes hours, and at the end.
     A part of something larger (leave=False) has none if it is over within SHORT_SECONDS. Of several processes that
-    torchrun started, only the first one shows anything.
+    torchrun started, only the first one shows anything. An item may be counted in parts, such as update(0.1): complete
+    items are shown, and the parts tell the time that is left.
 
     Args:
         iterable: What to go through. None: call `update` after each item instead.
@@ -75,15 +76,25 @@ class Progress(tqdm):
         if self.n in (self.initial, self.shown):
             return
         elapsed, postfix = self.format_dict["elapsed"], f", {self.postfix}" if self.postfix else ""
+        complete = whole(self.n)
         self.shown = self.n
         self.due = self._time() + min(max(elapsed / 20, LINE_SECONDS), MOST_LINE_SECONDS)
         rate = (self.n - self.initial) / max(elapsed, 1e-9)
         known = bool(self.total and rate)
-        count = f"{self.n} of {self.total} {self.unit}s" if known else f"{self.n} {self.unit}s"
+        count = f"{complete} of {self.total} {self.unit}s" if known else f"{complete} {self.unit}s"
         left = f", {self.format_interval((self.total - self.n) / rate)} left" if known else ""
         speed = f"{rate:.3g} {self.unit}s/s" if rate > 1 else f"{1 / max(rate, 1e-9):.3g} s/{self.unit}"
         self.fp.write(f"{self.desc}: {count}, {self.format_interval(elapsed)} gone{left}, {speed}{postfix}\n")
         self.fp.flush()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What tqdm draws the bar of: the number of complete items, and the speed by all parts that are done."""
+        values = super().format_dict
+        if isinstance(getattr(self, "n", 0), float) and values.get("elapsed"):
+            rate = (self.n - self.initial) / values["elapsed"]
+            values |= {"n": whole(self.n), "rate": rate}
+        return values
 
     def close(self) -> None:
         """End the bar, or print the last line. Work that ended early says how far it came."""
@@ -101,6 +112,11 @@ class Progress(tqdm):
         """Remove the bar from the screen for a moment; lines stay."""
         if not self.in_lines:
             super().clear(nolock)
+
+
+def whole(count: float) -> int:
+    """The number of complete items; 0.1, ten times, is one."""
+    return int(count + 1e-6)
 
 
 def redraws(file: TextIO) -> bool:

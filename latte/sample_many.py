@@ -16,6 +16,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -200,17 +201,22 @@ def sample_many(
         samples.remove_damaged(rank, world_size, locks)
         lacking = len(samples.missing())
         with Progress(desc="sampling", total=count, initial=count - lacking, unit="video", disable=not progress) as bar:
+            options["callback_on_step_end"] = partial(show_step, bar)
             for wait in (False, True):
                 for unit in samples.units(rank, world_size):
                     with claimed(locks, 1 + unit.start, wait) as ours:
                         if ours and samples.missing(unit):
-                            arguments = {**call_arguments(pipe, labels, unit), **options}
-                            make_unit(pipe, samples, unit, arguments, locks, fps)
+                            make_unit(pipe, samples, unit, call_arguments(pipe, labels, unit) | options, locks, fps)
                     bar.update(count - len(samples.missing()) - bar.n)
         with claimed(locks, 0, wait=True):
             samples.remove_drafts()
             settle_digests(samples.folder)
     return lacking
+
+
+def show_step(bar: Progress, pipe: LattePipeline, step: int, timestep: float, tensors: dict[str, Tensor]) -> None:
+    """Show which step the present videos have reached."""
+    bar.set_postfix_str(f"step {step + 1} of {pipe.num_timesteps}")
 
 
 def make_unit(pipe: LattePipeline, samples: SampleSet, unit: range, arguments: dict, locks: IO, fps: float) -> None:

@@ -120,12 +120,14 @@ def make_videos(
     call: SamplingCall, output_type: str, progress: bool,
 ) -> Tensor:  # fmt: skip
     """Every batch of videos from noise to latents, and decoded, on the CPU: see decode_latents for the result."""
-    pipe._interrupt, videos = False, []
-    with pipe.progress_bar(total=len(work) * len(call.schedule), shown=progress) as bar:
+    pipe._interrupt, videos, count = False, [], sum(kept for _, kept in work)
+    in_batches = len(work) > 1  # then videos are counted; those of a single batch are all done at once
+    total, unit = (count, "video") if in_batches else (len(call.schedule), "step")
+    with pipe.progress_bar(total=total, shown=progress, unit=unit) as bar:
         for rows, kept in work:
             with pipe.computing(pipe.transformer, pipe.weaker):
                 x = call.scheduler.start(call.noise(START, rows), call.schedule).to(pipe.device)
-                x = denoise(pipe, denoisers(rows), x, call, rows, bar)
+                x = denoise(pipe, denoisers(rows), x, call, rows, bar, kept if in_batches else None)
             with pipe.computing(pipe.vae):
                 videos.append(decode_latents(pipe.vae, x[:kept], output_type))
             if pipe._interrupt:
@@ -134,9 +136,13 @@ def make_videos(
 
 
 def denoise(
-    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: Progress
-) -> Tensor:
-    """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does."""
+    pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: Progress,
+    counted: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does.
+
+    The bar counts `counted` videos, a part of them with every step, or else the steps.
+    """
 
     def evaluate(x: Tensor, t: Tensor) -> Tensor:
         pipe.current_timestep = t[0]
@@ -148,7 +154,9 @@ def denoise(
     try:
         with pipe.following(denoiser):
             for step, x in enumerate(steps):
-                bar.update()
+                if counted:
+                    bar.set_postfix_str(f"step {step + 1} of {len(call.schedule)}", refresh=False)
+                bar.update(counted / len(call.schedule) if counted else 1)
                 call_back(pipe, call, step, x, denoiser)
                 if pipe._interrupt:
                     break

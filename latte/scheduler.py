@@ -1,5 +1,6 @@
 """The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.arguments import check_choice
+from latte.arguments import check_choice, check_count
 from latte.diffusion.samplers import SAMPLERS, NoisePredictor, StepNoise
 from latte.diffusion.schedule import SPACINGS, Schedule, flow_schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
@@ -151,6 +152,9 @@ class Scheduler:
         if timesteps is None:
             multistep = self.sampler in MULTISTEP and self.timestep_spacing in ("leading", "linspace")
             spacing = (self.timestep_spacing, count, self.steps_offset, multistep)
+            if self.timestep_spacing != "even" or is_whole(num_inference_steps):
+                steps = int(num_inference_steps) if is_whole(num_inference_steps) else num_inference_steps
+                check_count("num_inference_steps", steps, count - multistep)
             rising = spaced_timesteps(num_inference_steps, *spacing)
             rising = rising if self.sampler in IN_SIGMA else rising.round()
             stride = self.stride(rising)
@@ -194,6 +198,11 @@ class Scheduler:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         options: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
         return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
+
+
+def is_whole(steps: int | str) -> bool:
+    """Whether a number of steps is a whole number, or one that is written as a text; else it may be a respacing."""
+    return isinstance(steps, int) or (isinstance(steps, str) and re.fullmatch(r"[-+]?\d+", steps) is not None)
 
 
 def usual_scheduler(prediction: str, timestep_spacing: str = "leading") -> Scheduler:

@@ -71,7 +71,10 @@ class TextConditioning:
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
     ) -> int:
         """The number of videos; raises ValueError for words that do not go together."""
-        request.check_unused(("class_labels", "num_videos"), "a text-to-video model")
+        if request.class_labels is not None:
+            raise ValueError("class_labels does nothing for a text-to-video model: give prompt")
+        if request.num_videos is not None:
+            raise ValueError("num_videos does nothing for a text-to-video model: give num_videos_per_prompt")
         guides = self.guides(pipe, guidance)
         given = [*(["negative_prompt"] if request.negative_prompt else []), *given]
         if given and not guides:
@@ -82,9 +85,10 @@ class TextConditioning:
             *self.texts(pipe, request, guidance), embedding_width(pipe), request.mask_feature, request.text_mask
         )
 
-    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool) -> None:
+    def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
         """Write the parts as a folder, in our layout or in the one that diffusers reads."""
-        (save_published if published else save_text_to_video)(folder, pipe.components, sampling=pipe.saved_sampling)
+        save = save_published if published else save_text_to_video
+        save(folder, pipe.components, sampling=pipe.saved_sampling, variant=variant)
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:
         """Whether a call is guided."""

@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self, get_args, get_origin
 
@@ -71,11 +71,18 @@ def has_type(value: object, kind: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def unknown_key(name: str, known: Iterable[str]) -> str:
-    """The message "unknown key ..., did you mean ...?"; it lists all known keys where none is close."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    advice = f", did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(known)}"
+def unknown_key(name: str, known: Mapping[str, str] | Iterable[str], listed: str) -> str:
+    """The message "unknown key ..., did you mean ...?", or where all keys are listed if none is close.
+
+    Args:
+        name: The key.
+        known: The known keys, or a table of their names and what to write for them.
+        listed: What lists them, in words.
+    """
+    words = dict(known) if isinstance(known, Mapping) else {key: key for key in known}
+    close = [key for key in words if key.endswith(f"_{name}")] + difflib.get_close_matches(name, words, 2, 0.75)
+    close = [repr(words[key]) for key in dict.fromkeys(close)][:2]
+    advice = f", did you mean {' or '.join(close)}?" if close else f"; see {listed}"
     return f"unknown key {shown(name)}{advice}"
 
 
@@ -101,7 +108,8 @@ def check_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     names = [field.name for field in fields(kind)]
     for name in values:
         if name not in names:
-            raise ValueError(f"{kind.__name__}: {unknown_key(str(name), names)}")
+            listed = f"the fields of {kind.__module__}.{kind.__name__}"
+            raise ValueError(f"{kind.__name__}: {unknown_key(str(name), names, listed)}")
     for field in fields(kind):
         value, wanted = values.get(field.name, field.default), field.type
         if not has_type(value, wanted):

@@ -103,3 +103,18 @@ def test_only_the_first_process_and_who_asks_for_it_see_anything(monkeypatch):
         log = io.StringIO()
         list(Progress(range(3), "encoding", disable=disable, file=log))
         assert bool(log.getvalue()) == seen
+
+
+def test_items_may_be_counted_in_parts(clock):
+    log, terminal = io.StringIO(), Terminal()
+    for file in (log, terminal):
+        with Progress(desc="sampling", total=3, unit="video", file=file, mininterval=0) as bar:
+            for _ in clock.work(30, 2.0):
+                bar.update(0.1)
+    said = lines(log)
+    assert said[0] == "sampling: 0 of 3 videos, 00:02 gone, 00:57 left, 20 s/video"
+    assert said[1] == "sampling: 1 of 3 videos, 00:32 gone, 00:27 left, 20 s/video" and said[-1].startswith(
+        "sampling: 3 of 3 videos, 01:00 gone"
+    )
+    bars = terminal.getvalue().split("\r")
+    assert any("| 1/3 [00:22<" in text for text in bars) and "| 3/3 [01:00<00:00, 20.00s/video]" in bars[-1]

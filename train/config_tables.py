@@ -1,13 +1,19 @@
 """Configurations from tables of settings: those that a YAML file, a preset or an older run holds."""
 
 import os
+from dataclasses import fields
 from typing import Any
 
+from latte.eval.networks.shape_features import ShapeFeaturesConfig
+from latte.models.latte_config import LatteConfig
+from latte.models.latte_t2v import LatteT2VConfig
 from latte.models.network_config import unknown_key
+from latte.models.vae import VAEConfig
 from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
 from latte.train.settings import brief, default_of
 
+NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # of kinds
 PATHS = {name for name, known in SETTINGS.items() if known.metadata.get("path")}
 TEXTS = {name for name, known in SETTINGS.items() if known.type is str}
 
@@ -87,5 +93,7 @@ def from_settings(values: dict) -> TrainConfig:
             owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
             raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
         if name not in own:
-            raise ValueError(unknown_key(str(name)[:100], list(own)))
+            of_model = {field.name: f"model.{field.name}" for field in fields(NETWORKS[kind.kind])}
+            listed = "docs/training.md, latte.train.config, or the config.yaml of a run"
+            raise ValueError(unknown_key(str(name)[:100], of_model | {key: key for key in own}, listed))
     return kind(**{name: value for name, value in values.items() if name != "kind"})

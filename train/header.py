@@ -1,11 +1,15 @@
-"""What a run says of itself before its first step: what is trained, on what, how, and where it saves."""
+"""What a run says of itself: before its first step what is trained, on what and how, and at its end what to do next."""
 
+from pathlib import Path
+
+from latte.arguments import counted
 from latte.device import device_name
 from latte.train.base_config import TrainConfig
 from latte.train.metrics import METRICS_FILE
 from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import micro_batches
 from latte.train.run import Run
+from latte.train.run_card import use_command
 from latte.weights.load import CHECKPOINTS, FINAL
 
 TRAINED = {"latte": "a Latte", "t2v": "a text-to-video Latte", "vae": "a VAE", "features": "a feature network"}
@@ -36,14 +40,23 @@ def header(run: Run, first: int) -> str:
     return f"{text}\nresumed at step {first}" if first else text
 
 
+def ending(run: Run, result: Path) -> str:
+    """What a run says at its end: where its result lies, and the command that uses it."""
+    folder, name = run.folder, run.folder.name.removesuffix("-vae")
+    used = result if run.config.kind == "vae" else folder
+    other = folder.with_name(name if name != folder.name else f"{name}-latte")
+    command = use_command(run.network, run.objective, str(used), str(other), run.config.data)
+    return f"{result}: trained for {counted(run.config.steps, 'step')}\nnext: {command}"
+
+
 def describe_data(run: Run) -> str:
     """What a run learns from."""
     config, clips = run.config, run.objective.clips
     source = config.data if config.latents in ("once", "step") else f"latents of {config.data} in {config.latents}"
-    counts = [f"{len(clips)} clips"]
-    counts += [f"of {clips.num_videos} videos"] if config.data != "shapes" else []
-    counts += [f"in {len(clips.names)} classes"] if clips.names else []
-    frames = [in_words(config.num_frames, "frame")]
+    counts = [counted(len(clips), "clip")]
+    counts += [f"of {counted(clips.num_videos, 'video')}"] if config.data != "shapes" else []
+    counts += [f"in {counted(len(clips.names), 'class', 'classes')}"] if clips.names else []
+    frames = [counted(config.num_frames, "frame")]
     frames += [chosen_frames(config)] if config.num_frames > 1 else []
     frames += [f"{config.image_size} x {config.image_size} pixels"]
     if isinstance(run.objective, Denoising):
@@ -60,14 +73,9 @@ def describe_batch(run: Run) -> str:
     """How many clips a step takes, and how they are split."""
     config, micro = run.config, micro_batches(run.config, run.ranks)
     text = f"{config.global_batch_size} clips a step"
-    text += f", each with {in_words(config.num_images, 'image')}" if config.num_images else ""
+    text += f", each with {counted(config.num_images, 'image')}" if config.num_images else ""
     text += f", {sum(map(len, micro))} in each of {run.ranks.size} processes" if run.ranks.size > 1 else ""
     return text + (f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else "")
-
-
-def in_words(count: int, unit: str) -> str:
-    """A count with its unit, in the plural unless it is 1."""
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def in_units(count: int) -> str:

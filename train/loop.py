@@ -8,7 +8,7 @@ How bit-exact resume works: a run that was stopped and resumed ends with the bit
 - Settings marked `resumable` in train/config.py may change on resuming; `tunable` ones if the user asks for it, and the
   run records that (train/changes.py).
 - metrics.jsonl loses the lines that will be written again (train/metrics.py), and averages/ the snapshots.
-- Samples and evaluations that were due when the run stopped are made first (`Run.missing_outputs`).
+- Samples and evaluations that were due when the run stopped are made first (`latte.train.due_outputs`).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
 """
 
@@ -30,11 +30,12 @@ from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
+from latte.train.due_outputs import Outputs, due_outputs, missing_outputs
 from latte.train.export import save_companions
-from latte.train.header import header
+from latte.train.header import ending, header
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.precision import warn_if_slow
-from latte.train.run import Outputs, Run
+from latte.train.run import Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.snapshots import remove_snapshots_after
 from latte.train.start import check_start, with_precision
@@ -94,7 +95,8 @@ def train(
         device: What to compute on.
         asked: The settings that may change when the run resumes, of those that are marked `tunable` in
             latte.train.config. The run records what changed, and when (latte.train.changes).
-        say: Called in the first process before the first step, with a description of the run (latte.train.header).
+        say: Called in the first process before the first step and at the end, with lines about the run (see
+            latte.train.header).
 
     Returns:
         The folder of the trained model.
@@ -118,14 +120,17 @@ def train(
         first = run.restore()
         ranks.first_only(lambda: write_beginning(run, first))
         run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
-        missing = run.missing_outputs(first)
+        missing = ranks.first_only(lambda: missing_outputs(config, folder, first))
         if say and ranks.first:
             say(header(run, first))
         if first < config.steps:
             prepare(run, first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
-        return run.finish()
+        result = run.finish()
+        if say and ranks.first:
+            say(ending(run, result))
+        return result
 
 
 def prepare(run: Run, first: int) -> None:
@@ -192,7 +197,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:
                 raise KeyboardInterrupt(f"saved at step {done}; the same command goes on" if run.ranks.first else "")
-            write_outputs(run, done, run.due_outputs(done), metrics, trackers)
+            write_outputs(run, done, due_outputs(config, done), metrics, trackers)
 
 
 def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter, trackers: Trackers) -> None:

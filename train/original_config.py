@@ -93,7 +93,9 @@ def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, lis
     """
     for key in values:
         if key not in KEYS:
-            raise ValueError(unknown_key(str(key)[:100], sorted(KEYS)))
+            raise ValueError(
+                unknown_key(str(key)[:100], sorted(KEYS), "the configurations in the original's configs/ folder")
+            )
     present = {key: value for key, value in values.items() if value is not None}
     if missing := [key for key in REQUIRED if key not in present]:
         raise ValueError(f"{missing[0]} is missing")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +21,8 @@ from latte.train.changes import changed_settings, check_steps, told
 from latte.train.config_tables import complete
 from latte.train.data.clips import TrainingData
 from latte.train.data.kept_latents import keep_latents
-from latte.train.data.latents import EncodedOnce
 from latte.train.distance import DistanceToReal
 from latte.train.export import save_result
-from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.objectives import Captioned, Objective, objective
 from latte.train.objectives.denoising import Denoising
 from latte.train.optimizer import make_optimizer
@@ -40,18 +38,6 @@ from latte.train.watch import SAMPLES, write_grid
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
-
-
-class Outputs(NamedTuple):
-    """What may be due after a step.
-
-    Attributes:
-        grid: A grid of samples.
-        evaluation: The distance of samples to real clips.
-    """
-
-    grid: bool
-    evaluation: bool
 
 
 class Run:
@@ -119,10 +105,10 @@ class Run:
             self.records["classes"] = {"names": clips.names}
 
     def prepare(self, first: int) -> None:
-        """Get the data ready before step `first`. Latents that are encoded once are kept in the folder."""
-        source = getattr(self.objective, "source", None)
-        if isinstance(source, EncodedOnce):
-            source.kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
+        """Get the data ready before step `first`. Latents that are encoded before it are kept in the folder."""
+        if isinstance(self.objective, Denoising):
+            kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
+            self.objective.source.kept = kept
         self.objective.prepare(parallel.micro_batches(self.config, self.ranks), first)
 
     def step(self, step: int) -> dict[str, float]:
@@ -241,23 +227,6 @@ class Run:
             raise ValueError(f"{self.folder} holds a run with other data ({', '.join(differ)}): {advice}")
         check_steps(self.folder, self.config, state["step"])
         return changed
-
-    def due_outputs(self, done: int) -> Outputs:
-        """Which outputs are due after so many steps."""
-        every = self.config.sample_every, self.config.eval_every
-        return Outputs(*(bool(number and done and done % number == 0) for number in every))
-
-    def missing_outputs(self, done: int) -> Outputs:
-        """Which outputs were due when an earlier process stopped, and were not made."""
-        due = self.due_outputs(done)
-
-        def missing() -> Outputs:
-            sampled = (self.folder / f"{SAMPLES}/step-{done:07d}.png").is_file()
-            lines = read_lines(self.folder / METRICS_FILE)
-            evaluated = any(line["step"] == done and "loss" not in line for line in lines)
-            return Outputs(due.grid and not sampled, due.evaluation and not evaluated)
-
-        return self.ranks.first_only(missing)
 
     def averaged_network(self) -> nn.Module | None:
         """The network with the averaged weights, not sharded. None in all processes but the first."""

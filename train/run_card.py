@@ -17,7 +17,6 @@ from latte.train.objectives import Objective
 from latte.train.settings import default_of
 from latte.weights.model_card import HERE, ModelCard
 
-TRAIN_WITH_VAE = "latte train --config folder --run runs/mine data=VIDEOS vae=."
 ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are shown in any case
 # settings that say nothing about the result, or that other sections show
 NOT_SHOWN = {"kind", "data", "model", "tensorboard", "wandb", "trackio", "sample_every", "save_every", "log_every"}
@@ -56,27 +55,46 @@ def run_card(
     return ModelCard(summary, use, task=task, sections=sections)
 
 
+def use_command(network: nn.Module, objective: Objective, folder: str, run: str, data: str) -> str:
+    """The command that uses a trained network.
+
+    Args:
+        network: The network.
+        objective: What it was trained by.
+        folder: Where the network lies.
+        run: The run that trains a Latte with it, if it is a VAE.
+        data: The data of that run.
+    """
+    sample = ["latte", "sample", folder]
+    if isinstance(network, TextToVideo):
+        return shlex.join([*sample, "--prompt", " ".join((objective.clips.captions or ["a prompt"])[0].split())])
+    if isinstance(network, LatteT2V):
+        return shlex.join([*sample, "--text-encoder", "FOLDER", "--prompt", "a prompt"])
+    if isinstance(network, AutoencoderKL):
+        preset, of_data = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])
+        return shlex.join(["latte", "train", "--config", preset, "--run", run, *of_data, f"vae={folder}"])
+    return shlex.join(sample if isinstance(network, Latte) else ["latte", "bench", "features", folder])
+
+
 def described(network: nn.Module, objective: Objective) -> tuple[str, list[str], str]:
     """(What a network is, the commands that use it, the hub's name of its task)."""
     config = objective.config
+    use = [use_command(network, objective, HERE, "runs/mine", "VIDEOS")]
     size = f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f} M parameters"
     frames = f"frames of {config.image_size} x {config.image_size} pixels"
     makes = f"for videos of {config.num_frames} {frames}" if config.num_frames > 1 else f"for {frames}"
     paper = "[Latte](https://arxiv.org/abs/2401.03048)"
     if isinstance(network, Latte):
         kind = "class-conditional" if network.config.num_classes else "unconditional"
-        return f"A {kind} {paper} with {size}, {makes}.", [f"latte sample {HERE}"], ""
+        return f"A {kind} {paper} with {size}, {makes}.", use, ""
     if isinstance(network, TextToVideo):
-        prompt = shlex.quote(" ".join((objective.clips.captions or ["a prompt"])[0].split()))
-        use = f"latte sample {HERE} --prompt {prompt}"
-        return f"A text-to-video {paper} with {size}, {makes}.", [use], "text-to-video"
+        return f"A text-to-video {paper} with {size}, {makes}.", use, "text-to-video"
     if isinstance(network, LatteT2V):
         needs = "It was trained on stored embeddings of captions: a prompt needs the text encoder that made them"
-        use = f"latte sample {HERE} --text-encoder FOLDER --prompt 'a prompt'"
-        return f"A text-to-video {paper} with {size}, {makes}. {needs}.", [use], "text-to-video"
+        return f"A text-to-video {paper} with {size}, {makes}. {needs}.", use, "text-to-video"
     if isinstance(network, AutoencoderKL):
-        return f"An autoencoder with {size}, {makes}, in whose latents a {paper} is trained.", [TRAIN_WITH_VAE], ""
-    return f"A network with {size} that recognises the built-in shapes, {makes}.", [], ""
+        return f"An autoencoder with {size}, {makes}, in whose latents a {paper} is trained.", use, ""
+    return f"A network with {size} that recognises the built-in shapes, {makes}.", use, ""
 
 
 def settings_shown(config: TrainConfig) -> dict[str, object]:

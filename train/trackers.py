@@ -24,6 +24,7 @@ from latte.video.write import write_video
 
 TENSORBOARD = "tensorboard"  # folder of a run
 TRACKED_FILE = "tracked.txt"  # in a run's folder: what identifies the run to services
+GLOBAL_STEP = "global_step"  # the horizontal axis of what Weights & Biases shows
 PROJECT = "latte"  # of services, unless the variable of the environment that they read names another
 
 
@@ -104,14 +105,18 @@ class Service:
     module: Any
     run: Any
 
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Send values of a step."""
+        self.run.log(values, step=step)
+
     def line(self, step: int, values: dict[str, float]) -> None:
         """Show numbers."""
-        self.run.log(values, step=step)
+        self.log(values, step)
 
     def samples(self, step: int, picture: Path, video: Path) -> None:
         """Show both files."""
         shown = {"samples": self.module.Image(str(picture)), "samples/video": self.module.Video(str(video))}
-        self.run.log(shown, step=step)
+        self.log(shown, step)
 
     def close(self) -> None:
         """Send what is left."""
@@ -132,6 +137,15 @@ class WandB(Service):
             project=project, name=folder.resolve().name, id=identity, resume="allow", dir=str(folder), config=settings,
         )  # fmt: skip
         self.run.config.update(settings, allow_val_change=True)
+        self.run.define_metric(GLOBAL_STEP)
+        self.run.define_metric("*", step_metric=GLOBAL_STEP)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Send values of a step, as a value of their own: the service ignores what is logged for a step that is past.
+
+        After a resume those are the steps since the last checkpoint.
+        """
+        self.run.log({GLOBAL_STEP: step, **values})
 
 
 class Trackio(Service):

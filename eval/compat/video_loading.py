@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.diffusion.randomness import generator
 from latte.eval.video_folders import video_names
 from latte.eval.video_order import in_order, rank
@@ -112,9 +113,8 @@ def folder_clips(
         what = "folders of frames" if pictures else "video files"
         raise ValueError(f"{root} holds no {what} of {span + pictures} frames or more: {len(names)} were looked at")
     if len(kept) < len(names):
-        warnings.warn(
-            f"{len(names) - len(kept)} videos are too short and left out; cd-fvd takes the next one twice", stacklevel=3
-        )
+        count = counted(len(names) - len(kept), "video is", "videos are")
+        warnings.warn(f"{count} too short and left out; cd-fvd takes the next one twice", stacklevel=3)
     if not pictures and stride > 1:
         warnings.warn(
             f"clips of video files have {-(-sequence_length // stride)} frames, one in {stride} of {sequence_length} "

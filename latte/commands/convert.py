@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -12,7 +11,6 @@ from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
-from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
@@ -44,14 +42,14 @@ def main(args: Namespace) -> None:
             summary = convert_with_weaker(source, args)
         else:
             summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
-    elif args.variant is not None:
-        refuse_variant(source)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
     elif args.autoguidance is not None:
         summary = convert_with_weaker(source, args)
     else:
-        summary = convert_latte(source, target, dtype, args.to, args.num_heads, args.weights)
+        model = load_model(source, args.num_heads, args.weights, args.variant)
+        print_read(weights_file(source, args.weights, args.variant))
+        summary = convert_latte(model, source, target, dtype, args.to, args.variant)
     print(f"{target}: {summary}, {args.dtype}")
 
 
@@ -63,15 +61,10 @@ def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: in
         raise ValueError(f"{what}: --num-heads and --weights are for a Latte; leave them out")
 
 
-def refuse_variant(source: Path) -> NoReturn:
-    """Raise ValueError: the source has no variants."""
-    raise ValueError(f"--variant does nothing for {source}, which has no variants of its files: leave it out")
-
-
 def convert_vae(source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> str:
     """Convert a VAE to our folder; return a summary of it."""
     if variant is not None and source.is_file():
-        refuse_variant(source)
+        raise ValueError(f"--variant does nothing for {source}, a single file: leave it out")
     vae = load_vae(source, variant=variant)
     for file in vae_files(source, variant):
         print_read(file)
@@ -96,9 +89,9 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
 
 def convert_with_weaker(source: Path, args: Namespace) -> str:
     """Write a model with another weaker model than its own, or with none; return a summary."""
-    of_text, named = is_text_pipeline(source), args.autoguidance != NO_AUTOGUIDANCE
+    named = args.autoguidance != NO_AUTOGUIDANCE
     other = find_pipeline(args.autoguidance, not args.download) if named else None
-    words = {"variant": args.variant} if of_text else {"num_heads": args.num_heads, "weights": args.weights}
+    words = {"weights": args.weights, "num_heads": args.num_heads, "variant": args.variant}
     pipe = LattePipeline.from_pretrained(source, DTYPES[args.dtype], weaker=None, **words)
     print_part("transformer", network_files(source, args.weights, args.variant), pipe.transformer)
     if other is not None:
@@ -111,19 +104,18 @@ def convert_with_weaker(source: Path, args: Namespace) -> str:
 
 def network_files(path: Path, weights: str = "ema", variant: str | None = None) -> list[Path]:
     """The files that the weights of a model's network come from."""
-    return part_files(path, "transformer", variant) if is_text_pipeline(path) else [weights_file(path, weights)]
+    of_text = is_text_pipeline(path)
+    return part_files(path, "transformer", variant) if of_text else [weights_file(path, weights, variant)]
 
 
-def convert_latte(source: Path, target: Path, dtype: torch.dtype, to: str, num_heads: int | None, weights: str) -> str:
+def convert_latte(model: Latte, source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
-    model = load_model(source, num_heads, weights)
-    print_read(weights_file(source, weights))
     if to == "original":
         write_original(model, target, dtype)
         if (source / WEAKER).is_dir():
             print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
-        write_folder(model, source, target, dtype)
+        write_folder(model, source, target, dtype, variant)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
 
 
@@ -143,21 +135,21 @@ def parameters(network: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
 
-def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype) -> None:
+def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> None:
     """Write a model folder, with what lies beside the weights: VAE, class names, sampling, scheduler, weaker model.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
     """
     vae_folder, classes = own_vae(source), source / CLASSES_FILE
-    vae = None if vae_folder is None else load_vae(vae_folder)
+    vae = None if vae_folder is None else load_vae(vae_folder, variant=variant)
     names = read_json(classes).get("names", []) if classes.is_file() else []
     sampling = read_sampling(model_root(source), usual_guidance(model.config))
     scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
     folder = own_weaker(source, sampling)
-    weaker = None if folder is None else load_model(folder.absolute())
+    weaker = None if folder is None else load_model(folder, variant=variant)
     if folder is not None and weaker is not None:
-        print_part(WEAKER, [folder / WEIGHTS], weaker)
+        print_part(WEAKER, [source / WEAKER / weights_file(folder, variant=variant).name], weaker)
     save_latte(target, model, vae, names, sampling, scheduler, dtype, weaker)
 
 

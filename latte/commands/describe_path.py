@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from latte.arguments import counted
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.statistics import is_features, read_feature_set
 from latte.eval.tensor_files import holds_video_tensors, stored_shapes
@@ -16,7 +17,7 @@ from latte.sample_record import RECORD
 from latte.train import checkpoint
 from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_latent_folder
 from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
-from latte.train.header import TRAINED, in_units, in_words
+from latte.train.header import TRAINED, in_units
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.presets import resolve
 from latte.train.run_folder import SETTINGS_FILE
@@ -71,7 +72,7 @@ def about_run(path: Path) -> Lines:
     """Its settings, how far it is, and its newest numbers."""
     config = resolve(str(path / SETTINGS_FILE), [])
     yield "trains", f"{TRAINED[config.kind]} on {config.data}"
-    clip = f"{in_words(config.num_frames, 'frame')} of {config.image_size} x {config.image_size} pixels"
+    clip = f"{counted(config.num_frames, 'frame')} of {config.image_size} x {config.image_size} pixels"
     yield "clips", f"{clip}, {config.global_batch_size} a step, precision {config.precision}"
     done = saved_steps(path)
     finished = f"; the result is {path / FINAL}" if (path / FINAL).is_dir() else ""
@@ -99,7 +100,7 @@ def about_ablation(path: Path) -> Lines:
     yield "base", ", ".join(f"{name} {about[name]}" for name in ("data", "steps", "num_videos") if name in about)
     runs = sorted({file.parent.parent.name for file in path.glob(f"runs/*/*/{SETTINGS_FILE}")})
     yield "arms", "; ".join(runs)
-    yield "scores", f"{len([*path.glob('runs/*/*/scores/*.json')])} files"
+    yield "scores", counted(len([*path.glob("runs/*/*/scores/*.json")]), "file")
 
 
 def about_list(path: Path) -> Lines:
@@ -150,7 +151,8 @@ def about_model(path: Path) -> Lines:
     shown = {name: value for name, value in config.items() if not name.startswith("_") and not isinstance(value, dict)}
     yield "shape", ", ".join(f"{name}={value}" for name, value in shown.items())
     if (path / WEAKER / CONFIG).is_file():
-        yield WEAKER, f"{in_units(parameters([path / WEAKER / MODEL]))} parameters, which autoguidance leads away from"
+        count = in_units(parameters(weight_files(path / WEAKER)))
+        yield WEAKER, f"{count} parameters, which autoguidance leads away from"
     folders = sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
     yield "beside it", ", ".join(folders)
 

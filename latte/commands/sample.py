@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from latte.arguments import MOST_VIDEOS
+from latte.arguments import MOST_VIDEOS, counted
 from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.commands.sampling_options import apply_plan_options, model_record, open_pipeline
 from latte.device import default_device, usable_device
@@ -90,7 +90,8 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
     seconds = time.perf_counter() - start
     if rank == 0:
         speed = f"made {made} in {seconds:.1f} s, {made / seconds:.2f} per second" if made else "all were there already"
-        print(f"{args.count} videos in {args.out}: {speed}; lossless .mkv files, and their settings in {RECORD}")
+        what = f"{counted(args.count, 'video')} in {args.out}"
+        print(f"{what}: {speed}; lossless .mkv files, and their settings in {RECORD}")
         print("next: the same command with a larger --n adds to them")
 
 
@@ -109,8 +110,8 @@ def make_page(
     facts["speed"] = f"{seconds:.1f} s on {args.device}, {len(videos) / seconds:.2f} videos per second"
     page = show(videos, captions, args.out, args.fps, facts)
     f, _, h, w = videos.shape[1:]
-    count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
-    print(f"{count} of {f} x {h} x {w} in {args.out}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
+    what = f"{counted(len(videos), 'video')} of {f} x {h} x {w} in {args.out}"
+    print(f"{what}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
     print(f"next: open {page}; latte sample {shlex.join(other_seed(pipe, settings, args))}; latte train --help")
@@ -262,7 +263,7 @@ def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: d
             write_video(video, draft / name, fps)
         contact_sheet(first, captions[: len(first)], draft / SHEET_FILE)
         write_video(tile(first, min(most, len(first), max(4, math.isqrt(len(first))))), draft / GRID_FILE, fps)
-        write_page(draft, list(zip(names, captions)), f"{len(videos)} videos by Latte", facts)
+        write_page(draft, list(zip(names, captions)), f"{counted(len(videos), 'video')} by Latte", facts)
     for old in previous - set(names):
         (folder / old).unlink(missing_ok=True)
     return page

@@ -12,9 +12,8 @@ from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
-from latte.weights.folder import WEIGHTS
 from latte.weights.hub import find_pipeline, find_vae
-from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weights_file
+from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
 from latte.weights.published import load_t5, part_files
 from latte.weights.sampling_defaults import Guidance, set_words
 from latte.weights.state_files import state_files
@@ -58,9 +57,10 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
         files += state_files(encoder, args.variant) if encoder else part_files(path, "text_encoder", args.variant)
         files = list(dict.fromkeys(files)) + (part_files(path, WEAKER, args.variant) if pipe.weaker is not None else [])
     else:
-        options |= {"weights": args.weights, "num_heads": args.num_heads}
+        options |= {"weights": args.weights, "num_heads": args.num_heads, "variant": args.variant}
         pipe = LattePipeline.from_pretrained(path, DTYPES[args.dtype], **options)
-        files = [weights_file(path, args.weights), *([path / WEAKER / WEIGHTS] if pipe.weaker is not None else [])]
+        files = [weights_file(path, args.weights, args.variant)]
+        files += [] if pipe.weaker is None else [weights_file(weaker_folder(path), variant=args.variant)]
     if args.shift is not None:
         if not pipe.scheduler.flow:
             raise ValueError(f"--shift does nothing for {args.model}, which predicts no flow: leave it out")
@@ -99,6 +99,10 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
     steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
     guidance = asked_guidance(pipe, args)
     guides = pipe.conditioning.guides(pipe, guidance)
+    try:
+        Scheduler.from_config(pipe.scheduler.config, sampler).schedule(steps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("num_inference_steps", "--steps", 1)) from error
     return {
         **({} if pipe.takes_prompts else {"sampler": sampler}),
         "num_inference_steps": int(steps) if pipe.takes_prompts else str(steps),
@@ -147,10 +151,10 @@ def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
     if args.batch_size is not None:
         check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
-        raise ValueError(f"--num-sampling-steps is {args.num_sampling_steps!r}; for text to video it is a number")
+        raise ValueError(f"--steps is {args.num_sampling_steps}; it must be a whole number, 1 or more")
     unused: dict[str, Any] = {"weights": "ema", "num_heads": None}
     if not of_text:
-        unused = {"memory": "normal", "variant": None, "text_encoder": None, "tokenizer": None}
+        unused = {"memory": "normal", "text_encoder": None, "tokenizer": None}
     if of_text and args.tokenizer and not args.text_encoder:
         raise ValueError("--tokenizer does nothing without --text-encoder: leave it out")
     if wrong := [name for name, value in unused.items() if getattr(args, name) != value]:

@@ -69,6 +69,4 @@ def train_together(
             config = ranks.first_only(lambda: with_precision(config, args.run, device))
             ranks.first_only(lambda: check_start(config, args.run, asked, args.resume == "auto"))
         clips = open_data(config)
-    result = train(config, args.run, clips, args.resume == "auto", device, asked, partial(print, flush=True))
-    if ranks.first:
-        print(f"{result}: trained for {config.steps} steps")
+    train(config, args.run, clips, args.resume == "auto", device, asked, partial(print, flush=True))

@@ -126,12 +126,13 @@ def slice_by_slice(work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     return work(frames) if len(frames) <= at_once else torch.cat([work(part) for part in frames.split(at_once)])
 
 
-def resize_and_crop(video: Tensor, size: int) -> Tensor:
-    """Resize the short side with bicubic antialiasing, then crop the centre to a square.
+def resize_and_crop(video: Tensor, size: int, mode: str = "bicubic") -> Tensor:
+    """Resize the short side, bicubically or bilinearly, with antialiasing, then crop the centre to a square.
 
     Args:
         video: uint8 (f, 3, h, w).
         size: The side of the result, in pixels.
+        mode: "bicubic" or "bilinear".
 
     Returns:
         uint8 (f, 3, size, size).
@@ -141,7 +142,7 @@ def resize_and_crop(video: Tensor, size: int) -> Tensor:
     top, left = (height - size) // 2, (width - size) // 2
 
     def resize(frames: Tensor) -> Tensor:
-        resized = F.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+        resized = F.interpolate(frames.float(), (height, width), mode=mode, antialias=True, align_corners=False)
         return resized[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
 
     return slice_by_slice(resize, video)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -17,6 +18,18 @@ from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, 
 
 Network = TypeVar("Network", bound=nn.Module)
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
+
+
+def weights_name(variant: str | None) -> str:
+    """The name of the file of weights, of a variant such as "fp16" or of none. Raises ValueError if it is no word."""
+    if variant is not None and not re.fullmatch(r"\w[\w-]*", variant):
+        raise ValueError(f"variant is {variant!r}; it must be a word for a file's name, such as fp16")
+    return WEIGHTS if variant is None else WEIGHTS.replace(".", f".{variant}.")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file has a name that write_network gives."""
+    return name == CONFIG or re.fullmatch(weights_name(None).replace(".", r"(\.\w[\w-]*)?\.", 1), name) is not None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -106,14 +119,15 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     return folder
 
 
-def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None) -> None:
+def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None, variant: str | None = None) -> None:
     """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it."""
-    state = cast(module.state_dict(), dtype)
-    for name in (CONFIG, WEIGHTS, MANIFEST):
-        (own_folder(draft) / name).unlink(missing_ok=True)  # a further name of an earlier model's file
-    write_tensors(draft / WEIGHTS, state)
+    state, weights = cast(module.state_dict(), dtype), weights_name(variant)
+    earlier = [path.name for path in own_folder(draft).iterdir() if is_ours(path.name)]
+    for name in (*earlier, MANIFEST):
+        (draft / name).unlink(missing_ok=True)  # a further name of an earlier model's file
+    write_tensors(draft / weights, state)
     write_json(draft / CONFIG, asdict(module.config))
-    write_manifest(draft, [CONFIG, WEIGHTS])
+    write_manifest(draft, [CONFIG, weights])
 
 
 def check_replaceable(folder: Path) -> None:
@@ -124,12 +138,13 @@ def check_replaceable(folder: Path) -> None:
     if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
     try:
-        ours = read_manifest(folder).keys() <= {CONFIG, WEIGHTS}
+        listed = read_manifest(folder)
+        ours = all(map(is_ours, listed))
     except (ValueError, OSError):
         ours = False
     if not ours:
         raise CheckpointError(f"{folder} is not empty and not a model folder written here; choose a new folder")
-    if others := [path.name for path in weight_files(folder) if path.name != WEIGHTS]:
+    if others := [path.name for path in weight_files(folder) if path.name not in listed]:
         raise CheckpointError(f"{folder} holds other weights too, {others[0]}: move them away, or choose a new folder")
 
 

@@ -1,20 +1,23 @@
 """Models by their names on the Hugging Face hub: from its cache on this machine, or downloaded if that is asked for."""
 
+import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from latte.weights.folder import CONFIG
-from latte.weights.load import PARTS, find_model
+from latte.weights.load import PARTS, bundled_models, find_model, nearest_path
 from latte.weights.state_files import ENDS, STEMS, variant_of
 from latte.weights.tensors import CheckpointError
 
 PIPELINE_FILES = (f"transformer/{CONFIG}", CONFIG)  # a snapshot with one of them can be a pipeline
 NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # of a repository
 ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/({NAME})/(?:blob|resolve)/main/([^?#]+)")
+ASK_SECONDS = 5.0  # that the hub has to answer the first question; its package would try for half a minute
 SMALL = (".json", ".model", ".txt", ".md")  # ends of the names of what a pipeline reads besides weights
 WEIGHT_FILE = re.compile(rf"(?:{'|'.join(STEMS)})(?:[.-][\w.-]+)?\.(?:{'|'.join(ENDS)})")
 
@@ -59,20 +62,23 @@ def find_cached(
     Raises:
         CheckpointError: It is nowhere, or cannot be downloaded.
     """
-    if not re.fullmatch(NAME, str(name)) or os.path.exists(name):
+    if not re.fullmatch(NAME, str(name)) or os.path.exists(name) or str(name) in bundled_models():
         return find_model(name)
     snapshot = cached_snapshot(str(name), files)
     if not local_files_only:
-        return downloaded(str(name), snapshot, lambda hub: download_model(hub, str(name), variant))
+        wanted = lambda hub, all_files: hub.snapshot_download(name, allow_patterns=wanted_files(all_files, variant))
+        return downloaded(str(name), snapshot, wanted)
     if snapshot is not None:
         return snapshot
-    try:
-        return find_model(name)
-    except CheckpointError:
-        raise CheckpointError(
-            f"{name} is neither a folder here nor in {cache_folder()}: fetch {needed} of huggingface.co/{name} by "
-            f"--download or local_files_only=False (or hf download {name}), or give the path of a folder with them"
-        ) from None
+    near, folder = nearest_path(Path(name)), Path(name).parent
+    if near or folder.is_dir():
+        found = f"did you mean {near}?" if near else f"{folder} holds no such folder"
+        advice = "if it is a name on the Hugging Face hub, add --download (local_files_only=False)"
+        raise CheckpointError(f"no model at {name}: {found}; {advice}")
+    raise CheckpointError(
+        f"{name} is neither a folder here nor in {cache_folder()}: fetch {needed} of huggingface.co/{name} by "
+        f"--download or local_files_only=False (or hf download {name}), or give the path of a folder with them"
+    )
 
 
 def find_file(path: str | Path, local_files_only: bool = True) -> Path:
@@ -93,7 +99,7 @@ def find_file(path: str | Path, local_files_only: bool = True) -> Path:
     snapshot = cached_snapshot(name, (file,))
     found = None if snapshot is None else snapshot / file
     if not local_files_only:
-        return downloaded(name, found, lambda hub: hub.hf_hub_download(name, file))
+        return downloaded(name, found, lambda hub, _: hub.hf_hub_download(name, file))
     if found is None:
         how = f"fetch it with local_files_only=False (or hf download {name} {file})"
         raise CheckpointError(f"{file} of {name} is neither here nor in {cache_folder()}: {how}")
@@ -125,23 +131,47 @@ def hub_package() -> Any:
     return huggingface_hub
 
 
-def downloaded(name: str, cached: Path | None, fetch: Callable[[Any], str]) -> Path:
-    """What `fetch` brings from the hub; if that fails, what the cache holds already, with a warning."""
-    hub = hub_package()
+def downloaded(name: str, cached: Path | None, fetch: Callable[[Any, list[str]], str]) -> Path:
+    """What is brought from the hub; if that fails, what the cache holds already, with a warning.
+
+    Args:
+        name: The repository.
+        cached: What the cache holds of it.
+        fetch: Downloads, given the package huggingface_hub and the names of all files of the repository.
+
+    Raises:
+        CheckpointError: It cannot be downloaded, and the cache does not hold it.
+    """
+    hub, files = hub_package(), None
     try:
-        return Path(fetch(hub))
+        with errors_only():
+            files = [file.rfilename for file in hub.HfApi().model_info(name, timeout=ASK_SECONDS).siblings]
+            return Path(fetch(hub, files))
     except Exception as error:  # of the network, the hub, the account and the disk: it documents no common base
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if cached is None:
-            raise CheckpointError(f"{name} cannot be downloaded from huggingface.co: {said}") from error
-        warnings.warn(f"{name}: huggingface.co cannot be asked, the cache is used: {said}", stacklevel=4)
-        return cached
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        answered = files is not None or getattr(error, "response", None) is not None
+        if cached is not None:
+            warnings.warn(f"{name}: huggingface.co cannot be asked, the cache is used: {said}", stacklevel=4)
+            return cached
+        near = nearest_path(Path(name))
+        hint = f"; did you mean the folder {near}?" if near else ""
+        if answered:
+            raise CheckpointError(f"{name} cannot be downloaded from huggingface.co: {said}{hint}") from error
+        words = f"huggingface.co cannot be reached ({said}), and {name} is not in {cache_folder()}"
+        advice = "try again with a network, or give the path of a folder that holds the model"
+        raise CheckpointError(f"{words}: {advice}{hint}") from error
 
 
-def download_model(hub: Any, name: str, variant: str | None) -> str:
-    """Download those files of a repository that a pipeline reads; returns the folder of its snapshot."""
-    files = wanted_files(hub.HfApi().list_repo_files(name), variant)
-    return hub.snapshot_download(name, allow_patterns=files)
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Inside it, huggingface_hub logs no warnings: what matters of them is in the message of the error."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def wanted_files(files: list[str], variant: str | None) -> list[str]:

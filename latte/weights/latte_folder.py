@@ -27,6 +27,7 @@ def save_latte(
     scheduler: Scheduler | None = None,
     dtype: torch.dtype | None = None,
     weaker: Latte | None = None,
+    variant: str | None = None,
 ) -> Path:
     """Write a model folder: the weights, and a file or subfolder for each further part that is given.
 
@@ -41,6 +42,7 @@ def save_latte(
         scheduler: The scheduler, if it is not the original Latte's.
         dtype: What to convert the weights to; None keeps the type of each.
         weaker: The weaker model that it is guided away from (latte.autoguidance).
+        variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
 
     Returns:
         The folder.
@@ -54,11 +56,11 @@ def save_latte(
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
     refuse_leftovers(folder, given | {"scheduler": scheduler is not None, WEAKER: weaker is not None})
     with replacing_folder(folder, keep=True) as draft:
-        write_network(model, draft, dtype)
+        write_network(model, draft, dtype, variant)
         if vae is not None:
-            write_network(vae.model, draft / "vae", dtype)
+            write_network(vae.model, draft / "vae", dtype, variant)
         if weaker is not None:
-            write_network(weaker, draft / WEAKER, dtype)
+            write_network(weaker, draft / WEAKER, dtype, variant)
         if class_names:
             write_json(draft / CLASSES_FILE, {"names": list(class_names)})
         if sampling is not None:

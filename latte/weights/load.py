@@ -1,5 +1,6 @@
 """Finding models, and loading a Latte from any of the forms that it comes in."""
 
+import difflib
 import math
 import os
 import warnings
@@ -20,6 +21,7 @@ from latte.weights.folder import (
     read_config,
     save_folder,
 )
+from latte.weights.state_files import state_files, variant_of
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
@@ -63,9 +65,21 @@ def find_model(name: str | Path) -> Path:
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
         return bundled[str(name)]
     if not os.path.exists(path):
+        if near := [*difflib.get_close_matches(str(name), bundled, 1), nearest_path(path)][0]:
+            raise CheckpointError(f"no model at {name}: did you mean {near}?")
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
     return path if (path / CONFIG).exists() else most_trained(path)
+
+
+def nearest_path(path: Path) -> Path | None:
+    """What a mistyped path may mean: the path with its first missing part replaced by the most similar name there."""
+    for here in reversed(path.parents):
+        if not os.path.exists(missing := here / path.relative_to(here).parts[0]):
+            close = difflib.get_close_matches(missing.name, os.listdir(here) if here.is_dir() else [], 1)
+            found = Path(here, *close, path.relative_to(missing))
+            return found if close and os.path.exists(found) else None
+    return None
 
 
 def most_trained(run: Path) -> Path:
@@ -173,16 +187,30 @@ def own_vae(path: Path) -> Path | None:
     return vae
 
 
-def weights_file(path: str | Path, weights: str = "ema") -> Path:
+def weaker_folder(path: Path) -> Path:
+    """Where the weaker model of a model lies: an absolute path, since "shapes/weaker" may name a bundled model."""
+    return (path / WEAKER).absolute()
+
+
+def weights_file(path: str | Path, weights: str = "ema", variant: str | None = None) -> Path:
     """Return the file that load_model takes the weights from. Raises CheckpointError if there is no such model."""
     path = find_model(path)
+    if variant is not None and (not path.is_dir() or is_checkpoint(path)):
+        raise CheckpointError(f"{path} has no variants of its files, such as {variant!r}: leave variant out")
     if not path.is_dir():
         return path
-    ema = path / EMA
-    return ema if weights == "ema" and ema.is_file() else path / WEIGHTS
+    if weights == "ema" and (path / EMA).is_file():
+        return path / EMA
+    alone = variant is None and not any(variant_of(file.name) for file in path.glob("*.safetensors"))
+    files = [path / WEIGHTS] if alone else state_files(path, variant)
+    if len(files) > 1:
+        raise CheckpointError(f"{path} has its weights in {len(files)} files, and a Latte of classes is read from one")
+    return files[0]
 
 
-def load_model(path: str | Path, num_heads: int | None = None, weights: str = "ema") -> Latte:
+def load_model(
+    path: str | Path, num_heads: int | None = None, weights: str = "ema", variant: str | None = None
+) -> Latte:
     """Load a Latte in evaluation mode, to be called as model(x, t, y).
 
     Args:
@@ -191,6 +219,7 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
         num_heads: The number of attention heads, which files of the original do not store; needed for a width that was
             never published.
         weights: "ema" or "model". In a checkpoint that does not name what it holds, the only weights are taken.
+        variant: Of the weight files of a model folder, see latte.weights.state_files.
 
     Raises:
         CheckpointError: The model is missing or damaged, it is not a Latte, or the weights do not fit.
@@ -198,7 +227,7 @@ def load_model(path: str | Path, num_heads: int | None = None, weights: str = "e
     """
     if weights not in ("ema", "model"):
         raise ValueError(f"weights is {weights!r}, not 'ema' or 'model'")
-    path, file = find_model(path), weights_file(path, weights)
+    path, file = find_model(path), weights_file(path, weights, variant)
     if path.is_dir():
         check_is_latte(path)
         config, state = read_config(path, LatteConfig.from_dict), read_tensors(file)

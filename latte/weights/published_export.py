@@ -15,7 +15,7 @@ from latte.models.vae import VAEConfig
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
-from latte.weights.folder import CONFIG, MANIFEST, WEIGHTS, read_manifest, write_manifest
+from latte.weights.folder import CONFIG, MANIFEST, read_manifest, weights_name, write_manifest
 from latte.weights.load import PARTS, WEAKER
 from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of
 from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
@@ -23,7 +23,7 @@ from latte.weights.tensors import CheckpointError, write_tensors
 
 MODEL_INDEX = "model_index.json"
 DIFFUSERS_VERSION = "0.30.0"  # the first one with LattePipeline
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+DIFFUSERS_STEM = "diffusion_pytorch_model"  # of the names of weight files, where transformers has "model"
 SENTINELS = 100  # tokens that transformers' T5Tokenizer adds after the vocabulary
 SPACED = ("timestep_spacing", "steps_offset")
 SECOND_ORDER = {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
@@ -46,6 +46,7 @@ def save_published(
     parts: Mapping[str, Any],
     dtype: torch.dtype | None = None,
     sampling: Sampling | None = None,
+    variant: str | None = None,
 ) -> Path:
     """Write a folder that diffusers' LattePipeline.from_pretrained loads, and our own from_pretrained too.
 
@@ -60,6 +61,7 @@ def save_published(
         dtype: What to convert the weights to; None keeps the type of each. In half precision, T5's `wo` stays in
             float32, as transformers keeps it too.
         sampling: The defaults for sampling.json, which only our pipeline reads; None writes no such file.
+        variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
 
     Returns:
         The folder.
@@ -80,7 +82,7 @@ def save_published(
         configs["scheduler"] = scheduler_config(scheduler, prediction)
     with replacing_folder(folder) as draft:
         for name, network in networks.items():
-            save_network(network, configs[name], draft / name, dtype)
+            save_network(network, configs[name], draft / name, dtype, variant)
         if scheduler is not None:
             write_json(draft / "scheduler" / SCHEDULER_FILE, configs["scheduler"])
             write_manifest(draft / "scheduler", [SCHEDULER_FILE])
@@ -206,13 +208,17 @@ def scheduler_config(scheduler: Scheduler, prediction: str) -> dict:
     }
 
 
-def save_network(network: nn.Module, config: dict, folder: Path, dtype: torch.dtype | None) -> None:
+def save_network(
+    network: nn.Module, config: dict, folder: Path, dtype: torch.dtype | None, variant: str | None
+) -> None:
     """Write the config.json, weights and manifest of one part."""
-    file = DIFFUSERS_WEIGHTS
+    file = weights_name(variant)
+    if not isinstance(network, T5Encoder):
+        file = DIFFUSERS_STEM + file.removeprefix("model")
     if isinstance(network, LatteT2V):
         state = t2v_state_for_diffusers(network)
     elif isinstance(network, T5Encoder):
-        state, file = t5_state_for_transformers(network), WEIGHTS
+        state = t5_state_for_transformers(network)
     else:
         state = network.state_dict()  # our autoencoders have the published names
     if dtype is not None:

@@ -10,7 +10,7 @@ from latte.diffusion.guidance_methods import SHAPES, check_method
 from latte.files import read_json, write_json
 from latte.models.latte import LatteConfig
 from latte.models.network_config import shown
-from latte.weights.load import WEAKER
+from latte.weights.load import WEAKER, weaker_folder
 from latte.weights.tensors import CheckpointError, prefix_errors
 
 SAMPLING_FILE = "sampling.json"
@@ -218,7 +218,7 @@ def own_weaker(path: Path, sampling: Sampling | None) -> Path | None:
         CheckpointError: The defaults name its scale, and it is not there: guidance would be another one.
     """
     if (path / WEAKER).is_dir():
-        return path / WEAKER
+        return weaker_folder(path)
     if sampling is not None and sampling.guidance.autoguidance_scale is not None:
         raise CheckpointError(
             f"{path / SAMPLING_FILE} names autoguidance_scale, and {path / WEAKER} is not there: restore it, or leave "

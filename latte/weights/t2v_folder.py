@@ -23,7 +23,9 @@ from latte.weights.sampling_defaults import (
 from latte.weights.tensors import CheckpointError
 
 
-def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: Sampling | None = None) -> Path:
+def save_text_to_video(
+    folder: str | Path, parts: Mapping[str, Any], sampling: Sampling | None = None, variant: str | None = None
+) -> Path:
     """Write a text-to-video folder in our layout: a subfolder for every part, with our key names.
 
     A folder that was written before is replaced at the end, in one step. If writing is interrupted, it is as before.
@@ -33,6 +35,7 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
         parts: Parts by the names in PARTS and WEAKER, as a pipeline's `components`. One that is None or absent is left
             out: the text encoder of a model that was trained on stored embeddings, for instance.
         sampling: The defaults for sampling.json; None writes no such file.
+        variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
 
     Returns:
         The folder.
@@ -46,7 +49,7 @@ def save_text_to_video(folder: str | Path, parts: Mapping[str, Any], sampling: S
     refuse_leftovers(folder, given | {SAMPLING_FILE: sampling is not None})
     with replacing_folder(folder, keep=True) as draft:
         for name, network in networks.items():
-            write_network(network, draft / name, None)
+            write_network(network, draft / name, None, variant)
         save_small_parts(draft, parts, sampling)
     return folder
 

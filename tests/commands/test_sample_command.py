@@ -150,6 +150,8 @@ def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
         (["--fps", "0"], "--fps is 0"),
         (["--fps", "inf"], "--fps is inf; it must be in 0.1 to 1000"),
         (["--pab", "hue=2"], "--pab hue=2: expected KIND=RANGE"),
+        (["--steps", "0"], "--steps is 0; it must be a whole number, in 1 to 1000"),
+        (["--num-sampling-steps", "1001"], "--steps is 1001; it must be a whole number, in 1 to 1000"),
         (["--pab", "spatial=2", "spatial=3"], "--pab spatial=3: spatial is given twice"),
         (["--vae", "nowhere"], "nowhere"),
         (["--device", "abacus"], "device 'abacus': this machine has no such device"),

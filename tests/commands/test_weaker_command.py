@@ -123,6 +123,25 @@ def test_conversion_gives_a_model_another_one_or_none(folder, tmp_path, capsys):
         assert say in capsys.readouterr().err
 
 
+def test_a_variant_is_one_of_the_weaker_model_too(folder, tmp_path, capsys):
+    pipe, early = LattePipeline.from_pretrained(folder), tmp_path / "early"
+    pipe.save_pretrained(early, variant="early")  # not a precision: it is read only if it is asked for
+    names = {file.relative_to(early).as_posix() for file in early.rglob("*.safetensors")}
+    assert names == {f"{part}model.early.safetensors" for part in ("", "vae/", "weaker/")}
+    same = lambda one, other: all(torch.equal(one[name], tensor) for name, tensor in other.state_dict().items())
+    assert same(LattePipeline.from_pretrained(early, variant="early").weaker.state_dict(), pipe.weaker)
+    variant = ["--variant", "early"]
+    (made,) = records(early, tmp_path, variant)
+    (plain,) = records(folder, tmp_path / "plain", [])
+    assert made["files"] == plain["files"] and len(set(made["sha256"])) == 3
+    for name, words in (("kept", []), ("other", ["--autoguidance", str(folder)])):
+        assert main(["convert", str(early), str(tmp_path / name), *variant, *words]) == 0
+        assert "model.early.safetensors, sha256" in capsys.readouterr().out
+    kept, other = (LattePipeline.from_pretrained(tmp_path / name).weaker for name in ("kept", "other"))
+    assert same(kept.state_dict(), pipe.weaker) and same(other.state_dict(), pipe.transformer)
+    assert main(["info", str(early)]) == 0 and "weaker      " in capsys.readouterr().out
+
+
 def test_conversion_keeps_that_of_text_to_video(published, tmp_path):
     pipe = LattePipeline.from_pretrained(published)
     pipe.enable_autoguidance(awake(LatteT2V(pipe.transformer.config)), scale=2.0)

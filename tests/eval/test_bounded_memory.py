@@ -8,7 +8,8 @@ from random_weights import random_state, smooth_videos
 
 from latte.eval import clip_sets, fidelity
 from latte.eval.bench.resources import LiveTensors
-from latte.eval.clip_sets import ClipSet, ClipWindow
+from latte.eval.clip_sets import ClipSet
+from latte.eval.clip_windows import ClipWindow
 from latte.eval.fidelity import batch_lpips, flicker, psnr, ssim
 from latte.eval.networks.lpips import LPIPS
 from latte.eval.networks.shape_features import resize_clip

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_detector import CALLS, DETECTOR, sketch
 from PIL import Image
 
@@ -47,6 +48,26 @@ def test_the_rows_of_the_table_are_what_their_sources_say():
     assert {p.eps for name, p in PROTOCOLS.items() if name != "cd-fvd"} == {1e-3}
     far = PROTOCOLS["far"]  # showlab/FAR, far/data/ucf_dataset.py, far/metrics/fvd.py (numpy.cov), FAR_XL's settings
     assert (far.order, far.real_crop, far.unbiased, far.real_start) == ("class", 256, True, "zero")
+    assert [far.stride_in("real", frames) for frames in (15, 16, 45, 46)] == [0, 1, 1, 3]
+    assert [PROTOCOLS["latte"].stride_in("real", frames) for frames in (47, 48)] == [0, 3]
+    assert [far.stride_in("generated", frames) for frames in (15, 16)] == [0, 1]
+
+
+def test_far_takes_short_videos_at_stride_1_and_resizes_bilinearly(tmp_path):
+    """As showlab/FAR's UCFDataset does, with torchvision's Resize, which is PyTorch's interpolation."""
+    drawn = {name: make_clip(5, 0, frames=frames, size=24).video for name, frames in (("a/x", 40), ("b/y", 46))}
+    for name, video in drawn.items():
+        write_video(video, tmp_path / f"{name}.mkv")
+    chosen = choose_clips(tmp_path, adjusted("far", real_crop=40), "real", 0)
+    assert {clip.name: clip.stride for clip in chosen.clips} == {"a/x.mkv": 1, "b/y.mkv": 3} and not chosen.short
+    for clip, frames in zip(chosen.clips, chosen.stream(chosen.clips)):
+        video = torch.as_tensor(drawn[clip.name.removesuffix(".mkv")])[:: clip.stride][:16]
+        wanted = F.interpolate(video.float(), (40, 40), mode="bilinear", antialias=True)
+        assert (frames - wanted).abs().max() < 0.501 and not torch.equal(frames, resize_and_crop(video, 40))
+    far = PROTOCOLS["far"]
+    bicubic = replace(far, real_crop=40, crop_filter="bicubic")
+    assert chosen.fingerprint != choose_clips(tmp_path, bicubic, "real", 0).fingerprint
+    assert far.record["crop_filter"] == "bilinear" and not {"crop_filter", "short_real"} & PROTOCOLS["tf"].record.keys()
 
 
 def test_a_changed_protocol_says_so():

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_a_result_holds_the_number_its_uncertainty_and_its_origin():
     assert result["infinite"]["low"] < 6 * 0.5**2 < result["infinite"]["high"]
     assert 0 < result["floor"]["value"] < 0.3 < result["distance"]
     own = {"resize": DETECTOR.record.get("resize"), "eps": DETECTOR.record.get("eps")}  # not I3D's
-    assert result["protocol"] == asdict(protocol) | own and result["detector"]["metric"] == "sketch"
+    assert result["protocol"] == protocol.record | own and result["detector"]["metric"] == "sketch"
     assert own["eps"] is None and result["device"] == DETECTOR.device
     assert result["caveats"] == ["the real-vs-real floor is measured on 100 against 100 clips and scaled to all"]
     tf = measure(side(0), side(1, scale=1.5), adjusted("tf", clips=200))
@@ -88,7 +88,7 @@ def test_results_of_different_protocols_refuse_to_be_compared():
     assert "overlap, so neither is shown to be better" in compared(("a", "b"), (good, near))
     assert compared(("a", "a"), (good, good)) == f"a and a are equal ({good['infinite']['value']:.2f})"
     for name, change in {
-        "protocol, real_stride, 1 and 3": {"protocol": {**asdict(protocol), "real_stride": 3}},
+        "protocol, real_stride, 1 and 3": {"protocol": {**protocol.record, "real_stride": 3}},
         "detector, eps, 0.001 and 1e-05": {"detector": {**good["detector"], "eps": 1e-5}, "metric": "sketch"},
         "metric": {"metric": "fvd"},
         "real clips, same and other": {"real": {**good["real"], "fingerprint": "other"}},

@@ -243,7 +243,7 @@ def test_names_of_any_bytes(tmp_path, capsys):
     assert main(words) == 0
     result = json.loads(out.read_bytes())
     assert result["real"]["clips"] == 3 and len(result["real"]["unreadable"]) == 1
-    assert "1 real video of 5 cannot be read and are left out, such as bad\\xe9.mp4" in capsys.readouterr().out
+    assert "1 real video of 5 cannot be read and is left out, such as bad\\xe9.mp4" in capsys.readouterr().out
 
 
 def test_clips_of_fewer_frames_and_protocols_that_fit(folder, capsys):

@@ -1,5 +1,6 @@
 """The surface of diffusers' LattePipeline: the order of arguments, and ways to look at a pipeline and to move it."""
 
+import copy
 import inspect
 import warnings
 from contextlib import nullcontext
@@ -108,6 +109,13 @@ def test_config_and_repr_describe_the_parts(published, pipe):
     assert config["scheduler_config"] == pipe.scheduler.config and config["sampling"]["num_inference_steps"] == 50
     with pytest.raises(TypeError):
         config["transformer"] = None
+    assert config.sampling == config["sampling"] == copy.deepcopy(config).sampling
+    said = repr(config).splitlines()
+    assert {"vae_config:", "sampling:", "  num_inference_steps: 50", "_class_name: 'LattePipeline'"} <= set(said)
+    assert said[said.index("  guidance:") + 1].startswith("    scale: ")
+    assert max(map(len, repr(classes.config).splitlines())) < 120 and dict(config) == {**config}
+    with pytest.raises(AttributeError, match="has no 'stpes'"):
+        _ = config.stpes
     assert classes.config["vae"] is None and classes.config["class_names"][0] == "left"
     said = repr(classes).splitlines()
     assert said[0] == "LattePipeline of shapes, for classes, or unconditional"

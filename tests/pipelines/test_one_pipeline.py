@@ -175,6 +175,10 @@ def test_a_callback_sees_and_changes_the_embeddings(pipe):
 def test_progress_is_a_bar_as_diffusers_or_lines_in_a_log(call, capsys, monkeypatch):
     call(progress=True)
     assert "sampling: 4 of 4 steps" in capsys.readouterr().err
+    call(progress=True, num_videos_per_prompt=3, batch_size=2)  # in two batches
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("sampling: 0 of 3 videos, ") and first.endswith(", step 1 of 4")
+    assert last.startswith("sampling: 3 of 3 videos, ") and last.endswith(", step 4 of 4")
     monkeypatch.setattr("latte.progress.redraws", lambda file: True)
     call(progress=True)
     assert "sampling: 100%|" in capsys.readouterr().err
@@ -235,7 +239,7 @@ def test_prompts_guide_in_full_precision(pipe):
         ({"negative_prompt": "dark"}, "negative_prompt is for text-to-video models"),
         ({"text_mask": "strict"}, "text_mask does nothing for a model of classes"),
         ({"enable_temporal_attentions": False}, "enable_temporal_attentions does nothing for a model of classes"),
-        ({"class_labels": [1]}, "class_labels are given twice"),
+        ({"class_labels": [1]}, r"prompt \(the first argument\) and class_labels are given"),
     ],
 )
 def test_words_of_prompts_are_refused_by_classes(classes, options, say):

@@ -141,7 +141,11 @@ def test_classes_by_name_or_number(pipe):
         ({"class_labels": None}, "8 classes: give class_labels"),
         ({"class_labels": []}, "class_labels is empty"),
         ({"class_labels": ["sideways"]}, "0 left, 1 right"),
-        ({"class_labels": [8]}, "no class 8"),
+        ({"class_labels": [8]}, "no class 8;"),
+        (
+            {"class_labels": None, "prompt": "a dog"},
+            r"no class 'a dog' \(given as prompt, but this model takes classes\)",
+        ),
         ({"class_labels": [-1]}, "no class -1"),
         ({"class_labels": ["--1"]}, "no class '--1'"),
         ({"height": 20}, "height is 20; this model needs a multiple of 16"),
@@ -149,8 +153,8 @@ def test_classes_by_name_or_number(pipe):
         ({"sampler": "eular"}, "not one of ddpm, ddim"),
         ({"output_type": "mp4"}, "not one of pil, np"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_inference_steps": 0}, r"respacing '0'|num_inference_steps is 0"),
-        ({"num_inference_steps": 1001}, "too few to keep 1001"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; it must be a whole number, in 1 to 1000"),
+        ({"num_inference_steps": 1001}, "num_inference_steps is 1001; it must be"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"eta": -1}, "eta is -1"),
         ({"eta": "x"}, "eta is 'x'"),
@@ -170,7 +174,7 @@ def test_wrong_calls_are_rejected(pipe, options, words):
 
 
 def test_wrong_calls_of_other_models_are_rejected(unconditional, pipe):
-    with pytest.raises(ValueError, match="unconditional: give num_videos"):
+    with pytest.raises(ValueError, match="unconditional: give num_videos, not a prompt"):
         unconditional([1])
     with pytest.raises(ValueError, match="num_videos is 0"):
         unconditional(num_videos=0)

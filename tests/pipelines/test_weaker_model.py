@@ -127,9 +127,9 @@ def test_what_would_lose_or_mix_models_is_refused(tmp_path, monkeypatch):
     pipe.save_pretrained(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     writes = []
-    broken = lambda module, draft, dtype: writes.append(draft.name) or (_ for _ in ()).throw(OSError("full"))
+    broken = lambda module, draft, *_: writes.append(draft.name) or (_ for _ in ()).throw(OSError("full"))
     plain = latte_folder.write_network
-    fails = lambda module, draft, dtype: (broken if draft.name == "weaker" else plain)(module, draft, dtype)
+    fails = lambda module, draft, *how: (broken if draft.name == "weaker" else plain)(module, draft, *how)
     monkeypatch.setattr(latte_folder, "write_network", fails)
     with pytest.raises(OSError, match="full"):
         pipe.save_pretrained(folder)

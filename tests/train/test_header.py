@@ -1,4 +1,4 @@
-"""What `latte train` says before the first step, when it is stopped, and when it has nothing to do."""
+"""What `latte train` says before the first step, when it is stopped, at its end, and when it has nothing to do."""
 
 import os
 import signal
@@ -51,7 +51,8 @@ def test_a_run_says_what_it_does_where_it_resumes_and_that_it_is_done(command, t
     assert "resumed at step 3" in said and "  batch   4 clips a step, in 2 micro-batches of 2" in said
     assert command() == 0
     done = f"{tmp_path}: all 12 steps are done already; a larger steps=N goes on"
-    assert capsys.readouterr().out.splitlines()[:-1] == [done]
+    end = [f"{tmp_path}/final: trained for 12 steps", f"next: latte sample {tmp_path}"]
+    assert said[-2:] == end and capsys.readouterr().out.splitlines() == [done, *end]
 
 
 def test_another_init_of_a_run_that_began_is_not_ignored_silently(vae, command, tmp_path, capsys):
@@ -67,7 +68,9 @@ def test_a_run_of_videos_says_how_many_and_of_which_frames(vae, videos, tmp_path
     words = [f"data={videos}", "motion_frames=0", "steps=1"]
     run(small(vae, *words, "selection=crop", "num_images=2"), tmp_path / "latte", say=said.append)
     run(resolve("folder-vae", [*TINY_VAE, *words, "num_frames=1"]), tmp_path / "vae", say=said.append)
-    latte, of_vae = map(facts_of, said)
+    latte, of_vae = map(facts_of, said[::2])
+    command = f"latte train --config folder --run {tmp_path}/vae-latte data={videos} vae={tmp_path}/vae/final"
+    assert said[3] == f"{tmp_path}/vae/final: trained for 1 step\nnext: {command}"
     clips = f"{videos}: 12 clips of 3 videos in 2 classes"
     assert latte["data"] == f"{clips}, each 4 frames, selection crop, 16 x 16 pixels, latents 4 x 2 x 2"
     assert of_vae["data"] == f"{clips}, each 1 frame, 16 x 16 pixels"

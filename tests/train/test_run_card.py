@@ -51,4 +51,5 @@ def test_each_kind_has_its_own_command(tiny_vae):
     assert "embeddings of captions" in summary
     summary, use, task = described(tiny_vae.model, captioned)
     assert use == ["latte train --config folder --run runs/mine data=VIDEOS vae=."] and not task
+    assert described(torch.nn.Linear(1, 1), captioned)[1] == ["latte bench features ."]
     assert "\n## Use\n" not in card_text(ModelCard(summary, []))

@@ -21,22 +21,29 @@ WORDS = ["log_every=2", "sample_every=2", "save_every=2"]
 
 
 class Service(ModuleType):
-    """Stands in for the packages wandb and trackio, as far as a run uses them."""
+    """Stands in for the packages wandb and trackio, as far as a run uses them.
+
+    wandb's own step only rises, and values that are logged for one before the last are dropped.
+    """
 
     def __init__(self, name):
         super().__init__(name)
-        self.begun, self.logged, self.done, self.error = [], [], 0, {}
+        self.begun, self.logged, self.axes, self.done, self.error = [], [], [], 0, {}
         self.Image = self.Video = lambda path: path
 
     def init(self, **options):
         self.fail("init")
         self.begun.append(options)
-        return SimpleNamespace(
-            log=self.log, finish=self.finish, config=SimpleNamespace(update=lambda values, allow_val_change: None)
-        )
+        config = SimpleNamespace(update=lambda values, allow_val_change: None)
+        axis = lambda name, step_metric=None: self.axes.append((name, step_metric))
+        return SimpleNamespace(log=self.log, finish=self.finish, config=config, define_metric=axis)
 
-    def log(self, values, step):
+    def log(self, values, step=None):
         self.fail("log")
+        values = dict(values)
+        if self.__name__ == "wandb":
+            assert step is None and self.axes[:2] == [("global_step", None), ("*", "global_step")]
+            step = values.pop("global_step")
         self.logged.append((step, values))
 
     def finish(self):

@@ -102,12 +102,12 @@ def test_a_folder_of_captioned_videos(vae, tmp_path):
             (tmp_path / f"videos/{name}.txt").write_text(caption)
     config = small_t2v(vae, f"data={tmp_path / 'videos'}")
     missing = (
-        r"videos: {} of 3 videos have no caption, such as .*{}\.mp4: write it to {}\.txt beside it, or to captions.json"
+        r"videos: {} of 3 videos ha\w+ no caption, such as .*{}\.mp4: write it to {}\.txt beside it, or to caption"
     )
-    with pytest.warns(UserWarning, match=missing.format(1, "c", "c") + "; they are left out") as caught:
+    with pytest.warns(UserWarning, match=missing.format(1, "c", "c") + r"s\.json; it is left out") as caught:
         clips = open_clips(config)
     assert len(caught) == 1
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"2 of 3 videos cannot be used.*a clip needs 31"):
+    with pytest.raises(ValueError, match=r"2 of 3 videos have fewer than the 31 frames"):
         open_clips(replace(config, num_frames=4, frame_interval=10))  # too short is the reason, not the caption
     assert clips.captions == ["A dog runs", "a cat sleeps"]
     assert [clips.clip(i, torch.Generator())[2] for i in range(4)] == clips.captions * 2

@@ -95,3 +95,18 @@ def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
     other = pipe("A small cactus with a happy face in the Sahara desert.", output_type="latent").frames
     assert 1e-4 < relative_error(other, plain) < 0.2
     assert LattePipeline(**pipeline.components).transformer is pipeline.transformer
+
+
+def test_a_mistyped_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, hub):
+    tiny = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=2)
+    save_model(Latte(tiny), tmp_path / "runs/main/final")
+    for name in ("runs/mian", "rusn/main", "./runs/mian", str(tmp_path / "runs/mian")):
+        meant = tmp_path / "runs/main" if name[0] == "/" else "runs/main"
+        or_hub = "; if it is a name on the Hugging Face hub, add --download" if name[0] == "r" else "$"
+        with pytest.raises(CheckpointError, match=rf"^no model at {name}: did you mean {meant}\?{or_hub}"):
+            find_pipeline(name)
+    with pytest.raises(
+        CheckpointError, match=r"^no model at runs/other: runs holds no such folder; if it is a name on"
+    ):
+        find_pipeline("runs/other")
+    assert find_pipeline("shapes/vae", local_files_only=False).name == "vae"  # ships with the package: no hub is asked

@@ -1,5 +1,6 @@
 """Downloads from the Hugging Face hub and uploads to it, with a stand-in for the package: no test uses a network."""
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -25,13 +26,16 @@ class Hub(ModuleType):
         super().__init__("huggingface_hub")
         self.root, self.cache, self.calls, self.error = root, cache, [], None
         self.HfApi = lambda token=None: SimpleNamespace(
-            list_repo_files=self.list_repo_files, create_repo=self.create_repo, upload_folder=self.upload_folder
+            model_info=self.model_info, create_repo=self.create_repo, upload_folder=self.upload_folder
         )
+        self.asked = []  # for how many seconds, and the level of its log meanwhile
 
-    def list_repo_files(self, name):
+    def model_info(self, name, timeout):
+        self.asked.append((timeout, logging.getLogger("huggingface_hub").level))
         if self.error:
             raise self.error
-        return sorted(str(p.relative_to(self.root / name)) for p in (self.root / name).rglob("*") if p.is_file())
+        files = sorted(str(p.relative_to(self.root / name)) for p in (self.root / name).rglob("*") if p.is_file())
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
     def snapshot_download(self, name, allow_patterns):
         snapshot = self.cache / f"models--{name.replace('/', '--')}/snapshots/abc"
@@ -85,10 +89,17 @@ def test_nothing_is_downloaded_unless_that_is_asked_for(hub):
 
 
 def test_without_the_package_or_the_network(hub, monkeypatch, capsys):
-    hub.error = OSError("no route to the host\nmore of it")
-    with pytest.raises(
-        CheckpointError, match=r"somebody/tiny cannot be downloaded from huggingface\.co: no route to the host$"
-    ):
+    hub.error, level = OSError("no route to the host.\nmore of it"), logging.getLogger("huggingface_hub").level
+    said = (
+        r"^huggingface\.co cannot be reached \(no route to the host\), and somebody/tiny is not in \S+/cache: try again"
+    )
+    for find in (LattePipeline.from_pretrained, lambda name, local_files_only: find_file(f"{name}/a.pt", False)):
+        with pytest.raises(CheckpointError, match=said):
+            find("somebody/tiny", local_files_only=False)
+    assert hub.asked == [(5.0, logging.ERROR)] * 2  # asked once, briefly, without its own warnings
+    assert logging.getLogger("huggingface_hub").level == level
+    hub.error.response = SimpleNamespace(status_code=404)
+    with pytest.raises(CheckpointError, match=r"^somebody/tiny cannot be downloaded from huggingface\.co: no route"):
         LattePipeline.from_pretrained("somebody/tiny", local_files_only=False)
     hub.error = None
     LattePipeline.from_pretrained("somebody/tiny", local_files_only=False)

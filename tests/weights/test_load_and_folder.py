@@ -141,8 +141,9 @@ def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch)
         assert find_model("demo") == tmp_path / "demo"
     assert find_model("./demo") == Path("demo")
     assert load.bundled_models() == {name: tmp_path / name for name in ("demo", "demo/vae")}
-    with pytest.raises(CheckpointError, match=r"no model at dem; .* the name of a bundled model: demo$"):
-        load_model("dem")
+    for name, said in (("dem", ": did you mean demo?"), ("other", "; .* the name of a bundled model: demo")):
+        with pytest.raises(CheckpointError, match=rf"^no model at {name}{said.replace('?', '.')}$"):
+            load_model(name)
 
 
 def test_folders_of_models_are_told_from_folders_of_videos(tiny, tmp_path):

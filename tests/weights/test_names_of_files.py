@@ -74,12 +74,18 @@ def test_a_variant_is_chosen_on_the_command_line(tmp_path, tiny, tiny_vae, capsy
     (vae / "model.safetensors").rename(vae / "model.ema.safetensors")
     assert main(["convert", str(vae), str(tmp_path / "ours"), "--variant", "ema"]) == 0
     assert load_vae(tmp_path / "ours").config == tiny_vae.config
-    model = save_model(tiny, tmp_path / "model")
-    for name in (str(model), str(vae / "model.ema.safetensors")):
-        assert main(["convert", name, str(tmp_path / "none"), "--variant", "fp16"]) == 2
-        assert "--variant does nothing for" in capsys.readouterr().err
-    assert main(["sample", str(model), "--variant", "fp16", "--out", str(tmp_path / "b")]) == 2
+    assert main(["convert", str(vae / "model.ema.safetensors"), str(tmp_path / "none"), "--variant", "fp16"]) == 2
     assert "--variant does nothing for" in capsys.readouterr().err
+    model = save_model(tiny, tmp_path / "model")
+    (model / "manifest.json").unlink()
+    (model / "model.safetensors").rename(model / "model.fp16.safetensors")
+    assert main(["convert", str(model), str(tmp_path / "class"), "--variant", "fp16"]) == 0
+    assert "model/model.fp16.safetensors, sha256" in capsys.readouterr().out
+    words = ["sample", str(model), "--vae", str(tmp_path / "ours"), "--variant", "fp16", "--num-videos", "1"]
+    assert main([*words, "--steps", "1", "--classes", "0", "--out", str(tmp_path / "b")]) == 0
+    said = capsys.readouterr()
+    assert "model.fp16.safetensors sha256" in said.out
+    assert "ours has no files of the variant 'fp16': its plain ones are read" in said.err
 
 
 def test_a_folder_of_another_trainer_names_the_file_to_give(tiny, tmp_path, capsys):

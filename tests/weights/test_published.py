@@ -225,7 +225,7 @@ def test_the_command(published, tmp_path, capsys):
         (["--prompt", "a", "--classes", "1"], "--classes"),
         ([], "give --prompt"),
         (["--prompt", "a", "--pab", "spatial"], "expected KIND=RANGE"),
-        (["--prompt", "a", "--num-sampling-steps", "ddim50"], "for text to video it is a number"),
+        (["--prompt", "a", "--num-sampling-steps", "ddim50"], "--steps is ddim50; it must be a whole number"),
         (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
         (["--prompt", "a", "--batch-size", "0"], "--batch-size is 0"),
         (["--prompt", "a", "b", "--num-videos", "999999"], "in all 1000000 or fewer"),

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from awake_models import awake_pipeline
 from published import PROMPTS, QUICK
 from safetensors.torch import load_file, save_file
 
@@ -89,8 +90,40 @@ def test_which_variant_is_unclear(published, tmp_path, tiny, capsys):
     assert load_t2v(folder, variant="non_ema").config
     assert main(["sample", str(tmp_path / "half"), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
     assert "holds weights of non_ema only" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"variant does nothing for .*shapes, a model for classes"):
-        LattePipeline.from_pretrained("shapes", variant="fp16")
+
+
+def test_a_class_conditional_model_is_written_and_read_as_a_variant(tmp_path):
+    pipe = awake_pipeline(3, ["left", "right", "up"])
+    pipe.save_pretrained(tmp_path)
+    pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")  # in place of the plain files
+    for folder in (tmp_path, tmp_path / "vae"):
+        assert [file.name for file in folder.glob("*.safetensors")] == ["model.fp16.safetensors"]
+    for variant in (None, "fp16"):
+        half = LattePipeline.from_pretrained(tmp_path, torch.float16, variant=variant)
+        assert torch.equal(half.transformer.final_linear.weight, pipe.transformer.final_linear.weight)
+    save_file(load_file(tmp_path / "model.fp16.safetensors"), tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not one of its files"):
+        LattePipeline.from_pretrained(tmp_path)
+    pipe.save_pretrained(tmp_path / "plain")
+    with pytest.warns(UserWarning, match="plain has no files of the variant 'fp16': its plain ones are read"):
+        LattePipeline.from_pretrained(tmp_path / "plain", variant="fp16", vae=None)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has no variants of its files, such as 'fp16'"):
+        LattePipeline.from_pretrained(tmp_path / "plain/model.safetensors", variant="fp16")
+    with pytest.raises(ValueError, match=r"variant is '\.\./x'; it must be a word for a file's name"):
+        pipe.save_pretrained(tmp_path / "other", variant="../x")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("layout", ["ours", "published"])
+def test_a_text_to_video_model_is_written_as_a_variant(layout, published, tmp_path):
+    pipe = LattePipeline.from_pretrained(published)
+    pipe.save_pretrained(tmp_path / "both", published=layout == "published", variant="bf16")
+    names = {file.name for file in (tmp_path / "both").rglob("*.safetensors")}
+    assert names == {"model.bf16.safetensors", *(["diffusion_pytorch_model.bf16.safetensors"] * (layout != "ours"))}
+    again = LattePipeline.from_pretrained(tmp_path / "both", variant="bf16")
+    for name in ("transformer", "text_encoder", "vae"):
+        ours, theirs = (each.components[name].state_dict() for each in (pipe, again))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from latte.arguments import counted
 from latte.files import read_utf8
 from latte.train.settings import brief
 from latte.video.formats import READABLE_SUFFIXES
@@ -90,7 +91,8 @@ class Captions:
                 continue
             used = {key_in(table, folder, video) for video in self.asked if video.is_relative_to(folder)}
             if names := table.keys() - used:
-                said = f"{folder}: {len(names):,} of {len(table):,} captions name none of the videos"
+                of_all = f"of {counted(len(table), 'caption')}"
+                said = f"{folder}: {counted(len(names), f'{of_all} names', f'{of_all} name')} none of the videos"
                 warnings.warn(f"{said}, such as {brief(min(names))}; names are relative to that folder", stacklevel=3)
 
 

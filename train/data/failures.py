@@ -3,10 +3,12 @@
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from latte.arguments import counted
 
 
 def logged_name(path: Path) -> str:
@@ -68,24 +70,26 @@ class Failures:
                     self.write(path, reason)
                 warnings.warn(f"{consequence}: {reason}", stacklevel=3)
 
-    def note_alike(self, paths: Sequence[Path], reason: str, message: str) -> None:
-        """Record several videos that are left out for one reason, with one warning, unless they are too many.
+    def note_alike(self, reasons: Mapping[Path, str], message: str) -> None:
+        """Record several videos that are left out for one kind of reason, with one warning, unless they are too many.
 
         Args:
-            paths: The videos.
-            reason: Why, for the log.
+            reasons: The videos, and of each why, for the log.
             message: What is wrong with all of them, and what to do.
 
         Raises:
             ValueError: More videos failed than `share` allows, with the message, or before for other reasons.
         """
         self.raise_if_too_many()
-        for path in paths:
+        for path, reason in reasons.items():
             if self.reasons.setdefault(path, reason) is reason and self.log:
                 self.write(path, reason)
-        if len(self.reasons) > self.share * self.total or len(paths) == self.total:
+        if len(reasons) == self.total:
             raise ValueError(message)
-        warnings.warn(f"{message}; they are left out", stacklevel=3)
+        if len(self.reasons) > self.share * self.total:
+            which = f"{len(self.reasons):,} of {counted(self.total, 'video')} cannot be used"
+            raise ValueError(f"{message}; {which}, more than failed_share={self.share:g} allows")
+        warnings.warn(f"{message}; {'it is' if len(reasons) == 1 else 'they are'} left out", stacklevel=3)
 
     def note_replaced(self, failed: tuple[tuple[Path, str], ...]) -> None:
         """Record failed videos whose places others took. Raises ValueError as `raise_if_too_many`."""
@@ -96,7 +100,8 @@ class Failures:
         """Raise ValueError if more videos failed than `share` allows."""
         if len(self.reasons) > self.share * self.total:
             last = list(self.reasons.values())[-1]
+            share = f"{len(self.reasons):,} of {counted(self.total, 'video')}"
             raise ValueError(
-                f"{len(self.reasons)} of {self.total} videos cannot be used, more than failed_share={self.share:g} "
-                f"allows: repair the data or raise failed_share; the last one: {last}"
+                f"{share} cannot be used, more than failed_share={self.share:g} allows: repair the data or raise "
+                f"failed_share; the last one: {last}"
             )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.captions import TABLES, Captions, caption_file
@@ -62,10 +63,11 @@ class FolderClips:
     A clip's frames are chosen by `config.selection` and made square by `config.transform`. There are `config.clips`
     clips, or one per video if there are more videos.
 
-    Videos of a folder that are damaged or too short are left out when it is opened, with a warning for each. They are
-    decoded in full as long as they fit in the cache together (`DecodedCache`); of the others, only the first frames
-    are. If a video cannot be read later, the next one takes its place. With `config.damaged` "take", all are decoded in
-    full, and damaged ones are read as FFmpeg conceals the damage. Of a list, `latte prepare --damaged take` says which.
+    Videos of a folder that are damaged or too short are left out when it is opened, with a warning for each damaged one
+    and one warning for all short ones. Videos are decoded in full as long as they fit in the cache together
+    (`DecodedCache`); of the others, only the first frames are. If a video cannot be read later, the next one takes its
+    place. With `config.damaged` "take", all are decoded in full, and damaged ones are read as FFmpeg conceals the
+    damage. Of a list, `latte prepare --damaged take` says which.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -78,6 +80,7 @@ class FolderClips:
         self.min_frames = min_video_frames(config.selection, config.num_frames, config.frame_interval)
         self.cache = DecodedCache(config.image_size)
         self.videos: list[SourceVideo] = []
+        self.short: dict[Path, int] = {}  # videos with too few frames, and how many they have
         self.uncaptioned: list[Path] = []
         self.listed: VideoList | None = None
         if is_without_list(self.root):
@@ -89,12 +92,15 @@ class FolderClips:
         else:
             self.open_folder()
         reject_unprintable_classes(self.root, self.names)
+        self.note_short()
         self.note_missing_captions()
         if not self.videos:
             raise ValueError(f"{self.root} holds no video of {self.min_frames} frames or more that can be decoded")
         self.failures.raise_if_too_many()
         if taken := [video.path for video in self.videos if video.when_damaged == "take"]:
-            count = f"{len(taken):,} damaged videos are read as FFmpeg conceals the damage"
+            count = (
+                f"{counted(len(taken), 'damaged video is', 'damaged videos are')} read as FFmpeg conceals the damage"
+            )
             warnings.warn(f"{self.root}: {count}, such as {taken[0]}", stacklevel=3)
 
     def open_list(self) -> None:
@@ -110,13 +116,8 @@ class FolderClips:
         for entry in listed.videos:
             label = entry.label if self.names else 0
             video = SourceVideo(listed.path(entry), entry.frames, label, entry.caption, entry.when_damaged)
-            if self.lacks_caption(video.path, video.caption):
-                continue
-            try:
-                self.require_length(video.path, video.frames)
+            if not self.lacks_caption(video.path, video.caption) and not self.is_short(video.path, video.frames):
                 self.videos.append(video)
-            except ValueError as error:
-                self.failures.note(((video.path, str(error)),), "left out")
         self.cache.cache_all_if_room(sum(video.frames for video in self.videos), max(1, self.config.num_workers))
 
     def open_folder(self) -> None:
@@ -124,20 +125,21 @@ class FolderClips:
         found = find_any_videos(self.root, self.config.classes)
         self.names, videos = found.classes, found.videos
         if found.ignored:
-            count = f"{len(found.ignored):,} files are ignored for their extension"
+            count = f"{counted(len(found.ignored), 'file is', 'files are')} ignored for the extension"
             warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
+        if outside := [left.path for left in found.left_out if left.problem == "misplaced"]:
+            count = counted(len(outside), "video is", "videos are")
+            warnings.warn(f"left out: {count} not in a class folder: {abbreviate(outside)}", stacklevel=4)
         for path, problem, reason in found.left_out:
-            if problem == "misplaced":
-                warnings.warn(f"left out: {path} is {reason}", stacklevel=4)
-            else:
+            if problem != "misplaced":
                 self.failures.note(((path, f"{path} {reason}"),), "left out")
         captions = Captions(self.root)
         for path, label in Progress(videos, desc="reading", unit="video", leave=False, disable=len(videos) < 2):
             try:
                 caption = captions.of(path) if self.config.kind == "t2v" else ""
-                if not self.lacks_caption(path, caption):
-                    self.videos.append(self.try_video(path, label, caption))
+                if not self.lacks_caption(path, caption) and (video := self.try_video(path, label, caption)):
+                    self.videos.append(video)
             except (OSError, ValueError) as error:
                 self.failures.note(((path, str(error)),), "left out")
         captions.warn_of_unused()
@@ -146,8 +148,8 @@ class FolderClips:
         about += [repr(video.caption) for video in self.videos if video.caption]
         self.former_fingerprint = hashlib.sha256("\n".join(about).encode(errors="surrogateescape")).hexdigest()
 
-    def try_video(self, path: Path, label: int, caption: str) -> SourceVideo:
-        """Decode a video, all of it or its first frames. Raises ValueError if it cannot be used."""
+    def try_video(self, path: Path, label: int, caption: str) -> SourceVideo | None:
+        """Decode a video, all of it or its first frames; None if it is too short. Raises ValueError if it is broken."""
         when_damaged: WhenDamaged = "raise"
         try:
             frames = self.count_readable(path, when_damaged)
@@ -156,11 +158,9 @@ class FolderClips:
                 raise
             when_damaged = "take"
             frames = self.count_readable(path, when_damaged)
-        try:
-            self.require_length(path, frames)
-        except ValueError:
+        if self.is_short(path, frames):
             self.cache.videos.pop(path, None)
-            raise
+            return None
         return SourceVideo(path, frames, label, caption, when_damaged)
 
     def count_readable(self, path: Path, damaged: WhenDamaged) -> int:
@@ -174,10 +174,20 @@ class FolderClips:
         read_video(path, [0, min(frames, self.min_frames) - 1], damaged)
         return frames
 
-    def require_length(self, path: Path, frames: int) -> None:
-        """Raise ValueError if a video is too short for a clip."""
-        if frames < self.min_frames:
-            raise ValueError(f"{path} has {frames} frames, but a clip needs {self.min_frames}")
+    def is_short(self, path: Path, frames: int) -> bool:
+        """Whether a video is too short for a clip, which is then noted."""
+        self.short |= {path: frames} if frames < self.min_frames else {}
+        return path in self.short
+
+    def note_short(self) -> None:
+        """Warn of videos that are too short, all at once. Raises ValueError if they are too many."""
+        if self.short:
+            of_all = f"of {counted(self.failures.total, 'video')}"
+            which = counted(len(self.short), f"{of_all} has", f"{of_all} have")
+            known = " and ".join(f"{path} with {frames}" for path, frames in [*self.short.items()][:2])
+            message = f"{self.root}: {which} fewer than the {self.min_frames} frames that a clip needs, such as {known}"
+            reason = f"{{}} has {{}} frames, but a clip needs {self.min_frames}"
+            self.failures.note_alike({path: reason.format(path, n) for path, n in self.short.items()}, message)
 
     def lacks_caption(self, path: Path, caption: str) -> bool:
         """Whether text-to-video training lacks the caption of a video, which is then noted."""
@@ -188,11 +198,13 @@ class FolderClips:
     def note_missing_captions(self) -> None:
         """Warn of videos without captions, all at once. Raises ValueError if they are too many."""
         if self.uncaptioned:
-            first, count = self.uncaptioned[0], f"{len(self.uncaptioned):,} of {self.failures.total:,}"
+            first = self.uncaptioned[0]
+            of_all = f"of {counted(self.failures.total, 'video')}"
+            which = counted(len(self.uncaptioned), f"{of_all} has", f"{of_all} have")
             advice = f"write it to {caption_file(first).name} beside it, or to {TABLES[0]}"
             again = ", then run `latte prepare` again" if self.listed else ""
-            message = f"{self.root}: {count} videos have no caption, such as {first}: {advice}{again}"
-            self.failures.note_alike(self.uncaptioned, "it has no caption", message)
+            message = f"{self.root}: {which} no caption, such as {first}: {advice}{again}"
+            self.failures.note_alike(dict.fromkeys(self.uncaptioned, "it has no caption"), message)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latte.arguments import counted
 from latte.files import MOST_LIST_BYTES, read_json, utf8_path, write_json
 from latte.train.base_config import TrainConfig
 from latte.train.data.content_digests import ContentDigests, progress
@@ -124,9 +125,10 @@ class LatentFolder:
                 )
         needed = min_video_frames(config.selection, config.num_frames, config.frame_interval)
         if short := [video for video in self.videos if video.frames < needed]:
+            count = counted(len(short), "video has", "videos have")
             raise ValueError(
-                f"{self.folder}: {len(short)} videos have fewer than the {needed} frames of a clip, the first is "
-                f"{short[0].name}: encode again with these settings, which leaves them out"
+                f"{self.folder}: {count} fewer than the {needed} frames of a clip, the first is {short[0].name}: "
+                "encode again with these settings, which leaves them out"
             )
         if self.vae_digest != vae_digest:
             raise ValueError(f"{self.folder}: these latents are of another VAE: encode again, or use that VAE")

@@ -9,7 +9,7 @@ same numbers up to rounding. Each source has `prepare(micro_batches, first)`, ca
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import safe_open
@@ -54,14 +54,24 @@ def scaled_posterior(vae: VideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
     return scale * mean.float(), scale * (0.5 * logvar.float()).exp()
 
 
-class EncodedOnce:
-    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run.
+class LatentSource(Protocol):
+    """Where the latents of a step come from.
 
     Attributes:
-        kept: Where they are kept for a run that resumes; None: nowhere.
+        kept: Where latents that `prepare` encodes are kept for a run that resumes; None: nowhere.
     """
 
     kept: KeptLatents | None = None
+
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Get the latents ready before step `first`; a micro-batch is some slots of a step."""
+
+    def batch(self, step: int, slots: range) -> Latents:
+        """Return the latents of some slots."""
+
+
+class EncodedOnce(LatentSource):
+    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run."""
 
     def __init__(self, vae: VideoVAE, clips: Clips, config: TrainConfig):
         self.vae, self.clips, self.config, self.order = vae, clips, config, ClipOrder(len(clips), config)
@@ -99,12 +109,15 @@ class EncodedOnce:
         return Latents(mean, deviation, labels, [[self.captions[i] for i in row] for row in numbers])
 
 
-class EncodedEachStep:
+class EncodedEachStep(LatentSource):
     """Latents of videos that are read and encoded in the step, from windows that are drawn anew."""
 
     def __init__(self, vae: VideoVAE, clips: Clips, config: TrainConfig):
         self.vae, self.batches = vae, Batches(clips, config)
-        self.prepare = self.batches.prepare
+
+    def prepare(self, micro_batches: list[range], first: int) -> None:
+        """Start to read ahead."""
+        self.batches.prepare(micro_batches, first)
 
     def batch(self, step: int, slots: range) -> Latents:
         """Return the latents of some slots, on the VAE's device."""
@@ -112,7 +125,7 @@ class EncodedEachStep:
         return Latents(*scaled_posterior(self.vae, batch.videos), batch.labels, batch.captions)
 
 
-class ReadFromFolder:
+class ReadFromFolder(LatentSource):
     """Latents of windows that are drawn anew in each step, read from a folder of latents of whole videos."""
 
     def __init__(self, vae: VideoVAE, clips: LatentFolder, config: TrainConfig):
@@ -164,9 +177,7 @@ def open_data(config: TrainConfig) -> Clips | LatentFolder:
     return replace(open_latent_folder(Path(config.latents)), clips_per_epoch=config.clips)
 
 
-def open_latent_source(
-    vae: VideoVAE, vae_digest: str, clips: TrainingData, config: TrainConfig
-) -> EncodedOnce | EncodedEachStep | ReadFromFolder:
+def open_latent_source(vae: VideoVAE, vae_digest: str, clips: TrainingData, config: TrainConfig) -> LatentSource:
     """Return the source of latents that `config.latents` names.
 
     Raises:

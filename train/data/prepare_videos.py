@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from latte.arguments import counted
 from latte.files import one_line, replacing_folder, writable, write_text
 from latte.progress import Progress
 from latte.shapes.draw import make_clip
@@ -239,8 +240,10 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
     """Warn for each number that is not the published one."""
     found = {"videos": videos, "classes": classes}
     for what, published in LAYOUTS[kind].published.items():
+        forms = {"videos": ("video", "videos"), "classes": ("class", "classes")}[what]
         if found[what] != published:
-            warnings.warn(f"{found[what]:,} {what} found; {kind} was published with {published:,}", stacklevel=2)
+            said = f"{counted(found[what], *forms)} found; {kind} was published with {published:,}"
+            warnings.warn(said, stacklevel=2)
 
 
 def check_video(
@@ -271,15 +274,19 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     videos, lengths = video_list.videos, [video.frames for video in video_list.videos]
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
     problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
-    classes = len(video_list.classes) or "no"
+    classes = counted(len(video_list.classes), "class", "classes") if video_list.classes else "no classes"
+    kept_as, by_suffix = "used, as FFmpeg conceals the damage", f"ignored for the extension: {count_by_suffix(ignored)}"
+    remarked = [
+        (worn, f"damaged video is {kept_as}", f"damaged videos are {kept_as}"),
+        (len(ignored), f"file {by_suffix}", f"files {by_suffix}"),
+        (len(videos) - captions if captions else 0, "video has no caption", "videos have no caption"),
+        (len(remarks), "remark on a video that is used", "remarks on videos that are used"),
+    ]
     lines = [
-        f"{video_list.kind}: {len(videos):,} videos, {classes} classes, {captions:,} with captions",
-        f"{sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
+        f"{video_list.kind}: {counted(len(videos), 'video')}, {classes}, {captions:,} with captions",
+        f"{counted(sum(lengths), 'frame')}, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
         f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
-        *([f"{worn:,} damaged videos are used, as FFmpeg conceals the damage"] if worn else []),
-        *([f"{len(ignored):,} files ignored for their extension: {count_by_suffix(ignored)}"] if ignored else []),
-        *([f"{len(videos) - captions:,} videos have no caption"] if 0 < captions < len(videos) else []),
-        *([f"{len(remarks):,} remarks on videos that are used"] if remarks else []),
+        *(counted(*words) for words in remarked if words[0]),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",
     ]

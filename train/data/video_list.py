@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from latte.arguments import counted
 from latte.files import MOST_LIST_BYTES, is_special, read_json, write_json
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.video.damage import WhenDamaged
@@ -199,10 +200,9 @@ def refuse_differences(video_list: VideoList, differences: list[tuple[VideoEntry
     """Raise ValueError if there are pairs of a video and how it differs from its entry in the list at `path`."""
     if differences:
         video, how = differences[0]
-        raise ValueError(
-            f"{path}: {len(differences)} of {len(video_list.videos)} videos have changed; {video_list.path(video)} "
-            f"{how}: run `latte prepare` again"
-        )
+        of_all = f"of {counted(len(video_list.videos), 'video')}"
+        changed = counted(len(differences), f"{of_all} has changed", f"{of_all} have changed")
+        raise ValueError(f"{path}: {changed}; {video_list.path(video)} {how}: run `latte prepare` again")
 
 
 def difference(path: Path, video: VideoEntry) -> str:

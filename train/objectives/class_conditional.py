@@ -11,7 +11,7 @@ from latte.train.init import init_latte
 from latte.train.objectives.denoising import Denoising
 from latte.train.settings import require
 from latte.weights.latte_folder import CLASSES_FILE
-from latte.weights.load import WEAKER, load_model
+from latte.weights.load import load_model, weaker_folder
 
 
 class ClassConditional(Denoising):
@@ -52,7 +52,7 @@ class ClassConditional(Denoising):
         return teacher
 
     def weaker_network(self, path: Path, teacher: nn.Module) -> Latte:
-        return load_model((path / WEAKER).absolute())
+        return load_model(weaker_folder(path))
 
     def prediction(self, network: Latte) -> str:
         return network.config.prediction

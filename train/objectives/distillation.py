@@ -15,8 +15,7 @@ from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.precision import keep_in_float32
-from latte.weights.folder import WEIGHTS
-from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weights_file
+from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder, weights_file
 from latte.weights.published import load_scheduler, part_files
 from latte.weights.tensors import digest
 
@@ -125,4 +124,4 @@ def teacher_files(path: Path) -> list[Path]:
 
 def weaker_files(path: Path) -> list[Path]:
     """The files of the weights of a teacher's weaker model."""
-    return part_files(path, WEAKER) if is_text_pipeline(path) else [path / WEAKER / WEIGHTS]
+    return part_files(path, WEAKER) if is_text_pipeline(path) else [weights_file(weaker_folder(path))]

@@ -24,7 +24,7 @@ def convert_options(argv: list[str]) -> Namespace:
     add("--num-heads", type=int, help="attention heads, for a width that was never published")
     add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
-    words = "a word in the names of the weight files of a text-to-video model or a VAE, such as fp16"
+    words = "a word in the names of the weight files, such as fp16"
     add("--variant", help=words)
     words = "write the weaker model that it is guided away from into its folder; none leaves it out (default: its own)"
     add("--autoguidance", metavar="MODEL", help=words)

@@ -64,7 +64,7 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
     add("--dtype", choices=DTYPES, default="float32", help="of the model's and the VAE's weights (default: float32)")
-    add("--variant", help="a word in the names of a text-to-video model's weight files, such as fp16 (default: none)")
+    add("--variant", help="a word in the names of the weight files, such as fp16 (default: none)")
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)
     add_device_option(parser)

@@ -138,7 +138,7 @@ def test_folders_of_videos_as_in_the_quickstart(folder):
         write_video(torch.from_numpy(make_clip(3, i, frames=24, size=20).video[..., :12]), Path(f"real/{i}.mkv"))
     write_video(torch.from_numpy(make_clip(3, 9, frames=8, size=20).video), Path("real/short.mkv"))
     evaluator = make(n_fake=8)
-    with pytest.warns(UserWarning, match="1 videos are too short and left out; cd-fvd takes the next one twice"):
+    with pytest.warns(UserWarning, match="1 video is too short and left out; cd-fvd takes the next one twice"):
         loader = evaluator.load_videos("real/", resolution=16, batch_size=3)
     one, two = list(loader), list(loader)
     assert len(loader) == 2 and [len(batch["video"]) for batch in one] == [3, 1]

@@ -132,16 +132,16 @@ def test_prepare_and_training_take_captions_from_a_table(prepare, vae, tmp_path)
         put(data / name)
     (data / "metadata.csv").write_text("file_name,text\na.mp4,a dog\nsub/b.mp4,\nb.mp4,wrong\nc.mp4,a cat\n")
     status, out, err = prepare("folder", data)
-    assert status == 0 and "3 videos, no classes, 2 with captions" in out and "1 videos have no caption" in out
-    assert "1 of 3 captions name none of the videos, such as 'b.mp4'" in err and " ignored " not in out
+    assert status == 0 and "3 videos, no classes, 2 with captions" in out and "1 video has no caption" in out
+    assert "1 of 3 captions names none of the videos, such as 'b.mp4'" in err and " ignored " not in out
     assert [video.caption for video in open_video_list(tmp_path / "out").videos] == ["a dog", "a cat", ""]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         clips = open_clips(small_t2v(vae, f"data={data}"))
     said = [str(warning.message) for warning in caught]
     assert clips.captions == ["a cat", "a dog"] and len(said) == 2
-    assert "'b.mp4'" in said[0] and "1 of 3 videos have no caption, such as " in said[1]
-    assert "b.mp4: write it to b.txt beside it, or to captions.json; they are left out" in said[1]
+    assert "'b.mp4'" in said[0] and "1 of 3 videos has no caption, such as " in said[1]
+    assert "b.mp4: write it to b.txt beside it, or to captions.json; it is left out" in said[1]
 
 
 def test_a_caption_that_cannot_be_read_leaves_its_video_out(vae, tmp_path, monkeypatch):

@@ -96,9 +96,7 @@ def test_a_prepared_list_knows_the_contents(vae, videos, tmp_path):
     change(data / "b/z.mkv")
     changed = {name: open_clips(small(vae, f"data={tmp_path / name}")) for name in ("list", "quick")}
     assert changed["quick"].fingerprint != full.fingerprint
-    with pytest.raises(
-        ValueError, match=r"1 of 3 videos have changed; .*b/z\.mkv has another content: run `latte prep"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 3 videos has changed; .*b/z\.mkv has another content: run `latte prep"):
         _ = changed["list"].fingerprint
     values = json.loads((tmp_path / "list/index.json").read_text())
     values["videos"][0]["sha256"] = "0"

@@ -25,12 +25,12 @@ def test_files_that_are_not_read_are_counted_by_extension(prepare, videos, tmp_p
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text("no video")
     status, out, err = prepare("folder", data)
-    said = "4 files ignored for their extension: 2 .xyz, 1 without one, 1 .srt\n"
+    said = "4 files ignored for the extension: 2 .xyz, 1 without one, 1 .srt\n"
     assert status == 0 and err == "" and said in out and said in (tmp_path / "out/report.txt").read_text()
     put(data / "a/w.mp4")
-    assert "8 files ignored for their extension: 3 .mkv, 2 .xyz" in prepare("ucf101", data, taken=[*TAKEN[:-1], "1"])[1]
+    assert "8 files ignored for the extension: 3 .mkv, 2 .xyz" in prepare("ucf101", data, taken=[*TAKEN[:-1], "1"])[1]
     put_frames(data / "c/clip", range(8))
-    assert "9 files ignored for their extension: 3 .mkv, 2 .xyz" in prepare("sky", data)[1]
+    assert "9 files ignored for the extension: 3 .mkv, 2 .xyz" in prepare("sky", data)[1]
     assert " ignored " not in prepare("folder", videos)[1]
 
 
@@ -92,7 +92,7 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
     flip(encode(tmp_path / "data/worn.mkv", clip, "ffv1", "bgr0"), 0.5)
     status, out, _ = prepare("folder", tmp_path / "data", *quick)
     report = (tmp_path / "out/report.txt").read_text()
-    assert status == 0 and "1 remarks on videos that are used" in out
+    assert status == 0 and "1 remark on a video that is used" in out
     assert "data/wide.mp4: its pixels are not square; its frames are resampled to 32 x 64\n" in report
     sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
     assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
@@ -121,7 +121,7 @@ def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
     status, out, err = prepare("folder", data)
     count = len(classes) or 1
     assert status == 0 and f"{count} left out, {count} broken\n" in out and err == ""
-    assert "1 files ignored for their extension: 1 .npy\n" in out
+    assert "1 file ignored for the extension: 1 .npy\n" in out
     report = (tmp_path / "out/report.txt").read_text()
     assert report.count("worn.npy: cannot be read: it holds no array with a readable header\n") == count
     with pytest.warns(UserWarning, match=r"left out: .*worn\.npy cannot be read"):
@@ -144,7 +144,7 @@ def worn(tmp_path):
 def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
     taken = ("--num-frames", "4", "--frame-interval", "1")
     status, out, _ = prepare("folder", worn, taken=taken)
-    assert status == 0 and "folder: 1 videos" in out and "2 left out, 2 damaged\n" in out and " used" not in out
+    assert status == 0 and "folder: 1 video" in out and "2 left out, 2 damaged\n" in out and " used" not in out
     status, out, _ = prepare("folder", worn, "--damaged", "take", "--frame-list", "8", taken=taken)
     assert status == 0 and "folder: 3 videos" in out and "0 left out" in out
     assert "2 damaged videos are used, as FFmpeg conceals the damage\n" in out

@@ -61,7 +61,7 @@ def test_damaged_and_outdated_lists_are_rejected(videos, tmp_path):
     changed()
     with (data / "a/y.mkv").open("ab") as video:
         video.write(b"more")
-    with pytest.raises(ValueError, match=r"1 of 3 videos have changed; .*a/y\.mkv has \d+ bytes, not \d+"):
+    with pytest.raises(ValueError, match=r"1 of 3 videos has changed; .*a/y\.mkv has \d+ bytes, not \d+"):
         open_video_list(file)
     (data / "a/x.mkv").unlink()
     with pytest.raises(ValueError, match=r"2 of 3 videos .*a/x\.mkv is missing: run `latte prepare` again"):
