@@ -53,7 +53,7 @@ class ClipWindow:
 def record_of(clip: Any) -> dict[str, Any]:
     """What identifies a clip, such as a ClipWindow, in hashes and files: its fields, without a usual filter.
 
-    Files of features and results that were written before there was a choice of filters stay valid so.
+    Files of features and results that were written before the filter was a choice stay valid.
     """
     return {name: value for name, value in asdict(clip).items() if (name, value) != ("crop_filter", "bicubic")}
 
