@@ -9,9 +9,9 @@ import torch
 
 from latte.arguments import check_count
 from latte.commands.options.evaluating import VIDEOS, eval_parser
-from latte.commands.options.sampling import add_sampling_options, read_prompts
+from latte.commands.options.sampling import add_plan_options, add_sampling_options, read_prompts
 from latte.commands.parser import Parser, check_out_file, write_result
-from latte.commands.sampling_options import model_record, open_pipeline
+from latte.commands.sampling_options import model_record, open_sampler, reuse_record
 from latte.device import default_device, usable_device
 from latte.eval.exam import OTHERS, score_model, score_table
 from latte.eval.features import Detector
@@ -69,8 +69,9 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     """Raise ValueError for options that have no effect on what is asked for, and for paths of the wrong kind."""
     names = {name for name in vars(args) if getattr(args, name) != parser.get_default(name)}
     sampling = Parser()
+    add_plan_options(sampling)
     add_sampling_options(sampling)
-    of_sampling = set(vars(sampling.parse_args([])))
+    of_sampling = {"ranges", *vars(sampling.parse_args([]))}
     with_real = {"real", "protocol", "i3d", "bn_eps", "inception", "c3d", "c3d_mean", "is_protocol", "features"}
     with_real |= {"real_crop", "frames", "model", "num_videos", "out", "seed", "device", "videomae", "sets", "parts"}
     with_real |= {"vjepa", "vjepa_probe"}
@@ -183,13 +184,14 @@ def open_detector(args: argparse.Namespace, device: torch.device, protocol: Prot
 
 def open_model(args: argparse.Namespace) -> ModelVideos:
     """Open the model whose videos are measured, one per class or prompt in turn."""
-    pipe, settings, files = open_pipeline(args)
+    pipe, settings, files = open_sampler(args)
     of_text = pipe.takes_prompts
     if of_text != bool(args.prompts):
         wrong = "makes videos of prompts: give" if of_text else "is not a text-to-video model; leave out"
         raise ValueError(f"{args.model} {wrong} --prompts")
     labels = read_prompts(args.prompts) if of_text else list(range(pipe.transformer.config.num_classes)) or None
-    return ModelVideos(pipe, labels, settings, model_record(args, files), args.samples)
+    about = {**model_record(args, files), **reuse_record(pipe, args)}
+    return ModelVideos(pipe, labels, settings, about, args.samples)
 
 
 def measure_pairs(args: argparse.Namespace) -> dict:
@@ -212,10 +214,10 @@ def examine_model(args: argparse.Namespace) -> dict:
     count = VIDEOS if args.num_videos is None else args.num_videos
     check_count("--num-videos", count)
     require_shapes(args.model, not args.download)
-    pipe, settings, files = open_pipeline(args)
+    pipe, settings, files = open_sampler(args)
     start = time.perf_counter()
     scores = score_model(pipe, count, **settings)
-    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
+    about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory) | reuse_record(pipe, args)
     print(score_table(scores))
     print(f"{time.perf_counter() - start:.0f} s on {about['device']}")
     return {**about, "scores": scores}

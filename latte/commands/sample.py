@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, counted
 from latte.commands.options.sampling import NO_AUTOGUIDANCE
-from latte.commands.sampling_options import apply_plan_options, model_record, open_pipeline
+from latte.commands.sampling_options import model_record, open_sampler, reuse_record
 from latte.device import default_device, usable_device
 from latte.files import replacing_folder
 from latte.folder_lock import exclusive
@@ -59,13 +59,6 @@ def main(args: argparse.Namespace) -> None:
             make_page(*sampler, args, ranks)
 
 
-def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
-    """As open_pipeline, with what --pab or --plan asks for."""
-    pipe, settings, files = open_pipeline(args)
-    apply_plan_options(pipe, args)
-    return pipe, settings, files
-
-
 @contextmanager
 def quiet(silent: bool) -> Iterator[None]:
     """Inside it, if `silent`, no warning is shown: the first process shows the same ones."""
@@ -82,9 +75,7 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
     labels = asked.get("prompt") or asked.get("class_labels")
     of_all = {name: asked[name] for name in ("negative_prompt", "num_frames", "video_length") if asked.get(name)}
     settings = {**settings, **of_all, "height": args.height, "width": args.width}
-    about = {**model_record(args, files), "pab": args.pab}
-    if args.plan is not None:
-        about["plan"] = pipe.plan_digest()
+    about = {**model_record(args, files), "pab": None, **reuse_record(pipe, args)}
     start = time.perf_counter()
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start

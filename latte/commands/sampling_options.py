@@ -25,6 +25,19 @@ from latte.weights.vae_folder import vae_files
 TOKENS_AT_ONCE = {"cpu": 1024, "other": 16384}
 
 
+def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
+    """As open_pipeline, with what --pab or --plan asks for."""
+    pipe, settings, files = open_pipeline(args)
+    apply_plan_options(pipe, args)
+    return pipe, settings, files
+
+
+def reuse_record(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, Any]:
+    """What sampling reuses, for the record of its videos: nothing, if it computes everything."""
+    plan = {} if args.plan is None else {"plan": pipe.plan_digest()}
+    return plan | ({"pab": args.pab} if args.pab else {})
+
+
 def apply_plan_options(pipe: LattePipeline, args: argparse.Namespace) -> None:
     """Let a pipeline reuse what the options say; raises ValueError if there is no such plan."""
     if args.ranges:

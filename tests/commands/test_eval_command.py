@@ -4,13 +4,17 @@ import json
 
 import pytest
 import torch
+from awake_models import awake_pipeline, write_model
 from published import write_published
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands import eval as command
 from latte.commands.options.evaluating import eval_parser
 from latte.eval.exam import knows_shapes_alone
 from latte.models.latte import Latte, LatteConfig
+from latte.plans.plan_file import write_plan
+from latte.plans.rules import repeat
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.weights.load import find_model, save_model
@@ -41,6 +45,34 @@ def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     assert report["scores"]["real clips"]["by_motion"] == {"left": 1.0}
     said = capsys.readouterr().out
     assert "motion_accuracy" in said and "  left" in said and "shape_constancy" in said and "  magenta" in said
+
+
+def test_a_cache_is_measured(tmp_path, monkeypatch, capsys):
+    """The samples that are judged are those of --pab or --plan, and the report names it."""
+    made = []
+
+    def score(pipe, count, **settings):
+        made.append(pipe(class_labels=[0] * count, output_type="latent", progress=False, **settings).frames)
+        return {}
+
+    monkeypatch.setattr(command, "score_model", score)
+    monkeypatch.setattr(command, "score_table", str)
+    folder = write_model(awake_pipeline(8, list(MOTIONS)), tmp_path / "model")
+    pipe, exact = LattePipeline.from_pretrained(folder), []
+    pipe.enable_plan(lambda plan: exact.append(plan) or plan)
+    pipe(class_labels=[0], num_inference_steps="8", output_type="latent", progress=False)
+    write_plan(repeat(exact[0], 4), tmp_path / "plan.json")
+    words = ["eval", str(folder), *WORDS, "--num-sampling-steps", "8", "--out", str(tmp_path / "scores.json")]
+    reports = []
+    for reuse in ([], ["--pab", "spatial=2"], ["--plan", str(tmp_path / "plan.json")]):
+        assert main([*words, *reuse]) == 0
+        reports.append(json.loads((tmp_path / "scores.json").read_text()))
+    assert not any(torch.equal(made[i], made[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert [report.get("pab") for report in reports] == [None, ["spatial=2"], None]
+    assert [bool(report.get("plan")) for report in reports] == [False, False, True]
+    capsys.readouterr()
+    assert main(["eval", "--compare", "a.json", "b.json", "--plan", "fast"]) == 2
+    assert "--plan does nothing with --compare" in capsys.readouterr().err
 
 
 def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):

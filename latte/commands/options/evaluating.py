@@ -10,7 +10,7 @@ from latte.commands.options.choices import (
     SCALE_STEPS,
     SCORE_PROTOCOLS,
 )
-from latte.commands.options.sampling import add_sampling_options
+from latte.commands.options.sampling import add_plan_options, add_sampling_options, parse_ranges
 from latte.commands.parser import Parser, check_out_folder
 
 EVALUATE = """Measure generated videos.
@@ -73,13 +73,17 @@ def eval_parser() -> Parser:
     add("--compare", type=Path, nargs=2, metavar="RESULT", help=words)
     words = "write a page into a folder of such files that ranks its results, in tables of what may be compared"
     add("--leaderboard", type=Path, metavar="FOLDER", help=words)
-    add_sampling_options(parser.add_argument_group("sampling a model (--seed also chooses the clips)"))
+    sampling = parser.add_argument_group("sampling a model (--seed also chooses the clips)")
+    add_plan_options(sampling)
+    add_sampling_options(sampling)
     return parser
 
 
 def eval_options(argv: list[str]) -> argparse.Namespace:
-    """Parse the options of `latte eval`."""
-    return eval_parser().parse_args(argv)
+    """Parse the options of `latte eval`. --pab becomes a range for each kind; raises ValueError if there is none."""
+    args = eval_parser().parse_args(argv)
+    args.ranges = parse_ranges(args.pab) if args.pab else None
+    return args
 
 
 def ablate_parser() -> Parser:
