@@ -14,6 +14,9 @@ from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
 from latte.train.settings import brief, default_of
 
 NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # of kinds
+TYPES = {  # what a setting of each type is, in words
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a table of settings",
+}  # fmt: skip
 PATHS = {name for name, known in SETTINGS.items() if known.metadata.get("path")}
 TEXTS = {name for name, known in SETTINGS.items() if known.type is str}
 
@@ -45,7 +48,7 @@ def typed(name: str, value: Any) -> Any:
         except (ValueError, OverflowError):
             pass
     if type(value) is not wanted:
-        raise ValueError(f"{name} is {brief(value)}; it must be of type {wanted.__name__}")
+        raise ValueError(f"{name} is {brief(value)}; it must be {TYPES[wanted]}")
     return value
 
 

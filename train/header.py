@@ -72,7 +72,7 @@ def chosen_frames(config: TrainConfig) -> str:
 def describe_batch(run: Run) -> str:
     """How many clips a step takes, and how they are split."""
     config, micro = run.config, micro_batches(run.config, run.ranks)
-    text = f"{config.global_batch_size} clips a step"
+    text = f"{counted(config.global_batch_size, 'clip')} a step"
     text += f", each with {counted(config.num_images, 'image')}" if config.num_images else ""
     text += f", {sum(map(len, micro))} in each of {run.ranks.size} processes" if run.ranks.size > 1 else ""
     return text + (f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else "")

@@ -55,12 +55,14 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
         resume: Whether a run with checkpoints may be resumed.
 
     Raises:
-        ValueError: The folder cannot be written, holds something else or checkpoints that may not be resumed, or those
-            of a run with other settings; or a tracker's package or the VAE is missing. CheckpointError: no model to
-            start from.
+        ValueError: The folder cannot be written, is that of the data, holds something else or checkpoints that may not
+            be resumed, or those of a run with other settings; or a tracker's package or the VAE is missing.
+        CheckpointError: There is no model to start from.
     """
     if not writable(folder):
         raise ValueError(f"{folder} cannot be written: choose another folder for --run")
+    if folder.is_dir() and Path(config.data).is_dir() and folder.samefile(config.data):
+        raise ValueError(f"{folder} is the folder of the data: choose another folder for --run")
     if not checkpoint.list_checkpoints(folder):
         check_unused(folder, config, asked)
     elif not resume:
@@ -86,4 +88,6 @@ def require_vae(config: TrainConfig) -> None:
         data = [] if config.data == PRESETS[preset].data else [f"data={config.data}"]
         command = shlex.join(["latte", "train", "--config", preset, "--run", str(run), *data])
         advice = f"train one with `{command}`, or name another, vae=..."
-        raise ValueError(f"there is no VAE at {config.vae}: {advice}") from error
+        gone = config.data != "shapes" and not Path(config.data).exists()
+        also = f"; there is nothing at data={config.data} either" if gone else ""
+        raise ValueError(f"there is no VAE at {config.vae}: {advice}{also}") from error

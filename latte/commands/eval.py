@@ -213,6 +213,10 @@ def examine_model(args: argparse.Namespace) -> dict:
     """Print the examiner's scores of a model."""
     count = VIDEOS if args.num_videos is None else args.num_videos
     check_count("--num-videos", count)
+    if not is_model(args.model):
+        raise ValueError(
+            f"{args.model} holds no model: if it holds videos, say what to compare them with, as --real FOLDER"
+        )
     require_shapes(args.model, not args.download)
     pipe, settings, files = open_sampler(args)
     start = time.perf_counter()

@@ -35,6 +35,16 @@ def refusal(capsys, *words) -> str:
     return line.removeprefix("latte train: error: ")
 
 
+def test_a_run_is_not_begun_where_its_data_are_or_without_them(vae, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    train = ["train", "--config", "folder", "--device", "cpu", "--run"]
+    assert main([*train, str(tmp_path / "data"), f"data={tmp_path / 'data'}", f"vae={vae}"]) == 2
+    assert "is the folder of the data: choose another folder for --run" in capsys.readouterr().err
+    assert main([*train, str(tmp_path / "run"), f"data={tmp_path / 'gone'}", f"vae={tmp_path / 'none'}"]) == 2
+    assert f"; there is nothing at data={tmp_path / 'gone'} either" in capsys.readouterr().err
+    assert not list((tmp_path / "data").iterdir()) and not (tmp_path / "run").exists()
+
+
 def test_precision_is_the_faster_one(monkeypatch):
     assert slowdown("bf16", "cpu") > 0 and slowdown("bf16", "cpu") is slowdown("bf16", "cpu")  # measured once
     for factor, chosen, warned in ((0.0, "bf16", 0), (0.6, "bf16", 0), (1.2, "fp32", 0), (13.4, "fp32", 2)):

@@ -37,7 +37,7 @@ from latte.train.step import learning_rate
         (["flip=true"], "flip does nothing with data=shapes"),
         (["kl_weight=1"], "unknown key 'kl_weight' for kind=latte: it is a setting of kind=vae"),
         (["model.num_classes=3"], "model.num_classes follows from the folders"),
-        (["model=5"], "model is 5; it must be of type dict"),
+        (["model=5"], "model is 5; it must be a table of settings"),
         (["model.patch_size=4"], "cannot be cut into patches of 4 x 4"),
         (["image_size=20"], "this VAE encodes multiples of 8"),
         (["batch_size=3"], "did you mean 'global_batch_size' or 'micro_batch_size'?"),
@@ -45,7 +45,7 @@ from latte.train.step import learning_rate
         (["hiden_size=3"], "unknown key 'hiden_size', did you mean 'model.hidden_size'?"),
         (["depth=3"], "unknown key 'depth', did you mean 'model.depth'?"),
         (["zzz=3"], "unknown key 'zzz'; see docs/training.md, latte.train.config, or the config.yaml of a run"),
-        (["steps=many"], "must be of type int"),
+        (["steps=many"], "must be a whole number"),
         (["model.depht=3"], "depht"),
         (
             ["model={1: 2, foo: 3}"],
