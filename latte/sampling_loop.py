@@ -73,7 +73,8 @@ def sampling_call(
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
     guides = pipe.conditioning.guides(pipe, guidance)
     if pipe.weaker is not None and not guides:
-        raise ValueError(f"autoguidance does nothing with {guidance.said}: set autoguidance_scale above 1")
+        advice = "set autoguidance_scale above 1, or leave the weaker model out (weaker=None, --autoguidance none)"
+        raise ValueError(f"autoguidance does nothing with {guidance.said}: {advice}")
     plan = exact_plan(visited, guidance.interval if guides else NEVER)
     scales = guidance_scales(guidance, plan, scheduler, schedule, eta)
     return SamplingCall(pipe.planned(plan), scales, scheduler, schedule, noise, eta, callback, tensors)

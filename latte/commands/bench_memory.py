@@ -55,7 +55,6 @@ def bench_memory(args: Namespace) -> None:
     data, notes = known_data(config)
     needs = needs_of(config, data, args.processes)
     asked = needs[column(config, args.processes)]
-    time = step_time(dataclasses.replace(config, precision=here), data, asked, device)
     names = {name: words for name, words in PARTS.items() if any(getattr(need, name) for need in needs.values())}
     gb = lambda need, name: f"{getattr(need, name) / 1e9:.3g}"
     rows = [[words, *(gb(need, name) for need in needs.values())] for name, words in names.items()]
@@ -63,7 +62,8 @@ def bench_memory(args: Namespace) -> None:
     batch = f"{asked.micro_batches} x {asked.clips} clips a step"
     batch += f" in each of {args.processes} processes" if args.processes > 1 else ""
     print(f"{batch}, {config.precision}; these settings: {column(config, args.processes)}")
-    print("counted as on a GPU; CUDA itself and gaps between tensors take a few GB more")
+    print("counted as on a GPU; CUDA itself and gaps between tensors take a few GB more", flush=True)
+    time = step_time(dataclasses.replace(config, precision=here), data, asked, device)
     whole = f"all {config.steps} steps {duration(time.seconds * config.steps)}"
     step = f"a step takes about {duration(time.seconds)} on {device_name(device)} in {here}"
     print(f"{step}, {whole}, without reading and encoding")

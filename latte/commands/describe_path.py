@@ -27,7 +27,16 @@ from latte.video.page import PAGE_FILE, is_page
 from latte.video.read import scan_videos
 from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
-from latte.weights.load import FINAL, PARTS, WEAKER, find_model, is_checkpoint, is_text_pipeline
+from latte.weights.load import (
+    FINAL,
+    PARTS,
+    WEAKER,
+    bundled_models,
+    find_model,
+    is_checkpoint,
+    is_text_pipeline,
+    nearest_path,
+)
 from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, nested_tables
 from latte.weights.torch_files import read_torch_file
@@ -49,7 +58,12 @@ def describe_path(name: str) -> str:
     Raises:
         ValueError: There is nothing, or nothing that is known here.
     """
-    path = Path(name) if Path(name).exists() else find_model(name)
+    path = Path(name)
+    if not path.exists() and name in bundled_models():
+        path = find_model(name)
+    if not path.exists():
+        near = nearest_path(path)
+        raise ValueError(f"there is nothing at {name}" + (f": did you mean {near}?" if near else ""))
     if path.name == LATENT_INDEX and index_format(path.parent) in (VIDEO_LIST_FORMAT, LATENT_FORMAT):
         path = path.parent
     what, about = next(((what, about) for what, known, about in KINDS if known(path)), ("", None))

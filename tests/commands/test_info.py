@@ -93,7 +93,7 @@ def test_what_cannot_be_told_takes_one_line(tmp_path, info):
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "cut.safetensors").write_bytes(b"0123")
     for name, say in (
-        ("nowhere", "no model at"),
+        ("nowhere", "there is nothing at "),
         ("empty", "is not a run, a model, a data list"),
         ("notes.txt", "is not a run, a model, a data list"),
         ("broken.json", "broken.json"),
