@@ -144,8 +144,10 @@ def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
 def batch_psnr(videos: Tensor, reference: Tensor) -> float:
     """`psnr` of uint8 (b, f, 3, h, w)."""
     expect_videos(videos, reference)
-    each = [((a.double() - b.double()) / 255).square().mean() for a, b in frame_pairs(videos, reference)]
-    return (-10 * torch.stack(each).clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
+    # numbers and not tensors, which would lie between the large ones of the frames and keep their memory from reuse
+    each = [((a.double() - b.double()) / 255).square().mean().item() for a, b in frame_pairs(videos, reference)]
+    errors = torch.tensor(each, dtype=torch.float64)
+    return (-10 * errors.clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
 
 
 def frame_pairs(videos: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -215,8 +217,9 @@ def batch_lpips(videos: Tensor, reference: Tensor, network: LPIPS, batch_size: i
     device, pixels = network.heads[0].weight.device, videos.shape[-2] * videos.shape[-1]
     at_once = max(1, min(batch_size, LPIPS_PIXELS // pixels))
     pairs = zip(*(each.flatten(0, 1).split(at_once) for each in (videos, reference)))
-    each = [network(*(from_uint8(frames.to(device)) for frames in pair)).cpu() for pair in pairs]
-    return torch.cat(each).double().mean().item()
+    parts = (network(*(from_uint8(frames.to(device)) for frames in pair)) for pair in pairs)
+    each = [value for part in parts for value in part.tolist()]  # numbers, as for psnr
+    return torch.tensor(each, dtype=torch.float64).mean().item()
 
 
 def flicker(videos: PairedVideos) -> float:

@@ -1,18 +1,26 @@
 """Memory of the metrics: it depends on the size of a clip, and not on how many clips or frames are compared."""
 
+import os
+import resource
 import threading
 
+import numpy as np
 import pytest
 import torch
+from forks import fork, status
 from random_weights import random_state, smooth_videos
 
 from latte.eval import clip_sets, fidelity
 from latte.eval.bench.resources import LiveTensors
 from latte.eval.clip_sets import ClipSet
 from latte.eval.clip_windows import ClipWindow
+from latte.eval.features import Detector
 from latte.eval.fidelity import batch_lpips, flicker, psnr, ssim
+from latte.eval.inputs import Reading
 from latte.eval.networks.lpips import LPIPS
 from latte.eval.networks.shape_features import resize_clip
+from latte.eval.protocol import choose_protocol
+from latte.eval.video_comparison import compare_videos
 from latte.video import pixels
 from latte.video.pixels import resize_and_crop, slice_by_slice
 
@@ -87,3 +95,57 @@ def test_clips_are_decoded_ahead_within_a_budget(monkeypatch, tmp_path, budget, 
             held -= 1
     assert largest <= most + 1 and clips.sizes == {"4x4": 40}
     assert (81 * 3 * 544 * 960) * 2 < 1 << 28
+
+
+def growth(work, few: int, many: int, log) -> int:
+    """The bytes by which the most memory of a process rises when work(many) follows work(few)."""
+
+    def measure() -> None:
+        most = []
+        for count in (few, many):
+            work(count)
+            most.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # kB
+        print((most[1] - most[0]) << 10)
+
+    assert status(fork(measure, log)) == 0, log.read_text()
+    return int(log.read_text().split()[-1])
+
+
+FRAMES, HEIGHT, WIDTH = 16, 128, 160  # eight such clips make a batch
+FEW, MANY = 24, 96  # videos
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Folders of links to one video, by how many there are."""
+    root = tmp_path_factory.mktemp("sets")
+    np.save(root / "video.npy", smooth_videos(1, FRAMES, HEIGHT, WIDTH)[0].movedim(1, -1).numpy())
+    folders = {count: root / str(count) for count in (FEW, MANY)}
+    for count, folder in folders.items():
+        folder.mkdir()
+        for i in range(count):
+            os.link(root / "video.npy", folder / f"{i}.npy")
+    return folders
+
+
+def distance(videos) -> None:
+    """The distance that `latte eval` measures, by a function in place of a network."""
+    colours = Detector(
+        {"metric": "colours"}, lambda clips: torch.stack([clip[0].float().mean((1, 2)) for clip in clips])
+    )
+    compare_videos(torch.randn(9, 3), videos, colours, Reading(choose_protocol(None, frames=FRAMES)))
+
+
+@pytest.mark.parametrize("metric", [distance, flicker])
+@pytest.mark.filterwarnings("ignore")
+def test_a_process_needs_as_much_memory_for_many_videos_as_for_few(metric, sets, tmp_path):
+    grown = growth(lambda count: metric(sets[count]), FEW, MANY, tmp_path / "log")
+    assert grown < (MANY - FEW) * FRAMES * 3 * HEIGHT * WIDTH / 3  # of what so many videos take
+
+
+def test_a_process_needs_as_much_memory_for_many_frames_as_for_few(tmp_path):
+    """Even if the C library takes the memory of frames from its heap, where a number between them splits it."""
+    frame = smooth_videos(1, 1, 512, 512)
+    few_or_many = lambda count: [frame.expand(1, count, -1, -1, -1)] * 2
+    grown = growth(lambda count: psnr(*few_or_many(count)), 2, 22, tmp_path / "log")
+    assert grown < 20 * 8 * 3 * 512 * 512 / 5  # of what 20 frames take in float64

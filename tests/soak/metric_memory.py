@@ -1,0 +1,84 @@
+"""The most memory of `latte eval` on large videos: 81 frames of 544 x 960, and every metric whose network fits.
+
+There are 20 videos on each side. What the process holds does not grow with their number, so the bound is also that of
+2,000. Networks have random weights. JEDi is not measured: its network alone takes 2.5 GB.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from encode_video import encode
+from random_weights import random_state
+from soak_length import count
+
+from latte.eval.networks.i3d import I3D
+from latte.eval.networks.inception import Inception
+from latte.eval.networks.lpips import LPIPS
+from latte.eval.networks.published_weights import PUBLISHED
+
+FRAMES, HEIGHT, WIDTH = 81, 544, 960
+MOST_MEMORY = 2 << 20  # kB
+VIDEOS = max(2, count(20))
+
+# in a new process, whose most memory is not that of the one that starts it
+MEASURED = """
+import sys
+from pathlib import Path
+from latte.cli import main
+status = main(sys.argv[1:])
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
+sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders, each of links to one moving picture."""
+    root = tmp_path_factory.mktemp("large")
+    corners = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, (WIDTH + 4 * FRAMES) // 8, 3), np.uint8)
+    picture = corners.repeat(8, 0).repeat(8, 1)
+    for number, side in enumerate(("real", "generated")):
+        clip = np.stack([picture[:, 4 * i + number : 4 * i + number + WIDTH - 8] for i in range(FRAMES)])
+        video = encode(
+            root / f"{side}.mp4", np.pad(clip, ((0, 0), (0, 0), (4, 4), (0, 0))), options={"preset": "ultrafast"}
+        )
+        (root / side).mkdir()
+        for i in range(VIDEOS):
+            os.link(video, root / side / f"{i}.mp4")
+    return root
+
+
+def save_random(network, name: str, root, prefix: str = ""):
+    """A file of random weights with a published file's name."""
+    path = root / PUBLISHED[name].file
+    state = random_state(network)
+    torch.save({prefix + key: value for key, value in state.items() if "num_batches" not in key}, path)
+    return path
+
+
+def most_memory(*words) -> int:
+    """The most memory of a command, in kB."""
+    run = subprocess.run([sys.executable, "-c", MEASURED, *map(str, words)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    most = int(run.stdout.split()[-1])
+    print(f"{words[0]} {words[-2]}: {most / 2**20:.2f} GiB")
+    return most
+
+
+def test_the_distance_and_the_fid_of_frames(folders):
+    i3d = save_random(I3D(1e-3), "i3d-pretrained-400", folders)
+    inception = save_random(Inception(), "inception", folders)
+    words = ["eval", folders / "generated", "--real", folders / "real", "--frames", FRAMES]
+    assert most_memory(*words) < MOST_MEMORY
+    assert most_memory(*words, "--inception", inception, "--i3d", i3d) < MOST_MEMORY
+
+
+def test_the_fidelity_of_pairs(folders):
+    alexnet = save_random(LPIPS().features, "alexnet", folders, "features.")
+    words = ["eval", folders / "generated", "--reference", folders / "real"]
+    assert most_memory(*words) < MOST_MEMORY
+    assert most_memory(*words, "--alexnet", alexnet) < MOST_MEMORY
