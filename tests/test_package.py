@@ -228,6 +228,13 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "invalid choice: 'smaple'" in said and said.endswith("did you mean sample?\n") and said.count("\n") == 1
+    for wrong, hint in (
+        ("--steps", "settings are written key=value; see latte bench memory --help"),
+        ("--confg", "did you mean --config?"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["bench", "memory", "--config", "ucf101", wrong, "5"])
+        assert capsys.readouterr().err.endswith(f"; {hint}\n")
     for wrong, hint in (("every", "see latte eval --help"), ("latt", "did you mean latte?")):
         with pytest.raises(SystemExit):
             main(["eval", "fakes", "--protocol", wrong])

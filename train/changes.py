@@ -44,11 +44,11 @@ def changed_settings(
         free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
     if fixed := [name for name in differ if name not in free | tunable]:
         values = "; ".join(f"{name} was {short(before.get(name))}, not {short(now.get(name))}" for name in fixed)
-        raise ValueError(f"{other} ({', '.join(fixed)}): {values}; give another folder")
+        raise ValueError(f"{other}: {values}; give another folder")
     if unasked := [name for name in differ if name in tunable and name not in asked]:
         kept, new = (" ".join(f"{name}={values[name]}" for name in unasked) for values in (before, now))
         advice = f"to keep its own, add {kept}; to change them from here on, add {new} or --allow-changes"
-        raise ValueError(f"{other} ({', '.join(unasked)}): {advice}")
+        raise ValueError(f"{other}: {advice}")
     return {name: {"from": before[name], "to": now[name]} for name in differ if name in tunable | {"steps"}}
 
 

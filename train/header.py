@@ -53,15 +53,19 @@ def describe_data(run: Run) -> str:
     """What a run learns from."""
     config, clips = run.config, run.objective.clips
     source = config.data if config.latents in ("once", "step") else f"latents of {config.data} in {config.latents}"
-    counts = [counted(len(clips), "clip")]
+    counts = [counted(len(clips), unit(config))]
     counts += [f"of {counted(clips.num_videos, 'video')}"] if config.data != "shapes" else []
     counts += [f"in {counted(len(clips.names), 'class', 'classes')}"] if clips.names else []
-    frames = [counted(config.num_frames, "frame")]
-    frames += [chosen_frames(config)] if config.num_frames > 1 else []
+    frames = [counted(config.num_frames, "frame"), chosen_frames(config)] if config.num_frames > 1 else []
     frames += [f"{config.image_size} x {config.image_size} pixels"]
     if isinstance(run.objective, Denoising):
         frames += [f"latents {run.objective.channels} x {run.objective.side} x {run.objective.side}"]
     return f"{source}: {' '.join(counts)}, each {', '.join(frames)}"
+
+
+def unit(config: TrainConfig) -> str:
+    """What is trained on, in the singular."""
+    return "clip" if config.num_frames > 1 else "frame"
 
 
 def chosen_frames(config: TrainConfig) -> str:
@@ -70,9 +74,9 @@ def chosen_frames(config: TrainConfig) -> str:
 
 
 def describe_batch(run: Run) -> str:
-    """How many clips a step takes, and how they are split."""
+    """How many clips or frames a step takes, and how they are split."""
     config, micro = run.config, micro_batches(run.config, run.ranks)
-    text = f"{counted(config.global_batch_size, 'clip')} a step"
+    text = f"{counted(config.global_batch_size, unit(config))} a step"
     text += f", each with {counted(config.num_images, 'image')}" if config.num_images else ""
     text += f", {sum(map(len, micro))} in each of {run.ranks.size} processes" if run.ranks.size > 1 else ""
     return text + (f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else "")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from argparse import Namespace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from latte.eval.bench.step_time import step_time
 from latte.eval.bench.training_need import DEPTHS, Data, TrainingNeed, training_need, whole_and_sharded
 from latte.eval.reporting import markdown_table
 from latte.models.vae import VAEConfig
+from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.data.latent_files import open_latent_folder
@@ -77,10 +79,13 @@ def bench_memory(args: Namespace) -> None:
 
 def needs_of(config: TrainConfig, data: Data, processes: int) -> dict[str, TrainingNeed]:
     """What a training needs without and with gradient checkpointing and sharding, as far as it can have them."""
+    bar = partial(Progress, desc="counting memory", unit="variant")
     if config.kind not in DEPTHS:  # without these settings
-        return {column(config, processes): training_need(config, data, processes)}
-    variants = {again: dataclasses.replace(config, gradient_checkpointing=again) for again in (False, True)}
-    counted = {again: whole_and_sharded(variant, data, processes) for again, variant in variants.items()}
+        return {column(each, processes): training_need(each, data, processes) for each in bar([config])}
+    counted = {
+        again: whole_and_sharded(dataclasses.replace(config, gradient_checkpointing=again), data, processes)
+        for again in bar((False, True))
+    }
     kinds = product((False, True) if processes > 1 else (False,), (False, True))
     return {column_name(shard, again): counted[again][shard] for shard, again in kinds}
 

@@ -25,10 +25,18 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings] if len(actions) > 1 else []
         known += [str(choice) for action in actions for choice in action.choices or []]
         mistyped = re.findall(r"(?<=unrecognized arguments: )\S+|(?<=invalid choice: ')[^']+", message)
-        close = [match for word in mistyped for match in difflib.get_close_matches(word.split("=")[0], known, 1)]
+        close = [match for word in mistyped for match in nearest(word.split("=")[0], known)]
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+        if not close and "unrecognized" in message and any(action.dest == "changes" for action in self._actions):
+            hint = f"settings are written key=value; {hint}"
         print(f"{self.prog}: error: {one_line(message)}; {hint}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def nearest(word: str, known: list[str]) -> list[str]:
+    """The option or choice that a mistyped one is most similar to, if any is; the dashes of options do not count."""
+    names = {name.lstrip("-"): name for name in known}
+    return [names[match] for match in difflib.get_close_matches(word.lstrip("-"), names, 1)]
 
 
 def command_parser(commands: dict[str, str], version: str) -> Parser:

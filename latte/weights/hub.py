@@ -71,14 +71,12 @@ def find_cached(
     if snapshot is not None:
         return snapshot
     near, folder = nearest_path(Path(name)), Path(name).parent
-    if near or folder.is_dir():
-        found = f"did you mean {near}?" if near else f"{folder} holds no such folder"
-        advice = "if it is a name on the Hugging Face hub, add --download (local_files_only=False)"
-        raise CheckpointError(f"no model at {name}: {found}; {advice}")
-    raise CheckpointError(
-        f"{name} is neither a folder here nor in {cache_folder()}: fetch {needed} of huggingface.co/{name} by "
-        f"--download or local_files_only=False (or hf download {name}), or give the path of a folder with them"
-    )
+    found, how = f"did you mean {near}?" if near else f"{folder} holds no such folder", "add --download"
+    if not (near or folder.is_dir()):
+        found = f"there is no folder {folder} here"
+        how = f"which {cache_folder()} does not hold, fetch {needed} by hf download {name} or --download"
+    how += " (local_files_only=False)"
+    raise CheckpointError(f"no model at {name}: {found}; if it is a name on the Hugging Face hub, {how}")
 
 
 def find_file(path: str | Path, local_files_only: bool = True) -> Path:

@@ -57,7 +57,7 @@ def find_model(name: str | Path) -> Path:
         a checkpoint. A warning names a model that is passed over.
 
     Raises:
-        CheckpointError: There is no such path. The message lists the bundled models.
+        CheckpointError: There is no such path. The message says what is missing, or lists the bundled models.
     """
     path, bundled = Path(name), bundled_models()
     if str(name) in bundled:
@@ -67,6 +67,8 @@ def find_model(name: str | Path) -> Path:
     if not os.path.exists(path):
         if near := [*difflib.get_close_matches(str(name), bundled, 1), nearest_path(path)][0]:
             raise CheckpointError(f"no model at {name}: did you mean {near}?")
+        if missing := [folder for folder in reversed(path.parents) if not os.path.isdir(folder)]:
+            raise CheckpointError(f"no model at {name}: there is no folder {missing[0]}")
         models = ", ".join(sorted(known for known, folder in bundled.items() if folder.parent == BUNDLED)) or "none"
         raise CheckpointError(f"no model at {name}; give a path or the name of a bundled model: {models}")
     return path if (path / CONFIG).exists() else most_trained(path)

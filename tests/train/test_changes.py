@@ -81,12 +81,10 @@ def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, c
     capsys.readouterr()
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert (
-        "other settings (learning_rate, schedule): to keep its own, add learning_rate=0.001 schedule=constant" in said
-    )
+    assert "with other settings: to keep its own, add learning_rate=0.001 schedule=constant; " in said
     assert "add learning_rate=0.0015 schedule=cosine or --allow-changes" in said and said.count("\n") == 1
     assert main([*words, "schedule=constant"]) == 2
-    assert "other settings (learning_rate)" in capsys.readouterr().err
+    assert "to keep its own, add learning_rate=0.001; " in capsys.readouterr().err
     assert main([*words, "--allow-changes"]) == 0
     said = capsys.readouterr().err
     assert "after step 2 the run goes on with learning_rate=0.0015 (it was 0.001), schedule=cosine" in said
@@ -99,7 +97,7 @@ def test_some_settings_never_change(vae, tmp_path, capsys):
     for change in ("seed=1", "model.depth=4", "global_batch_size=2", "num_frames=2", "clips=11", "sample_latents=true"):
         assert main([*words, change, "learning_rate=1"]) == 2
         name, said = change.partition("=")[0].partition(".")[0], capsys.readouterr().err
-        assert f"other settings ({name}): {name} was " in said and "; give another folder" in said
+        assert f"with other settings: {name} was " in said and "; give another folder" in said
     assert not (tmp_path / "changes.json").exists()
 
 

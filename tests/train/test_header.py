@@ -73,6 +73,7 @@ def test_a_run_of_videos_says_how_many_and_of_which_frames(vae, videos, tmp_path
     assert said[3] == f"{tmp_path}/vae/final: trained for 1 step\nnext: {command}"
     clips = f"{videos}: 12 clips of 3 videos in 2 classes"
     assert latte["data"] == f"{clips}, each 4 frames, selection crop, 16 x 16 pixels, latents 4 x 2 x 2"
-    assert of_vae["data"] == f"{clips}, each 1 frame, 16 x 16 pixels"
+    assert of_vae["data"] == f"{videos}: 12 frames of 3 videos in 2 classes, each 16 x 16 pixels"
+    assert of_vae["batch"].endswith(" frames a step")
     assert latte["batch"] == "4 clips a step, each with 2 images"
     assert of_vae["trains"].startswith("a VAE of ")

@@ -117,7 +117,7 @@ def test_a_missing_vae_is_named_with_the_preset_that_trains_one(tmp_path, capsys
 def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
     run(small(vae, "steps=2"), tmp_path / "run")
     words = ["--config", "shapes", *TINY, f"vae={vae}"]
-    assert "other settings (seed): seed was 0, not 1" in refusal(capsys, "--run", tmp_path / "run", *words, "seed=1")
+    assert "with other settings: seed was 0, not 1; " in refusal(capsys, "--run", tmp_path / "run", *words, "seed=1")
     assert "has done 2 steps" in refusal(capsys, "--run", tmp_path / "run", *words, "steps=1")
     assert "already holds checkpoints" in refusal(capsys, "--run", tmp_path / "run", *words, "--resume", "never")
     (tmp_path / "a").write_text("")

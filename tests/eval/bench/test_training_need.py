@@ -99,7 +99,8 @@ def test_the_command_knows_published_sizes_without_data(tmp_path, capsys, monkey
     out = tmp_path / "need.json"
     words = ["--processes", "8", "--device", "cpu", "--out", str(out), "precision=fp32", "data=nowhere"]
     assert main(["bench", "memory", "--config", "ucf101", *words, *SLIM]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert "counting memory" in progress
     assert "there is no VAE sd-vae-ft-ema yet" in said and "no classes are counted" in said
     assert "1 x 5 clips a step in each of 8 processes, fp32; these settings: plain" in said
     assert "a step takes about 2 s on cpu" in said and "measured: a clock" in said
