@@ -71,12 +71,16 @@ def find_cached(
     if snapshot is not None:
         return snapshot
     near, folder = nearest_path(Path(name)), Path(name).parent
-    found, how = f"did you mean {near}?" if near else f"{folder} holds no such folder", "add --download"
-    if not (near or folder.is_dir()):
+    advice = "add --download (local_files_only=False)"
+    if near:
+        found = f"did you mean {near}?"
+    elif folder.is_dir():
+        found = f"{folder} holds no such folder"
+    else:
         found = f"there is no folder {folder} here"
-        how = f"which {cache_folder()} does not hold, fetch {needed} by hf download {name} or --download"
-    how += " (local_files_only=False)"
-    raise CheckpointError(f"no model at {name}: {found}; if it is a name on the Hugging Face hub, {how}")
+        fetched = f"{needed} by --download or local_files_only=False (or hf download {name})"
+        advice = f"fetch {fetched}, as {cache_folder()} does not hold it"
+    raise CheckpointError(f"no model at {name}: {found}; if it is a name on the Hugging Face hub, {advice}")
 
 
 def find_file(path: str | Path, local_files_only: bool = True) -> Path:

@@ -146,6 +146,5 @@ def test_a_process_needs_as_much_memory_for_many_videos_as_for_few(metric, sets,
 def test_a_process_needs_as_much_memory_for_many_frames_as_for_few(tmp_path):
     """Even if the C library takes the memory of frames from its heap, where a number between them splits it."""
     frame = smooth_videos(1, 1, 512, 512)
-    few_or_many = lambda count: [frame.expand(1, count, -1, -1, -1)] * 2
-    grown = growth(lambda count: psnr(*few_or_many(count)), 2, 22, tmp_path / "log")
+    grown = growth(lambda count: psnr(*[frame.expand(1, count, -1, -1, -1)] * 2), 2, 22, tmp_path / "log")
     assert grown < 20 * 8 * 3 * 512 * 512 / 5  # of what 20 frames take in float64
