@@ -58,5 +58,6 @@ def inception_detector(path: str | Path | None, device: torch.device) -> Detecto
     """Inception features of each frame of a clip, (b, f, 2048). Raises CheckpointError; see load_inception."""
     file = find_weights("inception", path)
     network = load_inception(file.path, device)
-    of = lambda clips: torch.stack([frame_features(clip[None], network) for clip in clips])
+    at_once = 8 if device.type == "cpu" else 32  # on a CPU, 32 take 0.8 GB more and longer
+    of = lambda clips: torch.stack([frame_features(clip[None], network, at_once) for clip in clips])
     return Detector({"metric": "fid", "sha256": file.sha256}, of, device_name(device), WIDTH)
