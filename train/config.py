@@ -193,6 +193,12 @@ class VAETrainConfig(VideoTrainConfig):
     kind: str = field(default="vae", init=False)
     # of the KL divergence of the latents from a standard Gaussian
     kl_weight: float = setting(1e-6, least=0, tunable=True)
+    # of the error of frames at half size that are decoded from latents at half size (scale equivariance)
+    equivariance_weight: float = setting(0.0, least=0, tunable=True)
+    # of the error of the first channels of the latents as a small copy of the frame
+    thumbnail_weight: float = setting(0.0, least=0, tunable=True)
+    # train the decoder alone, so that models of the latents of init stay of use
+    freeze_encoder: bool = setting(False)
 
     derived: ClassVar[dict[str, str]] = {
         "in_channels": "the colours of a frame",

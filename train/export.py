@@ -101,7 +101,7 @@ def save_result(
         scores: Of the last evaluation, for the model card.
     """
     network.eval()
-    if isinstance(objective, Reconstruction):
+    if isinstance(objective, Reconstruction) and not objective.config.freeze_encoder:
         scale_latents(objective, network)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)

@@ -10,40 +10,84 @@ from latte.diffusion.randomness import normal
 from latte.models.network_config import check_fields
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.base_config import TrainConfig
+from latte.train.checkpoint import latest
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
+from latte.weights.folder import read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import load_strictly
 from latte.weights.vae_folder import load_vae
+
+# modules of an autoencoder whose shapes depend on the number of latent channels
+NEXT_TO_LATENTS = ("encoder.conv_out.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
+# of pixels in [-1, 1] that are the first channels of the latents, so that colours outweigh the other channels
+THUMBNAIL_SCALE = 4.0
 
 
 class Reconstruction:
     """Reconstruct frames from latents that are close to a standard Gaussian.
 
-    The loss is the mean absolute error plus the mean squared error of the pixels, plus config.kl_weight times the KL
-    divergence of the latents' posterior from N(0, 1).
+    The loss is the error of the pixels (reconstruction_error), plus config.kl_weight times the KL divergence of the
+    latents' posterior from N(0, 1). Two more terms shape the latents for the network that will learn to generate them:
+
+    - config.equivariance_weight times the error with which latents at half size decode to the frame at half size
+      (scale equivariance: Skorokhodov et al. 2025, arXiv 2502.14831);
+    - config.thumbnail_weight times the squared error of the first channels of the posterior's mean as a thumbnail: the
+      frame at the latents' size, times THUMBNAIL_SCALE. So latents change with colours as pixels do.
     """
 
     def __init__(
         self, clips: Clips, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
     ):
-        self.clips, self.config, self.device = clips, config, device
+        self.clips, self.config, self.device, self.resumed = clips, config, device, resumed
         self.batches = Batches(clips, config)
         self.prepare = self.batches.prepare
 
     def network(self) -> AutoencoderKL:
         """Make an autoencoder, with fresh weights or those of config.init.
 
+        If the autoencoder of config.init has another number of latent channels, the layers next to the latents
+        (NEXT_TO_LATENTS) start anew and all others from it. With config.freeze_encoder, it keeps the latents of
+        config.init and their scale.
+
         Raises:
-            ValueError: If it cannot encode frames of config.image_size, or the weights of config.init do not fit.
+            ValueError: If it cannot encode frames of config.image_size, settings ask for latents that it does not have,
+                or the weights of config.init do not fit.
         """
         network = AutoencoderKL(VAEConfig(**check_fields(VAEConfig, self.config.model)))
-        VideoVAE(network).latent_side(self.config.image_size)
+        self.check_latents(network)
+        trained = latest(self.resumed) if self.resumed else None
         if self.config.init:
-            folder = find_model(self.config.init)
-            load_strictly(network, load_vae(folder).model.state_dict(), folder)
+            trained = find_model(self.config.init)
+            model = load_vae(trained).model
+            state = model.state_dict()
+            if model.config.latent_channels != network.config.latent_channels and not self.config.freeze_encoder:
+                own = network.state_dict()
+                state |= {name: own[name] for name in own if name.startswith(NEXT_TO_LATENTS)}
+            load_strictly(network, state, trained)
+        if trained and self.config.freeze_encoder:
+            network.config = read_config(trained, VAEConfig.from_dict)
+            for part in (network.encoder, network.quant_conv):
+                part.requires_grad_(False)
         return network
+
+    def check_latents(self, network: AutoencoderKL) -> None:
+        """Raise ValueError unless the latents of the network have the size and the channels that settings ask for."""
+        config, channels = self.config, network.config
+        side = VideoVAE(network).latent_side(config.image_size)
+        if config.equivariance_weight and side % 2:
+            raise ValueError(
+                f"equivariance_weight halves the latents, and image_size={config.image_size} gives them an odd side of"
+                f" {side}: choose another image_size, or equivariance_weight=0"
+            )
+        if config.thumbnail_weight and channels.latent_channels < channels.in_channels:
+            raise ValueError(
+                f"thumbnail_weight needs latents with a channel for each colour: model.latent_channels is"
+                f" {channels.latent_channels}; set it to {channels.in_channels} or more, or thumbnail_weight=0"
+            )
+        if config.freeze_encoder and not (config.init or self.resumed):
+            raise ValueError("freeze_encoder keeps the encoder of another VAE: name it with init=FOLDER")
 
     def __call__(self, network: AutoencoderKL, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss on the frames of some slots, and the PSNR in dB and the KL divergence to log."""
@@ -51,8 +95,24 @@ class Reconstruction:
         mean, logvar = (moment.float() for moment in network.moments(images))
         per_slot = (self.config.num_frames, *mean.shape[1:])
         noise = torch.cat([normal(per_slot, self.config.seed, step, slot, Draw.POSTERIOR) for slot in slots])
-        out = network.decode(mean + (0.5 * logvar).exp() * noise.to(self.device)).float()
+        latents = mean + (0.5 * logvar).exp() * noise.to(self.device)
+        out = network.decode(latents).float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        mse = F.mse_loss(out, images)
-        loss = F.l1_loss(out, images) + mse + self.config.kl_weight * kl
-        return loss, {"psnr": 10 * torch.log10(4 / mse.detach()), "kl": kl.detach()}
+        loss = reconstruction_error(out, images) + self.config.kl_weight * kl
+        if self.config.thumbnail_weight:
+            thumbnail = THUMBNAIL_SCALE * F.interpolate(images, mean.shape[2:], mode="area")
+            loss = loss + self.config.thumbnail_weight * F.mse_loss(mean[:, : thumbnail.shape[1]], thumbnail)
+        if self.config.equivariance_weight:
+            smaller = reconstruction_error(network.decode(half_size(latents)).float(), half_size(images))
+            loss = loss + self.config.equivariance_weight * smaller
+        return loss, {"psnr": 10 * torch.log10(4 / F.mse_loss(out.detach(), images)), "kl": kl.detach()}
+
+
+def reconstruction_error(out: Tensor, images: Tensor) -> Tensor:
+    """The mean absolute error of pixels plus their mean squared error."""
+    return F.l1_loss(out, images) + F.mse_loss(out, images)
+
+
+def half_size(x: Tensor) -> Tensor:
+    """Images or latents (n, c, h, w) -> (n, c, h / 2, w / 2): means over squares of 2 x 2."""
+    return F.avg_pool2d(x, 2)

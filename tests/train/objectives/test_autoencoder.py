@@ -1,0 +1,110 @@
+"""The loss of a VAE against its parts, and what it takes from another VAE."""
+
+import json
+
+import pytest
+import torch
+from small_runs import TINY_VAE, run, same, tensors
+
+from latte.diffusion.randomness import normal
+from latte.train import checkpoint
+from latte.train.data.clip_order import Draw
+from latte.train.data.latents import open_data
+from latte.train.objectives.autoencoder import NEXT_TO_LATENTS, Reconstruction
+from latte.train.presets import resolve
+from latte.weights.vae_folder import load_vae
+
+
+def settings(*words):
+    return resolve("shapes-vae", [*TINY_VAE, "precision=fp32", "num_frames=1", *words])
+
+
+def objective(*words):
+    config = settings(*words)
+    return Reconstruction(open_data(config), config)
+
+
+def mean(values):
+    return float(values.detach().double().mean())
+
+
+def squares(images):
+    """Means over squares of 2 x 2, added up one by one."""
+    return sum(images[..., y::2, x::2] for y in (0, 1) for x in (0, 1)) / 4
+
+
+@pytest.mark.parametrize(("equivariance", "thumbnail"), [(0, 0), (0.5, 0), (0, 0.25), (0.5, 0.25)])
+def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail):
+    made = objective("kl_weight=0.125", f"equivariance_weight={equivariance}", f"thumbnail_weight={thumbnail}")
+    network, slots = made.network(), range(3)
+    made.prepare([slots], 0)
+    found, logged = made(network, 0, slots)
+    images = torch.cat([made.batches.batch(0, range(slot, slot + 1)).videos[0] for slot in slots])
+    centre, logvar = network.moments(images)
+    noise = torch.cat([normal((1, *centre.shape[1:]), made.config.seed, 0, slot, Draw.POSTERIOR) for slot in slots])
+    latents = centre + (0.5 * logvar).exp() * noise
+    error = network.decode(latents) - images
+    divergence = mean(centre.square() + logvar.exp() - 1 - logvar) / 2
+    expected = mean(error.abs()) + mean(error.square()) + 0.125 * divergence
+    smaller = network.decode(squares(latents)) - squares(images)
+    expected += equivariance * (mean(smaller.abs()) + mean(smaller.square()))
+    eighth = squares(squares(squares(images)))
+    expected += thumbnail * mean((centre[:, :3] - 4 * eighth).square())
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(logged["kl"]) == pytest.approx(divergence, rel=1e-5)
+
+
+@pytest.mark.parametrize("words", [["equivariance_weight=0.5"], ["thumbnail_weight=0.5"], ["freeze_encoder=true"]])
+def test_each_option_changes_a_run_that_resumes_with_the_same_bits(words, tmp_path):
+    words = [*words, "steps=4", "save_every=2"]
+    if frozen := "freeze_encoder=true" in words:
+        words.append(f"init={run(settings('steps=1'), tmp_path / 'first')}")
+    run(settings(*words), tmp_path / "whole")
+    run(settings(*words, "steps=2"), tmp_path / "parts")
+    run(settings(*words), tmp_path / "parts")
+    run(settings(*words[1:]), tmp_path / "off")
+    whole, parts, off = (tensors(checkpoint.latest(tmp_path / name)) for name in ("whole", "parts", "off"))
+    assert same(whole, parts) and not same(whole, off)
+    if frozen:
+        configs = [json.loads((tmp_path / name / "final/config.json").read_text()) for name in ("whole", "parts")]
+        assert configs[0] == configs[1] == json.loads((tmp_path / "first/final/config.json").read_text())
+
+
+def test_a_frozen_encoder_keeps_the_latents(tmp_path):
+    words = [f"init={run(settings('steps=2'), tmp_path / 'first')}", "freeze_encoder=true", "steps=2"]
+    run(settings(*words), tmp_path / "second")
+    first, second = (load_vae(tmp_path / name / "final") for name in ("first", "second"))
+    video = torch.rand(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = first.encode(video)
+    assert torch.equal(latents, second.encode(video))
+    assert not torch.equal(first.decode(latents), second.decode(latents))
+
+
+def test_other_latent_channels_start_the_layers_next_to_the_latents_anew(tmp_path):
+    first = run(settings("steps=1"), tmp_path)
+    wider = objective(f"init={first}", "model.latent_channels=6").network().state_dict()
+    fresh = objective("model.latent_channels=6").network().state_dict()
+    before = load_vae(first).model.state_dict()
+    anew = {name for name in wider if name.startswith(NEXT_TO_LATENTS)}
+    assert {name for name in wider if wider[name].shape != before[name].shape} <= anew
+    assert all(torch.equal(wider[name], before[name]) for name in wider.keys() - anew)
+    assert all(wider[name].shape == fresh[name].shape for name in anew)
+
+
+REFUSED = {
+    ("equivariance_weight=0.5", "image_size=24"): "equivariance_weight halves the latents, .* odd side of 3",
+    ("thumbnail_weight=0.1", "model.latent_channels=2"): "latents with a channel for each colour: .* is 2",
+    ("freeze_encoder=true",): "name it with init=FOLDER",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_settings_that_the_latents_do_not_fit(words):
+    with pytest.raises(ValueError, match=REFUSED[words]):
+        objective(*words).network()
+
+
+def test_a_frozen_encoder_needs_the_same_channels(tmp_path):
+    words = [f"init={run(settings('steps=1'), tmp_path)}", "freeze_encoder=true", "model.latent_channels=6"]
+    with pytest.raises(ValueError, match="of another shape"):
+        objective(*words).network()
