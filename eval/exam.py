@@ -7,8 +7,8 @@ import torch
 
 from latte.arguments import check_count
 from latte.pipeline import LattePipeline
+from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, ShapeClip, caption, is_held_out, make_clip
-from latte.shapes.examiner import score_clips
 from latte.text.tokenizer import Tokenizer
 from latte.video.pixels import from_uint8
 

@@ -20,8 +20,8 @@ from latte.eval.networks.shape_features import shapes_detector
 from latte.files import replacing, write_json
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
+from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import MOTIONS, ShapeClip, make_clip
-from latte.shapes.examiner import score_clips
 from latte.train.base_config import TrainConfig
 from latte.train.curves import read_metrics
 from latte.train.data.folders import open_clips

@@ -19,12 +19,10 @@ not a displaced, swapped or frozen frame:
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from latte.shapes.draw import COLOURS, DIRECTIONS, MOTIONS, SHAPES, ShapeClip, coverage
-from latte.shapes.variety import entropy, shares
+from latte.shapes.draw import COLOURS, DIRECTIONS, SHAPES, coverage
 
 NONE = "none"  # no known motion, colour or shape fits
 
@@ -251,62 +249,3 @@ def examine(video: np.ndarray, extent: float = 1.0) -> Findings:
     shape, shape_constancy = judge_shape(alpha, trajectory, area)
     count = judge_count(alpha)
     return Findings(motion, colour, shape, count, trajectory, error, colour_constancy, shape_constancy)
-
-
-def fraction(hits: list[bool] | np.ndarray) -> float:
-    """The fraction of true values, in [0, 1]."""
-    return float(np.mean(hits))
-
-
-def score_clips(
-    videos: list[np.ndarray],
-    labels: list[int],
-    truths: list[ShapeClip] | None = None,
-    copies: bool = True,
-    extent: float = 1.0,
-) -> dict[str, Any]:
-    """Score clips by how often the examiner finds what they should show.
-
-    Args:
-        videos: Clips, uint8 (f, 3, h, w).
-        labels: The motion that each should show, as an index into MOTIONS.
-        truths: What each should show in full, if that is known.
-        copies: Whether the videos reproduce the truths, as reconstructions do, and not only show what their captions
-            say.
-        extent: The fraction of a full motion that each clip covers, in (0, 1].
-
-    Returns:
-        Values for JSON. Fractions of all clips are `motion_accuracy`, `by_motion` (the same for each class),
-        `count_accuracy` (one object), and with truths `colour_accuracy`, `shape_accuracy` and `all_right` (all four).
-        `colour_constancy` and `shape_constancy` are means over clips. `colour_shares` and `shape_shares` say which
-        fraction of the clips shows each, with "none", and `colour_entropy` and `shape_entropy` how evenly they are
-        spread (see latte.shapes.variety). `trajectory_error` is a mean rms distance in pixels: from the true
-        trajectory for copies, over the clips that show a shape in every frame; otherwise from the fitted motion, over
-        the clips that have one. It is None if there are no such clips.
-    """
-    found = [examine(video, extent) for video in videos]
-    expected = np.array([MOTIONS[label] for label in labels])
-    right = np.array([f.motion for f in found]) == expected
-    scores: dict[str, Any] = {
-        "clips": len(found),
-        "motion_accuracy": fraction(right),
-        "by_motion": {motion: fraction(right[expected == motion]) for motion in MOTIONS if motion in expected},
-        "colour_constancy": float(np.mean([f.colour_constancy for f in found])),
-        "shape_constancy": float(np.mean([f.shape_constancy for f in found])),
-        "count_accuracy": fraction([f.count == 1 for f in found]),
-    }
-    for kind, choices in (("colour", COLOURS), ("shape", SHAPES)):
-        names = [getattr(f, kind) for f in found]
-        scores[f"{kind}_entropy"] = entropy(names, list(choices))
-        scores[f"{kind}_shares"] = shares(names, [*choices, NONE])
-    errors = [f.fit_error for f in found]
-    if truths is not None:
-        pairs = list(zip(found, truths))
-        scores["colour_accuracy"] = fraction([f.colour == t.colour for f, t in pairs])
-        scores["shape_accuracy"] = fraction([f.shape == t.shape for f, t in pairs])
-        scores["all_right"] = fraction(
-            [(f.motion, f.colour, f.shape, f.count) == (t.motion, t.colour, t.shape, 1) for f, t in pairs]
-        )
-        errors = [rms_length(f.trajectory - t.trajectory) for f, t in pairs] if copies else errors
-    finite = [error for error in errors if np.isfinite(error)]
-    return scores | {"trajectory_error": float(np.mean(finite)) if finite else None}

@@ -10,8 +10,9 @@ import torch
 from latte import LattePipeline
 from latte.eval.exam import reconstruct, score_table
 from latte.models.latte import Latte, LatteConfig
+from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
-from latte.shapes.examiner import count_objects, examine, score_clips
+from latte.shapes.examiner import count_objects, examine
 from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
 

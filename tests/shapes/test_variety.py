@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import COLOURS, SHAPES, make_clip
-from latte.shapes.examiner import score_clips
 from latte.shapes.variety import entropy, shares
 
 

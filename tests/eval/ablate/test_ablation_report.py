@@ -15,8 +15,8 @@ from latte.eval.ablate.report import settings_text, write_report
 from latte.eval.ablate.runs import MEASUREMENTS, OLD_MEASUREMENTS
 from latte.eval.ablate.scores import ClipGeometry, Samples, distance_scores, examiner_scores, real_clips
 from latte.eval.ablate.tables import compare_arms, mean_and_deviation
+from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import make_clip
-from latte.shapes.examiner import score_clips
 from latte.train.data.folders import open_clips
 
 
