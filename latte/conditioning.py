@@ -12,10 +12,11 @@ from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, split_outpu
 from latte.diffusion.guidance import scale_bands
 from latte.diffusion.guidance_methods import METHODS, Rule
 from latte.diffusion.predictions import factors_at, network_input, noise_of
+from latte.fast.fast_run import FastRun
 from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
 from latte.fast.temporal_attention import pack_frames
-from latte.fast.trunk import FastRun, has_fast_form
+from latte.fast.trunk import has_fast_form
 from latte.models.denoiser import Condition
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan

@@ -21,8 +21,8 @@ from latte.conditioning import (
     with_weaker,
     without_reuse,
 )
+from latte.fast.fast_run import FastRun
 from latte.fast.graph_run import GraphRun
-from latte.fast.trunk import FastRun
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan

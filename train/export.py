@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from latte.files import copy_files, replacing_folder, set_aside, write_json, write_text
+from latte.files import replacing_folder, set_aside, write_json, write_text
+from latte.folder_tree import copy_files
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.scheduler import Scheduler, usual_scheduler

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from latte.drafts import discard, flush, flush_entries
-from latte.files import copy_files, read_json, replacing_folder, set_aside, write_json
+from latte.files import read_json, replacing_folder, set_aside, write_json
+from latte.folder_tree import copy_files
 from latte.train.checkpoint import load_tensors, remove_leftovers, step_of
 from latte.train.export import TEXT_PARTS
 from latte.train.power_average import mixture

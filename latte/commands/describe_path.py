@@ -1,7 +1,6 @@
 """What lies at a path, in a few lines: a run, a model, data, features, statistics, results or videos."""
 
 import json
-import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from latte.arguments import counted
+from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.statistics import is_features, read_feature_set
-from latte.eval.tensor_files import holds_video_tensors, stored_shapes
 from latte.files import read_json
 from latte.sample_record import RECORD
 from latte.train import checkpoint
 from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_latent_folder
 from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
-from latte.train.header import TRAINED, in_units
+from latte.train.header import TRAINED
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.presets import resolve
 from latte.train.run_folder import SETTINGS_FILE
@@ -25,31 +24,17 @@ from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
 from latte.video.page import PAGE_FILE, is_page
 from latte.video.read import scan_videos
-from latte.weights.folder import CONFIG, weight_files
-from latte.weights.folder import WEIGHTS as MODEL
+from latte.weights.folder import CONFIG
 from latte.weights.load import (
     FINAL,
-    PARTS,
-    WEAKER,
     bundled_models,
     find_model,
     is_checkpoint,
     is_text_pipeline,
     nearest_path,
 )
-from latte.weights.state_files import state_files
-from latte.weights.tensors import CheckpointError, nested_tables
-from latte.weights.torch_files import read_torch_file
 
-Lines = Iterator[tuple[str, object]]
-WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 SHOWN = 40  # lines about a result file, and names in one of them
-NETWORKS = {  # by a word in config.json; all others are a Latte
-    "block_out_channels": "a VAE",
-    "widths": "a feature network",
-    "text_encoder": "a text-to-video model",
-    "caption_channels": "a text-to-video transformer",
-}
 
 
 def describe_path(name: str) -> str:
@@ -149,56 +134,12 @@ def about_samples(path: Path) -> Lines:
     yield "device", f"{record.get('device')}, torch {record.get('torch')}"
 
 
-def about_pipeline(path: Path) -> Lines:
-    """The parts of a text-to-video model."""
-    for part in (path / name for name in (*PARTS, WEAKER) if (path / name).is_dir()):
-        files = state_files(part) if (part / CONFIG).is_file() and part.name != "scheduler" else []
-        yield part.name, f"{in_units(parameters(files))} parameters" if files else "no weights"
-
-
-def about_model(path: Path) -> Lines:
-    """Its shape, and what lies beside it."""
-    config = read_json(path / CONFIG)
-    kind = next((what for name, what in NETWORKS.items() if name in config), "a Latte")
-    files = [path / MODEL] if is_checkpoint(path) else weight_files(path)
-    yield "network", f"{kind} of {in_units(parameters(files))} parameters"
-    shown = {name: value for name, value in config.items() if not name.startswith("_") and not isinstance(value, dict)}
-    yield "shape", ", ".join(f"{name}={value}" for name, value in shown.items())
-    if (path / WEAKER / CONFIG).is_file():
-        count = in_units(parameters(weight_files(path / WEAKER)))
-        yield WEAKER, f"{count} parameters, which autoguidance leads away from"
-    folders = sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
-    yield "beside it", ", ".join(folders)
-
-
 def about_page(path: Path) -> Lines:
     """What `latte sample` made."""
     names = sorted(file.name for file in path.glob("*.mp4"))
     yield "videos", len(names)
     yield "the first", names[0] if names else None
     yield "to see them", f"open {path / PAGE_FILE}"
-
-
-def about_weights(path: Path) -> Lines:
-    """The tables of tensors in a file."""
-    for name, table in tables_in(path).items():
-        if table:
-            first = next(iter(table))
-            count = sum(map(math.prod, table.values()))
-            yield name, f"{len(table)}, {in_units(count)} numbers; the first is {first} {table[first]}"
-
-
-def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of the tensors in a file of weights, by table. Raises CheckpointError if it is damaged."""
-    try:
-        if path.suffix == ".safetensors":
-            return {"tensors": stored_shapes(path)}
-        content = read_torch_file(path, values=False)
-        shapes = lambda table: {name: tuple(z.shape) for name, z in table.items() if hasattr(z, "shape")}
-        found = nested_tables(content) if isinstance(content, dict) else ()
-        return {".".join(map(str, names)) or "tensors": shapes(table) for names, table in found}
-    except Exception as error:  # a damaged file can raise almost anything
-        raise CheckpointError(f"{path} is damaged, or holds no weights: {error}") from error
 
 
 def about_features(path: Path) -> Lines:
@@ -263,16 +204,6 @@ def numbers(line: dict[str, float | None]) -> str:
     """A line of metrics in words."""
     short = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return ", ".join(f"{name} {short(value)}" for name, value in line.items())
-
-
-def parameters(files: list[Path]) -> int:
-    """How many numbers some files of weights hold."""
-    return sum(math.prod(shape) for file in files for table in tables_in(file).values() for shape in table.values())
-
-
-def is_weights(path: Path) -> bool:
-    """Whether a file is one of weights, and not of videos or features."""
-    return path.is_file() and path.suffix.lower() in WEIGHTS and not holds_video_tensors(path)
 
 
 def is_video(path: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latte.fast.fast_run import FastRun
 from latte.fast.static_cache import StaticCache
-from latte.fast.trunk import FastRun
 from latte.models.denoiser import Condition, Denoiser
 from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks

@@ -17,7 +17,8 @@ import torch
 from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
-from latte.files import is_special, refuse_pointer, walk_tree
+from latte.files import refuse_pointer
+from latte.folder_tree import is_special, walk_tree
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
 from latte.video.damage import Damage, WhenDamaged
 from latte.video.formats import (

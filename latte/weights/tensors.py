@@ -15,7 +15,8 @@ from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
 from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
 from latte.weights.scaled_float8 import FLOATS8, take_scales, unscaled
-from latte.weights.torch_files import SPECIAL, ZIP, read_torch_file
+from latte.weights.tensor_pickles import SPECIAL
+from latte.weights.torch_files import ZIP, read_torch_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
 FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,10 +6,11 @@ from goldens import relative_error
 from small_latte import T, X, draw, text_model, warm
 from torch.nn.functional import gelu
 
-from latte.fast import trunk
+from latte.fast import fast_run, trunk
 from latte.fast.blocks import parts
+from latte.fast.fast_run import FastRun
 from latte.fast.kernels import FastLinear, gelu_
-from latte.fast.trunk import FastRun, fast, has_fast_form
+from latte.fast.trunk import fast, has_fast_form
 
 OPTIONS = [{"variant": v} for v in (1, 2, 3, 4)] + [
     {"conditioning": "tokens"},
@@ -51,7 +52,7 @@ def test_text_models(mask, part, monkeypatch):
 @pytest.mark.parametrize("option", [{}, {"conditioning": "tokens"}, {"tubelet": 2}], ids=str)
 def test_runs_over_known_timesteps(option, most, monkeypatch):
     """With modulations of all timesteps before the first, and one by one; for all videos, and for the first."""
-    monkeypatch.setattr(trunk, "MOST_TABLED", most)
+    monkeypatch.setattr(fast_run, "MOST_TABLED", most)
     model, times = warm(**option), torch.tensor([977, 500, 3])
     with torch.no_grad():
         run = FastRun(model, model.class_condition(model.condition(times.repeat_interleave(2), Y.repeat(3))), 3)

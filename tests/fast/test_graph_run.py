@@ -5,10 +5,10 @@ import torch
 from recorded_graph import record
 from small_latte import X, draw, text_model, warm
 
-from latte.fast import trunk
+from latte.fast import fast_run
+from latte.fast.fast_run import FastRun
 from latte.fast.graph_run import GraphRun
 from latte.fast.static_cache import StaticCache
-from latte.fast.trunk import FastRun
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Evaluation, Plan, Reuse, Threshold, exact_plan
 from latte.plans.tracks import holding_blocks
@@ -54,7 +54,7 @@ CASES += [(kind, "along a line", tabled) for kind in ("class", "tokens") for tab
 
 @pytest.mark.parametrize(("kind", "name", "tabled"), CASES)
 def test_replayed_steps(kind, name, tabled, monkeypatch):
-    monkeypatch.setattr(trunk, "MOST_TABLED", tabled)
+    monkeypatch.setattr(fast_run, "MOST_TABLED", tabled)
     make = {"text": text_model, "class": warm, "tokens": lambda: warm(conditioning="tokens")}[kind]
     the_plan, captured = PLANS[name], []
     with torch.no_grad():

@@ -20,7 +20,7 @@ from torch import nn
 
 from latte.eval.statistics import read_statistics
 from latte.files import CheckpointError
-from latte.weights import pickles, torch_files
+from latte.weights import pickles, tensor_pickles
 from latte.weights.pickles import Foreign, PickleReader
 from latte.weights.tensors import read_tensors
 from latte.weights.torch_files import read_torch_file
@@ -168,7 +168,7 @@ def test_forged_tensors_are_refused(value, words, tmp_path):
 
 
 def test_views_and_empty_tensors_have_an_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch_files, "MOST_TENSORS", 100)
+    monkeypatch.setattr(tensor_pickles, "MOST_TENSORS", 100)
     empty = tensor(size=b"(K\x00t")
     for count in (100, 101):
         path = archive(tmp_path, b"}U\x01w" + tensor() + b"sU\x01x](" + empty * (count - 1) + b"es", _0=VALUES)

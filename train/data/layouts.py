@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latte.files import read_lines, walk_tree
+from latte.files import read_lines
+from latte.folder_tree import walk_tree
 from latte.train.data.captions import without_captions
 from latte.train.data.splits import abbreviate, reject_splits, warn_of_hidden_classes
 from latte.video.read import list_pictures, list_videos, scan_videos

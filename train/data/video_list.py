@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from latte.arguments import counted
-from latte.files import MOST_LIST_BYTES, is_special, read_json, write_json
+from latte.files import MOST_LIST_BYTES, read_json, write_json
+from latte.folder_tree import is_special
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.video.damage import WhenDamaged
 from latte.video.read import list_pictures

@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_read_is_skipped(prepare, tmp_path, monkeypatch)
             raise PermissionError(13, "Permission denied")
         return listdir(folder)
 
-    monkeypatch.setattr("latte.files.os.listdir", forbidden)
+    monkeypatch.setattr("latte.folder_tree.os.listdir", forbidden)
     status, _, err = prepare("ffs", tmp_path / "data")
     assert status == 0 and paths(tmp_path / "out") == ["a.mp4"]
     assert "lost+found cannot be read and is skipped: Permission denied" in err
