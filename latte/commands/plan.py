@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from latte.commands.sampling_options import apply_plan_options, open_pipeline
-from latte.plans.cost import WEAKER, network_cost
+from latte.plans.cost import WEAKER_KIND, network_cost
 from latte.plans.picture import draw_plan, plan_table
 from latte.sampling_loop import call_plan
 
@@ -21,7 +21,7 @@ def main(args: Namespace) -> None:
     name = str(args.plan or " ".join(args.pab or []) or "exact")
     print(plan_table(plan, cost))
     tested = any(reuse.threshold for evaluation in plan.evaluations for reuse in evaluation.reuse.values())
-    away = sum(cost.of_kinds(plan).get(WEAKER, []))
+    away = sum(cost.of_kinds(plan).get(WEAKER_KIND, []))
     print(f"{name}: {flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs a video, {whole / flops:.2f} times fewer"
           + (f"; {away / 1e9:.1f} of them are the weaker network's" if away else "")
           + (", or fewer still, as the data says" if tested else ""))  # fmt: skip

@@ -13,7 +13,7 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Layer, Tracks, holding_blocks, layers_of
 
-WEAKER = "weaker"  # the kind of what the weaker network of autoguidance computes
+WEAKER_KIND = "weaker"  # beside LAYERS and "rest": what the weaker network of autoguidance computes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Cost:
                 if tracks[layer].computes(k):
                     yield k, layer[0] if layer[0] in LAYERS else "rest", halves * flops
         for k in self.weaker_at(plan):
-            yield k, WEAKER, self.weaker or 0
+            yield k, WEAKER_KIND, self.weaker or 0
 
     def weaker_at(self, plan: Plan) -> list[int]:
         """The evaluations in which the weaker network computes: those that are guided, and compute anything."""
@@ -68,7 +68,7 @@ class Cost:
 
     def of_kinds(self, plan: Plan) -> dict[str, list[int]]:
         """For each kind of layer, its FLOPs in each evaluation of a plan; "rest" is all else, "weaker" its network."""
-        found = {kind: [0] * len(plan) for kind in (*LAYERS, "rest", WEAKER)}
+        found = {kind: [0] * len(plan) for kind in (*LAYERS, "rest", WEAKER_KIND)}
         for k, kind, flops in self.parts(plan):
             found[kind][k] += flops
         return {kind: values for kind, values in found.items() if any(values) or kind == "rest"}

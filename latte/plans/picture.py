@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from latte.files import replacing
-from latte.plans.cost import WEAKER, Cost
+from latte.plans.cost import WEAKER_KIND, Cost
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Tracks
 
@@ -22,7 +22,7 @@ def computed_shares(plan: Plan, cost: Cost) -> dict[str, list[float]]:
             found[kind] = [count / len(layers) for count in counts]
     if cost.weaker is not None:
         away = cost.weaker_at(plan)
-        found[WEAKER] = [float(k in away) for k in range(len(plan))]
+        found[WEAKER_KIND] = [float(k in away) for k in range(len(plan))]
     return found
 
 
