@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             options = OPTIONS[parsed.command](parsed.arguments)
             if os.environ.get("LATTE_KEEP_MEMORY") != "0":
                 keep_freed_memory()
-            import_module(f"latte.commands.{parsed.command}").main(options)
+            work_of(parsed.command)(options)
             sys.stdout.flush()
         except KeyboardInterrupt as stop:
             print_message(parsed.command, str(stop) or "stopped")
@@ -81,6 +82,18 @@ def main(argv: list[str] | None = None) -> int:
             discard_output()
             return status
     return 0
+
+
+def work_of(command: str) -> Callable[..., None]:
+    """Import a command's module, which may load PyTorch, and return its `main`.
+
+    Raises:
+        KeyboardInterrupt: The import was stopped; its message says so.
+    """
+    try:
+        return import_module(f"latte.commands.{command}").main
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("stopped; nothing was written") from stop
 
 
 def discard_output() -> None:

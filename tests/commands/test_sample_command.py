@@ -211,6 +211,14 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
         assert said.startswith(say) and said.count("\n") == 1
 
 
+def test_a_command_that_is_stopped_while_it_is_imported_says_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.delitem(sys.modules, "latte.commands.train", raising=False)
+    monkeypatch.setattr("latte.commands.__path__", [str(tmp_path)])
+    assert main(["train", "--run", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "latte train: stopped; nothing was written\n"
+
+
 def test_evaluation_of_a_model_that_knows_nothing(unconditional, folder, tmp_path):
     words = ["eval", str(folder), "--num-videos", "8", "--num-sampling-steps", "2", "--out", str(tmp_path / "s.json")]
     assert main([*words, "--device", "cpu"]) == 0
