@@ -5,15 +5,15 @@ The choice depends on the names of the videos and a seed alone, so it is the sam
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from latte.arguments import counted
 from latte.diffusion.randomness import generator
-from latte.eval.protocol import PROTOCOLS, Protocol
+from latte.eval.protocol import PROTOCOLS, Protocol, record_of
 from latte.eval.unreadable import UNREADABLE, check_unreadable, note_unreadable
 from latte.eval.video_order import in_order, rank
 from latte.video.pixels import resize_and_crop
@@ -48,14 +48,6 @@ class ClipWindow:
     def cropped(self, frames: Tensor) -> Tensor:
         """Frames (f, 3, h, w) resized and cropped as the clip's are."""
         return resize_and_crop(frames, self.crop, self.crop_filter) if self.crop else frames
-
-
-def record_of(clip: Any) -> dict[str, Any]:
-    """What identifies a clip, such as a ClipWindow, in hashes and files: its fields, without a usual filter.
-
-    Files of features and results that were written before the filter was a choice stay valid.
-    """
-    return {name: value for name, value in asdict(clip).items() if (name, value) != ("crop_filter", "bicubic")}
 
 
 def fingerprint(clips: Sequence[ClipWindow]) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from latte.device import arithmetic
 from latte.eval.clip_sets import ClipSet
-from latte.eval.clip_windows import ClipWindow, record_of
+from latte.eval.clip_windows import ClipWindow
+from latte.eval.protocol import record_of
 from latte.processes import Ranks
 from latte.progress import Progress
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors

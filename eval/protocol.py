@@ -12,6 +12,15 @@ from typing import Any
 from latte.eval.networks.i3d import EPS
 
 LARGEST_CROP = 4096  # pixels
+USUAL = {"crop_filter": "bicubic", "short_real": "left out"}  # what was so before it was a choice
+
+
+def record_of(value: Any) -> dict[str, Any]:
+    """The fields of a Protocol or of a clip, such as a ClipWindow, by name, for results, files and hashes.
+
+    Fields with their value in USUAL are left out, so that results and files from before they were fields stay valid.
+    """
+    return {name: field for name, field in asdict(value).items() if (name, field) not in USUAL.items()}
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,8 @@ class Protocol:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The fields by name, for results. Those that older results lack are there if they are not as in those."""
-        usual = {"crop_filter": "bicubic", "short_real": "left out"}
-        return {name: value for name, value in asdict(self).items() if usual.get(name, self) != value}
+        """The fields by name, for results: see record_of."""
+        return record_of(self)
 
     def start(self, side: str) -> str:
         """How "real" or "generated" clips begin."""
