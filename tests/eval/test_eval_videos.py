@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +10,21 @@ import pytest
 import torch
 from forks import together
 from safetensors.torch import load_file, save
+from shape_videos import put_shapes
 
 from latte.cli import main
 from latte.eval.frechet import Moments
 from latte.eval.networks.c3d import C3D
-from latte.eval.networks.fast_convolutions import PointwiseConv3d
-from latte.eval.networks.i3d import I3D, Logits, Pool
-from latte.models.latte import Latte, LatteConfig
-from latte.shapes.corruptions import corrupted
-from latte.shapes.draw import make_clip
-from latte.video.read import count_frames
-from latte.video.write import write_video
-from latte.weights.load import save_model
-
-
-def videos(folder: Path, first: int, count: int, corruption: str = "", suffix: str = ".mkv") -> Path:
-    for i in range(first, first + count):
-        video = torch.from_numpy(make_clip(9, i).video)
-        write_video(corrupted(video[None], corruption, 1.0)[0] if corruption else video, folder / f"{i}{suffix}")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sets")
     return {
-        "real": videos(root / "real", 0, 48),
-        "good": videos(root / "good", 48, 48),
-        "bad": videos(root / "bad", 48, 48, "noise"),
+        "real": put_shapes(root / "real", 0, 48),
+        "good": put_shapes(root / "good", 48, 48),
+        "bad": put_shapes(root / "bad", 48, 48, "noise"),
     }
-
-
-@pytest.fixture
-def folder_of_shapes(tmp_path, vae) -> Path:
-    """A model that makes videos of 16 frames, of three classes, and knows nothing."""
-    torch.manual_seed(0)
-    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=16, num_classes=3)
-    save_model(Latte(config), tmp_path / "model")
-    shutil.copytree(vae, tmp_path / "model/vae")
-    return tmp_path / "model"
 
 
 def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
@@ -154,7 +128,7 @@ def test_what_cannot_be_compared_is_rejected_before_the_work(sets, tmp_path, cap
     words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     assert main([*words, "--num-videos", "1"]) == 2
     assert "num_videos is 1: each side needs two clips or more" in capsys.readouterr().err
-    videos(tmp_path / "one", 0, 1)
+    put_shapes(tmp_path / "one", 0, 1)
     assert main([words[0], str(tmp_path / "one"), *words[2:]]) == 2
     assert "there is one generated clip, " in capsys.readouterr().err
     assert main([*words, "--num-videos", "3"]) == 0
@@ -211,7 +185,7 @@ def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
 def test_pairs_are_compared_by_name(tmp_path, capsys):
     good, bad, other = str(tmp_path / "good"), str(tmp_path / "bad"), str(tmp_path / "other")
     for folder, first, corruption in ((good, 0, ""), (bad, 0, "noise"), (other, 1, "")):
-        videos(Path(folder), first, 2, corruption)
+        put_shapes(Path(folder), first, 2, corruption)
     assert main(["eval", bad, "--reference", good, "--out", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["pairs"] == 2 and 8 < found["psnr"] < 20 and found["ssim"] < 0.5
@@ -229,58 +203,9 @@ def test_pairs_are_compared_by_name(tmp_path, capsys):
         assert line in capsys.readouterr().err
 
 
-def test_a_model_is_sampled_and_compared_in_one_go(sets, folder_of_shapes, tmp_path, capsys):
-    """Without a file, and from files: the same clips, so the same numbers; features are found again."""
-    found = []
-    words = ["eval", str(folder_of_shapes), "--real", str(sets["real"]), "--num-videos", "4", "--batch-size", "4"]
-    words += ["--num-sampling-steps", "2", "--out", str(tmp_path / "r.json")]
-    for more in (["--features", str(tmp_path / "f")], ["--samples", str(tmp_path / "s")], ["--seed", "1"]):
-        assert main([*words, *more]) == 0
-        found.append(json.loads((tmp_path / "r.json").read_text()))
-    assert found[0]["distance"] == pytest.approx(found[1]["distance"], rel=1e-4)
-    assert found[0]["generated"]["clips"] == 4 and "sha256" in found[0]["generated"]["made_by"]
-    assert found[0]["distance"] != found[2]["distance"]
-    more = [*words[:5], "7", *words[6:], "--samples", str(tmp_path / "s")]
-    assert main(more) == 0 and main([*words, "--samples", str(tmp_path / "s")]) == 0
-    assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that grew
-    assert len(list((tmp_path / "s").glob("*.mkv"))) == 7
-    assert main([*words, "--prompts", "setup.cfg"]) == 2
-    assert "is not a text-to-video model; leave out --prompts" in capsys.readouterr().err
-    np.savez(tmp_path / "real.npz", mean=np.zeros(32), cov=np.eye(32), n=9)
-    words[3] = str(tmp_path / "real.npz")
-    assert main([*words, "--protocol", "stylegan-v-128f"]) == 2
-    assert "makes videos of 16 frames; protocol stylegan-v-128f, clips 4 needs more" in capsys.readouterr().err
-    assert main(["eval", str(sets["good"]), "--real", str(sets["real"]), "--samples", str(tmp_path / "s")]) == 2
-    assert "--samples does nothing with" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("change", [{}, {"generated_stride": 2}])
-def test_clips_of_a_longer_model_are_those_of_its_files(change, sets, tmp_path, vae, monkeypatch):
-    """A seeded start, and a stride: with files or without."""
-    from latte.eval import protocol as module
-    from latte.eval.protocol import PROTOCOLS
-
-    torch.manual_seed(0)
-    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=40)
-    save_model(Latte(config), tmp_path / "model")
-    shutil.copytree(vae, tmp_path / "model/vae")
-    adjusted = module.adjusted
-    monkeypatch.setattr(module, "adjusted", lambda name, **words: replace(adjusted(name, **words), **change))
-    words = ["eval", str(tmp_path / "model"), "--real", str(sets["real"]), "--num-videos", "6", "--batch-size", "2"]
-    words += ["--num-sampling-steps", "1", "--out", str(tmp_path / "r.json")]
-    found = []
-    for more in ([], ["--samples", str(tmp_path / "s")]):
-        assert main([*words, *more]) == 0
-        found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
-    monkeypatch.setitem(PROTOCOLS, "exact", replace(PROTOCOLS["exact"], generated_start="zero"))
-    assert main(words) == 0
-    assert json.loads((tmp_path / "r.json").read_text())["distance"] != pytest.approx(found[0], rel=1e-4)
-
-
 def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, capsys):
     """Unless a protocol is asked for that forbids it; and not with those that are not."""
-    lossy = videos(tmp_path / "lossy", 48, 8, suffix=".mp4")
+    lossy = put_shapes(tmp_path / "lossy", 48, 8, suffix=".mp4")
     words = ["eval", str(lossy), "--real", str(sets["real"]), "--num-videos", "8"]
     assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
     assert "stored in h264, a lossy codec" in capsys.readouterr().out
@@ -305,43 +230,3 @@ def test_real_clips_and_their_blurred_twins():
     clean, blurred = (read_video(Path(root) / "sky" / f"sky_{name}.mp4")[0] for name in ("clean", "Motion_Blur_3"))
     assert clean.shape == blurred.shape
     assert flicker(clean[None]) > flicker(blurred[None]) + 0.01
-
-
-def test_the_benchmark_measures_ours_and_the_plain_implementation(tmp_path, capsys, monkeypatch):
-    """With a small I3D in place of the real one, which takes half a minute."""
-    from latte.eval.bench import eval_speed
-
-    class Small(I3D):
-        """Two convolutions of I3D's, and its head."""
-
-        def __init__(self):
-            super().__init__()
-            for name in list(self._modules)[3:-1]:
-                delattr(self, name)
-            self.logits = Logits(64, 8)
-            self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 16, 16))
-
-        def stem(self, video: torch.Tensor) -> torch.Tensor:
-            seen.add((video.shape[1], any(isinstance(module, PointwiseConv3d) for module in self.modules())))
-            return super().stem(video)
-
-    seen = set()
-    monkeypatch.setattr(eval_speed, "I3D", Small)
-    monkeypatch.setattr(eval_speed, "batch_size", lambda frames: 2)
-    videos(tmp_path / "real", 0, 2)
-    words = ["bench", "eval", "--videos", str(tmp_path / "real"), "--clips", "2", "--repeats", "1", "--frames", "9"]
-    assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
-    written = json.loads((tmp_path / "speed.json").read_text())
-    found = written["rows"]
-    assert written["frames"] == 9 and seen == {(9, False), (9, True)}  # as it is defined, and made fast
-    assert found["agreement"]["relative_error"] < 1e-4
-    for name in ("decoding", "features"):
-        assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])
-    said = capsys.readouterr().out
-    assert f"| distances | {1 / found['distance']['seconds']:.2f} |" in said
-    row = found["decoding"]
-    assert f"| clips decoded | {1 / row['seconds']:.2f} | {1 / row['obvious']:.2f} | {row['ratio']:.2f} |" in said
-    assert count_frames(next(eval_speed.write_shape_videos(tmp_path, 1, 9, 32).glob("*.mp4"))) == 18
-    assert main(["bench", "eval", "--clips", "0"]) == 2
-    assert main(["bench", "eval", "--frames", "8"]) == 2
-    assert "--frames 8: I3D takes 9 or more" in capsys.readouterr().err

@@ -19,5 +19,17 @@ def put_frames(folder, numbers, size=16, name="clip_{:05d}.png"):
         Image.new("RGB", (size, size), (i, 0, 0)).save(folder / name.format(i))
 
 
+def put_ucf101(root):
+    """Two classes of two videos, one of them short, and a broken one, one beside and one below the class folders."""
+    for name in ("Biking/v_Biking_g01_c01", "Biking/v_Biking_g01_c02", "Archery/v_Archery_g01_c01"):
+        put(root / f"{name}.mp4")
+    put(root / "Archery/v_Archery_g02_c01.mp4", frames=6)
+    put(root / "aside.mp4")
+    put(root / "Biking/more/below.mp4")
+    (root / "Biking/v_Biking_g09_c09.avi").write_text("no")
+    (root / "Biking/v_Biking_g01_c02.txt").write_text("a bicycle\n")
+    return root
+
+
 def paths(out):
     return [video.path for video in open_video_list(out).videos]

@@ -1,22 +1,16 @@
-"""Sets of videos for evaluation: the same bytes by any number of processes, killed or not, and nobody else's folder."""
+"""Sets of videos for evaluation: they are the pipeline's, they grow and are repaired; no other folder is touched."""
 
-import errno
 import json
-import os
-import random
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from awake_models import SIZE, awake, awake_pipeline, digests
-from forks import fork, kill_workers, status
 from published import PROMPTS, QUICK
+from sample_sets import LABELS, SETTINGS, make
 
 from latte import LattePipeline, sample_record
-from latte import sample_many as many
 from latte.arguments import MOST_VIDEOS
 from latte.files import MOST_JSON_BYTES
 from latte.models.latte import Latte, LatteConfig
@@ -25,17 +19,10 @@ from latte.sample_record import keeps_digests, read_digests, read_record, write_
 from latte.video.read import list_videos, read_video
 from latte.weights.tensors import digest
 
-SETTINGS = {"num_inference_steps": 2, "batch_size": 2, "seed": 3}
-LABELS = [0, 2, 1]
-
 
 @pytest.fixture(scope="module")
 def classes():
     return awake_pipeline(3)
-
-
-def make(pipe, folder, count=9, labels=LABELS, **options):
-    return sample_many(pipe, count, folder, labels, SETTINGS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +74,6 @@ def test_files_are_the_pipelines_videos(classes, complete_set):
     assert record["transformer"]["depth"] == 2 and record["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_any_number_of_processes_writes_the_same_bytes(classes, complete_set, size, tmp_path):
-    log, work = tmp_path / "log", lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=size)
-    ends = [status(pid) for pid in [fork(work(rank), log) for rank in range(size)]]
-    assert ends == [0] * size, log.read_text()[-3000:]
-    assert digests(tmp_path / "set") == digests(complete_set)
-
-
 def test_a_folder_that_becomes_the_sets_while_it_is_checked(classes, complete_set, tmp_path, monkeypatch):
     """The record was not there a moment ago, and now it is, and videos too."""
     exists = Path.exists
@@ -108,23 +87,6 @@ def test_a_folder_that_becomes_the_sets_while_it_is_checked(classes, complete_se
     monkeypatch.setattr(Path, "exists", just_before)
     assert make(classes, tmp_path) == 0
     assert digests(tmp_path) == digests(complete_set)
-
-
-def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
-    """More of them round differently, and torchrun sets their number."""
-    calls, seen, before = type(classes).__call__, [], torch.get_num_threads()
-
-    def watched(self, *args, **options):
-        seen.append(torch.get_num_threads())
-        return calls(self, *args, **options)
-
-    monkeypatch.setattr(type(classes), "__call__", watched)
-    torch.set_num_threads(3)
-    try:
-        make(classes, tmp_path / "set", 1)
-        assert seen == [1] and torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_set_grows_and_what_is_there_stays(classes, complete_set, tmp_path):
@@ -151,64 +113,6 @@ def test_what_was_lost_is_made_again(classes, complete_set, tmp_path):
     assert kept.stat().st_mtime_ns == before
     (folder / ".000099.part1.mkv").unlink()  # which is not this call's to remove
     assert digests(folder) == digests(complete_set)
-
-
-def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
-    """Also where two begin at the same unit; the units that each one made are in its log."""
-    calls = type(classes).__call__
-
-    def slow(self, *args, **options):
-        print(options["first"], flush=True)
-        time.sleep(0.05)
-        return calls(self, *args, **options)
-
-    monkeypatch.setattr(type(classes), "__call__", slow)
-    work = lambda: make(classes, tmp_path / "set", 16)
-    assert [status(pid) for pid in [fork(work, tmp_path / f"{n}.log") for n in range(2)]] == [0, 0]
-    made = [sorted(map(int, (tmp_path / f"{n}.log").read_text().split())) for n in range(2)]
-    assert sorted(made[0] + made[1]) == list(range(0, 16, 2)) and all(made)
-
-
-def test_one_takes_over_from_another_that_dies(classes, complete_set, tmp_path, monkeypatch):
-    """The second finds the first's unit locked, makes the others, waits, and makes that one too."""
-    calls = type(classes).__call__
-
-    def stuck(self, *args, **options):
-        (tmp_path / "begun").touch()
-        time.sleep(60)
-
-    monkeypatch.setattr(type(classes), "__call__", stuck)
-    first = fork(lambda: make(classes, tmp_path / "set"), tmp_path / "log")
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.01)
-    monkeypatch.setattr(type(classes), "__call__", calls)
-    second = fork(lambda: make(classes, tmp_path / "set"), tmp_path / "log")
-    while len(list_videos(tmp_path / "set")) < 7:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    assert os.waitpid(second, os.WNOHANG)[0] == 0 and not (tmp_path / "set/000000.mkv").exists()
-    os.kill(first, signal.SIGKILL)
-    assert status(first) == -signal.SIGKILL and status(second) == 0
-    assert digests(tmp_path / "set") == digests(complete_set)
-
-
-def test_a_file_system_without_locks(classes, complete_set, tmp_path, monkeypatch):
-    def lockf(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(many.fcntl, "lockf", lockf)
-    work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=2)
-    assert [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(2)]] == [0, 0]
-    assert digests(tmp_path / "set") == digests(complete_set)
-
-
-def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
-    """Six, at random moments, of one to three at a time; tests/soak.py kills more."""
-    make(classes, tmp_path / "complete", 80)
-    work = lambda rank, size: make(classes, tmp_path / "set", 80, rank=rank, world_size=size)
-    counts = kill_workers(work, tmp_path / "set", 6, random.Random(0), tmp_path / "log")
-    assert counts["kills"] == 6
-    assert digests(tmp_path / "set") == digests(tmp_path / "complete")
 
 
 @pytest.mark.parametrize(

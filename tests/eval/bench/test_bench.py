@@ -79,7 +79,7 @@ def test_peak_of_live_tensors():
 
 
 def test_counts_of_what_is_computed_are_diffusers():
-    """For ranges of 2, 3 and 5, 33, 27 and 23 of 50 evaluations: see test_pab."""
+    """For ranges of 2, 3 and 5, 33, 27 and 23 of 50 evaluations: see test_pab_schedules."""
     weights, golden = Golden("t2v_transformer"), Golden("t2v_pipeline")
     config = t2v_config(weights.config)
     model = LatteT2V(config)
