@@ -132,7 +132,9 @@ def kill_again_and_again(
         before, drafts, pids = last_change(run), unfinished_checkpoints(run), start()
         when, deadline = rng.random(), time.monotonic() + 60
         if when > 0.2:  # kill while it trains or saves, or soon after a save began; otherwise while it starts
-            while last_change(run) == before and time.monotonic() < deadline:
+            least = 2 if counts["damages"] < damages else 0  # a damaged checkpoint needs a sound one before it
+            saves = lambda: len(checkpoint.list_checkpoints(run))
+            while (last_change(run) == before or saves() < least) and time.monotonic() < deadline:
                 time.sleep(0.002)
         time.sleep(rng.uniform(0, longest if when < 0.6 else 0.01))
         assert all(os.waitpid(pid, os.WNOHANG)[0] == 0 for pid in pids), (

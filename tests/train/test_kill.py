@@ -14,13 +14,13 @@ def test_killed_again_and_again(vae, tmp_path):
 
     `make soak` does so a thousand times.
     """
-    config = small(vae, "steps=160", "save_every=1", "log_every=20", "keep=3")
-    run(replace(config, save_every=160), tmp_path / "whole")
+    config = small(vae, "steps=100", "save_every=1", "log_every=10", "keep=3")
+    run(replace(config, save_every=100), tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
     counts = kill_again_and_again(start, tmp_path / "killed", 4, random.Random(0), 0.2, damages=1, in_saves=1)
     assert counts["in_save"] >= 1 and counts["damages"] >= 1
     whole, killed = (checkpoint.latest(tmp_path / name) for name in ("whole", "killed"))
-    assert whole.name == killed.name == "step-0000160" and same(tensors(whole), tensors(killed))
+    assert whole.name == killed.name == "step-0000100" and same(tensors(whole), tensors(killed))
     assert not list((tmp_path / "killed/checkpoints").glob(".*"))
     steps = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("whole", "killed")]
-    assert steps == [8, 8]
+    assert steps == [10, 10]
