@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latte.files import replacing_folder, set_aside, write_json, write_text
 from latte.folder_tree import copy_files
@@ -27,7 +27,7 @@ from latte.weights.model_card import CARD, card_text
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, save_sampling
 
-LATENT_STEPS = 16  # steps whose clips give the standard deviation of a VAE's latents
+LATENT_STEPS = 16  # steps whose clips give the means and the standard deviation of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
 VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
 TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model's weights
@@ -103,7 +103,7 @@ def save_result(
     """
     network.eval()
     if isinstance(objective, Reconstruction) and not objective.config.freeze_encoder:
-        scale_latents(objective, network)
+        standardise_latents(objective, network)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)
     with replacing_folder(folder, keep=True) as draft:
@@ -125,11 +125,19 @@ def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def scale_latents(objective: Reconstruction, network: AutoencoderKL) -> None:
-    """Set the scaling factor of a VAE so that the latents of clips have standard deviation 1."""
+def standardise_latents(objective: Reconstruction, network: AutoencoderKL) -> None:
+    """Give the latents of clips mean 0 in every channel and, by the scaling factor, standard deviation 1 in all.
+
+    The means move into the biases of the two convolutions next to the latents, so reconstructions stay the same.
+    """
     vae, slots = VideoVAE(network), range(objective.config.global_batch_size)
     videos = (objective.batches[step, slots].videos.to(objective.device) for step in range(LATENT_STEPS))
-    deviation = torch.cat([vae.posterior(video)[0].cpu() for video in videos]).std()
+    latents = torch.cat([vae.posterior(video)[0].cpu() for video in videos])
+    means = latents.mean((0, 1, 3, 4))
+    moved, kept = cast(nn.Conv2d, network.quant_conv), cast(nn.Conv2d, network.post_quant_conv)
+    cast(Tensor, moved.bias)[: len(means)] -= means.to(objective.device)
+    cast(Tensor, kept.bias).add_(kept.weight[:, :, 0, 0] @ means.to(objective.device))
+    deviation = (latents - means[:, None, None]).std()
     network.config = replace(network.config, scaling_factor=round(float(1 / deviation), 5))
 
 

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import TINY_VAE, run, same, tensors
 
 from latte.diffusion.randomness import normal
 from latte.train import checkpoint
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
+from latte.train.export import LATENT_STEPS
 from latte.train.objectives.autoencoder import NEXT_TO_LATENTS, Reconstruction
 from latte.train.presets import resolve
 from latte.weights.vae_folder import load_vae
@@ -50,8 +52,8 @@ def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail):
     expected += equivariance * (mean(smaller.abs()) + mean(smaller.square()))
     eighth = squares(squares(squares(images)))
     expected += thumbnail * mean((centre[:, :3] - 4 * eighth).square())
-    assert float(found) == pytest.approx(expected, rel=1e-5)
-    assert float(logged["kl"]) == pytest.approx(divergence, rel=1e-5)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert logged["kl"].item() == pytest.approx(divergence, rel=1e-5)
 
 
 @pytest.mark.parametrize("words", [["equivariance_weight=0.5"], ["thumbnail_weight=0.5"], ["freeze_encoder=true"]])
@@ -68,6 +70,21 @@ def test_each_option_changes_a_run_that_resumes_with_the_same_bits(words, tmp_pa
     if frozen:
         configs = [json.loads((tmp_path / name / "final/config.json").read_text()) for name in ("whole", "parts")]
         assert configs[0] == configs[1] == json.loads((tmp_path / "first/final/config.json").read_text())
+
+
+def test_the_latents_of_a_result_are_standard_and_its_frames_those_of_its_averaged_weights(tmp_path):
+    words = ["steps=2", "thumbnail_weight=10"]
+    vae, made = load_vae(run(settings(*words), tmp_path)), objective(*words)
+    made.prepare([range(4)], 0)
+    videos = torch.cat([made.batches[step, range(4)].videos for step in range(LATENT_STEPS)])
+    latents = vae.encode(videos)
+    assert latents.mean((0, 1, 3, 4)).abs().max() < 1e-4 and float(latents.std()) == pytest.approx(1, abs=1e-4)
+    averaged = made.network()
+    averaged.load_state_dict(load_file(checkpoint.latest(tmp_path) / "ema.safetensors"))
+    images = videos.flatten(0, 1)
+    mean, _ = averaged.moments(images)
+    assert mean.mean((0, 2, 3)).abs().max() > 0.01
+    assert (averaged.decode(mean) - vae.decode(latents).flatten(0, 1)).abs().max() < 1e-5
 
 
 def test_a_frozen_encoder_keeps_the_latents(tmp_path):
