@@ -85,7 +85,7 @@ class PlannedReconstruction(Reconstruction):
     """Of a VAE."""
 
     def __init__(self, config: TrainConfig, device: torch.device):
-        self.config, self.device = config, device
+        self.config, self.device, self.resumed = config, device, None
         self.batches = Zeros(config, (3, config.image_size, config.image_size), device)
 
 

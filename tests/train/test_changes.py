@@ -17,6 +17,7 @@ NEVER = {"kind", "clips", "model", "image_size", "num_frames", "global_batch_siz
 NEVER |= {"classes", "motion_frames", "frame_interval", "selection", "transform", "flip", "latents", "sample_latents"}
 NEVER |= {"num_images", "text_encoder", "damaged", "optimizer", "average_every"}
 NEVER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
+NEVER |= {"freeze_encoder"}
 NEVER |= {"student_steps", "teacher_steps", "teacher_guidance", "teacher_autoguidance", "guided_from", "guided_to"}
 PATHS = {"init", "vae", "data", "teacher"}
 CHANGED = {"learning_rate": 3e-3, "warmup": 5, "schedule": "cosine", "weight_decay": 0.3, "clip_grad": 1e-3}

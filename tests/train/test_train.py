@@ -169,7 +169,8 @@ def test_training_goes_on_from_the_weights_of_another_run(kind, tiny, vae, tmp_p
     for again, same_weights in (([f"init={first}", "learning_rate=0"], True), (["learning_rate=0"], False)):
         second = run(resolve(kind, [*words, *again]), tmp_path / f"second-{same_weights}")
         a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
-        assert same(a, b) == same_weights
+        # the means of a VAE's latents are taken off again, though they are 0 to rounding
+        assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a) == same_weights
     wider = "model.hidden_size=32" if kind == "shapes" else "model.block_out_channels=[4,8,8,16]"
     with pytest.raises(ValueError, match=r"tensors missing|has hidden_size 16, this run 32"):
         run(resolve(kind, [*words, f"init={first}", wider]), tmp_path / "third")
