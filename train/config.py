@@ -196,8 +196,8 @@ class VAETrainConfig(VideoTrainConfig):
     # of the error of frames at half size that are decoded from latents at half size (scale equivariance)
     equivariance_weight: float = setting(0.0, least=0, tunable=True)
     # of the error of the first channels of the latents as a small copy of the frame
-    thumbnail_weight: float = setting(0.0, least=0, tunable=True)
-    # train the decoder alone, so that models of the latents of init stay of use
+    thumbnail_weight: float = setting(0.0, least=0, tunable=True, unused_with=("freeze_encoder", True))
+    # train the decoder alone, so that models of the latents of init stay of use; kl_weight has no effect then
     freeze_encoder: bool = setting(False)
 
     derived: ClassVar[dict[str, str]] = {

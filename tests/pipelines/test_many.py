@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from awake_models import SIZE, awake, awake_pipeline, digests
+from awake_models import SIZE, awake, digests
 from published import PROMPTS, QUICK
 from sample_sets import LABELS, SETTINGS, make
 
@@ -18,18 +18,6 @@ from latte.sample_many import sample_many
 from latte.sample_record import keeps_digests, read_digests, read_record, write_record
 from latte.video.read import list_videos, read_video
 from latte.weights.tensors import digest
-
-
-@pytest.fixture(scope="module")
-def classes():
-    return awake_pipeline(3)
-
-
-@pytest.fixture(scope="module")
-def complete_set(classes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("complete")
-    assert make(classes, folder) == 9
-    return folder
 
 
 def test_a_part_of_a_call_has_the_bits_of_the_whole(classes):

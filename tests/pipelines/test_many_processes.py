@@ -8,24 +8,12 @@ import time
 
 import pytest
 import torch
-from awake_models import awake_pipeline, digests
+from awake_models import digests
 from forks import fork, kill_workers, status
 from sample_sets import make
 
 from latte import sample_many as many
 from latte.video.read import list_videos
-
-
-@pytest.fixture(scope="module")
-def classes():
-    return awake_pipeline(3)
-
-
-@pytest.fixture(scope="module")
-def complete_set(classes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("complete")
-    assert make(classes, folder) == 9
-    return folder
 
 
 @pytest.mark.parametrize("size", [2, 3])

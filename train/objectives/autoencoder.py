@@ -57,34 +57,34 @@ class Reconstruction:
         """
         network = AutoencoderKL(VAEConfig(**check_fields(VAEConfig, self.config.model)))
         self.check_latents(network)
-        trained = latest(self.resumed) if self.resumed else None
         if self.config.init:
-            trained = find_model(self.config.init)
-            model = load_vae(trained).model
+            folder = find_model(self.config.init)
+            model = load_vae(folder).model
             state = model.state_dict()
             if model.config.latent_channels != network.config.latent_channels and not self.config.freeze_encoder:
                 own = network.state_dict()
                 state |= {name: own[name] for name in own if name.startswith(NEXT_TO_LATENTS)}
-            load_strictly(network, state, trained)
-        if trained and self.config.freeze_encoder:
-            network.config = read_config(trained, VAEConfig.from_dict)
+            load_strictly(network, state, folder)
+        if self.config.freeze_encoder:
+            kept = latest(self.resumed) if self.resumed else folder
+            network.config = read_config(kept, VAEConfig.from_dict)
             for part in (network.encoder, network.quant_conv):
                 part.requires_grad_(False)
         return network
 
     def check_latents(self, network: AutoencoderKL) -> None:
         """Raise ValueError unless the latents of the network have the size and the channels that settings ask for."""
-        config, channels = self.config, network.config
+        config, shape = self.config, network.config
         side = VideoVAE(network).latent_side(config.image_size)
         if config.equivariance_weight and side % 2:
             raise ValueError(
                 f"equivariance_weight halves the latents, and image_size={config.image_size} gives them an odd side of"
                 f" {side}: choose another image_size, or equivariance_weight=0"
             )
-        if config.thumbnail_weight and channels.latent_channels < channels.in_channels:
+        if config.thumbnail_weight and shape.latent_channels < shape.in_channels:
             raise ValueError(
                 f"thumbnail_weight needs latents with a channel for each colour: model.latent_channels is"
-                f" {channels.latent_channels}; set it to {channels.in_channels} or more, or thumbnail_weight=0"
+                f" {shape.latent_channels}; set it to {shape.in_channels} or more, or thumbnail_weight=0"
             )
         if config.freeze_encoder and not (config.init or self.resumed):
             raise ValueError("freeze_encoder keeps the encoder of another VAE: name it with init=FOLDER")

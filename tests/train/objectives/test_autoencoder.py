@@ -112,6 +112,7 @@ REFUSED = {
     ("equivariance_weight=0.5", "image_size=24"): "equivariance_weight halves the latents, .* odd side of 3",
     ("thumbnail_weight=0.1", "model.latent_channels=2"): "latents with a channel for each colour: .* is 2",
     ("freeze_encoder=true",): "name it with init=FOLDER",
+    ("freeze_encoder=true", "thumbnail_weight=0.1"): "thumbnail_weight does nothing with freeze_encoder",
 }
 
 
