@@ -130,16 +130,44 @@ class Ranks:
         Raises:
             Exception: What `work` raised in process 0, in every process: none waits for one that has ended.
         """
-        outcome: tuple[Any, Exception | None] = None, None
-        if self.first:
-            try:
-                outcome = work(), None
-            except Exception as caught:
-                outcome = None, caught if self.size == 1 else can_be_sent(caught)
-        result, error = self.broadcast(outcome)
+        if self.size == 1:
+            return work()
+        result, error = self.broadcast(attempt(work) if self.first else (None, None))
         if error is not None:
             raise error
         return result
+
+    def share(self, count: int, work: Callable[[int], T], block: int = 16) -> Iterator[T]:
+        """Do `count` pieces of work, an equal share in each process, and yield all results in every process.
+
+        Args:
+            count: How many pieces there are. They are numbered from 0, and yielded in this order.
+            work: Does the piece of a number. Its result must be one that pickle can copy.
+            block: How many pieces a process does before the results are exchanged.
+
+        Raises:
+            Exception: What `work` raised in one process, in every process: none waits for one that has ended.
+        """
+        if self.size == 1:
+            yield from map(work, range(count))
+            return
+        for first in range(0, count, block * self.size):
+            own = range(first + self.rank, min(first + block * self.size, count), self.size)
+            outcomes: list[Any] = [None] * self.size
+            dist.all_gather_object(outcomes, attempt(lambda own=own: [work(number) for number in own]))
+            for _, error in outcomes:
+                if error is not None:
+                    raise error
+            shares = [results for results, _ in outcomes]
+            yield from (shares[i % self.size][i // self.size] for i in range(sum(map(len, shares))))
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """The result of some work, or else the error that it raised, as other processes can raise it too."""
+    try:
+        return work(), None
+    except Exception as caught:
+        return None, can_be_sent(caught)
 
 
 def can_be_sent(error: Exception) -> Exception:

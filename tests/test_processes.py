@@ -152,3 +152,32 @@ def test_alone_an_error_stays_as_it_is():
     with pytest.raises(Unsendable) as caught:
         Ranks().first_only(lambda: (_ for _ in ()).throw(error))
     assert caught.value is error and Ranks().first_only(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_work_that_is_shared_is_done_once_and_known_to_all(size, tmp_path):
+    def work():
+        with processes(CPU) as ranks:
+            mine = []
+            results = list(ranks.share(11, lambda i: mine.append(i) or torch.full((2,), i), block=2))
+            assert torch.equal(torch.stack(results), torch.arange(11)[:, None].expand(11, 2))
+            assert sorted(mine) == list(range(ranks.rank, 11, size))
+
+    pids = start_together(size, work, tmp_path / "log")
+    assert [status(pid) for pid in pids] == [0] * size, (tmp_path / "log").read_text()
+
+
+def test_what_fails_in_one_share_fails_in_all(tmp_path):
+    def piece(i):
+        if i == 3:
+            raise ValueError(f"clip {i} is damaged")
+        return i
+
+    def work():
+        with processes(CPU) as ranks:
+            results = ranks.share(6, piece, block=1)
+            assert [next(results), next(results)] == [0, 1]
+            with pytest.raises(ValueError, match="clip 3 is damaged"):
+                next(results)
+
+    assert [status(pid) for pid in start_together(2, work, tmp_path / "log")] == [0, 0], (tmp_path / "log").read_text()

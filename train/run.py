@@ -108,7 +108,7 @@ class Run:
         """Get the data ready before step `first`. Latents that are encoded before it are kept in the folder."""
         if isinstance(self.objective, Denoising):
             kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
-            self.objective.source.kept = kept
+            self.objective.source.kept, self.objective.source.ranks = kept, self.ranks
         self.objective.prepare(parallel.micro_batches(self.config, self.ranks), first)
 
     def step(self, step: int) -> dict[str, float]:

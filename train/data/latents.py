@@ -18,6 +18,7 @@ from torch import Tensor
 from latte.diffusion.randomness import generator
 from latte.files import refuse_pointer, utf8_path
 from latte.models.vae import VideoVAE
+from latte.processes import Ranks
 from latte.progress import Progress
 from latte.train.base_config import TrainConfig
 from latte.train.data.batches import Batches
@@ -59,9 +60,11 @@ class LatentSource(Protocol):
 
     Attributes:
         kept: Where latents that `prepare` encodes are kept for a run that resumes; None: nowhere.
+        ranks: The processes that share the encoding in `prepare`.
     """
 
     kept: KeptLatents | None = None
+    ranks: Ranks = Ranks()
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
         """Get the latents ready before step `first`; a micro-batch is some slots of a step."""
@@ -79,22 +82,26 @@ class EncodedOnce(LatentSource):
     def prepare(self, micro_batches: list[range], first: int) -> None:
         """Encode all clips, or take those that are kept; mean and deviation (n, f, c, h, w) stay on the CPU."""
         found = self.kept.read() if self.kept else None
-        if found is None:
+        if self.ranks.sum(torch.tensor(float(found is None))):  # in any process: all take part in the encoding
             found = self.encode()
             if self.kept:
                 self.kept.write(found)
         self.mean, self.deviation, self.labels, self.captions = found
 
     def encode(self) -> EncodedClips:
-        """Encode all clips."""
-        moments, labels, captions = [], [], []
-        for i in Progress(range(len(self.clips)), desc="encoding", unit="clip", leave=False):
-            clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
-            self.clips.failures.note_replaced(clip.failed)
-            moments.append([moment[0].cpu() for moment in scaled_posterior(self.vae, clip.video[None])])
-            labels.append(clip.label)
-            captions.append(clip.caption)
-        return EncodedClips(*(torch.stack(column) for column in zip(*moments)), labels, captions)
+        """Encode all clips, an equal share in each process."""
+        rows, encoded = [], self.ranks.share(len(self.clips), self.encode_clip)
+        for row, failed in Progress(encoded, desc="encoding", total=len(self.clips), unit="clip", leave=False):
+            self.clips.failures.note_replaced(failed)
+            rows.append(row)
+        means, deviations, labels, captions = zip(*rows)
+        return EncodedClips(torch.stack(means), torch.stack(deviations), list(labels), list(captions))
+
+    def encode_clip(self, i: int) -> tuple[tuple[Tensor, Tensor, int, str], tuple[tuple[Path, str], ...]]:
+        """Mean, deviation, label and caption of a clip, and the videos that could not be read for it, with reasons."""
+        clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
+        mean, deviation = scaled_posterior(self.vae, clip.video[None])
+        return (mean[0].cpu(), deviation[0].cpu(), clip.label, clip.caption), clip.failed
 
     def batch(self, step: int, slots: range) -> Latents:
         """Return the latents of some slots, on the CPU."""

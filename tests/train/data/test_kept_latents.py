@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forks import together
 from small_runs import run, same, small, tensors
 
 from latte.train.checkpoint import latest
@@ -25,6 +26,31 @@ def test_a_resumed_run_encodes_nothing_and_ends_with_the_same_bits(vae, tmp_path
         run(small(vae, "steps=3", "sample_latents=true"), parts)
     assert len(counted) == 3 and (parts / KEPT_LATENTS).read_bytes() == before
     assert same(tensors(latest(whole)), tensors(latest(parts)))
+
+
+def test_two_processes_encode_half_each_and_a_file_that_one_of_them_lacks_is_encoded_by_both(
+    vae, tmp_path, monkeypatch
+):
+    alone, both, encoded, one = tmp_path / "alone", tmp_path / "both", tmp_path / "encoded", EncodedOnce.encode_clip
+
+    def noted(self, i):
+        with encoded.open("a") as file:
+            file.write(f"{self.ranks.rank} {i}\n")
+        return one(self, i)
+
+    monkeypatch.setattr(EncodedOnce, "encode_clip", noted)
+    run(small(vae, "steps=1"), alone)
+    clips = len(encoded.read_text().split("\n")) - 1
+    encoded.unlink()
+    together(2, lambda: run(small(vae, "steps=1"), both), tmp_path / "log")
+    expected = sorted([i % 2, i] for i in range(clips))
+    assert sorted([int(word) for word in line.split()] for line in encoded.read_text().splitlines()) == expected
+    assert (both / KEPT_LATENTS).read_bytes() == (alone / KEPT_LATENTS).read_bytes()
+    encoded.unlink()
+    read = KeptLatents.read
+    monkeypatch.setattr(KeptLatents, "read", lambda self: read(self) if self.writes else None)
+    together(2, lambda: run(small(vae, "steps=2"), both), tmp_path / "log")
+    assert len(encoded.read_text().splitlines()) == clips
 
 
 def test_latents_of_something_else_are_not_taken(tmp_path, monkeypatch, recwarn):
