@@ -35,7 +35,9 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), **options)
-    return Muon(network, block_matrices(network, config.muon_per_head), config.muon_momentum, **options)
+    matrices, on_cpu = block_matrices(network, config.muon_per_head), next(network.parameters()).device.type == "cpu"
+    products = torch.float32 if on_cpu and config.precision != "bf16" else torch.bfloat16
+    return Muon(network, matrices, config.muon_momentum, products, **options)
 
 
 def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Rows]:
@@ -71,13 +73,22 @@ class Muon(torch.optim.AdamW):
         network: Whose parameters to update.
         matrices: Which of them Muon updates, and what is fused in each.
         momentum: The decay of the momentum, which is Nesterov's.
+        products: The type in which matrices are made orthogonal. bfloat16 is exact enough, and faster where the
+            hardware computes in it.
         options: AdamW's.
     """
 
-    def __init__(self, network: nn.Module, matrices: dict[nn.Parameter, Rows], momentum: float, **options: Any):
+    def __init__(
+        self,
+        network: nn.Module,
+        matrices: dict[nn.Parameter, Rows],
+        momentum: float,
+        products: torch.dtype = torch.float32,
+        **options: Any,
+    ):
         others = [parameter for parameter in network.parameters() if parameter not in matrices]
         super().__init__([{"params": others}, {"params": list(matrices)}], **options)
-        self.matrices, self.momentum = matrices, momentum
+        self.matrices, self.momentum, self.products = matrices, momentum, products
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -99,25 +110,25 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         update = gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - self.momentum), self.momentum)
         if not isinstance(update, DTensor):
-            return orthogonal(update, rows)
-        whole = orthogonal(update.full_tensor(), rows)
+            return orthogonal(update, rows, self.products)
+        whole = orthogonal(update.full_tensor(), rows, self.products)
         return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
 
 
-def orthogonal(update: Tensor, rows: Rows) -> Tensor:
+def orthogonal(update: Tensor, rows: Rows, products: torch.dtype = torch.float32) -> Tensor:
     """Make each matrix in a fused one (rows, columns) orthogonal, with AdamW's root mean square."""
     matrices = rearrange(update, "(h n e) d -> n (h e) d", h=rows.heads, n=rows.parts)
-    scaled = ADAMW_RMS * max(matrices.shape[1:]) ** 0.5 * newton_schulz(matrices)
+    scaled = ADAMW_RMS * max(matrices.shape[1:]) ** 0.5 * newton_schulz(matrices, products)
     return rearrange(scaled, "n (h e) d -> (h n e) d", h=rows.heads)
 
 
-def newton_schulz(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor, products: torch.dtype = torch.float32) -> Tensor:
     """Move all singular values of matrices (n, rows, columns) close to 1, and leave the singular vectors.
 
-    On a CPU the products are in float32, elsewhere in bfloat16, which is faster there and exact enough.
+    The products are computed in the given type.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices if matrices.device.type == "cpu" else matrices.bfloat16()
+    x = matrices.to(products)
     is_tall = x.shape[1] > x.shape[2]
     x = x.mT if is_tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -112,11 +113,17 @@ def in_float32(kind: type[nn.Module]) -> type[nn.Module]:
 
 def attend_in_float32(network: nn.Module) -> None:
     """Keep a network's spatial and temporal attention in float32 under a CPU's autocast."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-
     for module in network.modules():
         if isinstance(module, AxialAttention):
-            module.attend = attend
+            module.attend = outside_autocast(module.attend)
+
+
+@cache
+def outside_autocast(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A kind of attention that is computed in float32, outside of a CPU's autocast."""
+
+    def in_float32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return attend(q.float(), k.float(), v.float())
+
+    return in_float32

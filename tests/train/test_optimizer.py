@@ -41,6 +41,8 @@ def test_newton_schulz_sets_singular_values_to_about_one(shape):
     assert singular.min() > 0.6 and singular.max() < 1.25
     assert (core - singular.diag_embed()).abs().max() < 1e-4
     assert not newton_schulz(torch.zeros(shape)).any()
+    faster = newton_schulz(matrices, torch.bfloat16)
+    assert faster.dtype == torch.float32 and 0 < (faster - found).abs().max() < 0.03
     for one, matrix in zip(found, matrices):
         theirs = _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), DEFAULT_NS_STEPS, 1e-7)
         assert (one - theirs.float()).abs().max() < 0.03  # theirs is in bfloat16
@@ -83,6 +85,20 @@ def test_two_steps_by_hand():
     assert set(muon.state[network.weight]) == {"step", "momentum_buffer"}
 
 
+def test_matrices_are_made_orthogonal_in_the_type_that_is_asked_for():
+    network = torch.nn.Linear(8, 6, bias=False)
+    before, found = network.weight.detach().clone(), {}
+    for products in (torch.float32, torch.bfloat16):
+        network.weight.data.copy_(before)
+        network.weight.grad = draw(3, 6, 8)
+        Muon(network, {network.weight: Rows()}, 0.9, products, lr=1.0, weight_decay=0.0).step()
+        found[products] = before - network.weight.detach()
+        momentum = (0.1 * 0.9 + 0.1) * draw(3, 6, 8)  # Nesterov's, after one step
+        expected = 0.2 * 8**0.5 * newton_schulz(momentum[None], products)[0].float()
+        torch.testing.assert_close(found[products], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(*found.values())
+
+
 def test_settings_reach_the_optimiser(vae):
     network = warm()
     muon = ["optimizer=muon", "muon_momentum=0.5", "weight_decay=0.2", "muon_per_head=false"]
@@ -90,6 +106,8 @@ def test_settings_reach_the_optimiser(vae):
     assert type(plain) is torch.optim.AdamW and len(plain.param_groups) == 1
     assert muon.momentum == 0.5 and muon.matrices == block_matrices(network, False)
     assert {group["weight_decay"] for group in muon.param_groups} == {0.2}
+    bf16 = make_optimizer(small(vae, "optimizer=muon", "precision=bf16"), network)
+    assert (muon.products, bf16.products) == (torch.float32, torch.bfloat16)
     for words in (["muon_momentum=0.9"], ["muon_per_head=false"]):
         with pytest.raises(ValueError, match="does nothing with optimizer=adamw: leave it at"):
             small(vae, *words)
