@@ -12,21 +12,22 @@ from torch import Tensor, nn
 MAX_HEADS_PER_CALL = 65_535  # a CUDA kernel's grid ends there; the folds below put positions on the head axis
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762, eq. 1), at most MAX_HEADS_PER_CALL at once.
 
     Args:
         q: Queries (n, heads, tokens, e).
-        k: Keys, same shape.
-        v: Values, same shape.
+        k: Keys (n, heads, keys, e).
+        v: Values, same shape as the keys.
+        mask: Added to the scores (n, 1, 1 or tokens, keys).
 
     Returns:
-        The attended values, same shape.
+        The attended values, same shape as the queries.
     """
     if q.shape[1] <= MAX_HEADS_PER_CALL:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, mask)
     parts = zip(*(z.split(MAX_HEADS_PER_CALL, dim=1) for z in (q, k, v)))
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], 1)
+    return torch.cat([F.scaled_dot_product_attention(*part, mask) for part in parts], 1)
 
 
 def rotate(*tensors: Tensor) -> list[Tensor]:
@@ -99,7 +100,8 @@ class SplitAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Every token of a frame attends to the tokens of its text (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426).
 
-    Keys and values are computed once per text, however many frames share it.
+    Keys and values are computed once per text, however many frames share it. `attend` can be replaced, as
+    AxialAttention's, by one that takes a mask.
 
     Args:
         dim: Width d, of tokens and of text embeddings.
@@ -107,6 +109,7 @@ class CrossAttention(nn.Module):
     """
 
     kind = "cross"
+    attend = staticmethod(attend)
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -130,5 +133,5 @@ class CrossAttention(nn.Module):
         q = rearrange(q, "b (n m) s h e -> (b n) h (m s) e", n=texts)  # m frames share each of n texts
         k, v = (rearrange(z, "b n l h e -> (b n) h l e") for z in (k, v))
         mask = None if bias is None else rearrange(bias, "b n l -> (b n) 1 1 l").to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = self.attend(q, k, v, mask)
         return self.proj(rearrange(y, "(b n) h (m s) e -> b (n m) s (h e)", b=b, s=s))

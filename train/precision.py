@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.device import one_thread
-from latte.models.attention import AxialAttention
+from latte.models.attention import AxialAttention, CrossAttention
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
@@ -112,9 +112,9 @@ def in_float32(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def attend_in_float32(network: nn.Module) -> None:
-    """Keep a network's spatial and temporal attention in float32 under a CPU's autocast."""
+    """Keep a network's attention in float32 under a CPU's autocast."""
     for module in network.modules():
-        if isinstance(module, AxialAttention):
+        if isinstance(module, (AxialAttention, CrossAttention)):
             module.attend = outside_autocast(module.attend)
 
 
@@ -122,8 +122,8 @@ def attend_in_float32(network: nn.Module) -> None:
 def outside_autocast(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A kind of attention that is computed in float32, outside of a CPU's autocast."""
 
-    def in_float32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def in_full_precision(*tensors: Tensor | None) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            return attend(q.float(), k.float(), v.float())
+            return attend(*(None if tensor is None else tensor.float() for tensor in tensors))
 
-    return in_float32
+    return in_full_precision

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.fast.kernels import FastLinear, gelu_
@@ -98,7 +97,7 @@ class FastCross:
         texts, h = k.shape[1], self.layer.heads
         q = self.q(x).view(b * texts, f // texts * s, h, -1).transpose(1, 2)
         mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+        y = self.layer.attend(q, k.flatten(0, 1), v.flatten(0, 1), mask)
         return self.proj(y.transpose(1, 2).reshape(b, f, s, d))
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from latte.fast.norm_modulate import gelu, norm_modulate
-from latte.models.attention import AxialAttention, attend
+from latte.models.attention import AxialAttention, CrossAttention, attend
 from latte.models.block import Block, Mlp
 
-SHORT = 32  # tokens, up to which attention on a CPU is faster written out: 2x at 16 tokens, forward and backward
+SHORT = 32  # keys, up to which attention on a CPU is faster written out: 2x at 16 of them, forward and backward
 
 
 def attach(network: nn.Module) -> None:
@@ -24,7 +24,7 @@ def attach(network: nn.Module) -> None:
             module.forward = partial(block_forward, module)
         elif isinstance(module, Mlp):
             module.forward = partial(mlp_forward, module)
-        elif isinstance(module, AxialAttention):
+        elif isinstance(module, (AxialAttention, CrossAttention)):
             module.attend = attend_short
 
 
@@ -52,8 +52,9 @@ def mlp_forward(mlp: Mlp, x: Tensor) -> Tensor:
     return mlp.fc2(gelu(mlp.fc1(x)))
 
 
-def attend_short(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As latte.models.attention.attend. On a CPU, attention over few tokens is written out: its products are small."""
-    if q.shape[-2] > SHORT or q.device.type != "cpu":
-        return attend(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+def attend_short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """As latte.models.attention.attend. On a CPU, attention to few keys is written out: its products are small."""
+    if k.shape[-2] > SHORT or q.device.type != "cpu":
+        return attend(q, k, v, mask)
+    scores = q * q.shape[-1] ** -0.5 @ k.mT
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
