@@ -11,6 +11,7 @@ from torch import nn
 
 from latte.cli import main
 from latte.device import arithmetic
+from latte.models.attention import AxialAttention, CrossAttention, attend
 from latte.train import checkpoint
 from latte.train.config import SETTINGS, LatteTrainConfig
 from latte.train.data.folders import open_clips
@@ -257,3 +258,17 @@ def test_what_stays_in_float32(vae):
     for name in ("condition.time", "condition.time.mlp.2", "blocks.0.modulation.linear", "final_linear"):
         assert seen[name].dtype == torch.float32, name
     assert seen["blocks.0.mlp.fc2"].dtype == seen["blocks.0.attns.0.qkv"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["spatial", "cross"])
+def test_attention_stays_in_float32(kind):
+    given = []
+    layer = AxialAttention(8, 2, kind) if kind == "spatial" else CrossAttention(8, 2)
+    layer.attend = lambda q, k, v, mask=None: given.append((q, k, v, mask)) or attend(q, k, v, mask)
+    keep_in_float32(layer)
+    text = () if kind == "spatial" else (torch.randn(1, 1, 5, 8), torch.zeros(1, 1, 5))
+    with autocast("bf16", torch.device("cpu")):
+        assert layer(torch.randn(1, 3, 4, 8), *text).dtype == torch.bfloat16
+    assert {z.dtype for z in given[0] if z is not None} == {torch.float32} and (given[0][3] is None) == (
+        kind == "spatial"
+    )
