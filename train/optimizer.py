@@ -1,8 +1,10 @@
 """The optimisers: AdamW, or Muon for the matrices inside transformer blocks and AdamW for all other parameters."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -67,7 +69,8 @@ class Muon(torch.optim.AdamW):
     update of an (m, n) matrix is scaled by 0.2 sqrt(max(m, n)), so that it is as large as AdamW's, and one learning
     rate and one weight decay fit both (Liu et al. 2025, arXiv 2502.16982, eq. 4).
 
-    With sharded weights, each process gathers the momentum of one weight after the other, and computes all of it.
+    Several processes share the work: each makes some updates orthogonal, and sends them to the others. With sharded
+    weights, each process gathers the momentum of one weight after the other, and computes all of it.
 
     Args:
         network: Whose parameters to update.
@@ -94,25 +97,37 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:
         """Update all parameters that have a gradient. Those of the matrices are None afterwards."""
         group = self.param_groups[1]
-        for matrix, rows in self.matrices.items():
-            if matrix.grad is not None:
-                direction = self.direction(matrix, rows)
-                matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
-                matrix.grad = None  # AdamW leaves parameters without a gradient as they are
+        for matrix, direction in self.directions():
+            matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+            matrix.grad = None  # AdamW leaves parameters without a gradient as they are
         super().step(closure)
 
-    def direction(self, matrix: nn.Parameter, rows: Rows) -> Tensor:
-        """Add the gradient of a weight to its momentum, and return what to subtract per unit of learning rate."""
+    def update(self, matrix: nn.Parameter) -> Tensor:
+        """Add the gradient of a weight to its momentum, and return the update before it is made orthogonal."""
         state, gradient = self.state[matrix], matrix.grad
         if not state:
             state["step"] = torch.zeros((), device=matrix.device)  # AdamW expects it in every state that is loaded
             state["momentum_buffer"] = torch.zeros_like(matrix)
         state["step"] += 1
-        update = gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - self.momentum), self.momentum)
-        if not isinstance(update, DTensor):
-            return orthogonal(update, rows, self.products)
-        whole = orthogonal(update.full_tensor(), rows, self.products)
-        return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
+        return gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - self.momentum), self.momentum)
+
+    def directions(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each matrix that has a gradient, and what to subtract from it per unit of learning rate."""
+        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        learning = [matrix for matrix in self.matrices if matrix.grad is not None]
+        replicated = sorted((m for m in learning if not isinstance(m, DTensor)), key=lambda m: -m.numel())
+        for first in range(0, len(replicated), size):  # one for each process, all of about the same size
+            matrices = replicated[first : first + size]
+            updates = [self.update(matrix) for matrix in matrices]
+            if rank < len(matrices):
+                updates[rank] = orthogonal(updates[rank], self.matrices[matrices[rank]], self.products).contiguous()
+            for source, update in enumerate(updates) if size > 1 else ():
+                dist.broadcast(update, source)
+            yield from zip(matrices, updates)
+        for matrix in (m for m in learning if isinstance(m, DTensor)):
+            update = self.update(matrix)
+            whole = orthogonal(update.full_tensor(), self.matrices[matrix], self.products)
+            yield matrix, distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
 
 
 def orthogonal(update: Tensor, rows: Rows, products: torch.dtype = torch.float32) -> Tensor:

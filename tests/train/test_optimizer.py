@@ -1,14 +1,17 @@
 """Muon: what it makes orthogonal, its update, and runs with it that are stopped, resumed and shared."""
 
+import copy
 import shutil
 
 import pytest
 import torch
 from forks import together
 from small_latte import draw, text_model, warm
-from small_runs import run, small, tensors
+from small_runs import run, same, small, tensors
 
+from latte.processes import processes
 from latte.train import checkpoint
+from latte.train import optimizer as module
 from latte.train.optimizer import Muon, Rows, block_matrices, make_optimizer, newton_schulz, orthogonal
 
 
@@ -111,6 +114,26 @@ def test_settings_reach_the_optimiser(vae):
     for words in (["muon_momentum=0.9"], ["muon_per_head=false"]):
         with pytest.raises(ValueError, match="does nothing with optimizer=adamw: leave it at"):
             small(vae, *words)
+
+
+def test_processes_share_the_work_and_take_the_step_of_one(tmp_path, monkeypatch):
+    network, made = warm(), []
+    matrices = block_matrices(network, False)
+    for i, parameter in enumerate(network.parameters()):
+        parameter.grad = draw(i, *parameter.shape)
+    other = copy.deepcopy(network)
+    for parameter, twin in zip(other.parameters(), network.parameters()):
+        parameter.grad = twin.grad.clone()
+    Muon(network, matrices, 0.9, lr=0.1).step()
+    monkeypatch.setattr(module, "orthogonal", lambda *args: made.append(1) or orthogonal(*args))
+
+    def work():
+        with processes(torch.device("cpu")):
+            Muon(other, block_matrices(other, False), 0.9, lr=0.1).step()
+        assert len(made) in (len(matrices) // 2, (len(matrices) + 1) // 2)
+        assert same(dict(network.named_parameters()), dict(other.named_parameters()))
+
+    together(2, work, tmp_path / "log")
 
 
 def test_sharded_weights_are_gathered(vae, tmp_path):
