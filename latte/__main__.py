@@ -1,8 +1,17 @@
-"""`python -m latte` runs the command line, which is how torchrun starts it."""
+"""The entry of the command line: `latte`, and `python -m latte`, which is how torchrun starts it."""
 
 import sys
 
-from latte.cli import main
+
+def run() -> int:
+    """Run the command line. Returns its exit status, which is 130 if it is interrupted while it is imported."""
+    try:
+        from latte.cli import main
+    except KeyboardInterrupt:
+        print("latte: stopped; no result was written", file=sys.stderr)
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
@@ -36,6 +35,13 @@ COMMANDS = {  # the name of each command, and of its module in latte.commands, w
     "bench": "benchmark speed, memory and accuracy",
     "info": "say what a path holds; or list parameters and FLOPs of every variant and size, beside the paper's",
 }
+# what a command says when it is stopped, unless it raises KeyboardInterrupt with words of its own, as training does
+STOPPED = {
+    "encode": "stopped; the same command goes on",
+    "ablate": "stopped; what is finished is kept, and the same command goes on",
+    "demo": "stopped",
+}
+STOPPED_OTHERWISE = "stopped; no result was written"
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # PyTorch on any device, and the system
 
 
@@ -63,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
             options = OPTIONS[parsed.command](parsed.arguments)
             if os.environ.get("LATTE_KEEP_MEMORY") != "0":
                 keep_freed_memory()
-            work_of(parsed.command)(options)
+            import_module(f"latte.commands.{parsed.command}").main(options)  # which may load PyTorch
             sys.stdout.flush()
         except KeyboardInterrupt as stop:
-            print_message(parsed.command, str(stop) or "stopped")
+            print_message(parsed.command, str(stop) or STOPPED.get(parsed.command, STOPPED_OTHERWISE))
             return 130
         except BrokenPipeError:  # as in `latte info | head`
             discard_output()
@@ -82,18 +88,6 @@ def main(argv: list[str] | None = None) -> int:
             discard_output()
             return status
     return 0
-
-
-def work_of(command: str) -> Callable[..., None]:
-    """Import a command's module, which may load PyTorch, and return its `main`.
-
-    Raises:
-        KeyboardInterrupt: The import was stopped; its message says so.
-    """
-    try:
-        return import_module(f"latte.commands.{command}").main
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt("stopped; nothing was written") from stop
 
 
 def discard_output() -> None:

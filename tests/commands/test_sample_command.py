@@ -13,7 +13,8 @@ import pytest
 import torch
 from awake_models import awake_pipeline, write_model
 
-from latte import LattePipeline
+import latte
+from latte import LattePipeline, __main__
 from latte.cli import main
 from latte.commands import sample
 from latte.commands.sample import show
@@ -199,7 +200,8 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
         (KeyError("x"), 1, "latte info: error: unexpected KeyError: 'x'"),
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "latte info: error: out of memory"),
         (ValueError("a\nb\x1b[31m"), 2, "latte info: error: a b?[31m"),
-        (KeyboardInterrupt(), 130, "latte info: stopped"),
+        (KeyboardInterrupt(), 130, "latte info: stopped; no result was written"),
+        (KeyboardInterrupt("saved"), 130, "latte info: saved"),
     ):
 
         def fail(argv, error=error):
@@ -211,12 +213,27 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
         assert said.startswith(say) and said.count("\n") == 1
 
 
-def test_a_command_that_is_stopped_while_it_is_imported_says_so(tmp_path, monkeypatch, capsys):
-    (tmp_path / "train.py").write_text("raise KeyboardInterrupt")
-    monkeypatch.delitem(sys.modules, "latte.commands.train", raising=False)
+@pytest.mark.parametrize(
+    ("command", "say"), [("plot", "no result was written"), ("encode", "the same command goes on")]
+)
+def test_a_command_that_is_stopped_while_it_is_imported_says_so(command, say, tmp_path, monkeypatch, capsys):
+    (tmp_path / f"{command}.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.delitem(sys.modules, f"latte.commands.{command}", raising=False)
     monkeypatch.setattr("latte.commands.__path__", [str(tmp_path)])
-    assert main(["train", "--run", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err == "latte train: stopped; nothing was written\n"
+    words = {
+        "plot": ["plot", str(tmp_path)],
+        "encode": ["encode", "--config", "shapes", "--out", str(tmp_path / "out")],
+    }
+    assert main(words[command]) == 130
+    assert capsys.readouterr().err == f"latte {command}: stopped; {say}\n"
+
+
+def test_python_that_is_stopped_before_it_knows_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cli.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.delitem(sys.modules, "latte.cli")
+    monkeypatch.setattr("latte.__path__", [str(tmp_path), *latte.__path__])
+    assert __main__.run() == 130
+    assert capsys.readouterr().err == "latte: stopped; no result was written\n"
 
 
 def test_evaluation_of_a_model_that_knows_nothing(unconditional, folder, tmp_path):
