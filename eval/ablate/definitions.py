@@ -142,7 +142,7 @@ def model_shape(depth: int, hidden_size: int, num_heads: int) -> dict:
 
 SCALES = {
     "small": Scale(
-        preset="shapes",
+        preset="shapes-plain",
         settings={
             **model_shape(6, 128, 4),
             "model.patch_size": 3,  # latents are 6 x 6: four patches per frame

@@ -9,7 +9,9 @@ from latte.train.presets import resolve
 
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]
-TINY = [*SMALL, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
+PLAIN = ["optimizer=adamw", "learning_rate=1.5e-3", "schedule=cosine", "cooldown=0.2", "cooldown_shape=linear"]
+PLAIN += ["ema_decay=0.999", "precision=fp32", "timestep_std=1.0", "timestep_mean=0.5"]  # as in shapes-plain
+TINY = [*SMALL, *PLAIN, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
 TINY_T2V = [*SMALL, "model.num_layers=1", "model.num_attention_heads=2", "model.attention_head_dim=8"]
 TINY_T2V += ["model.patch_size=2", "text_encoder={d_model: 8, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 2}"]
 TINY_FEATURES = [*SMALL, "model.widths=[4,8]", "model.features=8"]

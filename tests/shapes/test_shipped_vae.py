@@ -1,4 +1,4 @@
-"""The VAE that ships for new models: what it keeps of frames it has not seen, and where it puts their colours."""
+"""The VAE that ships: what it keeps of frames it has not seen, and where it puts their colours."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SIDE = 8  # latents along a frame
 @pytest.fixture(scope="module")
 def seen():
     """Clips that no training draws, one frame each, with their pixels and latents."""
-    vae = load_vae(find_model("shapes-vae"))
+    vae = load_vae(find_model("shapes/vae"))
     clips = [make_clip(5, 10**6 + i, window=slice(8, 9)) for i in range(60)]
     frames = torch.stack([torch.from_numpy(clip.video) for clip in clips]) / 127.5 - 1
     with torch.no_grad():

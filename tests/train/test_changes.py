@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from small_runs import TINY, run, same, small, tensors
+from small_runs import PLAIN, TINY, run, same, small, tensors
 
 from latte.cli import main
 from latte.files import read_json
@@ -77,7 +77,8 @@ def test_the_record_says_when_and_from_what_to_what(vae, tmp_path):
 
 
 def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, capsys):
-    words = ["train", "--config", "shapes", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2"]
+    words = ["train", "--config", "shapes-plain", "--device", "cpu", f"vae={vae}", "--run", str(tmp_path)]
+    words += [word for word in [*TINY, "steps=2"] if word not in PLAIN]
     assert main([*words, "learning_rate=1e-3", "schedule=constant"]) == 0
     capsys.readouterr()
     assert main(words) == 2

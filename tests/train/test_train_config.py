@@ -131,7 +131,7 @@ def test_a_trapezoid_rises_stays_and_falls():
     )
     for words in (["cooldown=0.5"], ["cooldown_shape=sqrt"]):
         with pytest.raises(ValueError, match="does nothing with schedule=cosine: leave it at"):
-            resolve("shapes", words)
+            resolve("shapes-plain", words)
 
 
 CHANGES = {  # each setting changed must change the run's weights

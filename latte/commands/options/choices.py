@@ -15,8 +15,9 @@ BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
 FPS_RANGE = (0.1, 1000.0)  # latte.video.write
 
 PRESETS = (  # latte.train.presets
-    *("shapes-vae", "shapes", "shapes-t2v", "shapes-features", "folder-vae", "folder", "ffs", "sky", "ucf101"),
-    *("ucf101-vae", "ucf101-modern", "taichi", "t2v", "t2v-finetune", "ffs-img", "sky-img", "ucf101-img", "taichi-img"),
+    *("shapes-vae", "shapes", "shapes-plain", "shapes-t2v", "shapes-features", "folder-vae", "folder", "ffs", "sky"),
+    *("ucf101", "ucf101-vae", "ucf101-modern", "taichi", "t2v", "t2v-finetune"),
+    *("ffs-img", "sky-img", "ucf101-img", "taichi-img"),
 )
 LATTE_PRESETS = tuple(name for name in PRESETS if not name.endswith(("-vae", "-features")) and "t2v" not in name)
 MOST_STUDENT_STEPS = 64  # latte.train.config

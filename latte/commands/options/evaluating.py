@@ -96,7 +96,7 @@ def ablate_parser() -> Parser:
     add("--out", type=Path, default=Path("ablations"), help="folder for runs and report (default: ablations)")
     words = "small: the built-in shapes, on a CPU (default); paper: the paper's settings, on GPUs"
     add("--scale", choices=SCALE_STEPS, default="small", help=words)
-    add("--config", choices=LATTE_PRESETS, help="preset of the base (default: shapes, or ffs with --scale paper)")
+    add("--config", choices=LATTE_PRESETS, help="preset of the base (default: shapes-plain, or ffs with --scale paper)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="train every arm with each of these (default: 0 1 2)")
     words = f"training steps of each run (default: {SCALE_STEPS['small']}; with --scale paper {SCALE_STEPS['paper']})"
     add("--steps", type=int, help=words)

@@ -84,7 +84,7 @@ def test_every_arm_can_be_trained(scale, tmp_path):
 
 
 def test_no_arm_is_a_copy_of_the_base():
-    base = base_config(SCALES["small"], "shapes", ["model.patch_size=6"])
+    base = base_config(SCALES["small"], "shapes-plain", ["model.patch_size=6"])
     variants = ablations(SCALES["small"], base)["variants"]
     assert list(variants.arms)[4:] == ["variant 1, patch 2", "variant 4, patch 2"]
     assert variants.claims[3:] == (("variant 1, patch 2", "variant 4, patch 2"),)  # of no coarser one
