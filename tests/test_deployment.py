@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from latte.__main__ import run
 from latte.cli import main
 from latte.train.presets import PRESETS
 
@@ -118,7 +119,7 @@ def test_the_dockerfile_copies_what_the_package_is_built_of():
     assert {line[1:] for line in kept if line[:1] == "!"} == copied.keys()
     extras = next(rest for word, rest in instructions() if rest.startswith("EXTRAS="))
     assert set(shlex.split(extras)[0].removeprefix("EXTRAS=").split(",")) <= set(config["options.extras_require"])
-    assert f"latte = {main.__module__}:main" in config["options.entry_points"]["console_scripts"]
+    assert f"latte = {run.__module__}:{run.__name__}" in config["options.entry_points"]["console_scripts"]
 
 
 def test_the_commands_of_the_dockerfile_are_valid(tmp_path):

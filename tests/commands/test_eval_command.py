@@ -35,9 +35,9 @@ WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
 
 def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
-    assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
+    assert main(["eval", str(folder), "--vae", "shapes-t2v/vae", "--out", str(out), *WORDS]) == 0
     report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
-    files = (folder / "model.safetensors", find_model("shapes/vae") / "model.safetensors")
+    files = (folder / "model.safetensors", find_model("shapes-t2v/vae") / "model.safetensors")
     assert report["weights"] == "ema"
     assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
     assert report["device"].startswith("cpu ") and report["torch"] == torch.__version__
@@ -77,7 +77,7 @@ def test_a_cache_is_measured(tmp_path, monkeypatch, capsys):
 
 def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
-    vae = ["--vae", "shapes/vae"]
+    vae = ["--vae", "shapes-t2v/vae"]
     for model, words, say in (
         ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
         ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
