@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -132,7 +133,8 @@ class Ranks:
         """
         if self.size == 1:
             return work()
-        result, error = self.broadcast(attempt(work) if self.first else (None, None))
+        outcome: tuple[Any, Exception | None] = attempt(work) if self.first else (None, None)
+        result, error = self.broadcast(outcome)
         if error is not None:
             raise error
         return result
@@ -154,7 +156,7 @@ class Ranks:
         for first in range(0, count, block * self.size):
             own = range(first + self.rank, min(first + block * self.size, count), self.size)
             outcomes: list[Any] = [None] * self.size
-            dist.all_gather_object(outcomes, attempt(lambda own=own: [work(number) for number in own]))
+            dist.all_gather_object(outcomes, attempt(partial(list, map(work, own))))
             for _, error in outcomes:
                 if error is not None:
                     raise error
@@ -162,7 +164,7 @@ class Ranks:
             yield from (shares[i % self.size][i // self.size] for i in range(sum(map(len, shares))))
 
 
-def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def attempt(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
     """The result of some work, or else the error that it raised, as other processes can raise it too."""
     try:
         return work(), None

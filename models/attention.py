@@ -27,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if q.shape[1] <= MAX_HEADS_PER_CALL:
         return F.scaled_dot_product_attention(q, k, v, mask)
     parts = zip(*(z.split(MAX_HEADS_PER_CALL, dim=1) for z in (q, k, v)))
-    return torch.cat([F.scaled_dot_product_attention(*part, mask) for part in parts], 1)
+    return torch.cat([F.scaled_dot_product_attention(q, k, v, mask) for q, k, v in parts], 1)
 
 
 def rotate(*tensors: Tensor) -> list[Tensor]:
