@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from latte.train.data.windows import span
 from latte.train.precision import AUTO, PRECISIONS
-from latte.train.settings import brief, default_of, require, setting
+from latte.train.settings import brief, default_of, overruled_by, require, setting
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,10 @@ class TrainConfig:
         require(below is None or value < below, f"{said} less than {below}")
 
     def _check_used(self, known: Field) -> None:
-        name, default = known.name, default_of(known)
-        for key, if_used in (("unused_with", False), ("used_with", True)):
-            other, value = known.metadata.get(key) or ("", None)
-            if other and (getattr(self, other) == value) == (not if_used):
-                advice = f"{name} does nothing with {other}={getattr(self, other)}: leave it at {default!r}"
-                require(getattr(self, name) == default, advice)
+        if other := overruled_by(known, vars(self)):
+            name, default = known.name, default_of(known)
+            advice = f"{name} does nothing with {other}={getattr(self, other)}: leave it at {default!r}"
+            require(getattr(self, name) == default, advice)
 
     @property
     def shape_frames(self) -> int:

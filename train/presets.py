@@ -1,7 +1,7 @@
 """Presets: settings of training runs by name, as far as they differ from the defaults."""
 
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from latte.train.data.video_list import read_list_head
 from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
 from latte.train.precision import AUTO
-from latte.train.settings import brief
+from latte.train.settings import brief, default_of, overruled_by
 from latte.weights.tensors import prefix_errors
 
 # the small VAE of shapes-t2v: 8x downsampling, 4 channels, and few features at high resolution
@@ -259,6 +259,9 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
             warnings.warn(note, stacklevel=2)
     said = {change.partition("=")[0] for change in changes} | (set() if source in PRESETS else values.keys())
     values = with_changes(values, changes)
+    if source in PRESETS:  # what it says is dropped where a change leaves it without effect
+        known = {each.name: each for each in fields(kind_of(values)) if each.name not in said}
+        values |= {name: default_of(each) for name, each in known.items() if overruled_by(each, values)}
     of_list = "frame_interval" not in said and values.get("frame_interval", 1) == 1 and has_interval(values)
     if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
         values["frame_interval"] = interval

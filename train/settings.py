@@ -1,6 +1,7 @@
 """A setting of a training configuration: a dataclass field that carries its bounds and what it goes with."""
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, field
 from typing import Any
 
@@ -46,6 +47,15 @@ def setting(
 def default_of(known: Field) -> Any:
     """The default value of a setting."""
     return known.default if known.default_factory is MISSING else known.default_factory()
+
+
+def overruled_by(known: Field, values: Mapping[str, Any]) -> str | None:
+    """The setting beside whose value another one has no effect; None if it has one. `values` are all, by name."""
+    for key, if_used in (("unused_with", False), ("used_with", True)):
+        other, value = known.metadata.get(key) or ("", None)
+        if other and (values.get(other) == value) == (not if_used):
+            return other
+    return None
 
 
 def brief(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+import pytest
 import torch
 
 from latte.eval.networks.shape_features import ShapeFeaturesConfig
@@ -71,3 +72,11 @@ def test_the_presets_of_text_to_video_at_full_size():
         x, text = torch.empty(1, 16, 4, 64, 64), torch.empty(1, 120, 4096)
         assert network(x, torch.zeros(1), text).shape == (1, 16, 8, 64, 64)
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_057_246_880
+
+
+def test_what_a_preset_says_is_dropped_where_a_change_leaves_it_without_effect():
+    preset, config = resolve("shapes", []), resolve("shapes", ["schedule=constant", "timestep_std=0"])
+    assert (preset.cooldown, preset.cooldown_shape, preset.timestep_mean) == (0.3, "sqrt", 0.1)
+    assert (config.cooldown, config.cooldown_shape, config.timestep_mean) == (0.2, "linear", 0.0)
+    with pytest.raises(ValueError, match="cooldown does nothing with schedule=constant: leave it at"):
+        resolve("shapes", ["schedule=constant", "cooldown=0.3"])
