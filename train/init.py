@@ -19,6 +19,7 @@ from latte.class_conditioning import read_classes
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_config import SIZES
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
+from latte.train.resized_patches import FINAL, resize_patch_layers
 from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
 from latte.weights.folder import read_config
@@ -28,13 +29,12 @@ from latte.weights.published import readers
 from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
 
-MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "patch_size", "tubelet")
+MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "tubelet")
 MUST_AGREE += ("in_channels", "learn_sigma", "conditioning")
-T2V_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels")
-T2V_MUST_AGREE += ("out_channels",)
+T2V_MUST_AGREE = ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels")
 SIZE_EMBEDDERS = re.compile(r"(adaln_single\.emb\.(resolution|aspect_ratio)|csize|ar)_embedder\.")
 T2V_SOURCES = "a PixArt-alpha or a LatteT2V"
-LABEL, TIME, LAST = "condition.label.weight", "condition.time.mlp.2.bias", ("final_linear.weight", "final_linear.bias")
+LABEL, TIME = "condition.label.weight", "condition.time.mlp.2.bias"
 
 
 def init_latte(network: Latte, source: str, names: list[str]) -> None:
@@ -63,6 +63,7 @@ def init_latte(network: Latte, source: str, names: list[str]) -> None:
         warn_init(path, f"position embeddings are recomputed for {shape}")
     if theirs.temporal_pos != ours.temporal_pos:
         warn_init(path, f"its temporal_pos is {theirs.temporal_pos!r}, this run's is {ours.temporal_pos!r}")
+    fit_patches(path, theirs.patch_size, ours.patch_size, state)
     keep_own_last_layer(path, theirs.prediction, ours.prediction, state, own)
     convert_classes(path, state, theirs, ours, known, names)
     load_strictly(network, state, path)
@@ -160,6 +161,7 @@ def init_transformer(network: LatteT2V, source: str) -> Path:
         check_equal(part, name, getattr(theirs, name), getattr(ours, name))
     if theirs.sample_size != ours.sample_size:
         warn_init(part, f"position embeddings are recomputed for {ours.sample_size} x {ours.sample_size} latents")
+    fit_patches(part, theirs.patch_size, ours.patch_size, state)
     keep_own_last_layer(part, theirs.prediction, ours.prediction, state, own)
     temporal = {name: tensor for name, tensor in own.items() if re.match(r"blocks\.\d*[13579]\.", name)}
     if not temporal.keys() & state.keys():
@@ -252,8 +254,15 @@ def read_bare_weights(path: Path, markers: tuple[str, ...], whose: str) -> dict[
 def keep_own_last_layer(path: Path, theirs: str, ours: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
     """Put the network's own last layer into `state` if the source predicts something else."""
     if theirs != ours:
-        state |= {name: own[name] for name in LAST}
+        state |= {name: own[name] for name in FINAL}
         warn_init(path, f"it predicts {theirs!r}, this run {ours!r}: the last layer starts at random")
+
+
+def fit_patches(path: Path, theirs: int, ours: int, state: dict[str, Tensor]) -> None:
+    """Resize the layers next to the latents in `state` if the source's patches have another size."""
+    if theirs != ours:
+        resize_patch_layers(state, theirs, ours)
+        warn_init(path, f"its patches of {theirs} x {theirs} are resized to {ours} x {ours}: see FlexiViT")
 
 
 def check_equal(path: Path, name: str, theirs: object, ours: object) -> None:

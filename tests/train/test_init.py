@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from picture_models import HEADS, D, dit, dit_of_one_frame, in_diffusers_names, pixart, pixart_picture, torn
 from safetensors.torch import load_file, save_file
 from small_runs import TINY, run, small, small_t2v
+from torch.nn.functional import interpolate
 
 from latte.cli import main
 from latte.files import write_json
@@ -122,13 +124,39 @@ def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
     assert "it predicts 'eps', this run 'v': the last layer starts at random" in said()
 
 
+def enlarged(x):
+    """Each patch of 2 x 2 as one of 4 x 4."""
+    patches = rearrange(x, "b f c (h p) (w r) -> (b f h w) c p r", p=2, r=2)
+    patches = interpolate(patches, size=(4, 4), mode="bilinear", antialias=True)
+    return rearrange(patches, "(b f h w) c p r -> b f c (h p) (w r)", b=len(x), f=x.shape[1], h=x.shape[3] // 2)
+
+
+@torch.no_grad()
+def test_larger_patches_begin_with_the_same_picture_enlarged(tmp_path, said):
+    fine = begun(saved(dit(), tmp_path / "DiT.pt"), "abc")
+    coarse = begun(tmp_path / "DiT.pt", "abc", patch_size=4, input_size=8)
+    assert "its patches of 2 x 2 are resized to 4 x 4" in said()
+    x, t, y = torch.randn(1, 2, 4, 4, 4), torch.tensor([321]), torch.tensor([1])
+    assert close(coarse(enlarged(x), t, y), enlarged(fine(x, t, y)))
+
+
+@torch.no_grad()
+def test_smaller_patches_of_a_text_to_video_model_begin_with_the_means(tmp_path, said):
+    state = pixart()
+    smaller = t2v(saved(state, tmp_path / "PixArt.pth"), patch_size=1).transformer
+    assert "its patches of 2 x 2 are resized to 1 x 1" in said()
+    for own, name in ((smaller.final_linear.weight, "weight"), (smaller.final_linear.bias, "bias")):
+        parts = state[f"final_layer.linear.{name}"]
+        assert close(own, parts.view(4, 8, *parts.shape[1:]).mean(0))
+    assert close(smaller.patch_embed.weight, state["x_embedder.proj.weight"].sum((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("change", "say"),
     [
         ({"depth": 4}, "has depth 2, this run 4"),
         ({"hidden_size": 32}, "has hidden_size 16, this run 32"),
         ({"mlp_ratio": 2.0}, r"has mlp_ratio 4\.0, this run 2\.0"),
-        ({"patch_size": 4}, "has patch_size 2, this run 4"),
         ({"in_channels": 8}, "has in_channels 4, this run 8"),
         ({"variant": 3}, "has variant 1, this run 3"),
         ({"conditioning": "tokens"}, "has conditioning adaln, this run tokens"),
@@ -213,7 +241,6 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
         (pixart, {"num_layers": 3}, "has num_layers 2, this run 3"),
         (pixart, {"attention_head_dim": 16}, "has attention_head_dim 8, this run 16"),
         (pixart, {"num_attention_heads": 3}, "its width 16 is not 3 equal heads"),
-        (pixart, {"patch_size": 4}, "has patch_size 2, this run 4"),
         (pixart, {"out_channels": 4}, "has out_channels 8, this run 4"),
         (dit, {}, r"not the weights of a PixArt-alpha or a LatteT2V: y_embedder\.y_proj\.fc1\.weight is missing"),
         (lambda: {"foo.weight": torch.zeros(2)}, {}, r"pos_embed\.proj\.weight is missing"),
