@@ -1,1 +1,1 @@
-"""The diffusion process: pure functions of tensors and of any denoiser that can be called."""
+"""The diffusion process: pure functions of tensors and of any callable denoiser."""

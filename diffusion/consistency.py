@@ -1,11 +1,11 @@
-"""Distillation into a few steps by consistency within phases of the teacher's trajectory.
+"""Few-step distillation by consistency within phases of the teacher's trajectory.
 
-The teacher takes N steps of DDIM, the student n, each of which spans N / n of the teacher's: a phase. From any noise
-level of a phase the student is to reach the phase's end in one DDIM step. It learns that from itself, one step of the
-teacher further down, so that the end of a phase is reached by the teacher alone, and all else follows from there:
-multistep consistency models (Heek et al. 2024, arXiv 2403.06807), phased ones (Wang et al. 2024, arXiv 2405.18407). A
-phase of one step is the teacher itself. With one phase it is consistency distillation (Song et al. 2023, arXiv
-2303.01469).
+The teacher takes N DDIM steps, the student n. Each step of the student spans a phase, which is N / n steps of the
+teacher: from any noise level in a phase, the student learns to reach the end of the phase in one DDIM step. Its target
+is its own prediction one teacher step further down. In the last step of a phase the target is the teacher's alone, and
+from there it propagates up the phase: multistep consistency models (Heek et al. 2024, arXiv 2403.06807), phased
+consistency models (Wang et al. 2024, arXiv 2405.18407). With phases of one step, the student learns the teacher itself.
+With a single phase, this is consistency distillation (Song et al. 2023, arXiv 2303.01469).
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ def teacher_schedule(training: Schedule, steps: int) -> Schedule:
 
 
 def student_share(schedule: Schedule, length: int) -> Tensor:
-    """How much of the student's target is the student itself, one of the teacher's steps further down.
+    """The weight, in the student's target, of its own prediction one teacher step further down.
 
-    A DDIM step (a, s) -> (a', s') by clean latents x_T, and another from there by x_S to the end of the phase
-    (a_e, s_e), lead where one step by w x_S + (1 - w) x_T does. With d(e, t) = a_e s - a s_e,
+    A DDIM step (a, s) -> (a', s') with clean latents x_T, followed by one with x_S to the end of the phase (a_e, s_e),
+    leads to the same state as a single step with w x_S + (1 - w) x_T. With d(e, t) = a_e s - a s_e,
 
         w = s d(e, t') / (s' d(e, t)),
 
-    which is 0 for the last step of a phase. It solves algorithm 2 of Salimans & Ho 2022 (arXiv 2202.00512) for steps
-    of any lengths, without the difference of two states.
+    which is 0 for the last step of a phase. This is the target of algorithm 2 of Salimans & Ho 2022 (arXiv 2202.00512)
+    for steps of any length, computed without the difference of two states.
 
     Args:
         schedule: The teacher's steps (n,).
-        length: How many of them are a phase.
+        length: Teacher steps per phase.
 
     Returns:
         w of each step (n,), float64.
@@ -62,7 +62,7 @@ def predicted_clean(
         model: (x, timesteps (b,), **condition) -> prediction and perhaps variance channels (b, f, c or 2c, h, w).
         x: Noisy latents (b, f, c, h, w).
         index: Steps of the schedule (b,).
-        schedule: The steps that index counts.
+        schedule: The schedule that index refers to.
         prediction: What the model predicts (latte.diffusion.predictions).
         **condition: Further arguments of the model.
 
@@ -82,15 +82,15 @@ def consistency_loss(
     schedule: Schedule,
     length: int,
 ) -> Tensor:
-    """The squared error of the student's prediction at noisy latents, in units of v, which weighs all noise levels.
+    """The squared error of the student's prediction at noisy latents, in units of v, so that all noise levels count.
 
     Args:
-        student: (x, index) -> the clean latents that it predicts, shaped like x. Its target is not differentiated.
-        teacher: The same, guided.
+        student: (x, index) -> its prediction of the clean latents, shaped like x. The target has no gradient.
+        teacher: The same for the teacher, guided.
         x: Noisy latents (b, f, c, h, w).
-        index: Their steps (b,) of the schedule.
+        index: Their steps (b,) in the schedule.
         schedule: The teacher's steps.
-        length: How many of them are a phase.
+        length: Teacher steps per phase.
 
     Returns:
         The loss of each sample (b,).

@@ -59,14 +59,14 @@ def learned_log_variance(
     """The log-variance of a reverse step (Nichol & Dhariwal 2021, eq. 15).
 
     Args:
-        schedule: The schedule that index counts in.
+        schedule: The schedule that index refers to.
         variance: The network's variance channels (b, ...): -1 stands for the variance of the posterior, 1 for beta,
-            with interpolation in log space. None, if none is learned, stands for the posterior's ("fixed small").
+            with interpolation in log space. None (no learned variance) gives the posterior variance ("fixed small").
         index: The step.
         like: Latents (b, ...), whose device, dtype and number of dimensions the result gets.
 
     Returns:
-        The log-variance, which broadcasts to `like`; a number without variance channels at one step for the batch.
+        The log-variance, which broadcasts to `like`; a number if there are no variance channels and index is an int.
     """
     low = at(schedule.posterior_log_variance, index, like)
     return low if variance is None else low + (at(schedule.betas.log(), index, like) - low) * (variance + 1) / 2

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: it turns one denoiser into another, and neither samplers nor networks know of it."""
+"""Classifier-free guidance: a wrapper around a denoiser, so that samplers and networks need not know about it."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def predicting_noise(model: Callable[..., Tensor], schedule: Schedule, predictio
 
     Args:
         model: (x, t, ...) -> its prediction and perhaps variance channels (b, f, c or 2c, h, w).
-        schedule: The training schedule, of which t is a step.
+        schedule: The training schedule that t refers to.
         prediction: What the model predicts.
 
     Returns:
@@ -36,16 +36,16 @@ def guided(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Guide a denoiser by a condition (Ho & Salimans 2022, arXiv 2207.12598, eq. 6).
 
-    Both halves pass the model in one call. The noise is guided on all of its channels; the variance is that of the
-    conditional half. The unconditional half is computed only where it counts: not at scale 1, nor outside of interval.
+    Both halves go through the model in one call. All noise channels are guided; the variance is that of the conditional
+    half. The unconditional half is not computed where it has no effect: at scale 1 and outside `interval`.
 
     Args:
         model: (x, t, y) -> noise and perhaps variance channels (b, f, c or 2c, h, w).
         y: The condition (b, ...).
-        null: What stands for no condition, shaped like y.
+        null: The null condition, shaped like y.
         scale: 1 samples from the conditional model; larger values follow the condition more closely.
         interval: The first and the last timestep at which guidance applies (Kynkäänniemi et al. 2024, arXiv
-            2404.07724); the timesteps of a batch are taken to agree. None: at all timesteps.
+            2404.07724); the timesteps of a batch are assumed equal. None: at all timesteps.
 
     Returns:
         A denoiser (x (b, f, c, h, w), t (b,)) -> (b, f, c or 2c, h, w).
@@ -69,7 +69,7 @@ def autoguided(
 
     Args:
         model: (x, t) -> noise and perhaps variance channels (b, f, c or 2c, h, w), with its condition, if it has any.
-        weaker: The same of a smaller network or of one that was trained less, with the same channels.
+        weaker: The same for a smaller or less trained network, with the same channels.
         scale: See guided.
         interval: See guided.
 
@@ -107,8 +107,9 @@ def scale_bands(difference: Tensor, low: float, high: float) -> Tensor:
 
     Args:
         difference: Conditional minus unconditional noise (b, f, c, h, w).
-        low: Factor of the frequencies within a disc around zero, of a fifth of the smaller side, rounded down.
-        high: Factor of the others.
+        low: Factor for the frequencies within a disc around zero, whose radius is a fifth of the smaller side, rounded
+            down.
+        high: Factor for all others.
 
     Returns:
         The scaled difference, same shape.

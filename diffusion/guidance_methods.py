@@ -1,8 +1,8 @@
-"""Ways to guide that keep more variety than classifier-free guidance at one scale.
+"""Guidance methods that preserve more variety than classifier-free guidance at a constant scale.
 
-They work on noise, as guidance does. In every function, `conditional` is the noise that the conditional network
-predicts in latents x, and `negative` the noise to lead away from: without the condition, or that of a weaker network.
-All three are (b, f, c, h, w), and videos of a batch do not affect each other.
+Like guidance.py, they act on predicted noise. In every function, `conditional` is the noise that the conditional
+network predicts in latents x, and `negative` the noise to steer away from: predicted without the condition, or by a
+weaker network. All three are (b, f, c, h, w), and the videos of a batch do not affect each other.
 """
 
 import math
@@ -28,18 +28,18 @@ def project(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Adaptive projected guidance, APG (Sadat et al. 2024, arXiv 2410.02416).
 
-    The update is the difference of the clean latents that both predict. What of it is parallel to the conditional clean
-    latents makes colours too strong; what is orthogonal to them adds quality.
+    The update is the difference between the two predictions of the clean latents. Its component parallel to the
+    conditional clean latents oversaturates colours; the orthogonal component improves quality.
 
     Args:
         x, conditional, negative: See the module.
-        scale: Of guidance; 1 is the conditional noise.
+        scale: Guidance scale; 1 gives the conditional noise.
         alpha_bar: Alpha bar of the noise level.
-        parallel: What share of the parallel part counts, eta in the paper. With 1 and neither threshold nor momentum,
-            this is classifier-free guidance.
-        threshold: A larger update is made this long, r in the paper; 0 is no bound. Published values are lengths of an
-            image's latents; here, of a frame's: the root mean square over the video's frames.
-        momentum: The share of earlier updates, beta in the paper, where it is negative.
+        parallel: Weight of the parallel component, eta in the paper. With 1 and neither threshold nor momentum, this is
+            classifier-free guidance.
+        threshold: Longer updates are rescaled to this norm, r in the paper; 0 is no limit. Published values are norms
+            of an image's latents; here, the norm is per frame: the root mean square over the video's frames.
+        momentum: Weight of earlier updates, beta in the paper, where it is negative.
         average: The running average of earlier updates; None at first.
 
     Returns:
@@ -61,14 +61,14 @@ def optimise_scale(
 ) -> Tensor:
     """The optimised scale of CFG-Zero* (Fan et al. 2025, arXiv 2503.18886).
 
-    The negative velocity is first scaled to be as close to the conditional one as it can be. The paper's velocity is
-    that of flow matching. Of other networks it is v, the velocity of the variance-preserving path (Salimans & Ho 2022,
-    appendix D). Either is a multiple of the noise minus the noise of no velocity, so that nothing is divided by a small
+    The negative velocity is first scaled to be as close as possible to the conditional one. The paper's velocity is
+    that of flow matching. For other networks it is v, the velocity of the variance-preserving path (Salimans & Ho 2022,
+    appendix D). Either is proportional to the noise minus the zero-velocity noise, so nothing is divided by a small
     number.
 
     Args:
         x, conditional, negative: See the module.
-        scale: Of guidance.
+        scale: Guidance scale.
         alpha_bar: Alpha bar of the noise level.
         flow: Whether the velocity is that of flow matching.
 
@@ -83,9 +83,9 @@ def optimise_scale(
 
 
 def zero_velocity(x: Tensor, alpha_bar: float, flow: bool = False) -> Tensor:
-    """The noise that no velocity implies in latents x (b, f, c, h, w): zero-init of CFG-Zero*.
+    """The noise that zero velocity implies in latents x (b, f, c, h, w): zero-init of CFG-Zero*.
 
-    A step leaves the state of the path as it is: of flow matching's linear path, or x itself.
+    With it, a step leaves the state unchanged: the state of the linear path for flow matching, else x itself.
     """
     a, s = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     return x / (a + s) if flow else s * x
@@ -94,15 +94,16 @@ def zero_velocity(x: Tensor, alpha_bar: float, flow: bool = False) -> Tensor:
 def renoised_scale(scale: float, alpha_bar: float, following: float, deviation: float = 0.0) -> float:
     """The guidance scale at which a step of DDIM is a step of CFG++ (Chung et al. 2024, arXiv 2406.08070).
 
-    CFG++ predicts the clean latents from the noise n + scale (c - n), of the conditional c and the negative n, and adds
-    n again. With DDIM's step x' = r x - p eps_of_clean + q eps_added, that is DDIM with n + w (c - n) for both, where
-    w (p - q) = scale p. So CFG++ is a schedule of the scale, and neither DDIM nor the network knows of it.
+    CFG++ predicts the clean latents from the noise n + scale (c - n), with conditional noise c and negative noise n,
+    but renoises with n alone. With DDIM's step x' = r x - p eps_of_clean + q eps_added, this equals DDIM with
+    n + w (c - n) in both places, where w (p - q) = scale p. So CFG++ is a schedule of the guidance scale, and needs no
+    change to DDIM or the network.
 
     Args:
-        scale: Of CFG++, lambda in the paper, in 0 to 1.
+        scale: Scale of CFG++, lambda in the paper, from 0 to 1.
         alpha_bar: Alpha bar before the step.
         following: Alpha bar after it.
-        deviation: Of DDIM's fresh noise.
+        deviation: Standard deviation of DDIM's fresh noise.
 
     Returns:
         w.
@@ -112,7 +113,7 @@ def renoised_scale(scale: float, alpha_bar: float, following: float, deviation: 
     """
     ratio = (max(1 - following - deviation**2, 0) / following * alpha_bar / (1 - alpha_bar)) ** 0.5  # q / p
     if ratio >= 1:
-        raise ValueError("cfg++ needs steps that lower the noise, and one of these does not: take other timesteps")
+        raise ValueError("cfg++ needs steps that lower the noise, but one of these does not: choose other timesteps")
     return scale / (1 - ratio)
 
 
@@ -125,23 +126,23 @@ SHAPES: dict[str, Callable[[float], float]] = {  # functions of t / T, each with
 
 
 def scheduled_scale(scale: float, t: float, steps: int, shape: str) -> float:
-    """The guidance scale at a timestep, with the mean that a constant one has.
+    """The guidance scale at a timestep; its mean over the schedule is `scale`.
 
     "linear" and "cosine" grow as the noise falls (Wang et al. 2024, arXiv 2404.13040). "beta" is strongest in the
     middle: the density of the distribution Beta(2, 2), after Malarz et al. 2025 (arXiv 2502.10574).
 
     Args:
-        scale: The mean; what exceeds 1 is scheduled.
+        scale: The mean; only the part above 1 is scheduled.
         t: Timestep, in 0 to steps.
-        steps: Of the training schedule.
-        shape: A name of SHAPES.
+        steps: Number of steps of the training schedule.
+        shape: A key of SHAPES.
     """
     return scale if shape == "constant" else 1 + (scale - 1) * SHAPES[shape](t / steps)
 
 
 @dataclass
 class Rule:
-    """How the evaluations of one run are guided: classifier-free guidance, with a scale for each.
+    """The guidance of one sampling run: classifier-free guidance, with one scale per network evaluation.
 
     Attributes:
         scales: Guidance scale at each evaluation.
@@ -158,17 +159,17 @@ class Rule:
         return negative + self.scales[k] * (conditional - negative)
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
-        """The guided noise for a difference of conditional and negative noise that was kept."""
+        """The guided noise, from a stored difference of conditional and negative noise."""
         return conditional + (self.scales[k] - 1) * difference
 
     def still(self, k: int, x: Tensor) -> Tensor | None:
-        """The noise of no velocity, if evaluation k is taken to predict none."""
+        """The zero-velocity noise if evaluation k is replaced by it, else None."""
         return None
 
 
 @dataclass
 class ProjectedRule(Rule):
-    """APG: see project. It remembers the updates of a run."""
+    """APG: see project. It keeps a running average of the run's updates."""
 
     parallel: float = 0.0
     threshold: float = 0.0
@@ -186,7 +187,7 @@ class ProjectedRule(Rule):
 
 @dataclass
 class ZeroStarRule(Rule):
-    """CFG-Zero*: see optimise_scale. The first zero_steps evaluations are taken to predict no velocity."""
+    """CFG-Zero*: see optimise_scale. The first zero_steps evaluations are replaced by zero velocity."""
 
     zero_steps: float = 1
 
@@ -208,7 +209,7 @@ OPTIONS: dict[str, dict[str, float]] = {  # of methods that have any, with their
 
 
 def check_method(method: str, options: Mapping[str, float]) -> None:
-    """Raise ValueError for a method of guidance that there is not, or options that it does not have."""
+    """Raise ValueError for an unknown guidance method, or for unknown or invalid options."""
     if method not in METHODS:
         raise ValueError(f"guidance_method is {method!r}; choose from {', '.join(METHODS)}")
     known = OPTIONS.get(method, {})

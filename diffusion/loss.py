@@ -54,7 +54,7 @@ def variational_bound(
     """The term of the variational bound at each sample's step (Nichol & Dhariwal 2021, eq. 4-7).
 
     Args:
-        schedule: The schedule that index counts in.
+        schedule: The schedule that index refers to.
         x0: Clean latents (b, ...).
         x: Noisy latents x_t, shaped like x0.
         index: Steps (b,).
@@ -75,7 +75,7 @@ def variational_bound(
 def min_snr_weight(schedule: Schedule, index: Tensor, prediction: str, gamma: float) -> Tensor:
     """The weight of a squared error (Min-SNR: Hang et al. 2023, arXiv 2303.09556).
 
-    The squared error of x_0 is weighed by min(SNR, gamma), with SNR = abar / (1 - abar). The error of another
+    The squared error of x_0 is weighted by min(SNR, gamma), with SNR = abar / (1 - abar). The error of another
     prediction is that of x_0 times a factor, whose square is divided out:
 
         "x0"    min(SNR, gamma)
@@ -84,10 +84,10 @@ def min_snr_weight(schedule: Schedule, index: Tensor, prediction: str, gamma: fl
         "flow"  min(SNR, gamma) / (sqrt(SNR) + 1)^2
 
     Args:
-        schedule: The schedule that index counts in.
+        schedule: The schedule that index refers to.
         index: Steps (b,).
         prediction: What is predicted.
-        gamma: The largest weight of the error of x_0; the paper's is 5.
+        gamma: The largest weight of the error of x_0; 5 in the paper.
 
     Returns:
         Weights (b,), float64.
@@ -117,14 +117,14 @@ def diffusion_loss(
         index: Steps of the schedule (b,).
         noise: Standard normal noise, shaped like x0.
         schedule: The training schedule.
-        prediction: What the model predicts: "eps" (the noise), "v", whose error weighs all noise levels alike (Salimans
+        prediction: What the model predicts: "eps" (the noise), "v", whose error counts at all noise levels (Salimans
             & Ho 2022, section 4), or "flow", the velocity of the linear path (Liu et al. 2023,
             arXiv 2209.03003, eq. 1).
-        snr_gamma: Weigh the squared error by min_snr_weight of this gamma; None weighs all noise levels alike.
+        snr_gamma: Weight the squared error by min_snr_weight with this gamma; None weights all noise levels equally.
         **condition: Further arguments of the model.
 
     Returns:
-        Values per sample (b,): "loss", "mse" without its weight and, if the variance is learned, "vb".
+        Values per sample (b,): "loss", "mse" (unweighted) and, if the variance is learned, "vb".
     """
     x = q_sample(schedule, x0, index, noise)
     a, s = factors(schedule, index, x0)

@@ -1,7 +1,7 @@
-"""What a denoiser may predict, and how one prediction becomes another.
+"""What a denoiser may predict, and how to convert one prediction into another.
 
 A noisy state x = a x_0 + s eps, with a^2 + s^2 = 1, and one other combination of x_0 and eps determine both. So a
-network that predicts one of these combinations can stand for one that predicts any other; samplers work with the noise:
+network that predicts one of these combinations can stand in for one that predicts another. Samplers use the noise:
 
     "eps"   eps                the noise (Ho et al. 2020, arXiv 2006.11239)
     "x0"    x_0                the clean latents
@@ -22,10 +22,10 @@ Factor = Tensor | float
 
 
 def parts(prediction: str, a: Factor, s: Factor) -> tuple[Factor, Factor, Factor]:
-    """How a prediction is made: the factors of x_0 and of eps in it, and the determinant of (a, s) and these two.
+    """The coefficients of x_0 and of eps in a prediction, and the determinant of (a, s) and these two.
 
     Raises:
-        ValueError: There is no such prediction.
+        ValueError: The prediction is unknown.
     """
     table = {"eps": (0.0, 1.0, a), "x0": (1.0, 0.0, -s), "v": (-s, a, 1.0), "flow": (-1.0, 1.0, a + s)}
     if prediction not in table:
@@ -61,7 +61,7 @@ def clean_of(prediction: str, value: Tensor, x: Tensor, a: Factor, s: Factor) ->
 
 
 def combined(prediction: str, x0: Tensor, eps: Tensor, a: Factor, s: Factor) -> Tensor:
-    """The prediction that is right for clean latents and noise, both (b, ...): what a network learns."""
+    """The correct prediction for given clean latents and noise, both (b, ...): the target of a network."""
     if prediction in ("eps", "x0"):
         return eps if prediction == "eps" else x0
     of_clean, of_noise, _ = parts(prediction, a, s)
@@ -69,7 +69,7 @@ def combined(prediction: str, x0: Tensor, eps: Tensor, a: Factor, s: Factor) -> 
 
 
 def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, target: str) -> Tensor:
-    """A prediction as another one.
+    """Convert one kind of prediction into another.
 
     Args:
         value: The prediction (b, ...).
@@ -77,7 +77,7 @@ def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, targe
         a: The factor of the clean latents in x.
         s: The standard deviation of the noise in x.
         source: What value predicts: see the module.
-        target: What is asked for.
+        target: The kind of prediction to return.
 
     Returns:
         The other prediction, shaped like x.
@@ -89,7 +89,7 @@ def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, targe
 
 
 def network_input(prediction: str, x: Tensor, a: Factor, s: Factor) -> Tensor:
-    """What a network is given for a state x: the state itself, or for "flow" that of the linear path."""
+    """The network's input for a state x: x itself or, for "flow", the state of the linear path."""
     return x / (a + s) if prediction == "flow" else x
 
 
@@ -97,9 +97,9 @@ def factors(schedule: Schedule, index: Tensor | int, x: Tensor) -> tuple[Factor,
     """The factors a and s of a step.
 
     Args:
-        schedule: The schedule that index counts in.
-        index: The step. A float tensor (b,) may lie between steps: then schedule is a training schedule, whose steps
-            are its timesteps.
+        schedule: The schedule that index refers to.
+        index: The step. A float tensor (b,) may lie between steps: then schedule must be a training schedule, whose
+            step i is timestep i.
         x: Noisy latents (b, ...), over which the factors are to broadcast.
     """
     abar = schedule.alphas_cumprod

@@ -1,7 +1,7 @@
 """Randomness as a function: what is drawn depends on (seed, path) alone, never on what was drawn before.
 
 A path names a sample and a step, or a step and a slot of its batch. So video i is the same at any batch size, and a run
-that was stopped and resumed, or that has another number of workers, draws the same numbers.
+draws the same numbers if it is stopped and resumed, or has a different number of workers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from torch import Tensor
 
 Noise = Callable[[int, Sequence[int]], Tensor]
 START = -1  # the step of the noise that sampling starts from
-DIFFUSERS_ORDER = "b c f h w -> b f c h w"  # of latents and of what a torch.Generator draws
+DIFFUSERS_ORDER = "b c f h w -> b f c h w"  # from diffusers' axis order, in which generators draw, to ours
 
 
 def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU generator for one path (non-negative integers) under a seed.
 
     Raises:
-        ValueError: The seed is negative, or no whole number.
+        ValueError: The seed is negative, or not a whole number.
     """
     if not isinstance(seed, Integral):
         raise ValueError(f"seed is {seed!r}; it must be a whole number, 0 or more")
@@ -44,23 +44,23 @@ def noise_source(
     latents: Tensor | None = None,
     first: int = 0,
 ) -> Noise:
-    """Where the noise of a sampling comes from: a seed, torch generators, or given latents.
+    """The noise source of a sampling run: a seed, torch generators, or given latents.
 
     Args:
         count: Number of videos.
         shape: Latents of one video, (f, c, h, w).
-        random: One generator for all videos, or one per video; with the same ones diffusers draws the same noise. One
-            generator draws a step's noise for all videos at once, and what other batches need of it is kept.
-        seed: In place of generators (default 0): video i has the noise of (seed, first + i).
-        latents: What sampling starts from (b, c, f, h, w); generators then draw only the noise of later steps.
-        first: Number of the first video under a seed.
+        random: One generator for all videos, or one per video; diffusers draws the same noise from the same generators.
+            A single generator draws a step's noise for all videos at once, and the noise of other batches is kept.
+        seed: Used instead of generators (default 0): video i gets the noise of (seed, first + i).
+        latents: Initial latents (b, c, f, h, w); generators then draw only the noise of later steps.
+        first: Number of the first video under the seed.
 
     Returns:
         noise(step, rows) -> (len(rows), f, c, h, w) for some of the videos, on the CPU or on the generator's device; a
-        video that is named twice has the same noise twice. The step START is the noise that sampling starts from.
+        video that is named twice gets the same noise twice. The step START is the noise that sampling starts from.
 
     Raises:
-        ValueError: Two sources are given, or latents or generators that do not fit.
+        ValueError: Both a generator and a seed are given, or latents or generators do not fit.
     """
     if random is not None and seed is not None:
         raise ValueError("give a generator or a seed, not both")
@@ -73,8 +73,8 @@ def noise_source(
         if not isinstance(random, Sequence) or not all(isinstance(each, torch.Generator) for each in random):
             raise ValueError(f"generator is a {type(random).__name__}: expected a torch.Generator, or a list of them")
         if len(random) != count:
-            raise ValueError(f"{len(random)} generators for {count} videos: give one, or one each")
-    of_all: dict[int, Tensor] = {}  # by step, what one generator drew for all videos, until the last of them took it
+            raise ValueError(f"{len(random)} generators for {count} videos: give one, or one per video")
+    of_all: dict[int, Tensor] = {}  # by step, a single generator's noise for all videos, kept until the last is served
 
     def noise(step: int, rows: Sequence[int]) -> Tensor:
         if step == START and latents is not None:
@@ -103,4 +103,4 @@ def check_latents(latents: Tensor, expected: tuple[int, ...]) -> None:
     if latents.shape != expected:
         raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {expected}, (b, c, f, h, w)")
     if not latents.isfinite().all():
-        raise ValueError("latents hold NaN or infinite values, which are not finite numbers")
+        raise ValueError("latents contain NaN or infinite values; they must be finite")

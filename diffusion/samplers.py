@@ -4,7 +4,7 @@ All samplers, here and in solvers.py, share their first arguments:
     denoise: (x (b, f, c, h, w), timesteps (b,)) -> noise and perhaps variance channels (b, f, c or 2c, h, w).
     x: Noise to start from (b, f, c, h, w).
     schedule: The steps to take, from its noisiest to its least noisy.
-    noise: The fresh noise of the i-th executed step, shaped like x; deterministic samplers ignore it.
+    noise: i -> the fresh noise of the i-th executed step, shaped like x; deterministic samplers ignore it.
 """
 
 import math
@@ -34,8 +34,8 @@ def ddpm(
 ) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with a learned variance (Nichol & Dhariwal 2021, eq. 15).
 
-    Args: See the module. noise is needed. last_noise adds it in the last step too, if that begins above timestep 0, in
-        diffusers' way: with a learned variance between 1e-20 and beta.
+    Args: See the module. noise is required. last_noise adds noise in the last step too, if that begins above timestep
+        0, as diffusers does: with a learned variance between 1e-20 and beta.
 
     Yields:
         x after each step, (b, f, c, h, w).
@@ -59,7 +59,8 @@ def ddim(
 ) -> Iterator[Tensor]:
     """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
-    Args: See the module. eta scales the fresh noise: 0 is deterministic, 1 is as noisy as DDPM; above 0 it needs noise.
+    Args: See the module. eta scales the fresh noise: 0 is deterministic, 1 is as noisy as DDPM. Above 0, noise is
+        required.
 
     Yields:
         x after each step, (b, f, c, h, w).

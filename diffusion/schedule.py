@@ -22,11 +22,11 @@ class Schedule:
 
     Attributes:
         betas: Variances of the forward steps (n,), float64.
-        timesteps: What the network is given as t at each step (n,); rising.
+        timesteps: The t given to the network at each step (n,); increasing.
         end: Signal power (alpha bar) where the reverse process ends; below 1 if a little noise is to remain.
-        parent: The training schedule that this chain is a part of; None if it is one itself.
-        stride: If not 0, a step leads to the noise level so many timesteps lower, even where the next step begins at
-            another one. It needs a parent.
+        parent: The training schedule that this chain is taken from; None if it is itself a training schedule.
+        stride: If not 0, each step leads to the noise level this many timesteps lower, even if the next step begins at
+            another level. Requires a parent.
     """
 
     betas: Tensor
@@ -87,7 +87,7 @@ class Schedule:
         return torch.where(share == 0, self.alphas_cumprod[low], 1 / (1 + here**2))
 
     def timestep_of(self, sigma: float) -> float:
-        """The timestep of a noise level, interpolated in log sigma on the training schedule; it may be a fraction."""
+        """The timestep of a noise level, interpolated in log sigma on the training schedule; it may be fractional."""
         if self.parent is not None:
             return self.parent.timestep_of(sigma)
         return float(np.interp(math.log(sigma), self.sigmas.log().numpy(), self.timesteps.double().numpy()))
@@ -107,7 +107,7 @@ class FlowSchedule(Schedule):
         return (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
 
     def timestep_of(self, sigma: float) -> float:
-        """The timestep of a noise level; it may be a fraction."""
+        """The timestep of a noise level; it may be fractional."""
         return min(max(len(self) * sigma / (1 + sigma) - 0.5, 0.0), len(self) - 1.0)
 
     def time_of(self, timesteps: Tensor) -> Tensor:
@@ -133,12 +133,12 @@ def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float
         beta_end: Last beta of a chain of 1000 steps.
 
     Raises:
-        ValueError: The chain is so short that a beta is not in 0 to 1.
+        ValueError: The chain is so short that a beta is not between 0 and 1.
     """
     scale = 1000 / max(steps, 1)
     betas = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64)
     if steps < 1 or not ((betas > 0) & (betas < 1)).all():
-        raise ValueError(f"no schedule of {steps} steps from {beta_start} to {beta_end}: a beta is not in 0 to 1")
+        raise ValueError(f"no schedule of {steps} steps from {beta_start} to {beta_end}: a beta is not between 0 and 1")
     return Schedule(betas, torch.arange(steps))
 
 
@@ -147,8 +147,8 @@ def flow_schedule(steps: int = 1000) -> FlowSchedule:
 
     Timestep i has the time u = (i + 1/2) / steps, the middle of its share of (0, 1). The path's state there is
     (1 - u) x_0 + u eps. Divided by sqrt((1 - u)^2 + u^2) it is a state of this schedule, whose alpha bar is
-    (1 - u)^2 / ((1 - u)^2 + u^2). No timestep has u = 1, where alpha bar is 0 and the noise says nothing of x_0. The
-    last of 1000 has the signal 1/2000, and there float32 computes x_0 to about 1e-4.
+    (1 - u)^2 / ((1 - u)^2 + u^2). No timestep has u = 1, where alpha bar is 0 and the noise says nothing about x_0. The
+    last of 1000 timesteps has a signal of 1/2000; there, float32 recovers x_0 to about 1e-4.
 
     Args:
         steps: Length of the chain.
@@ -165,7 +165,7 @@ def flow_schedule(steps: int = 1000) -> FlowSchedule:
 
 
 def training_schedule(prediction: str) -> Schedule:
-    """The schedule that a network of a prediction ("eps", "v" or "flow") is trained on, of 1000 steps."""
+    """The schedule of 1000 steps that a network with this prediction ("eps", "v" or "flow") is trained on."""
     return flow_schedule() if prediction == "flow" else linear_schedule()
 
 
@@ -176,20 +176,20 @@ def spaced_timesteps(
 
     Args:
         count: How many to keep, or, with the spacing "even", a respacing string of Nichol & Dhariwal's code:
-            "10,15,20" cuts the range into three equal parts and keeps so many of each, "ddim50" keeps the 50 of a
-            constant integer stride (Song et al. 2021).
+            "10,15,20" cuts the range into three equal parts and keeps 10, 15 and 20 timesteps of them; "ddim50" keeps
+            50 at a constant integer stride (Song et al. 2021).
         spacing: "even" rounds evenly spaced timesteps, both ends included, as the original Latte does. The others are
             those of diffusers' schedulers (Lin et al. 2024, table 2): "leading" takes an integer stride from 0,
             "trailing" goes down from the last timestep, "linspace" includes both ends and keeps fractions.
         steps: Length of the training schedule.
         offset: Added to "leading" timesteps.
-        multistep: Space out one more timestep and leave the lowest out, for solvers that end at that one.
+        multistep: Space one more timestep and drop the lowest, for solvers that end there.
 
     Returns:
-        Rising timesteps (n,) in 0 to steps - 1, float64.
+        Increasing timesteps (n,) from 0 to steps - 1, float64.
 
     Raises:
-        ValueError: There is no such spacing, or there are not so many timesteps.
+        ValueError: The spacing is unknown, or there are not enough timesteps.
     """
     if spacing == "even":
         return torch.tensor(evenly_spaced(str(count), steps), dtype=torch.float64)
@@ -205,7 +205,7 @@ def spaced_timesteps(
     elif spacing == "trailing":
         timesteps = steps - 1 - (torch.arange(count, dtype=torch.float64).flip(0) * steps / count).round()
     elif spacing == "linspace":
-        timesteps = torch.from_numpy(np.linspace(0, steps - 1, n))  # torch's halves are rounded elsewhere
+        timesteps = torch.from_numpy(np.linspace(0, steps - 1, n))  # torch.linspace would round halves differently
         timesteps = timesteps.round() if multistep else timesteps
     else:
         raise ValueError(f"spacing is {spacing!r}, not one of {', '.join(SPACINGS)}")
@@ -213,7 +213,7 @@ def spaced_timesteps(
 
 
 def evenly_spaced(spacing: str, steps: int) -> list[int]:
-    """The timesteps that a respacing string keeps, rising: see spaced_timesteps."""
+    """The timesteps that a respacing string keeps, in increasing order: see spaced_timesteps."""
     stride_count, text = spacing.startswith("ddim"), spacing.removeprefix("ddim")
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or (stride_count and len(parts) > 1):
@@ -243,17 +243,17 @@ def evenly_spaced(spacing: str, steps: int) -> list[int]:
 def respace(
     schedule: Schedule, timesteps: str | Sequence[float] | Tensor, end: float = 1.0, stride: int = 0
 ) -> Schedule:
-    """The shorter chain over some of a schedule's timesteps, with the same noise level at each that is kept.
+    """A shorter chain over some of a schedule's timesteps, which keep their noise levels.
 
     Args:
         schedule: The training schedule, whose step i is timestep i.
-        timesteps: Rising timesteps (n,), or a respacing string (see spaced_timesteps). Between two integers the noise
-            level is interpolated linearly in sigma.
+        timesteps: Increasing timesteps (n,), or a respacing string (see spaced_timesteps). Between two integers, the
+            noise level is interpolated linearly in sigma.
         end: Signal power (alpha bar) where the reverse process ends.
-        stride: How many timesteps lower each step leads; 0, to the next of the timesteps.
+        stride: Each step leads this many timesteps lower; 0: to the next of the timesteps.
 
     Raises:
-        ValueError: The timesteps do not rise, or are not within the schedule's.
+        ValueError: The timesteps do not increase, or are not within the schedule's.
     """
     if isinstance(timesteps, str):
         timesteps = spaced_timesteps(timesteps, steps=len(schedule))

@@ -1,12 +1,12 @@
 """Faster samplers: generators with the arguments of those in samplers.py, which yield x after every step.
 
 All of them integrate one equation. With x_t = a x_0 + s eps, the variable x / a obeys d(x / a) = eps d(sigma), where
-sigma = s / a (Song et al. 2021, eq. 14; Karras et al. 2022, eq. 1). They differ in what they take for eps over a step.
+sigma = s / a (Song et al. 2021, eq. 14; Karras et al. 2022, eq. 1). They differ in how they estimate eps over a step.
 
 On a flow's schedule, x / (a + s) is a state of the linear path at time u = s / (a + s), and the same equation reads
 d(x / (a + s)) = (eps - x_0) d(u) (Liu et al. 2023, arXiv 2209.03003, eq. 1). With a constant slope both give the same
-step. Means of several slopes differ: those of eps would be far off near u = 1, where sigma grows without bound. So on a
-flow `slope` and `step` take the second form.
+step. With a mean of several slopes they do not: a mean of eps is far off near u = 1, where sigma grows without bound.
+So on a flow, `slope` and `step` use the second form.
 """
 
 import math
@@ -28,7 +28,7 @@ class NoiseLevel:
     """A noise level x_t = a x_0 + s eps.
 
     Attributes:
-        t: The timestep that the network is given; an int where the schedule's timesteps are.
+        t: The timestep given to the network; an int if the schedule's timesteps are integers.
         a: The factor of the clean latents.
         s: The standard deviation of the noise.
     """
@@ -54,7 +54,7 @@ class NoiseLevel:
 
 
 def noise_levels(schedule: Schedule) -> list[NoiseLevel]:
-    """The levels of a schedule, from the noisiest down to its end, where no noise or what it prescribes is left."""
+    """The levels of a schedule, from the noisiest down to its end, which has no noise or as much as it prescribes."""
     pairs = zip(schedule.timesteps.tolist(), schedule.alphas_cumprod.tolist())
     rising = [NoiseLevel(t, math.sqrt(abar), math.sqrt(1 - abar)) for t, abar in pairs]
     end = float(schedule.alphas_cumprod_prev[0])
@@ -88,19 +88,19 @@ def ddim_step(x: Tensor, eps: Tensor, here: NoiseLevel, there: NoiseLevel) -> Te
 
 
 def slope(schedule: Schedule, x: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
-    """What solvers take means of: the noise in x (b, f, c, h, w), or on a flow the velocity eps - x_0."""
+    """The quantity that solvers average: the noise in x (b, f, c, h, w) or, on a flow, the velocity eps - x_0."""
     return eps - (x - level.s * eps) / level.a if schedule.is_flow else eps
 
 
 def step(schedule: Schedule, x: Tensor, mean: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
-    """Take x to another level with a mean of slopes."""
+    """Take x to another level with an averaged slope."""
     if not schedule.is_flow:
         return ddim_step(x, mean, here, there)
     return (there.a + there.s) * (x / (here.a + here.s) + (there.time - here.time) * mean)
 
 
 def middle_of(schedule: Schedule, here: NoiseLevel, there: NoiseLevel) -> NoiseLevel:
-    """The level in the middle of two: in log sigma, or for a flow in time."""
+    """The level midway between two: in log sigma or, for a flow, in time."""
     time = (here.time + there.time) / 2
     sigma = time / (1 - time) if schedule.is_flow else math.sqrt(here.sigma * there.sigma)
     a = 1 / math.hypot(1, sigma)
@@ -128,7 +128,7 @@ def split_step(here: NoiseLevel, there: NoiseLevel) -> tuple[NoiseLevel, float]:
 
 @torch.no_grad()
 def euler_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
-    """Euler's method to below the next level, and fresh noise up to it; DDPM's noise (Song et al. 2021, eq. 16)."""
+    """Euler's method to below the next level, then DDPM's fresh noise back up to it (Song et al. 2021, eq. 16)."""
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
         down, up = split_step(here, there)
         x = ddim_step(x, predict_noise(denoise, x, here), here, down)
@@ -139,9 +139,9 @@ def euler_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, nois
 
 @torch.no_grad()
 def kdpm2_ancestral(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise) -> Iterator[Tensor]:
-    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps of the middle in log sigma, and euler_ancestral's noise.
+    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1) with eps at the midpoint in log sigma, and euler_ancestral's noise.
 
-    On a flow it is the midpoint method: the velocity of the middle in time.
+    On a flow it is the midpoint method: the velocity at the midpoint in time.
     """
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule))):
         down, up = split_step(here, there)
@@ -177,8 +177,8 @@ PLMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 def pndm(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """Pseudo linear multistep (PNDM: Liu et al. 2022, eq. 12): Adams-Bashforth weights of order 4 on the slope.
 
-    The first step is Heun's. The weights are those of equal steps, but steps in sigma are not equal: in the limit the
-    order is 2, with a small constant. A flow's steps in time are equal if its timesteps are.
+    The first step is Heun's. The weights assume equal steps, but steps in sigma are not equal: asymptotically the order
+    is 2, with a small constant. A flow's steps in time are equal if its timesteps are equally spaced.
     """
     past: list[Tensor] = []
     levels = noise_levels(schedule)
@@ -204,11 +204,11 @@ def line_integral(one: NoiseLevel, zero: NoiseLevel, end: NoiseLevel) -> float:
 def deis(denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None) -> Iterator[Tensor]:
     """DEIS of order 2 (Zhang & Chen 2023, arXiv 2204.13902, eq. 15).
 
-    eps is a line in log sigma through its last two values, which is integrated exactly. As in diffusers, the last of
-    fewer than 15 steps is of order 1.
+    eps is taken as a line in log sigma through its last two values, and integrated exactly. As in diffusers, the last
+    step is of order 1 if there are fewer than 15 steps.
     """
     before: NoiseLevel | None = None
-    old = x  # until there is an eps before
+    old = x  # a placeholder until there is a previous eps
     for count, (here, there) in enumerate(pairwise(noise_levels(schedule)), 1):
         eps = predict_noise(denoise, x, here)
         if before is None or not there.s or count == len(schedule) < 15:
@@ -232,7 +232,7 @@ def dpm_multistep(
 ) -> Iterator[Tensor]:
     """DPM-Solver++ 2M (Lu et al. 2022b, arXiv 2211.01095, algorithm 2): x_0 is extrapolated linearly in lambda."""
     before: NoiseLevel | None = None
-    old = x  # until there is an x_0 before
+    old = x  # a placeholder until there is a previous x_0
     for here, there in pairwise(noise_levels(schedule)):
         clean = (x - here.s * predict_noise(denoise, x, here)) / here.a
         ahead = clean
@@ -248,7 +248,7 @@ def dpm_multistep(
 def dpm_singlestep(
     denoise: NoisePredictor, x: Tensor, schedule: Schedule, noise: StepNoise | None = None
 ) -> Iterator[Tensor]:
-    """DPM-Solver++ 2S (Lu et al. 2022b, algorithm 1): the second step of each pair starts anew."""
+    """DPM-Solver++ 2S (Lu et al. 2022b, algorithm 1): the second step of each pair restarts where the first began."""
     start: tuple[Tensor, Tensor, NoiseLevel] | None = None
     for here, there in pairwise(noise_levels(schedule)):
         clean = (x - here.s * predict_noise(denoise, x, here)) / here.a

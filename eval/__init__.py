@@ -2,13 +2,13 @@
 
 | function | what it measures |
 |---|---|
-| `fvd` | Fréchet video distance, by I3D |
-| `kvd` | kernel video distance, by I3D |
-| `cd_fvd` | content-debiased FVD: Fréchet distance, by VideoMAE |
-| `jedi` | JEDi: kernel distance, by V-JEPA |
+| `fvd` | Fréchet video distance, on I3D features |
+| `kvd` | kernel video distance, on I3D features |
+| `cd_fvd` | content-debiased FVD: Fréchet distance, on VideoMAE features |
+| `jedi` | JEDi: kernel distance, on V-JEPA features |
 | `fvd_by_protocol` | FVD under every named protocol, in one table |
 | `fvd_over_seeds` | FVD of several sets: mean and standard deviation |
-| `shapes_distance` | Fréchet distance by the bundled network for the built-in shapes; needs no published weights |
+| `shapes_distance` | Fréchet distance on features of the bundled shapes network; needs no published weights |
 | `manifold_scores` | precision, recall, density and coverage of features |
 | `fid` | Fréchet inception distance of single frames |
 | `inception_score` | inception score, by a C3D trained on UCF101 |

@@ -1,4 +1,4 @@
-"""Sets of clips that a protocol takes of videos in memory."""
+"""Sets of clips that a protocol takes from videos in memory."""
 
 import hashlib
 from collections import Counter
@@ -23,7 +23,7 @@ class ArrayClips:
 
     Attributes:
         videos: uint8 (f, 3, h, w) by name. Video i is called 000000.mkv and so on, as `latte sample --n` would name
-            its file, so that a protocol takes the same clips of both.
+            its file, so that a protocol takes the same clips from both.
         clips: The clips, in the protocol's order.
         short: The names of videos that were left out as too short.
     """
@@ -46,20 +46,20 @@ class ArrayClips:
         }
 
     def stream(self, chosen: Sequence[ClipWindow]) -> Iterator[Tensor]:
-        """Yield some of the clips in order, uint8 (f, 3, h, w), with the memory layout of clips out of files."""
+        """Yield some of the clips in order, uint8 (f, 3, h, w), with the memory layout of clips from files."""
         for clip in chosen:
             frames = clip.of(self.videos[clip.name]).cpu().contiguous()  # resizing another layout rounds differently
             yield clip.cropped(frames)
 
 
 def choose_array_clips(videos: Iterable[Tensor | np.ndarray], protocol: Protocol, side: str, seed: int) -> ArrayClips:
-    """Take one clip of each video in memory, until there are protocol.clips.
+    """Take one clip from each video in memory, until there are protocol.clips.
 
     Args:
         videos: One array of videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), or any number of (f, 3, h, w)
             or (f, h, w, 3), which may differ in length and size. Grey ones have one channel. They are uint8, or other
-            numbers of one type that show their range, all together: see latte.video.array_layout.value_range. All are
-            held in memory.
+            numbers of one type whose values together show their range: see latte.video.array_layout.value_range. All
+            are held in memory.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.

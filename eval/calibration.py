@@ -1,6 +1,6 @@
 """Search for a plan of a model: which steps to compute, what to reuse in the others, and when guidance is gated.
 
-All is measured on the final videos of a handful of prompts or classes, against those of the exact plan.
+Everything is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ from latte.plans.search import best_path, between
 
 LENGTHS = (2, 4, 8)  # of the gaps that are measured
 STARTS = 8  # how many gaps of each length
-GATES = (0.3, 0.6)  # evaluations with guidance, as shares, after which it is gated
+GATES = (0.3, 0.6)  # fractions of the guided evaluations after which guidance is gated
 
 
 @dataclass(frozen=True)
 class Way:
-    """What the evaluations that are not computed reuse.
+    """What the evaluations that are not computed reuse instead.
 
     Attributes:
         kinds: What is reused.
@@ -46,13 +46,13 @@ WAYS = tuple(Way(kinds, order) for kinds in (("network",), ("clean",), ATTENTION
 
 @dataclass(frozen=True)
 class Found:
-    """A plan and what it measures.
+    """A plan and its measurements.
 
     Attributes:
         name: How it was made.
         plan: The plan.
-        share: Of the exact plan's FLOPs.
-        psnr: To the exact videos, in dB: the mean over videos of the mean over frames.
+        share: Its share of the exact plan's FLOPs.
+        psnr: PSNR to the exact videos, in dB: the mean over videos of the mean over frames.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Calibration:
 
     Args:
         replay: The videos.
-        share: Of the exact plan's FLOPs that the plan may compute, in 0 to 1.
+        share: The share of the exact plan's FLOPs that the plan may compute, above 0 and up to 1.
 
     Raises:
         ValueError: The share is out of range.
@@ -77,7 +77,7 @@ class Calibration:
 
     def __init__(self, replay: Replay, share: float):
         if not 0 < share <= 1:
-            raise ValueError(f"the budget is {share:g}; it is a share of the exact plan's FLOPs, above 0 and up to 1")
+            raise ValueError(f"the budget is {share:g}; it must be a share of the exact FLOPs, above 0 and up to 1")
         self.replay, self.share, self.exact = replay, share, replay.exact
         self.cost = cost_of(replay)
         self.full = sum(self.cost.of_plan(self.exact))
@@ -97,10 +97,10 @@ class Calibration:
         return next((plan for plan in plans if self.part(plan) <= self.share), None)
 
     def search(self) -> Iterator[Found]:
-        """Every plan that is tried, as it is measured; the best of them comes last, again.
+        """Yield every plan that is tried, as it is measured, and the best of them again at the end.
 
-        First each way with even steps; then the best way with the steps of least worst error; then those with guidance
-        gated, and more steps for it.
+        First each way with even steps; then the best way with the steps whose worst error is least; then that with
+        guidance gated, and more steps in exchange.
         """
         evens = [(way, plan) for way in WAYS if usable(way, self.cost) and (plan := self.even(way)) is not None]
         if not evens:
@@ -120,9 +120,9 @@ class Calibration:
         yield best
 
     def edges(self, way: Way) -> Iterator[tuple[tuple[int, int], float]]:
-        """Measured errors of gaps: evaluation i computes, those up to j - 1 reuse it, and the rest computes.
+        """Measured errors of gaps (i, j): evaluation i is computed, those up to j - 1 reuse it, the rest are computed.
 
-        What is extrapolated gets its earlier outputs from as far before i as the gap is long.
+        For extrapolation, the earlier outputs lie one gap length apart before i.
         """
         end = len(self.exact)
         for length in (length for length in LENGTHS if length < end):
@@ -134,7 +134,7 @@ class Calibration:
                 yield (i, i + length), self.replay.error(latents)
 
     def gated(self) -> Iterator[tuple[str, Callable[[Plan], Plan]]]:
-        """Words, and what gates a plan's guidance after some of the evaluations that have it."""
+        """Descriptions, and functions that gate a plan's guidance after some of the guided evaluations."""
         yield "", lambda plan: plan
         guided = [k for k, evaluation in enumerate(self.exact.evaluations) if evaluation.branch == "both"]
         for share in GATES if len(guided) > 2 else ():
@@ -142,7 +142,7 @@ class Calibration:
             yield f", guidance gated from evaluation {after}", lambda plan, k=after: gate_guidance(plan, max(k, 1))
 
     def chosen(self, way: Way, gate: Callable[[Plan], Plan], errors: dict[tuple[int, int], float]) -> Plan | None:
-        """The plan of least worst error that the budget allows; None if it allows none."""
+        """The plan within the budget whose worst error is least; None if there is none."""
         evaluations = gate(self.exact).evaluations
         halves = [each.halves if self.cost.weaker is None else 1 for each in evaluations]  # of the network itself
         for budget in range(min(sum(halves), round(self.share * self.full / self.cost.total)), 0, -1):
@@ -161,7 +161,7 @@ def usable(way: Way, cost: Cost) -> bool:
 
 
 def cost_of(replay: Replay) -> Cost:
-    """What the network of some videos costs."""
+    """The cost of the network that made the replayed videos."""
     _, frames, _, h, w = replay.latents.shape
     text = replay.request.prompt_embeds
     tokens = 120 if text is None else text.prompt.shape[1]
@@ -170,7 +170,7 @@ def cost_of(replay: Replay) -> Cost:
 
 
 def describe(found: Found, replay: Replay, labels: Sequence[int | str] | int, seed: int) -> dict:
-    """What is to be known about a calibrated plan, for its file."""
+    """The record of a calibrated plan, for its file."""
     guidance = replay.guidance.settings
     return {
         "made": found.name,

@@ -1,4 +1,4 @@
-"""The caveats of a video distance: what a reader of the number must know."""
+"""The caveats of a video distance, which a reader of the number must know."""
 
 from torch import Tensor
 
@@ -18,13 +18,14 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
     """The caveats of a distance between two sides, one sentence each."""
     sides = {"real": real, "generated": generated}
     found = [*detector.record.get("caveats", ()), *count_caveats(sides, protocol)]
-    found += [f"{how}: compare only with results of the same" for how in (differences(protocol) if protocol else ())]
+    changed = differences(protocol) if protocol else ()
+    found += [f"{how}: compare only with results with the same value" for how in changed]
     sampled = any(isinstance(side.features, Tensor) for side in sides.values())
     for name, side in sides.items():
         is_moments = isinstance(side.features, Moments)
         if is_moments or side.given:
             kind = "statistics" if is_moments else "features"
-            bias = ", and the bias of their number of clips remains in the extrapolation"
+            bias = ", and the bias from their number of clips remains in the extrapolation"
             said = f"the {name} {kind} are taken as given: network, protocol and data are not in their file"
             found.append(said + bias * (is_moments and sampled))
     if isinstance(real.features, Moments):
@@ -48,7 +49,7 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
     for name, side in sides.items():
         if count := side.about.get("damaged"):
             which = counted(count, f"{name} video is", f"{name} videos are")
-            found.append(f"{which} damaged, and read as FFmpeg conceals the damage")
+            found.append(f"{which} damaged, and read with FFmpeg's error concealment")
     found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
     sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
     if all(sizes) and sizes[0] != sizes[1]:
@@ -66,12 +67,12 @@ def count_caveats(sides: dict[str, FeatureSet], protocol: Protocol | None) -> li
                 f"{count} {name} clips are too few for features of {width} numbers: the distance is mostly bias"
             )
         elif protocol and 0 < count < protocol.clips:
-            found.append(f"{count} {name} clips, where protocol {protocol.name} has up to {protocol.clips}")
+            found.append(f"{count} {name} clips, where protocol {protocol.name} uses up to {protocol.clips}")
     used = [side.count for side in sides.values() if isinstance(side.features, Tensor)]
     if used and min(used) < (needed := clips_needed(width)):
         found.append(f"{min(used)} clips are too few to extrapolate from: {needed} or more are needed")
     known = {count for count in counts.values() if count}
     if len(known) > 1:
         numbers = f"{counts['real']} real against {counts['generated']} generated clips"
-        found.append(f"{numbers}: compare only with results of the same numbers")
+        found.append(f"{numbers}: compare only with results for the same numbers")
     return found

@@ -1,4 +1,4 @@
-"""Sets of clips that a protocol takes of video files, and reading them."""
+"""Sets of clips that a protocol takes from video files, and reading them."""
 
 import os
 import warnings
@@ -39,7 +39,7 @@ class ClipSet:
         short: The names of videos that were left out as too short.
         stored: The codec and the frame size, such as "320x240", of the chosen clips' videos before cropping, by name.
         unreadable: Why videos could not be read, by name. Clips that cannot be decoded are added when they are read.
-        damaged: The paths of videos that are damaged, and read as FFmpeg conceals that.
+        damaged: The paths of damaged videos that are read with FFmpeg's error concealment.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class ClipSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any clip, and is the same wherever the folder is."""
+        """A hash that changes with any clip, but not with the folder's location."""
         return fingerprint(self.readable)
 
     @property
@@ -66,7 +66,7 @@ class ClipSet:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes of their frames, likewise, cropped if the clips are."""
+        """The sizes of the clips' frames, after cropping, and how many clips have each."""
         of = lambda clip: f"{clip.crop}x{clip.crop}" if clip.crop else self.stored[clip.name][1]
         return dict(Counter(of(clip) for clip in self.readable))
 
@@ -111,7 +111,7 @@ class ClipSet:
     def stream(self, chosen: Sequence[ClipWindow], workers: int = 4) -> Iterator[Tensor | None]:
         """Yield some of the clips in order, as `read` returns them, or None; a few are decoded ahead.
 
-        Large clips are decoded ahead by fewer, AHEAD_BYTES in all or one.
+        Of large clips, fewer are decoded ahead: AHEAD_BYTES in all, or one clip.
 
         Raises:
             ValueError: Too many videos cannot be read.
@@ -140,7 +140,7 @@ class ClipSet:
 def choose_clips(
     videos: str | Path | Sequence[str | Path], protocol: Protocol, side: str, seed: int, only: int | None = None
 ) -> ClipSet:
-    """Take one clip of each video, until there are protocol.clips.
+    """Take one clip from each video, until there are protocol.clips.
 
     Videos that cannot be read are left out, with a warning.
 
@@ -150,7 +150,7 @@ def choose_clips(
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
-        only: Use the first so many videos of the folder; for folders of `latte sample --n`.
+        only: Use only this many videos, the first of the folder; for folders of `latte sample --n`.
 
     Raises:
         ValueError: No video is long enough, more than half cannot be read, it is unclear which values of arrays are
@@ -167,10 +167,10 @@ def choose_clips(
     stored, recorded, worn = {}, read_digests(root), taken_though_damaged(videos)
 
     def describe(name: str) -> str:
-        """Note what a video is stored as, and return the hash of its content."""
+        """Note how a video is stored, and return the hash of its content."""
         stored[name], sha256 = stored_as(root / name), content(root / name)
         if recorded.get(name, sha256) != sha256:
-            raise ValueError(f"{root / name} is not as `latte sample --n` wrote it: run that again to make it anew")
+            raise ValueError(f"{root / name} is not as `latte sample --n` wrote it: run it again to restore the file")
         return sha256
 
     frames_of = lambda name: count_frames(root / name, "take" if root / name in worn else "raise")
@@ -186,5 +186,5 @@ def choose_clips(
 
 
 def lossy_codecs(codecs: Iterable[str]) -> list[str]:
-    """Those of some codecs that are not known to be lossless, sorted. That of arrays may name a range, "npz [0, 1]"."""
+    """The codecs that are not known to be lossless, sorted. An array's codec may name a range, as in "npz [0, 1]"."""
     return sorted(codec for codec in set(codecs) if codec.partition(" [")[0] not in LOSSLESS)

@@ -1,6 +1,6 @@
-"""Clips of videos: which frames a protocol takes of which ones.
+"""Clips of videos: which frames a protocol takes from which videos.
 
-The choice depends on the names of the videos and a seed alone, so it is the same on every machine.
+The choice depends only on the names of the videos and a seed, so it is the same on every machine.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class ClipWindow:
         start: The first frame.
         stride: From one frame to the next.
         frames: How many there are.
-        sha256: Of the video's file or files, or of whatever else determines its content.
+        sha256: The hash of the video's file or files, or of whatever else determines its content.
         crop: Pixels to which frames are resized and centre-cropped; 0: unchanged.
         crop_filter: How they are resized for that: "bicubic" or "bilinear".
     """
@@ -42,7 +42,7 @@ class ClipWindow:
     crop_filter: str = "bicubic"
 
     def of(self, video: Tensor) -> Tensor:
-        """The clip, uncropped, out of all frames (f, 3, h, w) of its video."""
+        """The clip, uncropped, from all frames (f, 3, h, w) of its video."""
         return video[self.start :: self.stride][: self.frames]
 
     def cropped(self, frames: Tensor) -> Tensor:
@@ -51,12 +51,12 @@ class ClipWindow:
 
 
 def fingerprint(clips: Sequence[ClipWindow]) -> str:
-    """A hash of which clips they are and of their content."""
+    """A hash of the choice of clips and of their content."""
     return hashlib.sha256(repr([record_of(clip) for clip in clips]).encode()).hexdigest()[:16]
 
 
 def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -> int:
-    """The first frame of the clip that a protocol takes of a video with that name and so many frames."""
+    """The first frame of the clip that a protocol takes from a video with this name and this many frames."""
     room = frames - (protocol.frames - 1) * protocol.stride(side)
     if protocol.start(side) == "zero":
         return 0
@@ -64,7 +64,7 @@ def start_of(protocol: Protocol, side: str, seed: int, name: str, frames: int) -
 
 
 class Chosen(NamedTuple):
-    """What choose_windows found: clips, names of videos that are too short, and videos that cannot be read, and why."""
+    """The result of choose_windows: clips, names of videos that are too short, and why others cannot be read."""
 
     clips: tuple[ClipWindow, ...]
     short: tuple[str, ...]
@@ -80,16 +80,16 @@ def choose_windows(
     content_of: Callable[[str], str],
     source: object,
 ) -> Chosen:
-    """One clip of each video, until there are protocol.clips.
+    """Take one clip from each video, until there are protocol.clips.
 
     Args:
-        names: Of the videos.
+        names: The names of the videos.
         protocol: Says which clips to take.
         side: "real" or "generated".
         seed: For the protocol's random choices.
-        frames_of: How many frames a video has. What it and content_of raise makes a video unreadable.
+        frames_of: The number of frames of a video. If it or content_of fails, the video is unreadable.
         content_of: A hash of its content.
-        source: What holds the videos, for the message of the error.
+        source: Where the videos come from, for the error message.
 
     Raises:
         ValueError: No video is long enough for a clip, or more than half of them cannot be read.
@@ -125,7 +125,7 @@ def choose_windows(
 
 
 def fitting(frames: int, side: str, stride: int) -> str:
-    """Advice on protocols, or on shorter clips of this stride, for videos of so many frames."""
+    """Advice on protocols, or on shorter clips of this stride, for videos of this many frames."""
     known = [name for name, protocol in PROTOCOLS.items() if protocol.stride_in(side, frames)]
     if known:
         return f"{frames} frames are enough for protocol {' or '.join(known)}"

@@ -78,7 +78,7 @@ def score_model(pipe: LattePipeline, count: int, **sampling) -> dict[str, dict]:
 
     Returns:
         Scores by kind: "real clips", "VAE reconstructions" and "samples". Samples of captions whose combination of
-        words training never sees (latte.shapes.draw.is_held_out) are also scored by themselves, as "unseen".
+        words training never sees (latte.shapes.draw.is_held_out) are also scored separately, as "unseen".
 
     Raises:
         ValueError: See `questions`; or the model has no such option.

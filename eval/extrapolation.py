@@ -29,7 +29,7 @@ NORMAL = 1.95996
 
 
 def student_95(freedom: int) -> float:
-    """Half the width of a two-sided 95 % interval, in standard errors with so many degrees of freedom.
+    """Half the width of a two-sided 95 % interval, in standard errors with this many degrees of freedom.
 
     Beyond the table it uses Cornish and Fisher's expansion, which is accurate to 0.1 % there.
     """
@@ -79,7 +79,7 @@ class Subsets:
 
 
 class Fixed:
-    """Given moments, of which no subset can be taken."""
+    """Given moments, which have no subsets."""
 
     def __init__(self, moments: Moments):
         self.moments = moments

@@ -33,8 +33,8 @@ class Detector:
     """A function from clips to features, and a description of it.
 
     Attributes:
-        record: Which network it is and how it is set: everything that the features depend on, besides the clips and
-            the rounding. It is written into every result. "metric" is the name of the distance between its features.
+        record: The network and its settings: everything that the features depend on, besides the clips and the
+            rounding. It is written into every result. "metric" is the name of the distance between its features.
         features: Takes uint8 clips (f, 3, h, w) and returns a tensor (b, ...), one row per clip. None where the
             features were given and the network is unknown.
         device: The device that it runs on, because rounding depends on it.
@@ -54,7 +54,7 @@ def batched(clips: Iterator[Tensor], size: int) -> Iterator[tuple[list[Tensor], 
 
 
 def batch_size(frames: int) -> int:
-    """Clips per batch. It depends on their length alone, so a clip's features do not depend on how many there are."""
+    """Clips per batch. It depends only on their length, so a clip's features do not depend on the number of clips."""
     return max(1, FRAMES_AT_ONCE // frames)
 
 
@@ -62,7 +62,7 @@ def features_of(detectors: Sequence[Detector], clips: Iterator[Tensor], frames: 
     """Compute features by several detectors in one pass over the clips.
 
     Args:
-        detectors: What to compute.
+        detectors: The detectors.
         clips: uint8 clips (f, 3, h, w), all of `frames` frames; each is read once.
         frames: Frames per clip.
 
@@ -113,7 +113,7 @@ class Store:
         return self.folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.safetensors"
 
     def missing(self) -> list[int]:
-        """Units that are not computed yet, or were without some of their clips, which may be readable by now."""
+        """Units not computed yet, or computed without some of their clips, which may be readable by now."""
         there = self.is_cached if self.folder else self.held.__contains__
         return [i for i in range(len(self.units)) if not there(i)]
 
@@ -149,7 +149,7 @@ class Store:
         return table
 
     def all(self) -> Tensor:
-        """Features (n, ...) of all clips, in order; those of unreadable clips mean nothing."""
+        """Features (n, ...) of all clips, in order; those of unreadable clips are meaningless."""
         return torch.cat([self.read(i)["features"] for i in range(len(self.units))])
 
     def unreadable(self) -> set[int]:
@@ -159,7 +159,7 @@ class Store:
 
 
 def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
-    """Compute what is missing in any of several stores of one set; each of `size` processes has its own units."""
+    """Compute the units missing in any of several stores of one set; each of `size` processes has its own units."""
     missing = set().union(*(store.missing() for store in stores))
     # shared out by number and not by position: other processes may have written some units by now
     units = [unit for unit in sorted(missing) if unit % size == rank]
@@ -175,7 +175,7 @@ def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool =
 
 
 def with_blanks(clips: Iterator[Tensor | None], frames: int, unreadable: list[int]) -> Iterator[Tensor]:
-    """Yield clips, and a black one in place of each that cannot be read, whose number is added to `unreadable`."""
+    """Yield clips, with a black one for each that cannot be read, whose number is added to `unreadable`."""
     for number, clip in enumerate(clips):
         if clip is None:
             unreadable.append(number)
@@ -189,18 +189,18 @@ def compute_features(
     ranks: Ranks | None = None,
     progress: bool = False,
 ) -> list[Tensor]:
-    """Features of all clips of a set by each detector, taken from a cache where they are there.
+    """Features of all clips of a set by each detector, taken from a cache where possible.
 
     Args:
         clips: The set.
-        detectors: What to compute; each clip is decoded or sampled once for all of them.
+        detectors: The detectors; each clip is decoded or sampled once for all of them.
         folder: Where features are cached. None: in memory only.
         ranks: The processes that share the work; several of them need a folder.
         progress: Whether the first process shows a progress bar.
 
     Returns:
         For each detector a tensor (n, ...), in all processes. n is less than the number of clips if some of them could
-        not be read, which the set then knows.
+        not be read, which the set then records.
     """
     ranks = ranks or Ranks()
     stores = [Store(folder and Path(folder), clips, detector) for detector in detectors]

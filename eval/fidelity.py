@@ -1,4 +1,4 @@
-"""Fidelity of videos to their references, such as those of an accelerated sampler to those of the exact one."""
+"""Fidelity of videos to their references, such as an accelerated sampler's videos to the exact sampler's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ class FidelityResult:
     """Means over pairs of a video and its reference; `print(result)` is one line per network.
 
     Attributes:
-        pairs: How many there are.
+        pairs: The number of pairs.
         videos: The folder of the videos.
         reference: The folder of the references.
         means: By metric: "psnr", "ssim", "lpips" if it was asked for, and for videos of two frames or more "flicker"
             and "reference_flicker".
-        device: Where it ran.
+        device: The device it ran on.
         alexnet: The path to AlexNet's weights and their sha256, if LPIPS was asked for.
         unreadable: The files that could not be read, and why. Their pairs are left out.
     """
@@ -77,13 +77,13 @@ def compare_pairs(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> FidelityResult:
-    """PSNR, SSIM, LPIPS and flicker of the videos of a folder and of their references, matched by name.
+    """PSNR, SSIM, LPIPS and flicker of the videos in a folder against their references, matched by name.
 
     Args:
         videos: A folder of videos.
         reference: A folder with a reference of the same name for each; suffixes may differ.
         alexnet: Path to alexnet-owt-7be5be79.pth, for LPIPS. None: no LPIPS.
-        device: For LPIPS. None: CUDA where there is one, else the CPU.
+        device: For LPIPS. None: CUDA if available, else the CPU.
         progress: Whether a progress bar is shown.
 
     Raises:
@@ -136,7 +136,7 @@ def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
         reference: What they are compared with, of the same kind and shape.
 
     Raises:
-        ValueError: They are not such videos, or not pairs. FileNotFoundError: there is no such folder or file.
+        ValueError: They are not such videos, or do not form pairs. FileNotFoundError: there is no such folder or file.
     """
     return mean_over_pairs(batch_psnr, videos, reference)
 
@@ -144,14 +144,14 @@ def psnr(videos: PairedVideos, reference: PairedVideos) -> float:
 def batch_psnr(videos: Tensor, reference: Tensor) -> float:
     """`psnr` of uint8 (b, f, 3, h, w)."""
     expect_videos(videos, reference)
-    # numbers and not tensors, which would lie between the large ones of the frames and keep their memory from reuse
+    # numbers, not tensors: small tensors between the large ones of the frames would keep their memory from being reused
     each = [((a.double() - b.double()) / 255).square().mean().item() for a, b in frame_pairs(videos, reference)]
     errors = torch.tensor(each, dtype=torch.float64)
     return (-10 * errors.clamp(min=10 ** (-IDENTICAL / 10)).log10()).mean().item()
 
 
 def frame_pairs(videos: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the frames (3, h, w) of videos (b, f, 3, h, w), each with its reference: a copy of all would be large."""
+    """Yield the frames (3, h, w) of videos (b, f, 3, h, w), each with its reference, without a copy of them all."""
     for pair in zip(videos, reference):
         yield from zip(*pair)
 
@@ -167,7 +167,7 @@ def ssim(videos: PairedVideos, reference: PairedVideos) -> float:
         reference: See `psnr`.
 
     Raises:
-        ValueError: They are not such videos, or not pairs. FileNotFoundError: there is no such folder or file.
+        ValueError: They are not such videos, or do not form pairs. FileNotFoundError: there is no such folder or file.
     """
     return mean_over_pairs(batch_ssim, videos, reference)
 
@@ -196,12 +196,12 @@ def lpips(
         videos: See `psnr`; frames of 31 x 31 pixels or more.
         reference: See `psnr`.
         alexnet: Path to alexnet-owt-7be5be79.pth, or the network as load_lpips returns it.
-        device: For a network out of a file. None: CUDA where there is one, else the CPU.
+        device: For a network from a file. None: CUDA if available, else the CPU.
         batch_size: Frames per batch, at most; large frames take smaller ones. It changes only the rounding.
 
     Raises:
-        ValueError: They are not such videos, or not pairs. CheckpointError: see load_lpips. FileNotFoundError: there is
-            no such folder or file.
+        ValueError: They are not such videos, or do not form pairs. CheckpointError: see load_lpips. FileNotFoundError:
+            there is no such folder or file.
     """
     network = alexnet if isinstance(alexnet, LPIPS) else load_lpips(alexnet, find_device(device))
     return mean_over_pairs(lambda a, b: batch_lpips(a, b, network, batch_size), videos, reference)
@@ -225,9 +225,9 @@ def batch_lpips(videos: Tensor, reference: Tensor, network: LPIPS, batch_size: i
 def flicker(videos: PairedVideos) -> float:
     """VBench's temporal flickering (Huang et al. 2023, arXiv 2311.17982), the mean over videos; 1: a still picture.
 
-    It is 1 less the mean difference of consecutive frames as a share of 255. Motion lowers it as flicker does, and a
-    still picture scores best: VBench measures videos that ought to be static. Compare that of other videos with that
-    of real or exact ones.
+    It is 1 minus the mean difference of consecutive frames as a fraction of 255. Motion lowers it as flicker does, and
+    a still picture scores best: VBench measures videos that ought to be static. For other videos, compare it with the
+    value of real or exact ones.
 
     Args:
         videos: uint8 (b, f, 3, h, w) or (b, f, h, w, 3), a folder of videos, or a list of video files; of two frames

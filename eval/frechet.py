@@ -28,11 +28,11 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, unbiased: bool = False) -> "Moments":
-        """Compute them from features.
+        """Compute the moments of features.
 
         Args:
             features: (n, d).
-            unbiased: Whether the covariance is divided by n - 1 in place of n.
+            unbiased: Whether the covariance is divided by n - 1 instead of n.
 
         Raises:
             ValueError: There are fewer than two features, or values that are not finite.

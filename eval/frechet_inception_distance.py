@@ -13,7 +13,7 @@ from latte.eval.protocol import Protocol
 from latte.eval.sides import Options, open_sides
 from latte.eval.statistics import FeatureSet
 
-UNKNOWN = Detector({"metric": "fid", "name": "FID"}, None)  # of given features
+UNKNOWN = Detector({"metric": "fid", "name": "FID"}, None)  # for given features
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FIDResult:
     Attributes:
         value: The distance.
         frames: How many frames each side has, by "real" and "generated".
-        sha256: Of Inception's weights.
+        sha256: The sha256 of Inception's weights.
     """
 
     value: float
@@ -34,7 +34,7 @@ class FIDResult:
         return self.value
 
     def to_dict(self) -> dict:
-        """As it stands in the JSON of a result."""
+        """The result as it is stored in JSON."""
         return {"value": self.value, "frames": self.frames, "metric": "fid", "sha256": self.sha256}
 
     @classmethod
@@ -58,18 +58,18 @@ def fid(
     features: str | Path | None = None,
     progress: bool = False,
 ) -> FIDResult:
-    """Fréchet inception distance between all frames of the clips that a protocol takes of two sets of videos.
+    """Fréchet inception distance between all frames of the clips that a protocol takes from two sets of videos.
 
     Args:
         real: Videos, features or statistics; see `fvd`. Features are (n, 2048), one row per frame.
         generated: Likewise.
-        inception: Path to weights-inception-2015-12-05-6726825d.pth. To be left out if both sides are features.
+        inception: Path to weights-inception-2015-12-05-6726825d.pth. Leave it out if both sides are features.
         protocol: Which clips are taken; see `fvd`.
-        num_videos: Clips per side, at most. None: as the protocol has it.
-        frames: Frames per clip. None: as the protocol has it.
+        num_videos: Clips per side, at most. None: the protocol's value.
+        frames: Frames per clip. None: the protocol's value.
         seed: For the protocol's random choices.
         real_crop: Pixels to which real frames are resized and centre-cropped. None: unchanged.
-        device: To compute on. None: CUDA where there is one, else the CPU.
+        device: The device to compute on. None: CUDA if available, else the CPU.
         features: A folder where features are cached.
         progress: Whether a progress bar is shown.
 

@@ -16,7 +16,7 @@ from latte.eval.sides import Options, open_sides
 from latte.eval.statistics import feature_rows
 from latte.eval.video_comparison import GIVEN, measure_sides
 
-GIVEN_SHAPES = replace(GIVEN, width=ShapeFeaturesConfig().features)  # of two given sides
+GIVEN_SHAPES = replace(GIVEN, width=ShapeFeaturesConfig().features)  # for two given sides
 
 
 def fvd(
@@ -42,7 +42,7 @@ def fvd(
       video files, or a file of videos in arrays (.npz, .npy, .pt, .safetensors);
     - videos (n, f, 3, h, w), (n, f, h, w, 3) or (n, 3, f, h, w), a tensor or an array, or any iterable of clips
       (f, 3, h, w) or (f, h, w, 3), which may differ in length and size; grey ones have one channel. All are held in
-      memory, where files are read a few at a time. They are uint8, or other numbers that show their range: floats in
+      memory, whereas files are read a few at a time. They are uint8, or other numbers that show their range: floats in
       [0, 1], in [-1, 1] (some below -0.25) or in [0, 255] (some above 127), or integers in [0, 255];
     - a file of statistics: .npz with mean, cov and n (or mu and sigma), or a pickle of StyleGAN-V or cd-fvd;
     - features (n, 400): a tensor or an array, an .npz or .safetensors file with an array `features`, or a folder of
@@ -52,18 +52,18 @@ def fvd(
     Args:
         real: The real videos.
         generated: The generated videos.
-        i3d: Path to i3d_torchscript.pt or i3d_pretrained_400.pt. To be left out, as are the options of reading videos,
-            if both sides are features or statistics.
+        i3d: Path to i3d_torchscript.pt or i3d_pretrained_400.pt. If both sides are features or statistics, leave it
+            out, and the options for reading videos too.
         protocol: Which clips are taken and how they are resized: "exact", "stylegan-v", "stylegan-v-128f",
             "stylegan-v-128f-subsample8f", "latte", "latte-taichi", "tf", "cd-fvd", "far", or a
             latte.eval.protocol.Protocol. None: "exact", but with lossy generated videos allowed.
-        num_videos: Clips per side, at most. None: as the protocol has it, usually 2048.
-        frames: Frames per clip, for videos that are too short for the protocol. None: as the protocol has it, usually
+        num_videos: Clips per side, at most. None: the protocol's value, usually 2048.
+        frames: Frames per clip, for videos that are too short for the protocol. None: the protocol's value, usually
             16. I3D takes 9 or more.
         seed: For the random choices of clips and for the intervals.
         real_crop: Pixels to which real frames are resized and centre-cropped, as in training. None: unchanged.
         bn_eps: The eps of I3D's batch norms. None: 1e-3; 1e-5 as in VideoGPT, TATS and cd-fvd.
-        device: To compute on. None: CUDA where there is one, else the CPU.
+        device: The device to compute on. None: CUDA if available, else the CPU.
         features: A folder where features are cached.
         progress: Whether progress bars are shown.
 
@@ -71,7 +71,7 @@ def fvd(
         The distance, its extrapolation to infinite N, the real-vs-real floor, the kernel distance, and caveats.
 
     Raises:
-        ValueError: A side is not such a set, or does not fit the protocol. CheckpointError, which is one: the weights
+        ValueError: A side is not such a set, or does not fit the protocol. CheckpointError, a ValueError: the weights
             are missing (with where to get them), or a file is damaged or does not fit. FileNotFoundError: there is no
             such folder or file.
     """
@@ -96,7 +96,7 @@ def shapes_distance(
 ) -> FVDResult:
     """Fréchet distance by the bundled network, which was trained on the built-in shapes; it is not FVD.
 
-    It needs no published weights. On other videos than the built-in shapes it says little.
+    It needs no published weights. It says little about videos other than the built-in shapes.
 
     Args:
         real: See `fvd`; features have 32 numbers.
@@ -182,7 +182,7 @@ def kvd(
     features: str | Path | None = None,
     progress: bool = False,
 ) -> Discrepancy:
-    """Kernel video distance: the squared maximum mean discrepancy between I3D features, by a cubic kernel, unbiased.
+    """Kernel video distance: the squared maximum mean discrepancy between I3D features, with a cubic kernel, unbiased.
 
     Args:
         real: See `fvd`, but no side can be statistics.

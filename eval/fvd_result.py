@@ -14,7 +14,7 @@ from latte.eval.video_inception_score import InceptionScore
 
 MUST_AGREE = ("metric", "protocol", "detector", "seed")  # between two results that are compared
 REQUIRED = {"detector": dict, "real": dict, "generated": dict, "protocol": dict | None, "distance": int | float}
-NAMED = {"detector": ("name", "network"), "protocol": ("name",)}  # what a result is printed with
+NAMED = {"detector": ("name", "network"), "protocol": ("name",)}  # fields that a result is printed with
 # fields that a result may lack: how they are written to JSON, and how they are read
 OPTIONAL: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "infinite": (asdict, lambda values: Estimate(**values)),
@@ -39,20 +39,20 @@ class FVDResult:
         value: The distance.
         metric: "fvd", "shapes_distance", or "given" where both sides were given as features or statistics.
         protocol: All fields of the protocol; None where both sides were given.
-        detector: Which network the features are by, and how it is set.
-        device: Where it ran.
-        seed: Of the random choices; None where there were none.
-        real: What the real side is: where its clips come from, how many, in which codecs and sizes, a fingerprint.
+        detector: The network that computed the features, and its settings.
+        device: The device it ran on.
+        seed: Seed of the random choices; None if there were none.
+        real: The real side: where its clips come from, how many, in which codecs and sizes, a fingerprint.
         generated: Likewise.
         caveats: What a reader of the number must know, one sentence each.
-        versions: Of latte and torch.
+        versions: The versions of latte and torch.
         infinite: The distance extrapolated to infinite N, with its 95 % interval.
         floor: The real-vs-real floor: what a perfect model would score, with its 95 % interval.
         kernel: The kernel distance between the same features (KVD), with its standard error.
         manifold: Precision, recall, density and coverage of the same features.
         flicker: Temporal flickering of each side's clips, by "real" and "generated"; 1: a still picture.
         fid: FID of single frames.
-        inception_score: Of the generated videos.
+        inception_score: The inception score of the generated videos.
         jedi: JEDi between the same clips.
     """
 
@@ -79,7 +79,7 @@ class FVDResult:
         return self.value
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON has it; what it lacks is left out."""
+        """The result as values for JSON, without the fields that it lacks."""
         held = {name: getattr(self, name) for name in OPTIONAL}
         optional = {name: OPTIONAL[name][0](found) for name, found in held.items() if found is not None}
         distances = ("infinite", "floor", "kernel")
@@ -99,7 +99,7 @@ class FVDResult:
         """The inverse of to_dict, for files that any version of `latte eval --real --out` wrote.
 
         Raises:
-            ValueError: These are no such values; names the first that is missing or damaged.
+            ValueError: These are not such values. The message names the first that is missing or damaged.
         """
         damaged = "this is not a result of `latte eval --real`: {} is missing or damaged"
         if not isinstance(values, dict):
@@ -154,7 +154,7 @@ class FVDResult:
 
 
 def check_comparable(a: FVDResult, b: FVDResult) -> None:
-    """Raise ValueError if two results differ in more than the generated videos; names the difference."""
+    """Raise ValueError, which names the difference, if two results differ in more than the generated videos."""
     pairs: dict[str, Sequence[Any]] = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
     # the name says no more than the other fields do, and codecs are compared below
     aside = {"name": None, "lossless": None}
@@ -172,14 +172,13 @@ def check_comparable(a: FVDResult, b: FVDResult) -> None:
 
 
 def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:
-    """Say which of two results is lower, and whether their intervals are apart.
+    """Say which of two results is lower, and whether their intervals overlap.
 
-    Extrapolated distances are compared where both results have them, because the bias of plain ones depends on the
-    model.
+    Extrapolated distances are compared if both results have them, because the bias of plain ones depends on the model.
 
     Args:
-        names: What to call the results.
-        results: Two of them.
+        names: The names of the two results.
+        results: The two results.
 
     Returns:
         One line.
@@ -196,7 +195,7 @@ def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:
         return f"{names[low]} and {names[high]} are equal ({values[low]:.2f})"
     line = f"{names[low]} ({values[low]:.2f}) is lower than {names[high]} ({values[high]:.2f})"
     if not sure:
-        return f"{line}; how certain this is cannot be said without intervals"
+        return f"{line}; without intervals, it is not known how certain this is"
     line += ", extrapolated to infinite N"
     if results[low].value > results[high].value:
         line += f", although on these clips it is {results[low].value:.2f} against {results[high].value:.2f}"

@@ -1,4 +1,4 @@
-"""What the metrics accept as a set of videos, and the features of it."""
+"""The kinds of video sets that the metrics accept, and their features."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Reading:
     """How clips are chosen, and how their features are computed.
 
     Attributes:
-        protocol: Which clips are taken of which videos.
+        protocol: Which clips are taken from which videos.
         seed: For the protocol's random choices.
         cache: A folder where features are cached. None: they are kept in memory.
         ranks: The processes that share the work; several of them need a cache.
@@ -92,10 +92,10 @@ class Reading:
         return features
 
     def feature_set(self, videos: Videos, side: str, detector: Detector) -> FeatureSet:
-        """The features of one side by one detector; given ones are taken as they are.
+        """The features of one side by one detector; given features are returned unchanged.
 
         Raises:
-            ValueError: See `open`; or given features have another width than the detector's.
+            ValueError: See `open`; or given features differ in width from the detector's.
         """
         if (given := given_features(videos, side, detector)) is not None:
             return given
@@ -112,7 +112,7 @@ def read_file(path: Path) -> Tensor:
 
 
 def check_array(videos: Tensor | np.ndarray, side: str) -> Tensor | np.ndarray:
-    """Videos in one array. Raises ValueError if it has not five dimensions."""
+    """Videos in one array. Raises ValueError if it does not have five dimensions."""
     if videos.ndim != 5:
         shape = tuple(videos.shape)
         raise ValueError(f"the {side} videos: expected uint8 (n, f, 3, h, w) or (n, f, h, w, 3), not {shape}")
@@ -120,7 +120,7 @@ def check_array(videos: Tensor | np.ndarray, side: str) -> Tensor | np.ndarray:
 
 
 def are_features(videos: Videos) -> bool:
-    """Whether these are statistics or features, and no videos."""
+    """Whether these are statistics or features, not videos."""
     if isinstance(videos, str | Path):
         return is_features(videos)
     return isinstance(videos, FeatureSet) or (isinstance(videos, Tensor | np.ndarray) and videos.ndim == 2)
@@ -152,5 +152,5 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
 
 
 def find_device(name: str | torch.device | None) -> torch.device:
-    """The device of that name; None: CUDA where there is one, else the CPU. Raises ValueError if it is not there."""
+    """The device of that name; None: CUDA if available, else the CPU. Raises ValueError if it is missing."""
     return usable_device(None if name is None else str(name))

@@ -15,8 +15,8 @@ from latte.eval.protocol import Protocol
 from latte.eval.sides import Options, open_sides
 from latte.eval.statistics import feature_rows
 
-UNKNOWN = Detector({"metric": "jedi", "name": "JEDi"}, None, width=WIDTH)  # of given features
-SCALE = 100  # as the published values
+UNKNOWN = Detector({"metric": "jedi", "name": "JEDi"}, None, width=WIDTH)  # for given features
+SCALE = 100  # as in the published values
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class JEDiResult:
     """A JEDi; `float(result)` is its value.
 
     Attributes:
-        value: The squared maximum mean discrepancy by the kernel (x . y / d)^2, times 100. Pairs of a clip with itself
-            count, as in JEDi's own tool, so that it is too large by about c / N.
-        error: Its standard error for clips drawn anew, by the jackknife.
+        value: The squared maximum mean discrepancy with the kernel (x . y / d)^2, times 100. Pairs of a clip with
+            itself count, as in JEDi's own tool, so that it is too large by about c / N.
+        error: Its standard error for newly drawn clips, by the jackknife.
         clips: How many each side has, by "real" and "generated".
-        sha256: Of the encoder's weights.
-        probe_sha256: Of the probe's.
+        sha256: The sha256 of the encoder's weights.
+        probe_sha256: The sha256 of the probe's weights.
     """
 
     value: float
@@ -42,7 +42,7 @@ class JEDiResult:
         return self.value
 
     def to_dict(self) -> dict:
-        """As it stands in the JSON of a result."""
+        """The result as it is stored in JSON."""
         return {"metric": "jedi", **asdict(self)}
 
     @classmethod
@@ -67,19 +67,19 @@ def jedi(
     features: str | Path | None = None,
     progress: bool = False,
 ) -> JEDiResult:
-    """JEDi between the clips that a protocol takes of two sets of videos.
+    """JEDi between the clips that a protocol takes from two sets of videos.
 
     Args:
         real: Videos or features (n, 1280); see `fvd`.
         generated: Likewise.
-        vjepa: Path to vith16.pth.tar. To be left out if both sides are features.
+        vjepa: Path to vith16.pth.tar. Leave it out if both sides are features.
         probe: Path to ssv2-probe.pth.tar, likewise.
         protocol: Which clips are taken; see `fvd`. The number of frames must be even.
-        num_videos: Clips per side, at most. None: as the protocol has it.
-        frames: Frames per clip. None: as the protocol has it.
+        num_videos: Clips per side, at most. None: the protocol's value.
+        frames: Frames per clip. None: the protocol's value.
         seed: For the protocol's random choices.
         real_crop: Pixels to which real frames are resized and centre-cropped. None: unchanged.
-        device: To compute on. None: CUDA where there is one, else the CPU.
+        device: The device to compute on. None: CUDA if available, else the CPU.
         features: A folder where features are cached.
         progress: Whether a progress bar is shown.
 

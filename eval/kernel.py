@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features: the squared maximum mean discrepancy by a polynomial kernel.
+"""The kernel distance between two sets of features: the squared maximum mean discrepancy with a polynomial kernel.
 
 On Inception features of images it is KID (Binkowski et al. 2018, arXiv 1801.01401), on I3D features of videos KVD: a
 cubic kernel and the unbiased estimate, whose expectation does not depend on the number of clips, unlike a Fréchet
@@ -46,13 +46,13 @@ def mmd2(
     Args:
         x: Features (n, d).
         y: Features (m, d).
-        degree: Of the polynomial kernel.
-        offset: Of the polynomial kernel.
+        degree: Degree of the polynomial kernel.
+        offset: Offset of the polynomial kernel.
         unbiased: Whether pairs of a clip with itself are left out (a U-statistic); then values below 0 occur.
         block: Rows of features at once.
 
     Returns:
-        The value, and the standard error for clips drawn anew on both sides. Where both sides have the same
+        The value, and the standard error for newly drawn clips on both sides. Where both sides have the same
         distribution, the error is too large by a factor of 1.4 to 1.5.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A leaderboard of results: every result of a folder in tables, of which each holds only what may be compared."""
+"""A leaderboard: every result in a folder, in tables that each hold only comparable results."""
 
 import html
 import statistics
@@ -17,8 +17,8 @@ MARKDOWN, PAGE = "leaderboard.md", "leaderboard.html"
 HEADER = ("", "name", "distance", "at infinite N, 95 %", "KVD", "precision, recall", "density, coverage", "clips")
 EXPLANATION = (
     "Lower distances are better. A table holds only results that may be compared: of one network, one protocol, the "
-    "same real clips and the same number of generated ones. Where every result of a table is extrapolated to infinite "
-    "N, that is the order; \u2248 marks results whose 95 % interval overlaps the best one's."
+    "same real clips and the same number of generated ones. If every result of a table is extrapolated to infinite "
+    "N, they are ordered by that; \u2248 marks results whose 95 % interval overlaps the best one's."
 )
 
 
@@ -27,8 +27,8 @@ class Entry:
     """A line of a table.
 
     Attributes:
-        name: Of the result.
-        results: One, or those of sets from several sampling seeds.
+        name: The name of the result.
+        results: One result, or those of several sets, with different sampling seeds.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Table:
         return f"{place + 1} \u2248" if overlaps else str(place + 1)
 
     def caveats(self) -> list[str]:
-        """The caveats of the entries, each with the names that it holds for, unless that is all."""
+        """The caveats of the entries, each with the names that it holds for, unless it holds for all."""
         holds: dict[str, list[str]] = {}
         for entry in self.entries:
             for caveat in dict.fromkeys(caveat for result in entry.results for caveat in result.caveats):
@@ -124,7 +124,7 @@ class Table:
 
 
 def read_entries(values: dict[str, Any], name: str) -> list[Entry]:
-    """The entries of what a file of `latte eval --out` holds: one result, one for each protocol, or sets.
+    """The entries in a file of `latte eval --out`: one result, one for each protocol, or sets.
 
     Raises:
         ValueError: It holds none of these.
@@ -160,7 +160,7 @@ def read_tables(folder: Path) -> tuple[list[Table], dict[str, str]]:
             table = next((table for table in tables if table.accepts(entry)), None)
             if table is None:
                 tables.append(table := Table())
-            if all(other.name != name for other in table.entries):  # protocols of one file can come to the same
+            if all(other.name != name for other in table.entries):  # protocols of one file can amount to the same
                 table.entries.append(entry)
     if not tables:
         raise ValueError(f"{folder} holds no result of `latte eval --real ... --out FILE.json`")

@@ -1,10 +1,10 @@
-"""Quality and variety apart: precision and recall, density and coverage of two sets of features.
+"""Quality and variety, separately: precision and recall, density and coverage of two sets of features.
 
 A Fréchet distance does not say whether generated clips are bad or all alike; these scores do. Around each feature lies
-a ball that reaches to its k-th nearest neighbour in its own set. The balls of a set stand for what the set covers.
+a ball that reaches to its k-th nearest neighbour in its own set. The balls of a set stand for the region it covers.
 
 Precision and recall are Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1 and 2; density and coverage are Naeem et al.
-2020 (arXiv 2002.09797), which one outlier among the real features does not raise. Balls are closed, as in eq. 1.
+2020 (arXiv 2002.09797), which a single outlier among the real features does not inflate. Balls are closed, as in eq. 1.
 Distances are computed in float64 from differences, block by block, so that equal distances come out equal.
 """
 
@@ -17,12 +17,12 @@ MANIFOLD_SCORES = ("precision", "recall", "density", "coverage")
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances (n, m) between features (n, d) and (m, d), the same for the same two features."""
+    """Euclidean distances (n, m) between features (n, d) and (m, d), identical for identical pairs."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def radii(x: Tensor, neighbours: int, block: int) -> Tensor:
-    """The distance of each feature (n, d) to its k-th nearest among the others: (n,)."""
+    """The distance of each feature (n, d) to its k-th nearest neighbour among the others: (n,)."""
     found = []
     for some in x.split(block):
         nearest = some.new_empty(len(some), 0)
@@ -52,8 +52,8 @@ def manifold_scores(
         `coverage`: The fraction of real balls that a generated feature lies in, in [0, 1].
 
     Raises:
-        ValueError: They are not two sets of one width, a set has not more than k features or ones that are not finite,
-            or k is less than 1.
+        ValueError: They are not two sets of one width, a set has k features or fewer or some that are not finite, or k
+            is less than 1.
     """
     real, generated = (features.detach().cpu().double() for features in (real, generated))
     if neighbours < 1:

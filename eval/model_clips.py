@@ -1,4 +1,4 @@
-"""Clips that a pipeline makes when they are needed, in place of clips out of files."""
+"""Clips that a pipeline generates on demand, in place of clips from files."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from latte.sample_many import call_arguments, sample_many, set_record
 
 @dataclass(frozen=True)
 class ModelVideos:
-    """Videos of a pipeline, of which a protocol has not taken clips yet: a generated side for the metrics.
+    """Videos of a pipeline, from which a protocol has not taken clips yet: a generated side for the metrics.
 
     Attributes:
-        pipe: Makes them.
-        labels: Classes or prompts, of which video i shows number i % len(labels). None: the model is unconditional.
+        pipe: The pipeline that generates them.
+        labels: Classes or prompts; video i shows number i % len(labels). None: the model is unconditional.
         settings: Options of the pipeline's call, among them `batch_size` and `seed`.
         about: What else they depend on, such as the sha256 of the weights; "model" is the model's name for messages.
         folder: Where the videos are written, lossless, as by `latte sample --n`. None: they are not kept.
@@ -39,13 +39,13 @@ class ModelVideos:
     def choose(
         self, protocol: Protocol, seed: int, ranks: Ranks | None = None, progress: bool = False
     ) -> "ModelClips | ClipSet":
-        """Take protocol.clips clips, one of each video.
+        """Take protocol.clips clips, one from each video.
 
         Args:
             protocol: Says which clips to take.
             seed: For the protocol's random choices.
             ranks: The processes that share the sampling into `folder`.
-            progress: Whether the first process shows a progress bar of that.
+            progress: Whether the first process shows a progress bar for that.
 
         Raises:
             ValueError: The model has no VAE, or its videos are too short for the protocol; or see sample_many.
@@ -70,17 +70,17 @@ class ModelVideos:
 
 @dataclass(frozen=True)
 class ModelClips:
-    """One clip of each of videos 0 to protocol.clips - 1 of a pipeline, sampled when it is read.
+    """One clip from each of a pipeline's videos 0 to protocol.clips - 1, sampled on demand.
 
     Attributes:
-        pipe: Makes them.
+        pipe: The pipeline that generates them.
         labels: Classes or prompts in turn; see ModelVideos.
         settings: Options of the pipeline's call.
         record: Everything that the videos depend on, besides their number.
-        protocol: Says which clip is taken of each.
+        protocol: Says which clip is taken from each.
         seed: For the protocol's random choices.
-        frames: Per video.
-        sizes: Of frames, such as "256x256", and how many videos have each.
+        frames: Frames per video.
+        sizes: Frame sizes, such as "256x256", and how many videos have each.
     """
 
     pipe: LattePipeline
@@ -94,7 +94,7 @@ class ModelClips:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with any of the videos."""
+        """A hash that changes with any of the videos."""
         about = [self.record, self.protocol.frames]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""FVD protocols: which clips of which videos are taken, how they are resized, and how the network is set.
+"""FVD protocols: which clips are taken from which videos, how they are resized, and how the network is configured.
 
 Distances under different protocols differ by more than models do, so every result holds its whole protocol.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from latte.eval.networks.i3d import EPS
 
 LARGEST_CROP = 4096  # pixels
-USUAL = {"crop_filter": "bicubic", "short_real": "left out"}  # what was so before it was a choice
+USUAL = {"crop_filter": "bicubic", "short_real": "left out"}  # values from before these were fields
 
 
 def record_of(value: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def record_of(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure; latte.eval.clip_windows takes clips by it."""
+    """A measurement protocol, by which latte.eval.clip_windows takes clips."""
 
     name: str
     frames: int = 16  # per clip; a video must have frames x stride of them
@@ -54,7 +54,7 @@ class Protocol:
         return self.frames * (1 if side == "real" and self.short_real == "stride 1" else self.stride(side))
 
     def stride_in(self, side: str, frames: int) -> int:
-        """The stride of a clip of a video with so many frames; 0 if they are too few."""
+        """The stride of a clip from a video with this many frames; 0 if there are too few."""
         if frames < self.least_frames(side):
             return 0
         stride = self.stride(side)
@@ -66,7 +66,7 @@ class Protocol:
         return record_of(self)
 
     def start(self, side: str) -> str:
-        """How "real" or "generated" clips begin."""
+        """How the start of "real" or "generated" clips is chosen: "seed" or "zero"."""
         return self.real_start if side == "real" else self.generated_start
 
 
@@ -87,8 +87,8 @@ PROTOCOLS = {
         # songweige/content-debiased-fvd with I3D, one clip per video; its unseeded choices are seeded here
         Protocol("cd-fvd", order="seed", generated_start="seed", eps=1e-5),
         # showlab/FAR, far/data/ucf_dataset.py and far/metrics/fvd.py, UCF101 at 256 pixels: real clips from the start,
-        # of every class as many; torchvision's Resize and CenterCrop, bilinear; stride 1 in videos that are too short
-        # for 3; N - 1 in covariances. FAR fills videos of fewer than 16 frames with black ones; they are left out here
+        # equally many per class; torchvision's Resize and CenterCrop, bilinear; stride 1 in videos that are too short
+        # for 3; N - 1 in covariances. FAR pads videos of fewer than 16 frames with black; here they are left out
         Protocol(
             "far",
             real_stride=3,
@@ -109,7 +109,7 @@ def adjusted(protocol: str | Protocol, clips: int | None = None, **changes: floa
     Args:
         protocol: One of PROTOCOLS by name, or a Protocol.
         clips: Clips per side, at most.
-        **changes: Other numeric fields of Protocol. None leaves a field as it is.
+        **changes: Other numeric fields of Protocol. None leaves a field unchanged.
 
     Raises:
         ValueError: No such protocol, or a value that is not positive.
@@ -130,7 +130,7 @@ def adjusted(protocol: str | Protocol, clips: int | None = None, **changes: floa
             raise ValueError(f"{key} is {value}; it must be more than 0")
     if changes.get("real_crop", 0) > LARGEST_CROP:
         raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST_CROP} or less")
-    changes = {key: type(getattr(protocol, key))(value) for key, value in changes.items()}  # NumPy's are no JSON
+    changes = {key: type(getattr(protocol, key))(value) for key, value in changes.items()}  # NumPy's are not JSON
     marks = "".join(f", {key} {value}" for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)
 
@@ -146,11 +146,11 @@ def choose_protocol(
 
     Args:
         protocol: One of PROTOCOLS by name, or a Protocol. None: "exact, any codec", which differs from "exact" in that
-            generated videos in a lossy codec get a caveat and are not rejected.
-        num_videos: Clips per side, at most. None: as the protocol has it.
-        bn_eps: The eps of I3D's batch norms. None: as the protocol has it.
-        real_crop: Pixels to which real frames are resized and centre-cropped. None: as the protocol has it.
-        frames: Frames per clip. None: as the protocol has it.
+            generated videos in a lossy codec get a caveat instead of being rejected.
+        num_videos: Clips per side, at most. None: the protocol's value.
+        bn_eps: The eps of I3D's batch norms. None: the protocol's value.
+        real_crop: Pixels to which real frames are resized and centre-cropped. None: the protocol's value.
+        frames: Frames per clip. None: the protocol's value.
 
     Raises:
         ValueError: No such protocol, or a value out of range.
@@ -178,7 +178,7 @@ NUMBERS = {
 
 
 def describe(protocol: Mapping[str, Any]) -> str:
-    """What distinguishes a protocol from "exact", in words, by the values of its fields; None: it plays no part."""
+    """What distinguishes a protocol from "exact", in words, by the values of its fields; None values are ignored."""
     base = asdict(PROTOCOLS["exact"])
     changed = {name: value for name, value in protocol.items() if value is not None and value != base.get(name)}
     said = [words.format(changed[name], changed[name]) for name, words in NUMBERS.items() if name in changed]
@@ -188,7 +188,7 @@ def describe(protocol: Mapping[str, Any]) -> str:
 
 
 def differences(protocol: Protocol) -> list[str]:
-    """How the clips of an adjusted protocol differ from those of the one that it is named after."""
+    """How the clips of an adjusted protocol differ from those of the protocol that it is named after."""
     known = PROTOCOLS.get(protocol.name.split(",")[0])
     fields = ("frames", "real_stride", "generated_stride")
     pairs = [(name, getattr(protocol, name), getattr(known, name)) for name in fields if known]

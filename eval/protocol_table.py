@@ -1,4 +1,4 @@
-"""One set of videos under several protocols at once: what each would say, and what distinguishes it."""
+"""One set of videos under several protocols at once: the result under each, and what distinguishes it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class ProtocolTable:
     """Results by protocol; `print(table)` is one line for each.
 
     Attributes:
-        results: By the protocols' names.
+        results: Results by the protocols' names.
         left_out: Why other protocols could not be followed, by name.
     """
 
@@ -160,11 +160,11 @@ def shared_features(
 
     Args:
         sets: Clips by the name of their protocol.
-        detectors: What to compute, by the same names.
+        detectors: The detectors, by the same names.
         reading: Where features are cached, and who shares the work.
 
     Returns:
-        By name, without the clips that cannot be read.
+        Features by name, without the clips that cannot be read.
 
     Raises:
         ValueError: Too many videos cannot be read, or fewer than two clips are left.
@@ -202,7 +202,7 @@ def shared_features(
 
 
 def with_clips(sets: Sequence[ClipSource], clips: Sequence[ClipWindow]) -> ClipSource:
-    """A set of other clips of the videos that all of some sets are of."""
+    """A set of other clips from the videos that all of these sets come from."""
     first = sets[0]
     if isinstance(first, ClipSet):
         stored = {name: about for each in sets if isinstance(each, ClipSet) for name, about in each.stored.items()}

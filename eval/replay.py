@@ -24,9 +24,9 @@ class Replay:
 
     Args:
         pipe: The pipeline.
-        labels: A prompt or a class for each video; for an unconditional model, how many.
-        steps: Of sampling; None, as the model's folder says.
-        seed: Of the noise.
+        labels: A prompt or a class for each video; for an unconditional model, the number of videos.
+        steps: Sampling steps; None: those of the model's folder.
+        seed: Seed of the noise.
         settings: Further options of the pipeline's call: those of guidance, sampler, eta.
 
     Raises:
@@ -69,7 +69,7 @@ class Replay:
 
         Args:
             plan: For the same evaluations as the exact plan.
-            start: Evaluations before this one take the exact plan's outputs, and so the same course.
+            start: Evaluations before this one take the exact plan's outputs, and so follow the same path.
             before: Which of those are computed too, to fill the plan's cache.
 
         Returns:

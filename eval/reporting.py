@@ -1,4 +1,4 @@
-"""What measurements are reported with: the machine and the model they depend on, and Markdown tables."""
+"""The parts of a report of measurements: the machine and the model they depend on, and Markdown tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,9 @@ def origin(
         pipe: The model's pipeline.
         settings: Options of the pipeline's call.
         files: The files of weights, which are identified by their sha256.
-        model: What the model was called by.
+        model: The name or path by which the model was given.
         weights: Which of a checkpoint's weights: "ema" or "model".
-        dtype: Of a text-to-video model's weights.
+        dtype: The type of a text-to-video model's weights.
         memory: "normal" or "low".
 
     Returns:

@@ -25,7 +25,7 @@ class SeedSpread:
 
     Attributes:
         results: One for each set.
-        names: What each set is called.
+        names: The name of each set.
     """
 
     results: tuple[FVDResult, ...]
@@ -33,7 +33,7 @@ class SeedSpread:
 
     @property
     def mean(self) -> float:
-        """Of the distances."""
+        """The mean of the distances."""
         return statistics.fmean(result.value for result in self.results)
 
     @property

@@ -1,4 +1,4 @@
-"""The two sides of a metric's function: what is given, whether the options fit it, and then the network."""
+"""The two sides of a metric: reads what is given, checks that the options fit it, and then makes the network."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from latte.eval.statistics import FeatureSet
 class Sides(NamedTuple):
     """Two sides, and how to measure them."""
 
-    real: Videos  # what was given as features or statistics is a FeatureSet
+    real: Videos  # a FeatureSet if features or statistics were given
     generated: Videos
     detector: Detector
     reading: Reading
@@ -28,7 +28,7 @@ class Sides(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Options of reading videos, which do nothing with features; see `fvd`."""
+    """Options for reading videos, which do nothing with features; see `fvd`."""
 
     protocol: str | Protocol | None
     num_videos: int | None
@@ -56,12 +56,12 @@ def open_sides(
         real: See `fvd`.
         generated: Likewise.
         make_detector: Called with the protocol and the device if a side is videos.
-        unknown: The detector of a result of which both sides are given.
+        unknown: The detector of the result if both sides are given.
         options: How videos are read.
         seed: See `fvd`.
         device: See `fvd`.
         progress: See `fvd`.
-        **weights: Paths of weights, which are refused, as are options of reading videos, if both sides are given.
+        **weights: Paths of weights. If both sides are given, they are refused, as are options for reading videos.
 
     Raises:
         ValueError: An option does nothing, or does not fit a side. CheckpointError: weights are missing.
@@ -80,7 +80,7 @@ def open_sides(
 
 
 def refuse_unused(**options: object) -> None:
-    """Raise ValueError for an option of reading videos that was given although both sides are features."""
+    """Raise ValueError for an option for reading videos that was given although both sides are features."""
     if unused := [name for name, value in options.items() if value is not None]:
         raise ValueError(f"{unused[0]} does nothing with features or statistics on both sides: leave it out")
 

@@ -33,7 +33,7 @@ class FeatureSet:
     Attributes:
         about: What they are features of, for the result.
         features: (n, d), or only their moments.
-        given: Whether they were given as they are, so that nothing is known of the network or the videos.
+        given: Whether they were given directly, so that nothing is known about the network or the videos.
     """
 
     about: dict
@@ -42,7 +42,7 @@ class FeatureSet:
 
     @property
     def count(self) -> int:
-        """How many clips they are of; 0 if unknown."""
+        """The number of clips they come from; 0 if unknown."""
         return self.features.count if isinstance(self.features, Moments) else len(self.features)
 
     @property
@@ -51,24 +51,24 @@ class FeatureSet:
         return len(self.features.mean) if isinstance(self.features, Moments) else self.features.shape[1]
 
     def moments(self, unbiased: bool) -> Moments:
-        """The moments of the features; given ones are returned as they are."""
+        """The moments of the features; given moments are returned unchanged."""
         return self.features if isinstance(self.features, Moments) else Moments.of(self.features, unbiased)
 
 
 def is_statistics(path: str | Path) -> bool:
-    """Whether a path is a file of statistics (or an .npz of features): by its suffix, and an .npz holds no videos."""
+    """Whether a path is a file of statistics (or an .npz of features), by its suffix; an .npz must not hold videos."""
     path = Path(path)
     return path.suffix.lower() in (".npz", *PICKLES) and not path.is_dir() and not holds_videos(path)
 
 
 def holds_videos(path: Path) -> bool:
-    """Whether a file of arrays or tensors holds videos, by their shapes; statistics and features have others."""
+    """Whether a file of arrays or tensors holds videos, by their shapes; those of statistics and features differ."""
     if path.suffix.lower() not in ARRAY_SUFFIXES:
         return holds_video_tensors(path)
     try:
         return path.is_file() and bool(find_videos(path))
     except (ValueError, OSError):
-        return path.suffix.lower() == ".npy" and path.is_file()  # which nothing else reads
+        return path.suffix.lower() == ".npy" and path.is_file()  # no other kind of input is .npy
 
 
 def is_features(path: str | Path) -> bool:
@@ -81,7 +81,7 @@ def is_features(path: str | Path) -> bool:
 
 
 def read_statistics(path: Path) -> tuple[Moments, dict]:
-    """Read the moments of features out of a file.
+    """Read the moments of features from a file.
 
     Args:
         path: An .npz with `mean` (d,) or `mu`, `cov` (d, d) or `sigma`, and `n` if it is known; or a pickle with
@@ -134,7 +134,7 @@ def as_numbers(value: object, name: str) -> Tensor:
 
 
 def lookup(values: dict, name: str, default: object = None) -> object:
-    """A value under any of its usual names. Raises KeyError if it is not there and there is no default."""
+    """A value under any of its usual names. Raises KeyError if it is missing and there is no default."""
     for known in NAMES[name]:
         if known in values:
             return values[known]
@@ -146,7 +146,7 @@ def lookup(values: dict, name: str, default: object = None) -> object:
 def read_feature_set(path: str | Path) -> FeatureSet:
     """Read a file of statistics, a file of features, or a folder of files of features.
 
-    The files of a folder are read in the order of their names. A folder that `features=` filled is one of these if it
+    The files of a folder are read in the order of their names. A folder that `features=` filled qualifies if it
     holds the features of one set of videos by one network.
 
     Raises:

@@ -15,9 +15,9 @@ def frame_ssim(frame: Tensor, reference: Tensor) -> float:
     """The mean structural similarity index of a frame and its reference (Wang et al. 2004, eq. 13); 1: identical.
 
     The definition is theirs for images with several channels: means, variances and covariance are weighted by a
-    Gaussian of 11 x 11 pixels with sigma 1.5, in each channel by itself, with K1 = 0.01 and K2 = 0.03, and the mean is
+    Gaussian of 11 x 11 pixels with sigma 1.5, in each channel separately, with K1 = 0.01 and K2 = 0.03, and the mean is
     over all pixels and channels. Borders are mirrored without repeating the outermost pixel, and no variance is less
-    than 0, both as in torchmetrics (structural_similarity_index_measure), whose value it has to about 1e-12.
+    than 0, both as in torchmetrics (structural_similarity_index_measure), whose value it matches to about 1e-12.
 
     Args:
         frame: uint8 (3, h, w), of 11 x 11 pixels or more.

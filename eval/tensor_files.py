@@ -16,7 +16,7 @@ MOST_TENSORS = 8  # in a file of videos; a network has more
 
 
 def holds_video_tensors(path: Path) -> bool:
-    """Whether a file of tensors may hold videos rather than a network or features, by what it lists of its content."""
+    """Whether a file of tensors may hold videos rather than a network or features, by the content that it lists."""
     if path.suffix.lower() not in TENSOR_SUFFIXES or not path.is_file():
         return False
     state = path.stat()
@@ -28,7 +28,7 @@ def lists_videos(path: Path, size: int, time: int) -> bool:
     """`holds_video_tensors` of a file of this size and time, whose list is read once."""
     try:
         shapes = stored_shapes(path)
-    except Exception:  # a damaged file can raise almost anything; who reads it next says what is wrong with it
+    except Exception:  # a damaged file can raise almost anything; its next reader reports what is wrong
         return False
     few = "features" not in shapes and len(shapes) <= MOST_TENSORS
     return few and any(frame_axes(shape) for shape in shapes.values())
@@ -44,16 +44,16 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def tensors_of(content: object) -> dict[str, Tensor]:
-    """The tensors of what a file holds, by name."""
+    """The tensors in the content of a file, by name."""
     table = {"a tensor": content} if isinstance(content, Tensor) else content
     return {k: value for k, value in table.items() if isinstance(value, Tensor)} if isinstance(table, dict) else {}
 
 
 def find_video_tensor(path: Path) -> Tensor:
-    """Read the tensor of videos (n, f, 3, h, w) or (n, f, h, w, 3) out of a file.
+    """Read the tensor of videos (n, f, 3, h, w) or (n, f, h, w, 3) from a file.
 
     Raises:
-        CheckpointError: The file is damaged, or does not hold one such tensor. The message names what it holds.
+        CheckpointError: The file is damaged, or does not hold one such tensor. The message lists what it holds.
     """
     tensors = tensors_of(read_untrusted(path))
     videos = [value for value in tensors.values() if value.ndim == 5 and frame_axes(tuple(value.shape))]

@@ -9,13 +9,13 @@ MOST_UNREADABLE = 0.5  # of the videos that were looked at, as in training by de
 
 
 def note_unreadable(unreadable: dict[str, str], name: str, error: Exception) -> None:
-    """Add a video and the reason why it cannot be read to others, and warn of it."""
+    """Record a video and the reason why it cannot be read, and warn of it."""
     unreadable[name] = str(error)
     warnings.warn(f"left out: {error}", stacklevel=2)
 
 
 def check_unreadable(unreadable: dict[str, str], total: int, source: object) -> None:
-    """Raise ValueError if more than MOST_UNREADABLE of so many videos cannot be read."""
+    """Raise ValueError if more than the share MOST_UNREADABLE of `total` videos cannot be read."""
     if len(unreadable) > MOST_UNREADABLE * total:
         last = list(unreadable.values())[-1]
         share = f"{len(unreadable):,} of {counted(total, 'video')}"

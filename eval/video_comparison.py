@@ -1,4 +1,4 @@
-"""The comparison of two sides by any detector: their distance, its uncertainty, and other metrics of the same clips."""
+"""The comparison of two sides with any detector: their distance, its uncertainty, and other metrics on the clips."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from latte.eval.video_inception_score import DEFAULT_SCORE, check_clips, score_p
 FLICKER = Detector(
     {"metric": "flicker"}, lambda clips: torch.tensor([[flicker(clip[None])] for clip in clips], dtype=torch.float64)
 )
-# its strings stand in results that may be compared with new ones
+# these strings are in earlier results, which may be compared with new ones
 UNKNOWN = {"metric": "given", "name": "distance of given statistics", "network": "by a network not known here"}
 GIVEN = Detector(UNKNOWN, None)
 
@@ -59,9 +59,9 @@ def compare_videos(
         detector: The network of the distance.
         reading: How clips are chosen and features computed.
         others: Detectors of further metrics: "fid" and "jedi" (need videos on both sides) and "inception_score" (of the
-            generated videos). Flicker is measured whenever the generated side is videos, of each side that is, and
-            clips have two frames or more.
-        score_protocol: Of the inception score.
+            generated videos). If the generated side is videos and clips have two frames or more, flicker is also
+            measured, on each side that is videos.
+        score_protocol: Protocol of the inception score.
 
     Returns:
         The result, in each of the processes that share the work.
@@ -100,9 +100,9 @@ def measure_distance(
         real: Features of the real clips, or their moments.
         generated: Likewise.
         protocol: How the clips were taken; None where both sides were given.
-        detector: What the features are by.
-        seed: For the random choices of the extrapolation and of the floor. It is not in a result without any, of which
-            both sides are moments.
+        detector: The network of the features.
+        seed: For the random choices of the extrapolation and of the floor. The result omits it if there are none,
+            because both sides are moments.
 
     Raises:
         ValueError: The features have different widths, or there are fewer than two clips.

@@ -25,8 +25,8 @@ VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.vid
 def videos_of(root: Path) -> list[Path]:
     """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them.
 
-    Those that cannot be read are among them, so that whoever reads them counts and names them. Of a folder with a list
-    by `latte prepare` they are those of the list; of a file of arrays, those in it.
+    Those that cannot be read are included, so that their reader can count and name them. For a folder with a list by
+    `latte prepare`, they are those of the list; for a file of arrays, those in it.
 
     Raises:
         FileNotFoundError: There is no such folder or file. ValueError: The list is damaged.
@@ -45,7 +45,7 @@ def videos_of(root: Path) -> list[Path]:
 
 
 class PreparedList(NamedTuple):
-    """What a list by `latte prepare` says: the folder of the videos, their names, and those taken though damaged."""
+    """A list by `latte prepare`: the folder of the videos, their names, and those that are taken though damaged."""
 
     root: Path
     names: list[str]
@@ -66,7 +66,7 @@ def prepared_list(folder: Path) -> PreparedList | None:
         with path.open("rb") as file:
             if LIST_FORMATS.encode() in file.read(4096):
                 raise ValueError(f"{error}: run `latte prepare` again") from error
-        return None  # of something else
+        return None  # it belongs to something else
     if not str(values.get("format")).startswith(LIST_FORMATS):
         return None
     try:
@@ -82,7 +82,7 @@ def prepared_list(folder: Path) -> PreparedList | None:
 
 
 def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[str]]:
-    """A folder and the names of its videos below it; of videos elsewhere, their nearest common folder.
+    """A folder and the names of its videos below it; for a list of videos, their nearest common folder.
 
     Raises:
         ValueError: A list is empty, or names a file twice. FileNotFoundError: There is no such folder, or a file of a
@@ -109,15 +109,15 @@ def video_names(videos: str | Path | Sequence[str | Path]) -> tuple[Path, list[s
 
 
 def taken_though_damaged(videos: str | Path | Sequence[str | Path]) -> frozenset[Path]:
-    """The damaged videos that a list by `latte prepare` takes; of other videos, none."""
+    """The damaged videos that a list by `latte prepare` takes; empty for other videos."""
     listed = prepared_list(Path(videos)) if isinstance(videos, str | Path) else None
     return frozenset(listed.root / name for name in listed.damaged) if listed else frozenset()
 
 
 def stored_as(path: Path) -> tuple[str, str]:
-    """What the frames of a video are stored as, and their size as they are read, such as "320x240".
+    """How the frames of a video are stored, and their size as they are read, such as "320x240".
 
-    The first is the codec; of arrays also their range, unless it is that of bytes, as in "npz [0, 1]".
+    The first is the codec; for arrays it includes their range, unless that is the range of bytes, as in "npz [0, 1]".
     """
     if (kind := video_kind(path)) in ARRAY_SUFFIXES:
         _, height, width = array_shape(path)

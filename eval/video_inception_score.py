@@ -21,7 +21,7 @@ from latte.eval.protocol import Protocol, choose_protocol
 
 @dataclass(frozen=True)
 class ScoreProtocol:
-    """A way to take the score: of how many clips, in how many groups with a score each, shuffled first or not."""
+    """How the score is computed: on how many clips, in how many groups with a score each, shuffled first or not."""
 
     videos: int
     groups: int
@@ -40,10 +40,10 @@ class InceptionScore:
     """An inception score; `float(score)` is its mean.
 
     Attributes:
-        mean: Over the groups.
-        std: Over the groups, not divided by the root of their number.
+        mean: The mean over the groups.
+        std: The standard deviation over the groups, not divided by the root of their number.
         protocol: Its name in SCORE_PROTOCOLS; videos, groups and shuffled are the protocol's values.
-        sha256: Of C3D's weights; mean_sha256: of its mean clip.
+        sha256: The sha256 of C3D's weights; mean_sha256: of its mean clip.
     """
 
     mean: float
@@ -59,7 +59,7 @@ class InceptionScore:
         return self.mean
 
     def to_dict(self) -> dict:
-        """As it stands in the JSON of a result."""
+        """The result as it is stored in JSON."""
         values = asdict(self)
         hashes = {name: values.pop(name) for name in ("sha256", "mean_sha256")}
         return {**values, "metric": "inception score", **hashes}
@@ -89,9 +89,9 @@ def inception_score(
         c3d: Path to conv3d_deepnetA_ucf.npz.
         mean: Path to mean2.npz, the mean clip that belongs to it.
         protocol: One of SCORE_PROTOCOLS: how many clips, in how many groups.
-        clips: The FVD protocol by which a clip is taken of each video; see `fvd`.
+        clips: The FVD protocol by which a clip is taken from each video; see `fvd`.
         seed: For the random choices of clips.
-        device: To compute on. None: CUDA where there is one, else the CPU.
+        device: The device to compute on. None: CUDA if available, else the CPU.
         features: A folder where class probabilities are cached.
         progress: Whether a progress bar is shown.
 
@@ -116,7 +116,7 @@ def find_score_protocol(name: str) -> ScoreProtocol:
 
 
 def check_clips(name: str, count: int, protocol: Protocol) -> None:
-    """Raise ValueError, before any work, if so many clips by an FVD protocol cannot be scored."""
+    """Raise ValueError, before any work, if `count` clips by an FVD protocol cannot be scored."""
     if count < (needed := find_score_protocol(name).videos):
         fits = [other for other, how in SCORE_PROTOCOLS.items() if how.videos <= count]
         advice = f": {' or '.join(fits)} needs no more than that (--is-protocol)" if fits else ""
@@ -156,5 +156,5 @@ def group_scores(probabilities: Tensor, groups: int) -> Tensor:
         raise ValueError(f"{n} clips cannot be scored in {groups} groups")
     bounds = [i * n // groups for i in range(groups + 1)]
     parts = [probabilities[a:b].double() for a, b in pairwise(bounds)]
-    # the entropy of the mean less the mean entropy; xlogy: a class that never occurs adds nothing
+    # the entropy of the mean minus the mean entropy; xlogy: a class that never occurs adds nothing
     return torch.stack([(torch.xlogy(p, p).mean(0) - torch.xlogy(p.mean(0), p.mean(0))).sum().exp() for p in parts])

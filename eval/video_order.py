@@ -1,4 +1,4 @@
-"""The order in which a protocol takes videos. It depends on their names and a seed alone."""
+"""The order in which a protocol takes videos. It depends only on their names and a seed."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def rank(seed: int, name: str) -> int:
-    """A number that depends on the seed and the name alone."""
+    """A number that depends only on the seed and the name."""
     named = f"{seed}/{name}".encode(errors="surrogateescape")  # for names that are not UTF-8, as systems allow
     return int.from_bytes(hashlib.sha256(named).digest()[:8])
 
@@ -18,9 +18,9 @@ def in_order(names: Sequence[str], order: str, seed: int) -> list[str]:
     Args:
         names: Paths below their folder, with "/".
         order: "name"; "seed": by a hash of the seed and the name; or "class": the first of each subfolder by that hash,
-            then the second of each, and so on, so that the first n names have as many of each subfolder, give or take
-            one.
-        seed: Of the hash.
+            then the second of each, and so on, so that the first n names are spread evenly over the subfolders, to
+            within one.
+        seed: Seed of the hash.
     """
     if order == "name":
         return sorted(names)

@@ -18,7 +18,7 @@ PairedVideos = str | Path | Sequence[str | Path] | Tensor | np.ndarray
 
 
 def match_pairs(videos: str | Path, reference: str | Path) -> list[tuple[Path, Path]]:
-    """The videos of the same name below two folders, whatever a file's suffix.
+    """Pairs of videos with the same name below two folders; file suffixes are ignored.
 
     Raises:
         ValueError: One folder has a video that the other lacks, or two of one name, or arrays in more than one range.

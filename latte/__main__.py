@@ -1,10 +1,10 @@
-"""The entry of the command line: `latte`, and `python -m latte`, which is how torchrun starts it."""
+"""The entry point of the command line: `latte`, and `python -m latte`, which is how torchrun starts it."""
 
 import sys
 
 
 def run() -> int:
-    """Run the command line. Returns its exit status, which is 130 if it is interrupted while it is imported."""
+    """Run the command line. Returns its exit status, which is 130 if it is interrupted while importing."""
     try:
         from latte.cli import main
     except KeyboardInterrupt:

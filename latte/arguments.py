@@ -10,7 +10,7 @@ MOST_AT_ONCE = 4096  # videos of a batch
 def check_count(name: str, value: Any, most: int | None = None, least: int = 1) -> None:
     """Raise ValueError unless the value is an integer in `least` to `most`."""
     if not isinstance(value, int) or value < least or (most and value > most):
-        allowed = f"in {least} to {most}" if most else f"{least} or more"
+        allowed = f"from {least} to {most}" if most else f"{least} or more"
         raise ValueError(f"{name} is {value}; it must be a whole number, {allowed}")
 
 
@@ -30,8 +30,8 @@ def one_setting(name: str, value: Any, other: Any, default: Any) -> Any:
 
 
 def counted(count: int, one: str, several: str | None = None) -> str:
-    """A number with what is counted, in the right form: "1 video", "2,000 videos"; `several` is `one` + "s" by default.
+    """A number with its noun, in the right form: "1 video", "2,000 videos"; `several` is `one` + "s" by default.
 
-    Such words may go on with a verb: counted(n, "video is", "videos are").
+    The words may include a verb: counted(n, "video is", "videos are").
     """
     return f"{count:,} {one}" if count == 1 else f"{count:,} {several or one + 's'}"

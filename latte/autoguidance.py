@@ -1,4 +1,4 @@
-"""Autoguidance of a pipeline: a weaker model of its own kind takes the place of the unconditional half of guidance."""
+"""Autoguidance of a pipeline: a weaker model of the same kind replaces the unconditional half of guidance."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -26,7 +26,7 @@ class AutoguidanceMixin:
     A model's folder may hold one, in its subfolder weaker/, and its sampling.json the scale, autoguidance_scale.
 
     Attributes:
-        weaker: Its network, or None: guidance is classifier-free.
+        weaker: Its network, or None for classifier-free guidance.
     """
 
     weaker: Any = None
@@ -38,15 +38,15 @@ class AutoguidanceMixin:
     ) -> None:
         """Guide away from a weaker model, under the same class or prompt, from the next call on.
 
-        The weaker model is a smaller network, one that was trained less, such as an early checkpoint, or a shorter
-        average of weights. Guidance then needs no unconditional predictions: an unconditional model can be guided, too.
-        save_pretrained writes the weaker model and the scale with the others.
+        The weaker model is a smaller network, one with less training, such as an early checkpoint, or one with a
+        shorter average of the weights. Guidance then needs no unconditional predictions: an unconditional model can be
+        guided, too. save_pretrained writes the weaker model and the scale with the others.
 
         Args:
             model: A network, or anything that from_pretrained takes, of which only the network is read.
             weights: "ema" or "model", if a checkpoint of a class-conditional model holds both.
-            scale: The autoguidance_scale of calls that name none; None: what the model's folder says, or else their
-                guidance_scale.
+            scale: The autoguidance_scale of calls that give none. None takes the one from the model's folder, or else
+                their guidance_scale.
 
         Raises:
             CheckpointError: There is no such model, or it is damaged.
@@ -69,12 +69,12 @@ class AutoguidanceMixin:
         self.weaker = None
 
     def asked_guidance(self, words: Mapping[str, Any]) -> Guidance:
-        """The guidance of a call, given its arguments by name, of which others are ignored."""
+        """The guidance of a call, given its arguments by name; unrelated ones are ignored."""
         return self.sampling.guidance.asked_in(words, away=self.weaker is not None)
 
     @property
     def saved_sampling(self) -> Sampling:
-        """The defaults of calls, as they are saved: a scale of autoguidance belongs to a weaker model."""
+        """The defaults of calls, as they are saved: without a weaker model, there is no autoguidance_scale."""
         if self.weaker is not None:
             return self.sampling
         return replace(self.sampling, guidance=replace(self.sampling.guidance, autoguidance_scale=None))
@@ -91,11 +91,11 @@ class AutoguidanceMixin:
 
 
 def check_weaker(network: nn.Module | None, weaker: nn.Module) -> None:
-    """Raise ValueError if a weaker model does not make the same latents, of the same conditions, as a network."""
+    """Raise ValueError if a weaker model does not make the same latents, from the same conditions, as a network."""
     if type(weaker) is not type(network):
         kinds = " and ".join(type(each).__name__ for each in (network, weaker))
         raise ValueError(f"autoguidance needs two models of one kind; these are {kinds}")
     ours, theirs = (each.config for each in (network, weaker))
     for name in (name for name in ALIKE if getattr(ours, name, None) != getattr(theirs, name, None)):
         values = f"{getattr(ours, name)} and {getattr(theirs, name)}"
-        raise ValueError(f"autoguidance needs two models of one {name}; these have {values}")
+        raise ValueError(f"autoguidance needs two models with the same {name}; these have {values}")

@@ -1,4 +1,4 @@
-"""What a pipeline's call shows of itself while it runs: its progress, its numbers, and the switch that stops it."""
+"""The visible state of a running pipeline call: its progress, its numbers, and the switch that stops it."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from latte.progress import Progress
 
 
 class CallStateMixin:
-    """The state of a call, in diffusers' words; a callback reads it and may set `interrupt`.
+    """The state of a call, named as in diffusers; a callback reads it and may set `interrupt`.
 
     Attributes:
-        current_timestep: Within a call, the timestep of the network's present evaluation.
+        current_timestep: During a call, the timestep of the network's current evaluation.
         guidance_scale: The scale of the last call; None before the first.
         num_timesteps: The number of steps of the last call; None before the first.
     """
@@ -24,7 +24,7 @@ class CallStateMixin:
 
     @property
     def interrupt(self) -> bool:
-        """Whether the call stops after the present step. Set it in a callback; `_interrupt` is the same switch."""
+        """Whether the call stops after the current step. Set it in a callback; `_interrupt` is the same switch."""
         return self._interrupt
 
     @interrupt.setter
@@ -37,12 +37,12 @@ class CallStateMixin:
         return self.guidance_scale is not None and self.guidance_scale > 1
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """Options of tqdm for the progress bars of later calls, such as disable=True."""
+        """Set tqdm options, such as disable=True, for the progress bars of later calls."""
         self._progress_bar_options = options
 
     def progress_bar(
         self, iterable: Any = None, total: int | None = None, shown: bool = True, unit: str = "step"
     ) -> Progress:
-        """A progress bar of tqdm with the options of set_progress_bar_config; lines where there is no terminal."""
+        """A tqdm progress bar with the options of set_progress_bar_config; without a terminal, it prints lines."""
         options = {"unit": unit, "desc": "sampling", "disable": not shown, **self._progress_bar_options}
         return Progress(iterable, total=total, **options)

@@ -42,7 +42,7 @@ OF_TEXT = (
 
 
 class ClassConditioning:
-    """For a Latte with classes, or an unconditional one."""
+    """Conditioning for a Latte with classes, or an unconditional one."""
 
     describes = "classes, or unconditional"
     components: tuple[str, ...] = ("transformer", "vae", "scheduler", "class_names")
@@ -61,7 +61,7 @@ class ClassConditioning:
     def check_request(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
     ) -> int:
-        """The number of videos; raises ValueError for what this model does not have."""
+        """The number of videos; raises ValueError for arguments that this model does not have."""
         cfg, labels = pipe.transformer.config, asked_labels(request)
         if request.negative_prompt:
             raise ValueError("negative_prompt is for text-to-video models: leave it out")
@@ -72,7 +72,9 @@ class ClassConditioning:
         if unconditional and not cfg.num_classes:
             raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
         if unconditional and not cfg.class_dropout_prob:
-            raise ValueError("this model was trained without label dropout, so it knows no guidance: guidance_scale=1")
+            raise ValueError(
+                "this model was trained without label dropout, so it knows no guidance: set guidance_scale=1"
+            )
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")
         if not cfg.num_classes and labels is not None:
@@ -163,7 +165,7 @@ def class_indices(pipe: "LattePipeline", request: Request) -> list[int]:
 def class_index(label: int | str, pipe: "LattePipeline", what: str = "") -> int:
     """A class by number or name; raises ValueError, which lists the classes, if there is no such class.
 
-    what: words for the message behind the label, on how it was given.
+    `what` is text for the message, behind the label, on how the label was given.
     """
     count = pipe.transformer.config.num_classes
     if isinstance(label, str) and label in pipe.class_names:
@@ -184,11 +186,11 @@ def read_class_parts(
     Args:
         path: Anything that latte.load_model takes.
         parts: Parts by name; a VAE may be given as the name of a folder.
-        dtype: Of the weights that are read.
+        dtype: The dtype of the weights that are read.
         weights: "ema" or "model", if a checkpoint holds both.
-        num_heads: Attention heads of an original file of an unpublished width.
-        variant: Of the weight files, see latte.weights.state_files.
-        local_files_only: A VAE by its name on the hub is looked up in the cache alone.
+        num_heads: Number of attention heads, for an original file of an unpublished width.
+        variant: The variant of the weight files, see latte.weights.state_files.
+        local_files_only: Look up a VAE on the hub in the cache only.
 
     Returns:
         The parts, and under "sampling" the model folder's sampling defaults.

@@ -1,6 +1,6 @@
-"""The command `latte`: it finds the module of a command, runs it, and reports errors in one line.
+"""The `latte` command: finds the module of a subcommand, runs it, and reports errors in one line.
 
-PyTorch is imported only after the options are parsed, so that help and errors in the options come at once.
+PyTorch is imported only after the options are parsed, so that help texts and option errors appear at once.
 """
 
 import io
@@ -20,25 +20,25 @@ from latte.files import SEEN, one_line
 
 COMMANDS = {  # the name of each command, and of its module in latte.commands, with its help text
     "sample": "generate videos with a model, and a page to view them",
-    "demo": "serve a page on which to make and compare videos, and look at results",
-    "plan": "print and draw what a plan of sampling computes and reuses",
+    "demo": "serve a web page to make and compare videos and to view results",
+    "plan": "print and draw what a sampling plan computes and reuses",
     "calibrate": "search for a plan that computes less, and write it",
     "prepare": "check a folder of videos and list them for training",
     "train": "train a model or a VAE on the built-in shapes or on your videos",
     "distill": "distil a model into a student that samples in a few steps",
     "encode": "precompute a data set's latents and text embeddings for training",
-    "average": "make a model with another average of a run's weights, chosen after training",
+    "average": "make a model from a training run with another EMA length, chosen after training",
     "plot": "plot the curves of a training run",
     "convert": "convert a checkpoint to a model folder, or a model to the original format",
     "eval": "evaluate videos (FVD and other metrics), or a model of the built-in shapes",
     "ablate": "run the paper's ablations: train every arm, score it, and write a report",
     "bench": "benchmark speed, memory and accuracy",
-    "info": "say what a path holds; or list parameters and FLOPs of every variant and size, beside the paper's",
+    "info": "describe what a path holds; or list parameters and FLOPs of every variant and size, next to the paper's",
 }
-# what a command says when it is stopped, unless it raises KeyboardInterrupt with words of its own, as training does
+# the message of a stopped command, unless it raises KeyboardInterrupt with its own text, as training does
 STOPPED = {
-    "encode": "stopped; the same command goes on",
-    "ablate": "stopped; what is finished is kept, and the same command goes on",
+    "encode": "stopped; run the same command again to resume",
+    "ablate": "stopped; finished work is kept; run the same command again to resume",
     "demo": "stopped",
 }
 STOPPED_OTHERWISE = "stopped; no result was written"
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def discard_output() -> None:
-    """Let what is still to be printed go nowhere, so that Python does not fail to print it when it ends."""
+    """Send the remaining output to the null device, so that Python does not fail to flush it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -99,7 +99,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """Return the exit status of a failed command and the message to print."""
     failure = failed_write(error)
     if failure is not None and failure.errno in ONLY_FROM_WRITING and failure.filename is None:
-        failure.filename = "standard output"  # errors of writing files name them
+        failure.filename = "standard output"  # errors from writing a file name that file
     if failure is error or (failure is not None and reason_of(failure).lower() not in str(error).lower()):
         return 2, describe(failure)
     if isinstance(error, ValueError | OSError):

@@ -1,4 +1,4 @@
-"""What a pipeline's call asks a model to show, and what each kind of conditioning brings to the common loop."""
+"""What a pipeline call asks a model to show, and what each kind of conditioning adds to the sampling loop."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Request:
     enable_temporal_attentions: bool = True
 
     def check_unused(self, names: Iterable[str], what: str) -> None:
-        """Raise ValueError if one of these words was given, for a model that is `what`."""
+        """Raise ValueError if one of these arguments was given; `what` names the kind of model."""
         for name in names:
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
             if value is not default and not (isinstance(value, str) and value == default):
@@ -61,16 +61,17 @@ class GuidedDenoiser:
     It is called once for each evaluation of its plan, in order.
 
     Attributes:
-        tensors: What it is conditioned on, by the names that a callback may ask for; a callback may replace them.
+        tensors: The conditions, by the names that a callback may ask for; a callback may replace them.
 
     Args:
         network: (x (b, f, c, h, w), k, halves) -> its output at evaluation k (halves * b, f, c or 2c, h, w). The first
-            half is for the videos' conditions; the second one, if there are 2, for what stands for no condition.
+            half is for the videos' conditions; the second one, if there are 2, for the null condition.
         plan: What each evaluation computes.
         rule: How each evaluation is guided, and its alpha bar.
         prediction: What the network predicts: see latte.diffusion.predictions.
-        cache: What keeps the outputs that the plan reuses.
-        fast: Whether the network itself asks the cache; else the readable network's layers are to be led to it.
+        cache: The cache of the outputs that the plan reuses.
+        fast: Whether the network itself uses the cache; otherwise the layers of the readable network must be made to
+            use it.
         tensors: See above.
     """
 
@@ -98,7 +99,7 @@ class GuidedDenoiser:
         return out
 
     def guided(self, x: Tensor) -> Tensor:
-        """The output of the network, guided as the present evaluation says."""
+        """The output of the network, guided as the current evaluation says."""
         evaluation, channels = self.plan[self.k], x.shape[2]
         a, s = factors_at(self.levels[self.k])
         out = self.network(network_input(self.prediction, x, a, s), self.k, evaluation.halves).float()
@@ -123,7 +124,7 @@ class GuidedDenoiser:
 
 
 def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """An output (b, f, c or 2c, h, w) whose prediction is changed, and whose variance channels are not."""
+    """Change the prediction of an output (b, f, c or 2c, h, w), but not its variance channels."""
     prediction, variance = split_output(out, x.shape[2])
     prediction = change(prediction)
     return prediction if variance is None else torch.cat([prediction, variance], dim=2)
@@ -140,18 +141,18 @@ def with_weaker(network: Network, weaker: Network) -> Network:
 
 
 def without_reuse(plan: Plan) -> Plan:
-    """The plan of a weaker network, which computes everything whenever it is asked."""
+    """The plan of a weaker network, which computes everything whenever it is called."""
     return replace(plan, evaluations=tuple(replace(each, reuse={}) for each in plan.evaluations))
 
 
 def guidance_rule(pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None) -> Rule:
-    """How the evaluations of a batch are guided; scales: of each, or the same for all."""
+    """How the evaluations of a batch are guided; `scales` are the scales of each, None the same for all."""
     scales = [guidance.strength] * len(plan) if scales is None else scales
     return METHODS[guidance.method](scales, levels_of(pipe, plan), pipe.scheduler.flow, **guidance.options)
 
 
 def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = True) -> bool:
-    """Whether a call computes a network by its fast form; raises ValueError for CUDA graphs of what has none."""
+    """Whether a call computes a network by its fast form; raises ValueError for CUDA graphs without one."""
     halves = {"spatial", "temporal"} & set(plan.kinds)
     split = getattr(network.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
     is_fast = temporal and is_enabled() and not split and has_fast_form(network)
@@ -163,7 +164,7 @@ def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = 
 def fast_run(
     pipe: "LattePipeline", network: Any, condition: Condition, plan: Plan, cache: LayerCache | None
 ) -> FastRun | GraphRun:
-    """A network on one condition by its fast form; raises ValueError for graphs on a device without them."""
+    """The fast form of a network for one condition; raises ValueError for graphs on a device without them."""
     if not pipe.cuda_graphs:
         return FastRun(network, condition, len(plan), cache)
     if pipe.device.type != "cuda":
@@ -178,10 +179,10 @@ def levels_of(pipe: "LattePipeline", plan: Plan) -> list[float]:
 
 
 def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
-    """What keeps the outputs that a plan reuses; None if it reuses none.
+    """The cache of the outputs that a plan reuses; None if it reuses none.
 
     Several processes that share a network (latte.parallel) split the batch anew where guidance begins or ends, so that
-    rows that were kept before belong to other videos.
+    rows cached before belong to other videos.
     """
     if not plan.kinds:
         return None
@@ -194,12 +195,12 @@ def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
 
 
 class Conditioning(Protocol):
-    """What a model is asked to show. Each kind brings its checks and the network that the common loop denoises with.
+    """What a model is asked to show. Each kind has its own checks, and provides the network of the sampling loop.
 
     Attributes:
         describes: The kind of model, in messages.
         components: Names of the pipeline's parts.
-        tensors: What a callback may ask for besides latents.
+        tensors: Names of the tensors that a callback may ask for besides latents.
     """
 
     describes: str
@@ -215,9 +216,9 @@ class Conditioning(Protocol):
     def check_request(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
     ) -> int:
-        """The number of videos that a call asks for; raises ValueError for words that do not go together.
+        """The number of videos that a call asks for; raises ValueError for arguments that do not go together.
 
-        given: settings of guidance besides its scale that the call names.
+        `given` names the settings of guidance besides its scale that the call gives.
         """
 
     def save(self, pipe: "LattePipeline", folder: str | Path, published: bool, variant: str | None) -> None:
@@ -227,9 +228,9 @@ class Conditioning(Protocol):
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, plan: Plan,
         scales: Sequence[float] | None = None,
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:  # fmt: skip
-        """A function from the numbers of some of a call's videos to their denoiser, which follows a plan.
+        """A function from the indices of some videos of a call to their denoiser, which follows a plan.
 
-        scales: Of guidance, at each evaluation; None: the same at all.
+        `scales` are the guidance scales at each evaluation; None means the same at all.
         """
 
     def guides(self, pipe: "LattePipeline", guidance: Guidance) -> bool:

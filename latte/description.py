@@ -1,4 +1,4 @@
-"""What a pipeline says about itself: its parts, its configuration, and a text to print."""
+"""A pipeline's description of itself: its parts, its configuration, and a printed summary."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from latte.weights.sampling_defaults import Sampling
 
 
 class ConfigTable(Mapping[str, Any]):
-    """A table of settings to read, not to change; as in diffusers, they are attributes too. It prints in many lines.
+    """A read-only table of settings; as in diffusers, they are also attributes. It prints one setting per line.
 
     Args:
         values: The settings by name.
@@ -37,15 +37,15 @@ class ConfigTable(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        """A setting on each line, those of a table below its name."""
+        """One setting per line; the settings of a nested table come below its name."""
         return "\n".join(setting_lines(self))
 
 
 class DescriptionMixin:
-    """A pipeline's parts and settings, to look at.
+    """Access to a pipeline's parts and settings.
 
     Attributes:
-        name_or_path: What from_pretrained read; None for a pipeline that was made of parts.
+        name_or_path: The path or name that from_pretrained read; None for a pipeline built from parts.
     """
 
     name_or_path: str | None = None
@@ -57,17 +57,17 @@ class DescriptionMixin:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts, by the names that LattePipeline(**components) takes; `sampling` is not among them.
+        """The parts, by the names that LattePipeline(**components) takes, without `sampling`.
 
-        A weaker model is one of them only if there is one.
+        The weaker model is included only if there is one.
         """
         names = (*self.conditioning.components, *([] if self.weaker is None else [WEAKER]))
         return {name: getattr(self, name) for name in names}
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The pipeline's configuration, to read: its class, where it came from, (module, class) of each part or None,
-        and the settings of each part that has some under the part's name and "_config"."""
+        """The pipeline's read-only configuration: its class, where it was read from, (module, class) or None for each
+        part, and the settings of each part that has any, under the part's name plus "_config"."""
         parts = {name: part for name, part in self.components.items() if name != "class_names"}
         kinds = {name: None if part is None else kind_of(part) for name, part in parts.items()}
         settings = {f"{name}_config": table for name, part in parts.items() if (table := settings_of(part))}
@@ -81,12 +81,12 @@ class DescriptionMixin:
         for name, part in self.components.items():
             lines.append(f"  {name}: {described(part)}")
         guidance = ", ".join(f"{name} {value}" for name, value in self.saved_sampling.guidance.settings.items())
-        lines.append(f"  a call's defaults: {self.sampling.num_inference_steps} steps, {guidance}")
+        lines.append(f"  defaults of a call: {self.sampling.num_inference_steps} steps, {guidance}")
         return "\n".join(lines)
 
 
 def setting_lines(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A line for each setting of a table; those of a table in it come below its name."""
+    """Yield one line per setting; the settings of a nested table come below its name."""
     for name, value in table.items():
         inner = value if isinstance(value, dict) else {}
         yield f"{indent}{name}:" if inner else f"{indent}{name}: {value!r}"
@@ -94,13 +94,13 @@ def setting_lines(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def kind_of(part: Any) -> tuple[str, str]:
-    """(module, class) of a part, whatever torch.compile has wrapped it in."""
+    """(module, class) of a part, also if torch.compile has wrapped it."""
     kind = type(getattr(part, "_orig_mod", part))
     return kind.__module__, kind.__name__
 
 
 def settings_of(part: Any) -> dict[str, Any]:
-    """The settings of a network or a scheduler as a table; empty for what has none."""
+    """The settings of a network or a scheduler as a table; empty if it has none."""
     config = getattr(part, "config", None)
     return dict(config) if isinstance(config, Mapping) else asdict(config) if config is not None else {}
 

@@ -37,7 +37,7 @@ def device_name(device: torch.device) -> str:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what the device still has to do."""
+    """Copy a tensor from the CPU to a device, without waiting for the pending work of the device."""
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
@@ -46,8 +46,8 @@ def arithmetic(precision: str) -> Iterator[None]:
     """Set the precision of CUDA's float32 matrix products and convolutions, forward and backward, within the block.
 
     Args:
-        precision: "tf32" allows TensorFloat-32, which is faster and keeps 10 bits of the mantissa. Anything else, such
-            as "fp32" or "bf16", computes what is float32 in full float32.
+        precision: "tf32" allows TensorFloat-32, which is faster and keeps 10 bits of the mantissa. With anything else,
+            such as "fp32" or "bf16", float32 is computed in full precision.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -61,7 +61,7 @@ def arithmetic(precision: str) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside it, PyTorch computes in one thread."""
+    """Within the context, PyTorch computes in one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What to say where a file cannot be written: a full disk, a quota, a read-only file system, whoever reports it."""
+"""Messages for files that cannot be written: a full disk, a quota, a read-only file system, whoever reports it."""
 
 import errno
 import os
@@ -12,21 +12,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 REASONS = {
     errno.ENOSPC: "no space left on device",
     errno.EDQUOT: "no space left: the disk quota is used up",
-    errno.EFBIG: "a file may not grow so large here: see `ulimit -f`, or choose another file system",
+    errno.EFBIG: "files may not be this large here: see `ulimit -f`, or choose another file system",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.EACCES: "permission denied",
     errno.EPERM: "the system does not permit it",
     errno.EIO: "input/output error: the disk or the network drive failed",
 }
 ONLY_FROM_WRITING = (*FULL, errno.EFBIG, errno.EROFS)
-# libraries in other languages report the number, or what the system says about it, in a text
+# libraries in other languages report the error number, or the system's message for it, as text
 NUMBER, TEXTS = re.compile(r"\(os error (\d+)\)"), {os.strerror(number): number for number in REASONS}
 UNNAMED = re.compile("inline_container|iostream error|encoder error")  # PyTorch and Pillow, which give no cause
-PROBE = bytes(1 << 20)  # what is written to find the cause of those
+PROBE = bytes(1 << 20)  # written to find the cause of such errors
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or while handling, the newest first."""
+    """Yield an exception, and those that it was raised from or while handling, newest first."""
     seen: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in seen:
@@ -36,7 +36,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """The number in REASONS that an exception stands for, or None."""
+    """The error number in REASONS that an exception reports, or None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in REASONS else None
     if found := NUMBER.search(str(error)):
@@ -45,7 +45,7 @@ def number_of(error: BaseException) -> int | None:
 
 
 def failed_write(error: BaseException) -> OSError | None:
-    """Return the failure to write to a disk that an exception reports, in whatever class and words, or None."""
+    """Return the failed write to a disk that an exception reports, whatever its class and text, or None."""
     for cause in causes(error):
         number = number_of(cause)
         if number is not None and (number in ONLY_FROM_WRITING or isinstance(cause, OSError)):
@@ -54,7 +54,7 @@ def failed_write(error: BaseException) -> OSError | None:
 
 
 def describe(error: OSError) -> str:
-    """One line for people: the path, if it is known, and what is wrong; the system's words where we have no better."""
+    """A message of one line: the path, if known, and the reason; the system's own text if REASONS has none."""
     if error.errno not in REASONS or not error.strerror:
         return str(error)
     names = [os.fsdecode(error.filename)] if isinstance(error.filename, str | bytes | os.PathLike) else []
@@ -62,18 +62,18 @@ def describe(error: OSError) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Our words for a failure in REASONS, unless they are there already, with more."""
+    """The text in REASONS for a failure, unless its message has already been replaced by a more specific one."""
     return REASONS[error.errno] if error.strerror == os.strerror(error.errno) else error.strerror
 
 
 @contextmanager
 def naming(path: Path, draft: Path | None = None, needed: int | None = None) -> Iterator[None]:
-    """Let errors of writing name the file or folder that is written, the reason, and the space.
+    """Within the context, write errors name the file or folder that is written, the reason, and the disk space.
 
     Args:
-        path: What is written, as the message should name it.
-        draft: The file or folder that it is first written as.
-        needed: How many bytes the file has, if that is known.
+        path: The file or folder that is written, as the message should name it.
+        draft: The temporary file or folder that it is first written as.
+        needed: The size of the file in bytes, if known.
 
     Raises:
         OSError: In place of any exception that reports a failure to write there; with errno and filename.
@@ -93,8 +93,8 @@ def naming(path: Path, draft: Path | None = None, needed: int | None = None) -> 
 
 
 def final_name(error: OSError, path: Path, draft: Path) -> str | None:
-    """The path that a message should name: what a draft will be called, or None if the error is about another file."""
-    names = [name for name in (error.filename2, error.filename) if name is not None]  # of a copy: target and source
+    """The path that a message should name: the final path of a draft, or None if the error is about another file."""
+    names = [name for name in (error.filename2, error.filename) if name is not None]  # for a copy: target and source
     for name in (Path(os.fsdecode(name).removeprefix("file:")) for name in names):
         for parent in (draft, path):
             if name.is_relative_to(parent):
@@ -105,7 +105,7 @@ def final_name(error: OSError, path: Path, draft: Path) -> str | None:
 
 
 def probe(error: BaseException, draft: Path) -> OSError | None:
-    """Find the cause of an error that names none, by writing some more; None if that works, or it is another error."""
+    """Find the cause of an error that names none by writing more data; None if that works, or for other errors."""
     if not any(UNNAMED.search(str(cause)) for cause in causes(error)):
         return None
     try:
@@ -119,18 +119,18 @@ def probe(error: BaseException, draft: Path) -> OSError | None:
 
 
 def space(draft: Path, needed: int | None, number: int) -> str:
-    """What is needed and what was free, for a message."""
+    """The needed and the free space, for a message."""
     free = None
     with suppress(OSError):
         parent = next(path for path in draft.parents if path.exists())
         written = draft.stat().st_blocks * 512 if draft.is_file() else 0
         free = in_words(shutil.disk_usage(parent).free + written) if number == errno.ENOSPC else None
     if needed is None:
-        return f": more than the {free} that were free are needed" if free else ""
+        return f": {free} were free, and more is needed" if free else ""
     return f": {in_words(needed)} are needed" + (f", {free} were free" if free else "")
 
 
 def in_words(size: int) -> str:
-    """A number of bytes in a unit that suits it."""
+    """A number of bytes in a suitable unit."""
     unit, name = next(((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if size >= u), (1, "bytes"))
     return f"{size / unit:.1f} {name}" if unit > 1 else f"{size} {name}"

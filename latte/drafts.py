@@ -1,7 +1,7 @@
-"""Drafts: the hidden files and folders that are written first and then take the place of what is replaced.
+"""Drafts: hidden files and folders that are written first and then take the place of what they replace.
 
-A draft's name says who writes it: .NAME.part123-4f2a9c1d-88123.SUFFIX is of process 123, which started at tick 88123 of
-the machine 4f2a9c1d. So the drafts of killed processes can be told from those of running ones, and are removed.
+A draft's name says who writes it: .NAME.part123-4f2a9c1d-88123.SUFFIX belongs to process 123 on machine 4f2a9c1d, which
+started at tick 88123. So the drafts of killed processes can be told apart from those of running ones, and are removed.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HIDDEN = re.compile(r"\.(.+)\.(part|old)(\d+)-([0-9a-f]{8})-(\d+)(\.[^.]*)?")
 LOCK_FILE = ".lock"  # in a folder that a process writes (latte.folder_lock); never part of what is replaced
-LONGEST_NAME = 200  # bytes; file systems allow 255, of which a draft's name needs some more
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a draft's name needs some more
 ABANDONED_SECONDS = 24 * 3600  # after which the draft of another machine, not changed since, counts as abandoned
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 MANY_FILES = 1000  # to flush one by one
@@ -56,7 +56,7 @@ def hidden_name(name: str, kind: str = "part", suffix: str = "") -> str:
 
 
 def shortened(name: str) -> str:
-    """A name to which something can be added; in the place of a very long one, its digest."""
+    """A name that is short enough to be extended; a very long one is replaced by its digest."""
     return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
@@ -103,13 +103,13 @@ def remove(path: Path) -> None:
 
 
 def link_tree(source: Path, target: Path, only_hidden: bool = False, follow: bool = False) -> None:
-    """Make a folder with the files of another, as hard links where the file system has them, without drafts.
+    """Make a folder with the files of another, without drafts, as hard links where the file system has them.
 
     Args:
         source: A folder.
         target: The folder to make.
         only_hidden: Take only what is hidden in `source` itself, such as .git.
-        follow: Take what symbolic links lead to, in place of the links, which may be relative to where they lie.
+        follow: Take the targets of symbolic links in place of the links, which may be relative to their folder.
     """
 
     def unwanted(folder: str, names: list[str]) -> set[str]:
@@ -144,7 +144,7 @@ def link(source: str, target: str) -> None:
 
 
 def must_stay(folder: Path) -> bool:
-    """Whether a folder cannot be renamed, or should not be: a mount, or where this process, so a shell too, works."""
+    """Whether a folder must not be renamed: a mount, in a read-only folder, or around the working directory."""
     try:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()]
     except (OSError, IndexError):
@@ -159,9 +159,9 @@ def must_stay(folder: Path) -> bool:
 
 
 def take_place(draft: Path, path: Path) -> None:
-    """Put a finished folder in the place of another, which then has the draft's name, if there was one.
+    """Put a finished folder in the place of another; the old one, if there was one, then has the draft's name.
 
-    There always is a complete folder at `path` where the file system can exchange two names, as those of Linux can.
+    Where the file system can exchange two names, as on Linux, there is a complete folder at `path` at all times.
     Elsewhere, such as on NFS, there is none between two renames; `remove_abandoned` puts the old one back if a process
     is killed just then.
     """
@@ -190,7 +190,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(folder: Path) -> None:
-    """Flush a folder with all that is in it to disk; the whole file system at once if there are many files."""
+    """Flush a folder and everything in it to disk; the whole file system at once if there are many files."""
     files = [Path(inside, name) for inside, _, names in os.walk(folder) for name in (".", *names)]
     if len(files) > MANY_FILES and flush_file_system(folder):
         return
@@ -222,14 +222,14 @@ def flush_file_system(folder: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder or a file. A kill meanwhile leaves no part of it under its name."""
+    """Remove a folder or a file. If the process is killed meanwhile, no part of it is left under its name."""
     hidden = path.with_name(hidden_name(path.name))
     os.replace(path, hidden)
     remove(hidden)
 
 
 def move_into(draft: Path, folder: Path, prune: bool) -> None:
-    """Move what is in a finished folder into another, one by one; files that describe the others come last.
+    """Move the contents of a finished folder into another, one by one; files that describe the others come last.
 
     Args:
         draft: The finished folder.

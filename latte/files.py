@@ -17,7 +17,7 @@ MOST_JSON_BYTES = 1 << 26  # of a JSON file; the largest one of a model, its tok
 MOST_LIST_BYTES = 1 << 32  # of a list of all files of a data set
 MOST_MESSAGE = 1500  # characters of an error message, which may quote a file
 DAMAGED = "damaged-"  # prefix of the name that `set_aside` gives
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that git stores in a file's place
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # start of the text that git stores in place of a file
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def replacing(path: str | Path, needed: int | None = None, alone: bool = False) 
 
     Args:
         path: The file to write. Its folder is created.
-        needed: How many bytes it will have, if that is known, for the message about a full disk.
+        needed: Its size in bytes, if known, for the message about a full disk.
         alone: Put the draft into a hidden folder of its own, for writers that put temporary files beside it.
 
     Yields:
@@ -61,11 +61,11 @@ def replacing_folder(path: str | Path, keep: bool = False, into: bool = False) -
 
     Args:
         path: The folder to write.
-        keep: Begin with all files of the existing folder, as hard links, so that a writer replaces some and removes
-            some. Otherwise, all of them are replaced but those whose names begin with a dot: the caller decides
-            whether that may be.
-        into: Leave everything in the existing folder but what has a new version, for a folder that also holds
-            something else. Then a kill at the end leaves some files in their old and some in their new version.
+        keep: Start with all files of the existing folder, as hard links, so that a writer can replace some and remove
+            others. Otherwise, all files are replaced except those whose names begin with a dot; the caller must check
+            that this is acceptable.
+        into: Keep everything in the existing folder except what has a new version, for a folder that also holds other
+            things. If the process is killed at the end, some files may be in their old and some in their new version.
 
     Yields:
         A hidden folder for the draft.
@@ -115,7 +115,7 @@ def remove_abandoned_once(folder: Path) -> None:
 
 
 def set_aside(path: str | Path) -> Path:
-    """Rename what is damaged, or in the place of something else, to damaged-NAME, and return that path."""
+    """Rename something that is damaged or in the way to damaged-NAME, and return that path."""
     path = Path(path)
     aside = path.with_name(f"{DAMAGED}{path.name}")
     remove(aside)
@@ -124,18 +124,18 @@ def set_aside(path: str | Path) -> Path:
 
 
 def read_utf8(path: Path) -> str:
-    """Read a text in UTF-8, without the mark that some editors put at its start.
+    """Read a text in UTF-8, without the byte order mark that some editors write.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is in another encoding, or a pointer of Git LFS.
+        ValueError: If it is in another encoding, or a Git LFS pointer.
     """
     refuse_pointer(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:  # UTF-16 and UTF-32 put zeros beside the letters of English
+    if "\0" in text:  # UTF-16 and UTF-32 put zero bytes next to ASCII letters
         raise ValueError(f"{path} is not a text in UTF-8; save it as one")
     return text
 
@@ -143,7 +143,7 @@ def read_utf8(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text that are not empty, without the space around them. Raises as `read_utf8`.
 
-    Lines end as editors end them. Other marks that Unicode calls the end of a line, as in text from web pages, do not.
+    Only carriage returns and newlines end a line, not the other line separators of Unicode, as in text from web pages.
     """
     return [line.strip() for line in re.split(r"[\r\n]", read_utf8(path)) if line.strip()]
 
@@ -183,10 +183,10 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise CheckpointError if there is only a pointer of Git LFS in the place of a file: its content was not fetched.
+    """Raise CheckpointError if a file is only a Git LFS pointer, because its content was not fetched.
 
     Args:
-        path: A file. One that does not exist or cannot be read is left to whoever reads it.
+        path: A file. One that does not exist or cannot be read passes; the code that reads it reports that.
     """
     if not os.path.isfile(path):  # opening a pipe would wait for its writer
         return
@@ -197,7 +197,7 @@ def refuse_pointer(path: Path) -> None:
         return
     if start == LFS_POINTER:
         raise CheckpointError(
-            f"{path} is a pointer of Git LFS, in the place of the file: fetch the file with `git lfs pull`, in the "
+            f"{path} is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`, in the "
             "folder that git cloned, or download it"
         )
 
@@ -211,14 +211,14 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is a pointer of Git LFS.
+        CheckpointError: If it is a Git LFS pointer.
         ValueError: If it cannot be read, or is not valid JSON in UTF-8, or not an object.
     """
     refuse_pointer(path)
     try:
         if (size := path.stat().st_size) > most_bytes:
             raise ValueError(f"it has {size} bytes; more than {most_bytes} are not read")
-        values = json.loads(path.read_text(encoding="utf-8-sig"))  # without the mark that some editors write
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # without the byte order mark that some editors write
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -231,7 +231,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
 
 def one_line(message: object) -> str:
-    """A message on one line, without control characters, which a terminal would obey; a long one loses its middle.
+    """A message on one line, without control characters, which a terminal would obey; the middle of a long one is cut.
 
     A byte of a file name that is not UTF-8, which Python keeps as a surrogate, is written as in `caf\\xe9`.
     """

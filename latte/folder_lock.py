@@ -1,4 +1,4 @@
-"""A lock on a folder: one process at a time may write it. It ends with its process, however that ends.
+"""A lock on a folder: one process at a time may write it. The lock ends with its process, however that ends.
 
 The lock is a POSIX lock on a hidden file. The system releases it when the process ends, also when it is killed. Forked
 children, such as the workers of a DataLoader, do not inherit it, which they would with flock(2). NFS carries it to
@@ -23,7 +23,7 @@ from latte.drafts import LOCK_FILE, shortened
 from latte.files import set_aside, writable
 
 BEAT = 10.0  # seconds between the holder's signs of life
-WATCH = 90.0  # seconds without one after which a holder is gone; NFS may show a change 60 seconds late
+WATCH = 90.0  # seconds without one after which a holder counts as gone; NFS may show a change 60 seconds late
 LONG_AGO = 3600.0  # a last sign that is older, in seconds, needs no watching, even if clocks differ by minutes
 MOST_BYTES = 4096  # of a record
 
@@ -46,7 +46,7 @@ def exclusive(folder: str | Path, replaced: bool = False) -> Iterator[None]:
     """
     path = lock_path(Path(folder), replaced)
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ValueError(f"{folder} is a file, in the place of a folder: choose another name")
+        raise ValueError(f"{folder} is a file, not a folder: choose another name")
     if os.path.islink(folder) and path.parent == Path(folder) and not os.path.exists(folder):
         raise ValueError(f"{folder} is a link to {os.readlink(folder)}, where no folder is: choose another name")
     name, process = os.path.realpath(path), os.getpid()
@@ -85,7 +85,7 @@ def lock_path(folder: Path, replaced: bool) -> Path:
 
 
 def take(folder: Path, path: Path) -> int:
-    """Open and lock the lock file, and write into it who holds it. Returns its handle."""
+    """Open and lock the lock file, and record the holder in it. Returns its handle."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -119,7 +119,7 @@ def is_at(handle: int, path: Path) -> bool:
 
 
 def this_machine() -> str:
-    """What distinguishes this machine, as long as it runs: processes of one machine see each other's locks."""
+    """An identifier of this machine until its next boot: processes of one machine see each other's locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -127,7 +127,7 @@ def this_machine() -> str:
 
 
 def write_record(handle: int, settle: bool) -> bool:
-    """Write who holds the lock. With `settle`, wait a moment, and return whether no other process wrote itself too."""
+    """Record the holder of the lock. With `settle`, wait a moment, and return whether no other process did so too."""
     record = {"host": socket.gethostname(), "machine": this_machine(), "pid": os.getpid()}
     record["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
     with suppress(OSError):  # a full disk must not stop a run: the lock holds without the record
@@ -139,7 +139,7 @@ def write_record(handle: int, settle: bool) -> bool:
 
 
 def read_record(handle: int) -> dict[str, Any]:
-    """Read who holds the lock; nothing if that is not known."""
+    """Read the record of the holder; empty if it is not known."""
     try:
         record = json.loads(os.pread(handle, MOST_BYTES, 0))
     except (OSError, ValueError, RecursionError):
@@ -148,12 +148,12 @@ def read_record(handle: int) -> dict[str, Any]:
 
 
 def is_alive(folder: Path, path: Path, holder: dict[str, Any], locks: bool) -> bool:
-    """Whether the process that wrote itself into a lock file, and did not remove it, still lives.
+    """Whether the process that is recorded in a lock file is still alive.
 
     Args:
         folder: The folder, for the message.
         path: The lock file.
-        holder: What it says.
+        holder: The record in it.
         locks: Whether this process could lock the file.
     """
     if not holder or (locks and holder.get("machine") == this_machine()):

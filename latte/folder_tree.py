@@ -1,4 +1,4 @@
-"""Everything inside a folder, at any depth: visiting it in order, past what would block, and copying it."""
+"""Walking and copying a folder: everything inside it is visited in order, except what would block."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def walk_tree(folder: str | Path, parents: tuple[str, ...] = ()) -> Iterator[Pat
 
 
 def file_mode(path: str | Path) -> int:
-    """What stat says of a path, or of what a link there leads to; 0 for a broken link."""
+    """The st_mode of a path, following links; 0 for a broken link."""
     try:
         return os.stat(path).st_mode
     except OSError:
@@ -46,7 +46,7 @@ def file_mode(path: str | Path) -> int:
 
 
 def is_special(path: str | Path, mode: int | None = None) -> bool:
-    """Whether a path, or what a link there leads to, is neither a file nor a folder. A broken link is not special."""
+    """Whether a path, following links, is neither a file nor a folder. A broken link is not special."""
     mode = file_mode(path) if mode is None else mode
     return bool(mode) and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 

@@ -1,4 +1,4 @@
-"""Where the networks of a pipeline are, and ways to need less memory for them."""
+"""The devices of a pipeline's networks, and ways to save memory on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from latte.models.vae import VideoVAE
 
 
 class MemoryMixin:
-    """A pipeline's devices, and what saves memory on them.
+    """A pipeline's devices, and options that save memory.
 
     Attributes:
-        offload_text_encoder: Where the text encoder goes after each encoding: None, it stays; "cpu", also from .to();
-            "free", it is deleted.
+        offload_text_encoder: What happens to the text encoder after each encoding. None: it stays. "cpu": it moves to
+            the CPU, and .to() leaves it there. "free": it is deleted.
     """
 
     offload_text_encoder: str | None = None
@@ -34,7 +34,7 @@ class MemoryMixin:
     def to(self, *args: Any, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks to a device, or to a dtype, or both, in any order; returns the pipeline itself.
 
-        A device ends what enable_model_cpu_offload began.
+        Giving a device ends enable_model_cpu_offload.
         """
         for value in args:
             device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
@@ -64,13 +64,13 @@ class MemoryMixin:
         return networks[0]
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
-        """Keep the networks on the CPU, and only the one that computes on the device. Videos are the same.
+        """Keep the networks on the CPU, and move each to the device only while it computes. Videos are the same.
 
         A call moves the text encoder to the device and back, then for each batch the transformer, then the VAE.
 
         Args:
             gpu_id: The number of the GPU.
-            device: The device; None, the GPU. `.to(device)` ends the offloading.
+            device: The device; None means the GPU. `.to(device)` ends the offloading.
 
         Raises:
             ValueError: There is no such device, or it is the CPU.
@@ -80,13 +80,13 @@ class MemoryMixin:
             device = f"{torch.device(device or 'cuda').type}:{gpu_id}"
         found = usable_device(None if device is None else str(device))
         if found.type == "cpu":
-            raise ValueError("enable_model_cpu_offload needs a GPU to move networks to, and this machine shows none")
+            raise ValueError("enable_model_cpu_offload needs a GPU to move networks to, but this machine has none")
         self.to("cpu")
         self._offloads_from = found
 
     @contextmanager
     def computing(self, *networks: nn.Module | None) -> Iterator[None]:
-        """Inside it, the networks are where the pipeline computes, even if they are offloaded."""
+        """Within the context, the networks are on the device that computes, even if they are offloaded."""
         moved = [each for each in networks if each is not None and self._moves(each)]
         for network in moved:
             network.to(self.device)
@@ -101,7 +101,7 @@ class MemoryMixin:
         return self._offloads_from is not None or of_text
 
     def enable_vae_slicing(self) -> None:
-        """Decode one frame at a time, as decode_chunk_size=1 does: the least memory, the same pixels to rounding."""
+        """Decode one frame at a time, as decode_chunk_size=1 does: the least memory, the same pixels up to rounding."""
         vae = self._its_vae()
         if self._chunk_before is None:
             self._chunk_before = vae.chunk
@@ -114,7 +114,7 @@ class MemoryMixin:
             self._chunk_before = None
 
     def enable_vae_tiling(self, tile_size: int = 256) -> None:
-        """Decode larger frames in overlapping tiles that fade into each other. This is not exact.
+        """Decode larger frames in overlapping tiles that are blended into each other. This is not exact.
 
         A tile does not see the rest of the frame, so colours and seams can differ from those of a frame that is decoded
         whole (latte.models.vae_tiles). Slicing, and decode_chunk_size, save memory without that.

@@ -1,4 +1,4 @@
-"""What a pipeline's call returns: latents decoded by the VAE, in the form that output_type names."""
+"""The output of a pipeline call: latents decoded by the VAE, in the form named by output_type."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
 @dataclass
 class LatteOutput:
-    """The result of a call; output[0] and output["frames"] are its frames too.
+    """The result of a call; output[0] and output["frames"] also give its frames.
 
     Attributes:
         frames: One entry per video, in the requested output_type.
@@ -31,7 +31,7 @@ class LatteOutput:
         return vars(self)[key] if isinstance(key, str) else self.to_tuple()[key]
 
     def to_tuple(self) -> tuple[Frames]:
-        """(frames,), as return_dict=False gives it."""
+        """(frames,), as returned with return_dict=False."""
         return (self.frames,)
 
 
@@ -51,7 +51,7 @@ def decode_latents(vae: VideoVAE | None, latents: Tensor, output_type: str) -> T
 
 
 def as_output(videos: Tensor, output_type: str) -> Frames:
-    """Videos (b, f, 3, h, w), or latents (b, f, c, h, w), as decode_latents gives them, in the requested form."""
+    """Convert videos (b, f, 3, h, w), or latents (b, f, c, h, w), from decode_latents to the requested form."""
     if output_type == "latent":
         return rearrange(videos, "b f c h w -> b c f h w")
     if output_type in ("pt", "uint8"):
@@ -62,7 +62,7 @@ def as_output(videos: Tensor, output_type: str) -> Frames:
 
 @contextmanager
 def decode_chunk(vae: VideoVAE | None, chunk: int | None) -> Iterator[None]:
-    """Inside it, the VAE works on `chunk` frames at once; None, on as many as before."""
+    """Within the context, the VAE works on `chunk` frames at once; None changes nothing."""
     if vae is None or chunk is None:
         yield
         return

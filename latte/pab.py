@@ -1,8 +1,8 @@
 """Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588): layers reuse their outputs over denoising steps.
 
-Its rules make plans, which our pipeline follows. For other pipelines it attaches to a network from outside. It needs
-layers that declare their `kind` ("spatial", "temporal", "cross", "mlp") and a network that is called once per
-evaluation, with both halves of guidance in one batch.
+In LattePipeline, its rules make plans. For other pipelines it attaches to a network from outside. It needs layers that
+declare their `kind` ("spatial", "temporal", "cross", "mlp") and a network that is called once per evaluation, with both
+halves of guidance in one batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +25,11 @@ class Broadcast:
     """A rule: inside a window of timesteps, a layer computes only in every skip_range-th evaluation of a run.
 
     Attributes:
-        skip_range: 1 or more; 1 computes always.
-        window: Timesteps (low, high); outside of low < t < high the layer computes always.
+        skip_range: 1 or more; with 1, the layer always computes.
+        window: Timesteps (low, high); outside of low < t < high the layer always computes.
 
     Raises:
-        ValueError: The numbers are not such.
+        ValueError: A value is not valid.
     """
 
     skip_range: int
@@ -56,9 +56,9 @@ class Spans:
     timesteps, so that they suit other numbers of steps too.
 
     Attributes:
-        starts: Timesteps at which spans start, going down.
+        starts: Timesteps at which spans start; they extend downwards.
         length: Length of a span in timesteps.
-        first: Only so many layers of the kind, in their order, follow the rule; None, all of them.
+        first: Only this many layers of the kind, in network order, follow the rule. None means all of them.
     """
 
     starts: tuple[float, ...] = (720, 640, 560, 480, 400)
@@ -86,7 +86,7 @@ def broadcast_plan(plan: Plan, rules: Mapping[str, Broadcast | Spans], after_gat
     """Let the layers of a plan's evaluations follow rules.
 
     Args:
-        plan: What is computed without rules.
+        plan: The plan without rules.
         rules: A rule per kind.
         after_gate: See latte.plans.records.Plan.
 
@@ -106,13 +106,13 @@ def broadcast_plan(plan: Plan, rules: Mapping[str, Broadcast | Spans], after_gat
 
 
 class BroadcastState:
-    """Where a run over the denoising steps is that nobody planned, and the outputs that are cached.
+    """The position of an unplanned run in its denoising steps, and the cached outputs.
 
     Attributes:
-        count: Index of the present evaluation.
+        count: Index of the current evaluation.
         t: Its timestep.
         rows: Rows of the batch.
-        cache: What keeps the last output of each layer.
+        cache: The cache of the last output of each layer.
 
     Args:
         rules: A rule per kind.
@@ -131,7 +131,7 @@ class BroadcastState:
         self.cache.kept.clear()
 
     def advance(self, t: float, rows: int) -> None:
-        """Begin another evaluation. A timestep that rises means that another run has begun.
+        """Begin another evaluation. If the timestep rises, a new run has begun.
 
         Where guidance begins or ends, the batch changes, and cached outputs no longer fit.
         """
@@ -150,18 +150,19 @@ def pyramid_attention_broadcast(
     timestep: Callable[[], float | Tensor] | None = None,
     after_gate: bool = False,
 ) -> Iterator[BroadcastState]:
-    """Inside it, the layers of `model` follow the rule of their kind; a kind without a rule computes always.
+    """Within the context, the layers of `model` follow the rule of their kind; a kind without a rule always computes.
 
     Args:
         model: A network whose layers declare their `kind`.
         rules: A rule per kind.
         timestep: Returns the current timestep; called once per evaluation. None takes the second argument of the
             model's calls, t (b,).
-        after_gate: What is cached. False: a layer's output before the block's gate, which is then the present gate, as
-            in diffusers. True: what the block adds to the residual, as in VideoSys. Cross-attention has no gate.
+        after_gate: What is cached. False: a layer's output before the block's gate, so that the current gate applies,
+            as in diffusers. True: what the block adds to the residual stream, as in VideoSys. Cross-attention has no
+            gate.
 
     Yields:
-        The state of the run. Nothing of it remains afterwards.
+        The state of the run. Afterwards the model is as before.
 
     Raises:
         ValueError: A rule is for a kind that the model does not have, or its layers share one gate.
@@ -188,7 +189,7 @@ def pyramid_attention_broadcast(
 
 
 def as_number(t: float | Tensor) -> float:
-    """A timestep as a number; the first of a batch's, which agree."""
+    """A timestep as a number; of a batch, the first one, since all agree."""
     return t.flatten()[0].item() if isinstance(t, Tensor) else float(t)
 
 
@@ -206,7 +207,7 @@ class PyramidAttentionBroadcastMixin:
 
     @contextmanager
     def broadcasting(self) -> Iterator[None]:
-        """Inside it, for one run over the steps, layers follow the rules of enable_pyramid_attention_broadcast.
+        """Within the context, for one run over the steps, layers follow enable_pyramid_attention_broadcast.
 
         The cache is empty at the start and freed at the end, also if the run is aborted.
         """
@@ -235,16 +236,18 @@ class PyramidAttentionBroadcastMixin:
         mlp_spans: Spans | None = None,
         after_gate: bool = False,
     ) -> None:
-        """Reuse layers' outputs from the next call on; a kind without a skip range computes always.
+        """Reuse layers' outputs from the next call on; a kind without a skip range always computes.
 
         Args:
-            spatial_attn_skip_range: Compute spatial attention in every so many-th evaluation; the same for the others.
-            spatial_attn_timestep_range: Timesteps (low, high) between which outputs are reused; so are the others.
+            spatial_attn_skip_range: Compute spatial attention once in this many evaluations. The other kinds have the
+                same option.
+            spatial_attn_timestep_range: Timesteps (low, high) between which outputs are reused. The other kinds have
+                the same option.
             mlp_spans: In place of mlp_skip_range: Spans() reuses outputs of MLPs as VideoSys does.
             after_gate: See pyramid_attention_broadcast.
 
         Raises:
-            ValueError: No kind is named, a range is not one, or both ways for MLPs are.
+            ValueError: No kind is given, a range is not valid, or both mlp_skip_range and mlp_spans are given.
         """
         asked = {
             "spatial": (spatial_attn_skip_range, spatial_attn_timestep_range),

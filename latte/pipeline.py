@@ -1,4 +1,4 @@
-"""From classes or prompts to videos: one pipeline, one loop, in diffusers' words."""
+"""From classes or prompts to videos: one pipeline, one loop, with the names of diffusers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,14 +33,14 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 
 class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, CallStateMixin, DescriptionMixin):
-    """A Latte with the parts that it takes to make videos: class-conditional, unconditional or text-to-video.
+    """A Latte with the parts that are needed to make videos: class-conditional, unconditional or text-to-video.
 
     The parts are attributes and may be replaced. A class-conditional model has `transformer`, `vae`, `scheduler` and
     `class_names`; a text-to-video model has `transformer`, `vae`, `text_encoder`, `tokenizer` and `scheduler`. Both may
     have a `weaker` model, which autoguidance guides away from.
 
     Attributes:
-        sampling: What a call uses where it names nothing: guidance, steps and eta.
+        sampling: Defaults of a call: guidance, steps and eta.
         cuda_graphs: On CUDA, record each kind of denoising step once, and replay it (latte.fast.graph_run).
     """
 
@@ -92,7 +92,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         negative_prompt_embeds: Tensor | None = None, clean_caption: bool = True, mask_feature: bool = True,
         dtype: torch.dtype | None = None, *, text_mask: str = "single",
     ) -> Text:  # fmt: skip
-        """Embed prompts, for a call's prompt_embeds; the order of the arguments is diffusers'.
+        """Embed prompts, for a call's prompt_embeds; the arguments are in the order of diffusers.
 
         A call takes the result as prompt_embeds. If it has no masks, as with one prompt, its two embeddings may be
         passed as prompt_embeds and negative_prompt_embeds: `prompt, negative = pipe.encode_prompt("a dog")`.
@@ -102,16 +102,16 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
             do_classifier_free_guidance: Whether the negative prompts are embedded too.
             negative_prompt: One for all prompts, or one each.
             num_images_per_prompt: Rows for every prompt.
-            device: Where the result is; None, where the text encoder computes.
-            prompt_embeds: Embeddings (b, l, d) that were made before.
+            device: The device of the result; None means that of the text encoder.
+            prompt_embeds: Embeddings (b, l, d) from an earlier call.
             negative_prompt_embeds: The same for the negative prompts.
             clean_caption: Clean the text as the training captions were (latte.text.caption).
-            mask_feature: Leave padding out, in the way that text_mask names.
-            dtype: Of the result; None, as the text encoder computes.
+            mask_feature: Exclude padding from attention, as text_mask says.
+            dtype: The dtype of the result; None means that of the text encoder.
             text_mask: "single", "strict" or "reference": see latte.text.embed.
 
         Raises:
-            ValueError: Words that do not go together, shapes that do not fit, or no text encoder.
+            ValueError: Arguments that do not go together, shapes that do not fit, or no text encoder.
         """
         if not self.takes_prompts:
             raise ValueError(f"this pipeline is for {self.conditioning.describes}: it has no prompts to encode")
@@ -140,28 +140,28 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         guidance_options: Mapping[str, float] | None = None, guidance_schedule: str | None = None,
         autoguidance_scale: float | None = None,
     ) -> LatteOutput | tuple:  # fmt: skip
-        """Make videos of prompts, of classes, or of an unconditional model; arguments by position are diffusers'.
+        """Make videos from prompts or classes, or unconditionally; positional arguments are in the order of diffusers.
 
         Args:
             prompt: What to show: a text or several; for a class-conditional model its class_labels, by number or name.
-            negative_prompt: What to lead away from, one for all prompts or one each; counts if guidance_scale > 1.
-            num_inference_steps, timesteps: A number of steps (or "ddim50" with "even" spacing), or falling timesteps.
+            negative_prompt: What to guide away from, one for all prompts or one each; used if guidance_scale > 1.
+            num_inference_steps, timesteps: Number of steps (or "ddim50" with "even" spacing); or decreasing timesteps.
             guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule, autoguidance_scale:
-                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, below 1 is no guidance.
+                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, below 1 means none.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
-            num_frames, video_length, height, width: Size in frames and pixels; None, as the model was trained.
-            eta, sampler: DDIM's noise in [0, 1], and a name of latte.scheduler.ALL in place of the scheduler's.
+            num_frames, video_length, height, width: Size in frames and pixels; None means the size of training.
+            eta, sampler: DDIM's eta in [0, 1], and a name in latte.scheduler.ALL in place of the scheduler's.
             seed, generator, latents: Source of noise (see noise_source): video i has the noise of (seed, first + i).
             prompt_embeds, negative_prompt_embeds: From encode_prompt, or (b, l, caption_channels) without padding.
             output_type: "pil" lists of images, "np" (b, f, h, w, 3) or "pt" (b, f, 3, h, w) floats in [0, 1], "uint8"
                 (b, f, 3, h, w) bytes, "latent" (b, c, f, h, w).
             callback_on_step_end, callback_on_step_end_tensor_inputs: Called as f(pipe, step, t, tensors); may return
-                other tensors of those names, or set pipe.interrupt to stop with what was begun. An object with
-                `tensor_inputs`, as diffusers' PipelineCallback has, names the tensors itself.
+                other tensors of those names, or set pipe.interrupt to stop early. An object with `tensor_inputs`, as
+                diffusers' PipelineCallback has, names the tensors itself.
             clean_caption, mask_feature, text_mask, enable_temporal_attentions: See encode_prompt; False skips the
                 temporal blocks of a text-to-video model.
-            decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, the
-                last batch filled up. Both affect memory and rounding only.
+            decode_chunk_size, batch_size: Frames that the VAE decodes at once; videos that are denoised at once, with
+                the last batch padded. Both affect memory and rounding only.
             num_videos, first: Number of unconditional videos; number of the first video under a seed.
 
         Raises:
@@ -193,10 +193,10 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
     def latent_shape(
         self, num_frames: int | None, video_length: int | None, height: int | None, width: int | None
     ) -> tuple[int, int, int, int]:
-        """Latents (f, c, h, w) of one video, from its size in frames and pixels; None, as the model was trained.
+        """Latents (f, c, h, w) of one video, from its size in frames and pixels; None means the size of training.
 
         Raises:
-            ValueError: A size that the VAE and the patches do not divide.
+            ValueError: A size is not divisible by the factors of the VAE and the patches.
         """
         cfg, factor = self.transformer.config, self.vae.factor if self.vae is not None else 8
         called = "num_frames" if video_length is None else "video_length"
@@ -227,7 +227,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
 
 
 def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> None:
-    """Raise ValueError if the VAE's latents are not the model's, or its pixels not a video's."""
+    """Raise ValueError if the channels of the VAE do not match the model's latents, or those of a video."""
     if vae is None or transformer is None:
         return
     channels = (vae.config.latent_channels, vae.config.in_channels, vae.config.out_channels)
@@ -235,5 +235,5 @@ def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> Non
         latent, pixels = f"{channels[0]} latent", f"{channels[1]} and {channels[2]} pixel"
         raise ValueError(
             f"the VAE has {latent} and {pixels} channels; the model's latents have "
-            f"{transformer.config.in_channels}, and a video 3"
+            f"{transformer.config.in_channels}, and a video has 3"
         )

@@ -1,4 +1,4 @@
-"""Which plan a pipeline's calls follow: one that was made before, one by its name, or one that a rule makes."""
+"""The choice of the plan that a pipeline's calls follow: a given plan, a plan by name, or one that a rule makes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,7 @@ PlanRule = Callable[[Plan], Plan]
 
 
 class PlanMixin(PyramidAttentionBroadcastMixin):
-    """A pipeline's plan. With autoguidance, the weaker network computes all of itself in every guided evaluation.
+    """A pipeline's plan. With autoguidance, the weaker network is computed in full in every guided evaluation.
 
     Attributes:
         plan_folder: Where plans are looked up by name: the model's folder.
@@ -33,7 +33,7 @@ class PlanMixin(PyramidAttentionBroadcastMixin):
                 as "faithful" or "fast".
 
         Raises:
-            ValueError: There is no such plan, its file is wrong, or Pyramid Attention Broadcast is enabled.
+            ValueError: There is no such plan, its file is not valid, or Pyramid Attention Broadcast is enabled.
         """
         if self._broadcast is not None:
             raise ValueError("Pyramid Attention Broadcast makes a plan of its own: disable it before enable_plan")
@@ -46,11 +46,11 @@ class PlanMixin(PyramidAttentionBroadcastMixin):
         self._plan = None
 
     def plan_digest(self) -> str | None:
-        """What identifies the plan that is enabled; None for none, or for one that a rule makes."""
+        """A digest of the enabled plan; None if there is none, or if a rule makes it."""
         return sha256(plan_text(self._plan).encode()).hexdigest() if isinstance(self._plan, Plan) else None
 
     def planned(self, exact: Plan) -> Plan:
-        """What a call computes, given the plan that computes everything; raises ValueError if a plan does not fit."""
+        """The plan of a call, given the one that computes everything; raises ValueError if a plan does not fit."""
         if self._broadcast is not None:
             if self._plan is not None:
                 raise ValueError("Pyramid Attention Broadcast makes a plan of its own: disable one of the two")
@@ -60,7 +60,7 @@ class PlanMixin(PyramidAttentionBroadcastMixin):
         return fitted(self._plan, exact) if isinstance(self._plan, Plan) else self._plan(exact)
 
     def following(self, denoiser: GuidedDenoiser) -> AbstractContextManager[None]:
-        """Inside it, the readable network follows a denoiser's plan; the fast form does so by itself."""
+        """Within the context, the readable network follows a denoiser's plan; the fast form does so by itself."""
         if denoiser.cache is None or denoiser.fast:
             return nullcontext()
         return following(self.transformer, denoiser.cache, denoiser.plan.kinds)

@@ -26,7 +26,7 @@ NOT_GIVEN: Any = object()  # a part that from_pretrained is to read
 
 
 class PretrainedMixin:
-    """A pipeline that is read and written, in diffusers' words."""
+    """Loading and saving a pipeline, with the method names of diffusers."""
 
     conditioning: Conditioning
     sampling: Sampling
@@ -48,20 +48,20 @@ class PretrainedMixin:
 
         Args:
             path: Anything that latte.load_model takes, a text-to-video folder (published or ours), a training run, the
-                name of a model that ships, or a name on the Hugging Face hub.
-            torch_dtype, dtype: Of the weights that are read; two names of one setting. float32 by default.
-            transformer: A part that is passed in is neither read nor converted; so are text_encoder, tokenizer and
-                scheduler. None leaves a part out (and takes the default scheduler).
-            vae: The same, or another folder, or the name of one in this folder such as "vae_temporal_decoder".
+                name of a bundled model, or a name on the Hugging Face hub.
+            torch_dtype, dtype: The dtype of the loaded weights, float32 by default; two names for one setting.
+            transformer: A part that is passed in is used as it is, neither read nor converted. The same holds for
+                text_encoder, tokenizer and scheduler. None leaves a part out (or takes the default scheduler).
+            vae: The same; or another VAE folder, or the name of one in this folder, such as "vae_temporal_decoder".
             memory: "low" keeps the text encoder in 8 bits, and on the CPU between encodings, and lets the VAE work on
                 one frame at a time. For text-to-video models.
             weights: "ema" or "model", if a checkpoint holds both. For class-conditional models.
             num_heads: Attention heads of an original file of an unpublished width. For class-conditional models.
-            variant: A word in the names of the weight files, such as "fp16". None takes the plain files, or else
-                the only variant that there is if it differs in precision alone.
-            local_files_only: A name on the hub is looked up in the local cache alone. False downloads what is missing,
-                with the package huggingface_hub.
-            weaker: As transformer: None leaves the folder's weaker model out, and guidance is classifier-free.
+            variant: A word in the names of the weight files, such as "fp16". None takes the plain files or, if there
+                are none, the only variant present, provided that it differs in precision only.
+            local_files_only: Look up a name on the hub in the local cache only. False downloads missing files with the
+                package huggingface_hub.
+            weaker: Like transformer. None leaves the folder's weaker model out, and guidance is classifier-free.
 
         Raises:
             CheckpointError: A part is missing, damaged or does not fit, or cannot be downloaded.
@@ -101,7 +101,7 @@ class PretrainedMixin:
         Args:
             path: The file, or its address or name on the Hugging Face hub: "https://huggingface.co/OWNER/NAME/blob/
                 main/FILE" or "OWNER/NAME/FILE".
-            local_files_only: A file on the hub is looked up in the local cache alone. False downloads it.
+            local_files_only: Look up a file on the hub in the local cache only. False downloads it.
             options: As from_pretrained takes.
 
         Raises:
@@ -113,7 +113,7 @@ class PretrainedMixin:
         """Write the pipeline, with the plans of the folder that it came from, as a folder that from_pretrained reads.
 
         Args:
-            folder: Where to write; a folder that was written before is replaced.
+            folder: Where to write. A folder written by an earlier call is replaced.
             published: Use the published layout, which diffusers reads too (text to video only), in place of ours.
             variant: A word for the names of the weight files, such as "fp16" in model.fp16.safetensors; the dtype
                 of the weights is the pipeline's.
@@ -132,13 +132,13 @@ class PretrainedMixin:
     ) -> str:  # fmt: skip
         """Upload the pipeline and its model card to the Hugging Face hub, with the package huggingface_hub.
 
-        The card is that of the folder that the pipeline came from, or a short one if there is none.
+        The card is taken from the folder that the pipeline came from; if it has none, a short card is written.
 
         Args:
             repo_id: "OWNER/NAME"; it is created if it does not exist.
-            commit_message: Of the commit; by default "Upload LattePipeline".
-            private: Whether a repository that is created is private; None, as the owner's default is.
-            token: Of the account; None, that of `hf auth login`.
+            commit_message: The message of the commit, by default "Upload LattePipeline".
+            private: Whether a newly created repository is private. None takes the owner's default.
+            token: The account's token. None takes the one of `hf auth login`.
             create_pr: Propose the change as a pull request.
             published, variant: See save_pretrained.
 

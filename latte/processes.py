@@ -19,15 +19,15 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 T = TypeVar("T")
 
-# Gloo's threads need Python's global lock to free their last tensors. destroy_process_group holds that lock while it
-# waits for them, which deadlocks unless they have finished; sleeping first hands them the lock.
+# Gloo's threads need Python's GIL to free their last tensors. destroy_process_group holds the GIL while it waits for
+# them, which deadlocks unless they have finished; sleeping first lets them take it.
 GLOO_CLEANUP_SECONDS = 0.2
 
 # How long processes wait for work that only the first one does, such as a sample grid or an FVD.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
-# How long they wait for each other at the start, in seconds: for one that was never started, it would be for ever. They
-# say so after a while.
+# How long they wait for each other at the start, in seconds, since a process may never have been started; and after
+# which time they report that they are waiting.
 START_TIMEOUT, START_NOTICE = 300.0, 20.0
 ADVICE = "start all processes with torchrun; or unset RANK and WORLD_SIZE to use one process"
 
@@ -36,7 +36,7 @@ LAUNCH_DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
 class Launch(NamedTuple):
-    """What torchrun's environment variables say of this process; one that it did not start is the only one.
+    """This process according to torchrun's environment variables; without torchrun, it is the only one.
 
     Attributes:
         rank: The number of this process, from 0.
@@ -79,7 +79,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add a tensor of every process in place, and return it."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -107,7 +107,7 @@ class Ranks:
 
     @contextmanager
     def first_inside(self, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
-        """Enter a context, such as a lock, in process 0 alone. If it cannot be entered, all processes fail."""
+        """Enter a context, such as a lock, in process 0 only. If it cannot be entered, all processes fail."""
         with ExitStack() as stack:
             self.first_only(lambda: bool(stack.enter_context(context())))
             yield
@@ -123,7 +123,7 @@ class Ranks:
         """Do something in process 0, and return its result in every process.
 
         Args:
-            work: What to do. Its result must be small, and one that pickle can copy.
+            work: The function to run. Its result must be small, and pickle must be able to copy it.
 
         Returns:
             What `work` returned in process 0.
@@ -143,8 +143,8 @@ class Ranks:
         """Do `count` pieces of work, an equal share in each process, and yield all results in every process.
 
         Args:
-            count: How many pieces there are. They are numbered from 0, and yielded in this order.
-            work: Does the piece of a number. Its result must be one that pickle can copy.
+            count: The number of pieces, which are numbered from 0 and yielded in this order.
+            work: Does the piece with this number. Pickle must be able to copy its result.
             block: How many pieces a process does before the results are exchanged.
 
         Raises:
@@ -165,7 +165,7 @@ class Ranks:
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """The result of some work, or else the error that it raised, as other processes can raise it too."""
+    """The result of some work, or the error that it raised, in a form that other processes can raise too."""
     try:
         return work(), None
     except Exception as caught:
@@ -185,7 +185,7 @@ def can_be_sent(error: Exception) -> Exception:
 def processes(device: torch.device) -> Iterator[Ranks]:
     """Join the process group that torchrun's environment variables describe, for the length of the block.
 
-    Within a block that has joined, further blocks do nothing.
+    Nested blocks do nothing.
 
     Args:
         device: What this process computes on: with CUDA, tensors are exchanged by NCCL, otherwise by Gloo.
@@ -194,7 +194,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         This process's rank and the number of processes; rank 0 of 1 if the variables are not set.
 
     Raises:
-        ValueError: The variables contradict each other, or some processes did not come within START_TIMEOUT seconds.
+        ValueError: The variables contradict each other, or some processes did not join within START_TIMEOUT seconds.
     """
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
@@ -222,7 +222,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
 
 
 def meet(rank: int, size: int) -> dist.Store:
-    """Wait until all processes have come to the address that MASTER_ADDR and MASTER_PORT name.
+    """Wait until all processes have joined at the address in MASTER_ADDR and MASTER_PORT.
 
     Args:
         rank: The number of this process.
@@ -232,7 +232,7 @@ def meet(rank: int, size: int) -> dist.Store:
         The store that they share.
 
     Raises:
-        ValueError: The variables are wrong, or a process did not come. The message names the address.
+        ValueError: The variables are wrong, or a process did not join. The message names the address.
     """
     if not 0 <= rank < size:
         raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: {ADVICE}")
@@ -261,13 +261,13 @@ def meet(rank: int, size: int) -> dist.Store:
 
 
 def open_store(host: str, port: int, rank: int, size: int) -> dist.Store:
-    """Open the store that all processes share and write into it that this one is here.
+    """Open the store that all processes share, and announce this process in it.
 
     torchrun's agent serves it, or else process 0. The attempts to connect are short, so that Ctrl-C ends the waiting.
 
     Raises:
         OSError: Nobody serves it yet.
-        RuntimeError: It cannot be served, or what serves there is something else.
+        RuntimeError: It cannot be served, or another program serves at this address.
     """
     serves, short = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True", timedelta(seconds=5)
     if not serves:
@@ -280,7 +280,7 @@ def open_store(host: str, port: int, rank: int, size: int) -> dist.Store:
 
 
 def absent_ranks(store: dist.Store, rank: int, size: int) -> list[int]:
-    """The processes that are not here yet."""
+    """The processes that have not joined yet."""
     if store.check([f"here-{other}" for other in range(size)]):
         return []
     return [other for other in range(size) if not store.check([f"here-{other}"])]

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, and a line now and then in a log file."""
+"""The progress of long work: a bar on a terminal, an occasional line in a log file."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
-LINE_SECONDS, MOST_LINE_SECONDS = 30.0, 300.0  # between the lines of a log: a 20th of the time so far, within these
-SHORT_SECONDS = 5.0  # a part of something larger that is over sooner has no line in a log
+LINE_SECONDS, MOST_LINE_SECONDS = 30.0, 300.0  # between log lines: a 20th of the time so far, in this range
+SHORT_SECONDS = 5.0  # a subtask that ends sooner has no line in a log
 
 T = TypeVar("T")
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 class Progress(tqdm):
     """tqdm's progress bar, on a terminal or in a notebook. Elsewhere, such as in a log file, it prints whole lines.
 
-    The lines come after the first item, then every half minute at most, more rarely if it takes hours, and at the end.
-    A part of something larger (leave=False) has none if it is over within SHORT_SECONDS. Of several processes that
-    torchrun started, only the first one shows anything. An item may be counted in parts, such as update(0.1): complete
-    items are shown, and the parts tell the time that is left.
+    A line is printed after the first item, then at most every half minute (less often if the work takes hours), and at
+    the end. A subtask (leave=False) has no lines if it ends within SHORT_SECONDS. Of several processes started by
+    torchrun, only the first one shows anything. An item may be counted in fractions, such as update(0.1): only complete
+    items are shown, but the fractions count for the remaining time.
 
     Args:
-        iterable: What to go through. None: call `update` after each item instead.
-        desc: What is done, such as "encoding".
+        iterable: What to iterate over. None: call `update` after each item instead.
+        desc: A word for the work, such as "encoding".
         total: How many items there are. None: the length of the iterable.
         leave: Whether the bar stays when all is done.
-        unit: What an item is, in the singular, such as "clip".
+        unit: The name of an item, in the singular, such as "clip".
         options: Other options of tqdm, such as initial and disable.
     """
 
@@ -41,7 +41,7 @@ class Progress(tqdm):
     ):
         self.in_lines = not redraws(options.get("file") or sys.stderr)
         self.shown: float | None = None  # the count in the last line
-        self.due = 0.0  # when the next line is
+        self.due = 0.0  # when the next line is due
         if self.in_lines:
             options |= {"mininterval": 0, "miniters": 1}  # so that `update` is called after every item
         options["disable"] = options.get("disable") or os.environ.get("RANK", "0") != "0"
@@ -50,7 +50,7 @@ class Progress(tqdm):
             self.due = self._time() + (0.0 if leave else SHORT_SECONDS)
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count n items as done, and show that if it is time to."""
+        """Count n items as done, and show the progress if it is time to."""
         if not self.in_lines or self.disable:
             return super().update(n)
         self.n += n or 0
@@ -60,7 +60,7 @@ class Progress(tqdm):
         return None
 
     def skip(self, n: int) -> None:
-        """Count n items as done before, which says nothing about the time that the others take."""
+        """Count n items as done earlier, so that they do not enter the estimate of the remaining time."""
         if not self.disable:
             self.initial += n
             self.n += n
@@ -72,7 +72,7 @@ class Progress(tqdm):
             self.update()
 
     def print_line(self) -> None:
-        """Print how far the work is as a line, unless the last one said so."""
+        """Print the progress as a line, unless the last line already shows it."""
         if self.n in (self.initial, self.shown):
             return
         elapsed, postfix = self.format_dict["elapsed"], f", {self.postfix}" if self.postfix else ""
@@ -89,7 +89,7 @@ class Progress(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What tqdm draws the bar of: the number of complete items, and the speed by all parts that are done."""
+        """The values that tqdm draws the bar from: the number of complete items, and the speed including fractions."""
         values = super().format_dict
         if isinstance(getattr(self, "n", 0), float) and values.get("elapsed"):
             rate = (self.n - self.initial) / values["elapsed"]
@@ -97,7 +97,7 @@ class Progress(tqdm):
         return values
 
     def close(self) -> None:
-        """End the bar, or print the last line. Work that ended early says how far it came."""
+        """End the bar, or print the last line. For work that ended early, it shows how far the work got."""
         if self.in_lines and not self.disable:
             if self.leave or self.shown is not None or self._time() >= self.due:
                 self.print_line()
@@ -105,7 +105,7 @@ class Progress(tqdm):
         super().close()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Draw the bar; lines are not drawn again."""
+        """Draw the bar; printed lines are not redrawn."""
         return not self.in_lines and bool(super().display(msg, pos))
 
     def clear(self, nolock: bool = False) -> None:
@@ -115,10 +115,10 @@ class Progress(tqdm):
 
 
 def whole(count: float) -> int:
-    """The number of complete items; 0.1, ten times, is one."""
+    """The number of complete items; ten times 0.1 counts as one."""
     return int(count + 1e-6)
 
 
 def redraws(file: TextIO) -> bool:
-    """Whether a line that was written can be written over: on a terminal and in a notebook."""
+    """Whether a printed line can be overwritten: on a terminal and in a notebook."""
     return file.isatty() or type(file).__module__.startswith("ipykernel")

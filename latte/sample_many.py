@@ -2,11 +2,11 @@
 
 Video i depends only on the set's record and on i, and the work is cut into fixed units of batch_size videos. So it does
 not matter how many processes there are, which one makes a unit, or whether one is killed: the files are the same, byte
-for byte. What is missing is what is left to do.
+for byte. The missing files are the work that is left.
 
 A process claims a unit by locking a byte of a file. The operating system releases the lock when the process dies. A
-process that finds no free unit waits for those of the others, and takes one over if its owner dies. So every process
-returns when the set is complete.
+process that finds no free unit waits for the others to finish theirs, and takes over a unit whose owner dies. So every
+process returns when the set is complete.
 """
 
 import fcntl
@@ -56,8 +56,8 @@ class SampleSet:
 
     Attributes:
         folder: Where the videos are.
-        count: How many there are to be.
-        batch_size: Videos of a unit of work.
+        count: The size of the complete set.
+        batch_size: Videos per unit of work.
         record: Everything that the videos depend on.
     """
 
@@ -71,7 +71,7 @@ class SampleSet:
         return self.folder / f"{i:06d}.mkv"
 
     def missing(self, numbers: range | None = None) -> list[int]:
-        """Numbers of the videos that are missing, of all or of some."""
+        """Indices of the missing videos, among all or among these numbers."""
         there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         numbers = range(self.count) if numbers is None else numbers
         return [i for i in numbers if i < self.count and f"{i:06d}.mkv" not in there]
@@ -83,7 +83,7 @@ class SampleSet:
         return [range(n * self.batch_size, (n + 1) * self.batch_size) for n in numbers]
 
     def check_folder(self, write: bool) -> None:
-        """Check that the folder is empty, or holds this set or a smaller one that is to grow.
+        """Check that the folder is empty, or holds this set or a smaller one to extend.
 
         Args:
             write: Also write the record, if it is missing or names a smaller set.
@@ -104,15 +104,15 @@ class SampleSet:
                 was, now = (reprlib.repr(values.get(name)) for values in (theirs, ours))
                 raise ValueError(f"{path}: these videos were made with {name} {was}, not {now}: choose another folder")
         elif others := [name for name in there if name[0] != "."]:
-            raise ValueError(f"{self.folder} holds {min(others)} and no {RECORD}: choose an empty folder, or a new one")
+            raise ValueError(f"{self.folder} holds {min(others)} but no {RECORD}: choose an empty folder, or a new one")
         if write and self.count > count:
             write_record(self.folder, {"count": self.count, **self.record}, digests)
 
     def remove_damaged(self, rank: int, world_size: int, locks: IO) -> None:
-        """Remove this process's share of the files that are not as they were written, so that they are made again.
+        """Remove the damaged files in this process's share of the set, so that they are made again.
 
         Raises:
-            ValueError: A folder or something else that is no file has the name of a video.
+            ValueError: Something that is not a file, such as a folder, has the name of a video.
         """
         digests, there = read_digests(self.folder), set(os.listdir(self.folder))
         numbers, sound = [i for i in range(rank, self.count, world_size) if self.path(i).name in there], []
@@ -121,7 +121,7 @@ class SampleSet:
                 sound.append(self.path(i).name)
                 continue
             with claimed(locks, 1 + i // self.batch_size * self.batch_size, wait=True):
-                # another process may have written it just now, or found it there and left it as it is
+                # another process may have written it in the meantime, so it is checked again
                 if not self.is_sound(i, read_digests(self.folder)):
                     self.path(i).unlink(missing_ok=True)
         if new := [name for name in sound if name not in digests]:
@@ -129,11 +129,11 @@ class SampleSet:
                 add_digests(self.folder, new)
 
     def is_sound(self, i: int, digests: dict[str, str]) -> bool:
-        """Whether the file of video i is as it was written; of a set without digests, whether it can be decoded."""
+        """Whether the file of video i matches its digest; in a set without digests, whether it can be decoded."""
         path = self.path(i)
         if not path.is_file():
             if path.exists():
-                raise ValueError(f"{path} is not a file, and a video is to be written there: move it away")
+                raise ValueError(f"{path} is not a file, but a video must be written there: move it away")
             return False
         if path.name in digests:
             return digest(path) == digests[path.name]
@@ -172,17 +172,17 @@ def sample_many(
     Args:
         pipe: The pipeline that makes the videos.
         count: Size of the set.
-        folder: Where to write; a smaller set there grows.
+        folder: Where to write. A smaller set that is already there is extended.
         labels: Classes or prompts; video i shows number i % len(labels). None for an unconditional model.
-        settings: Arguments of the pipeline's call besides these.
+        settings: Further arguments of the pipeline call.
         about: What else the videos depend on, such as the sha256 of the weights; "model" is only informative.
         fps: Frames per second of the files.
-        rank: Number of this process among those that were started together; it only spreads their work.
+        rank: Index of this process among those started together. It only affects how the work is divided.
         world_size: How many processes were started together.
         progress: Show a progress bar.
 
     Returns:
-        How many videos were missing at first.
+        How many videos were missing at the start.
 
     Raises:
         ValueError: The folder holds something else, or the pipeline refuses a setting.
@@ -215,7 +215,7 @@ def sample_many(
 
 
 def show_step(bar: Progress, pipe: LattePipeline, step: int, timestep: float, tensors: dict[str, Tensor]) -> None:
-    """Show which step the present videos have reached."""
+    """Show which step the current videos have reached."""
     bar.set_postfix_str(f"step {step + 1} of {pipe.num_timesteps}")
 
 
@@ -241,7 +241,7 @@ def write_if_missing(video: Tensor, path: Path, fps: float) -> None:
 
 
 def call_arguments(pipe: LattePipeline, labels: list | None, unit: range) -> dict:
-    """Arguments of the pipeline's call for the videos of these numbers."""
+    """Arguments of the pipeline call for the videos with these indices."""
     if labels is None:
         return {"num_videos": len(unit)}
     name = "prompt" if pipe.takes_prompts else "class_labels"
@@ -289,7 +289,7 @@ def claimed(locks: IO, place: int, wait: bool) -> Iterator[bool]:
     try:
         fcntl.lockf(locks, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
     except OSError as error:
-        ours = not isinstance(error, BlockingIOError | PermissionError)  # POSIX allows either for what another holds
+        ours = not isinstance(error, BlockingIOError | PermissionError)  # POSIX allows either if another holds the lock
     try:
         yield ours
     finally:

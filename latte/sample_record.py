@@ -22,7 +22,7 @@ def read_whole(folder: Path) -> dict[str, Any]:
 
 
 def check_record(values: dict[str, Any]) -> dict[str, Any]:
-    """What a set depends on. Raises ValueError if it is more than is read again, which only prompts can make it."""
+    """Return what a set depends on; raises ValueError if it is too large to read again, which only prompts cause."""
     if (size := len(json.dumps(values, indent=2))) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES} are kept in {RECORD}"
         raise ValueError(f"the prompts and settings take {size} bytes; {most}: make several sets of fewer prompts")

@@ -1,4 +1,4 @@
-"""The loop from noise to videos, which every kind of model shares."""
+"""The sampling loop from noise to videos, shared by all kinds of models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +28,17 @@ Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, 
 
 @dataclass(frozen=True)
 class SamplingCall:
-    """How one call samples, whatever it shows.
+    """How one call samples, apart from its classes or prompts.
 
     Attributes:
         plan: What each evaluation of the network computes.
-        scales: The guidance scale at each.
+        scales: The guidance scale at each evaluation.
         scheduler: The sampler.
-        schedule: The noise levels that it visits.
-        noise: Where noise comes from: see latte.diffusion.randomness.noise_source.
-        eta: DDIM's noise.
+        schedule: The noise levels that the sampler visits.
+        noise: The source of noise: see latte.diffusion.randomness.noise_source.
+        eta: The eta of DDIM.
         callback: The call's callback_on_step_end.
-        tensors: Names of the tensors that the callback is given.
+        tensors: Names of the tensors passed to the callback.
     """
 
     plan: Plan
@@ -56,7 +56,7 @@ def sampling_call(
     interval: tuple[float, float] | None, sampler: str | None, eta: float | None, noise: Noise,
     callback: Callback | None, tensors: Sequence[str],
 ) -> SamplingCall:  # fmt: skip
-    """How a call samples, from its words and the model folder's defaults; raises ValueError for wrong ones."""
+    """Build a SamplingCall from a call's arguments and the model folder's defaults; invalid ones raise ValueError."""
     defaults, tensors = pipe.sampling, getattr(callback, "tensor_inputs", tensors)
     for name in tensors:
         check_choice("callback_on_step_end_tensor_inputs", name, ("latents", *pipe.conditioning.tensors))
@@ -65,9 +65,9 @@ def sampling_call(
     scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
     eta = defaults.eta_of(scheduler.sampler, eta)
     if not isinstance(eta, int | float) or not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
-        raise ValueError(f"eta is {eta!r}; it must be in 0 to 1, and is ddim's alone")
+        raise ValueError(f"eta is {eta!r}; it must be from 0 to 1, and applies only to ddim")
     schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
-    if interval is not None and tuple(interval) != defaults.guidance.interval:  # the folder's own may miss a few steps
+    if interval is not None and tuple(interval) != defaults.guidance.interval:  # the default may contain none
         check_interval(interval, schedule.timesteps.tolist())
     still = lambda step: torch.zeros(1, 1, 1, 1, 1)
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
@@ -81,7 +81,7 @@ def sampling_call(
 
 
 def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
-    """What a call with these arguments computes, given by name, at the size of the model's training."""
+    """The plan of a call with these arguments, given by name, at the model's training size."""
     guidance = pipe.asked_guidance(words)
     noise = noise_source(1, pipe.latent_shape(None, None, None, None))
     steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
@@ -92,7 +92,7 @@ def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
 def guidance_scales(
     guidance: Guidance, plan: Plan, scheduler: Scheduler, schedule: Schedule, eta: float
 ) -> list[float]:
-    """The guidance scale at each evaluation; raises ValueError for a sampler that the method has no form for."""
+    """The guidance scale at each evaluation; raises ValueError for a sampler that the method does not support."""
     if guidance.method == "cfg++":
         if scheduler.sampler not in ("ddim", "euler"):
             raise ValueError(f"cfg++ changes ddim's step; sampler is {scheduler.sampler}: choose ddim or euler")
@@ -104,10 +104,10 @@ def guidance_scales(
 
 
 def batches(count: int, size: int) -> list[tuple[list[int], int]]:
-    """(numbers of the videos of a batch, how many of them count).
+    """Split videos into batches: (indices of the videos in a batch, how many of them are kept).
 
-    The last video fills the last batch up: rounding depends on a batch's size, and so asking for more videos changes no
-    bit of the others.
+    The last batch is padded with copies of the last video. Since rounding depends on the batch size, this keeps every
+    video bit-identical when more videos are requested.
     """
     found = []
     for start in range(0, count, size):
@@ -120,9 +120,9 @@ def make_videos(
     pipe: "LattePipeline", denoisers: Callable[[Sequence[int]], GuidedDenoiser], work: list[tuple[list[int], int]],
     call: SamplingCall, output_type: str, progress: bool,
 ) -> Tensor:  # fmt: skip
-    """Every batch of videos from noise to latents, and decoded, on the CPU: see decode_latents for the result."""
+    """Sample and decode every batch; the result is on the CPU, in the form of decode_latents."""
     pipe._interrupt, videos, count = False, [], sum(kept for _, kept in work)
-    in_batches = len(work) > 1  # then videos are counted; those of a single batch are all done at once
+    in_batches = len(work) > 1  # then the bar counts videos; those of a single batch all finish at once
     total, unit = (count, "video") if in_batches else (len(call.schedule), "step")
     with pipe.progress_bar(total=total, shown=progress, unit=unit) as bar:
         for rows, kept in work:
@@ -140,9 +140,9 @@ def denoise(
     pipe: "LattePipeline", denoiser: GuidedDenoiser, x: Tensor, call: SamplingCall, rows: Sequence[int], bar: Progress,
     counted: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """Noise (b, f, c, h, w) to latents. The network may compute in half precision; the sampler never does.
+    """Sample latents from noise (b, f, c, h, w). The network may compute in half precision; the sampler never does.
 
-    The bar counts `counted` videos, a part of them with every step, or else the steps.
+    The bar counts `counted` videos, a fraction of them per step; if that is None, it counts steps.
     """
 
     def evaluate(x: Tensor, t: Tensor) -> Tensor:
@@ -167,9 +167,9 @@ def denoise(
 
 
 def call_back(pipe: "LattePipeline", call: SamplingCall, step: int, x: Tensor, denoiser: GuidedDenoiser) -> None:
-    """Call callback_on_step_end as diffusers does, and take over the tensors that it returns.
+    """Call callback_on_step_end as diffusers does, and continue with the tensors that it returns.
 
-    A sampler that joins steps in pairs (dpm_singlestep) takes latents over after the second step of a pair only.
+    A sampler that joins steps in pairs (dpm_singlestep) uses returned latents only after the second step of a pair.
     """
     if call.callback is None:
         return

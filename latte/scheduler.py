@@ -15,7 +15,7 @@ from latte.diffusion.solvers import SOLVERS
 from latte.models.network_config import check_fields, known_fields, shown
 
 ALL = {**SAMPLERS, **SOLVERS}
-IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at their first level's deviation
+IN_SIGMA = ("euler", "euler_ancestral", "heun", "kdpm2_ancestral")  # these start at the std of their first noise level
 STRIDING = ("ddim", "pndm")  # these know set_alpha_to_one and fixed_stride
 MULTISTEP = ("dpm_multistep", "dpm_singlestep", "deis")  # these leave out the lowest of count + 1 timesteps
 PUBLISHED = {  # diffusers' class: ours
@@ -61,11 +61,11 @@ class Scheduler:
         sampler: A name of latte.scheduler.ALL.
         timestep_spacing: "even", "leading", "trailing" or "linspace": see latte.diffusion.schedule.spaced_timesteps.
         steps_offset: Added to "leading" timesteps.
-        set_alpha_to_one: "ddim" and "pndm" end without noise; if False, at the noise level of timestep 0. "deis" always
-            ends there.
-        fixed_stride: As in diffusers, a step of "ddim" or "pndm" leads num_train_timesteps // steps timesteps lower,
-            which may not be where the next step begins; False leads there. It does not apply to "even" spacing, to a
-            flow, nor to timesteps that are given one by one.
+        set_alpha_to_one: "ddim" and "pndm" end without noise. If False, they end at the noise level of timestep 0, as
+            "deis" always does.
+        fixed_stride: As in diffusers, a step of "ddim" or "pndm" goes down by num_train_timesteps // steps timesteps,
+            which may not be where the next step begins; with False, it goes to where the next step begins. It does not
+            apply to "even" spacing, to a flow, or to timesteps that are given one by one.
         last_noise: "ddpm" with a learned variance adds noise in its last step too, if that begins above timestep 0, as
             diffusers does. The original Latte adds none.
         num_train_timesteps: Length of the training schedule.
@@ -74,7 +74,8 @@ class Scheduler:
         flow: The noise levels are those of flow matching (latte.diffusion.schedule.flow_schedule) in place of linear
             betas: for a network that predicts "flow". "ddim" and "euler" are then Euler's method on the linear path.
         shift: With a flow, the timestep shift (Esser et al. 2024, arXiv 2403.03206, eq. 23) of evenly spaced timesteps:
-            above 1 more of them are noisy, as larger videos want. It does not apply to timesteps given one by one.
+            a shift above 1 moves more of them to high noise, as larger videos need. It does not apply to timesteps
+            given one by one.
 
     Raises:
         ValueError: There is no such sampler or spacing, a number is out of range, or a setting does nothing.
@@ -96,7 +97,7 @@ class Scheduler:
         check_choice("sampler", self.sampler, tuple(ALL))
         check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         if not 1 <= self.num_train_timesteps <= 1_000_000:
-            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; it must be in 1 to 1000000")
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; it must be from 1 to 1000000")
         if not self.flow and self.shift != 1:
             raise ValueError(f"shift {self.shift:g} does nothing without flow=True: leave it at 1")
         if self.flow and (self.beta_start, self.beta_end) != (Scheduler.beta_start, Scheduler.beta_end):
@@ -113,7 +114,7 @@ class Scheduler:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], sampler: str | None = None) -> "Scheduler":
-        """Make a scheduler out of another's `config` or of a published scheduler_config.json.
+        """Make a scheduler from another one's `config` or from a published scheduler_config.json.
 
         Samplers that use a learned variance use the network's, whatever the published variance_type says.
 
@@ -143,10 +144,11 @@ class Scheduler:
 
         Args:
             num_inference_steps: How many steps, or, with the spacing "even", a respacing string such as "ddim50".
-            timesteps: Falling timesteps in place of num_inference_steps.
+            timesteps: Decreasing timesteps, in place of num_inference_steps.
 
         Raises:
-            ValueError: There are not so many timesteps, or those given do not fall within the training schedule's.
+            ValueError: There are too few timesteps, or the given ones do not decrease or are outside of the training
+                schedule.
         """
         training, count, stride = self.training_schedule(), self.num_train_timesteps, 0
         if timesteps is None:
@@ -161,23 +163,23 @@ class Scheduler:
             rising = self.shifted(rising)
         else:
             if not isinstance(timesteps, Iterable):
-                raise ValueError(f"timesteps is {timesteps!r}; it must be a list of falling timesteps")
+                raise ValueError(f"timesteps is {timesteps!r}; it must be a list of decreasing timesteps")
             rising = torch.tensor(list(timesteps), dtype=torch.float64).flip(0)
             inside = len(rising) > 0 and rising[0] >= 0 and rising[-1] <= count - 1
             if not inside or not (rising.diff() > 0).all():
-                raise ValueError(f"timesteps must fall, without repetition, within {count - 1} to 0: {timesteps}")
+                raise ValueError(f"timesteps must decrease strictly, from at most {count - 1} to 0: {timesteps}")
         ends_noisy = self.sampler == "deis" or (self.sampler in STRIDING and not self.set_alpha_to_one)
         return respace(training, rising, float(training.alphas_cumprod[0]) if ends_noisy else 1.0, stride)
 
     def stride(self, rising: Tensor) -> int:
-        """How many timesteps lower each step leads (see fixed_stride); 0 if that is where the next step begins."""
+        """How many timesteps each step goes down (see fixed_stride); 0 if it ends where the next step begins."""
         if not self.fixed_stride or self.flow or self.sampler not in STRIDING or self.timestep_spacing == "even":
             return 0
         stride = self.num_train_timesteps // len(rising)
         return 0 if (rising.diff() == stride).all() and rising[0] < stride else stride
 
     def shifted(self, rising: Tensor) -> Tensor:
-        """Rising timesteps (n,) after the shift; raises ValueError if some of them then agree."""
+        """Rising timesteps (n,) after the shift; raises ValueError if some of them then coincide."""
         if self.shift == 1:
             return rising
         shifted = flow_schedule(self.num_train_timesteps).shifted(rising, self.shift)
@@ -188,7 +190,7 @@ class Scheduler:
         return shifted
 
     def start(self, noise: Tensor, schedule: Schedule) -> Tensor:
-        """The latents (b, f, c, h, w) that sampling starts from, out of standard normal noise of that shape."""
+        """The latents (b, f, c, h, w) that sampling starts from, made from standard normal noise of that shape."""
         scaled = self.sampler in IN_SIGMA and self.timestep_spacing in ("trailing", "linspace")
         return noise * float(1 - schedule.alphas_cumprod[-1]) ** 0.5 if scaled else noise
 
@@ -201,7 +203,7 @@ class Scheduler:
 
 
 def is_whole(steps: int | str) -> bool:
-    """Whether a number of steps is a whole number, or one that is written as a text; else it may be a respacing."""
+    """Whether a number of steps is an integer, possibly written as text; otherwise it may be a respacing."""
     return isinstance(steps, int) or (isinstance(steps, str) and re.fullmatch(r"[-+]?\d+", steps) is not None)
 
 
@@ -210,7 +212,8 @@ def usual_scheduler(prediction: str, timestep_spacing: str = "leading") -> Sched
 
     Args:
         prediction: What the network predicts: "eps", "v" or "flow".
-        timestep_spacing: That of a network that predicts no flow; a flow's is "trailing", equal steps down from 1.
+        timestep_spacing: The spacing if the network predicts no flow; for a flow it is "trailing", equal steps down
+            from 1.
     """
     flow = prediction == "flow"
     return Scheduler(timestep_spacing="trailing", flow=True) if flow else Scheduler(timestep_spacing=timestep_spacing)
@@ -224,7 +227,7 @@ def check_scheduler(scheduler: Scheduler, prediction: str) -> None:
 
 
 def published_values(config: dict[str, Any], sampler: str | None) -> dict[str, Any]:
-    """Our settings out of a published scheduler_config.json; `sampler` stands in for a class that is unknown here."""
+    """Our settings from a published scheduler_config.json; `sampler` stands in for a class that is unknown here."""
     for name, supported in FIXED.items():
         if config.get(name, supported[0]) not in supported:
             raise ValueError(

@@ -44,7 +44,7 @@ OFFLOADS = (None, "cpu", "free")
 
 
 class TextConditioning:
-    """For a text-to-video model, or for the text encoder of one."""
+    """Conditioning for a text-to-video model, or for its text encoder alone."""
 
     describes = "prompts"
     components: tuple[str, ...] = PARTS
@@ -55,7 +55,7 @@ class TextConditioning:
         return config.video_length, config.sample_size
 
     def check_parts(self, pipe: "LattePipeline") -> None:
-        """Raise ValueError if the text encoder, its tokenizer and the network do not fit."""
+        """Raise ValueError if the text encoder, its tokenizer and the network do not fit together."""
         if pipe.class_names:
             raise ValueError("class_names belong to a class-conditional model; this one is for prompts")
         if pipe.text_encoder is None:
@@ -70,7 +70,7 @@ class TextConditioning:
     def check_request(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()
     ) -> int:
-        """The number of videos; raises ValueError for words that do not go together."""
+        """The number of videos; raises ValueError for arguments that do not go together."""
         if request.class_labels is not None:
             raise ValueError("class_labels does nothing for a text-to-video model: give prompt")
         if request.num_videos is not None:
@@ -95,7 +95,7 @@ class TextConditioning:
         return guidance.strength > 1 or guidance.method == "cfg++"
 
     def texts(self, pipe: "LattePipeline", request: Request, guidance: Guidance) -> tuple[Any, Any, Any, Any]:
-        """(prompt, negative prompt, their embeddings) of a call; the negative ones only if there is such a half."""
+        """(prompt, negative prompt, their embeddings) of a call; the negative ones only if that half is computed."""
         negative = self.guides(pipe, guidance) and pipe.weaker is None
         words = (request.negative_prompt or "") if negative else None
         return request.prompt, words, request.prompt_embeds, request.negative_prompt_embeds if negative else None
@@ -134,7 +134,7 @@ def text_network(
     A callback may replace the embeddings between evaluations.
     """
     times, dtype = plan.times(pipe.device), next(network.parameters()).dtype
-    known: list[Tensor] = []  # the embeddings that `run` was made of
+    known: list[Tensor] = []  # the embeddings that `run` was made from
     run: FastRun | GraphRun | None = None
 
     def fast(x: Tensor, k: int, halves: int) -> Tensor:
@@ -159,7 +159,7 @@ def text_network(
 def rows_of(
     text: Text, rows: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Of some videos: embeddings by the names that a callback knows, and the mask (n, l) of all of them in order."""
+    """For some videos: embeddings by the names that a callback knows, and the mask (n, l) of all of them in order."""
     parts = {"prompt_embeds": text.prompt, "negative_prompt_embeds": text.negative}
     embeds = {name: part[list(rows)].to(device, dtype) for name, part in parts.items() if part is not None}
     masks = [mask[list(rows)].to(device) for mask in (text.prompt_mask, text.negative_mask) if mask is not None]
@@ -167,11 +167,11 @@ def rows_of(
 
 
 def embedding_width(pipe: "LattePipeline") -> int:
-    """Width of the text embeddings that a pipeline works with. Raises ValueError if nothing says what it is."""
+    """Width of the text embeddings that a pipeline works with. Raises ValueError if it is unknown."""
     if pipe.transformer is not None:
         return pipe.transformer.config.caption_channels
     if pipe.text_encoder is None:
-        raise ValueError("this pipeline has no text encoder, and no model that says how wide its embeddings are")
+        raise ValueError("this pipeline has neither a text encoder nor a model to tell the width of its embeddings")
     return pipe.text_encoder.config.d_model
 
 
@@ -220,10 +220,10 @@ def encode_prompt(
 
 @contextmanager
 def encoder_on_device(pipe: "LattePipeline") -> Iterator[None]:
-    """The text encoder on the pipeline's device; afterwards it goes where pipe.offload_text_encoder says.
+    """Within the context, the text encoder is on the pipeline's device; then it moves to pipe.offload_text_encoder.
 
     Raises:
-        ValueError: There is no text encoder, or no such place.
+        ValueError: There is no text encoder, or no such device.
     """
     if pipe.text_encoder is None or pipe.tokenizer is None:
         raise ValueError("this pipeline has no text encoder: give prompt_embeds (and negative_prompt_embeds)")
@@ -243,10 +243,10 @@ def read_text_parts(
     Args:
         path: A published folder, one of ours, or a run.
         parts: Parts by name; None leaves a part out, and a VAE may be given as the name of a folder.
-        dtype: Of the weights.
+        dtype: The dtype of the weights.
         memory: "low" reads the text encoder in 8 bits and lets the VAE work on one frame at a time.
-        variant: Of the weight files, see latte.weights.state_files.
-        local_files_only: A VAE by its name on the hub is looked up in the cache alone.
+        variant: The variant of the weight files, see latte.weights.state_files.
+        local_files_only: Look up a VAE on the hub in the cache only.
 
     Returns:
         The parts, and under "sampling" the model folder's sampling defaults.

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-MAX_HEADS_PER_CALL = 65_535  # a CUDA kernel's grid ends there; the folds below put positions on the head axis
+MAX_HEADS_PER_CALL = 65_535  # the limit of a CUDA kernel's grid; the folds below put positions on the head axis
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762, eq. 1), at most MAX_HEADS_PER_CALL at once.
+    """Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    A kernel call gets at most MAX_HEADS_PER_CALL heads.
 
     Args:
         q: Queries (n, heads, tokens, e).
@@ -79,11 +81,11 @@ class AxialAttention(nn.Module):
 
 
 class SplitAttention(nn.Module):
-    """Half of the (then twice as wide) heads attend in space, half in time, and the two are added: Latte's variant 4.
+    """Half of the heads attend in space, half in time, each twice as wide, and the results are added: variant 4.
 
     Args:
         dim: Width d.
-        heads: Number of heads of both halves together; even.
+        heads: Number of heads in both halves together; even.
         rope: As in AxialAttention, for the temporal half.
     """
 
@@ -100,8 +102,8 @@ class SplitAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Every token of a frame attends to the tokens of its text (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426).
 
-    Keys and values are computed once per text, however many frames share it. `attend` can be replaced, as
-    AxialAttention's, by one that takes a mask.
+    Keys and values are computed once per text, however many frames share it. `attend` can be replaced, as in
+    AxialAttention, by a function that takes a mask.
 
     Args:
         dim: Width d, of tokens and of text embeddings.
@@ -125,7 +127,7 @@ class CrossAttention(nn.Module):
             bias: Added to the attention scores (b, 1 or f, l): 0 at tokens that count, very negative at padding.
 
         Returns:
-            What the text adds to the tokens (b, f, s, d).
+            The text's contribution to the tokens (b, f, s, d).
         """
         b, texts, s = len(x), text.shape[1], x.shape[2]
         q = self.q(x).unflatten(-1, (self.heads, -1))

@@ -1,4 +1,4 @@
-"""The one transformer block that every Latte is built from, and the ways in which conditioning modulates it."""
+"""The transformer block that every Latte model is built from, and the ways conditioning modulates it."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,7 +16,7 @@ ATTENTION: dict[str, Callable[[int, int, bool], nn.Module]] = {
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters of its own, then shift and scale (adaLN: Peebles & Xie 2023, section 3.2).
+    """Layer norm without learned parameters, then shift and scale (adaLN: Peebles & Xie 2023, section 3.2).
 
     Args:
         x: Tokens (b, f, s, d).
@@ -52,15 +52,15 @@ class AdaLN(nn.Module):
         self.linear = nn.Linear(dim, norms * parts * dim)
 
     def forward(self, c: Tensor) -> list[list[Tensor]]:
-        """Conditioning (b, 1 or f, d) -> for each norm its parts, each (b, 1 or f, 1, d)."""
+        """Conditioning (b, 1 or f, d) -> for each norm, its parts, each (b, 1 or f, 1, d)."""
         rows = self.linear(F.silu(c)).unflatten(-1, (self.norms * self.parts, 1, -1)).unbind(2)
         return [list(rows[i : i + self.parts]) for i in range(0, len(rows), self.parts)]
 
 
 class Affine(nn.Module):
-    """An ordinary layer norm's weight and bias in AdaLN's place, for conditioning that enters as tokens: no gates.
+    """Replaces AdaLN by an ordinary layer norm's weight and bias, without gates, when conditioning enters as tokens.
 
-    Args: As AdaLN's.
+    Args: As in AdaLN.
     """
 
     def __init__(self, dim: int, norms: int, parts: int = 3):
@@ -69,16 +69,16 @@ class Affine(nn.Module):
         self.table = nn.Parameter(torch.zeros(norms, 2, dim))
 
     def forward(self, c: Tensor) -> list[list[Tensor | float]]:
-        """As AdaLN.forward, whatever c is: for each norm shift (d,), scale (d,) and a gate of 1."""
+        """As AdaLN.forward, but c is ignored: for each norm, shift (d,), scale (d,) and a gate of 1."""
         return [[shift, scale, 1.0][: self.parts] for shift, scale in self.table]
 
 
 class AdaLNSingle(nn.Module):
     """adaLN-single (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426, section 2.3).
 
-    Each block adds a small table of its own to a modulation that all blocks share.
+    Each block adds its own small table to a modulation that all blocks share.
 
-    Args: As AdaLN's.
+    Args: As in AdaLN.
     """
 
     def __init__(self, dim: int, norms: int, parts: int = 3):
@@ -87,7 +87,7 @@ class AdaLNSingle(nn.Module):
         self.table = nn.Parameter(torch.randn(norms * parts, dim) / dim**0.5)
 
     def forward(self, c: Tensor) -> list[list[Tensor]]:
-        """As AdaLN.forward, of the shared modulation c (b, 1 or f, norms * parts * d), or d for the same everywhere."""
+        """As AdaLN.forward. c is the shared modulation (b, 1 or f, norms * parts * d), or (..., d) for all parts."""
         rows = (self.table[:, None] + c.unflatten(-1, (-1, 1, self.table.shape[1]))).unbind(2)
         return [list(rows[i : i + self.parts]) for i in range(0, len(rows), self.parts)]
 
@@ -115,7 +115,7 @@ class Mlp(nn.Module):
 
 
 class FeedForward(Mlp):
-    """The block's MLP (DiT, section 3.2). A cache knows it by its kind.
+    """The block's MLP (DiT, section 3.2). Caches recognise it by its `kind`.
 
     Args:
         dim: Width d.
@@ -136,7 +136,7 @@ class Block(nn.Module):
         heads: Number of attention heads.
         kinds: "s" spatial, "t" temporal, "st" spatial then temporal, "|" half of the heads each.
         conditioning: "adaln", "tokens" or "single", see MODULATION.
-        mlp_ratio: Hidden width of the MLP over d.
+        mlp_ratio: Hidden width of the MLP, as a multiple of d.
         rope: Rotary positions in temporal attention.
         cross: Attend to a text before the MLP, without norm, gate or modulation, as in PixArt-alpha.
     """
@@ -165,10 +165,10 @@ class Block(nn.Module):
 
         Args:
             x: Tokens (b, f, s, d).
-            c: What modulates the norms (b, 1 or f, ...), one row for all frames or one each.
+            c: Conditioning that modulates the norms (b, 1 or f, ...): one row for all frames, or one per frame.
             text: Text embeddings (b, 1 or f, l, d), for cross-attention.
             bias: Added to the scores of cross-attention (b, 1 or f, l).
-            temporal: False switches temporal attention off: every frame is then an image of its own.
+            temporal: False turns temporal attention off: every frame is then a separate image.
 
         Returns:
             Tokens (b, f, s, d).
@@ -181,12 +181,12 @@ class Block(nn.Module):
         return x + self.branch(self.mlp, x, mlp)
 
     def attentions(self, temporal: bool) -> Iterable[nn.Module]:
-        """The attentions in order or, with temporal attention off, those of them that stay within a frame."""
+        """The attentions in order; with temporal attention off, only the spatial ones."""
         if temporal:
             return self.attns
         return [layer for layer in self.attns.modules() if getattr(layer, "kind", None) == "spatial"]
 
     def branch(self, layer: nn.Module, x: Tensor, modulation: list[Tensor]) -> Tensor:
-        """What a layer adds to the residual, gate * layer(modulated norm of x): (b, f, s, d) -> (b, f, s, d)."""
+        """A layer's residual update, gate * layer(modulated norm of x): (b, f, s, d) -> (b, f, s, d)."""
         shift, scale, gate = modulation
         return gate * layer(modulate(x, shift, scale))

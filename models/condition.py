@@ -1,4 +1,4 @@
-"""Embeddings of what the denoiser is given besides the noisy video: positions, the timestep, the class."""
+"""Embeddings of the denoiser's inputs other than the noisy video: positions, the timestep and the class."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def sincos(position: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, sines first (Vaswani et al. 2017, arXiv 1706.03762, section 3.5).
 
-    It is computed in float64, except on Apple's GPUs, which have only float32.
+    Computed in float64, except on Apple GPUs, which do not support it.
 
     Args:
         position: Positions or timesteps (n,).
@@ -76,14 +76,14 @@ class ClassEmbed(nn.Module):
         self.label = nn.Embedding(num_classes + null_class, dim) if num_classes else None
 
     def forward(self, t: Tensor, y: Tensor | None) -> list[Tensor]:
-        """Embed each condition by itself.
+        """Embed each condition separately.
 
         Args:
             t: Timesteps (b,).
-            y: Classes (b,), or (b, 1 + n) of a clip and n still images; None for an unconditional model.
+            y: Classes (b,), or (b, 1 + n) for a clip and n still images; None for an unconditional model.
 
         Returns:
-            The timestep's embedding (b, 1, d) and, if there are classes, theirs (b, 1 or 1 + n, d).
+            The timestep's embedding (b, 1, d) and, if there are classes, the class embedding (b, 1 or 1 + n, d).
         """
         time = self.time(t)[:, None]
         if self.label is None or y is None:

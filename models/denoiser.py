@@ -1,4 +1,4 @@
-"""The trunk that Latte and LatteT2V share: latents are cut into patches, pass the blocks, and become latents again."""
+"""The trunk that Latte and LatteT2V share: cut latents into patches, run the blocks, assemble latents again."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from latte.models.condition import sincos
 
 
 class Condition(NamedTuple):
-    """What a denoiser is conditioned on, embedded: one row for all frames of a video, or one row per frame.
+    """The embedded condition of a denoiser: one row for all frames of a video, or one row per frame.
 
-    In joint training the rows are those of the clip and of its n images, 1 + n, where they differ, else 1.
+    In joint training there are 1 + n rows, for the clip and its n images, or a single row that they share.
     """
 
     blocks: Tensor  # (b, rows, k): modulates the norms of the blocks; k depends on the kind of modulation
@@ -24,12 +24,12 @@ class Condition(NamedTuple):
     bias: Tensor | None = None  # (b, rows, l): added to its scores
 
     def select(self, rows: slice) -> "Condition":
-        """The condition of some of the rows; a single row belongs to all frames and stays."""
+        """Select some of the rows; a single row is shared by all frames and is kept."""
         return Condition._make(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self)
 
 
 def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int, num_images: int) -> None:
-    """Check the shapes that every denoiser demands.
+    """Check the shapes that every denoiser requires.
 
     Args:
         x: Noisy latents, which must be (b, f, channels, h, w) with h and w multiples of patch_size.
@@ -64,18 +64,18 @@ def unpatchify(x: Tensor, p: int, h: int) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """A transformer over the patches of a noisy video (Latte, section 3.2). Subclasses bring the conditioning.
+    """A transformer over the patches of a noisy video (Latte, section 3.2). Subclasses add the conditioning.
 
-    A subclass creates the layers below and calls `denoise` with its embedded condition. It creates them itself since
-    the order of creation decides which random numbers initialise which weight.
+    A subclass creates the layers below itself, because the order of creation decides which random numbers initialise
+    which weight. It then calls `denoise` with its embedded condition.
 
     Attributes:
-        gradient_checkpointing: Recompute the blocks in the backward pass of training, which saves memory and changes
-            no number.
+        gradient_checkpointing: Recompute the blocks in the backward pass of training, which saves memory and leaves
+            the results unchanged.
         patch_size: Side of a patch, in latent pixels.
         tubelet: Frames in a patch.
-        first_temporal: Index of the block before which the frames get their position; None for no position.
-        upsample: From one latent frame for each tubelet to all of its frames.
+        first_temporal: Index of the block before which temporal positions are added; None for no positions.
+        upsample: From one latent frame per tubelet to all frames of the tubelet.
         patch_embed: From patches to tokens.
         blocks: The transformer blocks, in order.
         final_modulation: Modulation of the last norm.
@@ -93,16 +93,16 @@ class Denoiser(nn.Module):
     final_linear: nn.Linear
 
     def denoise(self, x: Tensor, condition: Condition, num_images: int = 0, temporal: bool = True) -> Tensor:
-        """Predict the noise of latents, given what they are conditioned on.
+        """Predict the noise in latents under a condition.
 
-        In joint training (Latte, section 3.4) still images follow the clip as further frames. An image is a video
-        without temporal attention, so clip and images pass the trunk one after the other. Nothing below knows of this.
+        In joint training (Latte, section 3.4) still images follow the clip as extra frames. Images skip temporal
+        attention, so the clip and the images go through the trunk separately, and no layer needs to distinguish them.
 
         Args:
             x: Noisy latents (b, f, c, h, w), of which the last num_images frames are still images.
-            condition: Its rows are 1, or 1 + num_images.
+            condition: The embedded condition, of 1 or 1 + num_images rows.
             num_images: Number of still images, less than f.
-            temporal: False switches temporal attention off for the clip, too.
+            temporal: False turns temporal attention off for the clip, too.
 
         Returns:
             The output (b, f, channels, h, w).
@@ -120,7 +120,7 @@ class Denoiser(nn.Module):
         return self.predict(tokens, condition, x.shape[3] // self.patch_size)
 
     def embed(self, x: Tensor, condition: Condition) -> Tensor:
-        """Latents (b, f, c, h, w) -> tokens (b, f, s, d) with their places, after those of the condition."""
+        """Latents (b, f, c, h, w) -> tokens (b, f, s, d) with spatial positions, after the condition's tokens."""
         p, (h, w) = self.patch_size, (side // self.patch_size for side in x.shape[3:])
         x = self.patch_embed(patchify(x, p, self.tubelet).to(self.patch_embed.weight.dtype))
         x = x + self.spatial_position(x, h, w)
@@ -129,9 +129,9 @@ class Denoiser(nn.Module):
         return torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
 
     def through_blocks(self, x: Tensor, condition: Condition, temporal: bool, numbers: range | None = None) -> Tensor:
-        """Tokens (b, f, s, d) through the blocks of these numbers, or through all; what attaches to them replaces this.
+        """Run tokens (b, f, s, d) through the blocks with these indices, or through all blocks.
 
-        Such are faster blocks, caches, and what training does between two blocks.
+        Faster blocks, caches, and training methods that act between two blocks replace this method.
         """
         for i in range(len(self.blocks)) if numbers is None else numbers:
             block = self.blocks[i]
@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
         return x
 
     def predict(self, x: Tensor, condition: Condition, h: int) -> Tensor:
-        """Tokens (b, f, s, d), of patches in h rows -> the output (b, f, channels, height, width)."""
+        """Tokens (b, f, s, d) of patches in h rows -> the output (b, f, channels, height, width)."""
         prefix = 0 if condition.tokens is None else condition.tokens.shape[2]
         ((shift, scale),) = self.final_modulation(condition.final)
         out = unpatchify(self.final_linear(modulate(x[:, :, prefix:], shift, scale)), self.patch_size, h)

@@ -1,6 +1,6 @@
 """Latte: a latent diffusion transformer for video (Ma et al. 2024, arXiv 2401.03048).
 
-The models here are unconditional or class-conditional; latte_t2v.py holds the one that takes a text.
+These models are unconditional or class-conditional; the text-to-video model is in latte_t2v.py.
 """
 
 from functools import reduce
@@ -18,7 +18,7 @@ class Latte(Denoiser):
     """The unconditional or class-conditional denoiser (Latte, figures 1 and 2).
 
     Args:
-        config: Its shape.
+        config: The shape of the model.
     """
 
     def __init__(self, config: LatteConfig):
@@ -28,7 +28,8 @@ class Latte(Denoiser):
         kinds = VARIANTS[cfg.variant](cfg.depth)
         rope = cfg.temporal_pos == "rope"
         self.patch_size, self.tubelet = p, cfg.tubelet
-        # the paper does not say where variants 2 to 4 add it; here, as in 1, before the first block that needs it
+        # the paper does not say where variants 2 to 4 add temporal positions; here, as in variant 1, before the first
+        # block that attends over time
         self.first_temporal = next((i for i, kind in enumerate(kinds) if set(kind) & {"t", "|"} and not rope), None)
         self.condition = ClassEmbed(dim, cfg.num_classes, cfg.class_dropout_prob > 0)
         self.patch_embed = nn.Linear(cfg.in_channels * cfg.tubelet * p * p, dim)
@@ -44,7 +45,7 @@ class Latte(Denoiser):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialise as DiT (section 3.2): a fresh block is the identity, and a fresh model outputs zeros.
+        """Initialise as in DiT (section 3.2): a fresh block is the identity, and a fresh model outputs zeros.
 
         Linear layers are Xavier-uniform, embeddings N(0, 0.02), modulation and output zero.
         """
@@ -68,10 +69,10 @@ class Latte(Denoiser):
         The variance channels interpolate as in Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15.
 
         Args:
-            x: Noisy latents (b, f, c, h, w). Any f, h and w that the patches divide.
+            x: Noisy latents (b, f, c, h, w); f divisible by tubelet, h and w by patch_size.
             t: Timesteps (b,), in 0 to 999 for the published schedule.
             y: Classes (b,), num_classes for "no class"; None for an unconditional model. In joint training also
-                (b, 1 + num_images), the class of the clip and those of the images.
+                (b, 1 + num_images): the class of the clip, then those of the images.
             num_images: In joint training, how many of the last frames are still images.
 
         Returns:
@@ -89,14 +90,14 @@ class Latte(Denoiser):
             total = reduce(torch.add, embeddings)
             return Condition(total, total)
         tokens = torch.stack(torch.broadcast_tensors(*embeddings), 2)
-        return Condition(embeddings[0], embeddings[0], tokens)  # Affine ignores what it is given
+        return Condition(embeddings[0], embeddings[0], tokens)  # Affine ignores its input
 
     def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
         # in the weights' precision: under autocast the residual stream is float32 from here on
         return spatial_position(h, w, self.config.hidden_size, x.device).to(self.patch_embed.weight.dtype)
 
     def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
-        """Raise a ValueError that names the first of forward's arguments that does not fit."""
+        """Raise a ValueError that names the first invalid argument of forward."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
         if x.shape[1] % cfg.tubelet:

@@ -1,4 +1,4 @@
-"""The variants and published sizes of Latte, and the configuration of one."""
+"""The variants, published sizes and configuration of Latte."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ SIZES = {  # name: depth (variants 1 and 2), hidden_size, num_heads
 
 
 def equal_depth(depth: int) -> int:
-    """The depth at which variants 3 and 4 have as many parameters as variants 1 and 2 of this depth: 23 for 28."""
+    """The depth at which variants 3 and 4 have as many parameters as variants 1 and 2 at this depth: 23 for 28."""
     return round(depth * 18 / 22)  # with width d, a second attention adds 4 d^2 to the 18 d^2 of a block
 
 
@@ -39,16 +39,16 @@ class LatteConfig(NetworkConfig):
     num_heads: int = 16
     mlp_ratio: float = 4.0
     patch_size: int = 2  # side of a patch, in latent pixels
-    tubelet: int = 1  # frames in a patch: 1 uniform-frame, more compression-frame patch embedding
+    tubelet: int = 1  # frames in a patch; 1: uniform frame patch embedding, more: compression frame patch embedding
     in_channels: int = 4  # of the latents
-    learn_sigma: bool = True  # the output has as many channels again, for the variance
+    learn_sigma: bool = True  # the output has twice the channels: the second half is for the variance
     input_size: int = 32  # default side of the latents; the model takes any
     num_frames: int = 16  # default number of frames; the model takes any
     num_classes: int = 0  # 0: unconditional
-    class_dropout_prob: float = 0.1  # share of labels that training replaces by "no class"; 0: no such class
+    class_dropout_prob: float = 0.1  # share of labels replaced by "no class" in training; 0: no such class
     conditioning: str = "adaln"  # "adaln" (adaLN-Zero, S-AdaLN) or "tokens" (all tokens)
     temporal_pos: str = "sincos"  # "sincos" (absolute) or "rope" (rotary)
-    # what the first channels of the output are: "eps", the noise (as published), "v" or "flow"
+    # what the first in_channels of the output are: "eps", the noise (as published), "v" or "flow"
     prediction: str = "eps"
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {

@@ -1,7 +1,7 @@
 """LatteT2V, the text-to-video model (Latte-1): Latte's first variant, with PixArt-alpha's conditioning.
 
-Its interleaved blocks are Latte's (arXiv 2401.03048), of which the spatial ones also attend to a text. The timestep
-enters by adaLN-single (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426, section 2.3).
+Spatial and temporal blocks alternate as in Latte (arXiv 2401.03048); the spatial blocks also attend to a text. The
+timestep enters through adaLN-single (PixArt-alpha: Chen et al. 2023, arXiv 2310.00426, section 2.3).
 """
 
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ class LatteT2VConfig(NetworkConfig):
     in_channels: int = 4
     out_channels: int = 8  # the noise and, if twice in_channels, the variance
     patch_size: int = 2
-    sample_size: int = 64  # side of the latents that positions are counted in; the model takes any
+    sample_size: int = 64  # side of the latents that positions are scaled to; the model takes any
     video_length: int = 16  # default number of frames; the model takes any
-    # what the first channels of the output are: "eps", the noise (as published), "v" or "flow"
+    # what the first in_channels of the output are: "eps", the noise (as published), "v" or "flow"
     prediction: str = "eps"
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {
@@ -76,10 +76,10 @@ class LatteT2VConfig(NetworkConfig):
 class LatteT2V(Denoiser):
     """The text-to-video denoiser.
 
-    Its weights are PyTorch's defaults until they are loaded or `init_weights` is called.
+    The weights have PyTorch's default initialisation until they are loaded or `init_weights` is called.
 
     Args:
-        config: Its shape.
+        config: The shape of the model.
     """
 
     def __init__(self, config: LatteT2VConfig):
@@ -100,7 +100,8 @@ class LatteT2V(Denoiser):
     def init_weights(self) -> None:
         """Initialise for training from scratch, as PixArt-alpha's code does.
 
-        Linear layers are Xavier-uniform, those of the conditioning N(0, 0.02), cross-attention and output zero.
+        Linear layers are Xavier-uniform, those of the conditioning N(0, 0.02), and the output projections of
+        cross-attention and of the model zero.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -125,11 +126,11 @@ class LatteT2V(Denoiser):
         """Predict the noise (or config.prediction) of noisy latents and, if it is learned, the variance.
 
         Args:
-            x: Noisy latents (b, f, c, h, w). Any f, and any h and w that the patches divide. One frame is an image.
+            x: Noisy latents (b, f, c, h, w), with h and w divisible by patch_size. A single frame is an image.
             t: Timesteps (b,), in 0 to 999 for the published schedule.
-            text: Text embeddings (b, l, caption_channels). In joint training (b, 1 + num_images, l, ...), those of the
-                clip and of the images.
-            mask: 0 where the text is padding, which is not attended to, else 1; shaped as text without its last axis.
+            text: Text embeddings (b, l, caption_channels). In joint training (b, 1 + num_images, l, ...), for the clip
+                and the images.
+            mask: 0 at padding, which is not attended to, else 1; shaped like text without its last axis.
             num_images: In joint training, how many of the last frames are still images.
             temporal: False skips the temporal blocks (enable_temporal_attentions of the published model).
 
@@ -143,7 +144,7 @@ class LatteT2V(Denoiser):
         return self.denoise(x, self.text_condition(t, text, mask), num_images, temporal)
 
     def text_condition(self, t: Tensor, text: Tensor, mask: Tensor | None) -> Condition:
-        """Embed timestep and text, see forward: adaLN-single's shared modulation, and what cross-attention sees."""
+        """Embed timestep and text (see forward) into adaLN-single's shared modulation and cross-attention's input."""
         dtype = self.patch_embed.weight.dtype
         time = self.time(t)[:, None]
         words = self.caption((text if text.ndim == 4 else text[:, None]).to(dtype))
@@ -156,10 +157,10 @@ class LatteT2V(Denoiser):
         return spatial_position(h, w, cfg.hidden_size, x.device, side).to(x.dtype)
 
     def add_temporal_position(self, x: Tensor) -> Tensor:
-        return super().add_temporal_position(x) if x.shape[1] > 1 else x  # as published: an image has none
+        return super().add_temporal_position(x) if x.shape[1] > 1 else x  # as published: an image gets none
 
     def check_inputs(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
-        """Raise a ValueError that names the first of forward's arguments that does not fit."""
+        """Raise a ValueError that names the first invalid argument of forward."""
         cfg = self.config
         check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
         lead = (len(x), 1 + num_images) if num_images else (len(x),)
@@ -171,10 +172,10 @@ class LatteT2V(Denoiser):
 
 @dataclass(frozen=True)
 class TextToVideoConfig:
-    """The shapes of a LatteT2V and of the text encoder that learns with it.
+    """The shapes of a LatteT2V and of the text encoder that is trained with it.
 
     Raises:
-        ValueError: The width of the encoder is not that of the captions.
+        ValueError: The encoder's width differs from the transformer's caption_channels.
     """
 
     transformer: LatteT2VConfig
@@ -189,12 +190,12 @@ class TextToVideoConfig:
 
     @property
     def least_tensors(self) -> int:
-        """Those of both networks."""
+        """The sum over both networks."""
         return self.transformer.least_tensors + self.text_encoder.least_tensors
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TextToVideoConfig":
-        """Build both shapes from a table of two tables, the inverse of dataclasses.asdict.
+        """Build both configurations from a table that holds two tables, the inverse of dataclasses.asdict.
 
         Raises:
             ValueError: There are not exactly two tables, or one of them is not valid.
@@ -206,7 +207,7 @@ class TextToVideoConfig:
 
 
 class TextToVideo(nn.Module):
-    """A LatteT2V that is given token ids; its text encoder learns with it, from the loss of the video.
+    """A LatteT2V that takes token ids; its text encoder is trained jointly, by the video loss.
 
     Args:
         config: The shapes of both networks. They are initialised for training from scratch.
@@ -224,15 +225,15 @@ class TextToVideo(nn.Module):
     ) -> Tensor:
         """Predict as LatteT2V.forward does.
 
-        The masks differ where a caption was dropped: the video then sees as many tokens of the empty caption as the
-        dropped one had.
+        The masks differ where a caption was dropped: the video then attends to as many tokens of the empty caption as
+        the dropped caption had.
 
         Args:
             x: Noisy latents (b, f, c, h, w).
             t: Timesteps (b,).
             ids: Token ids (b, 1 + num_images, l), of the captions of the clip and of its images.
-            encoder_mask: 0 where an id is padding to the text encoder, else 1; shaped as ids.
-            mask: 0 at tokens that the video does not attend to, else 1; shaped as ids.
+            encoder_mask: 0 where an id is padding to the text encoder, else 1; shaped like ids.
+            mask: 0 at tokens that the video does not attend to, else 1; shaped like ids.
             num_images: In joint training, how many of the last frames are still images.
 
         Returns:

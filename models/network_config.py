@@ -1,4 +1,4 @@
-"""What the configurations of all networks share: how they are read from a table, and how they are checked."""
+"""The base class of all network configurations: reading them from a table, and checking them."""
 
 import difflib
 import reprlib
@@ -6,36 +6,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self, get_args, get_origin
 
-MOST_VALUES = 1 << 26  # of one channel of a video's latents by default: 16 frames of 16,384 x 16,384 pixels
+MOST_VALUES = 1 << 26  # in one latent channel of a default-sized video: 16 frames of 16,384 x 16,384 pixels
 
 
 class NetworkConfig:
     """Base class of the frozen dataclasses that describe a network.
 
     Attributes:
-        limits: The smallest and the largest sensible value of fields, by name. What lies beyond is a mistake, or an
-            untrusted file that asks for all memory.
+        limits: The smallest and the largest sensible value of a field, by its name. A value outside is a mistake, or
+            comes from an untrusted file that would exhaust memory.
     """
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
 
     @property
     def least_tensors(self) -> int:
-        """How many weights the network has at least: a file with fewer cannot be its own, however small they are."""
+        """A lower bound on the number of weight tensors: a file with fewer, of any size, is not of this network."""
         return 1
 
     def __post_init__(self) -> None:
         """Check the limits; subclasses add their own checks.
 
         Raises:
-            ValueError: A value is out of its limits.
+            ValueError: A value is outside its limits.
         """
         for name, (least, most) in self.limits.items():
             value = getattr(self, name)
             self.require(least <= value <= most, f"{name} is {shown(value)}; it must be in {least} to {most}")
 
     def require(self, holds: bool, message: str) -> None:
-        """Raise a ValueError with this message, which the name of the class precedes, unless `holds`."""
+        """Unless `holds`, raise a ValueError with this message, prefixed by the name of the class."""
         if not holds:
             raise ValueError(f"{type(self).__name__}: {message}")
 
@@ -44,19 +44,19 @@ class NetworkConfig:
         """Build a configuration from a table, the inverse of dataclasses.asdict.
 
         Args:
-            values: Names of fields and their values, as JSON or YAML has them. Missing fields take their defaults.
+            values: Names of fields and their values, as read from JSON or YAML. Missing fields take their defaults.
 
         Returns:
             The configuration.
 
         Raises:
-            ValueError: A name is unknown, a value has another type, or the values do not fit together.
+            ValueError: A name is unknown, a value has the wrong type, or the values do not fit together.
         """
         return cls(**check_fields(cls, values))
 
 
 def shown(value: object) -> str:
-    """A value for a message: shortened, since an untrusted file may hold a very long one."""
+    """A value for a message, shortened, since an untrusted file may hold a very long one."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
     return short.repr(value)
@@ -72,12 +72,12 @@ def has_type(value: object, kind: Any) -> bool:
 
 
 def unknown_key(name: str, known: Mapping[str, str] | Iterable[str], listed: str) -> str:
-    """The message "unknown key ..., did you mean ...?", or where all keys are listed if none is close.
+    """The message "unknown key ..., did you mean ...?" or, if no key is close, where all keys are listed.
 
     Args:
         name: The key.
-        known: The known keys, or a table of their names and what to write for them.
-        listed: What lists them, in words.
+        known: The known keys, or a table from each key to the way it should be written.
+        listed: Where they are all listed, in words.
     """
     words = dict(known) if isinstance(known, Mapping) else {key: key for key in known}
     close = [key for key in words if key.endswith(f"_{name}")] + difflib.get_close_matches(name, words, 2, 0.75)
@@ -87,7 +87,7 @@ def unknown_key(name: str, known: Mapping[str, str] | Iterable[str], listed: str
 
 
 def known_fields(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a table that are fields of the dataclass `kind`, for published files, which have others too."""
+    """The entries of a table that are fields of the dataclass `kind`; published files also have other entries."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latte.models.network_config import NetworkConfig, known_fields, shown
 
-SIZE = (1, 1_000_000)  # limits of the sizes that have no tighter ones
+SIZE = (1, 1_000_000)  # limits of the sizes without tighter ones
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class T5Config(NetworkConfig):
 class RMSNorm(nn.Module):
     """Root mean square layer norm (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4).
 
-    The mean square is computed in float32. Half-precision weights give a result in their precision.
+    The mean square is computed in float32. With half-precision weights, the result has their precision.
     """
 
     def __init__(self, dim: int, eps: float):
@@ -112,7 +112,7 @@ class Float32Linear(nn.Linear):
 class T5Block(nn.Module):
     """Self-attention and a gated MLP (Raffel et al. 2020, section 2.1; Shazeer 2020, eq. 5).
 
-    Attention has a bias by relative position, and no scale by 1 / sqrt(e).
+    Attention has a relative position bias and no scaling by 1 / sqrt(e).
     """
 
     def __init__(self, cfg: T5Config):
@@ -137,7 +137,7 @@ class T5Block(nn.Module):
 
 
 def clamp_overflow(x: Tensor) -> Tensor:
-    """Bring float16 values that overflowed back into range; other precisions stay as they are."""
+    """Bring float16 values that overflowed back into range; other precisions are returned unchanged."""
     most = torch.finfo(torch.float16).max - 1000
     return torch.where(x.isinf().any(), x.clamp(-most, most), x) if x.dtype == torch.float16 else x
 
@@ -146,7 +146,7 @@ class T5Encoder(nn.Module):
     """The encoder of T5 v1.1 (Raffel et al. 2020, section 2.1), which turns token ids into embeddings.
 
     Args:
-        config: Its shape.
+        config: The shape of the encoder.
     """
 
     def __init__(self, config: T5Config):
@@ -158,7 +158,7 @@ class T5Encoder(nn.Module):
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def init_weights(self) -> None:
-        """Initialise for training from scratch, as T5's code does: small queries replace the scale of attention."""
+        """Initialise for training from scratch, as T5's code does: small queries replace the scaling of attention."""
         cfg = self.config
         inner = cfg.num_heads * cfg.d_kv
         nn.init.normal_(self.tokens.weight, std=1.0)
@@ -178,7 +178,7 @@ class T5Encoder(nn.Module):
             mask: (b, l), 0 at padding, which is not attended to, else 1.
 
         Returns:
-            Embeddings (b, l, d_model); those at padding mean nothing.
+            Embeddings (b, l, d_model); those at padding are meaningless.
         """
         x = self.tokens(ids)
         bias = self.distance(position_buckets(ids.shape[1], self.config, ids.device))
@@ -191,10 +191,10 @@ class T5Encoder(nn.Module):
 
 
 def position_buckets(length: int, config: T5Config, device: torch.device) -> Tensor:
-    """The buckets of relative positions (Raffel et al. 2020, section 2.1); each has a bias of its own.
+    """The buckets of relative positions (Raffel et al. 2020, section 2.1); each has its own bias.
 
-    Half of the buckets are for keys before the query, half for keys behind it. Half of each side's are one position
-    wide; the others grow logarithmically up to the maximum distance.
+    Half of the buckets are for keys before the query, half for keys after it. On each side, half of the buckets are one
+    position wide; the others grow logarithmically up to the maximum distance.
 
     Args:
         length: Number of tokens l.

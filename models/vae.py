@@ -1,7 +1,7 @@
 """The autoencoders of Stable Diffusion (AutoencoderKL) and of Stable Video Diffusion (its temporal decoder).
 
-Rombach et al. 2022 (arXiv 2112.10752) and Blattmann et al. 2023 (arXiv 2311.15127). Module names are those of the
-published files, so that these load as they are. Shape letters: n images, b videos, f frames, c channels, h, w.
+Rombach et al. 2022 (arXiv 2112.10752) and Blattmann et al. 2023 (arXiv 2311.15127). Module names match the
+published files, so that these load directly. Shape letters: n images, b videos, f frames, c channels, h, w.
 """
 
 import warnings
@@ -40,7 +40,7 @@ class VAEConfig(NetworkConfig):
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # one level each, half the size of the one before
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # one per level, each half the size of the last
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215  # latents are multiplied by it, which gives them a variance near 1
@@ -120,9 +120,9 @@ class Decoder(Chunked):
     """The decoder (Rombach et al. 2022, section 3.1), or the temporal decoder (Blattmann et al. 2023, appendix D).
 
     The images of the temporal decoder are the frames of one clip. To bound memory, layers over single frames take
-    `chunk` frames at a time, and convolutions over time take bands of rows with as many values. Norms over time need
+    `chunk` frames at a time, and convolutions over time take bands of rows of as many values. Norms over time need
     the statistics of the entire clip, so its activations stay in memory between layers. `latte bench memory` measures
-    what this saves.
+    how much this saves.
 
     Args:
         cfg: The shape of the autoencoder.
@@ -154,7 +154,7 @@ class Decoder(Chunked):
         """Latents (n, latent_channels, h, w) -> images (n, out_channels, h * factor, w * factor)."""
         x = self.mid_block(self.conv_in(z))
         levels = cast(Iterable[ResolutionLevel], self.up_blocks)
-        for layer in (layer for level in levels for layer in level.layers()):  # level(x) would keep its input
+        for layer in (layer for level in levels for layer in level.layers()):  # level(x) would keep its input in memory
             x = layer(x)
         x = self.per_image(lambda part: self.conv_out(F.silu(self.conv_norm_out(part))), x)
         if not hasattr(self, "time_conv_out"):
@@ -163,12 +163,12 @@ class Decoder(Chunked):
 
 
 class AutoencoderKL(nn.Module):
-    """The published autoencoder (Rombach et al. 2022, section 3.1), over images; VideoVAE wraps it for videos.
+    """The published autoencoder (Rombach et al. 2022, section 3.1), for images; VideoVAE wraps it for videos.
 
     Pixels are in [-1, 1]. Latents are not scaled here.
 
     Args:
-        config: Its shape.
+        config: The shape of the autoencoder.
     """
 
     def __init__(self, config: VAEConfig):
@@ -187,24 +187,24 @@ class AutoencoderKL(nn.Module):
         return mean, logvar.clamp(*LOG_VARIANCE_BOUNDS)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (n, c, h, w) -> images (n, out_channels, ...), not clamped; for the temporal decoder, of one clip."""
+        """Latents (n, c, h, w) -> images (n, out_channels, ...), not clamped. A temporal decoder takes one clip."""
         return self.decoder(self.post_quant_conv(z))
 
 
 class VideoVAE(Chunked):
     """Encodes videos (b, f, 3, h, w) in [-1, 1] to scaled latents (b, f, c, h / factor, w / factor), and back.
 
-    Each video is processed by itself, so that its result does not depend on the others of a batch, in parts of `chunk`
-    frames. The temporal decoder takes each video in one piece, and works in chunks inside its layers. A part that
-    overflows in half precision is computed again in float32, with a warning, and returned in half precision.
+    Videos are processed one at a time, in parts of `chunk` frames, so a result does not depend on the rest of the
+    batch. The temporal decoder takes each video whole, and works in chunks inside its layers. A part that overflows in
+    half precision is recomputed in float32, with a warning, and returned in half precision.
 
     Attributes:
         factor: Pixels per latent, along each side of a frame.
-        tile: The side, in latents, of tiles that frames are decoded in (latte.models.vae_tiles); None: whole frames.
+        tile: The side, in latents, of the tiles that frames are decoded in (see vae_tiles.py); None: whole frames.
 
     Args:
         model: The autoencoder.
-        chunk: Frames that pass a layer at once. Memory depends on it, results do not.
+        chunk: Frames that go through a layer at once. It affects memory, but not the results.
     """
 
     tile: int | None = None
@@ -216,7 +216,7 @@ class VideoVAE(Chunked):
         self.set_chunk(chunk)
 
     def set_chunk(self, chunk: int) -> None:
-        """Set how many frames pass a layer at once; memory depends on it, results do not.
+        """Set how many frames go through a layer at once, which affects memory, but not the results.
 
         Raises:
             ValueError: chunk is less than 1.
@@ -228,7 +228,7 @@ class VideoVAE(Chunked):
                 module.chunk = chunk
 
     def latent_side(self, side: int) -> int:
-        """The side of the latents of frames with this side, in pixels; raises ValueError if it cannot be encoded."""
+        """The latent side for frames of this side, in pixels; raises ValueError if it cannot be encoded."""
         if side % self.factor:
             raise ValueError(f"frames have a side of {side} pixels; this VAE encodes multiples of {self.factor}")
         return side // self.factor
@@ -249,7 +249,7 @@ class VideoVAE(Chunked):
             raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, f, {self.config.in_channels}, h, w)")
         for side in video.shape[3:]:
             self.latent_side(side)
-        # clamped after per_video, which looks for values that overflowed
+        # clamped after per_video, which checks for overflow
         moments = self.per_video(lambda x: self.model.quant_conv(self.model.encoder(x)), video, self.chunk)
         mean, logvar = moments.chunk(2, dim=2)
         return mean, logvar.clamp(*LOG_VARIANCE_BOUNDS)
@@ -258,7 +258,7 @@ class VideoVAE(Chunked):
         """Encode to scaled latents.
 
         Args:
-            video: As posterior's.
+            video: As in posterior.
             noise: Standard normal noise (b, f, c, h, w) to sample the Gaussian with; None takes its mean.
 
         Returns:
@@ -279,7 +279,7 @@ class VideoVAE(Chunked):
         return self.per_video(lambda x: tiled(x / self.config.scaling_factor), latents, unit)
 
     def per_video(self, function: Callable[[Tensor], Tensor], videos: Tensor, unit: int) -> Tensor:
-        """Apply a function of images (n, ...) to videos (b, f, ...), by parts of `unit` frames of one video."""
+        """Apply a function of images (n, ...) to videos (b, f, ...), one video at a time, in parts of `unit` frames."""
         parts = [self.retry_overflow(function, part) for video in videos for part in video.split(unit)]
         return torch.cat(parts).unflatten(0, videos.shape[:2])
 
@@ -291,7 +291,7 @@ class VideoVAE(Chunked):
             return out
         if not x.isfinite().all():
             raise ValueError("the input of the VAE holds values that are not finite")
-        warnings.warn(f"the VAE overflowed in {out.dtype}; this part is computed again in float32", stacklevel=4)
+        warnings.warn(f"the VAE overflowed in {out.dtype}; this part is recomputed in float32", stacklevel=4)
         try:
             self.float()
             with torch.autocast(x.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Building blocks of the autoencoders in vae.py: layers over single images, and layers over the time of a clip.
+"""Building blocks of the autoencoders in vae.py: layers over single images, and layers over time in a clip.
 
 Shape letters: n images, b videos, f frames, c channels, h, w.
 """
@@ -15,12 +15,12 @@ TEMPORAL_GROUPS = 32  # of the norms over time, as published, whatever norm_num_
 
 
 class Chunked(nn.Module):
-    """A module that applies layers to `chunk` images at a time, which bounds memory and changes no result."""
+    """A module that applies layers to `chunk` images at a time, which bounds memory without changing the result."""
 
     chunk = 8
 
     def per_image(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply a layer that sees each image by itself, (n, c, h, w) -> (n, ...), in chunks."""
+        """Apply a layer that treats each image separately, (n, c, h, w) -> (n, ...), in chunks."""
         return layer(x) if len(x) <= self.chunk else torch.cat([layer(part) for part in x.split(self.chunk)])
 
     def per_band(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Decoding large frames in tiles: less memory, and not the same pixels."""
+"""Tiled decoding of large frames: it needs less memory, but does not give the same pixels."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-LEAST_OVERLAP = 0.25  # of a tile's side, as diffusers' AutoencoderKL has it (tile_overlap_factor)
+LEAST_OVERLAP = 0.25  # of a tile's side, as in diffusers' AutoencoderKL (tile_overlap_factor)
 
 
 def tile_starts(side: int, tile: int) -> list[int]:
-    """Where tiles begin that cover a side: as few as overlap by LEAST_OVERLAP at least, at even distances."""
+    """Start positions of the fewest evenly spaced tiles that cover a side and overlap by at least LEAST_OVERLAP."""
     if side <= tile:
         return [0]
     count = 1 + -(-(side - tile) // max(1, int(tile * (1 - LEAST_OVERLAP))))
@@ -17,7 +17,7 @@ def tile_starts(side: int, tile: int) -> list[int]:
 
 
 def tile_weights(starts: list[int], tile: int) -> Iterator[Tensor]:
-    """The weight of each tile at each of its values, (tile,): two neighbours fade into each other linearly."""
+    """The weights of each tile along one axis, (tile,): neighbours fade into each other linearly."""
     for i, start in enumerate(starts):
         weight = torch.ones(tile)
         for k, here in enumerate(starts):
@@ -32,15 +32,15 @@ def tile_weights(starts: list[int], tile: int) -> Iterator[Tensor]:
 
 
 def decode_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int | None, factor: int) -> Tensor:
-    """Decode images in overlapping square tiles, and fade each into the next.
+    """Decode images in overlapping square tiles, and blend neighbours.
 
-    A tile does not see what lies outside it, nor do its norms and its attention: the pixels differ from those of a
-    decoder that sees the whole image.
+    The norms and the attention of a tile see nothing outside it, so the pixels differ from those of an image that is
+    decoded whole.
 
     Args:
         decode: Latents (n, c, h, w) -> images (n, channels, h * factor, w * factor).
         z: Latents (n, c, h, w).
-        tile: The side of a tile, in latents. Smaller images are decoded whole; for None, all are.
+        tile: The side of a tile, in latents. Smaller images are decoded whole; None decodes all images whole.
         factor: Pixels per latent.
 
     Returns:

@@ -169,7 +169,7 @@ def test_the_hidden_folder_of_a_draft_is_not_named(tmp_path, monkeypatch):
 TEXTS = [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), errno.ENOSPC, "no space left on device"),
     (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), errno.EDQUOT, "no space left: the disk quota is used up"),
-    (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), errno.EFBIG, "may not grow so large"),
+    (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), errno.EFBIG, "may not be this large"),
     (OSError(errno.EROFS, os.strerror(errno.EROFS)), errno.EROFS, "the file system is read-only"),
     (OSError(errno.EIO, os.strerror(errno.EIO)), errno.EIO, "the disk or the network drive failed"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), errno.ENOSPC, "no space left on device"),
@@ -207,7 +207,7 @@ def test_a_cause_that_a_library_hides_is_found_by_writing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(OSError, match="may not grow so large") as caught, replacing(tmp_path / "x.pt") as draft:
+        with pytest.raises(OSError, match="may not be this large") as caught, replacing(tmp_path / "x.pt") as draft:
             torch.save({"a": torch.zeros(5000)}, draft)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -165,7 +165,7 @@ def test_a_file_in_the_place_of_the_folder(replaced, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     with (
-        pytest.raises(ValueError, match="file is a file, in the place of a folder"),
+        pytest.raises(ValueError, match="file is a file, not a folder"),
         exclusive(tmp_path / "file", replaced),
     ):
         pass

@@ -14,7 +14,7 @@ class TrainConfig:
     """The settings that all kinds of training share. A run folder keeps them in config.yaml.
 
     Raises:
-        ValueError: A value is out of its bounds, or has no effect with the others.
+        ValueError: A value is outside its bounds, or has no effect in combination with the others.
     """
 
     kind: str = field(default="", init=False)  # what is trained: a key of KINDS
@@ -26,39 +26,39 @@ class TrainConfig:
     image_size: int = setting(64, least=1)  # height and width of the frames, in pixels
     num_frames: int = setting(16, least=1)  # frames per clip
     global_batch_size: int = setting(16, least=1)  # clips per optimiser step, over all processes
-    micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all that a process has
+    micro_batch_size: int = setting(0, least=0, resumable=True)  # clips per forward pass; 0: all of a process's clips
     steps: int = setting(1000, least=1, resumable=True)  # optimiser steps
     learning_rate: float = setting(1e-4, least=0, tunable=True)  # peak learning rate of the optimiser
     warmup: int = setting(0, least=0, tunable=True)  # steps over which the learning rate rises linearly from 0
-    # of the learning rate after the warmup; "trapezoid": constant, and then a cooldown to 0
+    # the learning rate after the warmup; "trapezoid": constant, then a cooldown to 0
     schedule: str = setting("constant", choices=("constant", "cosine", "trapezoid"), tunable=True)
-    # share of the steps in which a trapezoid falls to 0
+    # fraction of the steps in which a trapezoid falls to 0
     cooldown: float = setting(0.2, least=1e-6, most=1, tunable=True, used_with=("schedule", "trapezoid"))
-    # of that fall (latte.train.step)
+    # shape of that cooldown (latte.train.step)
     cooldown_shape: str = setting(
         "linear", choices=("linear", "sqrt"), tunable=True, used_with=("schedule", "trapezoid")
     )
     weight_decay: float = setting(0.0, least=0, tunable=True)  # of the optimiser
-    clip_grad: float = setting(1.0, least=1e-12, tunable=True)  # largest norm of the gradients
+    clip_grad: float = setting(1.0, least=1e-12, tunable=True)  # maximum norm of the gradients
     clip_from: int = setting(0, least=0, tunable=True)  # the first step, counted from 0, whose gradients are clipped
-    # of the averaged weights; min(this, (1 + n) / (10 + n))
+    # decay of the averaged weights; at step n, min(this, (1 + n) / (10 + n))
     ema_decay: float = setting(0.9999, least=0, below=1, tunable=True)
-    # the run ends if this many of the last 2 * skip_limit steps are skipped, since they were not finite
+    # the run ends if this many of the last 2 * skip_limit steps were skipped because they were not finite
     skip_limit: int = setting(10, least=1, resumable=True)
-    # of matrix products and convolutions; "auto": bf16 where that is fast, else fp32. A run records which it was
+    # of matrix products and convolutions; "auto": bf16 where it is fast, else fp32; the run records which
     precision: str = setting("fp32", choices=(*PRECISIONS, AUTO), tunable=True)
     deterministic_reduce: bool = setting(False, unused_with=("shard", True))  # sum gradients exactly, in any order
     seed: int = setting(0, least=0)  # of all random numbers
     log_every: int = setting(20, least=1, resumable=True)  # steps between lines of metrics.jsonl
-    tensorboard: bool = setting(False, resumable=True)  # also write them, and the sample grids, for TensorBoard
-    wandb: bool = setting(False, resumable=True)  # and for Weights & Biases
-    trackio: bool = setting(False, resumable=True)  # and for trackio
+    tensorboard: bool = setting(False, resumable=True)  # also log them, and the sample grids, to TensorBoard
+    wandb: bool = setting(False, resumable=True)  # and to Weights & Biases
+    trackio: bool = setting(False, resumable=True)  # and to trackio
     sample_every: int = setting(0, least=0, resumable=True)  # steps between grids of samples in samples/; 0: none
     save_every: int = setting(500, least=1, resumable=True)  # steps between checkpoints
     keep: int = setting(2, least=1, resumable=True)  # how many of the newest checkpoints to keep
-    keep_every: int = setting(0, least=0, resumable=True)  # also keep each checkpoint of such a multiple; 0: none
+    keep_every: int = setting(0, least=0, resumable=True)  # also keep the checkpoints at multiples of this; 0: none
 
-    # what kinds without these settings have in their place
+    # the values that shared code reads for kinds without these settings
     optimizer: ClassVar[str] = "adamw"
     average_every: ClassVar[int] = 0
     init: ClassVar[str] = ""
@@ -86,7 +86,7 @@ class TrainConfig:
     route_share: ClassVar[float] = 0.0
     teacher: ClassVar[str] = ""
 
-    derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what they follow from
+    derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what determines them
 
     def __post_init__(self) -> None:
         for known in fields(self):
@@ -129,7 +129,7 @@ class TrainConfig:
 
     @property
     def shape_frames(self) -> int:
-        """Frames of a motion of the built-in shapes, from which clips are cut."""
+        """Frames in a motion of the built-in shapes, from which clips are cut."""
         return self.motion_frames or self.num_frames
 
     @classmethod
@@ -144,10 +144,10 @@ class TrainConfig:
 
     @classmethod
     def movable(cls) -> set[str]:
-        """The paths that may change when a run resumes: digests guard data and VAE, the checkpoint replaces init."""
+        """The paths that may change when a run resumes: digests identify data and VAE; the checkpoint replaces init."""
         return {known.name for known in fields(cls) if known.metadata.get("movable")}
 
     @classmethod
     def tunable(cls) -> set[str]:
-        """The settings that may change when a run resumes, if that is asked for."""
+        """The settings that may change when a run resumes, if the user asks for it."""
         return {known.name for known in fields(cls) if known.metadata.get("tunable")}

@@ -1,4 +1,4 @@
-"""YAML from people and from strangers: decimal numbers, and bounds of size, depth and expanded aliases."""
+"""Safe YAML for hand-written and untrusted files: decimal numbers, and limits on size, depth and expanded aliases."""
 
 import re
 from collections import Counter
@@ -9,8 +9,8 @@ import yaml
 from latte.train.settings import brief
 
 MAX_BYTES = 1 << 18  # of a file
-MAX_VALUES = 10_000  # with every alias written out, which is how a small file can grow without end
-MAX_DEPTH = 50  # of lists and tables in each other
+MAX_VALUES = 10_000  # with all aliases expanded, through which a small file can grow without bound
+MAX_DEPTH = 50  # of nested lists and tables
 MAX_TEXT = 4096  # characters of one value; no path is longer
 INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 DIGITS = "[0-9]+(?:_[0-9]+)*"
@@ -21,7 +21,7 @@ FRACTION = re.compile(
 
 
 class DecimalLoader(yaml.SafeLoader):
-    """Reads numbers as people write them. PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, and 1e-4 is a text."""
+    """Reads numbers as people write them. PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, and 1e-4 is a string."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list]] = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (INT, FLOAT)]
@@ -29,7 +29,7 @@ class DecimalLoader(yaml.SafeLoader):
     }
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """A table. Raises ValueError if it has two values of one name, of which YAML would take the last."""
+        """Compose a table. Raises ValueError if a key occurs twice; plain YAML would take its last value."""
         table = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in table.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for name, number in Counter(names).items() if number > 1 and name != "<<"]:
@@ -60,10 +60,10 @@ def compose(text: str | bytes) -> tuple[yaml.Node | None, DecimalLoader]:
         text: The YAML. Bytes are UTF-8, or UTF-16 with a byte order mark.
 
     Returns:
-        The root, None for an empty text; and a loader that makes values of nodes.
+        The root, None for an empty text; and a loader that turns nodes into values.
 
     Raises:
-        ValueError: It is not valid YAML, is out of bounds, or has a table with two values of one name.
+        ValueError: It is not valid YAML, exceeds a limit, or has a table with a duplicate key.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"has {len(text):,} bytes, more than the {MAX_BYTES:,} that a configuration may have")
@@ -76,13 +76,13 @@ def compose(text: str | bytes) -> tuple[yaml.Node | None, DecimalLoader]:
 
 
 def check_bounds(text: str | bytes) -> None:
-    """Raise ValueError for YAML that is too deep or that grows too much. It makes no values and does not recurse."""
-    sizes, open_nodes = {}, [[None, 0]]  # values below each finished anchor; (anchor, values so far) of what is open
+    """Raise ValueError for YAML that is nested too deeply or expands too much, without making values or recursing."""
+    sizes, open_nodes = {}, [[None, 0]]  # values below each finished anchor; (anchor, values so far) of open nodes
     for event in yaml.parse(text, DecimalLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append([event.anchor, 1])
             if len(open_nodes) > MAX_DEPTH:
-                raise ValueError(f"has lists or tables more than {MAX_DEPTH} deep in each other")
+                raise ValueError(f"has lists or tables nested more than {MAX_DEPTH} deep")
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
@@ -99,19 +99,19 @@ def check_bounds(text: str | bytes) -> None:
         sizes |= {anchor: size} if anchor else {}
         open_nodes[-1][1] += size
         if open_nodes[-1][1] > MAX_VALUES:
-            raise ValueError(f"has more than {MAX_VALUES:,} values, its aliases written out")
+            raise ValueError(f"has more than {MAX_VALUES:,} values, with its aliases expanded")
 
 
 def value_of(node: yaml.Node, loader: DecimalLoader) -> Any:
-    """Make the value of a node. Raises ValueError if it is none, such as a 13th month or a key that is a list."""
+    """Make the value of a node. Raises ValueError if that is impossible, as for a 13th month or a list as a key."""
     try:
         return loader.construct_object(node, deep=True)
-    except Exception as error:  # PyYAML raises IndexError, KeyError and others at values that do not fit their tags
+    except Exception as error:  # PyYAML raises IndexError, KeyError and others for values that do not fit their tags
         raise not_valid(error) from error
 
 
 def merge(table: yaml.MappingNode, loader: DecimalLoader) -> None:
-    """Put the entries of merged tables (<<) in their place. Raises ValueError if something else is merged."""
+    """Insert the entries of merged tables (<<). Raises ValueError if anything but a table is merged."""
     try:
         loader.flatten_mapping(table)
     except yaml.YAMLError as error:
@@ -119,7 +119,7 @@ def merge(table: yaml.MappingNode, loader: DecimalLoader) -> None:
 
 
 def not_valid(error: Exception) -> ValueError:
-    """The error for what is not YAML, in one line that quotes little of it."""
+    """The error for invalid YAML, in one line that quotes only a little of it."""
     problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}" if mark else ""
     return ValueError(f"is not valid YAML{where}: {' '.join(problem.split())[:200]}")

@@ -1,9 +1,9 @@
-"""Settings that change when a run resumes: which of them may, and the record of those that did.
+"""Changes of settings when a run resumes: which are allowed, and the record of those that were made.
 
-Which settings may change is said once, where they are defined (latte.train.config): `resumable` and `movable` ones
-may, `tunable` ones if the user asks for it, and all others never, because the checkpoint would not fit them or the run
-would draw other clips. A run records each change of a tunable setting, and of "steps", with the number of steps that
-were done before: in the state of its checkpoints, in changes.json, and in final/.
+Which settings may change is declared where they are defined (latte.train.config): `resumable` and `movable` ones may,
+`tunable` ones if the user asks for it, and all others never, because they would not fit the checkpoint or would make
+the run draw other clips. A run records each change of a tunable setting, and of "steps", with the number of steps done
+before it: in the state of its checkpoints, in changes.json, and in final/.
 """
 
 import reprlib
@@ -20,7 +20,7 @@ CHANGES_FILE = "changes.json"
 def changed_settings(
     folder: Path, config: TrainConfig, before: dict[str, Any], asked: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-    """Compare the settings of a run that resumes with those that it had.
+    """Compare the settings of a run that resumes with its earlier settings.
 
     Args:
         folder: The run's folder, for the message.
@@ -29,17 +29,17 @@ def changed_settings(
         asked: The tunable settings that may change.
 
     Returns:
-        The changes to record: of each setting, the value "from" which and "to" which it changed.
+        The changes to record: for each setting, its old value ("from") and its new one ("to").
 
     Raises:
-        ValueError: A setting differs that may not. The message names it, with both values.
+        ValueError: A setting differs that must not change. The message names it, with both values.
     """
     now = {name: getattr(config, name) for name in config.defaults()}
     other = f"{folder} holds a run with other settings"
     differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     free, tunable = config.resumable() | config.movable(), config.tunable()
     if config.deterministic_reduce or config.dispersive_weight:
-        free -= {"micro_batch_size"}  # on which rounding depends, or the loss
+        free -= {"micro_batch_size"}  # rounding, or the loss, depends on it
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:
         free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
     if fixed := [name for name in differ if name not in free | tunable]:
@@ -53,20 +53,20 @@ def changed_settings(
 
 
 def check_steps(folder: Path, config: TrainConfig, done: int) -> None:
-    """Raise ValueError if the run in a folder has done more steps than the settings want."""
+    """Raise ValueError if the run in a folder has done more steps than the settings ask for."""
     if done > config.steps:
         raise ValueError(f"{folder} has done {done} steps: give steps={done} or more, or another folder")
 
 
 def short(value: object) -> str:
-    """A value on one line; of a long one, some of it."""
+    """A value on one line, shortened if it is long."""
     return reprlib.repr(value)
 
 
 def told(folder: Path, done: int, changes: dict[str, dict[str, Any]]) -> str:
-    """Say in a line what changes after so many steps."""
+    """Describe in one line what changes after `done` steps."""
     said = ", ".join(f"{name}={change['to']} (it was {change['from']})" for name, change in changes.items())
-    return f"{folder}: after step {done} the run goes on with {said}; {CHANGES_FILE} records it"
+    return f"{folder}: after step {done} the run continues with {said}; recorded in {CHANGES_FILE}"
 
 
 def write_changes(folder: Path, changes: list[dict[str, Any]]) -> None:

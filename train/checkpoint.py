@@ -2,7 +2,7 @@
 
 checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json (of
 the network), and manifest.json with the size and the SHA-256 of every other file; with average_every also the two
-averages that snapshots are taken of. A checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed.
+averages that snapshots are taken from. A checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed.
 There are no pickles.
 """
 
@@ -38,18 +38,18 @@ def save(
         tensors: The tensors of each .safetensors file, by the file's name.
         records: The values of each .json file, by the file's name.
         keep: How many of the newest checkpoints to keep.
-        keep_every: Also keep those of every multiple of this step; 0: none.
+        keep_every: Also keep the checkpoints at multiples of this step; 0: none.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: The disk is full, for instance. The checkpoints are then as before.
+        OSError: The disk is full, for instance. The earlier checkpoints are then unchanged.
     """
     folder = run / "checkpoints"
     final = folder / f"step-{step:07d}"
     remove_leftovers(folder)
-    if os.path.lexists(final):  # something else that has the name
+    if os.path.lexists(final):  # something else of that name
         set_aside(final)
     with replacing_folder(final) as draft:
         for name, values in tensors.items():
@@ -66,9 +66,9 @@ def save(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints that were only written or deleted in part; the run's lock keeps other writers out."""
+    """Remove partly written and partly deleted checkpoints; the run's lock keeps other writers out."""
     for path in folder.glob(".*"):
-        if HIDDEN.fullmatch(path.name) or path.name.startswith((".draft-", ".old-")):  # the latter of version 0.1.0
+        if HIDDEN.fullmatch(path.name) or path.name.startswith((".draft-", ".old-")):  # the latter from version 0.1.0
             remove(path)
 
 
@@ -81,33 +81,33 @@ def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first. They may be damaged.
 
     Raises:
-        OSError: The folder of the checkpoints cannot be read. It must not be taken for an empty one.
-        ValueError: It is something else: a link to a disk that is not mounted, for instance.
+        OSError: The checkpoints folder cannot be read. It must not be mistaken for an empty one.
+        ValueError: It is not a folder: a link to a disk that is not mounted, for instance.
     """
     folder = run / "checkpoints"
     if not os.path.lexists(folder):
         return []
     if not folder.is_dir():
-        kind = f"a link to {os.readlink(folder)}, where no folder is" if folder.is_symlink() else "not a folder"
+        kind = f"a link to {os.readlink(folder)}, which is not a folder" if folder.is_symlink() else "not a folder"
         raise ValueError(f"{folder} is {kind}: put the checkpoints back, or delete it to start again")
     names = (name for name in os.listdir(folder) if name.startswith("step-"))
     return sorted((folder / name for name in names if name.removeprefix("step-").isdecimal()), key=step_of)
 
 
 def latest(run: Path) -> Path | None:
-    """Find the newest checkpoint that is not damaged. Damaged ones that are newer are renamed, with a warning.
+    """Find the newest checkpoint that is not damaged. Newer, damaged ones are renamed, with a warning.
 
     Returns:
         Its folder, or None if the run has no checkpoint.
 
     Raises:
-        OSError, ValueError: All checkpoints are damaged or cannot be read, or their folder cannot.
+        OSError, ValueError: All checkpoints are damaged or unreadable, or their folder is unreadable.
     """
     unreadable = ""
     for folder in reversed(list_checkpoints(run)):
         try:
             reason = whats_wrong(folder)
-        except OSError as error:  # perhaps for a while only: it stays where it is
+        except OSError as error:  # perhaps only for a while: it stays where it is
             unreadable = f"{folder} cannot be read: {error.strerror}"
             warnings.warn(f"{unreadable}; using the checkpoint before it", stacklevel=2)
             continue
@@ -117,7 +117,7 @@ def latest(run: Path) -> Path | None:
         warnings.warn(f"{folder}: {reason}; renamed to {renamed}, using the checkpoint before it", stacklevel=2)
         set_aside(folder)
     if unreadable:
-        raise ValueError(f"{unreadable}, and there is none before it: make it readable, or give another folder")
+        raise ValueError(f"{unreadable}, and there is no earlier one: make it readable, or give another folder")
     if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}step-*")):
         raise ValueError(
             f"{run}: all checkpoints are damaged ({damaged[-1].name}): restore one, or give another folder"

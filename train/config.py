@@ -2,11 +2,11 @@
 
 The kinds are a class-conditional Latte ("latte"), a text-to-video model ("t2v"), the VAE whose latents both learn from
 ("vae"), and the network whose features the built-in metric compares ("features"). Every class has only the settings
-that its kind follows. Where shared code reads a setting that a kind does not have, TrainConfig gives the value that
-switches it off.
+that affect its kind. Where shared code reads a setting that a kind does not have, TrainConfig gives the value that
+turns it off.
 
 Bounds, choices and whether a setting may change when a run resumes are metadata of the field, see latte.train.settings:
-`resumable` and `movable` ones may change, `tunable` ones if that is asked for, and all others never.
+`resumable` and `movable` ones may change, `tunable` ones if the user asks for it, and all others never.
 """
 
 from dataclasses import Field, dataclass, field, fields
@@ -17,13 +17,13 @@ from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS
 from latte.train.settings import require, setting
 
-MOST_STUDENT_STEPS = 64  # of a student, which is there to take few
+MOST_STUDENT_STEPS = 64  # the point of a student is to take few
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
 
 
 @dataclass(frozen=True)
 class VideoTrainConfig(TrainConfig):
-    """The settings of the kinds that can learn from a folder of videos, or begin with another model's weights."""
+    """The settings of the kinds that can learn from a folder of videos, or start from another model's weights."""
 
     init: str = setting(
         "", path=True, movable=True
@@ -34,10 +34,10 @@ class VideoTrainConfig(TrainConfig):
     selection: str = setting("stride", choices=tuple(SELECTIONS), unused_with=BUILT_IN)
     # how frames become square: "ours", or as in the original for one of its data sets
     transform: str = setting("ours", choices=tuple(TRANSFORMS), unused_with=BUILT_IN)
-    flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips, left to right
-    # the run ends if a larger share of the videos is too short or damaged
+    flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips horizontally
+    # the run ends if a larger fraction of the videos is too short or damaged
     failed_share: float = setting(0.5, least=0, most=1, resumable=True, unused_with=BUILT_IN)
-    # a video that FFmpeg decodes only with errors: "raise" leaves it out, "take" reads it as FFmpeg conceals the damage
+    # videos that FFmpeg decodes only with errors: "raise" leaves them out, "take" uses FFmpeg's error concealment
     damaged: str = setting("raise", choices=("raise", "take"), unused_with=BUILT_IN)
     num_workers: int = setting(0, least=0, resumable=True)  # processes that read videos ahead
 
@@ -51,28 +51,28 @@ class VideoTrainConfig(TrainConfig):
 class LatentTrainConfig(VideoTrainConfig):
     """The settings of the kinds that learn the diffusion of latents."""
 
-    vae: str = setting("", path=True, movable=True)  # folder of the VAE that gives the latents; required
+    vae: str = setting("", path=True, movable=True)  # folder of the VAE that encodes the latents; required
     latents: str = setting(
         "once", path=True
-    )  # encode them "once", before the first step; or in each "step"; or a folder of them
-    sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: its mean
-    # of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform ones
+    )  # encode them "once", before the first step, or in each "step"; or read them from a folder
+    sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: use its mean
+    # standard deviation of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform timesteps
     timestep_std: float = setting(0.0, least=0, tunable=True)
-    # 0: the middle; more: noisier
+    # their mean: 0 is the middle, larger values are noisier
     timestep_mean: float = setting(0.0, unused_with=("timestep_std", 0.0), tunable=True)
-    # of the squared error at each noise level: "none", or "min-snr" (arXiv 2303.09556; latte.diffusion.loss)
+    # weighting of the squared error by noise level: "none", or "min-snr" (arXiv 2303.09556; latte.diffusion.loss)
     loss_weighting: str = setting("none", choices=("none", "min-snr"), tunable=True, used_with=("teacher", ""))
-    # the largest signal-to-noise ratio that min-snr weighs by
+    # min-snr caps the signal-to-noise ratio at this
     snr_gamma: float = setting(5.0, least=1e-6, unused_with=("loss_weighting", "none"), tunable=True)
-    # of the matrices in transformer blocks: "muon" (latte.train.optimizer); of all other parameters: AdamW
+    # "muon" updates the matrices in transformer blocks (latte.train.optimizer), and AdamW all other parameters
     optimizer: str = setting("adamw", choices=("adamw", "muon"))
     # decay of Muon's momentum
     muon_momentum: float = setting(0.95, least=0, below=1, tunable=True, used_with=("optimizer", "muon"))
-    # make queries, keys and values orthogonal for each head by itself
+    # orthogonalise queries, keys and values separately for each head
     muon_per_head: bool = setting(True, tunable=True, used_with=("optimizer", "muon"))
-    # joint training: single frames of other clips that go with each clip
+    # joint training: the number of single frames, from other clips, that go with each clip
     num_images: int = setting(0, least=0, used_with=("teacher", ""))
-    # token routing (latte.train.objectives.token_routing): the share of tokens that skip some blocks; 0: none
+    # token routing (latte.train.objectives.token_routing): the fraction of tokens that skip some blocks; 0: none
     route_share: float = setting(0.0, least=0, below=1, tunable=True, used_with=("teacher", ""))
     # they skip blocks[route_start:route_end]; as in Python, a negative number counts from the end
     route_start: int = setting(2, unused_with=("route_share", 0.0), tunable=True)
@@ -80,23 +80,23 @@ class LatentTrainConfig(VideoTrainConfig):
     # weight of the loss that pushes the clips of a micro-batch apart (latte.train.objectives.dispersive); 0: none
     dispersive_weight: float = setting(0.0, least=0, tunable=True, used_with=("teacher", ""))
     dispersive_temperature: float = setting(0.5, least=1e-6, unused_with=("dispersive_weight", 0.0), tunable=True)
-    # it sees the tokens after so many blocks; 0: a quarter of them
+    # it is computed on the tokens after this many blocks; 0: a quarter of the blocks
     dispersive_block: int = setting(0, least=0, unused_with=("dispersive_weight", 0.0), tunable=True)
     # weight of the loss that aligns tokens with the averaged network's (latte.train.objectives.self_alignment); 0: none
     align_weight: float = setting(0.0, least=0, used_with=("teacher", ""))
-    align_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))  # after so many blocks; 0: a third
-    # with those after so many blocks of the averaged network; 0: two thirds
+    align_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))  # after this many blocks; 0: a third
+    # with those after this many blocks of the averaged network; 0: two thirds
     align_teacher_block: int = setting(0, least=0, unused_with=("align_weight", 0.0))
-    # how much less noisy its clips are at most, as a share of all timesteps
+    # how much less noisy the averaged network's clips may be, as a fraction of all timesteps
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
-    # distillation (latte.train.objectives.distillation): the model that a student of few steps learns from; empty: none
+    # distillation (latte.train.objectives.distillation): the model that a few-step student learns from; empty: none
     teacher: str = setting("", path=True, movable=True)
-    # evaluations of the student
+    # sampling steps of the student
     student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))
     # DDIM steps of the teacher that they replace, a multiple of student_steps
     teacher_steps: int = setting(64, least=1, most=500, unused_with=("teacher", ""))
     teacher_guidance: float = setting(1.0, unused_with=("teacher", ""))  # guidance scale that the student learns
-    # guide the teacher away from the weaker model in its folder (latte.autoguidance), not from no condition
+    # guide the teacher away from the weaker model in its folder (latte.autoguidance), not the null condition
     teacher_autoguidance: bool = setting(False, unused_with=("teacher_guidance", 1.0))
     # the lowest and the highest timestep at which the teacher is guided
     guided_from: float = setting(0.0, least=0, unused_with=("teacher_guidance", 1.0))
@@ -106,16 +106,16 @@ class LatentTrainConfig(VideoTrainConfig):
     # compute norms and GELU in fewer passes (latte.fast), which rounds differently
     fast: bool = setting(True, resumable=True)
     shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
-    # how many processes split one copy of the weights, of which there are then several (HSDP); 0: all of them
+    # how many processes split one copy of the weights, so that there are several copies (HSDP); 0: all processes
     shard_group: int = setting(0, least=0, resumable=True, unused_with=("shard", False))
-    # how many processes share each clip, by its frames; they do not count as further clips
+    # how many processes split the frames of each clip between them; they do not add clips to a step
     sequence_parallel: int = setting(1, least=1, resumable=True)
-    # steps between snapshots of two averages, from which `latte average` makes those of other lengths; 0: none
+    # steps between snapshots of two averages, from which `latte average` makes averages of other lengths; 0: none
     average_every: int = setting(0, least=0)
     # guidance scale of samples; 0: the pipeline's default
     sample_guidance: float = setting(0.0, resumable=True, used_with=("teacher", ""))
-    eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (FVD, for one); 0: none
-    eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # real and generated, each
+    eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (such as FVD); 0: none
+    eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # each: real and generated
     eval_real: str = setting(
         "", path=True, resumable=True, unused_with=("eval_every", 0)
     )  # videos or statistics; empty: the data
@@ -169,7 +169,7 @@ class T2VTrainConfig(LatentTrainConfig):
 
     kind: str = field(default="t2v", init=False)
     text_encoder: dict = field(default_factory=dict)  # fields of T5Config
-    # share of captions replaced by the empty one
+    # fraction of captions replaced by the empty caption
     caption_dropout: float = setting(0.1, least=0, most=1, tunable=True, used_with=("teacher", ""))
 
     derived: ClassVar[dict[str, str]] = {
@@ -191,13 +191,13 @@ class VAETrainConfig(VideoTrainConfig):
     """Settings of training a VAE."""
 
     kind: str = field(default="vae", init=False)
-    # of the KL divergence of the latents from a standard Gaussian
+    # weight of the KL divergence of the latents from a standard Gaussian
     kl_weight: float = setting(1e-6, least=0, tunable=True)
-    # of the error of frames at half size that are decoded from latents at half size (scale equivariance)
+    # weight of the error of half-size frames decoded from half-size latents (scale equivariance)
     equivariance_weight: float = setting(0.0, least=0, tunable=True)
-    # of the error of the first channels of the latents as a small copy of the frame
+    # weight of the error between the first channels of the latents and a small copy of the frame
     thumbnail_weight: float = setting(0.0, least=0, tunable=True, unused_with=("freeze_encoder", True))
-    # train the decoder alone, so that models of the latents of init stay of use; kl_weight has no effect then
+    # train only the decoder, so that models trained on init's latents remain usable; kl_weight then has no effect
     freeze_encoder: bool = setting(False)
 
     derived: ClassVar[dict[str, str]] = {
@@ -222,7 +222,7 @@ class FeaturesTrainConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         shapes = self.data == "shapes"
-        require(shapes, f"features are learned from what is known of the shapes: data is {self.data!r}, not 'shapes'")
+        require(shapes, f"features are learned from properties of the shapes: data is {self.data!r}, not 'shapes'")
 
 
 KINDS: dict[str, type[TrainConfig]] = {

@@ -1,4 +1,4 @@
-"""Configurations from tables of settings: those that a YAML file, a preset or an older run holds."""
+"""Configurations from tables of settings, as in a YAML file, a preset or an older run."""
 
 import os
 from dataclasses import fields
@@ -13,7 +13,7 @@ from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
 from latte.train.settings import brief, default_of
 
-NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # of kinds
+NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # by kind
 TYPES = {  # what a setting of each type is, in words
     int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a table of settings",
 }  # fmt: skip
@@ -24,10 +24,10 @@ TEXTS = {name for name, known in SETTINGS.items() if known.type is str}
 def from_text(name: str, text: str) -> Any:
     """The value of a setting that is written as key=value.
 
-    Text is taken as it is, whatever it looks like. All else is YAML.
+    Settings of type text are taken literally. All others are YAML.
 
     Raises:
-        ValueError: It is not YAML, or is out of the bounds of latte.train.bounded_yaml.
+        ValueError: It is not YAML, or exceeds the limits of latte.train.bounded_yaml.
     """
     if name in TEXTS:
         return text
@@ -36,7 +36,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def typed(name: str, value: Any) -> Any:
-    """The value of a setting, as the setting's type: a number may be in quotes, and a fraction may be an integer.
+    """The value of a setting in the setting's type: a number may be quoted, and an integer may stand for a float.
 
     Raises:
         ValueError: The value is not of that type.
@@ -53,10 +53,10 @@ def typed(name: str, value: Any) -> Any:
 
 
 def kind_of(values: dict) -> type[TrainConfig]:
-    """The class of settings by name, which their "kind" says. Without one, it is the class of "latte".
+    """The class for settings by name, chosen by their "kind", which is "latte" if it is missing.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: The kind is unknown.
     """
     kind = values.get("kind", LatteTrainConfig.kind)
     if kind not in list(KINDS):
@@ -65,7 +65,7 @@ def kind_of(values: dict) -> type[TrainConfig]:
 
 
 def without_other_kinds(values: dict) -> dict:
-    """Leave out the settings of other kinds, as far as they have their defaults.
+    """Leave out the settings of other kinds that have their default values.
 
     Earlier versions had all settings in one class, so their config.yaml and state.json list those of every kind.
     """
@@ -75,15 +75,15 @@ def without_other_kinds(values: dict) -> dict:
 
 
 def complete(values: dict) -> dict:
-    """Settings that a run recorded, as this version would record them: with defaults for settings that are newer."""
+    """The recorded settings of a run, as this version would record them: with defaults for newer settings."""
     return kind_of(values).defaults() | without_other_kinds(values)
 
 
 def from_settings(values: dict) -> TrainConfig:
-    """The configuration with these settings, of the class that "kind" says.
+    """The configuration with these settings, of the class that "kind" chooses.
 
     Raises:
-        ValueError: There is no such kind or setting, or a value is not valid.
+        ValueError: The kind or a setting is unknown, or a value is not valid.
     """
     kind = kind_of(values)
     own = kind.defaults()

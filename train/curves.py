@@ -16,9 +16,9 @@ CURVES = {  # the numbers that are plotted, and the labels of their axes
     "fvd": "FVD",
     "shapes_distance": "shapes distance",
 }
-RARE = ("fvd", "shapes_distance")  # numbers that few lines have, drawn across the other lines
-EXACT = ("learning_rate", *RARE)  # numbers without noise from step to step, which stay as they are
-COLUMNS, PANEL = 3, (4.3, 3.2)  # at most so many panels side by side, each of so many inches, fit on a laptop's screen
+RARE = ("fvd", "shapes_distance")  # numbers that only a few lines have, drawn across the gaps
+EXACT = ("learning_rate", *RARE)  # numbers without noise from step to step, which are not averaged
+COLUMNS, PANEL = 3, (4.3, 3.2)  # panels in a row, and the inches of one: a row fits on a laptop's screen
 
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
-    """Plot each number that the runs logged in a panel of its own, with a colour per run, in rows of COLUMNS panels.
+    """Plot each number that the runs logged in its own panel, with a colour per run, in rows of COLUMNS panels.
 
     Args:
         runs: The run folders.

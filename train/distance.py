@@ -18,7 +18,7 @@ from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import LatentFolder
 from latte.video.pixels import to_uint8
 
-RANDOM_PATH = 1 << 31  # of the random numbers that choose the real clips; no step's number is as large
+RANDOM_PATH = 1 << 31  # of the random numbers that choose the real clips; larger than any step
 
 
 class DistanceToReal:
@@ -30,7 +30,7 @@ class DistanceToReal:
     Args:
         config: The settings of the run.
         clips: The training data.
-        device: What to compute features on.
+        device: The device that computes the features.
 
     Raises:
         ValueError: There are no real videos, or the feature network cannot take clips of this size or length.

@@ -1,4 +1,4 @@
-"""What a run writes besides its checkpoints: its result, and the parts that its weights need to be sampled."""
+"""A run's outputs besides its checkpoints: its result, and the parts that are needed to sample from its weights."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +36,13 @@ TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model
 def save_companions(objective: Objective, folder: Path) -> None:
     """Write the parts that are not trained, without which the weights cannot be sampled.
 
-    A Latte gets its VAE and, with config.sample_guidance, sampling.json; without, an earlier one is removed, since the
-    pipeline's default applies. A student gets the scheduler of its steps and a sampling.json that names them. A
-    text-to-video model also gets a scheduler and the vocabulary of a text encoder that is trained with it. Other
-    networks need nothing.
+    A Latte gets its VAE and, with config.sample_guidance, sampling.json; without it, an earlier sampling.json is
+    removed, so that the pipeline's default applies. A student gets a scheduler and a sampling.json for its number of
+    steps. A text-to-video model also gets a scheduler and the vocabulary of a text encoder that is trained with it.
+    Other networks need nothing.
 
     Args:
-        objective: What the weights are trained by.
+        objective: The objective that the weights are trained with.
         folder: The folder of the run, or of its result.
     """
     if isinstance(objective, Denoising):
@@ -70,7 +70,7 @@ def scheduler_of(objective: Objective) -> Scheduler | None:
 
 
 def is_this_vae(folder: Path, digest: str) -> bool:
-    """Whether a folder holds the VAE of this digest, undamaged."""
+    """Whether a folder holds the VAE with this digest, undamaged."""
     try:
         return (folder / CONFIG).is_file() and damage(folder) is None and digest_folder(folder) == digest
     except OSError:
@@ -78,7 +78,7 @@ def is_this_vae(folder: Path, digest: str) -> bool:
 
 
 def save_part(save: Callable[[Path], None], folder: Path) -> None:
-    """Write a part into its folder. If a folder lies where a file belongs, the part's folder is set aside first."""
+    """Write a part into its folder. If a folder is where a file belongs, the part's folder is set aside first."""
     try:
         save(folder)
     except (IsADirectoryError, NotADirectoryError, FileExistsError):
@@ -95,11 +95,11 @@ def save_result(
     An earlier result there stays readable until the new one is complete. Files that a run does not write are kept.
 
     Args:
-        objective: What the network was trained by.
+        objective: The objective that the network was trained with.
         network: The network, with averaged weights. A VAE and a feature network are calibrated in place.
         folder: Where to write: the network with its companions, its classes, the number of steps and a model card.
         changes: What changed when the run was resumed (latte.train.changes), to be recorded beside the steps.
-        scores: Of the last evaluation, for the model card.
+        scores: Scores of the last evaluation, for the model card.
     """
     network.eval()
     if isinstance(objective, Reconstruction) and not objective.config.freeze_encoder:
@@ -126,7 +126,7 @@ def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def standardise_latents(objective: Reconstruction, network: AutoencoderKL) -> None:
-    """Give the latents of clips mean 0 in every channel and, by the scaling factor, standard deviation 1 in all.
+    """Give latents mean 0 in every channel and, through the scaling factor, standard deviation 1 over all channels.
 
     The means move into the biases of the two convolutions next to the latents, so reconstructions stay the same.
     """

@@ -1,4 +1,4 @@
-"""What a run says of itself: before its first step what is trained, on what and how, and at its end what to do next."""
+"""What a run prints: before its first step, what is trained, on what and how; at its end, what to do next."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ def header(run: Run, first: int) -> str:
     """
     config, folder = run.config, run.folder
     if first == config.steps:
-        return f"{folder}: all {first} steps are done already; a larger steps=N goes on"
+        return f"{folder}: all {first} steps are already done; give a larger steps=N to continue"
     count = sum(parameter.numel() for parameter in run.network.parameters() if parameter.requires_grad)
-    begins = f", begun with {config.init}" if config.init and not first else ""
+    begins = f", starting from {config.init}" if config.init and not first else ""
     every = f"every {config.save_every} steps" if config.save_every < config.steps else "at the end"
     lines = {
         "trains": f"{TRAINED[config.kind]} of {in_units(count)} parameters{begins}",
@@ -41,7 +41,7 @@ def header(run: Run, first: int) -> str:
 
 
 def ending(run: Run, result: Path) -> str:
-    """What a run says at its end: where its result lies, and the command that uses it."""
+    """What a run prints at its end: where its result is, and the command that uses it."""
     folder, name = run.folder, run.folder.name.removesuffix("-vae")
     used = result if run.config.kind == "vae" else folder
     other = folder.with_name(name if name != folder.name else f"{name}-latte")
@@ -50,7 +50,7 @@ def ending(run: Run, result: Path) -> str:
 
 
 def describe_data(run: Run) -> str:
-    """What a run learns from."""
+    """Describe the training data."""
     config, clips = run.config, run.objective.clips
     source = config.data if config.latents in ("once", "step") else f"latents of {config.data} in {config.latents}"
     counts = [counted(len(clips), unit(config))]
@@ -64,12 +64,12 @@ def describe_data(run: Run) -> str:
 
 
 def unit(config: TrainConfig) -> str:
-    """What is trained on, in the singular."""
+    """The unit of the training data, in the singular."""
     return "clip" if config.num_frames > 1 else "frame"
 
 
 def chosen_frames(config: TrainConfig) -> str:
-    """Which frames of a video make a clip."""
+    """How the frames of a clip are chosen."""
     return f"interval {config.frame_interval}" if config.selection == "stride" else f"selection {config.selection}"
 
 
@@ -83,5 +83,5 @@ def describe_batch(run: Run) -> str:
 
 
 def in_units(count: int) -> str:
-    """A number of parameters, with three digits."""
+    """A number of parameters, to three digits."""
     return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"

@@ -1,13 +1,13 @@
 """The training loop: step, log, checkpoint, sample, evaluate; and how a run resumes.
 
-How bit-exact resume works: a run that was stopped and resumed ends with the bits of one that was not.
+Bit-exact resume: a run that was stopped and resumed ends with the same bits as an uninterrupted one. How it works:
 - Randomness has no state. Each step draws from (seed, step, slot): diffusion/randomness.py, train/data/batches.py.
 - All state is in a checkpoint: weights, averages, optimiser, step, loss scale, skipped steps (train/run.py).
-- A checkpoint is complete or absent: written aside, hashed, flushed and renamed (train/checkpoint.py).
+- A checkpoint is complete or absent: written as a draft, hashed, flushed and renamed (train/checkpoint.py).
 - `Run.restore` loads the newest one that is not damaged, if settings and data are the same (train/run.py).
-- Settings marked `resumable` in train/config.py may change on resuming; `tunable` ones if the user asks for it, and the
+- Settings marked `resumable` in train/config.py may change on resuming, and `tunable` ones if the user asks for it; the
   run records that (train/changes.py).
-- metrics.jsonl loses the lines that will be written again (train/metrics.py), and averages/ the snapshots.
+- Lines of metrics.jsonl (train/metrics.py) and snapshots in averages/ that will be written again are removed.
 - Samples and evaluations that were due when the run stopped are made first (`latte.train.due_outputs`).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
 """
@@ -84,17 +84,17 @@ def train(
     """Train in a run folder, or resume the run that is there.
 
     The folder gets config.yaml, metrics.jsonl, checkpoints/ and what is needed to sample from them (the VAE; for text
-    to video also the vocabulary and a scheduler). At the end it gets final/, the averaged weights with all of that and
-    the names of the classes. If torchrun started this process, it is one of several (latte.train.parallel).
+    to video also the vocabulary and a scheduler). At the end it gets final/, the averaged weights with the same parts
+    and the names of the classes. If torchrun started this process, it is one of several (latte.train.parallel).
 
     Args:
         config: The settings.
         folder: The run folder. It need not exist.
         clips: The training data, as latte.train.data.latents.open_data opens it.
         resume: Whether a run with checkpoints may be resumed.
-        device: What to compute on.
-        asked: The settings that may change when the run resumes, of those that are marked `tunable` in
-            latte.train.config. The run records what changed, and when (latte.train.changes).
+        device: The device to compute on.
+        asked: The settings marked `tunable` in latte.train.config that may change when the run resumes. The run records
+            what changed, and when (latte.train.changes).
         say: Called in the first process before the first step and at the end, with lines about the run (see
             latte.train.header).
 
@@ -134,15 +134,15 @@ def train(
 
 
 def prepare(run: Run, first: int) -> None:
-    """Encode what the first step needs. Raises KeyboardInterrupt, with what to do, if that is stopped."""
+    """Encode the latents that the first step needs. If that is stopped, raises KeyboardInterrupt with advice."""
     try:
         run.prepare(first)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"stopped before step {first + 1}; the same command begins it again") from stop
+        raise KeyboardInterrupt(f"stopped before step {first + 1}; the same command starts it again") from stop
 
 
 def write_beginning(run: Run, first: int) -> None:
-    """Write what a run's folder holds before its first step, and remove what later steps will write again."""
+    """Write the files that precede the first step, and remove those that later steps will write again."""
     set_misplaced_aside(run.folder)
     write_text(run.folder / SETTINGS_FILE, yaml.safe_dump(asdict(run.config), sort_keys=False))
     write_changes(run.folder, run.changes)
@@ -167,7 +167,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
     Args:
         run: The run.
         first: How many steps are done.
-        missing: The outputs of earlier steps that must be made first.
+        missing: The outputs of step `first` that are still missing, to be made before the next step.
 
     Raises:
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
@@ -196,7 +196,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             if done % config.save_every == 0 or done == config.steps or stop or save:
                 run.save(done, ends=stop or done == config.steps)
             if stop and done < config.steps:
-                raise KeyboardInterrupt(f"saved at step {done}; the same command goes on" if run.ranks.first else "")
+                raise KeyboardInterrupt(f"saved at step {done}; the same command resumes it" if run.ranks.first else "")
             write_outputs(run, done, due_outputs(config, done), metrics, trackers)
 
 
@@ -211,7 +211,7 @@ def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter,
 
 
 def progress_text(logged: dict[str, float], rate: float, device: torch.device) -> str:
-    """The text behind the progress bar."""
+    """The text after the progress bar."""
     parts = [f"loss={logged['loss']:.4f}", f"grad={logged['grad_norm']:.2f}", f"{rate:g} clips/s"]
     if device.type == "cuda":
         parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")

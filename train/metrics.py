@@ -13,7 +13,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, float | None]]:
-    """Read metrics.jsonl. Damaged lines are left out, with a warning; a last line that was cut off, without one.
+    """Read metrics.jsonl. Damaged lines are left out with a warning, a truncated last line without one.
 
     Args:
         path: The file. It need not exist.
@@ -31,7 +31,7 @@ def read_lines(path: Path) -> list[dict[str, float | None]]:
 
 
 def parse_lines(content: bytes) -> tuple[list[dict[str, float | None]], str]:
-    """Parse the content of metrics.jsonl: its sound lines, and in words which others there are, if any."""
+    """Parse the content of metrics.jsonl: its valid lines, and a description of the damaged ones, if any."""
     texts = content.split(b"\n")
     cut_off = texts.pop().startswith(b"{")
     parsed = [parse_line(text) for text in texts]
@@ -53,15 +53,15 @@ def parse_line(text: bytes) -> dict[str, float | None] | None:
 
 
 def remove_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of later steps, which a resumed run writes again, and lines that were cut off.
+    """Remove the lines of later steps, which a resumed run writes again, and truncated lines.
 
-    If there are damaged lines, the file as it was is set aside.
+    If there are damaged lines, the original file is set aside.
     """
     if not path.exists():
         return
     lines, damaged = parse_lines(path.read_bytes())
     if damaged:
-        warnings.warn(f"{path}: {damaged}; left out, and the file as it was is {set_aside(path).name}", stacklevel=2)
+        warnings.warn(f"{path}: {damaged}; left out, and the original file is now {set_aside(path).name}", stacklevel=2)
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
 
@@ -96,6 +96,6 @@ class MetricsWriter:
                 raise OSError("no space left on device")
             self.waiting = b""
         except OSError as error:
-            with suppress(OSError):  # a line that is cut off is left out when the file is read
+            with suppress(OSError):  # a truncated line is left out when the file is read
                 self.file.truncate(end)
             warnings.warn(f"{self.path}: cannot write, will retry with the next line: {error}", stacklevel=2)

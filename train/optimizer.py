@@ -17,11 +17,11 @@ from latte.train.parallel import outermost_blocks
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, as in torch.optim.Muon
 ITERATIONS = 5  # after which the singular values are between 0.7 and 1.2
 LEAST_NORM = 1e-7  # a matrix of a smaller norm is not scaled up further
-ADAMW_RMS = 0.2  # of AdamW's updates, usually: Liu et al. 2025, arXiv 2502.16982, section 2.2
+ADAMW_RMS = 0.2  # typical of AdamW's updates: Liu et al. 2025, arXiv 2502.16982, section 2.2
 
 
 class Rows(NamedTuple):
-    """The matrices that lie in a fused one: its rows are ordered (head, part, row in the head).
+    """The matrices that are fused in a weight, whose rows are ordered (head, part, row within the head).
 
     Attributes:
         heads: How many heads share each matrix.
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW:
-    """The optimiser of a network's parameters, as config.optimizer says."""
+    """The optimiser of a network's parameters, chosen by config.optimizer."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), **options)
@@ -45,8 +45,8 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW
 def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Rows]:
     """The weights of the linear layers in the network's transformer blocks, and what is fused in each.
 
-    Queries, keys and values are matrices of their own, of all heads together or per head, and so is each shift, scale
-    and gate that adaLN projects to.
+    Queries, keys and values are separate matrices, of all heads together or per head, and so is each shift, scale and
+    gate that adaLN projects to.
     """
     modules = [module for block in outermost_blocks(network) for module in block.modules()]
     by_head = lambda heads, parts: Rows(parts=heads * parts) if per_head else Rows(heads, parts)
@@ -64,21 +64,21 @@ def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Row
 class Muon(torch.optim.AdamW):
     """Muon for matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for the other parameters.
 
-    The momentum of each matrix is made orthogonal before it is added to the weights. A weight in which several matrices
-    are fused is split into them first (CMuon, arXiv 2608.02502), since one direction would dominate all of them. The
-    update of an (m, n) matrix is scaled by 0.2 sqrt(max(m, n)), so that it is as large as AdamW's, and one learning
+    The momentum of each matrix is orthogonalised before it is added to the weights. A weight in which several matrices
+    are fused is first split into them (CMuon, arXiv 2608.02502), since otherwise one direction would dominate them all.
+    The update of an (m, n) matrix is scaled by 0.2 sqrt(max(m, n)), so that it is as large as AdamW's, and one learning
     rate and one weight decay fit both (Liu et al. 2025, arXiv 2502.16982, eq. 4).
 
-    Several processes share the work: each makes some updates orthogonal, and sends them to the others. With sharded
-    weights, each process gathers the momentum of one weight after the other, and computes all of it.
+    Several processes share the work: each orthogonalises some of the updates, and sends them to the others. With
+    sharded weights, each process gathers the momentum of one weight after another, and computes the whole update.
 
     Args:
-        network: Whose parameters to update.
-        matrices: Which of them Muon updates, and what is fused in each.
-        momentum: The decay of the momentum, which is Nesterov's.
-        products: The type in which matrices are made orthogonal. bfloat16 is exact enough, and faster where the
-            hardware computes in it.
-        options: AdamW's.
+        network: The network whose parameters are updated.
+        matrices: The weights that Muon updates, and the matrices that are fused in each.
+        momentum: The decay of the Nesterov momentum.
+        products: The type in which matrices are orthogonalised. bfloat16 is accurate enough, and faster where the
+            hardware supports it.
+        options: Options of AdamW.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all parameters that have a gradient. Those of the matrices are None afterwards."""
+        """Update all parameters that have a gradient. The gradients of the matrices are None afterwards."""
         group = self.param_groups[1]
         for matrix, direction in self.directions():
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
-            matrix.grad = None  # AdamW leaves parameters without a gradient as they are
+            matrix.grad = None  # AdamW skips parameters without a gradient
         super().step(closure)
 
     def update(self, matrix: nn.Parameter) -> Tensor:
-        """Add the gradient of a weight to its momentum, and return the update before it is made orthogonal."""
+        """Add the gradient of a weight to its momentum, and return the update, not yet orthogonalised."""
         state, gradient = self.state[matrix], matrix.grad
         if not state:
             state["step"] = torch.zeros((), device=matrix.device)  # AdamW expects it in every state that is loaded
@@ -131,14 +131,14 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(update: Tensor, rows: Rows, products: torch.dtype = torch.float32) -> Tensor:
-    """Make each matrix in a fused one (rows, columns) orthogonal, with AdamW's root mean square."""
+    """Orthogonalise each matrix in a fused update (rows, columns), scaled to AdamW's root mean square."""
     matrices = rearrange(update, "(h n e) d -> n (h e) d", h=rows.heads, n=rows.parts)
     scaled = ADAMW_RMS * max(matrices.shape[1:]) ** 0.5 * newton_schulz(matrices, products)
     return rearrange(scaled, "n (h e) d -> (h n e) d", h=rows.heads)
 
 
 def newton_schulz(matrices: Tensor, products: torch.dtype = torch.float32) -> Tensor:
-    """Move all singular values of matrices (n, rows, columns) close to 1, and leave the singular vectors.
+    """Move all singular values of matrices (n, rows, columns) close to 1, and keep the singular vectors.
 
     The products are computed in the given type.
     """

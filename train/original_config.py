@@ -1,6 +1,6 @@
 """Translates training configurations of the original Latte (Vchitect/Latte, configs/*/*_train.yaml) to our settings.
 
-Each of its keys is in one of the tables below. Which of them had no effect was found by reading its training scripts.
+Each of its keys is in one of the tables below. Which keys had no effect was found by reading its training scripts.
 """
 
 from collections.abc import Iterable
@@ -44,11 +44,11 @@ HAD_NO_EFFECT = {  # keys of settings that the original had but did not use
     "lr_warmup_steps": "the original ignored it and had no warmup; here the learning rate rises over these steps",
     "gradient_checkpointing": "it had no effect in the original, or made it fail; here it saves memory",
 }
-IGNORED = {  # keys without a setting of ours, and why
+IGNORED = {  # keys that have no setting here, and why
     "frame_data_path": "the images of joint training are frames of the videos themselves",
     "frame_data_txt": "the images of joint training are frames of the videos themselves",
     "results_dir": "use --run to name the folder",
-    "resume_from_checkpoint": "it could not work in the original; here a run resumes by itself",
+    "resume_from_checkpoint": "it could not work in the original; here a run resumes automatically",
     "num_sampling_steps": "it is a setting of sampling, and had no effect in training",
     "num_classes": "the number of classes follows from the folders of the data",
     "fixed_spatial": "it had no effect in the original, or froze all weights",
@@ -58,7 +58,7 @@ IGNORED = {  # keys without a setting of ours, and why
     "mixed_precision": "in the original it only changed the name of a folder; use precision=bf16",
     "enable_xformers_memory_efficient_attention": "it had no effect in the original, or made it fail; "
     "attention is memory-efficient here",
-    "sequence_parallel_size": "the frames of a clip are not split over processes here",
+    "sequence_parallel_size": "use sequence_parallel to split the frames of a clip over processes",
 }
 TEXTS = {key for key, ours in RENAMED.items() if SETTINGS[ours].type is str} | {"dataset", "pretrained_model_path"}
 KEYS = {*RENAMED, *COMBINED, *IGNORED}
@@ -72,7 +72,7 @@ CLASSES = {1: False, 2: True}  # whether there are classes, by the value of `ext
 
 
 def is_original(values: dict) -> bool:
-    """Whether settings are the original's: more keys are known only to the original than only to us."""
+    """Whether settings are the original's: more of the keys are known only to the original than only to us."""
     ours = SETTINGS.keys()
     return len(values.keys() & (KEYS - ours)) > len(values.keys() & (ours - KEYS))
 

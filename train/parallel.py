@@ -1,12 +1,12 @@
 """Training in several processes: which clips each of them takes, and how gradients and weights are exchanged.
 
-torchrun starts the processes, or SLURM with the same environment variables. Random numbers depend on (seed, step, slot)
-and on nothing else, so the number of processes only changes the order in which gradients are summed. With
-deterministic_reduce that order has no effect either.
+torchrun starts the processes, or SLURM with the same environment variables. Random numbers depend only on (seed, step,
+slot), so the number of processes only changes the order in which gradients are summed. With deterministic_reduce, that
+order has no effect either.
 
-With sequence_parallel, groups of neighbouring processes take the same clips, and share them by their frames
-(latte.parallel). All of them compute the whole loss; its gradient is the mean of theirs. Of the weights, each process
-holds a copy (DDP), a part (FSDP2), or a part of a copy that a group of processes shares (HSDP).
+With sequence_parallel, groups of neighbouring processes take the same clips and split their frames (latte.parallel).
+Each of them computes the whole loss; the gradient is the mean of their gradients. Each process holds a copy of the
+weights (DDP), a shard (FSDP2), or a shard of a copy that a group of processes shares (HSDP).
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def micro_batches(config: TrainConfig, ranks: Ranks) -> list[range]:
     groups, group = ranks.size // config.sequence_parallel, ranks.rank // config.sequence_parallel
     micro = config.micro_batch_size or max(1, config.global_batch_size // groups)
     if config.global_batch_size % (micro * groups):
-        shared = f" ({config.sequence_parallel} to a clip)" if config.sequence_parallel > 1 else ""
+        shared = f" ({config.sequence_parallel} per clip)" if config.sequence_parallel > 1 else ""
         raise ValueError(
             f"global_batch_size {config.global_batch_size} cannot be split over {ranks.size} processes{shared} in "
             f"micro-batches of {micro}: make it a multiple of {micro * groups}"
@@ -63,7 +63,7 @@ class Loss(nn.Module):
     Args:
         objective: Computes the loss as objective(network, step, slots).
         network: The network that learns.
-        precision: A key of PRECISIONS, in which the forward pass runs.
+        precision: The precision of the forward pass, a key of PRECISIONS.
     """
 
     def __init__(self, objective: Callable, network: nn.Module, precision: str):
@@ -77,7 +77,7 @@ class Loss(nn.Module):
 
 
 class Gradients:
-    """How the gradients of a step come about: call `accumulate` for each micro-batch, then `finish`."""
+    """Computes the gradients of a step: call `accumulate` for each micro-batch, then `finish`."""
 
     def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a micro-batch, and add its gradients.
@@ -85,7 +85,7 @@ class Gradients:
         Args:
             step: The number of the step, from 0.
             slots: The slots of the micro-batch.
-            share: What its loss is multiplied by: its share of the global batch, times the loss scale.
+            share: Factor of its loss: its share of the global batch, times the loss scale.
             last: Whether it is the last one of the step in this process.
 
         Returns:
@@ -113,14 +113,14 @@ class ReplicatedGradients(Gradients):
     def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         with nullcontext() if last or self.size == 1 else self.loss.no_sync():
             value, terms = self.loss(step, slots)
-            (share * self.groups * value).backward()  # DDP takes the mean of the processes, and so of the groups
+            (share * self.groups * value).backward()  # DDP takes the mean over processes, and so over groups
         return value, terms
 
 
 class ShardedGradients(Gradients):
     """FSDP2: every process holds a part of each weight, and gathers the weights of a block while it computes.
 
-    Args: As ReplicatedGradients's.
+    Args: As in ReplicatedGradients.
     """
 
     def __init__(self, loss: Loss, ranks: Ranks, groups: int):
@@ -136,7 +136,7 @@ class ShardedGradients(Gradients):
 class FixedPointGradients(Gradients):
     """Every process holds the full network, and gradients are summed as integer multiples of 1 / FIXED_POINT.
 
-    The sum of integers does not depend on their order, so the number of processes changes no bit of the result. If a
+    A sum of integers does not depend on their order, so the number of processes does not change the result. If a
     gradient is not finite, or the sum might overflow an int64, the result is NaN, and the step is skipped.
     """
 
@@ -144,7 +144,7 @@ class FixedPointGradients(Gradients):
         self.loss, self.ranks = loss, ranks
         self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         self.sums = [torch.zeros_like(parameter, dtype=torch.int64) for parameter in self.parameters]
-        self.bound = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)  # of the sums' values
+        self.bound = torch.zeros(1, dtype=torch.int64, device=self.sums[0].device)  # of the absolute values of the sums
 
     def accumulate(self, step: int, slots: range, share: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         value, terms = self.loss(step, slots)
@@ -190,21 +190,21 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     Args:
         network: The network.
-        mesh: Copies of the weights x parts of a copy.
+        mesh: Copies of the weights x shards of a copy.
     """
     mesh = mesh["shard"] if mesh.size() == mesh["shard"].size() else mesh  # FSDP2, or HSDP
     for block in outermost_blocks(network):
         fully_shard(block, mesh=mesh)
-    no_backward = not any(parameter.requires_grad for parameter in network.parameters())  # which would split it again
+    no_backward = not any(parameter.requires_grad for parameter in network.parameters())  # which would reshard it
     return fully_shard(network, mesh=mesh, reshard_after_forward=no_backward or None)
 
 
 def share_clips(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Let neighbouring processes share each clip that the denoiser in a network is given, by its frames, from now on.
+    """From now on, let neighbouring processes split the frames of each clip that a network's denoiser is given.
 
     Args:
         network: The network.
-        mesh: Clips at once x processes to a clip.
+        mesh: Clips at once x processes per clip.
     """
     for denoiser in (module for module in network.modules() if isinstance(module, Denoiser)):
         attach(denoiser, [Layout(frames=Split.of(mesh["sequence"]))])
@@ -217,7 +217,7 @@ def outermost_blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def gather_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Gather the tensors of a network on the CPU of the first process. Sharded ones are left out in the others."""
+    """Gather the tensors of a network on the CPU of the first process. The others leave out sharded tensors."""
     return dcp.get_model_state_dict(network, options=dcp.StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 

@@ -2,8 +2,8 @@
 
 A power-function average gives the weights of step t, of T, a share proportional to t ** exponent (section 3.1). Its
 length is the standard deviation of that profile, divided by T. A run keeps two such averages, of LENGTHS, and stores
-snapshots of both (latte.train.snapshots). An average of another length is approximated by a weighted sum of the
-snapshots: the one whose profile is closest, by least squares (section 3.2 and appendix C).
+snapshots of both (latte.train.snapshots). An average of another length is approximated by the weighted sum of snapshots
+whose profile is closest in the least-squares sense (section 3.2 and appendix C).
 """
 
 import math
@@ -18,7 +18,7 @@ LONGEST = 0.288  # just below 1 / sqrt(12), the length of a uniform average
 
 
 def exponent(length: float) -> float:
-    """The exponent of the average of a length.
+    """The exponent of an average of this length.
 
     It is the largest root of (e + 1) / ((e + 2)^2 (e + 3)) = length^2.
 
@@ -26,13 +26,13 @@ def exponent(length: float) -> float:
         ValueError: The length is not between 0 and LONGEST.
     """
     if not 0 < length <= LONGEST:
-        raise ValueError(f"an average's length is a share of the training, from above 0 to {LONGEST}, not {length}")
+        raise ValueError(f"an average's length is a fraction of training, above 0 and up to {LONGEST}, not {length}")
     t = length**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
 def newest_weight(length: float, step: int) -> float:
-    """The share of the weights after a step, counted from 0, in the average after it.
+    """The share of the newest weights in the average after a step, counted from 0.
 
     It is 1 - (1 - 1 / t) ** (exponent + 1) with t = step + 1: the first step replaces what the average held before.
     """
@@ -44,7 +44,7 @@ def update_power_average(average: nn.Module, network: nn.Module, length: float, 
     move_towards(average, network, newest_weight(length, step))
 
 
-Profiles = tuple[np.ndarray, np.ndarray]  # of averages: after how many steps each was taken (n,), its exponent (n,)
+Profiles = tuple[np.ndarray, np.ndarray]  # of averages: the steps that they were taken after (n,), exponents (n,)
 
 
 def overlap(profiles: Profiles, others: Profiles) -> np.ndarray:
@@ -61,9 +61,9 @@ def mixture(snapshots: list[tuple[int, float]], step: int, length: float) -> tup
     """The weighted sum of snapshots that comes closest to an average.
 
     Args:
-        snapshots: After how many steps each was taken, and its length.
-        step: After how many steps the average is wanted.
-        length: Its length.
+        snapshots: The step after which each was taken, and its length.
+        step: The step after which the average is wanted.
+        length: The length of the average.
 
     Returns:
         The weight of each snapshot, and how far the sum's profile is from the wanted one: the norm of the difference,
@@ -72,7 +72,7 @@ def mixture(snapshots: list[tuple[int, float]], step: int, length: float) -> tup
     stored: Profiles = np.array([float(taken) for taken, _ in snapshots]), np.array([exponent(z) for _, z in snapshots])
     wanted: Profiles = np.array([float(step)]), np.array([exponent(length)])
     products, target = overlap(stored, stored), overlap(stored, wanted)[:, 0]
-    scale = np.diag(products) ** -0.5  # profiles of norm 1, so that all of them count alike
+    scale = np.diag(products) ** -0.5  # profiles of norm 1, so that all of them count equally
     weights = scale * np.linalg.lstsq(products * scale * scale[:, None], scale * target, rcond=1e-14)[0]
     norm = float(overlap(wanted, wanted)[0, 0])
     left = norm - 2 * weights @ target + weights @ products @ weights

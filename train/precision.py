@@ -14,11 +14,11 @@ from latte.models.attention import AxialAttention, CrossAttention
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
-SLOW = 1.5  # times as slow as float32, from where on a precision that was asked for is worth a warning
+SLOW = 1.5  # warn about a requested precision that is slower than float32 by more than this factor
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context within which matrix products and convolutions are computed in a precision (Micikevicius et al. 2018).
+    """A context that computes matrix products and convolutions in a precision (Micikevicius et al. 2018).
 
     Args:
         precision: A name in PRECISIONS.
@@ -39,17 +39,17 @@ def choose_precision(device: torch.device) -> str:
 def warn_if_slow(precision: str, device: torch.device) -> None:
     """Warn if a device computes in a precision more slowly than in float32, with the measured factor."""
     if PRECISIONS[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
-        advice = "precision=auto is the faster one"
+        advice = "precision=auto chooses the faster one"
         warnings.warn(f"precision={precision} is {factor:.0f} times as slow as fp32 here: {advice}", stacklevel=3)
 
 
 @cache
 def slowdown(precision: str, device_type: str) -> float:
-    """The seconds of a matrix product and a convolution, both small, in a precision, by those in float32.
+    """The time of a small matrix product and a small convolution in a precision, relative to float32.
 
-    It is measured once in a process, in about 0.2 s; the least of three calls counts. On a CPU it is the time of one
-    thread, which other work does not move. CUDA says itself whether it has units for bfloat16, with which it is known
-    to be faster: 0 stands for that.
+    It is measured once per process, in about 0.2 s, as the fastest of three calls. On a CPU it is the CPU time of one
+    thread, which other load does not affect. CUDA reports whether it has units for bfloat16, which are known to be
+    faster; the result is then 0.
     """
     if precision == "bf16" and device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return 0.0
@@ -84,13 +84,13 @@ def check_precision(precision: str, device: torch.device) -> None:
 def keep_in_float32(network: nn.Module, device: str | None = None) -> None:
     """Keep in float32 under autocast the layers that declare `full_precision = True`.
 
-    They hold few numbers on which all others depend: the embedding of the timestep (in bfloat16 only 507 of 1000
-    timesteps differ), the modulation of the norms, the last layer. On a CPU attention stays in float32 too, since its
-    backward pass is five times slower in bfloat16.
+    They compute few numbers on which all others depend: the embedding of the timestep (in bfloat16 only 507 of 1000
+    timesteps are distinct), the modulation of the norms, the last layer. On a CPU, attention stays in float32 too,
+    because its backward pass is five times slower in bfloat16.
 
     Args:
         network: Changed in place: these layers become instances of a class that computes outside of autocast. (If
-            `forward` were replaced on each instance, torch.compile would compile every block anew.)
+            `forward` were replaced on each instance, torch.compile would recompile for every block.)
         device: The type of the device that computes. None: that of the network's parameters.
     """
     for module in list(network.modules()):

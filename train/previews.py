@@ -1,4 +1,4 @@
-"""What the network of a run has learned so far, as videos: for people, and for the distance from real videos."""
+"""Videos that show what a run's network has learned so far: for people, and for the distance to real videos."""
 
 from functools import singledispatch
 from typing import Any
@@ -21,10 +21,10 @@ from latte.video.pixels import to_uint8
 
 @singledispatch
 def preview(objective: Objective, network: nn.Module) -> tuple[Tensor, list[str]]:
-    """Make a grid's videos: samples of a diffusion model, or clips of the first step with what another network makes.
+    """Make the videos of a grid: samples of a diffusion model, or another network's output for clips of the first step.
 
     Args:
-        objective: What the network is trained by.
+        objective: The objective that the network is trained with.
         network: The network, with averaged weights.
 
     Returns:
@@ -55,7 +55,7 @@ def preview_recognition(objective: Recognition, network: ShapeFeatures) -> tuple
 
 
 def preview_captions(objective: ClassConditional | Captioned | Embedded) -> list[str]:
-    """Return the captions of the samples in a grid: the first classes, or captions from all over the data."""
+    """Return the captions of the samples in a grid: the first classes, or captions evenly from the data."""
     if isinstance(objective, ClassConditional):
         return objective.clips.names[:SHOWN] or [f"sample {i}" for i in range(SHOWN // 2)]
     captions = objective.clips.captions
@@ -69,10 +69,10 @@ def choose_evenly(captions: list[str], count: int) -> list[str]:
 
 @singledispatch
 def sample_videos(objective: Objective, network: nn.Module, count: int) -> Tensor:
-    """Sample from a diffusion model that is being trained, with the seed of the run: of all classes or captions evenly.
+    """Sample a diffusion model in training, with the seed of the run, evenly from all classes or captions.
 
     Args:
-        objective: What the network is trained by.
+        objective: The objective that the network is trained with.
         network: The network, with averaged weights.
         count: The number of videos.
 
@@ -113,7 +113,7 @@ def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Ten
 
 
 def preview_options(config: TrainConfig) -> dict[str, Any]:
-    """Return how previews are sampled; without config.sample_guidance, the pipeline's default guidance applies."""
+    """Return the sampling options of previews; without config.sample_guidance, the pipeline's guidance applies."""
     options = {"seed": config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
     if config.teacher:
         return options | {"num_inference_steps": config.student_steps, "guidance_scale": 1.0}

@@ -1,4 +1,4 @@
-"""Weights for another patch size: the layers next to the latents are resized, and nothing else depends on it."""
+"""Weights for another patch size: only the layers next to the latents depend on it, and they are resized."""
 
 import torch
 from einops import rearrange
@@ -11,9 +11,9 @@ EMBED, FINAL = "patch_embed.weight", ("final_linear.weight", "final_linear.bias"
 def resize_patch_layers(state: dict[str, Tensor], source: int, target: int) -> None:
     """Resize the first and the last layer of a denoiser (FlexiViT: Beyer et al. 2023, arXiv 2212.08013, section 3.4).
 
-    A token then stands for fewer or more latent pixels, and begins with what it stood for before, seen at another
-    scale: the first layer takes a patch as it took the patch that was resized to the old size, in the sense of least
-    squares, and the last layer's patches are resized to the new one.
+    A token then stands for fewer or more latent pixels, but starts with its old meaning at another scale: the first
+    layer embeds a patch as it embedded the patch resized to the old size, in the least-squares sense, and the patches
+    from the last layer are resized to the new size.
 
     Args:
         state: The weights by name, changed in place.

@@ -47,9 +47,9 @@ class Run:
         config: The settings.
         folder: The run folder.
         clips: The training data.
-        device: What to compute on.
+        device: The device to compute on.
         ranks: This process among all.
-        asked: The tunable settings that may differ from those of the run that resumes (latte.train.changes).
+        asked: The tunable settings that may differ from those of the resumed run (latte.train.changes).
 
     Raises:
         ValueError: The settings do not fit the data, the VAE, the device or the number of processes.
@@ -94,18 +94,18 @@ class Run:
         groups = ranks.size // config.sequence_parallel
         self.gradients = gradients(Loss(self.objective, self.network, config.precision), ranks, groups)
         self.history = StepHistory(scale=first_scale(config.precision))
-        self.changes: list[dict[str, Any]] = []  # of the settings, while the run was resumed
+        self.changes: list[dict[str, Any]] = []  # of the settings, made on resuming
         self.failed_saves = 0  # in a row
         evaluates = config.eval_every and ranks.first
         self.distance = DistanceToReal(config, clips, device) if evaluates else None
         self.records = {"config": asdict(self.network.config)}
-        digests = ranks.first_only(lambda: data_digests(self.objective))  # all data may be read for them
+        digests = ranks.first_only(lambda: data_digests(self.objective))  # this may read all data
         self.state = {"run": asdict(config), "data": digests}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 
     def prepare(self, first: int) -> None:
-        """Get the data ready before step `first`. Latents that are encoded before it are kept in the folder."""
+        """Get the data ready before step `first`. Latents that are encoded in advance are kept in the run folder."""
         if isinstance(self.objective, Denoising):
             kept = keep_latents(self.folder, self.config, self.state["data"], self.ranks.first)
             self.objective.source.kept, self.objective.source.ranks = kept, self.ranks
@@ -117,29 +117,29 @@ class Run:
         logged = optimizer_step(self.config, self.gradients, self.optimizer, step, self.ranks, self.history)
         if len(self.history.skipped) == skipped:
             update_ema(self.ema, self.network, self.config.ema_decay, step)
-        for length, average in self.averages.items():  # also of a step that was skipped: it has the weights before it
+        for length, average in self.averages.items():  # also after a skipped step, which keeps the weights
             update_power_average(average, self.network, length, step)
         return {**logged, **({"skipped": len(self.history.skipped)} if self.history.skipped else {})}
 
     def save(self, done: int, ends: bool = False) -> None:
-        """Save a checkpoint. If that fails, warn and go on, unless the run ends or saving keeps failing.
+        """Save a checkpoint. If that fails, warn and continue, unless the run ends or saving keeps failing.
 
         Args:
             done: How many steps are done.
-            ends: Whether the process ends after it.
+            ends: Whether the process ends after this checkpoint.
 
         Raises:
             OSError: Saving failed at the end, or MAX_FAILED_SAVES times in a row.
         """
         model, ema = parallel.gather_weights(self.network), parallel.gather_weights(self.ema)
-        head = {name: model.pop(name) for name in list(model) if name not in ema}  # of self-alignment: no model has it
+        head = {name: model.pop(name) for name in list(model) if name not in ema}  # of self-alignment, not of the model
         tensors = {"model": model, "ema": ema, "optimizer": parallel.gather_optimizer(self.network, self.optimizer)}
         tensors |= {average_name(length): parallel.gather_weights(average) for length, average in self.averages.items()}
         tensors |= {"head": head} if head else {}
         self.ranks.first_only(lambda: self.write_checkpoint(done, tensors, ends))
 
     def save_snapshot(self, done: int) -> None:
-        """Save a snapshot of the power-function averages if it is due after so many steps. If that fails, warn."""
+        """Save a snapshot of the power-function averages if one is due after `done` steps. If that fails, warn."""
         if not self.averages or (done % self.config.average_every and done < self.config.steps):
             return
         averages = {length: parallel.gather_weights(average) for length, average in self.averages.items()}
@@ -149,7 +149,7 @@ class Run:
             try:
                 save_snapshot(self.folder, done, averages, self.records["config"], about)
             except (OSError, ValueError, SafetensorError) as error:
-                words = f"{self.folder}: no snapshot of the averages at step {done}, training goes on: {error}"
+                words = f"{self.folder}: no snapshot of the averages at step {done}, training continues: {error}"
                 warnings.warn(words, stacklevel=2)
 
         self.ranks.first_only(write)
@@ -167,7 +167,7 @@ class Run:
                 which = f"the last step, {done}," if ends else f"{MAX_FAILED_SAVES} checkpoints in a row"
                 advice = "free some space, then run the same command to resume from the last checkpoint"
                 raise OSError(f"{self.folder}: {which} could not be saved: {error}: {advice}") from error
-            warnings.warn(f"{self.folder}: step {done} is not saved, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{self.folder}: step {done} is not saved, training continues: {error}", stacklevel=2)
 
     def restore(self) -> int:
         """Load the newest checkpoint that is not damaged.
@@ -176,7 +176,7 @@ class Run:
             How many steps are done; 0 if there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint has other settings or other data, or more steps than are wanted.
+            ValueError: The checkpoint has other settings or other data, or more steps than the settings ask for.
         """
         folder = self.ranks.first_only(lambda: checkpoint.latest(self.folder))
         if folder is None:
@@ -185,7 +185,7 @@ class Run:
         changed = self.check_same_run(state)
 
         def read(name: str) -> dict[str, Tensor]:
-            """Tensors of a file, in the first process, which sends them to the others."""
+            """The tensors of a file, in the first process, which sends them to the others."""
             tensors: dict[str, Tensor] = {}
             self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
             return tensors
@@ -202,7 +202,7 @@ class Run:
         done = state["step"]
         self.changes = [*state.get("changes", []), *([{"after_step": done, "settings": changed}] if changed else [])]
         if (init := self.config.init) and init != state["run"].get("init") and self.ranks.first:
-            advice = "to begin with other weights, give another folder"
+            advice = "to start from other weights, give another folder"
             words = f"init={init} has no effect: {self.folder} holds a run with {done} steps; {advice}"
             warnings.warn(words, stacklevel=2)
         if changed.keys() & self.asked and self.ranks.first:
@@ -213,10 +213,10 @@ class Run:
         """Compare this run with a checkpoint's state.json.
 
         Returns:
-            The settings that change, as `changed_settings` does.
+            The settings that change, as from `changed_settings`.
 
         Raises:
-            ValueError: The checkpoint is of another run, or past the last step of this one.
+            ValueError: The checkpoint belongs to another run, or is past the last step of this one.
         """
         changed = changed_settings(self.folder, self.config, complete(state["run"]), self.asked)
         before, now = state["data"], self.state["data"]
@@ -246,7 +246,7 @@ class Run:
         try:
             return write_grid(*preview(self.objective, network), self.folder / SAMPLES, done)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
-            warnings.warn(f"{self.folder}: no samples at step {done}, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{self.folder}: no samples at step {done}, training continues: {error}", stacklevel=2)
             return None
 
     def evaluate(self) -> dict[str, float]:
@@ -256,7 +256,7 @@ class Run:
         try:
             return self.distance(sample_videos(self.objective, network, self.config.eval_clips))
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
-            warnings.warn(f"{self.folder}: evaluation failed, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{self.folder}: evaluation failed, training continues: {error}", stacklevel=2)
             return {}
 
     def finish(self) -> Path:
@@ -268,7 +268,7 @@ class Run:
 
 
 def data_digests(objective: Objective) -> dict[str, Any]:
-    """Return what identifies the data of a run, which a resumed run must find unchanged."""
+    """Return digests that identify the data of a run, which must be unchanged when it resumes."""
     digests = {"clips": objective.clips.fingerprint}
     if isinstance(objective, Denoising):
         digests |= {"classes": objective.clips.names, "vae": objective.vae_digest}
@@ -279,5 +279,5 @@ def data_digests(objective: Objective) -> dict[str, Any]:
 
 
 def first_scale(precision: str) -> float:
-    """The loss scale that training begins with."""
+    """The loss scale that training starts with."""
     return FIRST_LOSS_SCALE if precision == "fp16" else 1.0

@@ -17,7 +17,7 @@ from latte.train.objectives import Objective
 from latte.train.settings import default_of
 from latte.weights.model_card import HERE, ModelCard
 
-ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are shown in any case
+ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are always shown
 # settings that say nothing about the result, or that other sections show
 NOT_SHOWN = {"kind", "data", "model", "tensorboard", "wandb", "trackio", "sample_every", "save_every", "log_every"}
 NOT_SHOWN |= {"keep", "keep_every", "num_workers", "clips", "image_size", "num_frames", "frame_interval"}
@@ -26,12 +26,12 @@ NOT_SHOWN |= {"keep", "keep_every", "num_workers", "clips", "image_size", "num_f
 def run_card(
     objective: Objective, network: nn.Module, scores: Mapping[str, float], changes: Sequence[dict[str, Any]] = ()
 ) -> ModelCard:
-    """Make the card. It depends on the run alone, and names folders by their last part.
+    """Make the card. It depends only on the run, and names folders by their last part.
 
     Args:
-        objective: What the network was trained by.
+        objective: The objective that the network was trained with.
         network: The network.
-        scores: Of the last evaluation, by name; "step" says when it was.
+        scores: Scores of the last evaluation, by name, and its "step".
         changes: What changed when the run was resumed (latte.train.changes).
     """
     clips, config = objective.clips, objective.config
@@ -42,14 +42,14 @@ def run_card(
     data |= {"different captions": len(clips.captions)} if config.kind == "t2v" else {}
     sections: dict[str, str | Mapping[str, object]] = {"Data": data, "Training": settings_shown(config)}
     if changes:
-        sections["Changes while it was trained"] = {
+        sections["Changes during training"] = {
             f"after step {change['after_step']}": ", ".join(
                 f"{name} from {value['from']} to {value['to']}" for name, value in change["settings"].items()
             )
             for change in changes
         }
     if config.kind in ("latte", "t2v"):
-        without = "It was not evaluated during training (`eval_every`). `latte eval` does that."
+        without = "The model was not evaluated during training (`eval_every`). `latte eval` can evaluate it."
         sections["Scores"] = dict(scores) or without
     summary, use, task = described(network, objective)
     return ModelCard(summary, use, task=task, sections=sections)
@@ -60,8 +60,8 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
 
     Args:
         network: The network.
-        objective: What it was trained by.
-        folder: Where the network lies.
+        objective: The objective that it was trained with.
+        folder: Where the network is.
         run: The run that trains a Latte with it, if it is a VAE.
         data: The data of that run.
     """
@@ -77,7 +77,7 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
 
 
 def described(network: nn.Module, objective: Objective) -> tuple[str, list[str], str]:
-    """(What a network is, the commands that use it, the hub's name of its task)."""
+    """(A description of a network, the commands that use it, the hub's name for its task)."""
     config = objective.config
     use = [use_command(network, objective, HERE, "runs/mine", "VIDEOS")]
     size = f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f} M parameters"
@@ -93,7 +93,7 @@ def described(network: nn.Module, objective: Objective) -> tuple[str, list[str],
         needs = "It was trained on stored embeddings of captions: a prompt needs the text encoder that made them"
         return f"A text-to-video {paper} with {size}, {makes}. {needs}.", use, "text-to-video"
     if isinstance(network, AutoencoderKL):
-        return f"An autoencoder with {size}, {makes}, in whose latents a {paper} is trained.", use, ""
+        return f"An autoencoder with {size}, {makes}, on whose latents a {paper} is trained.", use, ""
     return f"A network with {size} that recognises the built-in shapes, {makes}.", use, ""
 
 
@@ -108,7 +108,7 @@ def settings_shown(config: TrainConfig) -> dict[str, object]:
 
 
 def named(path: str) -> str:
-    """The last part of a path: a card is shown to others."""
+    """The last part of a path, since a card is shown to others."""
     return Path(path).name or path
 
 

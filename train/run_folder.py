@@ -1,4 +1,4 @@
-"""What a run folder holds besides checkpoints, and what happens to something else in its place."""
+"""What a run folder holds besides checkpoints, and what happens to anything else in the same place."""
 
 import os
 import warnings
@@ -19,8 +19,8 @@ from latte.weights.load import COMPANIONS
 
 FINAL, SETTINGS_FILE = "final", "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
-# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: whoever
-# looks meanwhile and sees one of the others then sees them too
+# what a run writes besides its checkpoints. The settings are last, because the first process writes them first: a
+# process that looks meanwhile and sees one of the others then also sees the settings
 OUTPUTS = (
     *(FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, AVERAGES, TENSORBOARD, TRACKED_FILE, FAILED_VIDEOS, CHANGES_FILE),
     *(KEPT_LATENTS, SETTINGS_FILE),
@@ -28,8 +28,8 @@ OUTPUTS = (
 
 
 def set_misplaced_aside(folder: Path) -> None:
-    """Rename what is not of the kind that a run writes there, with a warning: a folder or a link in a file's place."""
-    for path in (folder / name for name in OUTPUTS if name != SAMPLES):  # a run goes on without samples
+    """Rename, with a warning, anything that a run would not write there, such as a folder in a file's place."""
+    for path in (folder / name for name in OUTPUTS if name != SAMPLES):  # a run continues without samples
         is_right = path.is_file if path.suffix else path.is_dir
         if os.path.lexists(path) and not (is_right() and os.access(path, os.R_OK)):
             what = "cannot be read" if is_right() else f"is not a {'file' if path.suffix else 'folder'}"
@@ -39,7 +39,7 @@ def set_misplaced_aside(folder: Path) -> None:
 def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ()) -> None:
     """Check that a run folder without checkpoints holds nothing that training would overwrite.
 
-    What a start with the same settings left there, stopped before its first checkpoint, is fine.
+    Files of an earlier start with the same settings that stopped before its first checkpoint are fine.
 
     Raises:
         ValueError: It holds something else.

@@ -1,4 +1,4 @@
-"""A setting of a training configuration: a dataclass field that carries its bounds and what it goes with."""
+"""A setting of a training configuration: a dataclass field with its bounds and the settings that it depends on."""
 
 import reprlib
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def setting(
         below: A number that the value must be less than.
         choices: The valid values, if they can be listed.
         resumable: Whether a run may be resumed with another value.
-        tunable: Whether it may if the user asks for it, because the value decides how the run goes on learning.
-        movable: Whether it may because it says where something lies that the run knows by its content.
+        tunable: Whether it may be, but only if the user asks for it, because the value affects further training.
+        movable: Whether it may be, because it is the path of something that the run identifies by its content.
         path: Whether the value is the path of a file or a folder, in which a leading ~ is the home folder.
         unused_with: Another setting and its value with which this one has no effect, and must be left at its default.
         used_with: Another setting and the only value of it with which this one has an effect.
@@ -50,7 +50,7 @@ def default_of(known: Field) -> Any:
 
 
 def overruled_by(known: Field, values: Mapping[str, Any]) -> str | None:
-    """The setting beside whose value another one has no effect; None if it has one. `values` are all, by name."""
+    """The setting whose value leaves this one without effect, if any. `values` are those of all settings, by name."""
     for key, if_used in (("unused_with", False), ("used_with", True)):
         other, value = known.metadata.get(key) or ("", None)
         if other and (values.get(other) == value) == (not if_used):
@@ -59,11 +59,11 @@ def overruled_by(known: Field, values: Mapping[str, Any]) -> str | None:
 
 
 def brief(value: Any) -> str:
-    """A value for a message, which shows a long one only in part."""
+    """A value for a message, shortened if it is long."""
     try:
         return SHORT.repr(value)
-    except ValueError:  # Python prints no integer of more than 4300 digits
-        return "a number of thousands of digits"
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number with thousands of digits"
 
 
 def require(condition: bool, message: str) -> None:

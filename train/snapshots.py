@@ -1,9 +1,9 @@
-"""Snapshots of the two power-function averages of a run, and the model that is made from them afterwards.
+"""Snapshots of the two power-function averages of a run, and models made from them afterwards.
 
 averages/step-0000500/ holds a .safetensors file for each of the averages, in float16, config.json (of the network),
-snapshot.json, and manifest.json with the size and the SHA-256 of every other file. It is written as a checkpoint is:
-aside, flushed and renamed. It is written before the checkpoint of the same step, so a run that is killed and resumed
-has all of them.
+snapshot.json, and manifest.json with the size and the SHA-256 of every other file. Like a checkpoint, it is written
+as a draft, flushed and renamed. It is written before the checkpoint of the same step, so that a run that is killed and
+resumed has all of its snapshots.
 """
 
 import os
@@ -50,7 +50,7 @@ def save_snapshot(
         The snapshot's folder.
 
     Raises:
-        OSError: The disk is full, for instance. The snapshots are then as before.
+        OSError: The disk is full, for instance. The earlier snapshots are then unchanged.
         CheckpointError: A weight is too large for float16.
     """
     final = run / AVERAGES / f"step-{step:07d}"
@@ -83,7 +83,7 @@ def remove_snapshots_after(run: Path, step: int) -> None:
 
 
 def sound_snapshots(run: Path, step: int | None = None) -> list[Path]:
-    """The snapshots up to a step (None: the newest one) that are not damaged; a warning names each that is.
+    """The undamaged snapshots up to a step (None: the newest one), with a warning for each damaged one.
 
     Raises:
         ValueError: There are none, or none of that step.
@@ -104,10 +104,10 @@ def sound_snapshots(run: Path, step: int | None = None) -> list[Path]:
 
 
 def reconstruct(snapshots: list[Path], length: float) -> tuple[dict[str, Tensor], float]:
-    """Make the average of a length at the step of the last of some snapshots.
+    """Make an average of a given length, at the step of the last of some snapshots.
 
     Args:
-        snapshots: Their folders, oldest first.
+        snapshots: Folders of the snapshots, oldest first.
         length: The average's length, see latte.train.power_average.
 
     Returns:
@@ -130,19 +130,19 @@ def write_average(run: Path, snapshot: Path, tensors: dict[str, Tensor], record:
 
     Args:
         run: The run folder, which has the VAE and the other parts.
-        snapshot: The snapshot of the step that the weights are of.
+        snapshot: The snapshot at the step of the weights.
         tensors: The weights.
-        record: What to write about them into trained.json.
+        record: What to record about them in trained.json.
         folder: Where to write; new or empty.
 
     Raises:
-        ValueError: The folder holds something, or the VAE beside the run is not the one that it was trained with.
+        ValueError: The folder is not empty, or the VAE in the run folder is not the one that the run was trained with.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: choose a new one")
     about = read_json(snapshot / SNAPSHOT_FILE)
     if not (run / "vae").is_dir() or digest_folder(run / "vae") != about["vae"]:
-        raise ValueError(f"{run / 'vae'} is not the VAE that the run was trained with: put that one there")
+        raise ValueError(f"{run / 'vae'} is not the VAE that the run was trained with: restore that VAE")
     with replacing_folder(folder) as draft:
         for name, (config, state) in parts(read_json(snapshot / CONFIG), tensors).items():
             (draft / name).mkdir(exist_ok=True)
@@ -160,19 +160,19 @@ def write_average(run: Path, snapshot: Path, tensors: dict[str, Tensor], record:
 
 
 def make_average(run: Path, length: float, folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Make a model of a run with another average of its weights.
+    """Make a model from a run with another average of its weights.
 
     Args:
         run: The run folder, with snapshots.
         length: The average's length, see latte.train.power_average.
         folder: Where to write the model; new or empty.
-        step: After how many steps, one of those with a snapshot. None: the newest one.
+        step: The step of the average, which must have a snapshot. None: the newest one.
 
     Returns:
         The "step", the number of "snapshots", and the "error" of the profile (latte.train.power_average.mixture).
 
     Raises:
-        ValueError: There are no snapshots, the length is out of range, or the folder holds something.
+        ValueError: There are no snapshots, the length is out of range, or the folder is not empty.
     """
     snapshots = sound_snapshots(run, step)
     tensors, error = reconstruct(snapshots, length)

@@ -1,4 +1,4 @@
-"""What is checked before a run reads any video: its folder, its settings if it resumes, its trackers and its VAE."""
+"""Checks before a run reads any video: its folder, its settings if it resumes, its trackers and its VAE."""
 
 import shlex
 from collections.abc import Collection
@@ -28,7 +28,7 @@ def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
     They are those of its newest checkpoint that is not damaged or, before the first one, of its config.yaml.
     """
     for found in reversed(checkpoint.list_checkpoints(folder)):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # whoever opens the run says what is wrong with it
+        with suppress(OSError, ValueError, KeyError, TypeError):  # opening the run reports what is wrong with it
             if checkpoint.whats_wrong(found) is None:
                 state = checkpoint.read_state(found)
                 return complete(state["run"]), state["step"]
@@ -38,7 +38,7 @@ def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def with_precision(config: TrainConfig, folder: Path, device: torch.device) -> TrainConfig:
-    """Settings in which "auto" is replaced by the precision of the run in a folder, or else by the device's."""
+    """Replace the precision "auto" by that of the run in the folder or, if there is none, by the device's."""
     if config.precision != AUTO:
         return config
     recorded = recorded_settings(folder)[0].get("precision")
@@ -49,14 +49,14 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
     """Check what can be checked before the data are opened, which may take long.
 
     Args:
-        config: The settings, with a precision of their own.
+        config: The settings, with a precision other than "auto".
         folder: The run folder.
         asked: The settings that may change when the run resumes; see latte.train.loop.train.
         resume: Whether a run with checkpoints may be resumed.
 
     Raises:
-        ValueError: The folder cannot be written, is that of the data, holds something else or checkpoints that may not
-            be resumed, or those of a run with other settings; or a tracker's package or the VAE is missing.
+        ValueError: The folder cannot be written, is the data folder, holds something else, checkpoints that may not be
+            resumed, or a run with other settings; or a tracker's package or the VAE is missing.
         CheckpointError: There is no model to start from.
     """
     if not writable(folder):

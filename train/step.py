@@ -28,10 +28,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def trapezoid(config: TrainConfig, step: int) -> float:
-    """The share of the learning rate in a step: it rises linearly, stays 1, and falls to 0 in the last steps.
+    """The learning rate's factor in a step: it rises linearly to 1, stays there, and falls to 0 in the last steps.
 
-    The stable middle and the fall are those of WSD (MiniCPM: Hu et al. 2024, arXiv 2404.06395). The fall is linear, or
-    1 - sqrt(share of it that is over), which Haegele et al. 2024 (arXiv 2405.18392) found to be better.
+    The constant phase and the fall are those of WSD (MiniCPM: Hu et al. 2024, arXiv 2404.06395). The fall is linear, or
+    1 - sqrt(elapsed fraction of it), which Haegele et al. 2024 (arXiv 2405.18392) found to be better.
     """
     rise = (step + 1) / config.warmup if step < config.warmup else 1.0
     over = max(0.0, 1 - (config.steps - step) / (config.cooldown * config.steps))
@@ -45,7 +45,7 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
     Args:
         ema: The network with the averaged weights, changed in place.
         network: The network that learns. Weights that only it has are not averaged.
-        decay: The largest decay. It is min(decay, (1 + step) / (10 + step)), so that short runs average too.
+        decay: The largest decay. The decay is min(decay, (1 + step) / (10 + step)), so that short runs average too.
         step: The number of the step, from 0.
     """
     move_towards(ema, network, 1 - min(decay, (1 + step) / (10 + step)))
@@ -53,7 +53,7 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> N
 
 @torch.no_grad()
 def move_towards(average: nn.Module, network: nn.Module, weight: float) -> None:
-    """Replace a share `weight` of averaged weights, in place, by those of the network of the same names."""
+    """Move averaged weights, in place, towards the network's weights of the same names, by the fraction `weight`."""
     parameters = dict(network.named_parameters())
     pairs = [(local_part(old), local_part(parameters[name])) for name, old in average.named_parameters()]
     torch._foreach_lerp_(*map(list, zip(*pairs)), weight)
@@ -66,10 +66,10 @@ def local_part(tensor: Tensor) -> Tensor:
 
 @dataclass
 class StepHistory:
-    """What later steps depend on besides weights and optimiser. Checkpoints save it, as "health" in state.json.
+    """State that later steps depend on besides weights and optimiser. Checkpoints save it as "health" in state.json.
 
-    With fp16, gradients are computed of scale * loss, since small ones would underflow. If they overflow, the scale is
-    halved and the step is skipped.
+    With fp16, the gradients are those of scale * loss, since small gradients would underflow. If they overflow, the
+    scale is halved and the step is skipped.
 
     Attributes:
         skipped: The steps whose loss or gradients were not finite.
@@ -136,7 +136,7 @@ def optimizer_step(
             for name, term in {**terms, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, 0) + share * term.float()
         gradients.finish()
-    total = ranks.sum(torch.stack(list(sums.values()))) / config.sequence_parallel  # processes that share a clip agree
+    total = ranks.sum(torch.stack(list(sums.values()))) / config.sequence_parallel  # equal if they share a clip
     logged = dict(zip(sums, total.tolist()))
     for parameter in parameters:
         if history.scale != 1 and parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""The configuration of a distillation, as far as it follows from the teacher."""
+"""The configuration of a distillation, derived from the teacher as far as possible."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from latte.weights.vae_folder import load_vae
 
 TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99}
 DATA = ("data", "clips", "latents", "sample_latents", "frame_interval", "motion_frames", "selection", "transform")
-DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings that say what a teacher learned from
+DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings of the data that a teacher learned from
 
 
 def student_config(
@@ -38,14 +38,14 @@ def student_config(
 
     Args:
         teacher: The model, as latte.LattePipeline.from_pretrained takes it.
-        steps: Evaluations of the student.
+        steps: Sampling steps of the student.
         changes: Settings as on the command line.
-        scale: Scale of classifier-free guidance that the student learns; None: what the teacher's folder says, which
-            may be autoguidance.
-        interval: The timesteps between which the teacher is guided; None: what its folder says.
+        scale: Scale of classifier-free guidance that the student learns; None: the guidance of the teacher's folder,
+            which may be autoguidance.
+        interval: The timesteps between which the teacher is guided; None: those of its folder.
 
     Raises:
-        ValueError: There is no such model, it is none that a student can learn from, or a setting does not fit.
+        ValueError: The model does not exist, a student cannot learn from it, or a setting does not fit.
     """
     path = find_pipeline(teacher)
     name = teacher if teacher in bundled_models() or Path(teacher).exists() else str(path)
@@ -64,7 +64,7 @@ def student_config(
     values |= {"teacher": name, "init": name, "student_steps": steps, "teacher_steps": teacher_steps, **TRAINING}
     values = with_changes(values, changes)
     known = "data" in values or values.get("latents", "once") not in SOURCES
-    require(known, f"{teacher} does not say what it learned from: give data=... or latents=...")
+    require(known, f"{teacher} does not say which data it was trained on: give data=... or latents=...")
     require(bool(values.get("vae")), f"{teacher} comes without a VAE: name its folder, vae=...")
     latents = values.get("latents", "once")
     if of_text and latents not in SOURCES and open_latent_folder(Path(latents)).has_text:
@@ -73,7 +73,7 @@ def student_config(
 
 
 def data_settings(path: Path) -> dict[str, Any]:
-    """Settings of the data that a teacher learned from, if its folder or its run's says it."""
+    """Settings of the data that a teacher learned from, if its folder or its run folder records them."""
     run = path.parent if path.name == FINAL else model_root(path)
     for file in (run / SETTINGS_FILE, path / "training.yaml"):
         if file.is_file() and "kind" in (values := read_settings(str(file))):
@@ -124,10 +124,10 @@ def guidance_settings(
     path: Path, own: Guidance, scale: float | None, interval: tuple[float, float] | None, guides: bool,
     away: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Settings of the guidance that the student learns; away: from the teacher's weaker model.
+    """Settings of the guidance that the student learns; `away` means away from the teacher's weaker model.
 
     Raises:
-        ValueError: The teacher is guided in a way that a student does not learn, or cannot be guided.
+        ValueError: The teacher is guided in a way that a student cannot learn, or cannot be guided.
     """
     if not guides and not away:
         if scale not in (None, 1) or interval is not None:

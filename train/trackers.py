@@ -1,4 +1,4 @@
-"""Where a run's numbers and samples are shown besides metrics.jsonl: TensorBoard, Weights & Biases, trackio."""
+"""Trackers that show a run's numbers and samples, besides metrics.jsonl: TensorBoard, Weights & Biases, trackio."""
 
 import os
 import re
@@ -23,17 +23,17 @@ from latte.video.read import read_video
 from latte.video.write import write_video
 
 TENSORBOARD = "tensorboard"  # folder of a run
-TRACKED_FILE = "tracked.txt"  # in a run's folder: what identifies the run to services
-GLOBAL_STEP = "global_step"  # the horizontal axis of what Weights & Biases shows
-PROJECT = "latte"  # of services, unless the variable of the environment that they read names another
+TRACKED_FILE = "tracked.txt"  # in a run's folder: identifies the run to services
+GLOBAL_STEP = "global_step"  # the horizontal axis of the charts of Weights & Biases
+PROJECT = "latte"  # the default project of services, which an environment variable can override
 
 
 class Tracker(Protocol):
-    """What shows a run. Any of its calls may fail; training then goes on without it.
+    """A tracker of a run. Any of its calls may fail; training then continues without it.
 
     Attributes:
-        name: In words.
-        package: The module that it needs, by its name.
+        name: Its name, as shown to users.
+        package: The name of the module that it needs.
 
     Args:
         folder: The run's folder.
@@ -53,11 +53,11 @@ class Tracker(Protocol):
         """Show a grid of samples, as a PNG and as an MP4."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending values."""
 
 
 class TensorBoard:
-    """Files for TensorBoard in the run's folder. What an earlier process wrote for later steps is hidden."""
+    """Files for TensorBoard in the run's folder. Values of later steps that an earlier process wrote are hidden."""
 
     name, package = "TensorBoard", "torch.utils.tensorboard"
 
@@ -69,7 +69,7 @@ class TensorBoard:
         self.writer.add_text("settings", f"```\n{yaml.safe_dump(settings, sort_keys=False)}```", first)
 
     def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Keep quiet about an OSError of the thread that writes: the next call raises it again."""
+        """Ignore an OSError of the writer thread: the next call raises it again."""
         if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
             self.hook(failure)
 
@@ -79,7 +79,7 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def samples(self, step: int, picture: Path, video: Path) -> None:
-        """Show the PNG, and the video as an animated GIF, the only form that TensorBoard plays."""
+        """Show the PNG, and the video as an animated GIF, the only format that TensorBoard plays."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         pixels = np.asarray(Image.open(picture).convert("RGB"))
@@ -92,7 +92,7 @@ class TensorBoard:
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="samples/video", image=shown)]), step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending values."""
         try:
             self.writer.close()
         finally:
@@ -100,7 +100,7 @@ class TensorBoard:
 
 
 class Service:
-    """What Weights & Biases and trackio have in common: a module, and a run that it began."""
+    """The common part of Weights & Biases and trackio: a module, and the run that it started."""
 
     module: Any
     run: Any
@@ -119,12 +119,12 @@ class Service:
         self.log(shown, step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send pending values."""
         self.run.finish()
 
 
 class WandB(Service):
-    """Weights & Biases. A run that resumes goes on in the same place; WANDB_PROJECT, WANDB_MODE and the like count."""
+    """Weights & Biases. A resumed run continues in the same place. WANDB_PROJECT, WANDB_MODE and the like apply."""
 
     name, package = "Weights & Biases", "wandb"
 
@@ -141,15 +141,15 @@ class WandB(Service):
         self.run.define_metric("*", step_metric=GLOBAL_STEP)
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Send values of a step, as a value of their own: the service ignores what is logged for a step that is past.
+        """Send values of a step, with the step as one of them: the service ignores values logged for a past step.
 
-        After a resume those are the steps since the last checkpoint.
+        After a resume, the steps since the last checkpoint are such steps.
         """
         self.run.log({GLOBAL_STEP: step, **values})
 
 
 class Trackio(Service):
-    """trackio, which keeps its data on this machine. TRACKIO_PROJECT names another project than "latte"."""
+    """trackio, which keeps its data on this machine. TRACKIO_PROJECT overrides the project name "latte"."""
 
     name, package = "trackio", "trackio"
 
@@ -166,7 +166,7 @@ TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB
 
 
 def require_packages(config: TrainConfig) -> None:
-    """Import what the trackers of a run need. Raises ValueError if it is not installed."""
+    """Import the packages that a run's trackers need. Raises ValueError if one is not installed."""
     for name, kind in TRACKERS.items():
         try:
             if getattr(config, name):
@@ -176,7 +176,7 @@ def require_packages(config: TrainConfig) -> None:
 
 
 def run_identity(folder: Path) -> str:
-    """Eight hexadecimal digits that stay with a run's folder, under whatever name it lies."""
+    """Eight hexadecimal digits that identify a run's folder, even after it is renamed."""
     path = folder / TRACKED_FILE
     kept = re.fullmatch(rb"([0-9a-f]{8})\n", path.read_bytes()) if path.is_file() else None
     if kept is None:
@@ -188,7 +188,8 @@ def run_identity(folder: Path) -> str:
 class Trackers:
     """The trackers that a run asks for, as a context manager.
 
-    One that fails, as on a full disk or without a network, is left, with a warning: metrics.jsonl has the same numbers.
+    A tracker that fails, as on a full disk or without a network, is dropped with a warning: metrics.jsonl has the same
+    numbers.
 
     Args:
         config: The settings of the run.
@@ -206,7 +207,7 @@ class Trackers:
         for kind in self.asked:
             try:
                 self.open.append(kind(self.folder, asdict(self.config), self.first))
-            except Exception as error:  # of a service and its network, which document no common base
+            except Exception as error:  # services and their network code document no common base class
                 self.warn(kind, "nothing is written", error)
         return self
 
@@ -223,15 +224,15 @@ class Trackers:
         self.each(lambda tracker: tracker.samples(step, picture, picture.with_suffix(".mp4")))
 
     def each(self, work: Callable[[Tracker], None]) -> None:
-        """Let each tracker do something, and leave those that fail."""
+        """Apply `work` to each tracker, and drop those that fail."""
         for tracker in list(self.open):
             try:
                 work(tracker)
             except Exception as error:  # as above
                 self.open.remove(tracker)
-                self.warn(type(tracker), "no more is written", error)
+                self.warn(type(tracker), "nothing more is written", error)
 
     def warn(self, kind: type[Tracker], what: str, error: Exception) -> None:
-        """Say that a tracker failed."""
+        """Warn that a tracker failed."""
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"{self.folder}: {what} for {kind.name}, training goes on: {said}", stacklevel=4)
+        warnings.warn(f"{self.folder}: {what} for {kind.name}, training continues: {said}", stacklevel=4)

@@ -1,1 +1,1 @@
-"""The paper's ablations, and that of a modern recipe: definitions, trainings, scores, and the report."""
+"""The paper's ablations, and one of a modern recipe: definitions, trainings, scores, and the report."""

@@ -1,4 +1,4 @@
-"""What an ablation is: arms, each a departure from a base, and claims about them."""
+"""The parts of an ablation: arms, each a departure from a base, and claims about them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class Arm:
 
     train: dict | object = field(default_factory=dict)  # settings of the training; EACH: those of the sweep's value
     sample: dict = field(default_factory=dict)  # arguments of the pipeline's call
-    from_images: bool = False  # whether training begins with the weights of the scale's image model
+    from_images: bool = False  # whether training starts from the weights of the scale's image model
     average: float = 0.0  # the length of the average that is sampled; 0: of the one that every run keeps
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Arms and claims that an ablation has once for each of several values, which depend on the scale.
+    """Arms and claims that an ablation repeats for each of several values, which depend on the scale.
 
     In labels, {} is replaced by the value; in settings, EACH is.
     """
@@ -38,10 +38,10 @@ class Ablation:
     """A comparison."""
 
     title: str
-    finding: str = ""  # of the paper; empty: the paper has no such comparison, and it is only done if it is named
+    finding: str = ""  # of the paper; empty: the paper has no such comparison, and it only runs if it is named
     arms: dict[str, Arm] = field(default_factory=dict)
     claims: tuple[tuple[str, str], ...] = ()  # pairs of arms, the better one first
-    sweeps: tuple[Sweep, ...] = ()  # further arms and claims, until `ablations` replaces them by what they stand for
+    sweeps: tuple[Sweep, ...] = ()  # further arms and claims, which `ablations` expands
     note: str = ""  # what a reader of the results should know
     data_differs: bool = False  # whether arms are trained on different clips, so that their losses do not compare
     recipe_differs: bool = False  # or have different losses and numbers of steps, so that their costs matter
@@ -57,12 +57,12 @@ class Ablation:
 
 
 def model_of(base: TrainConfig) -> LatteConfig:
-    """The network of a base, as far as its settings say."""
+    """The network configuration given by a base's settings."""
     return LatteConfig.from_dict(base.model)
 
 
 def together(*arms: Arm) -> Arm:
-    """The arm that departs from the base in all that some arms do."""
+    """The arm that combines the departures of several arms from the base."""
     train = {name: value for arm in arms for name, value in arm.train.items()}
     sample = {name: value for arm in arms for name, value in arm.sample.items()}
     return Arm(train, sample, any(arm.from_images for arm in arms), max((arm.average for arm in arms), default=0.0))

@@ -128,7 +128,7 @@ class Scale:
     preset: str  # a name of latte.train.presets
     settings: dict  # changes of the preset
     sampling: dict  # arguments of the pipeline's call
-    image_model: dict | str  # what `initialisation` begins with: settings of a run that is trained, or existing weights
+    image_model: dict | str  # what `initialisation` starts from: settings of a run that is trained, or existing weights
     patch_sizes: tuple[int, ...]  # at which variants 1 and 4 are compared, besides the base's
     sizes: dict[str, dict]  # settings of the arms of `size`, from the smallest model to the largest
     sampling_steps: tuple[str, ...]  # of the arms of `samplers`
@@ -184,7 +184,7 @@ SCALES = {
 
 
 def swept_values(scale: Scale, patch_size: int) -> dict[str, dict]:
-    """For each name that a Sweep may have, the values as labels show them, and as settings have them."""
+    """For each name that a Sweep may be over, the values as labels show them, and as settings have them."""
     patch_sizes = [size for size in scale.patch_sizes if size != patch_size]
     itself = lambda values: {value: value for value in values}
     return {
@@ -201,7 +201,7 @@ def ablations(scale: Scale, base: TrainConfig) -> dict[str, Ablation]:
     """The ablations at a scale.
 
     Args:
-        scale: Fills in what depends on it.
+        scale: The scale, for the values that depend on it.
         base: The settings that arms depart from.
 
     Returns:

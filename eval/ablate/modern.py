@@ -1,10 +1,10 @@
-"""The ablation of what the field has found since the paper: parts of a recipe of training, alone and together."""
+"""The ablation of what the field has found since the paper: parts of a training recipe, alone and together."""
 
 from latte.eval.ablate.arms import Ablation, Arm, together
 from latte.train.base_config import TrainConfig
 
 SNAPSHOTS = 24  # of the averages of a run, from which another average is made
-SHORTER = 4  # the base's clips over those of the arms that are trained on fewer
+SHORTER = 4  # ratio of the base's clips to those of the arms that are trained on fewer
 
 
 def snapshot_interval(base: TrainConfig) -> int:
@@ -18,7 +18,7 @@ def fewer_steps(base: TrainConfig) -> int:
 
 
 def clips_together(base: TrainConfig) -> int:
-    """The clips of a forward pass: the dispersive loss compares those, so it needs to know how many they are."""
+    """The clips of a forward pass: the dispersive loss compares these, so their number must be set."""
     return base.micro_batch_size or base.global_batch_size
 
 
@@ -40,7 +40,7 @@ FEWER = Arm({"steps": fewer_steps})
 
 
 def all_but(part: str) -> Arm:
-    """The arm of all parts without one."""
+    """The arm with all parts but one."""
     return together(PLAIN, *(arm for name, arm in PARTS.items() if name != part))
 
 

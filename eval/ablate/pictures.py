@@ -23,8 +23,8 @@ SIDE = 96  # height and width of a frame in a strip, in pixels, at most
 def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
     """Draw the smoothed training loss of every arm, the mean over its seeds.
 
-    A second diagram shows the difference from the first arm. All arms have the same noise and timesteps, and their
-    effect on the loss cancels in it.
+    A second diagram shows the difference from the first arm. All arms have the same noise and timesteps, so their
+    effect on the loss cancels.
 
     Returns:
         Whether there was anything to draw. Otherwise no file is written.
@@ -56,7 +56,7 @@ def draw_curves(grid: Grid, ablation: Ablation, path: Path) -> bool:
 def draw_scores(ablation: Ablation, scores: Scores, path: Path) -> bool:
     """Draw the scores of every arm as bars, the mean ± the standard deviation over its seeds, if recipes differ.
 
-    A line goes through the first arm's. The last panel has the time of training.
+    A line marks the first arm's score. The last panel shows the training time.
 
     Returns:
         Whether there was anything to draw. Otherwise no file is written.

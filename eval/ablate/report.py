@@ -1,6 +1,6 @@
 """The report of the ablations: tables, verdicts, training curves or scores, and samples side by side.
 
-It depends on the files of the runs and on what failed, and on nothing else: written again, it has the same bytes.
+It depends only on the files of the runs and on what failed, so writing it again gives the same bytes.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The work of an ablation: what to train and to evaluate, in which folders, and doing what is missing.
+"""The work of an ablation: what to train and evaluate, in which folders, and how to do what is missing.
 
 In the folder of an ablation, base.yaml has the settings that arms depart from, and runs/ARM/seed-S is a run folder for
 each training. The name ARM lists how the arm departs from the base. So arms of different ablations that are trained in
@@ -32,9 +32,9 @@ from latte.train.run_folder import FINAL
 from latte.train.snapshots import make_average
 
 ABOUT, BASE, LOG = "ablation.json", "base.yaml", "train.log"
-MEASUREMENTS = "measurements.json"  # in a run folder: what was measured of the trained model
-OLD_MEASUREMENTS = "trained.json"  # what this file was called at first
-FREE = LatteTrainConfig.resumable() - {"steps"} | {"seed"}  # settings that are no part of what is compared
+MEASUREMENTS = "measurements.json"  # in a run folder: measurements of the trained model
+OLD_MEASUREMENTS = "trained.json"  # the earlier name of this file
+FREE = LatteTrainConfig.resumable() - {"steps"} | {"seed"}  # settings that are not part of the comparison
 IMAGES = "images"  # the name of the image model's runs
 
 
@@ -45,11 +45,11 @@ class Training:
     folder: Path
     overrides: tuple[str, ...]  # of the base's settings, as "key=value"
     config: TrainConfig  # all settings
-    image_model: "Training | None" = None  # the training whose weights it begins with
+    image_model: "Training | None" = None  # the training whose weights it starts from
 
     @property
     def measurements(self) -> Path:
-        """The file of what was measured once it was trained, which also marks it as done."""
+        """The file of measurements of the trained model, which also marks the training as done."""
         old = self.folder / OLD_MEASUREMENTS
         return old if old.is_file() else self.folder / MEASUREMENTS
 
@@ -113,7 +113,7 @@ class Grid:
 
     @cached_property
     def trainings(self) -> dict[Path, Training]:
-        """Those that were asked for, by folder: reading their settings takes longer than all else about them."""
+        """The trainings requested so far, by folder, because reading their settings is slow."""
         return {}
 
     def training_with(self, name: str, settings: dict, seed: int, image_model: Training | None = None) -> Training:
@@ -175,7 +175,7 @@ class Grid:
 
 
 def run_latte(arguments: list[str], log: Path, workers: Workers, device: WorkerDevice) -> None:
-    """Run `latte` in a process of its own. ValueError, with the last line of its output, if it fails."""
+    """Run `latte` in a separate process. Raises ValueError, with the last line of its output, if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         start = file.tell()
@@ -195,9 +195,9 @@ def encode_latents(grid: Grid, training: Training, workers: Workers, device: Wor
 
 
 def run_training(grid: Grid, training: Training, workers: Workers, device: WorkerDevice) -> None:
-    """Train, or resume, and measure the trained model. ValueError if that fails, or the image model is missing."""
+    """Train, or resume, and measure the trained model. Raises ValueError if that or the image model fails."""
     if training.image_model is not None and not training.image_model.done:
-        raise ValueError(f"{training.image_model.folder} failed, whose weights this training begins with")
+        raise ValueError(f"this training starts from the weights of {training.image_model.folder}, which failed")
     options = ["--config", str(grid.folder / BASE), "--device", device.kind, "--run", str(training.folder)]
     run_latte(["train", *options, *training.overrides], training.folder / LOG, workers, device)
     write_json(training.measurements, measure_trained_model(training.folder, device.name))
@@ -251,7 +251,7 @@ def do_missing_work(grid: Grid, missing: Missing, parallel: int) -> dict[Path, s
 def do_all(
     grid: Grid, workers: Workers, failed: dict[Path, str], desc: str, unit: str, work: Callable, items: dict[Path, Any]
 ) -> None:
-    """Do work of one kind, and say how far it is: items by what they make. Trainings count by their steps."""
+    """Do work of one kind with a progress bar: items, by the path that each makes. Trainings count by their steps."""
     ended: set[Path] = set()
 
     def attempt(path: Path, item: Training | Evaluation, workers: Workers, device: WorkerDevice) -> None:

@@ -1,4 +1,4 @@
-"""The scores of a trained model in an ablation: those of its samples, and what is measured of the training."""
+"""The scores of a trained model in an ablation: those of its samples, and measurements of its training."""
 
 import math
 import time
@@ -38,7 +38,7 @@ DRAWS, BATCH, UNIT = 16, 16, 4  # of the loss at fixed noise: batches, clips in 
 
 
 class ClipGeometry(NamedTuple):
-    """How training cuts clips of the built-in shapes out of a motion."""
+    """How training cuts clips of the built-in shapes from a motion."""
 
     frames: int  # of a clip
     interval: int  # between frames of a clip

@@ -57,7 +57,7 @@ def read_scores(grid: Grid, ablation: Ablation) -> Scores:
 
 
 def training_cost(config: TrainConfig, rate: float) -> dict[str, float]:
-    """What a training took: the "step_time" in milliseconds, thousands of "clips", and the "training_time" in minutes.
+    """The cost of training: the "step_time" in milliseconds, thousands of "clips", and the "training_time" in minutes.
 
     Args:
         config: its settings.
@@ -85,7 +85,7 @@ def compare_arms(better: dict[int, float], worse: dict[int, float], sign: int) -
 
     Args:
         better: values of the arm that is claimed to be better, by seed.
-        worse: values of the other arm. Seeds that only one of the two has do not count.
+        worse: values of the other arm. Seeds that only one of the two has are ignored.
         sign: 1 if higher values are better, -1 if lower ones are.
 
     Returns:

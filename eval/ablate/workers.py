@@ -11,7 +11,7 @@ from typing import IO
 
 import torch
 
-LOOK_SECONDS = 10.0  # between looks at how far the work is
+LOOK_SECONDS = 10.0  # between progress updates
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `latte bench speed` compares: networks by precision and compilation, settings of the pipeline, their timing."""
+"""The candidates of `latte bench speed`: networks by precision and compilation, pipeline settings, their timing."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,9 @@ class Candidate:
     """One way to compute.
 
     Attributes:
-        name: What it is called in tables.
-        set_up: The pipeline computes this way inside the context that it gives.
-        dtype: Of the network's weights.
+        name: Its name in tables.
+        set_up: Returns a context in which the pipeline computes this way.
+        dtype: The type of the network's weights.
         compiled: Whether the network is compiled by torch.compile.
     """
 
@@ -41,7 +41,7 @@ class Candidate:
 
 @contextmanager
 def broadcasting(ranges: str, pipe: LattePipeline) -> Iterator[None]:
-    """Inside it, a pipeline follows Pyramid Attention Broadcast with ranges such as "2/3/6"."""
+    """Within this context, a pipeline uses Pyramid Attention Broadcast with ranges such as "2/3/6"."""
     pipe.enable_pyramid_attention_broadcast(**parse_ranges(ranges))
     try:
         yield
@@ -51,7 +51,7 @@ def broadcasting(ranges: str, pipe: LattePipeline) -> Iterator[None]:
 
 @contextmanager
 def with_network(network: nn.Module, fast: bool, pipe: LattePipeline) -> Iterator[None]:
-    """Inside it, a pipeline computes by another network, in its fast form or as it is written."""
+    """Within this context, a pipeline uses another network, in its fast form or as it is written."""
     own, pipe.transformer = pipe.transformer, network
     try:
         with fast_paths(fast):
@@ -78,7 +78,7 @@ def exact_candidates(pipe: LattePipeline, dtypes: Sequence[str], compiled: bool)
 
 @contextmanager
 def planned(name: str, pipe: LattePipeline) -> Iterator[None]:
-    """Inside it, a pipeline follows a plan: a file, or a name in the model's folder."""
+    """Within this context, a pipeline follows a plan: a file, or a name in the model's folder."""
     pipe.enable_plan(name)
     try:
         yield
@@ -87,7 +87,7 @@ def planned(name: str, pipe: LattePipeline) -> Iterator[None]:
 
 
 def caches(ranges: Sequence[str], plans: Sequence[str], dtype: str) -> list[Candidate]:
-    """The inexact settings of the pipeline: a line for each. They compute by the fast form, where it has them."""
+    """The inexact settings of the pipeline, one candidate each. They use the fast form where it supports them."""
     found = [Candidate(f"PAB {text}", partial(broadcasting, text), dtype) for text in ranges]
     return found + [Candidate(f"plan {name}", partial(planned, name), dtype) for name in plans]
 
@@ -97,8 +97,8 @@ def interleaved(work: dict[str, Callable[[], float]], rounds: int, warm_up: bool
 
     Args:
         work: By name, functions that return the seconds that they took.
-        rounds: How often each is timed. Every second round goes backwards, so that a drift of the machine evens out.
-        warm_up: Whether each is called once before.
+        rounds: How often each is timed. Every second round goes backwards, so that drift of the machine averages out.
+        warm_up: Whether each is called once beforehand.
 
     Returns:
         The seconds of each round, by name.
@@ -124,13 +124,13 @@ class Entry:
     """One row of a comparison.
 
     Attributes:
-        name: Of the row.
-        dtype: Of the network's weights.
+        name: The name of the row.
+        dtype: The type of the network's weights.
         compiled: Whether the network is compiled.
         time: Computes, and returns the seconds that it took.
         inspect: Computes once more, and returns the output, the operations and the bytes that it takes besides the
-            weights; None for what is not known.
-        peer: Whether it is diffusers'.
+            weights; unknown ones are None.
+        peer: Whether it is diffusers' row.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Entry:
 def inspect(
     call: Callable[[], Tensor], fresh: Callable[[], object], compiled: bool, device: torch.device
 ) -> tuple[Tensor, int | None, int | None]:
-    """Entry.inspect of a call of ours; `fresh` also makes anew what the call would keep."""
+    """Entry.inspect for one of our calls; `fresh` also recreates what the call would reuse."""
     if compiled:
         return call(), None, None
     with OperationCount() as count:
@@ -158,16 +158,16 @@ def compare(
     """Time entries in turn with products of matrices, and inspect them.
 
     Args:
-        entries: What is compared. The first is the reference.
+        entries: The entries to compare. The first is the reference.
         device: Where they compute.
         rounds: How often each is timed.
-        warm_up: Whether each computes once before; for long computations that is too long.
+        warm_up: Whether each computes once beforehand, which takes too long for long computations.
 
     Returns:
         The rows by name, and the outputs by name. A row holds "dtype", "compiled", the "seconds" of each round, their
-        "min" and "median", "flops" and their "share" of the machine's rate, "peak_mb" beside the weights in 10^6 bytes,
-        the relative "error", the "ratio" of the reference's time to its own, and "over_peer", that of each peer of its
-        precision. Times of ratios are minima. What is not known is None.
+        "min" and "median", "flops" and their "share" of the machine's rate, "peak_mb" besides the weights in 10^6
+        bytes, the relative "error", the "ratio" of the reference's time to its own, and "over_peer", the ratio for each
+        peer of its precision. Ratios are those of the least times. Unknown values are None.
     """
     work = {entry.name: entry.time for entry in entries}
     operations = {}

@@ -26,8 +26,8 @@ class Evaluation:
 
     Attributes:
         x: Latents (1, f, c, h, w).
-        request: What is shown: the first class, or embeddings of `tokens` tokens.
-        halves: 2 with guidance, of which a weaker model may compute one; 1 for a model that knows none.
+        request: What to show: the first class, or embeddings of `tokens` tokens.
+        halves: 2 with guidance, of which a weaker model may compute one; 1 for a model that cannot be guided.
     """
 
     def __init__(self, pipe: LattePipeline, frames: int, size: int, tokens: int):
@@ -45,7 +45,7 @@ class Evaluation:
         self.guidance, self.halves = (GUIDANCE, 2) if guided else (Guidance(1.0), 1)
 
     def network(self) -> Network:
-        """The network of the pipeline's present setting, with all that it prepares before its first evaluation."""
+        """The network in the pipeline's current setting, with all that it prepares before its first evaluation."""
         plan = exact_plan([TIMESTEP])
         with torch.no_grad():
             return self.pipe.conditioning.denoisers(self.pipe, self.request, self.guidance, plan)([0]).network
@@ -56,7 +56,7 @@ class Evaluation:
         return network(self.x, 0, self.halves)
 
     def for_peer(self) -> dict[str, Tensor]:
-        """The same in diffusers' words: x (halves, c, f, h, w), text (halves, l, d) and t (halves,)."""
+        """The same inputs for diffusers: x (halves, c, f, h, w), text (halves, l, d) and t (halves,)."""
         text = torch.cat([self.request.prompt_embeds, self.request.negative_prompt_embeds])
         return {"x": self.x.transpose(1, 2).repeat(2, 1, 1, 1, 1), "text": text, "t": torch.tensor([TIMESTEP] * 2)}
 
@@ -65,20 +65,20 @@ def measure_forward(
     pipe: LattePipeline, candidates: Sequence[Candidate], peers: Sequence[Peer], frames: int, size: int, tokens: int,
     rounds: int,
 ) -> dict:  # fmt: skip
-    """Time one evaluation in turn by every candidate, by its products alone, and by diffusers.
+    """Time one evaluation in turn for every candidate, for its matrix products alone, and for diffusers.
 
     Args:
         pipe: The pipeline.
         candidates: Exact ones, see exact_candidates; the first is the reference.
-        peers: diffusers, if it is there.
+        peers: diffusers, if it is available.
         frames: Frames of the video.
         size: Pixels of a side of a frame.
-        tokens: Of the text.
+        tokens: Tokens of the text.
         rounds: How often each is timed.
 
     Returns:
         "frames", "size", "tokens", and "rows" by name, see `compare`. A row also holds "over_floor", its time over that
-        of products and attention alone. "fast, first" is the fast form with what it prepares once in a run.
+        of products and attention alone. "fast, first" is the fast form with what it prepares once per run.
     """
     evaluation = Evaluation(pipe, frames, size, tokens)
     reference, *others = candidates
@@ -108,7 +108,7 @@ def entry_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
 
 
 def first_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
-    """A step with what the fast form prepares before a run."""
+    """A step, with what the fast form prepares before a run."""
     pipe = evaluation.pipe
     call = partial(inside, candidate, pipe, lambda: evaluation.compute(evaluation.network()))
     timer = partial(seconds_of, call, pipe.device, LEAST)
@@ -125,12 +125,12 @@ def floor_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
 
 
 def kinds_of(candidates: Sequence[Candidate]) -> list[tuple[str, bool]]:
-    """The precisions of candidates, each as it comes and, where one is compiled, compiled."""
+    """The pairs of precision and compilation that occur among the candidates."""
     return list(dict.fromkeys((candidate.dtype, candidate.compiled) for candidate in candidates))
 
 
 def peer_entry(evaluation: Evaluation, peer: Peer, kind: tuple[str, bool], usual: str) -> Entry:
-    """The same by diffusers, in a precision, compiled or not."""
+    """The same evaluation by diffusers, in a precision, compiled or not."""
     dtype, compiled = kind
     name = peer.name + ("" if dtype == usual else f", {dtype}") + (", compiled" if compiled else "")
     peer.prepare(name, evaluation.for_peer(), dtype=dtype, compiled=compiled)
@@ -143,6 +143,6 @@ def peer_entry(evaluation: Evaluation, peer: Peer, kind: tuple[str, bool], usual
 
 
 def inside(candidate: Candidate, pipe: LattePipeline, call: Callable[[], Tensor]) -> Tensor:
-    """A call's result in a candidate's setting."""
+    """The result of a call in a candidate's setting."""
     with candidate.set_up(pipe):
         return call()

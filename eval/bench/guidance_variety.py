@@ -1,4 +1,4 @@
-"""Quality against variety, for each way to guide and several strengths, on a model of the built-in shapes."""
+"""Quality against variety, for each way to guide and several scales, on a model of the built-in shapes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ COLUMNS = {  # of the table and the plot: the name of a score, and its title
     "density": "density",
     "coverage": "coverage",
 }
-PANELS = (  # what the plot has on its axes: variety, quality
+PANELS = (  # the axes of the plot's panels: variety, quality
     ("colour_entropy", "colour_constancy"),
     ("shape_entropy", "shape_constancy"),
     ("recall", "precision"),
@@ -56,7 +56,7 @@ def candidates(
     Args:
         ways: Names of WAYS.
         scales: Guidance scales.
-        plus_scales: Those of "cfg++", in 0 to 1.
+        plus_scales: Guidance scales of "cfg++", from 0 to 1.
     """
     yield NONE, {"guidance_scale": 1.0}
     for way in ways:
@@ -75,23 +75,23 @@ def measure_ways(
         count: Videos of each row.
         rows: From candidates.
         settings: Further options of the pipeline's call.
-        network: Of the shapes' features.
-        done: Rows that were measured before, which are yielded as they are; of AUTO, those of the same weaker model.
+        network: The network of the shapes' features.
+        done: Rows measured earlier, which are yielded unchanged; for AUTO, only those of the same weaker model.
 
     Yields:
-        For each row its "way", its settings, of AUTO the "weaker" model, the examiner's scores, the shapes "distance",
+        For each row its "way", its settings, for AUTO the "weaker" model, the examiner's scores, the shapes "distance",
         and precision, recall, density and coverage of the shapes' features, all against real clips of the same motions
         or captions.
 
     Raises:
-        ValueError: The examiner does not know what the model makes.
+        ValueError: The examiner cannot judge what the model generates.
     """
     asked, truths = questions(pipe, count)
     features = lambda videos: shape_features(network, torch.stack([resize_clip(video) for video in videos]))
     real = features([torch.from_numpy(clip.video) for clip in truths])
     weaker, before, record = pipe.weaker, pipe.sampling, pipe.weaker_record()
     known = {name_of(row): row for row in done if row["way"] != AUTO or row["weaker"] == record}
-    pipe.sampling = replace(before, guidance=Guidance(1.0))  # so that nothing of the folder's guidance is left
+    pipe.sampling = replace(before, guidance=Guidance(1.0))  # so that none of the folder's guidance remains
     try:
         for way, guidance in rows:
             name = name_of({"way": way, **guidance})
@@ -110,7 +110,7 @@ def measure_ways(
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """What names a row: its way and scale."""
+    """The name of a row: its way and scale."""
     return f"{row['way']} {row['guidance_scale']:g}"
 
 

@@ -33,7 +33,7 @@ def without_values(dtype: torch.dtype) -> Iterator[None]:
 
 
 def working_bytes(function: Callable[[], object]) -> int:
-    """The peak memory of the tensors that a function allocates, in bytes; tensors from before do not count."""
+    """The peak memory of the tensors that a function allocates, in bytes; earlier tensors do not count."""
     with torch.no_grad(), LiveTensors() as memory:
         function()
     return memory.peak

@@ -58,7 +58,7 @@ def peak_bytes(pipe: LattePipeline, inputs: dict, settings: dict) -> int:
 
 
 def parse_ranges(text: str) -> dict[str, int]:
-    """Options of `enable_pyramid_attention_broadcast` out of "2/3/5": spatial, temporal, cross and MLP ranges.
+    """Options of `enable_pyramid_attention_broadcast` from "2/3/5": spatial, temporal, cross and MLP ranges.
 
     Raises:
         ValueError: there are too many numbers, or they are not whole numbers.
@@ -86,7 +86,7 @@ def measure_broadcast(pipe: LattePipeline, count: int, ranges: Sequence[str], se
         "computed", the share of evaluations in which each kind of layer computed; and the examiner's "scores".
 
     Raises:
-        ValueError: a range is not valid for this model, or the model does not make the built-in shapes.
+        ValueError: a range is not valid for this model, or the model does not generate the built-in shapes.
     """
     inputs, truths = questions(pipe, count)
     for text in ranges:

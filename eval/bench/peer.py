@@ -25,11 +25,11 @@ KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  #
 
 
 class Peer:
-    """A child process that computes by diffusers.
+    """A child process that computes with diffusers.
 
     Attributes:
-        name: What its rows are called.
-        versions: Of diffusers and of its PyTorch.
+        name: The name of its rows.
+        versions: The versions of diffusers and of its PyTorch.
     """
 
     def __init__(self, name: str, python: Path, folder: Path, device: torch.device, keeps_memory: bool):
@@ -67,7 +67,7 @@ class Peer:
         return self.answer()
 
     def prepare(self, call: str, inputs: dict[str, Tensor], dtype: str, compiled: bool, **request: Any) -> None:
-        """Name a call to time: one evaluation of inputs, or with `steps` a whole run."""
+        """Name a call to time: one evaluation of inputs or, with `steps`, a whole run."""
         request |= {"dtype": dtype, "compiled": compiled, "frames": inputs["x"].shape[2]}
         path = self.folder / f"{self.process.pid}.safetensors"
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in inputs.items()}, path)
@@ -78,7 +78,7 @@ class Peer:
         return self.ask("time", call, least=least)["seconds"]
 
     def inspect(self, call: str, compiled: bool) -> tuple[Tensor, int | None, int | None]:
-        """What a call computes, its operations, and its peak memory; neither is known of a compiled network."""
+        """A call's output, operations and peak memory; the last two are unknown for a compiled network."""
         path = self.folder / f"{self.process.pid}-out.safetensors"
         found = self.ask("inspect", call, out=str(path), compiled=compiled)
         return load_file(path)["out"], found["flops"], found["peak"]
@@ -95,7 +95,7 @@ class Peer:
 
 @contextmanager
 def peers(python: Path | None, network: torch.nn.Module, device: torch.device) -> Iterator[list[Peer]]:
-    """diffusers as it comes and, on a CPU, with freed memory kept; none if no interpreter is given.
+    """diffusers as it comes and, on a CPU, with freed memory kept; empty if no interpreter is given.
 
     Args:
         python: The interpreter.
@@ -103,7 +103,7 @@ def peers(python: Path | None, network: torch.nn.Module, device: torch.device) -
         device: Where it computes.
 
     Raises:
-        ValueError: The network is none that diffusers has, or the interpreter does not have diffusers.
+        ValueError: diffusers does not have the network, or the interpreter does not have diffusers.
     """
     if python is None:
         yield []

@@ -1,6 +1,6 @@
-"""The program of the child process: diffusers' Latte on our weights, timed when we ask.
+"""The program of the child process: diffusers' Latte on our weights, timed on request.
 
-It runs by another interpreter, in a folder that holds a copy of resources.py, the network's config.json and its
+It runs in another interpreter, in a folder that holds a copy of resources.py, the network's config.json and its
 weights. A request is one line of JSON on standard input, and its answer one line on standard output.
 """
 
@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 def load(folder: str, dtype: str, compiled: bool, frames: int, device: str):
-    """The network with the weights of a folder; it takes the number of frames that it was made for only."""
+    """The network with the weights of a folder; it only takes the number of frames that it was made for."""
     import torch
     from diffusers import LatteTransformer3DModel
     from safetensors.torch import load_file
@@ -25,7 +25,7 @@ def load(folder: str, dtype: str, compiled: bool, frames: int, device: str):
 
 
 def evaluation(network, inputs: dict) -> Callable:
-    """One evaluation of the network: x (2, c, f, h, w), text (2, l, d) and t (2,), or without guidance 1."""
+    """One evaluation of the network: x (2, c, f, h, w), text (2, l, d) and t (2,); 1 in place of 2 without guidance."""
     x, text = (inputs[name].to(next(network.parameters()).dtype) for name in ("x", "text"))
     return lambda: network(x, encoder_hidden_states=text, timestep=inputs["t"], return_dict=False)[0]
 
@@ -95,5 +95,5 @@ def serve(folder: str, device: str, threads: int, requests: Iterable[str], answe
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints does not mix with answers
+    os.dup2(2, 1)  # so that a library's output does not mix with answers
     serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.stdin, answers)

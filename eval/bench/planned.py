@@ -1,6 +1,6 @@
-"""The objective of a training that is planned: on clips of zeros, without its data set and its VAE.
+"""The objective of a planned training: on clips of zeros, without its data set and its VAE.
 
-It computes the loss by the training's own code, so that what is counted or timed is what training will do.
+It computes the loss with the training's own code, so that what is counted or timed is what training will do.
 """
 
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ class Zeros:
 
 
 class Planned:
-    """What the planned objectives share. It takes the place of Denoising's constructor, which reads files."""
+    """The common part of the planned objectives. It replaces Denoising's constructor, which reads files."""
 
     def __init__(self, config: TrainConfig, channels: int, side: int, classes: int, device: torch.device):
         self.config, self.device, self.channels, self.side = config, device, channels, side
@@ -51,15 +51,15 @@ class Planned:
         self.prepare_text()
 
     def prepare_text(self) -> None:
-        """Set what the objective needs to know of captions."""
+        """Set what the objective needs to know about captions."""
 
 
 class PlannedLatte(Planned, ClassConditional):
-    """Of a class-conditional or unconditional Latte."""
+    """The objective of a class-conditional or unconditional Latte."""
 
 
 class PlannedCaptioned(Planned, Captioned):
-    """Of a text-to-video model that is trained with its text encoder, on captions as long as Latte-1 takes them."""
+    """The objective of a text-to-video model trained with its text encoder, on captions of Latte-1's full length."""
 
     def prepare_text(self) -> None:
         self.ids, self.mask = torch.zeros(2, MAX_LENGTH, dtype=torch.long), torch.ones(2, MAX_LENGTH)
@@ -69,7 +69,7 @@ class PlannedCaptioned(Planned, Captioned):
 
 
 class PlannedEmbedded(Planned, Embedded):
-    """Of a text-to-video model that is trained on stored embeddings, of the width of T5 v1.1 XXL."""
+    """The objective of a text-to-video model trained on stored embeddings, of the width of T5 v1.1 XXL."""
 
     def prepare_text(self) -> None:
         self.names, self.empty = {CAPTION: CAPTION}, torch.zeros(MAX_LENGTH, T5Config().d_model)
@@ -78,11 +78,11 @@ class PlannedEmbedded(Planned, Embedded):
     def condition(
         self, network: LatteT2V, labels: Tensor, captions: list[list[str]], dropped: Tensor
     ) -> dict[str, Tensor]:
-        return super().condition(network, labels, captions, np.zeros(dropped.shape, bool))  # no tensor: it is looked at
+        return super().condition(network, labels, captions, np.zeros(dropped.shape, bool))  # its values are read
 
 
 class PlannedReconstruction(Reconstruction):
-    """Of a VAE."""
+    """The objective of a VAE."""
 
     def __init__(self, config: TrainConfig, device: torch.device):
         self.config, self.device, self.resumed = config, device, None
@@ -92,14 +92,14 @@ class PlannedReconstruction(Reconstruction):
 def planned_objective(
     config: TrainConfig, channels: int, side: int, classes: int, device: torch.device
 ) -> Denoising | Reconstruction:
-    """The objective of a training that is planned.
+    """The objective of a planned training.
 
     Args:
         config: Its settings.
         channels: The channels of the VAE's latents.
         side: Their height and width.
         classes: How many classes the data has.
-        device: What computes.
+        device: The device to compute on.
 
     Raises:
         ValueError: The training is of another kind, or a distillation.
@@ -108,7 +108,7 @@ def planned_objective(
         return PlannedReconstruction(config, device)
     if config.teacher or config.kind not in ("latte", "t2v"):
         what = "a distillation" if config.teacher else f"kind={config.kind}"
-        raise ValueError(f"what {what} needs is not computed; it is for kind latte, t2v and vae")
+        raise ValueError(f"the need of {what} cannot be computed, only that of kind latte, t2v and vae")
     stored = config.kind == "t2v" and config.latents not in SOURCES and not config.text_encoder
     kind = PlannedLatte if config.kind == "latte" else PlannedEmbedded if stored else PlannedCaptioned
     return kind(config, channels, side, classes, device)

@@ -31,7 +31,7 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     def stand_in(self, like: Tensor, place: int) -> Tensor:
-        """A tensor of random numbers with the size and strides of another one, shared by all calls that need such."""
+        """A tensor of random numbers with the size and strides of another one, shared by all calls that need one."""
         key = (place, like.shape, like.stride(), like.dtype)
         if key not in self.stand_ins:
             extent = 1 + sum((size - 1) * step for size, step in zip(like.shape, like.stride()))
@@ -44,7 +44,7 @@ def products_alone(work: Callable[[], object]) -> Callable[[], None]:
     """A function that computes only the products, convolutions and attention of another function.
 
     Args:
-        work: It is called once. It must compute in PyTorch's own operations, as the networks of latte.models do.
+        work: It is called once. It must use PyTorch's own operations, as the networks of latte.models do.
     """
     with torch.no_grad(), Products() as recorded:
         work()

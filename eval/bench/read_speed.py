@@ -1,4 +1,4 @@
-"""The speed of reading clips out of videos on one thread, beside plain PyAV and, where it is installed, decord."""
+"""The speed of reading clips from videos on one thread, beside plain PyAV and, where it is installed, decord."""
 
 import random
 import time
@@ -30,7 +30,7 @@ def choose_windows(videos: list[Path], count: int, frames: int, seed: int = 0) -
     """
     long_enough = [(path, total) for path in videos if (total := count_frames(path)) > frames]
     if not long_enough:
-        raise ValueError(f"no video of more than {frames} frames is there to be read")
+        raise ValueError(f"there is no video of more than {frames} frames to read")
     chosen, places = [], random.Random(seed)
     for i in range(count):
         path, total = long_enough[i % len(long_enough)]
@@ -44,7 +44,7 @@ def read_ours(window: Window) -> int:
 
 
 def read_by_pyav(window: Window) -> int:
-    """Seek to the key frame before, decode, and convert what the window shows; return the number of frames."""
+    """Seek to the key frame before, decode, and convert the frames of the window; return the number of frames."""
     found: list[np.ndarray] = []
     with av.open(str(window.path)) as container:
         stream = container.streams.video[0]
@@ -60,7 +60,7 @@ def read_by_pyav(window: Window) -> int:
 
 
 def readers() -> dict[str, Callable[[Window], int]]:
-    """What is compared, by name."""
+    """The readers to compare, by name."""
     found = {"read_video": read_ours, "PyAV": read_by_pyav}
     try:
         import decord
@@ -75,9 +75,9 @@ def readers() -> dict[str, Callable[[Window], int]]:
 
 
 def measure_reading(videos: list[Path], windows: int, frames: int, repeats: int) -> dict[str, float]:
-    """CPU milliseconds a clip of each reader, the least of several rounds in which they take turns.
+    """CPU milliseconds per clip for each reader, the least of several rounds in which they take turns.
 
-    Each file's index is made before. PyAV alone may miss a frame where times are irregular, which changes little.
+    Each file's index is made beforehand. Plain PyAV may miss a frame if timestamps are irregular, which changes little.
 
     Raises:
         ValueError: No video is long enough, or one cannot be read.

@@ -1,6 +1,6 @@
-"""What a computation costs: seconds, floating-point operations, bytes of weights, and the peak memory of its tensors.
+"""The cost of a computation: seconds, floating-point operations, bytes of weights, and the peak memory of its tensors.
 
-Nothing of the package is imported here, since peer_program.py runs with a copy of this file.
+Nothing from the package is imported here, since peer_program.py runs with a copy of this file.
 """
 
 import math
@@ -37,7 +37,7 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int) -> lis
 
 
 def clock(device: torch.device) -> float:
-    """Seconds on the clock that times a computation: the processor's for one thread, which other work does not move."""
+    """Seconds on the clock that times a computation: CPU time for one thread, which other load does not affect."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
@@ -49,7 +49,7 @@ def seconds_of(work: Callable[[], object], device: torch.device, least: float = 
     Args:
         work: The function. It is called without arguments.
         device: Where it computes.
-        least: Short calls are repeated for this many seconds, and the mean counts.
+        least: Short calls are repeated for this many seconds, and averaged.
     """
     calls, start, now = 0, clock(device), 0.0
     while not calls or now - start < least:
@@ -83,12 +83,12 @@ def attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **_
 
 
 def linear_flops(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
-    """Operations of a linear layer, from the shapes of what it takes and gives."""
+    """Operations of a linear layer, from the shapes of its input and output."""
     return 2 * math.prod(x) * out_shape[-1]
 
 
 def working_memory(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that a call takes besides what is allocated before it."""
+    """The peak bytes that a call takes besides those allocated before it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -137,7 +137,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 def memory_of(tensor: Tensor) -> torch.UntypedStorage | Tensor:
-    """What a tensor's bytes belong to: its storage, or itself where it has none, as in oneDNN's layouts."""
+    """The owner of a tensor's bytes: its storage, or itself if it has none, as in oneDNN's layouts."""
     return tensor.untyped_storage() if tensor.layout == torch.strided else tensor
 
 

@@ -1,4 +1,4 @@
-"""The speed and the fidelity of whole samplings: exact ones, caches, precisions and diffusers', on the same noise."""
+"""The speed and fidelity of sampling runs: exact, with caches, in each precision, and diffusers', on the same noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Job:
 
     Attributes:
         pipe: The pipeline.
-        inputs: Arguments of its call that say what to show, and latents to begin with (n, c, f, h, w).
+        inputs: Arguments of its call that say what to show, and initial latents (n, c, f, h, w).
         settings: Further arguments of its call.
-        truths: Clips by which an examiner judges videos of the built-in shapes; else None.
+        truths: Clips by which the examiner judges videos of the built-in shapes; otherwise None.
     """
 
     pipe: LattePipeline
@@ -59,12 +59,12 @@ def job_of(
         pipe: The pipeline.
         count: Videos.
         size: "num_frames", "height" and "width" where they are not those of training.
-        tokens: Of random embeddings, for a text-to-video model without a text encoder.
+        tokens: Tokens of random embeddings, for a text-to-video model without a text encoder.
         settings: Further arguments of the pipeline's call.
-        exam: The examiner is to judge the videos.
+        exam: Whether the examiner judges the videos.
 
     Raises:
-        ValueError: The examiner does not know what the model makes.
+        ValueError: The examiner cannot judge what the model generates.
     """
     shape = pipe.latent_shape(size.get("num_frames"), None, size.get("height"), size.get("width"))
     noise = noise_source(count, shape, seed=settings["seed"])(START, range(count))
@@ -86,19 +86,19 @@ def job_of(
 def measure_sampling(
     job: Job, first: Job, candidates: Sequence[Candidate], peers: Sequence[Peer], rounds: int, alexnet: LPIPS | None
 ) -> dict:
-    """Sample the same videos in turn by every candidate and by diffusers, and compare the videos.
+    """Sample the same videos in turn with every candidate and with diffusers, and compare the videos.
 
     Args:
         job: What is sampled.
-        first: The first batch of it, of which memory is measured and operations are counted.
+        first: Its first batch, for which memory is measured and operations are counted.
         candidates: Exact ones and caches; the first is the reference.
-        peers: diffusers, if it is there.
+        peers: diffusers, if it is available.
         rounds: How often each is timed.
         alexnet: The network of LPIPS, if it is to be measured.
 
     Returns:
         "videos", "steps", and "rows" by name, see `compare`; seconds are those of denoising. A row also holds
-        "per_step", and of its videos to the reference's "psnr", "ssim" and "lpips", and the examiner's "scores".
+        "per_step", the "psnr", "ssim" and "lpips" of its videos to the reference's, and the examiner's "scores".
     """
     entries = [entry_of(job, first, candidate) for candidate in candidates]
     entries += [peer_entry(job, peer, candidates[0].dtype) for peer in peers]
@@ -151,14 +151,14 @@ def peer_entry(job: Job, peer: Peer, dtype: str) -> Entry:
 
 
 def why_no_peer(job: Job) -> str | None:
-    """What of a sampling diffusers' Latte cannot do in the same way; None if nothing."""
+    """Why diffusers' Latte cannot do the same sampling; None if it can."""
     text, settings = job.inputs["prompt_embeds"], job.settings
     if job.pipe.scheduler.flow:
         return "it has no noise levels of a flow"
     if job.pipe.weaker is not None:
         return "it has no autoguidance (--autoguidance none compares classifier-free guidance)"
     if job.pipe.scheduler.sampler != "ddim" or settings["eta"] or "guidance_interval" in settings:
-        return "it is compared in sampling by ddim without noise and with guidance at all steps only"
+        return "it is compared only in sampling with ddim, without noise and with guidance at all steps"
     if text.prompt_mask is not None:
         return "it attends to the padding of several prompts: sample one video"
     return None
@@ -172,7 +172,7 @@ def decoded(job: Job, latents: Tensor) -> Tensor:
 
 
 def fidelity(videos: Tensor | None, reference: Tensor | None, alexnet: LPIPS | None) -> dict[str, float | None]:
-    """PSNR in dB (100 where no pixel differs), SSIM and LPIPS of videos; None where there is nothing to measure by."""
+    """PSNR in dB (100 where no pixel differs), SSIM and LPIPS of videos; None where they cannot be measured."""
     side = 0 if videos is None else min(videos.shape[-2:])
     return {
         "psnr": psnr(videos, reference) if side else None,

@@ -29,7 +29,7 @@ class StepTime:
     """An estimate.
 
     Attributes:
-        seconds: Of a whole step in one process.
+        seconds: The seconds of a whole step in one process.
         how: What was measured, in words.
     """
 
@@ -40,14 +40,14 @@ class StepTime:
 def step_time(config: TrainConfig, data: Data, need: TrainingNeed, device: torch.device) -> StepTime:
     """Estimate the time of a step of one process, without reading and encoding its clips.
 
-    A micro-batch goes through a network of least depth, forward and backward, and the rest follows from the operations;
-    the update follows from the number of weights. If that would take longer than LONGEST, a single clip does. If that
-    would, too, the operations of the whole step are divided by the speed of large matrix products, which no training
-    reaches.
+    A micro-batch goes through a network of least depth, forward and backward, and its time is scaled by the number of
+    operations; that of the update is scaled by the number of weights. If this would take longer than LONGEST, a single
+    clip is used. If that would be too long as well, the operations of the whole step are divided by the speed of large
+    matrix products, which no training reaches.
 
     Args:
         config: The training.
-        data: What is known of its data.
+        data: What is known about its data.
         need: What it needs, as training_need counts it.
         device: Where to measure.
     """
@@ -74,7 +74,7 @@ def step_time(config: TrainConfig, data: Data, need: TrainingNeed, device: torch
         step.optimizer.step()
         update_ema(averaged, step.network, config.ema_decay, 0)
 
-    compute()  # what is only done once does not count
+    compute()  # work that is only done once does not count
     update()
     computing, updating = (seconds_of(work, device, LEAST) for work in (compute, update))
     share = need.operations * need.micro_batches / counted.total

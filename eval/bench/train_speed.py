@@ -28,7 +28,7 @@ from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import save_vae
 
 SIDES = {"cuda": 8192, "cpu": 2048}  # of the square matrices that the machine's speed is measured with
-SOURCES = ("latents", "video")  # what a step begins with: latents in memory, or videos that are read and encoded
+SOURCES = ("latents", "video")  # what a step starts from: latents in memory, or videos that are read and encoded
 ROW_HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
 
 
@@ -155,7 +155,7 @@ def format_row(row: dict) -> str:
 
 
 def with_existing_vae(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Replace a VAE that does not exist, with a warning: for a speed, random weights are as good.
+    """Replace a VAE that does not exist, with a warning: the speed is the same with random weights.
 
     Args:
         config: of a training.
@@ -168,6 +168,6 @@ def with_existing_vae(config: TrainConfig, folder: Path) -> TrainConfig:
         find_model(config.vae)
         return config
     except CheckpointError:
-        said = f"no VAE at {config.vae}: one of Stable Diffusion's shape takes its place, with random weights"
+        said = f"no VAE at {config.vae}: using one of Stable Diffusion's shape instead, with random weights"
         warnings.warn(said, stacklevel=2)
         return replace(config, vae=str(save_vae(VideoVAE(AutoencoderKL(VAEConfig())), folder / "vae")))

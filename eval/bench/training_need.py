@@ -1,4 +1,4 @@
-"""The memory that a training needs in each process, part by part, counted before it on tensors without values.
+"""The memory that a training needs in each process, part by part, counted in advance on tensors without values.
 
 The network, its loss and its optimiser are the training's own. They run on fake tensors, which have shapes and types
 but take no memory, so a published size is counted on a laptop.
@@ -32,13 +32,13 @@ CPU = torch.device("cpu")
 DEPTHS = {
     "latte": ("depth", 2),
     "t2v": ("num_layers", 1),
-}  # the setting of the depth, and the least with all kinds of blocks
+}  # the setting of the depth, and the least depth with all kinds of blocks
 # settings that act between blocks, which a network of least depth has too few of
 BETWEEN = {"route_share": 0.0, "dispersive_weight": 0.0, "align_weight": 0.0}
 
 
 class Data(NamedTuple):
-    """What a training's networks need to know of its data and its VAE."""
+    """What a training's networks need to know about its data and its VAE."""
 
     vae: VAEConfig
     classes: int
@@ -49,8 +49,8 @@ class TrainingNeed:
     """Bytes that one process needs.
 
     Attributes:
-        weights: Of the network.
-        gradients: Of its parameters, with what reducing them takes.
+        weights: The network's weights.
+        gradients: The gradients of its parameters, with what reducing them takes.
         optimizer: The optimiser's state.
         averages: The averaged weights.
         vae: The VAE's weights.
@@ -59,11 +59,11 @@ class TrainingNeed:
         updating: What the optimiser takes while it updates.
         encoding: What encoding some frames takes, before the forward pass.
         gathered: With shard=true, whole weights of blocks that are being computed.
-        accumulates: Whether a step has several micro-batches, so that gradients are there in the forward pass.
+        accumulates: Whether a step has several micro-batches, so that gradients exist during the forward pass.
         operations: Floating-point operations of the forward pass of a micro-batch.
         clips: Clips in a micro-batch.
         micro_batches: Micro-batches in a step.
-        shares: Over how many processes weights, averages and optimiser are split.
+        shares: The number of processes that weights, averages and optimiser are split over.
     """
 
     weights: int
@@ -86,7 +86,7 @@ class TrainingNeed:
     def most(self) -> int:
         """The most bytes at once.
 
-        In a step's only micro-batch, gradients come as activations go, so that the larger of the two counts.
+        In a step's only micro-batch, gradients appear as activations are freed, so that the larger of the two counts.
         """
         state = self.weights + self.optimizer + self.averages + self.vae
         both = self.activations + self.gradients
@@ -95,12 +95,12 @@ class TrainingNeed:
         return state + max(computing, self.gradients + self.updating, self.encoding)
 
     def sharded(self, shares: int, copies: int, gathered: int) -> "TrainingNeed":
-        """What is left if weights, gradients, averages and optimiser are split.
+        """The need of each process if weights, gradients, averages and optimiser are split.
 
         Args:
-            shares: Over how many processes.
+            shares: The number of processes that they are split over.
             copies: How many times the gradients are counted here, of which one remains.
-            gathered: Bytes of what is whole while a block computes.
+            gathered: Bytes of the weights that are whole while a block computes.
         """
         split = {name: getattr(self, name) // shares for name in ("weights", "averages", "optimizer", "updating")}
         return replace(self, **split, gradients=self.gradients // copies // shares, gathered=gathered, shares=shares)
@@ -108,8 +108,8 @@ class TrainingNeed:
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """A context in which new tensors are fake: they take no memory, and computing with them no time."""
-    part, norm_modulate.PART = norm_modulate.PART, 1 << 62  # passes of a CPU in parts would only be more to count
+    """A context in which new tensors are fake: they take no memory, and computing with them takes no time."""
+    part, norm_modulate.PART = norm_modulate.PART, 1 << 62  # splitting a CPU's passes would only add to the count
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
@@ -125,7 +125,7 @@ def kept_bytes(compute: Callable[[], Tensor], network: nn.Module) -> int:
         network: Its parameters and buffers do not count.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # they stay alive here, so that no other one gets their place
+    kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no other storage gets their address
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -141,7 +141,7 @@ def kept_bytes(compute: Callable[[], Tensor], network: nn.Module) -> int:
 
 
 class Step(NamedTuple):
-    """A training step that is planned."""
+    """A planned training step."""
 
     network: nn.Module
     averaged: int  # bytes of an average of the weights
@@ -150,7 +150,7 @@ class Step(NamedTuple):
 
 
 def objective_of(config: TrainConfig, data: Data, device: torch.device) -> Denoising | Reconstruction:
-    """The objective of a training that is planned. The weights that it begins with need not exist."""
+    """The objective of a planned training. The weights that it starts from need not exist."""
     config = replace(config, init="") if config.init else config
     with torch.device("meta"):
         side = VideoVAE(AutoencoderKL(data.vae)).latent_side(config.image_size) if config.kind != "vae" else 0
@@ -161,9 +161,9 @@ def planned_step(objective: Denoising | Reconstruction, clips: int, as_on: str) 
     """Make what a step needs, as latte.train.run does.
 
     Args:
-        objective: Of the training, made outside of `without_values`.
+        objective: The objective of the training, made outside of `without_values`.
         clips: Clips in a micro-batch.
-        as_on: The type of the device whose arrangement of precisions is taken.
+        as_on: The type of the device whose precisions are used.
     """
     config = objective.config
     network = objective.network().train()
@@ -193,15 +193,15 @@ def whole_and_sharded(
 
     Args:
         config: The training, whose own `shard` does not matter.
-        data: What is known of its data.
+        data: What is known about its data.
         processes: How many processes train.
         as_on: "cuda", or "cpu", where attention stays in float32 also in mixed precision.
 
     Raises:
-        ValueError: The settings do not fit together, or what they need is not computed.
+        ValueError: The settings do not fit together, or what they need cannot be computed.
     """
     if config.sequence_parallel > 1:
-        raise ValueError("what a process needs with sequence_parallel is not computed: leave it at 1")
+        raise ValueError("the memory needed with sequence_parallel cannot be computed: leave it at 1")
     batches = micro_batches(config, Ranks(0, processes))
     clips = len(batches[0])
     objective, encodes = objective_of(config, data, CPU), config.kind != "vae" and config.latents == "step"
@@ -246,7 +246,7 @@ def whole_and_sharded(
 
 
 def working_bytes(config: TrainConfig, data: Data, clips: int, as_on: str) -> int:
-    """What a step takes besides what it keeps and its gradients; in a network of least depth, as depth adds none."""
+    """The bytes that a step takes besides kept tensors and gradients, at the least depth, since depth adds none."""
     objective = objective_of(with_least_depth(config), data, CPU)
     with without_values():
         step = planned_step(objective, clips, as_on)
@@ -259,7 +259,7 @@ def working_bytes(config: TrainConfig, data: Data, clips: int, as_on: str) -> in
 
 
 def with_least_depth(config: TrainConfig) -> TrainConfig:
-    """The settings with the fewest blocks that have all kinds of the network's."""
+    """The settings with the fewest blocks that include all kinds of the network's blocks."""
     if config.kind not in DEPTHS:
         return config
     name, least = DEPTHS[config.kind]

@@ -19,14 +19,14 @@ Call = Callable[[], torch.Tensor]
 def vae_calls(
     config: VAEConfig, frames: int, side: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> list[tuple[str, Call, Call]]:
-    """Decoding and encoding of one video with random weights, each as the readable network and as the fast one.
+    """Decoding and encoding of one video with random weights, each with the readable network and with the fast one.
 
     Args:
         config: The shape of the autoencoder.
         frames: Frames of the video.
         side: Pixels of a side of a frame.
         device: Where to compute.
-        dtype: Of the weights.
+        dtype: The type of the weights.
 
     Returns:
         (name, plain call, fast call) of each. The first fast call also transforms the weights.
@@ -43,10 +43,10 @@ def vae_calls(
 
 
 def measure_decoding(pipe: LattePipeline, frames: int, size: int, rounds: int) -> dict:
-    """Decode one video of random latents in turn by the readable VAE and by the fast one.
+    """Decode one video of random latents in turn with the readable VAE and with the fast one.
 
     Args:
-        pipe: A pipeline with a VAE; one out of a folder is prepared (latte.fast.vae_layers).
+        pipe: A pipeline with a VAE; one from a folder is prepared (latte.fast.vae_layers).
         frames: Frames of the video.
         size: Pixels of a side of a frame.
         rounds: How often each is timed.

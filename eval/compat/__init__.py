@@ -1,4 +1,4 @@
-"""The calls of two widely used tools, which run as they are written there once their import is changed.
+"""The calls of two widely used tools: code written for them runs unchanged, except for the import.
 
 | cd-fvd and common_metrics_on_video_quality | here |
 |---|---|

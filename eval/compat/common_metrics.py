@@ -17,8 +17,8 @@ from latte.eval.networks.i3d_weights import optimize_for_inference, read_i3d
 from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.structural_similarity import SMALLEST, channel_ssim
 
-LEAST_FRAMES = 10  # that the tool asks of a clip; I3D takes 9
-METHODS = {  # file of weights, eps of the batch norms, and whether pixels are cut to whole levels of 255
+LEAST_FRAMES = 10  # that the tool requires of a clip; I3D takes 9
+METHODS = {  # file of weights, eps of the batch norms, and whether pixels are truncated to whole levels of 255
     "styleganv": ("i3d-torchscript", EPS, False),
     "videogpt": ("i3d-pretrained-400", 1e-5, True),
 }
@@ -36,14 +36,14 @@ def calculate_fvd(
     method: str = "styleganv",
     only_final: bool = False,
 ) -> dict[str, list[float]]:
-    """FVD of the first n frames, for every n from 10 on, or of all frames.
+    """FVD of the first n frames, for every n from 10 on, or only of all frames.
 
     Args:
         videos1: (n, f, 3, h, w) or (n, f, 1, h, w) in [0, 1].
         videos2: The same shape.
         device: Where to compute.
         method: "styleganv" (i3d_torchscript.pt) or "videogpt" (i3d_pretrained_400.pt).
-        only_final: Only of all frames.
+        only_final: Only the FVD of all frames.
 
     Returns:
         "value": the distances.
@@ -72,7 +72,7 @@ def calculate_fvd(
 
 
 def moments_distance(first: Tensor, second: Tensor) -> float:
-    """The Fréchet distance of features (n, d); of one clip on each side, of the means alone."""
+    """The Fréchet distance of features (n, d); for one clip on each side, of the means alone."""
     if len(first) == 1:
         return (first.double() - second.double()).square().sum().item()
     return distance(*(Moments.of(features, unbiased=True) for features in (first, second)))
@@ -94,15 +94,15 @@ def centre_features(network: torch.nn.Module, videos: Tensor, device: torch.devi
 
 
 def calculate_psnr(videos1: Tensor, videos2: Tensor, only_final: bool = False) -> dict[str, list[float]]:
-    """PSNR in dB, 100 where frames are equal: of every frame number, over the videos, or of all frames.
+    """PSNR in dB, 100 where frames are equal: for every frame number over the videos, or over all frames.
 
     Args:
         videos1: (n, f, c, h, w) in [0, 1], c 3 or 1.
         videos2: The same shape.
-        only_final: One value, of all frames.
+        only_final: One value, over all frames.
 
     Returns:
-        "value": means, and "value_std": standard deviations, with n.
+        "value": means, and "value_std": standard deviations, divided by n.
 
     Raises:
         ValueError: They are not such videos.
@@ -141,7 +141,7 @@ def frame_ssim_within(first: Tensor, second: Tensor) -> float:
 def calculate_lpips(
     videos1: Tensor, videos2: Tensor, device: str | torch.device, only_final: bool = False
 ) -> dict[str, list[float]]:
-    """LPIPS by AlexNet, of every frame number, over the videos, or of all frames.
+    """LPIPS with AlexNet: for every frame number over the videos, or over all frames.
 
     Args:
         videos1: See `calculate_psnr`.
@@ -168,7 +168,7 @@ def calculate_lpips(
 def over_frames(
     measure: Callable[[Tensor, Tensor], float], first: Tensor, second: Tensor, only_final: bool
 ) -> dict[str, list[float]]:
-    """Means and standard deviations of a metric of frames: of all, or over the videos for every frame number."""
+    """Means and standard deviations of a metric of frames: over all, or for every frame number over the videos."""
     rows = [[measure(*pair) for pair in zip(*videos)] for videos in zip(first, second)]
     groups = [[value for row in rows for value in row]] if only_final else [list(column) for column in zip(*rows)]
     return {

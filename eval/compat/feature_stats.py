@@ -21,7 +21,7 @@ class FeatureStats:
     Args:
         capture_all: Whether the features are kept.
         capture_mean_cov: Whether their sums are.
-        max_items: Features beyond this number are ignored. None: none are.
+        max_items: Features beyond this number are ignored. None: no limit.
     """
 
     def __init__(self, capture_all: bool = False, capture_mean_cov: bool = False, max_items: int | None = None):
@@ -33,7 +33,7 @@ class FeatureStats:
         self.raw_cov: np.ndarray | None = None
 
     def set_num_features(self, num_features: int) -> None:
-        """Set the width of the features. Raises ValueError if it was another."""
+        """Set the width of the features. Raises ValueError if it was different before."""
         if self.num_features not in (None, num_features):
             raise ValueError(f"features of {num_features} numbers cannot join features of {self.num_features}")
         if self.num_features is None:

@@ -1,4 +1,4 @@
-"""Weights that the tools would download: looked for where a user may have put them."""
+"""Weights that the tools would download, searched for where a user may have put them."""
 
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ def search_weights(name: str, path: str | Path | None = None) -> Path:
         path: Where it is. None: it is looked for in `search_folders`.
 
     Raises:
-        CheckpointError: It is not there; says where to get it.
+        CheckpointError: It is not there. The message says where to get it.
     """
     if path is not None:
         return find_weights(name, path).path

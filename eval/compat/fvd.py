@@ -38,10 +38,10 @@ class cdfvd:
     Args:
         model: "videomae" or "i3d".
         n_real: Real videos that are counted, or "full": all of them.
-        n_fake: Generated videos, likewise. Videos are gone through again until there are so many.
+        n_fake: Generated videos, likewise. Videos are counted again until there are this many.
         ckpt_path: The weights. None: see latte.eval.compat.
-        seed: Of the random clips of videos in folders.
-        compute_feats: Whether features are kept, beside their sums.
+        seed: Seed of the random clips of videos in folders.
+        compute_feats: Whether features are kept, besides their sums.
         device: Where to compute.
         half_precision: Multiply in float16; not on a CPU, where it is slower.
 
@@ -110,7 +110,7 @@ class cdfvd:
         return distance(real.moments(), fake.moments())
 
     def compute_fvd(self, real_videos: np.ndarray, fake_videos: np.ndarray) -> float:
-        """The distance between uint8 videos (n, f, h, w, 3), together with those that were counted before."""
+        """The distance between uint8 videos (n, f, h, w, 3), together with those counted before."""
         if self.real_stats.num_items or self.fake_stats.num_items:
             warnings.warn(
                 "videos of earlier calls are counted, too, as in cd-fvd: call empty_real_stats and empty_fake_stats",
@@ -200,11 +200,11 @@ class cdfvd:
 
         Args:
             video_info: A .npy file of uint8 videos (n, f, h, w, 3), a folder, or the name of a data set.
-            resolution: Height and width that frames of folders are brought to, in pixels.
+            resolution: Height and width that frames of folders are resized to, in pixels.
             sequence_length: Frames per clip.
-            sample_every_n_frames: Their stride; of video files, clips get shorter by it.
+            sample_every_n_frames: Their stride; for video files, it makes clips shorter.
             data_type: "video_numpy", "video_folder", "image_folder" (folders of frames), or "stats_pkl": published
-                statistics of the data set, which become the real ones. A folder is one of videos in any case.
+                statistics of the data set, which become the real ones. A folder is never "video_numpy".
             num_workers: Threads that decode.
             batch_size: Clips per batch.
 

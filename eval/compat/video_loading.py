@@ -1,4 +1,4 @@
-"""cd-fvd's ways to load videos: batches of clips in [0, 1], one clip of each video."""
+"""cd-fvd's ways to load videos: batches of clips in [0, 1], one clip from each video."""
 
 import math
 import warnings
@@ -22,19 +22,19 @@ from latte.video.read import count_frames, read_video
 
 @dataclass
 class FolderClips:
-    """Batches {"video": (b, 3, f, h, w)} of a folder's videos, in a new random order and of new clips at every pass.
+    """Batches {"video": (b, 3, f, h, w)} of a folder's videos, in a new random order and with new clips at every pass.
 
     Attributes:
         root: The folder.
-        names: Of its videos that are long enough.
-        lengths: Their frames, by name.
-        take: Turns the clip's first frame into its frames' numbers.
+        names: The names of its videos that are long enough.
+        lengths: Their numbers of frames, by name.
+        take: Turns the number of a clip's first frame into those of all its frames.
         prepare: Turns uint8 frames (f, 3, h, w) into (f, 3, size, size) in [0, 1].
         needed: Frames of a video that a clip spans.
-        seed: Of the random choices.
+        seed: Seed of the random choices.
         batch_size: Clips per batch.
         num_workers: Threads that decode.
-        passes: How many were made.
+        passes: The number of passes made.
     """
 
     root: Path
@@ -89,15 +89,15 @@ def folder_clips(
     batch_size: int,
     num_workers: int,
 ) -> FolderClips:
-    """The clips that cd-fvd takes of a folder of video files, or of folders of frames.
+    """The clips that cd-fvd takes from a folder of video files, or from folders of frames.
 
     Args:
         path: The folder.
-        resolution: Height and width that frames are brought to, in pixels.
-        sequence_length: Of folders of frames: frames per clip. Of video files: frames that a clip spans.
-        stride: Of folders of frames: the stride. Of video files: every so many frames of the span are kept.
+        resolution: Height and width that frames are resized to, in pixels.
+        sequence_length: For folders of frames, frames per clip. For video files, frames that a clip spans.
+        stride: For folders of frames, the stride. For video files, one in this many frames of the span is kept.
         pictures: Whether they are folders of frames.
-        seed: Of the random choices.
+        seed: Seed of the random choices.
         batch_size: Clips per batch.
         num_workers: Threads that decode.
 
@@ -108,7 +108,7 @@ def folder_clips(
     names = [name for name in names if (root / name).is_dir() == pictures]
     lengths = {name: count_frames(root / name) for name in names}
     span = sequence_length * stride if pictures else sequence_length
-    kept = [name for name in names if lengths[name] >= span + pictures]  # of frames, one more is asked for
+    kept = [name for name in names if lengths[name] >= span + pictures]  # for folders of frames, one more is required
     if not kept:
         what = "folders of frames" if pictures else "video files"
         raise ValueError(f"{root} holds no {what} of {span + pictures} frames or more: {len(names)} were looked at")
@@ -131,7 +131,7 @@ def folder_clips(
 
 
 def resize_and_crop_float(frames: Tensor, size: int) -> Tensor:
-    """Of video files: the short side bilinearly with antialiasing, then the centre; uint8 -> floats in [0, 1]."""
+    """For video files: resize the short side bilinearly with antialiasing, crop the centre; uint8 -> [0, 1]."""
     height, width = frames.shape[-2:]
     scale = size / min(height, width)
     target = (size, math.ceil(width * scale)) if height < width else (math.ceil(height * scale), size)
@@ -141,7 +141,7 @@ def resize_and_crop_float(frames: Tensor, size: int) -> Tensor:
 
 
 def crop_and_resize(frames: Tensor, size: int) -> Tensor:
-    """Of pictures: the centre, then Pillow's Lanczos; uint8 -> floats in [0, 1]."""
+    """For pictures: crop the centre, resize with Pillow's Lanczos filter; uint8 -> floats in [0, 1]."""
     height, width = frames.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -1,1 +1,1 @@
-"""The networks that metrics compare videos by, and their published weights."""
+"""The networks that metrics compare videos with, and their published weights."""

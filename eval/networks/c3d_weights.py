@@ -32,7 +32,7 @@ def load_c3d(
             Chainer's names, such as `conv1a/W` and `conv1a/b`.
         mean: mean2.npz, likewise.
         width: Channels of the first convolution.
-        hidden: Numbers of the hidden layers.
+        hidden: Width of the hidden layers.
         device: Where to put them.
 
     Returns:
@@ -58,9 +58,9 @@ def load_c3d(
 
 
 def prepare(videos: Tensor, mean: Tensor) -> Tensor:
-    """uint8 RGB videos (b, 16, 3, h, w) -> (b, 3, 16, 112, 112), BGR less the mean, each frame squashed to 112 x 112.
+    """uint8 RGB videos (b, 16, 3, h, w) -> (b, 3, 16, 112, 112), BGR minus the mean, frames squashed to 112 x 112.
 
-    Bilinear with aligned corners and no antialiasing, as Chainer's resize_images. tgan2 scales to [-1, 1] before it
+    Bilinear with aligned corners and no antialiasing, as in Chainer's resize_images. tgan2 scales to [-1, 1] before it
     and back after it, which cancels.
     """
     frames = videos.flip(2).flatten(0, 1).float()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4  # output frames per application of the algorithm
-# Output values that are computed at a time. The intermediate results are 1.5 times as many, and glibc maps memory of
+# Output values computed at a time. The intermediate results are 1.5 times as many, and glibc maps memory of
 # more than 32 MiB anew at every allocation.
 AT_ONCE = 5 * 2**20
 # G and B_T have a row, and A_T a column, for each of the interpolation points 0, 1, -1, 2, -2 and infinity.
@@ -74,7 +74,7 @@ class WinogradConv3d(nn.Module):
         return outputs.view(b, tiles * TILE, h, w, -1)[:, :f].movedim(-1, 1)
 
     def weight_and_bias(self, point: int) -> tuple[Tensor, Tensor | None]:
-        """Of the convolution at one point. A bias at the point 1 is added once to every output: see A_T's column."""
+        """Those of the convolution at one point. A bias at point 1 is added once to every output: see A_T's column."""
         return self.weight[point], self.bias if point == 1 else None
 
 

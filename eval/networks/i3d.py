@@ -13,7 +13,7 @@ from torch import Tensor, nn
 SIDE = 224  # height and width of the frames, in pixels
 LEAST_FRAMES = 9  # after three halvings, rounded up, two must be left for the last pooling
 CLASSES = 400  # of Kinetics
-EPS = 1e-3  # of the batch norms, as in the graph that DeepMind published; some ports have 1e-5
+EPS = 1e-3  # of the batch norms, as in the graph that DeepMind published; some ports use 1e-5
 
 LAYERS = {
     "Conv3d_1a_7x7": ("conv", 3, 64, 7, 2),
@@ -82,7 +82,7 @@ class Unit(nn.Module):
 class Pool(nn.Module):
     """Max pooling that ignores the padding.
 
-    Some ports pad with zeros. That is the same here, where no input is negative: pools follow ReLUs.
+    Some ports pad with zeros, which is equivalent here: pools follow ReLUs, so no input is negative.
     """
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]):

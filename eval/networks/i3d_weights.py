@@ -75,7 +75,7 @@ def read_i3d(path: Path, eps: float) -> I3D:
 
 
 def optimize_for_inference(model: I3D, device: torch.device) -> I3D:
-    """Move the network to a device and change it, in place, to what computes fastest there. Outputs stay the same.
+    """Move the network to a device and change it, in place, to its fastest form there. Outputs stay the same.
 
     Batch norms are merged into convolutions. On a CPU, convolutions take half the multiplications (fast_convolutions).
     """

@@ -1,7 +1,7 @@
 """Inception v3 as TensorFlow published it on 2015-12-05 (Szegedy et al., arXiv 1512.00567): the network of the FID.
 
 FID: Heusel et al., arXiv 1706.08500. This is not torchvision's network. The weights are TensorFlow's, average pooling
-leaves the padding out, the last block has a max pool, and frames are resized as TensorFlow 1 does. Parameters have the
+leaves the padding out, the last block has a max pool, and frames are resized as in TensorFlow 1. Parameters have the
 names of torch-fidelity's converted file.
 """
 
@@ -128,7 +128,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """Inception v3 up to the average pool before the classifier, whose output are the features of the FID."""
+    """Inception v3 up to the average pool before the classifier, whose outputs are the features of the FID."""
 
     def __init__(self):
         super().__init__()

@@ -16,7 +16,7 @@ WIDTH = 2048  # numbers per feature
 
 
 def load_inception(path: str | Path | None, device: str | torch.device = "cpu") -> Inception:
-    """Load Inception from torch-fidelity's file, without torch-fidelity's reader, which unpickles whatever is in it.
+    """Load Inception from torch-fidelity's file, without torch-fidelity's reader, which unpickles arbitrary objects.
 
     Args:
         path: The file, or a folder that holds it.

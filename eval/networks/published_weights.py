@@ -61,7 +61,7 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file, which is read for it once, when it is first asked for."""
+        """The sha256 of the file, computed once, on first use."""
         return digest(self.path)
 
 

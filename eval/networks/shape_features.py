@@ -30,7 +30,7 @@ HEADS = {
     "damage": 6,
 }
 CELLS = (4, 4, 4)  # the grid in time, height and width over which activations are averaged
-# of the convolutions, where further ones have the last; frames are halved in size before they are halved in number
+# of the convolutions; further ones have the last. Frames are halved in size before they are halved in number
 STRIDES = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 1, 1))
 HIDDEN = 128  # width of the layer between the cells and the features
 GROUPS = 4  # of each group norm
@@ -55,10 +55,10 @@ class ShapeFeaturesConfig(NetworkConfig):
 
 
 class ShapeFeatures(nn.Module):
-    """A 3-D CNN whose features every answer is a linear function of.
+    """A 3-D CNN whose answers are all linear functions of its features.
 
     It takes clips of any size and length, because activations are averaged over a grid of cells. The network that
-    ships was trained on clips of one size and length; "track" and "tempo" are meaningful for such clips only.
+    ships was trained on clips of one size and length; "track" and "tempo" are only meaningful for such clips.
     """
 
     def __init__(self, config: ShapeFeaturesConfig):
@@ -165,7 +165,7 @@ def shapes_detector(device: torch.device) -> Detector:
         "network": f"{SHIPPED}, sha256 {sha256}",
         "sha256": sha256,
         "resize": "squash, antialiased, to 64 x 64",
-        "caveats": ["the network was trained on the built-in shapes only: of other videos the distance says little"],
+        "caveats": ["the network was trained only on the built-in shapes: the distance says little about other videos"],
     }
 
     def features(clips: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What VideoMAE and V-JEPA share: a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) over a clip.
+"""The common part of VideoMAE and V-JEPA: a vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) over a clip.
 
 Parameters have the names of both published networks. Shape letters: b clips, n tokens, d width, f frames.
 """
@@ -26,13 +26,13 @@ class Tubelets(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of all tokens to all.
+    """Self-attention over all tokens.
 
     Args:
-        width: Of the tokens.
-        heads: How many there are.
-        key_bias: Whether keys have a bias, as in V-JEPA. Without one, the biases of queries and values are parameters
-            of their own, as in VideoMAE.
+        width: Width of the tokens.
+        heads: Number of heads.
+        key_bias: Whether keys have a bias, as in V-JEPA. Without one, the biases of queries and values are separate
+            parameters, as in VideoMAE.
     """
 
     def __init__(self, width: int, heads: int, key_bias: bool):
@@ -88,6 +88,6 @@ def check_clips(videos: Tensor, name: str, side: int) -> None:
 
 
 def stretch(positions: Tensor, grid: int, factor: float) -> Tensor:
-    """Position codes of clips of another length: codes (1, n, d), interpolated linearly in time by a factor."""
+    """Position codes for clips of another length: codes (1, n, d), interpolated linearly in time by a factor."""
     table = positions.unflatten(1, (-1, grid, grid)).permute(0, 4, 1, 2, 3)
     return F.interpolate(table, scale_factor=(factor, 1, 1), mode="trilinear").flatten(2).transpose(1, 2)

@@ -19,9 +19,9 @@ class VideoMAE(nn.Module):
     """VideoMAE with a classifier, whose parameters have the names of the published file.
 
     Args:
-        width: Of the tokens, and numbers per feature.
-        depth: How many blocks there are.
-        heads: Of the attention.
+        width: Width of the tokens, and numbers per feature.
+        depth: Number of blocks.
+        heads: Number of attention heads.
         hidden: Width of the blocks' MLPs.
         side: Height and width of the frames, in pixels.
     """
@@ -61,7 +61,7 @@ class VideoMAE(nn.Module):
         codes = sinusoids(trained * grid**2, self.width)
         if frames == FRAMES:
             return codes
-        # the tenth of a token, which keeps rounding from dropping the last one, is in cd-fvd's scale as well
+        # the tenth of a token keeps rounding from dropping the last one, as in cd-fvd's scale
         return stretch(codes, grid, (frames // TUBELET + 0.1) / trained)
 
 

@@ -14,7 +14,7 @@ from latte.eval.networks.published_weights import find_weights
 from latte.eval.networks.videomae import VideoMAE
 from latte.weights.tensors import load_strictly, read_tensors
 
-NESTED = ("model", "module")  # under one of which the file keeps the network
+NESTED = ("model", "module")  # the file keeps the network under one of these
 
 
 def read_videomae(path: Path, **sizes: int) -> VideoMAE:
@@ -22,7 +22,7 @@ def read_videomae(path: Path, **sizes: int) -> VideoMAE:
 
     Args:
         path: vit_g_hybrid_pt_1200e_ssv2_ft.pth.
-        **sizes: Of a smaller network; see VideoMAE.
+        **sizes: Sizes of a smaller network; see VideoMAE.
 
     Raises:
         CheckpointError: The file is missing or damaged, or its keys or shapes are not VideoMAE's.

@@ -29,9 +29,9 @@ class VJEPA(nn.Module):
     """The encoder; its parameters have the names of the published file, without their prefixes.
 
     Args:
-        width: Of the tokens.
-        depth: How many blocks there are.
-        heads: Of the attention.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        heads: Number of attention heads.
         hidden: Width of the blocks' MLPs.
         side: Height and width of the frames, in pixels.
     """
@@ -50,8 +50,8 @@ class VJEPA(nn.Module):
         """Map clips to tokens.
 
         Args:
-            videos: (b, f, 3, 224, 224), less ImageNet's mean and divided by its deviation, of an even number of frames;
-                trained on 16.
+            videos: (b, f, 3, 224, 224), minus ImageNet's mean and divided by its deviation, of an even number of
+                frames; trained on 16.
 
         Returns:
             (b, n, 1280).
@@ -81,7 +81,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """A block of the pooler. Tokens are normed, queries are not; its layer norms have PyTorch's eps."""
+    """A block of the pooler. Tokens are normalised, queries are not; its layer norms have PyTorch's eps."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()

@@ -19,7 +19,7 @@ PREFIXES = ("module.", "backbone.")  # of the keys in the files
 
 
 def read_part(network: nn.Module, path: Path, part: str) -> nn.Module:
-    """Load one network out of a file that holds several, in evaluation mode, without gradients.
+    """Load one network from a file that holds several, in evaluation mode, without gradients.
 
     Args:
         network: On the meta device.
@@ -45,7 +45,7 @@ def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: to
         path: vith16.pth.tar, or a folder that holds it.
         probe: ssv2-probe.pth.tar, likewise.
         device: Where to compute.
-        **sizes: Of smaller networks; see VJEPA.
+        **sizes: Sizes of smaller networks; see VJEPA.
 
     Raises:
         CheckpointError: Weights are missing (with where to get them), damaged, or not V-JEPA's.
@@ -70,7 +70,7 @@ def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: to
 
 @torch.no_grad()
 def vjepa_features(encoder: VJEPA, probe: Probe, clips: Sequence[Tensor]) -> Tensor:
-    """Features of clips, uint8 (f, 3, h, w): squashed to the encoder's size, and normalised as ImageNet's pictures.
+    """Features of clips, uint8 (f, 3, h, w): squashed to the encoder's size, and normalised like ImageNet pictures.
 
     JEDi's own tool leaves the size of frames to its user; V-JEPA was trained on 224 x 224.
 

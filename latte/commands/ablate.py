@@ -25,12 +25,12 @@ from latte.weights.vae_folder import load_vae
 
 
 def base_config(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
-    """The settings that arms depart from.
+    """The base settings, which the arms change.
 
     Args:
         scale: Its settings are applied to the preset first.
         preset: A name of latte.train.presets.
-        changes: The user's, as "key=value", applied after the scale's.
+        changes: The user's changes, as "key=value", applied after the scale's.
 
     Raises:
         ValueError: The preset does not train a Latte, or a setting is unknown or not valid.
@@ -38,7 +38,7 @@ def base_config(scale: Scale, preset: str, changes: list[str]) -> TrainConfig:
     settings = [f"{name}={value}" for name, value in scale.settings.items()]
     config = resolve(preset, settings + changes)
     if config.kind != "latte":
-        raise ValueError(f"--config {preset}: kind is {config.kind!r}; the ablations are of kind 'latte'")
+        raise ValueError(f"--config {preset}: kind is {config.kind!r}; the ablations need kind 'latte'")
     return config
 
 
@@ -58,7 +58,7 @@ def print_list(known: dict[str, Ablation]) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Do what is missing of the trainings and evaluations, and write the report."""
+    """Run the missing trainings and evaluations, and write the report."""
     changes = [word for word in args.names if "=" in word]
     changes += [] if args.steps is None else [f"steps={args.steps}"]
     scale = SCALES[args.scale]
@@ -76,7 +76,7 @@ def main(args: Namespace) -> None:
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name))
     names = names or tuple(name for name, ablation in known.items() if ablation.finding)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; there are {', '.join(known)}")
+        raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; the names are {', '.join(known)}")
     check_data(base, args.out)
     if base.data != "shapes" and not args.i3d:
         print("without --i3d the report will have losses and samples, but no FVD")

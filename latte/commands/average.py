@@ -1,4 +1,4 @@
-"""`latte average`: makes a model of a training run with another average of its weights."""
+"""`latte average`: makes a model from a training run with another EMA length."""
 
 from argparse import Namespace
 
@@ -9,7 +9,7 @@ def main(args: Namespace) -> None:
     """Run the command.
 
     Raises:
-        ValueError: The run has no snapshots, the length is out of range, or --out holds something.
+        ValueError: The run has no snapshots, the length is out of range, or --out is not empty.
     """
     made = make_average(args.run, args.length, args.out, args.step)
     about = f"length {args.length:g} after step {made['step']}, of {made['snapshots']} snapshots"

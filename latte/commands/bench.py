@@ -45,7 +45,7 @@ def bench_pab(args: Namespace) -> None:
     about = origin(pipe, settings, files, args.model, args.weights, args.dtype, args.memory)
     about["weights_mb"] = weight_bytes(pipe.networks()) / 1e6
     print(broadcast_table(results))
-    print(f"{args.num_videos} videos a row on {about['device']}, of weights {about['weights_mb']:.1f} MB")
+    print(f"{args.num_videos} videos per row on {about['device']}, weights {about['weights_mb']:.1f} MB")
     write_result(args.out, {**about, "results": results})
 
 
@@ -69,7 +69,7 @@ def bench_guidance(args: Namespace) -> None:
         if args.out is not None:
             write_json(args.out, {**about, "rows": [*rows, *others]})
     print(variety_table(rows))
-    print(f"{args.num_videos} videos a row on {about['device']}")
+    print(f"{args.num_videos} videos per row on {about['device']}")
     if args.plot is not None:
         print(f"wrote {plot_variety(rows, args.plot)}")
 
@@ -92,7 +92,7 @@ def bench_train(args: Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         config = resolve(args.config, args.changes, device)
         if config.kind != "latte":
-            raise ValueError(f"--config {args.config} trains kind={config.kind}; the benchmark is of kind=latte")
+            raise ValueError(f"--config {args.config} trains kind={config.kind}; the benchmark needs kind=latte")
         config = with_existing_vae(config, Path(scratch))
         print(ROW_HEADER)
         measured = (args.precisions, args.compiled, args.sources, device, args.steps, args.warmup)
@@ -120,7 +120,7 @@ def bench_eval(args: Namespace) -> None:
 
 
 def bench_video(args: Namespace) -> None:
-    """Measure how fast clips are read out of videos, beside other readers."""
+    """Measure how fast clips are read from videos, compared with other readers."""
     videos = [path for path in list_videos(args.videos) if path.suffix.lower() in STREAM_SUFFIXES]
     milliseconds = measure_reading(videos, args.clips, args.frames, args.repeats)
     about = {"clips": args.clips, "frames": args.frames, **machine_record(torch.device("cpu"))}
@@ -149,5 +149,5 @@ BENCHMARKS = {
 
 
 def main(args: Namespace) -> None:
-    """Run the benchmark that is named."""
+    """Run the named benchmark."""
     BENCHMARKS[args.benchmark](args)

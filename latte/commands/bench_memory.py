@@ -1,4 +1,4 @@
-"""`latte bench memory`: what Latte-1 needs to make a video, or what a training needs before it begins."""
+"""`latte bench memory`: the memory that Latte-1 needs for a video, or that a training run needs, before it starts."""
 
 import dataclasses
 from argparse import Namespace
@@ -26,7 +26,7 @@ from latte.weights.folder import CONFIG, read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import DTYPES, CheckpointError
 
-PARTS = {  # of a training's memory, in the words of the table
+PARTS = {  # parts of the memory of training, as the table names them
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimiser",
@@ -43,7 +43,7 @@ UNITS = ((1, "s"), (60, "min"), (3600, "h"), (86400, "days"), (86400 * 365.25, "
 
 
 def bench_memory(args: Namespace) -> None:
-    """Compute what Latte-1 needs, part by part, or with --config what a training needs in each process."""
+    """Compute the memory that Latte-1 needs, part by part, or with --config that of training in each process."""
     if args.config is None:
         print(memory_table(args.num_frames, args.height, args.width, DTYPES[args.dtype]))
         size = f"{args.num_frames} x {args.height} x {args.width}"
@@ -53,7 +53,7 @@ def bench_memory(args: Namespace) -> None:
     config = resolve(args.config, args.changes, device)
     here = choose_precision(device) if config.precision == AUTO else config.precision
     if config.precision == AUTO:
-        config = dataclasses.replace(config, precision="bf16")  # what it is on a GPU, as which memory is counted
+        config = dataclasses.replace(config, precision="bf16")  # as on a GPU, for which memory is counted
     data, notes = known_data(config)
     needs = needs_of(config, data, args.processes)
     asked = needs[column(config, args.processes)]
@@ -78,7 +78,7 @@ def bench_memory(args: Namespace) -> None:
 
 
 def needs_of(config: TrainConfig, data: Data, processes: int) -> dict[str, TrainingNeed]:
-    """What a training needs without and with gradient checkpointing and sharding, as far as it can have them."""
+    """The needs of training without and with gradient checkpointing and sharding, where it supports them."""
     bar = partial(Progress, desc="counting memory", unit="variant")
     if config.kind not in DEPTHS:  # without these settings
         return {column(each, processes): training_need(each, data, processes) for each in bar([config])}
@@ -102,7 +102,7 @@ def column_name(shard: bool, gradient_checkpointing: bool) -> str:
 
 
 def known_data(config: TrainConfig) -> tuple[Data, list[str]]:
-    """What is known of the VAE and the classes of a training, and what had to be assumed."""
+    """What is known about the VAE and the classes of a training run, and notes on what had to be assumed."""
     notes, vae, classes = [], VAEConfig(), 0
     if config.kind != "vae":
         try:
@@ -113,12 +113,12 @@ def known_data(config: TrainConfig) -> tuple[Data, list[str]]:
         try:
             classes = count_classes(config)
         except (OSError, ValueError) as error:
-            notes.append(f"no classes are counted, a few kB each: {error}")
+            notes.append(f"the classes, a few kB each, are not counted: {error}")
     return Data(vae, classes), notes
 
 
 def vae_config(path: Path) -> VAEConfig:
-    """The shape of a VAE's folder; that of a single file is Stable Diffusion's."""
+    """The configuration in a VAE's folder; for a single file, that of Stable Diffusion."""
     return read_config(path, VAEConfig.from_dict) if (path / CONFIG).is_file() else VAEConfig()
 
 
@@ -135,6 +135,6 @@ def count_classes(config: TrainConfig) -> int:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it, with two digits."""
+    """A time in a suitable unit, with two digits."""
     size, unit = next((size, unit) for size, unit in reversed(UNITS) if seconds >= size or size == 1)
     return f"{float(f'{seconds / size:.2g}'):g} {unit}"

@@ -30,7 +30,7 @@ from latte.weights.tensors import DTYPES
 
 
 def bench_speed(args: argparse.Namespace) -> None:
-    """Measure the speed of a model: one evaluation of its network, and whole samplings with their fidelity."""
+    """Measure the speed of a model: one evaluation of its network, and complete sampling runs with their fidelity."""
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -95,20 +95,20 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         pipe = LattePipeline(LatteT2V(random_config(args.changes)).to(DTYPES[args.dtype]))
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
-    settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is filled up with copies
+    settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is padded with copies
     if "sampling" in args.parts:
         candidates = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
         for text in candidates:  # raises for a range that the model does not have, before the work
             pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
             pipe.disable_pyramid_attention_broadcast()
-        for plan in args.plans:  # and for one that is not there
+        for plan in args.plans:  # and for a plan that does not exist
             pipe.enable_plan(plan)
             pipe.disable_plan()
     return pipe, settings
 
 
 def random_config(changes: Sequence[str]) -> LatteT2VConfig:
-    """The shape of a model with random weights. Raises ValueError for words that are not key=value of it."""
+    """The shape of a model with random weights. Raises ValueError for words that are not a valid key=value."""
     kinds, values = get_type_hints(LatteT2VConfig), {}
     known = [name for name in LatteT2VConfig.__dataclass_fields__ if kinds[name] is int]
     for word in changes:

@@ -1,6 +1,6 @@
-"""`latte calibrate`: search which steps of sampling to compute and what to reuse in the others, and write a plan.
+"""`latte calibrate`: search for which sampling steps to compute and what to reuse in the others, and write a plan.
 
-Every plan is measured on the final videos of a handful of prompts or classes, against those of the exact one.
+Every plan is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
 
 from argparse import Namespace
@@ -14,11 +14,11 @@ from latte.plans.plan_file import write_plan
 from latte.shapes.draw import make_clip
 from latte.weights.sampling_defaults import WORDS
 
-CLIPS = 2_000_000  # the shapes whose captions are the default prompts begin at this number
+CLIPS = 2_000_000  # index of the first clip of the shapes whose caption is a default prompt
 
 
 def main(args: Namespace) -> None:
-    """Search a plan, write it, and say what to do with it."""
+    """Search for a plan, write it, and say what to do with it."""
     pipe, settings, _ = open_pipeline(args)
     labels = chosen_labels(pipe, args.prompts, args.videos, args.model)
     options = {name: settings[name] for name in (*WORDS, "sampler", "eta") if name in settings}
@@ -34,7 +34,7 @@ def main(args: Namespace) -> None:
 
 
 def search(calibration: Calibration) -> Found:
-    """The best plan; what is tried is printed as it is measured."""
+    """Find the best plan; each candidate is printed when it is measured."""
     found = None
     for found in calibration.search():
         print(f"  {found}", flush=True)
@@ -45,10 +45,10 @@ def search(calibration: Calibration) -> Found:
 def chosen_labels(
     pipe: LattePipeline, prompts: list[str] | None, count: int, model: str
 ) -> list[str] | list[int] | int:
-    """A prompt or class for each video; for an unconditional model, how many."""
+    """A prompt or class for each video; for an unconditional model, their number."""
     if pipe.takes_prompts:
         if prompts is None and model != "shapes-t2v":
-            raise ValueError(f"{model} makes videos of prompts: give --prompts FILE, one a line; a handful is enough")
+            raise ValueError(f"{model} makes videos from prompts: give --prompts FILE, one per line; a few are enough")
         prompts = prompts or [make_clip(CLIPS, i).caption for i in range(count)]
         return [prompts[i % len(prompts)] for i in range(count)]
     if prompts is not None:

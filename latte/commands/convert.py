@@ -88,7 +88,7 @@ def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: st
 
 
 def convert_with_weaker(source: Path, args: Namespace) -> str:
-    """Write a model with another weaker model than its own, or with none; return a summary."""
+    """Write a model with a different weaker model, or with none; return a summary."""
     named = args.autoguidance != NO_AUTOGUIDANCE
     other = find_pipeline(args.autoguidance, not args.download) if named else None
     words = {"weights": args.weights, "num_heads": args.num_heads, "variant": args.variant}
@@ -136,7 +136,7 @@ def parameters(network: nn.Module) -> str:
 
 
 def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> None:
-    """Write a model folder, with what lies beside the weights: VAE, class names, sampling, scheduler, weaker model.
+    """Write a model folder, with the parts beside the weights: VAE, class names, sampling, scheduler, weaker model.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.

@@ -1,4 +1,4 @@
-"""`latte demo`: a page in the browser on which videos are made and compared, and results are shown."""
+"""`latte demo`: a page in the browser to make and compare videos, and to view results."""
 
 import tempfile
 from argparse import Namespace

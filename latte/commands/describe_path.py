@@ -41,7 +41,7 @@ def describe_path(name: str) -> str:
     """Describe what lies at a path, or a model by its name.
 
     Raises:
-        ValueError: There is nothing, or nothing that is known here.
+        ValueError: There is nothing, or nothing of a known kind.
     """
     path = Path(name)
     if not path.exists() and name in bundled_models():
@@ -60,7 +60,7 @@ def describe_path(name: str) -> str:
 
 
 def index_format(path: Path) -> str:
-    """What the index.json of a folder says that it lists."""
+    """The format that the index.json of a folder names."""
     try:
         return str(read_json(path / LATENT_INDEX).get("format", ""))
     except (OSError, ValueError, AttributeError):
@@ -68,21 +68,21 @@ def index_format(path: Path) -> str:
 
 
 def about_run(path: Path) -> Lines:
-    """Its settings, how far it is, and its newest numbers."""
+    """Its settings, its progress and its newest metrics."""
     config = resolve(str(path / SETTINGS_FILE), [])
     yield "trains", f"{TRAINED[config.kind]} on {config.data}"
     clip = f"{counted(config.num_frames, 'frame')} of {config.image_size} x {config.image_size} pixels"
-    yield "clips", f"{clip}, {config.global_batch_size} a step, precision {config.precision}"
+    yield "clips", f"{clip}, {config.global_batch_size} per step, precision {config.precision}"
     done = saved_steps(path)
     finished = f"; the result is {path / FINAL}" if (path / FINAL).is_dir() else ""
-    goes_on = f"; `{shlex.join(['latte', 'train', '--run', str(path)])}` goes on" if done < config.steps else ""
+    goes_on = f"; resume: `{shlex.join(['latte', 'train', '--run', str(path)])}`" if done < config.steps else ""
     yield "steps", f"{done} of {config.steps} saved{finished}{goes_on}"
     for line in read_lines(path / METRICS_FILE)[-1:]:
         yield "last logged", numbers(line)
 
 
 def about_runs(path: Path) -> Lines:
-    """What each run of a folder trains, and how far it is."""
+    """What each run in a folder trains, and its progress."""
     for file in sorted(path.glob(f"*/{SETTINGS_FILE}")):
         config, run = resolve(str(file), []), file.parent
         yield run.name, f"{TRAINED[config.kind]} on {config.data}, {saved_steps(run)} of {config.steps} steps saved"
@@ -172,7 +172,7 @@ def about_videos(path: Path) -> Lines:
 
 
 def about_json(path: Path) -> Lines:
-    """The numbers of a result, those inside tables too, without digests."""
+    """The numbers of a result, including those in nested tables, without digests."""
     values = read_json(path)
     if not isinstance(values, dict):
         yield "holds", f"a list of {len(values)}" if isinstance(values, list) else json.dumps(values)
@@ -192,7 +192,7 @@ def about_metrics(path: Path) -> Lines:
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(name, value) of what lies in tables, with names such as "scores.samples.clips"."""
+    """Yield (name, value) of the entries of nested tables, with names such as "scores.samples.clips"."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flattened(value, f"{prefix}{name}.")

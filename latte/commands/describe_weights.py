@@ -16,7 +16,7 @@ from latte.weights.torch_files import read_torch_file
 
 Lines = Iterator[tuple[str, object]]
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-NETWORKS = {  # by a word in config.json; all others are a Latte
+NETWORKS = {  # by a key in config.json; all others are a Latte
     "block_out_channels": "a VAE",
     "widths": "a feature network",
     "text_encoder": "a text-to-video model",
@@ -69,10 +69,10 @@ def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def parameters(files: list[Path]) -> int:
-    """How many numbers some files of weights hold."""
+    """The number of values in some files of weights."""
     return sum(math.prod(shape) for file in files for table in tables_in(file).values() for shape in table.values())
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a file is one of weights, and not of videos or features."""
+    """Whether a file holds weights, and not videos or features."""
     return path.is_file() and path.suffix.lower() in WEIGHTS and not holds_video_tensors(path)

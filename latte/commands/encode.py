@@ -44,7 +44,7 @@ def main(args: Namespace) -> None:
 
 
 def training_command(args: Namespace, config: TrainConfig) -> list[str]:
-    """The command that trains on what was encoded, with the same settings."""
+    """The command that trains on the encoded data, with the same settings."""
     words = [change for change in args.changes if change.partition("=")[0] not in ("latents", "num_workers")]
     words += [f"latents={args.out}"]
     words += ["num_workers=0"] if config.num_workers else []  # there are no videos to read

@@ -42,7 +42,7 @@ from latte.weights.hub import find_pipeline
 from latte.weights.load import bundled_models, is_model_folder, is_text_pipeline
 from latte.weights.tensors import prefix_errors
 
-ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside one distance
+ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside a single distance
 
 
 def main(args: argparse.Namespace) -> None:
@@ -103,7 +103,7 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     if args.protocol == "all" and is_model(args.model) and not args.samples:
         raise ValueError("--protocol all takes several clips of each video: keep the model's with --samples FOLDER")
     if args.i3d and args.videomae:
-        raise ValueError("--i3d and --videomae are networks of two distances: give one of them")
+        raise ValueError("--i3d and --videomae belong to two different distances: give one of them")
     needs = {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d", "vjepa": "vjepa_probe", "vjepa_probe": "vjepa"}
     for name, needed in needs.items():
         if getattr(args, name) and not getattr(args, needed):
@@ -176,7 +176,7 @@ def measure_with(args: argparse.Namespace, generated: Videos, ranks: Ranks) -> F
 
 
 def open_detector(args: argparse.Namespace, device: torch.device, protocol: Protocol) -> Detector:
-    """The network of the distance, set as a protocol has it."""
+    """The network of the distance, set up as a protocol prescribes."""
     if args.videomae:
         return videomae_detector(args.videomae, device)
     return i3d_detector(args.i3d, protocol, device) if args.i3d else shapes_detector(device)
@@ -187,7 +187,7 @@ def open_model(args: argparse.Namespace) -> ModelVideos:
     pipe, settings, files = open_sampler(args)
     of_text = pipe.takes_prompts
     if of_text != bool(args.prompts):
-        wrong = "makes videos of prompts: give" if of_text else "is not a text-to-video model; leave out"
+        wrong = "makes videos from prompts: give" if of_text else "is not a text-to-video model; leave out"
         raise ValueError(f"{args.model} {wrong} --prompts")
     labels = read_prompts(args.prompts) if of_text else list(range(pipe.transformer.config.num_classes)) or None
     about = {**model_record(args, files), **reuse_record(pipe, args)}
@@ -202,7 +202,7 @@ def measure_pairs(args: argparse.Namespace) -> dict:
 
 
 def require_shapes(model: str, local_files_only: bool) -> None:
-    """Raise ValueError if a text-to-video model is known to have learned from other videos than the built-in shapes."""
+    """Raise ValueError if a text-to-video model is known to be trained on videos other than the built-in shapes."""
     path = find_pipeline(model, local_files_only)
     data = data_settings(path).get("data", "shapes") if is_text_pipeline(path) else "shapes"
     if data != "shapes" and read_list_head(Path(data)).kind != "shapes":
@@ -215,7 +215,7 @@ def examine_model(args: argparse.Namespace) -> dict:
     check_count("--num-videos", count)
     if not is_model(args.model):
         raise ValueError(
-            f"{args.model} holds no model: if it holds videos, say what to compare them with, as --real FOLDER"
+            f"{args.model} holds no model: if it holds videos, name what to compare them with, such as --real FOLDER"
         )
     require_shapes(args.model, not args.download)
     pipe, settings, files = open_sampler(args)

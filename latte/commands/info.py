@@ -1,11 +1,11 @@
-"""`latte info`: what a path holds; without one, parameters and FLOPs of every variant and size, beside the paper's."""
+"""`latte info`: what a path holds; or parameters and FLOPs of every variant and size, next to the paper's."""
 
 from argparse import Namespace
 from typing import NamedTuple
 
 from latte.models.latte_config import VARIANTS, LatteConfig
 
-# Latte (arXiv 2401.03048), Latte-XL/2 by variant: parameters in millions, and what it calls FLOPs, in G
+# Latte (arXiv 2401.03048), Latte-XL/2 by variant: parameters in millions, and its FLOPs in G, as it counts them
 PAPER = {1: (673.68, 5572.69), 2: (673.68, 5572.69), 3: (676.33, 6153.15), 4: (676.44, 1545.15)}
 
 NOTES = """\
@@ -20,7 +20,7 @@ patch embedding (for variant 4, that of patch size 4)."""
 
 
 class Cost(NamedTuple):
-    """What a network costs."""
+    """The cost of a network."""
 
     parameters: int
     macs: int  # multiply-accumulates of one forward pass on one clip
@@ -36,7 +36,7 @@ def count_cost(config: LatteConfig) -> Cost:
     frames, patches = config.num_frames, (config.input_size // p) ** 2
     tokens, hidden = frames * patches, int(config.mlp_ratio * d)
     blocks, spatial, temporal = len(kinds), *(sum(axis in kind or kind == "|" for kind in kinds) for axis in "st")
-    per_token = [  # the linear layers that all tokens pass: how many, inputs, outputs
+    per_token = [  # linear layers that all tokens go through: count, inputs, outputs
         (spatial + temporal, d, 3 * d),
         (spatial + temporal, d, d),
         (blocks, d, hidden),

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: list[str]) -> list[str]:
-    """The option or choice that a mistyped one is most similar to, if any is; the dashes of options do not count."""
+    """The option or choice that is most similar to a mistyped one, if any; the dashes of options do not count."""
     names = {name.lstrip("-"): name for name in known}
     return [names[match] for match in difflib.get_close_matches(word.lstrip("-"), names, 1)]
 
@@ -67,9 +67,7 @@ def add_device_option(parser: argparse._ActionsContainer) -> None:
 
 def add_download_option(parser: argparse._ActionsContainer) -> None:
     """Add --download, without which nothing is fetched."""
-    words = (
-        "fetch what is named as OWNER/NAME from the Hugging Face hub (needs the extra hub; default: its cache alone)"
-    )
+    words = "fetch models named OWNER/NAME from the Hugging Face hub (needs the extra hub; default: use its cache only)"
     parser.add_argument("--download", action="store_true", help=words)
 
 

@@ -1,9 +1,9 @@
-"""`latte sample`: make videos with a model, with a page, a contact sheet and an animation to look at them.
+"""`latte sample`: make videos with a model, and a page, a contact sheet and an animation to view them.
 
 Processes that torchrun starts make each video together, and the first one writes the page.
 
-With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
-with one process or several at once, each of which makes videos of its own, and writes no page.
+With --n it makes a set for evaluation: lossless files, cycling through the classes or prompts. It makes the missing
+videos, with one process or several at once, each of which makes videos of its own, and writes no page.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
 
 @contextmanager
 def quiet(silent: bool) -> Iterator[None]:
-    """Inside it, if `silent`, no warning is shown: the first process shows the same ones."""
+    """Within the context, if `silent`, no warning is shown: the first process shows the same ones."""
     with warnings.catch_warnings():
         if silent:
             warnings.simplefilter("ignore")
@@ -80,7 +80,7 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
     made = sample_many(pipe, args.count, args.out, labels, settings, about, args.fps, rank, size, progress=rank == 0)
     seconds = time.perf_counter() - start
     if rank == 0:
-        speed = f"made {made} in {seconds:.1f} s, {made / seconds:.2f} per second" if made else "all were there already"
+        speed = f"made {made} in {seconds:.1f} s, {made / seconds:.2f} per second" if made else "all existed already"
         what = f"{counted(args.count, 'video')} in {args.out}"
         print(f"{what}: {speed}; lossless .mkv files, and their settings in {RECORD}")
         print("next: the same command with a larger --n adds to them")
@@ -158,9 +158,9 @@ def other_seed(pipe: LattePipeline, settings: dict, args: argparse.Namespace) ->
 
 
 def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
-    """What the call takes for a model of classes, or an unconditional one, and a caption for each video.
+    """The arguments of the call for a class-conditional or unconditional model, and a caption for each video.
 
-    each: videos of each class, or of an unconditional model; None, 2.
+    `each` is the number of videos per class, or of an unconditional model; None means 2.
     """
     if args.prompt or args.negative_prompt:
         raise ValueError(f"--prompt does nothing for {args.model}, which is not a text-to-video model: use --classes")
@@ -174,18 +174,18 @@ def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None
 
 
 def prompts_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
-    """What the call takes for a text-to-video model, and a caption for each video; each: of a prompt (None, 1)."""
+    """The arguments of the call for a text-to-video model, and captions; `each`: videos per prompt (None means 1)."""
     if args.classes:
         raise ValueError(f"--classes does nothing for {args.model}, a text-to-video model: use --prompt")
     if not args.prompt:
-        raise ValueError(f"{args.model} makes videos of prompts: give --prompt")
+        raise ValueError(f"{args.model} makes videos from prompts: give --prompt")
     each = each or 1
     asked = {"prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_videos_per_prompt": each}
     return {**asked, "video_length": args.num_frames}, [prompt for prompt in args.prompt for _ in range(each)]
 
 
 def check_out(args: argparse.Namespace) -> None:
-    """Raise ValueError, before minutes of work, if the folder of --out holds what would be mixed up or lost."""
+    """Raise ValueError, before minutes of work, if the folder of --out holds files that would be mixed up or lost."""
     if args.overwrite and (args.count or args.out is None):
         raise ValueError("--overwrite replaces the page of an earlier call in --out: give --out FOLDER, without --n")
     if args.count or args.out is None:
@@ -194,7 +194,7 @@ def check_out(args: argparse.Namespace) -> None:
     if (args.out / RECORD).exists():
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
     if page.exists() and not is_page(page):
-        raise ValueError(f"{page} is not one that was written here: choose another folder, --out")
+        raise ValueError(f"{page} was not written by this command: choose another folder, --out")
     if page.exists() and not args.overwrite:
         raise ValueError(f"{args.out} holds videos of an earlier call: choose another --out, or add --overwrite")
 
@@ -226,8 +226,8 @@ def chosen_labels(pipe: LattePipeline, args: argparse.Namespace, each: int) -> l
 def show(videos: Tensor, captions: list[str], folder: Path, fps: float, facts: dict[str, str]) -> Path:
     """Write videos and a page of them, in place of those of the previous page there.
 
-    The previous page and its videos stay complete until the new ones are, unless the folder holds other files too:
-    then, at the very end, one after the other takes its place.
+    The previous page and its videos stay complete until the new ones are, unless the folder holds other files too: then
+    the new files replace them one by one at the very end.
 
     The contact sheet and grid.webp show the first videos, as many as fit in a square of LARGEST_GRID pixels, 8 x 8 at
     most.

@@ -1,4 +1,4 @@
-"""What the options of every command that samples mean: the model that they name, and the settings of its call."""
+"""The sampling options in effect: the model that they name, and the settings of its call."""
 
 import argparse
 from dataclasses import replace
@@ -20,20 +20,20 @@ from latte.weights.state_files import state_files
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files
 
-# Of the videos of a batch. On a core of an AMD EPYC with AVX2 a step of the included class model takes 39, 28, 26 ms
-# a video in batches of 1, 4 and 16, which are 64, 256 and 1,024 tokens. Not measured on a GPU.
+# Tokens of a batch. On a core of an AMD EPYC with AVX2, a step of the bundled class-conditional model takes 39, 28 and
+# 26 ms per video in batches of 1, 4 and 16, which are 64, 256 and 1,024 tokens. Not measured on a GPU.
 TOKENS_AT_ONCE = {"cpu": 1024, "other": 16384}
 
 
 def open_sampler(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any], list[Path]]:
-    """As open_pipeline, with what --pab or --plan asks for."""
+    """Like open_pipeline, with --pab or --plan applied."""
     pipe, settings, files = open_pipeline(args)
     apply_plan_options(pipe, args)
     return pipe, settings, files
 
 
 def reuse_record(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, Any]:
-    """What sampling reuses, for the record of its videos: nothing, if it computes everything."""
+    """What sampling reuses, for the record of its videos; empty if it computes everything."""
     plan = {} if args.plan is None else {"plan": pipe.plan_digest()}
     return plan | ({"pab": args.pab} if args.pab else {})
 
@@ -95,19 +95,19 @@ def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def part_folder(name: str, part: str, local_files_only: bool) -> Path:
-    """The folder of a part: of the model of that name, or what is named if that is no model."""
+    """The folder of a part: that of the named model, or the named folder itself if it is not a model."""
     folder = find_pipeline(name, local_files_only)
     return folder / part if (folder / part).is_dir() else folder
 
 
 def model_record(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
-    """What a set of videos records of the model that made it: its name, its weights and how they were read."""
+    """What a set of videos records about the model that made it: its name, its weights and how they were read."""
     about = {"model": args.model, "sha256": [digest(file) for file in files]}
     return about | {name: getattr(args, name) for name in ("weights", "dtype", "memory")}
 
 
 def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, Any]:
-    """What the pipeline's call takes for these options; every default is filled in, so that it can be recorded."""
+    """The arguments of the pipeline call for these options; all defaults are filled in, to be recorded."""
     sampler = args.sampler or pipe.scheduler.sampler
     steps = args.num_sampling_steps or pipe.sampling.num_inference_steps
     guidance = asked_guidance(pipe, args)
@@ -127,10 +127,10 @@ def call_settings(pipe: LattePipeline, args: argparse.Namespace) -> dict[str, An
 
 
 def default_batch_size(pipe: LattePipeline, args: argparse.Namespace) -> int:
-    """How many videos go through the network at once, unless the options say it: as many as fill the device.
+    """How many videos go through the network at once, unless the options say so: enough to fill the device.
 
-    It depends on the size of a video and the kind of device, and not on how many videos are asked for, so that asking
-    for more changes no bit of the first ones.
+    It depends on the size of a video and the kind of device, and not on how many videos are requested, so that
+    requesting more does not change a bit of the first ones.
     """
     asked = {name: getattr(args, name, None) for name in ("num_frames", "height", "width")}
     frames, _, height, width = pipe.latent_shape(video_length=None, **asked)
@@ -142,7 +142,7 @@ def default_batch_size(pipe: LattePipeline, args: argparse.Namespace) -> int:
 
 
 def asked_guidance(pipe: LattePipeline, args: argparse.Namespace) -> Guidance:
-    """The guidance that the options ask for, where the model's folder says nothing else.
+    """The guidance that the options ask for, with defaults from the model's folder.
 
     Raises:
         ValueError: A value is not valid, or does nothing.

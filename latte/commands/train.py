@@ -25,15 +25,15 @@ DEFAULT = "shapes"  # the preset for the built-in data
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
     device = usable_device(local_device(args.device or default_device()))
-    with processes(device) as ranks:  # they meet first, because reading the data may take long
+    with processes(device) as ranks:  # they join first, because reading the data may take long
         train_together(args, device, ranks, lambda: configure(args, device))
 
 
 def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
-    """The settings that the options name. Without --config they are those of the run that is there.
+    """The settings that the options name. Without --config, they are those of the existing run.
 
     Raises:
-        ValueError: There is no run, and data are named without a --config.
+        ValueError: There is no run, and data is given without --config.
     """
     if args.config:
         return resolve(args.config, args.changes, device)

@@ -1,1 +1,1 @@
-"""The page of `latte demo`. gradio is imported by latte.demo.demo_page alone, when the page is built."""
+"""The page of `latte demo`. Only latte.demo.demo_page imports gradio, when the page is built."""

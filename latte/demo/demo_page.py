@@ -1,4 +1,4 @@
-"""The page of `latte demo`: make a video, compare two settings, look at results."""
+"""The page of `latte demo`: make a video, compare two settings, view results."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ from latte.files import one_line
 from latte.video.write import write_video
 
 HOW_TO_SHOW = "Name results to see them here: `latte demo --results ablations results.json`"
-TITLE = "# Latte\nEvery video can be made again, to the bit, by the command below it."
+TITLE = "# Latte\nThe command below each video reproduces it bit for bit."
 STYLE = """
 .made video { image-rendering: pixelated; width: 100%; object-fit: contain }
 .small p { opacity: .75; margin: 0 }
@@ -28,7 +28,7 @@ footer { display: none !important }
 
 
 def import_gradio(folder: Path) -> Any:
-    """The module gradio, which keeps its files in a folder, and reports nothing to its makers.
+    """Import gradio; it keeps its files in the folder, and sends no analytics.
 
     Raises:
         ValueError: It is not installed.
@@ -51,7 +51,7 @@ class VideoSide:
         self.facts = gr.Markdown(elem_classes="small")
 
     def add_details(self) -> None:
-        """Lay out what stands below the video, or further down."""
+        """Lay out the details below the video, or further down."""
         gr = self.gr
         self.plan = gr.Image(show_label=False, format="png", interactive=False, buttons=[])
         self.plan_line = gr.Markdown(elem_classes="small")
@@ -68,16 +68,16 @@ class VideoSide:
 
 
 class DemoPage:
-    """The page, and what happens on it.
+    """The page and its behaviour.
 
     Attributes:
-        blocks: The page as gradio has it.
+        blocks: The page as a gradio object.
 
     Args:
         gr: The module gradio.
-        models: What videos are made with.
-        results: What the tab of results shows, see result_text.
-        folder: Where videos are kept while the page is there.
+        models: The models that make videos.
+        results: The results in the results tab, see result_text.
+        folder: Where videos are kept while the page is served.
     """
 
     def __init__(self, gr: Any, models: OpenedModels, results: Sequence[Path], folder: Path):
@@ -142,7 +142,7 @@ class DemoPage:
     def on_make(
         self, make: Any, stop: Any, seed: Any, panels: list[SettingsPanel], sides: list[VideoSide], difference: Any
     ) -> None:
-        """Say what the buttons do, and let what is shown follow the settings; `difference` tells two videos apart."""
+        """Connect the buttons, and let the display follow the settings; `difference` shows how two videos differ."""
         gr = self.gr
         inputs = {seed, *(part for panel in panels for part in panel.parts.values())}
         outputs = [component for side in sides for component in side.made] + ([difference] if difference else [])
@@ -186,7 +186,7 @@ class DemoPage:
         self.gr.on([*of_plan, self.blocks.load], draw, inputs, plan, **options)
 
     def stopper(self) -> Callable[[Any], None]:
-        """A function that stops what its session samples, after the present step; gradio reads its annotation."""
+        """A function that stops sampling in its session after the current step; gradio reads its annotation."""
 
         def stop(request: self.gr.Request) -> None:
             self.stopped.add(request.session_hash)
@@ -194,7 +194,7 @@ class DemoPage:
         return stop
 
     def on_step(self, request: Any, progress: Any, what: str) -> OnStep:
-        """What is called after each step: it shows the progress, and says whether to go on."""
+        """The function called after each step: it shows the progress, and tells whether to continue."""
 
         def show(step: int, steps: int) -> bool:
             progress((step, steps), desc=what, unit="steps")
@@ -203,7 +203,7 @@ class DemoPage:
         return show
 
     def shown(self, settings: Settings, made: MadeVideo) -> list[str]:
-        """What a VideoSide shows of a video, in the order of its `made`."""
+        """The values that a VideoSide shows for a video, in the order of its `made`."""
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".mp4", delete=False) as file:
             path = write_video(made.frames, file.name, FPS)
         f, _, h, w = made.frames.shape
@@ -212,7 +212,7 @@ class DemoPage:
         return [str(path), facts, command_text(pipe, settings, opening), python_text(pipe, settings, opening)]
 
     def drawn(self, read: Callable[[], Settings]) -> tuple[Image.Image | None, str]:
-        """The picture of a plan, and a line on it; or why there is none."""
+        """The picture of a plan and a line about it, or the reason why there is none."""
         try:
             with tempfile.TemporaryDirectory() as folder:
                 said = self.models.draw(read(), path := Path(folder) / "plan.png")
@@ -222,13 +222,13 @@ class DemoPage:
             return None, f"\u26a0 {one_line(error)}"
 
     def read_result(self, name: str) -> str:
-        """The text of the result of that name."""
+        """The text of the result with this name."""
         if name not in self.results:
             raise ValueError(f"{name!r} is not a result of this page")
         return result_text(self.results[name])
 
     def reporting(self, work: Callable) -> Callable:
-        """The same function, whose errors in what was chosen are shown on the page in one line."""
+        """The same function, but errors in the chosen settings are shown on the page in one line."""
 
         @wraps(work)
         def run(*values: Any) -> Any:

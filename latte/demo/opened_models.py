@@ -1,4 +1,4 @@
-"""The models of the page of `latte demo`: each is opened when it is first used, and makes one video at a time."""
+"""The models on the `latte demo` page: each is opened when it is first used, and makes one video at a time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from latte.sampling_loop import call_plan
 from latte.weights.hub import find_pipeline
 from latte.weights.tensors import DTYPES
 
-TOKENS = 120  # of a prompt, of which FLOPs are counted, as in `latte plan`
-OnStep = Callable[[int, int], bool]  # (steps that are done, all steps) -> whether to go on
+TOKENS = 120  # of a prompt, for counting FLOPs, as in `latte plan`
+OnStep = Callable[[int, int], bool]  # (steps done, all steps) -> whether to continue
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MadeVideo:
 
 
 class OpenedModels:
-    """Models by name, each with what was computed of it once.
+    """Models by name, each opened at most once.
 
     Args:
         names: Names or paths of models.
@@ -39,7 +39,7 @@ class OpenedModels:
         local_files_only: See LattePipeline.from_pretrained.
 
     Raises:
-        CheckpointError: There is no model of such a name.
+        CheckpointError: There is no model with this name.
     """
 
     def __init__(self, names: Sequence[str], opening: Opening, local_files_only: bool = True):
@@ -54,7 +54,7 @@ class OpenedModels:
         """An open model.
 
         Raises:
-            ValueError: It is not one of the page's, or has no VAE. CheckpointError: It cannot be read.
+            ValueError: It is not a model of the page, or has no VAE. CheckpointError: It cannot be read.
         """
         if name not in self.names:
             raise ValueError(f"{name!r} is not a model of this page, which has {', '.join(self.names)}")
@@ -71,11 +71,11 @@ class OpenedModels:
         """Draw the plan of what sampling computes, as `latte plan` does.
 
         Args:
-            settings: Of a video.
+            settings: The settings of a video.
             out: The picture to write.
 
         Returns:
-            One line on its FLOPs.
+            One line about its FLOPs.
 
         Raises:
             ValueError: The settings do not go together.
@@ -99,7 +99,7 @@ class OpenedModels:
         """Make a video.
 
         Args:
-            settings: Of the video.
+            settings: The settings of the video.
             on_step: Called after every step; False stops.
 
         Returns:

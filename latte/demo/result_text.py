@@ -1,4 +1,4 @@
-"""Results on the page of `latte demo`, as Markdown: a report of ablations, results of evaluations, or any page."""
+"""Results on the `latte demo` page, as Markdown: a report of ablations, results of evaluations, or any page."""
 
 import base64
 import mimetypes
@@ -15,7 +15,7 @@ MOST_PICTURE_BYTES = 8 << 20
 
 
 def result_text(path: Path) -> str:
-    """What there is to see.
+    """The text of a result.
 
     Args:
         path: A folder of `latte ablate`, a folder of results of `latte eval --out`, one such result, or Markdown.
@@ -41,7 +41,7 @@ def result_text(path: Path) -> str:
 
 
 def evaluation_text(path: Path) -> str:
-    """A file that `latte eval --out` wrote, as the command printed it; other tables of JSON, as they are."""
+    """A result of `latte eval --out`, as the command printed it; other tables of JSON, as they are."""
     values = read_json(path)
     try:
         shown = "\n\n".join(str(result) for entry in read_entries(values, path.stem) for result in entry.results)
@@ -53,7 +53,7 @@ def evaluation_text(path: Path) -> str:
 
 
 def with_pictures(text: str, folder: Path) -> str:
-    """Markdown whose pictures, where they lie in the folder, are part of the text."""
+    """Markdown with the pictures that lie in the folder embedded in the text."""
 
     def inline(found: re.Match[str]) -> str:
         picture = (folder / found[2]).resolve()

@@ -1,4 +1,4 @@
-"""What is set on the page of `latte demo`, and the call, the command and the Python that make the same video."""
+"""The settings on the `latte demo` page, and the call, command and Python program that make the same video."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ from latte.plans.tracks import layers_of
 NOTHING, BROADCAST = "nothing", "Pyramid Attention Broadcast"  # to reuse; else the name of a plan
 EVERY_TIMESTEP = (0, 1000)  # between which guidance applies
 USUAL_RANGES = {"spatial": 2, "temporal": 3, "cross": 6, "mlp": 1}  # the first three as Latte-1's in VideoSys
-FPS = 8  # of the files of `latte sample`, too
-CALL_OPTIONS = {  # words of a call, and what `latte sample` calls them
+FPS = 8  # as in the files of `latte sample`
+CALL_OPTIONS = {  # arguments of a call, and their names in `latte sample`
     "class_labels": "--classes",
     "prompt": "--prompt",
     "negative_prompt": "--negative-prompt",
@@ -37,9 +37,9 @@ class Opening:
     """How the models of a page are opened: arguments of LattePipeline.from_pretrained, and the device.
 
     Attributes:
-        vae: Name or folder of the VAE; None, the model's own.
+        vae: Name or folder of the VAE; None means the model's own.
         dtype: Name of the weights' precision.
-        device: Where they compute; None, the default.
+        device: Where they compute; None means the default device.
     """
 
     vae: str | None = None
@@ -48,28 +48,28 @@ class Opening:
 
     @property
     def options(self) -> dict[str, str]:
-        """What is not the default, by the names of the options of `latte sample`."""
+        """The options that are not the default, by their names in `latte sample`."""
         given = {"--vae": self.vae, "--dtype": self.dtype, "--device": self.device}
         return {name: value for name, value in given.items() if value not in (None, "float32")}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is set for one video.
+    """The settings of one video.
 
     Attributes:
         model: Its name or path.
-        subject: The name or number of a class, or a prompt; of an unconditional model, nothing.
-        negative_prompt: What to lead away from.
+        subject: The name or number of a class, or a prompt; empty for an unconditional model.
+        negative_prompt: What to guide away from.
         sampler, steps, eta: See LattePipeline.__call__.
         guidance_scale, guidance_method, guidance_low, guidance_high: The same; guidance applies between two timesteps.
             The scale is autoguidance's for a model with a weaker one.
         reuse: NOTHING, BROADCAST, or the name of a plan in the model's folder.
-        spatial, temporal, cross, mlp: Ranges of BROADCAST: such a layer computes in every so many-th evaluation.
-        seed: Of the noise.
+        spatial, temporal, cross, mlp: Ranges of BROADCAST: such a layer computes once in this many evaluations.
+        seed: The seed of the noise.
 
     Raises:
-        ValueError: Something was left empty.
+        ValueError: A setting was left empty.
     """
 
     model: str
@@ -97,13 +97,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Choices:
-    """What can be set for a model.
+    """The possible settings for a model.
 
     Attributes:
         classes: Names or numbers of its classes; none for a text-to-video or an unconditional model.
         takes_prompts: Whether it is a text-to-video model.
-        guides: Whether it knows guidance.
-        kinds: Of its layers.
+        guides: Whether it supports guidance.
+        kinds: The kinds of its layers.
         plans: Names of the plans in its folder.
         away: Whether it is guided away from a weaker model.
     """
@@ -117,12 +117,12 @@ class Choices:
 
     @property
     def reuse(self) -> list[str]:
-        """What settings may reuse."""
+        """The choices of what to reuse."""
         return [NOTHING, BROADCAST, *self.plans]
 
 
 def model_choices(pipe: LattePipeline) -> Choices:
-    """What can be set for an open model."""
+    """The possible settings for an open model."""
     there = {kind for kind, _ in layers_of(pipe.transformer)}
     count = 0 if pipe.takes_prompts else pipe.transformer.config.num_classes
     classes = tuple(pipe.class_names) or tuple(map(str, range(count)))
@@ -143,7 +143,7 @@ def default_settings(pipe: LattePipeline, model: str) -> Settings:
 
 
 def call_words(pipe: LattePipeline, settings: Settings) -> dict[str, Any]:
-    """The arguments of a call: what to show, the seed, and every setting in which it differs from the model's folder.
+    """The arguments of a call: what to show, the seed, and every setting that differs from the model's folder.
 
     Raises:
         ValueError: The prompt is empty.
@@ -169,14 +169,14 @@ def subject_words(pipe: LattePipeline, settings: Settings) -> dict[str, Any]:
     if not pipe.takes_prompts:
         return {"class_labels": [settings.subject]} if pipe.transformer.config.num_classes else {"num_videos": 1}
     if not settings.subject.strip():
-        raise ValueError("the prompt is empty: write what the video is to show")
+        raise ValueError("the prompt is empty: write what the video should show")
     takes = settings.negative_prompt and pipe.weaker is None
     negative = {"negative_prompt": settings.negative_prompt} if takes else {}
     return {"prompt": settings.subject, **negative}
 
 
 def ranges(pipe: LattePipeline, settings: Settings) -> dict[str, int]:
-    """The range of each kind of layer that reuses; raises ValueError if Broadcast is chosen and none does."""
+    """The range of each kind of layer that is reused; raises ValueError if Broadcast is chosen and none is."""
     if settings.reuse != BROADCAST:
         return {}
     kinds = model_choices(pipe).kinds
@@ -188,10 +188,10 @@ def ranges(pipe: LattePipeline, settings: Settings) -> dict[str, int]:
 
 @contextmanager
 def reusing(pipe: LattePipeline, settings: Settings) -> Iterator[None]:
-    """Inside it, the pipeline reuses what the settings say; afterwards, nothing.
+    """Within the context, the pipeline reuses what the settings say; afterwards, nothing.
 
     Raises:
-        ValueError: The model's folder has no such plan. Other files are not read: the page may have strangers as users.
+        ValueError: The model's folder has no such plan. Other files are not read, since strangers may use the page.
     """
     check_choice("reuse", settings.reuse, tuple(model_choices(pipe).reuse))
     try:
@@ -206,7 +206,7 @@ def reusing(pipe: LattePipeline, settings: Settings) -> Iterator[None]:
 
 
 def command_words(pipe: LattePipeline, settings: Settings, opening: Opening) -> list[str]:
-    """The `latte sample` that makes the same video, to the bit, as words after `latte`."""
+    """The `latte sample` command for the bit-identical video, as words after `latte`."""
     words = call_words(pipe, settings)
     several = [] if pipe.takes_prompts else ["--num-videos", "1"]
     found = ["sample", settings.model, *(word for pair in opening.options.items() for word in pair)]
@@ -221,12 +221,12 @@ def command_words(pipe: LattePipeline, settings: Settings, opening: Opening) -> 
 
 
 def command_text(pipe: LattePipeline, settings: Settings, opening: Opening) -> str:
-    """The same, as a line for a shell."""
+    """The same, as a shell command."""
     return shlex.join(["latte", *command_words(pipe, settings, opening)])
 
 
 def option_words(option: str, value: Any) -> list[str]:
-    """An option and its values. With a text that looks like an option, both are one word."""
+    """An option and its values, joined into one word if the value looks like an option."""
     values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
     if isinstance(value, str | list) and values[0].startswith("-"):
         return [f"{option}={values[0]}"]
@@ -234,7 +234,7 @@ def option_words(option: str, value: Any) -> list[str]:
 
 
 def python_text(pipe: LattePipeline, settings: Settings, opening: Opening) -> str:
-    """A Python program that makes the same video, to the bit."""
+    """A Python program that makes the bit-identical video."""
     options = opening.options
     dtype = options.get("--dtype")
     given = [repr(settings.model), *([f"dtype=torch.{dtype}"] if dtype else [])]

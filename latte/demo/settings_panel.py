@@ -1,4 +1,4 @@
-"""The components with which the settings of one video are chosen on the page of `latte demo`."""
+"""The components on the `latte demo` page that choose the settings of one video."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ OF_GUIDANCE = ("guidance_scale", "guidance_method", "guidance_low", "guidance_hi
 
 
 def shown_values(settings: Settings, choices: Choices) -> dict[str, dict[str, Any]]:
-    """What each component shows for settings of a model: its value, its choices, and whether it is there at all."""
+    """What each component shows for settings of a model: its value, its choices, and whether it is visible."""
     of_text, broadcast = choices.takes_prompts, settings.reuse == BROADCAST
     shown: dict[str, dict[str, Any]] = {
         "label": {
@@ -37,7 +37,7 @@ def shown_values(settings: Settings, choices: Choices) -> dict[str, dict[str, An
 
 
 def chosen_settings(values: Mapping[str, Any], seed: int, takes_prompts: bool) -> Settings:
-    """The settings that the values of components, by name, stand for."""
+    """Make Settings from the values of the components by name."""
     given = dict(values)
     prompt, label = given.pop("prompt"), given.pop("label")
     subject = (prompt if takes_prompts else label) or ""
@@ -55,7 +55,7 @@ class SettingsPanel:
     Args:
         gr: The module gradio.
         models: The models to choose from; the first one is chosen.
-        reuse: What is reused at first, where the model has such a plan.
+        reuse: The initial choice of what is reused, if the model has such a plan.
     """
 
     def __init__(self, gr: Any, models: OpenedModels, reuse: str = ""):
@@ -91,7 +91,10 @@ class SettingsPanel:
                 slider("guidance_low", "guide from timestep", 0, 1000, 10)
                 slider("guidance_high", "to timestep", 0, 1000, 10)
             slider("eta", "eta: 0 adds no noise, 1 as much as ddpm", 0, 1, 0.05)
-        words = f"A plan fits the steps that it was made for. {BROADCAST} fits any: a layer computes in every n-th one."
+        words = (
+            "A plan works only with the steps that it was made for. "
+            f"{BROADCAST} works with any: a layer computes in every n-th step."
+        )
         add(gr.Radio, "reuse", "reuse", info=words)
         with gr.Row():
             for kind in USUAL_RANGES:
@@ -108,10 +111,10 @@ class SettingsPanel:
         return self.updates(default_settings(pipe, model))
 
     def follow_settings(self, values: Mapping[Any, Any]) -> list[Any]:
-        """The components for what was just chosen: what does nothing now is hidden."""
+        """The components for the current choices: those without an effect are hidden."""
         return self.updates(self.read(values, 0))
 
     def updates(self, settings: Settings) -> list[Any]:
-        """What changes in each component."""
+        """The update of each component."""
         shown = shown_values(settings, model_choices(self.models.pipe(settings.model)))
         return [self.gr.update(**shown[name]) for name in self.parts]

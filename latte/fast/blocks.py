@@ -1,7 +1,7 @@
 """A transformer block on parts of a video that stay in the processor's cache.
 
 Spatial attention mixes the tokens of one frame, temporal attention the frames of one place, and everything else treats
-each token by itself. So a block of one kind of attention can be computed on some frames, or on some places, from its
+each token separately. So a block of one kind of attention can be computed on some frames, or on some places, from its
 first norm to the end of its MLP before the next part begins. The residual is updated in place.
 """
 
@@ -22,12 +22,12 @@ EVERYTHING = (WHOLE, WHOLE, WHOLE)
 
 
 def parts(shape: torch.Size, axis: int | None, rows: int) -> Iterator[Slices]:
-    """Cut tokens (b, f, s, d) into parts of some `rows` tokens, along an axis that a layer does not mix.
+    """Cut tokens (b, f, s, d) into parts of about `rows` tokens, along an axis that a layer does not mix.
 
     Args:
-        shape: Of the tokens.
+        shape: The shape of the tokens.
         axis: 1, frames; 2, places within a frame; None cuts between videos only.
-        rows: About how many tokens a part is to have.
+        rows: The approximate number of tokens in a part.
     """
     b, f, s = shape[:3]
     if b * f * s <= rows:
@@ -54,7 +54,7 @@ def of(z: Tensor, where: Slices) -> Tensor:
 
 
 class FastAttention:
-    """latte.models.attention.AxialAttention, without its layout's helpers: (b, f, s, d) -> (b, f, s, d)."""
+    """latte.models.attention.AxialAttention, without its layout helpers: (b, f, s, d) -> (b, f, s, d)."""
 
     def __init__(self, layer: AxialAttention, pack: bool):
         self.layer, self.spatial = layer, layer.kind == "spatial"
@@ -113,13 +113,13 @@ class FastMlp:
 
 @dataclass(frozen=True)
 class Branch:
-    """One layer of a block, with what is around it: its norm's modulation, its gate, and where it may be cut.
+    """One layer of a block with its surroundings: its norm's modulation, its gate, and where it may be cut.
 
     Attributes:
         layer: The readable layer, by which caches know it.
-        compute: (normed tokens, *text) -> what the layer gives (b, f, s, d).
-        axis: Tokens may be cut along it: 1, frames; 2, places; 0, either; None, neither.
-        norm: Which of the block's norms modulates its input; None, it has no norm and no gate.
+        compute: (normed tokens, *text) -> the layer's output (b, f, s, d).
+        axis: The axis along which tokens may be cut: 1, frames; 2, places; 0, either; None, neither.
+        norm: The index of the block's norm that modulates its input; None if it has no norm and no gate.
     """
 
     layer: nn.Module
@@ -142,7 +142,7 @@ def branches(block: Block, pack: bool) -> list[Branch]:
 
 
 def in_runs(layers: list[Branch]) -> list[tuple[int | None, list[Branch]]]:
-    """Consecutive layers that may be cut along the same axis, which are computed part by part."""
+    """Group consecutive layers that may be cut along the same axis; each group is computed part by part."""
     runs: list[tuple[int | None, list[Branch]]] = []
     for branch in layers:
         if runs and branch.axis is not None and runs[-1][0] is not None and branch.axis in (0, runs[-1][0]):

@@ -1,4 +1,4 @@
-"""A sampling run by the fast blocks: its timesteps are known, so what depends on them alone is computed once."""
+"""A sampling run with the fast blocks: its timesteps are known, so what depends only on them is computed once."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,14 +16,14 @@ MOST_TABLED = 1 << 25  # values of modulations that are computed before a run, f
 
 
 class FastRun:
-    """A denoiser on one condition, at timesteps that are known before: what does not depend on x is computed once.
+    """A denoiser for one condition, at timesteps known in advance: what does not depend on x is computed once.
 
     Args:
         network: The denoiser.
         condition: Its rows are those of all videos of the batch at the first timestep, then at the second, and so on.
-            Rows that are common to all videos may stand there once for each timestep; text has one row for each video.
-        timesteps: How many timesteps there are.
-        cache: What keeps outputs for later evaluations.
+            Rows that all videos share may appear once per timestep; text has one row per video.
+        timesteps: The number of timesteps.
+        cache: The cache of outputs for later evaluations.
     """
 
     def __init__(self, network: Denoiser, condition: Condition, timesteps: int, cache: LayerCache | None = None):
@@ -47,13 +47,13 @@ class FastRun:
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
 
     def __call__(self, x: Tensor, k: int, halves: int = 1) -> Tensor:
-        """Predict at timestep number k.
+        """Predict at the timestep with index k.
 
         Args:
             x: Noisy latents (b, f, c, h, w).
-            k: Number of the timestep.
-            halves: How often the latents are taken, one after the other, for the first halves * b of the condition's
-                videos; 2 for guidance.
+            k: Index of the timestep.
+            halves: How often the latents are repeated, for the first halves * b videos of the condition; 2 for
+                guidance.
 
         Returns:
             The output (halves * b, f, channels, h, w).
@@ -83,7 +83,8 @@ class FastRun:
     def reuse_or(
         self, compute: Callable[[], Tensor], k: int, x: Tensor, halves: int, condition: Condition, cache: LayerCache
     ) -> Tensor:
-        """Tokens (halves * b, f, s, d), of x (b, f, s, d), through the blocks; or with what these added before."""
+        """Tokens x (b, f, s, d) after the blocks, (halves * b, f, s, d); or with the residual that these added
+        before."""
         cache.begin(k)
         repeated = lambda: x.repeat(halves, 1, 1, 1)
         cache.look(lambda: first_modulated(self.network, repeated(), condition))
@@ -99,7 +100,7 @@ class FastRun:
         return out
 
     def embed(self, x: Tensor, tokens: Tensor | None) -> Tensor:
-        """As Denoiser.embed; positions are computed in the first call."""
+        """Like Denoiser.embed; positions are computed in the first call."""
         network, p = self.network, self.network.patch_size
         h, w = (side // p for side in x.shape[3:])
         x = network.patch_embed(patchify(x, p, network.tubelet).to(network.patch_embed.weight.dtype))

@@ -1,7 +1,7 @@
 """Matrix products in 8-bit floating point, for a GPU that has them: faster, and not exact.
 
 Rows of tokens and of weights are scaled so that their largest value is the largest of float8_e4m3fn, 448, and rounded
-to its 3 bits of mantissa: each number by up to 6 %. Products are summed in float32.
+to its 3 bits of mantissa, which changes each number by up to 6 %. Products are summed in float32.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
         x: Rows (n, d).
 
     Returns:
-        The rows in FLOAT8 (n, d), and the float32 scales (n, 1) by which they are multiplied to be x again.
+        The rows in FLOAT8 (n, d), and the float32 scales (n, 1) that multiply them back to x.
     """
     scale = x.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / LARGEST
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
@@ -41,7 +41,7 @@ def product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     Args:
         x: (..., d), of at least one row.
         weight: In FLOAT8 (n, d).
-        scale: Of the weights (n, 1).
+        scale: The scales of the weights (n, 1).
         bias: (n,).
 
     Returns:
@@ -58,7 +58,7 @@ def product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
 
 @contextmanager
 def float8_products(network: nn.Module) -> Iterator[None]:
-    """Inside it, the linear layers of a network's blocks compute in FLOAT8, without gradients. This is not exact.
+    """Within the context, the linear layers in a network's blocks compute in FLOAT8, without gradients; not exact.
 
     Modulations, embeddings, the last layer, attention scores and the residual keep their precision.
 

@@ -1,4 +1,4 @@
-"""A denoiser's run on a GPU as CUDA graphs: one for each kind of step, replayed without a word to the host."""
+"""A denoiser's run on a GPU as CUDA graphs: one for each kind of step, replayed without waiting for the host."""
 
 import copy
 import sys
@@ -21,11 +21,11 @@ def capture_on_cuda(compute: Callable[[], Tensor], pool: Any = None) -> tuple[Ca
     """Record a function's kernels in a CUDA graph.
 
     Args:
-        compute: Reads and writes memory that stays where it is.
-        pool: Of memory that graphs share: see torch.cuda.graph.
+        compute: The function; the memory that it reads and writes must stay in place.
+        pool: The memory pool that graphs share: see torch.cuda.graph.
 
     Returns:
-        What replays the graph, and the tensor that holds its output after every replay.
+        A function that replays the graph, and the tensor that holds its output after every replay.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
@@ -34,21 +34,21 @@ def capture_on_cuda(compute: Callable[[], Tensor], pool: Any = None) -> tuple[Ca
 
 
 class GraphRun:
-    """As FastRun, for a plan: a step reads memory that never moves, and each kind of step is recorded once.
+    """Like FastRun, for a plan: a step reads memory that never moves, and each kind of step is captured once.
 
-    The first step of a kind is computed as it is, and then recorded; the others replay it. What differs between the
-    steps of a kind (modulations, and tokens of the condition) is copied within the device before each.
+    The first step of a kind is computed directly, and then captured; the others replay it. What differs between the
+    steps of a kind (modulations, and tokens of the condition) is copied on the device before each step.
 
     Args:
         network: See FastRun.
         condition: See FastRun.
         plan: What each evaluation computes.
-        capture: Records a function, as capture_on_cuda does.
+        capture: Captures a function, like capture_on_cuda.
     """
 
     def __init__(self, network: Denoiser, condition: Condition, plan: Plan, capture: Capture | None = None):
         self.run = FastRun(network, condition, len(plan))
-        if condition.blocks.is_cuda:  # small parts keep a processor's cache busy, and leave a GPU idle
+        if condition.blocks.is_cuda:  # small parts suit the cache of a CPU, but leave a GPU idle
             self.run.blocks.rows = [sys.maxsize] * len(network.blocks)
         blocks = [("block", i) for i in range(len(network.blocks))]
         places = [*self.run.blocks.places.values(), *blocks, ("network", 0)]
@@ -72,7 +72,7 @@ class GraphRun:
         return capture_on_cuda(compute, self.pool)
 
     def replace_text(self, condition: Condition) -> None:
-        """As FastRun.replace_text; for a text of another length, every kind of step is recorded anew."""
+        """Like FastRun.replace_text; for a text of another length, every kind of step is captured anew."""
         before, bias = self.still.texts, self.still.bias
         self.run.replace_text(condition)
         old = [z for text in before if text is not None for z in text] + ([] if bias is None else [bias])
@@ -86,7 +86,7 @@ class GraphRun:
             self.graphs.clear()
 
     def __call__(self, x: Tensor, k: int, halves: int = 1) -> Tensor:
-        """As FastRun.__call__; the evaluations are called in the plan's order."""
+        """Like FastRun.__call__; the evaluations must be called in the plan's order."""
         self.row.copy_(self.rows[k])
         self.cache.begin(k)
         kind = (self.cache.kind(k), x.shape, x.dtype, halves)
@@ -98,13 +98,13 @@ class GraphRun:
             return out.clone()  # the next replay overwrites it, and a sampler may keep it
         latents = x.clone()
         compute = lambda: self.still(latents, 0, halves)
-        out = compute().clone()  # it makes the slots of the cache, outside of the graph's own memory
+        out = compute().clone()  # this allocates the cache's slots, outside of the graph's own memory
         self.graphs[(*kind, self.cache.moved)] = (latents, *self.capture(compute))
         return out
 
 
 class FixedStep:
-    """A static cache whose evaluation GraphRun sets: FastRun, which always computes its step 0 here, does not."""
+    """A static cache whose evaluation is set by GraphRun, not by FastRun, which always computes its step 0 here."""
 
     def __init__(self, cache: StaticCache):
         self.cache = cache
@@ -117,19 +117,19 @@ class FixedStep:
 
 
 def by_timestep(run: FastRun) -> list[Tensor]:
-    """All that a run looks up by timestep (timesteps, ...), in a fixed order."""
+    """Everything that a run looks up by timestep (timesteps, ...), in a fixed order."""
     tables = [z for block in run.tables or [] for norm in block for z in norm]
     found = [z for z in tables if not isinstance(z, float) and z.ndim > 1]
     return [*found, run.embedded, run.final, *([] if run.tokens is None else [run.tokens])]
 
 
 def pack(run: FastRun, timesteps: int) -> Tensor:
-    """What a run looks up by timestep as one table (timesteps, values), of which a step needs a single copy."""
+    """Everything that a run looks up by timestep, in one table (timesteps, values), so that a step needs one copy."""
     return torch.cat([z.reshape(timesteps, -1) for z in by_timestep(run)], 1)
 
 
 def at_one_place(run: FastRun, row: Tensor) -> FastRun:
-    """A run that looks up, for its only timestep, what a row of `pack` holds at that moment."""
+    """A run with a single timestep, whose values are those that a row of `pack` holds at the time of the call."""
     whole, views = by_timestep(run), []
     for z, part in zip(whole, row.split([z[0].numel() for z in whole])):
         views.append(part.view(1, *z.shape[1:]))

@@ -1,18 +1,18 @@
-"""The operations that the fast forward is made of, chosen by device and precision. Each equals its plain form."""
+"""The operations of the fast forward, chosen by device and precision. Each equals its plain form."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GELU_VALUES = 1 << 17  # values that pass GELU's four steps at once: they stay in a core's own cache
-WORTH_IT = 1 << 24  # multiplications from which oneDNN's product pays
+WORTH_IT = 1 << 24  # number of multiplications from which oneDNN's product is faster
 
 
 class FastLinear:
-    """A linear layer on oneDNN's product where it is the faster one: (..., in_features) -> (..., out_features).
+    """A linear layer that uses oneDNN's product where that is faster: (..., in_features) -> (..., out_features).
 
     On a CPU, in float32, and in bfloat16 where the CPU has units for it, it is up to 1.18 times as fast as the product
-    behind nn.Linear, but takes some 50 microseconds to begin. See docs/performance.md.
+    behind nn.Linear, but has an overhead of some 50 microseconds. See docs/performance.md.
 
     Args:
         layer: The layer; its weights may change later.
@@ -61,7 +61,7 @@ def gelu_(x: Tensor) -> Tensor:
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """latte.models.block.modulate in one pass where shift and scale are common to all tokens, else in two.
+    """latte.models.block.modulate in one pass if all tokens share shift and scale, otherwise in two.
 
     Args:
         x: Tokens (b, f, s, d).

@@ -1,7 +1,7 @@
 """Layer norm with shift and scale, and GELU, for training: each in one pass, with a backward pass written by hand.
 
-Autograd keeps the normalised tokens, their product with the scale, and GELU's input, and passes over all of them once
-for each operation. Here the norm keeps its input alone, and GELU its derivative alone.
+Autograd keeps the normalised tokens, their product with the scale, and GELU's input, and makes a pass over all of them
+for each operation. Here the norm keeps only its input, and GELU only its derivative.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 from latte.models.block import modulate
 
 EPS = 1e-6  # as in latte.models.block.modulate
-PART = 1 << 16  # values of a part on a CPU: what a pass reads and writes of it stays in a core's own cache
+PART = 1 << 16  # values of a part on a CPU: all that a pass touches stays in a core's own cache
 SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 CUBIC = 0.07135481627260025  # SLOPE * 0.044715
 
 
 def parts(x: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
-    """(row, tokens) of each part of tokens (b, ..., d), of which each of the first `rows` equal shares has its row."""
+    """Yield (row, slice of tokens) for each part of x (b, ..., d), whose tokens are `rows` equal shares."""
     tokens = x.numel() // (rows * x.shape[-1])
     step = max(1, PART // x.shape[-1]) if x.device.type == "cpu" else tokens
     for row in range(rows):
@@ -103,7 +103,7 @@ class Gelu(torch.autograd.Function):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """F.gelu(x, approximate="tanh"); on a CPU in float32 in half its time, forward and backward."""
+    """F.gelu(x, approximate="tanh"); on a CPU in float32 it takes half the time, forward and backward."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() and x.requires_grad:
         return Gelu.apply(x)
     return F.gelu(x, approximate="tanh")

@@ -1,4 +1,4 @@
-"""The layer cache of a plan in memory that never moves, so that a CUDA graph can hold it."""
+"""A plan's layer cache in memory that never moves, so that CUDA graphs can use it."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -15,17 +15,17 @@ class StaticCache(LayerCache):
     Args:
         plan: See LayerCache.
         blocks: See latte.plans.tracks.Tracks.
-        places: All layers, all blocks and the network, that a plan may speak of.
+        places: All that a plan may refer to: all layers, all blocks and the network.
 
     Raises:
-        ValueError: The plan tests the data, so that it does not say before what is computed.
+        ValueError: The plan depends on the data, so what is computed is not known in advance.
     """
 
     def __init__(self, plan: Plan, blocks: Mapping[Layer, int], places: Sequence[Layer]):
         super().__init__(plan, blocks)
         if self.watch is not None:
-            raise ValueError("a plan with a threshold looks at the data, and so cannot run as CUDA graphs")
-        self.moved = 0  # how often a slot was replaced, after which an older graph writes to one that nobody reads
+            raise ValueError("a plan with a threshold depends on the data, so it cannot run as CUDA graphs")
+        self.moved = 0  # how often a slot was replaced: older graphs write to a slot that is no longer read
         self.memory: dict[tuple[str, int, int], Tensor] = {}
         self.filled: list[dict[Layer, int]] = []  # for each evaluation, by place, the slot that it fills
         self.read: list[dict[Layer, tuple[int, ...]]] = []  # and the slots that it reads, the newest first
@@ -44,7 +44,7 @@ class StaticCache(LayerCache):
             self.read.append(read)
 
     def kind(self, k: int) -> Hashable:
-        """What decides which operations evaluation k consists of: equal for all that can share a graph."""
+        """A key for the operations of evaluation k: equal for all evaluations that can share a graph."""
         weights = {place: self.tracks[place].made[k].weights for place in self.read[k]}
         return (self.plan[k].halves, *(tuple(sorted(z.items())) for z in (self.filled[k], self.read[k], weights)))
 

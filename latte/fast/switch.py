@@ -14,10 +14,10 @@ _enabled: ContextVar[bool | None] = ContextVar("fast_paths", default=None)
 
 @contextmanager
 def fast_paths(enabled: bool) -> Iterator[None]:
-    """Inside it, networks that have a fast path take it, or do not.
+    """Within the context, networks take their fast paths, or do not.
 
     Args:
-        enabled: False computes everything as latte.models has it.
+        enabled: False computes everything as written in latte.models.
     """
     token = _enabled.set(enabled)
     try:
@@ -27,7 +27,7 @@ def fast_paths(enabled: bool) -> Iterator[None]:
 
 
 def is_enabled() -> bool:
-    """Whether the fast paths are on, which they are unless somebody switched them off."""
+    """Whether the fast paths are on, which is the default."""
     chosen = _enabled.get()
     return os.environ.get(VARIABLE) != "0" if chosen is None else chosen
 

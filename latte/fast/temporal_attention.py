@@ -21,7 +21,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 
 @cache
 def kernel() -> Callable | None:
-    """The kernel in Triton; None where Triton is missing. Triton loads slowly, so it waits until it is needed."""
+    """The Triton kernel; None if Triton is missing. Triton loads slowly, so it is imported only when needed."""
     try:
         import triton
         import triton.language as tl
@@ -63,13 +63,13 @@ def kernel() -> Callable | None:
 
 
 def runs_kernels(device: torch.device) -> bool:
-    """Whether Triton computes on a device: on CUDA, and anywhere in its interpreter."""
+    """Whether Triton computes on a device: on CUDA, and on a CPU with its interpreter."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     return (device.type == "cuda" or (interpreted and device.type == "cpu")) and kernel() is not None
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the kernel computes these queries, keys and values."""
+    """Whether the kernel can compute these queries, keys and values."""
     shape, tensors = q.shape, (q, k, v)
     if torch.is_grad_enabled() and any(z.requires_grad for z in tensors):
         return False
@@ -80,10 +80,10 @@ def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def attend_short(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, as latte.models.attention.attend; where the kernel does not apply, that one.
+    """Scaled dot-product attention, like latte.models.attention.attend, which is used where the kernel does not apply.
 
-    Scores and their softmax are float32. In float16 and bfloat16 the attention weights are rounded before they meet the
-    values, as in other kernels; float32 is never rounded to TensorFloat-32.
+    Scores and their softmax are float32. In float16 and bfloat16 the attention weights are rounded before the product
+    with the values, as in other kernels; float32 is never rounded to TensorFloat-32.
 
     Args:
         q: Queries (b, n, f, e): n sequences of f <= 64 frames, with heads up to 128 wide. Any strides.
@@ -115,7 +115,7 @@ def pack_frames(network: nn.Module) -> None:
     """Let a network's temporal attention use the kernel wherever it applies.
 
     Args:
-        network: Changed in place: `attend` of these layers is replaced on the instances, unless somebody did already.
+        network: Changed in place: `attend` of these layers is replaced on the instances, unless it already was.
     """
     for layer in network.modules():
         if isinstance(layer, AxialAttention) and layer.kind == "temporal" and "attend" not in vars(layer):

@@ -1,4 +1,4 @@
-"""Blocks that train faster, attached to a network from outside: the same weights, the same numbers to rounding."""
+"""Blocks that train faster, attached to a network from outside: the same weights, the same results up to rounding."""
 
 from functools import partial
 
@@ -10,11 +10,11 @@ from latte.models.block import Block, Mlp
 
 
 def attach(network: nn.Module) -> None:
-    """Let every block and MLP in a network compute by its faster form from now on, forward and backward.
+    """Make every block and MLP in a network use its faster form from now on, forward and backward.
 
     Args:
-        network: Changed in place: `forward` of these modules is replaced on the instances. Attach it before what
-            wraps the same method, such as latte.parallel.sequence.
+        network: Changed in place: `forward` of these modules is replaced on the instances. Attach it before anything
+            that wraps the same method, such as latte.parallel.sequence.
     """
     for module in network.modules():
         if type(module) is Block:
@@ -26,7 +26,7 @@ def attach(network: nn.Module) -> None:
 def block_forward(
     block: Block, x: Tensor, c: Tensor, text: Tensor | None = None, bias: Tensor | None = None, temporal: bool = True
 ) -> Tensor:
-    """As Block.forward."""
+    """Like Block.forward."""
     attention, mlp = block.modulation(c)
     for attn in block.attentions(temporal):
         x = add(attn, x, attention)
@@ -43,5 +43,5 @@ def add(layer: nn.Module, x: Tensor, modulation: list[Tensor]) -> Tensor:
 
 
 def mlp_forward(mlp: Mlp, x: Tensor) -> Tensor:
-    """As Mlp.forward."""
+    """Like Mlp.forward."""
     return mlp.fc2(gelu(mlp.fc1(x)))

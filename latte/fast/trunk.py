@@ -1,4 +1,4 @@
-"""The fast forward of a denoiser: the same weights, the same numbers to rounding, in less time and memory."""
+"""The fast forward of a denoiser: the same weights, the same results up to rounding, in less time and memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import layers_of
 
 PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
-MOST_PACKED = 1 << 30  # bytes of weights of which a second copy is made to compute faster
+MOST_PACKED = 1 << 30  # bytes of weights that may be copied, repacked, to compute faster
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the blocks need of a condition, computed once.
+    """What the blocks need from a condition, computed once.
 
     Attributes:
         modulations: For each block, for each of its norms: shift, 1 + scale and gate. Each is (d,), if it is the same
             for all tokens, or (b or 1, 1 or f, 1, d).
         texts: For each block with cross-attention, keys and values; else None.
-        bias: As Condition's.
+        bias: See Condition.
     """
 
     modulations: list[list[list[Tensor]]]
@@ -37,7 +37,7 @@ class Prepared:
 
 
 class FastBlocks:
-    """Takes the place of Denoiser.through_blocks, for inference.
+    """Replaces Denoiser.through_blocks, for inference.
 
     Args:
         network: The denoiser, whose weights it reads in place.
@@ -59,11 +59,11 @@ class FastBlocks:
         return self.run(x.contiguous(), self.prepare(condition))
 
     def prepare(self, condition: Condition) -> Prepared:
-        """Modulations, keys and values that a condition implies for every block."""
+        """The modulations, keys and values of a condition, for every block."""
         return Prepared(self.modulations(condition.blocks), self.texts(condition), condition.bias)
 
     def modulations(self, embedding: Tensor) -> list[list[list[Tensor]]]:
-        """What an embedded condition (n, 1 or f, k) makes of every block's norms: see Prepared."""
+        """The modulations of every block's norms for an embedded condition (n, 1 or f, k): see Prepared."""
         blocks: list[Any] = list(self.network.blocks)
         return [[with_one(norm) for norm in block.modulation(embedding)] for block in blocks]
 
@@ -83,10 +83,10 @@ class FastBlocks:
 
         Args:
             x: Tokens (b, f, s, d), which are overwritten.
-            prepared: For halves * b videos.
-            cache: What keeps outputs for later evaluations.
-            frames: The positions of frames (1, f, 1, d), if they are known.
-            halves: 2 for both halves of guidance, which begin with the same tokens.
+            prepared: The prepared condition for halves * b videos.
+            cache: The cache of outputs for later evaluations.
+            frames: The position embeddings of the frames (1, f, 1, d), if they are known.
+            halves: 2 for both halves of guidance, which start from the same tokens.
 
         Returns:
             Tokens (halves * b, f, s, d).
@@ -120,7 +120,7 @@ class FastBlocks:
         self, x: Tensor, layers: list[Branch], axis: int | None, block: int, prepared: Prepared,
         cache: LayerCache | None,
     ) -> None:  # fmt: skip
-        """Some layers of a block, part by part."""
+        """Run some layers of a block, part by part."""
         steps = []
         for branch in layers:
             place = self.places.get(branch.layer)
@@ -143,7 +143,7 @@ def add(
     branch: Branch, x: Tensor, where: Slices, prepared: Prepared, block: int, reused: Tensor | None,
     slot: Tensor | None, gated: bool,
 ) -> None:  # fmt: skip
-    """Add to some tokens, in place, what a layer makes of them, or what it made of them before."""
+    """Add a layer's output to some tokens, in place: computed now, or reused."""
     shift, scale, gate = (None, None, 1.0) if branch.norm is None else prepared.modulations[block][branch.norm]
     if reused is not None:
         y = reused[where]
@@ -163,7 +163,7 @@ def add(
 
 
 def has_fast_form(network: nn.Module) -> bool:
-    """Whether a network is one of ours as it is: no hooks, no layers of other kinds, no methods that were replaced."""
+    """Whether a network is one of ours, unchanged: no hooks, no layers of other kinds, no replaced methods."""
     if not isinstance(network, Denoiser) or network.training:
         return False
     for module in network.modules():
@@ -180,7 +180,7 @@ def has_fast_form(network: nn.Module) -> bool:
 
 @contextmanager
 def fast(network: Denoiser) -> Iterator[None]:
-    """Inside it, the network computes its blocks by their fast forms, in inference.
+    """Within the context, the network computes its blocks by their fast forms, in inference.
 
     Args:
         network: The denoiser. Its weights and its state_dict do not change.

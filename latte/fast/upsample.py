@@ -1,4 +1,4 @@
-"""Doubling the size of images (nearest) and a convolution with a 3x3 kernel, on the smaller image.
+"""Nearest-neighbour upsampling by 2 and a convolution with a 3x3 kernel, computed on the smaller image.
 
 Both phases of an output along one axis are sums of two taps of the small image:
 y[2 i] = g0 x[i - 1] + (g1 + g2) x[i], and y[2 i + 1] = (g0 + g1) x[i] + g2 x[i + 1].

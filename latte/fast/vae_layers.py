@@ -1,9 +1,9 @@
-"""The autoencoders of latte.models.vae, faster, to the rounding of float32.
+"""Faster forms of the autoencoders in latte.models.vae, equal up to the rounding of float32.
 
 `prepare` exchanges the classes of a VAE's layers for subclasses that have the same weights and compute the same:
 convolutions with 3x3 kernels by Winograd's method, those after an upsampling on the small image, GroupNorm and SiLU in
-the cache, channels last throughout. A layer decides at each call: where gradients, autocast, a compiler or hooks are at
-work, or where it would not pay, it computes as its base class does.
+the cache, channels last throughout. A layer decides at each call: under gradients, autocast, a compiler or hooks, or
+where it would not be faster, it computes like its base class.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from latte.fast.winograd import conv_1d, conv_2d, kernel_1d, kernel_2d
 from latte.models.vae import VideoVAE
 from latte.models.vae_blocks import Resample, ResnetBlock, TemporalResnetBlock
 
-# Channels from which Winograd's method pays: additions gain less from wide vectors than matrix products do.
+# Number of channels from which Winograd's method pays: additions gain less from wide vectors than matrix products do.
 MIN_CHANNELS = 128 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 64
 MIN_WORK = 10**7  # inputs x outputs x pixels of an image; with less, calling so many small operations takes longer
 MIN_FRAMES = 3  # of a clip; two frames need fewer products without tiles
@@ -31,7 +31,7 @@ _kernels: WeakKeyDictionary[nn.Module, tuple[tuple, Any]] = WeakKeyDictionary()
 
 
 def kernel_of(conv: nn.Module, transform: Callable[[Tensor], Any]) -> Any:
-    """The transformed weight of a convolution, kept until the weight changes, by whatever means."""
+    """The transformed weight of a convolution, kept until the weight changes, in whatever way."""
     weight = conv.weight.detach()
     if weight.device.type != "cpu":
         return transform(weight)  # takes microseconds there, and looking at the values would synchronise
@@ -111,7 +111,7 @@ PLAIN = {fast: plain for plain, fast in FAST.items()}
 
 
 def prepare(vae: VideoVAE) -> VideoVAE:
-    """Make a VAE fast, for as long as it lives; load_vae has done so.
+    """Make a VAE fast for its lifetime; load_vae does so.
 
     Its weights and its state_dict stay as they are. `latte.fast.switch` switches it off.
 
@@ -134,7 +134,7 @@ def restore(vae: VideoVAE) -> VideoVAE:
 
 @contextmanager
 def fast_vae(vae: VideoVAE) -> Iterator[VideoVAE]:
-    """Inside it, a VAE is fast; after it, as before."""
+    """Within the context, a VAE is fast; afterwards it is as before."""
     was_plain = not any(type(module) in PLAIN for module in vae.modules())
     try:
         yield prepare(vae)
@@ -144,7 +144,7 @@ def fast_vae(vae: VideoVAE) -> Iterator[VideoVAE]:
 
 
 def exchange(vae: VideoVAE, classes: dict[type[nn.Module], type[nn.Module]]) -> VideoVAE:
-    """Give modules of these classes, and of no others, another class."""
+    """Replace the classes of modules as the table says; other modules stay as they are."""
     for module in vae.modules():
         if type(module) in classes:
             module.__class__ = classes[type(module)]
@@ -152,14 +152,14 @@ def exchange(vae: VideoVAE, classes: dict[type[nn.Module], type[nn.Module]]) -> 
 
 
 def is_fast(module: nn.Module, x: Tensor) -> bool:
-    """Whether to compute in another way than the base class."""
+    """Whether to compute differently from the base class."""
     if not is_enabled() or x.dtype != next(module.parameters()).dtype or not is_plain_inference(module, x):
         return False
     return all(is_as_built(layer) for layer in module.children())
 
 
 def is_as_built(layer: nn.Module) -> bool:
-    """Whether a layer is still a norm or a convolution that pads with zeros, which nobody replaced or changed."""
+    """Whether a layer is still a norm or a convolution that pads with zeros, not replaced or changed."""
     if type(layer) in (nn.Conv2d, nn.Conv3d):
         return layer.padding_mode == "zeros" and set(layer.dilation) == {1}
     return type(layer) is nn.GroupNorm

@@ -1,12 +1,12 @@
 """Convolutions with kernels of size 3 as matrix products, with a quarter of the multiplications in two dimensions.
 
-The minimal filtering of Winograd, as Lavin & Gray 2016 (arXiv 1509.09308) use it: four neighbouring outputs depend on
-six inputs, and six products are enough for them, not twelve. In two dimensions 36 products make 16 outputs, not 144.
-The rest are additions: a transform of the inputs, and one of the products. In float32 the result is as close to the
-exact one as that of a direct convolution; in half precision it is not.
+Winograd's minimal filtering, as in Lavin & Gray 2016 (arXiv 1509.09308): four neighbouring outputs depend on six inputs
+and need only six products instead of twelve. In two dimensions, 16 outputs need 36 products instead of 144. The rest
+are additions: a transform of the inputs, and one of the products. In float32 the result is as close to the exact one as
+that of a direct convolution; in half precision it is not.
 
-Layouts are channels-last: an image is (h, w, c), a clip (f, n, c) with n pixels in each frame. Work goes in bands of
-rows or pixels, whose tensors stay small enough for the cache.
+Layouts are channels-last: an image is (h, w, c), a clip (f, n, c) with n pixels in each frame. The work is split into
+bands of rows or pixels, whose tensors are small enough for the cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def conv_2d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         bias: (out,).
         out: Where the result (h, w, out) goes; contiguous.
         fill: Writes a function of rows of x to its second argument.
-        residual: None, or what is added, (h, w, out).
+        residual: A tensor (h, w, out) to add, or None.
     """
     (height, width, channels), made = x.shape, kernel.shape[2]
     across, down = -(-width // TILE), -(-height // TILE)  # tiles
@@ -96,7 +96,7 @@ def conv_1d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         bias: (out,).
         out: Where the result (f, n, out) goes.
         fill: Writes a function of a part (f, some of n, in) of x to its second argument.
-        residual: None, or what is added, (f, n, out).
+        residual: A tensor (f, n, out) to add, or None.
     """
     (frames, pixels, channels), made = x.shape, kernel.shape[2]
     tiles = -(-frames // TILE)
@@ -140,7 +140,7 @@ def transform_products(m: Sequence[Tensor], out: Sequence[Tensor]) -> None:
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """A tensor that holds nothing yet."""
+    """An uninitialised tensor."""
     return like.new_empty(shape)
 
 

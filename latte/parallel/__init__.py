@@ -17,7 +17,7 @@ __all__ = ["parallel", "sampling_mesh"]
 
 @contextmanager
 def parallel(mesh: DeviceMesh, transformer: Denoiser, vae: VideoVAE | None = None) -> Iterator[None]:
-    """Inside it, the processes of a mesh make each video together; every process makes the same calls, and gets it.
+    """Within the context, all processes of a mesh make each video together: they make the same calls and all get it.
 
     Args:
         mesh: From sampling_mesh. It holds all processes.

@@ -1,4 +1,4 @@
-"""What the processes send each other, computed from shapes."""
+"""The communication between processes, computed from shapes."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -16,7 +16,7 @@ class Transfer:
 
     Attributes:
         name: What is sent, and how.
-        calls: How often.
+        calls: The number of calls.
         sent: Bytes that the busiest process sends to others in one call.
     """
 
@@ -31,7 +31,7 @@ class Transfer:
 
 
 def switches(network: Denoiser) -> int:
-    """How many exchanges of frames and patches an evaluation takes: two for each run of temporal attention."""
+    """How many exchanges of frames and patches an evaluation needs: two for each run of temporal attention."""
     kinds = [str(block.kinds) for block in network.blocks]
     runs = temporal_runs(kinds)
     layers = [m for m in network.blocks.modules() if isinstance(m, AxialAttention) and m.kind == "temporal"]
@@ -46,13 +46,13 @@ def evaluation_transfers(
     itemsize: int = 2,
     prefix: int = 0,
 ) -> list[Transfer]:
-    """What one evaluation of a denoiser sends.
+    """The transfers of one evaluation of a denoiser.
 
     Args:
         network: The denoiser; one without weights (on the device "meta") will do.
         shape: Its input (b, f, c, h, w), with both halves of guidance.
-        halves: Over how many processes the batch is split.
-        frames: Over how many the frames are split.
+        halves: The number of processes that the batch is split over.
+        frames: The number of processes that the frames are split over.
         itemsize: Bytes of a value: 2 in half precision, 4 in float32.
         prefix: Tokens in front of each frame's patches.
 
@@ -76,7 +76,7 @@ def evaluation_transfers(
 
 
 def decoding_transfer(vae: VAEConfig, shape: tuple[int, int, int, int, int], size: int, itemsize: int = 4) -> Transfer:
-    """What decoding latents (b, f, c, h, w) on `size` processes sends; pixels take `itemsize` bytes."""
+    """The transfer for decoding latents (b, f, c, h, w) on `size` processes; a pixel value takes `itemsize` bytes."""
     b, f, _, h, w = shape
     units, frames = (b, f) if vae.temporal_decoder else (b * f, 1)
     pixels = vae.out_channels * h * w * 4 ** (len(vae.block_out_channels) - 1)
@@ -84,13 +84,13 @@ def decoding_transfer(vae: VAEConfig, shape: tuple[int, int, int, int, int], siz
 
 
 def gradient_transfers(parameters: int, size: int, shard: int = 1, batches: int = 1) -> list[Transfer]:
-    """What a training step sends for weights and gradients, in float32, with ring algorithms.
+    """The transfers of a training step for weights and gradients, in float32, with ring algorithms.
 
     Args:
-        parameters: How many the network has.
-        size: All processes.
-        shard: How many share one copy of the weights; 1 is DDP.
-        batches: Micro-batches of a step in a process.
+        parameters: The number of parameters of the network.
+        size: The number of all processes.
+        shard: How many processes share one copy of the weights; 1 is DDP.
+        batches: Micro-batches per step in each process.
 
     Returns:
         DDP: one all-reduce. FSDP and HSDP: weights are gathered for the forward and for the backward pass of each

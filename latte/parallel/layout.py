@@ -16,7 +16,7 @@ class Layout:
 
     Attributes:
         batch: The processes that share the batch, such as the two halves of guidance.
-        frames: Those that share the frames and, in temporal attention, the patches.
+        frames: The processes that share the frames and, in temporal attention, the patches.
     """
 
     batch: Split = field(default_factory=Split)
@@ -43,21 +43,22 @@ def sampling_mesh(device_type: str, guided: bool) -> DeviceMesh:
 def layouts(mesh: DeviceMesh) -> list[Layout]:
     """The layouts of sampling, in order of preference.
 
-    A batch that the halves of guidance do not divide, as in steps without guidance, is split over all processes by its
-    frames alone.
+    A batch that cannot be divided between the halves of guidance, as in steps without guidance, is split over all
+    processes by frames only.
     """
     everyone = Split(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     return [Layout(Split.of(mesh[GUIDANCE]), Split.of(mesh[FRAMES])), Layout(frames=everyone)]
 
 
 def training_meshes(device_type: str, size: int, sequence: int, shard: int) -> tuple[DeviceMesh, DeviceMesh]:
-    """Arrange the processes of a training in two ways.
+    """Arrange the processes of a training run in two ways.
 
     Args:
         device_type: What the processes compute on.
         size: How many there are.
-        sequence: How many share each clip (sequence parallelism); the others take other clips (data parallelism).
-        shard: How many share one copy of the weights; 0, all of them.
+        sequence: How many processes share each clip (sequence parallelism); the others take other clips (data
+            parallelism).
+        shard: How many processes share one copy of the weights; 0 means all of them.
 
     Returns:
         The mesh of clips, (data, sequence), and the mesh of weights, (replicate, shard) (HSDP).

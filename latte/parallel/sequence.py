@@ -32,7 +32,7 @@ class SequenceParallel:
 
     Args:
         network: The denoiser.
-        choices: Layouts; each call takes the first one whose batch divides its own.
+        choices: Layouts; each call takes the first one that divides its batch evenly.
         ranks: All processes; with them, the first call checks that they were given the same input. None: no check.
     """
 
@@ -42,7 +42,7 @@ class SequenceParallel:
         self.split, self.frames, self.patches = Split(), 0, 0  # of the last call with temporal attention
 
     def replacements(self) -> Iterator[tuple[nn.Module, str, Callable]]:
-        """(module, name of a method, what replaces it on that instance)."""
+        """Yield (module, name of a method, its replacement on that instance)."""
         yield self.network, "trunk", self.trunk
         yield self.network, "add_temporal_position", self.add_temporal_position
         blocks: list[Any] = list(self.network.blocks)
@@ -58,7 +58,7 @@ class SequenceParallel:
                     yield layer, "forward", call
 
     def trunk(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
-        """As Denoiser.trunk: the output (b, f, c, h, w) is the same in all processes."""
+        """Like Denoiser.trunk; the output (b, f, c, h, w) is the same in all processes."""
         self.check_same(x, condition)
         layout = next(choice for choice in self.choices if len(x) % choice.batch.size == 0)
         q, frames = self.network.tubelet, x.shape[1] // self.network.tubelet
@@ -67,14 +67,14 @@ class SequenceParallel:
                 f"{layout.frames.size} processes cannot share the {frames} frames of a video: start fewer processes"
             )
         rows, own = layout.batch.own(len(x)), layout.frames.own(frames)
-        if temporal:  # still images exchange nothing, and must not change what a recomputed block of the clip finds
+        if temporal:  # still images exchange nothing, and must not change the state that recomputed blocks read
             self.split, self.frames = layout.frames, frames
         part = Condition._make(z if z is None else z[rows] for z in condition).select(own)
         out = self.whole_trunk(x[rows, own.start * q : own.stop * q], part, temporal).unflatten(1, (-1, q))
         return layout.batch.gather(layout.frames.gather(out, 1, frames), 0, len(x)).flatten(1, 2)
 
     def add_temporal_position(self, x: Tensor) -> Tensor:
-        """As Denoiser.add_temporal_position, for this process's frames."""
+        """Like Denoiser.add_temporal_position, for this process's frames."""
         positions = self.whole_position(x.new_zeros(1, self.frames, 1, x.shape[-1]))
         return x + positions[:, self.split.own(self.frames)]
 
@@ -96,17 +96,17 @@ class SequenceParallel:
 
 
 def checksum(tensors: Sequence[Tensor]) -> str:
-    """The sum of the tensors' bytes as integers, which no rounding changes."""
+    """The sum of the tensors' bytes as integers, so that rounding plays no role."""
     sums = [z.detach().contiguous().flatten().view(torch.uint8).sum(dtype=torch.int64) for z in tensors]
     return " ".join(str(total) for total in torch.stack(sums).tolist())
 
 
 def attach(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None) -> Callable[[], None]:
-    """Let the processes share the calls of a denoiser, which all of them must make; returns what detaches it again.
+    """Let the processes share the calls of a denoiser, which all must make; returns a function that detaches it.
 
     The output and the gradients' mean over the processes equal those of one process, up to rounding.
 
-    Args: As SequenceParallel's.
+    Args: See SequenceParallel.
     """
     replaced = list(SequenceParallel(network, choices, ranks).replacements())
     before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]
@@ -124,7 +124,7 @@ def attach(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = N
 
 @contextmanager
 def sequence_parallel(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None) -> Iterator[None]:
-    """Inside it, the processes share the calls of a denoiser: see attach."""
+    """Within the context, the processes share the calls of a denoiser: see attach."""
     detach = attach(network, choices, ranks)
     try:
         yield

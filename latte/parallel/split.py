@@ -1,4 +1,4 @@
-"""One axis of a tensor, split over some processes into contiguous parts whose lengths differ by one at most."""
+"""One axis of a tensor, split over several processes into contiguous parts whose lengths differ by at most one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ class Split:
     """The processes that share an axis, in order. The default is one process, which holds all of it.
 
     Attributes:
-        rank: The number of this process among them.
+        rank: The index of this process among them.
         size: How many there are.
         group: Their process group.
     """
@@ -40,9 +40,9 @@ class Split:
         return slice(start, start + parts[self.rank])
 
     def switch(self, x: Tensor, axis: int, length: int) -> Tensor:
-        """Exchange the split of two axes by one all-to-all: (b, f, s, d), with one of f and s whole -> the other whole.
+        """Move the split to the other axis by one all-to-all: (b, f, s, d), with f or s whole -> the other whole.
 
-        Its gradient is the same exchange, backwards.
+        Its gradient is the reverse exchange.
 
         Args:
             x: This process's part of the axis `axis`, and all of the other.
@@ -77,7 +77,7 @@ class Split:
 
 
 class AllToAll(torch.autograd.Function):
-    """dist.all_to_all_single, of which autograd knows nothing, with the exchange backwards as its gradient."""
+    """dist.all_to_all_single, which autograd does not support, with the reverse exchange as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, incoming: list[int], outgoing: list[int], group: dist.ProcessGroup) -> Tensor:

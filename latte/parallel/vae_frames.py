@@ -10,14 +10,14 @@ from latte.parallel.split import Split
 
 
 def decode_parts(vae: VideoVAE, decode: Callable[[Tensor], Tensor], latents: Tensor, split: Split) -> Tensor:
-    """As VideoVAE.decode; all processes must call it, with the same latents.
+    """Like VideoVAE.decode; all processes must call it with the same latents.
 
-    A plain decoder sees each frame by itself, so the frames of all videos are split. The temporal decoder takes a video
-    in one piece, so the videos are.
+    A plain decoder decodes each frame separately, so the frames of all videos are split over the processes. The
+    temporal decoder needs whole videos, so the videos are split.
 
     Args:
         vae: The VAE.
-        decode: What decodes a part, (b, f, c, h, w) -> (b, f, out_channels, ...).
+        decode: Decodes a part, (b, f, c, h, w) -> (b, f, out_channels, ...).
         latents: Scaled latents (b, f, c, h, w).
         split: The processes.
 
@@ -40,7 +40,7 @@ def decode_parts(vae: VideoVAE, decode: Callable[[Tensor], Tensor], latents: Ten
 
 @contextmanager
 def parallel_decoding(vae: VideoVAE | None, split: Split) -> Iterator[None]:
-    """Inside it, vae.decode shares its work over the processes; see decode_parts."""
+    """Within the context, vae.decode splits its work over the processes; see decode_parts."""
     if vae is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a plan costs, in FLOPs, before anything is computed."""
+"""The cost of a plan in FLOPs, known before anything is computed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Layer, Tracks, holding_blocks, layers_of
 
-WEAKER_KIND = "weaker"  # beside LAYERS and "rest": what the weaker network of autoguidance computes
+WEAKER_KIND = "weaker"  # beside LAYERS and "rest": the weaker network of autoguidance
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Cost:
     """FLOPs (two for each multiply-accumulate) of one evaluation, for one half of guidance of one video.
 
     Attributes:
-        layers: Of each layer.
-        blocks: Of the rest of each block, its modulation.
-        rest: Of what is around the blocks.
+        layers: FLOPs of each layer.
+        blocks: FLOPs of the rest of each block, its modulation.
+        rest: FLOPs of everything outside the blocks.
         holds: For each layer, the number of its block.
-        weaker: Of the whole weaker network of autoguidance, which takes the place of one half; None: there is none.
+        weaker: FLOPs of the whole weaker network of autoguidance, which replaces one half; None if there is none.
     """
 
     layers: dict[Layer, int]
@@ -36,18 +36,18 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Of the whole network, without a weaker one."""
+        """FLOPs of the whole network, without a weaker one."""
         return sum(self.layers.values()) + sum(self.blocks) + self.rest
 
     def of_plan(self, plan: Plan) -> list[int]:
-        """FLOPs of each evaluation of a plan; a threshold's test is taken to fail, so that its network computes."""
+        """FLOPs of each evaluation of a plan; threshold tests are assumed to fail, so the network computes."""
         total = [0] * len(plan)
         for k, _, flops in self.parts(plan):
             total[k] += flops
         return total
 
     def parts(self, plan: Plan) -> Iterator[tuple[int, str, int]]:
-        """(number of the evaluation, kind of layer, FLOPs) of all that computes; the kind of all else is "rest"."""
+        """Yield (evaluation index, kind of layer, FLOPs) for everything that computes; "rest" is not in a layer."""
         tracks = Tracks(plan, self.holds)
         items = [*self.layers.items(), *((("block", i), flops) for i, flops in enumerate(self.blocks))]
         for k, evaluation in enumerate(plan.evaluations):
@@ -61,13 +61,14 @@ class Cost:
             yield k, WEAKER_KIND, self.weaker or 0
 
     def weaker_at(self, plan: Plan) -> list[int]:
-        """The evaluations in which the weaker network computes: those that are guided, and compute anything."""
+        """The evaluations in which the weaker network runs: the guided ones that compute anything."""
         track = Tracks(plan, self.holds)["clean", 0]
         guided = [k for k, evaluation in enumerate(plan.evaluations) if evaluation.branch == "both"]
         return [k for k in guided if track.computes(k)] if self.weaker is not None else []
 
     def of_kinds(self, plan: Plan) -> dict[str, list[int]]:
-        """For each kind of layer, its FLOPs in each evaluation of a plan; "rest" is all else, "weaker" its network."""
+        """For each kind of layer, its FLOPs in each evaluation of a plan; "rest" is all else, "weaker" the weaker
+        one."""
         found = {kind: [0] * len(plan) for kind in (*LAYERS, "rest", WEAKER_KIND)}
         for k, kind, flops in self.parts(plan):
             found[kind][k] += flops
@@ -79,18 +80,18 @@ def network_cost(
     config: LatteConfig | LatteT2VConfig, frames: int, height: int, width: int, tokens: int = 120,
     weaker: LatteConfig | LatteT2VConfig | None = None,
 ) -> Cost:  # fmt: skip
-    """Count a network's operations, without its weights; the last results are kept.
+    """Count a network's FLOPs without allocating its weights; recent results are cached.
 
     Args:
-        config: Of the network.
-        frames: Frames of the latents.
-        height: Of the latents.
-        width: Of the latents.
-        tokens: Of the text, for a text-to-video model.
-        weaker: Of the weaker network that autoguidance leads away from.
+        config: The network's configuration.
+        frames: Number of frames of the latents.
+        height: Height of the latents.
+        width: Width of the latents.
+        tokens: Number of text tokens, for a text-to-video model.
+        weaker: Configuration of the weaker network that autoguidance leads away from.
 
     Returns:
-        Its cost. The keys and values of a text are counted in every evaluation.
+        The cost. The keys and values of the text are counted in every evaluation.
     """
     with torch.device("meta"):
         network: nn.Module = (LatteT2V(config) if isinstance(config, LatteT2VConfig) else Latte(config)).eval()

@@ -1,4 +1,4 @@
-"""The outputs of layers that a plan keeps for later evaluations."""
+"""A cache of the layer outputs that a plan reuses in later evaluations."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,14 +9,14 @@ from latte.plans.tracks import Layer, Tracks
 
 
 class LayerCache:
-    """Outputs of a run's layers, by kind and place, the newest first.
+    """Outputs of a run's layers, by kind and index, newest first.
 
     Attributes:
-        k: Number of the present evaluation.
-        kept: The outputs.
+        k: Index of the current evaluation.
+        kept: The cached outputs.
 
     Args:
-        plan: It says what is kept, and for how long.
+        plan: The plan, which says what is kept and for how long.
         blocks: See Tracks.
         same_halves: See Tracks.
     """
@@ -33,22 +33,22 @@ class LayerCache:
         self.k = k
 
     def rule(self, kind: str, place: int) -> Reuse | None:
-        """How the output of a layer is made now; None if it computes."""
+        """How a layer's output is formed in this evaluation; None if the layer computes."""
         return self.tracks[kind, place].made[self.k]
 
     def keeps(self, kind: str, place: int) -> int:
-        """How many outputs of a layer are kept, that of the present evaluation among them; 0 if it is not kept."""
+        """How many of a layer's outputs are kept, including the current one; 0 if the current one is not kept."""
         track = self.tracks[kind, place]
         return track.depth if track.kept[self.k] else 0
 
     def look(self, tokens: Callable[[], Tensor]) -> None:
-        """See the first modulated tokens of the network, which a threshold tests; a plan without one never asks."""
+        """Show a threshold the network's first modulated tokens; a plan without a threshold never computes them."""
         if self.watch is not None:
             reuse = self.rule("network", 0)
             self.watch.look(tokens(), None if reuse is None else reuse.threshold)
 
     def reused(self, kind: str, place: int, rows: int) -> Tensor | None:
-        """The output of a layer for the first rows of the batch, made of earlier ones; None if it is to compute."""
+        """A layer's output for the first rows of the batch, formed from earlier ones; None if it must compute."""
         reuse = self.rule(kind, place)
         if reuse is None or (self.watch is not None and not self.watch.unchanged):
             return None
@@ -61,7 +61,7 @@ class LayerCache:
         return made
 
     def slot(self, kind: str, place: int, like: Tensor) -> Tensor | None:
-        """Where an output that is computed now is to be written, shaped like a tensor; None if nobody needs it."""
+        """A buffer shaped like `like` to write the current output into; None if no later evaluation needs it."""
         depth = self.keeps(kind, place)
         if not depth:
             return None
@@ -72,19 +72,19 @@ class LayerCache:
         return slot
 
     def keep(self, kind: str, place: int, output: Callable[[], Tensor]) -> None:
-        """Keep an output that was computed now, if somebody needs it; nobody may write to it later."""
+        """Keep the current output if a later evaluation needs it; it must not be modified afterwards."""
         if depth := self.keeps(kind, place):
             self.kept[kind, place] = [output(), *self.kept.get((kind, place), [])][:depth]
 
 
 class GrowingCache(LayerCache):
-    """A cache for a run whose evaluations are not known before: each says, as it begins, what it reuses.
+    """A cache for a run whose evaluations are not known in advance: each says what it reuses when it begins.
 
     Each layer's last output is kept, whether or not it will be needed.
 
     Args:
         after_gate: See Plan.
-        first: For each kind, how many layers, in their order, are ever reused; None, all.
+        first: For each kind, how many of its first layers are ever reused. None means all.
     """
 
     def __init__(self, after_gate: bool, first: Mapping[str, int | None]):
@@ -96,7 +96,7 @@ class GrowingCache(LayerCache):
         self.evaluation = evaluation
 
     def rule(self, kind: str, place: int) -> Reuse | None:
-        """See LayerCache; what was never computed is computed now."""
+        """See LayerCache; a layer without a cached output computes."""
         return self.evaluation.reused(kind, place) if (kind, place) in self.kept else None
 
     def keeps(self, kind: str, place: int) -> int:
@@ -117,7 +117,7 @@ class ChangeWatch:
         self.sum, self.unchanged = 0.0, False
 
     def look(self, tokens: Tensor, threshold: Threshold | None) -> None:
-        """See the first modulated tokens (b, f, s, d) of an evaluation; no threshold: it computes in any case."""
+        """Look at the first modulated tokens (b, f, s, d) of an evaluation; without a threshold it always computes."""
         before, self.before = self.before, tokens.clone()
         self.unchanged = False
         if threshold is not None and before is not None:
@@ -131,7 +131,7 @@ class ChangeWatch:
 
 
 def polynomial(coefficients: tuple[float, ...], x: float) -> float:
-    """The value of a polynomial, the coefficient of the highest power first."""
+    """The value of a polynomial with these coefficients, highest power first."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient

@@ -7,7 +7,7 @@ from latte.plans.cost import WEAKER_KIND, Cost
 from latte.plans.records import LAYERS, Plan
 from latte.plans.tracks import Tracks
 
-MARKS = {0.0: ".", 1.0: "#"}  # of a row in the table: nothing computes, all does; else "+"
+MARKS = {0.0: ".", 1.0: "#"}  # by computed share, in the table: nothing, everything; else "+"
 GUIDANCE = {"both": "2", "conditional": "1", "difference": "d"}
 
 
@@ -27,7 +27,7 @@ def computed_shares(plan: Plan, cost: Cost) -> dict[str, list[float]]:
 
 
 def plan_table(plan: Plan, cost: Cost, width: int = 100) -> str:
-    """A plan in text: a row for each kind of layer, a letter for each evaluation."""
+    """A plan as text: a row for each kind of layer, a character for each evaluation."""
     rows = {"guidance": "".join(GUIDANCE[evaluation.branch] for evaluation in plan.evaluations)}
     for kind, shares in computed_shares(plan, cost).items():
         rows[kind] = "".join(MARKS.get(share, "+") for share in shares)
@@ -39,7 +39,7 @@ def plan_table(plan: Plan, cost: Cost, width: int = 100) -> str:
         )
         lines += [f"  {name:9} {row[start : start + width]}" for name, row in rows.items()]
     of = ("both halves", "one half") if cost.weaker is None else ("with the weaker network", "without it")
-    lines.append(f"# computes, + some layers do, . reused; guidance: 2 {of[0]}, 1 {of[1]}, d along a kept difference")
+    lines.append(f"# computes, + some layers do, . reused; guidance: 2 {of[0]}, 1 {of[1]}, d with a cached difference")
     return "\n".join(lines)
 
 
@@ -49,9 +49,9 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
     Args:
         plan: The plan.
         exact: The plan that computes everything, for the same evaluations.
-        cost: Of the network.
+        cost: The network's cost.
         out: The picture to write.
-        title: What it says above.
+        title: The title above it.
 
     Returns:
         The path of the picture.
@@ -63,7 +63,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ValueError("to draw a plan takes matplotlib: pip install matplotlib") from error
+        raise ValueError("drawing a plan needs matplotlib: pip install matplotlib") from error
     shares = computed_shares(plan, cost)
     halves = [evaluation.halves if cost.weaker is None else 2 for evaluation in plan.evaluations]
     grid = [[share * half / 2 for share, half in zip(row, halves)] for row in shares.values()]
@@ -86,7 +86,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
         below = [a + b for a, b in zip(below, values)]
     whole = [value / giga for value in cost.of_plan(exact)]
     lower.stairs(whole, edges, color="black", linewidth=1, label="exact")
-    lower.set(xlabel="evaluation", ylabel="GFLOPs a video", xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * max(whole)))
+    lower.set(xlabel="evaluation", ylabel="GFLOPs per video", xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * max(whole)))
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=6, frameon=False)
     with replacing(out) as draft:

@@ -1,4 +1,4 @@
-"""Plans as files: JSON, one evaluation a line."""
+"""Plans as files: JSON, one evaluation per line."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ from latte.plans.records import KINDS, Evaluation, Plan, Reuse, Threshold
 
 FORMAT = 1
 MOST_EVALUATIONS = 4000  # twice as many as the most steps of a sampler with two evaluations each
-FOLDER = "plans"  # of a model's folder, where its plans are found by name
+FOLDER = "plans"  # in a model's folder; plans in it are found by name
 
 
 def named_plan(name: str | Path, folder: Path | None) -> Path:
-    """The file of a plan, by its path or by its name among those of a model's folder.
+    """The file of a plan, given by its path or by its name among the plans in a model's folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such plan.
     """
     if Path(name).is_file():
         return Path(name)
@@ -33,7 +33,7 @@ def plan_names(folder: Path | None) -> tuple[str, ...]:
 
 
 def copy_plans(source: Path, folder: Path) -> None:
-    """Copy the plans of a model's folder to another folder of it; those that are there are replaced one by one."""
+    """Copy the plans in a model's folder to another model folder; plans of the same name are replaced."""
     for path in sorted((source / FOLDER).glob("*.json")):
         target = folder / FOLDER / path.name
         if not (target.exists() and target.samefile(path)):
@@ -41,7 +41,7 @@ def copy_plans(source: Path, folder: Path) -> None:
 
 
 def plan_text(plan: Plan, about: dict[str, Any] | None = None) -> str:
-    """A plan as the text of its file, with what else is to be known about it."""
+    """A plan as the text of its file, with additional facts about it."""
     head = {"plan": FORMAT, "after_gate": plan.after_gate, **({"about": about} if about else {})}
     lines = [json.dumps(to_values(evaluation)) for evaluation in plan.evaluations]
     start = json.dumps(head, indent=2).removesuffix("\n}")
@@ -54,13 +54,13 @@ def write_plan(plan: Plan, path: Path, about: dict[str, Any] | None = None) -> P
     Args:
         plan: The plan.
         path: A .json file.
-        about: What else is to be known about it, such as its measured error.
+        about: Additional facts to record, such as its measured error.
     """
     return write_text(path, plan_text(plan, about))
 
 
 def to_values(evaluation: Evaluation) -> dict[str, Any]:
-    """A record as JSON; what is as usual is left out."""
+    """A record as JSON values; defaults are left out."""
     values: dict[str, Any] = {"timestep": evaluation.timestep}
     if evaluation.reuse:
         values["reuse"] = {kind: reuse_values(reuse) for kind, reuse in evaluation.reuse.items()}
@@ -98,7 +98,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_of(values: dict[str, Any]) -> Plan:
-    """A plan of a file's values; raises ValueError for wrong ones."""
+    """Build a plan from a file's values; raises ValueError if they are invalid."""
     check_keys("the file", values, {"plan", "evaluations"}, {"after_gate", "about"})
     if values["plan"] != FORMAT:
         raise ValueError(f"plan is {values['plan']!r}; this version reads format {FORMAT}")
@@ -111,7 +111,7 @@ def plan_of(values: dict[str, Any]) -> Plan:
 
 
 def evaluation_of(k: int, values: Any) -> Evaluation:
-    """A record of a file's values."""
+    """Build a record from a file's values."""
     where = f"evaluation {k}"
     check_keys(where, values, {"timestep"}, {"reuse", "branch", "bands"})
     (timestep,) = numbers(f"{where}: timestep", [values["timestep"]])
@@ -123,7 +123,7 @@ def evaluation_of(k: int, values: Any) -> Evaluation:
 
 
 def reuse_of(where: str, values: Any) -> Reuse:
-    """How an output is reused, of a file's values."""
+    """Build a Reuse from a file's values."""
     check_keys(where, values, {"weights"}, {"places", "limit", "polynomial"})
     places, threshold = values.get("places"), None
     if places is not None:
@@ -139,7 +139,7 @@ def reuse_of(where: str, values: Any) -> Reuse:
 
 
 def numbers(where: str, values: Any, count: int | None = None) -> tuple[float, ...]:
-    """Finite numbers, one or more, of a file's values."""
+    """Read one or more finite numbers from a file's values."""
     good = isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)
     if not good or not values or (count is not None and len(values) != count):
         raise ValueError(f"{where} must be {f'{count} numbers' if count else 'numbers'}, in -1e9 to 1e9")
@@ -147,10 +147,10 @@ def numbers(where: str, values: Any, count: int | None = None) -> tuple[float, .
 
 
 def check_keys(where: str, values: Any, needed: set[str], others: set[str]) -> None:
-    """Raise ValueError if values are not an object with the needed keys and perhaps some others."""
+    """Raise ValueError unless values are an object with all needed keys and no unknown ones."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a JSON object")
     if lacking := needed - values.keys():
         raise ValueError(f"{where} lacks {min(lacking)!r}")
     if unknown := values.keys() - needed - others:
-        raise ValueError(f"{where} has {min(unknown)!r}; it may have {', '.join(sorted(needed | others))}")
+        raise ValueError(f"{where} has unknown key {min(unknown)!r}; it may have {', '.join(sorted(needed | others))}")

@@ -1,4 +1,4 @@
-"""A plan followed by the readable network: its methods are replaced from outside, and nothing of it remains."""
+"""Run the readable network by a plan: its methods are replaced from outside and restored afterwards."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,21 +12,21 @@ from latte.models.denoiser import Condition, Denoiser
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import Layer, blocks_of, layers_of
 
-Replacement = tuple[nn.Module, str, Callable]  # an object, the name of a method, and what replaces it there
+Replacement = tuple[nn.Module, str, Callable]  # a module, the name of a method, its replacement
 
 
 @contextmanager
 def following(model: nn.Module, cache: LayerCache, kinds: list[str]) -> Iterator[None]:
-    """Inside it, a network's layers take from a cache what the present evaluation reuses, and keep what it asks for.
+    """Within the context, a network's layers take reused outputs from a cache, and store the outputs that it asks for.
 
     Args:
-        model: A network whose layers declare their `kind`; for whole blocks, of latte.models.block.Block; for the
-            network as a whole, a latte.models.denoiser.Denoiser.
-        cache: What keeps the outputs. Whoever calls the network begins its evaluations.
+        model: A network whose layers declare their `kind`. Blocks can be reused if they are latte.models.block.Block;
+            the network as a whole, if it is a latte.models.denoiser.Denoiser.
+        cache: The cache of outputs. The caller of the network begins each evaluation.
         kinds: The kinds that are ever reused.
 
     Raises:
-        ValueError: Outputs are to be kept after a gate that several layers share.
+        ValueError: The cache is for gated outputs, but several layers share one gate.
     """
     replaced = [*layer_methods(model, cache, kinds), *larger_methods(model, cache, kinds)]
     before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
@@ -42,7 +42,7 @@ def following(model: nn.Module, cache: LayerCache, kinds: list[str]) -> Iterator
 
 
 def layer_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:
-    """What replaces the layers' own methods: `forward`, or `branch` of their blocks if outputs are kept gated."""
+    """The replacements of layer methods: `forward`, or `branch` of their blocks if gated outputs are cached."""
     layers = {module: layer for layer, module in layers_of(model).items() if layer[0] in kinds}
     if not cache.after_gate:
         return [(module, "forward", answering(cache, layer, module.forward)) for module, layer in layers.items()]
@@ -59,7 +59,7 @@ def layer_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list
 
 
 def answering(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
-    """`function`, or what the cache has in place of its output."""
+    """Wrap `function`: take its output from the cache if it is reused; otherwise compute it, and keep it if needed."""
 
     @torch.compiler.disable(recursive=False)
     def call(*args: Any, **kwargs: Any) -> Tensor:
@@ -74,7 +74,7 @@ def answering(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
 
 
 def larger_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:
-    """What replaces `forward` of blocks, and `through_blocks` of a denoiser."""
+    """The replacements of `forward` of blocks and of `through_blocks` of a denoiser."""
     found: list[Replacement] = []
     if "block" in kinds:
         blocks = enumerate(blocks_of(model))
@@ -86,7 +86,7 @@ def larger_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> lis
 
 
 def adding(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
-    """`function`, tokens (b, f, s, d) -> tokens; or the tokens and what it added to others before."""
+    """Wrap `function`, tokens (b, f, s, d) -> tokens: if its output is reused, add the cached residual."""
 
     @torch.compiler.disable(recursive=False)
     def call(x: Tensor, *rest: Any) -> Tensor:
@@ -101,7 +101,7 @@ def adding(cache: LayerCache, layer: Layer, function: Callable) -> Callable:
 
 
 def through_blocks(cache: LayerCache, network: Denoiser) -> Callable:
-    """Denoiser.through_blocks, as in `adding`; first the cache may look at the tokens."""
+    """Wrap Denoiser.through_blocks as in `adding`; the cache may look at the tokens first."""
     call = adding(cache, ("network", 0), network.through_blocks)
 
     @torch.compiler.disable(recursive=False)
@@ -113,7 +113,7 @@ def through_blocks(cache: LayerCache, network: Denoiser) -> Callable:
 
 
 def first_modulated(network: Denoiser, x: Tensor, condition: Condition) -> Tensor:
-    """What the first layer of a network reads of its tokens (b, f, s, d): normed and modulated."""
+    """The normalised and modulated tokens (b, f, s, d) that the first layer of a network reads."""
     first: Block = network.blocks[0]  # type: ignore[assignment]
     (shift, scale, _), _ = first.modulation(condition.blocks)
     return modulate(x, shift, scale)

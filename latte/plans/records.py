@@ -9,20 +9,20 @@ from torch import Tensor
 LAYERS = ("spatial", "temporal", "cross", "mlp")  # kinds of layers in a block
 KINDS = (*LAYERS, "block", "network", "clean")  # what may be reused, from the smallest to the largest
 BRANCHES = ("both", "conditional", "difference")  # see Evaluation
-NEVER = (1.0, 0.0)  # an interval of timesteps that holds none
+NEVER = (1.0, 0.0)  # an empty interval of timesteps
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A test of the data: an output is reused while the input has changed little since it was computed.
+    """A data-dependent test: an output is reused while the input has changed little since it was computed.
 
-    The relative L1 change of the network's first modulated tokens, passed through a polynomial, adds up over the
-    evaluations; the output is computed anew where the sum reaches the limit (TeaCache: Liu et al. 2024, arXiv
-    2411.19108). To read the number, the processor waits for the GPU: one synchronisation an evaluation.
+    The relative L1 change of the network's first modulated tokens is passed through a polynomial and summed over the
+    evaluations. When the sum reaches the limit, the output is recomputed (TeaCache: Liu et al. 2024, arXiv 2411.19108).
+    To read the number, the CPU waits for the GPU: one synchronisation per evaluation.
 
     Attributes:
-        limit: Of the sum.
-        polynomial: Its coefficients, the highest power first.
+        limit: The limit of the sum.
+        polynomial: The coefficients of the polynomial, highest power first.
     """
 
     limit: float
@@ -31,12 +31,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Reuse:
-    """How an output is made of earlier ones: a weighted sum of those that were computed last, the newest first.
+    """How an output is formed from earlier ones: a weighted sum of the last computed outputs, newest first.
 
     Attributes:
         weights: (1,) repeats the last output; (1 + a, -a) extrapolates it along its last change.
-        places: Which layers of the kind, by their order in the network; None, all of them.
-        threshold: Reuse only where this test of the data allows it; for "network" alone.
+        places: Indices of the layers of this kind, in network order. None means all of them.
+        threshold: Reuse only if this data-dependent test allows it. Only for "network".
     """
 
     weights: tuple[float, ...] = (1.0,)
@@ -44,7 +44,7 @@ class Reuse:
     threshold: Threshold | None = None
 
     def covers(self, place: int) -> bool:
-        """Whether the layer with this place in the order of its kind is reused."""
+        """Whether the layer with this index among the layers of its kind is reused."""
         return self.places is None or place in self.places
 
 
@@ -54,12 +54,13 @@ class Evaluation:
 
     Attributes:
         timestep: Its timestep.
-        reuse: For each kind that does not compute, how its output is made. "spatial", "temporal", "cross" and "mlp" are
-            layers, "block" is what a block adds to its tokens, "network" what all blocks add, and "clean" the clean
-            latents that the evaluation predicts, guidance included: then nothing of the network is computed.
-        branch: "both" halves of guidance; the "conditional" one alone, without guidance; or the conditional one, guided
-            along the "difference" of both halves when they were computed last.
-        bands: With "difference", the factors of its low and of its high spatial frequencies.
+        reuse: For each kind that is not computed, how its output is formed. "spatial", "temporal", "cross" and "mlp"
+            are layers, "block" is what a block adds to its tokens, "network" what all blocks add together, and "clean"
+            the predicted clean latents, guidance included; then the network is not run at all.
+        branch: "both" computes both halves of guidance. "conditional" computes the conditional half only, without
+            guidance. "difference" computes the conditional half only and guides with the last computed difference of
+            the halves.
+        bands: With "difference", the factors of its low and high spatial frequencies.
     """
 
     timestep: float
@@ -69,11 +70,11 @@ class Evaluation:
 
     @property
     def halves(self) -> int:
-        """How many halves of guidance pass the network."""
+        """How many halves of guidance go through the network."""
         return 2 if self.branch == "both" else 1
 
     def reused(self, kind: str, place: int = 0) -> Reuse | None:
-        """How the output of a layer is to be made of earlier ones; None if it computes."""
+        """How a layer's output is formed from earlier ones; None if the layer computes."""
         reuse = self.reuse.get(kind)
         return reuse if reuse is not None and reuse.covers(place) else None
 
@@ -87,9 +88,9 @@ class Plan:
     """What a run computes: a sequence of evaluations, in their order.
 
     Attributes:
-        evaluations: One record each.
-        after_gate: What is kept of a layer: what it gives, before its gate; or what the block adds to its tokens,
-            after it. Cross-attention has no gate.
+        evaluations: One record per evaluation.
+        after_gate: Which output of a layer is cached: False, the one before its gate; True, the one after it, which the
+            block adds to its tokens. Cross-attention has no gate.
 
     Raises:
         ValueError: A record cannot be followed.
@@ -105,7 +106,7 @@ class Plan:
             guided = guided or (evaluation.branch == "both" and "clean" not in evaluation.reuse)
         tested = any(reuse.threshold for evaluation in self.evaluations for reuse in evaluation.reuse.values())
         if tested and len(self.kinds) > 1:
-            raise ValueError(f"a plan with a threshold reuses the network alone; this one also reuses {self.kinds}")
+            raise ValueError(f"a plan with a threshold can only reuse the network; this one also reuses {self.kinds}")
 
     def __len__(self) -> int:
         return len(self.evaluations)
@@ -119,28 +120,28 @@ class Plan:
         return [kind for kind in KINDS if any(kind in evaluation.reuse for evaluation in self.evaluations)]
 
     def times(self, device: torch.device) -> Tensor:
-        """The timesteps (n,), whole numbers where they all are, as samplers give them to a network."""
+        """The timesteps (n,) as samplers pass them to a network: integers if all of them are whole numbers."""
         values = [evaluation.timestep for evaluation in self.evaluations]
         whole = all(value == int(value) for value in values)
         return torch.tensor([int(value) for value in values] if whole else values, device=device)
 
 
 def check_evaluation(k: int, evaluation: Evaluation, guided: bool) -> None:
-    """Raise ValueError if a record cannot be followed; guided: an earlier one computed both halves of guidance."""
+    """Raise ValueError if a record cannot be followed. `guided`: an earlier record computed both halves."""
     where = f"evaluation {k} of the plan"
     if evaluation.branch not in BRANCHES:
         raise ValueError(f"{where}: branch is {evaluation.branch!r}, not one of {', '.join(BRANCHES)}")
     if evaluation.branch == "difference" and not guided:
-        raise ValueError(f"{where} takes the difference of both halves of guidance, and none computed them before")
+        raise ValueError(f"{where} needs the difference of both halves of guidance, but no earlier one computed them")
     for kind, reuse in evaluation.reuse.items():
         if kind not in KINDS:
             raise ValueError(f"{where} reuses {kind!r}, not one of {', '.join(KINDS)}")
         if k == 0:
-            raise ValueError(f"{where} reuses {kind!r}, and nothing was computed before")
+            raise ValueError(f"{where} reuses {kind!r}, but nothing was computed before it")
         if not reuse.weights:
             raise ValueError(f"{where} reuses {kind!r} without weights")
         if reuse.threshold is not None and (kind != "network" or reuse.weights != (1.0,)):
-            raise ValueError(f"{where}: a threshold is for repeating the network's last output alone, not for {kind!r}")
+            raise ValueError(f"{where}: a threshold can only repeat the network's last output, not {kind!r}")
 
 
 def exact_plan(timesteps: Sequence[float], interval: tuple[float, float] | None = None) -> Plan:
@@ -150,11 +151,11 @@ def exact_plan(timesteps: Sequence[float], interval: tuple[float, float] | None 
 
 
 def fitted(plan: Plan, exact: Plan) -> Plan:
-    """A plan for the very evaluations of a call.
+    """Fit a plan to a call's evaluations.
 
     Args:
         plan: The plan.
-        exact: What the call computes without it. Where that does not guide, neither does the result.
+        exact: The plan of everything that the call computes. Where it does not guide, neither does the result.
 
     Raises:
         ValueError: The plan is for other timesteps, or does not guide where the call does.
@@ -166,7 +167,7 @@ def fitted(plan: Plan, exact: Plan) -> Plan:
     found = []
     for planned, asked in zip(plan.evaluations, exact.evaluations):
         if asked.branch == "both" and planned.branch == "conditional":
-            raise ValueError(f"the plan does not guide at timestep {asked.timestep:g}, and this call does")
+            raise ValueError(f"the plan does not guide at timestep {asked.timestep:g}, but this call does")
         found.append(replace(planned, branch="conditional") if asked.branch == "conditional" else planned)
     return Plan(tuple(found), plan.after_gate)
 

@@ -1,7 +1,7 @@
-"""Rules that make plans: each takes a plan, for instance the exact one, and returns it with more that is reused.
+"""Rules that make plans: each takes a plan, for instance the exact one, and returns one that reuses more.
 
-They can be given to LattePipeline.enable_plan as they are: pipe.enable_plan(lambda plan: repeat_network(plan, 17)).
-Pyramid Attention Broadcast is another such rule (latte.pab).
+They can be passed to LattePipeline.enable_plan: pipe.enable_plan(lambda plan: repeat(plan, 17)). Pyramid Attention
+Broadcast is another such rule (latte.pab).
 """
 
 from collections.abc import Collection, Sequence
@@ -14,27 +14,27 @@ FASTER_CACHE = {"attention": 16, "guidance": 18, "every": 5, "highs": 45}  # of 
 
 
 def evenly(count: int, total: int) -> list[int]:
-    """`count` of `total` evaluations as evenly as can be, the first and the last among them."""
+    """Choose `count` of `total` evaluations as evenly as possible: the first and, if count > 1, the last among them."""
     if not 1 <= count <= total:
-        raise ValueError(f"{count} evaluations are to be computed; it must be in 1 to {total}")
+        raise ValueError(f"the number of computed evaluations is {count}; it must be from 1 to {total}")
     if count == 1:
         return [0]
     return [round(i * (total - 1) / (count - 1)) for i in range(count)]
 
 
 def extrapolation(nodes: Sequence[float], at: float, order: int, share: float = 1.0) -> tuple[float, ...]:
-    """Weights of outputs that were computed before, in a Taylor series around the newest (TaylorSeer: Liu et al. 2025,
-    arXiv 2503.06923, eq. 7, for nodes at any distance).
+    """Weights of earlier outputs in a Taylor expansion around the newest (TaylorSeer: Liu et al. 2025, arXiv
+    2503.06923, eq. 7, for unevenly spaced nodes).
 
     Args:
-        nodes: Where they were computed, the newest first.
-        at: Where the output is wanted.
-        order: The highest derivative; fewer where there are fewer nodes.
-        share: Factor of all derivatives. D2Cache scales its correction by a ratio of errors, which in a plan is a
-            number known before.
+        nodes: The positions of the earlier outputs, newest first.
+        at: The position of the wanted output.
+        order: The highest derivative; lower if there are too few nodes.
+        share: A factor on all derivatives. D2Cache scales its correction by a ratio of errors; in a plan it is a
+            constant, known in advance.
 
     Returns:
-        One weight for each node that counts, the newest first.
+        One weight for each node that is used, newest first.
     """
     order = min(order, len(nodes) - 1)
     unit = lambda i: [float(i == j) for j in range(order + 1)]
@@ -51,13 +51,13 @@ def extrapolation(nodes: Sequence[float], at: float, order: int, share: float = 
 def repeat(
     plan: Plan, computed: int | Collection[int], kind: str = "network", order: int = 0, share: float = 1.0
 ) -> Plan:
-    """Compute some evaluations, and make the output of the others from those before (LeMiCa: Gao et al. 2025).
+    """Compute some evaluations, and form the outputs of the others from earlier ones (LeMiCa: Gao et al. 2025).
 
     Args:
         plan: The plan.
-        computed: How many evaluations compute, evenly spread, or their numbers; the first always computes.
+        computed: How many evaluations to compute, evenly spread, or their indices; the first is always computed.
         kind: What is reused: "network", "clean", "block" or a kind of layer.
-        order: 0 repeats the last output; 1 or 2 extrapolates, over the timesteps.
+        order: 0 repeats the last output; 1 or 2 extrapolates it over the timesteps.
         share: See extrapolation.
 
     Returns:
@@ -65,7 +65,7 @@ def repeat(
     """
     chosen = {0, *(evenly(computed, len(plan)) if isinstance(computed, int) else computed)}
     if wrong := [k for k in chosen if not 0 <= k < len(plan)]:
-        raise ValueError(f"evaluation {wrong[0]} is to be computed, and the plan has {len(plan)}")
+        raise ValueError(f"there is no evaluation {wrong[0]} to compute: the plan has {len(plan)}, counted from 0")
     nodes: list[float] = []
     found = []
     for k, evaluation in enumerate(plan.evaluations):
@@ -79,20 +79,20 @@ def repeat(
 
 
 def distinct(nodes: Sequence[float]) -> list[float]:
-    """The nodes up to the first that equals the one before it: a sampler may evaluate one timestep twice."""
+    """The nodes before the first repeated one: a sampler may evaluate the same timestep twice."""
     count = next((i for i in range(1, len(nodes)) if nodes[i] == nodes[i - 1]), len(nodes))
     return list(nodes[:count])
 
 
 def repeat_blocks(plan: Plan, window: tuple[float, float], every: int, blocks: Collection[int] | None = None) -> Plan:
-    """Reuse what blocks add to their tokens, inside a window of timesteps, where they change least (BWCache: Cui et al.
-    2025, arXiv 2509.13789, with its period of reuse and without its test of the data).
+    """Reuse what blocks add to their tokens inside a window of timesteps, where it changes least (BWCache: Cui et al.
+    2025, arXiv 2509.13789, with its reuse period but without its data-dependent test).
 
     Args:
         plan: The plan.
         window: Timesteps (low, high); outside of low < t < high every block computes.
-        every: Inside, blocks compute in every so many-th evaluation.
-        blocks: Numbers of the blocks that are reused; None, all.
+        every: Inside the window, blocks compute once in this many evaluations.
+        blocks: Indices of the blocks to reuse. None means all.
     """
     places, found, inside = None if blocks is None else frozenset(blocks), [], 0
     for k, evaluation in enumerate(plan.evaluations):
@@ -103,7 +103,7 @@ def repeat_blocks(plan: Plan, window: tuple[float, float], every: int, blocks: C
 
 
 def gate_guidance(plan: Plan, after: int) -> Plan:
-    """Compute the conditional half alone from evaluation `after` on, guided along the last difference of both."""
+    """From evaluation `after` on, compute only the conditional half, and guide with the last difference of both."""
     found, seen = [], False
     for k, evaluation in enumerate(plan.evaluations):
         both = evaluation.branch == "both"
@@ -115,9 +115,10 @@ def gate_guidance(plan: Plan, after: int) -> Plan:
 def faster_cache(plan: Plan, scale: float = 1.1) -> Plan:
     """FasterCache as its authors run it on Latte (Lv et al. 2024, arXiv 2410.19355), for any number of evaluations.
 
-    Both attentions are extrapolated half way in every other evaluation; the unconditional half is computed in every
-    fifth, and else made of the conditional one and the last difference, whose low frequencies grow by `scale` from one
-    evaluation to the next, and later its high ones. Numbers are FASTER_CACHE's, stretched to the plan's length.
+    In every other evaluation, both attentions are extrapolated by half their last change. In every fifth, the
+    unconditional half is computed; in the others it is formed from the conditional half and the last difference, whose
+    low frequencies (later, its high ones) are scaled up by `scale` from one evaluation to the next. The numbers are
+    FASTER_CACHE's, scaled to the plan's length.
     """
     stretched = {name: round(value * len(plan) / 50) for name, value in FASTER_CACHE.items() if name != "every"}
     found, seen, low, high = [], False, 1.0, 1.0
@@ -138,13 +139,14 @@ def faster_cache(plan: Plan, scale: float = 1.1) -> Plan:
 def tea_cache(plan: Plan, limit: float = 0.1, polynomial: Sequence[float] = LATTE_POLYNOMIAL) -> Plan:
     """TeaCache (Liu et al. 2024, arXiv 2411.19108): repeat the network's last output while its input changes little.
 
-    Unlike all others, it looks at the data, and so waits for the GPU once in every evaluation; what it saves is not
-    known before. The first and the last evaluation compute.
+    Unlike the other rules, it depends on the data. So it waits for the GPU once per evaluation, and what it saves is
+    not known in advance. The first and the last evaluation always compute.
 
     Args:
         plan: The plan.
-        limit: Of the summed change: 0.1 is its authors' slow setting for Latte, 0.2 the fast one.
-        polynomial: From the relative change of the first modulated tokens to that of the output, highest power first.
+        limit: The limit of the summed change: 0.1 is the authors' slow setting for Latte, 0.2 their fast one.
+        polynomial: Coefficients, highest power first, of the polynomial that maps the relative change of the first
+            modulated tokens to that of the output.
     """
     reuse = Reuse(threshold=Threshold(limit, tuple(polynomial)))
     inner = [evaluation.reusing(network=reuse) for evaluation in plan.evaluations[1:-1]]

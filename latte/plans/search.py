@@ -1,4 +1,4 @@
-"""Which evaluations to compute, given what each gap between two of them costs (LeMiCa: Gao et al. 2025).
+"""Choose which evaluations to compute, given the error of each gap between two of them (LeMiCa: Gao et al. 2025).
 
 Evaluations are nodes, and an edge from i to j computes i and reuses it up to j - 1. A plan is a path from the first
 evaluation to the end.
@@ -11,22 +11,23 @@ Edges = Mapping[tuple[int, int], float]
 
 
 def best_path(errors: Edges, costs: Sequence[int], budget: int) -> list[int]:
-    """The evaluations that a budget computes so that the worst gap is as small as can be.
+    """Choose evaluations within a budget so that the error of the worst gap is minimal.
 
-    Among paths of one worst gap the second worst decides, and so on: their gaps, sorted from the worst, are compared
-    like words. Both parts of a path can be improved alone, so the best path to every node, for every cost, is enough.
+    Among paths with the same worst gap the second worst decides, and so on: the gaps, sorted from the worst, are
+    compared lexicographically. The two parts of a path can be optimised separately, so it suffices to keep the best
+    path to every node at every cost.
 
     Args:
-        errors: The error of each edge (i, j) with j > i; what is lacking cannot be taken, but for (i, i + 1), which
-            reuses nothing and costs no error.
-        costs: What it costs to compute each evaluation, whole numbers, 1 or more.
-        budget: The most that all computed evaluations may cost together.
+        errors: The error of each edge (i, j) with j > i. An edge that is missing cannot be taken, except (i, i + 1),
+            which reuses nothing and has no error.
+        costs: The cost of computing each evaluation, integers of 1 or more.
+        budget: The maximum total cost of the computed evaluations.
 
     Returns:
-        Their numbers, in order; 0 is the first.
+        The indices of the computed evaluations, in order; the first is 0.
 
     Raises:
-        ValueError: No path is so cheap.
+        ValueError: No path is within the budget.
     """
     end = len(costs)
     best: list[dict[int, tuple[tuple[float, ...], list[int]]]] = [{} for _ in range(end + 1)]
@@ -50,14 +51,14 @@ def best_path(errors: Edges, costs: Sequence[int], budget: int) -> list[int]:
 
 
 def between(samples: Mapping[tuple[int, int], float], end: int) -> dict[tuple[int, int], float]:
-    """The errors of all gaps, from those of some: linear in the first evaluation, for each length that was measured.
+    """Interpolate the errors of all gaps from measured ones, linearly in the first evaluation and in the length.
 
     Args:
-        samples: Errors by edge.
+        samples: Measured errors by edge.
         end: Number of evaluations.
 
     Returns:
-        The errors of all edges of the measured lengths, of those between these lengths, and shorter ones at the end.
+        The errors of all edges up to the longest measured length.
     """
     lengths = sorted({j - i for i, j in samples})
     found: dict[tuple[int, int], float] = {}
@@ -76,7 +77,7 @@ def between(samples: Mapping[tuple[int, int], float], end: int) -> dict[tuple[in
 
 
 def linear(known: Sequence[tuple[float, float]], at: float) -> float:
-    """A function between its known points, which rise, and as at the nearest outside of them."""
+    """Interpolate linearly between known points, sorted by position; outside them, take the nearest value."""
     for (a, low), (b, high) in pairwise(known):
         if a <= at <= b:
             return low + (high - low) * (at - a) / (b - a)

@@ -1,4 +1,4 @@
-"""What becomes of each layer over a plan: where it computes, what it reuses, and what is kept for it."""
+"""Each layer's course through a plan: where it computes, what it reuses, and which outputs are kept."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,19 @@ from torch import nn
 from latte.models.block import Block
 from latte.plans.records import LAYERS, Evaluation, Plan, Reuse
 
-Layer = tuple[str, int]  # kind and place in the order of its kind
+Layer = tuple[str, int]  # kind, and index among the layers of that kind
 
 
 @dataclass(frozen=True)
 class Track:
-    """One layer over a plan.
+    """One layer's course through a plan.
 
     Attributes:
-        made: For each evaluation, how the output is made of earlier ones; None if it computes.
-        absent: For each evaluation, whether something larger that holds the layer is reused, so that it is not asked.
-        kept: For each evaluation, whether a later one needs what the layer computes in it.
-        depth: How many outputs are ever needed at once.
+        made: For each evaluation, how the output is formed from earlier ones; None if the layer computes.
+        absent: For each evaluation, whether a block or network that contains the layer is reused, so that the layer is
+            not called.
+        kept: For each evaluation, whether a later one needs the layer's output from it.
+        depth: The largest number of outputs needed at once.
     """
 
     made: tuple[Reuse | None, ...]
@@ -29,7 +30,7 @@ class Track:
     depth: int
 
     def computes(self, k: int) -> bool:
-        """Whether the layer computes in evaluation k; a threshold's test is taken to fail."""
+        """Whether the layer computes in evaluation k; a threshold's test is assumed to fail."""
         reuse = self.made[k]
         return not self.absent[k] and (reuse is None or reuse.threshold is not None)
 
@@ -37,12 +38,12 @@ class Track:
 def follow(
     evaluations: Sequence[Evaluation], kind: str, place: int, absent: Sequence[bool], same_halves: bool = False
 ) -> Track:
-    """The track of a layer. It reuses only what it has: outputs of as many halves of guidance; else it computes.
+    """The track of a layer. It reuses only outputs that cover its halves of guidance; without them it computes.
 
     Args:
-        evaluations: The plan's.
-        kind: Of the layer.
-        place: In the order of its kind.
+        evaluations: The plan's evaluations.
+        kind: The layer's kind.
+        place: Its index among the layers of that kind.
         absent: See Track.
         same_halves: See Tracks.
     """
@@ -69,12 +70,12 @@ def follow(
 
 
 class Tracks:
-    """The tracks of a network's layers, made when they are asked for.
+    """The tracks of a network's layers, computed on demand.
 
     Args:
         plan: The plan.
         blocks: For each layer, the number of the block that holds it.
-        same_halves: One half of guidance does not take the output of both.
+        same_halves: Whether an evaluation of one half of guidance may not reuse the output of both.
     """
 
     def __init__(self, plan: Plan, blocks: Mapping[Layer, int], same_halves: bool = False):
@@ -87,7 +88,7 @@ class Tracks:
         return self.found[layer]
 
     def absent(self, layer: Layer) -> list[bool]:
-        """For each evaluation, whether something that holds the layer is reused."""
+        """For each evaluation, whether a block or network that contains the layer is reused."""
         kind, _ = layer
         holders: dict[str, Layer | None] = {"clean": None, "network": ("clean", 0), "block": ("network", 0)}
         holder = holders.get(kind, ("block", self.blocks.get(layer, -1)))

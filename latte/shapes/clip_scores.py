@@ -34,11 +34,11 @@ def score_clips(
     Returns:
         Values for JSON. Fractions of all clips are `motion_accuracy`, `by_motion` (the same for each class),
         `count_accuracy` (one object), and with truths `colour_accuracy`, `shape_accuracy` and `all_right` (all four).
-        `colour_constancy` and `shape_constancy` are means over clips. `colour_shares` and `shape_shares` say which
-        fraction of the clips shows each, with "none", and `colour_entropy` and `shape_entropy` how evenly they are
-        spread (see latte.shapes.variety). `trajectory_error` is a mean rms distance in pixels: from the true
-        trajectory for copies, over the clips that show a shape in every frame; otherwise from the fitted motion, over
-        the clips that have one. It is None if there are no such clips.
+        `colour_constancy` and `shape_constancy` are means over clips. `colour_shares` and `shape_shares` give the
+        fraction of clips that show each, including "none", and `colour_entropy` and `shape_entropy` how evenly they are
+        spread (see latte.shapes.variety). `trajectory_error` is a mean rms distance in pixels: from the true trajectory
+        for copies, over the clips that show a shape in every frame; otherwise from the fitted motion, over the clips
+        that have one. It is None if there are no such clips.
     """
     found = [examine(video, extent) for video in videos]
     expected = np.array([MOTIONS[label] for label in labels])

@@ -1,4 +1,4 @@
-"""Corruptions of graded strength. A quality metric must notice each one, and more of it must score worse.
+"""Corruptions of graded strength. A quality metric must notice each one, and a stronger one must score worse.
 
 All randomness is a function of (seed, clip) and the same at every strength: more strength corrupts a clip further, not
 differently.

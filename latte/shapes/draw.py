@@ -148,7 +148,7 @@ def make_clip(
 
     Args:
         seed: The data set.
-        index: The clip's number in it, from 0; there is no last one.
+        index: The clip's index in it, from 0, without an upper limit.
         motion: One of MOTIONS, instead of the random one. Shape, colour and background do not depend on it.
         frames: How many frames the full motion takes.
         size: The side of a frame, in pixels.

@@ -1,4 +1,4 @@
-"""The variety of a set of clips: which share of them shows each colour or shape, and how evenly these are spread."""
+"""The variety of a set of clips: what share of them shows each colour or shape, and how evenly these are spread."""
 
 import math
 from collections import Counter
@@ -14,8 +14,8 @@ def shares(names: Sequence[str], choices: Sequence[str]) -> dict[str, float]:
 def entropy(names: Sequence[str], choices: Sequence[str]) -> float:
     """How evenly names are spread over choices: their Shannon entropy, relative to the largest possible.
 
-    Names that are not among the choices, such as "none", are left out: the entropy is of what was recognised. How much
-    that is, `shares` says.
+    Names that are not among the choices, such as "none", are left out: only recognised clips count. `shares` tells how
+    many those are.
 
     Args:
         names: What each clip shows.

@@ -1,4 +1,4 @@
-"""Cleaning of captions, as text-to-video models were trained with: the rules of DeepFloyd IF, in their order.
+"""Caption cleaning as used to train text-to-video models: the rules of DeepFloyd IF, in the same order.
 
 Each rule is a pattern and its replacement. They apply from top to bottom and expect lower case.
 """
@@ -49,7 +49,7 @@ AFTER = [  # after dashes, broken encodings and HTML entities are fixed
     (r"(\D[,\./])\b", r"\1 "),
     (r"\s+", " "),
 ]
-ENDS = [  # quotes and punctuation around the whole text, which a space before or after it keeps
+ENDS = [  # quotes and punctuation around the whole text; a space before or after the text keeps them
     (r"^[\"\']([\w\W]+)[\"\']$", r"\1"),
     (r"^[\'\_,\-\:;]", r""),
     (r"[\'\_,\-\:\-\+]$", r""),
@@ -65,7 +65,7 @@ def apply_rules(text: str, rules: list[tuple[str, str]]) -> str:
 
 
 def fixed(text: str) -> str:
-    """A text whose broken encodings are mended."""
+    """Repair broken encodings in a text."""
     import ftfy  # only texts need it
 
     return ftfy.fix_text(text)
@@ -85,7 +85,7 @@ def clean_once(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Clean a caption twice, as the captions that the models were trained on.
+    """Clean a caption twice, like the captions that the models were trained on.
 
     Args:
         text: A caption or prompt.

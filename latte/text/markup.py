@@ -1,9 +1,9 @@
-"""Parts of cleaning a caption that must neither fail nor take long, whatever the caption holds."""
+"""The parts of caption cleaning that must neither fail nor take long on any input."""
 
 import html
 import re
 
-MOST_PARSING = 250_000  # characters times "<": the parser looks for the end of each tag through all that follows
+MOST_PARSING = 250_000  # characters times "<": for the end of each tag, the parser may search all following text
 TAG = re.compile(r"<!--(?:(?!<!--).)*?-->|<[a-z/!?][^<>]*>", re.DOTALL | re.IGNORECASE)
 TOO_LONG_NUMBER = re.compile(r"&#\d{8,};?")  # no character has such a number, and Python refuses to read a longer one
 HOST = r"[a-zA-Z0-9.\-]"
@@ -33,12 +33,12 @@ def unescaped(text: str) -> str:
 def without_addresses(text: str, scheme: str) -> str:
     r"""Remove web addresses: what `\b(?:SCHEME(?:/{1,3}|[a-zA-Z0-9%])|DOMAIN)` matches, in linear time.
 
-    A domain is looked for once in each run of its characters, from the first boundary of a word in it. From any later
-    one, it would end at the same place or not be found either.
+    A domain is searched for once in each run of domain characters, from the first word boundary in the run. From a
+    later boundary, the match would end at the same place, or there would be none either.
 
     Args:
         text: The text.
-        scheme: The pattern of what an address begins with, such as "https?:".
+        scheme: The pattern for the beginning of an address, such as "https?:".
     """
     address = rf"\b{scheme}(?:/{{1,3}}|[a-zA-Z0-9%])"
     host = rf"([.\-]*?|[a-zA-Z0-9]*?)\b(?:{address}|{DOMAIN})"

@@ -1,4 +1,4 @@
-"""Token ids of prompts, from a SentencePiece vocabulary as T5 has it."""
+"""Token ids of prompts, from a SentencePiece vocabulary like T5's."""
 
 import io
 import warnings
@@ -16,7 +16,7 @@ VOCABULARY_FILE, JSON_FILE = "spiece.model", "tokenizer.json"
 
 
 def train_vocabulary(captions: list[str], most: int = 8000) -> bytes:
-    """Train a SentencePiece vocabulary (a unigram model, as T5's). It depends on the captions alone.
+    """Train a SentencePiece vocabulary (a unigram model, like T5's). It depends on the captions alone.
 
     Args:
         captions: The texts to train on, which are cleaned first.
@@ -48,7 +48,7 @@ def read_vocabulary(path: Path) -> tuple[Path, bytes]:
         The file, and the vocabulary as the content of a spiece.model file.
 
     Raises:
-        CheckpointError: There is no such file, or it is a pointer of Git LFS, or a tokenizer of another kind.
+        CheckpointError: There is no such file, or it is a Git LFS pointer or a tokenizer of another kind.
     """
     files = [path / VOCABULARY_FILE, path / JSON_FILE] if path.is_dir() else [path]
     file = next((file for file in files if file.is_file()), None)
@@ -85,10 +85,10 @@ class Tokenizer:
         name, vocabulary = ("the vocabulary", path) if isinstance(path, bytes) else read_vocabulary(Path(path))
         try:
             self.pieces = SentencePieceProcessor(model_proto=vocabulary)
-        except Exception as error:  # the reader of SentencePiece raises several kinds
+        except Exception as error:  # SentencePiece's reader raises several types
             raise CheckpointError(f"{name} is damaged or is not a SentencePiece vocabulary") from error
         if (self.pieces.pad_id(), self.pieces.eos_id()) != (PAD, END):
-            raise CheckpointError(f"{name} is not a T5 vocabulary: its ids of padding and end are not {PAD} and {END}")
+            raise CheckpointError(f"{name} is not a T5 vocabulary: its padding and end ids are not {PAD} and {END}")
 
     def __len__(self) -> int:
         """The number of pieces."""

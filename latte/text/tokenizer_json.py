@@ -1,4 +1,4 @@
-"""T5's vocabulary out of a tokenizer.json: the pieces, scores and text rules of its SentencePiece model, unchanged.
+"""T5's vocabulary from a tokenizer.json: the pieces, scores and text rules of its SentencePiece model, unchanged.
 
 The tokenizers library stores them in its own form. They are written here as the message that SentencePiece reads
 (ModelProto in sentencepiece_model.proto), so that SentencePiece itself splits the text.
@@ -65,7 +65,7 @@ def is_piece(entry: Any) -> bool:
 
 
 def items(values: dict, name: str) -> list[dict]:
-    """The tables in a list of a table; none if there is no such list."""
+    """The tables in the list values[name]; none if there is no such list."""
     found = values.get(name)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 

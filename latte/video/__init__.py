@@ -1,11 +1,11 @@
 """Read and write videos.
 
-`read` and `write` are the two ends, and `inspect` says what a file holds. Of video streams, `stream_frames` reads the
-frames: `streams` decodes them, `frame_index` and `packets` say which are shown, `geometry` turns them, and `damage` and
-`matroska` find errors. `array_files` finds videos in the arrays that `array_storage` reads, and `array_ranges` says
-what is black in them. `picture_modes` and `array_layout` convert pictures and arrays of all kinds to RGB bytes.
+`read` and `write` are the entry points, and `inspect` says what a file holds. For video streams, `stream_frames` reads
+the frames: `streams` decodes them, `frame_index` and `packets` say which are shown, `geometry` turns them, and `damage`
+and `matroska` find errors. `array_files` finds videos in the arrays that `array_storage` reads, and `array_ranges` says
+which value is black. `picture_modes` and `array_layout` convert pictures and arrays of all kinds to RGB bytes.
 `formats` lists the supported files, `limits` bounds their size, `pixels` converts between bytes and network inputs, and
-`page` lays videos out for the eye.
+`page` lays out videos for viewing.
 """
 
 from latte.video.formats import DamagedVideoError

@@ -1,6 +1,6 @@
 """Videos in npz and npy files, which may be untrusted.
 
-A file holds one video or a set of them: an array (n, f, h, w, 3), or arrays whose names differ in a number alone. Video
+A file holds one video or a set of them: an array (n, f, h, w, 3), or arrays whose names differ only in a number. Video
 7 of the set samples.npz has the path samples.npz/000007, which exists for the functions of `latte.video` only.
 """
 
@@ -22,7 +22,7 @@ class ArraySet:
     """The videos of a file, decoded one by one.
 
     Attributes:
-        arrays: One of five axes (n, f, h, w, c), or one of four per video.
+        arrays: One array of five axes (n, f, h, w, c), or one of four axes per video.
         black_white: See latte.video.array_layout.value_range; it is that of all videos.
     """
 
@@ -38,7 +38,7 @@ class ArraySet:
 
 
 _lock = threading.Lock()  # threads that read clips of one file wait for the first one to open it
-_held: dict[tuple, ArraySet] = {}  # the files of sets that were read last, MAX_READ_BYTES in all or one
+_held: dict[tuple, ArraySet] = {}  # the sets that were read last: one, or several within MAX_READ_BYTES
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -77,7 +77,7 @@ def shape_of(headers: Sequence[Header], number: int | None) -> tuple[int, int, i
         what = headers[0].shown + (f" and {len(headers) - 1} more" if len(headers) > 1 else "")
         raise ValueError(f"it holds a set of {count} videos, {what}: give each its own file (`latte eval` reads sets)")
     if number is not None and number >= count:
-        raise ValueError(f"the file holds {count} videos, and none of number {number}")
+        raise ValueError(f"the file holds {count} videos, but none with number {number}")
     header = headers[(number or 0) % len(headers)]
     shape = with_channels(header.shape)
     f, h, w = (shape[axis] for axis in (frame_axes(shape) or ())[-4:-1])
@@ -96,7 +96,7 @@ def is_video_array(path: Path) -> bool:
     """Whether a file is an npy of videos, by its header. Others hold features or labels.
 
     Raises:
-        ValueError: It is an npy, but has no header that can be read, so that nobody knows.
+        ValueError: It is an npy, but its header cannot be read, so it is unknown.
         OSError: Likewise.
     """
     if path.suffix.lower() != ".npy" or path.is_dir():
@@ -128,7 +128,7 @@ def count_videos(headers: Sequence[Header]) -> int:
 
 
 def find_videos(file: Path) -> list[Header]:
-    """The arrays of a file that are videos: one, or several whose names differ in a number alone.
+    """The arrays of a file that are videos: one, or several whose names differ only in a number.
 
     Of several arrays, the one called `video` is taken, or else those in colour before those in grey.
 
@@ -157,12 +157,12 @@ def choose_videos(headers: list[Header]) -> list[Header]:
 
 
 def is_lone_video(header: Header, headers: Sequence[Header]) -> bool:
-    """Whether an array (f, h, w) of other values than bytes may be a video: the only array, and not of vectors."""
+    """Whether an array (f, h, w) of values other than bytes may be a video: the only array, and not of vectors."""
     return len(headers) == 1 and min(header.shape[1:]) >= SMALLEST_FLAT
 
 
 def alike(headers: Sequence[Header]) -> bool:
-    """Whether arrays are of one kind, with one video each, and have names that differ in a number alone."""
+    """Whether arrays are of one kind, with one video each, and have names that differ only in a number."""
     kinds = {("".join(c for c in name if not c.isdecimal()), len(shape), dtype) for name, shape, _, dtype in headers}
     return len(kinds) == 1 and len(headers[0].shape) != 5
 

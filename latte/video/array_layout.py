@@ -6,7 +6,7 @@ from math import isfinite, prod
 import numpy as np
 
 EXPECTED = "(f, h, w, 3) or (f, 3, h, w), or in grey (f, h, w), (f, h, w, 1) or (f, 1, h, w)"
-SLACK = 1 / 512  # less than half a level of 255, so that rounding errors are no values out of range
+SLACK = 1 / 512  # less than half a level of 255, so that rounding errors do not count as out of range
 CLEARLY_BYTES = 127
 CLEARLY_NEGATIVE = -0.25  # decoders that write [0, 1] overshoot below 0, but not as far as this
 
@@ -15,10 +15,10 @@ def frame_axes(shape: Sequence[int]) -> tuple[int, ...] | None:
     """The order in which axes are to be taken to get (f, h, w, c) or (n, f, h, w, c), where c is 3, 4 or 1.
 
     Args:
-        shape: Of a video of four axes, or of several videos of five. (n, c, f, h, w) is known too.
+        shape: The shape of one video (four axes) or of several (five axes). (n, c, f, h, w) is recognised too.
 
     Returns:
-        The axes; None if there are no pixels, or if no axis where channels are kept has a length of channels.
+        The axes; None if there are no pixels, or if no axis in a place for channels has the length 3, 4 or 1.
     """
     axes = list(range(len(shape)))
     if len(shape) not in (4, 5) or not prod(shape):
@@ -61,10 +61,10 @@ def as_rgb(frames: np.ndarray) -> np.ndarray:
 
 
 def value_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Which values of some arrays, taken together, are black and white.
+    """The values of black and white in some arrays, taken together.
 
-    Bytes are in (0, 255). Other numbers are told by their extremes: floats in [0, 1] are in (0, 1); floats in [-1, 1]
-    of which one is clearly negative are in (-1, 1); and numbers in [0, 255] are in (0, 255), if integers exceed 1 or
+    Bytes are in (0, 255). For other numbers, the extremes decide: floats in [0, 1] are in (0, 1); floats in [-1, 1] of
+    which one is clearly negative are in (-1, 1); and numbers in [0, 255] are in (0, 255), if integers exceed 1 or
     floats exceed 127.
 
     Args:

@@ -1,4 +1,4 @@
-"""The range of floats in arrays. All arrays of a data set must agree on it: a bright clip hides where black is."""
+"""The range of floats in arrays. All arrays of a data set must agree: a bright clip does not tell what is black."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -8,7 +8,7 @@ from latte.video.array_files import find_videos, is_array_file, load_all, open_s
 
 
 def stored_range(path: Path) -> str:
-    """The range of a video's values if they are floats, such as "[-1, 1]"; else nothing. Raises as read_array."""
+    """The range of a video's values if they are floats, such as "[-1, 1]"; otherwise "". Raises as read_array."""
     file, number = split_number(path)
     headers = find_videos(file)
     if all(header.dtype.kind != "f" for header in headers):
@@ -22,7 +22,7 @@ def check_ranges(source: object, paths: Iterable[Path]) -> None:
     files, ranges = {split_number(path)[0]: path for path in paths}, set()
     for file, path in files.items():  # the range of a set is that of all its videos
         if is_array_file(file):
-            with suppress(ValueError, OSError):  # who reads it says what is wrong with it
+            with suppress(ValueError, OSError):  # reading it reports what is wrong
                 ranges.add(stored_range(path))
     refuse_two_ranges(source, ranges)
 

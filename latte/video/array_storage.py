@@ -26,12 +26,12 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of the array's values."""
+        """The size of the array's values in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property
     def order(self) -> Literal["C", "F"]:
-        """That of the values."""
+        """The memory order of the values."""
         return "F" if self.fortran else "C"
 
     @property
@@ -72,7 +72,7 @@ def read_zipped_headers(file: Path) -> list[Header]:
 
 
 def read_header(stream: IO[bytes], name: str) -> Header:
-    """Read the header of an npy file. The length that it claims is checked before so much is read."""
+    """Read the header of an npy file. The length that it claims is checked before that much is read."""
     try:
         version = np.lib.format.read_magic(stream)
         if version not in LENGTH_TYPES:
@@ -113,7 +113,7 @@ def load(file: Path, header: Header) -> np.ndarray:
 
 
 def map_array(file: Path, header: Header, total: int) -> np.ndarray:
-    """Map an array into memory, of which all arrays of its file would take too much.
+    """Map an array into memory, for files whose arrays together take too much of it.
 
     Raises:
         ValueError: See load; or it is compressed.
@@ -128,7 +128,7 @@ def map_array(file: Path, header: Header, total: int) -> np.ndarray:
 
 
 def skip_header(stream: IO[bytes], header: Header, size: int) -> int:
-    """Read up to where the values of an array begin. Raises ValueError if fewer or more than they follow."""
+    """Read up to where the values of an array begin. Raises ValueError if they do not fill the rest."""
     read_header(stream, header.name)
     begin = stream.tell()
     if size - begin != header.nbytes:

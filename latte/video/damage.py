@@ -1,4 +1,4 @@
-"""What FFmpeg reports while it decodes a damaged video. It conceals the damage, and goes on."""
+"""FFmpeg's reports while it decodes a damaged video. FFmpeg conceals the damage and continues."""
 
 import re
 from collections import Counter
@@ -55,7 +55,7 @@ class Damage:
 def listening() -> Iterator[None]:
     """Let FFmpeg log errors and warnings inside the block, for `av.logging.Capture`.
 
-    PyAV logs nothing by default, and by default leaves out a message that equals the last one, in whatever file.
+    PyAV logs nothing by default, and by default leaves out a message that equals the last one, even for another file.
     """
     global _listeners, _previous
     with _lock:
@@ -76,5 +76,5 @@ def listening() -> Iterator[None]:
 
 
 def errors_in(logs: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
-    """Pairs of who reports damage, such as "h264" or "avi", and what, in logs that `av.logging.Capture` collected."""
+    """Pairs of (reporter, such as "h264" or "avi"; report of damage) in logs that `av.logging.Capture` collected."""
     return [(by, text.strip()) for level, by, text in logs if level <= av.logging.ERROR or DAMAGE.search(text)]

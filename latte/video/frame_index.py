@@ -189,7 +189,7 @@ def lost_key_frame(stream: av.VideoStream, packets: list[StreamPacket]) -> str:
     if not packets or packets[0].is_key:
         return ""
     stated = any(entry.is_keyframe and entry.timestamp == packets[0].pts for entry in stream.index_entries)
-    return "its first frame should be a key frame, but is none" if stated else ""
+    return "its first frame should be a key frame, but is not" if stated else ""
 
 
 def missing_end(

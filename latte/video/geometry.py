@@ -1,4 +1,4 @@
-"""Frames as they are to be shown: turned or mirrored as the display matrix says, with square pixels."""
+"""Frames as they are displayed: turned or mirrored as the display matrix says, with square pixels."""
 
 import struct
 from fractions import Fraction
@@ -20,13 +20,13 @@ class DisplaySize(NamedTuple):
 
 
 def pixel_aspect(stream: av.VideoStream) -> Fraction:
-    """Width of a stored pixel over its height; 1 if the file states none, or a value that cannot be meant."""
+    """Width of a stored pixel over its height; 1 if the file states none, or an implausible value."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
 
 
 def display_size(height: int, width: int, aspect: Fraction) -> DisplaySize:
-    """The size of a stored frame in square pixels: as in players, the height stays."""
+    """The size of a stored frame in square pixels: as in players, the height stays the same."""
     return DisplaySize(height, max(1, round(width * aspect)))
 
 
@@ -37,12 +37,12 @@ def to_shown_rgb(
 
     Args:
         frame: The frame.
-        aspect: Width of its pixels over their height. Other pixels than square ones are resampled.
-        converter: One for all frames of a video saves its preparation for every frame.
+        aspect: Width of its pixels over their height. Pixels that are not square are resampled.
+        converter: A shared one saves its setup for every frame of a video.
     """
     converter = converter or VideoReformatter()
     # By default, converting starts threads for every frame, which takes 20 times as long on a busy machine.
-    with av.logging.Capture():  # it warns of JPEG's range of colours, frame by frame
+    with av.logging.Capture():  # it warns about JPEG's colour range, frame by frame
         if aspect == 1:
             converted = converter.reformat(frame, format="rgb24", threads=1)
         else:

@@ -19,12 +19,12 @@ class VideoFacts:
 
     Attributes:
         frames: The number of frames that are shown.
-        height: Of the frames as they are read, upright and in square pixels.
+        height: Height of the frames as they are read, upright and in square pixels.
         width: Likewise.
         codec: What the frames are stored as: FFmpeg's name of the codec, such as "h264"; for other videos the suffix
             without its dot, such as "npz", or "jpg and png" for a folder of both.
         pixel_aspect: Width of a stored pixel over its height. Unless it is 1, frames are resampled when they are read.
-        damage: How often FFmpeg reported what, and the first report in words; empty if it reported nothing.
+        damage: FFmpeg's reports, counted by kind, and the first one in words; empty if there are none.
     """
 
     frames: int
@@ -45,7 +45,7 @@ def inspect_video(path: str | Path, quick: bool = False) -> VideoFacts:
 
     Args:
         path: A video, as for read_video.
-        quick: Decode only the first frame. Damage inside the others is not seen then.
+        quick: Decode only the first frame. Damage in the others then goes unnoticed.
 
     Returns:
         What is known about the video. If it is damaged, read_video and read_blocks need `damaged="take"`.

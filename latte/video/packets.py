@@ -1,4 +1,4 @@
-"""How many frames a packet of a video stream holds, as far as the codec shows it without decoding."""
+"""How many frames a packet of a video stream holds, as far as the codec tells without decoding."""
 
 import re
 from typing import NamedTuple
@@ -10,7 +10,7 @@ INTRA_CODECS = (
     *("ffv1", "ffvhuff", "huffyuv", "utvideo", "magicyuv", "rawvideo", "v210"),
     *("mjpeg", "prores", "dnxhd", "png", "jpeg2000", "gif"),
 )
-# One access unit or temporal unit to a packet, which has one picture, unless it has two fields; libdav1d decodes AV1.
+# One access unit or temporal unit per packet, which has one picture, unless it has two fields; libdav1d decodes AV1.
 UNIT_CODECS = ("h264", "hevc", "libdav1d", "av1")
 MIN_UNIT_BYTES = 12  # a smaller one may hold only a delimiter or the mark of the stream's end
 VOP_START = b"\x00\x00\x01\xb6"  # of a frame in MPEG-4 part 2
@@ -24,10 +24,10 @@ class StreamPacket(NamedTuple):
     Attributes:
         pts: Its presentation time, or None.
         duration: How long it is shown, or 0.
-        size: Its bytes. A packet of none repeats the frame before.
+        size: Its size in bytes. An empty packet repeats the previous frame.
         is_key: The file says that decoding can start here.
         is_discarded: The file says that it is decoded, but not shown.
-        frames: How many frames it holds that are shown; None: that is not sure.
+        frames: How many shown frames it holds; None if that is uncertain.
         is_marked: It says that packets may hold two frames, as MPEG-4 in AVI does. Only asked of key frames.
     """
 
@@ -49,7 +49,7 @@ class StreamPacket(NamedTuple):
 
 
 def count_shown(packet: av.Packet, context: av.VideoCodecContext) -> int | None:
-    """How many frames of a packet are shown; None: that is not sure."""
+    """How many frames of a packet are shown; None if that is uncertain."""
     codec = context.name
     if codec in INTRA_CODECS:
         return 1
@@ -65,9 +65,9 @@ def count_shown(packet: av.Packet, context: av.VideoCodecContext) -> int | None:
 
 
 def count_coded_vops(data: bytes, macroblocks: int) -> int | None:
-    """How many frames are coded in MPEG-4 data: encoders pack B frames into the packet before; None: that is not sure.
+    """How many frames are coded in MPEG-4 data: encoders pack B frames into the packet before. None: uncertain.
 
-    A frame takes a bit per macroblock or more.
+    A frame takes at least one bit per macroblock.
     """
     sizes = [len(part) for part in data.split(VOP_START)[1:]]
     if macroblocks // 8 <= MAX_EMPTY_VOP_BYTES and any(size <= MAX_EMPTY_VOP_BYTES for size in sizes):

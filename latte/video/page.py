@@ -1,4 +1,4 @@
-"""Lay videos out for the eye: a contact sheet, several videos tiled into one, and an HTML page that plays them."""
+"""Lay out videos for viewing: a contact sheet, several videos tiled into one, and an HTML page that plays them."""
 
 import html
 import os

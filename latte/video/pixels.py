@@ -10,11 +10,11 @@ from torch import Tensor
 
 from latte.video.array_layout import EXPECTED, frame_axes
 
-PIXELS_AT_ONCE = 1 << 21  # of frames that are computed with as floats: 25 MB for three channels
+PIXELS_AT_ONCE = 1 << 21  # of frames that are processed as floats: 25 MB for three channels
 
 
 def check_dense(values: Tensor | np.ndarray) -> None:
-    """Raise ValueError for a tensor or an array that does not hold all of its values, as a masked or a sparse one."""
+    """Raise ValueError for a tensor or an array that does not hold all of its values: a masked or sparse one."""
     if isinstance(values, np.ndarray):
         if np.ma.is_masked(values):
             raise ValueError("some values are masked: fill them first, as numpy.ma.filled does")
@@ -33,10 +33,10 @@ def as_array(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def as_tensor(values: Tensor | np.ndarray) -> Tensor:
-    """The values of a tensor or an array in PyTorch; copied only if they run backwards or have another byte order.
+    """The values of a tensor or an array in PyTorch; copied only if they have negative strides or another byte order.
 
     Raises:
-        ValueError: They are not numbers that PyTorch has; or see `check_dense`.
+        ValueError: They are not numbers that PyTorch supports; or see `check_dense`.
     """
     check_dense(values)
     if isinstance(values, Tensor):
@@ -116,11 +116,11 @@ def slice_by_slice(work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """Apply a function of single frames to many (f, 3, h, w), a few large ones at a time, so that it needs less memory.
 
     Args:
-        work: Maps frames (n, 3, h, w) to a tensor (n, ...), each frame by itself.
+        work: Maps frames (n, 3, h, w) to a tensor (n, ...), each frame independently.
         frames: The frames.
 
     Returns:
-        What `work` makes of all frames, with the same bits.
+        The result of `work` for all frames, bit for bit.
     """
     at_once = max(1, PIXELS_AT_ONCE // (frames.shape[-2] * frames.shape[-1]))
     return work(frames) if len(frames) <= at_once else torch.cat([work(part) for part in frames.split(at_once)])

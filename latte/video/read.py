@@ -46,7 +46,7 @@ def list_pictures(folder: Path) -> list[Path]:
     def natural(path: Path) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
-    with os.scandir(folder) as entries:  # which knows what is a file without a call for each
+    with os.scandir(folder) as entries:  # which tells files without a system call for each
         plain = [folder / entry.name for entry in entries if entry.is_file() or not is_special(entry.path)]
     visible = [path for path in plain if not path.name.startswith(".")]
     return sorted((path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES), key=natural)
@@ -271,7 +271,7 @@ def read_picture(path: Path) -> np.ndarray:
     with decoding(Path(path.name)), Image.open(path, formats=PICTURE_FORMATS) as image:
         check_frame_size(image.height, image.width)
         if image.format in ANIMATED_FORMATS and (frames := getattr(image, "n_frames", 1)) > 1:
-            raise ValueError(f"it is an animation of {frames} frames, and no picture: take it out of the folder")
+            raise ValueError(f"it is an animation of {frames} frames, not a picture: take it out of the folder")
         return picture_to_rgb(ImageOps.exif_transpose(image))
 
 

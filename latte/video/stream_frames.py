@@ -39,7 +39,7 @@ def read_stream(
     if not square_pixels:
         index = index._replace(pixel_aspect=Fraction(1))
     note_problem(index, damage)
-    if numbers and not damage.takes:  # what FFmpeg makes of a damaged video is numbered as it comes, from the start
+    if numbers and not damage.takes:  # frames of a damaged video are numbered as they come, from the start
         if max(numbers) >= len(index.times):
             return {}, index.fps
         key = index.key_before(min(numbers))
@@ -61,12 +61,12 @@ def read_stream(
 
 
 def read_from(key: KeyFrame, path: Path, index: FrameIndex, numbers: Sequence[int]) -> dict[int, np.ndarray]:
-    """Decode requested frames from a key frame. Returns none if what comes is not what the index says."""
+    """Decode requested frames from a key frame. Returns none if they do not match the index."""
     wanted, frames = set(numbers), {}
     last, converter = max(wanted), VideoReformatter()
     with open_stream(path) as (container, stream):
         check_size(stream, len(wanted), index.pixel_aspect)
-        with av.logging.Capture():  # what it reports of other places is not about these frames
+        with av.logging.Capture():  # its reports about other places do not concern these frames
             container.seek(key.pts, stream=stream)
         try:
             decoded = decode(container, stream, Damage(), head_is_cut=False)

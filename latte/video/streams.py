@@ -16,7 +16,7 @@ DEMUXERS = "mov,mp4,avi,matroska,webm,gif,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,
 OPTIONS = {"format_whitelist": DEMUXERS, "err_detect": "crccheck", "max_pixels": str(MAX_FRAME_PIXELS)}
 STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # of cover pictures
 STILL_DISPOSITIONS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-# These decoders show the frames before the first key frame, made of nothing; all others drop them.
+# These decoders output the frames before the first key frame without their references; all others drop them.
 SHOWS_FRAMES_WITHOUT_REFERENCE = ("mpeg4", "h263", "flv", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2")
 
 
@@ -37,13 +37,13 @@ def open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vi
         context.options = {name: OPTIONS[name] for name in ("err_detect", "max_pixels")}
         # data loaders already run one process per core
         stream.thread_type, stream.thread_count = "NONE", 1
-        if context.name == "vp8":  # only its decoder of slices notices data that end early
+        if context.name == "vp8":  # only its slice decoder notices truncated data
             stream.thread_type, stream.thread_count = "SLICE", 2
         yield container, stream
 
 
 def open_quietly(path: Path) -> av.container.InputContainer:
-    """Open a file. What FFmpeg logs about it comes again when its packets are read and decoded."""
+    """Open a file. FFmpeg repeats what it logs here when the packets are read and decoded."""
     with av.logging.Capture() as logs:
         try:
             return av.open(f"file:{path}", options=OPTIONS)  # "file:" allows for names such as 10:30.mp4
@@ -70,14 +70,14 @@ def find_film(container: av.container.InputContainer) -> av.VideoStream:
 def decode(
     container: av.container.InputContainer, stream: av.VideoStream, damage: Damage, head_is_cut: bool = False
 ) -> Iterator[av.VideoFrame]:
-    """Decode from where the container is, and note what FFmpeg reports.
+    """Decode from the container's current position, and note what FFmpeg reports.
 
     Args:
         container: The open file.
         stream: Its film.
         damage: Where reports are noted.
         head_is_cut: The first frames refer to others that were cut off. They are not shown, and what FFmpeg reports
-            about them is no damage.
+            about them does not count as damage.
 
     Yields:
         The frames that are shown, in their order.

@@ -83,7 +83,7 @@ def read_array_pickle(path: Path) -> dict[str, object]:
     """Read a pickled dictionary of numbers and NumPy arrays from an untrusted file.
 
     Returns:
-        The arrays and numbers by name. Objects of other types are not built; a Foreign stands in their place.
+        The arrays and numbers by name. Objects of other types are not built; a Foreign takes their place.
 
     Raises:
         CheckpointError: The file is missing or damaged, or does not hold a dictionary.
@@ -102,7 +102,7 @@ def read_array_pickle(path: Path) -> dict[str, object]:
         raise CheckpointError(f"{path} is damaged, or is not a pickle of arrays") from error
     if not isinstance(values, dict):
         kind = values.name if isinstance(values, Foreign) else f"an object of type {type(values).__name__}"
-        raise CheckpointError(f"{path}: it holds {kind}; it does not hold a dictionary")
+        raise CheckpointError(f"{path} holds {kind}, not a dictionary")
     return {name: value.value if isinstance(value, ArrayStandIn) else value for name, value in values.items()}
 
 
@@ -115,7 +115,7 @@ class DtypeStandIn:
         self.dtype = np.dtype(name)
 
     def set_state(self, state: tuple) -> None:
-        """Take over the byte order."""
+        """Set the byte order from the file."""
         self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in ("<", ">") else self.dtype
 
 
@@ -126,7 +126,7 @@ class ArrayStandIn:
         self.reader, self.value = reader, None
 
     def set_state(self, state: tuple) -> None:
-        """Look at the data in the file, which are not copied."""
+        """Make the array a view of the data in the file, without copying."""
         _, shape, dtype, fortran, data = state
         self.value = np.frombuffer(self.reader.as_bytes(data), dtype.dtype).reshape(
             shape, order="F" if fortran else "C"
@@ -154,7 +154,7 @@ class ArrayReader(PickleReader):
         self.left = size  # bytes of text that may still be turned into data; each text in a file is data of one array
 
     def as_bytes(self, data: object) -> bytes | bytearray:
-        """The data of an array, which are text if Python 2 wrote them, or Python 3 in an early protocol."""
+        """The data of an array, which is text if it was written by Python 2, or by Python 3 in an early protocol."""
         if not isinstance(data, str):
             return data
         self.left -= len(data)
@@ -167,7 +167,7 @@ class ArrayReader(PickleReader):
         return np.frombuffer(self.as_bytes(data), dtype.dtype, 1)[0].item()
 
     def from_buffer(self, data: object, dtype: DtypeStandIn, shape: tuple, order: str) -> ArrayStandIn:
-        """What numpy.core.numeric._frombuffer does, which arrays in pickles of protocol 5 are made by."""
+        """What numpy.core.numeric._frombuffer does, which builds the arrays in pickles of protocol 5."""
         array = ArrayStandIn(self)
         array.set_state((1, shape, dtype, order == "F", data))
         return array

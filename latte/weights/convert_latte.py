@@ -1,7 +1,7 @@
 """Conversion from and to the original Latte's checkpoints, and from DiT's.
 
 One table maps our names to theirs and serves both directions; `{i}` is the number of a block. A key without a row in
-the table is an error in either direction, and a missing key is one when the result is loaded.
+the table is an error in either direction; a missing key is an error when the result is loaded.
 """
 
 import re
@@ -53,7 +53,7 @@ def heads_first(
         name: The tensor's name, for messages.
         tensor: A weight (parts * heads * e, d) or a bias (parts * heads * e,).
         num_heads: The number of heads.
-        parts: What is fused.
+        parts: The fused parts, in order.
 
     Raises:
         ValueError: The rows do not divide into these parts and heads.
@@ -132,7 +132,8 @@ def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> 
 
     Args:
         source: The checkpoint's tensors by name.
-        num_heads: The number of heads, which shapes do not tell; None takes that of the published model of this width.
+        num_heads: The number of heads, which the shapes do not tell. None takes that of the published model of this
+            width.
 
     Raises:
         ValueError: It is not a Latte, no published model has this width, or its positions are not the fixed ones.
@@ -185,7 +186,7 @@ def unwrap(
 ) -> dict[str, Tensor]:
     """Take the weights of a Latte or another transformer out of a training checkpoint, see latte.weights.weight_sets.
 
-    Averages of the learned parameters alone are completed by the fixed position tables of another set.
+    Averages that contain only the learned parameters are completed with the fixed position tables of another set.
 
     Args:
         table: A checkpoint of any trainer, or a bare table of tensors.

@@ -1,7 +1,7 @@
 """Conversion of LatteT2V and T5 between our key names and the published ones, and from PixArt-alpha's.
 
 Each table maps our names to theirs and serves both directions. Every key is mapped or rejected by name. LatteT2V was
-published by its authors and by diffusers, under the same names except for one tensor that nothing reads.
+published by its authors and by diffusers, under the same names except for one tensor that is never used.
 """
 
 import re
@@ -67,7 +67,7 @@ PIXART_BLOCK: dict[str, str | None] = {
     "modulation": None,
 }
 PIXART_UNUSED = {"pos_embed", "y_embedder.y_embedding"}  # a table that our model computes, and the null caption
-FIXED = {  # entries of a published config.json for which a LatteT2V has one value
+FIXED = {  # entries of a published config.json that every LatteT2V shares
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
     "norm_type": "ada_norm_single",
@@ -92,7 +92,7 @@ T5_BLOCK = {
     "wi_1": "layer.1.DenseReluDense.wi_1",
     "wo": "layer.1.DenseReluDense.wo",
 }
-T5_DECODER = ("decoder.", "lm_head.")  # starts of the names in a whole T5 that its encoder does not have
+T5_DECODER = ("decoder.", "lm_head.")  # prefixes of the names in a whole T5 that its encoder does not have
 SHARED, TIED = "shared.weight", "encoder.embed_tokens.weight"  # the same tensor, if both are stored
 
 
@@ -131,7 +131,7 @@ def published_name(name: str, outside: dict[str, str], inside: dict[str, str], b
 
 
 def t2v_config(values: dict) -> LatteT2VConfig:
-    """Make a configuration of a published config.json. Raises ValueError if it describes another kind of model."""
+    """Make a configuration from a published config.json. Raises ValueError if it describes another kind of model."""
     for name, only in FIXED.items():
         if values.get(name, only) != only:
             raise ValueError(f"{name} is {shown(values[name])}; a LatteT2V has {only!r}")
@@ -175,7 +175,7 @@ def t2v_state_for_diffusers(model: LatteT2V) -> dict[str, Tensor]:
     """Convert the weights of a LatteT2V to the published names and shapes: the inverse of t2v_state.
 
     Returns:
-        What the load_state_dict of diffusers' LatteTransformer3DModel takes.
+        A state dict for diffusers' LatteTransformer3DModel.
     """
     cfg, state = model.config, {}
     kinds = ("transformer_blocks", "temporal_transformer_blocks")
@@ -238,7 +238,7 @@ def t5_state_for_transformers(model: T5Encoder) -> dict[str, Tensor]:
     """Convert the weights of a T5 encoder to the published names: the inverse of t5_state.
 
     Returns:
-        What transformers' T5EncoderModel stores in a file; the tied copy of the embedding is left out, as it does.
+        The state dict that transformers' T5EncoderModel stores in a file: without the tied copy of the embedding.
 
     Raises:
         ValueError: The encoder is in 8 bits.

@@ -1,7 +1,7 @@
-"""Conversion of autoencoders' weights to the current published names, which are ours, from the older forms.
+"""Conversion of autoencoder weights from older forms to the current published names, which are also ours.
 
-Latent diffusion's own code (Rombach et al. 2022) names layers otherwise, and stores the VAE alone or in the checkpoint
-of a whole Stable Diffusion. Older releases of diffusers have its layers under today's names, except in attention.
+The original latent diffusion code (Rombach et al. 2022) names layers differently, and stores the VAE alone or in the
+checkpoint of a whole Stable Diffusion. Older releases of diffusers use today's names, except in attention.
 """
 
 import re
@@ -15,7 +15,7 @@ from latte.weights.convert_latte import shape_of
 from latte.weights.tensors import nested_tables, rename_keys
 from latte.weights.weight_sets import choose_weights, refuse_without_weights, weight_sets
 
-MARKER = "encoder.conv_in.weight"  # every VAE has it, under all names
+MARKER = "encoder.conv_in.weight"  # every VAE has it, in all naming schemes
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # in diffusers, old: current
 LATENT_DIFFUSION = {  # in latent diffusion's code: current
     r"^encoder\.down\.(\d+)\.block\.": r"encoder.down_blocks.\1.resnets.",
@@ -31,7 +31,7 @@ LATENT_DIFFUSION = {  # in latent diffusion's code: current
     r"\.nin_shortcut\.": ".conv_shortcut.",
 }
 UNUSED = "loss."  # the discriminator that latent diffusion trains a VAE with
-OTHER_SCALES = "conditioner."  # in whole checkpoints of SDXL and later, whose VAEs look alike and scale otherwise
+OTHER_SCALES = "conditioner."  # in whole checkpoints of SDXL and later, whose VAEs look the same but have other scales
 
 
 def vae_state(table: dict) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def infer_vae_config(state: dict[str, Tensor], table: dict, path: Path) -> VAECo
         temporal_decoder=any(".temporal_res_block." in name for name in state),
     )
     warnings.warn(
-        f"{path} tells neither the scale of its latents nor the groups of its norms: taken are Stable Diffusion's, "
+        f"{path} states neither the scale of its latents nor the groups of its norms: using Stable Diffusion's, "
         f"{config.scaling_factor} and {config.norm_num_groups}; for others, put the weights into a folder with their "
         "config.json",
         stacklevel=3,

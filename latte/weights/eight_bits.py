@@ -15,7 +15,7 @@ def rows_in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int8 values (n, m) and float32 scales (n, 1). Their product is the matrix rounded to the nearest of 255 levels.
     """
-    weight = weight.float() if weight.dtype.itemsize == 1 else weight  # PyTorch computes nothing with 8-bit floats
+    weight = weight.float() if weight.dtype.itemsize == 1 else weight  # PyTorch cannot compute with 8-bit floats
     scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
     return (weight.float() / scale).round().to(torch.int8), scale
 

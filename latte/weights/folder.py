@@ -21,14 +21,14 @@ MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
 def weights_name(variant: str | None) -> str:
-    """The name of the file of weights, of a variant such as "fp16" or of none. Raises ValueError if it is no word."""
+    """The name of the weight file, with or without a variant such as "fp16". Raises ValueError if it is not a word."""
     if variant is not None and not re.fullmatch(r"\w[\w-]*", variant):
         raise ValueError(f"variant is {variant!r}; it must be a word for a file's name, such as fp16")
     return WEIGHTS if variant is None else WEIGHTS.replace(".", f".{variant}.")
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file has a name that write_network gives."""
+    """Whether this is a file name that write_network uses."""
     return name == CONFIG or re.fullmatch(weights_name(None).replace(".", r"(\.\w[\w-]*)?\.", 1), name) is not None
 
 
@@ -45,7 +45,7 @@ def digest_folder(folder: Path) -> str:
         CheckpointError: It is not a folder.
     """
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file, and a folder is needed: `latte convert {folder} NEW` writes one")
+        raise CheckpointError(f"{folder} is a file, but a folder is needed: `latte convert {folder} NEW` writes one")
     parts = [digest(path) for path in [*weight_files(folder), folder / CONFIG]]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -65,7 +65,7 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
     """
     path = folder / CONFIG
     files = weight_files(folder) if folder.is_dir() else []
-    if not path.is_file():  # such as what accelerate and DeepSpeed save
+    if not path.is_file():  # such as a folder that accelerate or DeepSpeed saved
         advice = f": give a file in it, {files[0].name}" if files else ""
         raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder{advice}")
     for file in files:
@@ -80,9 +80,9 @@ def make_network(network: Callable[[Any], Network], config: Any, state: dict[str
     """Make a network without values, on the meta device.
 
     Args:
-        network: Makes it of its configuration.
+        network: Makes it from its configuration.
         config: The configuration, which may ask for a network that takes long to make.
-        state: The weights that it is to be given.
+        state: The weights that it will get.
         path: Where they come from, for messages.
 
     Raises:
@@ -97,13 +97,13 @@ def make_network(network: Callable[[Any], Network], config: Any, state: dict[str
 def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Path:
     """Write `module.config` and the weights of `module` as a model folder.
 
-    A model folder that was written before is replaced, with all else that is in it left as it is. If writing is
-    interrupted, the folder is as before. What links in it lead to is never changed.
+    An existing model folder is replaced, but everything else in it is kept. If writing is interrupted, the folder stays
+    unchanged. The targets of links in it are never changed.
 
     Args:
         module: A network with a dataclass `config`.
         folder: Where to write; it must be new, empty, or a model folder written here.
-        dtype: What to convert the weights to; None keeps the type of each.
+        dtype: The type to convert the weights to; None keeps their own types.
 
     Returns:
         The folder.
@@ -124,16 +124,16 @@ def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None, var
     state, weights = cast(module.state_dict(), dtype), weights_name(variant)
     earlier = [path.name for path in own_folder(draft).iterdir() if is_ours(path.name)]
     for name in (*earlier, MANIFEST):
-        (draft / name).unlink(missing_ok=True)  # a further name of an earlier model's file
+        (draft / name).unlink(missing_ok=True)  # weights of another variant, for instance
     write_tensors(draft / weights, state)
     write_json(draft / CONFIG, asdict(module.config))
     write_manifest(draft, [CONFIG, weights])
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise CheckpointError if the folder holds what save_folder did not write, and would overwrite or have beside it.
+    """Raise CheckpointError if the folder is neither empty nor written by save_folder, or if it holds other weights.
 
-    Other weights are not removed, and beside those that are written they would count as damage.
+    Other weights would not be removed, and would count as damage beside the new ones.
     """
     if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return

@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub: from its cache on this machine, or downloaded if that is asked for."""
+"""Models by name on the Hugging Face hub: from the cache on this machine, or downloaded on request."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ from latte.weights.tensors import CheckpointError
 PIPELINE_FILES = (f"transformer/{CONFIG}", CONFIG)  # a snapshot with one of them can be a pipeline
 NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # of a repository
 ADDRESS = re.compile(rf"https?://(?:www\.)?huggingface\.co/({NAME})/(?:blob|resolve)/main/([^?#]+)")
-ASK_SECONDS = 5.0  # that the hub has to answer the first question; its package would try for half a minute
-SMALL = (".json", ".model", ".txt", ".md")  # ends of the names of what a pipeline reads besides weights
+ASK_SECONDS = 5.0  # time limit for the first answer of the hub; its package would try for half a minute
+SMALL = (".json", ".model", ".txt", ".md")  # suffixes of the files that a pipeline reads besides weights
 WEIGHT_FILE = re.compile(rf"(?:{'|'.join(STEMS)})(?:[.-][\w.-]+)?\.(?:{'|'.join(ENDS)})")
 
 
@@ -27,14 +27,14 @@ def find_pipeline(name: str | Path, local_files_only: bool = True, variant: str 
 
     Args:
         name: The path or name.
-        local_files_only: Look a name on the hub up in the cache alone; False downloads what is missing there.
-        variant: Of the weight files to download, see latte.weights.state_files.
+        local_files_only: Look up a name on the hub in the cache only. False downloads missing files.
+        variant: The variant of the weight files to download, see latte.weights.state_files.
 
     Returns:
         What find_model returns, or the model's snapshot in the Hugging Face cache.
 
     Raises:
-        CheckpointError: It is nowhere. For a name on the hub, the message says what to download.
+        CheckpointError: It was not found. For a name on the hub, the message says what to download.
     """
     needed = ", ".join(f"{part}/" for part in PARTS)
     return find_cached(name, PIPELINE_FILES, needed, local_files_only, variant)
@@ -60,7 +60,7 @@ def find_cached(
         local_files_only, variant: See find_pipeline.
 
     Raises:
-        CheckpointError: It is nowhere, or cannot be downloaded.
+        CheckpointError: It was not found, or cannot be downloaded.
     """
     if not re.fullmatch(NAME, str(name)) or os.path.exists(name) or str(name) in bundled_models():
         return find_model(name)
@@ -87,12 +87,12 @@ def find_file(path: str | Path, local_files_only: bool = True) -> Path:
     """Find a single file of weights: by path, or on the hub by its address or as "owner/name/file".
 
     Raises:
-        CheckpointError: It is nowhere, it is a folder, or it cannot be downloaded.
+        CheckpointError: It was not found, it is a folder, or it cannot be downloaded.
     """
     if os.path.isfile(path):
         return Path(path)
     if os.path.isdir(path):
-        raise CheckpointError(f"{path} is a folder, and from_single_file reads a file: use from_pretrained")
+        raise CheckpointError(f"{path} is a folder, but from_single_file reads a file: use from_pretrained")
     text = str(path)
     named = ADDRESS.fullmatch(text) or re.fullmatch(rf"({NAME})/([\w-].*\.\w+)", text)
     if named is None or ".." in PurePosixPath(named[2]).parts:
@@ -134,7 +134,7 @@ def hub_package() -> Any:
 
 
 def downloaded(name: str, cached: Path | None, fetch: Callable[[Any, list[str]], str]) -> Path:
-    """What is brought from the hub; if that fails, what the cache holds already, with a warning.
+    """Download from the hub; if that fails, use what the cache already holds, with a warning.
 
     Args:
         name: The repository.
@@ -149,11 +149,11 @@ def downloaded(name: str, cached: Path | None, fetch: Callable[[Any, list[str]],
         with errors_only():
             files = [file.rfilename for file in hub.HfApi().model_info(name, timeout=ASK_SECONDS).siblings]
             return Path(fetch(hub, files))
-    except Exception as error:  # of the network, the hub, the account and the disk: it documents no common base
+    except Exception as error:  # from the network, the hub, the account or the disk, without a documented common base
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         answered = files is not None or getattr(error, "response", None) is not None
         if cached is not None:
-            warnings.warn(f"{name}: huggingface.co cannot be asked, the cache is used: {said}", stacklevel=4)
+            warnings.warn(f"{name}: cannot check huggingface.co, using the cache: {said}", stacklevel=4)
             return cached
         near = nearest_path(Path(name))
         hint = f"; did you mean the folder {near}?" if near else ""
@@ -166,7 +166,7 @@ def downloaded(name: str, cached: Path | None, fetch: Callable[[Any, list[str]],
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Inside it, huggingface_hub logs no warnings: what matters of them is in the message of the error."""
+    """Within the context, huggingface_hub logs no warnings: the error message contains what matters."""
     log = logging.getLogger("huggingface_hub")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -177,10 +177,10 @@ def errors_only() -> Iterator[None]:
 
 
 def wanted_files(files: list[str], variant: str | None) -> list[str]:
-    """Of the files of a repository those that a pipeline reads: all small ones, and of each part's weights one form.
+    """The files of a repository that a pipeline reads: all small ones, and one form of each part's weights.
 
-    That is safetensors rather than pickles, and the variant rather than the plain files. A part without them has
-    whatever weights there are.
+    Safetensors are preferred to pickles, and the variant to the plain files. For a part without them, all its weight
+    files are taken.
     """
     wanted = [file for file in files if file.endswith(SMALL)]
     weights = [file for file in files if WEIGHT_FILE.fullmatch(PurePosixPath(file).name)]

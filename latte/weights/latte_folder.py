@@ -31,16 +31,16 @@ def save_latte(
 ) -> Path:
     """Write a model folder: the weights, and a file or subfolder for each further part that is given.
 
-    They are vae/, classes.json, sampling.json, scheduler/ and weaker/.
+    These are vae/, classes.json, sampling.json, scheduler/ and weaker/.
 
     Args:
-        folder: Where to write; a folder that was written before is replaced at the end, in one step.
+        folder: Where to write. An existing model folder is replaced at the end, in one step.
         model: The denoiser.
         vae: The autoencoder.
         class_names: Names of the classes, in the order of their numbers.
         sampling: Defaults of the pipeline's call.
         scheduler: The scheduler, if it is not the original Latte's.
-        dtype: What to convert the weights to; None keeps the type of each.
+        dtype: The type to convert the weights to; None keeps their own types.
         weaker: The weaker model that it is guided away from (latte.autoguidance).
         variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
 

@@ -125,7 +125,7 @@ def damage_of(folder: Path, run: Path) -> str | None:
 
 
 def bundled_models() -> dict[str, Path]:
-    """The models that ship with the package, and those of their parts that are models, by the names that they have."""
+    """The models that ship with the package, and those of their parts that are models, by name."""
     folders = {config.parent for config in BUNDLED.rglob(CONFIG)}
     folders |= {folder.parent for folder in folders if is_text_pipeline(folder.parent)}
     return {str(folder.relative_to(BUNDLED)): folder for folder in folders}
@@ -206,7 +206,7 @@ def weights_file(path: str | Path, weights: str = "ema", variant: str | None = N
     alone = variant is None and not any(variant_of(file.name) for file in path.glob("*.safetensors"))
     files = [path / WEIGHTS] if alone else state_files(path, variant)
     if len(files) > 1:
-        raise CheckpointError(f"{path} has its weights in {len(files)} files, and a Latte of classes is read from one")
+        raise CheckpointError(f"{path} has its weights in {len(files)} files; a class-conditional Latte needs one file")
     return files[0]
 
 
@@ -220,8 +220,8 @@ def load_model(
             the original Latte's weights: bare, or in a checkpoint of any trainer (see latte.weights.weight_sets).
         num_heads: The number of attention heads, which files of the original do not store; needed for a width that was
             never published.
-        weights: "ema" or "model". In a checkpoint that does not name what it holds, the only weights are taken.
-        variant: Of the weight files of a model folder, see latte.weights.state_files.
+        weights: "ema" or "model". If a checkpoint does not say which it holds, its only weights are taken.
+        variant: The variant of the weight files in a model folder, see latte.weights.state_files.
 
     Raises:
         CheckpointError: The model is missing or damaged, it is not a Latte, or the weights do not fit.
@@ -246,7 +246,7 @@ def load_model(
 
 
 def check_is_latte(path: Path) -> None:
-    """Raise CheckpointError if the folder holds something else than a Latte; the message says what, and what to do."""
+    """Raise CheckpointError if the folder holds something other than a Latte; the message says what, and what to do."""
     with prefix_errors(path / CONFIG):
         values = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     if is_text_pipeline(path):

@@ -11,14 +11,14 @@ WHERE = f"`{HERE}` is the folder of this file."
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a card says.
+    """The content of a model card.
 
     Attributes:
         summary: What the model is, in a sentence or two.
-        use: The lines of a shell that use the model.
-        tags: For the hub's search.
-        task: The hub's name of what the model does; "" for none.
-        sections: Titles, and below each a text, or a table of names and values.
+        use: Shell commands that use the model.
+        tags: Tags for the hub's search.
+        task: The hub's name of the model's task; "" for none.
+        sections: Titles, each with a text or a table of names and values.
     """
 
     summary: str
@@ -29,7 +29,7 @@ class ModelCard:
 
 
 def card_text(card: ModelCard) -> str:
-    """The card in Markdown, with the table in front that the hub reads."""
+    """The card in Markdown, with the metadata header that the hub reads."""
     head = ["library_name: latte-video", *([f"pipeline_tag: {card.task}"] if card.task else [])]
     head += ["tags:", *(f"- {tag}" for tag in card.tags)]
     parts = ["---", *head, "---", "", card.summary]
@@ -42,7 +42,7 @@ def card_text(card: ModelCard) -> str:
         else:
             parts += ["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in content.items())]
     text = "\n".join(parts) + "\n"
-    return text.encode(errors="backslashreplace").decode()  # a file's name need not be text
+    return text.encode(errors="backslashreplace").decode()  # a file's name need not be valid Unicode
 
 
 def cell(value: object) -> str:

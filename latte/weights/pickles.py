@@ -1,8 +1,8 @@
 """Untrusted pickles: their data is read, and no class or function that they name is ever looked up or called.
 
 Python's unpickler trusts the file: it calls what the file names, hashes whatever the file makes a key, and reserves the
-memory that the file asks for. The reader here executes the opcodes of plain data itself. What a pickle would build by a
-call is built by a function of the caller's own, or becomes a Foreign, which has no behaviour.
+memory that the file asks for. The reader here executes the opcodes of plain data itself. An object that a pickle would
+build by a call is built by a function of the reader's user, or becomes a Foreign, which has no behaviour.
 """
 
 import codecs
@@ -22,7 +22,7 @@ class Foreign:
 
     Attributes:
         name: What the file would call to build it, such as "argparse.Namespace".
-        state: The attributes that the file gives it, which nothing uses but the reader of TorchScript.
+        state: The attributes that the file gives it. Only the TorchScript reader uses them.
     """
 
     __slots__ = ("name", "state")
@@ -35,7 +35,7 @@ class Foreign:
 
 
 def table_of(pairs: object = (), *_: object) -> dict:
-    """What an OrderedDict becomes, which files of Python 2 build from a list of pairs."""
+    """The dict that takes the place of an OrderedDict, which Python 2 files build from a list of pairs."""
     table = {}
     for key, value in pairs if isinstance(pairs, list) else ():
         table[plain_key(key)] = value
@@ -65,10 +65,10 @@ class PickleReader:
     ones), Foreign objects, and what the caller's functions return.
 
     Args:
-        names: What takes the place of a name ("module.name") in the file: a constant, or a function that is called
-            with the arguments in the file. It must check them. An object that it returns may have a method
-            `set_state`, which gets the state in the file; objects without one refuse any state.
-        persistent: Makes an object of a persistent id, which refers to data outside of the pickle; None refuses all.
+        names: The replacement of each name ("module.name") in the file: a constant, or a function that is called with
+            the arguments in the file and must check them. An object that it returns may have a method `set_state`,
+            which gets the state in the file; objects without one refuse any state.
+        persistent: Makes an object from a persistent id, which refers to data outside of the pickle; None refuses all.
     """
 
     def __init__(self, names: Mapping[str, object], persistent: Callable[[object], object] | None = None):
@@ -76,7 +76,7 @@ class PickleReader:
         self.steps = 0  # taken so far, in all pickles of a file
 
     def load(self, file: IO[bytes]) -> object:
-        """Read one pickle, and leave the file behind its end.
+        """Read one pickle, and leave the file position at its end.
 
         Args:
             file: Its `read` must not reserve more memory than the file has bytes left, as that of a BytesIO.
@@ -117,7 +117,7 @@ class PickleReader:
         return items
 
     def find(self, name: str) -> object:
-        """What takes the place of a name, which Python 2 may have written."""
+        """The replacement of a name, which may be spelled as in Python 2."""
         name = name.replace("__builtin__.", "builtins.", 1)
         return self.names[name] if name in self.names else Foreign(name)
 

@@ -41,9 +41,9 @@ def load_part(
 
     Args:
         folder: The folder of the part.
-        to_config: Makes a configuration of the table in config.json.
-        network: Makes the network of its configuration.
-        to_state: Makes our state dict of a published one and the configuration.
+        to_config: Makes a configuration from the table in config.json.
+        network: Makes the network from its configuration.
+        to_state: Makes our state dict from a published one and the configuration.
         marker: A key that only our own state dicts have.
         convert: See latte.weights.state_files.read_part.
         variant: See latte.weights.state_files.
@@ -65,7 +65,7 @@ def load_t2v(folder: str | Path, dtype: torch.dtype = torch.float32, variant: st
 
     Args:
         folder: The transformer/ of a text-to-video folder.
-        dtype: What to convert the weights to.
+        dtype: The type to convert the weights to.
         variant: See latte.weights.state_files.
 
     Raises:
@@ -82,7 +82,7 @@ def load_t5(
 
     Args:
         folder: The text_encoder/ of a text-to-video folder, or a folder of a whole T5, whose decoder is left out.
-        dtype: What to convert the weights to. In half precision, the last projection of each block (`wo`) stays in
+        dtype: The type to convert the weights to. In half precision, the last projection of each block (`wo`) stays in
             float32.
         eight_bits: Quantize the matrices one by one as they are read (see latte.weights.eight_bits).
         variant: See latte.weights.state_files.
@@ -105,7 +105,7 @@ def load_t5(
 
 
 def load_checkpoint(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[LatteT2V, T5Encoder | None]:
-    """Load the averaged (EMA) weights of an unfinished text-to-video training, in evaluation mode.
+    """Load the averaged (EMA) weights of an unfinished text-to-video training run, in evaluation mode.
 
     Returns:
         The transformer, and the text encoder if it is trained too.
@@ -167,7 +167,7 @@ def readers(
 
     Args:
         path: A text-to-video folder, or a training checkpoint.
-        dtype: What to convert the weights to.
+        dtype: The type to convert the weights to.
         low: Quantize the text encoder to 8 bits.
         variant: See latte.weights.state_files.
 
@@ -175,10 +175,10 @@ def readers(
         Part name -> function without arguments, which returns the part or raises CheckpointError.
 
     Raises:
-        CheckpointError: A training checkpoint is to have a variant.
+        CheckpointError: A variant is requested for a training checkpoint.
     """
     if variant is not None and is_checkpoint(path):
-        raise CheckpointError(f"{path} is of a training, which has no variant {variant!r} of its files: leave it out")
+        raise CheckpointError(f"{path} is a training checkpoint, which has no variant {variant!r}: leave it out")
     trained = cache(lambda: load_checkpoint(path, dtype)) if is_checkpoint(path) else None
     texts = ("text_encoder", "tokenizer")
     textless = not any((model_root(path) / part).is_dir() for part in texts)
@@ -213,6 +213,6 @@ def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:
 
 
 def networks_of(parts: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """Of the parts of a model, those that have weights, as they are stored: an autoencoder without its chunking."""
+    """The parts of a model that have weights, as they are stored: an autoencoder without its chunking."""
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     return {name: part.model if name in ("vae", TEMPORAL_VAE) else part for name, part in networks.items()}

@@ -50,7 +50,7 @@ def save_published(
 ) -> Path:
     """Write a folder that diffusers' LattePipeline.from_pretrained loads, and our own from_pretrained too.
 
-    A part that is None or absent is left out and is null in model_index.json; diffusers then wants None passed for it
+    A part that is None or absent is left out and is null in model_index.json; diffusers then needs None passed for it
     too. The folder is written completely or not at all. Samplers of diffusers ignore a variance that the network
     learned, so its DDPMScheduler samples differently from our "ddpm".
 
@@ -58,7 +58,7 @@ def save_published(
         folder: Where to write; it must be new, empty, or a folder that this function wrote before.
         parts: Parts by the names in PARTS, as a pipeline's `components`; and, as Latte-1 has it, a second autoencoder
             vae_temporal_decoder, and a weaker model, which get a subfolder but no entry in the index.
-        dtype: What to convert the weights to; None keeps the type of each. In half precision, T5's `wo` stays in
+        dtype: The type to convert the weights to; None keeps their own types. In half precision, T5's `wo` stays in
             float32, as transformers keeps it too.
         sampling: The defaults for sampling.json, which only our pipeline reads; None writes no such file.
         variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
@@ -182,8 +182,8 @@ def scheduler_config(scheduler: Scheduler, prediction: str) -> dict:
         prediction: What the network predicts, "eps", "v" or "flow".
 
     Raises:
-        ValueError: The sampler's class in diffusers does not have this timestep spacing, or only a fixed stride; or it
-            is a flow's.
+        ValueError: The sampler's class in diffusers does not support this timestep spacing or fixed_stride=False, or
+            the scheduler is for a flow.
     """
     if scheduler.flow or prediction == "flow":
         raise ValueError("diffusers' Latte has no scheduler for a flow: keep this project's layout")

@@ -1,4 +1,4 @@
-"""Sampling settings that apply when a call does not give them: from a model's sampling.json, or usual for its kind."""
+"""Default sampling settings of a call: from a model's sampling.json, or the usual ones for its kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from latte.weights.tensors import CheckpointError, prefix_errors
 
 SAMPLING_FILE = "sampling.json"
 TEXT_GUIDANCE = 7.5  # guidance scale of text-to-video models, as in Latte-1's configuration
-CLASS_GUIDANCE = 4.0  # of class-conditional models that know guidance
+CLASS_GUIDANCE = 4.0  # of class-conditional models trained for guidance
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Guidance:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), or a method of latte.diffusion.guidance_methods.
 
     Attributes:
-        scale: The guidance scale; 1 means no guidance. Of "cfg++", 0 to 1: from unconditional to conditional.
+        scale: The guidance scale; 1 means no guidance. For "cfg++", it goes from 0 (unconditional) to 1 (conditional).
         interval: The lowest and the highest timestep at which to guide, both included, as in Kynkäänniemi et al. 2024
             (arXiv 2404.07724); None means all timesteps.
         method: "cfg", "apg", "cfg-zero" or "cfg++".
-        options: Of the method, by name; the others have the defaults of latte.diffusion.guidance_methods.OPTIONS.
+        options: Options of the method, by name; missing ones have the defaults of
+            latte.diffusion.guidance_methods.OPTIONS.
         schedule: How the scale depends on the timestep: "constant", "linear", "cosine" or "beta".
-        autoguidance_scale: The scale of autoguidance (latte.autoguidance), which takes the place of classifier-free
-            guidance in a pipeline with a weaker model; None: as `scale`.
+        autoguidance_scale: The scale of autoguidance (latte.autoguidance), which replaces classifier-free guidance in a
+            pipeline with a weaker model. None takes `scale`.
     """
 
     scale: float
@@ -48,7 +49,7 @@ class Guidance:
             if type(scale) not in (int, float) or not -1e300 < scale < 1e300:
                 raise ValueError(f"{name} is {shown(scale)}; it must be a finite number")
             if self.method == "cfg++" and not 0 <= scale <= 1:
-                raise ValueError(f"{name} is {scale:g}; with guidance_method cfg++ it must be in 0 to 1")
+                raise ValueError(f"{name} is {scale:g}; with guidance_method cfg++ it must be from 0 to 1")
         check_choice("guidance_schedule", self.schedule, tuple(SHAPES))
         if not isinstance(self.options, Mapping):
             raise ValueError(f"guidance_options is {shown(self.options)}; it must be a table of names and numbers")
@@ -65,17 +66,17 @@ class Guidance:
 
     @property
     def strength(self) -> float:
-        """Of a call: the scale that counts, which is autoguidance's if it has one of its own."""
+        """In a call: the effective scale, which is that of autoguidance if it is set."""
         return self.scale if self.autoguidance_scale is None else self.autoguidance_scale
 
     @property
     def guides(self) -> bool:
-        """Of a call: whether the result differs from the conditional model's."""
+        """In a call: whether the result differs from the conditional model's."""
         return self.strength != 1 or self.method == "cfg++"
 
     @property
     def said(self) -> str:
-        """Of a call: the scale that counts, with its name."""
+        """In a call: the effective scale, with its name."""
         return f"{WORDS[0] if self.autoguidance_scale is None else WORDS[-1]} {self.strength:g}"
 
     def asked(
@@ -86,20 +87,20 @@ class Guidance:
         """Return the guidance of a call: its arguments, or these settings where an argument is None.
 
         Args:
-            scale, interval, method, options, schedule, autoguidance_scale: Of the call.
-            away: The pipeline has a weaker model to guide away from. If autoguidance has a scale of its own, there is
-                no classifier-free guidance beside it, and `scale` is 1.
+            scale, interval, method, options, schedule, autoguidance_scale: Arguments of the call.
+            away: Whether the pipeline has a weaker model to guide away from. If autoguidance has its own scale, there
+                is no classifier-free guidance, and `scale` is 1.
 
         Raises:
-            ValueError: A value is not valid, or the call gives settings of guidance without guidance.
+            ValueError: A value is not valid, or the call gives settings of guidance but no guidance.
         """
         if autoguidance_scale is not None and not away:
-            raise ValueError("autoguidance_scale does nothing without a weaker model: enable_autoguidance names one")
+            raise ValueError("autoguidance_scale does nothing without a weaker model: set one with enable_autoguidance")
         own_scale = self.autoguidance_scale if autoguidance_scale is None else autoguidance_scale
         if away and own_scale is not None:
             if scale not in (None, 1):
                 raise ValueError(
-                    f"guidance_scale {scale} is of classifier-free guidance, and this model is guided away from a "
+                    f"guidance_scale {scale} is for classifier-free guidance, but this model is guided away from a "
                     "weaker one: set autoguidance_scale, or leave the weaker one out (weaker=None, --autoguidance none)"
                 )
             scale = 1.0
@@ -114,12 +115,12 @@ class Guidance:
         return guidance
 
     def asked_in(self, settings: Mapping[str, Any], away: bool = False) -> "Guidance":
-        """Return the guidance of a call, given its arguments by name, of which others are ignored."""
+        """Return the guidance of a call, given its arguments by name; unrelated ones are ignored."""
         return self.asked(*(settings.get(name) for name in WORDS), away=away)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As arguments of a call and entries of sampling.json: the scale, and what is not the default."""
+        """As arguments of a call and entries of sampling.json: the scale, and every setting that is not the default."""
         how = (self.interval, self.method, dict(self.options), self.schedule, self.autoguidance_scale)
         values = zip(WORDS, (self.scale, *how))
         return {name: value for name, value in values if name == WORDS[0] or value not in (None, "cfg", {}, "constant")}
@@ -152,7 +153,8 @@ class Sampling:
     Attributes:
         guidance: The guidance scale and interval.
         num_inference_steps: The number of denoising steps, 1 to 1000.
-        eta: Noise of the DDIM sampler (Song et al. 2020, arXiv 2010.02502, eq. 16), in [0, 1]; others have none.
+        eta: Noise of the DDIM sampler (Song et al. 2020, arXiv 2010.02502, eq. 16), in [0, 1]; other samplers have
+            none.
     """
 
     guidance: Guidance
@@ -162,9 +164,9 @@ class Sampling:
     def __post_init__(self) -> None:
         steps, eta = self.num_inference_steps, self.eta
         if type(steps) is not int or not 1 <= steps <= 1000:
-            raise ValueError(f"num_inference_steps is {shown(steps)}; it must be a whole number in 1 to 1000")
+            raise ValueError(f"num_inference_steps is {shown(steps)}; it must be a whole number from 1 to 1000")
         if type(eta) not in (int, float) or not 0 <= eta <= 1:
-            raise ValueError(f"eta is {shown(eta)}; it must be in 0 to 1")
+            raise ValueError(f"eta is {shown(eta)}; it must be from 0 to 1")
 
     def eta_of(self, sampler: str, asked: float | None) -> float:
         """Return the eta of a call: what it asks for, or the default, which is 0 for any sampler but ddim."""
@@ -215,13 +217,13 @@ def own_weaker(path: Path, sampling: Sampling | None) -> Path | None:
         sampling: Its defaults.
 
     Raises:
-        CheckpointError: The defaults name its scale, and it is not there: guidance would be another one.
+        CheckpointError: The defaults set its scale, but the weaker model is missing: guidance would change silently.
     """
     if (path / WEAKER).is_dir():
         return weaker_folder(path)
     if sampling is not None and sampling.guidance.autoguidance_scale is not None:
         raise CheckpointError(
-            f"{path / SAMPLING_FILE} names autoguidance_scale, and {path / WEAKER} is not there: restore it, or leave "
+            f"{path / SAMPLING_FILE} sets autoguidance_scale, but {path / WEAKER} is missing: restore it, or leave "
             "it out (weaker=None, --autoguidance none)"
         )
     return None

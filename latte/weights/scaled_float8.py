@@ -20,12 +20,12 @@ SCALE = re.compile(r"(?:^|[._])scaled?(?:_[a-z0-9]+)*$")  # ends of names of sca
 WEIGHT_SCALES = ("weight_scale", "scale_weight", "weight_scale_inv")
 FORMAT = "comfy_quant"  # JSON in bytes
 UNUSED = ("scaled_fp8", "input_scale", "scale_input")
-PARAMETER = "scale_shift_table"  # of a transformer, which is no scale
+PARAMETER = "scale_shift_table"  # a parameter of a transformer, not a scale
 BLOCK = 128  # rows and columns
 
 
 def is_scale(name: object) -> bool:
-    """Whether this is the name of a scale of weights, or of what is stored with scales."""
+    """Whether this is the name of a scale of weights, or of other data stored with scales."""
     last = str(name).rpartition(".")[2]
     return last == FORMAT or (last != PARAMETER and SCALE.search(str(name)) is not None)
 
@@ -36,13 +36,13 @@ def is_float8(value: object) -> bool:
 
 
 def take_scales(table: dict) -> dict[str, Tensor]:
-    """Take the scales of 8-bit floats out of a table of tensors by name, which is changed.
+    """Remove the scales of 8-bit floats from a table of tensors by name, in place.
 
     Returns:
-        The name of a weight -> its scale, for `unscaled`. Nothing, if the table has no 8-bit floats or no scales.
+        Name of a weight -> its scale, for `unscaled`. Empty if the table has no 8-bit floats or no scales.
 
     Raises:
-        ValueError: What stands there is none of the known forms.
+        ValueError: The scales are in none of the known forms.
     """
     weights = {name for name, value in table.items() if is_float8(value) and not is_scale(name)}
     others = [name for name in table if is_scale(name)] if weights else []

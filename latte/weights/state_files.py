@@ -25,8 +25,8 @@ def state_files(folder: Path, variant: str | None = None) -> list[Path]:
 
     Args:
         folder: The folder of the part.
-        variant: A word in the names of the files, such as "fp16". None takes the plain files, or else the only variant
-            that there is if it differs in precision alone. A part without the variant is read from its plain files,
+        variant: A word in the names of the files, such as "fp16". None takes the plain files or, without them, the only
+            variant present if it differs in precision only. A part without the variant is read from its plain files,
             with a warning.
 
     Raises:
@@ -37,7 +37,7 @@ def state_files(folder: Path, variant: str | None = None) -> list[Path]:
     known = f"({', '.join(f'{stem}.safetensors' for stem in STEMS)})"
     if variant is not None:
         if files := listed_files(folder, None):
-            warnings.warn(f"{folder} has no files of the variant {variant!r}: its plain ones are read", stacklevel=2)
+            warnings.warn(f"{folder} has no files of the variant {variant!r}: reading its plain files", stacklevel=2)
             return files
         raise CheckpointError(f"{folder} holds no weights of the variant {variant!r}, and no plain ones {known}")
     variants = sorted({variant_of(path.name) for path in folder.glob("*")} - {""})
@@ -96,7 +96,8 @@ def read_part(files: list[Path], convert: Callable[[str, Tensor], dict[str, Tens
 
     Args:
         files: Its files, as `state_files` returns them.
-        convert: Makes of a name and its tensor what to keep, before the next tensor is converted; None keeps it.
+        convert: Turns a name and its tensor into the tensors to keep, before the next tensor is converted. None keeps
+            it as it is.
 
     Raises:
         CheckpointError: A file is missing or damaged, or two shards hold the same name.
@@ -104,7 +105,7 @@ def read_part(files: list[Path], convert: Callable[[str, Tensor], dict[str, Tens
     convert = convert or (lambda name, tensor: {name: tensor})
     seen: set = set()
     state: dict = {}
-    waiting: dict = {}  # 8-bit floats and scales: one may lie in another shard than the other
+    waiting: dict = {}  # 8-bit floats and their scales, which may lie in different shards
     for file in files:
         for name, value in read_tensors(file, shard=True).items():
             if name in seen:

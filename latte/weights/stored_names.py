@@ -16,14 +16,14 @@ PICKLES = 4  # in a file of PyTorch before 1.6: two numbers, a table about the m
 
 
 def mentions(path: Path, end: str) -> bool:
-    """Whether a file holds a text that ends like this, such as the name of a tensor. No object or tensor is built."""
+    """Whether a file holds a text with this ending, such as the name of a tensor. No object or tensor is built."""
     try:
         if not is_safetensors(path):
             return any(text.endswith(end) for text in texts(path))
         check_header(path)
         with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             return any(name.endswith(end) for name in file.keys())  # noqa: SIM118
-    except Exception:  # a forged file can raise almost anything; whoever reads its tensors says that it is damaged
+    except Exception:  # a forged file can raise almost anything; reading its tensors reports the damage
         return False
 
 

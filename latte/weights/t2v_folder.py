@@ -28,7 +28,7 @@ def save_text_to_video(
 ) -> Path:
     """Write a text-to-video folder in our layout: a subfolder for every part, with our key names.
 
-    A folder that was written before is replaced at the end, in one step. If writing is interrupted, it is as before.
+    An existing model folder is replaced at the end, in one step. If writing is interrupted, it stays unchanged.
 
     Args:
         folder: Where to write.
@@ -55,7 +55,7 @@ def save_text_to_video(
 
 
 def save_small_parts(folder: Path, parts: Mapping[str, Any], sampling: Sampling | None) -> None:
-    """Write what has no weights, if it is there: the tokenizer, the scheduler and the sampling defaults."""
+    """Write the parts without weights, if they are given: the tokenizer, the scheduler and the sampling defaults."""
     if (tokenizer := parts.get("tokenizer")) is not None:
         tokenizer.save(own_folder(folder / "tokenizer"))
     if (scheduler := parts.get("scheduler")) is not None:
@@ -65,7 +65,7 @@ def save_small_parts(folder: Path, parts: Mapping[str, Any], sampling: Sampling 
 
 
 def check_parts_replaceable(folder: Path, networks: list[str]) -> None:
-    """Raise CheckpointError if writing these parts in our layout would overwrite what was not written here."""
+    """Raise CheckpointError if writing these parts in our layout would overwrite anything not written here."""
     for name in networks:
         check_replaceable(folder / name)
     for name in ("tokenizer", "scheduler"):
@@ -79,13 +79,13 @@ def convert_to_our_layout(
     """Convert a text-to-video folder of either layout, or a training checkpoint, to our layout, one part at a time.
 
     Args:
-        source: What to convert.
+        source: The folder or checkpoint to convert.
         target: The folder to write.
-        dtype: What to convert the weights to.
-        variant: Of the source's weight files, see latte.weights.state_files.
+        dtype: The type to convert the weights to.
+        variant: The variant of the source's weight files, see latte.weights.state_files.
 
     Yields:
-        Of each part with weights: its name, the files that it came from, and its network.
+        For each part with weights: its name, the files that it came from, and its network.
 
     Raises:
         CheckpointError: The target holds something else, or the source lacks a part. Nothing was written.

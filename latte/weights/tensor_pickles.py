@@ -1,4 +1,4 @@
-"""Untrusted pickles with tensors in them: which tensors a file describes, of values that lie outside of the pickle."""
+"""Untrusted pickles with tensors: the pickle describes the tensors, and their values lie outside of it."""
 
 from collections.abc import Callable
 from math import prod
@@ -27,7 +27,7 @@ STORAGES = {  # PyTorch's names of storages, without "Storage"
     "ComplexFloat": torch.complex64,
 }
 DENSE = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter")
-SPECIAL = {  # what builds tensors without plain values: their kind
+SPECIAL = {  # functions that build tensors without plain values: the kind of tensor
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_meta_tensor_no_storage": "without values",
     "torch._utils._rebuild_nested_tensor": "nested",
@@ -103,7 +103,7 @@ class TensorReader(PickleReader):
         metadata: tuple = (),
         dtype: torch.dtype | None = None,
     ) -> Tensor | Foreign:
-        """A tensor that looks at stored values, as PyTorch's functions _rebuild_tensor make it."""
+        """A tensor that is a view of stored values, as PyTorch's _rebuild_tensor functions make it."""
         self.tensors += 1
         if self.tensors > MOST_TENSORS:
             raise CheckpointError(f"it holds more than {MOST_TENSORS} tensors, so it is not read")
@@ -124,15 +124,15 @@ class TensorReader(PickleReader):
         return torch.empty(0, dtype=dtype, device=values.memory.device).set_(values.memory, offset, size, stride)
 
     def typed(self, function: Callable, kind: str | Foreign, arguments: tuple, state: object) -> Tensor | Foreign:
-        """A tensor of a class or with attributes, as PyTorch's function _rebuild_from_type_v2 makes it."""
+        """A tensor of a class or with attributes, as PyTorch's _rebuild_from_type_v2 makes it."""
         if isinstance(kind, Foreign) or isinstance(function, Foreign):
             return kind if isinstance(kind, Foreign) else Foreign(function.name)
         return without_state(function(*items_of(arguments)), state)
 
 
 def without_state(tensor: Tensor | Foreign, state: object) -> Tensor | Foreign:
-    """Return a tensor, unless it has attributes, which could take the place of its methods."""
-    parts = state if isinstance(state, tuple) else (state,)  # of an object with slots: the attributes and the slots
+    """Return a tensor, unless it has attributes, which could override its methods."""
+    parts = state if isinstance(state, tuple) else (state,)  # for an object with slots: the attributes and the slots
     for part in parts:
         if part is not None and part != {}:
             names = f" ({next(iter(part))!s:.50})" if isinstance(part, dict) else ""

@@ -18,14 +18,14 @@ from latte.weights.scaled_float8 import FLOATS8, take_scales, unscaled
 from latte.weights.tensor_pickles import SPECIAL
 from latte.weights.torch_files import ZIP, read_torch_file
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by name, as options take it
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # by their names in options
 FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
 NOT_LOADED = f"which is not a tensor and is not loaded: {SAVE_TENSORS}"
-CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest step of the times of a file, as on FAT
-MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables in which weights are looked for, and tables in all
-MOST_ENTRIES = 2_000_000  # of these tables in sum
-MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file, which names 100,000 tensors in as many; 0.3 MB are usual at most
+CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest resolution of file times, that of FAT
+MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables searched for weights, and tables in total
+MOST_ENTRIES = 2_000_000  # of these tables in total
+MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file: room for 100,000 tensors; usual ones have at most 0.3 MB
 
 
 @contextmanager
@@ -57,9 +57,9 @@ def digest(path: Path) -> str:
 
 
 def settled(*files: Path) -> bool:
-    """Whether files are old enough for a later change to show in their times, so that digests can be remembered.
+    """Whether files are old enough for a later change to show in their times, so that digests can be cached.
 
-    The time of a change is set by the file system; that of the contents (mtime) can be set by anybody.
+    It uses ctime, which the file system sets; mtime can be set by anybody.
     """
     return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > CLOCK_TICK
 
@@ -73,19 +73,19 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
 
     Args:
         path: A .safetensors file, or a .pt, .pth, .bin or .ckpt file of any version of PyTorch, or a TorchScript
-            archive. Its content tells which, not its suffix.
+            archive. Its content decides which, not its suffix.
         shard: Leave 8-bit floats as they are stored, since their scales may lie in another file.
 
     Returns:
         What the file holds: tensors by name, or a table with such tables in it ("ema", "model"). Objects of other types
-        beside them are not built; a Foreign stands in their place.
+        are not built; a Foreign takes their place.
 
     Raises:
         CheckpointError: The file is missing or damaged, it holds objects but no tensors, some values are not finite,
             tensors have attributes, floats of 8 bits have scales of an unknown form (latte.weights.scaled_float8), or
             they claim more memory than the file can account for.
     """
-    if not os.path.isfile(path):  # which also knows names that are too long
+    if not os.path.isfile(path):  # which also handles names that are too long
         raise CheckpointError(f"{path}: there is no such file")
     refuse_pointer(path)
     table = read_untrusted(path)
@@ -110,13 +110,13 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
 
 
 def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """List a table, and the tables in it at any of MOST_NESTED levels that lie under texts ("ema", "state_dict").
+    """List a table and the tables nested in it, up to MOST_NESTED levels, under string keys ("ema", "state_dict").
 
     Yields:
-        The keys of a table, from outside, and the table.
+        The keys that lead to a table, outermost first, and the table.
 
     Raises:
-        CheckpointError: There are more than MOST_TABLES, or more than MOST_ENTRIES in all of them.
+        CheckpointError: There are more than MOST_TABLES tables, or more than MOST_ENTRIES entries in all of them.
     """
     found: list[tuple[tuple[str, ...], dict]] = [((), table)]
     entries = 0
@@ -151,7 +151,7 @@ def read_untrusted(path: Path) -> object:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as a .safetensors file does, whatever its suffix is: with a size and a JSON object."""
+    """Whether a file starts like a .safetensors file, with a size and a JSON object, whatever its suffix."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and not start.startswith(ZIP)
@@ -171,7 +171,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def check_values(table: dict, path: Path, prefix: str) -> None:
-    """Check every tensor of a table: dense, finite, and no larger in sum than the file can account for.
+    """Check every tensor of a table: dense, finite, and no larger in total than the file can account for.
 
     Views that share one storage could make a small file expand to a huge model. A tied tensor, such as the embedding
     of T5, has two names and is stored once, so the limit is twice the size of the file.
@@ -198,7 +198,7 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
             raise CheckpointError(
                 f"{path}: {prefix}{name} of shape {shape} brings the tensors to more than twice the file's size"
             )
-        values = tensor.float() if tensor.dtype in FLOATS8 else tensor  # PyTorch examines no 8-bit floats
+        values = tensor.float() if tensor.dtype in FLOATS8 else tensor  # PyTorch has no isfinite for 8-bit floats
         if tensor.dtype in FLOATS and not values.isfinite().all():
             raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
 
@@ -249,7 +249,7 @@ def load_strictly(
         model: The network, which may be on the meta device.
         state: Its tensors by name.
         path: The file or folder that they come from, for messages.
-        dtype: What to convert them to; None keeps the type of each.
+        dtype: The type to convert them to; None keeps each tensor's own.
 
     Raises:
         CheckpointError: A tensor is missing, surplus, of another shape, not of floating-point numbers, or overflows
@@ -285,7 +285,7 @@ def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, str] | 
     Args:
         path: The file.
         state: The tensors.
-        notes: The metadata to store; by default that they are PyTorch's. Several entries have no fixed order.
+        notes: The metadata to store; by default, that the tensors are PyTorch's. Several entries have no fixed order.
     """
     state = {name: tensor.contiguous() for name, tensor in cast(state, None).items()}
     needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())

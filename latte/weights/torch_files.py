@@ -22,8 +22,8 @@ from latte.weights.torchscript import script_tensors
 
 OBJECTS = "/data.pkl"  # end of the name of a record
 ZIP = b"PK\x03\x04"  # the start of an archive
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # that files from before PyTorch 1.6 begin with
-CHUNK = 1 << 20  # bytes that are read at once
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the start of files from before PyTorch 1.6
+CHUNK = 1 << 20  # bytes read at once
 
 
 def read_torch_file(path: Path, values: bool = True) -> object:
@@ -31,12 +31,12 @@ def read_torch_file(path: Path, values: bool = True) -> object:
 
     Args:
         path: The file.
-        values: Whether to read the values of tensors. Without, they are on the device "meta": they have a shape and a
-            type, and take no memory.
+        values: Whether to read the values of tensors. If not, tensors are on the device "meta": they have a shape and a
+            type, but take no memory.
 
     Returns:
-        What it holds: see PickleReader, and tensors that share memory where they shared it in the file. Objects of
-        other types are Foreign. Of a TorchScript archive, the tensors of its module by name.
+        Its content: see PickleReader. Tensors that share memory in the file share it here too. Objects of other types
+        are Foreign. For a TorchScript archive, the tensors of its module by name.
 
     Raises:
         CheckpointError: It holds something that is not read; the message does not name the file.
@@ -49,7 +49,7 @@ def read_torch_file(path: Path, values: bool = True) -> object:
 
 @contextmanager
 def opened(path: Path) -> Iterator["zipfile.ZipFile | BoundedReader"]:
-    """Open a file of PyTorch: as an archive, or as the pickles that files from before PyTorch 1.6 are."""
+    """Open a PyTorch file: as an archive, or as a sequence of pickles if it is from before PyTorch 1.6."""
     with path.open("rb") as file:
         zipped = file.read(len(ZIP)) == ZIP
         file.seek(0)
@@ -167,7 +167,7 @@ def read_legacy(file: BoundedReader, values: bool) -> object:
 
     reader = TensorReader(reserve)
     if reader.load(file) != MAGIC or reader.load(file) != PROTOCOL:
-        raise ValueError("it does not begin as a file of PyTorch does")
+        raise ValueError("it does not start like a PyTorch file")
     reader.load(file)  # about the machine
     content, keys = reader.load(file), reader.load(file)
     if sorted(keys) != sorted(storages):

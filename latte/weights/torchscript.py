@@ -16,9 +16,9 @@ def script_tensors(module: Foreign) -> dict[str, Tensor]:
         prefix, owner = waiting.pop()
         attributes = owner.state if isinstance(owner.state, dict) else {}
         visits, entries = visits + 1, entries + len(attributes)
-        if visits > MOST_MODULES or len(prefix) > 1000:  # modules that contain each other have no end
+        if visits > MOST_MODULES or len(prefix) > 1000:  # modules that contain each other would never end
             raise CheckpointError(f"it has more than {MOST_MODULES} modules, so it is not read")
-        if entries > MOST_ATTRIBUTES:  # of modules that stand in many places
+        if entries > MOST_ATTRIBUTES:  # for modules that are used in many places
             raise CheckpointError(f"its modules have more than {MOST_ATTRIBUTES} attributes, so it is not read")
         for name, value in attributes.items():
             if isinstance(value, Tensor):

@@ -33,7 +33,7 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, variant: str 
     Args:
         path: A folder with config.json and weights, as published or as save_vae writes it; or a single file, in which
             the VAE may be a part of a whole Stable Diffusion or of a training checkpoint.
-        dtype: What to convert the weights to.
+        dtype: The type to convert the weights to.
         variant: See latte.weights.state_files.
 
     Raises:

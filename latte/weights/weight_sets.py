@@ -1,8 +1,8 @@
 """Finding the weights of one network in a checkpoint of any trainer.
 
-Trainers nest tables ({"state_dict": {...}}), put words before the names of parameters ("ema.", "first_stage_model."),
-or do both; and what wraps a module puts a word of its own anywhere into names. A network is recognised by the name of
-one of its parameters. Its weights are all that stands beside this one, in the same table and under the same words.
+Trainers nest tables ({"state_dict": {...}}), prefix the names of parameters ("ema.", "first_stage_model."), or do both;
+and module wrappers insert words of their own anywhere in the names. A network is recognised by the name of one of its
+parameters. Its weights are all parameters beside this one, in the same table and with the same prefix.
 """
 
 import re
@@ -16,24 +16,24 @@ from latte.weights.tensors import NOT_LOADED, nested_tables, rename_keys
 
 Words = tuple[str, ...]
 
-WRAPPERS = {  # words of data parallelism and averages, torch.compile, FSDP, activation checkpointing, Fabric
+WRAPPERS = {  # inserted by data parallelism and averaging, torch.compile, FSDP, activation checkpointing, Fabric
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"),
-    "_fpw_module",  # of the first versions of FSDP
+    "_fpw_module",  # by the first versions of FSDP
 }
-AVERAGES = {"ema", "emas", "swa", "averaged", "average", "avg", "polyak", "shadow"}  # in words before averaged weights
+AVERAGES = {"ema", "emas", "swa", "averaged", "average", "avg", "polyak", "shadow"}  # in prefixes of averaged weights
 WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # a part of model_ema, emaModel or netEMA
 AVERAGED_BY_LIGHTNING = {"state_dict": "averaged_state_dict"}  # beside current_model_state, by its WeightAveraging
-ONLINE = "online_model"  # the word before the weights that ema_pytorch averages, in the table of its averages
+ONLINE = "online_model"  # the prefix of the online weights in the table of ema_pytorch
 MOST_SETS = 20  # in a checkpoint
-COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers that averages keep beside the weights
+COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")  # numbers stored beside averages
 
 
 class WeightSet(NamedTuple):
     """One set of weights in a checkpoint."""
 
-    keys: Words  # of the tables that it lies in, from outside
+    keys: Words  # of the tables that it lies in, outermost first
     prefix: Words  # before the names in that table
-    state: dict[str, Tensor]  # by the names that parameters have in the network
+    state: dict[str, Tensor]  # by the parameters' names in the network
 
     @property
     def averaged(self) -> bool:
@@ -42,17 +42,17 @@ class WeightSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Where it lies, for messages."""
+        """Its location, for messages."""
         return ".".join((*self.keys, *self.prefix)) or "one without a name"
 
 
 def without_wrappers(name: str) -> str:
-    """The name of a parameter without the words that wrappers of modules put into it."""
+    """The name of a parameter without the words that module wrappers insert."""
     return ".".join(word for word in name.split(".") if word not in WRAPPERS)
 
 
 def is_average(words: Words) -> bool:
-    """Whether these words stand before averaged weights."""
+    """Whether these words are the prefix of averaged weights."""
     return ONLINE not in words and any(part.lower() in AVERAGES for word in words for part in WORD.findall(word))
 
 
@@ -94,17 +94,17 @@ def weight_sets(table: dict, markers: Words) -> list[WeightSet]:
             averages = dotless_averages(part, found, markers)
             for words in (average.prefix for average in averages) if not prefix else ():
                 for name in [name for name in state if name.startswith(".".join(words) + ".")]:
-                    del state[name]  # which stand beside weights without words before their names
+                    del state[name]  # which lie beside weights without a prefix
             sets += [found, *averages]
     return sets
 
 
 def dotless_averages(part: dict, online: WeightSet, markers: Words) -> list[WeightSet]:
-    """Find averages as latent diffusion's code keeps them: under the names of the weights without their dots.
+    """Find averages as the latent diffusion code keeps them: under the names of the weights, without dots.
 
     Args:
         part: The table that a set of weights lies in.
-        online: This set. The names of its averages may begin with the last of the words before its own.
+        online: This set. The names of its averages may begin with the last word of its prefix.
         markers: See weight_sets.
     """
     names = {}
@@ -124,13 +124,13 @@ def choose_weights(table: dict, sets: list[WeightSet], weights: str | None) -> W
     """Choose one set of weights.
 
     Args:
-        table: The checkpoint, for what it holds besides.
+        table: The checkpoint, which may also hold averages that cannot be read.
         sets: The sets in it, at least one.
-        weights: "ema": the averaged ones, or the only ones where nothing tells what they are. "model": those that are
-            not averaged, or the only ones. None: the averaged ones if there are any, else the others.
+        weights: "ema": the averaged weights, or, if nothing tells which kind they are, the others. "model": the weights
+            that are not averaged. None: the averaged weights if there are any, otherwise the others.
 
     Raises:
-        ValueError: There are none of the kind, or several that differ.
+        ValueError: There are no weights of this kind, or several sets that differ.
     """
     averaged = [found for found in sets if found.averaged]
     others = [found for found in sets if not found.averaged]
@@ -159,7 +159,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def unread_averages(table: dict) -> list[str]:
-    """Describe what is averaged weights by its name, and is not a table of tensors with names of parameters."""
+    """Describe entries that are averaged weights by name, but not tables of tensors with parameter names."""
     found = []
     for keys, part in nested_tables(table):
         for key, value in part.items():
@@ -177,7 +177,7 @@ def unread_averages(table: dict) -> list[str]:
 
 
 def refuse_without_weights(table: dict, marker: str, whose: str) -> None:
-    """Raise a ValueError that says what a checkpoint holds, which has no weights of the kind that is asked for."""
+    """Raise ValueError for a checkpoint without the requested kind of weights; the message says what it holds."""
     foreign = [
         f"{'.'.join((*keys, str(key)))} is an object of {value.name}"
         for keys, part in nested_tables(table)

@@ -77,7 +77,7 @@ def test_a_checkpoint_and_a_published_model_can_teach(teachers, published):
     config = student_config(str(checkpoint), 4, [])
     assert config.model == student_config(str(teachers["text"]), 4, []).model
     theirs = student_config(str(published), 4, ["data=videos"])
-    with pytest.raises(ValueError, match="does not say what it learned from: give data="):
+    with pytest.raises(ValueError, match="does not say which data it was trained on: give data="):
         student_config(str(published), 4, [])
     assert (theirs.teacher_guidance, theirs.prediction) == (7.5, "eps") and theirs.text_encoder["d_ff"] > 0
 

@@ -84,7 +84,7 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
         (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
         (str(folder), [], "no VAE"),
-        (str(tmp_path), [], "say what to compare them with, as --real FOLDER"),
+        (str(tmp_path), [], "name what to compare them with, such as --real FOLDER"),
     ):
         assert main(["eval", model, *WORDS, *words]) == 2
         assert say in capsys.readouterr().err.splitlines()[-1]

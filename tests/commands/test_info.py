@@ -54,7 +54,7 @@ def test_runs_models_and_what_they_write(vae, tmp_path, info):
         "a folder of runs" in said and "run         a Latte on shapes, 2 of 2 steps saved" in said and "text  " in said
     )
     shutil.rmtree(tmp_path / "run/checkpoints/step-0000002")
-    assert f"1 of 2 saved; the result is {tmp_path}/run/final; `latte train --run {tmp_path}/run` goes on" in info(
+    assert f"1 of 2 saved; the result is {tmp_path}/run/final; resume: `latte train --run {tmp_path}/run`" in info(
         tmp_path / "run"
     )
     for path in ("run/final", "run/checkpoints/step-0000001"):

@@ -32,7 +32,7 @@ def test_command_alone_and_as_two_processes(model, tmp_path, capsys):
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
     assert "5 videos in " in capsys.readouterr().out
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
-    assert "all were there already" in capsys.readouterr().out
+    assert "all existed already" in capsys.readouterr().out
     place = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # what torchrun says, whose port is not used
     work = lambda: main([*words, str(tmp_path / "two"), "--count", "5"])
     log = tmp_path / "log"

@@ -60,7 +60,7 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
     [
         (["plan", "--plan", "none"], "there is no plan 'none': "),
         (["plan", "--out", "a.txt"], "--out a.txt is not a picture: give a .png, .pdf or .svg"),
-        (["plan", "--tokens", "0"], "--tokens is 0; it must be in 1 to 4096"),
+        (["plan", "--tokens", "0"], "--tokens is 0; it must be from 1 to 4096"),
         (["calibrate", "--budget", "1.5"], "--budget is 1.5; it is a share of the exact FLOPs"),
         (["calibrate", "--budget", "0.01", "--videos", "1"], "no plan computes 0.01 of the exact FLOPs or less"),
         (["calibrate", "--videos", "0"], "--videos is 0; it must be a whole number"),

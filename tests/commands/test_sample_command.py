@@ -98,7 +98,7 @@ def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
     (tmp_path / "index.html").write_text('<video src="000-holiday.mp4">')
     (tmp_path / "000-holiday.mp4").write_text("mine")
     assert main(words) == 2
-    assert "not one that was written here" in capsys.readouterr().err
+    assert "was not written by this command" in capsys.readouterr().err
     (tmp_path / "index.html").unlink()
     assert main(words) == 0
     page = tmp_path / "index.html"
@@ -145,14 +145,14 @@ def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
         (["--height", "0"], "height is 0"),
         (["--num-frames", "99999999999999999999"], "num_frames is 99999999999999999999"),
         (["--num-videos", "0"], "--num-videos is 0"),
-        (["--num-videos", "99999999999999999999"], "in all 1000000 or fewer"),
+        (["--num-videos", "99999999999999999999"], "at most 1000000 in total"),
         (["--num-sampling-steps", "lots"], "lots"),
         (["--cfg-scale", "nan"], "guidance_scale is nan"),
         (["--fps", "0"], "--fps is 0"),
-        (["--fps", "inf"], "--fps is inf; it must be in 0.1 to 1000"),
+        (["--fps", "inf"], "--fps is inf; it must be from 0.1 to 1000"),
         (["--pab", "hue=2"], "--pab hue=2: expected KIND=RANGE"),
-        (["--steps", "0"], "--steps is 0; it must be a whole number, in 1 to 1000"),
-        (["--num-sampling-steps", "1001"], "--steps is 1001; it must be a whole number, in 1 to 1000"),
+        (["--steps", "0"], "--steps is 0; it must be a whole number, from 1 to 1000"),
+        (["--num-sampling-steps", "1001"], "--steps is 1001; it must be a whole number, from 1 to 1000"),
         (["--pab", "spatial=2", "spatial=3"], "--pab spatial=3: spatial is given twice"),
         (["--vae", "nowhere"], "nowhere"),
         (["--device", "abacus"], "device 'abacus': this machine has no such device"),
@@ -214,7 +214,7 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("command", "say"), [("plot", "no result was written"), ("encode", "the same command goes on")]
+    ("command", "say"), [("plot", "no result was written"), ("encode", "run the same command again to resume")]
 )
 def test_a_command_that_is_stopped_while_it_is_imported_says_so(command, say, tmp_path, monkeypatch, capsys):
     (tmp_path / f"{command}.py").write_text("raise KeyboardInterrupt")

@@ -159,7 +159,7 @@ def test_conversion_keeps_that_of_text_to_video(published, tmp_path):
     ("words", "say"),
     [
         (["--autoguidance", "none", "--autoguidance-scale", "2"], "--autoguidance-scale does nothing without a weaker"),
-        (["--cfg-scale", "3"], "guidance_scale 3.0 is of classifier-free guidance, and this model is guided away"),
+        (["--cfg-scale", "3"], "guidance_scale 3.0 is for classifier-free guidance, but this model is guided away"),
         (["--autoguidance-scale", "1"], "autoguidance does nothing with autoguidance_scale 1: set"),
         (["--autoguidance", "nothing"], "no model at nothing"),
     ],

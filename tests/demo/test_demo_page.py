@@ -22,7 +22,7 @@ FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-s
     [
         ([], "the page needs gradio: pip install 'latte-video[demo]'"),
         (["--results", "none.json"], "--results none.json: there is no such file or folder"),
-        (["--port", "70000"], "--port is 70000; it must be in 1 to 65535"),
+        (["--port", "70000"], "--port is 70000; it must be from 1 to 65535"),
     ],
 )
 def test_what_is_missing_takes_one_line(words, say, monkeypatch, capsys):

@@ -54,7 +54,7 @@ def test_sources_of_another_kind_are_named():
         ({"latents": latents.numpy()}, "latents are a ndarray: expected a dense torch.Tensor"),
         ({"latents": latents.to_sparse()}, "or a sparse one"),
         ({"latents": latents.to("meta")}, "tensor without memory"),
-        ({"latents": latents / 0}, "latents hold NaN or infinite values"),
+        ({"latents": latents / 0}, "latents contain NaN or infinite values"),
         ({"random": 5}, "generator is a int: expected a torch.Generator"),
         ({"random": [1, 2, 3]}, "generator is a list"),
     ):

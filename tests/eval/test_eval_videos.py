@@ -36,7 +36,7 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
         said = capsys.readouterr().out
         results[name] = json.loads(out.read_text())
         assert f"{results[name]['distance']:.2f}" in said and "not FVD" in said and "clips 48" in said
-        assert "the network was trained on the built-in shapes only" in said
+        assert "the network was trained only on the built-in shapes" in said
     good, bad = results["good"], results["bad"]
     assert good["metric"] == bad["metric"] == "shapes_distance"
     assert bad["distance"] > 3 * good["distance"] and bad["kernel"]["value"] > good["kernel"]["value"]
@@ -46,7 +46,7 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
     said = capsys.readouterr().out
     assert (
         f"good.json ({good['distance']:.2f}) is lower than" in said
-        and "how certain this is cannot be said without intervals" in said
+        and "without intervals, it is not known how certain this is" in said
     )
     assert "48 clips are too few to extrapolate from: 96 or more are needed" in good["caveats"]
     for name, change in (("fewer", ["--num-videos", "40"]), ("cut", ["--num-videos", "48", "--real-crop", "6"])):

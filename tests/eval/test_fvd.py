@@ -127,7 +127,7 @@ def test_what_is_lower_at_infinite_n_is_the_better_one():
     )
     assert "it is 19.20 against 19.00; their 95 % intervals do not overlap" in said
     del other["infinite"]
-    assert compared(("other", "one"), (other, one)).startswith("other (19.00) is lower than one (19.20); how certain")
+    assert compared(("other", "one"), (other, one)).startswith("other (19.00) is lower than one (19.20); without")
 
 
 @pytest.mark.parametrize(("count", "width"), [(60, 32), (110, 32)])
@@ -160,7 +160,7 @@ def test_given_statistics_are_read(tmp_path):
     for name, words in {
         "c.npz": "neither mean nor mu, only video",
         "d.npz": "is damaged",
-        "e.pkl": "does not hold a dictionary",
+        "e.pkl": "not a dictionary",
         "f.npz": "not an .npz of plain arrays",
         "g.npz": "no such file",
     }.items():

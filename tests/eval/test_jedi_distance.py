@@ -77,7 +77,7 @@ def test_the_command_measures_both(tmp_path, capsys, monkeypatch):
     for wrong, line in (
         (["--vjepa", "e"], "--vjepa does nothing without --vjepa-probe"),
         (["--vjepa-probe", "p"], "--vjepa-probe does nothing without --vjepa"),
-        (["--i3d", "i.pt"], "--i3d and --videomae are networks of two distances"),
+        (["--i3d", "i.pt"], "--i3d and --videomae belong to two different distances"),
     ):
         assert main([*words, *wrong]) == 2
         assert line in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_damaged_videos_that_a_prepared_list_takes(tmp_path):
     reading = Reading(adjusted("exact", frames=4))
     result = compare_videos(tmp_path / "list", tmp_path / "list", DETECTOR, reading)
     assert result.to_dict()["real"]["clips"] == 4 and result.to_dict()["real"]["damaged"] == 1
-    assert "1 real video is damaged, and read as FFmpeg conceals the damage" in result.caveats
+    assert "1 real video is damaged, and read with FFmpeg's error concealment" in result.caveats
     with pytest.warns(UserWarning, match="left out: .*3.mkv"):
         result = compare_videos(tmp_path / "data", tmp_path / "data", DETECTOR, reading)
     assert result.to_dict()["real"]["clips"] == 3

@@ -88,7 +88,7 @@ def test_another_text_takes_effect():
 
 def test_plans_that_look_at_the_data_are_refused():
     tested = plan({}, {"network": Reuse(threshold=Threshold(0.1))})
-    with pytest.raises(ValueError, match="looks at the data"):
+    with pytest.raises(ValueError, match="depends on the data"):
         StaticCache(tested, {}, [("network", 0)])
 
 

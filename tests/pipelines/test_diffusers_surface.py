@@ -121,7 +121,7 @@ def test_config_and_repr_describe_the_parts(published, pipe):
     assert said[0] == "LattePipeline of shapes, for classes, or unconditional"
     assert said[1] == "  transformer: Latte, 5.54 M parameters, float32 on cpu" and said[2] == "  vae: none"
     assert said[3] == "  scheduler: Scheduler, ddim" and said[4].startswith("  class_names: left, right, up")
-    assert said[5] == "  a call's defaults: 100 steps, guidance_scale 2.5, guidance_interval (400, 1000)"
+    assert said[5] == "  defaults of a call: 100 steps, guidance_scale 2.5, guidance_interval (400, 1000)"
     wrapped = LattePipeline(**pipe.components)
     wrapped.transformer = torch.compile(wrapped.transformer, backend="eager")
     lines = repr(wrapped).splitlines()
@@ -230,7 +230,7 @@ def test_single_files_are_read(classes, tmp_path):
         pipe = LattePipeline.from_single_file(tmp_path / "ffs.safetensors", vae=classes.vae, num_heads=2)
     call = lambda pipe: pipe([2], **FAST, output_type="latent", seed=1).frames
     torch.testing.assert_close(call(pipe), call(classes))
-    with pytest.raises(CheckpointError, match="is a folder, and from_single_file reads a file: use from_pretrained"):
+    with pytest.raises(CheckpointError, match="is a folder, but from_single_file reads a file: use from_pretrained"):
         LattePipeline.from_single_file(tmp_path)
     with pytest.raises(CheckpointError, match="no file at"):
         LattePipeline.from_single_file(tmp_path / "other.pt")

@@ -135,7 +135,7 @@ def test_another_model_is_refused(classes, complete_set):
 
 def test_folders_of_others_are_refused(classes, tmp_path):
     (tmp_path / "holiday.mkv").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds holiday\.mkv and no samples\.json"):
+    with pytest.raises(ValueError, match=r"holds holiday\.mkv but no samples\.json"):
         make(classes, tmp_path)
     (tmp_path / "holiday.mkv").unlink()
     for text, say in (("{", "not valid JSON"), ('{"count": "many"}', "count is many")):
@@ -183,7 +183,7 @@ def test_files_that_changed_are_made_again(classes, complete_set, tmp_path):
     assert files[2].stat().st_mtime_ns == kept and make(classes, folder) == 0
     files[5].unlink()
     files[5].mkdir()
-    with pytest.raises(ValueError, match=r"000005\.mkv is not a file, and a video is to be written there"):
+    with pytest.raises(ValueError, match=r"000005\.mkv is not a file, but a video must be written there"):
         make(classes, folder)
 
 

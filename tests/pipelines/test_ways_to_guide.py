@@ -153,7 +153,7 @@ REFUSED = [
     ({"guidance_scale": 1.0, "guidance_schedule": "beta"}, "guidance_schedule does nothing with guidance_scale 1"),
     ({"guidance_options": {"momentum": 0}}, "'momentum' is unknown; cfg has no options"),
     ({"guidance_schedule": "square"}, "guidance_schedule is 'square', not one of constant, linear"),
-    ({"guidance_method": "cfg++"}, r"guidance_scale is 3; with guidance_method cfg\+\+ it must be in 0 to 1"),
+    ({"guidance_method": "cfg++"}, r"guidance_scale is 3; with guidance_method cfg\+\+ it must be from 0 to 1"),
     ({**WAYS["cfg++"], "guidance_schedule": "linear"}, r"guidance_schedule linear does nothing with cfg\+\+"),
     ({**WAYS["cfg++"], "sampler": "heun"}, "sampler is heun: choose ddim or euler"),
 ]
@@ -169,7 +169,7 @@ def test_autoguidance_refuses_what_it_cannot_do():
     pipe = classes()
     with pytest.raises(ValueError, match="autoguidance needs two models of one kind; these are Latte and LatteT2V"):
         pipe.enable_autoguidance(pipeline("text").transformer)
-    with pytest.raises(ValueError, match="autoguidance needs two models of one num_classes; these have 3 and 2"):
+    with pytest.raises(ValueError, match="autoguidance needs two models with the same num_classes; these have 3 and 2"):
         pipe.enable_autoguidance(classes(num_classes=2).transformer)
     pipe.enable_autoguidance(classes(2.0).transformer)
     with pytest.raises(

@@ -96,11 +96,11 @@ def test_a_scale_of_its_own_leaves_no_classifier_free_guidance():
     assert torch.equal(latents(pipe, guidance_scale=1), made)
     assert not torch.equal(latents(pipe, autoguidance_scale=2), made)
     assert latents(pipe) is not None and pipe.guidance_scale == 2.5
-    with pytest.raises(ValueError, match="guidance_scale 3 is of classifier-free guidance, and this model is guided"):
+    with pytest.raises(ValueError, match="guidance_scale 3 is for classifier-free guidance, but this model is guided"):
         latents(pipe, guidance_scale=3)
     with pytest.raises(ValueError, match="autoguidance does nothing with autoguidance_scale 1: set autoguidance_scale"):
         latents(pipe, autoguidance_scale=1)
-    with pytest.raises(ValueError, match=r"autoguidance_scale is 2.5; with guidance_method cfg\+\+ it must be in 0"):
+    with pytest.raises(ValueError, match=r"autoguidance_scale is 2.5; with guidance_method cfg\+\+ it must be from 0"):
         latents(pipe, guidance_method="cfg++")
     pipe.sampling = replace(pipe.sampling, guidance=Guidance(2.5))
     assert torch.equal(latents(pipe), made)  # without one, guidance_scale is autoguidance's
@@ -141,13 +141,13 @@ def test_what_would_lose_or_mix_models_is_refused(tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "plain")
     assert "autoguidance_scale" not in read_json(tmp_path / "plain/sampling.json")
     write_json(tmp_path / "plain/sampling.json", {"autoguidance_scale": 2})
-    with pytest.raises(CheckpointError, match=r"names autoguidance_scale, and .*weaker is not there: restore it"):
+    with pytest.raises(CheckpointError, match=r"sets autoguidance_scale, but .*weaker is missing: restore it"):
         LattePipeline.from_pretrained(tmp_path / "plain")
     assert LattePipeline.from_pretrained(tmp_path / "plain", weaker=None).weaker is None
     (folder / "weaker/model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"weaker: model.safetensors is missing or truncated"):
         LattePipeline.from_pretrained(folder)
-    with pytest.raises(ValueError, match="autoguidance needs two models of one num_classes; these have 2 and 0"):
+    with pytest.raises(ValueError, match="autoguidance needs two models with the same num_classes; these have 2 and 0"):
         LattePipeline(pipe.transformer, weaker=awake_pipeline().transformer)
 
 
@@ -211,7 +211,7 @@ def test_the_cost_of_a_plan_holds_the_weaker_network():
     assert both.of_plan(reusing("clean")) == [main.total + weak.total, 0]
     assert both.of_kinds(exact)["weaker"] == [weak.total, weak.total, 0]
     lines = plan_table(reusing("clean"), both).splitlines()
-    assert lines[-2] == "  weaker    #." and lines[-1].endswith("1 without it, d along a kept difference")
+    assert lines[-2] == "  weaker    #." and lines[-1].endswith("1 without it, d with a cached difference")
 
 
 def test_a_plan_is_searched_with_autoguidance_on(monkeypatch):

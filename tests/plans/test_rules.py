@@ -26,7 +26,7 @@ def timesteps(plan, kind):
 def test_steps_that_are_spread_evenly():
     assert evenly(5, 9) == [0, 2, 4, 6, 8] and evenly(9, 9) == list(range(9)) and evenly(1, 9) == [0]
     assert len(set(evenly(17, 50))) == 17 and evenly(17, 50)[-1] == 49
-    with pytest.raises(ValueError, match="10 evaluations are to be computed; it must be in 1 to 9"):
+    with pytest.raises(ValueError, match="computed evaluations is 10; it must be from 1 to 9"):
         evenly(10, 9)
 
 
@@ -51,7 +51,7 @@ def test_a_fixed_schedule_of_computed_steps():
     assert timesteps(repeat(DDIM_50, 17), "network") == [
         t for k, t in enumerate(range(980, -1, -20)) if k not in evenly(17, 50)
     ]
-    with pytest.raises(ValueError, match="evaluation 7 is to be computed, and the plan has 5"):
+    with pytest.raises(ValueError, match="there is no evaluation 7 to compute: the plan has 5"):
         repeat(plan, {0, 7})
 
 
@@ -139,15 +139,15 @@ def test_processes_that_share_a_network_mix_no_halves():
 @pytest.mark.parametrize(
     ("records", "say"),
     [
-        ([Evaluation(9, {"mlp": Reuse()})], "evaluation 0 of the plan reuses 'mlp', and nothing was computed"),
+        ([Evaluation(9, {"mlp": Reuse()})], "evaluation 0 of the plan reuses 'mlp', but nothing was computed"),
         ([Evaluation(9), Evaluation(8, {"hue": Reuse()})], "reuses 'hue', not one of spatial, temporal"),
         ([Evaluation(9, branch="half")], "branch is 'half', not one of both"),
-        ([Evaluation(9, branch="difference")], "none computed them before"),
+        ([Evaluation(9, branch="difference")], "no earlier one computed them"),
         ([Evaluation(9), Evaluation(8, {"mlp": Reuse(())})], "reuses 'mlp' without weights"),
-        ([Evaluation(9), Evaluation(8, {"mlp": Reuse(threshold=Threshold(1))})], "a threshold is for repeating"),
+        ([Evaluation(9), Evaluation(8, {"mlp": Reuse(threshold=Threshold(1))})], "a threshold can only repeat"),
         (
             [Evaluation(9), Evaluation(8, {"network": Reuse(threshold=Threshold(1)), "mlp": Reuse()})],
-            "with a threshold reuses the network alone",
+            "with a threshold can only reuse the network",
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_plan_for_the_guidance_of_a_call():
     made = fitted(plan, exact_plan([9, 8, 7, 6], (6.5, 10)))
     assert [evaluation.branch for evaluation in made.evaluations] == ["both", "both", "difference", "conditional"]
     assert made[1].reuse == plan[1].reuse
-    with pytest.raises(ValueError, match="does not guide at timestep 6, and this call does"):
+    with pytest.raises(ValueError, match="does not guide at timestep 6, but this call does"):
         fitted(made, exact_plan([9, 8, 7, 6]))
 
 

@@ -41,7 +41,7 @@ def test_from_the_change_on_steps_are_those_of_the_new_values(vae, tmp_path, mon
     before = small(vae, *words)
     after = replace(before, **CHANGED)
     run(replace(before, steps=4), tmp_path / "parts")
-    with pytest.warns(UserWarning, match="after step 4 the run goes on with .*weight_decay=0.3 .it was 0.1."):
+    with pytest.warns(UserWarning, match="after step 4 the run continues with .*weight_decay=0.3 .it was 0.1."):
         run(after, tmp_path / "parts", asked=CHANGED)
     parts, step = tensors(newest(tmp_path / "parts")), Run.step
 
@@ -89,7 +89,7 @@ def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, c
     assert "to keep its own, add learning_rate=0.001; " in capsys.readouterr().err
     assert main([*words, "--allow-changes"]) == 0
     said = capsys.readouterr().err
-    assert "after step 2 the run goes on with learning_rate=0.0015 (it was 0.001), schedule=cosine" in said
+    assert "after step 2 the run continues with learning_rate=0.0015 (it was 0.001), schedule=cosine" in said
 
 
 def test_some_settings_never_change(vae, tmp_path, capsys):

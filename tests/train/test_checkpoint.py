@@ -88,7 +88,7 @@ def test_the_newest_sound_one_is_found(tmp_path):
 
 def test_checkpoints_that_are_no_folder_are_not_none(tmp_path):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(ValueError, match=r"a link to .*unmounted, where no folder is"):
+    with pytest.raises(ValueError, match=r"a link to .*unmounted, which is not a folder"):
         checkpoint.latest(tmp_path)
     (tmp_path / "checkpoints").unlink()
     (tmp_path / "checkpoints").write_text("")

@@ -110,7 +110,7 @@ def test_lines_of_metrics_that_are_damaged_are_named_and_set_aside(tmp_path):
             wrong
         )
         before = path.read_bytes()
-        with pytest.warns(UserWarning, match=r"the file as it was is damaged-metrics\.jsonl"):
+        with pytest.warns(UserWarning, match=r"the original file is now damaged-metrics\.jsonl"):
             remove_lines_after(path, 5)
         assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == before
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_cannot_be_read_stays_where_it_is(copied, monkeypatch)
         assert checkpoint.latest(folder).name == "step-0000002"
     assert broken[0].is_dir()
     broken.append(folder / "checkpoints/step-0000002")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="and there is none before it"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="and there is no earlier one"):
         checkpoint.latest(folder)
 
 
@@ -185,7 +185,7 @@ def test_a_run_whose_checkpoints_are_out_of_reach_does_not_start_again(make, cop
     shutil.rmtree(folder / "final")
     make(folder / "checkpoints")
     before = (folder / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoints is (not a folder|a link to nowhere/at/all, where no folder is)"):
+    with pytest.raises(ValueError, match=r"checkpoints is (a link to nowhere/at/all, which is )?not a folder"):
         run(config, folder)
     assert (folder / "metrics.jsonl").read_bytes() == before
 

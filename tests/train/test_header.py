@@ -45,19 +45,19 @@ def test_a_run_says_what_it_does_where_it_resumes_and_that_it_is_done(command, t
     assert facts["data"] == f"shapes: 12 clips in 8 classes, {clip}"
     assert facts["steps"] == "12, learning rate 0.0015, cosine"
     assert facts["saves"].startswith(f"every 5 steps, in {tmp_path}/checkpoints")
-    assert said.err.splitlines()[-1] == "latte train: saved at step 3; the same command goes on"
+    assert said.err.splitlines()[-1] == "latte train: saved at step 3; the same command resumes it"
     assert command("micro_batch_size=2") == 0
     said = capsys.readouterr().out.splitlines()
     assert "resumed at step 3" in said and "  batch   4 clips a step, in 2 micro-batches of 2" in said
     assert command() == 0
-    done = f"{tmp_path}: all 12 steps are done already; a larger steps=N goes on"
+    done = f"{tmp_path}: all 12 steps are already done; give a larger steps=N to continue"
     end = [f"{tmp_path}/final: trained for 12 steps", f"next: latte sample {tmp_path}"]
     assert said[-2:] == end and capsys.readouterr().out.splitlines() == [done, *end]
 
 
 def test_another_init_of_a_run_that_began_is_not_ignored_silently(vae, command, tmp_path, capsys):
     run(small(vae, "steps=2"), tmp_path)
-    words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to begin with other weights"
+    words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to start from other weights"
     for asked in ([], ["init=shapes"]):
         assert command("steps=2", *asked) == 0
         assert (words in capsys.readouterr().err) == bool(asked)

@@ -33,7 +33,7 @@ def test_the_exponent_gives_the_length(length):
     assert math.sqrt(square - mean**2) == pytest.approx(length)
     assert exponent(0.10) == pytest.approx(6.94, abs=0.005) and exponent(0.05) == pytest.approx(16.97, abs=0.005)
     for bad in (0, -1, LONGEST + 0.01, math.nan):
-        with pytest.raises(ValueError, match="a share of the training"):
+        with pytest.raises(ValueError, match="a fraction of training"):
             exponent(bad)
 
 
@@ -117,7 +117,7 @@ def test_a_run_keeps_both_averages_and_the_command_makes_others(vae, tmp_path, m
     (tmp_path / "run/averages/step-0000004/average-0.10.safetensors").write_bytes(b"")
     for rest, say in (
         (["--length", "0.05", "--out", str(tmp_path / "out")], "is not an empty folder"),
-        (["--length", "0.5", "--out", str(tmp_path / "new")], "from above 0 to 0.288, not 0.5"),
+        (["--length", "0.5", "--out", str(tmp_path / "new")], "above 0 and up to 0.288, not 0.5"),
         (["--length", "0.05", "--step", "4", "--out", str(tmp_path / "new")], "no sound snapshot of step 4"),
     ):
         assert average(*rest) == 2
@@ -173,7 +173,7 @@ def unplug():
 def test_a_snapshot_that_cannot_be_written_is_left_out(vae, tmp_path, monkeypatch):
     """And of the steps after a checkpoint that is resumed from, none stays."""
     monkeypatch.setattr(snapshots, "flush", lambda folder: unplug())
-    with pytest.warns(UserWarning, match="no snapshot of the averages at step 2, training goes on: .*unplugged"):
+    with pytest.warns(UserWarning, match="no snapshot of the averages at step 2, training continues: .*unplugged"):
         run(small(vae, "steps=2", "average_every=2"), tmp_path)
     assert not list((tmp_path / "averages").iterdir()) and (tmp_path / "final").is_dir()
     for number in (1, 2, 3):

@@ -16,7 +16,7 @@ from latte.weights.model_card import CARD, ModelCard, card_text
 def test_a_card_says_what_a_model_was_made_of(vae, tmp_path, monkeypatch):
     words = ["num_frames=8", "eval_every=2", "eval_clips=3"]
     final = run(small(vae, *words, "steps=1"), tmp_path / "run")
-    assert "## Scores\n\nIt was not evaluated during training (`eval_every`)." in (final / CARD).read_text()
+    assert "## Scores\n\nThe model was not evaluated during training (`eval_every`)." in (final / CARD).read_text()
     run(small(vae, *words, "steps=2", "learning_rate=0.002"), tmp_path / "run", asked=["learning_rate"])
     card = (final / CARD).read_text()
     assert card.startswith("---\nlibrary_name: latte-video\ntags:\n- latte\n- video-generation\n---\n\n")

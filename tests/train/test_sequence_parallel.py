@@ -71,7 +71,7 @@ def test_meshes_that_do_not_fit_are_refused_in_one_line(vae, tmp_path):
     ranks = [Ranks(rank, 4) for rank in range(4)]
     shared = small(vae, "global_batch_size=8", "micro_batch_size=2", "sequence_parallel=2")
     assert [micro_batches(shared, r)[0] for r in ranks] == [range(0, 2), range(0, 2), range(2, 4), range(2, 4)]
-    with pytest.raises(ValueError, match=r"4 processes \(2 to a clip\) in micro-batches of 3: make it a multiple of 6"):
+    with pytest.raises(ValueError, match=r"4 processes \(2 per clip\) in micro-batches of 3: make it a multiple of 6"):
         micro_batches(small(vae, "global_batch_size=9", "micro_batch_size=3", "sequence_parallel=2"), ranks[0])
     for words, say in (
         (["sequence_parallel=5"], "a clip has only 4 frames to share"),

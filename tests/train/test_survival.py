@@ -203,7 +203,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(vae, tmp_path, monkeypatch):
         return save(run, step, *rest)
 
     monkeypatch.setattr(checkpoint, "save", saving)
-    with pytest.warns(UserWarning, match="step 5 is not saved, training goes on: .*No space left"):
+    with pytest.warns(UserWarning, match="step 5 is not saved, training continues: .*No space left"):
         run(small(vae), tmp_path / "full")
     full = set()
     run(small(vae), tmp_path / "whole")

@@ -122,8 +122,8 @@ def test_services_are_shown_a_run_that_resumes_as_one(shown, name):
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
 def test_a_service_that_fails_ends_no_run(service, where, tmp_path):
     service.error[where] = RuntimeError("not logged in\nmore of it")
-    said = "nothing is written" if where == "init" else "no more is written"
-    with pytest.warns(UserWarning, match=f"{said} for .*, training goes on: not logged in$") as warned:
+    said = "nothing is written" if where == "init" else "nothing more is written"
+    with pytest.warns(UserWarning, match=f"{said} for .*, training continues: not logged in$") as warned:
         config = settings(f"{service.__name__}=true")
         with Trackers(config, tmp_path, 0) as trackers:
             for step in (1, 2, 3):
@@ -152,7 +152,7 @@ def test_the_identity_of_a_run_stays_and_is_the_run_s(tmp_path):
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # a traceback of its thread
 def test_a_full_disk_ends_the_log_for_tensorboard_and_not_the_run(tmp_path):
     before, config = resource.getrlimit(resource.RLIMIT_FSIZE), settings("tensorboard=true")
-    said = "no more is written for TensorBoard, training goes on: .*File too large"
+    said = "nothing more is written for TensorBoard, training continues: .*File too large"
     try:
         with pytest.warns(UserWarning, match=said), Trackers(config, tmp_path / "a", 0) as trackers:
             resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))

@@ -89,7 +89,7 @@ BAD_YAML = {
     + "".join(f"a{i + 1}: &a{i + 1} [*a{i},*a{i},*a{i}]\n" for i in range(12)),
     "has 300,001 bytes": "a: " + 299_998 * "b",
     "holds a value of 5,000 characters": "vae: x\nmodel: {depth: " + 5000 * "9" + "}",
-    "seed is a number of thousands of digits": "vae: x\nseed: 0x" + 4000 * "f",
+    "seed is a number with thousands of digits": "vae: x\nseed: 0x" + 4000 * "f",
     "learning_rate is 9": "vae: x\nlearning_rate: " + 400 * "9",
     "kind is": "kind: [" + 900 * "a," + "]",
     "gives 'vae' twice": "vae: x\nvae: y",

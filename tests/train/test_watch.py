@@ -67,7 +67,7 @@ def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
     run(small(vae, "steps=1"), tmp_path / "run")
     shutil.rmtree(tmp_path / "run/final")
     (tmp_path / "run/samples").write_text("in the way")
-    with pytest.warns(UserWarning, match="no samples at step 2, training goes on"):
+    with pytest.warns(UserWarning, match="no samples at step 2, training continues"):
         run(small(vae, "steps=4", "sample_every=2"), tmp_path / "run")
     assert (tmp_path / "run/final/model.safetensors").is_file()
 
@@ -132,7 +132,7 @@ def test_real_clips_come_from_all_of_the_data(monkeypatch):
 
 def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
     monkeypatch.setattr("latte.train.run.sample_videos", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
-    with pytest.warns(UserWarning, match="evaluation failed, training goes on"):
+    with pytest.warns(UserWarning, match="evaluation failed, training continues"):
         run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
     assert (tmp_path / "final/model.safetensors").is_file() and not evaluated(tmp_path)
 

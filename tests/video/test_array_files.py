@@ -135,7 +135,7 @@ def test_sets_hold_their_videos_by_number(form, tmp_path):
         assert difference <= (form == "floats") and count_frames(one) == 6  # float32 rounds some halves the other way
     with pytest.raises(ValueError, match=r"set\.np. cannot be decoded: it holds a set of 3 videos"):
         read_video(path)
-    with pytest.raises(ValueError, match="holds 3 videos, and none of number 3"):
+    with pytest.raises(ValueError, match="holds 3 videos, but none with number 3"):
         read_video(path / "000003")
 
 

@@ -104,7 +104,7 @@ def test_without_the_package_or_the_network(hub, monkeypatch, capsys):
     hub.error = None
     LattePipeline.from_pretrained("somebody/tiny", local_files_only=False)
     hub.error = OSError("no route to the host")
-    with pytest.warns(UserWarning, match="cannot be asked, the cache is used: no route to the host"):
+    with pytest.warns(UserWarning, match="cannot check huggingface.co, using the cache: no route to the host"):
         LattePipeline.from_pretrained("somebody/tiny", local_files_only=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["sample", "somebody/tiny", "--download"]) == 2

@@ -22,7 +22,7 @@ from latte.weights.tensors import CheckpointError, read_tensors
 from latte.weights.vae_folder import load_vae
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a1' * 32}\nsize 2694789123\n"
-SAY = r"is a pointer of Git LFS, in the place of the file: fetch the file with `git lfs pull`"
+SAY = r"is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_variant_is_chosen_on_the_command_line(tmp_path, tiny, tiny_vae, capsy
     assert main([*words, "--steps", "1", "--classes", "0", "--out", str(tmp_path / "b")]) == 0
     said = capsys.readouterr()
     assert "model.fp16.safetensors sha256" in said.out
-    assert "ours has no files of the variant 'fp16': its plain ones are read" in said.err
+    assert "ours has no files of the variant 'fp16': reading its plain files" in said.err
 
 
 def test_a_folder_of_another_trainer_names_the_file_to_give(tiny, tmp_path, capsys):

@@ -71,8 +71,8 @@ def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
     for values, words in {
         '{"guidance_scale": "much"}': "guidance_scale is 'much'; it must be a finite number",
         '{"guidance_scale": 2, "guidance_interval": [9, 3]}': "two timesteps, the lower one first",
-        '{"num_inference_steps": 0}': "num_inference_steps is 0; it must be a whole number in 1 to 1000",
-        '{"eta": "all"}': "eta is 'all'; it must be in 0 to 1",
+        '{"num_inference_steps": 0}': "num_inference_steps is 0; it must be a whole number from 1 to 1000",
+        '{"eta": "all"}': "eta is 'all'; it must be from 0 to 1",
         '{"steps": 5}': "unknown key 'steps'; the keys are guidance_scale",
     }.items():
         (copy / "sampling.json").write_text(values)
@@ -228,7 +228,7 @@ def test_the_command(published, tmp_path, capsys):
         (["--prompt", "a", "--num-sampling-steps", "ddim50"], "--steps is ddim50; it must be a whole number"),
         (["--prompt", "a", "--weights", "model"], "--weights does nothing"),
         (["--prompt", "a", "--batch-size", "0"], "--batch-size is 0"),
-        (["--prompt", "a", "b", "--num-videos", "999999"], "in all 1000000 or fewer"),
+        (["--prompt", "a", "b", "--num-videos", "999999"], "at most 1000000 in total"),
     ):
         capsys.readouterr()
         assert main(["sample", str(published), *wrong, "--out", str(tmp_path / "c")]) == 2

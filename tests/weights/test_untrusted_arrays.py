@@ -37,7 +37,7 @@ def test_forged_arrays_are_refused(tmp_path):
         pickle.dumps({"mean": np.array([{}])}, 4): "an array of type O8",
         pickle.dumps({"mean": np.arange(6.0)}, 4)[:-20]: "is damaged",
         pickle.dumps({"mean": np.zeros(3, "c16")}, 4): "an array of type c16",
-        pickle.dumps([1]): "does not hold a dictionary",
+        pickle.dumps([1]): "holds an object of type list, not a dictionary",
         pickle.dumps(Program()): "holds builtins.exec",
     }.items():
         with pytest.raises(CheckpointError, match=words):

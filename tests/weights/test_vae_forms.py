@@ -102,7 +102,7 @@ FILES = {
 def test_single_files_are_read(name, state, tmp_path, capsys):
     table, file = FILES[name](latent_diffusion(state), state), tmp_path / name
     save_file(table, file) if name.endswith(".safetensors") else torch.save(table, file)
-    with pytest.warns(UserWarning, match="taken are Stable Diffusion's, 0.18215 and 32"):
+    with pytest.warns(UserWarning, match="using Stable Diffusion's, 0.18215 and 32"):
         vae = load_vae(file)
     assert vae.config == CONFIG and is_vae(file)
     assert all(torch.equal(tensor, state[key]) for key, tensor in vae.model.state_dict().items())
@@ -162,7 +162,7 @@ def test_what_is_no_vae_or_not_one_is_refused(state, tmp_path):
         torch.save(table, tmp_path / "x.ckpt")
         with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"x\.ckpt.*{say}"):
             load_vae(tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match=r"x\.ckpt is a file, and a folder is needed: `latte convert"):
+    with pytest.raises(CheckpointError, match=r"x\.ckpt is a file, but a folder is needed: `latte convert"):
         digest_folder(tmp_path / "x.ckpt")  # which training records
 
 

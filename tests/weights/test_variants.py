@@ -70,7 +70,7 @@ def test_the_variant_that_is_asked_for_is_read(published, tmp_path):
     assert torch.allclose(moved, torch.tensor(0.5), atol=5e-3)
     clear(both / "vae")
     save_file({}, both / "vae/diffusion_pytorch_model.safetensors")
-    with pytest.warns(UserWarning, match="vae has no files of the variant 'fp16': its plain ones are read"):
+    with pytest.warns(UserWarning, match="vae has no files of the variant 'fp16': reading its plain files"):
         assert state_files(both / "vae", "fp16") == [both / "vae/diffusion_pytorch_model.safetensors"]
 
 
@@ -105,7 +105,7 @@ def test_a_class_conditional_model_is_written_and_read_as_a_variant(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not one of its files"):
         LattePipeline.from_pretrained(tmp_path)
     pipe.save_pretrained(tmp_path / "plain")
-    with pytest.warns(UserWarning, match="plain has no files of the variant 'fp16': its plain ones are read"):
+    with pytest.warns(UserWarning, match="plain has no files of the variant 'fp16': reading its plain files"):
         LattePipeline.from_pretrained(tmp_path / "plain", variant="fp16", vae=None)
     with pytest.raises(CheckpointError, match=r"model\.safetensors has no variants of its files, such as 'fp16'"):
         LattePipeline.from_pretrained(tmp_path / "plain/model.safetensors", variant="fp16")

@@ -36,7 +36,7 @@ def detach_worker(worker: int) -> None:
 
 
 class Batches(Dataset):
-    """Reads batches of any slots of any step, and reads ahead as long as they are asked for in order.
+    """Reads batches of any slots of any step, and reads ahead as long as they are requested in order.
 
     Args:
         clips: The clips.
@@ -67,7 +67,7 @@ class Batches(Dataset):
         """Start to read ahead.
 
         Args:
-            micro_batches: Slots of each batch of a step, in the order in which they will be asked for.
+            micro_batches: Slots of each batch of a step, in the order in which they will be requested.
             first: The first step.
         """
         if not self.config.num_workers:
@@ -78,13 +78,13 @@ class Batches(Dataset):
         self.expected = in_order()  # set last: a generator cannot be pickled, and workers may get a pickled dataset
 
     def batch(self, step: int, slots: range) -> Batch:
-        """Return the batch of some slots of a step. After one that is not the next in order, none is read ahead.
+        """Return the batch of some slots of a step. A request out of order ends the reading ahead.
 
         Raises:
             ValueError: More videos cannot be read than `config.failed_share` allows.
         """
         if self.read_ahead is not None and next(self.expected, None) != (step, slots):
-            self.read_ahead = None  # what the workers read now would no longer be what is asked for
+            self.read_ahead = None  # the workers would now read other batches than those requested
         batch = self[step, slots] if self.read_ahead is None else next(self.read_ahead)
         self.clips.failures.note_replaced(batch.failed)
         return batch

@@ -1,7 +1,7 @@
 """The captions of a folder's videos: a text file beside each, or a table for all videos in a folder and below it.
 
-A table is captions.json, {"clip.mp4": "a dog runs"} or a list of objects; or metadata.csv or metadata.jsonl, as Hugging
-Face's `videofolder` has them. The names in it are relative to the folder that it lies in.
+A table is captions.json, {"clip.mp4": "a dog runs"} or a list of objects; or metadata.csv or metadata.jsonl, as in
+Hugging Face's `videofolder`. The names in a table are relative to the table's folder.
 """
 
 import csv
@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 28  # of a table
 
 
 def caption_file(video: Path) -> Path:
-    """Where the caption of a video is: in the text file of its name beside it (of clip.mp4, clip.txt or clip.TXT)."""
+    """The text file of a video's caption, which has the video's name (for clip.mp4, clip.txt or clip.TXT)."""
     names = [video.with_name(without_extension(video.name) + suffix) for suffix in (".txt", ".TXT")]
     return names[1] if names[1].is_file() and not names[0].is_file() else names[0]
 
@@ -37,7 +37,7 @@ def without_extension(name: str) -> str:
 
 
 def without_captions(files: list[Path], videos: list[Path]) -> list[Path]:
-    """Those of some files that do not hold the captions of videos."""
+    """Leave out the files that hold captions of videos."""
     captions = {caption_file(video) for video in videos}
     return [path for path in files if path not in captions and path.name not in TABLES]
 
@@ -51,11 +51,11 @@ class Captions:
 
     def __init__(self, root: Path):
         self.root = root
-        self.asked: list[Path] = []  # videos
+        self.asked: list[Path] = []  # videos whose captions were requested
         self.tables: dict[Path, dict[str, str] | ValueError] = {}  # of each folder, or why it cannot be read
 
     def of(self, video: Path) -> str:
-        """The caption of a video: its own file, or else that of the nearest table; empty if there is none.
+        """The caption of a video, from its own file or else from the nearest table; empty if there is none.
 
         Raises:
             OSError: A file of captions cannot be read.
@@ -85,7 +85,7 @@ class Captions:
         return found
 
     def warn_of_unused(self) -> None:
-        """Warn of names in tables that are those of none of the videos: most often, they are written otherwise."""
+        """Warn of names in tables that match none of the videos, most often because they are written differently."""
         for folder, table in self.tables.items():
             if not table or isinstance(table, ValueError):
                 continue
@@ -103,7 +103,7 @@ def key_in(table: dict[str, str], folder: Path, video: Path) -> str | None:
 
 
 def table_key(name: str) -> str:
-    """A name in one form: macOS decomposes accented letters in the names of files, and tables may begin with ./"""
+    """A name in uniform form: macOS decomposes accented letters in file names, and names in tables may begin with ./"""
     return unicodedata.normalize("NFC", PurePosixPath(name).as_posix())
 
 
@@ -121,8 +121,8 @@ def read_table(path: Path) -> dict[str, str]:
     """Read a table of captions.
 
     Returns:
-        The captions by name, without those that are empty. A file whose first entry has no name and text is no table of
-        captions, with a warning: other data sets use these file names for something else.
+        The captions by name, without empty ones. A file whose first entry lacks a name or a text is ignored, with a
+        warning: other data sets use these file names for something else.
 
     Raises:
         OSError: It cannot be read.
@@ -137,7 +137,7 @@ def read_table(path: Path) -> dict[str, str]:
             problem = f"{path}, {place} has no {wrong[0]}, or it is not a text"
             if captions:
                 raise ValueError(problem)
-            warnings.warn(f"{problem}: this file is not taken for captions", stacklevel=2)
+            warnings.warn(f"{problem}: this file is not read as captions", stacklevel=2)
             return {}
         if captions.setdefault(key := table_key(name), caption.strip()) != caption.strip():
             raise ValueError(f"{path}, {place} gives {brief(key)} a second caption: keep one")
@@ -145,14 +145,14 @@ def read_table(path: Path) -> dict[str, str]:
 
 
 def first_of(row: Any, keys: tuple[str, ...]) -> Any:
-    """The value of the first of some keys that an object has, null as an empty text; None if it has none of them."""
+    """The value of the first of these keys that an object has, with null as empty text; None if it has none of them."""
     if not isinstance(row, dict):
         return None
     return next(("" if row[key] is None else row[key] for key in keys if key in row), None)
 
 
 def json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """The entries of a JSON file: its objects if it is a list, and else its names with their texts."""
+    """The entries of a JSON file: its objects if it is a list, otherwise its names with their texts."""
     values = parse_json(text, f"{path}")
     if isinstance(values, dict):
         for name, caption in values.items():
@@ -165,7 +165,7 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def json_line_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """The objects of a file with one on each line."""
+    """The objects of a file with one object per line."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"line {number}", parse_json(line, f"{path}, line {number}")
@@ -187,13 +187,13 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text. Raises ValueError, which says where, if it is none or gives a name twice."""
+    """The value of a JSON text. Raises ValueError, which says where, if it is invalid or repeats a name."""
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"{brief(next(name for name in names if names.count(name) > 1))} is there twice")
+            raise ValueError(f"{brief(next(name for name in names if names.count(name) > 1))} occurs twice")
         return values
 
     try:
@@ -202,4 +202,4 @@ def parse_json(text: str, where: str) -> Any:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
-ROWS = {".json": json_rows, ".jsonl": json_line_rows, ".csv": csv_rows}  # their places in the file, and their values
+ROWS = {".json": json_rows, ".jsonl": json_line_rows, ".csv": csv_rows}  # they yield places in the file and values

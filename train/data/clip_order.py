@@ -16,7 +16,7 @@ from latte.train.base_config import TrainConfig
 
 
 class Draw(IntEnum):
-    """What a random number of a slot is for.
+    """The purpose of a slot's random numbers.
 
     It is the last part of the path (seed, step, slot, draw) that seeds a generator, so that no two draws share numbers.
     """

@@ -1,4 +1,4 @@
-"""What every source of training clips offers: clips by number, whatever they are made from."""
+"""The interface of every source of training clips: clips by number, whatever they are made from."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +29,15 @@ class WholeVideo(NamedTuple):
 
 
 class TrainingData(Protocol):
-    """What a run learns from, be it clips or their stored latents: clips numbered from 0 to len(data) - 1.
+    """The data of a run, clips or their stored latents: clips numbered from 0 to len(data) - 1.
 
     Clip i is a window of video i % num_videos: with more clips than videos, the videos take turns.
 
     Attributes:
         names: Names of the classes; empty for unconditional training.
-        captions: All different captions, sorted.
-        fingerprint: A string that changes when a clip's number comes to mean another video, or a video its content.
-        former_fingerprint: What earlier versions had in its place, by which their runs know the data.
+        captions: All distinct captions, sorted.
+        fingerprint: A string that changes if a clip's number comes to mean another video, or a video's content changes.
+        former_fingerprint: The fingerprint of earlier versions, by which their runs recognise the data.
         num_videos: Number of videos that the clips are taken from.
         failures: Videos that could not be used.
     """
@@ -62,4 +62,4 @@ class Clips(TrainingData, Protocol):
         """Return one frame, chosen by `random`, of the video that clip `index` is taken from."""
 
     def full_video(self, number: int) -> WholeVideo:
-        """Return a whole video; its frames are read as they are asked for."""
+        """Return a whole video; its frames are read on demand."""

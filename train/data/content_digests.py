@@ -1,4 +1,4 @@
-"""The sha256 of videos, remembered between runs for as long as their files are not written to.
+"""The sha256 of videos, remembered between runs as long as their files are not modified.
 
 A file that keeps its size, its times and its inode keeps its digest, so that a run resumes without reading all data
 again. The digests of a folder are in one file below ~/.cache/latte (or $XDG_CACHE_HOME); deleting it is harmless.
@@ -21,21 +21,21 @@ T = TypeVar("T")
 
 
 def cache_file(root: Path) -> Path:
-    """Where the digests of the files in a folder are remembered."""
+    """The file that remembers the digests of the files in a folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     return cache / "latte/digests" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
 
 
 class ContentDigests:
-    """The digests of files and of folders of pictures; a context manager that remembers them when it ends.
+    """The digests of files and of folders of pictures; a context manager that stores them on exit.
 
     Args:
-        root: The folder that they lie in.
+        root: The folder that contains them.
     """
 
     def __init__(self, root: Path):
         self.root, self.file = root, cache_file(root)
-        self.now: dict[str, list[str]] = {}  # path below root -> what identifies its version, and its digest
+        self.now: dict[str, list[str]] = {}  # path below root -> its version and its digest
 
     def __enter__(self) -> "ContentDigests":
         self.before = {}
@@ -70,11 +70,11 @@ class ContentDigests:
 
 
 def progress(items: Collection[T]) -> Iterable[T]:
-    """What is to be hashed, with a progress bar."""
+    """The items to hash, with a progress bar."""
     return Progress(items, desc="verifying", unit="file", leave=False)
 
 
 def version_of(files: list[Path]) -> str:
-    """What changes if one of some files is written to or replaced."""
+    """A string that changes if one of the files is modified or replaced."""
     about = [[file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file in files if (s := file.stat())]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]

@@ -20,7 +20,7 @@ def process_budget() -> int:
 
 
 class DecodedCache:
-    """Frames of videos, resized and cropped by `resize_and_crop`, as bytes; cached as far as there is room.
+    """Frames of videos, resized and cropped by `resize_and_crop`, as bytes; cached as long as there is room.
 
     Args:
         image_size: Side of the frames, in pixels.
@@ -48,10 +48,10 @@ class DecodedCache:
         Args:
             path: The video.
             frames: The number of its frames according to its header.
-            damaged: As for read_video.
+            damaged: As in read_video.
 
         Returns:
-            The number of frames decoded. None if the video was not decoded, since CACHE_BYTES were tried before.
+            The number of frames decoded. None if the video was not decoded, because CACHE_BYTES are used up.
 
         Raises:
             ValueError: It cannot be decoded.
@@ -69,7 +69,7 @@ class DecodedCache:
         self.caches_all = self.bytes_of(frames) * readers <= process_budget()
 
     def read(self, path: Path, frames: Sequence[int], damaged: WhenDamaged = "raise") -> Tensor:
-        """Return some frames of a video, (f, 3, image_size, image_size) uint8. Raises ValueError as `read_video`."""
+        """Return some frames of a video, (f, 3, image_size, image_size) uint8. Raises ValueError like `read_video`."""
         if self.caches_all and path not in self.videos:
             self.videos[path] = self.decode(path, damaged)
         if path in self.videos:

@@ -48,8 +48,8 @@ def encode_data_set(
 ) -> LatentFolder:
     """Encode every frame of every video into a folder, and with `flip` the mirrored videos too.
 
-    An encoding that was stopped continues when it is called again: finished shards are kept if they are sound, and a
-    damaged one is encoded anew, with a warning. A video that cannot be read is left out, with a warning.
+    A stopped encoding continues when this is called again: finished shards are kept if they are undamaged, and damaged
+    ones are encoded again, with a warning. A video that cannot be read is left out, with a warning.
 
     Args:
         config: Settings of the training; `vae` names the VAE.
@@ -85,7 +85,7 @@ def encode_data_set(
                 files[path.name] = about(path, sums.get(path.name))
             videos += found
     with ExitStack() as stack:
-        # a finished folder whose embeddings change is readable meanwhile; its shards are linked, not copied
+        # a finished folder stays readable while its embeddings change; its shards are linked, not copied
         changes = text is not None and (out / LATENT_INDEX).is_file()
         folder = stack.enter_context(replacing_folder(out, keep=True)) if changes else out
         if text:
@@ -99,7 +99,7 @@ def encode_data_set(
 def write_shard(
     path: Path, vae: VideoVAE, clips: Clips, numbers: Iterator[int], mirrored: bool, dtype: torch.dtype, mark: str
 ) -> None:
-    """Encode the videos of these numbers into a file, atomically; `mark` says what they are made from."""
+    """Encode the videos with these numbers into a file, atomically; `mark` records what they are made from."""
     tensors, rows = {}, []
     for number in numbers:
         video = clips.full_video(number)
@@ -119,7 +119,7 @@ def write_shard(
 
 @torch.no_grad()
 def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> Iterator[list[Tensor]]:
-    """Yield mean and log-variance (n, c, h, w) of each block of a video, and if `mirrored` of its mirror image."""
+    """Yield mean and log-variance (n, c, h, w) of each block of a video and, if `mirrored`, of its mirror image."""
     weights = next(vae.parameters())
     for block in blocks:
         sides = [block, block.flip(-1)] if mirrored else [block]
@@ -127,7 +127,7 @@ def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> It
 
 
 def recorded_sums(out: Path) -> dict[str, str]:
-    """The sha256 of each file of a folder that was encoded before, as its index has them; empty without an index."""
+    """The sha256 of each file of a folder that was encoded before, from its index; empty without an index."""
     try:
         return {
             name: about["sha256"] for name, about in read_json(out / LATENT_INDEX, MOST_LIST_BYTES)["files"].items()
@@ -137,17 +137,17 @@ def recorded_sums(out: Path) -> dict[str, str]:
 
 
 def about(path: Path, known: str | None = None) -> dict:
-    """What the index says of a file. A sha256 that is known to be right is not computed again."""
+    """The index entry of a file. A known sha256 is not computed again."""
     return {"bytes": path.stat().st_size, "sha256": known or digest(path)}
 
 
 def mark_of(made_from: dict, data: str) -> str:
-    """What a file of latents says of what it is made from."""
+    """The record in a file of latents of what it was made from."""
     return json.dumps(made_from | {"data": data}, sort_keys=True)
 
 
 def source_of(mark: str) -> dict:
-    """What a mark says, without the path of the videos, which may move: their fingerprint is part of it."""
+    """The content of a mark without the path of the videos, which may move: their fingerprint is part of the mark."""
     try:
         values = json.loads(mark)
         settings = values["settings"]
@@ -157,14 +157,14 @@ def source_of(mark: str) -> dict:
 
 
 def known_fingerprint(out: Path, clips: Clips, made_from: dict) -> str:
-    """The fingerprint of the data; the former one if files that are kept have it, as earlier versions wrote."""
+    """The fingerprint of the data, or the former one if existing shards have it, as earlier versions wrote."""
     former = source_of(mark_of(made_from, clips.former_fingerprint))
     kept = any(source_of(read_notes(path).get("made")) == former for path in out.glob("shard-*.safetensors"))
     return clips.former_fingerprint if kept else clips.fingerprint
 
 
 def read_notes(path: Path) -> dict:
-    """What a shard says of itself; empty if it cannot be read."""
+    """The metadata of a shard; empty if it cannot be read."""
     try:
         with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             notes = json.loads((file.metadata() or {}).get("latte", "{}"))
@@ -174,12 +174,12 @@ def read_notes(path: Path) -> dict:
 
 
 def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
-    """Whether a shard is there and undamaged; a warning says that it is damaged.
+    """Whether a shard exists and is undamaged. Warns if it is damaged.
 
     Args:
         path: The shard.
-        mark: What it must be made from.
-        recorded: Its sha256 in the index. Without one, the shard's own digest of its tensors counts.
+        mark: The record of what it must be made from.
+        recorded: Its sha256 in the index. Without it, the shard's own digest of its tensors is used.
 
     Raises:
         ValueError: It was made from something else.
@@ -194,7 +194,7 @@ def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
     if source_of(notes.get("made", mark)) != source_of(mark) and (sound or own is None):
         raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
     if not sound:
-        warnings.warn(f"{path} is damaged or was not finished; it is encoded anew", stacklevel=3)
+        warnings.warn(f"{path} is damaged or was not finished; it is encoded again", stacklevel=3)
     return sound
 
 
@@ -203,7 +203,7 @@ def write_text_shard(
 ) -> None:
     """Write the embeddings of captions, without padding, and of the empty caption, with the padding.
 
-    A dropped caption is replaced by as many tokens of the empty one as it had, hence the padding.
+    A dropped caption is replaced by as many tokens of the empty caption as it had, hence the padding.
     """
     encoder, tokenizer = text
     tensors = {}

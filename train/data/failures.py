@@ -12,7 +12,7 @@ from latte.arguments import counted
 
 
 def logged_name(path: Path) -> str:
-    """How a path is written to a line of the log, where a tab follows it."""
+    """A path as it is written to a line of the log, where a tab follows it."""
     return re.sub(r"[\t\n\r]", " ", str(path))
 
 
@@ -33,7 +33,7 @@ class Failures:
     log: Path | None = None
 
     def keep_log(self, log: Path, writes: bool) -> None:
-        """Log failures to a file from now on, and take up those that an earlier process logged there.
+        """Log failures to a file from now on, and adopt those that an earlier process logged there.
 
         Args:
             log: The file. It need not exist yet.
@@ -71,14 +71,14 @@ class Failures:
                 warnings.warn(f"{consequence}: {reason}", stacklevel=3)
 
     def note_alike(self, reasons: Mapping[Path, str], message: str) -> None:
-        """Record several videos that are left out for one kind of reason, with one warning, unless they are too many.
+        """Record several videos that are left out for the same reason, with one warning, unless there are too many.
 
         Args:
-            reasons: The videos, and of each why, for the log.
+            reasons: The videos, and the reason for each, for the log.
             message: What is wrong with all of them, and what to do.
 
         Raises:
-            ValueError: More videos failed than `share` allows, with the message, or before for other reasons.
+            ValueError: More videos failed than `share` allows, with these or already before, for other reasons.
         """
         self.raise_if_too_many()
         for path, reason in reasons.items():
@@ -92,7 +92,7 @@ class Failures:
         warnings.warn(f"{message}; {'it is' if len(reasons) == 1 else 'they are'} left out", stacklevel=3)
 
     def note_replaced(self, failed: tuple[tuple[Path, str], ...]) -> None:
-        """Record failed videos whose places others took. Raises ValueError as `raise_if_too_many`."""
+        """Record failed videos that others replaced. Raises ValueError like `raise_if_too_many`."""
         self.note(failed, "another video takes its place")
         self.raise_if_too_many()
 

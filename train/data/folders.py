@@ -57,7 +57,7 @@ class FolderClips:
     """Clips of real videos; see `Clips`.
 
     `config.data` is a folder of videos (`layouts.find_any_videos`), or a folder with the index.json of `latte prepare`,
-    whose videos are not decoded again to be checked. With `config.classes` off, class folders mean nothing. In
+    whose videos are not decoded again to be checked. With `config.classes` off, class folders are ignored. In
     text-to-video training, every video needs a caption (`latte.train.data.captions`).
 
     A clip's frames are chosen by `config.selection` and made square by `config.transform`. There are `config.clips`
@@ -65,9 +65,9 @@ class FolderClips:
 
     Videos of a folder that are damaged or too short are left out when it is opened, with a warning for each damaged one
     and one warning for all short ones. Videos are decoded in full as long as they fit in the cache together
-    (`DecodedCache`); of the others, only the first frames are. If a video cannot be read later, the next one takes its
-    place. With `config.damaged` "take", all are decoded in full, and damaged ones are read as FFmpeg conceals the
-    damage. Of a list, `latte prepare --damaged take` says which.
+    (`DecodedCache`); only the first frames of the others are. If a video cannot be read later, the next one takes its
+    place. With `config.damaged` "take", all are decoded in full, and damaged ones are read with FFmpeg's error
+    concealment. In a list, `latte prepare --damaged take` marks the damaged ones.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -99,7 +99,7 @@ class FolderClips:
         self.failures.raise_if_too_many()
         if taken := [video.path for video in self.videos if video.when_damaged == "take"]:
             count = (
-                f"{counted(len(taken), 'damaged video is', 'damaged videos are')} read as FFmpeg conceals the damage"
+                f"{counted(len(taken), 'damaged video is', 'damaged videos are')} read with FFmpeg's error concealment"
             )
             warnings.warn(f"{self.root}: {count}, such as {taken[0]}", stacklevel=3)
 
@@ -175,12 +175,12 @@ class FolderClips:
         return frames
 
     def is_short(self, path: Path, frames: int) -> bool:
-        """Whether a video is too short for a clip, which is then noted."""
+        """Whether a video is too short for a clip; if so, it is noted."""
         self.short |= {path: frames} if frames < self.min_frames else {}
         return path in self.short
 
     def note_short(self) -> None:
-        """Warn of videos that are too short, all at once. Raises ValueError if they are too many."""
+        """Warn of videos that are too short, all at once. Raises ValueError if there are too many."""
         if self.short:
             of_all = f"of {counted(self.failures.total, 'video')}"
             which = counted(len(self.short), f"{of_all} has", f"{of_all} have")
@@ -190,13 +190,13 @@ class FolderClips:
             self.failures.note_alike({path: reason.format(path, n) for path, n in self.short.items()}, message)
 
     def lacks_caption(self, path: Path, caption: str) -> bool:
-        """Whether text-to-video training lacks the caption of a video, which is then noted."""
+        """Whether a video lacks the caption that text-to-video training needs; if so, it is noted."""
         lacks = self.config.kind == "t2v" and not caption
         self.uncaptioned += [path] if lacks else []
         return lacks
 
     def note_missing_captions(self) -> None:
-        """Warn of videos without captions, all at once. Raises ValueError if they are too many."""
+        """Warn of videos without captions, all at once. Raises ValueError if there are too many."""
         if self.uncaptioned:
             first = self.uncaptioned[0]
             of_all = f"of {counted(self.failures.total, 'video')}"
@@ -238,7 +238,7 @@ class FolderClips:
     def first_readable(
         self, index: int, choose: Callable[[int], Sequence[int]], random: torch.Generator
     ) -> TrainingClip:
-        """Read the frames that `choose` picks of clip `index`'s video, or of the first video after it that works."""
+        """Read the frames that `choose` picks from clip `index`'s video, or from the next video that can be read."""
         failed = ()
         for attempt in range(self.num_videos):
             video = self.videos[(index + attempt) % self.num_videos]

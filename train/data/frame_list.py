@@ -20,7 +20,7 @@ ORIGINAL_SIZE = 256  # side of the frames in the original's joint training, whic
 def write_frames(video_list: VideoList, out: Path, size: int) -> None:
     """Write every frame as out/frames/VIDEO/NUMBER.jpg, and the list of them as out/train_list.txt.
 
-    The original takes a frame's UCF101 class from its line, between the first two "_": VIDEO is then v_Class_...
+    The original reads a frame's UCF101 class from its line, between the first two "_", so VIDEO is then v_Class_...
 
     Args:
         video_list: The videos.
@@ -58,7 +58,7 @@ def folder_name(video_list: VideoList, video: VideoEntry) -> str:
         return path.with_suffix("").as_posix()
     name = video_list.classes[video.label]
     if "_" in name:
-        raise ValueError(f"class {name!r} has a '_', at which the original cuts its name off: rename its folder")
+        raise ValueError(f"class {name!r} has a '_', where the original cuts its name off: rename its folder")
     return "_".join(["v", name, *path.stem.split("_")[2:]])
 
 

@@ -1,4 +1,4 @@
-"""Latents that a run encoded before its first step, kept in its folder: resuming it does not encode them again."""
+"""Latents that a run encoded before its first step, kept in its folder so that it can resume without encoding them."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ class EncodedClips(NamedTuple):
 
 
 class KeptLatents(NamedTuple):
-    """Where a run keeps its latents.
+    """The file in which a run keeps its latents.
 
     Attributes:
         path: The file.
-        made_from: What they depend on: the data, the VAE and the settings. Latents of anything else are not taken.
+        made_from: Digest of what they depend on: the data, the VAE and the settings. Other latents are not used.
         writes: Whether this process writes the file; one of several does.
     """
 
@@ -41,7 +41,7 @@ class KeptLatents(NamedTuple):
     writes: bool
 
     def read(self) -> EncodedClips | None:
-        """The latents that are kept; None if there are none of this origin. Warns if they are damaged."""
+        """The latents in the file; None if there are none with this origin. Warns if they are damaged."""
         if not self.path.is_file():
             return None
         try:
@@ -57,11 +57,11 @@ class KeptLatents(NamedTuple):
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError):
             pass
         if self.writes:
-            warnings.warn(f"{self.path} is damaged; the clips are encoded anew", stacklevel=2)
+            warnings.warn(f"{self.path} is damaged; the clips are encoded again", stacklevel=2)
         return None
 
     def write(self, clips: EncodedClips) -> None:
-        """Keep latents, atomically. If that fails, warn: the run goes on without."""
+        """Write latents to the file, atomically. If that fails, warn: the run continues without it."""
         if not self.writes:
             return
         tensors = {"mean": clips.mean, "deviation": clips.deviation}
@@ -74,11 +74,11 @@ class KeptLatents(NamedTuple):
 
 
 def keep_latents(folder: Path, config: TrainConfig, data: dict[str, Any], writes: bool) -> KeptLatents:
-    """Where the run in a folder keeps its latents.
+    """The file in which the run in a folder keeps its latents.
 
     Args:
         folder: The run folder.
-        config: Its settings. Those that a run never changes count.
+        config: Its settings. Latents depend on those that a run never changes.
         data: The fingerprints of the data and the VAE, by name.
         writes: Whether this process writes the file.
     """
@@ -89,7 +89,7 @@ def keep_latents(folder: Path, config: TrainConfig, data: dict[str, Any], writes
 
 
 def digest_tensors(tensors: dict[str, Tensor], notes: dict) -> str:
-    """The sha256 of the tensors of a file, and of what it says of itself."""
+    """The sha256 of the tensors of a file, and of its metadata."""
     found = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())

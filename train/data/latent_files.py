@@ -1,8 +1,8 @@
 """Folders of latents that `latte encode` writes and training reads (`latents=FOLDER`).
 
-index.json lists the videos and files. shard-00000.safetensors and so on hold, for each of some videos, the mean and the
+index.json lists the videos and files. shard-00000.safetensors and so on each hold, for several videos, the mean and the
 log-variance of the VAE's posterior, unscaled, as NUMBER.mean and NUMBER.logvar (f, c, h, w); NUMBER.mirrored.mean and
-NUMBER.mirrored.logvar are those of the mirrored video. text.safetensors, if asked for, holds embeddings of captions.
+NUMBER.mirrored.logvar are those of the mirrored video. text.safetensors, which is optional, holds caption embeddings.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class StoredVideo:
 
 @dataclass
 class LatentFolder:
-    """A folder of latents: training data (see `TrainingData`) that needs no videos any more.
+    """A folder of latents: training data (see `TrainingData`) that no longer needs the videos.
 
     Attributes:
         folder: The folder.
@@ -79,18 +79,18 @@ class LatentFolder:
         return self.fingerprint
 
     def verify(self, names: Iterable[str]) -> None:
-        """Raise ValueError if some of the files are not what was written. Files known to be sound are not read."""
+        """Raise ValueError if a file has changed since it was written. Files known to be unmodified are not read."""
         with ContentDigests(self.folder) as digests:
             for name in progress(sorted(names)):
                 if digests.of(self.folder / name) != self.files[name]["sha256"]:
-                    raise ValueError(f"{self.folder / name} is damaged: run `latte encode` again, which mends it")
+                    raise ValueError(f"{self.folder / name} is damaged: run `latte encode` again, which repairs it")
 
     def __len__(self) -> int:
         return max(self.num_videos, self.clips_per_epoch)
 
     @property
     def captions(self) -> list[str]:
-        """All different captions, sorted."""
+        """All distinct captions, sorted."""
         return sorted({video.caption for video in self.videos})
 
     @cached_property
@@ -105,7 +105,7 @@ class LatentFolder:
     def require_match(self, config: TrainConfig, vae_digest: str) -> None:
         """Make sure that a run can use these latents.
 
-        Latents that were encoded with `flip` also serve a run without it. Where the videos lie does not matter here.
+        Latents that were encoded with `flip` also serve a run without it. The videos' location does not matter here.
 
         Args:
             config: The run's settings.
@@ -131,7 +131,7 @@ class LatentFolder:
                 "encode again with these settings, which leaves them out"
             )
         if self.vae_digest != vae_digest:
-            raise ValueError(f"{self.folder}: these latents are of another VAE: encode again, or use that VAE")
+            raise ValueError(f"{self.folder}: these latents come from another VAE: encode again, or use that VAE")
 
     @cached_property
     def embeddings(self) -> dict[str, Tensor]:
@@ -165,11 +165,11 @@ def open_latent_folder(folder: Path) -> LatentFolder:
 
     Raises:
         FileNotFoundError: There is no index.json: the folder does not exist or is not finished.
-        ValueError: The index is not one of latents or is damaged, or a file is missing or has changed.
+        ValueError: The index is not an index of latents or is damaged, or a file is missing or has changed.
     """
     index = folder / LATENT_INDEX
     if not index.is_file():
-        raise FileNotFoundError(f"no {LATENT_INDEX} in {folder}: run `latte encode`, which writes it at its end")
+        raise FileNotFoundError(f"no {LATENT_INDEX} in {folder}: run `latte encode`, which writes it last")
     values = read_json(index, MOST_LIST_BYTES)
     if values.get("format") != LATENT_FORMAT:
         raise ValueError(f"{index} is not an index by `latte encode` (format {LATENT_FORMAT})")

@@ -1,4 +1,4 @@
-"""Where the latents of a step come from.
+"""The sources of a step's latents.
 
 There are three sources, by `config.latents`: "once" encodes every clip before the first step; "step" reads and encodes
 new windows in each step; a folder holds latents that `latte encode` stored. With the same data, the last two give the
@@ -56,10 +56,10 @@ def scaled_posterior(vae: VideoVAE, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LatentSource(Protocol):
-    """Where the latents of a step come from.
+    """A source of a step's latents.
 
     Attributes:
-        kept: Where latents that `prepare` encodes are kept for a run that resumes; None: nowhere.
+        kept: Where the latents that `prepare` encodes are kept for a resumed run; None: nowhere.
         ranks: The processes that share the encoding in `prepare`.
     """
 
@@ -80,9 +80,9 @@ class EncodedOnce(LatentSource):
         self.vae, self.clips, self.config, self.order = vae, clips, config, ClipOrder(len(clips), config)
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
-        """Encode all clips, or take those that are kept; mean and deviation (n, f, c, h, w) stay on the CPU."""
+        """Encode all clips, or read the kept latents; mean and deviation (n, f, c, h, w) stay on the CPU."""
         found = self.kept.read() if self.kept else None
-        if self.ranks.sum(torch.tensor(float(found is None))):  # in any process: all take part in the encoding
+        if self.ranks.sum(torch.tensor(float(found is None))):  # if in any process, all encode together
             found = self.encode()
             if self.kept:
                 self.kept.write(found)
@@ -117,7 +117,7 @@ class EncodedOnce(LatentSource):
 
 
 class EncodedEachStep(LatentSource):
-    """Latents of videos that are read and encoded in the step, from windows that are drawn anew."""
+    """Latents of videos that are read and encoded in each step, from newly drawn windows."""
 
     def __init__(self, vae: VideoVAE, clips: Clips, config: TrainConfig):
         self.vae, self.batches = vae, Batches(clips, config)
@@ -133,14 +133,14 @@ class EncodedEachStep(LatentSource):
 
 
 class ReadFromFolder(LatentSource):
-    """Latents of windows that are drawn anew in each step, read from a folder of latents of whole videos."""
+    """Latents of windows that are newly drawn in each step, read from a folder of latents of whole videos."""
 
     def __init__(self, vae: VideoVAE, clips: LatentFolder, config: TrainConfig):
         self.scale, self.clips, self.config = vae.config.scaling_factor, clips, config
         self.order, self.open_shards = ClipOrder(len(clips), config), {}
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
-        """Make sure that no file is damaged. They are read when they are needed."""
+        """Make sure that no file is damaged. The files are read on demand."""
         self.clips.verify(self.clips.files)
 
     def batch(self, step: int, slots: range) -> Latents:
@@ -151,7 +151,7 @@ class ReadFromFolder(LatentSource):
         return Latents(mean, deviation, labels, [[video.caption for video in row] for row in videos])
 
     def read_slot(self, step: int, slot: int) -> tuple[list[Tensor], list[StoredVideo]]:
-        """Read the mean and deviation of a slot, its clip and then its images, and the videos that they are of."""
+        """Read the mean and deviation of a slot, its clip and then its images, and the videos that they come from."""
         chosen, cfg = self.order.slot(step, slot), self.config
         videos = [self.clips.video(number) for number in (chosen.clip, *chosen.images)]
         frames = choose_frames(cfg.selection, videos[0].frames, cfg.num_frames, cfg.frame_interval, chosen.clip_random)
@@ -174,11 +174,11 @@ class ReadFromFolder(LatentSource):
         return self.scale * mean[offsets].float(), self.scale * (0.5 * logvar[offsets].float()).exp()
 
 
-SOURCES = {"once": EncodedOnce, "step": EncodedEachStep}  # of latents of clips, by config.latents
+SOURCES = {"once": EncodedOnce, "step": EncodedEachStep}  # sources that encode clips, by config.latents
 
 
 def open_data(config: TrainConfig) -> Clips | LatentFolder:
-    """Open what a run learns from: the folder of latents that `config.latents` names, or the clips of `config.data`."""
+    """Open the data of a run: the folder of latents that `config.latents` names, or the clips of `config.data`."""
     if config.latents in SOURCES:
         return open_clips(config)
     return replace(open_latent_folder(Path(config.latents)), clips_per_epoch=config.clips)

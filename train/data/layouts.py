@@ -1,4 +1,4 @@
-"""How published data sets are laid out: where their videos lie and which class each one has.
+"""How published data sets are laid out: where their videos are and which class each one has.
 
 The layouts are those that the original reads (Vchitect/Latte, datasets/). FaceForensics: avi or mp4 files at any depth.
 UCF101: Class/video.avi. SkyTimelapse and Taichi-HD: a folder of numbered frames for each video, at any depth. A folder
@@ -38,7 +38,7 @@ class FoundVideos:
         classes: Names of the classes, sorted; empty if there are none.
         videos: Pairs of a video and the index of its class (0 if there are no classes), sorted.
         left_out: Videos that do not fit the layout.
-        ignored: Files that are not read because of their extension, and are no captions.
+        ignored: Files that are ignored because of their extension, captions excepted.
     """
 
     classes: list[str]
@@ -118,11 +118,11 @@ def find_frame_folders(root: Path) -> FoundVideos:
 
 
 def find_any_videos(root: Path, classes: bool = True) -> FoundVideos:
-    """Find everything that can be read; if there are two subfolders of videos or more, these are the classes.
+    """Find everything that can be read; two or more subfolders of videos are the classes.
 
     Args:
         root: The folder.
-        classes: False: subfolders are no classes, and their videos are taken without one.
+        classes: If False, subfolders are not classes, and the videos have none.
 
     Raises:
         FileNotFoundError: `root` does not exist.
@@ -154,7 +154,7 @@ class Layout:
     """How the videos of a kind of data set are found.
 
     Attributes:
-        find: (root) -> its videos; that of UCF101 also takes a split.
+        find: (root) -> its videos; for UCF101 it also takes a split.
         description: For the help of `latte prepare`.
         options: Options of `prepare_data_set` that not every kind of data set has.
         published: Published numbers of "videos" and "classes", as far as known.
@@ -189,7 +189,7 @@ def check_option(kind: str, name: str) -> None:
 
 
 def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return all avi and mp4 files at or below a folder, sorted, and all others that are visible.
+    """Return all avi and mp4 files at or below a folder, sorted, and all other visible files.
 
     Broken links are included, to be reported later.
     """
@@ -215,7 +215,7 @@ def read_split(split: Path) -> list[str]:
 
 
 def class_names(folders: list[str]) -> list[str]:
-    """The names of folders as those of classes: a byte that is not UTF-8 is written as in "caf\\xe9"."""
+    """Class names from the names of folders: a byte that is not UTF-8 is written as in "caf\\xe9"."""
     return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in folders]
 
 
@@ -259,7 +259,7 @@ def reject_unprintable_classes(root: Path, classes: list[str]) -> None:
 
 
 def nothing_found(root: Path, wanted: str) -> ValueError:
-    """The error for a folder without what its layout needs: it says what there is, and which kind can read that."""
+    """The error for a folder that lacks what its layout needs: it says what is there, and which kind can read it."""
     videos = list_videos(root)
     files = sum(path.is_file() for path in videos)
     if files:

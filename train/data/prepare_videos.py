@@ -1,6 +1,6 @@
 """`latte prepare`: check the videos of a data set by decoding them, and list those that training can use.
 
-It writes OUT/index.json and OUT/report.txt. Videos stay where they are and as they are.
+It writes OUT/index.json and OUT/report.txt. Videos are neither moved nor changed.
 """
 
 import warnings
@@ -39,7 +39,7 @@ from latte.video.inspect import inspect_video
 from latte.video.write import write_video
 
 DRAWN_VIDEOS = "videos"
-DRAWN_BY_DEFAULT = 256  # number of videos to draw, unless another is given
+DRAWN_BY_DEFAULT = 256  # default number of videos to draw
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class ClipRule:
 
 
 class CheckedVideos(NamedTuple):
-    """What checking a data set found.
+    """The result of checking a data set.
 
     Attributes:
         videos: The usable videos.
         left_out: The others, and why.
-        ignored: Files that were not looked into because of their extension.
-        remarks: Pairs of a usable video and what its reader warned of, such as pixels that are not square.
+        ignored: Files that were ignored because of their extension.
+        remarks: Pairs of a usable video and a warning from reading it, such as pixels that are not square.
     """
 
     videos: VideoList
@@ -103,16 +103,16 @@ def prepare_data_set(
         clips: Number of videos to draw, for the kind "shapes"; None: DRAWN_BY_DEFAULT.
         split: Take only the videos of this list, for the kind "ucf101".
         frame_list: Also write every frame, this many pixels square; see `write_frames`. Not every kind has it.
-        damaged: "raise" leaves damaged videos out; "take" lists them as such, and training reads them as FFmpeg
-            conceals the damage.
+        damaged: "raise" leaves damaged videos out; "take" lists them as such, and training reads them with
+            FFmpeg's error concealment.
 
     Returns:
         The text of the report. Its first paragraph is a summary.
 
     Raises:
         OSError: The source or the split cannot be read, or `out` cannot be written.
-        ValueError: The source does not fit its kind, no video can be used, options contradict each other or are not
-            those of the kind (`Layout.options`), or `out` holds something else.
+        ValueError: The source does not fit its kind, no video can be used, options contradict each other or do not
+            belong to the kind (`Layout.options`), or `out` holds something else.
     """
     if (source is None) != (kind == "shapes"):
         raise ValueError("shapes are drawn, not read: leave out the source" if source else f"{kind} needs a source")
@@ -151,14 +151,14 @@ def source_folder(source: Path) -> Path:
 
 
 def check_output_folder(out: Path, source: Path | None) -> None:
-    """Raise ValueError if `out` overlaps the source, cannot be written, or holds something that is not ours."""
+    """Raise ValueError if `out` overlaps the source, cannot be written, or holds something else than our output."""
     advice = "choose another folder for --out"
     target, root = out.resolve(), source.resolve() if source else None
     if root and (target.is_relative_to(root) or root.is_relative_to(target)):
         raise ValueError(f"{out} and the source {source} overlap: {advice}")
     if not writable(target.parent):
         raise ValueError(f"{out} cannot be written: {advice}")
-    # drafts of killed processes and the like are hidden, and say nothing about the folder
+    # hidden files, such as drafts of killed processes, do not count
     names = {path.name for path in out.iterdir() if path.name[0] != "."} if out.is_dir() else set()
     if not out.exists() or (out.is_dir() and not names):
         return
@@ -224,7 +224,7 @@ def check_videos(
         short = sum(video.problem == "short" for video in left_out)
         worn = sum(video.problem == "damaged" for video in left_out)
         hint = f"; {short} are too short: lower --frame-interval or --num-frames" if short else ""
-        hint += f"; {worn} are damaged: --damaged take takes them" if worn else ""
+        hint += f"; {worn} are damaged: --damaged take includes them" if worn else ""
         raise ValueError(
             f"{root}: none of {len(left_out)} videos can be used; the first is {left_out[0].path}: "
             f"{left_out[0].reason}{hint}"
@@ -237,7 +237,7 @@ def check_videos(
 
 
 def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
-    """Warn for each number that is not the published one."""
+    """Warn of each number that differs from the published one."""
     found = {"videos": videos, "classes": classes}
     for what, published in LAYOUTS[kind].published.items():
         forms = {"videos": ("video", "videos"), "classes": ("class", "classes")}[what]
@@ -249,7 +249,7 @@ def warn_of_unpublished_counts(kind: str, videos: int, classes: int) -> None:
 def check_video(
     path: Path, root: Path, label: int, caption: str, min_frames: int, quick: bool, damaged: WhenDamaged
 ) -> VideoEntry | LeftOut:
-    """Decode a video: what is known about it then, or why it cannot be used. Warns if its frames are resampled."""
+    """Decode a video, and return its entry or why it cannot be used. Warns of resampled frames and concealed damage."""
     try:
         facts = inspect_video(path, quick)
         if facts.damage and damaged != "take":
@@ -260,7 +260,8 @@ def check_video(
             size = f"{facts.height} x {facts.width}"
             warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
         if facts.damage:
-            warnings.warn(f"{path}: it is damaged, and read as FFmpeg conceals that: {facts.damage}", stacklevel=2)
+            said = f"{path}: it is damaged, and read with FFmpeg's error concealment"
+            warnings.warn(f"{said}: {facts.damage}", stacklevel=2)
         size = facts.height, facts.width, size_in_bytes(path)
         name = path.relative_to(root).as_posix()
         return VideoEntry(name, label, facts.frames, *size, caption, damaged=bool(facts.damage))
@@ -275,7 +276,7 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
     problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
     classes = counted(len(video_list.classes), "class", "classes") if video_list.classes else "no classes"
-    kept_as, by_suffix = "used, as FFmpeg conceals the damage", f"ignored for the extension: {count_by_suffix(ignored)}"
+    kept_as, by_suffix = "used, with error concealment", f"ignored for the extension: {count_by_suffix(ignored)}"
     remarked = [
         (worn, f"damaged video is {kept_as}", f"damaged videos are {kept_as}"),
         (len(ignored), f"file {by_suffix}", f"files {by_suffix}"),

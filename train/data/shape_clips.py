@@ -17,7 +17,7 @@ from latte.video.pixels import from_uint8
 
 @dataclass
 class ShapeClips:
-    """Windows of the built-in moving shapes, drawn whenever they are asked for; see `Clips`.
+    """Windows of the built-in moving shapes, drawn on demand; see `Clips`.
 
     A whole motion has `config.shape_frames` frames. Text-to-video training skips the combinations that
     `latte.shapes.draw.is_held_out` holds out: they test whether a model generalises to captions that it never saw.
@@ -63,7 +63,7 @@ class ShapeClips:
         return sorted({self.without_frames(number).caption for number in self.numbers})
 
     def without_frames(self, number: int) -> ShapeClip:
-        """A clip of the built-in data set by what is known about it: drawing no frames saves the time."""
+        """A clip of the built-in data set with all its attributes but no frames, which need not be drawn."""
         return make_clip(self.config.seed, number, size=self.config.image_size, window=slice(0))
 
     def clip(self, index: int, random: torch.Generator) -> TrainingClip:
@@ -80,7 +80,7 @@ class ShapeClips:
         return WholeVideo(Path("shapes", str(number)), iter([clip.video]), clip.label, clip.caption)
 
     def shape_clip(self, index: int, window: slice = slice(None)) -> ShapeClip:
-        """Return clip `index` with all that is known about it.
+        """Return clip `index` with all its attributes.
 
         Args:
             index: Number of the clip.

@@ -1,4 +1,4 @@
-"""Folders of a data set that are splits, such as train and val, and not classes."""
+"""Recognising folders of a data set that are splits, such as train and val, not classes."""
 
 import re
 import warnings
@@ -13,14 +13,14 @@ NEUTRAL = {"set", "split", "data", "video", "videos", "clip", "clips", "frame", 
 
 
 def split_names(names: Iterable[str]) -> list[str]:
-    """Return those of some folder names that are splits of one data set, such as "k400_train" and "k400_val".
+    """Return the names of folders that are splits of one data set, such as "k400_train" and "k400_val".
 
     Args:
-        names: Names of folders beside each other.
+        names: Names of sibling folders.
 
     Returns:
-        The names that differ from another in the word for a split, and else only in numbers and in words such as
-        "videos"; sorted. There are none if only one is a split: a lone "train" among others is as good as any class.
+        The names that differ from another one in the word for a split, and otherwise only in numbers and in words such
+        as "videos"; sorted. Empty if only one name is a split: a lone "train" among others may well be a class.
     """
     groups: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for name in sorted(names):
@@ -30,7 +30,7 @@ def split_names(names: Iterable[str]) -> list[str]:
 
 
 def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """The word for a split in a folder's name, and the other words that say something; None if there is none."""
+    """The word for a split in a folder's name, and its other meaningful words; None if it has no word for a split."""
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # trainA
     plain = plain.replace("held-out", "heldout").replace("held_out", "heldout")
     if (found := SPLIT.search(plain)) is None:
@@ -40,10 +40,10 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def reject_splits(root: Path, videos: Iterable[Path], classes: bool) -> None:
-    """Refuse videos of several splits, at any depth, which training must not mix or take for classes.
+    """Refuse videos of several splits, at any depth, which training must not mix or mistake for classes.
 
-    If splits lie beside folders of other names, they may be classes: then three of them, or the same subfolders in
-    each, tell that they are splits. Otherwise a warning says what they are taken for.
+    Splits beside folders with other names may be classes. They count as splits if there are three or more of them, or
+    if all have a subfolder in common. Otherwise a warning says that they are taken for classes.
 
     Args:
         root: The folder of the data set.
@@ -70,12 +70,12 @@ def reject_splits(root: Path, videos: Iterable[Path], classes: bool) -> None:
 
 
 def warn_of_hidden_classes(root: Path, videos: Iterable[Path]) -> None:
-    """Warn if all videos lie in one folder, such as a split, whose subfolders are then no classes."""
+    """Warn if all videos are in one folder, such as a split, whose subfolders are then not classes."""
     folders = {path.relative_to(root).parts[:-1][:2] for path in videos}
     inside = sorted(names[1] for names in folders if len(names) > 1)
     if len(inside) > 1 and len({names[:1] for names in folders}) == 1:
         only = next(iter(folders))[0]
-        told = f"{root} holds all its videos in {only}, so the folders in it, {abbreviate(inside)}, are no classes"
+        told = f"{root} holds all its videos in {only}, so the folders in it, {abbreviate(inside)}, are not classes"
         warnings.warn(f"{told}; if they should be, give {root / only}", stacklevel=3)
 
 

@@ -22,7 +22,7 @@ OPTIONAL = {"caption", "sha256", "damaged"}
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """What is known about a video."""
+    """A video of the list, and its properties."""
 
     path: str  # relative to the root, with "/"; a file or a folder of frames
     label: int  # index of its class; 0 if there are no classes
@@ -58,7 +58,7 @@ class VideoList:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the class names and of all entries; it does not depend on where the root lies."""
+        """sha256 of the class names and of all entries; it does not depend on the root's location."""
         about = [self.classes, [video.to_json() for video in self.videos]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -68,12 +68,12 @@ class VideoList:
         return replace(self, videos=[replace(video, sha256="") for video in self.videos]).fingerprint
 
     def path(self, video: VideoEntry) -> Path:
-        """Return where a video lies."""
+        """Return the path of a video."""
         return self.root / video.path
 
 
 def is_without_list(folder: Path) -> bool:
-    """Whether `latte prepare` wrote a folder, as its report tells, whose list of videos is gone."""
+    """Whether a folder was written by `latte prepare`, as its report shows, but its list of videos is gone."""
     report = folder / REPORT
     if (folder / VIDEO_LIST).is_file() or not report.is_file():
         return False
@@ -87,7 +87,7 @@ def write_video_list(video_list: VideoList, folder: Path, root: str) -> Path:
     Args:
         video_list: What to write.
         folder: The folder to write to.
-        root: The root to write: absolute, or relative to the folder in which the file will lie in the end.
+        root: The root to write: absolute, or relative to the folder in which the file will finally be.
 
     Returns:
         The path of the file.
@@ -124,14 +124,14 @@ def open_video_list(path: str | Path, verify_files: bool = True) -> VideoList:
 
 
 class ListHead(NamedTuple):
-    """What a list of videos says besides the videos; see `VideoList`."""
+    """The fields of a list of videos besides the videos; see `VideoList`."""
 
     kind: str = ""
     frame_interval: int = 0
 
 
 def read_list_head(folder: Path) -> ListHead:
-    """What the list of `latte prepare` in a folder says of itself. Nothing, if there is none that can be read."""
+    """The head of the list that `latte prepare` wrote to a folder; empty if there is no readable list."""
     try:
         values = read_json(folder / VIDEO_LIST, MOST_LIST_BYTES)
         if values.get("format") != VIDEO_LIST_FORMAT:
@@ -139,11 +139,11 @@ def read_list_head(folder: Path) -> ListHead:
         listed = parse_video_list(values, folder / VIDEO_LIST)
         return ListHead(listed.kind, listed.frame_interval)
     except (OSError, ValueError):
-        return ListHead()  # whoever opens the data says what is wrong
+        return ListHead()  # opening the data reports what is wrong
 
 
 def parse_video_list(values: dict, path: Path) -> VideoList:
-    """Make a list of the JSON values of `path`. Raises ValueError if they are not as they were written."""
+    """Make a list from the JSON values of `path`. Raises ValueError if they were changed after writing."""
     damaged = ValueError(f"{path} is damaged or was edited: run `latte prepare` again")
     kind, root, classes, entries = (values.get(name) for name in ("kind", "root", "classes", "videos"))
     lists = isinstance(classes, list) and isinstance(entries, list)
@@ -169,7 +169,7 @@ def parse_video_list(values: dict, path: Path) -> VideoList:
 
 
 def verify_videos(video_list: VideoList, path: Path) -> None:
-    """Raise FileNotFoundError or ValueError if a video of the list in `path` is missing or has another size."""
+    """Raise FileNotFoundError or ValueError if a video of the list in `path` is missing or has a different size."""
     if not video_list.root.is_dir():
         raise FileNotFoundError(
             f"{path} lists videos in {video_list.root}, which does not exist: run `latte prepare` again"
@@ -192,7 +192,7 @@ def with_contents(video_list: VideoList, path: Path) -> VideoList:
     with ContentDigests(video_list.root) as digests:
         found = [digests.of(video_list.path(video)) for video in progress(video_list.videos)]
     pairs = list(zip(video_list.videos, found))
-    changed = [(video, "has another content") for video, sha256 in pairs if video.sha256 not in ("", sha256)]
+    changed = [(video, "has different content") for video, sha256 in pairs if video.sha256 not in ("", sha256)]
     refuse_differences(video_list, changed, path)
     return replace(video_list, videos=[replace(video, sha256=sha256) for video, sha256 in pairs])
 

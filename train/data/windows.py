@@ -21,7 +21,7 @@ class Selection:
 
 
 def span(num_frames: int, frame_interval: int) -> int:
-    """Return how many frames of the video lie between the first and the last frame of a clip, both included."""
+    """Return how many frames of the video a clip spans, from its first to its last frame."""
     return (num_frames - 1) * frame_interval + 1
 
 
@@ -88,7 +88,7 @@ def choose_frames(
         frames: Number of frames in the video.
         num_frames: Frames in the clip, 1 or more.
         frame_interval: Distance between them in the video, 1 or more.
-        random: Source of the one number that is drawn, whatever the video.
+        random: Source of the single random number that is drawn for any video.
 
     Returns:
         The numbers of the chosen frames, ascending.

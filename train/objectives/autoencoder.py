@@ -21,7 +21,7 @@ from latte.weights.vae_folder import load_vae
 
 # modules of an autoencoder whose shapes depend on the number of latent channels
 NEXT_TO_LATENTS = ("encoder.conv_out.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
-# of pixels in [-1, 1] that are the first channels of the latents, so that colours outweigh the other channels
+# of a thumbnail's pixels in [-1, 1] in the first channels of the latents, so that colours outweigh the other channels
 THUMBNAIL_SCALE = 4.0
 
 
@@ -31,10 +31,10 @@ class Reconstruction:
     The loss is the error of the pixels (reconstruction_error), plus config.kl_weight times the KL divergence of the
     latents' posterior from N(0, 1). Two more terms shape the latents for the network that will learn to generate them:
 
-    - config.equivariance_weight times the error with which latents at half size decode to the frame at half size
+    - config.equivariance_weight times the error of the half-size frame decoded from half-size latents
       (scale equivariance: Skorokhodov et al. 2025, arXiv 2502.14831);
-    - config.thumbnail_weight times the squared error of the first channels of the posterior's mean as a thumbnail: the
-      frame at the latents' size, times THUMBNAIL_SCALE. So latents change with colours as pixels do.
+    - config.thumbnail_weight times the squared error between the first channels of the posterior's mean and a
+      thumbnail: the frame at the latents' size, times THUMBNAIL_SCALE. So latents change with colours as pixels do.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Reconstruction:
         """Make an autoencoder, with fresh weights or those of config.init.
 
         If the autoencoder of config.init has another number of latent channels, the layers next to the latents
-        (NEXT_TO_LATENTS) start anew and all others from it. With config.freeze_encoder, it keeps the latents of
-        config.init and their scale.
+        (NEXT_TO_LATENTS) start from fresh weights and all others from its weights. With config.freeze_encoder, the
+        network keeps the latents of config.init and their scale.
 
         Raises:
             ValueError: If it cannot encode frames of config.image_size, settings ask for latents that it does not have,

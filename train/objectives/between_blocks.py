@@ -1,4 +1,4 @@
-"""The training options that act between the blocks of a network, which knows nothing of them."""
+"""The training options that act between the blocks of a network, without any change to the network."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ from latte.train.objectives.token_routing import gather_places, route, routed, s
 class BetweenBlocks:
     """Token routing, the dispersive loss and self-alignment on a micro-batch, as far as a run's settings ask for them.
 
-    They act while the network is in training mode, so that a loss that is only measured is that of all its tokens.
+    They act only in training mode, so that a loss that is merely measured uses all tokens.
 
     Args:
         config: The settings.
@@ -52,14 +52,14 @@ class BetweenBlocks:
                 raise ValueError(f"{name} is {blocks}, but the network has {depth} blocks")
         if config.dispersive_weight and self.dispersed - 1 in self.skipped:
             raise ValueError(
-                f"the dispersive loss, after {self.dispersed} blocks, compares tokens of the same places, but there "
-                f"clips have different ones: choose a dispersive_block up to {self.skipped.start}, or more than "
-                f"{self.skipped.stop}"
+                f"the dispersive loss, after {self.dispersed} blocks, compares tokens at the same places, but routing "
+                f"leaves different ones in each clip there: choose a dispersive_block up to {self.skipped.start}, or "
+                f"more than {self.skipped.stop}"
             )
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Inside it, the network trains on the micro-batch as the settings ask."""
+        """Within this context, the network trains on the micro-batch as the settings ask."""
         with ExitStack() as stack:
             if self.denoiser.training and self.config.dispersive_weight:
                 self.tokens["dispersive"] = stack.enter_context(recorded(self.denoiser, self.dispersed))
@@ -73,7 +73,7 @@ class BetweenBlocks:
     def terms(
         self, teacher: nn.Module | None, measure: Callable[..., Any], index: Tensor, count: int
     ) -> dict[str, tuple[float, Tensor]]:
-        """The further terms of the loss, once the network has computed its own.
+        """The additional terms of the loss, after the network has computed its own.
 
         Args:
             teacher: The averaged network; None without self-alignment.
@@ -82,7 +82,7 @@ class BetweenBlocks:
             count: Steps of the schedule.
 
         Returns:
-            By the name to log, weight and value.
+            The weight and the value of each term, by the name to log.
         """
         cfg, found = self.config, {}
         if tokens := self.tokens.get("dispersive"):

@@ -48,7 +48,7 @@ class ClassConditional(Denoising):
             raise ValueError(f"{path} has {own.num_classes} classes, the data {len(names)}: they must be the same")
         knows = self.config.teacher_autoguidance or (names and own.class_dropout_prob)
         if self.config.teacher_guidance != 1 and not knows:
-            raise ValueError(f'{path} knows no "no class", so it cannot be guided: set teacher_guidance=1')
+            raise ValueError(f'{path} has no embedding of "no class", so it cannot be guided: set teacher_guidance=1')
         return teacher
 
     def weaker_network(self, path: Path, teacher: nn.Module) -> Latte:

@@ -30,18 +30,18 @@ class Denoising(ABC):
     """Predict the noise, v or the velocity of the linear path, from noisy latents.
 
     In joint training (Latte, arXiv 2401.03048), config.num_images single frames of other clips follow each clip. They
-    have noise and conditions of their own, and the timestep of the clip. For classifier-free guidance, the condition of
+    have their own noise and conditions, but the timestep of the clip. For classifier-free guidance, the condition of
     the clip and those of all its images are dropped at random, independently and with the same probability.
 
     Attributes:
-        vae: The VAE that makes the latents. It is not trained.
+        vae: The VAE that encodes the latents. It is not trained.
         vae_folder: Where it was read from.
         vae_digest: The sha256 of its files.
         side: The side of the latents of a frame.
         channels: The channels of the latents.
-        source: Where the latents of a step come from (latte.train.data.latents).
+        source: The source of a step's latents (latte.train.data.latents).
         teacher: The averaged network, from which the network learns with config.align_weight.
-        distillation: The loss in place of the diffusion loss, with config.teacher.
+        distillation: The loss that replaces the diffusion loss, with config.teacher.
     """
 
     teacher: nn.Module | None = None
@@ -68,11 +68,11 @@ class Denoising(ABC):
 
     @abstractmethod
     def teacher_network(self, path: Path) -> nn.Module:
-        """Read the model of config.teacher, called as `network`'s. Raises ValueError if it does not fit the data."""
+        """Read the model of config.teacher, called like `network`'s. Raises ValueError if it does not fit the data."""
 
     @abstractmethod
     def weaker_network(self, path: Path, teacher: nn.Module) -> nn.Module:
-        """Read the weaker model in the folder of config.teacher, called as the teacher."""
+        """Read the weaker model in the folder of config.teacher, called like the teacher."""
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -139,7 +139,7 @@ class Denoising(ABC):
         BetweenBlocks(self.config, denoiser, self.side)  # checks them
 
     def align(self, network: nn.Module, teacher: nn.Module) -> None:
-        """Let a network learn from its average, which has none of what is added to the network for that."""
+        """Let a network learn from its average. The head that this adds to the network is not averaged."""
         add_head(denoiser_of(network))
         keep_in_float32(teacher)
         self.teacher = teacher

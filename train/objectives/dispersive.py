@@ -13,8 +13,8 @@ from torch import Tensor
 def dispersive_loss(features: Tensor, temperature: float) -> Tensor:
     """The logarithm of the mean of exp(-D / temperature) over all pairs of a batch, the InfoNCE variant with L2.
 
-    D is the squared distance of two representations over their size, as in the authors' code; the mean includes each
-    clip with itself, where D is 0. So the loss lies between -log b, all far apart, and 0, all the same.
+    D is the squared distance of two representations divided by their size, as in the authors' code; the mean includes
+    each clip with itself, where D is 0. So the loss lies between -log b (all far apart) and 0 (all the same).
 
     Args:
         features: Representations (b, ...), of any shape.

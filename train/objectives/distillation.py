@@ -1,4 +1,4 @@
-"""Distillation: a student of few steps learns from a guided teacher (latte.diffusion.consistency)."""
+"""Distillation: a few-step student learns from a guided teacher (latte.diffusion.consistency)."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,18 +19,18 @@ from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root,
 from latte.weights.published import load_scheduler, part_files
 from latte.weights.tensors import digest
 
-Condition = dict[str, Tensor]  # what a network is called with besides noisy latents and timesteps
+Condition = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
 
 
 class Distillation:
     """The loss of a student that replaces config.teacher_steps DDIM steps of a teacher by config.student_steps.
 
-    It starts, as a rule, with the teacher's weights. Its target is itself, without an average. The teacher's guidance
-    becomes part of it, so no condition is dropped, and it is sampled without guidance.
+    It usually starts from the teacher's weights. Its target is the student itself, not an average of it. The teacher's
+    guidance is distilled into it, so no condition is dropped, and it is sampled without guidance.
 
     Args:
         config: The settings.
-        teacher: The network of config.teacher, called as the student is.
+        teacher: The network of config.teacher, called like the student.
         weaker: With config.teacher_autoguidance, its weaker model, called likewise.
 
     Attributes:
@@ -61,7 +61,7 @@ class Distillation:
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss, and what to log.
+        """The mean loss, and the values to log.
 
         Args:
             student: The network that learns.
@@ -69,7 +69,7 @@ class Distillation:
             index: Steps (b,) of `schedule`.
             noise: Standard normal noise, shaped like x0.
             condition: Keyword arguments of both networks.
-            empty: The same for no condition.
+            empty: The same for the null condition.
         """
         x, length = q_sample(self.schedule, x0, index, noise), self.config.teacher_steps // self.config.student_steps
         own = partial(self.clean(student), **condition)
@@ -99,7 +99,7 @@ class Distillation:
 
 
 def student_scheduler(steps: int, prediction: str) -> Scheduler:
-    """The scheduler that a student of so many steps is trained for: DDIM from each phase's beginning to its end."""
+    """The scheduler that a student with this many steps is trained for: DDIM from each phase's start to its end."""
     whole = 1000 % steps == 0  # then the fixed stride, which diffusers' class always has, leads to the phase's end
     return Scheduler("ddim", "trailing", fixed_stride=whole, flow=prediction == "flow")
 

@@ -15,7 +15,7 @@ def denoiser_of(network: nn.Module) -> Denoiser:
 
 @contextmanager
 def attached(denoiser: Denoiser, through_blocks: Callable[..., Tensor]) -> Iterator[None]:
-    """Inside it, a function takes the place of Denoiser.through_blocks on one denoiser."""
+    """Within this context, a function replaces Denoiser.through_blocks on one denoiser."""
     earlier = vars(denoiser).get("through_blocks")
     vars(denoiser)["through_blocks"] = through_blocks
     try:
@@ -30,19 +30,20 @@ def attached(denoiser: Denoiser, through_blocks: Callable[..., Tensor]) -> Itera
 def recorded(
     denoiser: Denoiser, blocks: int, head: nn.Module | None = None, last: bool = False
 ) -> Iterator[list[Tensor]]:
-    """Inside it, each pass of clips through a denoiser is recorded; still images are not.
+    """Within this context, each pass of clips through a denoiser is recorded; passes of still images are not.
 
-    It is entered before token_routing.routed, of whose parts it then sees one.
+    Enter it before token_routing.routed, which runs the blocks in parts; one of these parts is then recorded.
 
     Args:
         denoiser: The denoiser.
-        blocks: After how many blocks.
-        head: What the recorded tokens pass; it is called within the denoiser, which gathers its weights under FSDP2.
-        last: Leave out all later blocks, if nothing else of the output is needed.
+        blocks: The number of blocks after which tokens are recorded.
+        head: A module that the recorded tokens go through. The denoiser calls it, which gathers its weights under
+            FSDP2.
+        last: Skip all later blocks, if nothing else of the output is needed.
 
     Yields:
-        A list that grows by the tokens (b, f, s, d) of a pass, without those of the condition. They are part of the
-        graph, so a loss of them trains the blocks before.
+        A list to which each pass adds its tokens (b, f, s, d), without those of the condition. They are part of the
+        graph, so a loss on them trains the earlier blocks.
     """
     found: list[Tensor] = []
     plain = denoiser.through_blocks

@@ -1,7 +1,7 @@
 """Self-representation alignment (SRA: Jiang et al. 2025, arXiv 2505.02831): a network learns from its own average.
 
-Tokens of an early block, through a small head, are to be those that the averaged network has after a later block at a
-less noisy timestep of the same clip. The head is trained with the network, and left out of the averaged weights.
+Tokens after an early block, through a small head, learn to match those of the averaged network after a later block, at
+a less noisy timestep of the same clip. The head is trained with the network, and left out of the averaged weights.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def add_head(denoiser: Denoiser) -> None:
 
 
 def less_noisy(config: LatentTrainConfig, index: Tensor, count: int, step: int, slots: range) -> Tensor:
-    """Steps of the schedule for the teacher: earlier by up to the share align_gap of all, drawn for each slot.
+    """Steps of the schedule for the teacher: earlier by up to the fraction align_gap of all steps, drawn per slot.
 
     Args:
         config: The settings, of which align_gap and seed are used.
@@ -51,10 +51,10 @@ def teacher_tokens(teacher: nn.Module, blocks: int, measure: Callable[..., Any],
     """The tokens (b, f, s, d) of clips in the averaged network.
 
     Args:
-        teacher: The averaged network, of which no later block is computed.
-        blocks: After how many blocks.
+        teacher: The averaged network. Its later blocks are not computed.
+        blocks: The number of blocks after which the tokens are taken.
         measure: measure(network, index=index) gives a network the noisy clips and measures its loss, which is not used.
-        index: Steps of the schedule, of each clip (b,).
+        index: The step of the schedule for each clip (b,).
     """
     with recorded(denoiser_of(teacher), blocks, last=True) as tokens:
         measure(teacher, index=index)

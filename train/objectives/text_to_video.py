@@ -42,7 +42,7 @@ class TextConditional(Denoising):
     def teacher_transformer(self, path: Path) -> LatteT2V:
         """Read the transformer of config.teacher."""
         if not is_text_pipeline(path):
-            raise ValueError(f"{path} is no text-to-video model: a student of captions learns from one")
+            raise ValueError(f"{path} is not a text-to-video model, which a student with captions needs as its teacher")
         return readers(path)["transformer"]()
 
     def weaker_network(self, path: Path, teacher: LatteT2V | TextToVideo) -> LatteT2V | TextToVideo:
@@ -60,7 +60,7 @@ class Captioned(TextConditional):
 
     Attributes:
         tokenizer: Its vocabulary is made from the captions, unless config.teacher or config.init names a model with a
-            text encoder, or the run is resumed: then it is that model's, or that run's.
+            text encoder, or the run is resumed: then it comes from that model or run.
         ids: Tokens of all captions and, in the last row, of the empty one; (captions + 1, l).
         mask: 0 where these are padding.
         rows: The row of each caption.
@@ -79,7 +79,7 @@ class Captioned(TextConditional):
         self.rows = {caption: row for row, caption in enumerate(clips.captions)}
 
     def open_tokenizer(self, owner: Path | None, resumed: Path | None) -> Tokenizer:
-        """Read the vocabulary of `owner`, or make one. A damaged one of the run itself is made again."""
+        """Read the vocabulary of `owner`, or make one. If the run's own vocabulary is damaged, it is made again."""
         if owner is not None and (owner / "tokenizer").is_dir():
             try:
                 return Tokenizer(owner / "tokenizer")
@@ -116,7 +116,7 @@ class Captioned(TextConditional):
     def condition(
         self, network: TextToVideo, labels: Tensor, captions: list[list[str]], dropped: Tensor
     ) -> dict[str, Tensor]:
-        """Return ids and masks, each (b, 1 + num_images, l); the video ignores what "mask" hides."""
+        """Return ids and masks, each (b, 1 + num_images, l); the video ignores the tokens that "mask" hides."""
         numbers = torch.tensor([[self.rows[caption] for caption in row] for row in captions])
         rows = torch.where(dropped, len(self.ids) - 1, numbers)
         return {"ids": self.ids[rows], "encoder_mask": self.mask[rows], "mask": self.mask[numbers]}
@@ -127,7 +127,7 @@ class Embedded(TextConditional):
 
     Attributes:
         embeddings: Embeddings (l, caption_channels) of captions, by name.
-        empty: Those of the empty caption.
+        empty: The embedding of the empty caption.
         names: The name of each caption.
     """
 

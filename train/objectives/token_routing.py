@@ -1,11 +1,11 @@
 """Token routing in training (TREAD: Krause et al. 2025, arXiv 2501.04765): some tokens skip some of the blocks.
 
-A random share of the tokens leaves before a block and joins the others again after a later one, as it was. So the
-blocks between are trained on fewer tokens, which saves their time, and no token is lost. Sampling uses all tokens.
+A random share of the tokens leaves before one block and rejoins the others, unchanged, after a later one. So the blocks
+in between are trained on fewer tokens, which saves time, and no token is lost. Sampling uses all tokens.
 
-In a video, the tokens of the same places leave in every frame of a clip and of its still images. What is left is then
-a grid of frames and places: both attentions stay as they are, temporal attention sees every frame of a place, and a
-place that skips the blocks cannot be guessed from its neighbours in time. The tokens of the condition always stay.
+In a video, the tokens at the same places leave in every frame of a clip and of its still images. The remaining tokens
+are then a grid of frames and places: both attentions work as before, temporal attention sees every frame of a place,
+and a place that skips the blocks cannot be guessed from its neighbours in time. Condition tokens always stay.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ from latte.train.objectives.recorded_blocks import attached
 
 
 def route(config: LatentTrainConfig, denoiser: Denoiser) -> range:
-    """The numbers of the blocks that tokens skip.
+    """The indices of the blocks that tokens skip.
 
     Args:
         config: The settings, of which route_start and route_end are used.
         denoiser: The network.
 
     Raises:
-        ValueError: There are none, or several processes share the work between two of them.
+        ValueError: There are none, or the route divides a run of blocks that sequence_parallel must keep together.
     """
     kinds = [block.kinds for block in denoiser.blocks]
     skipped = range(len(kinds))[config.route_start : config.route_end]
@@ -54,10 +54,10 @@ def staying(config: LatentTrainConfig, places: int, step: int, slots: range) -> 
         slots: The slots.
 
     Returns:
-        Their numbers in ascending order (slots, n), on the CPU.
+        The indices of these places in ascending order (slots, n), on the CPU.
 
     Raises:
-        ValueError: The share is less than half a token, or leaves none.
+        ValueError: route_share rounds to none or all of the tokens.
     """
     count = places - round(config.route_share * places)
     if not 0 < count < places:
@@ -78,11 +78,11 @@ def gather_places(x: Tensor, places: Tensor) -> Tensor:
 
 @contextmanager
 def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]:
-    """Inside it, only the tokens of some places pass some of a denoiser's blocks.
+    """Within this context, only the tokens at some places go through some of a denoiser's blocks.
 
     Args:
         denoiser: The denoiser.
-        skipped: The numbers of these blocks.
+        skipped: The indices of these blocks.
         places: The places of each clip (b, n), on the CPU.
     """
     plain = denoiser.through_blocks
@@ -94,7 +94,7 @@ def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]
         index = indices(x, torch.cat([ahead, places + prefix], 1))
         part = plain(x.gather(2, index), condition, temporal, skipped)
         if temporal and denoiser.first_temporal in skipped:
-            x = denoiser.add_temporal_position(x)  # the others got theirs on the way
+            x = denoiser.add_temporal_position(x)  # those that went through the blocks got theirs there
         x = x.to(part.dtype).scatter(2, index, part)
         return plain(x, condition, temporal, range(skipped.stop, len(denoiser.blocks)))
 

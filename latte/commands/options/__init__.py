@@ -1,4 +1,4 @@
-"""The options of every command. Nothing here loads PyTorch, so help and errors in the options come at once.
+"""The options of every command. Nothing here loads PyTorch, so help texts and option errors appear at once.
 
 A command `NAME` has its options here and its work in `latte.commands.NAME`, which is imported after they are parsed.
 """

@@ -24,26 +24,26 @@ TRAINING = "shapes"  # the preset whose speed is measured by default
 
 
 def speed_options(argv: list[str]) -> Namespace:
-    """Measure the speed of a model: one evaluation of its network, and whole samplings with their fidelity."""
+    """Measure the speed of a model: one evaluation of its network, and complete sampling runs with their fidelity."""
     parser = Parser(prog="latte bench speed", description=speed_options.__doc__)
     add = parser.add_argument
-    add("model", help=f"a model; or {RANDOM}: text to video with random weights, in the shape that key=value give")
-    add("changes", nargs="*", metavar="key=value", help=f"of {RANDOM}: such as num_layers=4 attention_head_dim=72")
+    add("model", help=f"a model; or {RANDOM}: text to video with random weights, in the shape given by key=value")
+    add("changes", nargs="*", metavar="key=value", help=f"for {RANDOM}, such as num_layers=4 attention_head_dim=72")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
-    add("--frames", type=int, nargs="+", help="frames of a video (default: as the model was trained)")
-    add("--sizes", type=int, nargs="+", help="pixels of a side of a frame (default: as the model was trained)")
+    add("--frames", type=int, nargs="+", help="frames of a video (default: as in training)")
+    add("--sizes", type=int, nargs="+", help="sides of a frame in pixels (default: as in training)")
     add("--text-tokens", type=int, nargs="+", default=[20], help="random text tokens of an evaluation (default: 20)")
     add("--dtypes", nargs="+", choices=DTYPES, help="of the network; the first is the reference (default: --dtype)")
-    add("--compile", action="store_true", help="also compile the networks by torch.compile, which takes minutes")
+    add("--compile", action="store_true", help="also compile the networks with torch.compile, which takes minutes")
     defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
     add("--ranges", nargs="*", help=f"ranges of Pyramid Attention Broadcast in sampling (default: {defaults})")
-    add("--plans", nargs="*", default=[], help="plans to sample by: files, or names such as faithful (default: none)")
+    add("--plans", nargs="*", default=[], help="plans to sample with: files, or names such as faithful (default: none)")
     add("--num-videos", type=int, default=1, help="videos to sample (default: 1)")
     add("--rounds", type=int, default=3, help="how often each is timed, in turn (default: 3)")
-    add("--threads", type=int, default=1, help="of the CPU; with 1, seconds are the processor's (default: 1)")
+    add("--threads", type=int, default=1, help="CPU threads; with 1, seconds are CPU time (default: 1)")
     add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
     add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
-    add("--peer-python", type=Path, help="an interpreter that has diffusers, whose Latte is then timed in turn, too")
+    add("--peer-python", type=Path, help="a Python interpreter with diffusers, whose Latte is then timed too, in turn")
     add("--plots", type=Path, help="write plots of the results to this folder")
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
@@ -93,7 +93,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     add("--ways", nargs="+", choices=GUIDANCE_WAYS, help=words)
     words = "guidance scales of every way but cfg++ (default: 1.5 2 3 4.5)"
     add("--scales", nargs="+", type=float, default=[1.5, 2.0, 3.0, 4.5], help=words)
-    words = "guidance scales of cfg++, in 0 to 1 (default: 0.25 0.5 0.75 1)"
+    words = "guidance scales of cfg++, from 0 to 1 (default: 0.25 0.5 0.75 1)"
     add("--plus-scales", nargs="+", type=float, default=[0.25, 0.5, 0.75, 1.0], help=words)
     add("--num-videos", type=int, default=256, help="videos to sample in each row (default: 256)")
     words = "write each row to this .json file as it is measured; rows that it holds are not measured again"
@@ -110,11 +110,11 @@ def guidance_options(argv: list[str]) -> Namespace:
             )
     named = args.autoguidance not in (None, NO_AUTOGUIDANCE)
     if args.ways is not None and args.autoguidance is not None and ("autoguidance" in args.ways) != named:
-        raise ValueError("the way autoguidance and --autoguidance MODEL go together: give both or none")
+        raise ValueError("the way autoguidance and --autoguidance MODEL go together: give both or neither")
     if 1.0 in args.scales:
         raise ValueError("--scales holds 1, which does not guide: that row is always there")
     if not all(0 <= scale <= 1 for scale in args.plus_scales):
-        raise ValueError("--plus-scales holds a number that is not in 0 to 1")
+        raise ValueError("--plus-scales holds a number that is not from 0 to 1")
     check_out_file(args.out)
     check_out_file(args.plot)
     return args
@@ -124,7 +124,7 @@ def train_options(argv: list[str]) -> Namespace:
     """Measure how fast a Latte trains: clips per second, and the share of the machine's matrix product speed."""
     parser = Parser(prog="latte bench train", description=train_options.__doc__)
     add = parser.add_argument
-    add("--config", default=TRAINING, help=f"preset or YAML file of a training (default: {TRAINING})")
+    add("--config", default=TRAINING, help=f"preset or YAML file of a training run (default: {TRAINING})")
     add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], help="(default: fp32 bf16)")
     add("--compiled", nargs="+", choices=("no", "yes"), default=["no"], help="with torch.compile (default: no)")
     words = "start a step from latents in memory, or from videos (default: both)"
@@ -161,7 +161,7 @@ def eval_options(argv: list[str]) -> Namespace:
 
 
 def video_options(argv: list[str]) -> Namespace:
-    """Measure how fast clips are read out of videos on one thread, beside PyAV and, if it is installed, decord."""
+    """Measure how fast clips are read from videos on one thread, compared with PyAV and, if installed, decord."""
     parser = Parser(prog="latte bench video", description=video_options.__doc__)
     add = parser.add_argument
     add("videos", type=Path, help="folder of videos")
@@ -181,14 +181,14 @@ OF_TRAINING = ("processes", "out", "device", "changes")  # those with it
 
 
 def memory_options(argv: list[str]) -> Namespace:
-    """Compute what Latte-1 needs to make a video, or with --config what a training needs, and how long a step takes."""
+    """Compute the memory that Latte-1 needs for a video, or with --config that of training, and the time of a step."""
     parser = Parser(prog="latte bench memory", description=memory_options.__doc__)
     add = parser.add_argument
     add("--num-frames", type=int, help="frames of the video (default: 16)")
     add("--height", type=int, help="in pixels (default: 512)")
     add("--width", type=int, help="in pixels (default: 512)")
     add("--dtype", choices=DTYPES, help="type of the weights (default: float16)")
-    words = f"a training: {', '.join(PRESETS)}, or a file; neither its data nor its VAE need exist"
+    words = f"a training configuration: {', '.join(PRESETS)}, or a file; its data and its VAE need not exist"
     add("--config", help=words)
     add("--processes", type=int, help="with --config: how many processes train, one on each GPU (default: 1)")
     add("--out", type=Path, help="with --config: also write the results to this .json file")
@@ -228,19 +228,19 @@ def features_options(argv: list[str]) -> Namespace:
 
 
 BENCHMARKS = {
-    "speed": (speed_options, "how fast a model samples in every form, what that costs, and diffusers beside it"),
+    "speed": (speed_options, "how fast a model samples in every form, with what fidelity, compared with diffusers"),
     "pab": (pab_options, "what Pyramid Attention Broadcast saves and costs"),
     "guidance": (guidance_options, "quality against variety for each way to guide"),
     "train": (train_options, "how fast a Latte trains"),
     "eval": (eval_options, "how fast videos are decoded and compared"),
-    "video": (video_options, "how fast clips are read out of videos"),
-    "memory": (memory_options, "what Latte-1, or a training before it begins, needs in memory"),
+    "video": (video_options, "how fast clips are read from videos"),
+    "memory": (memory_options, "the memory that Latte-1 or a training run needs, before it starts"),
     "features": (features_options, "how the distance of the shapes' features grows with damage"),
 }
 
 
 def bench_options(argv: list[str]) -> Namespace:
-    """Parse the name of a benchmark, which becomes .benchmark, and what follows it, that benchmark's own options."""
+    """Parse the name of a benchmark, which becomes .benchmark, and that benchmark's own options, which follow it."""
     description = "Run a benchmark. For its options: latte bench BENCHMARK --help."
     parser = Parser(prog="latte bench", description=description)
     help = "; ".join(f"{name}: {what}" for name, (_, what) in BENCHMARKS.items())

@@ -1,6 +1,6 @@
-"""What the options can be chosen from, and their defaults, where the modules that define them load PyTorch.
+"""Choices and defaults of the options, copied from modules that load PyTorch.
 
-A test holds every value here equal to its definition.
+A test checks that every value here equals its definition.
 """
 
 SAMPLERS = (  # latte.scheduler

@@ -15,8 +15,8 @@ from latte.commands.parser import Parser, check_out_folder
 
 EVALUATE = """Measure generated videos.
 
-With --real, the distance from real videos: FVD if --i3d gives its weights, else the shapes distance. Each distance is
-reported with its protocol, an extrapolation to infinite N with a 95 % interval, the real-vs-real floor, and caveats.
+With --real, the distance from real videos: FVD if --i3d gives its weights, otherwise the shapes distance. Each distance
+is reported with its protocol, an extrapolation to infinite N with a 95 % interval, the real-vs-real floor, and caveats.
 With --reference, the fidelity to reference videos of the same names. With neither, the examiner's scores of a model of
 the built-in shapes.
 """
@@ -69,9 +69,9 @@ def eval_parser() -> Parser:
     add("--reference", type=Path, help="a folder of references of the same names: PSNR, SSIM, LPIPS, flicker")
     add("--alexnet", type=Path, help="for LPIPS: path to alexnet-owt-7be5be79.pth")
     add = parser.add_argument_group("comparing results").add_argument
-    words = "two .json files that --out wrote: which is better, and whether their intervals show it"
+    words = "two .json files from --out: say which is better, and whether their intervals show it"
     add("--compare", type=Path, nargs=2, metavar="RESULT", help=words)
-    words = "write a page into a folder of such files that ranks its results, in tables of what may be compared"
+    words = "write a page into a folder of such files, with tables that rank comparable results"
     add("--leaderboard", type=Path, metavar="FOLDER", help=words)
     sampling = parser.add_argument_group("sampling a model (--seed also chooses the clips)")
     add_plan_options(sampling)
@@ -90,7 +90,7 @@ def ablate_parser() -> Parser:
     """The options of `latte ablate`."""
     parser = Parser(prog="latte ablate", description=ABLATE)
     add = parser.add_argument
-    words = "names of ablations (default: the paper's), and settings of the base to change"
+    words = "names of ablations (default: the paper's), and settings of the base configuration to change"
     add("names", nargs="*", metavar="NAME or key=value", help=words)
     add("--list", action="store_true", help="list the ablations and their arms, and do nothing else")
     add("--out", type=Path, default=Path("ablations"), help="folder for runs and report (default: ablations)")
@@ -120,9 +120,9 @@ def ablate_options(argv: list[str]) -> argparse.Namespace:
     if args.list:
         return args
     if not 1 <= args.num_videos <= 1_000_000:
-        raise ValueError(f"--num-videos is {args.num_videos}; it must be in 1 to 1000000")
+        raise ValueError(f"--num-videos is {args.num_videos}; it must be from 1 to 1000000")
     if args.parallel is not None and not 1 <= args.parallel <= 1024:
-        raise ValueError(f"--parallel is {args.parallel}; it must be in 1 to 1024")
+        raise ValueError(f"--parallel is {args.parallel}; it must be from 1 to 1024")
     if min(args.seeds) < 0:
         raise ValueError(f"--seeds has {min(args.seeds)}; seeds must be 0 or more")
     check_out_folder(args.out)

@@ -26,9 +26,9 @@ def convert_options(argv: list[str]) -> Namespace:
     add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
     words = "a word in the names of the weight files, such as fp16"
     add("--variant", help=words)
-    words = "write the weaker model that it is guided away from into its folder; none leaves it out (default: its own)"
+    words = "weaker model to write into the folder, for autoguidance; none leaves it out (default: the source's own)"
     add("--autoguidance", metavar="MODEL", help=words)
-    words = "guidance scale away from it, which becomes the default of calls"
+    words = "guidance scale away from the weaker model, the default of later calls"
     add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
     args = parser.parse_args(argv)
     if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
@@ -40,12 +40,10 @@ def convert_options(argv: list[str]) -> Namespace:
 
 def info_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte info`."""
-    description = "Say what a path holds; without one, parameters and FLOPs of every variant, beside the paper's table."
+    description = "Describe what a path holds, or list parameters and FLOPs of every variant beside the paper's table."
     parser = Parser(prog="latte info", description=description)
     add = parser.add_argument
-    words = (
-        "a run, model, data list, latents, features, statistics, results or videos; or the name of a model that ships"
-    )
+    words = "a run, model, data list, latents, features, statistics, results or videos; or the name of a bundled model"
     add("path", nargs="?", metavar="PATH", help=words)
     add("--sizes", nargs="+", choices=SIZES, help="model sizes (default: all)")
     add("--patch-size", type=int, choices=(2, 4, 8), help="side of a patch, in latent pixels (default: 2)")

@@ -7,19 +7,19 @@ from latte.arguments import check_count
 from latte.commands.options.sampling import add_plan_options, add_sampling_options, parse_ranges, read_prompts
 from latte.commands.parser import Parser, check_out_file
 
-CALIBRATE = """Search which steps of sampling to compute and what to reuse in the others, and write a plan.
+CALIBRATE = """Search for which sampling steps to compute and what to reuse in the others, and write a plan.
 
-Every plan is measured on the final videos of a handful of prompts or classes, against those of the exact one.
+Every plan is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
 PICTURES = (".png", ".pdf", ".svg")
 
 
 def plan_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is no picture."""
-    description = "Print and draw what a plan computes, and the FLOPs that it takes, before anything is sampled."
+    """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is not a picture."""
+    description = "Print and draw what a plan computes, and its FLOPs, before anything is sampled."
     parser = Parser(prog="latte plan", description=description)
     add = parser.add_argument
-    add("model", nargs="?", default="shapes", help="a folder, or a model that ships (default: shapes)")
+    add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
     add_plan_options(parser)
     add("--tokens", type=int, default=120, help="tokens of a prompt, for text to video (default: 120)")
     add("--out", type=Path, help="also draw the plan: a .png, .pdf or .svg file")
@@ -30,7 +30,7 @@ def plan_options(argv: list[str]) -> Namespace:
         raise ValueError(f"--out {args.out} is not a picture: give a .png, .pdf or .svg")
     check_out_file(args.out)
     if not 1 <= args.tokens <= 4096:
-        raise ValueError(f"--tokens is {args.tokens}; it must be in 1 to 4096")
+        raise ValueError(f"--tokens is {args.tokens}; it must be from 1 to 4096")
     return args
 
 
@@ -38,11 +38,11 @@ def calibrate_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte calibrate`; --prompts becomes a list. Raises ValueError for a value out of range."""
     parser = Parser(prog="latte calibrate", description=CALIBRATE)
     add = parser.add_argument
-    add("model", nargs="?", default="shapes", help="a folder, or a model that ships (default: shapes)")
-    words = "what the plan may compute, as a share of the exact FLOPs (default: 0.45)"
+    add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
+    words = "FLOPs that the plan may use, as a share of the exact FLOPs (default: 0.45)"
     add("--budget", type=float, default=0.45, metavar="SHARE", help=words)
-    add("--videos", type=int, default=8, help="videos to measure on, in one batch: classes in turn (default: 8)")
-    words = "a file of prompts, one a line (default: captions of the built-in shapes, for shapes-t2v)"
+    add("--videos", type=int, default=8, help="videos to measure on, as one batch; classes in turn (default: 8)")
+    words = "a file of prompts, one per line (default: captions of the built-in shapes, for shapes-t2v)"
     add("--prompts", type=Path, metavar="FILE", help=words)
     add("--out", type=Path, default=Path("plan.json"), help="the plan to write (default: plan.json)")
     add_sampling_options(parser)

@@ -15,12 +15,12 @@ from latte.commands.options.choices import (
 from latte.commands.parser import Parser, add_device_option, add_download_option, check_out_folder
 from latte.files import read_lines
 
-SAMPLE = """Make videos with a model, with a page, a contact sheet and an animation to look at them.
+SAMPLE = """Make videos with a model, and a page, a contact sheet and an animation to view them.
 
-With --n it makes a set for evaluation: lossless files, classes or prompts in turn. It makes those that are missing,
-with one process or several at once, and writes no page.
+With --n it makes a set for evaluation: lossless files, cycling through the classes or prompts. It makes the
+missing videos, with one process or several at once, and writes no page.
 """
-DEMO = """Serve a page on which to make videos with models, compare two settings, and look at results.
+DEMO = """Serve a web page to make videos with models, compare two settings, and view results.
 
 It needs the extra demo: pip install 'latte-video[demo]'. Nothing leaves this machine.
 """
@@ -32,38 +32,36 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--vae", help="folder of the VAE, if the model's folder holds none")
     add_download_option(parser)
-    own = "(default: what the model's folder says, or {})"
-    words = (
-        "the T5 of a text-to-video model that was trained on stored embeddings: its folder, or that of a model with it"
-    )
+    own = "(default: from the model's folder, or {})"
+    words = "the T5 of a text-to-video model trained on stored embeddings: its folder, or a model that contains it"
     add("--text-encoder", metavar="FOLDER", help=words)
-    words = "its vocabulary: its folder, or a model with it (default: beside the text encoder)"
+    words = "its vocabulary: a folder, or a model that contains it (default: beside the text encoder)"
     add("--tokenizer", metavar="FOLDER", help=words)
     add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
-    words = "guidance scale; 1 is no guidance (default: what the model's folder says, or 4, for text to video 7.5)"
+    words = "guidance scale; 1 is no guidance (default: from the model's folder, or 4; for text to video, 7.5)"
     add("--cfg-scale", type=float, help=words)
-    words = "timesteps between which guidance applies (default: what the model's folder says, or all)"
+    words = "timesteps between which guidance applies (default: from the model's folder, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
-    words = "how to guide; apg and cfg-zero keep more variety, cfg++ takes a scale in 0 to 1 (default: cfg)"
+    words = "guidance method; apg and cfg-zero keep more variety, cfg++ takes a scale from 0 to 1 (default: cfg)"
     add("--guidance-method", choices=GUIDANCE_METHODS, help=words)
-    words = "numbers of the method, such as momentum=-0.5 threshold=5 parallel=0 for apg, zero_steps=1 for cfg-zero"
+    words = "parameters of the method, such as momentum=-0.5 threshold=5 parallel=0 for apg, zero_steps=1 for cfg-zero"
     add("--guidance-options", nargs="+", metavar="NAME=NUMBER", help=words)
     words = "how the scale depends on the timestep: linear and cosine grow as the noise falls (default: constant)"
     add("--guidance-schedule", choices=GUIDANCE_SCHEDULES, help=words)
-    words = "guide away from a weaker model of the same kind, smaller or an early checkpoint; none: classifier-free"
+    words = "guide away from a weaker model: a smaller one, or an early checkpoint; none: classifier-free"
     add("--autoguidance", metavar="MODEL", help=f"{words} (default: the weaker model in the model's folder, or none)")
-    words = "guidance scale away from the weaker model (default: what the model's folder says, or --cfg-scale)"
+    words = "guidance scale away from the weaker model (default: from the model's folder, or --cfg-scale)"
     add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
-    add("--eta", type=float, help=f"noise of ddim: 0 is none, 1 as much as ddpm {own.format(0)}")
-    words = "timestep shift of a flow model: above 1, more steps are noisy (default: what the folder says, or 1)"
+    add("--eta", type=float, help=f"noise of ddim: 0 adds none, 1 as much as ddpm {own.format(0)}")
+    words = "timestep shift of a flow model: above 1, more steps at high noise (default: from the folder, or 1)"
     add("--shift", type=float, help=words)
     add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
-    words = "videos that go through the networks at once (default: by the size of the videos and the kind of device)"
+    words = "videos that go through the networks at once (default: depends on the size of a video and the device)"
     add("--batch-size", type=int, help=words)
-    add("--weights", choices=("ema", "model"), default="ema", help="which of a checkpoint's two sets (default: ema)")
+    add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint (default: ema)")
     add("--num-heads", type=int, help="attention heads, for an original file of an unpublished width")
-    add("--dtype", choices=DTYPES, default="float32", help="of the model's and the VAE's weights (default: float32)")
+    add("--dtype", choices=DTYPES, default="float32", help="type of the model's and VAE's weights (default: float32)")
     add("--variant", help="a word in the names of the weight files, such as fp16 (default: none)")
     words = "low: text encoder in 8 bits, VAE one frame at a time (text to video; default: normal)"
     add("--memory", choices=("normal", "low"), default="normal", help=words)
@@ -75,7 +73,7 @@ def add_plan_options(parser: argparse._ActionsContainer) -> None:
     several = parser.add_mutually_exclusive_group()
     words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
     several.add_argument("--pab", nargs="+", metavar="KIND=RANGE", help=words)
-    words = "compute less by a plan: a file of `latte calibrate`, or a name in the model's folder, as faithful or fast"
+    words = "compute less by a plan: a file of `latte calibrate`, or a name in the model's folder, such as fast"
     several.add_argument("--plan", type=Path, metavar="FILE|NAME", help=words)
 
 
@@ -83,23 +81,23 @@ def sample_parser() -> Parser:
     """The options of `latte sample`."""
     parser = Parser(prog="latte sample", description=SAMPLE)
     add = parser.add_argument
-    words = "a folder, an original .pt, or a model that ships (default: shapes; with --prompt shapes-t2v)"
+    words = "a folder, an original .pt, or a bundled model (default: shapes; with --prompt shapes-t2v)"
     add("model", nargs="?", help=words)
     words = "folder to write to (default: samples, or the next free one of samples-2, samples-3, ...; with --n samples)"
     add("--out", type=Path, help=words)
     add("--overwrite", action="store_true", help="replace the page and the videos of an earlier call in --out")
     add("--classes", nargs="+", help="numbers or names of classes, or all (default)")
-    words = "a set of N videos in all, for evaluation (with torchrun: --count)"
+    words = "make a set of N videos for evaluation (under torchrun: --count)"
     add("--n", "--count", dest="count", type=int, metavar="N", help=words)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", nargs="+", help="text prompts, one or more")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one a line")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts, one per line")
     add("--negative-prompt", default="", help="negative prompt")
-    words = "videos of each class (default: 2) or prompt (1), or in all from an unconditional model"
+    words = "videos per class (default: 2) or prompt (1), or in total from an unconditional model"
     add("--num-videos", type=int, help=words)
-    add("--num-frames", type=int, help="frames of a video (default: as the model was trained)")
-    add("--height", type=int, help="in pixels (default: as the model was trained)")
-    add("--width", type=int, help="in pixels (default: as the model was trained)")
+    add("--num-frames", type=int, help="frames of a video (default: as in training)")
+    add("--height", type=int, help="in pixels (default: as in training)")
+    add("--width", type=int, help="in pixels (default: as in training)")
     add("--fps", type=float, default=8, help="frames per second of the files (default: 8)")
     add_plan_options(parser)
     add_sampling_options(parser)
@@ -118,7 +116,7 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     if args.batch_size is not None:
         check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
-        raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, in all {MOST_VIDEOS} or fewer")
+        raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, and at most {MOST_VIDEOS} in total")
     if args.count is not None:
         check_count("--n", args.count, MOST_VIDEOS)
         if args.num_videos is not None:
@@ -130,7 +128,7 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
     if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
-        raise ValueError(f"--fps is {args.fps:g}; it must be in {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
+        raise ValueError(f"--fps is {args.fps:g}; it must be from {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
     check_out_folder(args.out or Path("samples"))
     return args
 
@@ -139,25 +137,25 @@ def demo_options(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `latte demo`. Raises ValueError if the port is out of range."""
     parser = Parser(prog="latte demo", description=DEMO)
     add = parser.add_argument
-    words = "folders, original .pt files, or models that ship (default: shapes and shapes-t2v)"
+    words = "folders, original .pt files, or bundled models (default: shapes and shapes-t2v)"
     add("models", nargs="*", default=["shapes", "shapes-t2v"], help=words)
-    words = "what the tab Results shows: folders of `latte ablate`, results of `latte eval --out` or folders of them"
+    words = "what the Results tab shows: folders of `latte ablate`, results of `latte eval --out` or folders of them"
     add("--results", type=Path, nargs="+", default=[], metavar="PATH", help=words)
-    add("--vae", help="folder of the VAE of models whose folder holds none")
+    add("--vae", help="folder of the VAE for models whose folder holds none")
     add_download_option(parser)
-    add("--dtype", choices=DTYPES, default="float32", help="of the models' and the VAE's weights (default: float32)")
-    words = "where to listen; with another one than the default, others can use the page too (default: 127.0.0.1)"
+    add("--dtype", choices=DTYPES, default="float32", help="type of the models' and VAE's weights (default: float32)")
+    words = "address to listen on; with any but the default, others can use the page too (default: 127.0.0.1)"
     add("--host", default="127.0.0.1", help=words)
     add("--port", type=int, help="the port (default: the first free one from 7860 on)")
     add_device_option(parser)
     args = parser.parse_args(argv)
     if args.port is not None and not 1 <= args.port <= 65535:
-        raise ValueError(f"--port is {args.port}; it must be in 1 to 65535")
+        raise ValueError(f"--port is {args.port}; it must be from 1 to 65535")
     return args
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read the file of --prompts, one prompt a line. Raises ValueError if it holds none or is not in UTF-8."""
+    """Read the file of --prompts, one prompt per line. Raises ValueError if it holds none or is not in UTF-8."""
     try:
         prompts = read_lines(path)
     except ValueError as error:
@@ -168,10 +166,10 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def parse_ranges(words: list[str]) -> dict[str, int]:
-    """Parse the words of --pab, such as "spatial=2", into a range for each kind of layer.
+    """Parse the arguments of --pab, such as "spatial=2", into a range for each kind of layer.
 
     Raises:
-        ValueError: A word is not of that form, or a kind is named twice.
+        ValueError: An argument is not of that form, or a kind is named twice.
     """
     ranges: dict[str, int] = {}
     for word in words:
@@ -186,7 +184,7 @@ def parse_ranges(words: list[str]) -> dict[str, int]:
 
 
 def parse_numbers(words: list[str]) -> dict[str, float]:
-    """Parse the words of --guidance-options, such as "momentum=-0.5". Raises ValueError for a word of another form."""
+    """Parse the arguments of --guidance-options, such as "momentum=-0.5". Raises ValueError for other forms."""
     numbers: dict[str, float] = {}
     for word in words:
         name, _, value = word.partition("=")

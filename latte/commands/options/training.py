@@ -31,7 +31,7 @@ def prepare_options(argv: list[str]) -> Namespace:
     add("--frame-interval", type=int, default=3, help="distance between a clip's frames in the video (default: 3)")
     add("--selection", choices=SELECTIONS, default="stride", help="how the frames are chosen (default: stride)")
     add("--quick", action="store_true", help="read only headers and first frames")
-    words = "damaged videos: leave them out (raise, the default), or take them as FFmpeg conceals the damage"
+    words = "damaged videos: leave them out (raise, the default), or take what FFmpeg makes of them"
     add("--damaged", choices=WHEN_DAMAGED, default="raise", help=words)
     add("--clips", type=int, help=f"shapes: number of videos to draw (default: {DRAWN_BY_DEFAULT})")
     add("--split", type=Path, help="ucf101: take only the videos of this list, such as trainlist01.txt")
@@ -45,9 +45,9 @@ def encode_options(argv: list[str]) -> Namespace:
     description = "Encode the latents of a data set once, and store them for training."
     parser = Parser(prog="latte encode", description=description)
     add = parser.add_argument
-    add("--config", default="folder", help=f"configuration of the training: {', '.join(PRESETS)}, or a file")
-    add("--out", type=Path, required=True, help="folder to write; an encoding that was stopped there continues")
-    add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, by the T5 of this model")
+    add("--config", default="folder", help=f"training configuration: {', '.join(PRESETS)}, or a file")
+    add("--out", type=Path, required=True, help="folder to write; a stopped encoding in it is resumed")
+    add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, from the T5 of this model")
     add_download_option(parser)
     add("--shard-size", type=int, default=64, help="videos per file (default: 64)")
     add("--dtype", choices=LATENT_DTYPES, default="float16", help="type of the stored numbers (default: float16)")
@@ -66,7 +66,7 @@ def train_options(argv: list[str]) -> Namespace:
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
     add("--config", help=words + "Latte (default: the run's own settings or, for the built-in data, shapes)")
     add_run_options(parser)
-    allow = "resume also if --config has another learning_rate or the like than the run; a key=value needs no flag"
+    allow = "resume even if --config changes the learning_rate or the like of the run; a key=value needs no flag"
     add("--allow-changes", action="store_true", help=allow)
     return parser.parse_intermixed_args(argv)
 
@@ -80,8 +80,8 @@ def add_run_options(parser: Parser) -> None:
     resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     add("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    changes = "settings to change, such as steps=100 or model.depth=4; a run that resumes takes a new learning_rate or "
-    changes += "the like from there on, and records that"
+    changes = "settings to change, such as steps=100 or model.depth=4; a resumed run uses a new learning_rate or "
+    changes += "the like from then on, and records that"
     add("changes", nargs="*", metavar="key=value", help=changes)
 
 
@@ -90,11 +90,11 @@ def distill_options(argv: list[str]) -> Namespace:
     description = "Distil a model into a student that samples in a few steps, with guidance built in."
     parser = Parser(prog="latte distill", description=description)
     add = parser.add_argument
-    add("teacher", metavar="TEACHER", help="the model to learn from: a folder, a run, or a model that ships")
+    add("teacher", metavar="TEACHER", help="the model to learn from: a folder, a run, or a bundled model")
     add("--steps", type=int, default=4, help="evaluations of the student (default: 4)")
-    words = "guidance scale to build in; 1 is none (default: what the teacher's folder says)"
+    words = "guidance scale to build in; 1 is none (default: from the teacher's folder)"
     add("--cfg-scale", type=float, help=words)
-    words = "timesteps between which the teacher is guided (default: what its folder says, or all)"
+    words = "timesteps between which the teacher is guided (default: from its folder, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add_run_options(parser)
     args = parser.parse_intermixed_args(argv)
@@ -112,19 +112,19 @@ def distill_options(argv: list[str]) -> Namespace:
 
 def average_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte average`."""
-    description = "Make a model of a training run with another average of its weights, chosen after training."
+    description = "Make a model from a training run with another EMA length, chosen after training."
     parser = Parser(prog="latte average", description=description)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="the folder of a run that was trained with average_every=N")
-    words = "standard deviation of the steps that the average is of, as a share of the training: 0.01 to 0.25, say"
+    words = "length of the average: standard deviation of its steps, as a share of training, such as 0.01 to 0.25"
     add("--length", type=float, required=True, help=words)
     add("--step", type=int, help="after how many steps; one of the snapshots (default: the newest)")
-    add("--out", type=Path, required=True, help="the folder to write, a model as the run's final/")
+    add("--out", type=Path, required=True, help="the folder to write: a model like the run's final/")
     return parser.parse_args(argv)
 
 
 def plot_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte plot`. Raises ValueError if a value is out of range, or --out is no picture."""
+    """Parse the options of `latte plot`. Raises ValueError if a value is out of range, or --out is not a picture."""
     parser = Parser(prog="latte plot", description="Plot the training curves of one run or several.")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")

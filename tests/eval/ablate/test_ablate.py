@@ -252,7 +252,7 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
 @pytest.mark.parametrize(
     ("words", "say"),
     [
-        (["variant"], "no ablation is called 'variant' at this scale; there are variants,"),
+        (["variant"], "no ablation is called 'variant' at this scale; the names are variants,"),
         (["guidance", "classes=false"], "no ablation is called 'guidance'"),
         (["stpes=3"], "did you mean 'steps'"),
         (["kind=t2v"], "kind is 't2v'"),

@@ -187,14 +187,14 @@ def test_speed_of_training(vae, tmp_path, monkeypatch, capsys):
     assert 0.7 < step_flops(larger, 0, routed) / step_flops(larger, 0) < 0.8  # half of the tokens in half of the blocks
     for wrong, say in (
         (["--steps", "0"], "at least one step"),
-        (["--config", "shapes-vae"], "the benchmark is of kind=latte"),
+        (["--config", "shapes-vae"], "the benchmark needs kind=latte"),
     ):
         assert main(["bench", "train", *wrong, "--device", "cpu"]) == 2
         assert say in capsys.readouterr().err
 
 
 def test_a_vae_that_is_missing_is_replaced_by_random_weights(tmp_path):
-    with pytest.warns(UserWarning, match="one of Stable Diffusion's shape takes its place"):
+    with pytest.warns(UserWarning, match="using one of Stable Diffusion's shape instead"):
         config = with_existing_vae(resolve("ffs", []), tmp_path)
     assert load_vae(config.vae).config == VAEConfig()
     assert with_existing_vae(resolve("shapes", []), tmp_path) == resolve("shapes", [])

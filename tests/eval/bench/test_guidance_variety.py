@@ -58,7 +58,7 @@ def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypat
         (["--ways", "cfg", "--autoguidance", "x"], "the way autoguidance and --autoguidance MODEL go together"),
         (["--ways", "autoguidance"], "shapes has no weaker model for the way autoguidance: name one"),
         (["--scales", "1"], "--scales holds 1, which does not guide"),
-        (["--plus-scales", "2"], "--plus-scales holds a number that is not in 0 to 1"),
+        (["--plus-scales", "2"], "--plus-scales holds a number that is not from 0 to 1"),
         (["--num-videos", "5"], "--num-videos is 5"),
     ],
 )

@@ -257,7 +257,7 @@ def test_a_peer_computes_the_same_on_the_same_weights(t2v, monkeypatch):
         assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["peak_mb"] > 0
     assert forward["diffusers"]["flops"] == forward["readable"]["flops"]
     job.settings["eta"] = 1.0
-    assert "ddim without noise" in why_no_peer(job)
+    assert "ddim, without noise" in why_no_peer(job)
 
 
 @pytest.mark.skipif("LATTE_PEER_PYTHON" not in os.environ, reason="needs LATTE_PEER_PYTHON, which has diffusers")

@@ -101,7 +101,7 @@ def test_the_command_knows_published_sizes_without_data(tmp_path, capsys, monkey
     assert main(["bench", "memory", "--config", "ucf101", *words, *SLIM]) == 0
     said, progress = capsys.readouterr()
     assert "counting memory" in progress
-    assert "there is no VAE sd-vae-ft-ema yet" in said and "no classes are counted" in said
+    assert "there is no VAE sd-vae-ft-ema yet" in said and "are not counted" in said
     assert "1 x 5 clips a step in each of 8 processes, fp32; these settings: plain" in said
     assert "a step takes about 2 s on cpu" in said and "measured: a clock" in said
     found = json.loads(out.read_text())["bytes"]

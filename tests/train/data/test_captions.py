@@ -74,7 +74,7 @@ def test_the_nearest_caption_counts(tmp_path):
 
 DAMAGED = {
     ("captions.json", '{"a.mp4": "x",\n "b.mp4": }'): r"captions\.json is not valid JSON: Expecting value: line 2",
-    ("captions.json", '{"a.mp4": "x", "a.mp4": "y"}'): "'a.mp4' is there twice",
+    ("captions.json", '{"a.mp4": "x", "a.mp4": "y"}'): "'a.mp4' occurs twice",
     ("captions.json", '"x"'): "holds neither captions by name nor a list",
     ("captions.json", 9999 * "["): "is not valid JSON",
     ("captions.json", '[{"path": "a", "text": "x"}, {"path": "b"}]'): "entry 2 has no text, or it is not a text",
@@ -112,7 +112,7 @@ def test_damage_is_named_with_its_place(name, text, tmp_path, monkeypatch):
 )
 def test_files_of_that_name_with_something_else_are_no_captions(name, text, tmp_path):
     (tmp_path / name).write_text(text)
-    with pytest.warns(UserWarning, match=rf"{name}, (entry|line) .* this file is not taken for captions"):
+    with pytest.warns(UserWarning, match=rf"{name}, (entry|line) .* this file is not read as captions"):
         assert Captions(tmp_path).of(tmp_path / "a.mp4") == ""
 
 

@@ -96,7 +96,7 @@ def test_a_prepared_list_knows_the_contents(vae, videos, tmp_path):
     change(data / "b/z.mkv")
     changed = {name: open_clips(small(vae, f"data={tmp_path / name}")) for name in ("list", "quick")}
     assert changed["quick"].fingerprint != full.fingerprint
-    with pytest.raises(ValueError, match=r"1 of 3 videos has changed; .*b/z\.mkv has another content: run `latte prep"):
+    with pytest.raises(ValueError, match=r"1 of 3 videos has changed; .*b/z\.mkv has different content: run `latte pr"):
         _ = changed["list"].fingerprint
     values = json.loads((tmp_path / "list/index.json").read_text())
     values["videos"][0]["sha256"] = "0"
@@ -121,4 +121,4 @@ def test_all_processes_name_the_video_that_changed(vae, videos, tmp_path):
     config = small(vae, f"data={tmp_path / 'list'}", "steps=1", "micro_batch_size=2")
     pids = start_together(2, lambda: run(config, tmp_path / "run"), tmp_path / "log")
     assert [status(pid) for pid in pids] == [1, 1] and not (tmp_path / "run").exists()
-    assert (tmp_path / "log").read_text().count("b/z.mkv has another content: run `latte prepare` again\n") == 2
+    assert (tmp_path / "log").read_text().count("b/z.mkv has different content: run `latte prepare` again\n") == 2

@@ -92,7 +92,7 @@ def test_an_encoding_that_was_stopped_continues(vae, videos, tmp_path, monkeypat
         lambda: encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1), tmp_path / "log"
     )
     assert status(killed) == -signal.SIGKILL and [path.name for path in out.iterdir()] == ["shard-00000.safetensors"]
-    with pytest.raises(FileNotFoundError, match="which writes it at its end"):
+    with pytest.raises(FileNotFoundError, match="which writes it last"):
         open_latent_folder(out)
     first = (out / "shard-00000.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(encode_latents, "write_shard", write)
@@ -118,7 +118,7 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
             "3 videos have fewer than the 13 frames of a clip, the first is 0",
         ),
         ([*train, f"latents={out}", "transform=ffs"], "encoded with transform='ours', but the run has 'ffs'"),
-        ([*train, f"latents={out}", f"vae={other}"], "of another VAE"),
+        ([*train, f"latents={out}", f"vae={other}"], "from another VAE"),
         ([*train, f"latents={out}", "num_workers=2"], "num_workers does nothing with latents="),
         ([*train, f"latents={tmp_path / 'no'}"], "run `latte encode`"),
         (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "give another folder for --out"),

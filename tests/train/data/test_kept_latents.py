@@ -22,7 +22,7 @@ def test_a_resumed_run_encodes_nothing_and_ends_with_the_same_bits(vae, tmp_path
     run(small(vae, "steps=2", "sample_latents=true"), parts)
     assert len(counted) == 2
     (parts / KEPT_LATENTS).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    with pytest.warns(UserWarning, match=f"{KEPT_LATENTS} is damaged; the clips are encoded anew"):
+    with pytest.warns(UserWarning, match=f"{KEPT_LATENTS} is damaged; the clips are encoded again"):
         run(small(vae, "steps=3", "sample_latents=true"), parts)
     assert len(counted) == 3 and (parts / KEPT_LATENTS).read_bytes() == before
     assert same(tensors(latest(whole)), tensors(latest(parts)))

@@ -147,15 +147,15 @@ def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
     assert status == 0 and "folder: 1 video" in out and "2 left out, 2 damaged\n" in out and " used" not in out
     status, out, _ = prepare("folder", worn, "--damaged", "take", "--frame-list", "8", taken=taken)
     assert status == 0 and "folder: 3 videos" in out and "0 left out" in out
-    assert "2 damaged videos are used, as FFmpeg conceals the damage\n" in out
+    assert "2 damaged videos are used, with error concealment\n" in out
     report = (tmp_path / "out/report.txt").read_text()
-    assert re.search(r"data/worn\.avi: it is damaged, and read as FFmpeg conceals that: \d+ .*; the first: ", report)
+    assert re.search(r"worn\.avi: it is damaged, and read with FFmpeg's error concealment: \d+ .*; the first: ", report)
     listed = open_video_list(tmp_path / "out").videos
     assert {video.path: video.damaged for video in listed} == {"cut.avi": True, "sound.mkv": False, "worn.avi": True}
     assert len((tmp_path / "out/train_list.txt").read_text().splitlines()) == sum(video.frames for video in listed)
     config = small(vae, f"data={tmp_path / 'out'}", "steps=1", "latents=step", "image_size=32")
     with pytest.warns(
-        UserWarning, match=r"2 damaged videos are read as FFmpeg conceals the damage, such as .*cut\.avi"
+        UserWarning, match=r"2 damaged videos are read with FFmpeg's error concealment, such as .*cut\.avi"
     ):
         clips = open_clips(config)
     assert [video.frames for video in clips.videos] == [video.frames for video in listed]
@@ -166,7 +166,7 @@ def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
         open_clips(small(vae, f"data={tmp_path / 'out'}", "damaged=take"))
     assert "leave out quick, or damaged" in prepare("folder", worn, "--damaged", "take", "--quick")[2]
     (worn / "sound.mkv").unlink()
-    assert "2 are damaged: --damaged take takes them" in prepare("folder", worn, taken=taken)[2]
+    assert "2 are damaged: --damaged take includes them" in prepare("folder", worn, taken=taken)[2]
 
 
 @pytest.mark.parametrize("room", [decoded_cache.CACHE_BYTES, 0])
@@ -176,7 +176,7 @@ def test_damaged_videos_of_a_plain_folder(room, worn, vae, tmp_path, monkeypatch
     config = small(vae, f"data={worn}", "image_size=32", "failed_share=1")
     with pytest.warns(UserWarning, match="left out: .*is damaged"):
         assert "worn.avi" not in {video.path.name for video in open_clips(config).videos} or not room
-    with pytest.warns(UserWarning, match="2 damaged videos are read as FFmpeg conceals the damage"):
+    with pytest.warns(UserWarning, match="2 damaged videos are read with FFmpeg's error concealment"):
         clips = open_clips(small(vae, f"data={worn}", "image_size=32", "damaged=take"))
     assert clips.num_videos == 3 and not clips.failures.reasons
     whole = {video.path.name: read_video(video.path, damaged="take")[0] for video in clips.videos}

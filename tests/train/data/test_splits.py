@@ -72,7 +72,7 @@ def test_splits_within_classes_cannot_be_given_one_by_one():
 
 def test_one_split_alone_does_not_hide_its_classes_without_a_word():
     alone = lambda *folders: warn_of_hidden_classes(ROOT, [ROOT / folder / "clip.mp4" for folder in folders])
-    with pytest.warns(UserWarning, match="in val, so .*, cats, dogs, are no classes; if they should be, give data/val"):
+    with pytest.warns(UserWarning, match="in val, so .* cats, dogs, are not classes; if they should be, give data/val"):
         alone("val/cats", "val/dogs")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -106,5 +106,5 @@ def test_prepare_and_training_ask_for_one_split(vae, tmp_path, capsys):
             open_clips(small(vae, f"data={tmp_path / 'data'}", *changes))
     assert open_clips(small(vae, f"data={tmp_path / 'data/train'}")).names == ["cats", "dogs"]
     shutil.rmtree(tmp_path / "data/val")
-    with pytest.warns(UserWarning, match=r"cats, dogs, are no classes; if they should be, give .*/data/train"):
+    with pytest.warns(UserWarning, match=r"cats, dogs, are not classes; if they should be, give .*/data/train"):
         assert open_clips(small(vae, f"data={tmp_path / 'data'}")).names == []
