@@ -1,8 +1,8 @@
-# make sample   install into .venv and make videos with the model that ships
+# make sample   install into .venv and make videos with the bundled model
 # make test     run the test suite
 # make check    run the linters, the import contracts, the type checker and the test suite
 # make docs     build the documentation as a site, in site/
-# make soak     kill, damage and starve trainings for up to an hour
+# make soak     kill, damage and starve training runs for up to an hour
 PYTHON ?= python3
 # The version that the documented figures were measured with. Any torch >= 2.10 works: make TORCH=torch==2.15.0 ...
 TORCH ?= torch==2.13.0
@@ -36,7 +36,7 @@ docs: .venv/docs-installed
 	$(PIP) -e '.[docs]'
 	touch $@
 
-# Takes up to an hour: kills, damage and full disks by the hundred. SOAK=0.1 runs a tenth of it.
+# Takes up to an hour: hundreds of kills, damaged files and full disks. SOAK=0.1 runs a tenth of it.
 soak: .venv/installed
 	$(BIN)/python -m pytest -q -s tests/soak/*.py
 

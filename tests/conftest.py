@@ -1,10 +1,10 @@
-"""Fixtures that all test files share."""
+"""Fixtures shared by all test files."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel; inherited by the processes that they start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel; child processes inherit it
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(published):
-    """The components of its pipeline."""
+    """The components of the published pipeline."""
     return LattePipeline.from_pretrained(published).components
 
 

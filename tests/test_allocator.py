@@ -1,4 +1,4 @@
-"""Keeping freed memory: large tensors are no longer mapped anew, and the command can leave it."""
+"""Keeping freed memory: large tensors are not mapped again, and the command can opt out."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ cli.main(["info"])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is about glibc, the C library of Linux")
-def test_large_tensors_are_not_mapped_anew():
+def test_large_tensors_are_not_mapped_again():
     faults = {}
     for keep in ("1", "0"):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What docs/ gives to run Latte elsewhere: the SLURM script, with stand-ins for SLURM; the Dockerfile; the notebook."""
+"""Deployment files in docs/: the SLURM script, with stand-ins for SLURM; the Dockerfile; the notebook."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ WAITS = "while :; do sleep 0.02; done"
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """Submit docs/train.slurm to a stand-in of SLURM: sbatch(work, on_term) -> the process of the batch script."""
+    """Submits docs/train.slurm to a stand-in for SLURM: sbatch(work, on_term) -> the process of the batch script."""
 
     def submit(work="exit 0", on_term=143, words=WORDS):
         stubs = {"srun": SRUN.format(work=work, on_term=on_term), "scontrol": SCONTROL, "scancel": SCANCEL}
@@ -57,7 +57,7 @@ def sbatch(tmp_path, monkeypatch):
 
 
 def at_the_limit(job: subprocess.Popen, folder: Path) -> int:
-    """Signal a job as SLURM does before its time limit, once its step runs; returns its exit status."""
+    """Signal a job as SLURM does before its time limit, once its step runs; return its exit status."""
     end = time.monotonic() + 20
     while not (folder / "srun.pid").exists():
         assert time.monotonic() < end
@@ -84,7 +84,7 @@ def test_at_the_time_limit_the_job_saves_and_is_requeued(sbatch, tmp_path):
     assert (tmp_path / "requeued").read_text() == "requeue 31\n"
 
 
-def test_a_training_that_is_done_or_fails_is_not_requeued(sbatch, tmp_path):
+def test_finished_or_failed_training_is_not_requeued(sbatch, tmp_path):
     assert at_the_limit(sbatch(WAITS, on_term=0), tmp_path) == 0
     assert sbatch("exit 7").wait(20) == 7
     job = sbatch(words=["ucf101"])
@@ -92,7 +92,7 @@ def test_a_training_that_is_done_or_fails_is_not_requeued(sbatch, tmp_path):
     assert not (tmp_path / "requeued").exists()
 
 
-def test_the_script_asks_slurm_for_what_it_relies_on():
+def test_the_script_requests_what_it_relies_on():
     text = (ROOT / "docs/train.slurm").read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
     assert options.keys() == SBATCH and options["open-mode"] == "append"
@@ -102,7 +102,7 @@ def test_the_script_asks_slurm_for_what_it_relies_on():
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(word, rest) of each instruction of the Dockerfile."""
+    """The (keyword, arguments) of each instruction in the Dockerfile."""
     lines = [line for line in (ROOT / "docs/Dockerfile").read_text().splitlines() if line and line[0] != "#"]
     return [tuple(line.split(maxsplit=1)) for line in lines]
 

@@ -1,4 +1,4 @@
-"""The documentation agrees with the project: links resolve, quoted commands have these options, examples compile."""
+"""The documentation agrees with the project: links resolve, quoted commands and options exist, examples compile."""
 
 import ast
 import contextlib
@@ -16,16 +16,16 @@ from latte.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")})
-# the pages that describe the repository as it is now; others also name files of users and of the past
+# the pages that describe the repository as it is now; others also name users' files and past ones
 DESCRIPTIONS = [ROOT / page for page in ("README.md", "CONTRIBUTING.md", "docs/architecture.md")]
 FOLDERS = ("models", "diffusion", "latte", "train", "eval", "tests", "docs")
-# what a heading may hold besides its words, and what links to it leave out
+# characters of a heading that links to it leave out
 NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def name(page: Path) -> str:
-    """A page's path from the root, as a test's name."""
+    """A page's path from the root, as a test id."""
     return str(page.relative_to(ROOT))
 
 
@@ -37,7 +37,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `latte ...` that a page quotes, in blocks of code and within lines."""
+    """The words of every `latte ...` command that a page quotes, in code blocks and inline."""
     text = page.read_text()
     lines = [line for _, block in FENCE.findall(text) for line in block.replace("\\\n", " ").split("\n")]
     lines += re.findall(r"`(latte [^`]+)`", FENCE.sub("", text))
@@ -46,7 +46,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def quotes(page: Path, pattern: str) -> list[str]:
-    """What a page has in backticks, within lines, that matches a pattern from end to end."""
+    """The inline code of a page that fully matches a pattern."""
     quoted = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
     return [text for text in quoted if re.fullmatch(pattern, text)]
 
@@ -62,7 +62,7 @@ def help_text(*command: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_relative_links_resolve(page: Path) -> None:
-    """A link to a file leads to one, and a link to a heading to one of that page."""
+    """A link to a file leads to an existing one, and a link to a heading to one on that page."""
     links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text()))
     for link in (unquote(link) for link in links if not re.match(r"[a-z]+:", link)):
         path, _, anchor = link.partition("#")
@@ -92,7 +92,7 @@ def test_python_examples_compile(page: Path) -> None:
 
 @pytest.mark.parametrize("page", DESCRIPTIONS, ids=name)
 def test_quoted_paths_exist(page: Path) -> None:
-    """Each `folder/file` of the repository that a page quotes is there."""
+    """Each `folder/file` of the repository that a page quotes exists."""
     quoted = quotes(page, r"[\w.-]+/[\w./-]*|\w[\w.-]*\.(?:py|md|cfg|toml|cff|yml)")
     paths = [path for path in quoted if "/" not in path or path.partition("/")[0] in FOLDERS]
     missing = [path for path in paths if not (ROOT / path).exists()]
@@ -106,8 +106,8 @@ def test_quoted_python_names_exist(page: Path) -> None:
         pkgutil.resolve_name(dotted)
 
 
-def test_commands_are_found() -> None:
-    """The tests above do look at something."""
+def test_the_documentation_checks_find_something() -> None:
+    """The tests above do check something."""
     assert "models/attention.py" in quotes(ROOT / "docs/architecture.md", r"\w+/.*")
     assert len(commands(ROOT / "README.md")) > 10
     assert help_text("sample").startswith("usage: latte sample")

@@ -1,4 +1,4 @@
-"""Files and folders that are replaced: what a kill, another process or a full disk leaves of them."""
+"""Replaced files and folders: what a kill, another process or a full disk leaves behind."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ OLD, NEW = {"a/x": "1", "b.json": "1"}, {"a/x": "2", "c.json": "2"}
 NOTES = {".git/head": "mine", "notes.txt": "mine"}
 
 
-def test_what_a_replaced_folder_keeps(tmp_path):
+def test_files_kept_by_a_replaced_folder(tmp_path):
     path = tmp_path / "out"
     for options, expected in (
         ({}, {".git/head": "mine", **NEW}),
@@ -53,7 +53,7 @@ def test_what_a_replaced_folder_keeps(tmp_path):
 
 
 def test_the_working_directory_stays_the_same_folder(tmp_path, monkeypatch):
-    """A shell that works there must not find itself in a removed one."""
+    """A shell working there must not end up in a deleted folder."""
     path = tmp_path / "out"
     write_folder(path, OLD)
     monkeypatch.chdir(path)
@@ -88,7 +88,7 @@ def test_a_folder_that_is_read_only_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_kill_at_any_change_leaves_one_complete(exchanges, tmp_path, monkeypatch):
-    """Where names cannot be exchanged, there is none between two renames, and the next writer puts the old one back."""
+    """Where names cannot be exchanged, none exists between two renames, and the next writer restores the old one."""
     if not exchanges:
         monkeypatch.setattr(drafts, "exchange", lambda one, other: False)
     folder, path = tmp_path / "work", tmp_path / "work/out"
@@ -108,7 +108,7 @@ def test_a_kill_at_any_change_leaves_one_complete(exchanges, tmp_path, monkeypat
     assert not hidden(folder) and absent == (0 if exchanges else 1) and changes > 10
 
 
-def test_a_model_over_a_model_is_one_of_both_after_any_kill(tiny, tmp_path):
+def test_replacing_a_model_survives_any_kill(tiny, tmp_path):
     folder, path = tmp_path / "work", tmp_path / "work/out"
     other = Latte(LatteConfig(**{**vars(tiny.config), "num_heads": 4})).eval()
     case = Replacing(folder, lambda: save_model(tiny, path), lambda: save_model(other, path), path)
@@ -123,7 +123,7 @@ def test_a_model_over_a_model_is_one_of_both_after_any_kill(tiny, tmp_path):
 
 
 def test_only_the_drafts_of_dead_processes_are_removed(tmp_path, monkeypatch):
-    """Not those of live ones, nor new ones of another machine, whose processes nobody can see from here."""
+    """Not those of live processes, nor new ones of another machine, whose processes cannot be seen from here."""
     dead = fork(lambda: None, tmp_path / "log")
     assert status(dead) == 0
     here, start = drafts.machine(), drafts.start_of(os.getpid())
@@ -140,12 +140,12 @@ def test_only_the_drafts_of_dead_processes_are_removed(tmp_path, monkeypatch):
     assert set(os.listdir(tmp_path)) == expected
 
 
-def test_a_name_that_is_as_long_as_allowed(tmp_path):
+def test_names_of_the_maximum_length(tmp_path):
     path = tmp_path / ("x" * 250 + ".json")
     assert write_text(path, "{}").read_text() == "{}" and len(os.listdir(tmp_path)) == 1
 
 
-def test_temporary_files_of_a_library_go_with_the_draft(tmp_path):
+def test_a_librarys_temporary_files_are_removed_with_the_draft(tmp_path):
     def work():
         with replacing(tmp_path / "x.bin", alone=True) as draft:
             (draft.parent / ".tmp123456").write_text("half")
@@ -156,7 +156,7 @@ def test_temporary_files_of_a_library_go_with_the_draft(tmp_path):
     assert {path.name for path in tmp_path.rglob("*")} == {"log", "x.bin"}
 
 
-def test_the_hidden_folder_of_a_draft_is_not_named(tmp_path, monkeypatch):
+def test_errors_do_not_name_the_hidden_draft_folder(tmp_path, monkeypatch):
     def refused(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -199,7 +199,7 @@ def test_a_failed_write_names_the_file_and_the_reason(raised, number, say, wrapp
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.bin"]
 
 
-def test_a_cause_that_a_library_hides_is_found_by_writing(tmp_path):
+def test_a_write_error_hidden_by_a_library_is_found_by_writing(tmp_path):
     text = "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
     with pytest.raises(RuntimeError, match="inline_container"), replacing(tmp_path / "x") as draft:
         draft.write_text("half")
@@ -214,7 +214,7 @@ def test_a_cause_that_a_library_hides_is_found_by_writing(tmp_path):
     assert caught.value.filename == str(tmp_path / "x.pt") and not list(tmp_path.iterdir())
 
 
-def test_errors_of_other_files_are_not_reworded(tmp_path):
+def test_errors_about_other_files_are_unchanged(tmp_path):
     with pytest.raises(PermissionError) as caught, naming(tmp_path / "x", tmp_path / ".x.part"):
         raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/video.mp4")
     assert caught.value.filename == "/elsewhere/video.mp4"
@@ -223,8 +223,8 @@ def test_errors_of_other_files_are_not_reworded(tmp_path):
         raise ValueError("not a video")
 
 
-def test_a_command_whose_output_has_no_room(monkeypatch, capsys):
-    """/dev/full fails as a full disk does."""
+def test_a_full_standard_output_is_reported(monkeypatch, capsys):
+    """/dev/full behaves like a full disk."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(["ablate", "--list"]) == 2
@@ -257,7 +257,7 @@ def test_a_file_in_the_place_of_a_folder_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_end_where_editors_end_them(end, tmp_path):
+def test_lines_are_split_only_at_newlines(end, tmp_path):
     lines = ["a cat\u2028in the rain", "a\x85b", "a\x0cb\x1cc"]
     (tmp_path / "a.txt").write_bytes(f"\ufeff {end.join(lines)}{end}{end}".encode())
     assert read_lines(tmp_path / "a.txt") == lines

@@ -1,4 +1,4 @@
-"""The lock on a folder: who gets it, who holds it, and when it ends."""
+"""The lock on a folder: who gets it, who holds it, and when it is released."""
 
 import fcntl
 import json
@@ -35,13 +35,13 @@ def hold(folder, log):
 
 
 def left_by(folder, machine, pid=7):
-    """A lock file that a process of some machine left behind."""
+    """A lock file left behind by a process of some machine."""
     record = {"host": "there", "machine": machine, "pid": pid, "since": "2026-01-01 00:00:00"}
     folder.mkdir(exist_ok=True)
     (folder / ".lock").write_text(json.dumps(record))
 
 
-def test_the_second_learns_who_holds_it_and_touches_nothing(tmp_path):
+def test_a_second_process_learns_the_holder_and_touches_nothing(tmp_path):
     pid = hold(tmp_path / "run", tmp_path / "log")
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()}
     with (
@@ -68,8 +68,8 @@ def test_one_process_cannot_hold_it_twice(tmp_path):
         assert status(pid) == 1 and f"in use by process {os.getpid()}" in (tmp_path / "log").read_text()
 
 
-def test_a_forked_child_neither_holds_it_nor_ends_it(tmp_path):
-    """As the workers of a DataLoader, which may live a little longer than a process that was killed."""
+def test_a_forked_child_neither_holds_nor_releases_the_lock(tmp_path):
+    """Like the workers of a DataLoader, which may briefly outlive a killed process."""
 
     def parent():
         with exclusive(tmp_path / "run"):
@@ -101,7 +101,7 @@ def test_an_empty_folder_is_not_left_behind(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["c"]
 
 
-def test_what_a_process_of_this_machine_left_is_taken_over_at_once(tmp_path, recwarn):
+def test_a_stale_lock_of_this_machine_is_taken_over_at_once(tmp_path, recwarn):
     left_by(tmp_path, this_machine(), os.getpid())
     with exclusive(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
@@ -109,7 +109,7 @@ def test_what_a_process_of_this_machine_left_is_taken_over_at_once(tmp_path, rec
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_another_machine_is_watched_for_signs_of_life(locks, tmp_path, fast, monkeypatch):
+def test_a_lock_of_another_machine_is_watched_for_signs_of_life(locks, tmp_path, fast, monkeypatch):
     """As on a network file system that does not carry locks to other machines, or has none."""
 
     def no_locks(*_):
@@ -122,7 +122,7 @@ def test_another_machine_is_watched_for_signs_of_life(locks, tmp_path, fast, mon
     with pytest.warns(UserWarning, match="see whether process 7 on there still writes it"), exclusive(tmp_path):
         pass
     left_by(tmp_path, "another")
-    os.utime(tmp_path / ".lock", (1e9, 1e9))  # long ago: no need to watch
+    os.utime(tmp_path / ".lock", (1e9, 1e9))  # long ago, so there is no need to watch
     with exclusive(tmp_path):
         pass
     pid = hold(tmp_path, tmp_path / "log")
@@ -139,16 +139,16 @@ def test_another_machine_is_watched_for_signs_of_life(locks, tmp_path, fast, mon
 
 
 @pytest.mark.parametrize("junk", [b"", b"\0\xff" * 999, b"[" * 9999, b"[1]"])
-def test_junk_in_the_lock_file_stops_nobody(junk, tmp_path, fast):
+def test_an_invalid_lock_file_blocks_nobody(junk, tmp_path, fast):
     (tmp_path / ".lock").write_bytes(junk)
     with exclusive(tmp_path):
         pass
 
 
-def test_neither_does_something_else_in_its_place(tmp_path):
+def test_a_lock_path_that_is_not_a_file_is_renamed(tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()
-    for _ in range(2):  # also if something lies aside already
+    for _ in range(2):  # also if one was renamed before
         (tmp_path / "a/.lock/x").mkdir(parents=True)
         (tmp_path / "b/.lock").symlink_to(tmp_path / "nowhere/x")
         os.mkfifo(tmp_path / "c/.lock")
@@ -161,7 +161,7 @@ def test_neither_does_something_else_in_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_file_in_the_place_of_the_folder(replaced, tmp_path):
+def test_a_file_in_place_of_the_folder_is_rejected(replaced, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     with (
@@ -169,7 +169,7 @@ def test_a_file_in_the_place_of_the_folder(replaced, tmp_path):
         exclusive(tmp_path / "file", replaced),
     ):
         pass
-    if not replaced:  # a folder that is written as a whole appears where the link leads
+    if not replaced:  # a folder written as a whole appears where the link points
         with pytest.raises(ValueError, match="is a link to nowhere, where no folder is"), exclusive(tmp_path / "link"):
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
@@ -180,8 +180,8 @@ def no_links(*_, **__):
 
 
 @pytest.mark.parametrize("parent_writable", [True, False])
-def test_a_folder_that_is_replaced_meanwhile_stays_locked(parent_writable, tmp_path, monkeypatch):
-    """The lock lies beside it, or in it if nothing can be written beside it; also where there are no hard links."""
+def test_a_folder_being_replaced_stays_locked(parent_writable, tmp_path, monkeypatch):
+    """The lock lies beside the folder, or in it if nothing can be written beside it; also without hard links."""
     monkeypatch.setattr(os, "link", no_links)
     if not parent_writable:
         monkeypatch.setattr(folder_lock, "writable", lambda _: False)

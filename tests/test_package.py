@@ -1,4 +1,4 @@
-"""What is installed, how its source is laid out, and how the command behaves before any network is loaded."""
+"""What is installed, how the source is laid out, and how the command behaves before any network is loaded."""
 
 import ast
 import re
@@ -130,7 +130,7 @@ def test_public_names_are_shown_before_they_are_imported():
     assert "module 'latte' has no attribute 'LattePipelin'" in run("-c", "import latte; latte.LattePipelin").stderr
 
 
-# what prints only help, finds an error in the options, or needs no network
+# commands that print only help, find an error in the options, or need no network
 QUICK = [
     "--help",
     *(f"{name} --help" for name in COMMANDS),
@@ -148,7 +148,7 @@ QUICK = [
 SLOW_MODULES = ("torch", "numpy", "av", "PIL", "yaml", "einops", "sentencepiece", "ftfy", "bs4", "matplotlib")
 
 
-def test_help_and_errors_in_options_load_no_torch():
+def test_help_and_option_errors_do_not_load_torch():
     code = f"""
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -170,7 +170,7 @@ for line in {QUICK!r}:
 
 
 def test_a_plain_installation_names_no_cuda():
-    """No dependency but torch, whose CPU build any version from 2.10 on is, brings CUDA or another torch."""
+    """No dependency brings CUDA or another torch, except torch itself, whose CPU build is any version from 2.10 on."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     names = {re.match(r"[\w-]+", line)[0] for line in config["options"]["install_requires"].split("\n") if line}
@@ -179,10 +179,10 @@ def test_a_plain_installation_names_no_cuda():
         "PyYAML",
     }
     torch_line = [line for line in config["options"]["install_requires"].split("\n") if line.startswith("torch")]
-    assert torch_line == ["torch>=2.10"]  # a bound that a +cpu build meets
+    assert torch_line == ["torch>=2.10"]  # a bound that a +cpu build satisfies
 
 
-def test_choices_of_options_are_those_of_the_package():
+def test_option_choices_match_the_package():
     defined = {
         "SAMPLERS": tuple(scheduler.ALL),
         "DTYPES": tuple(tensors.DTYPES),
@@ -238,15 +238,15 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
     for wrong, hint in (("every", "see latte eval --help"), ("latt", "did you mean latte?")):
         with pytest.raises(SystemExit):
             main(["eval", "fakes", "--protocol", wrong])
-        assert capsys.readouterr().err.endswith(f"{hint}\n")  # a choice of that option, and not of another
+        assert capsys.readouterr().err.endswith(f"{hint}\n")  # a choice of that option, not of another
 
 
 SOME_USES = ("sentencepiece", "ftfy", "bs4", "matplotlib", "tensorboard", "wandb", "trackio", "huggingface_hub")
 SOME_USES += ("gradio",)
 
 
-def test_modules_load_neither_other_implementations_nor_what_some_uses_need():
-    """Nor does sampling of a class model; a prompt without mark-up loads no parser of it."""
+def test_modules_load_no_other_implementations_or_optional_packages():
+    """Nor does sampling from a class model; a prompt without markup loads no markup parser."""
     names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in SOURCES]
     code = f"""
 import sys, {", ".join(names)}
@@ -261,7 +261,7 @@ loaded()
     assert result.stdout.splitlines() == ["[]", "[]", "['sentencepiece', 'ftfy']"], result.stderr
 
 
-def test_a_reader_that_closes_early_is_no_error():
+def test_a_reader_that_closes_early_is_not_an_error():
     code = "import sys; from latte.cli import main; sys.exit(main(['info', '--sizes', 'S']))"
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -270,11 +270,11 @@ def test_a_reader_that_closes_early_is_no_error():
     assert process.stderr.read() == "" and process.wait() in (0, 141)
 
 
-def test_info_counts_what_the_paper_counts(capsys):
+def test_info_matches_the_papers_counts(capsys):
     assert main(["info", "--sizes", "XL"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Latte-XL/2")]
     assert [row[3] for row in rows] == ["673.68", "673.68", "676.36", "676.36"]
-    # 5572.69 G in the paper: 3 clips x 1857.03 G, less modulation that here is evaluated once per clip
+    # 5572.69 G in the paper: 3 clips x 1857.03 G, minus modulation, which is evaluated here once per clip
     assert all(abs(float(row[5]) - 1826.89) < 0.01 for row in rows[:2])
 
 

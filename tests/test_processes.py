@@ -1,4 +1,4 @@
-"""Processes that wait for each other at the start of a command."""
+"""Processes that wait for each other when a command starts."""
 
 import os
 import socket
@@ -39,7 +39,7 @@ def set_variables(monkeypatch, **values):
 
 
 @pytest.mark.parametrize(("rank", "other"), [("0", "1, 2"), ("1", "0")])
-def test_a_process_that_never_comes_is_named_with_the_address(rank, other, impatient, port, monkeypatch):
+def test_a_missing_process_is_named_with_its_address(rank, other, impatient, port, monkeypatch):
     set_variables(monkeypatch, RANK=rank, WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     start = time.monotonic()
     where = f"at 127.0.0.1:{port} for process {other}"
@@ -49,22 +49,22 @@ def test_a_process_that_never_comes_is_named_with_the_address(rank, other, impat
     assert time.monotonic() - start < 8
 
 
-def test_the_command_says_it_in_one_line(impatient, port, monkeypatch, tmp_path, capsys):
+def test_the_command_reports_a_missing_process_in_one_line(impatient, port, monkeypatch, tmp_path, capsys):
     set_variables(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     assert main(["train", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "in vain" in lines[1] and not list(tmp_path.iterdir())
 
 
-def test_a_launcher_that_is_gone(impatient, port, monkeypatch):
-    """torchrun serves the address itself, for rank 0 too."""
+def test_a_dead_launcher_is_reported(impatient, port, monkeypatch):
+    """torchrun itself serves the address, also for rank 0."""
     set_variables(monkeypatch, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     set_variables(monkeypatch, TORCHELASTIC_USE_AGENT_STORE="True")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"in vain .*refused"):
         join()
 
 
-def test_an_address_that_another_program_uses(impatient, monkeypatch):
+def test_an_address_in_use_is_reported(impatient, monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -86,13 +86,13 @@ def test_an_address_that_another_program_uses(impatient, monkeypatch):
         ({"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "99999"}, "MASTER_PORT '99999'"),
     ],
 )
-def test_variables_that_contradict_each_other(values, say, monkeypatch):
+def test_contradictory_variables_are_rejected(values, say, monkeypatch):
     set_variables(monkeypatch, **values)
     with pytest.raises(ValueError, match=f"{say}.*torchrun"):
         join()
 
 
-def test_a_block_within_a_block_has_the_same_processes(tmp_path):
+def test_nested_contexts_share_the_same_processes(tmp_path):
     def work():
         with processes(CPU) as outer:
             with processes(CPU) as inner:
@@ -102,7 +102,7 @@ def test_a_block_within_a_block_has_the_same_processes(tmp_path):
     assert [status(pid) for pid in start_together(2, work, tmp_path / "log")] == [0, 0], (tmp_path / "log").read_text()
 
 
-def test_one_that_comes_late_is_waited_for(port, tmp_path):
+def test_a_late_process_is_waited_for(port, tmp_path):
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     first = fork(join, tmp_path / "log", RANK="1", **address)
     time.sleep(0.5)
@@ -111,7 +111,7 @@ def test_one_that_comes_late_is_waited_for(port, tmp_path):
 
 
 class Unsendable(ValueError):
-    """An error that pickle cannot copy: its constructor takes other arguments than `args` has."""
+    """An error that pickle cannot copy: its constructor's parameters differ from `args`."""
 
     def __init__(self, name, reason):
         super().__init__(f"{name}: {reason}")
@@ -125,7 +125,7 @@ class Unsendable(ValueError):
         (None, "found [3]"),
     ],
 )
-def test_what_fails_in_the_first_process_fails_in_all(error, said, tmp_path):
+def test_an_error_in_the_first_process_is_raised_in_all(error, said, tmp_path):
     def work():
         with processes(CPU) as ranks:
             called = []
@@ -147,7 +147,7 @@ def test_what_fails_in_the_first_process_fails_in_all(error, said, tmp_path):
     assert (tmp_path / "log").read_text().count(f"{said}\n") == 2
 
 
-def test_alone_an_error_stays_as_it_is():
+def test_a_single_process_raises_the_original_error():
     error = Unsendable("x", "is odd")
     with pytest.raises(Unsendable) as caught:
         Ranks().first_only(lambda: (_ for _ in ()).throw(error))
@@ -167,7 +167,7 @@ def test_work_that_is_shared_is_done_once_and_known_to_all(size, tmp_path):
     assert [status(pid) for pid in pids] == [0] * size, (tmp_path / "log").read_text()
 
 
-def test_what_fails_in_one_share_fails_in_all(tmp_path):
+def test_an_error_in_one_share_is_raised_in_all(tmp_path):
     def piece(i):
         if i == 3:
             raise ValueError(f"clip {i} is damaged")

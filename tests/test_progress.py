@@ -19,7 +19,7 @@ class Notebook(io.StringIO):
 
 
 class Clock:
-    """Time that only passes when a test says so."""
+    """A clock that advances only when a test says so."""
 
     now = 1000.0
 
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("time.time", clock)  # tqdm takes it when a bar is made
+    monkeypatch.setattr("time.time", clock)  # tqdm reads it when a bar is created
     monkeypatch.setattr("tqdm.std.time", clock)
     return clock
 
@@ -61,7 +61,7 @@ def test_a_log_of_a_day_stays_short(clock):
     assert 290 < len(lines(log)) < 360
 
 
-def test_a_log_of_steps_says_what_is_behind_them_and_where_it_stopped(clock):
+def test_a_step_log_shows_the_postfix_and_where_it_stopped(clock):
     log = io.StringIO()
     with Progress(desc="run", total=30, initial=10, file=log) as bar:
         for i, _ in enumerate(clock.work(5, 3.0)):
@@ -74,13 +74,13 @@ def test_a_log_of_steps_says_what_is_behind_them_and_where_it_stopped(clock):
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.3, 0), (3.0, 2)])
-def test_a_part_that_is_short_says_nothing(seconds, expected, clock):
+def test_a_short_part_is_not_logged(seconds, expected, clock):
     log = io.StringIO()
     list(Progress(clock.work(10, seconds), "verifying", total=10, unit="file", leave=False, file=log))
     assert log.getvalue().count("\n") == expected
 
 
-def test_what_was_done_before_says_nothing_about_the_speed(clock):
+def test_skipped_items_do_not_count_towards_the_speed(clock):
     log = io.StringIO()
     with Progress(desc="encoding", total=100, unit="video", file=log) as bar:
         bar.skip(90)
@@ -97,7 +97,7 @@ def test_a_terminal_and_a_notebook_get_a_bar(kind, clock):
     assert re.search(r"encoding:  50%\|.*\| 20/40 \[00:20<00:20", drawn)
 
 
-def test_only_the_first_process_and_who_asks_for_it_see_anything(monkeypatch):
+def test_only_the_first_process_shows_progress_unless_disabled(monkeypatch):
     for rank, disable, seen in (("0", False, True), ("0", True, False), ("1", False, False)):
         monkeypatch.setenv("RANK", rank)
         log = io.StringIO()

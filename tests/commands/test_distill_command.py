@@ -1,4 +1,4 @@
-"""`latte distill`: what follows from the teacher, what is written, and what is refused in one line."""
+"""`latte distill`: settings derived from the teacher, the files it writes, and one-line errors."""
 
 import shutil
 from dataclasses import asdict
@@ -28,13 +28,13 @@ def teachers(vae, tmp_path_factory):
 
 
 def one_error(capsys, *words):
-    """What the command says, in one line, when it refuses."""
+    """The one-line error of a rejected command."""
     assert main(["distill", *map(str, words)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     return line
 
 
-def test_a_student_is_made_and_sampled_as_its_folder_says(teachers, tmp_path, capsys):
+def test_a_student_is_distilled_and_sampled_with_its_saved_settings(teachers, tmp_path, capsys):
     words = ["distill", str(teachers["classes"]), "--steps", "2", "--run", str(tmp_path / "run")]
     words += ["steps=2", "clips=2", "global_batch_size=2", "sample_every=2"]
     assert main(words) == 0
@@ -50,7 +50,7 @@ def test_a_student_is_made_and_sampled_as_its_folder_says(teachers, tmp_path, ca
     assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
 
 
-def test_the_settings_follow_from_the_teacher(teachers):
+def test_student_settings_are_derived_from_the_teacher(teachers):
     config = student_config(str(teachers["classes"]), 4, [])
     own = asdict(config)
     assert (config.teacher_guidance, config.guided_from, config.guided_to) == (3.5, 500, 900)
@@ -82,7 +82,7 @@ def test_a_checkpoint_and_a_published_model_can_teach(teachers, published):
     assert (theirs.teacher_guidance, theirs.prediction) == (7.5, "eps") and theirs.text_encoder["d_ff"] > 0
 
 
-def test_wrong_words_are_refused_in_one_line(teachers, tmp_path, capsys):
+def test_invalid_options_give_a_one_line_error(teachers, tmp_path, capsys):
     run_words = ("--run", tmp_path / "run")
     of = lambda kind, *words: one_error(capsys, teachers[kind], *run_words, *words)
     assert "--steps is 0; a student takes 1 to 64" in of("classes", "--steps", 0)
@@ -97,7 +97,7 @@ def test_wrong_words_are_refused_in_one_line(teachers, tmp_path, capsys):
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-def test_a_teacher_that_a_student_cannot_follow_is_refused(teachers, tmp_path, capsys):
+def test_a_teacher_with_unsupported_guidance_or_no_vae_is_rejected(teachers, tmp_path, capsys):
     teacher = shutil.copytree(teachers["classes"], tmp_path / "teacher")
     write_json(teacher / "sampling.json", {"guidance_scale": 3.0, "guidance_method": "apg"})
     line = one_error(capsys, teacher, "--run", tmp_path / "run")
@@ -108,7 +108,7 @@ def test_a_teacher_that_a_student_cannot_follow_is_refused(teachers, tmp_path, c
     assert "comes without a VAE" in line
 
 
-def test_a_student_is_to_learn_the_autoguidance_that_its_teacher_ships_with(teachers, tmp_path):
+def test_a_student_distills_its_teachers_autoguidance_by_default(teachers, tmp_path):
     for kind, other in (("classes", 3.5), ("unconditional", 1)):
         teacher, config = tmp_path / kind, read_json(find_model(teachers[kind]) / "config.json")
         pipe = LattePipeline.from_pretrained(teachers[kind])

@@ -1,4 +1,4 @@
-"""`latte eval` without real videos: the report of the examiner's scores, and bad options."""
+"""`latte eval` without real videos: the examiner's report, and invalid options."""
 
 import json
 
@@ -36,7 +36,7 @@ WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
 def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
     assert main(["eval", str(folder), "--vae", "shapes-t2v/vae", "--out", str(out), *WORDS]) == 0
-    report = json.loads(out.read_text(), parse_constant=pytest.fail)  # which is called for NaN
+    report = json.loads(out.read_text(), parse_constant=pytest.fail)  # called for NaN
     files = (folder / "model.safetensors", find_model("shapes-t2v/vae") / "model.safetensors")
     assert report["weights"] == "ema"
     assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
@@ -47,8 +47,8 @@ def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     assert "motion_accuracy" in said and "  left" in said and "shape_constancy" in said and "  magenta" in said
 
 
-def test_a_cache_is_measured(tmp_path, monkeypatch, capsys):
-    """The samples that are judged are those of --pab or --plan, and the report names it."""
+def test_pab_and_plans_apply_to_the_evaluated_samples(tmp_path, monkeypatch, capsys):
+    """The evaluated samples use --pab or --plan, and the report records it."""
     made = []
 
     def score(pipe, count, **settings):
@@ -97,7 +97,7 @@ def test_the_help_says_what_each_option_does():
 
 
 def test_models_of_other_captions_are_not_examined(tmp_path, capsys):
-    """Neither a run that says what it learned from, nor a model whose vocabulary holds other words."""
+    """Neither a run trained on other data, nor a model whose vocabulary holds other words."""
     refused = lambda *words: main(["eval", *words, *WORDS]) == 2 and capsys.readouterr().err.splitlines()[-1]
     published = write_published(tmp_path / "published")
     assert "built-in shapes (compare others with real videos, --real); this one learned other" in refused(

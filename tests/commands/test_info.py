@@ -1,4 +1,4 @@
-"""`latte info` counts what the network has and does, and says what a path holds."""
+"""`latte info`: parameter and MAC counts, and a description of whatever a path holds."""
 
 import json
 import shutil
@@ -19,9 +19,9 @@ SMALL = LatteConfig(depth=2, hidden_size=16, num_heads=2, patch_size=2, input_si
 
 @pytest.mark.parametrize("variant", [1, 2, 3, 4])
 @pytest.mark.parametrize("changes", [{}, {"num_classes": 5}, {"patch_size": 4, "depth": 4, "mlp_ratio": 2.5}])
-def test_the_formula_counts_what_the_network_has_and_does(variant, changes):
+def test_counted_cost_matches_the_network(variant, changes):
     config = replace(SMALL, variant=variant, **changes)
-    model = Latte(config).eval().to("meta")  # on a CPU the counter misses attention
+    model = Latte(config).eval().to("meta")  # on a CPU device the counter misses attention
     side, of_clip = config.input_size, torch.zeros(1, dtype=torch.long, device="meta")
     x = torch.zeros(1, config.num_frames, config.in_channels, side, side, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -43,7 +43,7 @@ def info(capsys):
     return ask
 
 
-def test_runs_models_and_what_they_write(vae, tmp_path, info):
+def test_info_describes_runs_models_and_their_files(vae, tmp_path, info):
     run(small(vae, "steps=2", "save_every=1"), tmp_path / "run")
     run(small_t2v(vae, "steps=1"), tmp_path / "text")
     said = info(tmp_path / "run")
@@ -67,7 +67,7 @@ def test_runs_models_and_what_they_write(vae, tmp_path, info):
     assert "a Latte of 5.54 M parameters" in info("shapes") and "transformer 4.56 M parameters" in info("shapes-t2v")
 
 
-def test_data_features_and_results(vae, videos, tmp_path, info):
+def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     assert main(["prepare", "folder", str(videos), "--out", str(tmp_path / "list"), "--num-frames", "4"]) == 0
     words = [f"data={videos}", f"vae={vae}", "num_frames=4", "image_size=16"]
     assert main(["encode", "--out", str(tmp_path / "latents"), "--device", "cpu", *words]) == 0
@@ -87,7 +87,7 @@ def test_data_features_and_results(vae, videos, tmp_path, info):
     assert "value       12.5" in said and "real.clips  3" in said and "a list of 9" in said and "000000" not in said
 
 
-def test_what_cannot_be_told_takes_one_line(tmp_path, info):
+def test_unrecognised_paths_give_a_one_line_error(tmp_path, info):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "broken.json").write_text("{")

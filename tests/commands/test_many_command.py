@@ -1,4 +1,4 @@
-"""`latte sample --n`: the same set by one process or several, of classes and of prompts, and bad words."""
+"""`latte sample --n`: the same set from one process or several, for classes and prompts, and invalid arguments."""
 
 import json
 
@@ -27,13 +27,13 @@ def model(classes, tmp_path_factory):
 QUICKLY = ["--num-sampling-steps", "2", "--batch-size", "2", "--device", "cpu"]
 
 
-def test_command_alone_and_as_two_processes(model, tmp_path, capsys):
+def test_one_process_and_two_write_the_same_set(model, tmp_path, capsys):
     words = ["sample", str(model), *QUICKLY, "--out"]
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
     assert "5 videos in " in capsys.readouterr().out
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
     assert "all existed already" in capsys.readouterr().out
-    place = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # what torchrun says, whose port is not used
+    place = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # as set by torchrun; the port is not used
     work = lambda: main([*words, str(tmp_path / "two"), "--count", "5"])
     log = tmp_path / "log"
     assert [status(pid) for pid in [fork(work, log, RANK=str(i), LOCAL_RANK=str(i), **place) for i in (0, 1)]] == [0, 0]
@@ -42,7 +42,7 @@ def test_command_alone_and_as_two_processes(model, tmp_path, capsys):
     assert json.loads((tmp_path / "one/samples.json").read_text())["labels"] == [0, 1, 2]
 
 
-def test_the_record_keeps_how_many_were_made_at_once_and_another_number_is_refused(model, tmp_path, capsys):
+def test_the_set_records_its_batch_size_and_rejects_another(model, tmp_path, capsys):
     words = ["sample", str(model), "--num-sampling-steps", "2", "--device", "cpu", "--out", str(tmp_path), "--n", "3"]
     assert main(words) == 0
     assert json.loads((tmp_path / "samples.json").read_text())["settings"]["batch_size"] == 16
@@ -50,7 +50,7 @@ def test_the_record_keeps_how_many_were_made_at_once_and_another_number_is_refus
     assert "these videos were made with settings.batch_size 16, not 2" in capsys.readouterr().err
 
 
-def test_torchrun_leaves_the_words_alone():
+def test_torchrun_does_not_consume_our_options():
     words = [
         "-m",
         "latte",
@@ -95,7 +95,7 @@ def test_command_takes_classes_and_a_file_of_prompts(model, published, tmp_path,
         (["--n", "2", "--prompts", "a", "--prompt", "b"], "not allowed with"),
     ],
 )
-def test_bad_words_end_in_one_line(model, tmp_path, capsys, words, say):
+def test_invalid_arguments_give_a_one_line_error(model, tmp_path, capsys, words, say):
     out = tmp_path / "set"
     assert main(["sample", str(model), *QUICKLY, "--out", str(out), "--n", "1"]) == 0
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`latte calibrate`, `latte plan` and `latte sample --plan`: a plan from its search to its videos."""
+"""`latte calibrate`, `latte plan` and `latte sample --plan`: from searching for a plan to sampling with it."""
 
 import json
 
@@ -67,15 +67,15 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
         (["calibrate", "--prompts", "none.txt"], "No such file or directory: 'none.txt'"),
     ],
 )
-def test_bad_words(words, say, folder, capsys, tmp_path, monkeypatch):
+def test_invalid_arguments_give_a_one_line_error(words, say, folder, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([words[0], str(folder), *STEPS, *words[1:]]) == 2
     error = capsys.readouterr().err
     assert say in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_replay_keeps_the_exact_course_up_to_a_gap(folder):
-    """Later gaps change later evaluations alone, and a gap of nothing changes nothing."""
+def test_a_replay_follows_the_exact_trajectory_up_to_a_gap(folder):
+    """A later gap changes only later evaluations, and an empty gap changes nothing."""
     replay = Replay(LattePipeline.from_pretrained(folder), [0, 1], 6)
     assert torch.equal(replay.sample(replay.exact, start=4), replay.latents) and replay.error(replay.latents) == 0
     one_gap = repeat(replay.exact, {0, 1, 2, 4, 5}, "network", 1)

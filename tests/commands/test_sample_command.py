@@ -1,4 +1,4 @@
-"""`latte sample` and `latte eval` of a model of classes: what they write, what they leave alone, and bad words."""
+"""`latte sample` and `latte eval` on a class-conditional model: output, untouched files, and invalid arguments."""
 
 import json
 import os
@@ -55,13 +55,13 @@ def test_videos_at_once_by_default(frames, page, many, pipe):
     words = {"num_frames": frames, "height": 16, "width": 16}
     assert default_batch_size(pipe, Namespace(count=None, **words)) == page
     assert default_batch_size(pipe, Namespace(count=9, **words)) == many
-    assert default_batch_size(pipe, Namespace(count=None)) == 4  # a command that knows no other size
+    assert default_batch_size(pipe, Namespace(count=None)) == 4  # for a command without size options
 
 
-def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
+def test_the_command_writes_the_pipelines_videos(folder, pipe, tmp_path, capsys):
     words = ["sample", str(folder), "--out", str(tmp_path), *SAMPLE]
     assert main([*words, "--classes", "0", "1", "left"]) == 0
-    assert main([*words, "--classes", "left", "7"]) == 2  # never without a word
+    assert main([*words, "--classes", "left", "7"]) == 2  # never overwrites without --overwrite
     assert "holds videos of an earlier call: choose another --out, or add --overwrite" in capsys.readouterr().err
     assert len(list(tmp_path.glob("*.mp4"))) == 3
     assert main([*words, "--overwrite", "--classes", "left", "7"]) == 0
@@ -80,7 +80,7 @@ def test_command_writes_what_the_pipeline_gives(folder, pipe, tmp_path, capsys):
 
 
 def test_weights_in_half_precision(folder, tmp_path, capsys):
-    """Of the model and the VAE; the videos are nearly the same, and the next command keeps it."""
+    """Both model and VAE are converted, and the suggested next command keeps the dtype."""
     made, words = {}, ["sample", str(folder), "--num-sampling-steps", "2", "--device", "cpu"]
     for dtype in ("float32", "bfloat16"):
         out = tmp_path / dtype
@@ -118,7 +118,7 @@ def test_each_call_gets_a_folder_of_its_own(folder, tmp_path, capsys, monkeypatc
     assert os.listdir("samples-2") == ["notes.txt"]
     assert main(["sample", str(folder), *SAMPLE, "--overwrite"]) == 2
     assert "--overwrite replaces the page of an earlier call in --out" in capsys.readouterr().err
-    monkeypatch.setattr(sample, "free_folder", lambda: Path("samples"))  # as if two calls had found the same one
+    monkeypatch.setattr(sample, "free_folder", lambda: Path("samples"))  # as if two calls had chosen the same folder
     assert main(["sample", str(folder), *SAMPLE, "--classes", "0"]) == 2
     assert "samples holds videos of an earlier call" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_the_grid_has_the_first_of_many(tmp_path):
     assert read_video(tmp_path / "grid.webp")[0].shape == (2, 3, 32, 2 * 4096)
 
 
-def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
+def test_a_video_is_bit_identical_alone_or_in_a_batch(folder, tmp_path):
     for out, classes in (("one", ["0"]), ("two", ["0", "1"])):
         assert main(["sample", str(folder), "--out", str(tmp_path / out), *SAMPLE, "--classes", *classes]) == 0
     assert (tmp_path / "one/000-left.mp4").read_bytes() == (tmp_path / "two/000-left.mp4").read_bytes()
@@ -163,7 +163,7 @@ def test_one_video_of_many_has_the_same_bits_alone(folder, tmp_path):
         (["--weights", "emma"], "did you mean ema?"),
     ],
 )
-def test_bad_words_end_in_one_line(folder, tmp_path, capsys, words, say):
+def test_invalid_arguments_give_a_one_line_error(folder, tmp_path, capsys, words, say):
     try:
         status = main(["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE, *words])
     except SystemExit as stopped:
@@ -173,7 +173,7 @@ def test_bad_words_end_in_one_line(folder, tmp_path, capsys, words, say):
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_cannot_be_written_is_rejected_before_the_work(folder, tmp_path, capsys):
+def test_an_unwritable_output_is_rejected_before_any_work(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file/below"):
         assert main(["sample", str(folder), "--out", str(out), *SAMPLE]) == 2
@@ -181,7 +181,7 @@ def test_output_that_cannot_be_written_is_rejected_before_the_work(folder, tmp_p
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, capsys):
+def test_an_unconditional_model_rejects_classes_and_guidance(unconditional, tmp_path, capsys):
     folder = save_model(unconditional.transformer, tmp_path / "model")
     save_vae(unconditional.vae, folder / "vae")
     words = ["sample", str(folder), "--out", str(tmp_path / "out"), *SAMPLE]
@@ -193,7 +193,7 @@ def test_classes_of_an_unconditional_model_are_refused(unconditional, tmp_path, 
     assert "unconditional" in capsys.readouterr().out and (tmp_path / "out/000-video-0.mp4").is_file()
 
 
-def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys):
+def test_unexpected_errors_and_out_of_memory_give_one_line(monkeypatch, capsys):
     module = types.ModuleType("broken")
     monkeypatch.setitem(sys.modules, "latte.commands.info", module)
     for error, status, say in (
@@ -216,7 +216,7 @@ def test_unexpected_errors_and_lack_of_memory_take_one_line(monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("command", "say"), [("plot", "no result was written"), ("encode", "run the same command again to resume")]
 )
-def test_a_command_that_is_stopped_while_it_is_imported_says_so(command, say, tmp_path, monkeypatch, capsys):
+def test_interrupting_a_command_during_import_gives_one_line(command, say, tmp_path, monkeypatch, capsys):
     (tmp_path / f"{command}.py").write_text("raise KeyboardInterrupt")
     monkeypatch.delitem(sys.modules, f"latte.commands.{command}", raising=False)
     monkeypatch.setattr("latte.commands.__path__", [str(tmp_path)])
@@ -228,7 +228,7 @@ def test_a_command_that_is_stopped_while_it_is_imported_says_so(command, say, tm
     assert capsys.readouterr().err == f"latte {command}: stopped; {say}\n"
 
 
-def test_python_that_is_stopped_before_it_knows_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
+def test_interrupting_before_the_command_is_known_gives_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "cli.py").write_text("raise KeyboardInterrupt")
     monkeypatch.delitem(sys.modules, "latte.cli")
     monkeypatch.setattr("latte.__path__", [str(tmp_path), *latte.__path__])
@@ -236,7 +236,7 @@ def test_python_that_is_stopped_before_it_knows_the_command_prints_one_line(tmp_
     assert capsys.readouterr().err == "latte: stopped; no result was written\n"
 
 
-def test_evaluation_of_a_model_that_knows_nothing(unconditional, folder, tmp_path):
+def test_an_untrained_model_scores_low_in_evaluation(unconditional, folder, tmp_path):
     words = ["eval", str(folder), "--num-videos", "8", "--num-sampling-steps", "2", "--out", str(tmp_path / "s.json")]
     assert main([*words, "--device", "cpu"]) == 0
     report = json.loads((tmp_path / "s.json").read_text())
@@ -247,8 +247,8 @@ def test_evaluation_of_a_model_that_knows_nothing(unconditional, folder, tmp_pat
         score_model(unconditional, 8)
 
 
-def test_the_model_of_make_sample_moves_as_asked():
-    """A clip of each class, with a fifth of the steps; what it does with all of them is in its scores.json."""
+def test_the_shipped_model_follows_the_requested_motions():
+    """One clip per class with a fifth of the steps; scores.json has the results of full sampling."""
     pipe = LattePipeline.from_pretrained("shapes")
     videos = pipe(list(MOTIONS), num_inference_steps=20, batch_size=8, output_type="uint8").frames.numpy()
     found = [examine(video) for video in videos]

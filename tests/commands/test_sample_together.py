@@ -1,4 +1,4 @@
-"""`latte sample` in processes that torchrun starts: they make each video together, and the first one writes."""
+"""`latte sample` under torchrun: all processes generate each video together, and the first one writes it."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Commands on a model that ships with a weaker one: what uses it, what switches it off, and what keeps it."""
+"""Commands on a model that ships with a weaker model for autoguidance: using it, switching it off, keeping it."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def records(folder, tmp_path, *several):
-    """samples.json of sets that a model makes with some further options each."""
+    """The samples.json of one set per list of extra options."""
     found = []
     for i, words in enumerate(several):
         out = tmp_path / str(i)
@@ -37,7 +37,7 @@ def records(folder, tmp_path, *several):
     return found
 
 
-def test_a_set_says_how_it_was_guided_and_repeats(folder, tmp_path):
+def test_a_set_records_its_guidance_and_can_be_reproduced(folder, tmp_path):
     none = ["--autoguidance", "none"]
     own, off = records(folder, tmp_path, [], none)
     scales = lambda record: {name: value for name, value in record["settings"].items() if "scale" in name}
@@ -53,13 +53,13 @@ def test_a_set_says_how_it_was_guided_and_repeats(folder, tmp_path):
         "2",
         "--cfg-scale",
         "1",
-    ]  # another model takes its place
+    ]  # another model replaces it
     (itself,) = records(folder, tmp_path / "itself", away)
     assert itself["autoguidance"]["hidden_size"] == 16 and scales(itself)["autoguidance_scale"] == 2
     assert itself["files"] != own["files"]
 
 
-def test_a_page_names_it_and_what_it_advises_works(folder, tmp_path, capsys):
+def test_the_page_names_the_weaker_model_and_suggests_working_options(folder, tmp_path, capsys):
     words = ["sample", str(folder), "--steps", "1", "--classes", "0", "--num-videos", "1", *CPU]
     assert main([*words, "--out", str(tmp_path / "page")]) == 0
     said = capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_a_page_names_it_and_what_it_advises_works(folder, tmp_path, capsys):
     assert "1 steps, guidance 1, seed" in capsys.readouterr().out
 
 
-def test_it_is_shown_planned_and_measured(folder, capsys):
+def test_info_plan_and_evaluation_include_the_weaker_model(folder, capsys):
     assert main(["info", str(folder)]) == 0
     assert "weaker      " in capsys.readouterr().out
     assert main(["plan", str(folder), "--steps", "4", *CPU]) == 0
@@ -85,7 +85,7 @@ def test_it_is_shown_planned_and_measured(folder, capsys):
     assert "it has no autoguidance" in why_no_peer(job)
 
 
-def test_the_ways_to_guide_that_are_compared_hold_it(folder, monkeypatch):
+def test_the_guidance_benchmark_includes_autoguidance(folder, monkeypatch):
     listed = []
     monkeypatch.setattr(bench, "load_shape_features", torch.nn.Identity)
     monkeypatch.setattr(bench, "measure_ways", lambda pipe, count, rows, *rest: listed.append(rows) or iter(()))
@@ -95,7 +95,7 @@ def test_the_ways_to_guide_that_are_compared_hold_it(folder, monkeypatch):
     assert own == [*off, "autoguidance"] and len(off) > 5
 
 
-def test_conversion_keeps_it(folder, tmp_path, capsys):
+def test_conversion_keeps_the_weaker_model(folder, tmp_path, capsys):
     assert main(["convert", str(folder), str(tmp_path / "half"), "--dtype", "float16"]) == 0
     half, whole = (LattePipeline.from_pretrained(path) for path in (tmp_path / "half", folder))
     expected = {name: tensor.half().float() for name, tensor in whole.weaker.state_dict().items()}
@@ -105,7 +105,7 @@ def test_conversion_keeps_it(folder, tmp_path, capsys):
     assert f"left out {folder / 'weaker'}" in capsys.readouterr().out
 
 
-def test_conversion_gives_a_model_another_one_or_none(folder, tmp_path, capsys):
+def test_conversion_replaces_or_drops_the_weaker_model(folder, tmp_path, capsys):
     words = ["convert", str(folder), str(tmp_path / "other"), "--dtype", "float16", "--autoguidance", str(folder)]
     assert main([*words, "--autoguidance-scale", "1.5"]) == 0
     said, read = capsys.readouterr().out, LattePipeline.from_pretrained(tmp_path / "other")
@@ -123,9 +123,9 @@ def test_conversion_gives_a_model_another_one_or_none(folder, tmp_path, capsys):
         assert say in capsys.readouterr().err
 
 
-def test_a_variant_is_one_of_the_weaker_model_too(folder, tmp_path, capsys):
+def test_a_variant_includes_the_weaker_model(folder, tmp_path, capsys):
     pipe, early = LattePipeline.from_pretrained(folder), tmp_path / "early"
-    pipe.save_pretrained(early, variant="early")  # not a precision: it is read only if it is asked for
+    pipe.save_pretrained(early, variant="early")  # not a precision, so it is read only on request
     names = {file.relative_to(early).as_posix() for file in early.rglob("*.safetensors")}
     assert names == {f"{part}model.early.safetensors" for part in ("", "vae/", "weaker/")}
     same = lambda one, other: all(torch.equal(one[name], tensor) for name, tensor in other.state_dict().items())
@@ -142,7 +142,7 @@ def test_a_variant_is_one_of_the_weaker_model_too(folder, tmp_path, capsys):
     assert main(["info", str(early)]) == 0 and "weaker      " in capsys.readouterr().out
 
 
-def test_conversion_keeps_that_of_text_to_video(published, tmp_path):
+def test_text_to_video_conversion_keeps_the_weaker_model(published, tmp_path):
     pipe = LattePipeline.from_pretrained(published)
     pipe.enable_autoguidance(awake(LatteT2V(pipe.transformer.config)), scale=2.0)
     pipe.save_pretrained(tmp_path / "first")
@@ -164,7 +164,7 @@ def test_conversion_keeps_that_of_text_to_video(published, tmp_path):
         (["--autoguidance", "nothing"], "no model at nothing"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(words, say, folder, tmp_path, capsys):
+def test_conflicting_options_give_a_one_line_error(words, say, folder, tmp_path, capsys):
     assert main(["sample", str(folder), "--steps", "2", *CPU, *words, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert say in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`latte demo`: a page on which real clicks make a video; without gradio, one line."""
+"""`latte demo`: clicking through the real page makes a video; without gradio the error is one line."""
 
 import shutil
 import socket
@@ -25,7 +25,7 @@ FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-s
         (["--port", "70000"], "--port is 70000; it must be from 1 to 65535"),
     ],
 )
-def test_what_is_missing_takes_one_line(words, say, monkeypatch, capsys):
+def test_missing_requirements_give_a_one_line_error(words, say, monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", *words]) == 2
@@ -33,7 +33,7 @@ def test_what_is_missing_takes_one_line(words, say, monkeypatch, capsys):
     assert said.err == f"latte demo: error: {say}\n" and not said.out
 
 
-def test_a_model_that_is_not_there_ends_the_command_before_it_serves(monkeypatch, capsys):
+def test_a_missing_model_stops_the_command_before_serving(monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setitem(sys.modules, "gradio", object())
     assert main(["demo", "no-such-model"]) == 2
@@ -67,7 +67,7 @@ def test_clicks_make_a_video(tmp_path, monkeypatch):
             tab.wait_for_selector(".made video", timeout=60_000)
             command = tab.locator(".cm-content:visible").first.inner_text()
             browser.close()
-        assert list(tmp_path.rglob("*.mp4"))  # and not in a folder of gradio's
+        assert list(tmp_path.rglob("*.mp4"))  # not in a folder of gradio's
     finally:
         page.blocks.close()
     assert command.startswith(f"latte sample {folder} --device cpu --classes b --seed 0")

@@ -1,4 +1,4 @@
-"""Results as the page of `latte demo` shows them."""
+"""Results as shown on the `latte demo` page."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ RESULT = {
 }
 
 
-def test_a_report_holds_its_pictures_and_no_others(tmp_path):
+def test_a_report_embeds_only_its_own_pictures(tmp_path):
     folder = tmp_path / "ablations"
     folder.mkdir()
     (folder / "curve.png").write_bytes(b"picture")
@@ -43,7 +43,7 @@ def test_one_result_and_a_folder_of_them(tmp_path):
     assert table.index("ours") < table.index("theirs") and "400.00" in table
 
 
-def test_an_exam_is_a_table(tmp_path):
+def test_examiner_scores_are_shown_as_a_table(tmp_path):
     text = result_text(ROOT / "latte" / "assets" / "shapes" / "scores.json")
     row = next(line.split() for line in text.splitlines() if line.startswith("motion_accuracy"))
     assert row[:2] == ["motion_accuracy", "1.000"] and "num_inference_steps     100" in text
@@ -51,7 +51,7 @@ def test_an_exam_is_a_table(tmp_path):
     assert "clips                   3" in result_text(tmp_path / "speed.json")
 
 
-def test_what_holds_no_result_is_said(tmp_path):
+def test_a_missing_or_invalid_result_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no result"):
         result_text(tmp_path / "none")
     with pytest.raises(ValueError, match="holds no result of `latte eval"):

@@ -1,4 +1,4 @@
-"""What is set on the page of `latte demo`, and that its command and its Python make the same video."""
+"""Settings on the `latte demo` page: its command and its Python code reproduce the same video."""
 
 import shlex
 from dataclasses import replace
@@ -37,7 +37,7 @@ GOING_ON = lambda step, steps: True
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, published):
-    """A model of classes with a plan for its four steps, an unconditional one, and one of text."""
+    """A class-conditional model with a plan for its four steps, an unconditional one, and a text-to-video one."""
     pipe, root = awake_pipeline(3, ["a", "-b", "c"]), tmp_path_factory.mktemp("models")
     folder = write_model(pipe, root / "classes")
     save_sampling(Sampling(Guidance(2.0, (300, 1000)), 4, eta=0.5), folder)
@@ -53,7 +53,7 @@ def settings_of(models, kind, **changed):
 
 
 def by_command(line, tmp_path, monkeypatch):
-    """The videos that a command writes, before they are encoded."""
+    """The videos that a command writes, before encoding."""
     shown = []
     show = sample.show
     monkeypatch.setattr(sample, "show", lambda videos, *rest: shown.append(videos) or show(videos, *rest))
@@ -96,7 +96,7 @@ def test_settings_change_the_video_and_leave_the_pipeline_as_it_was(models):
     assert torch.equal(make(), plain)
 
 
-def test_a_command_names_only_what_differs_from_the_models_folder(models):
+def test_a_command_lists_only_settings_that_differ_from_the_model_folder(models):
     settings = settings_of(models, 0)
     pipe = models.pipe(settings.model)
     assert call_words(pipe, settings) == {"class_labels": ["a"], "seed": 0}
@@ -107,7 +107,7 @@ def test_a_command_names_only_what_differs_from_the_models_folder(models):
     assert (said.classes, said.num_videos, said.batch_size, said.cfg_scale) == (["a"], 1, 1, None)
 
 
-def test_what_the_page_shows_is_what_it_reads(models):
+def test_displayed_settings_round_trip(models):
     for kind in range(3):
         settings = settings_of(models, kind, seed=5)
         choices = model_choices(models.pipe(settings.model))
@@ -122,17 +122,17 @@ def test_what_the_page_shows_is_what_it_reads(models):
     assert model_choices(models.pipe(models.names[0])).reuse == [NOTHING, BROADCAST, "half"]
 
 
-def test_plans_are_drawn_and_counted(models, tmp_path):
+def test_plans_are_plotted_with_their_flop_ratio(models, tmp_path):
     pytest.importorskip("matplotlib")
     draw = lambda **changed: models.draw(settings_of(models, 0, **changed), tmp_path / "plan.png")
     assert draw().startswith("4 evaluations, ") and (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     fewer = float(draw(reuse="half").split()[-3])
-    assert 1.4 < fewer < 7 / 4  # two of the three guided evaluations; the layers around the blocks always compute
+    assert 1.4 < fewer < 7 / 4  # two of three guided evaluations; the layers around the blocks always compute
     with pytest.raises(ValueError, match="the plan is for 4 evaluations"):
         draw(reuse="half", steps=5)
 
 
-def test_a_stopped_video_is_none_and_progress_counts(models):
+def test_a_stopped_video_returns_none_and_progress_is_reported(models):
     seen = []
     made = models.make(settings_of(models, 0), lambda step, steps: seen.append((step, steps)) or step < 2)
     assert made is None and seen == [(1, 4), (2, 4)]
@@ -153,13 +153,13 @@ def test_bad_settings(kind, changed, say, models):
         models.make(settings_of(models, kind, **changed), GOING_ON)
 
 
-def test_default_settings_stand_for_a_call_without_words(models):
+def test_default_settings_match_a_call_without_options(models):
     assert settings_of(models, 0) == Settings(
         models.names[0], "a", steps=4, eta=0.5, guidance_scale=2.0, guidance_low=300, guidance_high=1000
     )
 
 
-def test_the_scale_of_a_model_with_a_weaker_one_is_autoguidances(tmp_path):
+def test_guidance_scale_of_a_model_with_a_weaker_model_means_autoguidance(tmp_path):
     pipe = awake_pipeline()
     pipe.enable_autoguidance(awake_pipeline().transformer.train(), scale=2.5)
     pipe.weaker.final_linear.weight.data.mul_(0.5)

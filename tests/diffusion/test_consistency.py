@@ -1,4 +1,4 @@
-"""Distillation into a few steps, where the right answer is known: the teacher's own steps, and Gaussian data."""
+"""Few-step distillation where the answer is known: the teacher's own steps, and Gaussian data."""
 
 from functools import partial
 
@@ -13,23 +13,23 @@ from latte.diffusion.schedule import flow_schedule, linear_schedule
 from latte.train.objectives.distillation import student_scheduler
 
 X = draw(0, 6, 2, 3, 2, 2).double()
-VARIANCE = 0.25  # of the data, which are Gaussian with mean 0
+VARIANCE = 0.25  # of the data, Gaussian with mean 0
 
 
 def levels(schedule, index):
-    """a, s and what a DDIM step leads to, of one step."""
+    """a and s of one step, and those a DDIM step leads to."""
     here, there = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
     return here**0.5, (1 - here) ** 0.5, there**0.5, (1 - there) ** 0.5
 
 
 def optimal(schedule, x, index):
-    """The clean latents that the best denoiser predicts: it is linear."""
+    """The clean latents predicted by the optimal denoiser, which is linear."""
     a, s = factors(schedule, index, x)
     return a * VARIANCE / (a**2 * VARIANCE + s**2) * x
 
 
 def reaching(schedule, length, factor):
-    """A student whose step multiplies latents by factor(index, end): the clean latents that make it do so."""
+    """A student whose step multiplies latents by factor(index, end), expressed as its clean-latent prediction."""
 
     def clean(x, index):
         rows = []
@@ -43,7 +43,7 @@ def reaching(schedule, length, factor):
 
 
 def by_steps(schedule):
-    """What the teacher's steps from `index` to the end of step `end` multiply latents by."""
+    """The factor by which the teacher's steps from `index` down to `end` multiply latents."""
 
     def factor(index, end):
         product = 1.0
@@ -57,7 +57,7 @@ def by_steps(schedule):
 
 
 def by_the_equation(schedule):
-    """The same of the probability flow, which keeps x / sqrt(a^2 variance + s^2): there are no steps."""
+    """The same factor for the exact probability-flow ODE, which preserves x / sqrt(a^2 variance + s^2)."""
 
     def factor(index, end):
         (a, s, _, _), (_, _, a_end, s_end) = levels(schedule, index), levels(schedule, end)
@@ -68,7 +68,7 @@ def by_the_equation(schedule):
 
 @pytest.mark.parametrize("training", [linear_schedule(), flow_schedule()])
 @pytest.mark.parametrize("phases", [1, 2, 4])
-def test_a_student_that_takes_the_teachers_steps_at_once_has_no_loss(training, phases):
+def test_a_student_matching_the_teachers_steps_has_zero_loss(training, phases):
     schedule, length = teacher_schedule(training, 16), 16 // phases
     student = reaching(schedule, length, by_steps(schedule))
     teacher = partial(optimal, schedule)
@@ -79,19 +79,19 @@ def test_a_student_that_takes_the_teachers_steps_at_once_has_no_loss(training, p
     assert float(consistency_loss(worse, teacher, X, torch.zeros(6).long(), schedule, length).min()) >= 0.01
 
 
-def test_a_student_that_solves_the_equation_has_a_loss_that_falls_with_more_steps():
+def test_the_loss_of_an_exact_ode_student_falls_with_more_teacher_steps():
     def loss(steps):
         schedule = teacher_schedule(flow_schedule(), steps)
         student = reaching(schedule, steps // 4, by_the_equation(schedule))
         index = torch.arange(steps)[steps // 2 - 3 : steps // 2 + 3]
         return float(consistency_loss(student, partial(optimal, schedule), X, index, schedule, steps // 4).mean())
 
-    # at the end of a phase the student's slope is the equation's, the teacher's that of a step before: error ~ 1 / n
+    # at the end of a phase the student has the ODE's slope, the teacher that of the previous step: error ~ 1 / n
     assert loss(40) < 1e-3 and loss(200) < loss(40) / 16
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
-def test_the_teacher_itself_has_no_loss_where_a_phase_is_one_step(prediction):
+def test_the_teacher_has_zero_loss_with_one_step_per_phase(prediction):
     schedule = teacher_schedule(flow_schedule() if prediction == "flow" else linear_schedule(), 8)
     weight = draw(1, 3, 3).double()
     network = lambda x, t: torch.einsum("bfchw,cd->bfdhw", x, weight) * (1 + t.view(-1, 1, 1, 1, 1) / 1000)
@@ -102,7 +102,7 @@ def test_the_teacher_itself_has_no_loss_where_a_phase_is_one_step(prediction):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
-def test_the_predicted_clean_latents_are_those_of_the_prediction(prediction):
+def test_predicted_clean_latents_invert_every_prediction(prediction):
     schedule, index = teacher_schedule(linear_schedule(), 8), torch.tensor([0, 1, 3, 4, 6, 7])
     a, s = factors(schedule, index, X)
     clean, eps = draw(2, *X.shape).double(), draw(3, *X.shape).double()
@@ -115,11 +115,11 @@ def test_the_predicted_clean_latents_are_those_of_the_prediction(prediction):
     assert torch.allclose(predicted_clean(network, x, index, schedule, prediction, y=0), clean, atol=1e-10)
 
 
-def test_the_target_is_where_two_steps_lead():
+def test_the_target_matches_a_teacher_step_followed_by_a_student_step():
     schedule, length = teacher_schedule(linear_schedule(), 12), 4
     share = student_share(schedule, length)
     assert share[[0, 4, 8]].tolist() == [0, 0, 0]
-    assert share[1:4].tolist() == [1, 1, 1]  # at the end of the last phase there is no noise: the student says all
+    assert share[1:4].tolist() == [1, 1, 1]  # the last phase ends without noise: the student's prediction alone decides
     for index in (6, 11):
         end = index // length * length
         (a, s, a_next, s_next), (_, _, a_end, s_end) = levels(schedule, index), levels(schedule, end)
@@ -130,7 +130,7 @@ def test_the_target_is_where_two_steps_lead():
         assert float(a_end * clean + s_end * (x - a * clean) / s) == pytest.approx(there, abs=1e-12)
 
 
-def test_only_the_prediction_is_differentiated():
+def test_gradients_flow_only_through_the_students_prediction():
     schedule, weight = teacher_schedule(linear_schedule(), 8), torch.ones((), dtype=torch.float64, requires_grad=True)
     index, seen = torch.tensor([1, 2, 3, 5, 6, 7]), []
 

@@ -1,4 +1,4 @@
-"""The diffusion: closed forms, and what must not change."""
+"""The diffusion process: closed forms and invariants."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_samplers_reach_a_gaussian(sampler, options):
     assert abs(end.std() - 0.5) < 0.02
 
 
-def test_eta_one_has_the_posterior_of_ddpm():
+def test_ddim_at_eta_one_has_the_ddpm_posterior_mean():
     schedule = linear_schedule()
     index = torch.tensor([500, 3])
     noise = normal(X0.shape, 9).double()
@@ -55,8 +55,8 @@ def test_eta_one_has_the_posterior_of_ddpm():
     torch.testing.assert_close(posterior_mean(schedule, X0, x, index), direct)
 
 
-def test_ddim_of_any_eta_is_equation_12():
-    """Every step of two, written out; at eta 1 it is the DDPM of a network without variance."""
+def test_ddim_matches_equation_12_for_any_eta():
+    """Every step written out; at eta=1 it equals DDPM without a learned variance."""
     schedule = respace(linear_schedule(), "3")
     denoise = gaussian_denoiser(schedule, 2.0, 0.25)
     noise = lambda i: normal(X0.shape, 2, i).double()
@@ -76,7 +76,7 @@ def test_ddim_of_any_eta_is_equation_12():
 
 
 class Recorder(torch.nn.Module):
-    """A denoiser that keeps the timesteps it is given and returns what it holds."""
+    """A denoiser that records its timesteps and returns a fixed output."""
 
     def __init__(self, out):
         super().__init__()
@@ -94,7 +94,7 @@ def test_bound_trains_the_variance_alone():
     assert (eps == 0).all() and (v != 0).any(dim=2).all()
 
 
-def test_loss_tells_timesteps_and_not_indices():
+def test_the_loss_passes_timesteps_not_indices():
     schedule, noise = respace(linear_schedule(), "10"), normal(X0.shape, 8).double()
     model = Recorder(normal(X0.shape, 5).double())
     terms = diffusion_loss(model, X0, torch.tensor([1, 9]), noise, schedule)
@@ -104,7 +104,7 @@ def test_loss_tells_timesteps_and_not_indices():
 
 
 def test_v_prediction():
-    """The true v is worth the true noise: no loss, and DDIM returns the clean video; the variance passes through."""
+    """The true v is equivalent to the true noise: no loss, DDIM returns the clean video, the variance is unaffected."""
     full, noise = linear_schedule(), normal(X0.shape, 8).double()
 
     def model(x, t, **condition):
@@ -114,7 +114,7 @@ def test_v_prediction():
     terms = diffusion_loss(model, X0, torch.tensor([3, 900]), noise, full, "v")
     torch.testing.assert_close(terms["mse"], torch.zeros(2, dtype=torch.float64))
     of_noise = diffusion_loss(lambda x, t: torch.cat([noise, X0], 2), X0, torch.tensor([3, 900]), noise, full)
-    torch.testing.assert_close(terms["vb"], of_noise["vb"], rtol=1e-4, atol=1e-6)  # the model's output is in float32
+    torch.testing.assert_close(terms["vb"], of_noise["vb"], rtol=1e-4, atol=1e-6)  # the model's output is float32
     several = noise_of("v", noise, X0, *factors(full, torch.tensor([7, 7]), X0))
     torch.testing.assert_close(noise_of("v", noise, X0, *factors(full, 7, X0)), several)
     schedule = respace(full, "10")
@@ -125,10 +125,10 @@ def test_v_prediction():
     wrong = lambda x, t: model(x, t) + 0.1
     eps, v = (diffusion_loss(wrong, X0, torch.tensor([3, 900]), noise, full, kind)["mse"] for kind in ("eps", "v"))
     torch.testing.assert_close(v, torch.full((2,), 0.01, dtype=torch.float64))
-    assert eps[1] > 1  # as noise, v is wrong
+    assert eps[1] > 1  # interpreted as noise, v is wrong
 
 
-def test_variance_that_is_not_learned_is_the_posteriors():
+def test_a_fixed_variance_is_the_posterior_variance():
     schedule = linear_schedule()
     for index in (500, 1):
         log_var = learned_log_variance(schedule, None, index, X0)
@@ -193,7 +193,7 @@ def test_respacing_keeps_noise_levels():
     torch.testing.assert_close(short.alphas_cumprod, full.alphas_cumprod[short.timesteps])
     assert spaced_timesteps("ddim50").tolist() == list(range(0, 1000, 20))
     assert spaced_timesteps("ddim1").tolist() == [0] and spaced_timesteps("ddim1000").tolist() == list(range(1000))
-    assert respace(full, [0.1, 998.3]).timesteps.tolist() == [0.1, 998.3]  # in float64
+    assert respace(full, [0.1, 998.3]).timesteps.tolist() == [0.1, 998.3]  # kept in float64
 
 
 @pytest.mark.parametrize("spacing", ["", "0", "-5", "ddim", "ddim51", "1001", "10,,3", "fast", "ddim5,5"])
@@ -202,13 +202,13 @@ def test_wrong_spacing_is_rejected(spacing):
         spaced_timesteps(spacing)
 
 
-def test_random_numbers_belong_to_their_place():
+def test_random_numbers_depend_only_on_seed_and_path():
     assert torch.equal(normal((5,), 3, 1, 2), normal((5,), 3, 1, 2))
     places = [(3, 1, 2), (3, 2, 1), (4, 1, 2), (3, 1), (3, 1, 2, 1), (3,), (3, 0), (3, 0, 0)]
     drawn = torch.stack([normal((5,), *place) for place in places])
     assert len(drawn.unique(dim=0)) == len(places)
     with pytest.raises(ValueError, match="seed"):
         generator(-1)
-    for seed, path in ((0, ()), (3, (1, 2)), (2**70, (0,))):  # all 64 bits count
+    for seed, path in ((0, ()), (3, (1, 2)), (2**70, (0,))):  # all 64 bits matter
         drawn = np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)
         assert generator(seed, *path).initial_seed() % 2**64 == int(drawn[0])

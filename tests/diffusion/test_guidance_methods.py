@@ -1,4 +1,4 @@
-"""Ways to guide: their formulas, against small cases that are worked out by hand."""
+"""Guidance methods: their formulas against small cases worked out by hand."""
 
 import pytest
 import torch
@@ -50,22 +50,22 @@ def test_projected_guidance_without_projection_is_classifier_free():
 @pytest.mark.parametrize(
     ("options", "update"),
     [
-        ({}, [0.0, 4.0]),  # of (3, 4), what is orthogonal to (2, 0)
+        ({}, [0.0, 4.0]),  # the component of (3, 4) orthogonal to (2, 0)
         ({"parallel": 0.5}, [1.5, 4.0]),
         ({"threshold": 2.5}, [0.0, 2.0]),  # (3, 4) has length 5
         ({"threshold": 6.0}, [0.0, 4.0]),
         ({"momentum": -0.5, "average": torch.tensor([0.0, 2.0]).view(1, 1, 1, 1, 2)}, [0.0, 3.0]),
     ],
 )
-def test_projected_guidance_by_hand(options, update):
-    """Clean latents: conditional (2, 0), negative (-1, -4); the guided ones are (2, 0) + (3 - 1) update."""
+def test_projected_guidance_matches_a_worked_example(options, update):
+    """Clean latents: conditional (2, 0), negative (-1, -4); guided: (2, 0) + (3 - 1) * update."""
     x, c, n, change = vectors([0.7, -0.2], [2.0, 0.0], [-1.0, -4.0], update)
     guided, _ = project(x, noise_of_clean(x, c, ABAR), noise_of_clean(x, n, ABAR), 3.0, ABAR, **options)
     torch.testing.assert_close(clean_of_noise(x, guided, ABAR), c + 2 * change, rtol=1e-4, atol=1e-5)
 
 
-def test_the_threshold_is_that_of_a_frame():
-    """A video of equal frames is guided as one of them alone."""
+def test_the_norm_threshold_applies_per_frame():
+    """A video of identical frames is guided like one of its frames."""
     still = [z[:, :1] for z in noises()]
     one, _ = project(*still, 3.0, ABAR, threshold=2.0)
     several, _ = project(*(z.expand(-1, 4, -1, -1, -1) for z in still), 3.0, ABAR, threshold=2.0)
@@ -73,7 +73,7 @@ def test_the_threshold_is_that_of_a_frame():
 
 
 @pytest.mark.parametrize("prediction", ["v", "flow"])
-def test_the_optimised_scale_by_hand(prediction):
+def test_the_optimised_scale_matches_a_worked_example(prediction):
     """Velocities (2, 1) and (1, 1): the best scale is 3/2, and 3/2 (1, 1) + 3 ((2, 1) - 3/2 (1, 1)) = (3, 0)."""
     x, c, n, expected = vectors([0.4, -1.0], [2.0, 1.0], [1.0, 1.0], [3.0, 0.0])
     flow, noise = prediction == "flow", lambda velocity: noise_of_v(x, velocity, prediction)
@@ -98,8 +98,8 @@ def test_videos_do_not_affect_each_other(rule):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
-def test_a_schedule_of_the_scale_is_cfg_plus_plus(eta):
-    """DDIM at the scales of renoised_scale, against CFG++: clean latents of guided noise, negative noise added."""
+def test_renoised_scales_reproduce_cfg_plus_plus(eta):
+    """DDIM with renoised_scale against CFG++: clean latents from the guided noise, renoised with the negative noise."""
     schedule = respace(linear_schedule(), torch.linspace(0, 999, 8, dtype=torch.float64).round())
     conditional, negative = (lambda z: 0.5 * z.sin()), (lambda z: 0.3 * z.cos())
     x, fresh, _ = noises()
@@ -120,13 +120,13 @@ def test_a_schedule_of_the_scale_is_cfg_plus_plus(eta):
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
-def test_cfg_plus_plus_needs_less_noise_after_a_step():
+def test_cfg_plus_plus_requires_decreasing_noise():
     assert renoised_scale(0.6, 0.3, 1.0) == pytest.approx(0.6)  # the last step adds no noise
     with pytest.raises(ValueError, match="cfg\\+\\+ needs steps that lower the noise"):
         renoised_scale(0.6, 0.3, 0.3)
 
 
-def test_schedules_keep_the_mean_of_the_scale():
+def test_scale_schedules_keep_their_mean():
     for shape in SHAPES:
         values = [scheduled_scale(4.0, t + 0.5, 1000, shape) for t in range(1000)]
         assert sum(values) / 1000 == pytest.approx(4.0, abs=1e-4)
@@ -135,8 +135,8 @@ def test_schedules_keep_the_mean_of_the_scale():
     assert scheduled_scale(0.1 + 0.2, 0, 1000, "constant") == 0.1 + 0.2
 
 
-def test_autoguidance_by_hand():
-    """The variance is that of the model itself; outside of the interval the weaker one is not asked."""
+def test_autoguidance_matches_a_worked_example():
+    """The variance comes from the model itself; outside the interval the weaker model is not used."""
     strong, weak = torch.randn(2, *SHAPE).repeat(1, 1, 1, 2, 1, 1)
     denoise = autoguided(lambda x, t: strong, lambda x, t: weak, 2.5, (100, 900))
     x = torch.zeros(SHAPE)
@@ -147,7 +147,7 @@ def test_autoguidance_by_hand():
 
 
 @pytest.mark.parametrize("rule", [Rule, ProjectedRule, ZeroStarRule])
-def test_a_kept_difference_stands_for_the_negative_noise(rule):
+def test_a_cached_difference_replaces_the_negative_noise(rule):
     x, c, n = noises()
     whole, along = (rule([3.0], [ABAR]) for _ in range(2))
     torch.testing.assert_close(along.along(0, x, c, c - n), whole(0, x, c, n), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Which noise belongs to which video and step."""
+"""The noise of each video and step."""
 
 from itertools import combinations
 
@@ -25,7 +25,7 @@ def test_every_video_has_its_own_noise_in_every_step(given):
 
 
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
-def test_a_video_that_is_named_twice_has_the_same_noise_twice(given):
+def test_a_repeated_video_index_repeats_its_noise(given):
     whole, filled = noise_source(3, SHAPE, **given()), noise_source(3, SHAPE, **given())
     for step in (START, 0, 1):
         expected = whole(step, [0, 1, 2])
@@ -33,7 +33,7 @@ def test_a_video_that_is_named_twice_has_the_same_noise_twice(given):
         assert torch.equal(filled(step, [2, 2]), expected[[2, 2]])
 
 
-def test_noise_of_a_seed_is_that_of_its_number_and_step():
+def test_seeded_noise_depends_on_video_index_and_step():
     noise = noise_source(4, SHAPE, seed=3, first=5)
     for step in (START, 0, 6):
         expected = torch.stack([normal(SHAPE, 3, 5 + i, step + 1) for i in (1, 3)])
@@ -41,14 +41,14 @@ def test_noise_of_a_seed_is_that_of_its_number_and_step():
     assert torch.equal(noise_source(1, SHAPE)(0, [0])[0], normal(SHAPE, 0, 0, 1))
 
 
-def test_given_latents_are_the_start_and_nothing_else():
+def test_given_latents_are_used_only_as_the_start():
     latents = torch.randn(2, 4, 2, 3, 3)
     noise = noise_source(2, SHAPE, seed=3, latents=latents)
     assert torch.equal(noise(START, [1]), latents[1:].transpose(1, 2))
     assert torch.equal(noise(0, [1])[0], normal(SHAPE, 3, 1, 1))
 
 
-def test_sources_of_another_kind_are_named():
+def test_invalid_noise_sources_are_rejected():
     latents = torch.zeros(3, 4, 2, 3, 3)
     for given, say in (
         ({"latents": latents.numpy()}, "latents are a ndarray: expected a dense torch.Tensor"),

@@ -1,4 +1,4 @@
-"""Predictions of noise, v and the velocity of a flow: each becomes any other, and one network samples alike as all."""
+"""Noise, v and flow-velocity predictions: each converts to any other, and a network samples identically under all."""
 
 import itertools
 
@@ -33,7 +33,7 @@ def times(t):
 @pytest.mark.parametrize("schedule", [FLOW, linear_schedule()])
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(NAMES, NAMES)))
 def test_every_prediction_becomes_every_other(source, target, schedule):
-    for index, x0, noise in ((INDEX, X0, NOISE), (500, X0, NOISE)):  # by sample, and one for the batch
+    for index, x0, noise in ((INDEX, X0, NOISE), (500, X0, NOISE)):  # per sample, and one for the batch
         a, s = factors(schedule, index, x0)
         x = a * x0 + s * noise
         given = combined(source, x0, noise, a, s)
@@ -83,7 +83,7 @@ def velocity(x, t):
 
 
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (euler, 1), (heun, 2)])
-def test_euler_and_heun_on_the_linear_path_written_out(sampler, order):
+def test_euler_and_heun_match_their_formulas_on_the_linear_path(sampler, order):
     """Also in float32, although the first step starts where the signal is 1/2000 of the noise."""
     schedule = Scheduler("ddim", "trailing", flow=True).schedule(50)
     ends = [*((schedule.timesteps.flip(0).double() + 0.5) / 1000).tolist(), 0.0]
@@ -101,7 +101,7 @@ def test_euler_and_heun_on_the_linear_path_written_out(sampler, order):
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_one_network_samples_alike_whatever_it_is_seen_as(sampler):
+def test_a_network_samples_identically_under_every_prediction(sampler):
     scheduler = Scheduler(sampler, "trailing", flow=True)
     schedule, found = scheduler.schedule(6), []
     for name in NAMES:
@@ -121,8 +121,8 @@ def test_one_network_samples_alike_whatever_it_is_seen_as(sampler):
     ("sampler", "most"),
     [(euler, 2e-2), (heun, 2e-4), (pndm, 2e-4), (deis, 2e-3), (dpm_multistep, 2e-3), (dpm_singlestep, 2e-3)],
 )
-def test_samplers_on_gaussian_data(sampler, most):
-    """Of data N(0, 1/4) the velocity is known, and where each sample goes."""
+def test_samplers_are_accurate_on_gaussian_data(sampler, most):
+    """For data N(0, 1/4) the velocity and every sample's trajectory are known."""
 
     def model(x, t):
         u = times(t)
@@ -137,7 +137,7 @@ def test_samplers_on_gaussian_data(sampler, most):
 def test_timestep_shift():
     plain, shifted = (Scheduler("euler", "trailing", flow=True, shift=shift).schedule(20) for shift in (1.0, 3.0))
     u, v = ((schedule.timesteps.double() + 0.5) / 1000 for schedule in (plain, shifted))
-    torch.testing.assert_close(v[:-1], (3 * u / (1 + 2 * u))[:-1])  # the noisiest timestep stays the last one
+    torch.testing.assert_close(v[:-1], (3 * u / (1 + 2 * u))[:-1])  # the noisiest timestep stays last
     assert v[-1] == u[-1] == 0.9995
     torch.testing.assert_close(shifted.sigmas[:-1], 3 * plain.sigmas[:-1])
     assert plain.timesteps.tolist() == list(range(49, 1000, 50))
@@ -169,7 +169,7 @@ def test_flow_loss_written_out():
 
 
 def losses(schedule, prediction, **options):
-    """Of a network that is wrong about x_0, seen as one of a prediction; the variance is known."""
+    """Losses of a network with a known error in x_0, expressed as a given prediction; the variance is known."""
 
     def model(given, t):
         a, s = factors(schedule, t, given)
@@ -182,14 +182,14 @@ def losses(schedule, prediction, **options):
 
 @pytest.mark.parametrize("schedule", [FLOW, linear_schedule()])
 def test_the_bound_and_the_weighted_loss_do_not_depend_on_the_prediction(schedule):
-    """Min-SNR weighs the error of x_0, whatever is predicted."""
+    """Min-SNR weights the error in x_0, whatever the network predicts."""
     x = q_sample(schedule, X0, INDEX, NOISE)
     snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[INDEX]
     expected = snr.clamp(max=5) * (x / 10).square().mean((1, 2, 3, 4))
     eps = losses(schedule, "eps")
     for name in ("eps", "v", "flow"):
         terms = losses(schedule, name, snr_gamma=5.0)
-        torch.testing.assert_close(terms["vb"], eps["vb"], rtol=1e-3, atol=1e-6)  # the output is in float32
+        torch.testing.assert_close(terms["vb"], eps["vb"], rtol=1e-3, atol=1e-6)  # the output is float32
         torch.testing.assert_close(terms["loss"] - terms["vb"], expected, rtol=1e-3, atol=1e-6)
         assert torch.equal(terms["mse"], losses(schedule, name)["mse"])
 

@@ -1,4 +1,4 @@
-"""Every sampler, spacing and option against values that diffusers' schedulers give in float64."""
+"""Every sampler, spacing and option against the values of diffusers' schedulers in float64."""
 
 import json
 
@@ -13,7 +13,7 @@ KEYS = ("sampler", "timestep_spacing", "steps_offset", "set_alpha_to_one", "last
 
 
 def numbers(wave):
-    """A latent (1, 1, 4, 2, 2) of a function of 0 to 15."""
+    """A (1, 1, 4, 2, 2) latent with the values of a function at 0 to 15."""
     return 1.4 * wave(torch.arange(16, dtype=torch.float64)).view(1, 1, 4, 2, 2)
 
 
@@ -26,7 +26,7 @@ def with_variance(x, t):
 
 
 def sampled(scheduler, count, eta, learned):
-    """What a scheduler makes of the recorded start and noise."""
+    """The result of a scheduler from the recorded start and noise."""
     schedule = scheduler.schedule(count)
     start = scheduler.start(numbers(lambda i: torch.sin(1.7 * i + 0.3)), schedule)
     fresh = lambda step: numbers(lambda i: torch.cos((0.9 + step / 7) * i))
@@ -35,7 +35,7 @@ def sampled(scheduler, count, eta, learned):
 
 
 @pytest.mark.parametrize("name", sorted({row["sampler"] for row in RECORDED}))
-def test_values_of_the_reference(name):
+def test_sampler_values_match_diffusers(name):
     for row in (row for row in RECORDED if row["sampler"] == name):
         scheduler = Scheduler(**{key: row[key] for key in KEYS})
         x, reference = sampled(scheduler, row["count"], row["eta"], row["learned"]), torch.tensor(row["x"]).double()
@@ -43,7 +43,7 @@ def test_values_of_the_reference(name):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "pndm"])
-def test_a_stride_counts_only_where_it_does_not_lead_to_the_next_timestep(sampler):
+def test_a_fixed_stride_applies_only_if_it_misses_the_next_timestep(sampler):
     free = Scheduler(sampler, "linspace", fixed_stride=False)
     assert all(Scheduler(sampler, "trailing").schedule(n).stride == 0 for n in (1, 2, 10, 20, 50, 250))
     assert [Scheduler(sampler, "trailing").schedule(n).stride for n in (7, 30)] == [142, 33]
@@ -58,7 +58,7 @@ def test_a_stride_counts_only_where_it_does_not_lead_to_the_next_timestep(sample
 
 @pytest.mark.parametrize("sampler", ["ddim", "pndm"])
 def test_a_free_stride_leads_to_the_next_timestep(sampler):
-    """With the true noise of a clean latent, every step then lies on the line between the two."""
+    """With the true noise of a clean latent, every step then lies on the path between the two."""
     scheduler = Scheduler(sampler, "linspace", fixed_stride=False)
     schedule, clean, noise = scheduler.schedule(7), numbers(torch.sin), numbers(torch.cos)
     along = lambda abar: abar.sqrt() * clean + (1 - abar).sqrt() * noise
@@ -68,7 +68,7 @@ def test_a_free_stride_leads_to_the_next_timestep(sampler):
     torch.testing.assert_close(steps[-1], clean)
 
 
-def test_ddpm_adds_noise_at_the_end_only_where_it_is_asked_for():
+def test_ddpm_adds_final_noise_only_if_asked():
     for spacing, begins_above_0 in (("trailing", True), ("linspace", False)):
         plain, asked = (sampled(Scheduler("ddpm", spacing, last_noise=last), 5, 0.0, True) for last in (False, True))
         assert torch.equal(plain, asked) != begins_above_0

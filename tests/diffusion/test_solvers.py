@@ -1,4 +1,4 @@
-"""Samplers on noise models that are known exactly: recorded values, and the order at which each converges."""
+"""Samplers on noise models that are known exactly: recorded values and orders of convergence."""
 
 import math
 
@@ -48,7 +48,7 @@ RECORDED = {  # name: scheduler, steps
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_values(name):
+def test_samplers_match_recorded_values(name):
     golden = Golden("schedulers")
     scheduler, count = RECORDED[name]
     schedule = scheduler.schedule(count)
@@ -58,7 +58,7 @@ def test_recorded_values(name):
     torch.testing.assert_close(schedule.timesteps.double(), recorded, atol=1e-4, rtol=0)
 
 
-DEVIATION = 0.5  # of Gaussian data, for which the noise and the whole path are known
+DEVIATION = 0.5  # of Gaussian data, whose noise and whole trajectory are known
 
 
 def gaussian(x, t):
@@ -67,7 +67,7 @@ def gaussian(x, t):
 
 
 def error_on_gaussian(sampler, count):
-    """Of x at the last level but the end, where the step to no noise, of lower order in every sampler, is not taken."""
+    """Error of x at the last level before the end: the final step to zero noise is of lower order in every sampler."""
     schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     x = torch.randn(1, 1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spread = lambda level: math.sqrt(level.a**2 * DEVIATION**2 + level.s**2)
@@ -86,9 +86,9 @@ def test_order_of_convergence(sampler, order):
 
 
 def ancestral_deviation(sampler, count):
-    """What comes out of unit noise: exact, as on a Gaussian each sampler is linear in its start and in every noise.
+    """Relative error of the final deviation, exact because on a Gaussian the samplers are linear in start and noise.
 
-    Row 0 of the batch has the start alone, row 1 + i the noise of step i.
+    Row 0 of the batch carries the start alone, row 1 + i the noise of step i.
     """
     schedule = respace(BASE, torch.linspace(5, 999, count, dtype=torch.float64))
     alone = torch.eye(count + 1, dtype=torch.float64).view(count + 1, count + 1, 1, 1, 1, 1)
@@ -100,7 +100,7 @@ def ancestral_deviation(sampler, count):
 
 
 @pytest.mark.parametrize(("sampler", "order"), [(euler_ancestral, 1), (kdpm2_ancestral, 2)])
-def test_ancestral_samplers_converge_to_the_deviation_of_the_data(sampler, order):
+def test_ancestral_samplers_converge_to_the_data_deviation(sampler, order):
     coarse, fine = (ancestral_deviation(sampler, count) for count in (40, 80))
     assert order - 0.4 < math.log2(coarse / fine) < order + 0.8
     assert order == 1 or fine < ancestral_deviation(euler_ancestral, 80) / 5
@@ -122,19 +122,19 @@ def test_spacings_are_those_of_diffusers():
 
 
 @pytest.mark.parametrize("count", [0, -1, 1_000_001])
-def test_training_schedules_of_no_or_endless_length_are_refused(count):
+def test_training_schedules_of_invalid_length_are_rejected(count):
     with pytest.raises(ValueError, match="num_train_timesteps is"):
         Scheduler(num_train_timesteps=count)
 
 
-def test_training_schedules_that_are_none_are_refused_at_once():
+def test_training_schedules_with_invalid_betas_are_rejected():
     assert len(Scheduler(num_train_timesteps=1).training_schedule()) == 1
     for betas in ({"beta_start": 0.0}, {"beta_end": 1.0}, {"beta_end": -0.1}, {"num_train_timesteps": 20}):
         with pytest.raises(ValueError, match="a beta is not between 0 and 1"):
             Scheduler(**betas)
 
 
-def test_timesteps_that_are_given_one_by_one():
+def test_custom_timesteps():
     for given in ([500], [999, 20, 0], [999.0, 998.5, 0.5]):
         assert Scheduler("euler").schedule(9, given).timesteps.tolist() == given[::-1]
     for wrong in ([], [1000, 20, 0], [999.5, 3], [20, 3, -1], [0, 20], [20, 20]):
@@ -142,7 +142,7 @@ def test_timesteps_that_are_given_one_by_one():
             Scheduler().schedule(9, wrong)
 
 
-def test_halves_are_rounded_as_in_diffusers():
+def test_rounding_of_halves_matches_diffusers():
     """NumPy computes 15 / 30 of 999 as a little less than 499.5, torch as a little more."""
     assert spaced_timesteps(30, "linspace", multistep=True)[14] == 499
     for count in range(1, 51):
@@ -150,7 +150,7 @@ def test_halves_are_rounded_as_in_diffusers():
         assert found.tolist() == np.linspace(0, 999, count + 1).round()[1:].tolist()
 
 
-def test_single_steps_are_spaced_as_in_diffusers():
+def test_singlestep_spacing_matches_diffusers():
     scheduler = Scheduler.from_config(Scheduler().config, "dpm_singlestep")
     assert scheduler.schedule(20).timesteps.tolist()[::-1][:3] == [999, 949, 899]
     assert scheduler.schedule(20).timesteps[0] == 50
@@ -159,7 +159,7 @@ def test_single_steps_are_spaced_as_in_diffusers():
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_the_last_step_of_noisy_ddim_that_ends_noisy(offset):
+def test_the_last_stochastic_ddim_step_to_a_noisy_end(offset):
     """From timestep 0 or 1 to the level of 0: sigma^2 = (1 - a_0) / (1 - a_t) (1 - a_t / a_0), Song et al. eq. 16."""
     schedule = Scheduler(steps_offset=offset, **LAST).schedule(10)
     abar = BASE.alphas_cumprod
@@ -175,5 +175,5 @@ def test_the_last_step_of_noisy_ddim_that_ends_noisy(offset):
     assert drawn[:9] == list(range(9))
     if offset:
         assert drawn[9:] == [9]
-    else:  # it is there already
+    else:  # already there
         torch.testing.assert_close(after, before)

@@ -1,4 +1,4 @@
-"""Videos and features in memory, in every layout of memory and of every data type."""
+"""Videos and features in memory, in any memory layout and dtype."""
 
 import warnings
 
@@ -52,7 +52,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_layout_of_an_array_changes_nothing(layout):
+def test_memory_layout_does_not_change_the_result(layout):
     stored = LAYOUTS[layout](VIDEOS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -67,7 +67,7 @@ def test_the_layout_of_an_array_changes_nothing(layout):
 
 
 @pytest.mark.parametrize("say", REFUSED)
-def test_arrays_that_are_no_videos_are_named(say):
+def test_arrays_that_are_not_videos_are_rejected(say):
     bad = REFUSED[say]
     for given in (bad, list(bad) if isinstance(bad, np.ndarray) else [bad[0]]):
         with pytest.raises(ValueError, match=f"^(the real videos|real video 0).*: {say}") as error:

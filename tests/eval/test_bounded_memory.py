@@ -1,4 +1,4 @@
-"""Memory of the metrics: it depends on the size of a clip, and not on how many clips or frames are compared."""
+"""Memory of the metrics: bounded by the size of a clip, not by the number of clips or frames compared."""
 
 import os
 import resource
@@ -28,22 +28,22 @@ SIDES = 48, 64
 
 
 def peak(work) -> int:
-    """The most bytes of tensors that a computation holds at once, besides its arguments."""
+    """Peak tensor memory of a computation, excluding its arguments."""
     with LiveTensors() as memory:
         work()
     return memory.peak
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim, lambda a, b: flicker(a)], ids=["psnr", "ssim", "flicker"])
-def test_pixels_are_compared_frame_by_frame(metric):
-    """So 81 frames of 544 x 960 need what one does: 0.1 GB in all for SSIM, in float64."""
+def test_pixel_metrics_run_frame_by_frame(metric):
+    """So 81 frames of 544 x 960 need as much as one: 0.1 GB for SSIM, in float64."""
     few, many = smooth_videos(1, 2, *SIDES), smooth_videos(2, 6, *SIDES)
     used = peak(lambda: metric(many, many))
-    assert used < peak(lambda: metric(few, few)) + 1000  # a number for each frame
-    assert used < 30 * 8 * SIDES[0] * SIDES[1]  # some 30 maps of one channel in float64
+    assert used < peak(lambda: metric(few, few)) + 1000  # one number per frame
+    assert used < 30 * 8 * SIDES[0] * SIDES[1]  # about 30 single-channel maps in float64
 
 
-def test_lpips_takes_fewer_frames_at_once_if_they_are_large(monkeypatch):
+def test_lpips_uses_smaller_batches_for_large_frames(monkeypatch):
     network = LPIPS().eval()
     network.load_state_dict(random_state(network))
     videos = smooth_videos(1, 6, *SIDES)
@@ -67,7 +67,7 @@ def test_large_frames_are_resized_a_few_at_a_time_with_the_same_bits(monkeypatch
 
 
 def slices(frames: torch.Tensor) -> list[torch.Tensor]:
-    """What slice_by_slice hands to its function."""
+    """The chunks that slice_by_slice passes to its function."""
     parts = []
     slice_by_slice(lambda part: parts.append(part) or part, frames)
     return parts
@@ -75,7 +75,7 @@ def slices(frames: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("budget", "most"), [(1 << 28, 8), (3 * 1000, 3), (1, 1)])
 def test_clips_are_decoded_ahead_within_a_budget(monkeypatch, tmp_path, budget, most):
-    """Of 81 frames of 544 x 960, which are 127 MB, two are held beside the one that is measured."""
+    """With clips of 81 frames of 544 x 960, 127 MB each, two are held besides the one being measured."""
     monkeypatch.setattr(clip_sets, "AHEAD_BYTES", budget)
     windows = tuple(ClipWindow(f"{i}.mkv", 0, 1, 10, "", 4) for i in range(40))
     clips = ClipSet(tmp_path, windows, (), {clip.name: ("ffv1", "10x3") for clip in windows})  # 900 bytes each
@@ -98,7 +98,7 @@ def test_clips_are_decoded_ahead_within_a_budget(monkeypatch, tmp_path, budget, 
 
 
 def growth(work, few: int, many: int, log) -> int:
-    """The bytes by which the most memory of a process rises when work(many) follows work(few)."""
+    """The rise in a process's peak memory, in bytes, when work(many) follows work(few)."""
 
     def measure() -> None:
         most = []
@@ -117,7 +117,7 @@ FEW, MANY = 24, 96  # videos
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Folders of links to one video, by how many there are."""
+    """Folders of hard links to one video, by the number of links."""
     root = tmp_path_factory.mktemp("sets")
     np.save(root / "video.npy", smooth_videos(1, FRAMES, HEIGHT, WIDTH)[0].movedim(1, -1).numpy())
     folders = {count: root / str(count) for count in (FEW, MANY)}
@@ -129,7 +129,7 @@ def sets(tmp_path_factory):
 
 
 def distance(videos) -> None:
-    """The distance that `latte eval` measures, by a function in place of a network."""
+    """The distance measured by `latte eval`, with a function in place of a network."""
     colours = Detector(
         {"metric": "colours"}, lambda clips: torch.stack([clip[0].float().mean((1, 2)) for clip in clips])
     )
@@ -138,13 +138,13 @@ def distance(videos) -> None:
 
 @pytest.mark.parametrize("metric", [distance, flicker])
 @pytest.mark.filterwarnings("ignore")
-def test_a_process_needs_as_much_memory_for_many_videos_as_for_few(metric, sets, tmp_path):
+def test_process_memory_does_not_grow_with_the_number_of_videos(metric, sets, tmp_path):
     grown = growth(lambda count: metric(sets[count]), FEW, MANY, tmp_path / "log")
-    assert grown < (MANY - FEW) * FRAMES * 3 * HEIGHT * WIDTH / 3  # of what so many videos take
+    assert grown < (MANY - FEW) * FRAMES * 3 * HEIGHT * WIDTH / 3  # a third of what the extra videos take
 
 
-def test_a_process_needs_as_much_memory_for_many_frames_as_for_few(tmp_path):
-    """Even if the C library takes the memory of frames from its heap, where a number between them splits it."""
+def test_process_memory_does_not_grow_with_the_number_of_frames(tmp_path):
+    """Even if the C library allocates frames on its heap, where a number between them splits it."""
     frame = smooth_videos(1, 1, 512, 512)
     grown = growth(lambda count: psnr(*[frame.expand(1, count, -1, -1, -1)] * 2), 2, 22, tmp_path / "log")
-    assert grown < 20 * 8 * 3 * 512 * 512 / 5  # of what 20 frames take in float64
+    assert grown < 20 * 8 * 3 * 512 * 512 / 5  # a fifth of what 20 frames take in float64

@@ -1,4 +1,4 @@
-"""Which clips a protocol takes of which videos, how they are read, and where their features are stored."""
+"""Which clips a protocol selects from which videos, how they are read, and where their features are cached."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from latte.video.write import write_video
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Twelve videos of 50 frames without loss, and one of 10."""
+    """Twelve losslessly stored videos of 50 frames, and one of 10."""
     root = tmp_path_factory.mktemp("clips")
     for i in range(12):
         write_video(make_clip(5, i, frames=50, size=24).video, root / f"class-{i % 2}" / f"{i}.mkv")
@@ -31,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_rows_of_the_table_are_what_their_sources_say():
+def test_protocol_settings_match_their_sources():
     assert [(p.frames, p.real_stride, p.generated_stride) for p in PROTOCOLS.values()] == [
         (16, 1, 1),
         (16, 1, 1),
@@ -53,8 +53,8 @@ def test_the_rows_of_the_table_are_what_their_sources_say():
     assert [far.stride_in("generated", frames) for frames in (15, 16)] == [0, 1]
 
 
-def test_far_takes_short_videos_at_stride_1_and_resizes_bilinearly(tmp_path):
-    """As showlab/FAR's UCFDataset does, with torchvision's Resize, which is PyTorch's interpolation."""
+def test_far_uses_stride_1_for_short_videos_and_bilinear_resizing(tmp_path):
+    """Like showlab/FAR's UCFDataset with torchvision's Resize, which is PyTorch's interpolation."""
     drawn = {name: make_clip(5, 0, frames=frames, size=24).video for name, frames in (("a/x", 40), ("b/y", 46))}
     for name, video in drawn.items():
         write_video(video, tmp_path / f"{name}.mkv")
@@ -70,7 +70,7 @@ def test_far_takes_short_videos_at_stride_1_and_resizes_bilinearly(tmp_path):
     assert far.record["crop_filter"] == "bilinear" and not {"crop_filter", "short_real"} & PROTOCOLS["tf"].record.keys()
 
 
-def test_a_changed_protocol_says_so():
+def test_a_modified_protocol_is_named_accordingly():
     assert adjusted("latte") == PROTOCOLS["latte"] == adjusted("latte", clips=2048)
     changed = adjusted("latte", clips=64, eps=1e-5)
     assert changed.name == "latte, clips 64, eps 1e-05" and (changed.clips, changed.eps) == (64, 1e-5)
@@ -90,7 +90,7 @@ def test_clips_are_chosen_by_name_and_seed_alone(folder, tmp_path):
     assert [clip.name for clip in other.clips] != [clip.name for clip in real.clips]
     everything = choose_clips(folder, PROTOCOLS["latte"], "real", 0)
     assert everything.short == ("short.mkv",)
-    # a video more changes none of the others' clips
+    # adding a video leaves the clips of the others unchanged
     for path in sorted(folder.rglob("*.mkv"))[:8]:
         (tmp_path / path.relative_to(folder)).parent.mkdir(exist_ok=True)
         (tmp_path / path.relative_to(folder)).write_bytes(path.read_bytes())
@@ -100,7 +100,7 @@ def test_clips_are_chosen_by_name_and_seed_alone(folder, tmp_path):
 
 def test_order_and_starts_follow_the_protocol(folder):
     stylegan = choose_clips(folder, adjusted("stylegan-v", clips=4), "real", 0)
-    assert [clip.name for clip in stylegan.clips] == [f"class-0/{i}.mkv" for i in (0, 10, 2, 4)]  # as strings
+    assert [clip.name for clip in stylegan.clips] == [f"class-0/{i}.mkv" for i in (0, 10, 2, 4)]  # in string order
     assert any(clip.start for clip in stylegan.clips)
     assert not any(clip.start for clip in choose_clips(folder, PROTOCOLS["stylegan-v"], "generated", 0).clips)
     exact = choose_clips(folder, PROTOCOLS["exact"], "generated", 0)
@@ -110,10 +110,10 @@ def test_order_and_starts_follow_the_protocol(folder):
         for seed in range(30)
         for clip in choose_clips(folder, adjusted("exact", frames=49), "real", seed).clips
     }
-    assert starts == {0, 1}  # every place of 49 frames in 50, the last too
+    assert starts == {0, 1}  # every start of 49 frames in 50, including the last
 
 
-def test_what_cannot_be_measured_is_refused(folder, tmp_path):
+def test_unmeasurable_folders_are_rejected(folder, tmp_path):
     with pytest.raises(ValueError, match=r"no video of 128 frames or more.*: 13 videos"):
         choose_clips(folder, PROTOCOLS["stylegan-v-128f"], "real", 0)
     with pytest.raises(FileNotFoundError, match="no folder of videos"):
@@ -148,7 +148,7 @@ def test_real_frames_are_cut_as_in_training(tmp_path):
             adjusted("exact", real_crop=size)
 
 
-def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path, monkeypatch):
+def test_features_are_computed_once_and_cached_per_clip_set(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "UNIT", 16)
     clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
     many = replace(clips, clips=clips.clips * 2)  # 24: two units
@@ -163,15 +163,15 @@ def test_stored_features_are_computed_once_and_belong_to_clips(folder, tmp_path,
     assert not CALLS and Store(tmp_path, many, DETECTOR).all().equal(found)
     memory = Store(None, many, DETECTOR)
     fill([memory])
-    assert memory.all().equal(found) and set(CALLS) == {8}  # the last batch is filled up
+    assert memory.all().equal(found) and set(CALLS) == {8}  # the last batch is padded
     assert found[:12].equal(features_of([DETECTOR], map(clips.read, clips.clips), 16)[0])
     other = Detector({**DETECTOR.record, "eps": 1e-5}, sketch)
     moved = replace(many, clips=tuple(replace(clip, sha256="0") for clip in many.clips))
     assert Store(tmp_path, many, other).missing() == Store(tmp_path, moved, DETECTOR).missing() == [0, 1]
 
 
-def test_processes_share_units_whoever_comes_first(folder, tmp_path, monkeypatch):
-    """The second lists what is missing when the first is done: no unit is left out."""
+def test_processes_share_units_in_any_order(folder, tmp_path, monkeypatch):
+    """The second process lists the missing units after the first is done: none is left out."""
     monkeypatch.setattr(features_module, "UNIT", 8)
     clips = choose_clips(folder, PROTOCOLS["exact"], "real", 0)
     many = replace(clips, clips=clips.clips * 4)  # 48: six units
@@ -192,8 +192,8 @@ def test_videos_of_one_name_and_size_are_told_apart(tmp_path):
     assert a.sizes == {"8x8": 1} and a.codecs == {"npz": 1}
 
 
-def test_the_generated_clip_of_each_protocol():
-    """Latte's own tool, as StyleGAN-V's, takes the first frames: Vchitect/Latte, frechet_video_distance.py."""
+def test_generated_clip_starts_follow_each_protocol():
+    """Latte's own tool, like StyleGAN-V's, takes the first frames: Vchitect/Latte, frechet_video_distance.py."""
     having = lambda field, value: {name for name, protocol in PROTOCOLS.items() if getattr(protocol, field) == value}
     assert having("generated_start", "seed") == {"exact", "cd-fvd"} and having("real_start", "zero") == {"tf", "far"}
     assert having("order", "seed") == {"exact", "latte", "latte-taichi", "cd-fvd"} and having("order", "class") == {
@@ -201,7 +201,7 @@ def test_the_generated_clip_of_each_protocol():
     }
 
 
-def test_pictures_of_all_samples_are_no_samples(tmp_path):
+def test_preview_grids_are_not_evaluated_as_samples(tmp_path):
     videos = torch.from_numpy(np.stack([make_clip(5, i, size=16).video for i in range(2)]))
     show(videos, ["a", "b"], tmp_path, 8, {})
     assert [clip.name for clip in choose_clips(tmp_path, PROTOCOLS["latte"], "generated", 0).clips] == sorted(
@@ -210,7 +210,7 @@ def test_pictures_of_all_samples_are_no_samples(tmp_path):
     assert len(match_pairs(tmp_path, tmp_path)) == 2
 
 
-def test_pairs_are_told_apart(tmp_path):
+def test_pairs_with_similar_names_are_kept_apart(tmp_path):
     for name in ("clip.1", "clip.2"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
@@ -221,6 +221,6 @@ def test_pairs_are_told_apart(tmp_path):
         match_pairs(tmp_path, tmp_path)
 
 
-def test_described_sets_say_what_was_left_out(folder):
+def test_set_descriptions_list_the_videos_left_out(folder):
     found = choose_clips(folder, PROTOCOLS["exact"], "real", 0).about
     assert (found["videos"], found["clips"], found["too_short"], found["first_too_short"]) == (13, 12, 1, "short.mkv")

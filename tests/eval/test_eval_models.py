@@ -1,4 +1,4 @@
-"""`latte eval` of a model with --real: what it makes is compared without files, or from them, and is the same."""
+"""`latte eval` of a model with --real: comparing samples in memory or from files gives the same result."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def real_videos(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder_of_shapes(tmp_path, vae) -> Path:
-    """A model that makes videos of 16 frames, of three classes, and knows nothing."""
+    """An untrained model of three classes that makes videos of 16 frames."""
     torch.manual_seed(0)
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=16, num_classes=3)
     save_model(Latte(config), tmp_path / "model")
@@ -31,7 +31,7 @@ def folder_of_shapes(tmp_path, vae) -> Path:
 
 
 def test_a_model_is_sampled_and_compared_in_one_go(real_videos, folder_of_shapes, tmp_path, capsys):
-    """Without a file, and from files: the same clips, so the same numbers; features are found again."""
+    """In memory and from files: the same clips, so the same numbers; cached features are reused."""
     found = []
     words = ["eval", str(folder_of_shapes), "--real", str(real_videos), "--num-videos", "4", "--batch-size", "4"]
     words += ["--num-sampling-steps", "2", "--out", str(tmp_path / "r.json")]
@@ -43,7 +43,7 @@ def test_a_model_is_sampled_and_compared_in_one_go(real_videos, folder_of_shapes
     assert found[0]["distance"] != found[2]["distance"]
     more = [*words[:5], "7", *words[6:], "--samples", str(tmp_path / "s")]
     assert main(more) == 0 and main([*words, "--samples", str(tmp_path / "s")]) == 0
-    assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that grew
+    assert json.loads((tmp_path / "r.json").read_text())["distance"] == found[1]["distance"]  # of a set that has grown
     assert len(list((tmp_path / "s").glob("*.mkv"))) == 7
     assert main([*words, "--prompts", "setup.cfg"]) == 2
     assert "is not a text-to-video model; leave out --prompts" in capsys.readouterr().err
@@ -56,8 +56,8 @@ def test_a_model_is_sampled_and_compared_in_one_go(real_videos, folder_of_shapes
 
 
 @pytest.mark.parametrize("change", [{}, {"generated_stride": 2}])
-def test_clips_of_a_longer_model_are_those_of_its_files(change, real_videos, tmp_path, vae, monkeypatch):
-    """A seeded start, and a stride: with files or without."""
+def test_clips_of_a_longer_model_are_the_same_with_and_without_files(change, real_videos, tmp_path, vae, monkeypatch):
+    """With a seeded start, and with a stride."""
     from latte.eval import protocol as module
     from latte.eval.protocol import PROTOCOLS
 

@@ -1,4 +1,4 @@
-"""`latte eval` with --real and --reference, from options to numbers, with bundled and random weights only."""
+"""`latte eval` with --real and --reference, from options to numbers, with only bundled and random weights."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def sets(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
+def test_comparing_two_folders_reports_a_distance_and_caveats(sets, tmp_path, capsys):
     results = {}
     for name in ("good", "bad"):
         out = tmp_path / f"{name}.json"
@@ -58,7 +58,7 @@ def test_two_folders_give_a_number_and_its_caveats(sets, tmp_path, capsys):
 
 
 def test_two_processes_find_what_one_does(sets, tmp_path):
-    """They meet in the folder of features."""
+    """They share the features folder."""
     words = ["eval", str(sets["good"]), "--real", str(sets["real"]), "--out"]
     assert main([*words, str(tmp_path / "one.json")]) == 0
 
@@ -71,7 +71,7 @@ def test_two_processes_find_what_one_does(sets, tmp_path):
     assert one == two
 
 
-def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
+def test_given_statistics_replace_a_folder(sets, tmp_path, capsys):
     from latte.eval.clip_sets import choose_clips
     from latte.eval.features import features_of
     from latte.eval.networks.shape_features import shapes_detector
@@ -86,11 +86,11 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         found.append(json.loads((tmp_path / "r.json").read_text())["distance"])
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     said = capsys.readouterr().out
-    assert "taken as given" in said and said.rstrip().count("   real 0.") == 1  # flicker of real frames, of a folder's
+    assert "taken as given" in said and said.rstrip().count("   real 0.") == 1  # flicker of real frames, for the folder
     assert main(["eval", str(sets["bad"]), "--real", str(tmp_path / "real.npz"), "--real-crop", "64"]) == 2
     assert "real_crop needs real videos" in capsys.readouterr().err
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
-    assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before anything is sampled
+    assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before any sampling
     said = capsys.readouterr().err
     assert (
         "features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, compute" in said
@@ -107,8 +107,8 @@ def test_given_statistics_stand_in_for_a_folder(sets, tmp_path, capsys):
         assert re.search(f"{option[0]} does nothing with statistics .*on both sides: leave", capsys.readouterr().err)
 
 
-def test_the_seed_of_two_files_of_features_is_taken_and_recorded(tmp_path):
-    """Their interval and the floor are drawn at random."""
+def test_the_seed_applies_to_two_feature_files_and_is_recorded(tmp_path):
+    """Their interval and the floor are randomised."""
     torch.manual_seed(0)
     files = [tmp_path / f"{name}.npz" for name in ("real", "generated")]
     for file in files:
@@ -124,7 +124,7 @@ def test_the_seed_of_two_files_of_features_is_taken_and_recorded(tmp_path):
     assert zero["infinite"] != seven["infinite"] and zero["floor"] != seven["floor"]
 
 
-def test_what_cannot_be_compared_is_rejected_before_the_work(sets, tmp_path, capsys):
+def test_incomparable_inputs_are_rejected_before_any_work(sets, tmp_path, capsys):
     words = ["eval", str(sets["good"]), "--real", str(sets["real"])]
     assert main([*words, "--num-videos", "1"]) == 2
     assert "num_videos is 1: each side needs two clips or more" in capsys.readouterr().err
@@ -157,7 +157,7 @@ def test_a_damaged_file_of_features_is_named(sets, tmp_path, capsys):
     assert main(words) == 0 and capsys.readouterr().out == said
 
 
-def test_inception_score_by_the_command(sets, tmp_path, capsys, monkeypatch):
+def test_the_command_reports_the_inception_score(sets, tmp_path, capsys, monkeypatch):
     from latte.eval import video_inception_score as module
     from latte.eval.networks import c3d_weights
 
@@ -204,7 +204,7 @@ def test_pairs_are_compared_by_name(tmp_path, capsys):
 
 
 def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, capsys):
-    """Unless a protocol is asked for that forbids it; and not with those that are not."""
+    """Unless the requested protocol forbids it; and lossy results cannot be compared with lossless ones."""
     lossy = put_shapes(tmp_path / "lossy", 48, 8, suffix=".mp4")
     words = ["eval", str(lossy), "--real", str(sets["real"]), "--num-videos", "8"]
     assert main([*words, "--out", str(tmp_path / "mp4.json")]) == 0
@@ -219,8 +219,8 @@ def test_videos_in_a_lossy_codec_are_compared_with_a_caveat(sets, tmp_path, caps
     assert "they differ in lossy codecs" in capsys.readouterr().err
 
 
-def test_real_clips_and_their_blurred_twins():
-    """Skies, clean and with a temporal distortion, which is seen as flicker."""
+def test_a_temporal_distortion_lowers_the_flicker_score():
+    """Sky videos, clean and with a temporal distortion, which counts as flicker."""
     root = os.environ.get("LATTE_TEST_DATA")
     if not root:
         pytest.skip("LATTE_TEST_DATA names no folder of real data")

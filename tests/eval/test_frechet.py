@@ -1,4 +1,4 @@
-"""The Fréchet distance: closed forms, real statistics, singular covariances, and how sure it is."""
+"""The Fréchet distance: closed forms, real statistics, singular covariances, and its uncertainty."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from latte.eval.extrapolation import at_infinity, intercept, real_floor, student
 from latte.eval.frechet import Moments, distance
 
 EIGENVALUES = torch.logspace(-2, 1, 16).double()
-KNOWN = {  # float64, by another route; of the statistics that content-debiased-fvd publishes
+KNOWN = {  # float64, computed by another method, on the statistics published by content-debiased-fvd
     ("ucf101_full_res256_len16_skip1", "kinetics_full_res256_len16_skip1"): 453.5744166846,
     ("ucf101_2048_res256_len16_skip1", "ucf101_full_res256_len16_skip1"): 33.2905926284,
     ("ffs_full_res256_len16_skip1", "sky_full_res256_len16_skip1"): 2273.2552566722,
@@ -26,7 +26,7 @@ def rotation(seed: int, size: int) -> torch.Tensor:
 
 
 def clips(count: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
-    """Features of a Gaussian with the covariance scale^2 EIGENVALUES."""
+    """Features of a Gaussian with covariance scale^2 * EIGENVALUES."""
     noise = torch.randn(count, len(EIGENVALUES), generator=torch.Generator().manual_seed(seed)).double()
     return noise * EIGENVALUES.sqrt() * scale + shift
 
@@ -49,16 +49,16 @@ def test_the_distance_of_commuting_gaussians_has_a_closed_form():
     assert distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_distance_of_gaussians_that_do_not_commute():
+def test_the_distance_of_noncommuting_gaussians_matches_the_eigenvalue_formula():
     a, b = ((turn := rotation(seed, 6)) @ (EIGENVALUES[:6] + seed).diag() @ turn.T for seed in (1, 2))
     zero = torch.zeros(6).double()
-    trace = torch.linalg.eigvals(a @ b).real.sqrt().sum()  # of the root of the product, by its eigenvalues
+    trace = torch.linalg.eigvals(a @ b).real.sqrt().sum()  # of the root of the product, from its eigenvalues
     wanted = (a.trace() + b.trace() - 2 * trace).item()
     assert distance(Moments(zero, a, 9), Moments(zero, b, 9)) == pytest.approx(wanted, rel=1e-10)
 
 
-def test_singular_covariances_are_like_any_other():
-    """Five clips of sixteen numbers: the distance of a set to itself, moved, is the square of the way."""
+def test_singular_covariances_are_handled():
+    """Five clips of sixteen features: the distance of a set to a shifted copy is the squared shift."""
     few = clips(5, 3)
     assert distance(Moments.of(few), Moments.of(few + 0.5)) == pytest.approx(16 * 0.25, rel=1e-9)
     flat = Moments(torch.zeros(16).double(), torch.zeros(16, 16).double(), 1)
@@ -67,7 +67,7 @@ def test_singular_covariances_are_like_any_other():
 
 
 def test_no_distance_is_below_zero():
-    """By rounding most distances of a set from itself would be, and of few wild clips the floor's lower bound."""
+    """Rounding would make most self-distances negative, and the floor's lower bound on few heavy-tailed clips."""
     for seed in range(20):
         same = Moments.of(clips(50, seed))
         assert 0 <= distance(same, same) < 1e-9
@@ -75,7 +75,7 @@ def test_no_distance_is_below_zero():
     assert real_floor(wild, 9).low == 0 < real_floor(wild, 9).value
 
 
-def test_a_linear_map_of_both_sides_by_a_rotation_changes_nothing():
+def test_rotating_both_sides_changes_nothing():
     a, b, turn = clips(60, 4), clips(50, 5, 1.4, 0.2), rotation(6, 16)
     before, after = distance(Moments.of(a), Moments.of(b)), distance(Moments.of(a @ turn), Moments.of(b @ turn))
     assert after == pytest.approx(before, rel=1e-10)
@@ -110,7 +110,7 @@ def test_the_line_is_extrapolated_to_infinite_n():
 
 
 def test_the_interval_holds_the_truth_and_the_plain_distance_is_too_large():
-    """Known Gaussians: 20 times 200 clips. The truth is 16 * 0.3^2 + (1 - 1.2)^2 tr S."""
+    """Known Gaussians, 20 draws of 200 clips; the truth is 16 * 0.3^2 + (1 - 1.2)^2 tr S."""
     truth = 16 * 0.3**2 + 0.2**2 * EIGENVALUES.sum().item()
     plain, found = [], []
     for i in range(20):
@@ -122,10 +122,10 @@ def test_the_interval_holds_the_truth_and_the_plain_distance_is_too_large():
     assert abs(values.mean() - truth) < 2.5 * values.std() / 20**0.5
     assert sum(estimate.low <= truth <= estimate.high for estimate in found) >= 17
     widths = [estimate.high - estimate.low for estimate in found]
-    assert 2 < np.mean(widths) / values.std() < 8  # neither blind nor boundless
+    assert 2 < np.mean(widths) / values.std() < 8  # neither overconfident nor vacuous
 
 
-def test_given_moments_stay_as_they_are():
+def test_given_moments_are_not_resampled():
     a, b = clips(200, 0), clips(200, 1, 1.2)
     exact = Moments(torch.zeros(16).double(), EIGENVALUES.diag() * 1.44, 1)
     found = at_infinity(a, exact)
@@ -137,7 +137,7 @@ def test_given_moments_stay_as_they_are():
 
 
 def test_the_floor_is_what_a_perfect_model_would_score():
-    """Of 800 and of 150 real clips, for 100 and for 800 others; another model of the same distribution scores that."""
+    """With 800 or 150 real clips against 100 or 800: samples from the same distribution score the same."""
     real = clips(800, 7)
     for n, count in ((800, 100), (150, 100), (150, 800)):
         same = [distance(Moments.of(clips(n, 2 * i)), Moments.of(clips(count, 2 * i + 1))) for i in range(20)]

@@ -1,4 +1,4 @@
-"""Results of `latte eval --real`: the number, its uncertainty, what may be compared, and given statistics."""
+"""Results of `latte eval --real`: the number, its uncertainty, comparability, and given statistics."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ def side(seed: int, count: int = 200, scale: float = 1.0) -> FeatureSet:
 
 
 def measure(real: FeatureSet, generated: FeatureSet, protocol: Protocol) -> dict:
-    """The result as JSON has it."""
+    """The result after a JSON round trip."""
     return json.loads(json.dumps(measure_distance(real, generated, protocol, DETECTOR).to_dict()))
 
 
@@ -79,7 +79,7 @@ def test_caveats_name_what_is_wrong():
     assert "floor" not in result and "infinite" in result and "taken as given" in result["caveats"][0]
 
 
-def test_results_of_different_protocols_refuse_to_be_compared():
+def test_results_of_different_protocols_cannot_be_compared():
     protocol = adjusted("exact", clips=200)
     good, bad = (measure(side(0), side(1, scale=scale), protocol) for scale in (1.1, 3.0))
     assert compared(("a", "b"), (bad, good)).startswith(f"b ({good['infinite']['value']:.2f}) is lower than a (")
@@ -115,8 +115,8 @@ def test_results_of_different_protocols_refuse_to_be_compared():
     check(good, renamed)
 
 
-def test_what_is_lower_at_infinite_n_is_the_better_one():
-    """The bias of a plain distance belongs to the model: of these clips the other one is lower."""
+def test_comparison_uses_the_distance_at_infinite_n():
+    """The bias of the plain distance depends on the model: on these clips it would rank the other one first."""
     protocol = adjusted("exact", clips=200)
     one, other = (measure(side(0), side(1), protocol) for _ in range(2))
     one |= {"distance": 19.2, "infinite": {"value": 13.7, "low": 12.2, "high": 15.3}}
@@ -132,7 +132,7 @@ def test_what_is_lower_at_infinite_n_is_the_better_one():
 
 @pytest.mark.parametrize(("count", "width"), [(60, 32), (110, 32)])
 def test_too_few_clips_are_not_extrapolated_from(count, width):
-    """Of 64 clips of 32 numbers four intervals in ten held the truth, of 100 nine or ten."""
+    """With 64 clips of 32 features, four intervals in ten covered the truth; with 100, nine or ten did."""
     draw = lambda seed: torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
     sides = [FeatureSet({"clips": count, "fingerprint": "same"}, draw(seed)) for seed in range(2)]
     result = measure(*sides, adjusted("exact", clips=count))
@@ -184,6 +184,6 @@ def test_given_statistics_are_read(tmp_path):
         (["tests", "--reference", "none", "--num-videos", "2"], "--num-videos does nothing with --reference"),
     ],
 )
-def test_bad_options_get_one_line(words, line, capsys):
+def test_invalid_options_give_a_one_line_error(words, line, capsys):
     assert main(["eval", *words]) == 2
     assert line in capsys.readouterr().err

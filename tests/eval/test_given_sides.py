@@ -1,4 +1,4 @@
-"""Sides that are given as features or statistics: every metric refuses the options that would do nothing with them."""
+"""Sides given as features or statistics: every metric rejects options that would have no effect."""
 
 from dataclasses import replace
 from inspect import signature
@@ -29,14 +29,14 @@ def never(*_: object) -> Detector:
 
 @pytest.fixture
 def without_networks(monkeypatch):
-    """No metric may build its network."""
+    """Makes building a network an error in every metric."""
     for module, name in ((fvd_module, "i3d"), (fvd_module, "shapes"), (fid_module, "inception")):
         monkeypatch.setattr(module, f"{name}_detector", never)
 
 
 @pytest.fixture
 def sketched(monkeypatch):
-    """A detector of nine numbers in place of I3D."""
+    """A detector with nine features in place of I3D."""
     record = {"metric": "fvd", "name": "FVD", "network": "sketch"}
     monkeypatch.setattr(fvd_module, "i3d_detector", lambda *_: Detector(record, sketch, "cpu", 9))
 
@@ -61,7 +61,7 @@ def test_options_of_videos_are_refused_for_features_on_both_sides(metric, option
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_device_is_checked_though_nothing_runs_on_it(metric, without_networks):
+def test_the_device_is_validated_even_if_unused(metric, without_networks):
     with pytest.raises(ValueError, match="device 'abacus'"):
         metric(*PAIR, device="abacus")
     assert float(metric(*PAIR, device="cpu")) == float(metric(*PAIR))
@@ -73,7 +73,7 @@ def test_given_real_features_cannot_be_cropped(metric, without_networks):
         metric(PAIR[0], VIDEOS, real_crop=8)
 
 
-def test_statistics_have_no_kernel_distance(without_networks):
+def test_the_kernel_distance_needs_features_not_statistics(without_networks):
     for pair in ((FeatureSet({}, Moments.of(PAIR[0])), VIDEOS), (VIDEOS, FeatureSet({}, Moments.of(PAIR[0])))):
         with pytest.raises(ValueError, match="side is statistics: a kernel distance needs videos or features"):
             kvd(*pair, i3d="i3d.pt")
@@ -106,7 +106,7 @@ def test_flicker_is_measured_only_where_it_is_reported(sketched, monkeypatch):
         fvd(features, VIDEOS, i3d="i3d.pt")
 
 
-def test_results_of_unknown_numbers_of_clips_print():
+def test_results_with_unknown_clip_counts_can_be_printed():
     uncounted = FeatureSet({"clips": 0}, replace(Moments.of(PAIR[0]), count=0))
     for real in (uncounted, FeatureSet({}, PAIR[0])):
         assert "5 generated clips, an unknown number of real clips" in str(fvd(real, PAIR[1]))

@@ -1,4 +1,4 @@
-"""JEDi and CD-FVD as functions and options: values of the published tool, what they are of, and what is refused."""
+"""JEDi and CD-FVD as functions and options: published values, their inputs, and invalid options."""
 
 import json
 
@@ -23,7 +23,7 @@ JEDI = Detector({"metric": "jedi", "name": "JEDi", "sha256": "1", "probe_sha256"
 
 
 def test_the_value_is_that_of_the_published_tool():
-    """oooolga/JEDi, mmd_polynomial.py, has this one in a comment, to one decimal and without the factor 100."""
+    """A comment in oooolga/JEDi's mmd_polynomial.py gives this value, to one decimal and without the factor 100."""
     a = torch.arange(1.0, 10).reshape(3, 3)
     b = torch.tensor([[7.0, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5]])
     assert jedi_distance(a, b, JEDI).value / 100 == pytest.approx(270.7, abs=0.05)
@@ -32,7 +32,7 @@ def test_the_value_is_that_of_the_published_tool():
     assert found.error == 100 * mmd2(b, a, degree=2, offset=0.0, unbiased=False).error
 
 
-def test_features_stand_for_videos():
+def test_features_can_replace_videos():
     a, b = normal((20, 1280), 1), normal((30, 1280), 2) * 1.1
     assert float(jedi(a, b)) == jedi_distance(a, b, JEDI).value != jedi_distance(a, b[:20], JEDI).value
     with pytest.raises(ValueError, match="features have 9 numbers, those of the JEDi have 1280"):
@@ -84,6 +84,6 @@ def test_the_command_measures_both(tmp_path, capsys, monkeypatch):
 
 
 def use(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Put the sketch in place of V-JEPA in the function, too."""
+    """Replaces V-JEPA with the sketch in the function, too."""
     monkeypatch.setattr(jedi_module, "vjepa_detector", lambda *_: JEDI)
     return {"vjepa": "e", "probe": "p"}

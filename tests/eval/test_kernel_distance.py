@@ -1,4 +1,4 @@
-"""Kernel distances: by brute force, in expectation, and their errors."""
+"""Kernel distances: against brute force, in expectation, and their standard errors."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from latte.eval.kernel import mmd2
 
 
 def brute(x, y, degree=3, offset=1.0, unbiased=True):
-    """Every kernel value at once."""
+    """All kernel values at once."""
     kernel = lambda a, b: (a @ b.T / a.shape[1] + offset) ** degree
     off = lambda k: k[~torch.eye(len(k), dtype=torch.bool)].mean() if unbiased else k.mean()
     return (off(kernel(x, x)) + off(kernel(y, y)) - 2 * kernel(x, y).mean()).item()
@@ -34,7 +34,7 @@ def test_distance_and_error_are_those_of_brute_force(sets):
     assert mmd2(x[:23], y).value == pytest.approx(torch_metrics.poly_mmd(x[:23], y).item(), rel=1e-10)
 
 
-def test_neither_order_nor_blocks_nor_sides_matter(sets):
+def test_order_block_size_and_sides_do_not_matter(sets):
     x, y = sets
     found = mmd2(x, y)
     shuffled = [each[torch.randperm(len(each), generator=generator(3))] for each in sets]
@@ -43,8 +43,8 @@ def test_neither_order_nor_blocks_nor_sides_matter(sets):
     assert mmd2(x, y, block=7) == pytest.approx(found, rel=1e-12)
 
 
-def test_expectations_and_error_of_draws_from_known_distributions():
-    """Draws from two sets of points: the distance of their distributions is that of brute force over the points."""
+def test_expectations_and_errors_on_known_distributions():
+    """Draws from two point sets: the true distance is that of brute force over the points."""
     points, draws = (normal((5, 3), 4).double(), normal((4, 3), 5).double()), 200
     exact, kernel = brute(*points, unbiased=False), lambda a, b: (a @ b.T / 3 + 1) ** 3
     spare = sum((kernel(p, p).diagonal().mean() - kernel(p, p).mean()).item() for p in points)
@@ -61,7 +61,7 @@ def test_expectations_and_error_of_draws_from_known_distributions():
         assert errors.mean() == pytest.approx(values.std().item(), rel=0.2)
 
 
-def test_what_has_no_distance_is_rejected(sets):
+def test_invalid_features_are_rejected(sets):
     x, y = sets
     for a, b in ((x, y[:, :5]), (x[:2], y), (x[0], y), (x, y[:0])):
         with pytest.raises(ValueError, match=r"expected features \(n, d\) and \(m, d\) of 3 clips or more"):

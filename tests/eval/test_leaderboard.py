@@ -1,4 +1,4 @@
-"""The leaderboard of a folder of results: what may be compared is in one table, sorted, and nothing else is."""
+"""The leaderboard of a folder of results: results that may be compared share a sorted table."""
 
 import json
 from dataclasses import replace
@@ -31,14 +31,14 @@ def measured(protocol: str, count: int) -> FVDResult:
 
 
 def result(value: float, protocol: str = "latte", count: int = 30) -> FVDResult:
-    """A result whose distance is the value, and 2 less at infinite N, give or take 1."""
+    """A result with the given distance, 2 lower at infinite N, ± 1."""
     infinite = Estimate(value - 2, value - 3, value - 1)
     return replace(measured(protocol, count), value=value, infinite=infinite)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Five results under Latte's protocol, three of them of one model, two under StyleGAN-V's, and other files."""
+    """Five results under Latte's protocol, three from one model, two under StyleGAN-V's, and other files."""
     made = {
         "worst <model>": result(30.0),
         "sub/best": result(12.0),
@@ -58,7 +58,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_tables_hold_what_may_be_compared_in_order(folder):
+def test_tables_group_and_sort_comparable_results(folder):
     tables, others = read_tables(folder)
     assert [len(table.entries) for table in tables] == [5, 1, 1] and set(others) == {"samples", "damaged", "number"}
     rows = tables[0].rows()
@@ -76,7 +76,7 @@ def test_tables_hold_what_may_be_compared_in_order(folder):
     assert "real stride 3" in tables[0].about and "30 real clips (UCF-101); real-vs-real floor" in tables[0].about
 
 
-def test_without_extrapolation_the_distance_decides(tmp_path):
+def test_without_extrapolation_the_plain_distance_is_used(tmp_path):
     for name, values in {"a": (9.0, 5.0), "b": (8.0, 6.0), "c": (7.0, None)}.items():
         held = result(12.0).to_dict() | {"distance": values[0]}
         held["infinite"]["value"] = values[1]

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: small cases that are written out, and sets of known kinds."""
+"""Precision, recall, density and coverage: small worked examples, and sets of known kinds."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def draws(seed, count, width=8):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_a_case_on_a_line_is_as_written_out():
+def test_a_worked_example_on_a_line():
     """With k = 1 the real balls are [-1, 1], [0, 2], [1, 5], the generated ones [1.5, 2.5], [2, 3], [2.5, 17.5]."""
     real, generated = points(0, 1, 3), points(2, 2.5, 10)
     assert radii(real, 1, 2).tolist() == [1, 1, 2] and radii(generated, 1, 2).tolist() == [0.5, 0.5, 7.5]
@@ -37,7 +37,7 @@ def test_a_case_on_a_line_is_as_written_out():
 
 
 def test_an_outlier_raises_precision_but_not_density():
-    """The figure of Naeem et al.: generated features near one real outlier lie in its ball alone."""
+    """The figure of Naeem et al.: generated features near one real outlier lie only in its ball."""
     real = torch.cat([draws(0, 60, 2) / 10, torch.tensor([[9.0, 0.0]]).double()])
     generated = torch.tensor([[9.0, 0.0]]).double() + draws(1, 50, 2)
     found = manifold_scores(real, generated)
@@ -45,17 +45,17 @@ def test_an_outlier_raises_precision_but_not_density():
     assert found["density"] == pytest.approx(1 / 5) and found["coverage"] == pytest.approx(1 / 61)
 
 
-def test_sets_of_known_kinds():
+def test_scores_of_identical_disjoint_and_rescaled_sets():
     real = draws(0, 300)
     assert scores(real, real) == (1, 1, pytest.approx(6 / 5), 1)  # each lies in its own ball, and in five on average
     assert scores(real, real + 100) == (0, 0, 0, 0)
     alike = manifold_scores(real, draws(1, 300))
     assert alike["precision"] == pytest.approx(alike["recall"], abs=0.1)
     assert alike["density"] == pytest.approx(1, abs=0.1) and alike["coverage"] == pytest.approx(1 - 2**-5, abs=0.03)
-    centred = manifold_scores(real, draws(1, 300) / 4)  # good, but all alike
+    centred = manifold_scores(real, draws(1, 300) / 4)  # good, but not diverse
     assert centred["precision"] == 1 and centred["density"] > 1.5
     assert centred["recall"] < 0.1 and centred["coverage"] < 0.7
-    wide = manifold_scores(real, 3 * draws(1, 300))  # varied, but bad
+    wide = manifold_scores(real, 3 * draws(1, 300))  # diverse, but bad
     assert wide["precision"] < 0.3 and wide["density"] < 0.1 and wide["recall"] > 0.9
 
 
@@ -67,7 +67,7 @@ def test_blocks_and_order_do_not_matter():
     assert scores(real, generated)[:2] == scores(generated, real)[1::-1]
 
 
-def test_what_has_no_neighbours_is_rejected():
+def test_invalid_inputs_are_rejected():
     few = draws(0, 5)
     for real, generated, neighbours, say in (
         (few, draws(1, 9), 5, r"5 nearest neighbours need more features .* not \[5, 8\] and \[9, 8\]"),
@@ -79,7 +79,7 @@ def test_what_has_no_neighbours_is_rejected():
             manifold_scores(real, generated, neighbours)
 
 
-def test_a_comparison_of_features_holds_them():
+def test_comparing_features_includes_manifold_scores():
     real, generated = draws(0, 60), draws(1, 50)
     result = compare_given(FeatureSet({}, real, given=True), FeatureSet({}, generated, given=True))
     assert result.manifold == manifold_scores(real, generated)

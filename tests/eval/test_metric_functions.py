@@ -1,4 +1,4 @@
-"""The metrics as functions: every kind of input gives the same number, results print and load, bad inputs are named."""
+"""Metrics as functions: all kinds of input agree, results print and load, and bad inputs are named."""
 
 import json
 import subprocess
@@ -33,14 +33,14 @@ SKETCH = Detector(RECORD, sketch, "cpu", 9)
 
 @pytest.fixture(autouse=True)
 def sketched(monkeypatch):
-    """A detector of nine numbers in place of I3D; without a path of weights, I3D's own error."""
+    """A detector of nine features in place of I3D; without a path to weights, I3D's own error."""
     own = fvd_module.i3d_detector
     monkeypatch.setattr(fvd_module, "i3d_detector", lambda path, *rest: SKETCH if path else own(path, *rest))
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory) -> tuple[Path, Path]:
-    """Two folders of twelve videos of 20 frames, of which a clip has 16."""
+    """Two folders of twelve 20-frame videos; a clip has 16 frames."""
     root = tmp_path_factory.mktemp("sides")
     for i in range(24):
         video = make_clip(9, i, frames=20, size=20).video
@@ -51,7 +51,7 @@ def sides(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def arrays(sides) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, uint8 (12, 20, 3, 20, 20)."""
+    """The same videos, uint8 (12, 20, 3, 20, 20)."""
     return tuple(torch.stack([read_video(path)[0] for path in sorted(side.iterdir())]) for side in sides)
 
 
@@ -81,7 +81,7 @@ def test_videos_in_files_and_in_memory_give_the_same_result(sides, arrays):
 
 
 @pytest.mark.parametrize("protocol", ["exact", "stylegan-v"])
-def test_clips_in_memory_are_those_of_files_bit_for_bit(protocol, sides, arrays):
+def test_clips_in_memory_and_in_files_are_bit_identical(protocol, sides, arrays):
     protocol = adjusted(protocol, clips=7, real_crop=12)
     for side, array, name in zip(sides, arrays, ("real", "generated")):
         files, memory = choose_clips(side, protocol, name, 1), choose_array_clips(array, protocol, name, 1)
@@ -91,7 +91,7 @@ def test_clips_in_memory_are_those_of_files_bit_for_bit(protocol, sides, arrays)
             assert one.equal(other) and one.stride() == other.stride()
 
 
-def test_features_and_statistics_stand_for_videos(sides, tmp_path):
+def test_features_and_statistics_can_replace_videos(sides, tmp_path):
     wanted = fvd(*sides, i3d="i3d.pt")
     real, generated = (features_of_side(side, name) for side, name in zip(sides, ("real", "generated")))
     moments = Moments.of(real)
@@ -196,13 +196,13 @@ def test_results_of_earlier_versions_load():
         (torch.zeros(4, 9), {"real_crop": 8}, "real_crop needs real videos"),
     ],
 )
-def test_bad_inputs_get_one_line(real, options, line, sides):
+def test_bad_inputs_give_a_one_line_error(real, options, line, sides):
     with pytest.raises((ValueError, OSError), match=line) as told:
         fvd(sides[0] if real is None else real, sides[1], i3d="i3d.pt", **options)
     assert "\n" not in str(told.value)
 
 
-def test_weights_that_are_missing_are_named_with_where_to_get_them(sides):
+def test_missing_weights_are_named_with_their_source(sides):
     for metric in (fvd, kvd):
         with pytest.raises(CheckpointError, match=r"FVD needs i3d_torchscript\.pt: get it from https://huggingface"):
             metric(*sides)
@@ -215,7 +215,7 @@ def test_weights_that_are_missing_are_named_with_where_to_get_them(sides):
             call()
 
 
-def test_the_kernel_distance_is_that_of_the_result(sides, arrays):
+def test_kvd_equals_the_kernel_distance_of_fvd(sides, arrays):
     found = kvd(*sides, i3d="i3d.pt")
     assert found == fvd(*arrays, i3d="i3d.pt").kernel == kvd(*arrays, i3d="i3d.pt") and float(found) == found.value
     moments = FeatureSet({"clips": 12}, Moments.of(torch.randn(12, 9)))
@@ -282,11 +282,11 @@ def test_fidelity_of_folders_lists_and_arrays(sides, arrays, tmp_path):
             flicker(bad)
 
 
-def test_the_package_is_light_and_its_functions_stay_functions():
+def test_importing_the_package_loads_no_torch_and_shadows_no_function():
     words = "import sys, latte.eval; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", words], check=True)
     modules = {path.stem for path in Path(latte.eval.__file__).parent.glob("*.py")}
-    assert not modules & set(latte.eval.__all__)  # or importing the module would replace the function
+    assert not modules & set(latte.eval.__all__)  # otherwise importing the module would shadow the function
     assert all(callable(getattr(latte.eval, name)) for name in latte.eval.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'fdv'"):
         latte.eval.fdv  # noqa: B018

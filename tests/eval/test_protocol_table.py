@@ -1,4 +1,4 @@
-"""Several protocols at once: the numbers of each alone, every clip read once, and what does not fit is named."""
+"""Several protocols at once: each gives its own result, every clip is read once, and misfits are named."""
 
 import json
 from dataclasses import replace
@@ -23,12 +23,12 @@ from latte.shapes.draw import make_clip
 from latte.video.write import write_video
 
 RECORD = {"metric": "fvd", "name": "FVD", "network": "sketch", "sha256": "0"}
-FIT = ("exact", "stylegan-v", "latte", "tf", "cd-fvd", "far")  # videos of 50 real and 16 generated frames
+FIT = ("exact", "stylegan-v", "latte", "tf", "cd-fvd", "far")  # for real videos of 50 frames and generated ones of 16
 made = []
 
 
 def make(path: str, protocol: Protocol, *_: object) -> Detector:
-    """In place of I3D, a sketch that depends on what I3D's features depend on."""
+    """Replaces I3D with a sketch that depends on the same settings as I3D's features."""
     made.append(protocol.name)
     scale = 1 + 100 * protocol.eps + (protocol.resize == "squash-tf1")
     record = RECORD | {"eps": protocol.eps, "resize": protocol.resize}
@@ -53,7 +53,7 @@ def sides(tmp_path_factory) -> tuple[Path, Path]:
     return root / "real", root / "generated"
 
 
-def test_every_protocol_says_what_it_says_alone(sides, monkeypatch, tmp_path):
+def test_each_protocol_gives_the_result_it_gives_alone(sides, monkeypatch, tmp_path):
     read, own = [], ClipSet.read
     monkeypatch.setattr(ClipSet, "read", lambda self, clip: read.append(clip) or own(self, clip))
     table = fvd_by_protocol(*sides, i3d="i3d.pt", num_videos=4, seed=2, real_crop=24, features=tmp_path)
@@ -62,7 +62,7 @@ def test_every_protocol_says_what_it_says_alone(sides, monkeypatch, tmp_path):
         "exact, clips 4, real_crop 24",
         "tf, clips 4, real_crop 24",
         "cd-fvd, clips 4, real_crop 24",
-    ]  # one for each way to compute features
+    ]  # one per way of computing features
     once = len(read)
     alone = {name: fvd(*sides, i3d="i3d.pt", protocol=name, num_videos=4, seed=2, real_crop=24) for name in FIT}
     for name, wanted in alone.items():
@@ -72,7 +72,7 @@ def test_every_protocol_says_what_it_says_alone(sides, monkeypatch, tmp_path):
     assert len({round(result.value, 6) for result in table.results.values()}) == len(FIT)
     read.clear()
     assert fvd_by_protocol(*sides, i3d="i3d.pt", num_videos=4, seed=2, real_crop=24, features=tmp_path) == table
-    assert not read  # features come out of the cache
+    assert not read  # features come from the cache
     assert "96 frames or more, which protocol latte-taichi" in table.left_out["latte-taichi, clips 4, real_crop 24"]
     lines = str(table).splitlines()
     assert lines[0] == "FVD, sketch" and len(lines) == 3 + len(PROTOCOLS)
@@ -130,7 +130,7 @@ def test_far_balances_classes_and_says_when_there_are_none(sides):
         fvd_by_protocol(sides[0] / "Run", sides[1], i3d="i3d.pt", protocols=["far"], real_crop=24)
 
 
-def test_protocols_in_words():
+def test_protocol_descriptions():
     said = {name: describe(vars(protocol)) for name, protocol in PROTOCOLS.items()}
     assert said["exact"] == "clips drawn by seed and name, lossless videos only"
     assert said["tf"].startswith("videos in order of name, real clips from the first frame, generated clips from the")

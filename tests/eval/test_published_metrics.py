@@ -1,4 +1,4 @@
-"""Metrics that need published weights, with random ones: golden values, references by hand, and what is refused."""
+"""Metrics that need published weights, with random ones: golden values, hand-written references, invalid files."""
 
 import math
 from hashlib import sha256
@@ -26,7 +26,7 @@ from latte.weights.arrays import read_arrays
 from latte.weights.tensors import CheckpointError
 
 
-def test_weights_are_located_or_one_line_says_where_to_get_them(tmp_path):
+def test_weights_are_found_or_the_error_says_where_to_get_them(tmp_path):
     for name, (file, url, use) in PUBLISHED.items():
         for path in (None, tmp_path, tmp_path / "gone.pt"):
             with pytest.raises(CheckpointError) as told:
@@ -41,7 +41,7 @@ def test_weights_are_located_or_one_line_says_where_to_get_them(tmp_path):
         find_weights("alexnet", None)
 
 
-def test_weights_are_hashed_once_and_not_by_finding_them(tmp_path, monkeypatch):
+def test_weights_are_hashed_lazily_and_once(tmp_path, monkeypatch):
     hashed = []
     for module in (published_weights, shape_features):
         own = module.digest
@@ -53,7 +53,7 @@ def test_weights_are_hashed_once_and_not_by_finding_them(tmp_path, monkeypatch):
     assert len(hashed) == 2
 
 
-# torch-fidelity 0.4.0, FeatureExtractorInceptionV3, every 400th feature of these frames with these weights
+# torch-fidelity 0.4.0, FeatureExtractorInceptionV3: every 400th feature of these frames with these weights
 INCEPTION = [
     [0.363, 0.24811, 0.17471, 0.34627, 0.32252, 0.02108],
     [0.24195, 0.20392, 0.1752, 0.31102, 0.28641, 0.00805],
@@ -61,7 +61,7 @@ INCEPTION = [
 ]
 
 
-def test_inception_is_torch_fidelitys(tmp_path):
+def test_inception_matches_torch_fidelity(tmp_path):
     state = random_state(Inception())
     assert len(state) == 566
     file = tmp_path / PUBLISHED["inception"].file
@@ -79,7 +79,7 @@ def test_inception_is_torch_fidelitys(tmp_path):
         load_inception(file)
 
 
-def test_frames_are_resized_as_tensorflow_1_does():
+def test_resizing_matches_tensorflow_1():
     ramp = torch.tensor([[0.0, 10.0, 30.0]])
     assert resize_tf1(ramp, 1, 6).tolist() == [[0, 5, 10, 20, 30, 30]]  # at 0, 1/2, 1, 3/2, 2 and, held, 5/2
     assert torch.equal(resize_tf1(ramp.T, 0, 6), resize_tf1(ramp, 1, 6).T) and torch.equal(resize_tf1(ramp, 1, 3), ramp)
@@ -98,10 +98,10 @@ def test_c3d_has_the_shapes_of_the_published_one():
 
 @pytest.fixture(scope="module")
 def c3d_files(tmp_path_factory):
-    """A narrow C3D in Chainer's words, and a mean clip."""
+    """A narrow C3D with Chainer's parameter names, and a mean clip."""
     folder = tmp_path_factory.mktemp("c3d")
     state = random_state(C3D(2, 8))
-    state["fc8.weight"] /= 100  # classes that are likely by different amounts, but not certain
+    state["fc8.weight"] /= 100  # classes of different probabilities, none of them certain
     words = {name.replace(".weight", "/W").replace(".bias", "/b"): value.numpy() for name, value in state.items()}
     np.savez(folder / PUBLISHED["c3d"].file, **words)
     mean = np.random.RandomState(0).uniform(80, 120, (3, 16, 128, 171))
@@ -110,7 +110,7 @@ def c3d_files(tmp_path_factory):
 
 
 def chainer_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """resize_images of Chainer 4 on (h, w), pixel by pixel."""
+    """Chainer 4's resize_images on (h, w), pixel by pixel."""
     rows, columns = (np.linspace(0, n - 1, num=size) for n in image.shape)
     out = np.empty((size, size))
     for i, y in enumerate(rows):
@@ -122,7 +122,7 @@ def chainer_resize(image: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-def test_classes_of_videos_are_tgan2s(c3d_files):
+def test_class_probabilities_match_tgan2(c3d_files):
     folder, state, mean = c3d_files
     network, cube = load_c3d(folder, folder, width=2, hidden=8)
     elsewhere, _ = load_c3d(folder, folder, width=2, hidden=8, device="meta")
@@ -150,7 +150,7 @@ def test_classes_of_videos_are_tgan2s(c3d_files):
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -159,7 +159,7 @@ class Trap:
         return open, (str(self.path), "w")
 
 
-def test_c3d_files_that_do_not_fit_are_refused(c3d_files, tmp_path, monkeypatch):
+def test_invalid_c3d_files_are_rejected(c3d_files, tmp_path, monkeypatch):
     folder, _, _ = c3d_files
     with pytest.raises(CheckpointError, match=r"ucf\.npz: 21 tensors of another shape, first conv1a\.bias"):
         load_c3d(folder, folder)
@@ -185,7 +185,7 @@ def test_c3d_files_that_do_not_fit_are_refused(c3d_files, tmp_path, monkeypatch)
         read_arrays(tmp_path / "gone.npz")
 
 
-def test_scores_of_certain_and_of_unknown_classes():
+def test_scores_of_certain_and_uniform_predictions():
     certain = F.one_hot(torch.arange(60) % 20, 101).double()
     assert group_scores(certain, 1).item() == pytest.approx(20)
     assert torch.allclose(group_scores(certain, 6), torch.full((6,), 10.0, dtype=torch.float64))  # ten classes in each
@@ -196,9 +196,9 @@ def test_scores_of_certain_and_of_unknown_classes():
         group_scores(half, 3)
 
 
-def test_protocols_of_the_inception_score():
+def test_inception_score_protocols():
     rows = np.random.RandomState(0).dirichlet(np.full(101, 0.05), 20480)
-    rows[::7] = rows[::7].mean(0)  # the kinds are not mixed evenly, so order matters
+    rows[::7] = rows[::7].mean(0)  # unevenly mixed, so order matters
 
     def scores(p: np.ndarray, groups: int) -> list[float]:
         parts = [p[i * len(p) // groups : (i + 1) * len(p) // groups] + 1e-20 for i in range(groups)]

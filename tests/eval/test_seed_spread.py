@@ -1,4 +1,4 @@
-"""Mean and deviation over sets of several sampling seeds, and over random parts of one set."""
+"""Mean and deviation over sets from several sampling seeds, and over random parts of one set."""
 
 import json
 import re
@@ -62,11 +62,11 @@ def test_parts_of_one_set_are_disjoint_and_follow_the_seed():
     for part, result in zip(parts, spread.results):
         assert result.value == pytest.approx(fvd(real, part.features).value)
     assert fvd_over_seeds(real, [rows], parts=3, seed=5) == spread != fvd_over_seeds(real, [rows], parts=3, seed=6)
-    assert spread.mean > fvd(real, rows).value  # the bias of fewer clips
+    assert spread.mean > fvd(real, rows).value  # fewer clips, larger bias
     assert {result.metric for result in spread.results} == {"given"} and spread.results[0].protocol is None
 
 
-def test_what_has_no_deviation_is_refused():
+def test_inputs_without_a_deviation_are_rejected():
     real, rows = normal((40, 9), 1), normal((31, 9), 2)
     with pytest.raises(ValueError, match="1 sets in 1 parts: a deviation needs two sets"):
         fvd_over_seeds(real, [rows])

@@ -1,4 +1,4 @@
-"""Files of tensors: whether they hold videos is told by what they list, without reading their values."""
+"""Tensor files: whether they hold videos is decided from their headers, without reading values."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_videos_are_told_from_the_list_of_tensors(name, tmp_path, monkeypatch):
+def test_videos_are_recognised_from_tensor_metadata(name, tmp_path, monkeypatch):
     path = tmp_path / name
     FORMS[name](path)
     if path.suffix != ".SAFETENSORS":
@@ -39,7 +39,7 @@ def test_videos_are_told_from_the_list_of_tensors(name, tmp_path, monkeypatch):
     assert holds_video_tensors(path) and not is_features(path)
 
 
-def test_other_tensors_are_no_videos(tmp_path):
+def test_other_tensors_are_not_videos(tmp_path):
     torch.save({"features": torch.zeros(3, 400)}, tmp_path / "features.pt")
     torch.save({str(i): torch.zeros(3, 3, 3, 3) for i in range(9)}, tmp_path / "network.pt")
     torch.save([VIDEOS], tmp_path / "list.pt")
@@ -51,7 +51,7 @@ def test_other_tensors_are_no_videos(tmp_path):
     assert not any(holds_video_tensors(path) for path in tmp_path.iterdir())
 
 
-def test_each_file_is_told_once_and_read_once(tmp_path, monkeypatch):
+def test_each_file_is_inspected_once_and_read_once(tmp_path, monkeypatch):
     sides, calls = [str(tmp_path / name) for name in ("real.pt", "made.pt")], []
     for side in sides:
         torch.save(VIDEOS, side)

@@ -1,4 +1,4 @@
-"""Sides as people have them: unreadable or short videos, sets in one file, prepared folders, names of any bytes."""
+"""Real-world inputs: unreadable or short videos, sets in one file, prepared folders, and arbitrary file names."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def compare(real, generated, protocol=None):
     return compare_videos(real, generated, DETECTOR, Reading(choose_protocol(protocol)))
 
 
-def test_videos_that_cannot_be_opened_are_left_out_counted_and_named(folder):
+def test_unopenable_videos_are_left_out_counted_and_named(folder):
     sound = choose_clips(folder, EXACT, "real", 0)
     (folder / "zero.mp4").touch()
     (folder / "page.mp4").write_text("<html>404</html>")
@@ -67,7 +67,7 @@ def test_videos_that_cannot_be_opened_are_left_out_counted_and_named(folder):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_videos_that_cannot_be_decoded_are_left_out_too(folder, tmp_path, cached):
-    """Their headers are sound, so it shows only when their clips are read."""
+    """Their headers are valid, so the damage only shows when clips are read."""
     wanted = features(choose_clips(folder, EXACT, "real", 0))
     broken = folder / "2.npz"
     damaged = bytearray(broken.read_bytes())
@@ -75,7 +75,7 @@ def test_videos_that_cannot_be_decoded_are_left_out_too(folder, tmp_path, cached
     broken.write_bytes(damaged)
     found, store = choose_clips(folder, EXACT, "real", 0), (tmp_path / "cache" if cached else None)
     kept = [i for i, clip in enumerate(found.clips) if clip.name != "2.npz"]
-    for _ in range(2):  # a second time out of the cache
+    for _ in range(2):  # the second time from the cache
         found = choose_clips(folder, EXACT, "real", 0)
         with pytest.warns(UserWarning, match=r"2\.npz cannot be decoded: Bad CRC-32"):
             (row,) = compute_features(found, [DETECTOR], store)
@@ -99,7 +99,7 @@ def test_pairs_of_an_unreadable_video_are_left_out(folder, tmp_path):
     assert list(found.to_dict()["unreadable"]) == [str(tmp_path / "reference/3.npz")]
 
 
-def test_metrics_of_two_folders_name_the_file_and_the_command_goes_on(folder, tmp_path, capsys):
+def test_pairwise_functions_name_an_unreadable_file_and_the_command_skips_it(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "reference")
     (folder / "1.npz").unlink()
     (folder / "1.npy").write_bytes(b"\x93NUMPY")
@@ -115,8 +115,8 @@ def test_metrics_of_two_folders_name_the_file_and_the_command_goes_on(folder, tm
     assert "left out: " in said.err and list(json.loads(out.read_text())["unreadable"]) == [str(folder / "1.npy")]
 
 
-def test_pairs_of_sets_in_files(tmp_path):
-    """By the number in the set, whatever the suffixes of the files, and whether a folder holds them or not."""
+def test_pairs_from_array_files_match_by_index(tmp_path):
+    """Whatever the file suffixes, and whether or not a folder holds the files."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     np.savez(tmp_path / "a/set.npz", SET)
@@ -166,7 +166,7 @@ def test_sets_in_one_file(name, tmp_path, capsys):
             assert np.array_equal(frames, SET[int(clip.name[-6:])][clip.start :][:16])
 
 
-def test_given_arrays_of_floats_and_grey():
+def test_float_and_grey_arrays_are_accepted():
     wanted = compare(SET, SET[::-1].copy()).value
     for form in (
         SET.astype("f4") / 255,
@@ -197,7 +197,7 @@ def test_ranges_that_differ_within_a_folder_are_refused(tmp_path):
     np.savez(tmp_path / "b.npz", SET[1] / 255 * 128)  # in [0, 255]
     with pytest.raises(ValueError, match=r"in \[0, 1\] and others in \[0, 255\]"):
         psnr(tmp_path, tmp_path)
-    np.savez(tmp_path / "b.npz", SET[1].astype("i4"))  # of which the range is clear, as of bytes
+    np.savez(tmp_path / "b.npz", SET[1].astype("i4"))  # integers have a clear range, like bytes
     assert psnr(tmp_path, tmp_path) == 100
 
 
@@ -209,7 +209,7 @@ def test_folders_without_videos_say_what_they_hold(tmp_path):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_folder_that_prepare_wrote(inside, tmp_path):
+def test_prepared_folders_are_read_through_their_list(inside, tmp_path):
     source = tmp_path / "list/videos" if inside else tmp_path / "source"
     for i in range(3):
         write_video(SET[i], source / f"class/{i}.mkv")
@@ -218,7 +218,7 @@ def test_a_folder_that_prepare_wrote(inside, tmp_path):
     values = {"format": "latte-videos-1", "root": "videos" if inside else "../source", "videos": videos}
     (tmp_path / "list/index.json").write_text(json.dumps(values))
     found = choose_clips(tmp_path / "list", EXACT, "real", 0)
-    prefix = "videos/" if inside else ""  # as the names were without the list, of which the choice of clips depends
+    prefix = "videos/" if inside else ""  # names as without the list, since the choice of clips depends on them
     assert {clip.name for clip in found.clips} == {f"{prefix}class/{i}.mkv" for i in range(2)}
     assert all(len(clip) == 16 for clip in found.stream(found.clips))
     for change, say in (
@@ -246,7 +246,7 @@ def test_names_of_any_bytes(tmp_path, capsys):
     assert "1 real video of 5 cannot be read and is left out, such as bad\\xe9.mp4" in capsys.readouterr().out
 
 
-def test_clips_of_fewer_frames_and_protocols_that_fit(folder, capsys):
+def test_short_clips_suggest_fewer_frames_or_a_fitting_protocol(folder, capsys):
     for protocol, say in (
         ("latte", "the longest of 18 frames: 18 frames are enough for protocol exact or stylegan-v"),
         (adjusted("exact", frames=20), "18 frames are enough for protocol exact"),
@@ -275,12 +275,12 @@ def test_samples_that_changed_are_left_out(tmp_path):
     assert len(found.clips) == 2 and found.about["made_by"] == {"count": 3}
     assert torch.equal(sketch(list(found.stream(found.clips)))[0], sketch([found.read(found.clips[0])])[0])
     assert read_video(tmp_path / "000001.mkv")[0].shape[0] == 18
-    (tmp_path / "samples.json").write_text(json.dumps({"files": files}))  # another program's
+    (tmp_path / "samples.json").write_text(json.dumps({"files": files}))  # written by another program
     found = choose_clips(tmp_path, EXACT, "generated", 0)
     assert len(found.clips) == 3 and "made_by" not in found.about
 
 
-def test_a_list_that_was_cut_is_not_passed_over(tmp_path):
+def test_a_truncated_list_is_an_error(tmp_path):
     write_video(SET[0], tmp_path / "0.mkv")
     (tmp_path / "index.json").write_text('{"format": "latte-videos-3", "videos": [')
     with pytest.raises(ValueError, match=r"index\.json is not valid JSON: .*: run `latte prepare` again"):

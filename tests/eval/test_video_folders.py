@@ -1,4 +1,4 @@
-"""What the videos of a folder are stored as: their size is the one in which they are read."""
+"""How the videos of a folder are stored: the reported size is the size they are read in."""
 
 from fractions import Fraction
 
@@ -20,7 +20,7 @@ TURNED = (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
 
 
 @pytest.mark.parametrize(("attributes", "size"), [({}, "48x32"), ({"matrix": TURNED}, "32x48")])
-def test_films_that_are_turned_or_have_narrow_pixels(attributes, size, tmp_path):
+def test_rotated_videos_and_non_square_pixels(attributes, size, tmp_path):
     path = encode(tmp_path / "a.mp4", CLIP, **attributes)
     assert stored_as(path) == ("h264", size)
     narrow = encode(tmp_path / "b.mp4", CLIP, aspect=Fraction(1, 2), **attributes)
@@ -36,15 +36,15 @@ def test_pictures_that_are_turned(tmp_path):
     assert stored_as(tmp_path) == ("jpg", "32x48")
 
 
-def test_pictures_that_are_no_pictures(tmp_path):
-    """A format that the project does not read is not read here either."""
+def test_pictures_of_an_unsupported_format_are_rejected(tmp_path):
+    """A format the project does not read elsewhere is not read here either."""
     Image.fromarray(CLIP[0]).save(tmp_path / "0.png", "TIFF")
     with pytest.raises(ValueError, match=r"0\.png cannot be decoded: cannot identify"):
         stored_as(tmp_path)
 
 
-def test_damaged_videos_that_a_prepared_list_takes(tmp_path):
-    """They are read as in training, and a caveat counts them; without the list they are left out."""
+def test_damaged_videos_in_a_prepared_list_are_evaluated(tmp_path):
+    """They are read as in training, with a caveat that counts them; without the list they are left out."""
     (tmp_path / "data").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     for i in range(4):

@@ -1,4 +1,4 @@
-"""The fast form of a network gives the numbers of the readable one, in every variant and however videos are cut."""
+"""The fast form of a network matches the readable one, in every variant and however videos are split."""
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ Y = torch.tensor([1, 5])
 
 @pytest.mark.parametrize("part", [1, 192 * 20, 192 * 40, 1 << 20])
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_class_models(option, part, monkeypatch):
-    """Parts of one token (one frame or place), of some frames, of one video, and of both videos."""
+def test_class_conditional_models_match(option, part, monkeypatch):
+    """Parts of one token (of one frame or position), of a few frames, of one video, and of both videos."""
     monkeypatch.setattr(trunk, "PART", part)
     model = warm(**option)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_class_models(option, part, monkeypatch):
 
 @pytest.mark.parametrize("part", [1, 192 * 20, 1 << 20])
 @pytest.mark.parametrize("mask", [None, torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])])
-def test_text_models(mask, part, monkeypatch):
+def test_text_models_match(mask, part, monkeypatch):
     monkeypatch.setattr(trunk, "PART", part)
     model, text = text_model(), draw(9, 2, 4, 8)
     with torch.no_grad():
@@ -50,8 +50,8 @@ def test_text_models(mask, part, monkeypatch):
 
 @pytest.mark.parametrize("most", [0, 1 << 25])
 @pytest.mark.parametrize("option", [{}, {"conditioning": "tokens"}, {"tubelet": 2}], ids=str)
-def test_runs_over_known_timesteps(option, most, monkeypatch):
-    """With modulations of all timesteps before the first, and one by one; for all videos, and for the first."""
+def test_sampling_runs_match_over_known_timesteps(option, most, monkeypatch):
+    """With the modulations of all timesteps precomputed, and one at a time; for all videos, and for the first."""
     monkeypatch.setattr(fast_run, "MOST_TABLED", most)
     model, times = warm(**option), torch.tensor([977, 500, 3])
     with torch.no_grad():
@@ -62,8 +62,8 @@ def test_runs_over_known_timesteps(option, most, monkeypatch):
             assert relative_error(run(X[:1], k), model(X[:1], t.expand(1), Y[:1])) < 1e-6
 
 
-def test_both_halves_of_guidance():
-    """They share what comes before the text, and nothing where classes or tokens in front tell them apart."""
+def test_guidance_halves_share_the_layers_before_the_text():
+    """They share everything before the text, and nothing if classes or prefix tokens tell them apart."""
     text, times = draw(9, 2, 4, 8), torch.tensor([500, 3])
     model, twice = text_model(), torch.cat([X[:1]] * 2)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_adapters_have_no_fast_form():
     assert not has_fast_form(model)
 
 
-def test_runs_of_a_text_model():
+def test_sampling_runs_of_a_text_model_match():
     model, text, times = text_model(), draw(9, 2, 4, 8), torch.tensor([500, 3])
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_gradients_and_autocast_take_the_readable_form():
             assert torch.equal(model(X, T, Y), plain)
 
 
-def test_networks_that_somebody_changed_have_no_fast_form():
+def test_modified_networks_have_no_fast_form():
     assert has_fast_form(warm()) and has_fast_form(text_model())
     assert not has_fast_form(warm().train()) and not has_fast_form(torch.nn.Linear(2, 2))
     model = warm()
@@ -148,7 +148,7 @@ def test_gelu_in_place():
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_linear_layers_follow_their_weights(pack):
+def test_fast_linear_layers_track_weight_changes(pack):
     layer, x = torch.nn.Linear(96, 192), draw(0, 1024, 96)
     quick = FastLinear(layer, pack)
     assert quick.least <= x.numel()
@@ -160,5 +160,5 @@ def test_linear_layers_follow_their_weights(pack):
         layer.weight.data = draw(1, 192, 96)
         assert relative_error(quick(x), layer(x)) < 1e-6
         assert relative_error(quick(x[:3]), layer(x[:3])) < 1e-6
-        half, z = layer.bfloat16(), x.bfloat16()  # oneDNN packs it only for CPUs that compute in bfloat16
+        half, z = layer.bfloat16(), x.bfloat16()  # oneDNN packs it only on CPUs that compute in bfloat16
         assert relative_error(FastLinear(half, pack)(z).float(), half(z).float()) < 1e-2

@@ -1,4 +1,4 @@
-"""The fast paths of the VAE against the readable one: the same values from the same weights, whatever changes these."""
+"""The fast paths of the VAE against the readable one: the same values, also after weights change."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ WIDE = VAEConfig(block_out_channels=(64, 96), layers_per_block=1)
 
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch):
-    """Small networks take every path, on every processor."""
+    """Makes small networks take every path, on every processor."""
     monkeypatch.setattr("latte.fast.vae_layers.MIN_WORK", 0)
     monkeypatch.setattr("latte.fast.vae_layers.MIN_CHANNELS", 64)
 
@@ -103,7 +103,7 @@ def test_group_norm_of_values_far_from_zero():
 
 @pytest.mark.parametrize("temporal", [False, True])
 @pytest.mark.parametrize("size", [(8, 8), (9, 11)])
-def test_equal_to_the_readable_network(temporal, size):
+def test_fast_vae_matches_the_readable_network(temporal, size):
     vae = prepare(wide_vae(temporal_decoder=temporal))
     video = torch.randn(1, 3, 3, *(2 * side for side in size), generator=torch.Generator().manual_seed(1))
     latents = torch.randn(2, 3, 4, *size, generator=torch.Generator().manual_seed(2))
@@ -138,7 +138,7 @@ def test_overflow_is_redone_in_float32_by_the_fast_path():
 
 
 def test_changed_weights_are_noticed():
-    """By whatever means they change, even those that PyTorch counts no version for."""
+    """However they change, even in ways that PyTorch's version counter misses."""
     vae = prepare(wide_vae())
     latents = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     block = vae.model.decoder.mid_block.resnets[0]
@@ -158,10 +158,10 @@ def test_changed_weights_are_noticed():
         assert relative_error(fast, plain) < 1e-5 and not torch.equal(fast, before)
         before = fast
     kept = kernel_of(block.conv1, kernel_2d)
-    assert kernel_of(block.conv1, kernel_2d) is kept  # not made again
+    assert kernel_of(block.conv1, kernel_2d) is kept  # cached
 
 
-def test_attached_from_outside_and_restored():
+def test_fast_layers_are_attached_and_restored():
     vae = wide_vae()
     keys, kinds = list(vae.state_dict()), [type(module) for module in vae.modules()]
     with pytest.raises(RuntimeError, match="stop"), fast_vae(vae):
@@ -170,13 +170,13 @@ def test_attached_from_outside_and_restored():
     assert [type(module) for module in vae.modules()] == kinds
     with fast_vae(prepare(vae)):
         pass
-    assert type(vae.model.decoder.up_blocks[0].upsamplers[0]) is FastResample  # as before the block
+    assert type(vae.model.decoder.up_blocks[0].upsamplers[0]) is FastResample  # as before the `with` statement
     for same in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
         assert list(same.state_dict()) == keys and type(same.model.encoder.mid_block.resnets[0]) is FastResnetBlock
     assert [type(module) for module in restore(vae).modules()] == kinds
 
 
-def test_what_the_fast_path_leaves_to_the_readable_network(monkeypatch):
+def test_cases_left_to_the_readable_network(monkeypatch):
     vae = prepare(wide_vae())
     latents = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     with fast_paths(False):
@@ -220,7 +220,7 @@ class Doubled(torch.nn.Module):
         lambda block: setattr(block.conv1, "forward", torch.zeros_like),
     ],
 )
-def test_layers_that_somebody_changed_compute_as_they_are(change):
+def test_modified_layers_keep_their_own_computation(change):
     latents = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     vae = prepare(wide_vae())
     before = vae.decode(latents)
@@ -229,7 +229,7 @@ def test_layers_that_somebody_changed_compute_as_they_are(change):
     assert relative_error(fast, plain) < 1e-5 and relative_error(fast, before) > 1e-3
 
 
-def test_a_loaded_vae_is_fast_and_written_as_it_was(tmp_path):
+def test_a_loaded_vae_is_fast_and_saved_unchanged(tmp_path):
     vae = wide_vae()
     loaded = load_vae(save_vae(prepare(vae), tmp_path / "vae"))
     assert type(loaded.model.decoder.mid_block.resnets[0]) is FastResnetBlock
@@ -249,6 +249,6 @@ def test_kernels_are_freed_with_the_network():
     assert len(_kernels) == before
 
 
-def test_calls_of_the_benchmark():
+def test_benchmark_calls_agree_between_both_forms():
     for name, plain, fast in vae_calls(WIDE, 1, 16):
         assert relative_error(fast(), plain()) < 1e-5 and not torch.equal(fast(), plain()), name

@@ -1,4 +1,4 @@
-"""8-bit products: what is rounded and how far, what stays exact, and that nothing of it remains."""
+"""8-bit products: rounding and its bounds, what stays exact, and a clean exit."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from latte.fast.float8_products import FLOAT8, LARGEST, float8_products, product
 from latte.fast.trunk import has_fast_form
 
 
-def test_rows_are_rounded_to_three_bits_relative_to_their_largest_value():
+def test_rows_are_quantised_relative_to_their_largest_value():
     x = draw(0, 7, 96) * torch.tensor([1e-6, 1.0, 1e6, 3.0, 0.0, 1e-20, 5.0])[:, None]
     rows, scale = quantised(x)
     assert rows.dtype == FLOAT8 and scale.shape == (7, 1)
@@ -20,7 +20,7 @@ def test_rows_are_rounded_to_three_bits_relative_to_their_largest_value():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_product_is_that_of_the_rounded_numbers(dtype):
+def test_the_product_matches_that_of_the_rounded_factors(dtype):
     x, weight, bias = draw(1, 2, 5, 32).to(dtype), draw(2, 48, 32).to(dtype), draw(3, 48).to(dtype)
     w, scale = quantised(weight)
     rows, own = quantised(x.reshape(-1, 32))
@@ -37,7 +37,7 @@ def test_numbers_that_float8_holds_are_multiplied_exactly():
     assert product(x, w, scale, None).item() == LARGEST + 2 * LARGEST - 1 - 4
 
 
-def test_within_it_a_network_is_near_and_afterwards_equal():
+def test_a_network_is_close_inside_the_context_and_exact_afterwards():
     network = warm()
     with torch.no_grad():
         exact = network(X, T, Y)

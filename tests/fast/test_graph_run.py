@@ -1,4 +1,4 @@
-"""Steps that are recorded once and replayed give the bits of steps that are computed, whatever a plan reuses."""
+"""Steps recorded once and replayed are bit-identical to computed steps, whatever a plan reuses."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ AGAIN, LINE = Reuse(), Reuse((2.0, -1.0))
 
 
 def plan(*reuses, branches="both"):
-    """One evaluation for each mapping of what it reuses."""
+    """One evaluation per mapping of what it reuses."""
     branches = [branches] * len(reuses) if isinstance(branches, str) else branches
     return Plan(tuple(Evaluation(t, reuse, branch) for t, reuse, branch in zip(TIMES, reuses, branches)))
 
@@ -53,7 +53,7 @@ CASES += [(kind, "along a line", tabled) for kind in ("class", "tokens") for tab
 
 
 @pytest.mark.parametrize(("kind", "name", "tabled"), CASES)
-def test_replayed_steps(kind, name, tabled, monkeypatch):
+def test_replayed_steps_are_bit_identical(kind, name, tabled, monkeypatch):
     monkeypatch.setattr(fast_run, "MOST_TABLED", tabled)
     make = {"text": text_model, "class": warm, "tokens": lambda: warm(conditioning="tokens")}[kind]
     the_plan, captured = PLANS[name], []
@@ -67,12 +67,12 @@ def test_replayed_steps(kind, name, tabled, monkeypatch):
             halves = 2 if evaluation.branch == "both" else 1
             x = draw(k, *X[:1].shape)
             outs.append((graphs(x, k, halves), plain(x.clone(), k, halves)))
-        assert all(torch.equal(ours, wanted) for ours, wanted in outs)  # nor did a later step overwrite any
+        assert all(torch.equal(ours, wanted) for ours, wanted in outs)  # and no later step overwrote any
     kinds = len({graphs.cache.kind(k) for k in range(len(the_plan))})
     assert len(captured) == kinds + 2 * (name == "later both")  # slots grow there: two kinds are recorded again
 
 
-def test_another_text_takes_effect():
+def test_new_text_takes_effect():
     the_plan, model = exact_plan(TIMES[:5]), text_model()
     times, x, captured = the_plan.times(torch.device("cpu")), draw(1, *X[:1].shape), []
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_another_text_takes_effect():
     assert len(captured) == 2
 
 
-def test_plans_that_look_at_the_data_are_refused():
+def test_data_dependent_plans_are_rejected():
     tested = plan({}, {"network": Reuse(threshold=Threshold(0.1))})
     with pytest.raises(ValueError, match="depends on the data"):
         StaticCache(tested, {}, [("network", 0)])

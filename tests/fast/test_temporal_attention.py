@@ -1,4 +1,4 @@
-"""The kernel that packs short sequences, in Triton's interpreter, against PyTorch's attention."""
+"""The attention kernel for short sequences, in Triton's interpreter, against PyTorch's attention."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from latte.models.latte import Latte, LatteConfig
 
 
 def test_the_kernel_equals_pytorchs_attention():
-    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    """In a separate process: Triton decides at import whether to interpret."""
     pytest.importorskip("triton", reason="Triton is not installed")
     script = Path(__file__).parents[1] / "helpers/interpreted_attention.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -31,7 +31,7 @@ def test_the_kernel_equals_pytorchs_attention():
 
 
 @pytest.mark.parametrize("why", ["long", "wide", "gradients", "float64", "no kernel"])
-def test_what_the_kernel_does_not_compute_pytorch_does(why, monkeypatch):
+def test_unsupported_inputs_fall_back_to_pytorch(why, monkeypatch):
     b, f, s, h, e = 1, 65 if why == "long" else 4, 2, 2, 130 if why == "wide" else 8
     q, k, v = qkv(b, f, s, h, e, torch.float64 if why == "float64" else torch.float32)
     monkeypatch.setattr(temporal_attention, "runs_kernels", lambda device: why != "no kernel")
@@ -40,7 +40,7 @@ def test_what_the_kernel_does_not_compute_pytorch_does(why, monkeypatch):
     assert torch.equal(out, F.scaled_dot_product_attention(q, k, v)) and out.requires_grad == (why == "gradients")
 
 
-def test_it_is_attached_to_temporal_attention_alone():
+def test_the_kernel_is_attached_only_to_temporal_attention():
     network = Latte(LatteConfig(4, 2, 16, 2)).eval()
     mine = lambda q, k, v: q
     layers = [layer for layer in network.modules() if isinstance(layer, AxialAttention)]

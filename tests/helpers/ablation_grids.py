@@ -1,4 +1,4 @@
-"""Ablations of tests: a grid of runs, and files as training and evaluation leave them."""
+"""Ablations for tests: a grid of runs, and files as training and evaluation leave them."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def grid_of(folder: Path, name: str = "small", names: tuple = (), changes: tuple
 
 
 def write_scores(grid: Grid, numbers: dict[str, list[float]], measurements: str = MEASUREMENTS) -> None:
-    """Write files as training and evaluation leave them, with these motion accuracies by arm of the first ablation."""
+    """Write files as training and evaluation leave them, with these motion accuracies per arm of the first ablation."""
     arms, size, frames = next(iter(grid.ablations.values())).arms, grid.base.image_size, grid.base.num_frames
     for arm, row in numbers.items():
         for seed, value in zip(grid.seeds, row):

@@ -18,7 +18,7 @@ SIZE = dict(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4)
 
 
 def awake(network: nn.Module) -> nn.Module:
-    """Draw all weights of a network. With its zero-initialised output, samples would be the initial noise."""
+    """Draw all weights at random. With a zero-initialised output, samples would equal the initial noise."""
     torch.manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

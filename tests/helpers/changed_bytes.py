@@ -1,4 +1,4 @@
-"""Damage to the content of a file, at random."""
+"""Random damage to the content of a file."""
 
 import random
 import struct

@@ -1,4 +1,4 @@
-"""Counts what makes a host wait for its device: numbers that are read from it, and copies to and from it."""
+"""Counts what makes the host wait for the device: values read from it, and copies to and from it."""
 
 import traceback
 from collections import Counter
@@ -10,18 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).parents[2]
-MAKES = {"tensor", "as_tensor", "new_tensor"}  # copies numbers to the device, unseen by dispatch
+MAKES = {"tensor", "as_tensor", "new_tensor"}  # copy numbers to the device, unseen by dispatch
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.is_nonzero.default}
 
 
 class DeviceTraffic(TorchDispatchMode):
-    """Inside it, counts by file and line every operation that would make the host wait, whatever the device is.
+    """Counts, by file and line, every operation in its context that would make the host wait, on any device.
 
-    The meta device takes a GPU's place: it computes nothing, so a value that is read from it is an error, and tensors
-    on the CPU stay apart from it. `.item()`, `.tolist()`, `.cpu()` and `bool(tensor)` of a CPU tensor do not count.
+    The meta device stands in for a GPU: it computes nothing, so reading a value from it is an error, and tensors
+    on the CPU are distinct from it. `.item()`, `.tolist()`, `.cpu()` and `bool(tensor)` of a CPU tensor do not count.
 
     Attributes:
-        seen: How often each kind of traffic happened, by "kind file:line".
+        seen: The number of occurrences of each kind of traffic, by "kind file:line".
     """
 
     def __init__(self, device: str = "meta"):
@@ -51,7 +51,7 @@ class DeviceTraffic(TorchDispatchMode):
 
 
 class MadeOfNumbers(TorchFunctionMode):
-    """Inside it, a DeviceTraffic also counts the tensors that are made on the device out of numbers of the host."""
+    """Makes a DeviceTraffic also count tensors created on the device from numbers of the host."""
 
     def __init__(self, traffic: DeviceTraffic):
         super().__init__()

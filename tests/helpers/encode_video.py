@@ -1,4 +1,4 @@
-"""Videos of any codec and container that PyAV writes, for tests."""
+"""Encodes test videos in any codec and container that PyAV can write."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-FORMATS = {  # where the suffix names another one
+FORMATS = {  # where the suffix is not the name of the format
     **{".m4v": "mp4", ".mp4v": "mp4", ".f4v": "mp4", ".3gpp": "3gp", ".qt": "mov", ".divx": "avi", ".ogm": "ogg"},
     **{".ts": "mpegts", ".m2t": "mpegts", ".wmv": "asf", ".mpg": "vob", ".m2p": "vob", ".mpe": "mpeg"},
     **{".m1v": "mpeg1video", ".m2v": "mpeg2video", ".evo": "vob", ".mod": "vob", ".tod": "vob", ".tp": "mpegts"},
@@ -23,9 +23,9 @@ def encode(path, clip, codec="libx264", pixels="yuv420p", rate=25, times=None, o
         codec: An encoder of FFmpeg.
         pixels: Its pixel format.
         rate: Frames per second.
-        times: The time of each frame in milliseconds, in place of a rate.
-        options: Of the encoder.
-        attributes: Of the stream, such as sample_aspect_ratio, or its display matrix.
+        times: The time of each frame in milliseconds, instead of a rate.
+        options: Options of the encoder.
+        attributes: Of the stream: `aspect`, its sample aspect ratio, and `matrix`, its display matrix.
     """
     path = Path(path)
     with av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix.lower())) as container:
@@ -50,7 +50,7 @@ def encode(path, clip, codec="libx264", pixels="yuv420p", rate=25, times=None, o
 
 
 def remux(source, path, keep=lambda number: True):
-    """Copy packets without encoding again: those whose number `keep` accepts."""
+    """Copy the packets whose number `keep` accepts, without encoding again."""
     path = Path(path)
     with av.open(str(source)) as old, av.open(str(path), "w", format=FORMATS.get(path.suffix)) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
@@ -62,7 +62,7 @@ def remux(source, path, keep=lambda number: True):
 
 
 def flip(path, place=0.5, count=1):
-    """Invert bytes of a file, from a place (a share of its length) on."""
+    """Invert bytes of a file, starting at a place given as a share of its length."""
     data = bytearray(path.read_bytes())
     start = int(len(data) * place)
     data[start : start + count] = bytes(255 - byte for byte in data[start : start + count])

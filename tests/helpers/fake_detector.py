@@ -8,7 +8,7 @@ CALLS = []  # the number of clips in each call
 
 
 def sketch(clips) -> torch.Tensor:
-    """The mean of every channel in the first and in the last frame, and of its deviation over time, (n, 9)."""
+    """Per-channel means of the first frame, of the last frame, and of the deviation over time, (n, 9)."""
     CALLS.append(len(clips))
     return torch.stack(
         [torch.cat([part.float().mean((1, 2)) for part in (c[0], c[-1], c.float().std(0))]) for c in clips]

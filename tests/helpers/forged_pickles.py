@@ -1,4 +1,4 @@
-"""Opcodes of forged .pt files, put together by hand."""
+"""Opcodes of handmade, malicious .pt files."""
 
 import struct
 import zipfile
@@ -10,7 +10,7 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
 def archive(folder, data, **storages):
-    """Write a .pt file out of a pickle and the bytes of its storages."""
+    """Write a .pt file from a pickle and the bytes of its storages."""
     with zipfile.ZipFile(folder / "a.pt", "w") as file:
         file.writestr("a/data.pkl", b"\x80\x02" + data + b".")
         for name, content in storages.items():
@@ -31,7 +31,7 @@ def tensor(offset=b"K\x00", size=b"(K\x04t", stride=b"(K\x01t", values=None, res
 
 
 def named(*values):
-    """Opcodes of a table of values."""
+    """Opcodes of a dictionary of values."""
     return b"}(" + b"".join(b"U\x01" + bytes([97 + i]) + value for i, value in enumerate(values)) + b"u"
 
 

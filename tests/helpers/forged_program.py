@@ -1,4 +1,4 @@
-"""An object that runs code when Python unpickles it."""
+"""An object that runs code when unpickled."""
 
 
 class Program:

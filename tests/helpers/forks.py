@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from latte.train import checkpoint
 
-DRAFT = ".step-*.part*"  # the name of a checkpoint that is being written
+DRAFT = ".step-*.part*"  # the name of a checkpoint being written
 
 
 def fork(work, log: Path, **environment: str) -> int:
@@ -36,7 +36,7 @@ def fork(work, log: Path, **environment: str) -> int:
     exit_status = 1
     try:
         os.environ |= environment
-        tqdm.set_lock(RLock())  # all forked processes share its default lock, which a killed one would never release
+        tqdm.set_lock(RLock())  # all forked processes share the default lock, which a killed one would never release
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
@@ -106,7 +106,7 @@ def unfinished_checkpoints(run: Path) -> set[tuple[str, int]]:
 def kill_again_and_again(
     start, run: Path, kills: int, rng: random.Random, longest: float, damages: int = 0, in_saves: int = 0
 ) -> dict[str, int]:
-    """Start a training, kill it at a random time, start it again, and so on; in the end let it finish.
+    """Start a training run, kill it at a random time, restart it, and so on; finally let it finish.
 
     After some of the kills, the newest of several checkpoints is damaged.
 
@@ -114,11 +114,11 @@ def kill_again_and_again(
         start: Starts the training and returns its process ids. One of them is killed first, then the others, as a
             launcher does.
         run: The run's folder.
-        kills: How often to kill at least.
+        kills: The minimum number of kills.
         rng: The source of randomness.
         longest: The longest delay of a kill after the training started or saved, in seconds.
         damages: How many checkpoints to damage, with up to 3 * kills attempts.
-        in_saves: How many kills must fall into a save, likewise.
+        in_saves: How many kills must interrupt a save, likewise.
 
     Returns:
         The numbers of "kills", of those "in_save", and of "damages".
@@ -131,7 +131,7 @@ def kill_again_and_again(
     while counts["kills"] < kills or (missing() and counts["kills"] < 3 * kills):
         before, drafts, pids = last_change(run), unfinished_checkpoints(run), start()
         when, deadline = rng.random(), time.monotonic() + 60
-        if when > 0.2:  # kill while it trains or saves, or soon after a save began; otherwise while it starts
+        if when > 0.2:  # kill while training or saving, or soon after a save began; otherwise during startup
             least = 2 if counts["damages"] < damages else 0  # a damaged checkpoint needs a sound one before it
             saves = lambda: len(checkpoint.list_checkpoints(run))
             while (last_change(run) == before or saves() < least) and time.monotonic() < deadline:
@@ -157,9 +157,9 @@ def kill_again_and_again(
 
 
 def kill_under_torchrun(words: list[str], run: Path, kills: int, rng: random.Random, log: Path) -> dict[str, int]:
-    """Run `latte train` as two processes of torchrun, and kill one of them some time after each first save.
+    """Run `latte train` as two torchrun processes, and kill one of them some time after each first save.
 
-    torchrun then starts both again.
+    torchrun then restarts both.
 
     Args:
         words: Arguments of `latte train`, without the run's folder.
@@ -190,7 +190,7 @@ def kill_under_torchrun(words: list[str], run: Path, kills: int, rng: random.Ran
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.2) if rng.random() < 0.5 else 0)
-        os.kill(rng.choice(pids), signal.SIGKILL)  # fails if it has ended
+        os.kill(rng.choice(pids), signal.SIGKILL)  # fails if it has already ended
         counts["kills"] += 1
         counts["in_save"] += bool(unfinished_checkpoints(run) - drafts)
         killed = pids
@@ -204,9 +204,9 @@ def child_processes(pid: int) -> list[int]:
 
 
 def kill_workers(work, folder: Path, kills: int, rng: random.Random, log: Path) -> dict[str, int]:
-    """Keep one to three children working on the files of a folder, and kill one after the other.
+    """Keep one to three children working on the files of a folder, and kill them one after another.
 
-    A third of them are killed as soon as they write. In the end the others may finish.
+    A third of them are killed as soon as they write. In the end the rest may finish.
 
     Args:
         work: Called as work(rank, size).
@@ -219,7 +219,7 @@ def kill_workers(work, folder: Path, kills: int, rng: random.Random, log: Path) 
         The numbers of "kills" and of those "in_write", which left a half-written file.
 
     Raises:
-        AssertionError: If a child fails by itself.
+        AssertionError: If a child fails on its own.
     """
     counts, pids = {"kills": 0, "in_write": 0}, []
     while counts["kills"] < kills:
@@ -229,7 +229,7 @@ def kill_workers(work, folder: Path, kills: int, rng: random.Random, log: Path) 
         when, deadline, before = rng.random(), time.monotonic() + 60, len(os.listdir(folder)) if folder.exists() else 0
         waits = lambda deadline=deadline: time.monotonic() < deadline and not all(map(has_ended, pids))
         while when > 0.2 and waits() and (not folder.exists() or len(os.listdir(folder)) <= before):
-            time.sleep(0.001)  # until one of them has written; otherwise one may be killed while it starts
+            time.sleep(0.001)  # until one of them has written; otherwise one may be killed during startup
         writing = []
         while when > 0.6 and not writing and waits():
             writing = [pid for pid in pids if half_written(folder, pid)]

@@ -1,4 +1,4 @@
-"""Reading the recorded golden values, and comparing with them."""
+"""Reads the recorded golden values and compares with them."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ class Golden:
 
 
 def out_of(model, golden: Golden) -> Tensor:
-    """What a Latte makes of the recorded inputs."""
+    """The output of a Latte for the recorded inputs."""
     return model(golden.inputs["x"], golden.inputs["t"], golden.inputs["y"])
 
 

@@ -1,4 +1,4 @@
-"""Runs the kernel of short sequences in Triton's interpreter (TRITON_INTERPRET=1) and prints its errors as JSON."""
+"""Runs the short-sequence kernel in Triton's interpreter (TRITON_INTERPRET=1) and prints its errors as JSON."""
 
 import json
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latte.fast.temporal_attention import attend_short, fits
 
-CASES = [  # videos, frames, places, heads, width of a head
+CASES = [  # videos, frames, places, heads, head width
     (2, 16, 5, 3, 72),
     (1, 16, 16, 4, 64),
     (1, 5, 3, 2, 72),
@@ -19,14 +19,14 @@ CASES = [  # videos, frames, places, heads, width of a head
 
 
 def qkv(b: int, f: int, s: int, h: int, e: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Queries, keys and values as AxialAttention cuts them from one product: strided views (b, s h, f, e)."""
+    """Queries, keys and values as AxialAttention slices them from one product: strided views (b, s h, f, e)."""
     torch.manual_seed(b + f + s + h + e)
     rows = torch.randn(b, f, s, h, 3, e).to(dtype)
     return [z.flatten(2, 3).transpose(1, 2) for z in rows.unbind(4)]
 
 
 def error(case: tuple[int, ...], dtype: torch.dtype) -> float:
-    """The relative error of the kernel to PyTorch's attention in float32."""
+    """Relative error of the kernel against PyTorch's attention in float32."""
     q, k, v = qkv(*case, dtype)
     assert fits(q, k, v)
     ours, wanted = attend_short(q, k, v), F.scaled_dot_product_attention(q.float(), k.float(), v.float())
@@ -35,7 +35,7 @@ def error(case: tuple[int, ...], dtype: torch.dtype) -> float:
 
 
 def mixed() -> bool:
-    """Whether a sequence has any influence on another one in its tile."""
+    """Whether a sequence influences another one in its tile."""
     q, k, v = qkv(1, 4, 3, 1, 16)
     before = attend_short(q, k, v).clone()
     k[:, 1], v[:, 1] = 1e4, 1e4

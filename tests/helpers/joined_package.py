@@ -1,7 +1,7 @@
 """Run a tool on the source tree joined into one package: python tests/helpers/joined_package.py lint-imports ARGUMENTS
 
-The parts of `latte` lie in five folders (package_dir in setup.cfg). Tools that read source code look for a single one.
-This script joins the folders by links in a temporary folder, and runs the tool there, with that folder as PYTHONPATH.
+The parts of `latte` lie in five folders (package_dir in setup.cfg), but tools that read source code expect one.
+This script links the folders into a temporary folder and runs the tool there, with that folder as PYTHONPATH.
 Paths in the arguments are relative to the root of the source tree.
 """
 
@@ -31,7 +31,7 @@ def join_packages(folder: Path) -> None:
 
 
 def main(tool: str, *arguments: str) -> int:
-    """Run a tool of this Python's environment on the joined package; its exit status."""
+    """Run a tool of this Python's environment on the joined package, and return its exit status."""
     resolved = [str(ROOT / word) if (ROOT / word).exists() else word for word in arguments]
     with tempfile.TemporaryDirectory() as folder:
         join_packages(Path(folder))

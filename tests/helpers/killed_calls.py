@@ -1,4 +1,4 @@
-"""Kill a process just before one of its changes to the file system, and see what is left."""
+"""Kills a process just before one of its changes to the file system, and inspects what is left."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ CHANGES |= {"os.utime", "shutil.copyfile", "shutil.rmtree"}
 
 
 def die_at_change(number: int, root: Path) -> list[int]:
-    """From now on, count this process's changes to files in a folder, and exit before the one of this number."""
+    """From now on, count this process's changes to files in a folder, and exit just before change `number`."""
     seen, prefix = [0], os.fspath(root)
 
     def hook(event: str, arguments: tuple) -> None:
@@ -37,9 +37,9 @@ class Replacing:
 
     Attributes:
         folder: Where all of it happens.
-        first: Writes what is there before.
+        first: Writes the initial state.
         command: Replaces it.
-        target: What must be complete at any time, in `folder`.
+        target: What must be complete at all times, in `folder`.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Replacing:
 
 
 def contents(path: Path) -> dict[str, str]:
-    """sha256 of every visible file by its relative name; of a page, without how fast its videos were made."""
+    """The sha256 of every visible file by relative name; a page is hashed without its speed entry."""
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     named = {str(file.relative_to(path)): file for file in files}
     shown = {name: file for name, file in named.items() if not any(part[0] == "." for part in Path(name).parts)}
@@ -58,12 +58,12 @@ def contents(path: Path) -> dict[str, str]:
 
 
 def hidden(path: Path) -> list[Path]:
-    """All files and folders in a folder that are hidden."""
+    """All hidden files and folders in a folder."""
     return [each for each in path.rglob(".*") if each.name != ".locks"]
 
 
 def count_changes(case: Replacing, log: Path) -> int:
-    """Run the command to its end in a child process; return how many changes it made to the file system."""
+    """Run the command to completion in a child process, and return its number of changes to the file system."""
     counted = case.folder.parent / "counted"
 
     def work() -> None:
@@ -76,7 +76,7 @@ def count_changes(case: Replacing, log: Path) -> int:
 
 
 def kill_at(case: Replacing, number: int, log: Path) -> None:
-    """Run the command in a child process that dies before its n-th change."""
+    """Run the command in a child process that dies just before change `number`."""
 
     def work() -> None:
         die_at_change(number, case.folder)

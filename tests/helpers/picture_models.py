@@ -1,4 +1,4 @@
-"""Tiny DiT and PixArt-alpha weights with their original names, and forward passes of these models on one image."""
+"""Tiny DiT and PixArt-alpha weights under their original names, and forward passes of these models on one image."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ def drawn(shapes, seed=0):
 
 
 def layers(table):
-    """The shapes of the weights and biases of linear layers, from name -> (out, in)."""
+    """Shapes of the weights and biases of linear layers, from name -> (out, in)."""
     weights = {f"{name}.weight": shape for name, shape in table.items()}
     return weights | {f"{name}.bias": shape[:1] for name, shape in table.items()}
 
@@ -85,7 +85,7 @@ def in_diffusers_names(state):
 
 
 def torn(name, rows):
-    """PixArt's weights in diffusers' names, one of them cut in the first block."""
+    """PixArt's weights under diffusers' names, one of them truncated in the first block."""
     state = in_diffusers_names(pixart())
     return state | {f"transformer_blocks.0.{name}": torch.zeros(rows) if rows else torch.tensor(0.0)}
 

@@ -1,4 +1,4 @@
-"""A text-to-video folder as it is published, out of the recorded values; and a vocabulary where T5's is not at hand."""
+"""A text-to-video folder as published, built from the recorded values; and a vocabulary where T5's is missing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 def real_vocabulary() -> bytes | None:
-    """T5's, where LATTE_TEST_DATA names a folder with it."""
+    """T5's vocabulary, if LATTE_TEST_DATA names a folder with it."""
     path = Path(os.environ.get("LATTE_TEST_DATA", "")) / "t5/spiece.model"
     return path.read_bytes() if path.is_file() else None
 
@@ -34,7 +34,7 @@ def write_published(folder: Path) -> Path:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(notes[f"{part}.config"])
         weights = {k.removeprefix(f"{part}."): v for k, v in table.items() if k.startswith(f"{part}.")}
-        if part == "vae_temporal_decoder":  # recorded without its encoder, which has the sizes of any
+        if part == "vae_temporal_decoder":  # recorded without its encoder, whose sizes are those of any VAE
             config = json.loads(notes[f"{part}.config"]) | {"temporal_decoder": True}
             with torch.device("meta"):
                 whole = AutoencoderKL(VAEConfig.from_dict(config)).state_dict()

@@ -1,4 +1,4 @@
-"""Random weights in place of published ones, and videos, that golden values were recorded with."""
+"""Random weights in place of published ones, and videos; golden values were recorded with both."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from latte.diffusion.randomness import generator, normal
 
 
 def random_state(network: nn.Module) -> dict[str, Tensor]:
-    """A state_dict that keeps activations of order one. It depends on the names and shapes of parameters alone."""
+    """A state_dict that keeps activations of order one. It depends only on the names and shapes of parameters."""
     state = {}
     for i, (name, own) in enumerate(sorted(network.state_dict().items())):
         noise = normal(tuple(own.shape), 0, i)

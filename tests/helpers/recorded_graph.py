@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on a CPU: operations are recorded once, and repeated on the same memory."""
+"""A CUDA graph on a CPU: operations are recorded once and repeated on the same memory."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Recorder(TorchDispatchMode):
-    """Inside it, every operation is kept with its arguments and results."""
+    """Records every operation in its context, with its arguments and results."""
 
     def __init__(self):
         super().__init__()
@@ -18,7 +18,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def replay(self):
-        """Repeat all operations; their results land where the first ones were."""
+        """Repeat all operations, writing the results where the first ones were."""
         for function, args, kwargs, out in self.operations:
             places = {
                 z.untyped_storage().data_ptr() for z in tree_leaves((args, kwargs)) if isinstance(z, torch.Tensor)
@@ -29,7 +29,7 @@ class Recorder(TorchDispatchMode):
 
 
 def record(compute):
-    """As latte.fast.graph_run.capture_on_cuda: (what replays, the tensor that holds the output)."""
+    """Like latte.fast.graph_run.capture_on_cuda: (a function that replays, the tensor that holds the output)."""
     with Recorder() as recorder:
         out = compute()
     return recorder.replay, out

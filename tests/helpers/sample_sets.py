@@ -1,4 +1,4 @@
-"""Small sets of videos, as `latte sample --num-videos` makes them."""
+"""Small sets of videos, as `latte sample --n` makes them."""
 
 from latte.sample_many import sample_many
 
@@ -7,5 +7,5 @@ LABELS = [0, 2, 1]
 
 
 def make(pipe, folder, count=9, labels=LABELS, **options):
-    """Make the missing videos of a set, and return how many they were."""
+    """Make the missing videos of a set, and return how many were made."""
     return sample_many(pipe, count, folder, labels, SETTINGS, **options)

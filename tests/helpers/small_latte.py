@@ -16,7 +16,7 @@ X, T, Y = draw(0, 2, 4, 4, 8, 8), torch.tensor([3, 977]), torch.tensor([1, 5])
 
 
 def warm(**option) -> Latte:
-    """A model whose every weight counts: a fresh one gives zeros."""
+    """A model in which every weight matters; a fresh one returns zeros."""
     model = Latte(LatteConfig(**{**TINY, **option})).eval()
     for i, parameter in enumerate(model.parameters()):
         parameter.data = 0.1 * draw(i, *parameter.shape)

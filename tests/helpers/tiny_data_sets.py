@@ -6,7 +6,7 @@ from latte.shapes.draw import make_clip
 from latte.train.data.video_list import open_video_list
 from latte.video.write import write_video
 
-TAKEN = ["--num-frames", "4", "--frame-interval", "2"]  # options of the command: videos of 7 frames or more
+TAKEN = ["--num-frames", "4", "--frame-interval", "2"]  # options of the command that take videos of 7 frames or more
 
 
 def put(path, frames=8, size=24):
@@ -20,7 +20,7 @@ def put_frames(folder, numbers, size=16, name="clip_{:05d}.png"):
 
 
 def put_ucf101(root):
-    """Two classes of two videos, one of them short, and a broken one, one beside and one below the class folders."""
+    """Two classes of two videos, one of them short; a broken video; and videos beside and below the class folders."""
     for name in ("Biking/v_Biking_g01_c01", "Biking/v_Biking_g01_c02", "Archery/v_Archery_g01_c01"):
         put(root / f"{name}.mp4")
     put(root / "Archery/v_Archery_g02_c01.mp4", frames=6)

@@ -1,4 +1,4 @@
-"""Configurations of Latte: published sizes, initial weights, and what is rejected."""
+"""Latte configurations: published sizes, initial weights, and rejected values."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_sizes_of_the_initial_weights():
         assert table.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_fewer_images_than_frames_whatever_the_batch():
+def test_num_images_must_be_less_than_the_number_of_frames():
     for batch, frames in ((1, 4), (9, 4)):
         x, t = torch.zeros(batch, frames, 4, 2, 2), torch.zeros(batch)
         check_latents(x, t, 4, 2, num_images=3)
@@ -46,7 +46,7 @@ def test_the_largest_sizes_by_default():
     ],
 )
 def test_parameters_of_the_published_sizes(name, classes, count):
-    """The published files also hold two position tables, of (32 / patch)^2 and of 16 rows, which are computed here."""
+    """The published files also hold two position tables, of (32 / patch)^2 and 16 rows, which are computed here."""
     config = LatteConfig.from_name(f"Latte-{name}", num_classes=classes)
     with torch.device("meta"):
         own = sum(p.numel() for p in Latte(config).parameters())

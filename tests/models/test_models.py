@@ -1,4 +1,4 @@
-"""The networks: properties that hold for every variant and every option of the configuration."""
+"""The networks: properties that hold for every variant and configuration option."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ every_option = pytest.mark.parametrize("option", OPTIONS, ids=NAMES)
 
 
 def place(at: int, stride: float, dim: int) -> np.ndarray:
-    """The sin-cos position of a row or a column, as DiT defines it: dim / 2 numbers."""
+    """DiT's sin-cos position of a row or a column: dim / 2 numbers."""
     angles = at * stride / 10000 ** (np.arange(dim // 4) / (dim // 4))
     return np.concatenate([np.sin(angles), np.cos(angles)])
 
 
 @pytest.mark.parametrize(("text", "stride"), [(False, (1, 1)), (True, (4 / 3, 4 / 5))])
-def test_rows_and_columns_of_other_sizes(text, stride):
-    """Of 3 x 5 patches where the model has 4 x 4: columns first; LatteT2V stretches both to its own side."""
+def test_spatial_positions_for_other_sizes(text, stride):
+    """For 3 x 5 patches where the model has 4 x 4: columns first; LatteT2V stretches both to its own side."""
     shape = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "caption_channels": 8}
     shape |= {"sample_size": 8, "patch_size": 2, "video_length": 4}
     model = LatteT2V(LatteT2VConfig(**shape)) if text else Latte(LatteConfig(**TINY))
@@ -72,7 +72,7 @@ def test_timestep_class_and_time_order_matter(option):
 
 
 @every_option
-def test_samples_of_a_batch_do_not_mix(option):
+def test_samples_of_a_batch_are_independent(option):
     model = warm(**option)
     torch.testing.assert_close(model(X[1:], T[1:], Y[1:]), model(X, T, Y)[1:], rtol=1e-4, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_gradient_checkpointing_computes_twice_and_changes_no_number(option):
         out = model(X, T, Y, num_images=images)
         out.square().mean().backward()
         results.append([out, *(parameter.grad.clone() for parameter in model.parameters())])
-        assert len(calls) == (3 if recompute else 1) * (2 if images else 1)  # clip and images pass one by one
+        assert len(calls) == (3 if recompute else 1) * (2 if images else 1)  # clip and images pass separately
     assert all(map(torch.equal, *results))
 
 
@@ -106,7 +106,7 @@ def test_any_frame_count_and_size(option):
     assert model(draw(3, 1, 6, 4, 12, 4), T[:1], Y[:1]).shape == (1, 6, 8, 12, 4)
 
 
-def test_layers_that_declare_full_precision():
+def test_layers_marked_as_full_precision():
     layers = [name for name, layer in warm().named_modules() if getattr(layer, "full_precision", False)]
     modulations = [f"blocks.{i}.modulation" for i in range(4)]
     assert layers == ["condition.time", *modulations, "final_modulation", "final_linear"]
@@ -123,7 +123,7 @@ def test_unconditional_and_fixed_variance():
 
 
 @every_option
-def test_without_temporal_attention_every_frame_is_an_image_of_its_own(option):
+def test_without_temporal_attention_frames_are_independent_images(option):
     model = warm(**option)
     condition = model.class_condition(model.condition(T, Y))
     out = model.denoise(X, condition, temporal=False)
@@ -134,8 +134,8 @@ def test_without_temporal_attention_every_frame_is_an_image_of_its_own(option):
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if "tubelet" not in o])
-def test_still_images_pass_no_time(option):
-    """In a joint batch the clip is as it is without images, and an image as in a batch of its own."""
+def test_still_images_skip_temporal_attention(option):
+    """In a joint batch the clip does not depend on the images, nor an image on the rest of the batch."""
     model, stills = warm(**option), draw(4, 2, 2, 4, 8, 8)
     y = torch.cat([Y[:, None], torch.tensor([[0, 2], [3, 4]])], 1)
     joint = model(torch.cat([X, stills], 1), T, y, num_images=2)
@@ -151,11 +151,11 @@ def test_rotary_positions_are_relative():
     for offset in range(-3, 4):
         diagonal = scores.diagonal(offset, 1, 2)
         torch.testing.assert_close(diagonal, diagonal[:, :1].expand_as(diagonal))
-    assert scores[:, 0].diff(dim=1).abs().min() > 1e-3  # and it does depend on the distance
+    assert scores[:, 0].diff(dim=1).abs().min() > 1e-3  # and they do depend on the distance
     torch.testing.assert_close(q[:, 0], draw(5, 1, 1, 1, 2, 8)[:, 0])
 
 
-def test_rotary_turns_queries_and_keys_of_temporal_attention_alone():
+def test_rope_rotates_only_queries_and_keys_of_temporal_attention():
     seen = []
     for kind in ("spatial", "temporal"):
         for rope in (False, True):
@@ -189,7 +189,7 @@ def test_temporal_position_is_added_once_before_the_first_block_that_needs_it(va
     assert seen == [before]
 
 
-def test_attention_of_many_heads_goes_in_parts(monkeypatch):
+def test_attention_with_many_heads_is_split(monkeypatch):
     q, k, v = (draw(seed, 2, 7, 5, 4) for seed in (1, 2, 3))
     whole = attention_module.attend(q, k, v)
     monkeypatch.setattr(attention_module, "MAX_HEADS_PER_CALL", 3)
@@ -197,7 +197,7 @@ def test_attention_of_many_heads_goes_in_parts(monkeypatch):
 
 
 class Operations(TorchDispatchMode):
-    """Counts what the network asks of the machine."""
+    """Records the operators that a network dispatches."""
 
     def __init__(self):
         super().__init__()
@@ -217,7 +217,7 @@ def test_attention_copies_no_layout(kind):
 
 
 @every_option
-def test_forward_never_waits_for_the_device_and_projects_conditioning_once_a_sample(option):
+def test_forward_never_syncs_and_projects_conditioning_once_per_sample(option):
     model, rows = warm(**option), []
     for module in model.modules():
         if isinstance(module, AdaLN):
@@ -228,7 +228,7 @@ def test_forward_never_waits_for_the_device_and_projects_conditioning_once_a_sam
     assert set(rows) <= {len(X)}
 
 
-def test_a_tubelets_frames_come_out_in_order():
+def test_frames_of_a_tubelet_are_in_order():
     model = warm(tubelet=2)
     with torch.no_grad():
         model.upsample.weight.zero_()
@@ -242,7 +242,7 @@ def test_a_tubelets_frames_come_out_in_order():
 
 @every_option
 def test_compiles_without_graph_breaks(option):
-    """No graph break in evaluation."""
+    """In evaluation mode."""
     torch.compiler.reset()
     model = warm(**{"depth": 2 if option.get("variant", 1) < 3 else 1, **option})
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(X, T, Y), model(X, T, Y))
@@ -252,7 +252,7 @@ def test_compiles_without_graph_breaks(option):
     "option", [{}, {"variant": 3}, {"variant": 4, "conditioning": "tokens", "temporal_pos": "rope"}]
 )
 def test_training_compiles_without_graph_breaks(option):
-    """With images and recomputation, and every kind of block, of modulation and of position."""
+    """With images and recomputation, and every kind of block, modulation and position."""
     torch.compiler.reset()
     model = warm(**{"depth": 1 if option else 2, **option}).train()
     model.gradient_checkpointing = True

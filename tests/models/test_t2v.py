@@ -39,7 +39,7 @@ def test_forward_of_the_published_model(model, golden):
 
 @pytest.mark.parametrize(("sample_size", "stretch"), [(4, 1), (64, 1), (126, 1), (128, 2), (200, 3)])
 def test_positions_of_large_latents_are_stretched(sample_size, stretch):
-    """PixArt-alpha's: patch i of n stands at i (sample_size / patch / n) / stretch, stretch = sample_size // 64 > 0."""
+    """As in PixArt-alpha: patch i of n is at i (sample_size / patch / n) / stretch, stretch = sample_size // 64 > 0."""
     shape = {
         "num_layers": 2,
         "num_attention_heads": 1,
@@ -77,8 +77,8 @@ def test_padding_is_not_attended_to(model, golden):
     assert relative_error(out_of(model, golden, mask=torch.ones(2, 7)), golden.outputs["out"]) < 1e-5
 
 
-def test_stills_beside_a_clip_are_what_they_are_alone(model, golden):
-    """Joint training: a still is denoised as a picture whose temporal blocks are passed over, the clip as alone."""
+def test_still_images_match_being_denoised_alone(model, golden):
+    """Joint training: a still image is denoised as a picture that skips the temporal blocks, the clip as if alone."""
     x, t, text = golden.inputs["x"].transpose(1, 2), golden.inputs["t"], golden.inputs["text"]
     texts = torch.stack([text, text.flip(1), text.flip(0)], 1)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_wrong_shapes_are_rejected(change, say, model, golden):
         model(**{"x": x, "t": t, "text": text, **change})
 
 
-def test_published_names_and_configurations_that_do_not_fit(golden):
+def test_mismatched_checkpoints_and_configurations_are_rejected(golden):
     config = t2v_config({**golden.config, "_class_name": "LatteTransformer3DModel", "num_vector_embeds": None})
     assert t2v_state({**golden.weights, "caption_projection.y_embedding": torch.zeros(3)}, config)
     lone = {name: tensor for name, tensor in golden.weights.items() if name != "transformer_blocks.0.attn2.to_v.bias"}
@@ -184,7 +184,7 @@ def test_configurations_of_absurd_size_are_refused():
 
 
 def test_initial_weights():
-    """Their deviations: Xavier's sqrt(2 / (in + out)), PixArt-alpha's 0.02, and those of T5's code."""
+    """Their standard deviations: Xavier's sqrt(2 / (in + out)), PixArt-alpha's 0.02, and those of T5's code."""
     torch.manual_seed(0)
     shape = {"num_attention_heads": 8, "attention_head_dim": 16, "caption_channels": 96, "sample_size": 4}
     model = LatteT2V(LatteT2VConfig(num_layers=1, **shape))
@@ -221,7 +221,7 @@ def test_a_tied_embedding_must_be_tied():
         t5_state({"shared.weight": rows, "encoder.embed_tokens.weight": rows + 1})
 
 
-def test_what_overflows_in_half_precision_comes_back():
+def test_overflowing_values_are_clamped_in_half_precision():
     x = torch.tensor([1.0, float("inf"), -float("inf"), 65000.0]).half()
     assert clamp_overflow(x).tolist() == [1.0, 64512.0, -64512.0, 64512.0]
     calm = torch.tensor([1.0, 65000.0]).half()

@@ -1,4 +1,4 @@
-"""The autoencoders against recorded values, and what must not change their results."""
+"""The autoencoders against recorded values, and invariances of their results."""
 
 import json
 
@@ -24,7 +24,7 @@ def published(name, folder, state=None):
 
 
 @pytest.mark.parametrize("name", ["vae", "vae_temporal"])
-def test_against_the_reference(name, tmp_path):
+def test_outputs_match_the_reference(name, tmp_path):
     golden, vae = published(name, tmp_path)
     for ours, theirs in zip(vae.model.moments(golden.inputs["image"]), ("mean", "logvar")):
         assert relative_error(ours, golden.outputs[theirs]) < 1e-5, theirs
@@ -46,7 +46,7 @@ def test_parameter_counts_of_the_published_models():
 
 
 def test_norms_have_the_published_epsilon():
-    """It counts where an image is even: 1e-6, and 1e-5 over time."""
+    """The epsilon matters where an image is uniform: 1e-6, and 1e-5 over time."""
     model = AutoencoderKL(VAEConfig(block_out_channels=(32, 64), layers_per_block=1, temporal_decoder=True))
     norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, torch.nn.GroupNorm)}
     assert len(norms) == 10 + 22 and all(norm.num_groups == 32 for norm in norms.values())
@@ -54,7 +54,7 @@ def test_norms_have_the_published_epsilon():
         assert norm.eps == (1e-5 if "temporal_res_block" in name else 1e-6), name
 
 
-def test_old_key_names(tmp_path):
+def test_old_key_names_are_converted(tmp_path):
     state = {}
     for name, tensor in Golden("vae").weights.items():
         for new, old in OLD.items():
@@ -83,12 +83,12 @@ def test_chunks_and_batches_change_nothing(name, tmp_path):
         assert max(largest) == chunk
         largest.clear()
         torch.testing.assert_close(vae.decode(latents), decoded, rtol=1e-4, atol=1e-5)
-        assert sum(n > chunk for n in largest) <= (2 if name == "vae_temporal" else 0)  # conv_in alone, on the latents
+        assert sum(n > chunk for n in largest) <= (2 if name == "vae_temporal" else 0)  # only conv_in, on the latents
     with pytest.raises(ValueError, match="0 frames at a time"):
         vae.set_chunk(0)
 
 
-def test_temporal_decoder_sees_the_clip_and_never_another(tmp_path):
+def test_the_temporal_decoder_sees_the_whole_clip_and_no_other(tmp_path):
     _, vae = published("vae_temporal", tmp_path)
     z = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(2))
     moved = z.clone()
@@ -107,7 +107,7 @@ def test_posterior_sample_and_scaling(tmp_path):
 
 
 def test_overflow_is_redone_in_float32(tmp_path):
-    """Only where it happens: another video of the batch keeps its bits, and everything its precision."""
+    """Only where it happens: other videos of the batch are bit-identical, and everything keeps its precision."""
     _, vae = published("vae", tmp_path)
     z = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
     z[1] *= 1e4
@@ -135,7 +135,7 @@ def test_overflow_under_autocast_and_in_the_encoder(tmp_path):
     assert mixed.isfinite().all() and relative_error(mixed, exact) < 0.01
 
 
-def test_round_trip_and_what_is_rejected(tmp_path):
+def test_saving_round_trips_and_invalid_inputs_are_rejected(tmp_path):
     torch.manual_seed(0)
     small = VideoVAE(
         AutoencoderKL(VAEConfig(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4))
@@ -179,11 +179,11 @@ def test_absurd_configuration_is_rejected(change, tmp_path):
 
 
 @pytest.mark.parametrize("name", [3, None, [], {}])
-def test_a_class_name_may_be_anything(name):
+def test_a_class_name_of_another_type_is_ignored(name):
     assert not VAEConfig.from_dict({"_class_name": name, "scaling_factor": 1}).temporal_decoder
 
 
-def test_names_that_become_one_are_refused(tmp_path):
+def test_duplicate_names_are_rejected(tmp_path):
     state = Golden("vae").weights
     (new,) = (name for name in state if name.endswith("encoder.mid_block.attentions.0.to_q.bias"))
     with pytest.raises(CheckpointError, match=r"attentions\.0\.\w+\.bias' is there twice"):

@@ -1,4 +1,4 @@
-"""Processes that share a video compute what one computes. All checks of a number of processes run in one fork."""
+"""Processes that share a video compute the same as one. All checks for a number of processes run in one fork."""
 
 import os
 from dataclasses import replace
@@ -33,10 +33,10 @@ OPTIONS = {
     "rotary": {"temporal_pos": "rope", "depth": 2},
     "tubelets": {"tubelet": 2, "variant": 4, "depth": 2},
 }
-FRAMES, SIDES = 5, (6, 6)  # 5 frames and 9 patches, which neither 2 nor 4 divide
+FRAMES, SIDES = 5, (6, 6)  # 5 frames and 9 patches, divisible by neither 2 nor 4
 
 
-@cache  # forked processes inherit what is computed here once
+@cache  # computed once, and inherited by forked processes
 def network(name: str) -> Denoiser:
     """In float64, where only a wrong result differs by more than rounding."""
     if name == "text":
@@ -46,7 +46,7 @@ def network(name: str) -> Denoiser:
 
 
 def inputs(name: str, batch: int, images: int = 0) -> list:
-    """A noisy batch and its conditions, of a clip and perhaps still images."""
+    """A noisy batch and its conditions, for a clip and optionally still images."""
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape)))
     x, t = draw(batch, FRAMES * network(name).tubelet + images, 4, *SIDES), torch.arange(batch) * 100 + 3
     each = (1 + images,) if images else ()
@@ -64,7 +64,7 @@ def expected(name: str, batch: int) -> torch.Tensor:
 
 
 def trained(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output for clips with a still image, and the gradients of all parameters, with blocks computed again."""
+    """The output for clips with a still image, and the gradients of all parameters, with gradient checkpointing."""
     model = network(name).train()
     model.gradient_checkpointing = True
     model.zero_grad()
@@ -92,7 +92,7 @@ def check_output(name: str, mesh, batch: int, **options) -> None:
 
 
 def check_training(name: str, split: Split) -> None:
-    """The mean over the processes of their gradients is the gradient of one process."""
+    """The gradients averaged over the processes equal the gradient of one process."""
     detach = attach(network(name), [Layout(frames=split)])
     out, gradient = trained(name)
     detach()
@@ -102,7 +102,7 @@ def check_training(name: str, split: Split) -> None:
 
 
 def sent_bytes(call) -> dict[str, int]:
-    """Over all collectives of a call, of each kind, what the busiest process of each sends to others."""
+    """Bytes sent by each kind of collective: those of the busiest process in each collective, summed over a call."""
     sent: dict[str, list[int]] = {"all_to_all_single": [], "all_gather": []}
 
     def count(name, original):
@@ -127,7 +127,7 @@ def sent_bytes(call) -> dict[str, int]:
 
 @torch.no_grad()
 def check_bytes(name: str, mesh, latents: torch.Tensor) -> None:
-    """What is sent in an evaluation and in decoding is what the formulas say."""
+    """The bytes sent in an evaluation and in decoding match the formulas."""
     model, given, prefix = network(name), inputs(name, 2), 2 if name == "tokens" else 0
     with parallel(mesh, model):
         model(*given)  # the first call also compares the input
@@ -172,7 +172,7 @@ def expected_pixels() -> list[torch.Tensor]:
 
 @torch.no_grad()
 def check_pixels(mesh, everyone: Split) -> None:
-    """A call with guidance in some steps and cached attention; decoding, with fewer frames than processes too."""
+    """A call with guidance in some steps and cached attention; and decoding, also with fewer frames than processes."""
     made, decoded, in_time = expected_pixels()
     pipe = pipeline()
     with parallel(mesh, pipe.transformer, pipe.vae):
@@ -225,25 +225,25 @@ def test_processes_compute_what_one_computes(size, tmp_path):
     together(size, work, tmp_path / "log")
 
 
-def test_runs_of_temporal_blocks_are_not_interrupted():
+def test_runs_of_temporal_blocks_stay_together():
     assert temporal_runs(["s", "t"] * 3) == temporal_runs(["st", "|", "t"]) == temporal_runs([]) == []
     assert temporal_runs(["s", "t", "t", "s", "t", "t", "t"]) == [range(1, 3), range(4, 7)]
     assert [switches(network(name)) for name in ("interleaved", "late fusion", "both in a block")] == [2, 2, 4]
 
 
-def test_parts_are_contiguous_and_differ_by_one_at_most():
+def test_shares_are_contiguous_and_differ_by_at_most_one():
     assert Split(size=4).parts(10) == [3, 3, 2, 2] and Split(size=4).parts(2) == [1, 1, 0, 0]
     assert [list(range(10))[Split(rank, 4).own(10)] for rank in range(4)] == [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
 
 
-def test_gradients_of_a_training_step_in_bytes():
-    """Ring algorithms, of 100 values in float32: 2 (n - 1) / n of the data for an all-reduce, (n - 1) / n otherwise."""
+def test_gradient_traffic_in_bytes():
+    """Ring algorithms on 100 float32 values: 2 (n - 1) / n of the data for an all-reduce, (n - 1) / n otherwise."""
     told = lambda *how: {each.name.split()[0]: each.total for each in gradient_transfers(100, *how)}
     assert told(4) == {"all-reduce": 600} and told(1) == {}
     assert told(4, 4) == {"all-gather": 600, "reduce-scatter": 300}
     assert told(8, 4, 2) == {"all-gather": 1200, "reduce-scatter": 300, "all-reduce": 100}
 
 
-def test_without_torchrun_there_is_nothing_to_share():
+def test_sharing_a_video_requires_torchrun():
     with pytest.raises(ValueError, match="start them with torchrun"):
         sampling_mesh("cpu", True)

@@ -1,4 +1,4 @@
-"""What the tests of sets of videos share."""
+"""Fixtures shared by the tests of video sets."""
 
 import pytest
 from awake_models import awake_pipeline

@@ -1,4 +1,4 @@
-"""The surface of diffusers' LattePipeline: the order of arguments, and ways to look at a pipeline and to move it."""
+"""The API of diffusers' LattePipeline: argument order, and ways to inspect and move a pipeline."""
 
 import copy
 import inspect
@@ -37,12 +37,12 @@ def classes():
 
 
 @pytest.mark.parametrize(("method", "names"), [("__call__", CALL), ("encode_prompt", ENCODE)])
-def test_arguments_by_position_are_those_of_diffusers(method, names):
+def test_positional_arguments_match_diffusers(method, names):
     parameters = inspect.signature(getattr(LattePipeline, method)).parameters.values()
     assert tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)[1:] == names
 
 
-def test_a_call_by_position_is_one_by_name(pipe):
+def test_positional_and_keyword_calls_are_equal(pipe):
     generator = lambda: torch.Generator().manual_seed(3)
     size = pipe.transformer.config.sample_size * pipe.vae.factor
     placed = pipe(
@@ -55,7 +55,7 @@ def test_a_call_by_position_is_one_by_name(pipe):
     assert isinstance(placed, tuple) and torch.equal(placed[0], named.frames) and len(named.frames) == 2
 
 
-def test_embeddings_come_as_a_pair(pipe):
+def test_encode_prompt_returns_a_pair_of_embeddings(pipe):
     prompt, negative = pipe.encode_prompt(PROMPTS[0], True, "dark", 2)
     text = pipe.encode_prompt(PROMPTS[0], negative_prompt="dark")
     assert torch.equal(prompt, text.prompt.repeat(2, 1, 1)) and torch.equal(negative, text.negative.repeat(2, 1, 1))
@@ -89,7 +89,7 @@ def test_a_callback_reads_the_call_and_stops_it(classes):
     assert not classes.interrupt and not classes.do_classifier_free_guidance
 
 
-def test_dtype_has_two_names(published, classes, tmp_path):
+def test_torch_dtype_is_an_alias_of_dtype(published, classes, tmp_path):
     for name in ("dtype", "torch_dtype"):
         pipe = LattePipeline.from_pretrained(published, text_encoder=None, **{name: torch.bfloat16})
         assert pipe.dtype == pipe.vae.model.decoder.conv_in.weight.dtype == torch.bfloat16
@@ -129,7 +129,7 @@ def test_config_and_repr_describe_the_parts(published, pipe):
 
 
 class Moves:
-    """Follows where each network of a pipeline is sent."""
+    """Records where each network of a pipeline is moved."""
 
     def __init__(self, pipe, monkeypatch):
         self.seen = []
@@ -139,15 +139,15 @@ class Moves:
                 monkeypatch.setattr(network, "to", to)
 
 
-def test_offloaded_networks_visit_the_device_one_after_the_other(pipe, monkeypatch):
-    """On a machine without a GPU: what is sent where, and that the videos stay the same."""
+def test_offloaded_networks_move_to_the_device_one_at_a_time(pipe, monkeypatch):
+    """On a machine without a GPU: what is moved where, and that the videos stay the same."""
     whole = pipe(list(PROMPTS), num_inference_steps=2, num_frames=4, output_type="np", progress=False, seed=1).frames
     moves = Moves(pipe, monkeypatch)
     pipe._offloads_from = torch.device("cpu")
     again = pipe(list(PROMPTS), num_inference_steps=2, num_frames=4, output_type="np", progress=False, seed=1).frames
     visit = lambda name: [(name, "cpu"), (name, "cpu")]
     assert moves.seen == visit("text_encoder") + 2 * (visit("transformer") + visit("vae"))
-    assert abs(whole - again).max() < 1e-5  # the replaced methods lead past a fast path
+    assert abs(whole - again).max() < 1e-5  # the replaced methods bypass a fast path
     moves.seen.append("again")
     pipe.decode(torch.zeros(1, 1, pipe.vae.config.latent_channels, 2, 2), "pt")
     assert moves.seen[-3:] == ["again", *visit("vae")]
@@ -185,7 +185,7 @@ def test_slices_are_exact(classes, monkeypatch):
         LattePipeline(classes.transformer).enable_vae_slicing()
 
 
-def test_tiles_need_less_and_are_near(monkeypatch):
+def test_tiled_decoding_uses_smaller_inputs_and_is_close(monkeypatch):
     network = awake(Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=12, num_frames=2)))
     vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)))
     pipe, sides = LattePipeline(network, vae), []
@@ -196,7 +196,7 @@ def test_tiles_need_less_and_are_near(monkeypatch):
     pipe.enable_vae_tiling(16)
     tiled = call()
     assert sides == [(12, 8), (8, 8), (8, 8)] and tiled.shape == whole.shape
-    assert 1e-4 < (tiled - whole).abs().mean() < 0.1  # random weights; norms see a tile only
+    assert 1e-4 < (tiled - whole).abs().mean() < 0.1  # random weights; norms see only a tile
     assert not torch.equal(tiled, whole)
     pipe.disable_vae_tiling()
     assert torch.equal(call(), whole)
@@ -205,7 +205,7 @@ def test_tiles_need_less_and_are_near(monkeypatch):
 
 
 @pytest.mark.parametrize("sides", [(9, 14), (8, 8), (8, 30), (65, 7)])
-def test_tiles_of_a_decoder_that_sees_one_pixel_are_exact(sides):
+def test_tiling_a_pixelwise_decoder_is_exact(sides):
     z = torch.randn(2, 3, *sides, generator=torch.Generator().manual_seed(0))
     decode = lambda part: part.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(decode_tiles(decode, z, 8, 2), decode(z))

@@ -1,4 +1,4 @@
-"""Models that predict a flow: their scheduler follows from the network, and every sampler and plan takes them."""
+"""Flow models: the scheduler follows from the network, and every sampler and plan accepts them."""
 
 from itertools import pairwise
 
@@ -33,11 +33,11 @@ def make(pipe, **options):
 
 
 def on_the_path(noise):
-    """A state of the last timestep, as the linear path has it."""
+    """A state at the last timestep, scaled as on the linear path."""
     return noise * (0.9995**2 + 0.0005**2) ** 0.5
 
 
-def test_sampling_is_eulers_method_written_out():
+def test_sampling_matches_eulers_method():
     pipe = flow_pipeline()
     x, ends = on_the_path(START), [0.9995, 0.7495, 0.4995, 0.2495, 0.0]
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_sampling_is_eulers_method_written_out():
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_every_sampler_follows_a_flow_that_stands_still(sampler):
+def test_every_sampler_keeps_a_stationary_flow(sampler):
     """Where the velocity is 0, a state of the linear path stays where it is; fresh noise moves it."""
     pipe = flow_pipeline()
     pipe.transformer.forward = lambda x, t, y: torch.zeros_like(torch.cat([x, x], 2))
@@ -63,13 +63,13 @@ def test_every_sampler_follows_a_flow_that_stands_still(sampler):
         assert relative_error(make(pipe), still) < 1e-4
 
 
-def test_cfg_zeros_first_steps_leave_a_state_of_the_linear_path_as_it_is():
-    """That of the linear path, and not x, which v = 0 would leave as it is."""
+def test_cfg_zeros_first_steps_keep_the_state_of_the_linear_path():
+    """The state of the linear path, not x, which v = 0 would keep."""
     all_steps = {"guidance_method": "cfg-zero", "guidance_options": {"zero_steps": 4}, "guidance_scale": 3.0}
     assert relative_error(make(flow_pipeline(), **all_steps), on_the_path(START).transpose(1, 2)) < 1e-4
 
 
-def test_the_shift_changes_where_the_network_is_asked(tmp_path):
+def test_the_shift_changes_the_sampled_timesteps(tmp_path):
     plain, shifted, seen = (
         flow_pipeline(),
         flow_pipeline(Scheduler(timestep_spacing="trailing", flow=True, shift=3.0)),

@@ -1,4 +1,4 @@
-"""Sets of videos for evaluation: they are the pipeline's, they grow and are repaired; no other folder is touched."""
+"""Video sets for evaluation: they match the pipeline, grow and are repaired, and touch no other folder."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def test_a_part_of_a_call_has_the_bits_of_the_whole(classes):
         classes([0], first=-1)
 
 
-def test_a_part_of_a_call_of_prompts(pipe):
+def test_part_of_a_prompt_call_matches_the_whole(pipe):
     prompts = [PROMPTS[0]] * 4
     four = pipe(prompts, eta=0.5, batch_size=2, **QUICK).frames
     torch.testing.assert_close(
@@ -49,7 +49,7 @@ def test_a_part_of_a_call_of_prompts(pipe):
         pipe(PROMPTS[0], first=-1, **QUICK)
 
 
-def test_files_are_the_pipelines_videos(classes, complete_set):
+def test_files_hold_the_pipelines_videos(classes, complete_set):
     names = [f"{i:06d}.mkv" for i in range(9)]
     assert sorted(digests(complete_set)) == [".locks", *names, "samples.json"]
     assert [path.name for path in list_videos(complete_set)] == names
@@ -62,8 +62,8 @@ def test_files_are_the_pipelines_videos(classes, complete_set):
     assert record["transformer"]["depth"] == 2 and record["torch"] == torch.__version__
 
 
-def test_a_folder_that_becomes_the_sets_while_it_is_checked(classes, complete_set, tmp_path, monkeypatch):
-    """The record was not there a moment ago, and now it is, and videos too."""
+def test_a_set_that_appears_during_the_check_is_accepted(classes, complete_set, tmp_path, monkeypatch):
+    """The record was missing a moment ago; now it is there, and so are the videos."""
     exists = Path.exists
 
     def just_before(path):
@@ -99,7 +99,7 @@ def test_what_was_lost_is_made_again(classes, complete_set, tmp_path):
     (folder / ".000099.part1.mkv").write_text("of a process that makes more of them")
     assert make(classes, folder) == 4
     assert kept.stat().st_mtime_ns == before
-    (folder / ".000099.part1.mkv").unlink()  # which is not this call's to remove
+    (folder / ".000099.part1.mkv").unlink()  # not this call's to remove
     assert digests(folder) == digests(complete_set)
 
 
@@ -118,7 +118,7 @@ def test_what_was_lost_is_made_again(classes, complete_set, tmp_path):
         ({"settings": {"batch_size": 0}}, "batch_size is 0"),
     ],
 )
-def test_another_set_is_refused(classes, complete_set, change, say):
+def test_mismatched_settings_are_rejected(classes, complete_set, change, say):
     before = digests(complete_set)
     with pytest.raises(ValueError, match=say):
         sample_many(
@@ -151,7 +151,7 @@ def test_a_wrong_call_leaves_a_folder_that_can_be_used(classes, tmp_path):
     assert make(classes, tmp_path / "set", 1) == 1
 
 
-def test_models_without_classes_and_of_prompts(classes, pipe, tmp_path):
+def test_sets_of_unconditional_and_text_models(classes, pipe, tmp_path):
     lone = LattePipeline(awake(Latte(LatteConfig(**SIZE))), classes.vae)
     assert make(lone, tmp_path / "lone", 3, None) == 3
     video = lone(num_videos=3, output_type="uint8", **SETTINGS).frames[2]
@@ -176,7 +176,7 @@ def test_files_that_changed_are_made_again(classes, complete_set, tmp_path):
     changed = bytearray(files[4].read_bytes())
     changed[len(changed) // 2] ^= 1
     files[4].write_bytes(changed)
-    shutil.copy(files[0], files[6])  # sound, but another video
+    shutil.copy(files[0], files[6])  # valid, but another video
     files[8].unlink()
     kept = files[2].stat().st_mtime_ns
     assert make(classes, folder) == 5 and digests(folder) == digests(complete_set)
@@ -188,7 +188,7 @@ def test_files_that_changed_are_made_again(classes, complete_set, tmp_path):
 
 
 def test_files_that_nobody_recorded_are_made_again(classes, complete_set, tmp_path):
-    """A process was killed after it wrote a unit's files, or while it wrote their digests."""
+    """A process was killed after writing a unit's files, or while writing their digests."""
     folder = tmp_path / "set"
     shutil.copytree(complete_set, folder)
     record = json.loads((folder / "samples.json").read_text())
@@ -198,7 +198,7 @@ def test_files_that_nobody_recorded_are_made_again(classes, complete_set, tmp_pa
     assert make(classes, folder) == 1 and digests(folder) == digests(complete_set)
 
 
-def test_sets_of_earlier_versions_have_no_digests_and_get_them(classes, complete_set, tmp_path):
+def test_sets_without_digests_are_upgraded(classes, complete_set, tmp_path):
     folder = tmp_path / "set"
     shutil.copytree(complete_set, folder)
     record = json.loads((folder / "samples.json").read_text())
@@ -217,7 +217,7 @@ def test_the_record_of_the_largest_set_is_read(classes, complete_set, tmp_path, 
     file = tmp_path / "samples.json"
     assert file.stat().st_size * MOST_VIDEOS / 1000 + MOST_JSON_BYTES < sample_record.MOST_RECORD_BYTES
     with file.open("a") as open_file:
-        open_file.write(" " * MOST_JSON_BYTES)  # more than other files of JSON may have
+        open_file.write(" " * MOST_JSON_BYTES)  # more than other JSON files may have
     assert read_digests(tmp_path) == digests and keeps_digests(tmp_path) and read_record(tmp_path) == {"count": 1000}
     monkeypatch.setattr(sample_record, "MOST_JSON_BYTES", 100)
     with pytest.raises(ValueError, match=r"the prompts and settings take \d+ bytes; at most 100 are kept in samples"):

@@ -1,4 +1,4 @@
-"""Sets of videos by several processes: the same bytes by any number of them, killed or not."""
+"""Video sets by several processes: the same bytes with any number of them, killed or not."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ def test_any_number_of_processes_writes_the_same_bytes(classes, complete_set, si
     assert digests(tmp_path / "set") == digests(complete_set)
 
 
-def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
-    """More of them round differently, and torchrun sets their number."""
+def test_videos_are_computed_in_one_thread(classes, tmp_path, monkeypatch):
+    """More threads round differently, and torchrun sets their number."""
     calls, seen, before = type(classes).__call__, [], torch.get_num_threads()
 
     def watched(self, *args, **options):
@@ -42,7 +42,7 @@ def test_everything_is_computed_in_one_thread(classes, tmp_path, monkeypatch):
 
 
 def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
-    """Also where two begin at the same unit; the units that each one made are in its log."""
+    """Even if two processes begin at the same unit; the units made by each are in its log."""
     calls = type(classes).__call__
 
     def slow(self, *args, **options):
@@ -58,7 +58,7 @@ def test_no_unit_is_made_twice(classes, tmp_path, monkeypatch):
 
 
 def test_one_takes_over_from_another_that_dies(classes, complete_set, tmp_path, monkeypatch):
-    """The second finds the first's unit locked, makes the others, waits, and makes that one too."""
+    """The second finds the first's unit locked, makes the others, waits, and then makes that one too."""
     calls = type(classes).__call__
 
     def stuck(self, *args, **options):
@@ -91,7 +91,7 @@ def test_a_file_system_without_locks(classes, complete_set, tmp_path, monkeypatc
 
 
 def test_killed_workers_leave_the_same_bytes(classes, tmp_path):
-    """Six, at random moments, of one to three at a time; tests/soak.py kills more."""
+    """Six kills at random moments, with one to three workers at a time; tests/soak/recovery.py kills more."""
     make(classes, tmp_path / "complete", 80)
     work = lambda rank, size: make(classes, tmp_path / "set", 80, rank=rank, world_size=size)
     counts = kill_workers(work, tmp_path / "set", 6, random.Random(0), tmp_path / "log")

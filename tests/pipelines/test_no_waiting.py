@@ -1,4 +1,4 @@
-"""Between two denoising steps the host never waits for the device: it reads nothing from it, and copies nothing."""
+"""Between two denoising steps the host never waits for the device: it reads and copies nothing."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ T2V = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "samp
 
 
 def traffic_of_steps(pipe, monkeypatch, **call):
-    """What is counted in every step but the first, which may prepare, on the meta device."""
+    """The device traffic of every step but the first, which may prepare, on the meta device."""
     monkeypatch.setattr("latte.sampling_loop.decode_latents", lambda vae, x, kind: torch.zeros(x.shape))
     traffic, steps = DeviceTraffic(), []
 
@@ -30,7 +30,7 @@ def traffic_of_steps(pipe, monkeypatch, **call):
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_class_conditional(sampler, monkeypatch):
+def test_class_conditional_sampling_never_syncs(sampler, monkeypatch):
     pipe = LattePipeline(Latte(LatteConfig(**{**TINY, "depth": 2, "prediction": "v"})).to("meta"))
     options = {"prompt": [1], "guidance_scale": 3.0, "guidance_interval": (200.0, 1000.0)}
     options |= {"eta": 1.0} if sampler == "ddim" else {}
@@ -38,7 +38,7 @@ def test_class_conditional(sampler, monkeypatch):
 
 
 @pytest.mark.parametrize("broadcast", [False, True])
-def test_text_to_video(broadcast, monkeypatch):
+def test_text_to_video_sampling_never_syncs(broadcast, monkeypatch):
     pipe = LattePipeline(LatteT2V(LatteT2VConfig(caption_channels=8, **T2V)).to("meta"))
     if broadcast:
         pipe.enable_pyramid_attention_broadcast(2, 3, 6)
@@ -46,13 +46,13 @@ def test_text_to_video(broadcast, monkeypatch):
     assert traffic_of_steps(pipe, monkeypatch, guidance_scale=7.5, **embeds) == {}
 
 
-def test_the_readable_network(monkeypatch):
+def test_the_readable_network_never_syncs(monkeypatch):
     pipe = LattePipeline(Latte(LatteConfig(**{**TINY, "depth": 2})).to("meta"))
     with fast_paths(False):
         assert traffic_of_steps(pipe, monkeypatch, prompt=[1], guidance_scale=3.0) == {}
 
 
-def test_waiting_would_be_seen():
+def test_device_traffic_is_detected():
     x = torch.zeros(2, device="meta")
     with DeviceTraffic() as traffic, MadeOfNumbers(traffic):
         torch.zeros(2).to("meta")
@@ -63,7 +63,7 @@ def test_waiting_would_be_seen():
     assert [key.split()[0] for key in traffic.seen] == ["copy", "made", "made", "read"]
 
 
-def test_graphs_need_cuda():
+def test_cuda_graphs_need_cuda():
     pipe = LattePipeline(Latte(LatteConfig(**TINY)))
     pipe.cuda_graphs = True
     with pytest.raises(ValueError, match="cuda_graphs needs a model on CUDA, not on cpu"):

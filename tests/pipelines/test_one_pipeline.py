@@ -1,4 +1,4 @@
-"""What class-conditional and text-to-video models share: words, outputs, noise, callbacks and progress bars."""
+"""Shared by class-conditional and text-to-video models: arguments, outputs, noise, callbacks and progress bars."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ def classes():
 
 @pytest.fixture(params=["classes", "prompts"])
 def call(request, classes, pipe):
-    """A call of either kind of model for one video, in four steps: call(**options) -> the pipeline's result."""
+    """Calls either kind of model for one video, in four steps: call(**options) -> the pipeline's result."""
     model, shown = (classes, "left") if request.param == "classes" else (pipe, PROMPTS[0])
     quick = {"num_inference_steps": 4, "num_frames": 4, "output_type": "latent", "progress": False}
     make = lambda shown=shown, **options: make.pipe(shown, **{**quick, **options})
@@ -41,7 +41,7 @@ def test_results_are_tuples_and_tables_too(call):
     assert torch.equal(call(return_dict=False)[0], frames) and torch.equal(call().to_tuple()[0], frames)
 
 
-def test_frames_are_named_in_two_ways(call):
+def test_video_length_is_an_alias_of_num_frames(call):
     assert torch.equal(call(num_frames=None, video_length=4).frames, call().frames)
     with pytest.raises(ValueError, match="num_frames is given under both of its names, as 4 and 2"):
         call(video_length=2)
@@ -56,7 +56,7 @@ def test_noise_comes_from_a_seed_a_generator_or_latents(call):
 
 
 def test_one_generator_gives_the_same_noise_at_any_batch_size(call):
-    """Also the noise of later steps, which diffusers draws for all videos at once."""
+    """Including the noise of later steps, which diffusers draws for all videos at once."""
     shown = [0, 1, 2] if call.pipe.takes_prompts is False else list(PROMPTS[:1]) * 3
     several = lambda **options: call(shown, generator=torch.Generator().manual_seed(7), eta=1.0, **options).frames
     together = several(batch_size=3)
@@ -67,8 +67,8 @@ def test_one_generator_gives_the_same_noise_at_any_batch_size(call):
 
 
 @pytest.mark.parametrize("source", ["seed", "a generator each", "latents"])
-def test_one_video_and_the_first_of_more_have_the_same_bits(call, source):
-    """The last batch is filled up: rounding depends on its size."""
+def test_a_video_is_bit_identical_alone_or_with_others(call, source):
+    """The last batch is padded, since rounding depends on its size."""
     shown = (lambda n: {"shown": [0] * n}) if not call.pipe.takes_prompts else (lambda n: {"num_videos_per_prompt": n})
     start = torch.randn(5, *call().frames.shape[1:])
     given = {
@@ -83,8 +83,8 @@ def test_one_video_and_the_first_of_more_have_the_same_bits(call, source):
     assert torch.equal(several(1).frames, several(3).frames[:1])
 
 
-def test_noise_is_asked_for_by_step_and_video(call, monkeypatch):
-    """The start once, then the fresh noise of each step but the last, whose deviation is 0."""
+def test_noise_is_requested_by_step_and_video(call, monkeypatch):
+    """The initial noise once, then the fresh noise of each step but the last, whose deviation is 0."""
     asked, source = [], pipeline.noise_source
 
     def recorded(*args):
@@ -106,7 +106,7 @@ def test_videos_of_one_seed_differ_in_their_start_and_in_their_fresh_noise(call)
     assert torch.equal(same[0], same[1])
 
 
-def test_the_noise_of_the_original_can_be_given(classes):
+def test_the_originals_noise_can_be_passed_as_latents(classes):
     """The original draws (1, f, c, h, w) after torch.manual_seed; latents are (b, c, f, h, w)."""
     torch.manual_seed(11)
     start = torch.randn(1, 4, 4, 2, 2)
@@ -126,7 +126,7 @@ def test_a_generator_draws_the_start_and_then_every_step(classes):
     assert relative_error(made.transpose(1, 2), expected) < 1e-5
 
 
-def test_timesteps_and_samplers_can_be_named(call):
+def test_custom_timesteps_and_samplers(call):
     plain = call().frames
     for change in ({"timesteps": [900, 600, 300]}, {"sampler": "dpm_multistep"}, {"eta": 1.0}):
         assert not torch.allclose(call(**change).frames, plain, atol=1e-3)
@@ -134,13 +134,13 @@ def test_timesteps_and_samplers_can_be_named(call):
     assert torch.equal(call().frames, call(sampler="ddpm").frames)
 
 
-def test_pictures_are_what_a_call_gives(call):
+def test_pil_frames_are_the_default_output(call):
     (video,) = call(output_type="pil").frames
     assert inspect.signature(call.pipe.__call__).parameters["output_type"].default == "pil"
     assert np.array_equal(np.asarray(video[0]), call(output_type="uint8").frames[0, 0].permute(1, 2, 0))
 
 
-def test_copies_stand_side_by_side(call):
+def test_copies_of_a_prompt_are_adjacent(call):
     shown = [0, 2] if call.pipe.class_names else list(PROMPTS[:2])
     doubled = [name for name in shown for _ in range(2)]
     assert torch.equal(call(shown, num_videos_per_prompt=2).frames, call(doubled).frames)
@@ -187,7 +187,7 @@ def test_progress_is_a_bar_as_diffusers_or_lines_in_a_log(call, capsys, monkeypa
     assert "sampling" not in capsys.readouterr().err
 
 
-def test_parts_make_the_same_pipeline_again(call):
+def test_components_rebuild_the_same_pipeline(call):
     parts, frames = call.pipe.components, call().frames
     again = LattePipeline(**parts)
     assert all(again.components[name] is part for name, part in parts.items() if name != "class_names")
@@ -196,7 +196,7 @@ def test_parts_make_the_same_pipeline_again(call):
     assert torch.equal(call().frames, frames)
 
 
-def test_parts_that_are_passed_in_are_those_of_the_pipeline(published, parts):
+def test_given_components_are_used_by_the_pipeline(published, parts):
     again = LattePipeline.from_pretrained(published, **parts)
     assert again.components.keys() == parts.keys()
     assert all(again.components[name] is part for name, part in parts.items())
@@ -211,14 +211,14 @@ def test_to_takes_a_device_and_a_dtype_in_any_order(classes):
     assert classes.device.type == "cpu" and classes.to("meta").device.type == "meta"
 
 
-def test_sizes_are_counted_in_the_pixels_of_the_vae(classes):
+def test_sizes_are_in_pixels_of_the_vae(classes):
     vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=4)))
     assert LattePipeline(classes.transformer, vae).latent_shape(None, None, 12, 8) == (4, 4, 6, 4)
     assert LattePipeline(classes.transformer).latent_shape(6, None, 32, 16) == (6, 4, 4, 2)
 
 
-def test_prompts_guide_in_full_precision(pipe):
-    """Whatever the network computes in: half precision would round the difference of its two halves."""
+def test_text_guidance_is_computed_in_full_precision(pipe):
+    """Whatever the network's precision: half precision would round the difference of its two halves."""
     half = LattePipeline(copy.deepcopy(pipe.transformer).bfloat16())
     text = pipe.encode_prompt(PROMPTS[0], negative_prompt="dark")
     x, t, scale = torch.randn(1, 4, 4, 8, 8), torch.tensor([500]), 7.5
@@ -232,13 +232,13 @@ def test_prompts_guide_in_full_precision(pipe):
     assert guided.dtype == torch.float32 and torch.equal(guided[:, :, :4], away + scale * (towards - away))
 
 
-def test_an_interval_without_timesteps_names_those_that_are_visited(call):
+def test_an_interval_without_timesteps_is_rejected(call):
     with pytest.raises(ValueError, match=r"100 to 200 holds none of the 2 timesteps that are visited, \d+ to 0"):
         call(num_inference_steps=2, guidance_scale=2.0, guidance_interval=(100, 200))
 
 
 @pytest.mark.parametrize("layout", ["ours", "published"])
-def test_a_saved_pipeline_is_the_same(call, layout, tmp_path):
+def test_a_saved_pipeline_is_restored(call, layout, tmp_path):
     published = layout == "published"
     if published and not call.pipe.takes_prompts:
         with pytest.raises(ValueError, match="diffusers has no class-conditional"):
@@ -246,7 +246,7 @@ def test_a_saved_pipeline_is_the_same(call, layout, tmp_path):
         assert not (tmp_path / "saved").exists()
         return
     call.pipe.scheduler = Scheduler.from_config(call.pipe.scheduler.config, "heun")
-    for _ in range(2):  # over what was written before, too
+    for _ in range(2):  # also over what was written before
         call.pipe.save_pretrained(tmp_path / "saved", published=published)
     again = LattePipeline.from_pretrained(tmp_path / "saved")
     assert again.scheduler == call.pipe.scheduler

@@ -1,4 +1,4 @@
-"""Pyramid Attention Broadcast: recorded values, what is computed and kept in a run, and that nothing of it remains."""
+"""Pyramid Attention Broadcast: recorded values, what a run computes and caches, and that no state remains."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def latents(pipe, golden, steps=30, **options):
     return pipe(**given, num_inference_steps=steps, progress=False, **{"output_type": "latent", **options}).frames
 
 
-def test_recorded_values_with_and_without(pipe, golden):
+def test_recorded_values_with_and_without_pab(pipe, golden):
     plain = latents(pipe, golden)
     assert relative_error(plain, golden.outputs["latent"]) < 1e-4
     assert relative_error(latents(pipe, golden, output_type="pt"), golden.outputs["frames"]) < 1e-4
@@ -57,14 +57,14 @@ def test_ranges_of_one_change_no_bit(pipe, golden, after_gate):
     rules = dict.fromkeys(KINDS, Broadcast(1))
     with pyramid_attention_broadcast(pipe.transformer, rules, after_gate=after_gate) as state:
         latents(pipe, golden, steps=1)
-        assert state.count == 0 and not state.cache.kept  # nor does it keep anything
+        assert state.count == 0 and not state.cache.kept  # and nothing is cached
     pipe.enable_pyramid_attention_broadcast(1, 1, 1, 1, after_gate=after_gate)
     assert torch.equal(latents(pipe, golden, steps=8), plain)
 
 
 @pytest.mark.parametrize("after_gate", [False, True])
-def test_layers_that_always_compute_change_no_bit(pipe, golden, after_gate):
-    """A window without timesteps: every layer is wrapped, and kept outputs are never taken."""
+def test_a_window_without_timesteps_changes_nothing(pipe, golden, after_gate):
+    """Every layer is wrapped, but cached outputs are never used."""
     kept = []
     with fast_paths(False):
         plain = latents(pipe, golden, steps=8)
@@ -88,7 +88,7 @@ def test_where_guidance_begins_or_ends_nothing_is_taken_again(pipe, golden, afte
 
 
 @pytest.mark.parametrize("kind", ["spatial_attn", "temporal_attn", "cross_attn", "mlp"])
-def test_every_kind_its_range_and_its_window_count(pipe, golden, kind):
+def test_every_kind_range_and_window_has_an_effect(pipe, golden, kind):
     results = [latents(pipe, golden, steps=12)]
     for every, window in ((2, (100, 800)), (4, (100, 800)), (4, (300, 600))):
         pipe.enable_pyramid_attention_broadcast(**{f"{kind}_skip_range": every, f"{kind}_timestep_range": window})
@@ -97,8 +97,8 @@ def test_every_kind_its_range_and_its_window_count(pipe, golden, kind):
     assert min(differences) > 1e-6
 
 
-def test_what_is_kept_before_the_gate_and_after_it(pipe, golden):
-    """The gate depends on t: before it the present one counts, after it the stale one. Cross-attention has none."""
+def test_caching_before_and_after_the_gate_differs(pipe, golden):
+    """The gate depends on t: before it, the current gate applies; after it, the stale one. Cross-attention has none."""
     results = []
     for after_gate in (False, True):
         pipe.enable_pyramid_attention_broadcast(3, after_gate=after_gate)
@@ -111,7 +111,7 @@ def test_what_is_kept_before_the_gate_and_after_it(pipe, golden):
 
 
 class Counting(torch.nn.Module):
-    """How often a layer really computes."""
+    """Counts how often a layer really computes."""
 
     def __init__(self, layer, kind):
         super().__init__()
@@ -123,7 +123,7 @@ class Counting(torch.nn.Module):
 
 
 def counted(model):
-    """Every layer of a model's blocks replaced by a counting one: kind -> those of that kind."""
+    """Replace every layer of a model's blocks with a counting one: kind -> the layers of that kind."""
     found = {}
     for block in model.blocks:
         block.attns = torch.nn.ModuleList(Counting(attn, attn.kind) for attn in block.attns)
@@ -136,8 +136,8 @@ def counted(model):
 
 
 @pytest.mark.parametrize("after_gate", [False, True])
-def test_each_kind_computes_as_often_as_its_schedule_says(pipe, golden, after_gate):
-    """The temporal attentions by the temporal range: what a layer is, it declares."""
+def test_each_kind_computes_as_often_as_scheduled(pipe, golden, after_gate):
+    """Temporal attention follows the temporal range: each layer declares its own kind."""
     layers = counted(pipe.transformer)
     for layer in [one for several in layers.values() for one in several]:
         layer.layer.kind = "counted"
@@ -165,7 +165,7 @@ def test_no_state_survives_a_run(pipe, golden):
     assert not run.cache.kept and not pipe.transformer._forward_pre_hooks
 
 
-def test_other_models_and_several_runs_in_a_call():
+def test_class_models_of_every_variant_support_broadcasting():
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=3)
     for variant in (1, 2, 3, 4):
         torch.manual_seed(0)
@@ -189,7 +189,7 @@ def test_other_models_and_several_runs_in_a_call():
 
 
 class Foreign:
-    """Somebody's pipeline, which has no cache."""
+    """A third-party pipeline, without a cache."""
 
     def __init__(self, transformer):
         self.transformer, self.current_timestep = transformer, None
@@ -228,7 +228,7 @@ def test_the_mixin_serves_other_pipelines(kind, pipe, golden):
 
 
 class OneBlock(torch.nn.Module):
-    """The smallest model that it serves."""
+    """The smallest model it supports."""
 
     def __init__(self):
         super().__init__()
@@ -240,8 +240,8 @@ class OneBlock(torch.nn.Module):
 
 
 @pytest.mark.parametrize("after_gate", [False, True])
-def test_what_a_block_adds_when_it_takes_an_output_again(after_gate):
-    """By hand: kept before the gate, the present gate times the old output; after it, the old product."""
+def test_a_reused_output_is_added_with_the_right_gate(after_gate):
+    """Written out: cached before the gate, the current gate times the old output; after it, the old product."""
     torch.manual_seed(0)
     model = OneBlock()
     block = model.block
@@ -256,7 +256,7 @@ def test_what_a_block_adds_when_it_takes_an_output_again(after_gate):
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_together_with_compilation(pipe, golden):
+def test_pab_works_with_torch_compile(pipe, golden):
     pipe.enable_pyramid_attention_broadcast(2, 3, 6, 2)
     plain = latents(pipe, golden, steps=5)
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")

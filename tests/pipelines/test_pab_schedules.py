@@ -9,7 +9,7 @@ DDIM_50 = range(980, -1, -20)
 
 
 def computed(rule, timesteps=DDIM_50):
-    """The timesteps at which a layer under that rule computes."""
+    """The timesteps at which a layer under a rule computes."""
     before, out = None, []
     for count, t in enumerate(timesteps):
         if not (count and rule.reuses(count, t, before)):
@@ -19,7 +19,7 @@ def computed(rule, timesteps=DDIM_50):
 
 
 def test_schedules_of_fifty_steps():
-    """Counts, and what is computed in the window, as measured with diffusers for ranges 2, 3 and 5."""
+    """Counts, and the timesteps computed in the window, as measured with diffusers for ranges 2, 3 and 5."""
     counts = {every: len(computed(Broadcast(every))) for every in (2, 3, 5)}
     assert counts == {2: 33, 3: 27, 5: 23}
     inside = {every: [t for t in computed(Broadcast(every)) if 100 < t < 800] for every in (2, 3, 5)}
@@ -31,7 +31,7 @@ def test_schedules_of_fifty_steps():
 
 
 def test_schedule_of_mlps():
-    """VideoSys's at 50 steps: computed at a start, reused twice; in the same spans at any number of steps."""
+    """VideoSys's at 50 steps: computed at the start of a span, then reused twice; the same spans at any step count."""
     reused = lambda timesteps: [t for t in timesteps if t not in computed(Spans(), timesteps)]
     assert reused(DDIM_50) == [700, 680, 620, 600, 540, 520, 460, 440, 380, 360]
     assert reused(range(960, -1, -40)) == [680, 600, 520, 440, 360]

@@ -1,4 +1,4 @@
-"""The pipeline of classes: which video depends on what, every option, and the messages about bad ones."""
+"""The class-conditional pipeline: what each video depends on, every option, and error messages."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def make(pipe, labels=(0, 3, 5, 3, 7), **options):
     return pipe(list(labels), **{"num_inference_steps": 3, "output_type": "latent", "seed": 4, **options}).frames
 
 
-def test_video_i_is_the_same_whatever_else_is_asked_for(pipe):
+def test_a_video_does_not_depend_on_the_rest_of_the_call(pipe):
     for options in ({}, {"sampler": "ddpm"}, {"eta": 1.0}):
         five = make(pipe, batch_size=2, **options)
         assert torch.equal(make(pipe, (0, 3, 5), batch_size=2, **options), five[:3])
@@ -62,7 +62,7 @@ def test_video_i_is_the_same_whatever_else_is_asked_for(pipe):
         {"num_inference_steps": 4},
         {"num_inference_steps": "ddim5"},
         {"eta": 0.5},
-        *({"sampler": name} for name in ALL if name not in ("ddim", "euler")),  # euler is ddim
+        *({"sampler": name} for name in ALL if name not in ("ddim", "euler")),  # euler equals ddim
     ],
 )
 def test_every_option_changes_the_video(pipe, change):
@@ -70,14 +70,14 @@ def test_every_option_changes_the_video(pipe, change):
     assert plain.shape == other.shape and not torch.allclose(plain, other)
 
 
-def test_a_folder_says_how_its_model_is_sampled(pipe, folder, tmp_path):
-    """Steps, guidance and, of ddim, its noise; what a call names comes first."""
+def test_a_model_folder_sets_the_sampling_defaults(pipe, folder, tmp_path):
+    """Steps, guidance and DDIM's eta; the arguments of a call take precedence."""
     copy = shutil.copytree(folder, tmp_path / "copy")
     own = {"guidance_scale": 3.0, "guidance_interval": [500, 1000], "num_inference_steps": 3, "eta": 0.5}
     (copy / "sampling.json").write_text(json.dumps(own))
     there = LattePipeline.from_pretrained(copy)
     call = lambda pipe, **options: pipe([2], output_type="latent", **options).frames
-    same = lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-3)  # weights out of a file lie elsewhere in memory
+    same = lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-3)  # weights loaded from a file lie elsewhere in memory
     assert same(call(there), call(pipe, **own))
     for change in ({"eta": 0.0}, {"num_inference_steps": 4}, {"guidance_scale": 2.0}, {"guidance_interval": (0, 1000)}):
         assert same(call(there, **change), call(pipe, **{**own, **change}))
@@ -108,7 +108,7 @@ def test_sizes_and_output_types(pipe, unconditional):
         assert len(unconditional(num_inference_steps=1, output_type="latent", batch_size=4, **given).frames) == count
 
 
-def test_guidance_of_one_is_the_model_itself(pipe):
+def test_guidance_scale_one_is_the_unguided_model(pipe):
     label = torch.tensor([6])
     seen = []
     pipe([6], num_inference_steps=2, guidance_scale=1.0, output_type="latent", callback_on_step_end=seen_by(seen))
@@ -195,7 +195,7 @@ def test_wrong_calls_of_other_models_are_rejected(unconditional, pipe):
         broken(num_inference_steps=1)
 
 
-def test_a_model_that_predicts_v_is_sampled_as_one(pipe):
+def test_a_v_prediction_model_is_sampled_as_one(pipe):
     """One step from pure noise: x0 = sqrt(abar) x - sqrt(1 - abar) v."""
     other = LattePipeline(Latte(LatteConfig(num_classes=8, prediction="v", **SIZE)), pipe.vae)
     other.transformer.load_state_dict(pipe.transformer.state_dict())
@@ -208,8 +208,8 @@ def test_a_model_that_predicts_v_is_sampled_as_one(pipe):
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_v_goes_with_every_sampler(pipe, sampler):
-    """v = 0 means that the noise is sqrt(1 - abar) x: a model that says the one samples as one that says the other."""
+def test_every_sampler_supports_v_prediction(pipe, sampler):
+    """v = 0 means that the noise is sqrt(1 - abar) x: the two equivalent models give the same samples."""
     models = [Latte(LatteConfig(num_classes=8, prediction=kind, **SIZE)) for kind in ("eps", "v")]
     spread = lambda t: (1 - linear_schedule().alpha_bar_at(t)).sqrt().float().view(-1, 1, 1, 1, 1)
     models[0].forward = lambda x, t, y: torch.cat([spread(t) * x, torch.zeros_like(x)], 2)
@@ -246,8 +246,8 @@ def test_from_pretrained_is_the_same_pipeline(pipe, folder, vae):
         LattePipeline.from_pretrained("nowhere")
 
 
-def test_a_callback_s_latents_are_gone_on_from(pipe):
-    """In diffusers' order, (b, c, f, h, w), after any step."""
+def test_sampling_continues_from_a_callbacks_latents(pipe):
+    """They are in diffusers' order, (b, c, f, h, w), after any step."""
     call = lambda **more: make(pipe, (3,), num_inference_steps=4, guidance_scale=1.0, **more)
     zeros = lambda pipeline, step, t, found: {"latents": torch.zeros_like(found["latents"])} if step == 3 else found
     assert torch.equal(call(callback_on_step_end=zeros), torch.zeros(1, 4, 4, 2, 2))

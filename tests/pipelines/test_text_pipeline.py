@@ -1,4 +1,4 @@
-"""Text to video: recorded values from prompt to frames, masks that do not depend on the batch, and wrong calls."""
+"""Text to video: recorded values from prompt to frames, masks independent of the batch, and invalid calls."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from latte.scheduler import ALL, Scheduler
 
 
 def run_golden(pipe, i, **options):
-    """The pipeline's call of recorded prompt i, and with options."""
+    """Call the pipeline for recorded prompt i, with options."""
     golden = Golden("tiny_latte_1")
     start = golden.inputs[f"latents.{i}"]
     return pipe(**{"latents": start, "num_inference_steps": 12, "progress": False, **options}).frames
 
 
 @pytest.mark.skipif(real_vocabulary() is None, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
-def test_from_prompts_to_latents(pipe):
+def test_latents_from_prompts_match_recorded_values(pipe):
     golden = Golden("tiny_latte_1")
     prompts = golden.config["prompts"]
     text = pipe.encode_prompt(prompts[0])
@@ -31,7 +31,7 @@ def test_from_prompts_to_latents(pipe):
         assert relative_error(both[i : i + 1], reference) < 1e-4
 
 
-def test_from_embeddings_to_frames(pipe, published):
+def test_frames_from_embeddings_match_recorded_values(pipe, published):
     golden = Golden("tiny_latte_1")
     text = {name: golden.outputs[f"{name}.0"] for name in ("prompt_embeds", "negative_prompt_embeds")}
     assert relative_error(run_golden(pipe, 0, **text, output_type="latent"), golden.outputs["latent.0"]) < 1e-4
@@ -45,7 +45,7 @@ def test_from_embeddings_to_frames(pipe, published):
 
 
 def embeddings(pipe, prompts, **options):
-    """What the network attends to for each prompt and its negative one: rows that its mask keeps."""
+    """What the network attends to for each prompt and its negative prompt: the rows that its mask keeps."""
     text = pipe.encode_prompt(prompts, **options)
     rows = []
     for table, mask in ((text.prompt, text.prompt_mask), (text.negative, text.negative_mask)):
@@ -69,7 +69,7 @@ def test_embeddings_of_several_prompts_bring_their_masks(options, pipe):
 
 
 def test_masks_do_not_depend_on_the_batch(pipe):
-    """In every mode but the reference's, a prompt alone and in company is the same."""
+    """In every mode but the reference's, a prompt gives the same result alone and in a batch."""
     for kind in ("single", "strict"):
         together = embeddings(pipe, list(PROMPTS), text_mask=kind)
         for i, prompt in enumerate(PROMPTS):
@@ -77,7 +77,7 @@ def test_masks_do_not_depend_on_the_batch(pipe):
                 torch.testing.assert_close(several[i], alone[0])
     length = len(embeddings(pipe, PROMPTS[0])[0][0])
     assert len(embeddings(pipe, PROMPTS[0])[1][0]) == length
-    assert len(embeddings(pipe, PROMPTS[0], text_mask="strict")[1][0]) == 1  # of "", its end alone
+    assert len(embeddings(pipe, PROMPTS[0], text_mask="strict")[1][0]) == 1  # of "", only the end token
     latents = pipe(list(PROMPTS), **QUICK).frames
     assert relative_error(latents[1:], pipe(PROMPTS[1], latents=noise(1), **QUICK).frames) < 1e-4
 
@@ -88,8 +88,8 @@ def noise(i):
     return normal((4, 4, 8, 8), 0, i, 0)[None].transpose(1, 2)
 
 
-def test_reference_masks_are_those_of_the_batch(pipe):
-    """diffusers': padding of a batch is zeros; the masks of copies are tiled, the embeddings repeated."""
+def test_reference_masks_follow_the_batch(pipe):
+    """As in diffusers: padding in a batch is zeros; for copies the masks are tiled, the embeddings repeated."""
     text = pipe.encode_prompt(list(PROMPTS), text_mask="reference")
     assert text.prompt_mask is None and text.prompt.shape[1] == 120
     lengths = [len(rows) for rows in embeddings(pipe, list(PROMPTS))[0]]
@@ -127,7 +127,7 @@ def test_every_option_changes_the_video(pipe, change):
     assert plain.shape == other.shape and not torch.allclose(plain, other, atol=1e-4)
 
 
-def test_captions_are_cleaned_unless_they_are_not_to_be(pipe):
+def test_captions_are_cleaned_by_default(pipe):
     shouted = f"{PROMPTS[0]} #1234567 @dog"
     assert torch.equal(pipe(shouted, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
     assert not torch.equal(pipe(shouted, clean_caption=False, **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
@@ -173,7 +173,7 @@ def test_embeddings_in_place_of_prompts(pipe):
     assert pipe(prompt_embeds=text.prompt, **QUICK).frames.shape == (1, 4, 4, 8, 8)
 
 
-def test_no_negative_prompt_is_the_empty_one_and_batches_change_nothing(pipe):
+def test_no_negative_prompt_means_the_empty_one(pipe):
     plain = pipe(list(PROMPTS), eta=0.5, **QUICK).frames
     assert torch.equal(pipe(list(PROMPTS), eta=0.5, negative_prompt=None, **QUICK).frames, plain)
     weak, none = (pipe(PROMPTS[0], guidance_scale=scale, **QUICK).frames for scale in (0.5, 1))
@@ -261,7 +261,7 @@ def test_wrong_calls_are_rejected(pipe, options, say):
         pipe(**{"prompt": PROMPTS[0], **QUICK, **options})
 
 
-def test_the_text_encoder_is_freed_by_use_and_not_by_mistakes(parts):
+def test_the_text_encoder_is_freed_after_use_but_not_after_errors(parts):
     pipe = LattePipeline(**parts)
     pipe.offload_text_encoder = "free"
     with pytest.raises(ValueError, match="height is 20"):
@@ -276,7 +276,7 @@ def test_the_text_encoder_is_freed_by_use_and_not_by_mistakes(parts):
     assert kept.text_encoder is not None
 
 
-def test_a_freed_text_encoder_is_gone(pipe):
+def test_a_freed_text_encoder_cannot_be_used_again(pipe):
     first = pipe(PROMPTS[0], **QUICK).frames
     pipe.offload_text_encoder = "cpu"
     assert torch.equal(pipe(PROMPTS[0], **QUICK).frames, first)
@@ -287,7 +287,7 @@ def test_a_freed_text_encoder_is_gone(pipe):
 
 
 def test_each_prompt_has_its_own_negative_one(pipe):
-    """And both are cleaned, or neither."""
+    """Both are cleaned, or neither."""
     call = lambda prompts, negative, **more: pipe(prompts, negative_prompt=negative, **QUICK, **more).frames
     two = call([PROMPTS[0]] * 2, ["dark", "a cactus"], seed=3)
     same = call([PROMPTS[0]] * 2, ["dark", "dark"], seed=3)

@@ -1,4 +1,4 @@
-"""Ways to guide, in calls of both kinds of models: what they change, what they remember, and what they refuse."""
+"""Guidance methods in calls of both kinds of models: what they change, what they remember, and what they reject."""
 
 import json
 from itertools import pairwise
@@ -34,7 +34,7 @@ WAYS = {
 }
 
 
-FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember, or ask for the step
+FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember steps or depend on the step
 
 
 def classes(strength=1.0, **changes):
@@ -50,7 +50,7 @@ def pipeline(kind):
 
 
 def latents(pipe, second=2, **options):
-    """Two videos in five steps; `second` is what the second one shows."""
+    """Two videos in five steps; `second` selects the condition of the second one."""
     torch.manual_seed(second)
     other = torch.randn(2, 1, 4, 6)
     torch.manual_seed(0)
@@ -69,17 +69,17 @@ def pipe(request):
     return pipeline(request.param)
 
 
-def test_the_default_said_aloud_is_the_default(pipe):
+def test_explicit_defaults_change_nothing(pipe):
     plain = latents(pipe)
     said = dict(guidance_method="cfg", guidance_options={}, guidance_schedule="constant")
     assert torch.equal(latents(pipe, **said), plain)
 
 
-def test_every_way_changes_the_videos_and_is_the_same_in_the_readable_network(pipe):
+def test_every_method_changes_the_videos_and_matches_the_readable_network(pipe):
     found = [latents(pipe), latents(pipe, guidance_scale=1.0)]
     for options in WAYS.values():
         found.append(latents(pipe, **options))
-        assert torch.equal(latents(pipe, **options), found[-1])  # nothing of the call before is remembered
+        assert torch.equal(latents(pipe, **options), found[-1])  # nothing is remembered from the previous call
         with fast_paths(False):
             assert relative_error(latents(pipe, **options), found[-1]) < 1e-4
     assert all(relative_error(one, other) > 1e-4 for i, one in enumerate(found) for other in found[:i])
@@ -90,8 +90,8 @@ def test_a_video_does_not_depend_on_the_others_of_its_batch(pipe):
         assert torch.equal(latents(pipe, **options)[0], latents(pipe, second=1, **options)[0])
 
 
-def test_guidance_remembers_its_own_call_only(pipe):
-    """Without momentum, a step is guided by itself; with it, the first step alone is the same."""
+def test_momentum_starts_fresh_in_each_call(pipe):
+    """With and without momentum, only the first step is the same."""
     steps = {0.0: [], -0.5: []}
     for momentum, seen in steps.items():
         keep = lambda pipe, step, t, tensors, seen=seen: seen.append(tensors["latents"].clone())
@@ -101,8 +101,8 @@ def test_guidance_remembers_its_own_call_only(pipe):
     assert same == [True, False, False, False, False]
 
 
-def test_zero_init_predicts_no_velocity_in_the_first_steps():
-    """Of latents a_0 x, DDIM with v = 0 makes (a a' + s s') x."""
+def test_zero_init_predicts_zero_velocity_in_the_first_steps():
+    """With v = 0, DDIM multiplies latents by a a' + s s'."""
     pipe, seen = classes(), []
     keep = lambda pipe, step, t, tensors: seen.append(tensors["latents"].clone())
     start = torch.randn(2, 4, 3, 4, 4)
@@ -114,7 +114,7 @@ def test_zero_init_predicts_no_velocity_in_the_first_steps():
         torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_plan_may_reuse_what_a_way_to_guide_computes(pipe):
+def test_plans_and_broadcasting_work_with_every_method(pipe):
     exact = {name: latents(pipe, **options) for name, options in FEW.items()}
     pipe.enable_plan(lambda plan: gate_guidance(plan, 3))
     for name, options in FEW.items():
@@ -126,8 +126,8 @@ def test_a_plan_may_reuse_what_a_way_to_guide_computes(pipe):
 
 
 @pytest.mark.parametrize("count", [3, 0])
-def test_autoguidance_by_hand(count):
-    """DDIM on autoguided; networks of two depths, with classes and without any."""
+def test_autoguidance_matches_a_reference_loop(count):
+    """DDIM with `autoguided`; networks of two depths, with and without classes."""
     pipe, weak = classes(num_classes=count), classes(2.0, depth=4, num_classes=count).transformer
     pipe.enable_autoguidance(weak)
     start, y = torch.randn(1, 4, 3, 4, 4), (torch.tensor([2]),) if count else ()
@@ -139,7 +139,7 @@ def test_autoguidance_by_hand(count):
     torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_autoguidance_by_the_model_itself_does_not_guide(pipe):
+def test_autoguidance_by_the_model_itself_has_no_effect(pipe):
     conditional, classifier_free = latents(pipe, guidance_scale=1.0), latents(pipe)
     pipe.enable_autoguidance(pipe.transformer)
     for options in ({}, WAYS["apg"], WAYS["linear"]):
@@ -160,12 +160,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "say"), REFUSED)
-def test_what_does_nothing_or_does_not_fit_is_refused(options, say):
+def test_ineffective_or_incompatible_options_are_rejected(options, say):
     with pytest.raises(ValueError, match=say):
         latents(classes(), **options)
 
 
-def test_autoguidance_refuses_what_it_cannot_do():
+def test_invalid_autoguidance_is_rejected():
     pipe = classes()
     with pytest.raises(ValueError, match="autoguidance needs two models of one kind; these are Latte and LatteT2V"):
         pipe.enable_autoguidance(pipeline("text").transformer)
@@ -182,19 +182,19 @@ def test_autoguidance_refuses_what_it_cannot_do():
         text(prompt_embeds=torch.zeros(1, 2, 6), negative_prompt="dark", guidance_scale=3.0, output_type="latent")
 
 
-def test_calibration_refuses_what_remembers_steps():
+def test_calibration_rejects_methods_with_memory():
     with pytest.raises(ValueError, match="apg's momentum remembers steps that calibration leaves out"):
         Replay(awake_pipeline(2), [0], 2, guidance_method="apg")
     replay = Replay(awake_pipeline(2), [0, 1], 3, guidance_scale=0.5, guidance_method="cfg++")
     assert replay.error(replay.sample(replay.exact, start=1)) == 0
 
 
-def test_a_model_folder_may_name_a_way_to_guide(tmp_path):
+def test_a_model_folder_can_set_the_guidance_method(tmp_path):
     way = Sampling(Guidance(3.0, (100, 900), "apg", {"momentum": -0.25}, "linear"), 7)
     save_sampling(way, tmp_path)
     assert load_sampling(tmp_path, 4.0) == way
     asked = way.guidance.asked(2.0, method="cfg-zero")
-    assert asked == Guidance(2.0, (100, 900), "cfg-zero", {}, "linear")  # options of another method do not stay
+    assert asked == Guidance(2.0, (100, 900), "cfg-zero", {}, "linear")  # options of another method are dropped
     assert way.guidance.asked_in({"guidance_schedule": "constant", "eta": 1}).options == {"momentum": -0.25}
     (tmp_path / "sampling.json").write_text('{"guidance_method": "apx"}')
     with pytest.raises(ValueError, match=r"sampling.json: guidance_method is 'apx'"):
@@ -215,4 +215,4 @@ def test_the_command_line_records_how_a_set_was_guided(tmp_path):
     assert added == {"guidance_method": "apg", "guidance_options": {"momentum": -0.25}, "guidance_schedule": "cosine"}
     assert record["autoguidance"]["hidden_size"] == 32 and len(record["autoguidance"]["sha256"]) == 64
     assert record["files"] != plain["files"]
-    assert main([*words, *way, "--out", str(tmp_path / "out")]) == 2  # made in another way
+    assert main([*words, *way, "--out", str(tmp_path / "out")]) == 2  # made with other guidance

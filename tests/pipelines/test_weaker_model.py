@@ -1,4 +1,4 @@
-"""A model that ships with the weaker model that it is guided away from: its folder, its scale, and plans with it."""
+"""A model that ships with the weaker model of its autoguidance: its folder, its scale, and plans."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ WAYS = {
 
 
 def guided_away(num_classes=2, scale=2.5):
-    """A pipeline with a weaker model of half the width, and its scale as a default."""
+    """A pipeline with a weaker model of half the width, and its autoguidance scale as a default."""
     pipe = awake_pipeline(num_classes)
     weak = awake(Latte(replace(pipe.transformer.config, hidden_size=8, depth=4)))
     pipe.enable_autoguidance(weak, scale=scale)
@@ -59,7 +59,7 @@ def test_a_folder_keeps_the_weaker_model_and_its_scale(num_classes, tmp_path):
     assert read_json(tmp_path / "model/sampling.json")["autoguidance_scale"] == 2.5
     read = LattePipeline.from_pretrained(tmp_path / "model")
     assert equal(read.weaker, pipe.weaker) and read.sampling == pipe.sampling
-    assert relative_error(latents(read), made) < 1e-5  # where the weights lie in memory may change rounding
+    assert relative_error(latents(read), made) < 1e-5  # the place of the weights in memory may change rounding
     assert "weaker: Latte, 0.0" in repr(read) and "autoguidance_scale 2.5" in repr(read)
     assert torch.equal(latents(LattePipeline(**read.components), autoguidance_scale=2.5), latents(read))
     half = LattePipeline.from_pretrained(tmp_path / "model", torch.float16)
@@ -71,13 +71,13 @@ def test_a_folder_keeps_the_weaker_model_and_its_scale(num_classes, tmp_path):
     assert "autoguidance" not in repr(without)
 
 
-def test_text_to_video_folders_of_both_layouts_keep_it(tmp_path):
+def test_text_to_video_folders_of_both_layouts_keep_the_weaker_model(tmp_path):
     shape = dict(num_attention_heads=2, attention_head_dim=8, caption_channels=6, sample_size=2, video_length=2)
     pipe, weak = (LattePipeline(awake(LatteT2V(LatteT2VConfig(num_layers=depth, **shape)))) for depth in (2, 1))
     pipe.enable_autoguidance(weak.transformer, scale=2.0)
     call = {**CALL, "prompt_embeds": torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))}
     made = pipe(**call).frames
-    for name, published in (("ours", False), ("theirs", True), ("theirs", True)):  # and once more
+    for name, published in (("ours", False), ("theirs", True), ("theirs", True)):  # twice
         pipe.save_pretrained(tmp_path / name, published)
     left_out = dict(vae=None, text_encoder=None, tokenizer=None)
     for name in ("ours", "theirs"):
@@ -90,7 +90,7 @@ def test_text_to_video_folders_of_both_layouts_keep_it(tmp_path):
     assert alone.weaker is None
 
 
-def test_a_scale_of_its_own_leaves_no_classifier_free_guidance():
+def test_a_default_autoguidance_scale_replaces_classifier_free_guidance():
     pipe = guided_away()
     made = latents(pipe)
     assert torch.equal(latents(pipe, guidance_scale=1), made)
@@ -103,14 +103,14 @@ def test_a_scale_of_its_own_leaves_no_classifier_free_guidance():
     with pytest.raises(ValueError, match=r"autoguidance_scale is 2.5; with guidance_method cfg\+\+ it must be from 0"):
         latents(pipe, guidance_method="cfg++")
     pipe.sampling = replace(pipe.sampling, guidance=Guidance(2.5))
-    assert torch.equal(latents(pipe), made)  # without one, guidance_scale is autoguidance's
+    assert torch.equal(latents(pipe), made)  # without a default, guidance_scale is autoguidance's
     pipe.disable_autoguidance()
     with pytest.raises(ValueError, match="autoguidance_scale does nothing without a weaker model"):
         latents(pipe, autoguidance_scale=2)
 
 
-def test_other_settings_of_guidance_go_with_its_scale():
-    """They are refused only where autoguidance itself does nothing."""
+def test_other_guidance_settings_combine_with_the_autoguidance_scale():
+    """They are rejected only where autoguidance itself has no effect."""
     stored = Guidance(1.0, (100, 900), "apg", {"momentum": 0.0}, autoguidance_scale=1.5)
     asked = stored.asked(schedule="linear", away=True)
     assert asked == replace(stored, schedule="linear") and asked.strength == 1.5
@@ -122,7 +122,7 @@ def test_other_settings_of_guidance_go_with_its_scale():
         stored.asked(method="cfg-zero", autoguidance_scale=1.0, away=True)
 
 
-def test_what_would_lose_or_mix_models_is_refused(tmp_path, monkeypatch):
+def test_losing_or_mixing_models_is_rejected(tmp_path, monkeypatch):
     pipe, folder = guided_away(), tmp_path / "model"
     pipe.save_pretrained(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -162,8 +162,8 @@ def test_a_plan_that_computes_everything_changes_no_bit(num_classes):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_plan_is_for_the_network_alone(way):
-    """The weaker network computes all of itself, unless clean latents are reused, which need no network."""
+def test_a_plan_does_not_apply_to_the_weaker_network(way):
+    """The weaker network computes in full, unless clean latents are reused, which need no network."""
     pipe = guided_away()
     made, calls = latents(pipe), {"network": 0, "weaker": 0}
     pipe.enable_plan(WAYS[way])
@@ -187,7 +187,7 @@ def test_a_plan_is_for_the_network_alone(way):
     assert calls == {"network": 3, "weaker": 3 if way == "clean" else 5}
 
 
-def test_guidance_that_a_plan_gates_asks_the_weaker_network_no_more():
+def test_gated_guidance_skips_the_weaker_network():
     pipe, calls = guided_away(), []
     pipe.enable_plan(lambda plan: gate_guidance(plan, 2))
     with fast_paths(False), torch.no_grad():
@@ -214,7 +214,7 @@ def test_the_cost_of_a_plan_holds_the_weaker_network():
     assert lines[-2] == "  weaker    #." and lines[-1].endswith("1 without it, d with a cached difference")
 
 
-def test_a_plan_is_searched_with_autoguidance_on(monkeypatch):
+def test_calibration_includes_autoguidance(monkeypatch):
     monkeypatch.setattr(calibration, "STARTS", 1)
     monkeypatch.setattr(calibration, "LENGTHS", (2, 3))
     pipe = guided_away()

@@ -1,4 +1,4 @@
-"""Words and parts of text-to-video models are refused by class-conditional ones, and the other way round."""
+"""Text-to-video arguments and components are rejected by class-conditional models, and vice versa."""
 
 import numpy as np
 import pytest
@@ -24,18 +24,18 @@ def classes():
         ({"class_labels": [1]}, r"prompt \(the first argument\) and class_labels are given"),
     ],
 )
-def test_words_of_prompts_are_refused_by_classes(classes, options, say):
+def test_class_models_reject_text_arguments(classes, options, say):
     with pytest.raises(ValueError, match=say):
         classes([0], output_type="latent", **options)
 
 
-def test_defaults_of_prompts_are_accepted_by_classes(classes):
-    """Equal ones too, not only the default object itself."""
+def test_class_models_accept_the_defaults_of_text_arguments(classes):
+    """Also equal values, not only the default object itself."""
     options = {"text_mask": "".join(["sin", "gle"]), "negative_prompt": None, "num_inference_steps": 1}
     assert classes([0], output_type="latent", progress=False, **options).frames.shape[0] == 1
 
 
-def test_prompts_need_a_text_encoder(classes, parts):
+def test_encoding_prompts_needs_a_text_encoder(classes, parts):
     for pipe in (LattePipeline(), LattePipeline(parts["transformer"])):
         with pytest.raises(ValueError, match="no text encoder"):
             pipe.encode_prompt("a dog")
@@ -49,7 +49,7 @@ def test_prompts_need_a_text_encoder(classes, parts):
 
 
 @pytest.mark.parametrize("options", [{"class_labels": [0]}, {"class_labels": np.array([0, 1])}, {"num_videos": 2}])
-def test_words_of_classes_are_refused_by_prompts(pipe, options):
+def test_text_models_reject_class_arguments(pipe, options):
     with pytest.raises(ValueError, match="does nothing for a text-to-video model"):
         pipe(PROMPTS[0], **QUICK, **options)
 

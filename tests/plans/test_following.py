@@ -1,4 +1,4 @@
-"""Plans that are followed: by the fast form and by the readable network alike, and as worked out by hand."""
+"""Following plans: the fast form and the readable network agree with each other and with written-out results."""
 
 import pytest
 import torch
@@ -76,17 +76,17 @@ def test_the_fast_form_and_the_readable_network_agree(rule):
 
 @pytest.mark.parametrize("kind", ["classes", "text", "split"])
 def test_computing_everything_changes_no_bit(kind):
-    """With everything kept, and with nothing kept."""
+    """Both when everything is cached and when nothing is."""
     pipe = pipeline(kind)
     for fast in (True, False):
         with fast_paths(fast):
             plain = latents(pipe)
         assert torch.equal(with_plan(pipe, lambda plan: repeat(plan, len(plan)), fast), plain)
-        kept = lambda plan: tea_cache(plan, 0.0, (1.0, 0.0))  # keeps the network's output, and never takes it
+        kept = lambda plan: tea_cache(plan, 0.0, (1.0, 0.0))  # caches the network's output but never uses it
         assert torch.equal(with_plan(pipe, kept, fast), plain)
 
 
-def test_reuse_in_the_last_evaluation_alone_keeps_outputs_and_changes_no_bit_before():
+def test_reuse_in_only_the_last_evaluation_leaves_earlier_ones_unchanged():
     pipe, seen = pipeline("classes"), []
     watch = lambda pipe, step, t, tensors: seen.append(tensors["latents"].clone())
     for plan in (lambda plan: plan, lambda plan: repeat(plan, set(range(9)), "block", 1)):
@@ -94,7 +94,7 @@ def test_reuse_in_the_last_evaluation_alone_keeps_outputs_and_changes_no_bit_bef
     assert all(torch.equal(a, b) for a, b in zip(seen[:9], seen[10:19])) and not torch.equal(seen[9], seen[19])
 
 
-def test_halves_that_share_layers_follow_plans_on_the_readable_network():
+def test_split_head_models_follow_plans_in_both_forms():
     pipe = pipeline("split")
     for kind in ("spatial", "mlp", "block", "network"):
         made = [with_plan(pipe, lambda plan: repeat(plan, 5, kind), fast) for fast in (True, False)]  # noqa: B023
@@ -102,12 +102,12 @@ def test_halves_that_share_layers_follow_plans_on_the_readable_network():
 
 
 def conditions(network, times):
-    """The network's condition at each time, of one video without classes."""
+    """The network's condition at each time, for one video."""
     return [network.class_condition(network.condition(torch.tensor([t]), torch.tensor([1]))) for t in times]
 
 
 def follow(network, plan, xs):
-    """The network's outputs for some inputs along a plan, on the readable network."""
+    """Outputs of the readable network for a sequence of inputs, following a plan."""
     cache, out = LayerCache(plan, holding_blocks(network)), []
     with torch.no_grad(), following(network, cache, plan.kinds):
         for k, x in enumerate(xs):
@@ -116,8 +116,8 @@ def follow(network, plan, xs):
     return out
 
 
-def test_the_whole_network_by_hand():
-    """The tokens of the third input, plus what the blocks added twice before, extrapolated, under the third's norm."""
+def test_reusing_the_network_matches_a_written_out_result():
+    """The third input's tokens plus the blocks' two earlier contributions, extrapolated, under the third's norm."""
     network = pipeline("classes").transformer
     xs = torch.randn(3, 1, 3, 4, 4, 4)
     plan = Plan((Evaluation(700), Evaluation(600), Evaluation(500, {"network": Reuse((1.5, -0.5))})))
@@ -129,8 +129,8 @@ def test_the_whole_network_by_hand():
     torch.testing.assert_close(follow(network, plan, xs)[2], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_one_block_by_hand():
-    """Block 2 adds to the tokens of the second input what it added to those of the first."""
+def test_reusing_one_block_matches_a_written_out_result():
+    """Block 2 adds to the second input's tokens what it added to the first's."""
     network = pipeline("classes").transformer
     x, y = torch.randn(2, 1, 3, 4, 4, 4)
     plan = Plan((Evaluation(700), Evaluation(600, {"block": Reuse(places=frozenset({2}))})))
@@ -145,7 +145,7 @@ def test_one_block_by_hand():
     torch.testing.assert_close(follow(network, plan, (x, y))[1], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_larger_thing_that_is_reused_computes_nothing_inside():
+def test_reusing_an_outer_layer_skips_its_inner_layers():
     network, calls = pipeline("classes").transformer, []
     network.blocks[1].mlp.fc1.register_forward_pre_hook(lambda *_: calls.append("mlp"))
     network.blocks[1].attns[0].qkv.register_forward_pre_hook(lambda *_: calls.append("attention"))
@@ -155,8 +155,8 @@ def test_a_larger_thing_that_is_reused_computes_nothing_inside():
     assert calls == ["attention", "mlp", "attention"]
 
 
-def test_a_test_of_the_data_by_hand():
-    """Changes of 10 %, of which the polynomial makes 0.2 each: the third reaches the limit, and starts anew."""
+def test_the_change_threshold_matches_a_worked_example():
+    """Changes of 10 %, each mapped to 0.2 by the polynomial: the third reaches the limit and restarts the sum."""
     watch, threshold, x = ChangeWatch(), Threshold(0.5, (1.0, 2.0, -0.01)), torch.ones(1, 2, 3, 4)
     found = []
     for k in range(8):
@@ -165,7 +165,7 @@ def test_a_test_of_the_data_by_hand():
     assert found == [False, True, True, False, True, True, False, True]
 
 
-def test_the_test_of_the_data_decides():
+def test_the_change_threshold_decides_what_is_computed():
     pipe = pipeline("classes")
     computed = lambda limit: with_plan(pipe, lambda plan: tea_cache(plan, limit, (1.0, 0.0)))
     ends = with_plan(pipe, lambda plan: repeat(plan, {0, 9}))
@@ -173,8 +173,8 @@ def test_the_test_of_the_data_decides():
     assert not torch.equal(computed(0.8), ends) and not torch.equal(computed(0.8), latents(pipe))
 
 
-def test_guidance_along_a_difference_by_hand():
-    """cond + (scale - 1) (cond - uncond), the second pair of the last evaluation that computed both."""
+def test_guidance_along_a_cached_difference():
+    """cond + (scale - 1) (cond - uncond), with the difference of the last evaluation that computed both."""
     from latte.conditioning import GuidedDenoiser
     from latte.diffusion.guidance_methods import Rule
 
@@ -197,9 +197,9 @@ def test_guidance_along_a_difference_by_hand():
     assert torch.equal(found[4][0], outputs[4, 0]) and sizes == [2, 2, 1, 1, 1]
 
 
-def test_calls_name_what_does_not_fit():
+def test_mismatched_plans_are_rejected():
     pipe = pipeline("classes")
-    pipe.transformer.trunk = pipe.transformer.trunk  # as latte.parallel replaces it
+    pipe.transformer.trunk = pipe.transformer.trunk  # as latte.parallel does
     with pytest.raises(ValueError, match="the plan reuses whole blocks, which several processes cannot do together"):
         with_plan(pipe, lambda plan: repeat_blocks(plan, (100, 800), 2))
     del pipe.transformer.trunk

@@ -1,4 +1,4 @@
-"""Plans as files, in the command line, and the plans that ship."""
+"""Plans as files, on the command line, and as shipped."""
 
 import json
 import math
@@ -16,7 +16,7 @@ GOOD = {"plan": 1, "evaluations": [{"timestep": 900}, {"timestep": 500, "reuse":
 
 
 @pytest.mark.parametrize("rule", [faster_cache, tea_cache, lambda plan: repeat(plan, 17, "network", 2)])
-def test_written_plans_are_read_as_they_were(rule, tmp_path):
+def test_plans_round_trip_through_files(rule, tmp_path):
     exact = exact_plan([980 - 20 * k for k in range(50)], (100, 1000))
     plan = Plan(rule(exact).evaluations, after_gate=True)
     path = write_plan(plan, tmp_path / "a.json", {"made": "by hand"})
@@ -24,7 +24,7 @@ def test_written_plans_are_read_as_they_were(rule, tmp_path):
     assert plan_text(read_plan(path), {"made": "by hand"}) == path.read_text()
 
 
-def test_layers_that_are_named(tmp_path):
+def test_plans_for_selected_layers_round_trip(tmp_path):
     reuse = {"mlp": Reuse((1.5, -0.5), frozenset({3, 1}))}
     plan = Plan((*exact_plan([9, 8]).evaluations, exact_plan([7.5]).evaluations[0].reusing(**reuse)))
     assert read_plan(write_plan(plan, tmp_path / "a.json")) == plan
@@ -56,7 +56,7 @@ def changed(**values):
         (changed(branch=[]), "branch is .., not one of both"),
     ],
 )
-def test_wrong_files_are_named_in_one_line(values, say, tmp_path):
+def test_invalid_files_give_a_one_line_error(values, say, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=say) as error:
@@ -71,7 +71,7 @@ def test_files_that_are_not_there(tmp_path):
 
 @pytest.mark.parametrize("model", ["shapes", "shapes-t2v"])
 def test_the_plans_that_ship_fit_their_models(model):
-    """At the models' own settings, and with fewer FLOPs than their names promise."""
+    """At the models' own settings, and with the savings in FLOPs that their names promise."""
     pipe = LattePipeline.from_pretrained(model)
     settings = {
         "num_inference_steps": pipe.sampling.num_inference_steps,
@@ -95,6 +95,6 @@ def test_a_saved_pipeline_keeps_its_plans(tmp_path):
     again = LattePipeline.from_pretrained(tmp_path / "a", vae=None)
     for saved in (again, pipe):
         saved.enable_plan("fast")
-        saved.save_pretrained(tmp_path / "a")  # over itself, and over what was written before
+        saved.save_pretrained(tmp_path / "a")  # over itself, and over an earlier copy
     assert again.plan_digest() == pipe.plan_digest()
     assert sorted(path.name for path in (tmp_path / "a/plans").iterdir()) == ["faithful.json", "fast.json"]

@@ -1,4 +1,4 @@
-"""Rules and searches that make plans: schedules worked out by hand, and figures that were counted elsewhere."""
+"""Rules and searches that make plans: schedules worked out by hand, and figures counted independently."""
 
 from itertools import combinations
 
@@ -19,7 +19,7 @@ DDIM_50 = exact_plan(range(980, -1, -20))
 
 
 def timesteps(plan, kind):
-    """Where a kind is reused."""
+    """The timesteps at which a kind is reused."""
     return [evaluation.timestep for evaluation in plan.evaluations if kind in evaluation.reuse]
 
 
@@ -30,8 +30,8 @@ def test_steps_that_are_spread_evenly():
         evenly(10, 9)
 
 
-def test_taylor_series_by_hand():
-    """At unit distance: f + f' h + f'' h^2 / 2, of backward differences; exact for a line at any distance."""
+def test_taylor_extrapolation_weights():
+    """At unit distance: f + f' h + f'' h^2 / 2 with backward differences; exact for a line at any distance."""
     assert extrapolation([5.0, 4.0], 6.0, 0) == (1.0,)
     assert extrapolation([5.0, 4.0], 7.0, 1) == (3.0, -2.0)
     assert extrapolation([3.0, 2.0, 1.0], 5.0, 2) == (1 + 2 + 2, -2 - 4, 2)
@@ -55,7 +55,7 @@ def test_a_fixed_schedule_of_computed_steps():
         repeat(plan, {0, 7})
 
 
-def test_a_timestep_that_comes_twice_is_extrapolated_from_its_last():
+def test_a_repeated_timestep_is_extrapolated_from_its_last_value():
     plan = repeat(exact_plan([900, 800, 800, 700]), {0, 1, 2}, "network", 1)
     assert plan[3].reuse["network"].weights == (1.0,)
 
@@ -66,8 +66,8 @@ def test_blocks_in_a_window():
     assert plan[17].reuse["block"] == Reuse(places=frozenset({1}))
 
 
-def test_faster_cache_as_its_authors_run_it():
-    """Counted from 1: attention at even n from 16; guidance from 18 except every fifth; see the specification."""
+def test_faster_cache_matches_its_published_schedule():
+    """Counted from 1: attention at even n from 16; guidance from 18, except every fifth; see the specification."""
     plan = faster_cache(DDIM_50)
     numbered = dict(enumerate(plan.evaluations, 1))
     assert [n for n in numbered if "spatial" in numbered[n].reuse] == list(range(16, 51, 2))
@@ -80,8 +80,8 @@ def test_faster_cache_as_its_authors_run_it():
     assert bands[49] == pytest.approx((1.0, 1.1**4))
 
 
-def test_bands_as_its_authors_split_them():
-    """Shifted spectra and a mask around their middle, as FasterCache computes them."""
+def test_frequency_bands_match_faster_cache():
+    """Shifted spectra and a mask around their centre, as FasterCache computes them."""
     torch.manual_seed(0)
     conditional, unconditional, later = torch.randn(3, 2, 3, 4, 10, 12)
     spectrum = lambda z: torch.fft.fftshift(torch.fft.fft2(z), dim=(-2, -1))
@@ -94,7 +94,7 @@ def test_bands_as_its_authors_split_them():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_test_of_the_data_leaves_both_ends_out():
+def test_tea_cache_always_computes_the_first_and_last_evaluation():
     plan = tea_cache(DDIM_50, 0.2)
     assert plan[0].reuse == plan[49].reuse == {} and all(plan[k].reuse["network"].threshold for k in range(1, 49))
     assert plan[1].reuse["network"].threshold.limit == 0.2
@@ -104,15 +104,15 @@ def track(plan, *layer):
     return Tracks(plan, {("mlp", 0): 0, ("mlp", 1): 1})[layer]
 
 
-def test_what_is_kept_and_how_much_of_it():
+def test_kept_outputs_and_extrapolation_depth():
     plan = repeat(exact_plan(range(8)), {0, 1, 2, 4, 6}, "mlp", 1)
     found = track(plan, "mlp", 0)
     assert [found.computes(k) for k in range(8)] == [True, True, True, False, True, False, True, False]
     assert found.kept == (False, True, True, False, True, False, True, False) and found.depth == 2
 
 
-def test_a_layer_inside_of_what_is_reused_is_not_asked():
-    """Its next reuse takes what it computed before that."""
+def test_a_layer_inside_a_reused_one_is_skipped():
+    """Its next reuse takes the output computed before that."""
     records = [{}, {"network": Reuse()}, {"mlp": Reuse()}, {"block": Reuse(places=frozenset({0}))}]
     plan = Plan(tuple(Evaluation(9 - k, reuse) for k, reuse in enumerate(records)))
     inner, other = track(plan, "mlp", 0), track(plan, "mlp", 1)
@@ -121,7 +121,7 @@ def test_a_layer_inside_of_what_is_reused_is_not_asked():
     assert track(plan, "block", 0).made[3] == Reuse(places=frozenset({0})) and not track(plan, "block", 1).made[3]
 
 
-def test_both_halves_are_never_made_of_one():
+def test_outputs_of_one_half_never_stand_for_both():
     plan = repeat(exact_plan([9, 8, 7, 6], (0, 7)), {0, 2}, "network")
     assert track(plan, "network", 0).made == (None, Reuse(), None, Reuse())
     plan = repeat(exact_plan([9, 8, 7, 6], (0, 7)), {0, 1}, "network", 1)
@@ -129,8 +129,8 @@ def test_both_halves_are_never_made_of_one():
     assert track(plan, "network", 0).made[3] == Reuse((1.0,))
 
 
-def test_processes_that_share_a_network_mix_no_halves():
-    """One half does not take the rows that were kept of both: they may be other videos'."""
+def test_processes_sharing_a_network_do_not_mix_halves():
+    """One half does not reuse rows kept from both: they may belong to other videos."""
     plan = repeat(exact_plan([9, 8, 7, 6, 5], (7, 9)), {0}, "network")
     made = Tracks(plan, {}, same_halves=True)["network", 0].made
     assert made == (None, Reuse(), Reuse(), None, Reuse())
@@ -151,12 +151,12 @@ def test_processes_that_share_a_network_mix_no_halves():
         ),
     ],
 )
-def test_plans_that_cannot_be_followed(records, say):
+def test_invalid_plans_are_rejected(records, say):
     with pytest.raises(ValueError, match=say):
         Plan(tuple(records))
 
 
-def test_a_plan_for_the_guidance_of_a_call():
+def test_a_plan_is_fitted_to_the_guidance_of_a_call():
     plan = gate_guidance(repeat(exact_plan([9, 8, 7, 6]), {0, 2}), 2)
     made = fitted(plan, exact_plan([9, 8, 7, 6], (6.5, 10)))
     assert [evaluation.branch for evaluation in made.evaluations] == ["both", "both", "difference", "conditional"]
@@ -168,15 +168,15 @@ def test_a_plan_for_the_guidance_of_a_call():
 LATTE_1 = network_cost(LatteT2VConfig(num_layers=2), 16, 64, 64)
 
 
-def test_flops_of_latte_1_as_they_were_counted():
-    """TFLOPs of a guided evaluation of all 28 + 28 blocks, of which two of each are counted here."""
+def test_flops_of_latte_1_match_independent_counts():
+    """TFLOPs of a guided evaluation of all 28 + 28 blocks, scaled up from the two of each counted here."""
     of = lambda kind: 2 * 14 * sum(flops for (each, _), flops in LATTE_1.layers.items() if each == kind) / 1e12
     assert of("mlp") == pytest.approx(38.96, abs=0.01) and of("spatial") == pytest.approx(14.07, abs=0.01)
     assert of("temporal") == pytest.approx(9.81, abs=0.01)
 
 
-def test_flops_of_plans_by_hand():
-    """Computed in 33, 27 and 23 of 50 evaluations by ranges 2, 3 and 5; whole evaluations, halves and nothing else."""
+def test_flops_of_plans_match_hand_computed_counts():
+    """With ranges 2, 3 and 5, layers compute in 33, 27 and 23 of 50 evaluations; also whole evaluations and halves."""
     exact, of = sum(LATTE_1.of_plan(DDIM_50)), lambda plan: sum(LATTE_1.of_plan(plan))
     kinds = {kind: 2 * sum(f for (each, _), f in LATTE_1.layers.items() if each == kind) for kind in ("spatial", "temporal", "cross", "mlp")}  # fmt: skip  # noqa: E501
     assert exact == 100 * LATTE_1.total == 50 * (sum(kinds.values()) + 2 * (LATTE_1.rest + sum(LATTE_1.blocks)))
@@ -190,7 +190,7 @@ def test_flops_of_plans_by_hand():
     assert of(tea_cache(DDIM_50)) == exact
 
 
-def test_flops_are_those_of_the_network():
+def test_flops_match_the_networks_layers():
     config = LatteConfig(depth=4, hidden_size=16, num_heads=2, input_size=4, num_frames=3, num_classes=3)
     cost = network_cost(config, 3, 4, 4)
     assert cost.total == sum(cost.layers.values()) + sum(cost.blocks) + cost.rest
@@ -201,8 +201,8 @@ def test_flops_are_those_of_the_network():
     assert set(cost.blocks) == {2 * d * 6 * d}
 
 
-def test_the_best_path_is_that_of_all_paths():
-    """Gaps sorted from the worst, compared like words, over every choice of evaluations."""
+def test_best_path_matches_exhaustive_search():
+    """Gaps sorted from the worst, compared lexicographically, over every choice of evaluations."""
     torch.manual_seed(0)
     n, costs = 8, [2, 2, 2, 2, 1, 1, 1, 1]
     errors = {(i, j): float(torch.rand(())) * (j - i) for i in range(n) for j in range(i + 2, min(i + 4, n) + 1)}
@@ -219,7 +219,7 @@ def test_the_best_path_is_that_of_all_paths():
         best_path(errors, costs, 2)
 
 
-def test_errors_between_those_that_were_measured():
+def test_errors_are_interpolated_between_measurements():
     samples = {(1, 3): 1.0, (5, 7): 3.0, (1, 5): 4.0, (5, 9): 8.0}
     found = between(samples, 10)
     assert found[0, 2] == 1.0 and found[3, 5] == 2.0 and found[8, 10] == 3.0 and found[4, 8] == 7.0

@@ -1,4 +1,4 @@
-"""The built-in clips and their examiner: it finds the truth in acceptable clips and sees every kind of corruption."""
+"""The built-in clips and their examiner, which is right about acceptable clips and detects every kind of corruption."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ OPPOSITE = dict(zip(MOTIONS, ("right", "left", "down", "up", "anticlockwise", "c
 
 
 def redraw(clip, colours, centre=None):
-    """Redraw a clip on its background, in `colours` that broadcast to (f, 3, h, w) and with another centre."""
+    """Redraw a clip on its background, with `colours` broadcast to (f, 3, h, w) and optionally another centre."""
     alpha = coverage(clip.shape, clip.trajectory if centre is None else centre, clip.radius, 64)[:, None]
     return ((1 - alpha) * clip.video[:1, :, :1, :1] + alpha * colours).round().astype(np.uint8)
 
@@ -122,7 +122,7 @@ def empty(clip, rng):
 
 
 def untrained(vae_name):
-    """A VAE that ships, behind an untrained model."""
+    """A shipped VAE behind an untrained model."""
     vae = load_vae(find_model(vae_name))
     channels = vae.config.latent_channels
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, in_channels=channels, input_size=8, num_classes=8)
@@ -138,7 +138,7 @@ def scored(videos, clips):
     return score_clips(videos, [clip.label for clip in clips], clips)
 
 
-def test_clips_are_a_function_of_seed_and_index():
+def test_clips_are_determined_by_seed_and_index():
     again, other = make_clip(5, 7), make_clip(6, 7)
     assert np.array_equal(again.video, CLIPS[7].video) and not np.array_equal(other.video, CLIPS[7].video)
     assert CLIPS[0].video.shape == (16, 3, 64, 64) and CLIPS[0].video.dtype == np.uint8
@@ -188,7 +188,7 @@ def test_examiner_accepts_imperfect_clips(change):
 
 
 @pytest.mark.parametrize("change", [grey, pale, two_coloured, flickering])
-def test_a_wrong_colour_is_none(change):
+def test_an_invalid_colour_is_reported_as_none(change):
     found = judged(FEW, change)
     assert np.mean([f.colour == "none" for f in found]) > 0.95
     assert np.mean([f.motion == clip.motion for f, clip in zip(found, FEW)]) > 0.95  # the motion is still right
@@ -198,18 +198,18 @@ def test_a_wrong_colour_is_none(change):
 
 @pytest.mark.parametrize("motion", ["left", "shrinking", "growing"])
 @pytest.mark.parametrize(("before", "after"), [("square", "star"), ("star", "triangle"), ("square", "circle")])
-def test_an_outline_that_changes_is_not_constant(before, after, motion):
+def test_a_changing_outline_lowers_shape_constancy(before, after, motion):
     clip = next(clip for i in range(50) if (clip := make_clip(5, i, motion)).shape == before)
     for changed in (1, 4, 7):
         other = redraw(replace(clip, shape=after), colour_levels(clip.colour))
         found = examine(np.concatenate([clip.video[:-changed], other[-changed:]]))
-        # of circles and squares, up to two small frames count as both
+        # for circles and squares, up to two small frames count as both
         assert found.shape_constancy == pytest.approx(1 - changed / 16, abs=1 / 16 if after == "circle" else 0)
         assert found.colour == clip.colour
 
 
-def test_the_smallest_frames_of_a_reconstruction_count_for_the_shape():
-    """The VAE of shapes-t2v makes small stars so round that a circle overlaps them better."""
+def test_small_rounded_frames_do_not_lower_shape_constancy():
+    """The VAE of shapes-t2v rounds small stars so much that a circle overlaps them better."""
     pipe = untrained("shapes-t2v/vae")
     stars = [clip for i in range(20) if (clip := make_clip(6, i, "growing")).shape == "star"][:2]
     for video in reconstruct(pipe, torch.stack([torch.from_numpy(clip.video) for clip in stars])).numpy():
@@ -218,7 +218,7 @@ def test_the_smallest_frames_of_a_reconstruction_count_for_the_shape():
 
 
 @pytest.mark.parametrize("change", [frozen, swapped, neighbours_swapped, displaced, shuffled, still])
-def test_a_wrong_motion_is_none(change):
+def test_an_invalid_motion_is_reported_as_none(change):
     found = judged(FEW, change)
     assert np.mean([f.motion == "none" and np.isnan(f.fit_error) for f in found]) > 0.95
     assert np.mean([f.colour == clip.colour for f, clip in zip(found, FEW)]) > 0.95
@@ -247,13 +247,13 @@ def test_winding_objects_are_counted():
     assert count_objects(mask).tolist() == [1, 7, 2]
 
 
-def test_nothing_is_seen_in_an_empty_clip():
+def test_an_empty_clip_shows_nothing():
     found = judged(FEW[:1], empty)[0]
     assert (found.motion, found.colour, found.shape, found.count) == ("none", "none", "none", 0)
     assert np.isnan(found.trajectory).all() and found.colour_constancy == found.shape_constancy == 0
 
 
-def test_scores_are_json_even_where_no_clip_was_judged():
+def test_scores_are_valid_json_even_if_no_clip_was_judged():
     nothing = empty(CLIPS[0], None)
     for truths in (None, CLIPS[:1]):
         scores = score_clips([nothing], [0], truths)

@@ -1,4 +1,4 @@
-"""The VAE that ships: what it keeps of frames it has not seen, and where it puts their colours."""
+"""The shipped VAE: reconstructions of held-out frames, and the geometry of its colours."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SIDE = 8  # latents along a frame
 
 @pytest.fixture(scope="module")
 def seen():
-    """Clips that no training draws, one frame each, with their pixels and latents."""
+    """Clips that training never draws, one frame each, with their pixels and latents."""
     vae = load_vae(find_model("shapes/vae"))
     clips = [make_clip(5, 10**6 + i, window=slice(8, 9)) for i in range(60)]
     frames = torch.stack([torch.from_numpy(clip.video) for clip in clips]) / 127.5 - 1
@@ -21,15 +21,15 @@ def seen():
         return clips, frames, latents, vae.decode(latents).clamp(-1, 1)
 
 
-def test_held_out_frames_are_kept(seen):
+def test_held_out_frames_are_reconstructed(seen):
     _, frames, latents, decoded = seen
     assert -10 * torch.log10((decoded - frames).div(2).square().mean()) > 39
     assert latents.mean((0, 1, 3, 4))[:3].abs().max() < 0.2  # the thumbnail: the background is far below 0 before
     assert abs(float(latents.std()) - 1) < 0.1
 
 
-def test_colours_do_not_lie_on_a_line(seen):
-    """The middle of a shape less a corner, for each colour: their plane is as wide as it is long, and linear in RGB."""
+def test_colours_span_a_plane(seen):
+    """The middle of a shape minus a corner, per colour: the plane is as wide as it is long, and linear in RGB."""
     clips, _, latents, _ = seen
     found = {name: [] for name in COLOURS}
     for clip, (latent,) in zip(clips, latents):

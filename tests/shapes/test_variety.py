@@ -1,4 +1,4 @@
-"""The variety of a set of clips, in cases that are written out."""
+"""The variety of a set of clips, on worked examples."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_shares_and_entropy_of_small_sets():
         entropy(["red"], ["red"])
 
 
-def test_a_set_of_few_colours_and_shapes_has_little_variety():
+def test_a_set_of_one_colour_has_no_colour_variety():
     clips = [make_clip(5, i) for i in range(60)]
     magenta = [clip for clip in clips if clip.colour == "magenta"]
     some, few = (score_clips([clip.video for clip in of], [clip.label for clip in of]) for of in (clips[:24], magenta))

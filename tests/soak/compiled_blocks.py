@@ -1,6 +1,6 @@
-"""torch.compile of single blocks: every kind of block is compiled once, however deep the network, without a break.
+"""torch.compile of single blocks: each kind of block is compiled once, at any depth, without graph breaks.
 
-And the code that inductor writes computes what the network does.
+And the code that inductor generates computes what the network does.
 """
 
 import shutil
@@ -37,7 +37,7 @@ def test_each_kind_is_compiled_once(variant, kinds, precision):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler for inductor")
-def test_compiled_by_inductor_is_the_same(tmp_path, monkeypatch):
+def test_inductor_output_matches_eager(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = warm(variant=3, depth=1)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""The most memory of `latte eval` on large videos: 81 frames of 544 x 960, and every metric whose network fits.
+"""Peak memory of `latte eval` on large videos: 81 frames of 544 x 960, and every metric whose network fits.
 
-There are 20 videos on each side. What the process holds does not grow with their number, so the bound is also that of
+There are 20 videos on each side. The memory does not grow with their number, so the same bound holds for
 2,000. Networks have random weights. JEDi is not measured: its network alone takes 2.5 GB.
 """
 
@@ -24,7 +24,7 @@ FRAMES, HEIGHT, WIDTH = 81, 544, 960
 MOST_MEMORY = 2 << 20  # kB
 VIDEOS = max(2, count(20))
 
-# in a new process, whose most memory is not that of the one that starts it
+# in a new process, whose peak memory is not that of its parent
 MEASURED = """
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two folders, each of links to one moving picture."""
+    """Two folders, each of hard links to one moving picture."""
     root = tmp_path_factory.mktemp("large")
     corners = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, (WIDTH + 4 * FRAMES) // 8, 3), np.uint8)
     picture = corners.repeat(8, 0).repeat(8, 1)
@@ -53,7 +53,7 @@ def folders(tmp_path_factory):
 
 
 def save_random(network, name: str, root, prefix: str = ""):
-    """A file of random weights with a published file's name."""
+    """A file of random weights under a published file's name."""
     path = root / PUBLISHED[name].file
     state = random_state(network)
     torch.save({prefix + key: value for key, value in state.items() if "num_batches" not in key}, path)
@@ -61,7 +61,7 @@ def save_random(network, name: str, root, prefix: str = ""):
 
 
 def most_memory(*words) -> int:
-    """The most memory of a command, in kB."""
+    """The peak memory of a command, in kB."""
     run = subprocess.run([sys.executable, "-c", MEASURED, *map(str, words)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     most = int(run.stdout.split()[-1])
@@ -69,7 +69,7 @@ def most_memory(*words) -> int:
     return most
 
 
-def test_the_distance_and_the_fid_of_frames(folders):
+def test_memory_of_the_distance_and_fid_is_bounded(folders):
     i3d = save_random(I3D(1e-3), "i3d-pretrained-400", folders)
     inception = save_random(Inception(), "inception", folders)
     words = ["eval", folders / "generated", "--real", folders / "real", "--frames", FRAMES]
@@ -77,7 +77,7 @@ def test_the_distance_and_the_fid_of_frames(folders):
     assert most_memory(*words, "--inception", inception, "--i3d", i3d) < MOST_MEMORY
 
 
-def test_the_fidelity_of_pairs(folders):
+def test_memory_of_pairwise_metrics_is_bounded(folders):
     alexnet = save_random(LPIPS().features, "alexnet", folders, "features.")
     words = ["eval", folders / "generated", "--reference", folders / "real"]
     assert most_memory(*words) < MOST_MEMORY

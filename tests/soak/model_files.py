@@ -1,8 +1,8 @@
-"""Forged and damaged files of models, by the thousand: each is read or refused in one line, soon and in little memory.
+"""Thousands of forged and damaged model files: each is read or rejected in one line, quickly and in little memory.
 
-Sound files of every kind are changed byte by byte, and in their structure: opcodes of pickles, entries of JSON, fields
-of headers. Each is read by a child process of bounded memory and time. Files that end one otherwise than expected are
-kept in the folder LATTE_SOAK_KEEP, if there is such a variable.
+Valid files of every kind are changed byte by byte, and in their structure: opcodes of pickles, entries of JSON, fields
+of headers. Each is read by a child process of bounded memory and time. Files that end one in an unexpected way are
+kept in the folder LATTE_SOAK_KEEP, if that variable is set.
 """
 
 import json
@@ -37,9 +37,9 @@ from latte.weights.load import load_model, save_model
 from latte.weights.tensors import read_tensors
 from latte.weights.vae_folder import load_vae, save_vae
 
-MOST_MEMORY = 2 << 30  # bytes beyond what the process has taken before
-MOST_SECONDS = 20  # of the processor, since others may use it too
-LONGEST_WAIT = 600  # seconds on the clock, for what waits and does not compute
+MOST_MEMORY = 2 << 30  # bytes beyond what the process already uses
+MOST_SECONDS = 20  # of CPU time, since others may use the CPU too
+LONGEST_WAIT = 600  # wall-clock seconds, for a process that waits without computing
 REFUSED, UNDOCUMENTED, TOO_LARGE = 10, 11, 12  # exit statuses
 VALUES = [None, True, "", "x" * 1000, "é\ud800", [], {}, [[]], 0.5, 1e308, -1, 10**18, 10**400]
 VALUES += [float("nan"), float("inf")]
@@ -56,7 +56,7 @@ class Module(torch.nn.Module):
 
 @pytest.fixture
 def sound(tiny, tiny_vae, published, tmp_path) -> list[tuple[Path, Callable[[], object]]]:
-    """A sound file of every kind, and what reads it."""
+    """A valid file of every kind, and the function that reads it."""
     state = {name: tensor.detach() for name, tensor in state_for_original(tiny).items()}
     whole = {"ema": state, "model": state, "opt": {"state": {0: {"step": 3}}, "lr": [1e-4]}}
     torch.save(whole, tmp_path / "a.pt")
@@ -99,7 +99,7 @@ def sound(tiny, tiny_vae, published, tmp_path) -> list[tuple[Path, Callable[[], 
 
 
 def changed_pickle(content: bytes, rng: random.Random) -> bytes:
-    """Drop, repeat, exchange or nest opcodes, or insert ones that a forger would use."""
+    """Drop, repeat, replace or nest opcodes, or insert ones that a forger would use."""
     try:
         starts = [at for _, _, at in pickletools.genops(content)] + [len(content)]
     except Exception:
@@ -139,7 +139,7 @@ def changed_pickle(content: bytes, rng: random.Random) -> bytes:
 
 
 def changed_zip(content: bytes, rng: random.Random) -> bytes:
-    """Change one record of an archive, and write it again with sound checksums."""
+    """Change one record of an archive, and rewrite the archive with valid checksums."""
     try:
         with zipfile.ZipFile(BytesIO(content)) as old:
             records = [(record, old.read(record)) for record in old.infolist()]
@@ -185,7 +185,7 @@ def changed_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def changed_safetensors(content: bytes, rng: random.Random) -> bytes:
-    """Change the header, and keep its length right."""
+    """Change the header, keeping its length field correct."""
     size = int.from_bytes(content[:8], "little")
     header = changed_json(content[8 : 8 + size], rng)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
@@ -221,7 +221,7 @@ def read_in_child(read: Callable[[], object], log: Path) -> int:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_forged_model_files(sound, tmp_path):
+def test_forged_model_files_are_read_or_rejected(sound, tmp_path):
     endings, kinds, log = Counter(), Counter(), tmp_path / "log"
     log.touch()
     for path, read in sound:

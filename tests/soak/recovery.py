@@ -1,4 +1,4 @@
-"""Training and sampling are killed, damaged, and run out of disk space many times. Each test prints what happened."""
+"""Training and sampling are killed, damaged and run out of disk space many times. Each test prints what happened."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def newest(folder):
     return tensors(checkpoint.latest(folder))
 
 
-def test_a_thousand_kills(vae, tmp_path):
+def test_a_thousand_kills_change_nothing(vae, tmp_path):
     config = small(vae, f"steps={count(4000)}", "save_every=1", "log_every=100", "keep=3")
     run(config, tmp_path / "whole")
     start = lambda: [fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")]
@@ -40,7 +40,7 @@ def test_a_thousand_kills(vae, tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["false", "true"])
-def test_kills_of_a_random_process_of_two(shard, vae, tmp_path):
+def test_killing_either_of_two_processes_changes_nothing(shard, vae, tmp_path):
     words = [f"steps={count(300)}", "save_every=2", "log_every=50", "micro_batch_size=2", f"shard={shard}"]
     config = small(vae, *words)
     together(2, lambda: run(config, tmp_path / "whole"), tmp_path / "log")
@@ -51,7 +51,7 @@ def test_kills_of_a_random_process_of_two(shard, vae, tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["false", "true"])
-def test_kills_that_torchrun_starts_anew(shard, vae, tmp_path):
+def test_kills_with_restarts_by_torchrun_change_nothing(shard, vae, tmp_path):
     words = [*TINY, f"vae={vae}", f"steps={count(600)}", "save_every=2", "log_every=50", "micro_batch_size=2"]
     words += [f"shard={shard}"]
     config = resolve("shapes", words)
@@ -63,7 +63,7 @@ def test_kills_that_torchrun_starts_anew(shard, vae, tmp_path):
     assert same(newest(tmp_path / "whole"), newest(tmp_path / "killed"))
 
 
-def test_killed_workers_of_a_set_of_videos(vae, tmp_path):
+def test_killed_workers_complete_the_same_set(vae, tmp_path):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=2, num_frames=4, num_classes=3)
     pipe, settings = LattePipeline(Latte(config), load_vae(vae)), {"num_inference_steps": 4, "batch_size": 2}
     make = lambda name, *ranks: sample_many(pipe, count(1000), tmp_path / name, [0, 1, 2], settings, None, 8, *ranks)
@@ -91,7 +91,7 @@ def disk(folder, size):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_disk_that_is_full_at_any_place_of_a_save(tmp_path):
+def test_a_disk_that_fills_during_a_save_keeps_the_last_checkpoint(tmp_path):
     tables = {name: {"weight": torch.randn(80_000)} for name in ("model", "ema", "optimizer")}
     save = lambda run, step: checkpoint.save(run, step, tables, {"state": {"step": step}}, 2)
     failed, page = 0, 4096
@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_at_any_place_of_a_save(tmp_path):
     assert failed == len(sizes)
 
 
-def test_steps_that_are_not_finite_at_random(vae, tmp_path, monkeypatch):
+def test_random_nonfinite_steps_are_skipped(vae, tmp_path, monkeypatch):
     rng, steps = random.Random(3), count(400)
     bad = {step: rng.randrange(2) for step in rng.sample(range(steps), count(100))}
     loss = OBJECTIVES["latte"]

@@ -1,4 +1,4 @@
-"""Commands that replace what is there are killed, or run out of disk space, at many places."""
+"""Commands that replace existing output are killed, or run out of disk space, at many points."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ CASES = {}
 
 
 def case(make):
-    """Register a function that makes a `Replacing` of a folder, the models, and a VAE."""
+    """Register a function that makes a `Replacing` from a folder, the models, and a VAE."""
     CASES[make.__name__] = make
     return make
 
@@ -127,7 +127,7 @@ def train_on(folder, models, vae):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_kill_leaves_the_old_or_the_new(name, models, vae, tmp_path):
+def test_a_kill_leaves_the_old_or_the_new_output(name, models, vae, tmp_path):
     folder, log = tmp_path / "work", tmp_path / "log"
     folder.mkdir()
     made = CASES[name](folder, models, vae)
@@ -163,7 +163,7 @@ def disk(folder, size):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-WRITING = {  # what is run with a full disk; OUT is on it, and MODELS, VAE, RUN and VIDEOS elsewhere
+WRITING = {  # run with a full disk; OUT is on it, and MODELS, VAE, RUN and VIDEOS elsewhere
     "convert": "convert MODELS/latte-0 OUT/out",
     "convert_to_pt": "convert MODELS/latte-0 OUT/out.pt --to original",
     "convert_to_safetensors": "convert MODELS/latte-0 OUT/out.safetensors --to original",
@@ -181,12 +181,12 @@ WRITING = {  # what is run with a full disk; OUT is on it, and MODELS, VAE, RUN 
     "ablate": "ablate --out OUT/out --seeds 0 --num-videos 2 guidance TINY vae=VAE steps=2",
 }
 WITHOUT_DEVICE = ("convert", "prepare", "plot", "ablate")
-RESUMED = ("encode", "sample_n", "train", "ablate")  # keep what is complete, to go on from there
+RESUMED = ("encode", "sample_n", "train", "ablate")  # keep what is complete, to resume from there
 
 
 @pytest.fixture(scope="module")
 def places(models, vae, tmp_path_factory):
-    """What the words in capitals stand for."""
+    """The values of the words in capitals."""
     folder = tmp_path_factory.mktemp("places")
     for i in range(3):
         write_video(make_clip(2, i, frames=12, size=32).video, folder / f"videos/{i}.mkv")

@@ -30,7 +30,7 @@ KINDS = [
 
 
 def damage(data, draw):
-    """Change, remove or insert some bytes, or cut the end off."""
+    """Change, remove or insert some bytes, or cut off the end."""
     data, start = bytearray(data), draw.randrange(len(data))
     kind = draw.choice(("bit", "bits", "zeros", "noise", "cut", "removed", "inserted"))
     if kind == "bit":
@@ -49,7 +49,7 @@ def damage(data, draw):
 
 
 def ffmpeg_reports(path):
-    """Whether FFmpeg itself, asked in the plainest way, reports anything while it decodes a file."""
+    """Whether FFmpeg itself, called in the simplest way, reports anything while it decodes a file."""
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
     try:
@@ -62,8 +62,8 @@ def ffmpeg_reports(path):
         av.logging.set_level(None)
 
 
-def test_damaged_videos_are_refused_or_read_as_they_were(tmp_path):
-    """Most codecs have no checksums: only where FFmpeg, a checksum or the header knows of damage can it be noticed."""
+def test_damaged_videos_are_rejected_or_read_unchanged(tmp_path):
+    """Most codecs have no checksums: damage can be noticed only where FFmpeg, a checksum or the header reveals it."""
     total = Counter()
     for number, (suffix, codec, pixels, options) in enumerate(KINDS):
         path = encode(tmp_path / f"{number}{suffix}", CLIP, codec, pixels, options=options)

@@ -1,4 +1,4 @@
-"""Cleaning a caption neither fails nor takes long, whatever the caption holds, and sane captions keep their result."""
+"""Cleaning a caption neither fails nor takes long, whatever it holds, and ordinary captions keep their result."""
 
 import random
 import re
@@ -33,7 +33,7 @@ REPEATED = ["a", "a.", "é", ".", "<a ", "<a/", "<!--", '<a href="', "a-", "x1."
 
 
 def test_cleaning_is_linear_in_length():
-    """With the quadratic rules of before, four times the length took 16 times as long."""
+    """With the earlier, quadratic rules, four times the length took 16 times as long."""
 
     def seconds(length: int) -> float:
         start = time.process_time()
@@ -47,7 +47,7 @@ def test_cleaning_is_linear_in_length():
     assert seconds(4000) < 9 * seconds(1000)
 
 
-def test_addresses_are_removed_as_by_the_single_pattern():
+def test_address_removal_matches_the_single_regular_expression():
     parts = [
         "http",
         "https:",
@@ -84,7 +84,7 @@ def test_markup_without_a_parser():
     assert without_tags(300 * text) == 300 * "a dog  3 < 4 "
 
 
-def test_what_cleaning_removes_from_a_prompt_is_told(pipe):
+def test_words_removed_by_cleaning_are_reported(pipe):
     dropped = dropped_words("A photo.png of a dog dog #12, see http://x.com/cafe")
     assert " ".join(dropped) == "photo png 12 http x com cafe"
     for sane in ("a dog isn't 3.5 metres long", "a café at “night”", "a%20red+ball", "Tom &amp; Jerry"):

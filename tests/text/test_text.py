@@ -20,8 +20,8 @@ def test_cleaning(row):
     assert clean(row["prompt"]) == row["clean"]
 
 
-def test_every_rule_of_cleaning():
-    """The recorded captions are such that a rule that is missing, wrong or in another place changes one of them."""
+def test_every_cleaning_rule_matters():
+    """The recorded captions are chosen so that a missing, wrong or reordered rule changes one of them."""
     assert [(text, clean(text)) for text, _ in CLEANED] == [(text, cleaned) for text, cleaned in CLEANED]
 
 
@@ -29,7 +29,7 @@ def test_every_rule_of_cleaning():
     ('"the quick fox", page 12', '"the quick fox"'),  # a space where the page was keeps the comma until the second pass
     ("wwwabc fox", "wwwabc fox"),  # an address needs a colon after www
     ("see www:abc fox", "see bc fox"),
-    # the same of diffusers 0.42.1, for rules in another order, and for other spaces, digits and words in them
+    # values of diffusers 0.42.1, for rules in another order, and for other spaces, digits and words in them
     ("worldwide  free  shipping fox", "fox"),
     ("._", "."),
     ("(.)", ""),
@@ -51,7 +51,7 @@ def test_cleaning_removes_no_more_than_the_original(text, cleaned):
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder with T5's vocabulary")
 @pytest.mark.filterwarnings("ignore:a prompt takes")
-def test_ids_of_the_real_vocabulary():
+def test_token_ids_match_the_real_vocabulary():
     tokenizer = Tokenizer(Path(os.environ["LATTE_TEST_DATA"]) / "t5/spiece.model")
     for kind in ("clean", "plain"):
         ids, mask = tokenizer([row["prompt"] for row in RECORDED], clean_caption=kind == "clean")

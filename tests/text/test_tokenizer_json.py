@@ -1,4 +1,4 @@
-"""A tokenizer.json in the place of spiece.model: the same ids, or a message that says what it is."""
+"""A tokenizer.json in place of spiece.model: the same ids, or an error that says what it is."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ def fields(message):
 
 
 def as_json(vocabulary):
-    """What the tokenizers library stores of a vocabulary, as transformers converts it."""
+    """What the tokenizers library stores for a vocabulary, as transformers converts it."""
     pieces = Tokenizer(vocabulary).pieces
     rules = next(dict(fields(value)) for number, value in fields(vocabulary) if number == 3)
     vocab = [[pieces.id_to_piece(i), pieces.get_score(i)] for i in range(len(pieces))]
@@ -64,7 +64,7 @@ def as_json(vocabulary):
 
 
 def same(one, other, texts):
-    """Whether two tokenizers make the same ids of texts, cleaned or not."""
+    """Check that two tokenizers give the same ids for texts, cleaned or not."""
     assert len(one) == len(other)
     for cleaned in (True, False):
         assert one(texts, 200, cleaned)[0].equal(other(texts, 200, cleaned)[0])
@@ -76,7 +76,7 @@ def vocabulary():
     return train_vocabulary(CAPTIONS, 100)
 
 
-def test_the_same_ids_as_with_spiece_model(vocabulary, published, tmp_path):
+def test_tokenizer_json_gives_the_same_ids_as_spiece_model(vocabulary, published, tmp_path):
     values, rng = as_json(vocabulary), random.Random(0)
     texts = TEXTS + ["".join(rng.choices("red star ▁lfmé\u3000ﬁ,<>", k=rng.randrange(40))) for _ in range(50)]
     for change in (
@@ -136,7 +136,7 @@ def test_other_tokenizers_are_named(change, say, vocabulary, tmp_path):
         Tokenizer(tmp_path)
 
 
-def test_a_folder_with_another_tokenizer_says_what_it_holds(published, tmp_path):
+def test_a_folder_without_a_supported_tokenizer_lists_its_files(published, tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("")
     with pytest.raises(
@@ -148,7 +148,7 @@ def test_a_folder_with_another_tokenizer_says_what_it_holds(published, tmp_path)
         Tokenizer(tmp_path)
 
 
-def test_a_pipeline_with_a_tokenizer_json(published, tmp_path):
+def test_a_pipelines_vocabulary_can_be_a_tokenizer_json(published, tmp_path):
     folder = tmp_path / "model/tokenizer"
     pipe = LattePipeline.from_pretrained(published, transformer=None, vae=None, text_encoder=None)
     folder.mkdir(parents=True)
@@ -156,6 +156,6 @@ def test_a_pipeline_with_a_tokenizer_json(published, tmp_path):
     same(pipe.tokenizer, Tokenizer(folder), TEXTS)
 
 
-def test_numbers_of_the_message():
+def test_protobuf_encoding_of_numbers():
     assert [varint(value) for value in (0, 127, 128, 300)] == [b"\0", b"\x7f", b"\x80\x01", b"\xac\x02"]
     assert field(41, -1) == b"\xc8\x02" + b"\xff" * 9 + b"\x01" and field(2, 1.0) == b"\x15\0\0\x80\x3f"

@@ -1,4 +1,4 @@
-"""Settings that change when a run resumes: which may, what is learned then, and what is recorded."""
+"""Settings that change when a run resumes: which may, with what effect, and what is recorded."""
 
 import json
 from dataclasses import replace
@@ -29,14 +29,14 @@ def newest(folder):
     return checkpoint.latest(folder)
 
 
-def test_every_setting_may_change_freely_or_if_asked_for_or_never():
+def test_every_setting_is_free_tunable_or_fixed():
     for kind in KINDS.values():
         free, tunable, names = kind.resumable(), kind.tunable(), kind.defaults().keys()
         assert not free & tunable and kind.movable() == PATHS & names
         assert names - free - tunable - PATHS == NEVER & names
 
 
-def test_from_the_change_on_steps_are_those_of_the_new_values(vae, tmp_path, monkeypatch):
+def test_steps_after_a_change_use_the_new_values(vae, tmp_path, monkeypatch):
     words = ["steps=8", "save_every=4", "weight_decay=0.1", "precision=fp32", "schedule=constant", "warmup=6"]
     before = small(vae, *words)
     after = replace(before, **CHANGED)
@@ -58,7 +58,7 @@ def test_from_the_change_on_steps_are_those_of_the_new_values(vae, tmp_path, mon
     assert same(parts, tensors(newest(tmp_path / "whole")))
 
 
-def test_the_record_says_when_and_from_what_to_what(vae, tmp_path):
+def test_the_record_of_changes_has_the_step_and_both_values(vae, tmp_path):
     words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "schedule=constant"]
     first = {
         "after_step": 2,
@@ -76,7 +76,7 @@ def test_the_record_says_when_and_from_what_to_what(vae, tmp_path):
     assert [line["learning_rate"] for line in lines] == pytest.approx([7.5e-4, 1.5e-3, 5e-5, 5e-5, 5e-5, 5e-5])
 
 
-def test_what_nobody_asked_for_is_refused_with_the_words_to_add(vae, tmp_path, capsys):
+def test_unrequested_changes_are_rejected_with_the_options_to_add(vae, tmp_path, capsys):
     words = ["train", "--config", "shapes-plain", "--device", "cpu", f"vae={vae}", "--run", str(tmp_path)]
     words += [word for word in [*TINY, "steps=2"] if word not in PLAIN]
     assert main([*words, "learning_rate=1e-3", "schedule=constant"]) == 0
@@ -103,7 +103,7 @@ def test_some_settings_never_change(vae, tmp_path, capsys):
     assert not (tmp_path / "changes.json").exists()
 
 
-def test_a_change_that_was_not_saved_is_recorded_anew(vae, tmp_path, monkeypatch):
+def test_an_unsaved_change_is_recorded_again(vae, tmp_path, monkeypatch):
     """A run that is killed after the change resumes from the checkpoint before it."""
     config = small(vae, "steps=4", "schedule=constant")
     run(replace(config, steps=2), tmp_path)
@@ -125,7 +125,7 @@ def test_half_precision_begins_with_its_own_loss_scale(vae, tmp_path):
         assert health.scale == scale and not health.skipped
 
 
-def test_a_start_before_the_first_checkpoint_may_change_what_is_asked_for(vae, tmp_path, monkeypatch):
+def test_requested_settings_may_change_before_the_first_checkpoint(vae, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(Run, "step", lambda *_: 1 / 0)
         run(small(vae, "steps=2"), tmp_path)

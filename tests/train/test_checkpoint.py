@@ -1,4 +1,4 @@
-"""Checkpoints on their own, without a training: what is kept, what is found, and what is said of damage."""
+"""Checkpoints on their own, without training: what is kept, what is found, and how damage is reported."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def save(run, *steps, **rule):
     return [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(run)]
 
 
-def test_what_was_saved_is_read(tmp_path):
+def test_saved_data_is_read_back(tmp_path):
     assert checkpoint.list_checkpoints(tmp_path) == [] and checkpoint.latest(tmp_path) is None
     assert save(tmp_path, 9, 12_345_678) == [9, 12_345_678]
     folder = checkpoint.latest(tmp_path)
@@ -28,7 +28,7 @@ def test_what_was_saved_is_read(tmp_path):
     assert checkpoint.list_checkpoints(tmp_path)[0].name == "step-0000009"
 
 
-def test_which_are_kept(tmp_path):
+def test_retention_of_old_checkpoints(tmp_path):
     assert save(tmp_path / "few", 1, 2, 3, 4, 5, keep=2) == [4, 5]
     assert save(tmp_path / "some", *range(1, 10), keep=2, keep_every=3) == [3, 6, 8, 9]
     assert not [path for path in (tmp_path / "some/checkpoints").iterdir() if path.name[0] == "."]
@@ -44,7 +44,7 @@ def test_no_file_stays_open(tmp_path):
     assert again == handle
 
 
-def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_everything_is_flushed_to_disk_before_the_rename(tmp_path, monkeypatch):
     flushed, replace = [], os.replace
 
     def renamed(old, new):
@@ -65,7 +65,7 @@ def test_remains_of_a_crash_are_removed(tmp_path):
     assert save(tmp_path, 1) == [1] and os.listdir(tmp_path / "checkpoints") == ["step-0000001"]
 
 
-def test_the_newest_sound_one_is_found(tmp_path):
+def test_the_newest_valid_checkpoint_is_found(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     folders = checkpoint.list_checkpoints(tmp_path)
     (folders[3] / "manifest.json").unlink()
@@ -86,7 +86,7 @@ def test_the_newest_sound_one_is_found(tmp_path):
         checkpoint.latest(tmp_path)
 
 
-def test_checkpoints_that_are_no_folder_are_not_none(tmp_path):
+def test_a_checkpoints_path_that_is_not_a_folder_is_an_error(tmp_path):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
     with pytest.raises(ValueError, match=r"a link to .*unmounted, which is not a folder"):
         checkpoint.latest(tmp_path)

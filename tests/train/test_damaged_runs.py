@@ -1,4 +1,4 @@
-"""Damage inside a run folder, and foreign files in it: a run resumes nevertheless, and says what it left out."""
+"""Damage in a run folder, and foreign files in it: the run resumes nevertheless, and says what it left out."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from latte.weights.load import find_model
 
 @pytest.fixture(scope="module")
 def finished(vae, tmp_path_factory):
-    """A run of 4 steps, with a checkpoint at 2 and at 4, and its settings. Copy it before you change it."""
+    """A run of 4 steps with checkpoints at 2 and 4, and its settings. Copy it before changing it."""
     folder = tmp_path_factory.mktemp("finished")
     config = small(vae, "steps=4", "save_every=2", "schedule=constant")
     run(config, folder)
@@ -63,8 +63,8 @@ MAKES = [as_folder, as_link, as_fifo, as_junk]
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_damage_stops_no_resume(turn, copied):
-    """Each file is damaged in another way, and in each turn in yet another one."""
+def test_damage_never_stops_a_resume(turn, copied):
+    """Each file is damaged in a different way, and in yet another one in each turn."""
     config, folder = copied
     makes = {name: MAKES[(turn + i) % 4] for i, name in enumerate(FILES)}
     makes |= {name: (as_file, as_link)[(turn + i) % 2] for i, name in enumerate(FOLDERS)}
@@ -75,7 +75,7 @@ def test_damage_stops_no_resume(turn, copied):
         run(config, folder)
     texts = [str(one.message) for one in said]
     for name, make in makes.items():
-        if make is not as_junk or name == "metrics.jsonl":  # the others are written anew, whatever they held
+        if make is not as_junk or name == "metrics.jsonl":  # the others are rewritten, whatever they held
             assert any(str(folder / name) in text for text in texts), (name, make, texts)
             assert os.path.lexists(folder / f"damaged-{name}")
     assert checkpoint.latest(folder).name == "step-0000004" and (folder / "config.yaml").is_file()
@@ -83,7 +83,7 @@ def test_damage_stops_no_resume(turn, copied):
     read_lines(folder / "metrics.jsonl")
 
 
-def test_lines_of_metrics_that_are_damaged_are_named_and_set_aside(tmp_path):
+def test_damaged_lines_of_metrics_are_named_and_set_aside(tmp_path):
     path = tmp_path / "metrics.jsonl"
     sound = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "loss": NaN, "fvd": Infinity}', b'{"step": 9, "loss": 1}']
     junk = [
@@ -114,7 +114,7 @@ def test_lines_of_metrics_that_are_damaged_are_named_and_set_aside(tmp_path):
             remove_lines_after(path, 5)
         assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == before
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
-    path.write_bytes(sound[0] + b"\n" + b"\0" * 4096)  # what a crash of the machine may leave
+    path.write_bytes(sound[0] + b"\n" + b"\0" * 4096)  # what a machine crash may leave behind
     with pytest.warns(UserWarning, match="line 2 is not"):
         assert read_metrics(tmp_path)["loss"].tolist() == [0.5]
     path.write_bytes(b"\n".join([*junk, *sound, b""]))
@@ -122,7 +122,7 @@ def test_lines_of_metrics_that_are_damaged_are_named_and_set_aside(tmp_path):
         assert len(read_lines(path)) == 3
 
 
-def test_foreign_files_among_the_checkpoints(copied, finished):
+def test_foreign_files_among_the_checkpoints_are_kept(copied, finished):
     config, folder = copied
     place = folder / "checkpoints"
     (place / "step-9999999").mkdir()
@@ -130,7 +130,7 @@ def test_foreign_files_among_the_checkpoints(copied, finished):
     (place / "step-0000006").symlink_to("nowhere")
     (place / ".draft-0000004").write_text("mine")
     (place / ".old-step-0000001").symlink_to("nowhere")
-    (place / ".step-0000003.part7-0123abcd-99/half").mkdir(parents=True)  # of another machine
+    (place / ".step-0000003.part7-0123abcd-99/half").mkdir(parents=True)  # from another machine
     (place / "notes.txt").write_text("mine")
     (place / "damaged-notes").mkdir()
     with pytest.warns(UserWarning, match=r"manifest\.json is missing; renamed to damaged-step-0000007"):
@@ -142,7 +142,7 @@ def test_foreign_files_among_the_checkpoints(copied, finished):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "ema.safetensors", "config.json"])
-def test_a_checkpoint_with_something_else_in_the_place_of_a_file(name, copied, finished):
+def test_a_checkpoint_with_a_folder_in_place_of_a_file_is_set_aside(name, copied, finished):
     config, folder = copied
     as_folder(folder / "checkpoints/step-0000004" / name)
     with pytest.warns(UserWarning, match=f"{name.split('.')[0]}.*renamed to damaged-step-0000004"):
@@ -150,7 +150,7 @@ def test_a_checkpoint_with_something_else_in_the_place_of_a_file(name, copied, f
     assert same(*(tensors(one / "checkpoints/step-0000004") for one in (folder, finished[1])))
 
 
-def test_a_manifest_that_lists_too_little(copied):
+def test_an_incomplete_manifest_is_rejected(copied):
     config, folder = copied
     newest = folder / "checkpoints/step-0000004"
     for path in newest.iterdir():
@@ -160,8 +160,8 @@ def test_a_manifest_that_lists_too_little(copied):
         run(config, folder)
 
 
-def test_a_checkpoint_that_cannot_be_read_stays_where_it_is(copied, monkeypatch):
-    """An input error of a network file system may pass."""
+def test_an_unreadable_checkpoint_is_not_renamed(copied, monkeypatch):
+    """An input error of a network file system may be temporary."""
     folder = copied[1]
     whole, broken = checkpoint.damage, [folder / "checkpoints/step-0000004"]
 
@@ -180,7 +180,7 @@ def test_a_checkpoint_that_cannot_be_read_stays_where_it_is(copied, monkeypatch)
 
 
 @pytest.mark.parametrize("make", [as_file, as_link])
-def test_a_run_whose_checkpoints_are_out_of_reach_does_not_start_again(make, copied):
+def test_a_run_with_unreachable_checkpoints_does_not_restart(make, copied):
     config, folder = copied
     shutil.rmtree(folder / "final")
     make(folder / "checkpoints")
@@ -190,7 +190,7 @@ def test_a_run_whose_checkpoints_are_out_of_reach_does_not_start_again(make, cop
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_damaged_log_of_failed_videos_counts_no_videos(copied, videos, vae, tmp_path):
+def test_damaged_lines_in_the_log_of_failed_videos_do_not_count(copied, videos, vae, tmp_path):
     from latte.train.data.failures import Failures
 
     (tmp_path / "failed.txt").write_bytes(b"\0\xff\tx\n" * 99 + b"a\tb\n" + f"{videos / 'a/x.mkv'}\tcut\n".encode())
@@ -200,7 +200,7 @@ def test_a_damaged_log_of_failed_videos_counts_no_videos(copied, videos, vae, tm
     assert [*failures.reasons] == [videos / "a/x.mkv"]
 
 
-def test_text_to_video_makes_its_vocabulary_again(vae, tmp_path):
+def test_text_to_video_rebuilds_a_damaged_vocabulary(vae, tmp_path):
     config = small_t2v(vae, "steps=2", "schedule=constant")
     run(config, tmp_path)
     sound = (tmp_path / "tokenizer/spiece.model").read_bytes()
@@ -236,7 +236,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_a_run_whose_final_is_spoilt_is_sampled_from_its_newest_sound_checkpoint(what, copied):
+def test_a_run_with_a_damaged_final_is_sampled_from_its_newest_valid_checkpoint(what, copied):
     folder = copied[1]
     SPOILT[what](folder / "final")
     with pytest.warns(UserWarning, match=r"final .*: using .*step-0000004 in its place"):
@@ -247,10 +247,10 @@ def test_a_run_whose_final_is_spoilt_is_sampled_from_its_newest_sound_checkpoint
         with pytest.warns(UserWarning, match=r"step-0000004 is damaged .*: using .*step-0000002 in its place"):
             assert find_model(folder) == folder / "checkpoints/step-0000002"
         (folder / "checkpoints/step-0000002/ema.safetensors").write_bytes(b"")
-        assert find_model(folder) == folder / "final"  # nothing is sound: loading it says what is wrong
+        assert find_model(folder) == folder / "final"  # nothing is valid: loading it says what is wrong
 
 
-def test_a_sound_final_is_taken_without_a_word(copied, recwarn):
+def test_an_intact_final_gives_no_warning(copied, recwarn):
     assert find_model(copied[1]) == copied[1] / "final" and not recwarn
 
 

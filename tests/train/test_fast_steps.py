@@ -1,4 +1,4 @@
-"""Training steps with fused passes and per-block compilation: the same gradients and losses as the plain ones."""
+"""Training steps with fused passes and per-block compilation: the same gradients and losses as plain steps."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_norm_modulate_and_its_gradients(shape):
     assert relative_error(norm_modulate(strided, shift, scale), modulate(x, shift, scale)) < 1e-6
 
 
-def test_norm_modulate_passes_the_numerical_check_of_gradients():
+def test_norm_modulate_passes_gradcheck():
     torch.manual_seed(0)
     x, shift, scale = (
         torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(2, 2, 3, 4), *[(2, 1, 1, 4)] * 2]
@@ -51,7 +51,7 @@ def test_norm_modulate_passes_the_numerical_check_of_gradients():
     assert torch.autograd.gradcheck(norm_modulate, (x, shift, scale))
 
 
-def test_shapes_that_are_no_equal_shares_are_computed_plainly():
+def test_unsupported_shapes_use_the_plain_computation():
     x, shift = torch.randn(3, 5, 7, 24), torch.randn(1, 5, 1, 24)
     assert torch.equal(norm_modulate(x, shift, shift), modulate(x, shift, shift))
 
@@ -65,7 +65,7 @@ def test_gelu_and_its_gradient():
 
 
 def awake(network):
-    """The network with weights that are nowhere zero, so that every gradient counts."""
+    """The network with weights that are nowhere zero, so that every gradient matters."""
     torch.manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -98,7 +98,7 @@ def outcome(network, name, precision="fp32"):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_step_has_the_gradients_of_the_plain_one(name):
+def test_a_fast_step_has_the_same_gradients(name):
     plain = NETWORKS[name]()
     fast = copy.deepcopy(plain)
     attach(fast)
@@ -109,7 +109,7 @@ def test_a_step_has_the_gradients_of_the_plain_one(name):
         assert (found[key] - gradient).norm() <= 2e-6 * max(gradient.norm(), 1e-2 * scale), key
 
 
-def test_in_bfloat16_it_differs_no_more_than_bfloat16_does():
+def test_bfloat16_differences_are_within_rounding():
     plain = a_latte()
     exact, _ = outcome(plain, "")
     keep_in_float32(plain)
@@ -121,7 +121,7 @@ def test_in_bfloat16_it_differs_no_more_than_bfloat16_does():
 
 
 def test_blocks_of_a_kind_stay_alike_in_float32_layers():
-    """If `forward` differed between their instances, torch.compile would compile each anew, and give up after eight."""
+    """If `forward` differed between instances, torch.compile would compile each separately, and give up after eight."""
     network = a_latte(depth=4)
     keep_in_float32(network)
     modulations = [block.modulation for block in network.blocks]
@@ -131,7 +131,7 @@ def test_blocks_of_a_kind_stay_alike_in_float32_layers():
         assert modulations[0](torch.ones(1, 1, 16, dtype=torch.bfloat16))[0][0].dtype == torch.float32
 
 
-def test_a_run_is_fast_unless_told_otherwise_and_its_losses_agree(vae, tmp_path, monkeypatch):
+def test_runs_are_fast_by_default_with_the_same_losses(vae, tmp_path, monkeypatch):
     losses, attached = {}, []
     monkeypatch.setattr("latte.train.run.training_blocks.attach", lambda network: attached.append(attach(network)))
     for fast in ("true", "false"):
@@ -140,7 +140,7 @@ def test_a_run_is_fast_unless_told_otherwise_and_its_losses_agree(vae, tmp_path,
     assert losses["true"] == pytest.approx(losses["false"], rel=1e-5) and len(attached) == 1
 
 
-def test_the_average_is_that_of_each_weight():
+def test_fused_ema_matches_the_ema_of_each_weight():
     network, ema = a_latte(), a_latte()
     for parameter in network.parameters():
         parameter.data.add_(0.5)

@@ -1,4 +1,4 @@
-"""Training a flow, and the weights of the loss: what they change, and that a stopped run goes on with the same bits."""
+"""Training a flow, and loss weightings: what they change, and that a stopped run resumes bit-exactly."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ FLOW, WEIGHTED = "model.prediction=flow", ("loss_weighting=min-snr", "snr_gamma=
 
 
 @pytest.mark.parametrize("words", [(FLOW,), WEIGHTED])
-def test_a_resumed_run_ends_with_the_same_bits(words, vae, tmp_path):
+def test_a_resumed_run_is_bit_exact(words, vae, tmp_path):
     config = small(vae, "steps=4", "save_every=2", *words)
     run(config, tmp_path / "whole")
     run(config, tmp_path / "parts")
@@ -26,7 +26,7 @@ def test_a_resumed_run_ends_with_the_same_bits(words, vae, tmp_path):
     assert same(whole, parts)
 
 
-def test_weights_change_the_run_and_the_loss_alone(vae, tmp_path):
+def test_loss_weighting_changes_the_run_but_not_the_mse(vae, tmp_path):
     settings = {"plain": (), "none": ("loss_weighting=none",), "weighted": WEIGHTED[:1], "gamma": WEIGHTED}
     for name, words in settings.items():
         run(small(vae, "steps=2", *words), tmp_path / name)
@@ -40,7 +40,7 @@ def test_weights_change_the_run_and_the_loss_alone(vae, tmp_path):
         small(vae, "snr_gamma=2.0")
 
 
-def test_a_text_to_video_flow_is_sampled_as_one(vae, tmp_path):
+def test_a_text_to_video_flow_model_is_sampled_as_a_flow(vae, tmp_path):
     final = run(small_t2v(vae, "steps=1", FLOW), tmp_path / "run")
     assert read_json(tmp_path / "run/scheduler/scheduler_config.json")["flow"] is True
     pipe = LattePipeline.from_pretrained(final)

@@ -1,4 +1,4 @@
-"""Recorded values through the trainer's own path: from latents that stand in a step's slots to its loss."""
+"""Recorded values through the trainer's own path: from the latents in a step's slots to its loss."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from latte.train.presets import resolve
 
 
 class Given:
-    """A source whose latents, labels, timesteps and noise are given."""
+    """A source of given latents and labels."""
 
     def __init__(self, x0, labels):
         self.x0, self.labels = x0, labels
@@ -23,7 +23,7 @@ class Given:
 
 
 def objective(vae, x0, labels, t, noise, monkeypatch, *changes):
-    """The trainer's objective with what is random in it given."""
+    """The trainer's objective with its random quantities given."""
     words = [f"vae={vae}", "sample_latents=false", "image_size=16", "num_frames=4", "clips=4", *changes]
     config = resolve("shapes", [*words, "model.class_dropout_prob=0.0"])
     made = ClassConditional(open_clips(config), config)
@@ -35,7 +35,7 @@ def objective(vae, x0, labels, t, noise, monkeypatch, *changes):
 
 
 @pytest.mark.parametrize("units", [1, 2])
-def test_the_recorded_loss(units, vae, tmp_path, monkeypatch):
+def test_the_loss_matches_recorded_values(units, vae, tmp_path, monkeypatch):
     golden = Golden("training_loss")
     x0, t, noise = (golden.inputs[name] for name in ("x0", "t", "noise"))
     network, many = load(Golden("latte_uncond"), tmp_path), len(x0)
@@ -51,8 +51,8 @@ def test_the_recorded_loss(units, vae, tmp_path, monkeypatch):
         assert total == pytest.approx(float(golden.outputs[name].mean()), rel=1e-5)
 
 
-def test_the_recorded_joint_forward(vae, tmp_path, monkeypatch):
-    """A clip's and its images' labels reach the network as recorded, and the loss is over all their frames."""
+def test_the_joint_forward_pass_matches_recorded_values(vae, tmp_path, monkeypatch):
+    """The labels of a clip and its images reach the network as recorded, and the loss covers all their frames."""
     golden = Golden("latte_joint")
     x, t = golden.inputs["x"], golden.inputs["t"]
     labels = torch.cat([golden.inputs["y"][:, None], golden.inputs["y_image"]], 1)

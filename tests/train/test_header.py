@@ -1,4 +1,4 @@
-"""What `latte train` says before the first step, when it is stopped, at its end, and when it has nothing to do."""
+"""What `latte train` prints before the first step, when stopped, at its end, and when there is nothing to do."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def command(vae, tmp_path):
     return lambda *words: main(["train", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words])
 
 
-def test_the_batch_is_said_of_each_process():
+def test_the_batch_is_described_per_process():
     config = resolve("shapes", ["vae=v", "global_batch_size=8", "micro_batch_size=2"])
     said = lambda size: describe_batch(SimpleNamespace(config=config, ranks=Ranks(0, size)))
     assert said(1) == "8 clips a step, in 4 micro-batches of 2"
@@ -31,7 +31,7 @@ def facts_of(text):
     return dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
 
 
-def test_a_run_says_what_it_does_where_it_resumes_and_that_it_is_done(command, tmp_path, capsys, monkeypatch):
+def test_a_run_reports_its_work_where_it_resumes_and_its_end(command, tmp_path, capsys, monkeypatch):
     own = Run.step
     stopping = lambda self, step: own(self, step) if step != 2 else os.kill(os.getpid(), signal.SIGINT) or own(self, 2)
     monkeypatch.setattr(Run, "step", stopping)
@@ -55,7 +55,7 @@ def test_a_run_says_what_it_does_where_it_resumes_and_that_it_is_done(command, t
     assert said[-2:] == end and capsys.readouterr().out.splitlines() == [done, *end]
 
 
-def test_another_init_of_a_run_that_began_is_not_ignored_silently(vae, command, tmp_path, capsys):
+def test_init_is_reported_as_ignored_on_a_started_run(vae, command, tmp_path, capsys):
     run(small(vae, "steps=2"), tmp_path)
     words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to start from other weights"
     for asked in ([], ["init=shapes"]):
@@ -63,7 +63,7 @@ def test_another_init_of_a_run_that_began_is_not_ignored_silently(vae, command, 
         assert (words in capsys.readouterr().err) == bool(asked)
 
 
-def test_a_run_of_videos_says_how_many_and_of_which_frames(vae, videos, tmp_path):
+def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path):
     said = []
     words = [f"data={videos}", "motion_frames=0", "steps=1"]
     run(small(vae, *words, "selection=crop", "num_images=2"), tmp_path / "latte", say=said.append)

@@ -61,7 +61,7 @@ def said(recwarn):
 
 
 @torch.no_grad()
-def test_a_dit_begins_a_latte(tmp_path, said, capsys):
+def test_a_latte_can_start_from_a_dit(tmp_path, said, capsys):
     state = dit()
     network = begun(saved(state, tmp_path / "DiT.pt"), "abc")
     x, t = torch.randn(1, 4, 4, 4), torch.tensor([321])
@@ -74,7 +74,7 @@ def test_a_dit_begins_a_latte(tmp_path, said, capsys):
 
 
 @torch.no_grad()
-def test_without_classes_it_starts_from_the_sources_no_class(tmp_path, said):
+def test_an_unconditional_latte_starts_from_the_null_class(tmp_path, said):
     state = dit(classes=7)
     network = begun(saved(state, tmp_path / "DiT.pt"))
     x, t = torch.randn(1, 4, 4, 4), torch.tensor([5])
@@ -82,7 +82,7 @@ def test_without_classes_it_starts_from_the_sources_no_class(tmp_path, said):
     assert "its 7 classes are dropped" in said()
 
 
-def test_classes_are_known_by_their_names(tiny, tmp_path, said):
+def test_classes_are_matched_by_name(tiny, tmp_path, said):
     folder, rows = save_model(tiny, tmp_path / "ours"), tiny.condition.label.weight
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
     table = begun(folder, ["c", "d"]).condition.label.weight
@@ -105,7 +105,7 @@ def test_classes_are_known_by_their_names(tiny, tmp_path, said):
 
 
 @torch.no_grad()
-def test_other_lengths_and_sizes_and_the_originals_files(tiny, tmp_path, said):
+def test_other_lengths_sizes_and_original_checkpoints_are_supported(tiny, tmp_path, said):
     for parameter in tiny.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     theirs = state_for_original(tiny)
@@ -118,21 +118,21 @@ def test_other_lengths_and_sizes_and_the_originals_files(tiny, tmp_path, said):
     assert torch.equal(begun(lone, "abc")(x, t, y), tiny(x, t, y))
 
 
-def test_what_predicts_something_else_keeps_its_last_layer(tmp_path, said):
+def test_a_different_prediction_keeps_its_own_last_layer(tmp_path, said):
     network = begun(saved(dit(), tmp_path / "DiT.pt"), "abc", prediction="v")
     assert network.final_linear.weight.eq(0).all() and network.final_modulation.linear.weight.ne(0).any()
     assert "it predicts 'eps', this run 'v': the last layer starts at random" in said()
 
 
 def enlarged(x):
-    """Each patch of 2 x 2 as one of 4 x 4."""
+    """Each 2 x 2 patch enlarged to 4 x 4."""
     patches = rearrange(x, "b f c (h p) (w r) -> (b f h w) c p r", p=2, r=2)
     patches = interpolate(patches, size=(4, 4), mode="bilinear", antialias=True)
     return rearrange(patches, "(b f h w) c p r -> b f c (h p) (w r)", b=len(x), f=x.shape[1], h=x.shape[3] // 2)
 
 
 @torch.no_grad()
-def test_larger_patches_begin_with_the_same_picture_enlarged(tmp_path, said):
+def test_larger_patches_are_resized(tmp_path, said):
     fine = begun(saved(dit(), tmp_path / "DiT.pt"), "abc")
     coarse = begun(tmp_path / "DiT.pt", "abc", patch_size=4, input_size=8)
     assert "its patches of 2 x 2 are resized to 4 x 4" in said()
@@ -141,7 +141,7 @@ def test_larger_patches_begin_with_the_same_picture_enlarged(tmp_path, said):
 
 
 @torch.no_grad()
-def test_smaller_patches_of_a_text_to_video_model_begin_with_the_means(tmp_path, said):
+def test_smaller_patches_are_resized(tmp_path, said):
     state = pixart()
     smaller = t2v(saved(state, tmp_path / "PixArt.pth"), patch_size=1).transformer
     assert "its patches of 2 x 2 are resized to 1 x 1" in said()
@@ -164,19 +164,19 @@ def test_smaller_patches_of_a_text_to_video_model_begin_with_the_means(tmp_path,
         ({"num_heads": 5, "hidden_size": 20}, "hidden_size 16 cannot be divided into 5 heads"),
     ],
 )
-def test_another_shape_is_refused(change, say, tmp_path):
+def test_mismatched_shapes_are_rejected(change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"DiT\.pt.*{say}"):
         begun(saved(dit(), tmp_path / "DiT.pt"), "abc", **change)
 
 
-def test_heads_are_those_that_were_published(tmp_path, monkeypatch):
+def test_the_published_number_of_heads_is_assumed(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "T", (2, D, 4))
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match="has num_heads 4, this run 2"):
         begun(saved(dit(), tmp_path / "DiT.pt"), "abc")
 
 
 @torch.no_grad()
-def test_a_pixart_begins_a_text_to_video_model(tmp_path, said):
+def test_a_text_to_video_model_can_start_from_a_pixart(tmp_path, said):
     state = pixart()
     network = t2v(saved({"epoch": 3, "state_dict": state}, tmp_path / "PixArt.pth"))
     x, t, text = torch.randn(1, 4, 4, 4), torch.tensor([321]), torch.randn(1, 5, 8)
@@ -190,7 +190,7 @@ def test_a_pixart_begins_a_text_to_video_model(tmp_path, said):
     assert "temporal blocks are new and start as identities" in said() and "has no text encoder" in said()
 
 
-def test_its_names_in_diffusers_say_the_same(tmp_path, said):
+def test_pixart_in_diffusers_names_gives_the_same_weights(tmp_path, said):
     state = pixart()
     sizes = {"csize_embedder.mlp.0.weight": torch.zeros(2, 2), "ar_embedder.mlp.2.bias": torch.zeros(2)}
     networks = [t2v(saved(state | sizes, tmp_path / "PixArt.pth"))]
@@ -250,12 +250,12 @@ def test_captions_of_another_width_get_new_layers(tmp_path, said):
         (lambda: torn("attn1.to_k.bias", 0), {}, r"blocks\.0\.attns\.0\.q\.bias .* are not 2 heads of one width"),
     ],
 )
-def test_weights_that_are_not_a_fitting_pixart_are_refused(source, change, say, tmp_path):
+def test_unsuitable_pixart_weights_are_rejected(source, change, say, tmp_path):
     with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"PixArt\.pth.*{say}"):
         t2v(saved(source(), tmp_path / "PixArt.pth"), **change)
 
 
-def test_training_begins_with_them(vae, tmp_path, capsys, recwarn):
+def test_training_starts_from_the_given_weights(vae, tmp_path, capsys, recwarn):
     path = str(saved(dit(), tmp_path / "DiT.pt"))
     words = ["train", "--run", str(tmp_path / "run"), *TINY, f"vae={vae}", f"init={path}", "steps=1", "learning_rate=0"]
     assert main([*words, "model.depth=4"]) == 2

@@ -1,4 +1,4 @@
-"""A training run that is killed again and again ends with the same bits as an unbroken one."""
+"""A training run that is killed again and again is bit-identical to an unbroken one."""
 
 import random
 from dataclasses import replace
@@ -9,8 +9,8 @@ from small_runs import run, same, small, tensors
 from latte.train import checkpoint
 
 
-def test_killed_again_and_again(vae, tmp_path):
-    """At least 4 times, of which one is during a save; once the newest checkpoint is damaged too.
+def test_a_repeatedly_killed_run_is_bit_exact(vae, tmp_path):
+    """At least 4 times, once during a save; once the newest checkpoint is damaged, too.
 
     `make soak` does so a thousand times.
     """

@@ -19,7 +19,7 @@ from latte.train.presets import PRESETS, resolve
 from latte.train.settings import default_of
 from latte.weights.folder import MANIFEST, write_manifest
 
-OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as earlier versions wrote them
+OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as written by earlier versions
 ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml"))
 # settings that those versions did not have
 LATER = {"damaged", "fast", "sequence_parallel", "shard_group", "loss_weighting", "snr_gamma"}
@@ -42,7 +42,7 @@ def read_old(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("path", [*ASSETS, *sorted(OLD.rglob("config.yaml"))], ids=lambda path: path.parent.name)
-def test_old_settings_resolve_and_none_is_lost(path):
+def test_old_settings_resolve_without_loss(path):
     values = read_old(path)
     config = resolve(str(path), [])
     own = asdict(config)
@@ -75,7 +75,7 @@ def test_a_setting_of_another_kind_is_refused_unless_it_has_its_default(kind, na
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_an_old_run_resumes_with_the_same_bits(kind, vae, tmp_path):
+def test_an_old_run_resumes_bit_exactly(kind, vae, tmp_path):
     config = CONFIGS[kind](vae)
     run(config, tmp_path / "unbroken")
     shutil.copytree(tmp_path / "unbroken", tmp_path / "old")
@@ -99,7 +99,7 @@ def test_an_old_run_resumes_with_the_same_bits(kind, vae, tmp_path):
         run(CONFIGS[kind](vae, "seed=1"), tmp_path / "old")
 
 
-def test_a_start_that_stopped_before_its_first_checkpoint_goes_on(vae, tmp_path):
+def test_a_run_stopped_before_its_first_checkpoint_resumes(vae, tmp_path):
     values = read_old(OLD / "latte/config.yaml") | {"vae": str(vae)}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     assert run(small(vae, "steps=2"), tmp_path).is_dir()

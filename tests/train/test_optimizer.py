@@ -1,4 +1,4 @@
-"""Muon: what it makes orthogonal, its update, and runs with it that are stopped, resumed and shared."""
+"""Muon: what it orthogonalises, its update, and runs with it that are stopped, resumed and shared."""
 
 import copy
 import shutil
@@ -20,7 +20,7 @@ def named(network, per_head):
     return {name: tuple(rows[p]) for name, p in network.named_parameters() if p in rows}
 
 
-def test_matrices_of_blocks_and_what_is_fused_in_them():
+def test_block_matrices_and_their_fused_parts():
     latte, split, text = (named(network, False) for network in (warm(), warm(variant=4), text_model()))
     block = {"attns.0.qkv": (4, 3), "attns.0.proj": (1, 1), "modulation.linear": (1, 6)}
     block |= {"mlp.fc1": (1, 1), "mlp.fc2": (1, 1)}
@@ -33,7 +33,7 @@ def test_matrices_of_blocks_and_what_is_fused_in_them():
 
 @pytest.mark.parametrize("shape", [(3, 12, 30), (2, 30, 12), (1, 16, 16)])
 def test_newton_schulz_sets_singular_values_to_about_one(shape):
-    """As if U S V' became U V', to the tolerance that five iterations have; torch.optim.Muon's in higher precision."""
+    """As if U S V' became U V', to the tolerance of five iterations; as torch.optim.Muon does in lower precision."""
     from torch.optim._muon import DEFAULT_NS_STEPS, _zeropower_via_newtonschulz
 
     matrices = draw(0, *shape)
@@ -51,8 +51,8 @@ def test_newton_schulz_sets_singular_values_to_about_one(shape):
         assert (one - theirs.float()).abs().max() < 0.03  # theirs is in bfloat16
 
 
-def test_fused_matrices_are_made_orthogonal_one_by_one():
-    """The rows of AxialAttention are ordered (head, qkv, e): with 2 heads of width 3, q has the rows 0-2 and 9-11."""
+def test_fused_matrices_are_orthogonalised_separately():
+    """The rows of AxialAttention are ordered (head, qkv, e): with 2 heads of width 3, q has rows 0-2 and 9-11."""
     fused = draw(1, 18, 8)
     fused[3:6] *= 100  # a part that would dominate
     together_, alone = orthogonal(fused, Rows(2, 3)), orthogonal(fused, Rows(1, 6))
@@ -62,12 +62,12 @@ def test_fused_matrices_are_made_orthogonal_one_by_one():
     for i in range(0, 18, 3):
         torch.testing.assert_close(alone[i : i + 3], 0.2 * 8**0.5 * newton_schulz(fused[None, i : i + 3])[0])
     whole = orthogonal(fused, Rows())
-    assert together_.square().mean() ** 0.5 == pytest.approx(0.2, abs=0.05)  # of AdamW's size
+    assert together_.square().mean() ** 0.5 == pytest.approx(0.2, abs=0.05)  # the size of AdamW's
     assert whole[:3].norm() < 0.75 * together_[:3].norm()
 
 
-def test_two_steps_by_hand():
-    """Momentum with Nesterov's step, decoupled weight decay; the bias takes AdamW's."""
+def test_two_muon_steps_match_a_written_out_update():
+    """Momentum with a Nesterov step, decoupled weight decay; the bias uses AdamW."""
     torch.manual_seed(0)
     network, twin = (torch.nn.Linear(4, 6) for _ in range(2))
     twin.load_state_dict(network.state_dict())
@@ -88,7 +88,7 @@ def test_two_steps_by_hand():
     assert set(muon.state[network.weight]) == {"step", "momentum_buffer"}
 
 
-def test_matrices_are_made_orthogonal_in_the_type_that_is_asked_for():
+def test_orthogonalisation_uses_the_requested_dtype():
     network = torch.nn.Linear(8, 6, bias=False)
     before, found = network.weight.detach().clone(), {}
     for products in (torch.float32, torch.bfloat16):
@@ -96,7 +96,7 @@ def test_matrices_are_made_orthogonal_in_the_type_that_is_asked_for():
         network.weight.grad = draw(3, 6, 8)
         Muon(network, {network.weight: Rows()}, 0.9, products, lr=1.0, weight_decay=0.0).step()
         found[products] = before - network.weight.detach()
-        momentum = (0.1 * 0.9 + 0.1) * draw(3, 6, 8)  # Nesterov's, after one step
+        momentum = (0.1 * 0.9 + 0.1) * draw(3, 6, 8)  # with Nesterov momentum, after one step
         expected = 0.2 * 8**0.5 * newton_schulz(momentum[None], products)[0].float()
         torch.testing.assert_close(found[products], expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(*found.values())
@@ -116,7 +116,7 @@ def test_settings_reach_the_optimiser(vae):
             small(vae, *words)
 
 
-def test_processes_share_the_work_and_take_the_step_of_one(tmp_path, monkeypatch):
+def test_processes_share_the_work_and_match_one_process(tmp_path, monkeypatch):
     network, made = warm(), []
     matrices = block_matrices(network, False)
     for i, parameter in enumerate(network.parameters()):
@@ -137,7 +137,7 @@ def test_processes_share_the_work_and_take_the_step_of_one(tmp_path, monkeypatch
 
 
 def test_sharded_weights_are_gathered(vae, tmp_path):
-    """Two processes, each with a part of every weight, resume from the checkpoint of one, and do what it does."""
+    """Two processes, each with a part of every weight, resume from the checkpoint of one process and match it."""
     words = ["steps=3", "micro_batch_size=2", "optimizer=muon", "schedule=constant"]
     run(small(vae, *words, "steps=2"), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")

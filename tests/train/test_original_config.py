@@ -1,4 +1,4 @@
-"""Training configurations of the original: their translation, the keys without effect, and invalid ones."""
+"""Training configurations of the original: their translation, keys without effect, and invalid ones."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -47,7 +47,7 @@ FFS = {  # Vchitect/Latte, configs/ffs/ffs_train.yaml
 }
 IMAGES = {"frame_data_path": "/data/images", "frame_data_txt": "/data/list.txt", "use_image_num": 8}
 XL = {"depth": 28, "hidden_size": 1152, "num_heads": 16, "patch_size": 2, "learn_sigma": True}
-MEANINGS = [  # a change of theirs, and what it changes here
+MEANINGS = [  # a change of theirs, and the resulting change here
     ({"dataset": "sky"}, {"flip": False, "selection": "crop", "transform": "sky"}),
     ({"dataset": "taichi_img", **IMAGES}, {"num_images": 8, "selection": "crop", "transform": "taichi"}),
     ({"num_workers": 3}, {"num_workers": 3}),
@@ -90,9 +90,9 @@ def ffs(tmp_path, recwarn):
     return read(FFS, tmp_path)
 
 
-def test_it_is_the_preset_of_that_name(ffs):
+def test_the_ffs_config_equals_the_preset(ffs):
     ours = replace(PRESETS["ffs"], data="/data/ffs", vae="/models/Latte/vae", model=XL)
-    theirs = dict(selection="linspace", transform="ffs")  # where ours are exact and antialiased
+    theirs = dict(selection="linspace", transform="ffs")  # ours are exact and antialiased
     assert ffs == replace(ours, global_batch_size=5, micro_batch_size=0, precision="fp32", **theirs)
 
 
@@ -101,12 +101,12 @@ def test_each_key_changes_a_setting(theirs, ours, ffs, tmp_path, recwarn):
     assert read(FFS | theirs, tmp_path) == replace(ffs, **ours)
 
 
-def test_every_key_is_shown_to_count_or_noted():
+def test_every_key_is_covered_or_ignored():
     assert {key for theirs, _ in MEANINGS for key in theirs} | IGNORED.keys() == KEYS
 
 
 @pytest.mark.parametrize("key", IGNORED)
-def test_what_did_nothing_changes_nothing_and_is_noted(key, ffs, tmp_path):
+def test_keys_without_effect_are_ignored_with_a_warning(key, ffs, tmp_path):
     with pytest.warns(UserWarning) as recorded:
         assert read(FFS | {key: 1}, tmp_path) == ffs
     assert notes(recorded)[key] == f"{key}: ignored: {IGNORED[key]}"
@@ -115,7 +115,7 @@ def test_what_did_nothing_changes_nothing_and_is_noted(key, ffs, tmp_path):
     assert key not in notes(recorded)
 
 
-def test_what_had_no_effect_there_and_has_one_here_is_noted(tmp_path):
+def test_keys_that_gain_an_effect_here_give_a_warning(tmp_path):
     with pytest.warns(UserWarning) as recorded:
         read(FFS | {"lr_warmup_steps": 3, "gradient_checkpointing": True}, tmp_path)
     said = notes(recorded)
@@ -123,8 +123,8 @@ def test_what_had_no_effect_there_and_has_one_here_is_noted(tmp_path):
     assert said["local_batch_size"].endswith("5 on each of 1 processes makes global_batch_size=5")
 
 
-def test_the_precision_is_that_of_the_runs_device(tmp_path, recwarn, monkeypatch):
-    """A machine that has a GPU can also train on its CPU, which has no TF32."""
+def test_precision_depends_on_the_runs_device(tmp_path, recwarn, monkeypatch):
+    """A machine with a GPU can also train on its CPU, which has no TF32."""
     read(FFS, tmp_path)
     path = str(tmp_path / "theirs.yaml")
     for available in (False, True):
@@ -138,7 +138,7 @@ def test_the_precision_is_that_of_the_runs_device(tmp_path, recwarn, monkeypatch
     assert trained == ["fp32"]
 
 
-def test_the_batch_is_that_of_all_processes(tmp_path, monkeypatch, recwarn):
+def test_the_batch_size_covers_all_processes(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert read(FFS, tmp_path).global_batch_size == 40
     twice = read(FFS | {"gradient_accumulation_steps": 2}, tmp_path)
@@ -179,7 +179,7 @@ def test_our_own_files_are_not_taken_for_the_originals(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_one_trains_as_it_is(videos, vae, tmp_path, capsys):
+def test_an_original_config_trains_unchanged(videos, vae, tmp_path, capsys):
     shutil.copytree(vae, tmp_path / "Latte/vae")
     small = {"num_frames": 4, "image_size": 16, "frame_interval": 2, "max_train_steps": 1, "local_batch_size": 2}
     small |= {"num_workers": 0}
@@ -188,7 +188,7 @@ def test_one_trains_as_it_is(videos, vae, tmp_path, capsys):
     tiny = ["model.depth=2", "model.hidden_size=16", "model.num_heads=2", "clips=3"]
     words = ["train", "--config", str(tmp_path / "ffs.yaml"), "--run"]
     assert main([*words, str(tmp_path / "run"), *tiny]) == 0
-    assert read_json(tmp_path / "run/final/config.json")["num_classes"] == 0  # of the two folders it made no classes
+    assert read_json(tmp_path / "run/final/config.json")["num_classes"] == 0  # the two folders are not classes
     assert "latte train: warning: attention_bias: ignored: it had no effect" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "other"), *tiny, "data=nowhere"]) == 2
     assert not (tmp_path / "other").exists()

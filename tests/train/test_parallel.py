@@ -1,4 +1,4 @@
-"""Training in several processes gives the numbers of one process, and checkpoints that any number can resume."""
+"""Training in several processes matches one process, and any number of processes can resume its checkpoints."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def alone(config, folder):
     return tensors(checkpoint.latest(folder))
 
 
-def test_torchrun_gives_the_bits_of_one_process(vae, tmp_path):
+def test_torchrun_is_bit_identical_to_one_process(vae, tmp_path):
     words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "micro_batch_size=2", "--run-dir", str(tmp_path / "two")]
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, "-m", "latte", *words], capture_output=True, text=True)
@@ -55,7 +55,7 @@ def test_torchrun_gives_the_bits_of_one_process(vae, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["latte", "t2v", "vae", "features"])
-def test_replicas_learn_what_one_process_learns(kind, vae, tmp_path):
+def test_replicas_learn_the_same_as_one_process(kind, vae, tmp_path):
     changes = ["steps=5", "micro_batch_size=2"]
     config = {
         "latte": lambda: small(vae, *changes, "num_images=1"),
@@ -66,8 +66,8 @@ def test_replicas_learn_what_one_process_learns(kind, vae, tmp_path):
     assert same(trained(config, tmp_path / "two", 2), alone(config, tmp_path / "one"))
 
 
-def test_gradients_are_told_which_micro_batch_is_the_last(vae):
-    """Replicas average their gradients after that one, and sums are completed after it."""
+def test_gradients_are_finished_after_the_last_micro_batch(vae):
+    """Replicas average their gradients after the last micro-batch, and sums are completed after it."""
     network, calls = torch.nn.Linear(1, 1), []
 
     class Recorded(Gradients):
@@ -93,7 +93,7 @@ def test_gradients_are_told_which_micro_batch_is_the_last(vae):
 
 @pytest.mark.parametrize("images", [0, 1])
 @pytest.mark.parametrize("kind", ["latte", "t2v"])
-def test_shards_learn_what_one_process_learns(kind, images, vae, tmp_path, monkeypatch):
+def test_sharded_training_learns_the_same_as_one_process(kind, images, vae, tmp_path, monkeypatch):
     make = small if kind == "latte" else small_t2v
     words = ["steps=5", "micro_batch_size=2", *(["num_images=1", "gradient_checkpointing=true"] if images else [])]
     config = make(vae, *words, "shard=true")
@@ -110,7 +110,7 @@ def test_shards_learn_what_one_process_learns(kind, images, vae, tmp_path, monke
     assert far(trained(config, tmp_path / "two", 2), expected) < 1e-5
 
 
-def test_a_checkpoint_goes_on_with_any_number_of_processes(vae, tmp_path):
+def test_a_checkpoint_resumes_on_any_number_of_processes(vae, tmp_path):
     """One process, two and four sharded ones, and two replicas: each resumes from the checkpoint of the one before."""
     words = ["micro_batch_size=1", "global_batch_size=4", "schedule=constant"]
     expected = alone(small(vae, *words, "steps=8"), tmp_path / "whole")
@@ -119,7 +119,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(vae, tmp_path):
     assert far(tensors(checkpoint.latest(tmp_path / "changing")), expected) < 1e-5
 
 
-def test_deterministic_sums_give_the_same_bits_on_any_number_of_processes(vae, tmp_path):
+def test_deterministic_sums_are_bit_exact_on_any_number_of_processes(vae, tmp_path):
     words = ["micro_batch_size=1", "global_batch_size=12", "deterministic_reduce=true"]
     config = small(vae, *words, "steps=4")
     expected = alone(config, tmp_path / "1")
@@ -137,7 +137,7 @@ def test_deterministic_sums_give_the_same_bits_on_any_number_of_processes(vae, t
     ("slopes", "total"),
     [([1e6, 1e6, 1e6], 3e6), ([3e6, 3e6, 3e6], None), ([-3e6, 3e6], None), ([1.0, float("nan")], None), ([5e6], None)],
 )
-def test_fixed_point_gradients_that_overflow_are_nan(slopes, total):
+def test_overflowing_fixed_point_gradients_are_nan(slopes, total):
     class Slope(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -156,7 +156,7 @@ def test_fixed_point_gradients_that_overflow_are_nan(slopes, total):
 
 
 @pytest.mark.parametrize("words", [[], ["deterministic_reduce=true"]])
-def test_a_step_that_is_not_finite_on_one_process_is_skipped_on_all(words, vae, tmp_path, monkeypatch):
+def test_a_nonfinite_step_on_one_process_is_skipped_on_all(words, vae, tmp_path, monkeypatch):
     class Spoilt(OBJECTIVES["latte"]):
         def __call__(self, network, step, slots):
             loss, terms = super().__call__(network, step, slots)

@@ -27,7 +27,7 @@ def profile(steps, length):
 
 @pytest.mark.parametrize("length", [0.02, 0.05, 0.10, 0.25])
 def test_the_exponent_gives_the_length(length):
-    """The standard deviation of a density (e + 1) t^e on [0, 1]; the paper's 6.94 and 16.97 for 0.10 and 0.05."""
+    """The standard deviation of a density (e + 1) t^e on [0, 1]; the paper has 6.94 and 16.97 for 0.10 and 0.05."""
     e = exponent(length)
     mean, square = (e + 1) / (e + 2), (e + 1) / (e + 3)
     assert math.sqrt(square - mean**2) == pytest.approx(length)
@@ -37,7 +37,7 @@ def test_the_exponent_gives_the_length(length):
             exponent(bad)
 
 
-def test_an_average_that_is_kept_has_the_weights_of_the_closed_form():
+def test_a_running_average_matches_the_closed_form():
     weights, network, average = draw(0, 30, 5), torch.nn.Linear(4, 1), torch.nn.Linear(4, 1)
     for step, row in enumerate(weights):
         torch.nn.utils.vector_to_parameters(row, network.parameters())
@@ -49,8 +49,8 @@ def test_an_average_that_is_kept_has_the_weights_of_the_closed_form():
     assert newest_weight(0.1, 0) == 1
 
 
-def test_overlaps_are_the_integrals():
-    """By a sum over a fine grid; and for two uniform profiles by hand: 1/2 * 1/4 over [0, 2] is 1/4."""
+def test_overlaps_match_the_integrals():
+    """Against a sum over a fine grid; and for two uniform profiles by hand: 1/2 * 1/4 over [0, 2] is 1/4."""
     stored = np.array([3.0, 8.0, 8.0]), np.array([2.5, 1.0, 6.0])
     t = (np.arange(80_000) + 0.5) / 10_000
     p = [np.where(t < steps, (e + 1) * t**e / steps ** (e + 1), 0) for steps, e in zip(*stored)]
@@ -71,8 +71,8 @@ def test_a_stored_average_is_itself_and_one_snapshot_is_projected():
 
 
 @pytest.mark.parametrize(("length", "most"), [(0.03, 0.03), (0.08, 0.005), (0.2, 0.02)])
-def test_a_reconstruction_is_close_to_the_average_that_is_kept(length, most):
-    """A walk of 400 steps with snapshots every 20: the error is measured against the spread of the averages."""
+def test_a_reconstruction_is_close_to_the_running_average(length, most):
+    """A walk of 400 steps with snapshots every 20; the error is relative to the spread of the averages."""
     walk = draw(0, 400, 200).double().cumsum(0)
     kept = lambda steps, z: profile(steps, z) @ walk[:steps]
     snapshots = [(steps, z) for steps in range(20, 401, 20) for z in LENGTHS]
@@ -108,7 +108,7 @@ def test_a_run_keeps_both_averages_and_the_command_makes_others(vae, tmp_path, m
     made = load_file(tmp_path / "out/model.safetensors")
     assert all(torch.allclose(made[name], stored[name].float(), atol=1e-6) for name in stored)
     names = lambda folder: {path.name for path in folder.iterdir()}
-    assert names(tmp_path / "out") | {"README.md"} == names(final)  # its card is of the other weights
+    assert names(tmp_path / "out") | {"README.md"} == names(final)  # its card describes the other weights
     same = lambda file: (tmp_path / "out" / file).read_bytes() == (final / file).read_bytes()
     assert all(same(file) for file in ("config.json", "classes.json", "sampling.json", "vae/model.safetensors"))
     assert read_json(tmp_path / "out/trained.json") == {"steps": 5, "average": 0.05}
@@ -128,7 +128,7 @@ def test_a_run_keeps_both_averages_and_the_command_makes_others(vae, tmp_path, m
     assert not (tmp_path / "new").exists()
 
 
-def test_a_text_to_video_run_gives_a_text_to_video_model(vae, tmp_path):
+def test_averaging_a_text_to_video_run_gives_a_text_to_video_model(vae, tmp_path):
     final = run(small_t2v(vae, "steps=2", "average_every=2", "optimizer=muon"), tmp_path / "run")
     assert main(["average", str(tmp_path / "run"), "--length", "0.1", "--out", str(tmp_path / "out")]) == 0
     files = lambda folder: {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -145,7 +145,7 @@ def test_a_text_to_video_run_gives_a_text_to_video_model(vae, tmp_path):
 
 
 def test_a_run_that_fails_and_resumes_loses_no_snapshot(vae, tmp_path, monkeypatch):
-    """With Muon and a trapezoid too. It fails after the snapshot of step 4, and resumes from the checkpoint of 3."""
+    """Also with Muon and a trapezoid. It fails after the snapshot at step 4, and resumes from the checkpoint at 3."""
     words = ["steps=6", "save_every=3", "average_every=2", "optimizer=muon", "schedule=trapezoid"]
     config = small(vae, *words, "cooldown=0.5", "cooldown_shape=sqrt")
     run(config, tmp_path / "whole")
@@ -154,7 +154,7 @@ def test_a_run_that_fails_and_resumes_loses_no_snapshot(vae, tmp_path, monkeypat
         patch.setattr(Run, "step", lambda self, number: step(self, number) if number < 4 else unplug())
         run(config, tmp_path / "parts")
     assert [path.name[-1] for path in list_snapshots(tmp_path / "parts")] == ["2", "4"]
-    half = tmp_path / "parts/averages/.step-0000006.part1-0a0b0c0d-1"  # of a killed process
+    half = tmp_path / "parts/averages/.step-0000006.part1-0a0b0c0d-1"  # left by a killed process
     half.mkdir()
     run(config, tmp_path / "parts")
     whole, parts = (
@@ -171,7 +171,7 @@ def unplug():
 
 
 def test_a_snapshot_that_cannot_be_written_is_left_out(vae, tmp_path, monkeypatch):
-    """And of the steps after a checkpoint that is resumed from, none stays."""
+    """And no snapshot remains from after the checkpoint that a run resumes from."""
     monkeypatch.setattr(snapshots, "flush", lambda folder: unplug())
     with pytest.warns(UserWarning, match="no snapshot of the averages at step 2, training continues: .*unplugged"):
         run(small(vae, "steps=2", "average_every=2"), tmp_path)

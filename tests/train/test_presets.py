@@ -1,4 +1,4 @@
-"""The presets: settings of runs by name, as papers have them."""
+"""The presets: run settings by name, as in the papers."""
 
 from dataclasses import asdict
 
@@ -12,12 +12,12 @@ from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.presets import PRESETS, resolve
 
 
-def test_presets_are_sound():
+def test_presets_are_valid():
     for name in PRESETS:
         config = resolve(name, ["steps=3"])
         kinds = {"vae": VAEConfig, "t2v": LatteT2VConfig, "latte": LatteConfig, "features": ShapeFeaturesConfig}
         network = kinds[config.kind](**config.model)
-        small = config.image_size == 64 and config.kind != "features"  # whose network is small by itself
+        small = config.image_size == 64 and config.kind != "features"  # the features network is small by itself
         assert config.steps == 3 and (network != type(network)()) == (small or name in ("ucf101-vae", "ucf101-modern"))
 
 
@@ -44,7 +44,7 @@ def test_the_modern_preset_at_full_size():
     assert (config.steps, config.global_batch_size, config.clip_grad, config.clip_from) == (400_000, 32, 1.0, 0)
     assert (config.timestep_std, config.timestep_mean, config.sample_guidance) == (1.0, 0.0, 2.0)
     of_vae = resolve("ucf101-vae", [])
-    assert config.vae == "runs/ucf101-vae/final"  # where the run of that name leaves it
+    assert config.vae == "runs/ucf101-vae/final"  # where that preset's run leaves it
     assert (of_vae.data, of_vae.image_size) == (config.data, config.image_size)
     with torch.device("meta"):
         vae = VideoVAE(AutoencoderKL(VAEConfig(**of_vae.model)))
@@ -59,13 +59,13 @@ def test_the_modern_preset_at_full_size():
     assert ours == paper + (patches["ours"] - patches["the paper's"]) * 1152
 
 
-def test_the_presets_of_text_to_video_at_full_size():
+def test_the_text_to_video_presets_at_full_size():
     """Latte-1's network, on latents of a VAE with 8x downsampling and embeddings as wide as T5-XXL's."""
     for name in ("t2v", "t2v-finetune"):
         config = resolve(name, [])
         sizes = {"sample_size": config.image_size // 8, "video_length": config.num_frames}
         shape = LatteT2VConfig(**config.model, **sizes)
-        assert shape == LatteT2VConfig() and config.text_encoder == {}  # which is Latte-1
+        assert shape == LatteT2VConfig() and config.text_encoder == {}  # the same as Latte-1
     assert (config.init, config.vae) == ("Latte-1", "Latte-1/vae")
     with torch.device("meta"):
         network = LatteT2V(shape)
@@ -74,7 +74,7 @@ def test_the_presets_of_text_to_video_at_full_size():
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_057_246_880
 
 
-def test_what_a_preset_says_is_dropped_where_a_change_leaves_it_without_effect():
+def test_preset_values_made_ineffective_by_a_change_are_dropped():
     preset, config = resolve("shapes", []), resolve("shapes", ["schedule=constant", "timestep_std=0"])
     assert (preset.cooldown, preset.cooldown_shape, preset.timestep_mean) == (0.3, "sqrt", 0.1)
     assert (config.cooldown, config.cooldown_shape, config.timestep_mean) == (0.2, "linear", 0.0)

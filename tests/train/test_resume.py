@@ -26,7 +26,7 @@ def newest(run):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(config, folder, step) trains until it gets SIGTERM during that step."""
+    """stopped(config, folder, step) trains until SIGTERM arrives during that step."""
 
     def until(config, folder, step):
         loss = OBJECTIVES[config.kind]
@@ -66,7 +66,7 @@ FILES = ["config.yaml", "metrics.jsonl", "sampling.json", "failed.txt"]
 
 
 @pytest.mark.parametrize("name", ["vae", "tokenizer", "scheduler", "final", "samples", "tensorboard", *FILES])
-def test_files_of_something_else_are_not_overwritten(name, vae, tmp_path):
+def test_unrelated_files_are_not_overwritten(name, vae, tmp_path):
     mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine: 1\n")
@@ -75,7 +75,7 @@ def test_files_of_something_else_are_not_overwritten(name, vae, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine] and mine.read_text() == "mine: 1\n"
 
 
-def test_a_start_that_was_killed_leaves_nothing(vae, tmp_path):
+def test_leftovers_of_a_killed_start_are_removed(vae, tmp_path):
     """Process ids are reused: in a container, each run may have the same one."""
     for name in (f".vae.part{os.getpid()}", ".vae.part1", ".vae.old1"):
         (tmp_path / "run" / name).mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_a_mistyped_command_leaves_no_trace(vae, tmp_path):
     run(small(vae, "steps=4", f"data={good}"), tmp_path / "run")
 
 
-def test_a_final_that_the_run_went_past_is_not_taken(vae, tmp_path, stopped):
+def test_an_outdated_final_is_not_used(vae, tmp_path, stopped):
     final = run(small(vae, "steps=2"), tmp_path)
     assert find_model(tmp_path) == final
     stopped(small(vae, "steps=9"), tmp_path, 4)
@@ -119,7 +119,7 @@ def test_a_final_that_the_run_went_past_is_not_taken(vae, tmp_path, stopped):
 
 
 @pytest.mark.parametrize("make", [small, small_t2v])
-def test_what_a_run_began_with_is_not_needed_again(make, vae, tmp_path, stopped):
+def test_the_init_model_is_not_needed_again(make, vae, tmp_path, stopped):
     first = run(make(vae, "steps=3"), tmp_path / "first")
     words = [f"init={first}", "seed=7", "steps=8"]
     run(make(vae, *words), tmp_path / "whole")
@@ -130,7 +130,7 @@ def test_what_a_run_began_with_is_not_needed_again(make, vae, tmp_path, stopped)
     run(make(vae, *words[1:], "steps=9"), tmp_path / "parts")
 
 
-def test_data_and_vae_may_lie_elsewhere_now(vae, tmp_path, monkeypatch):
+def test_data_and_vae_may_move(vae, tmp_path, monkeypatch):
     data, own = put_videos(tmp_path / "data", range(3)), shutil.copytree(vae, tmp_path / "vae")
     run(small(own, "steps=2", f"data={data}"), tmp_path / "run")
     shutil.move(data, tmp_path / "moved")
@@ -155,7 +155,7 @@ def test_checkpoints_may_lie_on_another_disk(vae, tmp_path):
     assert LattePipeline.from_pretrained(tmp_path / "run", vae=vae).vae is not None
 
 
-def test_what_was_due_when_it_stopped_is_made(vae, tmp_path, stopped):
+def test_grids_and_evaluations_due_at_a_stop_are_made_on_resume(vae, tmp_path, stopped):
     config = small(vae, "steps=6", "num_frames=8", "sample_every=2", "eval_every=2", "eval_clips=2")
     run(config, tmp_path / "whole")
     stopped(config, tmp_path / "parts", 3)
@@ -169,7 +169,7 @@ def test_what_was_due_when_it_stopped_is_made(vae, tmp_path, stopped):
     assert (tmp_path / "parts/samples/step-0000006.png").is_file()
 
 
-def test_a_stop_that_cannot_be_saved_says_so(vae, tmp_path, monkeypatch):
+def test_a_stop_that_cannot_be_saved_is_reported(vae, tmp_path, monkeypatch):
     loss = OBJECTIVES["latte"]
 
     class Stopping(loss):
@@ -186,7 +186,7 @@ def test_a_stop_that_cannot_be_saved_says_so(vae, tmp_path, monkeypatch):
         run(small(vae), tmp_path)
 
 
-def test_processes_that_see_other_data_do_not_train_together(vae, tmp_path):
+def test_processes_with_different_data_do_not_train_together(vae, tmp_path):
     put_videos(tmp_path / "0", range(3))
     put_videos(tmp_path / "1", range(4))
     work = lambda: run(small(vae, f"data={tmp_path / os.environ['RANK']}", "micro_batch_size=2"), tmp_path / "run")
@@ -195,8 +195,8 @@ def test_processes_that_see_other_data_do_not_train_together(vae, tmp_path):
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-def test_the_number_of_processes_decides_about_no_video(vae, tmp_path, monkeypatch):
-    """More processes each cache fewer videos, but they test the same ones by decoding them."""
+def test_the_number_of_processes_does_not_affect_which_videos_are_used(vae, tmp_path, monkeypatch):
+    """With more processes each caches fewer videos, but they check the same ones by decoding them."""
     from latte.train.data import decoded_cache, folders
 
     put_videos(tmp_path, range(3))

@@ -1,4 +1,4 @@
-"""The model card of a training's result."""
+"""The model card of a training result."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from latte.train.run_card import described
 from latte.weights.model_card import CARD, ModelCard, card_text
 
 
-def test_a_card_says_what_a_model_was_made_of(vae, tmp_path, monkeypatch):
+def test_a_card_describes_how_the_model_was_trained(vae, tmp_path, monkeypatch):
     words = ["num_frames=8", "eval_every=2", "eval_clips=3"]
     final = run(small(vae, *words, "steps=1"), tmp_path / "run")
     assert "## Scores\n\nThe model was not evaluated during training (`eval_every`)." in (final / CARD).read_text()
@@ -35,7 +35,7 @@ def test_a_card_says_what_a_model_was_made_of(vae, tmp_path, monkeypatch):
 
 
 def test_each_kind_has_its_own_command(tiny_vae):
-    """Without a training: the sentence and the command depend on the network and the captions alone."""
+    """Without training: the sentence and the command depend only on the network and the captions."""
     captioned = SimpleNamespace(
         config=resolve("shapes-t2v", ["vae=vae"]), clips=SimpleNamespace(captions=["a  cat's\nrun"])
     )

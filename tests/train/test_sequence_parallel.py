@@ -1,4 +1,4 @@
-"""Training in groups of processes that share each clip, on any mesh of weights, learns what one process learns."""
+"""Training in groups of processes that share each clip, on any mesh of weights, matches one process."""
 
 import json
 from functools import partial
@@ -15,7 +15,7 @@ from latte.train import checkpoint
 from latte.train.parallel import micro_batches
 from latte.train.run import Run
 
-MESHES = {  # number of processes: (clips at once x processes to a clip, how the weights are split)
+MESHES = {  # number of processes: (clips at once x processes per clip, how the weights are split)
     2: {"1x2": ["sequence_parallel=2"]},
     4: {
         "2x2": ["sequence_parallel=2"],
@@ -33,7 +33,7 @@ def far(a, b):
 
 
 def checked_step(run_, number):
-    """A step, before which every process holds the part of each weight that the settings say."""
+    """A step; before it, every process holds the part of each weight that the settings specify."""
     config, ranks = run_.config, run_.ranks
     for parameter in run_.network.parameters():
         assert isinstance(parameter, DTensor) == config.shard
@@ -46,13 +46,13 @@ def train_all(make, meshes, folder):
     Run.step = checked_step
     with processes(torch.device("cpu")):
         for name, words in meshes.items():
-            if name == "2x2-hsdp":  # goes on from a step on another mesh
+            if name == "2x2-hsdp":  # continues from a step on another mesh
                 run(make("steps=1", "sequence_parallel=4"), folder / name)
             run(make(*words), folder / name)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(2, "t2v"), (4, "latte")])
-def test_groups_that_share_clips_learn_what_one_process_learns(size, kind, vae, tmp_path):
+def test_groups_sharing_clips_learn_the_same_as_one_process(size, kind, vae, tmp_path):
     images = ["num_images=1", "gradient_checkpointing=true"] if size == 4 else []
     words = ["steps=2", "warmup=1", "schedule=constant", "clips=4", "micro_batch_size=1", *images]
     make = partial(small if kind == "latte" else small_t2v, vae, *words)
@@ -61,7 +61,7 @@ def test_groups_that_share_clips_learn_what_one_process_learns(size, kind, vae, 
     read = lambda name: tensors(checkpoint.latest(tmp_path / name))
     lines = lambda name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
     for name in MESHES[size]:
-        # a first step of Adam is 1.5e-3 wherever the gradient is not 0: rounding grows where it nearly is
+        # Adam's first step is 1.5e-3 wherever the gradient is not 0, so rounding is amplified where it is nearly 0
         assert far(read(name), read("alone")) < 1e-4, name
         for ours, theirs in zip(lines(name), lines("alone"), strict=True):
             assert all(ours[key] == pytest.approx(theirs[key], rel=1e-5) for key in ("loss", "mse", "grad_norm"))

@@ -1,4 +1,4 @@
-"""What is decided and refused before a run reads any video."""
+"""What is decided and rejected before a run reads any video."""
 
 import warnings
 
@@ -23,19 +23,19 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def unread(monkeypatch):
-    """Fails the test if data are opened."""
+    """Fails the test if data is opened."""
     monkeypatch.setattr(command, "open_data", lambda config: pytest.fail("data were opened"))
 
 
 def refusal(capsys, *words) -> str:
-    """The one line with which `latte train` refuses."""
+    """The one-line error of a rejected `latte train` command."""
     capsys.readouterr()
     assert main(["train", "--device", "cpu", *map(str, words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line.removeprefix("latte train: error: ")
 
 
-def test_a_run_is_not_begun_where_its_data_are_or_without_them(vae, tmp_path, capsys):
+def test_a_run_cannot_start_inside_its_data_or_without_it(vae, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     train = ["train", "--config", "folder", "--device", "cpu", "--run"]
     assert main([*train, str(tmp_path / "data"), f"data={tmp_path / 'data'}", f"vae={vae}"]) == 2
@@ -45,7 +45,7 @@ def test_a_run_is_not_begun_where_its_data_are_or_without_them(vae, tmp_path, ca
     assert not list((tmp_path / "data").iterdir()) and not (tmp_path / "run").exists()
 
 
-def test_precision_is_the_faster_one(monkeypatch):
+def test_automatic_precision_is_the_faster_one(monkeypatch):
     assert slowdown("bf16", "cpu") > 0 and slowdown("bf16", "cpu") is slowdown("bf16", "cpu")  # measured once
     for factor, chosen, warned in ((0.0, "bf16", 0), (0.6, "bf16", 0), (1.2, "fp32", 0), (13.4, "fp32", 2)):
         monkeypatch.setattr(precision, "slowdown", lambda *of, z=factor: z)
@@ -65,7 +65,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(vae, tmp_path, monkeypatch
     run(small(vae, "steps=1", "precision=auto"), tmp_path)
     assert read_settings(str(tmp_path / SETTINGS_FILE))["precision"] == "bf16"
     assert read_state(latest(tmp_path))["run"]["precision"] == "bf16"
-    monkeypatch.setattr(start, "choose_precision", lambda device: "fp32")  # on another machine, say
+    monkeypatch.setattr(start, "choose_precision", lambda device: "fp32")  # as on another machine
     resumed = start.with_precision(small(vae, "steps=2", "precision=auto"), tmp_path, CPU)
     assert resumed.precision == "bf16"
     start.check_start(resumed, tmp_path)  # the same settings
@@ -74,16 +74,16 @@ def test_a_run_keeps_the_precision_that_it_began_with(vae, tmp_path, monkeypatch
     assert start.with_precision(small(vae, "precision=auto"), tmp_path / "other", CPU).precision == "fp32"
 
 
-def test_the_newest_checkpoint_that_is_not_damaged_says_how_the_run_began(vae, tmp_path):
+def test_recorded_settings_come_from_the_newest_valid_checkpoint(vae, tmp_path):
     run(small(vae, "steps=2", "save_every=1", "precision=bf16"), tmp_path)
     (latest(tmp_path) / "state.json").write_text("{")
     settings, done = start.recorded_settings(tmp_path)
     assert done == 1 and settings["precision"] == "bf16" and settings["global_batch_size"] == 4
     (tmp_path / "checkpoints/step-0000001/ema.safetensors").write_bytes(b"")
-    assert start.recorded_settings(tmp_path) == (settings, 0)  # out of config.yaml
+    assert start.recorded_settings(tmp_path) == (settings, 0)  # from config.yaml
 
 
-def test_without_a_config_a_run_goes_on_with_its_own(vae, tmp_path):
+def test_without_a_config_a_run_resumes_with_its_own(vae, tmp_path):
     words = ["train", "--device", "cpu", "--run", str(tmp_path / "run")]
     assert main([*words, "--config", "shapes", *TINY, f"vae={vae}", "steps=1", "learning_rate=1e-3"]) == 0
     assert main([*words, "steps=2"]) == 0
@@ -91,7 +91,7 @@ def test_without_a_config_a_run_goes_on_with_its_own(vae, tmp_path):
     assert (state["step"], state["run"]["learning_rate"]) == (2, 1e-3)
 
 
-def test_data_without_a_config_are_asked_about(tmp_path, capsys, unread, monkeypatch):
+def test_data_without_a_config_asks_for_one(tmp_path, capsys, unread, monkeypatch):
     said = refusal(capsys, "--run", tmp_path / "run", "data=clips")
     assert said == (
         "data=clips does not say what to train: give --config, such as folder-vae (a small VAE), folder (a small Latte "
@@ -103,7 +103,7 @@ def test_data_without_a_config_are_asked_about(tmp_path, capsys, unread, monkeyp
         assert refusal(capsys, "--run", tmp_path / "run", "data=clips").endswith(ends)
 
 
-def test_a_missing_vae_is_named_with_the_preset_that_trains_one(tmp_path, capsys, unread, monkeypatch):
+def test_a_missing_vae_suggests_the_preset_that_trains_one(tmp_path, capsys, unread, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for preset, data, trains in (
         ("folder", "data=clips", "folder-vae --run runs/folder-vae data=clips"),
@@ -147,7 +147,7 @@ def test_training_takes_the_frame_interval_of_the_list(tmp_path):
     assert open_video_list(out).frame_interval == read_json(out / VIDEO_LIST)["frame_interval"] == 4
     words = [f"data={out}", *TINY, "num_frames=3"]
     assert resolve("folder", words).frame_interval == 4
-    assert resolve("folder", [*words, "frame_interval=1"]).frame_interval == 1  # as it is asked for
+    assert resolve("folder", [*words, "frame_interval=1"]).frame_interval == 1  # as requested
     assert resolve("ucf101", [f"data={out}"]).frame_interval == 3  # the paper's
     assert resolve("folder", ["data=elsewhere"]).frame_interval == resolve("shapes", []).frame_interval == 1
     values = read_json(out / VIDEO_LIST)

@@ -1,4 +1,4 @@
-"""Non-finite values, a full disk, signals and damaged files: what ends a run, and what does not."""
+"""Non-finite values, a full disk, signals and damaged files: what ends a run and what does not."""
 
 import errno
 import json
@@ -58,7 +58,7 @@ def test_steps_that_are_not_finite_change_nothing(vae, tmp_path, meddle, monkeyp
     assert same(*(tensors(newest(tmp_path / name)) for name in ("skipped", "oracle")))
 
 
-def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
+def test_too_many_nonfinite_steps_end_the_run(vae, tmp_path, meddle):
     meddle(lambda step: torch.inf if step > 5 else 1)
     with pytest.raises(ValueError, match="of 3 steps, up to step 8, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
@@ -68,7 +68,7 @@ def test_too_many_of_them_end_the_run(vae, tmp_path, meddle):
     assert same(*(tensors(newest(tmp_path / name)) for name in ("run", "whole")))
 
 
-def test_every_second_one_ends_the_run_too(vae, tmp_path, meddle):
+def test_a_nonfinite_step_every_other_time_ends_the_run(vae, tmp_path, meddle):
     meddle(lambda step: torch.nan if step % 2 else 1)
     with pytest.raises(ValueError, match="of 3 steps, up to step 5, were not finite"):
         run(small(vae, "skip_limit=3"), tmp_path / "run")
@@ -76,7 +76,7 @@ def test_every_second_one_ends_the_run_too(vae, tmp_path, meddle):
     run(small(vae, "skip_limit=3"), tmp_path / "seldom")
 
 
-def test_a_run_stopped_before_its_first_sound_step_goes_on_with_the_same_bits(vae, tmp_path, meddle):
+def test_a_run_stopped_before_its_first_finite_step_resumes_bit_exactly(vae, tmp_path, meddle):
     words = ["skip_limit=9", "save_every=2", "keep=9"]
     meddle(lambda step: torch.nan if step < 3 else 1)
     run(small(vae, *words), tmp_path / "whole")
@@ -105,8 +105,8 @@ def test_the_scale_of_a_loss_in_half_precision():
 @pytest.mark.parametrize(
     ("skipped", "too_many"), [((0, 3, 5), True), ((0, 3, 6), False), ((0, 1, 9, 10), False), ((0, 1, 9, 10, 11), True)]
 )
-def test_how_many_skipped_steps_are_too_many(skipped, too_many):
-    """Three of six steps, however many there were before."""
+def test_the_limit_on_skipped_steps(skipped, too_many):
+    """Three of six steps, however many were skipped before."""
     history, words = StepHistory(), {"fp16": False, "limit": 3}
     for step in skipped[:-1]:
         history.step_skipped(step, **words)
@@ -116,7 +116,7 @@ def test_how_many_skipped_steps_are_too_many(skipped, too_many):
 
 
 def test_half_precision_overflows_and_recovers(vae, tmp_path, meddle):
-    """With a large loss scale, gradients overflow until it has come down. A new last layer has none at first."""
+    """With a large loss scale, gradients overflow until it has come down. A new last layer gives none at first."""
     run(small(vae, "precision=fp16"), tmp_path / "plain")
     meddle(lambda step: 2.0**40)
     run(small(vae, "precision=fp16", "skip_limit=99", "steps=40"), tmp_path / "scaled")
@@ -147,8 +147,8 @@ def test_an_error_at_the_start_leaves_no_signal_handlers(vae, tmp_path, monkeypa
     assert [signal.getsignal(number) for number in watched] == before
 
 
-def test_a_signal_to_the_whole_group_spares_the_workers(vae, tmp_path):
-    """A terminal sends Ctrl-C to the data workers too, and so does torchrun with SIGTERM."""
+def test_a_signal_to_the_process_group_spares_the_workers(vae, tmp_path):
+    """A terminal sends Ctrl-C to the data workers, too, as torchrun does with SIGTERM."""
     config = small(vae, "latents=step", "num_workers=2", "steps=100000", "save_every=100000")
 
     def work():
@@ -221,7 +221,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(vae, tmp_path, monkeypatch):
     assert same(*(tensors(newest(tmp_path / name)) for name in ("last", "whole")))
 
 
-def test_lines_that_the_disk_has_no_room_for_come_later(tmp_path):
+def test_lines_that_do_not_fit_on_the_disk_are_written_later(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsWriter(path) as metrics:
         metrics.write({"step": 1})
@@ -236,7 +236,7 @@ def test_lines_that_the_disk_has_no_room_for_come_later(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused(vae, tmp_path):
+def test_a_run_with_only_damaged_checkpoints_is_rejected(vae, tmp_path):
     run(small(vae), tmp_path)
     shutil.rmtree(tmp_path / "final")
     for folder in checkpoint.list_checkpoints(tmp_path):

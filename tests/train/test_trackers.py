@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and trackio: what they are shown of a run, and that none of them can end it."""
+"""TensorBoard, Weights & Biases and trackio: what they receive from a run, and that none of them can end it."""
 
 import json
 import resource
@@ -23,7 +23,7 @@ WORDS = ["log_every=2", "sample_every=2", "save_every=2"]
 class Service(ModuleType):
     """Stands in for the packages wandb and trackio, as far as a run uses them.
 
-    wandb's own step only rises, and values that are logged for one before the last are dropped.
+    wandb's own step only increases, and values logged for a step before the last are dropped.
     """
 
     def __init__(self, name):
@@ -68,7 +68,7 @@ def settings(*changes):
 
 @pytest.fixture(scope="module")
 def shown(vae, tmp_path_factory):
-    """A run that every tracker is shown, which resumes once: (its folder, the stand-ins of the services)."""
+    """A run reported to every tracker, which resumes once: (its folder, the stand-ins for the services)."""
     folder, services = tmp_path_factory.mktemp("runs") / "mine", {name: Service(name) for name in ("wandb", "trackio")}
     with pytest.MonkeyPatch.context() as patch:
         for name, package in services.items():
@@ -103,7 +103,7 @@ def test_tensorboard_has_the_numbers_the_settings_and_the_videos(shown):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_services_are_shown_a_run_that_resumes_as_one(shown, name):
+def test_services_see_a_resumed_run_as_one(shown, name):
     folder, service = shown[0], shown[1][name]
     numbers = [(step, values["loss"]) for step, values in service.logged if "loss" in values]
     assert numbers == [(line["step"], line["loss"]) for line in lines_of(folder)] and service.done == 2
@@ -120,7 +120,7 @@ def test_services_are_shown_a_run_that_resumes_as_one(shown, name):
 
 
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
-def test_a_service_that_fails_ends_no_run(service, where, tmp_path):
+def test_a_failing_service_does_not_end_the_run(service, where, tmp_path):
     service.error[where] = RuntimeError("not logged in\nmore of it")
     said = "nothing is written" if where == "init" else "nothing more is written"
     with pytest.warns(UserWarning, match=f"{said} for .*, training continues: not logged in$") as warned:
@@ -131,16 +131,16 @@ def test_a_service_that_fails_ends_no_run(service, where, tmp_path):
     assert len(warned) == 1 and len(service.logged) == (3 if where == "finish" else 0)
 
 
-def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch):
+def test_a_missing_package_gives_a_one_line_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"^wandb=true needs its package: pip install 'latte-video\[wandb\]'$"):
         check_start(settings("wandb=true"), tmp_path)
     check_start(settings(), tmp_path)
-    with Trackers(settings("wandb=true"), tmp_path, 0, writes=False) as trackers:  # of several processes, one writes
+    with Trackers(settings("wandb=true"), tmp_path, 0, writes=False) as trackers:  # only one process writes
         assert not trackers.open
 
 
-def test_the_identity_of_a_run_stays_and_is_the_run_s(tmp_path):
+def test_a_runs_identity_is_stable_and_unique(tmp_path):
     identity = run_identity(tmp_path)
     assert run_identity(tmp_path) == identity and len(identity) == 8
     (tmp_path / TRACKED_FILE).write_bytes(b"\xff junk")
@@ -149,7 +149,7 @@ def test_the_identity_of_a_run_stays_and_is_the_run_s(tmp_path):
         check_unused(tmp_path, settings())
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # a traceback of its thread
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # a traceback from its thread
 def test_a_full_disk_ends_the_log_for_tensorboard_and_not_the_run(tmp_path):
     before, config = resource.getrlimit(resource.RLIMIT_FSIZE), settings("tensorboard=true")
     said = "nothing more is written for TensorBoard, training continues: .*File too large"

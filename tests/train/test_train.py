@@ -1,4 +1,4 @@
-"""Training learns, resumes with the same bits, and reports errors."""
+"""Training learns, resumes bit-exactly, and reports errors."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from latte.weights.load import find_model
 from latte.weights.vae_folder import load_vae
 
 
-def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
+def test_a_stopped_and_resumed_run_is_bit_exact(vae, tmp_path):
     config, cut = small(vae), tmp_path / "cut"
     run(config, tmp_path / "whole")
     words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
@@ -40,7 +40,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(vae, tmp_path):
 
 
 def assert_same_run(one, other):
-    """Whether two runs have the same weights, averages, optimiser state and metrics, except for the speed."""
+    """Check that two runs have the same weights, averages, optimizer state and metrics, except for the speed."""
     a, b = (checkpoint.latest(folder) for folder in (one, other))
     assert a.name == b.name == "step-0000012" and same(tensors(a), tensors(b))
     lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (one, other)]
@@ -50,8 +50,8 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.parametrize("kind", ["folder", "vae", "folder-vae", "features"])
-def test_every_kind_of_run_resumes_with_the_same_bits(kind, vae, videos, tmp_path):
-    """Metrics after the newest checkpoint are written again, even if the last line was cut off."""
+def test_every_kind_of_run_resumes_bit_exactly(kind, vae, videos, tmp_path):
+    """Metrics after the newest checkpoint are rewritten, even if the last line was truncated."""
     given = {"folder": [*TINY, f"vae={vae}"], "vae": TINY_VAE, "folder-vae": TINY_VAE, "features": TINY_FEATURES}
     changes = given[kind]
     if "folder" in kind:
@@ -132,7 +132,7 @@ def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):
-    """Adam hides a wrong scale of the gradients; their norm shows it."""
+    """Adam hides wrongly scaled gradients; their norm shows it."""
     first = []
     for micro in (0, 1, 2):
         run(small(vae, f"micro_batch_size={micro}", "precision=fp32", "steps=2"), tmp_path / str(micro))
@@ -163,20 +163,20 @@ def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "tiny"), [("shapes", TINY), ("shapes-vae", TINY_VAE)])
-def test_training_goes_on_from_the_weights_of_another_run(kind, tiny, vae, tmp_path):
+def test_training_can_start_from_the_weights_of_another_run(kind, tiny, vae, tmp_path):
     words = [*tiny, "steps=2"] if kind == "shapes-vae" else [*tiny, "steps=2", f"vae={vae}"]
     first = run(resolve(kind, words), tmp_path / "first")
     for again, same_weights in (([f"init={first}", "learning_rate=0"], True), (["learning_rate=0"], False)):
         second = run(resolve(kind, [*words, *again]), tmp_path / f"second-{same_weights}")
         a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
-        # the means of a VAE's latents are taken off again, though they are 0 to rounding
+        # the mean of a VAE's latents is subtracted again, though it is 0 up to rounding
         assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a) == same_weights
     wider = "model.hidden_size=32" if kind == "shapes" else "model.block_out_channels=[4,8,8,16]"
     with pytest.raises(ValueError, match=r"tensors missing|has hidden_size 16, this run 32"):
         run(resolve(kind, [*words, f"init={first}", wider]), tmp_path / "third")
 
 
-def test_average_of_weights():
+def test_ema_update():
     network, ema = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     network.weight.data.fill_(2.0)
     ema.weight.data.fill_(1.0)

@@ -1,4 +1,4 @@
-"""Settings of a training run: each has an effect, and invalid ones are refused."""
+"""Settings of a training run: each has an effect, and invalid ones are rejected."""
 
 import json
 from dataclasses import replace
@@ -119,8 +119,8 @@ def test_learning_rates():
     assert {learning_rate(replace(config, schedule="constant", **change), step) for step in range(2, 12)} == {1.0}
 
 
-def test_a_trapezoid_rises_stays_and_falls():
-    """Written out: a warmup of 2 steps, and a cooldown over the last 4 of 10."""
+def test_the_trapezoid_schedule():
+    """Written out for a warmup of 2 steps and a cooldown over the last 4 of 10."""
     config = replace(SHAPES_VAE, schedule="trapezoid", steps=10, warmup=2, learning_rate=1.0, cooldown=0.4)
     rates = lambda config: [learning_rate(config, step) for step in range(config.steps)]
     assert rates(config) == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
@@ -134,7 +134,7 @@ def test_a_trapezoid_rises_stays_and_falls():
             resolve("shapes-plain", words)
 
 
-CHANGES = {  # each setting changed must change the run's weights
+CHANGES = {  # changing any of these must change the run's weights
     "weight_decay": 5.0,
     "learning_rate": 1e-2,
     "warmup": 9,
@@ -155,7 +155,7 @@ CHANGES = {  # each setting changed must change the run's weights
     "timestep_mean": -1.0,
     "loss_weighting": "min-snr",
 }
-ELSEWHERE = {  # what other tests of training show
+ELSEWHERE = {  # covered by other training tests
     *("kind", "data", "model", "vae", "init", "steps", "frame_interval", "flip", "micro_batch_size"),
     *("text_encoder", "caption_dropout", "snr_gamma"),
     *("optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"),
@@ -172,13 +172,13 @@ ELSEWHERE = {  # what other tests of training show
 }
 
 
-def test_every_setting_is_shown_to_count():
+def test_every_setting_is_covered_by_a_test():
     assert CHANGES.keys() | ELSEWHERE == SETTINGS.keys()
 
 
 @pytest.fixture(scope="module")
 def unchanged(vae, tmp_path_factory):
-    """The weights of a run that no setting of CHANGES was changed for."""
+    """The weights of a run with none of the settings in CHANGES changed."""
     folder = tmp_path_factory.mktemp("unchanged")
     run(small(vae, "steps=4"), folder)
     return load_file(folder / "final/model.safetensors")
@@ -190,7 +190,7 @@ def test_settings_change_the_run(name, vae, unchanged, tmp_path):
     assert not same(unchanged, load_file(tmp_path / "final/model.safetensors"))
 
 
-def test_gradients_are_clipped_from_a_step_on(vae, tmp_path):
+def test_clipping_starts_at_the_given_step(vae, tmp_path):
     after = lambda step, first: tensors(tmp_path / f"{first}/checkpoints/step-{step:07d}")
     for first in (0, 2, 4):
         run(
@@ -200,7 +200,7 @@ def test_gradients_are_clipped_from_a_step_on(vae, tmp_path):
     assert not same(after(1, 0), after(1, 2))
     assert same(after(2, 2), after(2, 4)) and not same(after(3, 2), after(3, 4))
     norms = [json.loads(line)["grad_norm"] for line in (tmp_path / "2/metrics.jsonl").read_text().splitlines()]
-    assert min(norms) > 1e-3  # what is logged is the norm before
+    assert min(norms) > 1e-3  # the logged norm is the one before clipping
 
 
 def test_settings_of_a_vae_change_the_run(tmp_path):
@@ -213,7 +213,7 @@ def test_settings_of_a_vae_change_the_run(tmp_path):
     assert not same(*map(load_file, folders))
 
 
-def test_how_often_it_logs_and_saves(vae, tmp_path):
+def test_logging_and_saving_intervals(vae, tmp_path):
     run(small(vae, "steps=10", "log_every=4", "save_every=3", "keep=3"), tmp_path)
     assert [folder.name for folder in checkpoint.list_checkpoints(tmp_path)] == [
         "step-0000006",
@@ -234,7 +234,7 @@ def test_a_compiled_run_learns_the_same(vae, tmp_path, monkeypatch):
     assert a.keys() == b.keys() and max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-4
 
 
-def test_tf32_is_for_cuda_and_for_training_alone(vae, tmp_path):
+def test_tf32_applies_only_to_cuda_and_only_during_training(vae, tmp_path):
     before = torch.get_float32_matmul_precision()
     with arithmetic("tf32"):
         assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
@@ -246,7 +246,7 @@ def test_tf32_is_for_cuda_and_for_training_alone(vae, tmp_path):
         run(small(vae, "precision=tf32"), tmp_path)
 
 
-def test_what_stays_in_float32(vae):
+def test_layers_that_stay_in_float32(vae):
     config = small(vae)
     network = objective(open_clips(config), config, torch.device("cpu")).network()
     keep_in_float32(network)

@@ -18,7 +18,7 @@ from latte.train.objectives import OBJECTIVES, Captioned, objective
 from latte.video.write import write_video
 
 
-def test_a_resumed_run_ends_with_the_same_bits_and_samples(vae, tmp_path):
+def test_a_resumed_run_is_bit_exact_and_can_be_sampled(vae, tmp_path):
     whole = run(small_t2v(vae), tmp_path / "whole")
     run(small_t2v(vae), tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts/checkpoints/step-0000012")
@@ -33,7 +33,7 @@ def test_a_resumed_run_ends_with_the_same_bits_and_samples(vae, tmp_path):
     assert main([*words, "--out", str(tmp_path / "out")]) == 0 and (tmp_path / "out/000-a-red-star.mp4").is_file()
 
 
-def test_both_parts_learn(vae, tmp_path):
+def test_transformer_and_text_encoder_both_learn(vae, tmp_path):
     first, last = (tensors(run(small_t2v(vae, f"steps={n}"), tmp_path / str(n)).parent / "checkpoints" / name)
                    for n, name in ((1, "step-0000001"), (12, "step-0000012")))  # fmt: skip
     moved = [key for key in first if key.startswith("model.") and not torch.equal(first[key], last[key])]
@@ -69,7 +69,7 @@ def test_the_conditions_of_a_step(vae):
     assert condition["encoder_mask"][0, 1].sum() == 1 and condition["mask"][0, 1].equal(loss.mask[3])
 
 
-def test_an_image_s_caption_is_its_own(vae):
+def test_an_images_caption_affects_only_that_image(vae):
     config = small_t2v(vae, "num_images=2")
     loss = Captioned(open_clips(config), config)
     network = loss.network().eval()
@@ -85,7 +85,7 @@ def test_an_image_s_caption_is_its_own(vae):
     assert changed == [False] * 5 + [True]
 
 
-def test_some_combinations_are_kept_apart(vae):
+def test_some_combinations_are_held_out(vae):
     clips = open_clips(small_t2v(vae, "clips=300"))
     everything = {f"a {c} {s} {PHRASES[m]}" for m in MOTIONS for s in SHAPES for c in COLOURS}
     apart = {clip.caption for clip in (make_clip(0, i, window=slice(0)) for i in range(3000)) if is_held_out(clip)}
@@ -108,7 +108,7 @@ def test_a_folder_of_captioned_videos(vae, tmp_path):
         clips = open_clips(config)
     assert len(caught) == 1
     with pytest.raises(ValueError, match=r"2 of 3 videos have fewer than the 31 frames"):
-        open_clips(replace(config, num_frames=4, frame_interval=10))  # too short is the reason, not the caption
+        open_clips(replace(config, num_frames=4, frame_interval=10))  # the reason is the length, not the caption
     assert clips.captions == ["A dog runs", "a cat sleeps"]
     assert [clips.clip(i, torch.Generator())[2] for i in range(4)] == clips.captions * 2
     before = clips.fingerprint
@@ -141,7 +141,7 @@ def test_invalid_settings_are_refused(vae, tmp_path, capsys):
         TextToVideo(TextToVideoConfig(type(config.transformer)(caption_channels=4), config.text_encoder))
 
 
-def test_training_goes_on_from_the_weights_and_the_vocabulary_of_another_run(vae, tmp_path):
+def test_training_can_start_from_another_runs_weights_and_vocabulary(vae, tmp_path):
     first = run(small_t2v(vae), tmp_path / "first")
     other = run(small_t2v(vae, f"init={first}", "steps=1", "learning_rate=0", "seed=3"), tmp_path / "other")
     for name in ("transformer/model.safetensors", "text_encoder/model.safetensors", "tokenizer/spiece.model"):
@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_its_vocabulary_under_any_objective(vae, tmp_path, m
     assert resumed.tokenizer.vocabulary == (tmp_path / "run/tokenizer/spiece.model").read_bytes()
 
 
-def test_a_run_that_is_not_done_is_what_it_would_be_if_it_ended_there(vae, tmp_path, capsys):
+def test_an_unfinished_run_behaves_as_if_it_ended_at_its_checkpoint(vae, tmp_path, capsys):
     final = run(small_t2v(vae, "steps=3"), tmp_path / "run")
     sample = lambda model: LattePipeline.from_pretrained(model)("a red star", num_inference_steps=2, output_type="pt")
     whole = sample(final).frames
@@ -182,7 +182,7 @@ def test_a_run_that_is_not_done_is_what_it_would_be_if_it_ended_there(vae, tmp_p
         assert own or (tmp_path / "converted" / name).read_bytes() == (done / name).read_bytes()
 
 
-def test_evaluation_of_a_model_that_knows_nothing(vae, tmp_path, capsys):
+def test_an_untrained_model_scores_low_in_evaluation(vae, tmp_path, capsys):
     model = run(small_t2v(vae, "steps=1", "num_frames=8"), tmp_path / "run")
     words = ["eval", str(model), "--num-videos", "20", "--num-sampling-steps", "2", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "scores.json")]) == 0

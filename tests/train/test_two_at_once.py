@@ -1,4 +1,4 @@
-"""Two commands that would write one folder at the same time: the second learns that, and touches nothing."""
+"""Two commands that would write one folder at the same time: the second is told so, and touches nothing."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from latte.train.objectives import OBJECTIVES
 
 @pytest.fixture
 def slow(monkeypatch, tmp_path):
-    """Training stops in step 6 until the file "go" exists; "there" says that it has come so far."""
+    """Training pauses in step 6 until the file "go" exists; the file "there" tells that it has come so far."""
 
     class Waiting(OBJECTIVES["latte"]):
         def __call__(self, network, step, slots):
@@ -43,12 +43,12 @@ def test_two_runs_in_one_folder(vae, tmp_path, slow, capsys):
     first = fork(lambda: run(config, tmp_path / "run"), tmp_path / "log")
     wait_for(tmp_path / "there")
     draft = tmp_path / "run/checkpoints/.step-0000010.part7-0123abcd-99"
-    draft.mkdir()  # what the first one is writing
+    draft.mkdir()  # being written by the first run
     before = content(tmp_path / "run")
     assert main(["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path / "run")]) == 2
     assert f"run is in use by process {first} on" in capsys.readouterr().err
     assert content(tmp_path / "run") == before and draft.exists()
-    assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "curves.png")]) == 0  # readers are not kept out
+    assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "curves.png")]) == 0  # reading is allowed
     (tmp_path / "go").touch()
     assert status(first) == 0, (tmp_path / "log").read_text()[-2000:]
     run(config, tmp_path / "whole")
@@ -77,7 +77,7 @@ def test_a_killed_run_with_workers_leaves_its_folder_free(vae, videos, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["encode", "prepare", "sample"])
-def test_other_commands_keep_their_folder_to_themselves(command, vae, videos, tmp_path, capsys):
+def test_other_commands_lock_their_output_folder(command, vae, videos, tmp_path, capsys):
     out = tmp_path / "out"
     words = {
         "encode": ["--config", "folder", *TINY, f"vae={vae}", f"data={videos}", "--device", "cpu"],

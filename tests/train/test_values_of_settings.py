@@ -1,4 +1,4 @@
-"""What the values in a file of settings and on the command line mean, and what no file may hold."""
+"""What values mean in a settings file and on the command line, and what no file may hold."""
 
 import re
 from dataclasses import asdict
@@ -27,7 +27,7 @@ LOOKS_LIKE_OTHERS = [
 
 @pytest.mark.parametrize("text", LOOKS_LIKE_OTHERS)
 def test_a_value_of_a_text_setting_is_text(text, tmp_path):
-    """On the command line always; in a file as YAML writes it, in quotes, and a plain one whatever YAML reads in it."""
+    """Always on the command line; in a file, as YAML quotes it, and unquoted whatever YAML would read in it."""
     config = resolve("folder-vae", [f"data={text}"])
     assert config.data == text
     written = tmp_path / "config.yaml"
@@ -38,7 +38,7 @@ def test_a_value_of_a_text_setting_is_text(text, tmp_path):
         assert resolve(str(written), []).data == text
 
 
-def test_only_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
+def test_only_paths_expand_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     paths = ("data", "vae", "latents", "init", "eval_real", "eval_i3d")
     values = asdict(resolve("folder", ["eval_every=1", *(f"{name}=~/{name}" for name in paths)]))
@@ -77,7 +77,7 @@ def test_numbers_are_decimal_in_settings_and_in_tables(in_file, tmp_path):
         for name in ("steps", "weight_decay"):
             with pytest.raises(ValueError, match=f"{name}|invalid literal|could not convert"):
                 read(name, text)
-    assert read("model.x", "1:30").model["x"] == "1:30"  # which no field of a network takes
+    assert read("model.x", "1:30").model["x"] == "1:30"  # no field of a network accepts it
     with pytest.raises(ValueError, match="gives 'depth' twice"):
         read("model", "{depth: 2, depth: 4}")
 
@@ -101,7 +101,7 @@ BAD_YAML = {
 
 
 @pytest.mark.parametrize("say", BAD_YAML)
-def test_hostile_yaml_is_refused_at_once_in_one_short_line(say, tmp_path):
+def test_hostile_yaml_gives_a_short_one_line_error(say, tmp_path):
     (tmp_path / "a.yaml").write_text(BAD_YAML[say])
     with pytest.raises(ValueError, match=re.escape(say)) as caught:
         resolve(str(tmp_path / "a.yaml"), [])

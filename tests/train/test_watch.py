@@ -39,7 +39,7 @@ def test_grids_are_made_and_change_nothing(kind, rows, vae, tmp_path):
 
 
 @pytest.mark.parametrize("make", [small, small_t2v])
-def test_how_strongly_samples_are_guided(make, vae, tmp_path):
+def test_sample_guidance_applies_to_samples_only(make, vae, tmp_path):
     """sample_guidance applies to grids and to `latte sample`, and changes no weights."""
     usual = {small: 4.0, small_t2v: 7.5}[make]
     for name, scale in (("usual", 0), ("same", usual), ("less", 1.5)):
@@ -88,10 +88,10 @@ def test_evaluation_during_training_does_not_change_the_result(make, vae, tmp_pa
     assert found.keys() == {2, 4} and all(line["shapes_distance"] > 1 for line in found.values())
     assert not evaluated(tmp_path / "plain")
     assert main(["plot", str(tmp_path / "evaluated")]) == 0
-    assert Image.open(tmp_path / "evaluated/curves.png").size == (1419, 704)  # two rows, of three and two
+    assert Image.open(tmp_path / "evaluated/curves.png").size == (1419, 704)  # two rows, of three panels and two
 
 
-def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
+def test_settings_of_the_distance_during_training(vae, tmp_path, monkeypatch):
     words = ["steps=2", "num_frames=8", "global_batch_size=2", "eval_every=2"]
     for i in range(3):
         write_video(make_clip(4, i, frames=9, size=16).video, tmp_path / f"real/{i}.mkv")
@@ -116,7 +116,7 @@ def test_what_a_distance_on_the_way_is_of(vae, tmp_path, monkeypatch):
         run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
         (found[name],) = [value for line in evaluated(tmp_path / name).values() for value in line.items()]
     assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
-    assert found["wide"] == pytest.approx(found["folder"])  # what training would see of both is the same
+    assert found["wide"] == pytest.approx(found["folder"])  # training would see the same of both
     assert len({value for name, (_, value) in found.items() if name != "wide"}) == 5 and found["i3d"][0] == "fvd"
 
 
@@ -130,7 +130,7 @@ def test_real_clips_come_from_all_of_the_data(monkeypatch):
     assert len(set(seen)) == 8 and max(seen) > 20 and seen != sorted(seen)
 
 
-def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
+def test_a_failed_evaluation_does_not_end_the_run(vae, tmp_path, monkeypatch):
     monkeypatch.setattr("latte.train.run.sample_videos", lambda *_: torch.zeros(1, 8, 3, 16, 16).byte())
     with pytest.warns(UserWarning, match="evaluation failed, training continues"):
         run(small(vae, "steps=2", "num_frames=8", "eval_every=2", "eval_clips=2"), tmp_path)
@@ -150,7 +150,7 @@ def test_a_distance_that_fails_does_not_end_the_run(vae, tmp_path, monkeypatch):
         (["eval_every=2", "eval_i3d=nowhere.pt"], "nowhere.pt: there is no such file; FVD needs i3d_torchscript.pt"),
     ],
 )
-def test_evaluations_that_cannot_work_are_refused_at_once(words, say, vae, tmp_path):
+def test_impossible_evaluations_are_rejected_at_once(words, say, vae, tmp_path):
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=9)
     words = [word.replace("STATISTICS", str(tmp_path / "i3d.npz")) for word in words]
     with pytest.raises((ValueError, FileNotFoundError), match=say):
@@ -164,7 +164,7 @@ def test_smooth_curves():
     assert np.isnan(smooth(np.array([np.nan, 1.0]), 1)[0])
 
 
-def test_only_noisy_numbers_are_averaged(tmp_path, monkeypatch):
+def test_only_noisy_metrics_are_smoothed(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     lines = [
@@ -174,7 +174,7 @@ def test_only_noisy_numbers_are_averaged(tmp_path, monkeypatch):
     drawn, own = [], Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda *args, **options: drawn.append(args[2]) or own(*args, **options))
     plot_curves([tmp_path], tmp_path / "curves.png", 50)
-    assert len(drawn) == 5  # the values and their average, but of the learning rate the values alone
+    assert len(drawn) == 5  # the values and their average, but for the learning rate only the values
     assert np.ptp(drawn[1][50:]) == 0 < np.ptp(drawn[0]) and set(drawn[2]) == {0, 0.1}
 
 

@@ -1,4 +1,4 @@
-"""The forms in which people keep videos in arrays: each is read right, or refused with what was found."""
+"""Common ways to store videos in arrays: each is read correctly, or rejected with a note of what was found."""
 
 import io
 import zipfile
@@ -60,7 +60,7 @@ def saved(folder, suffix=".npz", *arrays, **named):
         (GREY / 255, REPEATED),
     ],
 )
-def test_forms_of_one_video(suffix, array, wanted, tmp_path):
+def test_formats_of_one_video(suffix, array, wanted, tmp_path):
     path = saved(tmp_path, suffix, array)
     assert torch.equal(read_video(path)[0], wanted) and count_frames(path) == len(CLIP)
     assert torch.equal(read_video(path, [4, 1])[0], wanted[[4, 1]])
@@ -74,7 +74,7 @@ def test_forms_of_one_video(suffix, array, wanted, tmp_path):
             AS_FLOATS * 1.1,
             "float64 from 0 to 1.1; expected 0 to 255 with some above 127, 0 to 1, or -1 to 1 with some below",
         ),
-        (AS_FLOATS * 1.2 - 0.2, "from -0.2 to 1"),  # of [0, 1] with overshoot, or of [-1, 1]
+        (AS_FLOATS * 1.2 - 0.2, "from -0.2 to 1"),  # either [0, 1] with overshoot, or [-1, 1]
         (AS_FLOATS * 2000, "from 0 to 2000"),
         (AS_FLOATS * 4 - 2, "from -2 to 2"),
         (LAST.astype("u2") * 16, "uint16 from 0 to 4080"),
@@ -92,13 +92,13 @@ def test_forms_of_one_video(suffix, array, wanted, tmp_path):
         (LAST.astype("c8"), "found complex64"),
     ],
 )
-def test_what_is_unclear_is_refused_with_what_was_found(array, say, tmp_path):
+def test_ambiguous_arrays_are_rejected_with_a_description(array, say, tmp_path):
     path = saved(tmp_path, ".npz", array)
     with pytest.raises(ValueError, match=rf"a\.npz cannot be decoded: .*{say}"):
         read_video(path)
 
 
-def test_of_several_arrays_the_video_is_taken(tmp_path):
+def test_the_video_is_selected_among_several_arrays(tmp_path):
     path = saved(tmp_path, actions=np.zeros((6, 2)), depth=GREY, frames=LAST, label=np.int64(3))
     assert torch.equal(read_video(path)[0], TENSOR)
     path = saved(tmp_path, left=LAST, right=LAST, video=CLIP[::-1])
@@ -109,7 +109,7 @@ def test_of_several_arrays_the_video_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["one", "several", "npy", "compressed", "channels first", "floats", "grey"])
-def test_sets_hold_their_videos_by_number(form, tmp_path):
+def test_videos_of_a_set_are_numbered(form, tmp_path):
     path, wanted = tmp_path / "set.npz", torch.from_numpy(SET).permute(0, 1, 4, 2, 3)
     if form == "one":
         np.savez(path, SET)
@@ -122,7 +122,7 @@ def test_sets_hold_their_videos_by_number(form, tmp_path):
         np.savez_compressed(path, samples=SET)
     elif form == "channels first":
         np.savez(path, SET.transpose(0, 4, 1, 2, 3))
-    elif form == "floats":  # of which the darkest shows the range, also for those without a negative value
+    elif form == "floats":  # the darkest one shows the range, also for those without a negative value
         np.savez(path, np.stack([SET[0] / 127.5 - 1, SET[1] / 127.5 - 1, SET[2] / 255 + 0.2]).astype("f4"))
         wanted[2] = (torch.from_numpy(SET[2] / 255 + 1.2) * 127.5).round().byte().permute(0, 3, 1, 2)
     elif form == "grey":
@@ -159,7 +159,7 @@ def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
 
 
 def test_a_set_of_several_large_arrays_is_mapped_too(tmp_path, monkeypatch):
-    """All of them together count, since all are opened together."""
+    """Their total size counts, since all are opened together."""
     monkeypatch.setattr(array_files, "MAX_READ_BYTES", 2 * SET[0].nbytes)
     np.savez(tmp_path / "set.npz", *SET)
     assert torch.equal(read_video(tmp_path / "set.npz/000001")[0], torch.from_numpy(SET[1]).permute(0, 3, 1, 2))
@@ -187,8 +187,8 @@ def test_a_set_of_several_large_arrays_is_mapped_too(tmp_path, monkeypatch):
         (f"({'-' * 3000}1,)", "u1", "no array with a readable header"),
     ],
 )
-def test_arrays_are_measured_before_they_are_read(shape, dtype, say, tmp_path):
-    """Also grey ones, which take three times their size as RGB."""
+def test_array_sizes_are_checked_before_reading(shape, dtype, say, tmp_path):
+    """Also for grey arrays, which take three times their size as RGB."""
     text = f"{{'descr': '{np.dtype(dtype).str}', 'fortran_order': False, 'shape': {shape}}}"
     head = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
     (tmp_path / "a.npy").write_bytes(head)
@@ -211,14 +211,14 @@ def test_every_version_of_the_format(version, tmp_path):
 
 
 @pytest.mark.parametrize("end", [b"\x02\x00\xff\xff\xff\x7f" + b" " * 100, b"\x02\x00\xff", b"\x04\x00v\x00{}"])
-def test_headers_of_absurd_lengths_and_versions(end, tmp_path):
+def test_headers_of_invalid_lengths_and_versions_are_rejected(end, tmp_path):
     """A compressed header of gigabytes is not unpacked."""
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY" + end)
     with pytest.raises(ValueError, match="no array with a readable header"):
         read_video(tmp_path / "a.npy")
 
 
-def test_arrays_of_other_things_are_no_videos(tmp_path):
+def test_arrays_with_other_content_are_not_videos(tmp_path):
     np.save(tmp_path / "features.npy", np.zeros((9, 400), np.float32))
     np.save(tmp_path / "tokens.npy", np.zeros((9, 77, 4), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{}], object))
@@ -273,23 +273,23 @@ def test_one_channel_is_written_as_grey(tmp_path):
         (np.where(AS_FLOATS > 0.9, np.nan, AS_FLOATS), "not finite"),
     ],
 )
-def test_nothing_is_clipped_when_it_is_written(frames, say, tmp_path):
+def test_values_out_of_range_are_not_clipped_on_writing(frames, say, tmp_path):
     for name in ("a.mp4", "a.npz", "a.gif"):
         with pytest.raises(ValueError, match=say):
             write_video(frames, tmp_path / name)
     assert not list(tmp_path.iterdir())
-    rounded = AS_FLOATS + np.where(AS_FLOATS == 1, 1e-3, 0)  # a rounding error: less than half a level
+    rounded = AS_FLOATS + np.where(AS_FLOATS == 1, 1e-3, 0)  # a rounding error of less than half a level
     assert torch.equal(read_video(write_video(rounded, tmp_path / "a.npz"))[0], TENSOR)
 
 
 @pytest.mark.parametrize("values", [[-3.0, 0.0], [0.0, 255.0], [0.0, float("nan")], [float("-inf"), 0.0], [0.0, 1.1]])
-def test_network_inputs_out_of_range_are_no_pixels(values):
+def test_network_inputs_out_of_range_are_rejected(values):
     with pytest.raises(ValueError, match=r"values from .* to .*; expected finite floats in \[-1, 1\]"):
         to_uint8(torch.tensor(values))
 
 
-def test_a_damaged_archive_of_any_kind_is_one_error(tmp_path):
-    """Each byte of an npz is changed in turn; zipfile then raises eight classes. What can be read is as it was."""
+def test_any_damage_to_an_archive_gives_the_same_kind_of_error(tmp_path):
+    """Each byte of an npz is changed in turn; zipfile then raises eight classes. What can be read is unchanged."""
     path, refused = tmp_path / "a.npz", 0
     np.savez_compressed(path, SET[0][:2])
     content, sound = path.read_bytes(), read_video(path)[0]

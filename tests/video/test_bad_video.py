@@ -61,7 +61,7 @@ def test_an_encoder_that_fails_names_the_file(tmp_path, monkeypatch):
 
 
 def damaged(folder):
-    """Write files that are not videos; return what the error message says about each, by name."""
+    """Write files that are not videos; return the expected error message for each, by name."""
     good = {suffix: write_video(CLIP, folder / f"good{suffix}").read_bytes() for suffix in (".mp4", ".npz", ".webp")}
     bits = bytearray(good[".npz"])
     bits[len(bits) // 2] ^= 255

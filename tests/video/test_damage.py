@@ -1,4 +1,4 @@
-"""What FFmpeg conceals is refused, or taken on request; nothing large or endless is opened."""
+"""What FFmpeg conceals is rejected, or accepted on request; nothing huge or endless is opened."""
 
 import os
 import socket
@@ -37,12 +37,12 @@ FFV1 = {"level": "3", "slicecrc": "1", "g": "12"}
         ("a.mp4", "libx265", {"x265-params": "hash=1:log-level=none"}),
     ],
 )
-def test_damage_is_refused_or_taken(name, codec, options, tmp_path):
+def test_damage_is_rejected_or_accepted_on_request(name, codec, options, tmp_path):
     path = encode(tmp_path / name, CLIP, codec, options=options)
     whole = read_video(path)[0]
     assert not inspect_video(path).damage
     flip(path, 0.5, 300)
-    for read in (read_video, lambda path: list(read_blocks(path)), read_video):  # the last: as in the first time
+    for read in (read_video, lambda path: list(read_blocks(path)), read_video):  # the last one: as the first time
         with pytest.raises(ValueError, match=f"{name} (is damaged: .*damaged='take'|cannot be decoded)"):
             read(path)
     facts = inspect_video(path)
@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_is_shorter_than_its_header_says(name, tmp_path):
     options = {"g": "12", **({"x264-params": "scenecut=0"} if codec == "libx264" else {})}
     path = encode(tmp_path / name, CLIP, codec, options=options)
     data = path.read_bytes()
-    if name.endswith("mp4"):  # its index stands at the end: bring it forward, as files for the web have it
+    if name.endswith("mp4"):  # its index is at the end: move it to the front, as in files for the web
         path = moov_first(path)
         data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_is_shorter_than_its_header_says(name, tmp_path):
 
 
 def moov_first(path):
-    """The same film as an mp4 whose index comes first."""
+    """The same film as an mp4 with its index first."""
     target = path.with_name("web.mp4")
     with av.open(str(path)) as old, av.open(str(target), "w", options={"movflags": "faststart"}) as new:
         stream = new.add_stream_from_template(old.streams.video[0])

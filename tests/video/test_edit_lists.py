@@ -1,4 +1,4 @@
-"""MP4 edit lists: a player shows their segments, in their order, and nothing else."""
+"""MP4 edit lists: a player shows their segments, in order, and nothing else."""
 
 import struct
 from fractions import Fraction
@@ -16,12 +16,12 @@ PLACE = ("moov", "trak")  # of the boxes that hold an edit list
 
 
 def numbers(frames):
-    """Which frames of CLIP these are."""
+    """The numbers of these frames in CLIP."""
     return [round((float(frame.float().mean()) - 20) / LEVEL) for frame in frames]
 
 
 def box_at(data, path, start=0):
-    """Where a box lies, and its bytes; (-1, 0) if it is not there."""
+    """The position and size of a box; (-1, 0) if it is missing."""
     end = len(data) if not start else start - 8 + struct.unpack_from(">I", data, start - 8)[0]
     while start < end:
         size = struct.unpack_from(">I", data, start)[0]
@@ -36,7 +36,7 @@ def box(name, content):
 
 
 def with_edits(path, segments):
-    """Give a file an edit list of segments (first frame, frames); None in place of the first one is a pause."""
+    """Give a file an edit list of segments (first frame, frames); None as the first frame is a pause."""
     data = bytearray(path.read_bytes())
     header, _ = box_at(data, (*PLACE, "mdia", "mdhd"))
     period = struct.unpack_from(">I", data, header + 20)[0] // RATE
@@ -66,7 +66,7 @@ def with_edits(path, segments):
         [(3, 5), (8, 2), (22, 8)],
     ],
 )
-def test_segments_are_shown_in_their_order(segments, b_frames, tmp_path):
+def test_segments_are_shown_in_order(segments, b_frames, tmp_path):
     options = {"g": "10", "bf": str(b_frames), "sc_threshold": "0", "crf": "10"}
     path = with_edits(encode(tmp_path / "a.mp4", CLIP, options=options), segments)
     shown = [first + i for first, count in segments if first is not None for i in range(count)]

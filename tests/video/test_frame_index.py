@@ -1,4 +1,4 @@
-"""Counting, reading everything and reading by number agree on the frames that a player shows, in all kinds of files."""
+"""Counting, reading everything and reading by number agree on the frames a player shows, in all kinds of files."""
 
 import random
 from fractions import Fraction
@@ -14,7 +14,7 @@ from latte.video import count_frames, read_blocks, read_video
 from latte.video.frame_index import index_frames
 
 CLIP = make_clip(0, 4, frames=30).video.transpose(0, 2, 3, 1)
-SIZES = {"h263": (144, 176), "svq1": (144, 176), "cfhd": (144, 176), "dnxhd": (144, 256)}  # that these encoders need
+SIZES = {"h263": (144, 176), "svq1": (144, 176), "cfhd": (144, 176), "dnxhd": (144, 256)}  # required by these encoders
 X264 = {"g": "8", "bf": "2", "x264-params": "scenecut=0"}
 OPEN = {"g": "8", "bf": "2", "x264-params": "open-gop=1:scenecut=0"}
 REFRESH = {"g": "250", "x264-params": "intra-refresh=1:keyint=10"}
@@ -58,7 +58,7 @@ KINDS = [
 
 
 def check_numbers(path, frames=None):
-    """All ways of reading agree. Returns the frames."""
+    """Check that all ways of reading agree. Returns the frames and their rate."""
     full, rate = read_video(path)
     assert count_frames(path) == len(full) == (frames or len(full))
     assert torch.equal(torch.cat(list(read_blocks(path, 7))), full)
@@ -82,7 +82,7 @@ def test_all_ways_of_reading_agree(suffix, codec, pixels, options, tmp_path):
 
 
 def test_av1(tmp_path):
-    """Apart from the others, as its encoder prints."""
+    """Separate from the others, since its encoder prints."""
     for suffix in (".mp4", ".webm"):
         try:
             path = encode(tmp_path / f"a{suffix}", CLIP[:16], "libsvtav1", options={"preset": "12", "g": "8"})
@@ -92,7 +92,7 @@ def test_av1(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".ts"])
-def test_variable_rates(suffix, tmp_path):
+def test_variable_frame_rates(suffix, tmp_path):
     times = [0]
     for step in ([20] * 8 + [100, 33, 500]) * 3:
         times.append(times[-1] + step)
@@ -113,7 +113,7 @@ def test_variable_rates(suffix, tmp_path):
     ],
 )
 def test_a_cut_need_not_begin_with_a_key_frame(suffix, codec, options, tmp_path):
-    """What comes before the first key frame refers to frames that are gone: no player can show it."""
+    """Frames before the first key frame refer to missing ones: no player can show them."""
     whole = encode(tmp_path / "whole.mp4", CLIP, codec, options=options)
     full = read_video(whole)[0]
     for start in (3, 9):
@@ -129,7 +129,7 @@ def test_mpeg4_frames_before_the_first_key_frame_are_not_shown(tmp_path):
 
 
 def packed_avi(path, is_marked):
-    """Pack B frames into the packet before, as DivX does in AVI: a packet holds two frames, a later one none."""
+    """Pack B-frames into the preceding packet, as DivX does in AVI: one packet holds two frames, a later one none."""
     plain = encode(
         path.with_suffix(".m4v"), np.repeat(np.repeat(CLIP, 4, 1), 4, 2), "mpeg4", options={"g": "15", "bf": "1"}
     )
@@ -161,11 +161,11 @@ def test_packed_b_frames(is_marked, frames, tmp_path):
 
 
 def test_packets_that_repeat_a_frame_do_not_end_the_video(tmp_path):
-    """AVI keeps dropped frames as packets of no bytes."""
+    """AVI stores dropped frames as empty packets."""
     path = encode(tmp_path / "whole.avi", CLIP, "mpeg4", options=P)
     full, data = read_video(path)[0], bytearray(path.read_bytes())
     table = data.rindex(b"idx1")
-    entry = table + 8 + 16 * 10  # of the frame 10
+    entry = table + 8 + 16 * 10  # of frame 10
     place = int.from_bytes(data[entry + 8 : entry + 12], "little") + data.index(b"movi")
     assert data[place : place + 4] == b"00dc"
     data[entry + 12 : entry + 16] = data[place + 4 : place + 8] = bytes(4)
@@ -193,14 +193,14 @@ def test_the_film_need_not_be_the_first_stream(tmp_path):
         assert (shown[0].int() - torch.from_numpy(CLIP[0]).permute(2, 0, 1).int()).abs().float().mean() < 10
 
 
-def test_a_name_need_not_tell_the_container(tmp_path):
+def test_the_suffix_need_not_match_the_container(tmp_path):
     for container in (".ts", ".mkv", ".mpg", ".avi", ".flv"):
         codec = "mpeg2video" if container == ".mpg" else "libx264"
         path = encode(tmp_path / f"a{container}", CLIP, codec, options=P)
         check_numbers(path.rename(tmp_path / f"a{container[1:]}.mp4"), 30)
 
 
-def test_the_headers_rate_need_not_be_the_frames(tmp_path):
+def test_the_headers_frame_rate_may_be_wrong(tmp_path):
     path = encode(tmp_path / "a.mkv", CLIP, "mpeg4", options=P)
     data = bytearray(path.read_bytes())
     place = data.index(bytes.fromhex("23e383")) + 4  # DefaultDuration

@@ -1,4 +1,4 @@
-"""Frames are turned, mirrored and resampled as players show them."""
+"""Frames are rotated, mirrored and resampled as players show them."""
 
 from fractions import Fraction
 from itertools import product
@@ -48,7 +48,7 @@ def test_eight_orientations(matrix, shown, tmp_path):
     ("aspect", "width"), [((2, 1), 128), ((1, 2), 32), ((16, 15), 68), ((1, 1), 64), ((50, 1), 64)]
 )
 def test_pixels_become_square(aspect, width, tmp_path):
-    """A disc that is stored narrow is round; an aspect that cannot be meant is ignored."""
+    """A disc that is stored narrow is round again; an implausible aspect is ignored."""
     y, x = np.mgrid[:64, :64]
     disc = ((x - 32) / 14 * width / 64) ** 2 + ((y - 32) / 14) ** 2 < 1
     path = encode(tmp_path / "a.mp4", np.repeat(disc[None, ..., None] * np.uint8(255), 3, -1), aspect=Fraction(*aspect))
@@ -58,18 +58,18 @@ def test_pixels_become_square(aspect, width, tmp_path):
     assert (facts.height, facts.width, facts.resampled) == (64, width, width != 64) and not facts.damage
 
 
-def test_a_turned_film_of_narrow_pixels(tmp_path):
+def test_a_rotated_video_with_non_square_pixels(tmp_path):
     path = encode(tmp_path / "a.mp4", CORNERS, aspect=Fraction(2), matrix=(0, ONE, 0, -ONE, 0, 0, 0, 0, W))
     frames = read_video(path)[0]
     assert frames.shape[2:] == (128, 48) and corners(frames[0]) == "br kg"
 
 
-def test_a_converter_of_all_frames_gives_what_one_for_each_frame_gives():
+def test_one_converter_for_all_frames_gives_the_same_result():
     random, converter = np.random.default_rng(0), VideoReformatter()
     kinds = product(
         (1, 5), (1, 2), (Fraction(1), Fraction(4, 3)), ("yuv420p", "yuv422p", "rgb24"), ((64, 48), (34, 50))
     )
-    for matrix, colours, aspect, pixels, size in kinds:  # all of which may change in the middle of a stream
+    for matrix, colours, aspect, pixels, size in kinds:  # all of these may change in the middle of a stream
         frame = VideoFrame(*size, pixels)
         for plane in frame.planes:
             plane.update(random.integers(0, 256, plane.buffer_size, np.uint8).tobytes())

@@ -1,4 +1,4 @@
-"""Frames in pictures of every mode are read right, or refused with a reason: never turned white."""
+"""Frames in pictures of every mode are read correctly, or rejected with a reason: never turned white."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3),
 
 
 def png(colour_type: int, channels: int) -> bytes:
-    """A PNG of 16 bits per channel, which Pillow cannot write for all types."""
+    """A PNG with 16 bits per channel, which Pillow cannot write for all colour types."""
     rows = b"".join(b"\0" + np.stack([row] * channels, -1).astype(">u2").tobytes() for row in DEEP)
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     header = struct.pack(">IIBBBBB", 32, 24, 16, colour_type, 0, 0, 0)
@@ -28,14 +28,14 @@ def png(colour_type: int, channels: int) -> bytes:
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 def test_pictures_of_16_bits(colour_type, channels, tmp_path):
-    """Pillow keeps the upper byte of colours itself, and turns grey white."""
+    """Pillow by itself keeps the upper byte of colours, and turns grey white."""
     (tmp_path / "0.png").write_bytes(png(colour_type, channels))
     frame = read_video(tmp_path)[0][0]
     wanted = LEVELS if colour_type == 0 else DEEP >> 8
     assert all(np.array_equal(channel, wanted) for channel in frame.numpy())
 
 
-def test_deep_grey_that_is_turned_by_exif(tmp_path):
+def test_sixteen_bit_grey_rotated_by_exif(tmp_path):
     lying = Image.Exif()
     lying[0x0112] = 8  # EXIF orientation: rotate by 90 degrees anticlockwise
     Image.fromarray(DEEP).save(tmp_path / "0.png", exif=lying)

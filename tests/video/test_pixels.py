@@ -1,4 +1,4 @@
-"""Arrays and tensors in NumPy and in PyTorch, whatever their layout."""
+"""Arrays and tensors in NumPy and PyTorch, whatever their layout."""
 
 import numpy as np
 import torch
@@ -15,5 +15,5 @@ def test_arrays_are_viewed_where_possible():
 
 
 def test_white_in_float16_stays_white():
-    """Decoders overshoot by a rounding error, and 1.002 times 255 is 255.5 in float16."""
+    """Decoders overshoot by rounding errors, and 1.002 times 255 is 255.5 in float16."""
     assert as_rgb_array(np.full((1, 2, 2, 3), 1 + 1 / 512, np.float16)).min() == 255

@@ -1,4 +1,4 @@
-"""What a file's suffix says, in upper or lower case, and what it does not."""
+"""What a file's suffix determines, in upper or lower case, and what it does not."""
 
 import shutil
 
@@ -26,7 +26,7 @@ CODECS |= {".ivf": "libvpx", ".y4m": "rawvideo"}
 
 
 @pytest.mark.parametrize("suffix", STREAM_SUFFIXES)
-def test_every_suffix_of_films_in_both_cases(suffix, tmp_path):
+def test_every_video_suffix_works_in_both_cases(suffix, tmp_path):
     codec = CODECS.get(suffix, "mpeg4")
     path = encode(tmp_path / f"a{suffix}", CLIP.transpose(0, 2, 3, 1), codec, "rgb8" if suffix == ".gif" else "yuv420p")
     upper = shutil.copy(path, tmp_path / f"b{suffix.upper()}")
@@ -63,8 +63,8 @@ def test_arrays_pictures_and_statistics_in_upper_case(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_an_animation_is_no_frame_of_a_folder(kind, tmp_path):
-    """Only its first picture would be read, without a word."""
+def test_an_animation_is_not_a_frame_of_a_folder(kind, tmp_path):
+    """Only its first picture would be read, silently."""
     pictures = [Image.new("RGB", (8, 8), (100 * i, 0, 0)) for i in range(3)]
     pictures[0].save(tmp_path / f"0.{kind}", save_all=True, append_images=pictures[1:])
     pictures[0].save(tmp_path / "1.png")
@@ -73,7 +73,7 @@ def test_an_animation_is_no_frame_of_a_folder(kind, tmp_path):
             read(tmp_path)
 
 
-def test_a_lying_webp_is_turned_upright(tmp_path):
+def test_a_rotated_webp_is_turned_upright(tmp_path):
     lying = Image.Exif()
     lying[0x0112] = 6  # EXIF orientation: rotate by 90 degrees clockwise
     picture = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Videos that are written read back the same, in every format."""
+"""Written videos read back the same, in every format."""
 
 import os
 import tempfile
@@ -74,7 +74,7 @@ def test_animations_loop_forever(name, tmp_path):
         assert image.info["loop"] == 0 and image.n_frames == 16
 
 
-def test_mp4_is_what_every_player_plays(tmp_path):
+def test_mp4_uses_a_widely_playable_codec(tmp_path):
     with av.open(str(write_video(CLIP, tmp_path / "a.mp4", fps=8))) as container:
         (stream,) = container.streams
         assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 8)
@@ -171,13 +171,13 @@ def test_smallest_clip(name, tmp_path, monkeypatch):
     assert frames.shape in ((1, 3, 1, 1), (1, 3, 2, 2))
 
 
-def test_exports_take_what_diffusers_takes(tmp_path):
+def test_exports_accept_what_diffusers_accepts(tmp_path):
     arrays = [np.asarray(image) / 255 for image in IMAGES]
     assert psnr(read_video(export_to_video(arrays, str(tmp_path / "a.mp4"), fps=8))[0], CLIP) > 32
     assert len(read_video(export_to_gif(IMAGES, str(tmp_path / "a.gif")))[0]) == 16
 
 
-def test_temporary_exports_leave_nothing_open_or_empty(tmp_path, monkeypatch):
+def test_temporary_exports_leave_no_open_or_empty_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     held = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     for export in (export_to_video, export_to_gif):
@@ -199,7 +199,7 @@ def test_temporary_exports_leave_nothing_open_or_empty(tmp_path, monkeypatch):
     ],
     ids=["tensor", "tensors", "array", "pictures", "alpha"],
 )
-def test_kinds_of_frames(frames, tmp_path):
+def test_accepted_kinds_of_frames(frames, tmp_path):
     assert torch.equal(read_video(write_video(frames, tmp_path / "a.npz"))[0], CLIP)
 
 
@@ -210,7 +210,7 @@ def test_half_precision_and_grey_pictures(tmp_path):
     assert torch.equal(grey[:, 0], grey[:, 2]) and psnr(grey, CLIP) > 15
 
 
-def test_bytes_and_floats():
+def test_bytes_and_floats_round_trip():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(from_uint8(levels)), levels)
     assert to_uint8(torch.tensor([-3.0, 0.0, 3.0]).clamp(-1, 1)).tolist() == [0, 128, 255]

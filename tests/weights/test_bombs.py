@@ -1,4 +1,4 @@
-"""Small files that ask for much: time and memory stay bounded wherever a value of the file is unpacked or repeated."""
+"""Small files that ask for much: time and memory stay bounded wherever a value is unpacked or repeated."""
 
 import json
 import time
@@ -35,20 +35,20 @@ TYPED = b"ctorch._tensor\n_rebuild_from_type_v2\n"
         TYPED + b"(" + TENSOR + b"ctorch\nTensor\n(" + storage() + b"K\x00(K\x04t(K\x01t\x89Nt" + ENDLESS + b"tR",
     ],
 )
-def test_tensors_without_end_are_not_unpacked(value, tmp_path):
+def test_endless_tensors_are_not_unpacked(value, tmp_path):
     path, started = archive(tmp_path, named(tensor(), value), _0=VALUES), time.process_time()
     with pytest.raises(CheckpointError, match=r"a\.pt") as caught:
         read_tensors(path)
     assert time.process_time() - started < 5 and len(str(caught.value)) < 500
 
 
-DOUBLED = b"(Nt" + b"2\x86" * 60  # a tuple of twice the tuple before, 60 times: 2**60 items in sum
+DOUBLED = b"(Nt" + b"2\x86" * 60  # a tuple of twice the previous tuple, 60 times: 2**60 items in total
 LISTS = b"(Nl" + b"q\x00]h\x00ah\x00a" * 60
 TYPED_TENSOR = TYPED + b"(" + TENSOR + b"ctorch\nTensor\n(" + storage() + b"K\x00(K\x04t(K\x01t\x89Nt"
 
 
 @pytest.mark.parametrize("opcodes", [DOUBLED, LISTS])
-def test_values_that_repeat_themselves_are_not_written_out(opcodes, tmp_path):
+def test_self_repeating_values_are_not_expanded(opcodes, tmp_path):
     model = tmp_path / "a.pt"
     for data in (
         named(tensor(), TYPED_TENSOR + opcodes + b"tR"),
@@ -70,7 +70,7 @@ def test_values_that_repeat_themselves_are_not_written_out(opcodes, tmp_path):
         assert len(str(caught.value)) < 500
 
 
-def test_a_large_table_under_many_names_has_an_end(monkeypatch):
+def test_the_number_of_nested_table_entries_is_limited(monkeypatch):
     monkeypatch.setattr(tensors, "MOST_ENTRIES", 1000)
     inner = dict.fromkeys(map(str, range(90)))
     assert len(list(nested_tables({str(i): inner for i in range(5)}))) == 6
@@ -78,14 +78,14 @@ def test_a_large_table_under_many_names_has_an_end(monkeypatch):
         list(nested_tables({str(i): inner for i in range(20)}))
 
 
-def test_many_sets_of_weights_have_an_end(monkeypatch):
+def test_the_number_of_weight_sets_is_limited(monkeypatch):
     monkeypatch.setattr(weight_sets, "MOST_SETS", 10)
     table = {f"{i}.{MARKER}": torch.zeros(0) for i in range(11)}
     with pytest.raises(ValueError, match="more than 10 sets of weights"):
         unwrap(table)
 
 
-def test_a_scripted_module_in_many_places_has_an_end(tmp_path, monkeypatch):
+def test_the_number_of_scripted_module_attributes_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(torchscript, "MOST_ATTRIBUTES", 1000)
     names = [b"J" + i.to_bytes(4, "little") for i in range(100)]
     module = b"c__torch__\nM\n)\x81q\x00}(" + b"".join(name + b"N" for name in names) + b"ub0"
@@ -97,7 +97,7 @@ def test_a_scripted_module_in_many_places_has_an_end(tmp_path, monkeypatch):
         read_tensors(path)
 
 
-def test_names_that_are_too_long_are_those_of_no_file(tiny, tmp_path):
+def test_overlong_names_give_an_ordinary_error(tiny, tmp_path):
     long = "x" * 1000
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": long}}))
     folder = save_model(tiny, tmp_path / "model")

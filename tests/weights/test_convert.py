@@ -23,7 +23,7 @@ from latte.weights.vae_folder import load_vae, save_vae
 SCHEDULER = Scheduler("euler", "trailing")
 
 
-def test_converted_folder_gives_the_same_bits(golden, tmp_path):
+def test_conversion_is_bit_exact(golden, tmp_path):
     source = golden.write_weights(tmp_path)
     assert main(["convert", str(source), str(tmp_path / "ours"), "--num-heads", "4"]) == 0
     direct, converted = latte.load_model(source, num_heads=4), latte.load_model(tmp_path / "ours")
@@ -35,7 +35,7 @@ def test_converted_folder_gives_the_same_bits(golden, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["back.pt", "back.safetensors"])
-def test_written_back_for_the_original(golden, tmp_path, name, capsys):
+def test_conversion_back_to_the_original_format(golden, tmp_path, name, capsys):
     source = golden.write_weights(tmp_path)
     words = ["--to", "original", "--num-heads", "4"]
     assert main(["convert", str(source), str(tmp_path / name), *words]) == 0
@@ -64,15 +64,15 @@ def test_models_that_the_original_does_not_have_are_refused(change):
         state_for_original(Latte(config))
 
 
-def test_sizes_of_a_file_without_position_tables(tiny):
-    """Those of the published models; all others are in the shapes."""
+def test_sizes_without_position_tables_are_the_published_ones(tiny):
+    """All other sizes follow from the shapes."""
     state = {name: tensor for name, tensor in state_for_original(tiny).items() if name not in COMPUTED}
     config = original_config(state, num_heads=2)
     assert config == replace(tiny.config, input_size=32, num_frames=16)
 
 
 def test_classes_without_label_dropout_are_refused(tmp_path, capsys):
-    """The original's table always has a row for no class, which guidance takes."""
+    """The original's table always has a row for no class, which guidance uses."""
     model = unguided()
     with pytest.raises(ValueError, match="always has an embedding for no class"):
         state_for_original(model)
@@ -89,7 +89,7 @@ def test_half_precision_folder(golden, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["ema.safetensors", "notes.txt", "config.json", "manifest.json"])
-def test_a_folder_with_something_else_in_it_is_not_written_to(content, tiny, tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_overwritten(content, tiny, tmp_path, capsys):
     (tmp_path / "theirs").mkdir()
     write_json(tmp_path / "theirs" / content, {"name": "theirs"})
     source = save_model(tiny, tmp_path / "ours")
@@ -105,24 +105,24 @@ def test_weights_that_overflow_half_precision_are_not_written(name, tiny, tmp_pa
     for write in (save_model, lambda model, path, dtype: write_tensors(path / "x", cast(model.state_dict(), dtype))):
         with pytest.raises(CheckpointError, match=r"^blocks\.0\.mlp\.fc1\.weight overflows float16: choose float32 or"):
             write(tiny, folder, torch.float16)
-        assert load_model(folder).blocks[0].mlp.fc1.weight.abs().max() < 1e6  # what was there is still there
+        assert load_model(folder).blocks[0].mlp.fc1.weight.abs().max() < 1e6  # the earlier weights are still there
     big = save_model(tiny, tmp_path / "big")
     words = ["convert", str(big), str(tmp_path / name), "--to", "original"]
     assert main([*words, "--dtype", "float16"]) == 2
     assert "overflows float16: choose float32 or bfloat16" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
     assert main([*words, "--dtype", "bfloat16"]) == 0
-    assert load_model(tmp_path / name, num_heads=2).config == tiny.config  # bfloat16 position tables are near enough
+    assert load_model(tmp_path / name, num_heads=2).config == tiny.config  # bfloat16 position tables are close enough
 
 
 def unguided():
-    """A model with classes that was trained without label dropout, so that it knows no guidance."""
+    """A model with classes that was trained without label dropout, and so does not support guidance."""
     sizes = dict(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4)
     return Latte(LatteConfig(**sizes, num_classes=3, class_dropout_prob=0.0)).eval()
 
 
 def folder_with_extras(model, vae, folder):
-    """Write a model folder with all that may stand beside the weights."""
+    """Write a model folder with everything that may accompany the weights."""
     save_model(model, folder)
     save_vae(vae, folder / "vae")
     write_json(folder / "classes.json", {"names": ["a", "b", "c"]})
@@ -131,7 +131,7 @@ def folder_with_extras(model, vae, folder):
     return folder
 
 
-def test_conversion_copies_all_that_stands_beside_the_weights(tiny, tiny_vae, tmp_path):
+def test_conversion_copies_everything_beside_the_weights(tiny, tiny_vae, tmp_path):
     source = folder_with_extras(tiny, tiny_vae, tmp_path / "final")
     for target in ("half", "half", "final"):  # a new one, one written before, itself
         assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
@@ -144,7 +144,7 @@ def test_conversion_copies_all_that_stands_beside_the_weights(tiny, tiny_vae, tm
             load(tmp_path / target / part)
 
 
-def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_path):
+def test_converting_an_unconditional_model_does_not_enable_guidance(tiny_vae, tmp_path):
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=4)
     source = save_model(Latte(config), tmp_path / "source")
     write_json(source / "sampling.json", {"num_inference_steps": 7})
@@ -152,7 +152,7 @@ def test_converting_an_unconditional_model_does_not_make_it_guide(tiny_vae, tmp_
     assert LattePipeline.from_pretrained(tmp_path / "target", vae=tiny_vae).sampling == Sampling(Guidance(1.0), 7)
 
 
-def test_converting_a_model_that_knows_no_guidance_does_not_make_it_guide(tiny_vae, tmp_path):
+def test_converting_a_model_without_guidance_does_not_enable_it(tiny_vae, tmp_path):
     source = save_model(unguided(), tmp_path / "source")
     write_json(source / "sampling.json", {"num_inference_steps": 2})
     assert main(["convert", str(source), str(tmp_path / "target")]) == 0

@@ -1,4 +1,4 @@
-"""Writing text-to-video folders: in our layout, and in the published one, against a folder that diffusers wrote."""
+"""Writing text-to-video folders: in our layout, and in the published one, against a folder written by diffusers."""
 
 import json
 import shutil
@@ -27,10 +27,10 @@ from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae
 
-IGNORED = {  # entries of the recorded configurations that say how they were made, or that inference does not read
+IGNORED = {  # entries of the recorded configurations that tell how they were made, or that inference does not read
     "transformer": {"_diffusers_version"},
     "vae": {"_diffusers_version", "latents_mean", "latents_std", "mid_block_add_attention", "sample_size"}
-    | {"shift_factor", "use_post_quant_conv", "use_quant_conv"},  # all at the defaults of AutoencoderKL
+    | {"shift_factor", "use_post_quant_conv", "use_quant_conv"},  # all at AutoencoderKL's defaults
     "vae_temporal_decoder": {"_diffusers_version", "sample_size"},
     "text_encoder": {"classifier_dropout", "dtype", "initializer_factor", "is_decoder", "num_decoder_layers"}
     | {"scale_decoder_outputs", "tie_word_embeddings", "transformers_version"},
@@ -41,25 +41,25 @@ IGNORED = {  # entries of the recorded configurations that say how they were mad
 
 @pytest.fixture(scope="module")
 def written(published, tmp_path_factory):
-    """The published folder, read and written again in the published layout."""
+    """The published folder, read and rewritten in the published layout."""
     read = readers(published)
     parts = {name: read[name]() for name in (*PARTS, "vae_temporal_decoder")}
     return save_published(tmp_path_factory.mktemp("written") / "Latte-1", parts)
 
 
 def only(parts, *names):
-    """Parts of which these are there and the others are None, as in a pipeline that left them out."""
+    """Parts of which only these are present and the others None, as in a pipeline that left them out."""
     return {name: part if name in names else None for name, part in parts.items()}
 
 
 def same(one, other):
-    """Two networks have the same configuration and bits."""
+    """Whether two networks have the same configuration and bits."""
     state = other.state_dict()
     equal = all(torch.equal(tensor, state.pop(name)) for name, tensor in one.state_dict().items())
     return equal and not state and one.config == other.config
 
 
-def test_what_was_published_is_written_as_it_was_published(published, written):
+def test_the_published_layout_is_reproduced(published, written):
     with safe_open(FOLDER / "tiny_latte_1.safetensors", "pt") as file:
         recorded = {name: json.loads(file.metadata()[f"{name}.config"]) for name in IGNORED}
     for name, config in recorded.items():
@@ -92,7 +92,7 @@ def test_what_was_published_is_written_as_it_was_published(published, written):
     }
 
 
-def test_it_is_read_again_with_the_same_bits(published, written, pipe):
+def test_a_rewritten_folder_reads_back_bit_exactly(published, written, pipe):
     before, after = readers(published), readers(written)
     for name in ("transformer", "text_encoder"):
         assert same(after[name](), before[name]())
@@ -104,7 +104,7 @@ def test_it_is_read_again_with_the_same_bits(published, written, pipe):
     assert torch.equal(again(PROMPTS[0], **QUICK).frames, pipe(PROMPTS[0], **QUICK).frames)
 
 
-def test_both_layouts_lead_back_to_each_other(tmp_path, parts):
+def test_converting_between_layouts_round_trips(tmp_path, parts):
     defaults = Sampling(Guidance(3.0, (100, 900)), 20)
     ours = save_text_to_video(tmp_path / "ours", parts, defaults)
     assert load_sampling(ours, 7.5) == defaults and same(load_t2v(ours / "transformer"), parts["transformer"])
@@ -128,7 +128,7 @@ def test_parts_that_are_left_out(tmp_path, parts):
     assert [path.name for path in ours.iterdir()] == ["transformer"]
 
 
-def test_half_precision_keeps_the_last_projections_of_t5_in_float32(tmp_path, parts):
+def test_half_precision_keeps_t5s_wo_in_float32(tmp_path, parts):
     folder = save_published(tmp_path / "a", parts, torch.bfloat16)
     for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         assert tensor.dtype == (torch.float32 if ".wo." in name else torch.bfloat16)
@@ -169,7 +169,7 @@ def test_v_prediction_is_published_in_the_scheduler(tmp_path, parts):
     folder = save_published(tmp_path / "a", {"transformer": model, "scheduler": Scheduler()})
     assert read_json(folder / "scheduler/scheduler_config.json")["prediction_type"] == "v_prediction"
     assert load_t2v(folder / "transformer").config == config and load_scheduler(folder / "scheduler") == Scheduler()
-    (folder / "transformer" / CONFIG).write_text("{}")  # a scheduler alone does not make a network predict v
+    (folder / "transformer" / CONFIG).write_text("{}")  # the scheduler alone does not make a network predict v
     with pytest.raises(CheckpointError, match="prediction_type is 'v_prediction'"):
         load_scheduler(folder / "scheduler")
 
@@ -184,7 +184,7 @@ def test_every_scheduler_comes_back(name, sampler):
 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae", "vae_temporal_decoder"])
-def test_a_part_whose_files_are_not_there(part, published, tmp_path):
+def test_a_part_with_missing_files_is_rejected(part, published, tmp_path):
     folder = shutil.copytree(published, tmp_path / "copy")
     files = part_files(folder, part)
     assert all(file.is_file() for file in files)
@@ -193,7 +193,7 @@ def test_a_part_whose_files_are_not_there(part, published, tmp_path):
         part_files(folder, part)
 
 
-def test_what_has_no_published_form(tmp_path, published, parts, capsys):
+def test_unsupported_forms_cannot_be_published(tmp_path, published, parts, capsys):
     with pytest.raises(ValueError, match="DPMSolverSinglestepScheduler has no timestep_spacing 'leading'"):
         scheduler_config(Scheduler("dpm_singlestep"), "eps")
     with pytest.raises(ValueError, match="norm_num_groups is 8; diffusers' temporal decoder has 32"):
@@ -207,7 +207,7 @@ def test_what_has_no_published_form(tmp_path, published, parts, capsys):
         assert say in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
-def test_the_command(published, tmp_path, capsys, written):
+def test_the_command_writes_the_published_layout(published, tmp_path, capsys, written):
     assert main(["convert", str(published), str(tmp_path / "a"), "--to", "diffusers"]) == 0
     said = capsys.readouterr().out
     assert "46,904 parameters" in said and f"{tmp_path / 'a'}: text-to-video for diffusers, float32" in said
@@ -226,7 +226,7 @@ def test_a_vocabulary_of_our_own_has_no_more_sentinels_than_rows(tmp_path):
     assert read_json(folder / "tokenizer/tokenizer_config.json")["extra_ids"] == min(100, spare)
 
 
-def test_configurations_of_autoencoders_come_back():
+def test_autoencoder_configurations_round_trip():
     for temporal in (False, True):
         config = VAEConfig(block_out_channels=(32, 32), temporal_decoder=temporal)
         assert VAEConfig.from_dict(json.loads(json.dumps(vae_config(config)))) == config

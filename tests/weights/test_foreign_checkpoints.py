@@ -1,4 +1,4 @@
-"""Checkpoints as other trainers write them: what they wrap weights in, and what else they store."""
+"""Checkpoints as other trainers write them: how they wrap weights, and what else they store."""
 
 import argparse
 import pathlib
@@ -29,13 +29,13 @@ def under(prefix, state):
 
 
 def inside(word, state):
-    """The names that they have if each block is wrapped."""
+    """The names they have if each block is wrapped."""
     return {re.sub(r"^(blocks\.\d+)\.", rf"\1.{word}.", name): tensor for name, tensor in state.items()}
 
 
 VAE = {"vae.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3), "vae.encoder.blocks.0.weight": torch.zeros(1)}
 ABOUT = {"epoch": 3, "pytorch-lightning_version": "2.2.0", "optimizer_states": [{"state": {0: {"exp_avg": N}}}]}
-FORMS = {  # of a checkpoint with the averaged weights a and the others m
+FORMS = {  # of a checkpoint with averaged weights a and other weights m
     "lightning": lambda a, m: {**ABOUT, "state_dict": {**under("model.", m), **under("ema.", a), **VAE}},
     "lightning callback": lambda a, m: {
         **ABOUT,
@@ -104,7 +104,7 @@ FORMS = {  # of a checkpoint with the averaged weights a and the others m
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_wrappers_of_every_trainer(form, tiny, tmp_path):
+def test_weights_are_unwrapped_from_every_trainers_format(form, tiny, tmp_path):
     plain = state_for_original(tiny)
     averaged = other(plain)
     torch.save(FORMS[form](averaged, plain), tmp_path / "last.ckpt")
@@ -125,7 +125,7 @@ def test_the_only_weights_of_a_checkpoint_are_taken_either_way(keys, prefix, tin
         assert unwrap(table, weights).keys() == state_for_original(tiny).keys()
 
 
-def test_other_weights_than_asked_for_are_never_taken(tiny):
+def test_other_weights_than_requested_are_never_used(tiny):
     state = state_for_original(tiny)
     object_ = Foreign("ema.EMA")
     lit = {"model_ema." + name.replace(".", "_"): tensor for name, tensor in state.items()}
@@ -150,7 +150,7 @@ def test_other_weights_than_asked_for_are_never_taken(tiny):
     assert unwrap({"state_dict": {**under("model.", state), **lit}}, "model").keys() == state.keys()
 
 
-def test_what_stands_beside_weights_under_their_words_is_refused(tiny, tmp_path, capsys):
+def test_surplus_entries_beside_wrapped_weights_are_rejected(tiny, tmp_path, capsys):
     state = state_for_original(tiny)
     for extra in ("lora.weight", "blocks.0.attn.q_norm.weight", "n_averaged_more"):
         torch.save({"state_dict": {**under("model.", state), f"model.{extra}": N}}, tmp_path / "more.ckpt")
@@ -163,7 +163,7 @@ def test_what_stands_beside_weights_under_their_words_is_refused(tiny, tmp_path,
 
 
 class Recorder:
-    """Tells whether it was built."""
+    """Counts how often it is built."""
 
     built = 0
 
@@ -227,7 +227,7 @@ def test_plain_float8_weights_are_read(dtype, tiny, tmp_path):
     state = {name: tensor.detach().to(dtype) for name, tensor in state_for_original(tiny).items()}
     for name, save in (("x.pt", torch.save), ("x.safetensors", save_file)):
         if "fnuz" in str(dtype) and save is save_file:
-            continue  # which safetensors does not write
+            continue  # not supported by safetensors
         save(state, tmp_path / name)
         found = state_for_original(load_model(tmp_path / name, num_heads=2))
         assert all(torch.equal(found[name], z.float()) for name, z in state.items() if name not in COMPUTED)

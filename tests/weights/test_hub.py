@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub, from its cache, and the examples of the documentation."""
+"""Models by name on the Hugging Face hub, from its cache, and the examples of the documentation."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def hub(published, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "below"), [("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub"), ("HUGGINGFACE_HUB_CACHE", "")]
 )
-def test_the_hub_s_cache_is_where_the_user_s_variables_say(published, variable, below, tmp_path, monkeypatch):
+def test_the_hub_cache_follows_the_users_variables(published, variable, below, tmp_path, monkeypatch):
     snapshots = tmp_path / "home/caches" / below / "models--a--b/snapshots"
     snapshots.mkdir(parents=True)
     (snapshots / "0123abc").symlink_to(published)
@@ -49,7 +49,7 @@ def test_the_main_revision_is_taken_if_it_is_complete(tmp_path, hub):
     assert find_pipeline("maxin-cn/Latte-1").name == "0123abc"
 
 
-def test_a_vae_by_its_name_on_the_hub(published, tmp_path, hub):
+def test_a_vae_can_be_named_on_the_hub(published, tmp_path, hub):
     snapshots = tmp_path / "hub/models--stabilityai--sd-vae-ft-ema/snapshots"
     snapshots.mkdir(parents=True)
     (snapshots / "1").symlink_to(published / "vae")
@@ -62,13 +62,13 @@ def test_a_vae_by_its_name_on_the_hub(published, tmp_path, hub):
         LattePipeline.from_pretrained(model, vae="stabilityai/sd-vae-ft-mse")
 
 
-def test_names_of_the_hub(hub):
+def test_models_can_be_named_on_the_hub(hub):
     assert LattePipeline.from_pretrained("maxin-cn/Latte-1", vae=None).scheduler.sampler == "ddim"
     with pytest.raises(CheckpointError, match=r"fetch transformer/, vae/.*hf download maxin-cn/Latte-2"):
         LattePipeline.from_pretrained("maxin-cn/Latte-2")
 
 
-def test_the_documentation_s_examples(hub, monkeypatch, tmp_path):
+def test_the_documentations_examples_run(hub, monkeypatch, tmp_path):
     compiler, network = torch.compile, torch.nn.Module  # test_pab.py compiles the network of a pipeline
     fast = lambda function: compiler(function, backend="eager", disable=isinstance(function, network))
     monkeypatch.setattr(torch, "compile", fast)
@@ -116,5 +116,5 @@ def test_a_mistyped_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, hub):
     with pytest.raises(CheckpointError, match=f"^{none}{how}"):
         find_pipeline("rnu/other")
     with pytest.raises(CheckpointError, match=r"^no model at rnu/other/final: there is no folder rnu$"):
-        find_pipeline("rnu/other/final")  # a name on the hub has one slash
-    assert find_pipeline("shapes/vae", local_files_only=False).name == "vae"  # ships with the package: no hub is asked
+        find_pipeline("rnu/other/final")  # names on the hub have one slash
+    assert find_pipeline("shapes/vae", local_files_only=False).name == "vae"  # ships with the package: no hub request

@@ -20,7 +20,7 @@ SNAPSHOT = "models--somebody--tiny/snapshots/abc"
 
 
 class Hub(ModuleType):
-    """What the package huggingface_hub offers, for repositories in a folder of this machine."""
+    """The API of the package huggingface_hub, for repositories in a local folder."""
 
     def __init__(self, root: Path, cache: Path):
         super().__init__("huggingface_hub")
@@ -28,7 +28,7 @@ class Hub(ModuleType):
         self.HfApi = lambda token=None: SimpleNamespace(
             model_info=self.model_info, create_repo=self.create_repo, upload_folder=self.upload_folder
         )
-        self.asked = []  # for how many seconds, and the level of its log meanwhile
+        self.asked = []  # for how many seconds, and at which log level
 
     def model_info(self, name, timeout):
         self.asked.append((timeout, logging.getLogger("huggingface_hub").level))
@@ -65,7 +65,7 @@ class Hub(ModuleType):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub with one class-conditional model, and the user's cache, which is empty."""
+    """A hub with one class-conditional model, and an empty user cache."""
     found = Hub(tmp_path / "remote", tmp_path / "cache")
     write_model(awake_pipeline(3, ["left", "right", "up"]), tmp_path / "remote/somebody/tiny")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -88,7 +88,7 @@ def test_nothing_is_downloaded_unless_that_is_asked_for(hub):
     assert set(hub.calls) == fetched
 
 
-def test_without_the_package_or_the_network(hub, monkeypatch, capsys):
+def test_errors_without_the_package_or_the_network(hub, monkeypatch, capsys):
     hub.error, level = OSError("no route to the host.\nmore of it"), logging.getLogger("huggingface_hub").level
     said = (
         r"^huggingface\.co cannot be reached \(no route to the host\), and somebody/tiny is not in \S+/cache: try again"
@@ -153,8 +153,8 @@ FILES = [
 
 
 @pytest.mark.parametrize(("variant", "word"), [(None, ""), ("fp16", ".fp16"), ("int4", "")])
-def test_what_of_a_repository_is_downloaded(variant, word):
-    """All that is small, one form of each part's weights, no other checkpoints and no pictures."""
+def test_which_files_of_a_repository_are_downloaded(variant, word):
+    """Everything small and one form of each part's weights, but no other checkpoints and no pictures."""
     left_out = {"t2v.pt", "pictures/one.mp4", "transformer/diffusion_pytorch_model.bin"}
     other = "" if word else ".fp16"
     left_out.add(f"transformer/diffusion_pytorch_model{other}.safetensors")

@@ -1,4 +1,4 @@
-"""A clone without Git LFS: pointers stand in the place of large files, and every reader says so."""
+"""A clone without Git LFS: pointers take the place of large files, and every reader says so."""
 
 import shutil
 
@@ -59,8 +59,8 @@ def test_the_picture_that_is_a_pointer_is_named(tmp_path):
         read_video(tmp_path)
 
 
-def test_pointers_in_folders_that_have_a_record_of_their_files(tiny, tmp_path):
-    """The record says truncated, and what helps is to fetch the file, not to write the folder again."""
+def test_pointers_in_folders_with_a_manifest(tiny, tmp_path):
+    """The manifest would call the file truncated, but the remedy is to fetch it, not to write the folder again."""
     folder = save_model(tiny, tmp_path / "ours")
     (folder / "model.safetensors").write_text(POINTER)
     with pytest.raises(CheckpointError, match=rf"model\.safetensors {SAY}"):
@@ -89,7 +89,7 @@ def test_pointers_in_a_text_to_video_folder(published, tmp_path, capsys):
     assert main(words) == 2 and "git lfs pull" in capsys.readouterr().err and not (tmp_path / "videos").exists()
 
 
-def test_other_files_are_no_pointers(tmp_path):
+def test_other_files_are_not_pointers(tmp_path):
     for content in (b"", b"version", b"version 1\n", torch.zeros(9).numpy().tobytes()):
         (tmp_path / "x").write_bytes(content)
         refuse_pointer(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""Links in model folders: writing there never changes what they lead to."""
+"""Links in model folders: writing there never changes their targets."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def as_links(folder: Path, target: Path, relative: bool = True) -> Path:
-    """The folder with each of its files as a link, as the snapshots of the Hugging Face cache are."""
+    """A copy of the folder with each file as a link, like the snapshots in the Hugging Face cache."""
     for path in (path for path in folder.rglob("*") if path.is_file()):
         link = target / path.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def as_links(folder: Path, target: Path, relative: bool = True) -> Path:
 
 @pytest.mark.parametrize("kind", ["files", "folder", "relative folder", "folder of links", "all"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_what_links_lead_to_is_never_changed(kind, inside, tiny, tiny_vae, tmp_path, monkeypatch):
+def test_link_targets_are_never_changed(kind, inside, tiny, tiny_vae, tmp_path, monkeypatch):
     elsewhere = save_latte(tmp_path / "elsewhere/model", tiny, tiny_vae)
     (elsewhere / "vae/notes.txt").write_text("mine")
     folder, before = tmp_path / "mine", content(tmp_path / "elsewhere")
@@ -42,14 +42,14 @@ def test_what_links_lead_to_is_never_changed(kind, inside, tiny, tiny_vae, tmp_p
         where = os.path.relpath(linked / "vae", folder) if "relative" in kind else linked / "vae"
         (folder / "vae").symlink_to(where)
     if inside:
-        monkeypatch.chdir(folder)  # which can then not be renamed
+        monkeypatch.chdir(folder)  # it then cannot be renamed
     assert main(["convert", str(folder), str(folder), "--dtype", "float16"]) == 0
     assert content(tmp_path / "elsewhere") == before
     assert load_vae(folder / "vae").config == tiny_vae.config and load_model(folder).config == tiny.config
     for part in (folder, folder / "vae"):
         file = part / "model.safetensors"
         assert not file.is_symlink() and file.stat().st_size < 0.7 * len(before[f"model/{file.relative_to(folder)}"])
-    if not (inside and "relative" in kind):  # then the draft lies deeper than the link, which leads nowhere from there
+    if not (inside and "relative" in kind):  # the draft is then deeper than the link, which leads nowhere from there
         assert (folder / "vae/notes.txt").read_text() == "mine"
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".gitignore"]
 

@@ -1,4 +1,4 @@
-"""Loading and saving weights, and the errors for those that cannot be loaded."""
+"""Loading and saving weights, and the errors for weights that cannot be loaded."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from latte.weights.vae_folder import save_vae
 
 
 @pytest.mark.parametrize("wrap", ["ema", "model", "bare", "compiled", "both"])
-def test_every_form_of_an_original_checkpoint(golden, tmp_path, wrap):
+def test_every_form_of_an_original_checkpoint_is_loaded(golden, tmp_path, wrap):
     state = golden.weights
     other = {name: tensor if name in COMPUTED else tensor + 1 for name, tensor in state.items()}
     stored = {
@@ -58,7 +58,7 @@ def test_a_changed_folder_is_detected(golden, tmp_path):
         {"mlp_ratio": None},
     ],
 )
-def test_absurd_configurations_are_rejected(change, golden, tmp_path):
+def test_invalid_configurations_are_rejected(change, golden, tmp_path):
     folder = save_model(latte.load_model(golden.write_weights(tmp_path), num_heads=4), tmp_path / "ours")
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, **change}))
@@ -78,7 +78,7 @@ def test_only_files_in_the_manifest_are_loaded(tiny, tmp_path):
     assert damage(folder) == "ema.safetensors is not one of its files"
     with pytest.raises(CheckpointError, match=r"ema\.safetensors is not one of its files"):
         load_model(folder)
-    (folder / "classes.json").write_text("{}")  # what is no weight file may stand beside
+    (folder / "classes.json").write_text("{}")  # files other than weights may be present
     with pytest.raises(CheckpointError, match=r"holds other weights too, ema\.safetensors: move them away, or choose"):
         save_model(tiny, folder)
     (folder / "ema.safetensors").unlink()
@@ -99,7 +99,7 @@ def test_a_training_checkpoint_is_not_overwritten(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ours", "fresh"])
-def test_a_folder_is_as_before_if_writing_it_is_interrupted(name, tiny, tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_the_folder_unchanged(name, tiny, tmp_path, monkeypatch):
     save_model(tiny, tmp_path / "ours")
     (tmp_path / "ours/README.md").write_text("mine")
     other, folder = Latte(LatteConfig(**{**vars(tiny.config), "num_heads": 4})), tmp_path / name
@@ -117,7 +117,7 @@ def test_a_folder_is_as_before_if_writing_it_is_interrupted(name, tiny, tmp_path
     assert (tmp_path / "ours/README.md").read_text() == "mine"
 
 
-def test_the_file_that_is_read(tiny, tmp_path):
+def test_which_weight_file_is_read(tiny, tmp_path):
     folder = save_model(tiny, tmp_path / "run/final")
     assert weights_file(tmp_path / "run") == folder / "model.safetensors"
     (folder / "manifest.json").unlink()
@@ -126,7 +126,7 @@ def test_the_file_that_is_read(tiny, tmp_path):
     assert weights_file(folder, "model") == folder / "model.safetensors"
     assert weights_file(folder / "ema.safetensors") == folder / "ema.safetensors"
     for weights, plus in (("ema", 1), ("model", 0)):
-        loaded = load_model(tmp_path / "run", weights=weights)  # a run's folder, as the pipeline takes it
+        loaded = load_model(tmp_path / "run", weights=weights)  # a run's folder, as the pipeline accepts it
         assert torch.equal(loaded.final_linear.bias, tiny.final_linear.bias + plus)
 
 
@@ -146,7 +146,7 @@ def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch)
             load_model(name)
 
 
-def test_folders_of_models_are_told_from_folders_of_videos(tiny, tmp_path):
+def test_model_folders_are_distinguished_from_video_folders(tiny, tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "text/transformer").mkdir(parents=True)
     (tmp_path / "text/transformer/config.json").write_text("{}")
@@ -175,6 +175,6 @@ def test_two_processes_write_one_file(tmp_path, monkeypatch):
         ("shapes-t2v/text_encoder", "name the folder above it"),
     ],
 )
-def test_what_is_not_a_latte_is_named(name, say):
+def test_models_that_are_not_a_latte_are_named(name, say):
     with pytest.raises(CheckpointError, match=say):
         load_model(name)

@@ -1,4 +1,4 @@
-"""Names of weight files: suffixes in capitals or of another format, and --variant on the command line."""
+"""Names of weight files: uppercase suffixes or those of another format, and --variant on the command line."""
 
 import shutil
 
@@ -19,7 +19,7 @@ from latte.weights.vae_folder import load_vae, save_vae
 
 @pytest.mark.parametrize("name", ["x.SAFETENSORS", "x.Safetensors", "x.sft", "x.bin", "x.PT", "x.safetensors", "x"])
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
-def test_the_content_tells_the_format(name, kind, tiny, tmp_path):
+def test_the_format_is_determined_by_the_content(name, kind, tiny, tmp_path):
     state = {key: tensor.detach() for key, tensor in state_for_original(tiny).items()}
     if kind == "safetensors":
         save_file(state, tmp_path / name)
@@ -30,7 +30,7 @@ def test_the_content_tells_the_format(name, kind, tiny, tmp_path):
     assert mentions(tmp_path / name, "x_embedder.proj.weight") and not mentions(tmp_path / name, "absent")
 
 
-def test_suffixes_in_capitals_are_written_and_seen(tiny, tmp_path):
+def test_uppercase_suffixes_are_written_and_recognised(tiny, tmp_path):
     folder = save_model(tiny, tmp_path / "model")
     for name in ("back.PT", "back.SafeTensors"):
         assert main(["convert", str(folder), str(tmp_path / name), "--to", "original"]) == 0
@@ -88,8 +88,8 @@ def test_a_variant_is_chosen_on_the_command_line(tmp_path, tiny, tiny_vae, capsy
     assert "ours has no files of the variant 'fp16': reading its plain files" in said.err
 
 
-def test_a_folder_of_another_trainer_names_the_file_to_give(tiny, tmp_path, capsys):
-    """As accelerate and DeepSpeed save a model."""
+def test_a_folder_of_another_trainer_suggests_the_file_to_load(tiny, tmp_path, capsys):
+    """As saved by accelerate and DeepSpeed."""
     state = {f"_orig_mod.module.{key}": tensor for key, tensor in state_for_original(tiny).items()}
     (tmp_path / "checkpoint/pytorch_model").mkdir(parents=True)
     torch.save({"module": state, "ds_config": {}}, tmp_path / "checkpoint/pytorch_model/mp_rank_00_model_states.pt")

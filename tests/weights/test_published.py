@@ -32,7 +32,7 @@ def test_schedulers_of_published_configurations():
     for kind, sampler in PUBLISHED.items():
         config = {"_class_name": kind, "variance_type": "learned_range", "steps_offset": 1, "clip_sample": False}
         spacing = "leading" if sampler in ("ddim", "ddpm", "pndm") else "linspace"
-        last = sampler != "pndm"  # whose class ends at the level of timestep 0, unless it says otherwise
+        last = sampler != "pndm"  # its class ends at the level of timestep 0 unless set otherwise
         assert Scheduler.from_config(config) == Scheduler(sampler, spacing, steps_offset=1, set_alpha_to_one=last)
     for wrong, say in (
         ({"_class_name": "UniPC"}, "class is 'UniPC'"),
@@ -49,7 +49,7 @@ def test_schedulers_of_published_configurations():
             Scheduler.from_config(wrong)
 
 
-def test_a_tied_embedding_has_two_names_and_is_stored_once(published, tmp_path):
+def test_a_tied_embedding_may_be_stored_under_both_names(published, tmp_path):
     weights = {k: v for name in SHARDS for k, v in load_file(published / "text_encoder" / name).items()}
     shutil.copy(published / "text_encoder/config.json", tmp_path)
     torch.save({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, tmp_path / "pytorch_model.bin")
@@ -57,7 +57,7 @@ def test_a_tied_embedding_has_two_names_and_is_stored_once(published, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in load_t5(tmp_path).state_dict().items())
 
 
-def test_a_folder_s_own_guidance(published, tmp_path, pipe, capsys):
+def test_a_folders_own_guidance_settings(published, tmp_path, pipe, capsys):
     copy = shutil.copytree(published, tmp_path / "copy")
     (copy / "sampling.json").write_text('{"guidance_scale": 2}')
     own = LattePipeline.from_pretrained(copy)
@@ -167,7 +167,7 @@ def test_half_precision_is_near_the_exact_one(published, pipe):
     assert load_t5(published / "text_encoder").tokens.weight.dtype == torch.float32
 
 
-def test_low_memory_keeps_the_text_encoder_small_and_on_the_cpu(published, pipe):
+def test_low_memory_quantises_the_text_encoder_and_keeps_it_on_the_cpu(published, pipe):
     low = LattePipeline.from_pretrained(published, memory="low")
     sizes = [sum(t.numel() * t.element_size() for n, t in p.text_encoder.state_dict().items() if "block" in n)
              for p in (low, pipe)]  # fmt: skip
@@ -205,7 +205,7 @@ def test_conversion_to_our_folder(published, tmp_path, pipe, capsys):
     assert [path.name for path in (tmp_path / "full").rglob("*")] == ["vae", "note"]
 
 
-def test_the_command(published, tmp_path, capsys):
+def test_sampling_a_published_model_from_the_command_line(published, tmp_path, capsys):
     words = ["sample", str(published), "--num-sampling-steps=6", "--num-frames=2", "--prompt", "a red star", "a cat"]
     assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
     said = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_the_command(published, tmp_path, capsys):
         (lambda z: z.float() + 1e6, "overflows float16"),
     ],
 )
-def test_weights_of_another_kind_are_refused(part, change, say, published, tmp_path):
+def test_unsuitable_weights_are_rejected(part, change, say, published, tmp_path):
     folder = shutil.copytree(published, tmp_path / "copy")
     file = sorted((folder / part).glob("*.safetensors"))[0]
     state = load_file(file)
@@ -255,7 +255,7 @@ def test_weights_of_another_kind_are_refused(part, change, say, published, tmp_p
         LattePipeline.from_pretrained(folder, torch_dtype=torch.float16)
 
 
-def test_a_conversion_leaves_nothing_of_another_model(published, tmp_path, capsys):
+def test_conversion_never_mixes_two_models(published, tmp_path, capsys):
     convert = lambda source, target: main(["convert", str(source), str(tmp_path / target)])
     assert convert("shapes-t2v", "a") == 0 and convert("shapes-t2v", "a") == 0
     assert convert(published, "a") == 2 and "holds sampling.json, which" in capsys.readouterr().err
@@ -265,7 +265,7 @@ def test_a_conversion_leaves_nothing_of_another_model(published, tmp_path, capsy
     assert convert("shapes-t2v", "c") == 2 and "holds classes.json, which" in capsys.readouterr().err
 
 
-def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
+def test_an_interrupted_conversion_leaves_the_old_model(published, tmp_path):
     for _ in convert_to_our_layout(published, tmp_path / "a", torch.float32):
         pass
     size = lambda: (tmp_path / "a/transformer/model.safetensors").stat().st_size
@@ -280,7 +280,7 @@ def test_a_conversion_that_stops_is_no_mixture(published, tmp_path):
 
 
 def test_the_bundled_model_follows_its_prompts(tmp_path, capsys):
-    """It draws most shapes and motions of a few prompts; docs/text-to-video.md has its scores over many."""
+    """Most shapes and motions of a few prompts are right; docs/text-to-video.md has its scores over many."""
     ways, colours = ("left", "right", "up", "down"), ("red", "green", "blue", "cyan")
     prompts = [f"a {colour} {shape} moving {way}" for colour, shape, way in zip(colours, SHAPES, ways)]
     pipe = LattePipeline.from_pretrained("shapes-t2v")

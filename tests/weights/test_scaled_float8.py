@@ -1,4 +1,4 @@
-"""8-bit floats with scales beside them, as ComfyUI, compressed-tensors, ModelOpt, DeepSeek and others store them."""
+"""8-bit floats with separate scales, as stored by ComfyUI, compressed-tensors, ModelOpt, DeepSeek and others."""
 
 import json
 import re
@@ -21,7 +21,7 @@ MATRIX = "blocks.0.mlp.fc1"
 
 
 def scale_of(weight, form):
-    """One for all, one for each row, or one for each block, to quantize by."""
+    """The scale to quantise by: one for all, one per row, or one per block."""
     if form in ("all", "one"):
         return (weight.abs().max() / 448).clamp(min=1e-9).reshape([1] * (form == "one"))
     if form == "row":
@@ -30,13 +30,13 @@ def scale_of(weight, form):
 
 
 def spread(scale, weight):
-    """A scale of blocks of 128 x 128 as a number for each weight."""
+    """The scales of 128 x 128 blocks, expanded to one number per weight."""
     i, j = (torch.arange(n) // 128 for n in weight.shape)
     return scale[i][:, j]
 
 
 def quantized(state, end, form, only=".weight"):
-    """The state in scaled float8, with its scales and what ComfyUI adds; and the weights that it stands for."""
+    """The state in scaled float8, with its scales; and the weights that it stands for."""
     out, right = {}, {}
     for name, tensor in state.items():
         if not name.endswith(only) or tensor.ndim < 2 or "table" in name or "conv" in name:
@@ -67,7 +67,7 @@ def quantized(state, end, form, only=".weight"):
     ],
 )
 @pytest.mark.parametrize("words", ["", "ema", "model.diffusion_model."])
-def test_scaled_weights_are_the_products(end, form, more, words, tiny, tmp_path):
+def test_scaled_weights_are_multiplied_out(end, form, more, words, tiny, tmp_path):
     stored, right = quantized(state_for_original(tiny), end, form)
     for name, value in more.items():
         stored[name] = torch.tensor(list(json.dumps(value).encode())).byte() if isinstance(value, dict) else value
@@ -79,7 +79,7 @@ def test_scaled_weights_are_the_products(end, form, more, words, tiny, tmp_path)
     assert all(torch.equal(found[name], tensor) for name, tensor in right.items() if name not in COMPUTED)
 
 
-def test_blocks(tmp_path):
+def test_blockwise_scales(tmp_path):
     weight = torch.randn(200, 300).to(FLOAT8)
     scale = torch.tensor([[1.0, 2.0, 4.0], [0.5, 0.25, 8.0]])
     table = {"x.weight": weight, "x.weight_scale_inv": scale}
@@ -100,7 +100,7 @@ def test_blocks(tmp_path):
         ({"weight_scale": torch.ones(32, 2)}, "{}.weight_scale scales"),
         ({"weight_scale": torch.ones(1).to(FLOAT8)}, "{}.weight_scale scales"),
         ({"weight_scale": torch.ones(1, dtype=torch.int64)}, "{}.weight_scale scales"),
-        ({"scale_weight": torch.ones(1)}, "{}.scale_weight scales"),  # twice
+        ({"scale_weight": torch.ones(1)}, "{}.scale_weight scales"),  # a second scale
         ({"weight_scale_2": torch.ones(1)}, "{}.weight_scale_2 scales"),
         ({"pre_quant_scale": torch.ones(16)}, "{}.pre_quant_scale scales"),
         ({"weight._scale": torch.ones(1)}, "{}.weight._scale scales"),
@@ -124,8 +124,8 @@ def test_other_forms_are_refused(extra, say, tiny, tmp_path, capsys):
     assert str(tmp_path / "x.pt") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_text_encoders_and_transformers(published, tmp_path, capsys):
-    """Also where a weight and its scale lie in different shards, and where the transformer has a scale_shift_table."""
+def test_scaled_text_encoders_and_transformers(published, tmp_path, capsys):
+    """Also if a weight and its scale are in different shards, and if the transformer has a scale_shift_table."""
     folder = shutil.copytree(published / "text_encoder", tmp_path / "t5")
     state = {name: z for file in folder.glob("*.safetensors") for name, z in load_file(file).items()}
     stored, right = quantized(state, "scale_weight", "one")
@@ -158,7 +158,7 @@ def test_text_encoders_and_transformers(published, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_autoencoders(tiny_vae, tmp_path):
+def test_scaled_autoencoders(tiny_vae, tmp_path):
     folder = save_vae(tiny_vae, tmp_path / "vae")
     (folder / "manifest.json").unlink()
     state = load_file(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Small files of models that ask for much memory or time, and contents of the wrong type: one line each, soon."""
+"""Small model files that ask for much memory or time, and contents of the wrong type: a quick one-line error each."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_position_tables_are_compared_by_shape_before_they_are_computed(tiny, tmp_path, monkeypatch):
+def test_position_table_shapes_are_compared_before_computing_them(tiny, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a table was computed")
 
@@ -57,7 +57,7 @@ def test_configurations_must_fit_the_weights(values, folder):
     started = time.process_time()
     with pytest.raises(CheckpointError, match=r"too few for 1000 blocks|tensors (missing|of another shape|not of)"):
         load_model(folder)
-    assert time.process_time() - started < 10  # of which PyTorch may take five for its imports
+    assert time.process_time() - started < 10  # PyTorch's imports alone may take five seconds
 
 
 def test_a_deep_network_is_not_made_for_few_weights(folder, published, monkeypatch):
@@ -118,7 +118,7 @@ def test_large_json_is_not_parsed(tmp_path):
     assert len(read_json(path)["a"]) == 1001
 
 
-def test_json_of_editors_that_mark_its_encoding(tmp_path):
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(tmp_path / "a.json") == {"a": 1}
 
@@ -126,7 +126,7 @@ def test_json_of_editors_that_mark_its_encoding(tmp_path):
 @pytest.mark.parametrize(
     "text", ['{"a":' * 100_000, "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\x00", '"\\ud800"', "nul"]
 )
-def test_json_that_is_none_is_named(text, tmp_path):
+def test_invalid_json_is_reported_by_name(text, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json"):
         read_json(tmp_path / "a.json")
@@ -135,7 +135,7 @@ def test_json_that_is_none_is_named(text, tmp_path):
         read_json(tmp_path / "b.json")
 
 
-def test_an_index_of_many_names_has_an_end(tmp_path, monkeypatch):
+def test_the_number_of_names_in_an_index_is_limited(tmp_path, monkeypatch):
     index = tmp_path / "model.safetensors.index.json"
     monkeypatch.setattr("latte.weights.state_files.MOST_TENSORS", 100)
     for names, words in (
@@ -150,7 +150,7 @@ def test_an_index_of_many_names_has_an_end(tmp_path, monkeypatch):
         assert len(str(error.value)) < 1000
 
 
-def test_headers_of_safetensors_have_an_end(tmp_path, monkeypatch):
+def test_safetensors_headers_are_limited(tmp_path, monkeypatch):
     save_file({f"w{i}": torch.zeros(0) for i in range(50)}, tmp_path / "a.safetensors")
     assert len(read_tensors(tmp_path / "a.safetensors")) == 50
     monkeypatch.setattr(tensors, "MOST_HEADER_BYTES", 1000)
@@ -163,7 +163,7 @@ def test_headers_of_safetensors_have_an_end(tmp_path, monkeypatch):
 
 
 def npy(shape, descr="<f8", data=b"", version=1):
-    """An .npy file with this header."""
+    """An .npy file with the given header."""
     header = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode() + b"\n"
     return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 if version == 1 else 4, "little") + header + data
 
@@ -185,7 +185,7 @@ def npy(shape, descr="<f8", data=b"", version=1):
         b"",
     ],
 )
-def test_headers_of_arrays_that_lie_are_refused(content, tmp_path):
+def test_array_headers_that_lie_are_rejected(content, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("mean.npy", content)
     with pytest.raises(CheckpointError, match=r"a\.npz"):
@@ -204,7 +204,7 @@ def test_arrays_of_every_number_are_read(tmp_path):
         assert all(np.array_equal(found[name].numpy(), table[name]) for name in table)
 
 
-def test_archives_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
+def test_archives_that_unpack_to_too_much_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "LEAST_ARRAY_BYTES", 10_000)
     for kind, words in ((zipfile.ZIP_DEFLATED, "claims 1000000 bytes in 1 arrays"), (zipfile.ZIP_LZMA, "claims")):
         with zipfile.ZipFile(tmp_path / "a.npz", "w", kind) as archive:
@@ -246,7 +246,7 @@ def test_contents_of_the_wrong_type_are_named(name, content, folder):
 
 
 def test_records_of_runs_may_hold_anything(tiny, tiny_vae, tmp_path):
-    """A run's records of steps and of its VAE, and folders in the place of files."""
+    """A run's records of its steps and its VAE, and folders in place of files."""
     run = tmp_path / "run"
     save_model(tiny, run / "final")
     for content in ('{"steps": "many"}', '{"steps": {}}', "{}"):
@@ -266,14 +266,14 @@ def test_records_of_runs_may_hold_anything(tiny, tiny_vae, tmp_path):
 
 
 @pytest.mark.parametrize("more", [{5: torch.zeros(2)}, {"epoch": 3}, {"args": Namespace()}, {"more": {}}])
-def test_tables_that_hold_more_than_tensors_do_not_fit(more, tiny, tmp_path):
+def test_tables_with_non_tensor_entries_are_rejected(more, tiny, tmp_path):
     """As a network's own table, which is not renamed."""
     torch.save({**tiny.state_dict(), **more}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt: .* not a tensor with a name"):
         load_strictly(tiny, read_tensors(tmp_path / "a.pt"), tmp_path / "a.pt")
 
 
-def test_vocabularies_that_are_none_are_named(tmp_path):
+def test_invalid_vocabularies_are_reported(tmp_path):
     for content in (b"", b"\x00" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a" * 10_000):
         (tmp_path / "spiece.model").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"spiece\.model"):

@@ -1,4 +1,4 @@
-"""Statistics and arrays in pickles and npz files of strangers."""
+"""Statistics and arrays in untrusted pickles and npz files."""
 
 import pickle
 import struct
@@ -44,8 +44,8 @@ def test_forged_arrays_are_refused(tmp_path):
             read_array_pickle(written(tmp_path, forged))
 
 
-def test_repeated_data_of_arrays_have_an_end(tmp_path):
-    """Text of a megabyte that a thousand arrays would each turn into bytes, and a list of lists of one list."""
+def test_repeated_array_data_is_limited(tmp_path):
+    """A megabyte of text that a thousand arrays would each turn into bytes, and a list of lists of one list."""
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     content = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"q\x01" + b"h\x00h\x01U\x06latin1\x86R" * 1000 + b"."
     with pytest.raises(CheckpointError, match="repeats the data"):
@@ -76,7 +76,7 @@ def test_repeated_data_of_arrays_have_an_end(tmp_path):
         ({(1, (2,)): 3}, "neither mean nor mu, only a key of type tuple"),
     ],
 )
-def test_statistics_that_are_none_get_one_short_line(values, words, tmp_path):
+def test_invalid_statistics_give_a_short_one_line_error(values, words, tmp_path):
     path = written(tmp_path, pickle.dumps(values))
     with pytest.raises(CheckpointError, match=words) as error:
         read_statistics(path)

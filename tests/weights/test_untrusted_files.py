@@ -1,4 +1,4 @@
-"""Untrusted files: damage, forgeries and weights that do not fit each end in a one-line error."""
+"""Untrusted files: damage, forgeries and mismatched weights each end in a one-line error."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
 
 
 def forge(folder, kind):
-    """Write a checkpoint with one fault that only its content shows."""
+    """Write a checkpoint with one fault that only its content reveals."""
     file = folder / f"{kind}.pt"
     state = {"x_embedder.proj.weight": torch.ones(64, 4, 2, 2)}
     if kind == "flipped":
@@ -59,7 +59,7 @@ class Bomb:
         return (open, ("bomb-went-off", "w"))
 
 
-def test_bad_checkpoints_end_in_one_line(golden, tmp_path, capsys, monkeypatch):
+def test_bad_checkpoints_give_a_one_line_error(golden, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = golden.write_weights(tmp_path)
     (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:5000])
@@ -91,7 +91,7 @@ def test_bad_checkpoints_end_in_one_line(golden, tmp_path, capsys, monkeypatch):
 
 
 def refused(state, folder, words, num_heads=2, name="bad.pt"):
-    """Assert that loading these tensors ends in one line with these words."""
+    """Assert that loading these tensors gives a one-line error with these words."""
     torch.save(state, folder / name)
     with pytest.raises(CheckpointError, match=words) as error:
         load_model(folder / name, num_heads=num_heads)
@@ -110,7 +110,7 @@ def refused(state, folder, words, num_heads=2, name="bad.pt"):
         (lambda w: w.double() + 1e300, "overflows float32"),
     ],
 )
-def test_weights_of_another_kind_are_refused(change, words, tiny, tmp_path):
+def test_unsuitable_weights_are_rejected(change, words, tiny, tmp_path):
     state = state_for_original(tiny)
     state["blocks.0.mlp.fc1.weight"] = change(state["blocks.0.mlp.fc1.weight"].detach())
     refused(state, tmp_path, words)
@@ -193,7 +193,7 @@ def test_small_files_do_not_become_large_models(tiny, tmp_path):
     assert load_model(tmp_path / "both.pt", num_heads=2).config == tiny.config
 
 
-def test_any_exception_of_a_reader_becomes_one_line(tmp_path, monkeypatch):
+def test_any_exception_in_a_reader_gives_one_line(tmp_path, monkeypatch):
     (tmp_path / "x.pt").write_bytes(b"x")
     (tmp_path / "x.safetensors").write_bytes(b"x")
     for error in (AssertionError(), RecursionError("deep"), NotImplementedError("one\ntwo")):
@@ -210,7 +210,7 @@ def test_any_exception_of_a_reader_becomes_one_line(tmp_path, monkeypatch):
                     read_tensors(tmp_path / name)
 
 
-def test_what_a_checkpoint_holds_besides_tensors_is_named(tiny, tmp_path):
+def test_non_tensor_contents_of_a_checkpoint_are_named(tiny, tmp_path):
     refused(
         {"args": Namespace(depth=2)}, tmp_path, r"args.? is an object of argparse\.Namespace, which is not a tensor"
     )

@@ -1,4 +1,4 @@
-"""Untrusted pickles: nothing that they name is called, and a small file takes little memory and time."""
+"""Untrusted pickles: nothing they name is called, and a small file takes little memory and time."""
 
 import io
 import pickle
@@ -69,7 +69,7 @@ def bytes_of_depth(opcode, depth=50_000, first=b"N"):
         b"\x80\x02cm\nf\n]q\x00h\x00a\x85R.",  # a list that holds itself, given to a call
     ],
 )
-def test_depth_does_no_harm(content):
+def test_deep_nesting_is_harmless(content):
     started = time.process_time()
     plain(content)
     assert time.process_time() - started < 5
@@ -111,7 +111,7 @@ def test_small_pickles_take_little_memory(content, error):
         tracemalloc.stop()
 
 
-def test_long_pickles_have_an_end(monkeypatch):
+def test_the_length_of_pickles_is_limited(monkeypatch):
     monkeypatch.setattr(pickles, "MOST_STEPS", 1000)
     plain(b"N" * 900 + b".")
     copies = b"ccollections\nOrderedDict\nq\x00]q\x01(" + b"NN\x86" * 50 + b"e" + b"h\x00h\x01\x85R" * 30 + b"."
@@ -120,7 +120,7 @@ def test_long_pickles_have_an_end(monkeypatch):
             plain(content)
 
 
-def test_a_forged_file_that_is_sound_is_read(tmp_path):
+def test_a_valid_handmade_file_is_read(tmp_path):
     found = read_tensors(archive(tmp_path, named(tensor(), tensor(size=b"(K\x02t", stride=b"(K\x02t")), _0=VALUES))
     assert found["a"].tolist() == [0, 1, 2, 3] and found["b"].tolist() == [0, 2]
 
@@ -153,7 +153,7 @@ def test_a_forged_file_that_is_sound_is_read(tmp_path):
          + b"K\x00(K\x04t(K\x01t\x89Nt}U\x08isfiniteK\x01stR", "attributes .isfinite"),
         (b"ctorch._tensor\n_rebuild_from_type_v2\n(" + TENSOR + b"ctorch\nTensor\n(" + storage()
          + b"K\x00(K\x04t(K\x01t\x89NtN}U\x08isfiniteK\x01s\x86tR", "attributes .isfinite"),
-        (b"ctorch\nTensor\n(K\x7ftR", "damaged"),  # a call of the class, which would allocate
+        (b"ctorch\nTensor\n(K\x7ftR", "damaged"),  # a call of the class, which would allocate memory
         (b"ctorch.nn.parameter\nParameter\n(K\x7ft\x81", "damaged"),
         (b"ctorch\nFloatStorage\n(K\x7ftR", "damaged"),
         (b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n(K\x7ftR", "a is not a dense tensor: it is without values"),
@@ -167,7 +167,7 @@ def test_forged_tensors_are_refused(value, words, tmp_path):
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_views_and_empty_tensors_have_an_end(tmp_path, monkeypatch):
+def test_the_number_of_views_and_empty_tensors_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_pickles, "MOST_TENSORS", 100)
     empty = tensor(size=b"(K\x00t")
     for count in (100, 101):
@@ -236,7 +236,7 @@ def test_tensors_are_read_as_pytorch_reads_them(zipped, protocol, tmp_path):
 def test_legacy_files_cannot_claim_memory(tmp_path):
     torch.save({"w": torch.ones(8)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     content = (tmp_path / "a.pt").read_bytes()
-    assert content.count(b"K\x08N") == 1  # the number of values of the storage
+    assert content.count(b"K\x08N") == 1  # the storage's number of values
     for forged, words in (
         (content.replace(b"K\x08N", b"J\xff\xff\xff\x7fN"), "claims more than the file holds"),
         (content.replace(b"K\x08N", b"K\x09N"), "damaged"),
@@ -263,7 +263,7 @@ class Scripted(nn.Module):
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory):
-    """A module, and the TorchScript archive of it."""
+    """A module and its TorchScript archive."""
     module, path = Scripted(), tmp_path_factory.mktemp("scripted") / "scripted.pt"
     torch.jit.script(module).save(str(path))
     return module, path
@@ -298,7 +298,7 @@ def test_archives_that_unpack_to_more_than_they_hold_are_refused(scripted, tmp_p
             read_tensors(tmp_path / "b.pt")
 
 
-def test_special_files_and_folders_are_named(tmp_path):
+def test_folders_in_place_of_files_are_reported(tmp_path):
     for name in ("a.pt", "a.safetensors", "a.pkl", "a.npz"):
         (tmp_path / name).mkdir()
         reader = read_statistics if name in ("a.pkl", "a.npz") else read_tensors

@@ -1,4 +1,4 @@
-"""The forms that a VAE comes in: latent diffusion's names, whole checkpoints, single files, older attention."""
+"""The forms a VAE comes in: latent diffusion's names, whole checkpoints, single files, older attention."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def state():
 
 
 def latent_diffusion(state):
-    """The tensors as latent diffusion's code has them."""
+    """The tensors under latent diffusion's names."""
     renamed = {}
     for name, tensor in state.items():
         if ".attentions." in name and tensor.ndim == 2:
@@ -116,7 +116,7 @@ def test_single_files_are_read(name, state, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"])
 @pytest.mark.parametrize("form", ["latent diffusion", "old attention", "shards", "fp16"])
-def test_folders_of_every_form(name, form, state, tmp_path):
+def test_every_form_of_vae_folder_is_read(name, form, state, tmp_path):
     folder, end = save_vae(VideoVAE(AutoencoderKL(CONFIG)), tmp_path / "vae"), name.rpartition(".")[2]
     for written in ("model.safetensors", "manifest.json"):
         (folder / written).unlink()
@@ -141,7 +141,7 @@ def test_folders_of_every_form(name, form, state, tmp_path):
     assert all(torch.equal(tensor, state[key].float()) for key, tensor in vae.model.state_dict().items())
 
 
-def test_what_is_no_vae_or_not_one_is_refused(state, tmp_path):
+def test_ambiguous_or_invalid_vaes_are_rejected(state, tmp_path):
     ldm = latent_diffusion(state)
     for table, say in (
         ({"x": torch.zeros(1)}, r"not the weights of a VAE: encoder\.conv_in\.weight is missing"),
@@ -163,11 +163,11 @@ def test_what_is_no_vae_or_not_one_is_refused(state, tmp_path):
         with warnings.catch_warnings(action="ignore"), pytest.raises(CheckpointError, match=rf"x\.ckpt.*{say}"):
             load_vae(tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"x\.ckpt is a file, but a folder is needed: `latte convert"):
-        digest_folder(tmp_path / "x.ckpt")  # which training records
+        digest_folder(tmp_path / "x.ckpt")  # as recorded by training
 
 
-def test_damaged_files_are_no_vae_and_names_need_not_be_utf8(tmp_path):
-    """A VAE in one file is recognised by a name in it, which damage must not turn into another error."""
+def test_damaged_files_are_not_vaes_and_names_need_not_be_utf8(tmp_path):
+    """A single-file VAE is recognised by a name in it, which damage must not turn into another error."""
     weights = {"encoder.conv_in.weight": torch.zeros(2), "encoder.norm_out.weight": torch.zeros(2)}
     save_file(weights, tmp_path / "plain.safetensors")
     odd = tmp_path / os.fsdecode(b"v\xe9.safetensors")

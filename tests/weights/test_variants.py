@@ -1,4 +1,4 @@
-"""Published folders of which only some files were fetched: variants in half precision, shards, a whole T5."""
+"""Published folders that were fetched only in part: half-precision variants, shards, a whole T5."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def clear(folder):
 
 
 def as_variant(source, target, variant, dtype, keep=False, change=0.0):
-    """A copy of a folder whose weights lie in files of a variant, beside the plain ones or in their place."""
+    """A copy of a folder with its weights in files of a variant, beside the plain ones or in place of them."""
     shutil.copytree(source, target)
     for part in NETWORKS:
         folder = target / part
@@ -74,7 +74,7 @@ def test_the_variant_that_is_asked_for_is_read(published, tmp_path):
         assert state_files(both / "vae", "fp16") == [both / "vae/diffusion_pytorch_model.safetensors"]
 
 
-def test_which_variant_is_unclear(published, tmp_path, tiny, capsys):
+def test_an_ambiguous_variant_must_be_chosen(published, tmp_path, tiny, capsys):
     folder = as_variant(published, tmp_path / "half", "fp16", torch.float16) / "transformer"
     file = folder / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(file, folder / "diffusion_pytorch_model.bf16.safetensors")
@@ -95,7 +95,7 @@ def test_which_variant_is_unclear(published, tmp_path, tiny, capsys):
 def test_a_class_conditional_model_is_written_and_read_as_a_variant(tmp_path):
     pipe = awake_pipeline(3, ["left", "right", "up"])
     pipe.save_pretrained(tmp_path)
-    pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")  # in place of the plain files
+    pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")  # replacing the plain files
     for folder in (tmp_path, tmp_path / "vae"):
         assert [file.name for file in folder.glob("*.safetensors")] == ["model.fp16.safetensors"]
     for variant in (None, "fp16"):
@@ -186,7 +186,7 @@ def test_forms_of_a_text_encoder(published, tmp_path):
         load_t5(folder)
 
 
-def test_float8_files_of_a_text_encoder(published, tmp_path):
+def test_float8_text_encoders_are_read(published, tmp_path):
     folder = shutil.copytree(published / "text_encoder", tmp_path / "t5")
     state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state_of(folder).items()}
     clear(folder)

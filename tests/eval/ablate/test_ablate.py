@@ -1,4 +1,4 @@
-"""`latte ablate`: arms can be trained, runs are shared and resumed, and only what is missing is done."""
+"""`latte ablate`: every arm can be trained, runs are shared and resumed, and only missing work is done."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ TINY += ["model={depth: 2, hidden_size: 16, num_heads: 2, patch_size: 1, predict
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands that ablations ran: in this process instead of processes of their own, one after the other."""
+    """The commands run by ablations: in this process, one after another, instead of in processes of their own."""
     ran = []
 
     def run_process(self, words, device, log):
@@ -67,7 +67,7 @@ def test_every_arm_can_be_trained(scale, tmp_path):
         configs = {label: grid.training(arm, 0).config for label, arm in ablation.arms.items()}
         assert all(LatteConfig.from_dict(config.model) for config in configs.values())
         assert all(label in ablation.arms for claim in ablation.claims for label in claim)
-        if ablation.trains:  # one arm is the base, and no two are the same
+        if ablation.trains:  # one arm is the base, and no two are equal
             names = [grid.training(arm, 0).folder.parent.name for arm in ablation.arms.values()]
             assert names.count("base") == 1 and len(set(names)) == len(names)
     sizes = {
@@ -77,7 +77,7 @@ def test_every_arm_can_be_trained(scale, tmp_path):
     finer_or_coarser = {"small": (2, 6), "paper": (4,)}[scale]
     assert [f"variant {v}, patch {p}" for p in finer_or_coarser for v in (1, 4)] == list(sizes)[4:]
     assert max(sizes.values()) < 1.06 * min(sizes.values())
-    alike = list(sizes.values())[:4]  # larger patches take more to embed
+    alike = list(sizes.values())[:4]  # larger patches have a larger embedding
     assert max(alike) < 1.02 * min(alike)
     if scale == "paper":
         assert [round(sizes[f"variant {i}"] / 1e6, 2) for i in (1, 2, 3, 4)] == [673.68, 673.68, 676.36, 676.36]
@@ -87,7 +87,7 @@ def test_no_arm_is_a_copy_of_the_base():
     base = base_config(SCALES["small"], "shapes-plain", ["model.patch_size=6"])
     variants = ablations(SCALES["small"], base)["variants"]
     assert list(variants.arms)[4:] == ["variant 1, patch 2", "variant 4, patch 2"]
-    assert variants.claims[3:] == (("variant 1, patch 2", "variant 4, patch 2"),)  # of no coarser one
+    assert variants.claims[3:] == (("variant 1, patch 2", "variant 4, patch 2"),)  # no coarser patch
 
 
 def test_ablations_share_runs(tmp_path):
@@ -103,8 +103,8 @@ def test_ablations_share_runs(tmp_path):
     assert len({training.config.latents for training in trainings}) == 1
 
 
-def test_the_settings_of_a_run_are_read_once(tmp_path, monkeypatch):
-    """However many arms, seeds and readers ask for it; twice with latents, whose folder depends on the settings."""
+def test_settings_of_a_run_are_resolved_once(tmp_path, monkeypatch):
+    """However many arms, seeds and readers ask; twice with latents, whose folder depends on the settings."""
     grid, asked = grid_of(tmp_path, seeds=(0, 1)), []
     own = runs.resolve
     monkeypatch.setattr(runs, "resolve", lambda *words: asked.append(words) or own(*words))
@@ -140,7 +140,7 @@ def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
     (tmp_path / "ablation.json").write_text(json.dumps({n: v for n, v in about.items() if n != "kl_weight"}))
     assert (
         ablate(tmp_path, vae, *names, "micro_batch_size=1", seeds=(1,)) == 0 and not commands
-    )  # an older folder, a smaller GPU
+    )  # an older folder, and a smaller GPU
     gone, other = (tmp_path / f"runs/{name}/seed-1/scores/base.json" for name in ("tubelet=2", "base"))
     before, kept = json.loads(gone.read_text()), other.stat().st_mtime_ns
     gone.unlink()
@@ -155,7 +155,7 @@ def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
 def test_a_failed_arm_is_reported_beside_the_others(vae, commands, tmp_path, capsys):
     assert ablate(tmp_path, vae, "patch-embedding", "num_frames=3", seeds=(0,)) == 2
     said = capsys.readouterr()
-    assert "training: 4 of 4 steps" in said.err  # the failed one does not wait for its steps
+    assert "training: 4 of 4 steps" in said.err  # the steps of a failed run are not waited for
     errors = [line for line in said.err.splitlines() if line.startswith("latte ablate")]
     assert len(errors) == 1 and "3 frames cannot be cut into tubelets of 2" in errors[0]
     text = (tmp_path / "report.md").read_text()
@@ -170,7 +170,7 @@ def test_an_arm_begins_with_an_image_model(vae, commands, tmp_path):
     assert runs[0] == "images/seed-0" and {*runs[1:]} == {
         *("base/seed-0", "init=images/seed-0", "frame_interval=1/seed-0", "frame_interval=2/seed-0")
     }
-    assert [words[0] for words in commands].count("encode") == 1  # single frames are of the same clips
+    assert [words[0] for words in commands].count("encode") == 1  # single frames come from the same clips
     config = resolve(str(tmp_path / "runs/init=images/seed-0/config.yaml"), [])
     assert config.init == str(tmp_path / "runs/images/seed-0/final") and config.num_frames == 4
     assert resolve(str(tmp_path / "runs/images/seed-0/config.yaml"), []).num_frames == 1
@@ -180,7 +180,7 @@ def test_an_arm_begins_with_an_image_model(vae, commands, tmp_path):
 
 
 def test_a_folder_of_videos_has_the_papers_arms(vae, videos, commands, tmp_path, capsys):
-    """There is no examiner for such videos, and without classes no guidance."""
+    """Such videos have no examiner, and without classes there is no guidance."""
     words = ["--scale", "paper", "--config", "folder", f"data={videos}", "motion_frames=0", "frame_interval=1"]
     assert ablate(tmp_path, vae, "temporal-position", "classes=false", *words, seeds=(0,)) == 0
     assert "without --i3d the report will have losses and samples, but no FVD" in capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_workers_share_the_gpus(monkeypatch):
     assert [device.name for device in devices] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
+def test_workers_run_in_parallel_and_stop_their_children(tmp_path):
     at_once, now, seen = [], set(), []
 
     def work(number, workers, device):
@@ -245,7 +245,7 @@ def test_workers_work_side_by_side_and_stop_their_children(tmp_path):
     status, start = [], time.perf_counter()
     with pytest.raises(KeyboardInterrupt), Workers(1) as one:
         one.for_each(interrupted, [(), ()], lambda: None)
-    assert status == [-signal.SIGTERM] and time.perf_counter() - start < 20  # and the second never began
+    assert status == [-signal.SIGTERM] and time.perf_counter() - start < 20  # and the second one never started
     assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
 
 
@@ -274,7 +274,7 @@ def test_list(capsys):
 
 
 @pytest.mark.parametrize("measurements", [MEASUREMENTS, OLD_MEASUREMENTS])
-def test_nothing_is_missing_of_what_is_done(measurements, tmp_path):
+def test_finished_work_is_not_missing(measurements, tmp_path):
     grid = grid_of(tmp_path, names=("temporal-position",), seeds=(0, 1))
     assert [len(part) for part in missing_work(grid)] == [2, 4, 4]
     write_scores(grid, {"sincos": [0.5, 0.5]}, measurements)

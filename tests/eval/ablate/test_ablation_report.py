@@ -1,4 +1,4 @@
-"""The report of `latte ablate` has the right numbers, and the scores of samples say what they should."""
+"""The report of `latte ablate` has correct numbers, and the sample scores behave as expected."""
 
 import math
 import re
@@ -22,7 +22,7 @@ from latte.train.data.folders import open_clips
 
 @pytest.mark.parametrize("measurements", [MEASUREMENTS, OLD_MEASUREMENTS])
 def test_the_report_has_the_numbers_computed_by_hand(measurements, tmp_path):
-    """Also of a folder from before the file of measurements was renamed."""
+    """Also for a folder from before the measurements file was renamed."""
     grid = grid_of(tmp_path, names=("temporal-position",), seeds=(0, 1, 2))
     numbers = {"sincos": [0.5, 0.625, 0.75], "rope": [0.25, 0.5, 0.5]}
     write_scores(grid, numbers, measurements)
@@ -55,13 +55,13 @@ def test_verdicts(better, worse, sign, expected):
     assert (lead, half) == pytest.approx(expected[:2]) and word == expected[2]
 
 
-def test_pairs_are_seeds_that_both_have():
+def test_comparisons_pair_seeds_that_both_arms_have():
     assert compare_arms({0: 5.0, 1: 2.0, 7: 9.0}, {1: 1.0, 0: 3.0}, 1)[0] == 1.5
     assert mean_and_deviation([2.0])[0] == 2.0 and math.isnan(mean_and_deviation([2.0])[1])
 
 
-def test_shapes_of_longer_motions(tmp_path):
-    """Every third frame of a motion that is three times as long is the motion; a clip of a part is scored as a part."""
+def test_longer_motions_are_scored_by_their_visible_part(tmp_path):
+    """Every third frame of a three times longer motion is the motion itself; a partial clip is scored as partial."""
     base = grid_of(tmp_path).base
     whole = make_clip(0, 5, frames=base.num_frames, size=base.image_size)
     third = open_clips(base).clip(5, torch.Generator())
@@ -76,7 +76,7 @@ def test_shapes_of_longer_motions(tmp_path):
 
 
 def test_measures_of_samples(tmp_path):
-    """Real clips have good scores and a small distance. With their frames shuffled they have neither."""
+    """Real clips have good scores and a small distance; with their frames shuffled they have neither."""
     geometry = ClipGeometry.of(grid_of(tmp_path).base)
     clips = real_clips(geometry, 16)
     videos = torch.stack([torch.from_numpy(clip.video) for clip in clips])
@@ -87,7 +87,7 @@ def test_measures_of_samples(tmp_path):
     assert examiner_scores(near._replace(real=[])) == distance_scores(near._replace(real=[])) == {}
 
 
-def test_the_report_in_the_documentation_has_the_words_of_the_generator(tmp_path):
+def test_documented_ablations_match_the_generated_text(tmp_path):
     lines = (Path(__file__).parents[3] / "docs/ablations/README.md").read_text().splitlines()
     grid = replace(grid_of(tmp_path), seeds=(0, 1, 2), num_videos=64)
     assert all(text in lines for text in settings_text(grid))

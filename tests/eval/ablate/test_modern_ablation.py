@@ -1,4 +1,4 @@
-"""`latte ablate modern`: its arms are what their names say, fit the networks, and share nothing that differs."""
+"""`latte ablate modern`: its arms match their names, fit the networks, and share no run that differs."""
 
 import re
 
@@ -17,7 +17,7 @@ from latte.eval.ablate.runs import Evaluation, missing_work
 from latte.models.latte import Latte, LatteConfig
 from latte.train.objectives.between_blocks import BetweenBlocks
 
-OFF = {  # of each part: what the small base has in place of it
+OFF = {  # for each part: what the small base has instead
     "flow matching": {"prediction": "v", "timestep_mean": 0.5},
     "Muon": {"optimizer": "adamw"},
     "trapezoid": {"schedule": "cosine"},
@@ -64,8 +64,8 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_what_acts_between_the_blocks_fits_every_network(scale, tmp_path):
-    """The dispersive loss is not on the route, and some tokens and blocks are left for it."""
+def test_between_block_objectives_fit_every_network(scale, tmp_path):
+    """The dispersive loss lies off the token route, and enough tokens and blocks remain."""
     grid = modern(tmp_path, scale)
     side = {"small": 6, "paper": 32}[scale]
     with torch.device("meta"):
@@ -99,7 +99,7 @@ def test_another_average_is_made_once(tmp_path, monkeypatch):
     assert Evaluation(evaluation.training, {}, evaluation.file).model() == run / "final" and len(made) == 1
 
 
-def test_it_is_done_only_if_it_is_named(tmp_path):
+def test_the_modern_ablation_runs_only_when_named(tmp_path):
     assert "modern" not in grid_of(tmp_path / "a").names
     missing = missing_work(modern(tmp_path / "b"))
     assert (len(missing.trainings), len(missing.evaluations)) == (20, 20)
@@ -113,7 +113,7 @@ def test_the_report_has_costs_in_place_of_losses(tmp_path):
     header = next(line for line in text.splitlines() if line.startswith("|  |"))
     assert header.endswith("clips/s, training | ms/step, training | clips, training, K | training, min |")
     assert "loss" not in header and "The paper:" not in text and "The paper:" not in page.read_text()
-    # 16 clips a step at 32 clips/s are 500 ms; 1480 and 370 steps of them are 12.3 and 3.1 minutes
+    # 16 clips per step at 32 clips/s take 500 ms; 1480 and 370 steps take 12.3 and 3.1 minutes
     assert "| base | 2 | 2.00 | 0.500 | 32.0 | 500 | 23.7 | 12.3 |" in text
     assert "| all, a quarter of the clips | 2 | 2.00 | 0.688 ± 0.088 | 32.0 | 500 | 5.9 | 3.1 |" in text
     assert "all, a quarter of the clips ahead of base: motion +0.188 ± 0.794: open" in text

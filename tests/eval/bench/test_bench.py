@@ -1,4 +1,4 @@
-"""Benchmarks: what they measure against closed forms, and what they report about small models."""
+"""Benchmarks: their measurements against closed forms, and their reports on small models."""
 
 import json
 from itertools import product
@@ -64,7 +64,7 @@ def test_peak_of_live_tensors():
     before = torch.ones(1000)
     with LiveTensors() as memory:
         a = torch.zeros(1000)  # 4,000 bytes
-        part = a[:10]  # takes no new memory, but keeps all of a
+        part = a[:10]  # takes no new memory but keeps all of a alive
         b = a + before
         del a
         assert (memory.live, memory.peak) == (8000, 8000)
@@ -78,8 +78,8 @@ def test_peak_of_live_tensors():
     assert weight_bytes([torch.nn.Linear(3, 5).half(), torch.nn.BatchNorm1d(2)]) == 2 * 20 + 4 * 8 + 8
 
 
-def test_counts_of_what_is_computed_are_diffusers():
-    """For ranges of 2, 3 and 5, 33, 27 and 23 of 50 evaluations: see test_pab_schedules."""
+def test_counted_layer_calls_match_diffusers():
+    """With ranges 2, 3 and 5: 33, 27 and 23 of 50 evaluations; see test_pab_schedules."""
     weights, golden = Golden("t2v_transformer"), Golden("t2v_pipeline")
     config = t2v_config(weights.config)
     model = LatteT2V(config)
@@ -93,7 +93,7 @@ def test_counts_of_what_is_computed_are_diffusers():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
+def test_the_pab_benchmark_reports_its_cost(vae, tmp_path, capsys):
     model = run(small_t2v(vae, "steps=1", "image_size=64", "model.patch_size=1"), tmp_path / "run")
     words = ["bench", "pab", str(model), "--num-videos", "2", "--num-sampling-steps", "10", "--device", "cpu"]
     assert main([*words, "--ranges", "1/1/1", "2/3/5/2", "--out", str(tmp_path / "cost.json")]) == 0
@@ -102,7 +102,7 @@ def test_the_cost_of_broadcasting(vae, tmp_path, capsys):
     for result in (exact, same):
         assert set(result["computed"].values()) == {1.0}
         assert (result["psnr"], result["speedup"] > 0) == (100, True) and result["ssim"] == pytest.approx(1)
-    # t is 900, 800, ..., 0. In the window, evaluations 2 to 7, the even ones compute, or 3 and 6, or 5
+    # t is 900, 800, ..., 0; of evaluations 2 to 7 in the window, the even ones compute, or 3 and 6, or 5
     assert less["computed"] == {"spatial": 0.7, "temporal": 0.6, "cross": 0.5, "mlp": 0.7}
     assert less["peak_mb"] > exact["peak_mb"] > report["weights_mb"] and same["peak_mb"] == exact["peak_mb"]
     out = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_wrong_options_get_one_line(words, say, capsys):
     assert status == 2 and say in capsys.readouterr().err
 
 
-def test_memory_without_values_is_that_with_values():
+def test_fake_tensors_have_the_same_memory_peak():
     """A small decoder has the same peak with fake tensors as with real ones."""
     config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 
@@ -142,7 +142,7 @@ def test_memory_without_values_is_that_with_values():
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_the_speed_of_reading(tmp_path, capsys):
+def test_the_video_benchmark_reports_reading_speed(tmp_path, capsys):
     write_video(make_clip(0, 0, frames=6, size=32).video, tmp_path / "a.mkv")
     words = ["bench", "video", str(tmp_path), "--clips", "2", "--repeats", "1", "--out", str(tmp_path / "a.json")]
     assert main([*words, "--frames", "4"]) == 0
@@ -155,7 +155,7 @@ def test_the_speed_of_reading(tmp_path, capsys):
     assert "no video of more than 6 frames" in capsys.readouterr().err
 
 
-def test_the_memory_of_latte_1(capsys):
+def test_the_memory_benchmark_on_latte_1(capsys):
     assert main(["bench", "memory", "--num-frames", "4"]) == 0
     rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     cells = {name.strip(): (float(weights), float(peak)) for name, weights, peak in rows[1:]}

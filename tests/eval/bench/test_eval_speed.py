@@ -1,4 +1,4 @@
-"""`latte bench eval`: how fast FVD is, beside a plain implementation that gives the same features."""
+"""`latte bench eval`: the speed of FVD next to a plain implementation with the same features."""
 
 import json
 
@@ -14,10 +14,10 @@ from latte.video.read import count_frames
 
 
 def test_the_benchmark_measures_ours_and_the_plain_implementation(tmp_path, capsys, monkeypatch):
-    """With a small I3D in place of the real one, which takes half a minute."""
+    """With a small I3D instead of the real one, which takes half a minute."""
 
     class Small(I3D):
-        """Two convolutions of I3D's, and its head."""
+        """Two of I3D's convolutions, and its head."""
 
         def __init__(self):
             super().__init__()
@@ -38,7 +38,7 @@ def test_the_benchmark_measures_ours_and_the_plain_implementation(tmp_path, caps
     assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
     written = json.loads((tmp_path / "speed.json").read_text())
     found = written["rows"]
-    assert written["frames"] == 9 and seen == {(9, False), (9, True)}  # as it is defined, and made fast
+    assert written["frames"] == 9 and seen == {(9, False), (9, True)}  # as defined, and optimised
     assert found["agreement"]["relative_error"] < 1e-4
     for name in ("decoding", "features"):
         assert found[name]["ratio"] == pytest.approx(found[name]["obvious"] / found[name]["seconds"])

@@ -1,4 +1,4 @@
-"""`latte bench guidance`: the rows that it measures, what it measures again, and what it refuses."""
+"""`latte bench guidance`: the rows it measures, those it reuses, and invalid options."""
 
 import json
 
@@ -20,7 +20,7 @@ def model(tmp_path_factory):
     return str(write_model(awake_pipeline(8, list(MOTIONS)), tmp_path_factory.mktemp("model") / "shapes"))
 
 
-def test_rows_are_ways_and_scales():
+def test_rows_combine_methods_and_scales():
     rows = list(candidates(["interval", "cfg++"], [2.0, 3.0], [0.5]))
     assert [(way, settings["guidance_scale"]) for way, settings in rows] == [
         ("none", 1), ("interval", 2), ("interval", 3), ("cfg++", 0.5),
@@ -29,8 +29,8 @@ def test_rows_are_ways_and_scales():
     assert name_of({"way": "cfg++", "guidance_scale": 0.5}) == "cfg++ 0.5"
 
 
-def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypatch):
-    mean_colours = lambda network, videos: videos.float().mean((1, 3, 4))  # for a network that takes seconds
+def test_measured_rows_are_reused(model, tmp_path, capsys, monkeypatch):
+    mean_colours = lambda network, videos: videos.float().mean((1, 3, 4))  # in place of a network that takes seconds
     monkeypatch.setattr(guidance_variety, "shape_features", mean_colours)
     monkeypatch.setattr(bench, "load_shape_features", torch.nn.Identity)
     assert SIZE["num_frames"] == 4
@@ -62,6 +62,6 @@ def test_rows_are_kept_and_not_measured_again(model, tmp_path, capsys, monkeypat
         (["--num-videos", "5"], "--num-videos is 5"),
     ],
 )
-def test_options_that_do_nothing_are_refused(words, say, capsys):
+def test_ineffective_options_are_rejected(words, say, capsys):
     assert main(["bench", "guidance", *words]) == 2
     assert say in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`latte bench speed`: its counts against numbers worked out by hand, the structure of its report, bad words."""
+"""`latte bench speed`: operation counts worked out by hand, the report's structure, and invalid arguments."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def t2v():
 
 
 def operations(pipe: LattePipeline, fast: bool) -> list[int]:
-    """Of the first step of a run, and of the next."""
+    """Operation counts of a run's first step and of the next."""
     counts = []
     with fast_paths(fast):
         evaluation = Evaluation(pipe, frames=3, size=32, tokens=5)
@@ -56,7 +56,7 @@ def operations(pipe: LattePipeline, fast: bool) -> list[int]:
     return counts
 
 
-def test_the_operations_of_an_evaluation_are_those_worked_out_by_hand(t2v):
+def test_operation_counts_match_hand_computed_numbers(t2v):
     d, b, f, s, words, captions = 16, 2, 3, 4, 5, 24
     n = b * f * s  # tokens
     patches = 2 * n * 16 * d + 2 * n * d * 32
@@ -67,12 +67,12 @@ def test_the_operations_of_an_evaluation_are_those_worked_out_by_hand(t2v):
     time, text = 2 * (256 * d + d * d + d * 6 * d), 2 * b * words * (captions * d + d * d + d * 2 * d)
     step = patches + spatial + temporal + cross + mlps
     assert operations(t2v, fast=False) == [step + b * time + text] * 2
-    # what depends on the timestep or the text alone is computed once, and both halves share what comes before the text
+    # what depends only on the timestep or the text is computed once, and both halves share what precedes the text
     step -= spatial // 2 + n * 16 * d
     assert operations(t2v, fast=True) == [step + time + text, step]
 
 
-def test_products_alone_are_those_of_the_network(t2v):
+def test_replayed_matrix_products_match_the_networks_flops(t2v):
     with fast_paths(False):
         evaluation = Evaluation(t2v, frames=3, size=32, tokens=5)
         with Products() as recorded:
@@ -83,7 +83,7 @@ def test_products_alone_are_those_of_the_network(t2v):
     assert count.total == operations(t2v, fast=False)[0]
 
 
-def test_rounds_go_forwards_and_backwards_after_a_warm_up():
+def test_rounds_alternate_direction_after_a_warm_up():
     called = []
     work = {name: lambda name=name: called.append(name) or len(called) for name in "abc"}
     assert interleaved(work, 2, warm_up=True) == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
@@ -108,7 +108,7 @@ def test_rows_hold_ratios_of_their_fastest_rounds():
     assert table[2].startswith("| plain | 2 | 3 |") and table[2].endswith("| 1.00 | 2.50 |")
 
 
-def test_samplings_are_compared_with_the_exact_ones():
+def test_accelerated_sampling_is_compared_with_exact_sampling():
     pipe = awake_pipeline(3)
     settings = dict(num_inference_steps="4", guidance_scale=4.0, eta=0.0, seed=0, batch_size=2)
     listed = [*exact_candidates(pipe, ["float32", "bfloat16"], False), *caches(["1/1", "2/3"], [], "float32")]
@@ -146,7 +146,7 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
         assert rows["readable"]["flops"] == rows[FLOOR]["flops"] > rows["fast"]["flops"]
         assert max(rows["fast"]["error"], rows["fast, first"]["error"]) < 1e-5
     assert list(report["sampling"]["rows"]) == ["readable", "fast", "PAB 2/2/2"]
-    assert report["sampling"]["rows"]["fast"]["psnr"] is None  # there is no VAE
+    assert report["sampling"]["rows"]["fast"]["psnr"] is None  # no VAE
     assert (report["threads"], report["processor"] != "", report["seed"]) == (1, True, 0)
     assert {path.name for path in tmp_path.glob("*.png")} == {"flops.png", "cost.png"}
     assert "| matmul + sdpa only |" in capsys.readouterr().out
@@ -173,14 +173,14 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
         ([*WORDS[2:], "--plots", os.devnull], "is not a folder"),
     ],
 )
-def test_wrong_words_get_one_line(words, say, capsys):
+def test_invalid_arguments_give_a_one_line_error(words, say, capsys):
     assert main(["bench", "speed", *words]) == 2
     error = capsys.readouterr().err
     assert say in error and error.count("\n") == 1
 
 
 class OurNetwork(torch.nn.Module):
-    """Our network in the words of diffusers' LatteTransformer3DModel."""
+    """Our network with the interface of diffusers' LatteTransformer3DModel."""
 
     @classmethod
     def from_config(cls, config, video_length):
@@ -201,7 +201,7 @@ class OurNetwork(torch.nn.Module):
 
 
 class OurDDIM:
-    """Our sampler's updates in the words of diffusers' DDIMScheduler."""
+    """Our DDIM updates with the interface of diffusers' DDIMScheduler."""
 
     from_config = classmethod(lambda cls, config: cls())
 
@@ -218,7 +218,7 @@ class OurDDIM:
 
 
 class Thread:
-    """In place of subprocess.Popen: peer_program.serve in a thread of this process."""
+    """Replaces subprocess.Popen: runs peer_program.serve in a thread of this process."""
 
     pid = 1
 
@@ -261,7 +261,7 @@ def test_a_peer_computes_the_same_on_the_same_weights(t2v, monkeypatch):
 
 
 @pytest.mark.skipif("LATTE_PEER_PYTHON" not in os.environ, reason="needs LATTE_PEER_PYTHON, which has diffusers")
-def test_diffusers_agrees(t2v):
+def test_diffusers_gives_the_same_output(t2v):
     with peer.peers(Path(os.environ["LATTE_PEER_PYTHON"]), t2v.transformer, torch.device("cpu")) as started:
         rows = measure_forward(t2v, exact_candidates(t2v, ["float32"], False), started, 3, 32, 5, 1)["rows"]
     assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["over_peer"]["diffusers"] == 1

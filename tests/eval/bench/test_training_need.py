@@ -1,4 +1,4 @@
-"""What a training is said to need is what a real one takes on this CPU."""
+"""The estimated memory and time of a training run against a real run on this CPU."""
 
 import json
 import sys
@@ -35,8 +35,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("words", SETTINGS.values(), ids=SETTINGS)
-def test_a_real_step_takes_what_was_counted(words, vae, tmp_path):
-    """The most bytes at once within 3 %, and what the forward pass keeps to the byte."""
+def test_estimated_memory_matches_a_real_step(words, vae, tmp_path):
+    """Peak memory within 3 %, and what the forward pass keeps to the byte."""
     config = small(vae, *WIDE, *words)
     need = training_need(config, DATA, as_on="cpu")
     clips = open_data(config)
@@ -44,8 +44,8 @@ def test_a_real_step_takes_what_was_counted(words, vae, tmp_path):
         training = Run(config, tmp_path, clips, CPU, Ranks())
         loaded = sum(z.nbytes for z in training.objective.vae.parameters())
         training.objective.prepare(micro_batches(config, Ranks()), 0)
-        stored = memory.live  # networks, and the latents of all clips
-        training.step(0)  # after it the optimiser has its state
+        stored = memory.live  # networks and the latents of all clips
+        training.step(0)  # after it the optimizer has its state
         memory.peak = memory.live
         training.step(1)
     networks = need.weights + need.averages + need.vae
@@ -54,18 +54,18 @@ def test_a_real_step_takes_what_was_counted(words, vae, tmp_path):
 
 
 @pytest.mark.parametrize("make", [small, small_t2v])
-def test_what_is_kept_is_what_stays_alive_after_the_forward_pass(make, vae):
+def test_estimated_activations_match_those_alive_after_the_forward_pass(make, vae):
     config = make(vae, "num_frames=8", "image_size=32")
     step = planned_step(objective_of(config, DATA, CPU), 4, "cpu")
     kept = kept_bytes(step.loss, step.network)
     with LiveTensors() as memory:
         loss = step.loss()
     assert kept == pytest.approx(memory.live, rel=0.01) and loss.requires_grad
-    planned = replace(config, init="nowhere")  # which decides no size
+    planned = replace(config, init="nowhere")  # does not affect any size
     assert training_need(planned, DATA, as_on="cpu").activations == kept  # fake tensors keep the same
 
 
-def test_a_gpu_keeps_attention_in_half_precision_and_processes_share(vae):
+def test_half_precision_attention_and_sharding_reduce_memory(vae):
     config = small(vae, *WIDE, "model.depth=2", "precision=bf16", "global_batch_size=8")
     gpu, cpu = (training_need(config, DATA, as_on=kind) for kind in ("cuda", "cpu"))
     assert gpu.activations < 0.95 * cpu.activations
@@ -75,11 +75,11 @@ def test_a_gpu_keeps_attention_in_half_precision_and_processes_share(vae):
     assert copies.gradients == 2 * gpu.gradients  # DDP's buckets
     for name in ("weights", "gradients", "optimizer", "averages"):
         assert getattr(sharded, name) == pytest.approx(getattr(gpu, name) / 4, rel=1e-3)
-    assert gpu.weights < sharded.gathered < 1.6 * gpu.weights  # with two blocks: both, and the gradient of one
+    assert gpu.weights < sharded.gathered < 1.6 * gpu.weights  # with two blocks: both, plus the gradient of one
 
 
-def test_the_time_of_a_step_follows_from_that_of_two_blocks(vae, monkeypatch):
-    """If a pass through two blocks takes a second and its update half of one; or from the operations, if it is long."""
+def test_step_time_is_extrapolated_from_two_blocks(vae, monkeypatch):
+    """From 1 s for a pass through two blocks and 0.5 s for its update, or from the operation count if that is long."""
     timed = iter([1.0, 0.5] * 3)
     monkeypatch.setattr(step_time_module, "seconds_of", lambda work, device, least: next(timed))
     monkeypatch.setattr(step_time_module, "matmul_rate", lambda *args: 1e12)
@@ -94,7 +94,7 @@ def test_the_time_of_a_step_follows_from_that_of_two_blocks(vae, monkeypatch):
     assert said.seconds == 3 * need.operations / 1e3 and "the speed of large matrix products" in said.how
 
 
-def test_the_command_knows_published_sizes_without_data(tmp_path, capsys, monkeypatch):
+def test_memory_of_published_sizes_needs_no_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_memory, "step_time", lambda *of: SimpleNamespace(seconds=2.0, how="a clock"))
     out = tmp_path / "need.json"
     words = ["--processes", "8", "--device", "cpu", "--out", str(out), "precision=fp32", "data=nowhere"]
@@ -121,7 +121,7 @@ def test_the_command_knows_published_sizes_without_data(tmp_path, capsys, monkey
         (["--config", "shapes", "--processes", "3"], "cannot be split over 3 processes"),
     ],
 )
-def test_bad_words_end_in_one_line(words, say, capsys):
+def test_invalid_arguments_give_a_one_line_error(words, say, capsys):
     assert main(["bench", "memory", *words]) == 2
     error = capsys.readouterr().err
     assert say in error and error.count("\n") == 1

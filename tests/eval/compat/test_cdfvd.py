@@ -1,4 +1,4 @@
-"""cd-fvd's calls, as its documentation writes them: the arithmetic by hand, and the warnings where it is its own."""
+"""cd-fvd's API as documented: results computed by hand, and warnings where it deviates from common practice."""
 
 import pickle
 import warnings
@@ -27,7 +27,7 @@ WEIGHTS = "vit_g_hybrid_pt_1200e_ssv2_ft.pth"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """A current folder with a small VideoMAE under the published name; there is no CUDA."""
+    """A working directory with a small VideoMAE under the published name, and no CUDA."""
     torch.save({"module": random_state(VideoMAE(**SIZES))}, tmp_path / WEIGHTS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -44,7 +44,7 @@ def videos(first: int, count: int) -> np.ndarray:
 
 
 def features(videos: np.ndarray) -> np.ndarray:
-    """By hand: pixels in [0, 1], each frame squashed, and the network."""
+    """By hand: pixels in [0, 1], frames resized without keeping the aspect ratio, then the network."""
     frames = torch.from_numpy(videos).permute(0, 1, 4, 2, 3).flatten(0, 1) / 255
     small = F.interpolate(frames, (28, 28), mode="bilinear", align_corners=False).unflatten(0, (len(videos), 16))
     with torch.no_grad():
@@ -52,7 +52,7 @@ def features(videos: np.ndarray) -> np.ndarray:
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """As cd-fvd's formula has it, by eigenvalues of the product of covariances, divided by N."""
+    """cd-fvd's formula: eigenvalues of the product of covariances, which are divided by N."""
     (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), np.cov(x.T, ddof=0)) for x in (a.astype(float), b.astype(float)))
     root = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).astype(complex)).real.sum()
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b) - 2 * root)
@@ -63,7 +63,7 @@ def make(**options) -> "fvd.cdfvd":
         return fvd.cdfvd("videomae", ckpt_path=None, **options)
 
 
-def test_two_arrays(folder):
+def test_fvd_of_two_arrays(folder):
     evaluator = make()
     a, b = videos(0, 12), videos(20, 10)
     assert (evaluator.n_real, evaluator.n_fake, evaluator.seed, evaluator.device) == ("full", 2048, 42, "cpu")
@@ -93,7 +93,7 @@ def test_two_arrays(folder):
     evaluator.offload_model_to_cpu()
 
 
-def test_statistics_are_cd_fvds_files(folder):
+def test_statistics_use_cd_fvds_file_format(folder):
     evaluator = make(compute_feats=True, n_real=9)
     evaluator.add_real_stats(videos(0, 12))
     assert evaluator.real_stats.is_full() and evaluator.real_stats.get_all().shape == (9, 8)
@@ -113,7 +113,7 @@ def test_statistics_are_cd_fvds_files(folder):
         evaluator.load_real_stats("t.pkl")
 
 
-def test_a_file_of_arrays_is_gone_through_until_there_are_enough(folder):
+def test_a_file_of_arrays_is_repeated_until_there_are_enough(folder):
     np.save("a.npy", videos(0, 5))
     evaluator = make(n_fake=12)
     loader = evaluator.load_videos("a.npy", data_type="video_numpy", batch_size=2)
@@ -142,7 +142,7 @@ def test_folders_of_videos_as_in_the_quickstart(folder):
         loader = evaluator.load_videos("real/", resolution=16, batch_size=3)
     one, two = list(loader), list(loader)
     assert len(loader) == 2 and [len(batch["video"]) for batch in one] == [3, 1]
-    assert not torch.equal(one[0]["video"], two[0]["video"])  # a new order, and new clips
+    assert not torch.equal(one[0]["video"], two[0]["video"])  # a new order and new clips
     with pytest.warns(UserWarning, match="too short"):
         again = evaluator.load_videos("real/", 16, 16, 1, "video_folder", 0, 3)
     assert torch.equal(next(iter(again))["video"], one[0]["video"])
@@ -176,7 +176,7 @@ def test_folders_of_frames(folder):
     assert video.shape == (8, 9, 9, 3) and min(apart) < 1e-6
 
 
-def test_published_statistics_and_what_is_missing(folder):
+def test_published_statistics_are_located_or_reported_missing(folder):
     evaluator = make(n_real=4)
     name = "videomae_ucf101_4_res128_len16_skip1_seed0.pkl"
     with pytest.raises(CheckpointError, match=rf"{name} is not in .*: get it from https://content-debiased.*/{name}"):
@@ -197,7 +197,7 @@ def test_published_statistics_and_what_is_missing(folder):
         fvd.cdfvd("videomae", device="cpu")
 
 
-def test_i3d_is_the_one_with_another_eps(monkeypatch):
+def test_i3d_uses_cd_fvds_batch_norm_eps(monkeypatch):
     asked = []
     monkeypatch.setattr(fvd_module, "read_i3d", lambda path, eps: asked.append((path, eps)) or torch.nn.Linear(1, 1))
     monkeypatch.setattr(fvd_module, "optimize_for_inference", lambda network, device: network)

@@ -1,4 +1,4 @@
-"""The functions of common_metrics_on_video_quality: its published values, results by hand, and what is refused."""
+"""common_metrics_on_video_quality's functions: published values, results by hand, and invalid inputs."""
 
 import inspect
 import json
@@ -27,7 +27,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_signatures_are_those_of_the_tool():
+def test_signatures_match_common_metrics():
     """JunyaoHu/common_metrics_on_video_quality @5f75173."""
     of = lambda function: [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
     empty, pair = inspect.Parameter.empty, [("videos1", inspect.Parameter.empty), ("videos2", inspect.Parameter.empty)]
@@ -38,8 +38,8 @@ def test_signatures_are_those_of_the_tool():
 
 
 @pytest.mark.filterwarnings("ignore:as in common_metrics")
-def test_psnr_and_ssim_of_its_example():
-    """All zeros against all ones: its README has SSIM 9.999000099990664e-05 and PSNR 0."""
+def test_psnr_and_ssim_match_the_readme_example():
+    """All zeros against all ones: its README gives SSIM 9.999000099990664e-05 and PSNR 0."""
     result = {
         "ssim": calculate_ssim(ZEROS, ONES, only_final=True),
         "psnr": calculate_psnr(ZEROS, ONES, only_final=True),
@@ -51,7 +51,7 @@ def test_psnr_and_ssim_of_its_example():
 
 
 @pytest.mark.filterwarnings("ignore:as in common_metrics")
-def test_values_per_frame_by_hand():
+def test_per_frame_values_match_the_formulas():
     first, second = draw(2, 3, 3, 14, 17), draw(2, 3, 3, 14, 17, seed=1)
     grid = torch.tensor([[math.exp(-(x**2 + y**2) / 4.5) for x in range(-5, 6)] for y in range(-5, 6)]).double()
     window = (grid / grid.sum())[None, None]
@@ -75,7 +75,7 @@ def test_values_per_frame_by_hand():
         assert function(*grey, True)["value"] == pytest.approx(function(*repeated, True)["value"])
 
 
-def test_lpips_is_the_networks(monkeypatch):
+def test_lpips_matches_the_network(monkeypatch):
     torch.manual_seed(0)
     network = LPIPS().eval()
     monkeypatch.setattr(module, "search_weights", lambda name: name)
@@ -90,7 +90,7 @@ def test_lpips_is_the_networks(monkeypatch):
 
 
 class Sums(torch.nn.Module):
-    """In place of I3D: two numbers of a clip."""
+    """Replaces I3D: two features per clip."""
 
     def forward(self, videos: torch.Tensor) -> torch.Tensor:
         assert videos.shape[2:] == (3, 224, 224)
@@ -124,10 +124,10 @@ def test_fvd_of_every_length(method, eps, monkeypatch):
         assert calculate_fvd(first, second, "cpu", method, True)["value"] == [pytest.approx(wanted[-1], rel=1e-5)]
     with pytest.warns(UserWarning):
         alone = calculate_fvd(first[:1], second[:1], "cpu", method, only_final=True)["value"]
-    assert 0 < alone[0] < 2  # of one clip, the distance of the means
+    assert 0 < alone[0] < 2  # for one clip, the distance of the means
 
 
-def test_bad_videos_and_missing_weights_get_one_line():
+def test_bad_videos_and_missing_weights_give_a_one_line_error():
     for videos, line in (
         (torch.zeros(2, 3, 3, 8, 8, dtype=torch.uint8), r"expected floats in \[0, 1\], not uint8 from 0 to 0"),
         (ONES[:, :, :, :9] * 2, r"expected floats in \[0, 1\], not float32 from 2 to 2: divide bytes by 255"),

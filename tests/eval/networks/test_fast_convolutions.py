@@ -1,4 +1,4 @@
-"""Fast convolutions have the outputs of those that they replace, with fewer multiplications."""
+"""Fast convolutions match those they replace, with fewer multiplications."""
 
 import pytest
 import torch
@@ -32,8 +32,8 @@ def test_gradients_are_refused():
         WinogradConv3d(conv)(x)
 
 
-@pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # at a time: one of 8 tiles, or three
-def test_tiles_are_computed_in_parts_of_any_size(outputs, monkeypatch):
+@pytest.mark.parametrize("outputs", [1, 3 * 4 * 4 * 5 * 5])  # computed at once: one of 8 tiles, or three
+def test_tiles_can_be_computed_in_chunks_of_any_size(outputs, monkeypatch):
     torch.manual_seed(0)
     conv, x = nn.Conv3d(3, 4, 3, padding=1).double(), torch.randn(1, 3, 30, 5, 5).double()
     monkeypatch.setattr(fast_convolutions, "AT_ONCE", outputs)

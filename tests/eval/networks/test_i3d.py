@@ -1,4 +1,4 @@
-"""I3D: golden values, both published formats, merged batch norms, and errors about other files."""
+"""I3D: golden values, both published formats, folded batch norms, and errors for other files."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ from latte.weights.tensors import CheckpointError
 
 
 def recorded_weights() -> dict[str, torch.Tensor]:
-    """The weights that the golden values were recorded with: one draw per tensor, in the order of names."""
+    """The weights used for the golden values: one draw per tensor, in order of name."""
     random = torch.Generator().manual_seed(0)
     state = {}
     shapes = {name: value.shape for name, value in I3D().state_dict().items() if value.ndim}
@@ -41,7 +41,7 @@ def recorded_clip(frames: int) -> torch.Tensor:
 
 
 def hassony(key: str) -> str:
-    """Map a name of ours to the key in i3d_torchscript.pt."""
+    """Our parameter name as the key in i3d_torchscript.pt."""
     key = key.replace("logits.", "conv3d_0c_1x1.").replace("Conv3d_", "conv3d_").replace("Mixed_", "mixed_")
     for ours, theirs in {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b3b": "branch_3.1"}.items():
         key = key.replace(f".{ours}.", f".{theirs}.")
@@ -49,7 +49,7 @@ def hassony(key: str) -> str:
 
 
 def load_i3d(path: Path, eps: float, device: str = "cpu") -> I3D:
-    """The network that the detector computes features with."""
+    """The network inside the FVD detector."""
     return i3d_detector(path, adjusted("exact", eps=eps), torch.device(device)).features.args[0]
 
 
@@ -76,16 +76,16 @@ def test_golden_values(weights):
             assert relative_error(load_i3d(weights, 1e-1)(clip), wanted) > 1e-3
 
 
-def test_both_formats_are_one_network(weights, tmp_path):
+def test_both_file_formats_give_the_same_network(weights, tmp_path):
     state = {hassony(name): value for name, value in recorded_weights().items()}
     assert {own_name(name) for name in state} == recorded_weights().keys()
     save_file(state, tmp_path / "other.safetensors")
-    files = weights.parent, tmp_path / "other.safetensors"  # the first by its folder
+    files = weights.parent, tmp_path / "other.safetensors"  # the first is found by its folder
     ours, theirs = (load_i3d(file, 1e-3).state_dict() for file in files)
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_other_files_get_one_line(weights, tmp_path):
+def test_invalid_files_and_inputs_are_rejected(weights, tmp_path):
     with pytest.raises(CheckpointError, match="there is no such file"):
         load_i3d(tmp_path / "i3d.pt", 1e-3)
     state = recorded_weights()
@@ -112,7 +112,7 @@ def test_merging_the_batch_norm_keeps_the_outputs():
     assert torch.allclose(unit(x), before, atol=1e-5)
 
 
-def test_padding_is_that_of_tensorflow():
+def test_padding_matches_tensorflow():
     x = torch.ones(1, 1, 16, 224, 225)
     padded = pad_same(x, (7, 7, 3), (2, 2, 2))
     assert padded.shape[2:] == (21, 229, 227)
@@ -121,7 +121,7 @@ def test_padding_is_that_of_tensorflow():
 
 
 def test_resizing_rules():
-    """Along a ramp, the values of a resized image are the positions that were sampled."""
+    """On a ramp, the values of a resized image are the sampled positions."""
     ramp = torch.arange(112.0).expand(1, 3, 112, 112)
     inner = slice(2, -2)
     at = torch.arange(224.0)

@@ -1,4 +1,4 @@
-"""The feature network of the built-in shapes, corruptions of clips, and the distance, which must grow with them."""
+"""The feature network for the built-in shapes, clip corruptions, and a distance that must grow with them."""
 
 import json
 
@@ -52,7 +52,7 @@ def held_out():
     return clips_of(HELD_OUT, 256)
 
 
-def test_the_heads_match_what_the_shapes_have():
+def test_the_heads_match_the_dataset_attributes():
     tables = {"motion": MOTIONS, "shape": SHAPES, "colour": COLOURS, "damage": CORRUPTIONS}
     assert all(HEADS[name] == len(table) for name, table in tables.items())
     answers = [clip_targets(clip) for clip in clips_of(0, 300, size=32)]
@@ -71,7 +71,7 @@ def test_the_shipped_network_recognises_held_out_clips(network, held_out):
     assert all(known[name] > share for name, share in least.items()), known
 
 
-def test_what_ships_is_small_and_whole():
+def test_the_shipped_files_are_small_and_complete():
     folder = BUNDLED / SHIPPED
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_500_000
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
@@ -90,7 +90,7 @@ def test_features_do_not_depend_on_the_other_clips(network, held_out):
     assert torch.equal(network.train().features(from_uint8(videos)), network.eval().features(from_uint8(videos)))
 
 
-def test_as_a_detector_it_takes_clips_of_any_sizes(network, held_out):
+def test_the_detector_accepts_clips_of_any_size(network, held_out):
     detector = shapes_detector(torch.device("cpu"))
     videos = stacked(held_out[:3])
     assert "FVD" not in detector.record["metric"] and len(detector.record["sha256"]) == 64
@@ -103,7 +103,7 @@ def test_as_a_detector_it_takes_clips_of_any_sizes(network, held_out):
     assert torch.equal(detector.features([videos[0], large[1]])[0], detector.features([videos[0], large[2]])[0])
 
 
-def test_whitening_changes_features_and_no_answer():
+def test_whitening_changes_features_but_not_predictions():
     torch.manual_seed(0)
     network, videos = ShapeFeatures(ShapeFeaturesConfig((4, 8), 6)), torch.randn(64, 4, 3, 16, 16)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_clips_of_any_size_have_features(network, shape):
     assert features.shape == (shape[0], 32) and features.isfinite().all()
 
 
-def test_errors_for_other_inputs(network, tmp_path):
+def test_invalid_inputs_are_rejected(network, tmp_path):
     for wrong in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8).byte(), torch.zeros(0, 2, 3, 8, 8).byte()):
         with pytest.raises(ValueError, match="expected uint8 videos"):
             shape_features(network, wrong)
@@ -133,7 +133,7 @@ def test_errors_for_other_inputs(network, tmp_path):
     assert ShapeFeatures(ShapeFeaturesConfig((4, 8), 5)).features(torch.zeros(1, 4, 3, 16, 16)).shape == (1, 5)
 
 
-def test_it_is_trained_by_the_command_and_found_in_its_run(tmp_path, capsys):
+def test_the_train_command_produces_a_loadable_network(tmp_path, capsys):
     words = [*TINY_FEATURES, "steps=40", "global_batch_size=8", "log_every=10", "sample_every=40", "learning_rate=1e-2"]
     assert main(["train", "--config", SHIPPED, "--run", str(tmp_path), "--device", "cpu", *words]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -143,13 +143,13 @@ def test_it_is_trained_by_the_command_and_found_in_its_run(tmp_path, capsys):
     assert load_shape_features(tmp_path).config == ShapeFeaturesConfig((4, 8), 8)
 
 
-def test_captions_in_a_grid_are_what_the_network_recognises(network):
+def test_preview_captions_are_the_networks_predictions(network):
     config = resolve(SHIPPED, ["global_batch_size=4"])
     seen = objective(open_clips(config), config, torch.device("cpu"))
     videos, captions = preview(seen, network)
     numbers = [seen.order.index(0, slot) for slot in range(4)]
     said, asked = [caption.split() for caption in captions], [make_clip(0, i).caption.split() for i in numbers]
-    sure = lambda words: [*words[:2], *words[3:]]  # it is not sure of the shape
+    sure = lambda words: [*words[:2], *words[3:]]  # the shape is less certain
     assert [sure(words) for words in said] == [sure(words) for words in asked]
     assert {words[2] for words in said} <= SHAPES.keys()
     assert torch.equal(videos, torch.stack([torch.from_numpy(make_clip(0, i).video) for i in numbers]))
@@ -165,14 +165,14 @@ def test_captions_in_a_grid_are_what_the_network_recognises(network):
         ("model.depth=2", "unknown key 'depth'"),
     ],
 )
-def test_settings_that_do_nothing_are_refused(change, say, tmp_path, capsys):
+def test_ineffective_settings_are_rejected(change, say, tmp_path, capsys):
     words = ["train", "--config", SHIPPED, "--run", str(tmp_path / "run"), *SMALL, change]
     assert main(words) == 2
     assert say in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruptions_are_functions_of_seed_and_clip(name, held_out):
+def test_corruptions_are_deterministic_per_seed_and_clip(name, held_out):
     videos = stacked(held_out[:3])
     spoilt = corrupted(videos, name, 0.7)
     assert spoilt.shape == videos.shape and spoilt.dtype == torch.uint8 and (spoilt != videos).any()
@@ -188,7 +188,7 @@ def test_corruptions_are_functions_of_seed_and_clip(name, held_out):
 
 
 def test_corruptions_do_what_they_say():
-    count = torch.arange(16, dtype=torch.uint8).view(16, 1, 1, 1).expand(16, 3, 16, 16)  # a frame's value is its number
+    count = torch.arange(16, dtype=torch.uint8).view(16, 1, 1, 1).expand(16, 3, 16, 16)  # a frame's value is its index
     shown = lambda spoil, strength, seed=0: spoil(count, strength, generator(seed))[:, 0, 0, 0].tolist()
     assert shown(slower, 1.0) == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8]
     assert shown(faster, 1.0) == [0, 2, 4, 6, 8, 10, 12, 14, 15, 15, 15, 15, 15, 15, 15, 15]
@@ -212,7 +212,7 @@ def test_corruptions_do_what_they_say():
 
 @pytest.fixture(scope="module")
 def real(network, held_out):
-    """The moments of one half of the real clips, and the largest distance between two halves."""
+    """The moments of half of the real clips, and the largest distance between two random halves."""
     features, half = shape_features(network, stacked(held_out)), len(held_out) // 2
     order = [torch.randperm(len(features), generator=generator(0, i)) for i in range(20)]
     floor = max(distance(Moments.of(features[rows[:half]]), Moments.of(features[rows[half:]])) for rows in order)
@@ -227,7 +227,7 @@ def test_the_distance_grows_with_every_corruption(name, network, held_out, real)
     assert floor < far[0] < far[1], (floor, far)
 
 
-def test_sampling_from_it_gets_one_line(capsys):
+def test_sampling_from_a_feature_network_gives_a_one_line_error(capsys):
     assert main(["sample", SHIPPED, "--out", "/nowhere"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"""VideoMAE and V-JEPA: keys and shapes of the published files, the forward pass by hand, and the preprocessing."""
+"""VideoMAE and V-JEPA: keys and shapes of the published files, a written-out forward pass, and preprocessing."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,7 @@ def block_shapes(width: int, hidden: int, biases: dict[str, tuple[int, ...]]) ->
 
 
 def test_networks_have_the_keys_and_shapes_of_the_published_files():
-    """As songweige/content-debiased-fvd and facebookresearch/jepa build them for their files."""
+    """As built by songweige/content-debiased-fvd and facebookresearch/jepa."""
     with torch.device("meta"):
         mae, encoder, probe = VideoMAE(), VJEPA(), Probe()
     block = block_shapes(1408, 6144, {"attn.q_bias": (1408,), "attn.v_bias": (1408,)})
@@ -82,7 +82,7 @@ def hidden_layer(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
 
 
 def tokens_of(videos: Tensor, state: dict[str, Tensor], patch: int) -> Tensor:
-    """Tokens by time, row and column: each the product of a block of pixels with the weights."""
+    """Tokens in order of time, row and column: each a block of pixels times the weights."""
     _, f, _, h, w = videos.shape
     blocks = [
         videos[:, t : t + 2, :, y : y + patch, x : x + patch]
@@ -112,7 +112,7 @@ def blocks_of(x: Tensor, state: dict[str, Tensor], depth: int, heads: int) -> Te
 
 
 @torch.no_grad()
-def test_videomae_is_what_is_written_out_here(tmp_path):
+def test_videomae_matches_a_reference_implementation(tmp_path):
     state = random_state(VideoMAE(**MAE))
     torch.save({"module": state}, tmp_path / PUBLISHED["videomae"].file)
     network = read_videomae(tmp_path / PUBLISHED["videomae"].file, **MAE)
@@ -129,11 +129,11 @@ def test_videomae_is_what_is_written_out_here(tmp_path):
     detector = videomae_detector(tmp_path, CPU, **MAE)
     assert relative_error(detector.features(clips), wanted) < 1e-5
     assert detector.record["metric"] == "cd-fvd" and len(detector.record["sha256"]) == 64 and detector.width == 8
-    assert relative_error(videomae_features(network, clips.flip(1)), wanted) > 1e-2  # it sees the order of frames
+    assert relative_error(videomae_features(network, clips.flip(1)), wanted) > 1e-2  # frame order matters
 
 
 @torch.no_grad()
-def test_videomae_of_longer_clips_stretches_its_positions():
+def test_videomae_interpolates_positions_for_longer_clips():
     """As cd-fvd does, by (tokens + 0.1) / 8: position i of n is at (i + 0.5) * 8 / (n + 0.1) - 0.5 of the eight."""
     network = VideoMAE(**MAE)
     eight, twelve = (network.positions(frames).unflatten(1, (-1, 2, 2)) for frames in (16, 24))
@@ -150,7 +150,7 @@ def test_videomae_of_longer_clips_stretches_its_positions():
 
 
 def write_vjepa(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Files as published: nested and with prefixes, beside an optimizer's state."""
+    """Files as published: nested and prefixed, alongside an optimizer's state."""
     encoder = random_state(VJEPA(**JEPA))
     probe = {name: value + 0.5 for name, value in random_state(Probe(8, 2, 12)).items()}
     state = {f"module.backbone.{name}": value for name, value in encoder.items()}
@@ -161,7 +161,7 @@ def write_vjepa(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def test_vjepa_is_what_is_written_out_here(tmp_path):
+def test_vjepa_matches_a_reference_implementation(tmp_path):
     encoder, probe = write_vjepa(tmp_path)
     detector = vjepa_detector(tmp_path, tmp_path, CPU, **JEPA)
     clips = smooth_videos(2, 16, 40, 50)
@@ -179,10 +179,10 @@ def test_vjepa_is_what_is_written_out_here(tmp_path):
     found = detector.features(clips)
     assert found.shape == (2, 8) and relative_error(found, wanted) < 1e-5
     assert relative_error(found[:1], found[1:]) > 1e-4 and detector.record["metric"] == "jedi"
-    assert len(detector.features(normal((1, 8, 3, 20, 20), 0).byte())) == 1  # another length
+    assert len(detector.features(normal((1, 8, 3, 20, 20), 0).byte())) == 1  # a different length
 
 
-def test_other_files_get_one_line(tmp_path):
+def test_invalid_files_are_rejected(tmp_path):
     write_vjepa(tmp_path)
     with pytest.raises(CheckpointError, match=r"ssv2-probe\.pth\.tar holds no target_encoder, only classifier, epoch"):
         vjepa_detector(tmp_path / "ssv2-probe.pth.tar", tmp_path, CPU, **JEPA)

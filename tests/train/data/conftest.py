@@ -1,4 +1,4 @@
-"""Fixtures of the tests of data sets."""
+"""Fixtures for the tests of data sets."""
 
 import pytest
 from tiny_data_sets import TAKEN
@@ -8,7 +8,7 @@ from latte.cli import main
 
 @pytest.fixture
 def prepare(tmp_path, capsys):
-    """Runs the command with --out tmp_path/out; returns its status, stdout and stderr."""
+    """Runs the command with --out tmp_path/out, and returns its status, stdout and stderr."""
 
     def run(kind, source, *words, taken=TAKEN):
         sources = [] if source is None else [str(source)]

@@ -1,4 +1,4 @@
-"""Captions in text files and in tables: where they are found, and what is said of damage."""
+"""Captions in text files and in tables: where they are found, and how damage is reported."""
 
 import json
 import unicodedata
@@ -37,7 +37,7 @@ FORMS = {  # of the same two captions
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FORMS.items() for text in texts])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_all_forms_say_the_same(name, text, encoding, tmp_path, recwarn):
+def test_all_formats_give_the_same_captions(name, text, encoding, tmp_path, recwarn):
     (tmp_path / name).write_bytes(text.encode(encoding))
     captions = Captions(tmp_path)
     assert [captions.of(tmp_path / video) for video in TWO] == ["a dog, running", "line\none"]
@@ -59,8 +59,8 @@ def test_a_dot_in_the_name_of_a_folder_of_frames_starts_no_extension(tmp_path):
     assert [captions.of(tmp_path / name) for name in names] == ["one", "two", "", "first"]
 
 
-def test_the_nearest_caption_counts(tmp_path):
-    """That of the file beside the video, then that of a table in its folder, then that of one above."""
+def test_the_nearest_caption_wins(tmp_path):
+    """First the text file beside the video, then a table in its folder, then a table in a parent folder."""
     composed, apart = (unicodedata.normalize(form, "s/café.mp4") for form in ("NFC", "NFD"))
     (tmp_path / "s").mkdir()
     (tmp_path / "captions.json").write_text(json.dumps({"s/1.mp4": "1", "s/2.mp4": "2", "s/3.mp4": "3", composed: "é"}))
@@ -110,13 +110,13 @@ def test_damage_is_named_with_its_place(name, text, tmp_path, monkeypatch):
         ("metadata.csv", "videoid,name\n1,a dog\n"),
     ],
 )
-def test_files_of_that_name_with_something_else_are_no_captions(name, text, tmp_path):
+def test_files_with_a_table_name_but_other_content_are_ignored(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.warns(UserWarning, match=rf"{name}, (entry|line) .* this file is not read as captions"):
         assert Captions(tmp_path).of(tmp_path / "a.mp4") == ""
 
 
-def test_several_tables_and_none(tmp_path, recwarn):
+def test_several_tables_are_rejected_and_empty_ones_ignored(tmp_path, recwarn):
     (tmp_path / "metadata.csv").touch()
     (tmp_path / "captions.json").mkdir()
     assert Captions(tmp_path).of(tmp_path / "a.mp4") == "" and not recwarn.list
@@ -144,7 +144,7 @@ def test_prepare_and_training_take_captions_from_a_table(prepare, vae, tmp_path)
     assert "b.mp4: write it to b.txt beside it, or to captions.json; it is left out" in said[1]
 
 
-def test_a_caption_that_cannot_be_read_leaves_its_video_out(vae, tmp_path, monkeypatch):
+def test_a_video_with_an_unreadable_caption_is_left_out(vae, tmp_path, monkeypatch):
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         put(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}")

@@ -1,4 +1,4 @@
-"""The order of the clips: every epoch holds each clip once, and any step can be asked for first."""
+"""The order of clips: every epoch holds each clip once, and any step can be requested first."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ CONFIG = SimpleNamespace(seed=3, global_batch_size=4, num_images=2, num_workers=
 
 
 class NumberedClips:
-    """Ten clips of one pixel; the label is the number of the clip."""
+    """Ten clips of one pixel, labelled by their number."""
 
     failures = Failures(10, 1.0)
 
@@ -33,7 +33,7 @@ def test_every_epoch_is_a_new_permutation():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(set(map(tuple, epochs))) == 4
 
 
-def test_a_slot_is_the_same_whatever_was_asked_for_before():
+def test_a_slot_does_not_depend_on_the_order_of_requests():
     in_order, backwards = ClipOrder(10, CONFIG), ClipOrder(10, CONFIG)
     places = [(step, slot) for step in range(6) for slot in range(4)]
     content = lambda order, at: (*order.slot(*at)[:2], *(torch.rand((), generator=g) for g in order.slot(*at)[2:]))
@@ -53,4 +53,4 @@ def test_batches_read_ahead_are_those_read_at_once():
     assert ahead.read_ahead is not None
     for step, slots in [(0, range(2, 4)), (5, range(0, 2)), (5, range(2, 4))]:  # the first one is out of order
         assert torch.equal(at_once.batch(step, slots).videos, ahead.batch(step, slots).videos)
-    assert ahead.read_ahead is None  # which stops the workers now, not when the garbage collector finds the cycle
+    assert ahead.read_ahead is None  # the workers stop now, not when the garbage collector finds the cycle

@@ -1,4 +1,4 @@
-"""Data that changed is noticed, whatever its size and its times, and unchanged data are not read again."""
+"""Changed data is detected, whatever its size and times, and unchanged data is not read again."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def cache(tmp_path, monkeypatch):
 
 
 def change(path):
-    """Change a byte in the middle of a file, in place, and set its modification time back."""
+    """Change a byte in the middle of a file, in place, and restore its modification time."""
     times, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_what_is_remembered(tmp_path, monkeypatch):
+def test_digests_are_cached_until_the_content_changes(tmp_path, monkeypatch):
     root, read = tmp_path / "data", []
     (root / "frames").mkdir(parents=True)
     for name in ("a.mp4", os.fsdecode(b"caf\xe9.mp4")):
@@ -48,7 +48,7 @@ def test_what_is_remembered(tmp_path, monkeypatch):
             return [known.of(path) for path in sorted(root.iterdir())]
 
     first = digests()
-    assert digests() == first and len(read) == 3  # files that were just written may change within the same tick
+    assert digests() == first and len(read) == 3  # newly written files may change within the same clock tick
     monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
     digests()
     assert digests() == first and read == []
@@ -63,7 +63,7 @@ def test_what_is_remembered(tmp_path, monkeypatch):
     assert digests()[1:2] == first[1:2] and len(read) == 3
 
 
-def test_a_former_run_resumes_and_a_video_replaced_by_one_of_the_same_size_is_noticed(vae, videos, tmp_path):
+def test_an_older_run_resumes_and_a_changed_video_of_the_same_size_is_detected(vae, videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     folder, words = tmp_path / "run", f"data={data}"
     run(small(vae, "steps=1", words), folder)
@@ -76,13 +76,13 @@ def test_a_former_run_resumes_and_a_video_replaced_by_one_of_the_same_size_is_no
     run(small(vae, "steps=2", words), folder)
     assert read_json(checkpoint.latest(folder) / "state.json")["data"]["clips"] == clips.fingerprint
     changed = bytearray((data / "a/y.mkv").read_bytes())
-    changed[-1] ^= 1  # in the index behind the frames: it decodes as before
+    changed[-1] ^= 1  # in the index after the frames: it decodes as before
     (data / "a/y.mkv").write_bytes(changed)
     with pytest.raises(ValueError, match=r"other data \(clips\)"):
         run(small(vae, "steps=2", words), folder)
 
 
-def test_a_prepared_list_knows_the_contents(vae, videos, tmp_path):
+def test_a_prepared_list_records_content_digests(vae, videos, tmp_path):
     """A list of an earlier version does not, but gives the same fingerprint as long as nothing changed."""
     data = shutil.copytree(videos, tmp_path / "data")
     words = ["prepare", "folder", str(data), "--num-frames=4"]

@@ -1,4 +1,4 @@
-"""`latte encode`: stored latents give training what it would compute in each step."""
+"""`latte encode`: stored latents give training what it would compute at each step."""
 
 import json
 import os
@@ -34,12 +34,12 @@ from latte.weights.vae_folder import load_vae
 
 
 def source(config, vae):
-    """The source of latents, opened as training opens it."""
+    """The source of latents, opened as in training."""
     return open_latent_source(load_vae(vae), digest_folder(vae), open_data(config), config)
 
 
 @pytest.mark.parametrize("changes", [["flip=true", "num_images=2"], ["selection=linspace", "transform=ffs"]])
-def test_stored_latents_are_those_computed_in_each_step(changes, vae, videos, tmp_path):
+def test_stored_latents_match_those_encoded_at_each_step(changes, vae, videos, tmp_path):
     words = [f"data={videos}", "frame_interval=2", *changes]
     config = small(vae, *words)
     words = [*TINY, *words, f"vae={vae}", "--dtype", "float32", "--shard-size", "2", "--device", "cpu"]
@@ -78,7 +78,7 @@ def test_worker_processes_do_not_change_the_result(vae, videos, tmp_path):
     assert not same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("0", "once")))
 
 
-def test_an_encoding_that_was_stopped_continues(vae, videos, tmp_path, monkeypatch):
+def test_a_stopped_encoding_resumes(vae, videos, tmp_path, monkeypatch):
     config = small(vae, f"data={videos}")
     write, out = encode_latents.write_shard, tmp_path / "latents"
 
@@ -154,8 +154,8 @@ def test_a_video_that_cannot_be_read_is_left_out(vae, tmp_path, monkeypatch):
     assert list(clips.failures.reasons) == [tmp_path / "data/b.mp4"]
 
 
-def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypatch, capsys):
-    """A LatteT2V trains on them by the command that was printed, and its text encoder is not trained."""
+def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, monkeypatch, capsys):
+    """A LatteT2V trains on them with the printed command, without training its text encoder."""
     monkeypatch.chdir(tmp_path)
     words = [*TINY_T2V[:-1], f"vae={vae}", "steps=4"]
     out = tmp_path / "latents"
@@ -166,7 +166,7 @@ def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypat
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
     assert printed.startswith("latte train --config shapes-t2v --run runs/latents ") and "steps=4" in printed
     assert main(shlex.split(printed)[1:]) == 0
-    assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # a run has the name already
+    assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # the name is taken
     (tmp_path / "runs/latents").rename("run")
     final = tmp_path / "run/final"
     names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
@@ -205,8 +205,8 @@ def test_stored_embeddings_of_captions(published, pipe, vae, tmp_path, monkeypat
     assert not same(one, other)
 
 
-def test_the_videos_of_latents_may_have_moved(vae, videos, tmp_path, monkeypatch):
-    """They are known by their content; under the path that was encoded, they need not exist."""
+def test_videos_of_stored_latents_may_move(vae, videos, tmp_path, monkeypatch):
+    """They are identified by content; they need not exist under the path that was encoded."""
     monkeypatch.chdir(tmp_path)
     data = shutil.copytree(videos, tmp_path / "data")
     config = small(vae, "data=data")
@@ -230,7 +230,7 @@ def test_the_videos_of_latents_may_have_moved(vae, videos, tmp_path, monkeypatch
         source(stored("shapes"), vae)
 
 
-def test_latents_and_clips_are_not_taken_for_each_other(vae, videos, tmp_path):
+def test_latents_and_clips_are_not_confused(vae, videos, tmp_path):
     config = small(vae, f"data={videos}")
     encode_latents.encode_data_set(config, open_clips(config), tmp_path / "latents")
     stored = replace(config, latents=str(tmp_path / "latents"))
@@ -249,13 +249,13 @@ def flip(path, place=-9):
 
 
 def test_a_damaged_shard_is_refused_by_training_and_encoded_anew_by_encode(vae, videos, tmp_path):
-    """`latte encode` must not write the sum of a damaged shard, which would make it look sound."""
+    """`latte encode` must not record the checksum of a damaged shard, which would make it look valid."""
     config, out = small(vae, f"data={videos}", "steps=1"), tmp_path / "latents"
     encode = lambda: encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
     encode()
     index, shard, sound = (out / "index.json").read_bytes(), out / "shard-00001.safetensors", None
     stored = replace(config, latents=str(out))
-    for place in (-9, 40):  # in the numbers, and in what the shard says of itself
+    for place in (-9, 40):  # in the numbers, and in the shard's own metadata
         sound = shard.read_bytes()
         flip(shard, place)
         with pytest.raises(ValueError, match=r"shard-00001\.safetensors is damaged: run `latte encode` again"):
@@ -272,7 +272,7 @@ def test_a_damaged_shard_is_refused_by_training_and_encoded_anew_by_encode(vae, 
 
 
 def test_latents_of_earlier_versions(vae, videos, tmp_path):
-    """Their shards have no digest of their own and know the data by names and sizes. Finished ones stay as they are."""
+    """Their shards have no digest and identify the data by names and sizes. Finished ones stay as they are."""
     config, out = small(vae, f"data={videos}"), tmp_path / "latents"
     clips = open_clips(config)
     clips.fingerprint, content = clips.former_fingerprint, clips.fingerprint

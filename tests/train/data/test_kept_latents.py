@@ -11,7 +11,7 @@ from latte.train.data.kept_latents import KEPT_LATENTS, EncodedClips, KeptLatent
 from latte.train.data.latents import EncodedOnce
 
 
-def test_a_resumed_run_encodes_nothing_and_ends_with_the_same_bits(vae, tmp_path, monkeypatch):
+def test_a_resumed_run_encodes_nothing_and_is_bit_exact(vae, tmp_path, monkeypatch):
     counted, encode = [], EncodedOnce.encode
     monkeypatch.setattr(EncodedOnce, "encode", lambda self: counted.append(1) or encode(self))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -28,9 +28,7 @@ def test_a_resumed_run_encodes_nothing_and_ends_with_the_same_bits(vae, tmp_path
     assert same(tensors(latest(whole)), tensors(latest(parts)))
 
 
-def test_two_processes_encode_half_each_and_a_file_that_one_of_them_lacks_is_encoded_by_both(
-    vae, tmp_path, monkeypatch
-):
+def test_two_processes_encode_half_each_and_again_if_one_lacks_the_file(vae, tmp_path, monkeypatch):
     alone, both, encoded, one = tmp_path / "alone", tmp_path / "both", tmp_path / "encoded", EncodedOnce.encode_clip
 
     def noted(self, i):
@@ -53,7 +51,7 @@ def test_two_processes_encode_half_each_and_a_file_that_one_of_them_lacks_is_enc
     assert len(encoded.read_text().splitlines()) == clips
 
 
-def test_latents_of_something_else_are_not_taken(tmp_path, monkeypatch, recwarn):
+def test_kept_latents_of_another_origin_are_not_used(tmp_path, monkeypatch, recwarn):
     clips = EncodedClips(torch.randn(2, 3, 4, 2, 2), torch.rand(2, 3, 4, 2, 2), [1, 0], ["a", "b"])
     kept = KeptLatents(tmp_path / KEPT_LATENTS, "this", True)
     assert kept.read() is None

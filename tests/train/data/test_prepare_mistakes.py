@@ -1,4 +1,4 @@
-"""Typical mistakes with `latte prepare` get one line each, and nothing is written."""
+"""Typical mistakes with `latte prepare` give a one-line error each, and nothing is written."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from latte.train.data import prepare_videos
 
 
 def mistakes(root):
-    """Pairs of a command line and a pattern of its error message."""
+    """Pairs of a command line and a pattern for its error message."""
     put(root / "flat/a.mp4")
     put(root / "splits/sky_train/a.mp4")
     put_frames(root / "frames/train/clip", range(8))

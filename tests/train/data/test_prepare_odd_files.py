@@ -1,4 +1,4 @@
-"""`latte prepare` with what lies among videos: other files, pipes, captions and names in other encodings, damage."""
+"""`latte prepare` with odd files among the videos: other types, pipes, other encodings, and damage."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def test_files_that_are_not_read_are_counted_by_extension(prepare, videos, tmp_p
 
 
 def test_pipes_sockets_and_devices_are_never_opened(prepare, tmp_path):
-    """Opening a pipe blocks until someone writes to it, which is never here."""
+    """Opening a pipe blocks until someone writes to it, and here nobody does."""
     put(tmp_path / "data/a.mp4")
     put_frames(tmp_path / "data/frames", range(8))
     os.mkfifo(tmp_path / "data/b.mp4")
@@ -68,7 +68,7 @@ def test_captions_in_other_encodings_are_refused(kind, prepare, tmp_path):
 
 
 def test_names_that_are_not_utf8(tmp_path, capfdbinary):
-    """As archives from elsewhere unpack: the list keeps the very bytes, and messages write them in ASCII."""
+    """As unpacked from foreign archives: the list keeps the exact bytes, and messages escape them as ASCII."""
     for name in (b"b\xe9/caf\xe9.mp4", b"b\xe9/x\xe9\ny.mp4", b"a/x.mp4"):
         put(tmp_path / "data" / os.fsdecode(name))
     (tmp_path / os.fsdecode(b"data/b\xe9/caf\xe9.txt")).write_text("a café")
@@ -100,7 +100,7 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
 
 
 def test_a_prepared_folder_without_its_list(prepare, videos, vae, tmp_path):
-    """Its frames or drawn videos must not be taken for the data set."""
+    """Its frames or rendered videos must not be mistaken for the data set."""
     assert prepare("folder", videos, "--frame-list", 16)[0] == 0
     (tmp_path / "out/index.json").unlink()
     with pytest.raises(ValueError, match=r"out/index\.json is missing: run `latte prepare` again"):
@@ -111,7 +111,7 @@ def test_a_prepared_folder_without_its_list(prepare, videos, vae, tmp_path):
 
 @pytest.mark.parametrize("classes", [[], ["a", "b"]])
 def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
-    """They might be videos, but their headers do not say."""
+    """They might be videos, but their headers do not tell."""
     data = tmp_path / "data"
     for name in classes or ["."]:
         (data / name).mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
 
 @pytest.fixture
 def worn(tmp_path):
-    """A sound video, one with a slice that FFmpeg conceals, and one that is cut in half."""
+    """A valid video, one with a slice that FFmpeg conceals, and one that is cut in half."""
     clip = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
     (tmp_path / "data").mkdir()
     encode(tmp_path / "data/sound.mkv", clip, "mpeg4", options={"g": "4"})
@@ -171,7 +171,7 @@ def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
 
 @pytest.mark.parametrize("room", [decoded_cache.CACHE_BYTES, 0])
 def test_damaged_videos_of_a_plain_folder(room, worn, vae, tmp_path, monkeypatch):
-    """With a cache of decoded videos, and without."""
+    """With and without a cache of decoded videos."""
     monkeypatch.setattr(decoded_cache, "CACHE_BYTES", room)
     config = small(vae, f"data={worn}", "image_size=32", "failed_share=1")
     with pytest.warns(UserWarning, match="left out: .*is damaged"):
@@ -189,7 +189,7 @@ def test_damaged_videos_of_a_plain_folder(room, worn, vae, tmp_path, monkeypatch
 
 
 def test_arrays_in_two_ranges_are_refused(prepare, vae, tmp_path):
-    """A bright clip of [-1, 1] would pass for one of [0, 1], and grey would become black."""
+    """A bright clip in [-1, 1] would pass for one in [0, 1], and grey would become black."""
     (tmp_path / "a").mkdir()
     for i in range(3):
         video = make_clip(0, i, size=16).video.transpose(0, 2, 3, 1) / np.float32(127.5) - 1
@@ -200,5 +200,5 @@ def test_arrays_in_two_ranges_are_refused(prepare, vae, tmp_path):
     config = small(vae, f"data={tmp_path / 'a'}", "classes=false")
     with pytest.raises(ValueError, match=re.escape(said)):
         open_clips(config)
-    np.save(tmp_path / "a/0.npy", make_clip(0, 0, size=16).video)  # bytes go with either
+    np.save(tmp_path / "a/0.npy", make_clip(0, 0, size=16).video)  # bytes go with either range
     assert open_clips(config).num_videos == 3

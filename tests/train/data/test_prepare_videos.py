@@ -1,4 +1,4 @@
-"""`latte prepare`: the published layouts, the videos that are left out, and the list that training reads."""
+"""`latte prepare`: the published layouts, the videos left out, and the list that training reads."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def test_ucf101(prepare, ucf, tmp_path):
 
 
 def test_a_split_of_ucf101(prepare, ucf, tmp_path):
-    """Only the listed videos are taken, and a class keeps its index."""
+    """Only the listed videos are used, and a class keeps its index."""
     (tmp_path / "trainlist01.txt").write_text("Biking/v_Biking_g01_c01.mp4 1\n\nBiking/v_Biking_g77_c01.avi 1\n")
     status, out, err = prepare("ucf101", ucf, "--split", tmp_path / "trainlist01.txt")
     assert status == 0 and err == "" and "3 left out, 2 misplaced, 1 missing" in out
@@ -123,7 +123,7 @@ def test_shapes(prepare, tmp_path):
         (("--num-frames", "5"), None),
     ],
 )
-def test_options_decide_what_is_too_short(words, taken, prepare, ucf, tmp_path):
+def test_options_determine_which_videos_are_too_short(words, taken, prepare, ucf, tmp_path):
     status, _, err = prepare("ucf101", ucf, *words)
     assert (len(paths(tmp_path / "out")) if status == 0 else None) == taken
     assert (taken is None) == ("none of 7 videos can be used; the first is" in err)
@@ -183,7 +183,7 @@ def test_quick_decodes_only_first_frames(prepare, tmp_path):
 
 
 def test_frame_list(prepare, ucf, tmp_path):
-    """The original's joint training reads the class from between the first two "_" of a line."""
+    """The original's joint training reads the class between the first two "_" of a line."""
     prepare("ucf101", ucf, "--frame-list")
     lines = (tmp_path / "out/train_list.txt").read_text().splitlines()
     assert len(lines) == 24 and lines[7:9] == ["v_Archery_g01_c01/000007.jpg", "v_Biking_g01_c01/000000.jpg"]

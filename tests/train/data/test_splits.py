@@ -1,4 +1,4 @@
-"""Folders that are splits are told from folders that are classes."""
+"""Folders that are splits are distinguished from folders that are classes."""
 
 import shutil
 import warnings
@@ -64,13 +64,13 @@ def test_splits_are_refused_at_any_depth():
             check(*folders)
 
 
-def test_splits_within_classes_cannot_be_given_one_by_one():
+def test_splits_within_classes_are_rejected():
     with pytest.raises(ValueError, match=r"data/cats holds several .*: give one of them, or if each class has its spl"):
         check("cats/train", "cats/test", "dogs/train")
     check("cats/train", "dogs/train")
 
 
-def test_one_split_alone_does_not_hide_its_classes_without_a_word():
+def test_a_single_split_that_hides_its_classes_gives_a_warning():
     alone = lambda *folders: warn_of_hidden_classes(ROOT, [ROOT / folder / "clip.mp4" for folder in folders])
     with pytest.warns(UserWarning, match="in val, so .* cats, dogs, are not classes; if they should be, give data/val"):
         alone("val/cats", "val/dogs")

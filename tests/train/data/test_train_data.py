@@ -33,7 +33,7 @@ class Recorder(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, self.seen = config, []
-        self.denoiser = Latte(config)  # whose blocks training looks at
+        self.denoiser = Latte(config)  # training looks at its blocks
 
     def forward(self, x, t, y, num_images):
         self.seen.append((x, t, y))
@@ -175,7 +175,7 @@ def test_clips_of_a_folder_are_windows_of_its_videos(vae, tmp_path, monkeypatch)
 
 
 def test_a_video_damaged_in_its_middle(vae, videos, tmp_path, monkeypatch):
-    """It is left out if it was decoded when the folder was opened; otherwise the next video takes its place later."""
+    """It is left out if it is decoded when the folder is opened; otherwise another video takes its place later."""
     for name in ("a", "b"):
         write_video(make_clip(2, 5, frames=40, size=32).video, tmp_path / f"data/{name}.mp4")
     content = bytearray((tmp_path / "data/a.mp4").read_bytes())
@@ -252,7 +252,7 @@ def test_a_prepared_list_gives_the_clips_of_its_folder(vae, videos, tmp_path, mo
 
 
 def test_names_that_are_not_utf8_and_odd_files_in_training(vae, tmp_path, monkeypatch):
-    """The run names them in its files and resumes; pipes are not opened; files that are not read are counted."""
+    """The run names them in its files and resumes; pipes are not opened; unread files are counted."""
     data = tmp_path / os.fsdecode(b"data\xe9 #2")
     for name in (b"caf\xe9/\xe9.mkv", b"b/x.mkv", b"b/y\tz.mkv"):
         write_video(make_clip(2, 0, frames=12, size=24).video, data / os.fsdecode(name))

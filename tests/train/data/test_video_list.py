@@ -14,7 +14,7 @@ def listed(data, out):
     return out
 
 
-def test_the_fingerprint_does_not_depend_on_where_the_videos_lie(videos, tmp_path):
+def test_the_fingerprint_does_not_depend_on_the_location_of_the_videos(videos, tmp_path):
     data = shutil.copytree(videos, tmp_path / "data")
     listed(data, tmp_path / "out")
     first = open_video_list(tmp_path / "out").fingerprint

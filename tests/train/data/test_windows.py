@@ -1,4 +1,4 @@
-"""Frame selections and transforms: those of the original give what the original gives."""
+"""Frame selections and transforms: those of the original are reproduced."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def test_videos_that_are_too_short(name, least):
         min_video_frames(name, 16, 0)
 
 
-def test_unknown_names():
+def test_unknown_names_are_rejected():
     with pytest.raises(ValueError, match="no frame selection is called 'random': choose one of stride, linspace, crop"):
         chosen("random", 60)
     with pytest.raises(ValueError, match="no transform is called 'mine': choose one of ours, ffs, ucf101, sky, taichi"):
@@ -62,7 +62,7 @@ def test_unknown_names():
 
 
 def compare(tensors):
-    """Compare our transforms with the original's; returns the number of comparisons."""
+    """Compare our transforms with the original's, and return the number of comparisons."""
     recorded = [name.split(".")[1:] for name in tensors if name.split(".")[-1] in CHAINS]
     for shape, chain in recorded:
         expected = tensors[f"outputs.{shape}.{chain}"] * 2 - 1
@@ -73,12 +73,12 @@ def compare(tensors):
     return len(recorded)
 
 
-def test_transforms_of_the_original():
+def test_transforms_match_the_original():
     assert compare(load_file(FOLDER / "transforms.safetensors")) == 3
 
 
 @pytest.mark.skipif("LATTE_TEST_DATA" not in os.environ, reason="LATTE_TEST_DATA names no folder of real clips")
-def test_transforms_of_the_original_on_real_clips():
+def test_transforms_match_the_original_on_real_clips():
     path = Path(os.environ["LATTE_TEST_DATA"]).parent / "goldens/transforms.safetensors"
     if not path.is_file():
         pytest.skip(f"no recorded real clips at {path}")

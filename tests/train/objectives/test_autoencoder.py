@@ -1,4 +1,4 @@
-"""The loss of a VAE against its parts, and what it takes from another VAE."""
+"""The VAE loss against its parts, and what it takes from another VAE."""
 
 import json
 
@@ -31,7 +31,7 @@ def mean(values):
 
 
 def squares(images):
-    """Means over squares of 2 x 2, added up one by one."""
+    """Means over 2 x 2 squares, added up one by one."""
     return sum(images[..., y::2, x::2] for y in (0, 1) for x in (0, 1)) / 4
 
 
@@ -57,7 +57,7 @@ def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail):
 
 
 @pytest.mark.parametrize("words", [["equivariance_weight=0.5"], ["thumbnail_weight=0.5"], ["freeze_encoder=true"]])
-def test_each_option_changes_a_run_that_resumes_with_the_same_bits(words, tmp_path):
+def test_each_option_changes_a_run_and_resumes_bit_exactly(words, tmp_path):
     words = [*words, "steps=4", "save_every=2"]
     if frozen := "freeze_encoder=true" in words:
         words.append(f"init={run(settings('steps=1'), tmp_path / 'first')}")
@@ -72,7 +72,7 @@ def test_each_option_changes_a_run_that_resumes_with_the_same_bits(words, tmp_pa
         assert configs[0] == configs[1] == json.loads((tmp_path / "first/final/config.json").read_text())
 
 
-def test_the_latents_of_a_result_are_standard_and_its_frames_those_of_its_averaged_weights(tmp_path):
+def test_final_latents_are_standardised_and_decode_like_the_averaged_weights(tmp_path):
     words = ["steps=2", "thumbnail_weight=10"]
     vae, made = load_vae(run(settings(*words), tmp_path)), objective(*words)
     made.prepare([range(4)], 0)
@@ -97,7 +97,7 @@ def test_a_frozen_encoder_keeps_the_latents(tmp_path):
     assert not torch.equal(first.decode(latents), second.decode(latents))
 
 
-def test_other_latent_channels_start_the_layers_next_to_the_latents_anew(tmp_path):
+def test_changing_latent_channels_reinitialises_the_layers_next_to_the_latents(tmp_path):
     first = run(settings("steps=1"), tmp_path)
     wider = objective(f"init={first}", "model.latent_channels=6").network().state_dict()
     fresh = objective("model.latent_channels=6").network().state_dict()
@@ -117,7 +117,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_settings_that_the_latents_do_not_fit(words):
+def test_settings_that_do_not_fit_the_latents_are_rejected(words):
     with pytest.raises(ValueError, match=REFUSED[words]):
         objective(*words).network()
 

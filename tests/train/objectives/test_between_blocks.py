@@ -1,4 +1,4 @@
-"""Options that act between the blocks: off they change nothing, on they do, and a run resumes with them bit for bit."""
+"""Options between the blocks: off, they change nothing; on, they do; and a run with them resumes bit-exactly."""
 
 from contextlib import nullcontext
 
@@ -24,7 +24,7 @@ OPTIONS = {"route and disperse": [*ROUTE, *DISPERSE, "num_images=1"], "align": A
 
 
 def a_loss(config, training=True, network=None):
-    """(loss, logged numbers, gradients) of a network whose every weight counts."""
+    """(loss, logged numbers, gradients) of a network in which every weight matters."""
     made = objective(open_clips(config), config, torch.device("cpu"))
     made.prepare([range(4)], 0)
     network = made.network().train(training)
@@ -62,14 +62,14 @@ def test_options_that_are_off_or_only_measured_change_no_bit(vae, monkeypatch):
 def test_each_option_changes_the_loss_as_it_says(make, vae):
     off = a_loss(make(vae, *WORDS))
     loss, logged, _ = a_loss(make(vae, *WORDS, *DISPERSE))
-    assert torch.equal(logged["mse"], off[1]["mse"]) and -1.4 < logged["dispersive"] < 0  # more than -log 4
+    assert torch.equal(logged["mse"], off[1]["mse"]) and -1.4 < logged["dispersive"] < 0  # greater than -log 4
     torch.testing.assert_close(loss, off[0] + 0.5 * logged["dispersive"])
     plain, checkpointed = (a_loss(make(vae, *WORDS, *ROUTE, *more)) for more in ([], ["gradient_checkpointing=true"]))
     assert plain[1].keys() == off[1].keys() and abs(plain[0] - off[0]) > 1e-4 and equal(plain, checkpointed)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_run_that_was_stopped_ends_with_the_same_bits(name, vae, tmp_path):
+def test_a_stopped_run_resumes_bit_exactly(name, vae, tmp_path):
     config = lambda steps: small(vae, *WORDS, *OPTIONS[name], f"steps={steps}")
     for steps in (1, 2):
         run(config(steps), tmp_path / "stopped")
@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(name, vae, tmp_path):
         assert not [name for name in names[0] if "head" in name]
 
 
-def test_several_processes_learn_what_one_learns(vae, tmp_path):
+def test_several_processes_learn_the_same_as_one(vae, tmp_path):
     routed = [*WORDS, *ROUTE, "num_images=1", "model.depth=4", "model.variant=2", "route_start=1", "route_end=2"]
     aligned = [*WORDS, *ALIGN, "route_share=0.5", "route_start=0", "route_end=2"]
     pairs = {"routed": (routed, ["sequence_parallel=2"]), "aligned": (aligned, ["shard=true"])}
@@ -132,21 +132,21 @@ def test_several_processes_learn_what_one_learns(vae, tmp_path):
         ([*ALIGN, "align_teacher_block=3"], "align_teacher_block is 3, but the network has 2 blocks"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_in_one_line(words, say, vae, tmp_path, capsys):
+def test_invalid_settings_give_a_one_line_error(words, say, vae, tmp_path, capsys):
     settings = [*TINY, *WORDS, f"vae={vae}", *words]
     assert main(["train", "--run", str(tmp_path / "run"), *settings]) == 2
     assert say in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run/config.yaml").exists()
 
 
-def test_a_route_that_divides_what_processes_share_by_tokens_is_refused(vae):
+def test_a_route_that_splits_token_parallel_blocks_is_rejected(vae):
     words = [*WORDS, "model.depth=4", "model.variant=2", "sequence_parallel=2", "route_share=0.5", "route_end=3"]
     config = small(vae, *words)
     with pytest.raises(ValueError, match="divide blocks 2 to 3, whose tokens sequence_parallel shares"):
         objective(open_clips(config), config, torch.device("cpu")).network()
 
 
-def test_a_failure_inside_leaves_the_network_as_it_was(tiny):
+def test_an_exception_inside_restores_the_network(tiny):
     with pytest.raises(KeyboardInterrupt), routed(tiny, range(1), torch.zeros(1, 1, dtype=torch.long)):
         assert "through_blocks" in vars(tiny)
         raise KeyboardInterrupt

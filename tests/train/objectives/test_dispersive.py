@@ -15,7 +15,7 @@ def test_three_points_on_a_line(temperature):
     assert float(dispersive_loss(features, temperature)) == pytest.approx(math.log(sums / 9), rel=1e-6)
 
 
-def test_its_ends():
+def test_limits_for_identical_and_distant_clips():
     same = torch.ones(4, 3, requires_grad=True)
     loss = dispersive_loss(same, 0.5)
     loss.backward()
@@ -23,7 +23,7 @@ def test_its_ends():
     assert float(dispersive_loss(1e3 * torch.eye(4), 0.5)) == pytest.approx(-math.log(4))
 
 
-def test_a_step_against_its_gradient_moves_clips_apart():
+def test_gradient_descent_moves_clips_apart():
     features = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     dispersive_loss(features, 0.5).backward()
     moved = features.detach() - 0.1 * features.grad

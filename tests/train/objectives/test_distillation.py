@@ -1,4 +1,4 @@
-"""Distillation as a kind of training: what the student learns, what is written, what resumes, and what is refused."""
+"""Distillation as a kind of training: what a student learns, writes and resumes, and which settings are rejected."""
 
 import shutil
 
@@ -29,7 +29,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def teachers(vae, tmp_path_factory):
-    """A function from the kind of a teacher to the folder of one, which has learned a little."""
+    """A function from a kind of teacher to a folder with one that has learned a little."""
     root = tmp_path_factory.mktemp("teachers")
 
     def teacher(kind):
@@ -47,7 +47,7 @@ def student_of(kind, vae, teacher, *words):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_student_ends_with_the_same_bits_and_is_sampled_in_its_steps(kind, vae, teachers, tmp_path):
+def test_a_resumed_student_is_bit_exact_and_sampled_in_its_steps(kind, vae, teachers, tmp_path):
     teacher = teachers(kind)
     config = student_of(kind, vae, teacher)
     final = run(config, tmp_path / "whole")
@@ -72,7 +72,7 @@ def test_a_resumed_student_ends_with_the_same_bits_and_is_sampled_in_its_steps(k
 
 @pytest.fixture
 def learned(vae, teachers):
-    """A function from changes of the settings to the objective of a class-conditional student, and its network."""
+    """A function from changed settings to the objective and the network of a class-conditional student."""
 
     def make(*words):
         config = student_of("classes", vae, teachers("classes"), *words)
@@ -112,7 +112,7 @@ def test_the_loss_falls(learned):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_student_that_begins_as_its_teacher_has_no_loss_where_phases_are_single_steps(learned):
+def test_a_student_initialised_as_its_teacher_has_zero_loss_with_single_step_phases(learned):
     made, network = learned("student_steps=16", "teacher_guidance=1", "guided_from=0")
     loss, _ = made(network, 0, range(4))
     assert float(loss.detach()) < 1e-9
@@ -120,7 +120,7 @@ def test_a_student_that_begins_as_its_teacher_has_no_loss_where_phases_are_singl
     assert all(parameter.grad is None for parameter in made.distillation.teacher.parameters())
 
 
-def test_guidance_is_that_of_sampling_within_its_timesteps(learned):
+def test_guidance_matches_sampling_within_its_timesteps(learned):
     distillation = learned()[0].distillation
     x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
     y = torch.zeros(16, 1, dtype=torch.long)
@@ -135,8 +135,8 @@ def test_guidance_is_that_of_sampling_within_its_timesteps(learned):
 
 
 @pytest.mark.parametrize("kind", ["unconditional flow", "text"])
-def test_a_teacher_is_guided_away_from_the_weaker_model_in_its_folder(kind, vae, teachers, tmp_path):
-    """Under the same condition, also without any; and its weights count as the teacher's."""
+def test_a_teacher_uses_the_weaker_model_in_its_folder(kind, vae, teachers, tmp_path):
+    """Under the same condition, or none; and its weights count as the teacher's."""
     teacher = shutil.copytree(teachers(kind), tmp_path / "teacher")
     network = LattePipeline.from_pretrained(teacher).transformer
     torch.manual_seed(3)
@@ -187,13 +187,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("word", REFUSED)
-def test_what_does_not_fit_is_refused_in_a_line(word, vae, teachers, tmp_path):
+def test_invalid_settings_give_a_one_line_error(word, vae, teachers, tmp_path):
     with pytest.raises(ValueError, match=REFUSED[word]) as error:
         run(student_of("classes", vae, teachers("classes"), word), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run/checkpoints").exists()
 
 
-def test_settings_of_a_student_do_nothing_without_a_teacher(vae):
+def test_student_settings_without_a_teacher_are_rejected(vae):
     for word in ("student_steps=2", "teacher_steps=32", "teacher_guidance=2"):
         with pytest.raises(ValueError, match=f"{word.split('=')[0]} does nothing with teacher="):
             small(vae, word)
@@ -207,7 +207,7 @@ def test_a_teacher_with_other_noise_levels_is_refused(vae, teachers, tmp_path):
         run(student_of("classes", vae, teacher), tmp_path / "run")
 
 
-def test_another_teacher_does_not_go_on_with_a_run(vae, teachers, tmp_path):
+def test_a_run_cannot_continue_with_another_teacher(vae, teachers, tmp_path):
     teacher = shutil.copytree(teachers("classes"), tmp_path / "teacher")
     run(student_of("classes", vae, teacher, "steps=1"), tmp_path / "run")
     moved = shutil.move(teacher, tmp_path / "moved")
@@ -219,7 +219,7 @@ def test_another_teacher_does_not_go_on_with_a_run(vae, teachers, tmp_path):
         run(student_of("classes", vae, moved, "steps=3"), tmp_path / "run")
 
 
-def test_two_processes_train_the_student_of_one(vae, teachers, tmp_path):
+def test_two_processes_train_the_same_student_as_one(vae, teachers, tmp_path):
     config = student_of("classes", vae, teachers("classes"), "micro_batch_size=2")
     together(2, lambda: run(config, tmp_path / "two"), tmp_path / "log")
     run(config, tmp_path / "one")

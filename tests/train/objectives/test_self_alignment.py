@@ -29,7 +29,7 @@ def test_the_teacher_sees_less_noise_by_a_share_of_the_schedule():
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_the_teachers_tokens_are_those_after_a_block_of_the_same_clips_with_less_noise(blocks):
+def test_the_teachers_tokens_are_a_blocks_output_on_less_noisy_clips(blocks):
     teacher, schedule, noise = warm(), linear_schedule(), draw(8, *X.shape)
     shared = dict(x0=X, noise=noise, schedule=schedule, prediction="eps", y=Y)
     index, seen, called = torch.tensor([100, 700]), [], []

@@ -1,4 +1,4 @@
-"""Token routing: which tokens skip which blocks, and that the others see nothing of them."""
+"""Token routing: which tokens skip which blocks, and that the other tokens do not see them."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CONFIG = LatteTrainConfig(vae="any", route_share=0.5, seed=3)
 
 
 class Adding(nn.Module):
-    """A block that adds a number to every token that it sees."""
+    """A block that adds a number to every token it sees."""
 
     kinds = "st"
 
@@ -33,7 +33,7 @@ def text_condition(model):
     return model.text_condition(T, draw(7, 2, 3, 8), torch.ones(2, 3))
 
 
-def test_which_tokens_pass_which_blocks():
+def test_routed_tokens_skip_the_selected_blocks():
     network = warm()
     network.blocks = nn.ModuleList(Adding(10.0**i) for i in range(4))
     network.add_temporal_position = lambda x: x + 0.5 * torch.arange(x.shape[1])[:, None, None]
@@ -51,7 +51,7 @@ def test_which_tokens_pass_which_blocks():
 
 @pytest.mark.parametrize("model", [1, 2, 3, 4, "rope", "tokens", "text"])
 @pytest.mark.parametrize("temporal", [True, False])
-def test_tokens_that_skip_the_blocks_reach_no_other_and_come_out_as_they_went_in(model, temporal):
+def test_skipping_tokens_are_unchanged_and_invisible_to_the_others(model, temporal):
     if model == "text":
         network = text_model()
     elif model in ("rope", "tokens"):
@@ -86,5 +86,5 @@ def test_the_places_depend_on_seed_step_and_slot_alone():
 
 
 @pytest.mark.parametrize(("share", "places", "left"), [(0.5, 4, 2), (0.25, 4, 3), (0.3, 10, 7), (0.99, 100, 1)])
-def test_how_many_stay(share, places, left):
+def test_number_of_kept_tokens(share, places, left):
     assert staying(LatteTrainConfig(vae="any", route_share=share), places, 0, range(1)).shape == (1, left)
