@@ -41,23 +41,24 @@ def sketched(monkeypatch):
     monkeypatch.setattr(fvd_module, "i3d_detector", lambda *_: Detector(record, sketch, "cpu", 9))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+OPTIONS_OF_VIDEOS = {
+    "protocol": "latte",
+    "num_videos": 10,
+    "real_crop": 8,
+    "bn_eps": 1e-5,
+    "features": "cache",
+    "i3d": "i3d.pt",
+    "inception": "inception.pth",
+}
+
+
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("protocol", "latte"),
-        ("num_videos", 10),
-        ("real_crop", 8),
-        ("bn_eps", 1e-5),
-        ("features", "cache"),
-        ("i3d", "i3d.pt"),
-        ("inception", "inception.pth"),
-    ],
+    ("metric", "option"),
+    [(metric, option) for metric in METRICS for option in OPTIONS_OF_VIDEOS if option in signature(metric).parameters],
 )
-def test_options_of_videos_are_refused_for_features_on_both_sides(metric, option, value, without_networks):
-    if option in signature(metric).parameters:
-        with pytest.raises(ValueError, match=f"{option} does nothing with features or statistics on both sides"):
-            metric(*PAIR, **{option: value})
+def test_options_of_videos_are_refused_for_features_on_both_sides(metric, option, without_networks):
+    with pytest.raises(ValueError, match=f"{option} does nothing with features or statistics on both sides"):
+        metric(*PAIR, **{option: OPTIONS_OF_VIDEOS[option]})
 
 
 @pytest.mark.parametrize("metric", METRICS)

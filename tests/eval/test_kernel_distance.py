@@ -56,7 +56,8 @@ def test_expectations_and_errors_on_known_distributions():
         same = torch.tensor([mmd2(x[: n // 2], x[n // 2 :]).value for x, _ in pairs])
         for found, expected in ((values, exact), (biased, exact + spare / n), (same, 0)):
             assert found.mean().item() == pytest.approx(expected, abs=4 * found.std().item() / draws**0.5)
-        assert biased.mean() - exact > 4 * biased.std() / draws**0.5 or n == 40
+        if n == 10:
+            assert biased.mean() - exact > 4 * biased.std() / draws**0.5
         assert (same < 0).any()
         assert errors.mean() == pytest.approx(values.std().item(), rel=0.2)
 

@@ -297,7 +297,7 @@ def test_any_damage_to_an_archive_gives_the_same_kind_of_error(tmp_path):
         for change in (1, 0xFF):
             path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
             with suppress(OSError):
-                assert is_statistics(path) in (True, False)
+                is_statistics(path)  # any other error would fail the test
             try:
                 assert torch.equal(read_video(path)[0], sound)
             except ValueError as error:

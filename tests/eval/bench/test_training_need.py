@@ -128,5 +128,10 @@ def test_invalid_arguments_give_a_one_line_error(words, say, capsys):
 
 
 def test_a_vae_is_trained_too():
-    found = bench_memory.needs_of(resolve("shapes-vae", [*TINY_VAE, "precision=fp32"]), DATA, 1)
-    assert list(found) == ["plain"] and found["plain"].activations > 0
+    settings = [*TINY_VAE, "precision=fp32"]
+    one, two = (
+        bench_memory.needs_of(resolve("shapes-vae", [*settings, f"global_batch_size={size}"]), DATA, 1)
+        for size in (8, 16)
+    )
+    assert list(one) == ["plain"]
+    assert two["plain"].activations == pytest.approx(2 * one["plain"].activations, rel=0.1)
