@@ -105,6 +105,7 @@ def diffusion_loss(
     schedule: Schedule,
     prediction: str = "eps",
     snr_gamma: float | None = None,
+    estimate: Tensor | None = None,
     **condition: Any,
 ) -> dict[str, Tensor]:
     """The loss of a denoiser (Nichol & Dhariwal 2021, eq. 16, with lambda 1 and the bound in bits).
@@ -121,6 +122,8 @@ def diffusion_loss(
             & Ho 2022, section 4), or "flow", the velocity of the linear path (Liu et al. 2023,
             arXiv 2209.03003, eq. 1).
         snr_gamma: Weight the squared error by min_snr_weight with this gamma; None weights all noise levels equally.
+        estimate: The model's earlier estimate of the clean latents, shaped like x0, for self-conditioning: it follows
+            x_t on the channel axis.
         **condition: Further arguments of the model.
 
     Returns:
@@ -129,6 +132,8 @@ def diffusion_loss(
     x = q_sample(schedule, x0, index, noise)
     a, s = factors(schedule, index, x0)
     given = network_input(prediction, x, a, s)
+    if estimate is not None:
+        given = torch.cat([given, estimate], 2)
     out = model(given, schedule.timesteps.to(index.device)[index], **condition)
     predicted, variance = split_output(out.float(), x0.shape[2])
     mse = mean_per_sample((combined(prediction, x0, noise, a, s) - predicted).square())

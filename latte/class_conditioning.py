@@ -20,6 +20,7 @@ from latte.conditioning import (
     without_reuse,
 )
 from latte.files import read_json
+from latte.models.denoiser import seen_channels
 from latte.models.latte import LatteConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
@@ -116,9 +117,11 @@ class ClassConditioning:
                 y = torch.tensor(given + [classes] * len(given) * (guides and weaker is None), device=pipe.device)
             run, is_fast = class_network(pipe, pipe.transformer, y, plan, cache)
             if weaker is not None:
-                run = with_weaker(run, class_network(pipe, weaker, y, without_reuse(plan), None)[0])
+                away = class_network(pipe, weaker, y, without_reuse(plan), None)[0]
+                run = with_weaker(run, away, seen_channels(weaker.config))
             rule = guidance_rule(pipe, guidance, plan, scales)
-            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast)
+            own = pipe.transformer.config.self_condition
+            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, self_condition=own)
 
         return denoiser
 

@@ -73,14 +73,18 @@ class GuidedDenoiser:
         fast: Whether the network itself uses the cache; otherwise the layers of the readable network must be made to
             use it.
         tensors: See above.
+        self_condition: Whether the network sees its last estimate of the clean latents: network is then given
+            (b, f, 2c, h, w).
     """
 
     def __init__(
         self, network: Network, plan: Plan, rule: Rule, prediction: str = "eps", cache: LayerCache | None = None,
-        fast: bool = True, tensors: dict[str, Tensor] | None = None,
+        fast: bool = True, tensors: dict[str, Tensor] | None = None, self_condition: bool = False,
     ):  # fmt: skip
         self.network, self.plan, self.rule, self.levels, self.prediction = network, plan, rule, rule.levels, prediction
         self.cache, self.fast, self.tensors, self.k = cache, fast, tensors or {}, -1
+        self.self_condition = self_condition
+        self.estimate: Tensor | None = None  # of the clean latents, by the last evaluation without guidance
         self.remembers = any(evaluation.branch == "difference" for evaluation in plan.evaluations)
         self.difference: Tensor | None = None  # conditional minus unconditional noise, when both were computed last
 
@@ -102,10 +106,15 @@ class GuidedDenoiser:
         """The output of the network, guided as the current evaluation says."""
         evaluation, channels = self.plan[self.k], x.shape[2]
         a, s = factors_at(self.levels[self.k])
-        out = self.network(network_input(self.prediction, x, a, s), self.k, evaluation.halves).float()
+        given = network_input(self.prediction, x, a, s)
+        if self.self_condition:
+            given = torch.cat([given, torch.zeros_like(x) if self.estimate is None else self.estimate], 2)
+        out = self.network(given, self.k, evaluation.halves).float()
         if self.prediction != "eps":
             noisy = torch.cat([x] * evaluation.halves)
             out = with_prediction(out, x, lambda value: noise_of(self.prediction, value, noisy, a, s))
+        if self.self_condition:
+            self.estimate = clean_of_noise(x, out[: len(x), :, :channels].to(x), self.levels[self.k])
         both = evaluation.branch == "both"
         if both and self.remembers:
             conditional, negative = out[:, :, :channels].chunk(2)
@@ -130,12 +139,18 @@ def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) 
     return prediction if variance is None else torch.cat([prediction, variance], dim=2)
 
 
-def with_weaker(network: Network, weaker: Network) -> Network:
-    """A network for autoguidance: its second half is a weaker network's, for the same conditions."""
+def with_weaker(network: Network, weaker: Network, channels: int) -> Network:
+    """A network for autoguidance: its second half is a weaker network's, for the same conditions.
+
+    Args:
+        network: See GuidedDenoiser.
+        weaker: Likewise, for one half.
+        channels: The channels of x that the weaker network sees.
+    """
 
     def run(x: Tensor, k: int, halves: int) -> Tensor:
         out = network(x, k, 1)
-        return out if halves == 1 else torch.cat([out, weaker(x, k, 1).to(out)])
+        return out if halves == 1 else torch.cat([out, weaker(x[:, :, :channels], k, 1).to(out)])
 
     return run
 

@@ -23,6 +23,7 @@ from latte.conditioning import (
 )
 from latte.fast.fast_run import FastRun
 from latte.fast.graph_run import GraphRun
+from latte.models.denoiser import seen_channels
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
@@ -118,9 +119,11 @@ class TextConditioning:
             run, is_fast = text_network(pipe, pipe.transformer, embeds, mask, plan, cache, temporal)
             if weaker is not None:
                 alone = without_reuse(plan)
-                run = with_weaker(run, text_network(pipe, weaker, embeds, mask, alone, None, temporal)[0])
+                away = text_network(pipe, weaker, embeds, mask, alone, None, temporal)[0]
+                run = with_weaker(run, away, seen_channels(weaker.config))
             rule = guidance_rule(pipe, guidance, plan, scales)
-            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, embeds)
+            own = pipe.transformer.config.self_condition
+            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, embeds, own)
 
         return denoiser
 

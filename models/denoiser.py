@@ -1,8 +1,10 @@
 """The trunk that Latte and LatteT2V share: cut latents into patches, run the blocks, assemble latents again."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -28,21 +30,27 @@ class Condition(NamedTuple):
         return Condition._make(z if z is None or z.shape[1] == 1 else z[:, rows] for z in self)
 
 
-def check_latents(x: Tensor, t: Tensor, channels: int, patch_size: int, num_images: int) -> None:
+def seen_channels(config: Any) -> int:
+    """Channels of a denoiser's input: the noisy latents and, with self-conditioning, an estimate of the clean ones."""
+    return config.in_channels * (2 if config.self_condition else 1)
+
+
+def check_latents(x: Tensor, t: Tensor, channels: Sequence[int], patch_size: int, num_images: int) -> None:
     """Check the shapes that every denoiser requires.
 
     Args:
         x: Noisy latents, which must be (b, f, channels, h, w) with h and w multiples of patch_size.
         t: Timesteps, which must be (b,).
-        channels: Channels of the latents.
+        channels: The possible numbers of channels.
         patch_size: Side of a patch, in latent pixels.
         num_images: How many of the last frames are still images, which must be fewer than all.
 
     Raises:
         ValueError: A shape does not fit.
     """
-    if x.ndim != 5 or x.shape[2] != channels:
-        raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {channels}, h, w)")
+    if x.ndim != 5 or x.shape[2] not in channels:
+        known = " or ".join(map(str, dict.fromkeys(channels)))
+        raise ValueError(f"latents have shape {tuple(x.shape)}; expected (b, f, {known}, h, w)")
     if t.shape != (len(x),):
         raise ValueError(f"timesteps have shape {tuple(t.shape)}; expected ({len(x)},), one per sample")
     if 0 in x.shape or x.shape[3] % patch_size or x.shape[4] % patch_size:
@@ -65,6 +73,9 @@ def unpatchify(x: Tensor, p: int, h: int) -> Tensor:
 
 class Denoiser(nn.Module):
     """A transformer over the patches of a noisy video (Latte, section 3.2). Subclasses add the conditioning.
+
+    With self-conditioning (Chen et al. 2023, arXiv 2208.04202), the network also sees an earlier estimate of the clean
+    latents: in sampling that of the last step, in training one that it has just made.
 
     A subclass creates the layers below itself, because the order of creation decides which random numbers initialise
     which weight. It then calls `denoise` with its embedded condition.
@@ -121,12 +132,22 @@ class Denoiser(nn.Module):
 
     def embed(self, x: Tensor, condition: Condition) -> Tensor:
         """Latents (b, f, c, h, w) -> tokens (b, f, s, d) with spatial positions, after the condition's tokens."""
-        p, (h, w) = self.patch_size, (side // self.patch_size for side in x.shape[3:])
-        x = self.patch_embed(patchify(x, p, self.tubelet).to(self.patch_embed.weight.dtype))
+        h, w = (side // self.patch_size for side in x.shape[3:])
+        x = self.embed_patches(x)
         x = x + self.spatial_position(x, h, w)
         if condition.tokens is None:
             return x
         return torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
+
+    def embed_patches(self, x: Tensor) -> Tensor:
+        """Latents (b, f, c, h, w) -> tokens (b, f, s, d) without positions.
+
+        With self-conditioning, x may hold an estimate of the clean latents after the noisy ones (b, f, 2c, h, w); zeros
+        stand for no estimate.
+        """
+        patches = patchify(x, self.patch_size, self.tubelet).to(self.patch_embed.weight.dtype)
+        missing = self.patch_embed.in_features - patches.shape[-1]
+        return self.patch_embed(F.pad(patches, (0, missing)) if missing else patches)
 
     def through_blocks(self, x: Tensor, condition: Condition, temporal: bool, numbers: range | None = None) -> Tensor:
         """Run tokens (b, f, s, d) through the blocks with these indices, or through all blocks.

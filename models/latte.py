@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latte.models.block import MODULATION, AdaLN, Block, FullPrecisionLinear
 from latte.models.condition import ClassEmbed, spatial_position
-from latte.models.denoiser import Condition, Denoiser, check_latents
+from latte.models.denoiser import Condition, Denoiser, check_latents, seen_channels
 from latte.models.latte_config import VARIANTS, LatteConfig
 
 
@@ -32,7 +32,7 @@ class Latte(Denoiser):
         # block that attends over time
         self.first_temporal = next((i for i, kind in enumerate(kinds) if set(kind) & {"t", "|"} and not rope), None)
         self.condition = ClassEmbed(dim, cfg.num_classes, cfg.class_dropout_prob > 0)
-        self.patch_embed = nn.Linear(cfg.in_channels * cfg.tubelet * p * p, dim)
+        self.patch_embed = nn.Linear(seen_channels(cfg) * cfg.tubelet * p * p, dim)
         self.blocks = nn.ModuleList(
             Block(dim, cfg.num_heads, kind, cfg.conditioning, cfg.mlp_ratio, rope) for kind in kinds
         )
@@ -69,7 +69,8 @@ class Latte(Denoiser):
         The variance channels interpolate as in Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 15.
 
         Args:
-            x: Noisy latents (b, f, c, h, w); f divisible by tubelet, h and w by patch_size.
+            x: Noisy latents (b, f, c, h, w); f divisible by tubelet, h and w by patch_size. With self-conditioning, an
+                estimate of the clean latents may follow on the channel axis: (b, f, 2c, h, w).
             t: Timesteps (b,), in 0 to 999 for the published schedule.
             y: Classes (b,), num_classes for "no class"; None for an unconditional model. In joint training also
                 (b, 1 + num_images): the class of the clip, then those of the images.
@@ -99,7 +100,7 @@ class Latte(Denoiser):
     def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """Raise a ValueError that names the first invalid argument of forward."""
         cfg = self.config
-        check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
+        check_latents(x, t, (cfg.in_channels, seen_channels(cfg)), cfg.patch_size, num_images)
         if x.shape[1] % cfg.tubelet:
             raise ValueError(f"{x.shape[1]} frames cannot be cut into tubelets of {cfg.tubelet}")
         if num_images and cfg.tubelet > 1:

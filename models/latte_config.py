@@ -50,6 +50,8 @@ class LatteConfig(NetworkConfig):
     temporal_pos: str = "sincos"  # "sincos" (absolute) or "rope" (rotary)
     # what the first in_channels of the output are: "eps", the noise (as published), "v" or "flow"
     prediction: str = "eps"
+    # the network also sees an earlier estimate of the clean latents: self-conditioning (latte.models.denoiser)
+    self_condition: bool = False
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {
         "depth": (1, 1000),

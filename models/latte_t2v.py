@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latte.models.attention import CrossAttention
 from latte.models.block import AdaLNSingle, Block, FullPrecisionLinear, Mlp
 from latte.models.condition import TimeEmbed, spatial_position
-from latte.models.denoiser import Condition, Denoiser, check_latents
+from latte.models.denoiser import Condition, Denoiser, check_latents, seen_channels
 from latte.models.network_config import MOST_VALUES, NetworkConfig, shown
 from latte.models.t5 import T5Config, T5Encoder
 
@@ -39,6 +39,8 @@ class LatteT2VConfig(NetworkConfig):
     video_length: int = 16  # default number of frames; the model takes any
     # what the first in_channels of the output are: "eps", the noise (as published), "v" or "flow"
     prediction: str = "eps"
+    # the network also sees an earlier estimate of the clean latents: self-conditioning (latte.models.denoiser)
+    self_condition: bool = False
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {
         "num_layers": (1, 500),
@@ -86,7 +88,7 @@ class LatteT2V(Denoiser):
         super().__init__()
         self.config, dim, p = config, config.hidden_size, config.patch_size
         self.patch_size, self.first_temporal, self.upsample = p, 1, None
-        self.patch_embed = nn.Linear(config.in_channels * p * p, dim)
+        self.patch_embed = nn.Linear(seen_channels(config) * p * p, dim)
         self.time = TimeEmbed(dim)
         self.time_modulation = FullPrecisionLinear(dim, 6 * dim)
         self.caption = Mlp(config.caption_channels, dim, dim)
@@ -126,7 +128,8 @@ class LatteT2V(Denoiser):
         """Predict the noise (or config.prediction) of noisy latents and, if it is learned, the variance.
 
         Args:
-            x: Noisy latents (b, f, c, h, w), with h and w divisible by patch_size. A single frame is an image.
+            x: Noisy latents (b, f, c, h, w), with h and w divisible by patch_size. A single frame is an image. With
+                self-conditioning, an estimate of the clean latents may follow on the channel axis: (b, f, 2c, h, w).
             t: Timesteps (b,), in 0 to 999 for the published schedule.
             text: Text embeddings (b, l, caption_channels). In joint training (b, 1 + num_images, l, ...), for the clip
                 and the images.
@@ -162,7 +165,7 @@ class LatteT2V(Denoiser):
     def check_inputs(self, x: Tensor, t: Tensor, text: Tensor, mask: Tensor | None, num_images: int) -> None:
         """Raise a ValueError that names the first invalid argument of forward."""
         cfg = self.config
-        check_latents(x, t, cfg.in_channels, cfg.patch_size, num_images)
+        check_latents(x, t, (cfg.in_channels, seen_channels(cfg)), cfg.patch_size, num_images)
         lead = (len(x), 1 + num_images) if num_images else (len(x),)
         if text.shape[:-2] != lead or text.shape[-1] != cfg.caption_channels or not text.shape[-2]:
             raise ValueError(f"text has shape {tuple(text.shape)}; expected {(*lead, 'tokens', cfg.caption_channels)}")

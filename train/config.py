@@ -134,6 +134,8 @@ class LatentTrainConfig(VideoTrainConfig):
         fits = not self.teacher or self.teacher_steps % self.student_steps == 0
         require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
+        estimates = self.teacher and self.model.get("self_condition")
+        require(not estimates, "a student is not self-conditioned: set model.self_condition=false")
         unused = self.num_workers and self.latents != "step"
         require(not unused, f"num_workers does nothing with latents={self.latents}: set it to 0")
         shared, frames = self.sequence_parallel, self.num_frames

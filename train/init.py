@@ -19,7 +19,7 @@ from latte.class_conditioning import read_classes
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_config import SIZES
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
-from latte.train.resized_patches import FINAL, resize_patch_layers
+from latte.train.resized_patches import EMBED, FINAL, resize_patch_layers
 from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
 from latte.weights.folder import read_config
@@ -64,6 +64,7 @@ def init_latte(network: Latte, source: str, names: list[str]) -> None:
     if theirs.temporal_pos != ours.temporal_pos:
         warn_init(path, f"its temporal_pos is {theirs.temporal_pos!r}, this run's is {ours.temporal_pos!r}")
     fit_patches(path, theirs.patch_size, ours.patch_size, state)
+    fit_estimate(path, theirs.self_condition, ours.self_condition, state)
     keep_own_last_layer(path, theirs.prediction, ours.prediction, state, own)
     convert_classes(path, state, theirs, ours, known, names)
     load_strictly(network, state, path)
@@ -162,6 +163,7 @@ def init_transformer(network: LatteT2V, source: str) -> Path:
     if theirs.sample_size != ours.sample_size:
         warn_init(part, f"position embeddings are recomputed for {ours.sample_size} x {ours.sample_size} latents")
     fit_patches(part, theirs.patch_size, ours.patch_size, state)
+    fit_estimate(part, theirs.self_condition, ours.self_condition, state)
     keep_own_last_layer(part, theirs.prediction, ours.prediction, state, own)
     temporal = {name: tensor for name, tensor in own.items() if re.match(r"blocks\.\d*[13579]\.", name)}
     if not temporal.keys() & state.keys():
@@ -263,6 +265,17 @@ def fit_patches(path: Path, theirs: int, ours: int, state: dict[str, Tensor]) ->
     if theirs != ours:
         resize_patch_layers(state, theirs, ours)
         warn_init(path, f"its patches of {theirs} x {theirs} are resized to {ours} x {ours}: see FlexiViT")
+
+
+def fit_estimate(path: Path, theirs: bool, ours: bool, state: dict[str, Tensor]) -> None:
+    """Add or drop the weights of the estimate's patches in `state` if only one network is self-conditioned."""
+    weight = state[EMBED]
+    if ours and not theirs:
+        state[EMBED] = torch.cat([weight, torch.zeros_like(weight)], 1)
+        warn_init(path, "it is not self-conditioned: at first, estimates have no effect")
+    elif theirs and not ours:
+        state[EMBED] = weight.chunk(2, 1)[0]
+        warn_init(path, "it is self-conditioned, and this network is not: it starts as without an estimate")
 
 
 def check_equal(path: Path, name: str, theirs: object, ours: object) -> None:

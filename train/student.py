@@ -25,6 +25,7 @@ from latte.weights.vae_folder import load_vae
 TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99}
 DATA = ("data", "clips", "latents", "sample_latents", "frame_interval", "motion_frames", "selection", "transform")
 DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings of the data that a teacher learned from
+UNLIKE = ("self_condition",)  # fields of the teacher's network that a student does not share
 
 
 def student_config(
@@ -87,7 +88,7 @@ def class_settings(path: Path) -> dict[str, Any]:
     dropped = {"class_dropout_prob": 0.0} if config.num_classes else {}
     return {
         "kind": LatteTrainConfig.kind,
-        "model": own_fields(config, LatteTrainConfig.derived) | dropped,
+        "model": own_fields(config, LatteTrainConfig.derived, *UNLIKE) | dropped,
         "classes": bool(config.num_classes),
         "num_frames": config.num_frames,
         "latent_side": config.input_size,
@@ -108,16 +109,16 @@ def text_settings(path: Path) -> dict[str, Any]:
             encoder = read_config(path / "text_encoder", T5Config.from_dict)
     return {
         "kind": T2VTrainConfig.kind,
-        "model": own_fields(config, T2VTrainConfig.derived),
-        "text_encoder": {} if encoder is None else own_fields(encoder, ("vocab_size",)),
+        "model": own_fields(config, T2VTrainConfig.derived, *UNLIKE),
+        "text_encoder": {} if encoder is None else own_fields(encoder, (), "vocab_size"),
         "num_frames": config.video_length,
         "latent_side": config.sample_size,
     }
 
 
-def own_fields(config: Any, derived: Collection[str]) -> dict[str, Any]:
-    """The fields of a network's configuration, without those that follow from the data."""
-    return {name: value for name, value in asdict(config).items() if name not in derived}
+def own_fields(config: Any, derived: Collection[str], *others: str) -> dict[str, Any]:
+    """The fields of a network's configuration, without those that follow from the data, and without some others."""
+    return {name: value for name, value in asdict(config).items() if name not in (*derived, *others)}
 
 
 def guidance_settings(

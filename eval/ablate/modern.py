@@ -33,6 +33,7 @@ PARTS = {  # the docstring of the module that computes each names its paper
         {"dispersive_weight": 0.5, "dispersive_block": 2, "micro_batch_size": clips_together}
     ),
     "self-alignment": Arm({"align_weight": 0.2}),
+    "self-conditioning": Arm({"model.self_condition": True}),
 }
 PLAIN = Arm(sample={"guidance_scale": 1.0})
 EVERYTHING = together(PLAIN, *PARTS.values())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latte.fast.trunk import FastBlocks, Prepared
-from latte.models.denoiser import Condition, Denoiser, patchify
+from latte.models.denoiser import Condition, Denoiser
 from latte.plans.layer_cache import LayerCache
 from latte.plans.readable import first_modulated
 
@@ -101,9 +101,9 @@ class FastRun:
 
     def embed(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         """Like Denoiser.embed; positions are computed in the first call."""
-        network, p = self.network, self.network.patch_size
-        h, w = (side // p for side in x.shape[3:])
-        x = network.patch_embed(patchify(x, p, network.tubelet).to(network.patch_embed.weight.dtype))
+        network = self.network
+        h, w = (side // network.patch_size for side in x.shape[3:])
+        x = network.embed_patches(x)
         if self.patch_positions is None:
             self.patch_positions = network.spatial_position(x, h, w).to(x.dtype)
             self.frame_positions = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))

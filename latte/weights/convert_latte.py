@@ -94,11 +94,11 @@ def state_for_original(model: Latte) -> dict[str, Tensor]:
 
     Raises:
         ValueError: The original has no such model: a variant other than 1, tubelets, conditioning by tokens, rotary
-            positions, v-prediction, or classes without label dropout.
+            positions, v-prediction, self-conditioning, or classes without label dropout.
     """
     cfg = model.config
     plain = LatteConfig(depth=cfg.depth, hidden_size=cfg.hidden_size, num_heads=cfg.num_heads)
-    for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction"):
+    for name in ("variant", "tubelet", "conditioning", "temporal_pos", "prediction", "self_condition"):
         if getattr(cfg, name) != getattr(plain, name):
             raise ValueError(f"the original Latte has no {name} {getattr(cfg, name)!r} and cannot load this model")
     if cfg.num_classes and not cfg.class_dropout_prob:

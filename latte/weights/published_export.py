@@ -128,9 +128,15 @@ def published_config(network: nn.Module) -> dict:
 
 
 def transformer_config(config: LatteT2VConfig) -> dict:
-    """Return the entries of LatteTransformer3DModel, and our "prediction" for a v-model, which diffusers ignores."""
+    """Return the entries of LatteTransformer3DModel, and our "prediction" for a v-model, which diffusers ignores.
+
+    Raises:
+        ValueError: The network is self-conditioned, which diffusers' never is.
+    """
     sizes = asdict(config)
     prediction = sizes.pop("prediction")
+    if sizes.pop("self_condition"):
+        raise ValueError("diffusers' Latte has no self-conditioning and cannot load this model")
     constants = {name: value for name, value in FIXED.items() if not name.endswith("_attention")}
     return {
         "_class_name": "LatteTransformer3DModel",

@@ -30,6 +30,7 @@ class Draw(IntEnum):
     DAMAGE = 7
     ROUTE = 8
     TEACHER = 9
+    ESTIMATE = 10
 
 
 class Slot(NamedTuple):

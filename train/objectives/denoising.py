@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latte.diffusion.consistency import predicted_clean
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
-from latte.diffusion.schedule import training_schedule
+from latte.diffusion.schedule import q_sample, training_schedule
 from latte.models.denoiser import Denoiser
 from latte.train.base_config import TrainConfig
 from latte.train.data.clip_order import Draw
@@ -122,9 +124,11 @@ class Denoising(ABC):
             empty = self.condition(network, labels, captions, torch.ones_like(dropped))
             empty = {name: z.to(self.device) for name, z in empty.items()}
             return self.distillation(network, x0, t, noise, condition, empty)
+        condition |= {"num_images": num_images}
         shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
-        measure = partial(diffusion_loss, **shared, **condition, num_images=num_images)
+        shared["estimate"] = self.estimate(network, x0, t, noise, step, condition)
+        measure = partial(diffusion_loss, **shared, **condition)
         between = BetweenBlocks(self.config, denoiser_of(network), self.side, step, slots)
         with between.attached():
             terms = measure(network, index=t)
@@ -132,6 +136,21 @@ class Denoising(ABC):
         for name, (weight, value) in between.terms(self.teacher, measure, t, len(self.schedule)).items():
             loss, logged[name] = loss + weight * value, value.detach()
         return loss, logged
+
+    def estimate(
+        self, network: nn.Module, x0: Tensor, t: Tensor, noise: Tensor, step: int, condition: dict[str, Any]
+    ) -> Tensor | None:
+        """In half of the steps of a self-conditioned network, its estimate of the clean latents; otherwise None.
+
+        The chance is that of the paper (arXiv 2208.04202, algorithm 1). The estimate costs a forward pass and no
+        gradients.
+        """
+        random = generator(self.config.seed, step, Draw.ESTIMATE)
+        if not denoiser_of(network).config.self_condition or torch.rand((), generator=random) < 0.5:
+            return None
+        with torch.no_grad():
+            x = q_sample(self.schedule, x0, t, noise)
+            return predicted_clean(network, x, t, self.schedule, self.prediction(network), **condition)
 
     def set_up(self, denoiser: Denoiser) -> None:
         """Apply the settings that act in or between the blocks. Raises ValueError if they do not fit them."""

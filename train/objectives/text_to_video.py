@@ -33,7 +33,7 @@ class TextConditional(Denoising):
         derived = {"video_length": self.config.num_frames, "sample_size": self.side, "in_channels": self.channels}
         derived |= {"out_channels": 2 * self.channels, "caption_channels": caption_channels}
         config = LatteT2VConfig.from_dict({**self.config.model, **derived})
-        check_latents(self.empty_latents(), torch.zeros(1), self.channels, config.patch_size, self.config.num_images)
+        check_latents(self.empty_latents(), torch.zeros(1), (self.channels,), config.patch_size, self.config.num_images)
         return config
 
     def drop_rate(self, network: LatteT2V | TextToVideo) -> float:

@@ -26,6 +26,7 @@ OFF = {  # for each part: what the small base has instead
     "token routing": {"route_share": 0.0},
     "dispersive loss": {"dispersive_weight": 0.0, "micro_batch_size": 0},
     "self-alignment": {"align_weight": 0.0},
+    "self-conditioning": {"model": {"self_condition": False}},
 }
 ON = {
     "flow matching": {"prediction": "flow", "timestep_mean": 0.0},
@@ -36,6 +37,7 @@ ON = {
     "token routing": {"route_share": 0.5},
     "dispersive loss": {"dispersive_weight": 0.5, "micro_batch_size": 16},
     "self-alignment": {"align_weight": 0.2},
+    "self-conditioning": {"model": {"self_condition": True}},
 }
 
 
@@ -57,10 +59,13 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
         assert config.steps == (370 if "quarter" in label else 1480)
         for part in parts:
             wanted = (ON if part in has else OFF)[part]
-            assert {name: getattr(config, name) for name in wanted} == wanted, (label, part)
+            found = {name: getattr(config, name) for name in wanted}
+            if "model" in wanted:
+                found["model"] = {"self_condition": config.model.get("self_condition", False)}
+            assert found == wanted, (label, part)
         assert evaluation.average == (0.1 if "another average" in has else 0.0)
         assert evaluation.sampling["guidance_scale"] == 1.0 and config.timestep_std == 1.0
-    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 20
+    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 22
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -102,7 +107,7 @@ def test_another_average_is_made_once(tmp_path, monkeypatch):
 def test_the_modern_ablation_runs_only_when_named(tmp_path):
     assert "modern" not in grid_of(tmp_path / "a").names
     missing = missing_work(modern(tmp_path / "b"))
-    assert (len(missing.trainings), len(missing.evaluations)) == (20, 20)
+    assert (len(missing.trainings), len(missing.evaluations)) == (22, 22)
 
 
 def test_the_report_has_costs_in_place_of_losses(tmp_path):

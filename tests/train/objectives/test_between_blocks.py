@@ -93,8 +93,9 @@ def test_a_stopped_run_resumes_bit_exactly(name, vae, tmp_path):
 
 
 def test_several_processes_learn_the_same_as_one(vae, tmp_path):
-    routed = [*WORDS, *ROUTE, "num_images=1", "model.depth=4", "model.variant=2", "route_start=1", "route_end=2"]
-    aligned = [*WORDS, *ALIGN, "route_share=0.5", "route_start=0", "route_end=2"]
+    own = "model.self_condition=true"
+    routed = [*WORDS, own, *ROUTE, "num_images=1", "model.depth=4", "model.variant=2", "route_start=1", "route_end=2"]
+    aligned = [*WORDS, own, *ALIGN, "route_share=0.5", "route_start=0", "route_end=2"]
     pairs = {"routed": (routed, ["sequence_parallel=2"]), "aligned": (aligned, ["shard=true"])}
 
     def shared():
