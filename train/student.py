@@ -110,7 +110,7 @@ def text_settings(path: Path) -> dict[str, Any]:
     return {
         "kind": T2VTrainConfig.kind,
         "model": own_fields(config, T2VTrainConfig.derived, *UNLIKE),
-        "text_encoder": {} if encoder is None else own_fields(encoder, (), "vocab_size"),
+        "text_encoder": {} if encoder is None else own_fields(encoder, ("vocab_size",)),
         "num_frames": config.video_length,
         "latent_side": config.sample_size,
     }

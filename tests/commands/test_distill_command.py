@@ -1,9 +1,10 @@
 """`latte distill`: settings derived from the teacher, the files it writes, and one-line errors."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 from small_runs import run, small, small_t2v
 
 from latte import LattePipeline
@@ -12,7 +13,7 @@ from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.train.student import student_config
 from latte.weights.latte_folder import save_latte
-from latte.weights.load import find_model
+from latte.weights.load import find_model, load_model
 from latte.weights.vae_folder import load_vae
 
 
@@ -48,6 +49,18 @@ def test_a_student_is_distilled_and_sampled_with_its_saved_settings(teachers, tm
     assert main([*sample, "--overwrite", "--cfg-scale", "2"]) == 2
     assert "trained without label dropout, so it knows no guidance" in capsys.readouterr().err
     assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
+
+
+def test_a_self_conditioned_teacher_has_a_plain_student(teachers, tmp_path, capsys):
+    pipe = LattePipeline.from_pretrained(teachers["classes"])
+    own = Latte(replace(pipe.transformer.config, self_condition=True))
+    LattePipeline(own, pipe.vae, class_names=pipe.class_names).save_pretrained(tmp_path / "own")
+    words = ["distill", str(tmp_path / "own"), "--steps", "2", "--run", str(tmp_path / "run"), "data=shapes"]
+    assert main([*words, "steps=1", "clips=2", "global_batch_size=2", "learning_rate=0"]) == 0
+    assert "it is self-conditioned, and this network is not" in capsys.readouterr().err
+    student = load_model(tmp_path / "run/final")
+    assert not student.config.self_condition
+    torch.testing.assert_close(student.patch_embed.weight, own.patch_embed.weight.chunk(2, 1)[0])
 
 
 def test_student_settings_are_derived_from_the_teacher(teachers):
