@@ -53,7 +53,7 @@ SHAPES_PLAIN = LatteTrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
-# the one that is included, trained from scratch; docs/log.md says how the recipe was found
+# the first training run of the bundled class-conditional model, from scratch; docs/log.md has the second one
 SHAPES = replace(
     SHAPES_PLAIN,
     model={**SHAPES_PLAIN.model, "hidden_size": 192},
