@@ -21,10 +21,10 @@ def test_sizes_of_the_initial_weights():
 def test_num_images_must_be_less_than_the_number_of_frames():
     for batch, frames in ((1, 4), (9, 4)):
         x, t = torch.zeros(batch, frames, 4, 2, 2), torch.zeros(batch)
-        check_latents(x, t, 4, 2, num_images=3)
+        check_latents(x, t, (4,), 2, num_images=3)
         for many in (4, -1):
             with pytest.raises(ValueError, match=f"num_images is {many} of 4 frames"):
-                check_latents(x, t, 4, 2, num_images=many)
+                check_latents(x, t, (4,), 2, num_images=many)
 
 
 def test_the_largest_sizes_by_default():
