@@ -37,14 +37,14 @@ def test_class_models_accept_the_defaults_of_text_arguments(classes):
 
 def test_encoding_prompts_needs_a_text_encoder(classes, parts):
     for pipe in (LattePipeline(), LattePipeline(parts["transformer"])):
-        with pytest.raises(ValueError, match="no text encoder|neither a text encoder"):
+        with pytest.raises(ValueError, match=r"no text encoder|neither a text encoder"):
             pipe.encode_prompt("a dog")
     with pytest.raises(ValueError, match="is for classes, or unconditional: it has no prompts to encode"):
         classes.encode_prompt("a dog")
     freed = LattePipeline(text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"])
     freed.offload_text_encoder = "free"
     freed.encode_prompt("a dog")
-    with pytest.raises(ValueError, match="no text encoder|neither a text encoder"):
+    with pytest.raises(ValueError, match="no text encoder"):
         freed.encode_prompt("a dog")
 
 
