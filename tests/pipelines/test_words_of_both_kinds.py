@@ -44,7 +44,7 @@ def test_encoding_prompts_needs_a_text_encoder(classes, parts):
     freed = LattePipeline(text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"])
     freed.offload_text_encoder = "free"
     freed.encode_prompt("a dog")
-    with pytest.raises(ValueError, match="no text encoder"):
+    with pytest.raises(ValueError, match=r"no text encoder|neither a text encoder"):
         freed.encode_prompt("a dog")
 
 
