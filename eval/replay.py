@@ -60,6 +60,7 @@ class Replay:
         )
         self.exact = self.call.plan
         self.outputs: list[Tensor] = []
+        self.estimates: list[Tensor | None] = []  # of a self-conditioned network, after each exact evaluation
         self.latents = self.sample(self.exact)
         self.videos = self.decode(self.latents)
 
@@ -78,13 +79,15 @@ class Replay:
         pipe, call, known = self.pipe, self.call, self.outputs
         denoiser = pipe.conditioning.denoisers(pipe, self.request, self.guidance, plan, call.scales)(self.rows)
         fresh: list[Tensor] = []
+        estimates: list[Tensor | None] = []
 
         def evaluate(x: Tensor, t: Tensor) -> Tensor:
             k = len(fresh)
             if k >= start or k in before:
                 out = denoiser(x, t).float()
             else:
-                denoiser.k, out = k, known[k]
+                denoiser.k, denoiser.estimate, out = k, self.estimates[k], known[k]
+            estimates.append(denoiser.estimate)
             fresh.append(known[k] if k < start else out)
             return fresh[-1]
 
@@ -92,7 +95,7 @@ class Replay:
         steps = call.scheduler.run(evaluate, x, call.schedule, lambda step: call.noise(step, self.rows), call.eta)
         with pipe.following(denoiser):
             *_, latents = steps
-        self.outputs = known or fresh
+        self.outputs, self.estimates = known or fresh, self.estimates or estimates
         return latents
 
     @torch.no_grad()

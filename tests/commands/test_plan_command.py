@@ -1,15 +1,17 @@
 """`latte calibrate`, `latte plan` and `latte sample --plan`: from searching for a plan to sampling with it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from awake_models import awake_pipeline, write_model
+from awake_models import awake, awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
 from latte.eval import calibration
 from latte.eval.replay import Replay
+from latte.models.latte import Latte
 from latte.plans.plan_file import read_plan
 from latte.plans.rules import repeat
 
@@ -74,9 +76,12 @@ def test_invalid_arguments_give_a_one_line_error(words, say, folder, capsys, tmp
     assert say in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_replay_follows_the_exact_trajectory_up_to_a_gap(folder):
+@pytest.mark.parametrize("self_condition", [False, True])
+def test_a_replay_follows_the_exact_trajectory_up_to_a_gap(self_condition, folder):
     """A later gap changes only later evaluations, and an empty gap changes nothing."""
-    replay = Replay(LattePipeline.from_pretrained(folder), [0, 1], 6)
+    pipe = LattePipeline.from_pretrained(folder)
+    pipe.transformer = awake(Latte(replace(pipe.transformer.config, self_condition=self_condition)))
+    replay = Replay(pipe, [0, 1], 6)
     assert torch.equal(replay.sample(replay.exact, start=4), replay.latents) and replay.error(replay.latents) == 0
     one_gap = repeat(replay.exact, {0, 1, 2, 4, 5}, "network", 1)
     again = replay.sample(one_gap, start=3, before={1, 2})
