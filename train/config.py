@@ -16,6 +16,7 @@ from latte.train.base_config import TrainConfig
 from latte.train.data.transforms import TRANSFORMS
 from latte.train.data.windows import SELECTIONS
 from latte.train.settings import require, setting
+from latte.weights.sampling_defaults import Guidance, Sampling, sampling_of
 
 MOST_STUDENT_STEPS = 64  # the point of a student is to take few
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
@@ -114,6 +115,10 @@ class LatentTrainConfig(VideoTrainConfig):
     average_every: int = setting(0, least=0)
     # guidance scale of samples; 0: the pipeline's default
     sample_guidance: float = setting(0.0, resumable=True, used_with=("teacher", ""))
+    # further defaults of sampling with that guidance, as in sampling.json: guidance_interval, num_inference_steps, ...
+    sample_settings: dict = field(
+        default_factory=dict, metadata={"resumable": True, "unused_with": ("sample_guidance", 0.0)}
+    )
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (such as FVD); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # each: real and generated
     eval_real: str = setting(
@@ -128,12 +133,22 @@ class LatentTrainConfig(VideoTrainConfig):
         """What the network learns to predict: "eps", "v" or "flow"."""
         return self.model.get("prediction", "eps")
 
+    def sampling_defaults(self) -> Sampling | None:
+        """The defaults of sampling of the run's model; None leaves the pipeline's. Raises ValueError if invalid."""
+        if self.teacher:
+            return Sampling(Guidance(1.0), self.student_steps)
+        given = {"guidance_scale": self.sample_guidance, **self.sample_settings}
+        return sampling_of(given, self.sample_guidance) if self.sample_guidance else None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
         fits = not self.teacher or self.teacher_steps % self.student_steps == 0
         require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
+        scales = {"guidance_scale", "autoguidance_scale"} & self.sample_settings.keys()
+        require(not scales, f"sample_settings has {min(scales, default='')}: the scale is sample_guidance")
+        self.sampling_defaults()
         estimates = self.teacher and self.model.get("self_condition")
         require(not estimates, "a student is not self-conditioned: set model.self_condition=false")
         unused = self.num_workers and self.latents != "step"

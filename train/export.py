@@ -25,7 +25,7 @@ from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import STEPS_FILE
 from latte.weights.model_card import CARD, card_text
 from latte.weights.published import save_scheduler
-from latte.weights.sampling_defaults import SAMPLING_FILE, Guidance, Sampling, save_sampling
+from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling
 
 LATENT_STEPS = 16  # steps whose clips give the means and the standard deviation of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
@@ -37,7 +37,7 @@ def save_companions(objective: Objective, folder: Path) -> None:
     """Write the parts that are not trained, without which the weights cannot be sampled.
 
     A Latte gets its VAE and, with config.sample_guidance, sampling.json; without it, an earlier sampling.json is
-    removed, so that the pipeline's default applies. A student gets a scheduler and a sampling.json for its number of
+    removed, so that the pipeline's defaults apply. A student gets a scheduler and a sampling.json for its number of
     steps. A text-to-video model also gets a scheduler and the vocabulary of a text encoder that is trained with it.
     Other networks need nothing.
 
@@ -50,10 +50,8 @@ def save_companions(objective: Objective, folder: Path) -> None:
         if not is_this_vae(vae, objective.vae_digest):
             with replacing_folder(vae) as draft:
                 copy_files(objective.vae_folder, draft)
-        if objective.distillation:
-            save_sampling(Sampling(Guidance(1.0), objective.config.student_steps), folder)
-        elif objective.config.sample_guidance:
-            save_sampling(Sampling(Guidance(objective.config.sample_guidance)), folder)
+        if defaults := objective.config.sampling_defaults():
+            save_sampling(defaults, folder)
         else:
             (folder / SAMPLING_FILE).unlink(missing_ok=True)
     if isinstance(objective, Captioned):

@@ -113,8 +113,7 @@ def sample_embeddings(objective: Embedded, network: LatteT2V, count: int) -> Ten
 
 
 def preview_options(config: TrainConfig) -> dict[str, Any]:
-    """Return the sampling options of previews; without config.sample_guidance, the pipeline's guidance applies."""
+    """Return the sampling options of previews; without config.sample_guidance, the pipeline's defaults apply."""
     options = {"seed": config.seed, "output_type": "uint8", "progress": False, "num_inference_steps": 50}
-    if config.teacher:
-        return options | {"num_inference_steps": config.student_steps, "guidance_scale": 1.0}
-    return options | ({"guidance_scale": config.sample_guidance} if config.sample_guidance else {})
+    defaults = config.sampling_defaults()
+    return options if defaults is None else options | defaults.settings

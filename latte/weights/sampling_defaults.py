@@ -168,6 +168,11 @@ class Sampling:
         if type(eta) not in (int, float) or not 0 <= eta <= 1:
             raise ValueError(f"eta is {shown(eta)}; it must be from 0 to 1")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As arguments of a call and entries of sampling.json."""
+        return self.guidance.settings | {"num_inference_steps": self.num_inference_steps, "eta": self.eta}
+
     def eta_of(self, sampler: str, asked: float | None) -> float:
         """Return the eta of a call: what it asks for, or the default, which is 0 for any sampler but ddim."""
         return asked if asked is not None else self.eta if sampler == "ddim" else 0.0
@@ -200,13 +205,25 @@ def read_sampling(folder: Path, usual: float) -> Sampling | None:
     if not path.is_file():
         return None
     with prefix_errors(path):
-        values = read_json(path)
-        given = {name.removeprefix("guidance_"): values.pop(name) for name in WORDS if name in values}
-        guidance = Guidance(**{"scale": usual, **given})
-        if unknown := values.keys() - {"num_inference_steps", "eta"}:
-            known = ", ".join((*WORDS, "num_inference_steps", "eta"))
-            raise ValueError(f"unknown key {shown(min(unknown))}; the keys are {known}")
-        return Sampling(guidance, **values)
+        return sampling_of(read_json(path), usual)
+
+
+def sampling_of(values: Mapping[str, Any], usual: float) -> Sampling:
+    """The defaults that the entries of a sampling.json say.
+
+    Args:
+        values: The entries.
+        usual: The guidance scale if they do not give one.
+
+    Raises:
+        ValueError: A key is unknown, or a value is not valid.
+    """
+    given = {name.removeprefix("guidance_"): values[name] for name in WORDS if name in values}
+    rest = {name: value for name, value in values.items() if name not in WORDS}
+    if unknown := rest.keys() - {"num_inference_steps", "eta"}:
+        known = ", ".join((*WORDS, "num_inference_steps", "eta"))
+        raise ValueError(f"unknown key {shown(min(unknown))}; the keys are {known}")
+    return Sampling(Guidance(**{"scale": usual, **given}), **rest)
 
 
 def own_weaker(path: Path, sampling: Sampling | None) -> Path | None:
@@ -231,5 +248,4 @@ def own_weaker(path: Path, sampling: Sampling | None) -> Path | None:
 
 def save_sampling(sampling: Sampling, folder: Path) -> None:
     """Write a sampling.json that load_sampling reads."""
-    rest = {"num_inference_steps": sampling.num_inference_steps, "eta": sampling.eta}
-    write_json(folder / SAMPLING_FILE, sampling.guidance.settings | rest)
+    write_json(folder / SAMPLING_FILE, sampling.settings)

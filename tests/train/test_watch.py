@@ -20,6 +20,7 @@ from latte.train.data.folders import open_clips
 from latte.train.presets import resolve
 from latte.video.read import read_video
 from latte.video.write import write_video
+from latte.weights.sampling_defaults import Guidance, Sampling
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("latte", 8), ("t2v", 8), ("vae", 8)])
@@ -61,6 +62,33 @@ def test_sample_guidance_applies_to_samples_only(make, vae, tmp_path):
                 run(small(vae, "sample_guidance=2", more), tmp_path / "idle")
         run(small(vae, "model.class_dropout_prob=0.0", "steps=2", "sample_every=2"), tmp_path / "certain")
         assert (tmp_path / "certain/samples/step-0000002.png").is_file()
+
+
+def test_sample_settings_apply_to_grids_and_to_the_trained_model(vae, tmp_path):
+    words = ["steps=6", "sample_every=6", "learning_rate=3e-2", "sample_guidance=2"]
+    chosen = ["sample_settings={num_inference_steps: 9, eta: 1, guidance_interval: [200, 1000]}"]
+    for name, more in (("usual", []), ("chosen", chosen)):
+        run(small(vae, *words, *more), tmp_path / name)
+    grids = [(tmp_path / name / "samples/step-0000006.png").read_bytes() for name in ("usual", "chosen")]
+    assert grids[0] != grids[1]
+    for folder in ("chosen", "chosen/final"):
+        found = LattePipeline.from_pretrained(tmp_path / folder).sampling
+        assert found == Sampling(Guidance(2.0, (200, 1000)), 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample_settings={eta: 1}"], "sample_settings does nothing with sample_guidance=0.0"),
+        (["sample_guidance=2", "sample_settings={eta: 2}"], "eta is 2; it must be from 0 to 1"),
+        (["sample_guidance=2", "sample_settings={steps: 2}"], "unknown key 'steps'; the keys are guidance_scale"),
+        (["sample_guidance=2", "sample_settings={guidance_scale: 2}"], "the scale is sample_guidance"),
+        (["sample_guidance=2", "sample_settings={autoguidance_scale: 2}"], "sample_settings has autoguidance_scale"),
+    ],
+)
+def test_sample_settings_are_checked(words, message, vae):
+    with pytest.raises(ValueError, match=message):
+        small(vae, *words)
 
 
 def test_a_grid_that_fails_does_not_end_the_run(vae, tmp_path):
