@@ -54,8 +54,9 @@ def student_share(schedule: Schedule, length: int) -> Tensor:
 
 
 def predicted_clean(
-    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str, **condition: Any
-) -> Tensor:
+    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str,
+    estimate: Tensor | None = None, **condition: Any,
+) -> Tensor:  # fmt: skip
     """The clean latents that a network predicts.
 
     Args:
@@ -64,13 +65,18 @@ def predicted_clean(
         index: Steps of the schedule (b,).
         schedule: The schedule that index refers to.
         prediction: What the model predicts (latte.diffusion.predictions).
+        estimate: Clean latents that the model estimated before, shaped like x, for self-conditioning: they follow x on
+            the channel axis.
         **condition: Further arguments of the model.
 
     Returns:
         Shaped like x.
     """
     a, s = factors(schedule, index, x)
-    out = model(network_input(prediction, x, a, s), schedule.timesteps.to(index.device)[index], **condition)
+    given = network_input(prediction, x, a, s)
+    if estimate is not None:
+        given = torch.cat([given, estimate], 2)
+    out = model(given, schedule.timesteps.to(index.device)[index], **condition)
     return clean_of(prediction, split_output(out.to(x.dtype), x.shape[2])[0], x, a, s)
 
 

@@ -79,20 +79,28 @@ class Distillation:
 
     def clean(self, network: nn.Module) -> Callable[..., Tensor]:
         """The function (x, index, **condition) -> the clean latents that a network predicts."""
-        return lambda x, index, **condition: predicted_clean(
-            network, x, index, self.schedule, self.config.prediction, **condition
+        return lambda x, index, estimate=None, **condition: predicted_clean(
+            network, x, index, self.schedule, self.config.prediction, estimate, **condition
         )
 
     def guided(self, x: Tensor, index: Tensor, condition: Condition, empty: Condition) -> Tensor:
-        """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise."""
-        predict, cfg = self.clean(self.teacher), self.config
-        if cfg.teacher_guidance == 1:
-            return predict(x, index, **condition)
-        if self.weaker is not None:
-            conditional, negative = (network(x, index, **condition) for network in (predict, self.clean(self.weaker)))
+        """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise.
+
+        A self-conditioned teacher is shown its own estimate from the same x, as in training. As in sampling, this is
+        the estimate for the condition, without guidance.
+        """
+        predict, cfg, estimate = self.clean(self.teacher), self.config, None
+        if denoiser_of(self.teacher).config.self_condition:
+            estimate = predict(x, index, **condition)
+        if cfg.teacher_guidance == 1 or self.weaker is not None:
+            conditional = predict(x, index, estimate, **condition)
+            if self.weaker is None:
+                return conditional
+            negative = self.clean(self.weaker)(x, index, **condition)
         else:
             both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
-            conditional, negative = predict(torch.cat([x, x]), torch.cat([index, index]), **both).chunk(2)
+            twice = lambda z: None if z is None else torch.cat([z, z])
+            conditional, negative = predict(twice(x), twice(index), twice(estimate), **both).chunk(2)
         t = self.schedule.timesteps.to(index.device)[index]
         scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
         return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)

@@ -1,17 +1,20 @@
 """Distillation as a kind of training: what a student learns, writes and resumes, and which settings are rejected."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from awake_models import awake
 from forks import together
 from safetensors.torch import load_file, save_file
 from small_runs import run, same, small, small_t2v, tensors
 
 from latte import LattePipeline
-from latte.diffusion.consistency import teacher_schedule
+from latte.diffusion.consistency import predicted_clean, teacher_schedule
 from latte.diffusion.schedule import flow_schedule, linear_schedule
 from latte.files import read_json, write_json
+from latte.models.latte import Latte
 from latte.scheduler import Scheduler
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
@@ -132,6 +135,25 @@ def test_guidance_matches_sampling_within_its_timesteps(learned):
     expected = torch.where(inside, negative + 3 * (conditional - negative), conditional)
     assert 0 < int(inside.sum()) < 16 and torch.allclose(guided, expected, atol=1e-5)
     assert float((conditional - expected).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [["teacher_guidance=1", "guided_from=0"], []])
+def test_a_self_conditioned_teacher_sees_its_estimate_for_the_condition(guidance, vae, teachers):
+    config = student_of("classes", vae, teachers("classes"), *guidance)
+    plain = objective(open_data(config), config, torch.device("cpu")).distillation.teacher
+    torch.manual_seed(5)
+    network = awake(Latte(replace(plain.config, self_condition=True)))
+    one = Distillation(config, network)
+    x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
+    y = torch.zeros(16, 1, dtype=torch.long)
+    empty = torch.full_like(y, network.config.num_classes)
+    clean = lambda estimate, y: predicted_clean(network, x, index, one.schedule, "v", estimate, y=y)
+    first = clean(torch.zeros_like(x), y)
+    conditional, negative = clean(first, y), clean(first, empty)
+    inside = (one.schedule.timesteps >= 300).view(-1, 1, 1, 1, 1)
+    expected = torch.where(inside, negative + config.teacher_guidance * (conditional - negative), conditional)
+    taught = one.guided(x, index, {"y": y}, {"y": empty})
+    assert torch.allclose(taught, expected, atol=1e-4) and float((conditional - first).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["unconditional flow", "text"])
