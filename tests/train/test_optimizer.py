@@ -116,6 +116,18 @@ def test_settings_reach_the_optimiser(vae):
             small(vae, *words)
 
 
+def test_a_stopped_run_of_whole_matrices_resumes_bit_exactly(vae, tmp_path):
+    """They are those of all heads together, which changes the run; by default, each head has its own."""
+    words = ["clips=4", "steps=3", "schedule=constant", "optimizer=muon"]
+    config = lambda *changes: small(vae, *words, "muon_per_head=false", *changes)
+    run(config("steps=1"), tmp_path / "parts")
+    run(config(), tmp_path / "parts")
+    run(config(), tmp_path / "whole")
+    run(small(vae, *words), tmp_path / "heads")
+    parts, whole, heads = (tensors(checkpoint.latest(tmp_path / name)) for name in ("parts", "whole", "heads"))
+    assert same(parts, whole) and not same(whole, heads)
+
+
 def test_processes_share_the_work_and_match_one_process(tmp_path, monkeypatch):
     network, made = warm(), []
     matrices = block_matrices(network, False)
