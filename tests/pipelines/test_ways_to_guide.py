@@ -7,10 +7,12 @@ import pytest
 import torch
 from awake_models import SIZE, awake, awake_pipeline, write_model
 from goldens import relative_error
+from traps import Reached, trapped
 
-from latte import LattePipeline
+from latte import LattePipeline, class_conditioning, sampling_loop, text_conditioning
 from latte.cli import main
-from latte.diffusion.guidance import autoguided
+from latte.diffusion import guidance_methods
+from latte.diffusion.guidance import autoguided, guided
 from latte.diffusion.samplers import ddim
 from latte.eval.replay import Replay
 from latte.fast.switch import fast_paths
@@ -34,6 +36,12 @@ WAYS = {
 }
 
 
+OWN_CODE = [  # what only one of the ways uses, or autoguidance
+    *((guidance_methods, name) for name in ("project", "optimise_scale", "zero_velocity")),
+    *((guidance_methods.SHAPES, name) for name in ("linear", "cosine", "beta")),
+    *((module, "with_weaker") for module in (class_conditioning, text_conditioning)),
+    (sampling_loop, "renoised_scale"),
+]
 FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember steps or depend on the step
 
 
@@ -49,13 +57,18 @@ def pipeline(kind):
     return classes() if kind == "classes" else LattePipeline(awake(LatteT2V(LatteT2VConfig(**TEXT))))
 
 
-def latents(pipe, second=2, **options):
-    """Two videos in five steps; `second` selects the condition of the second one."""
+def embeddings(second=2):
+    """Of the prompts and the negative prompts of two videos, (2, 2, 4, 6); `second` selects those of the second one."""
     torch.manual_seed(second)
     other = torch.randn(2, 1, 4, 6)
     torch.manual_seed(0)
     first = torch.randn(2, 1, 4, 6)
-    embeds = torch.cat([first, other], 1)
+    return torch.cat([first, other], 1)
+
+
+def latents(pipe, second=2, **options):
+    """Two videos in five steps; `second` selects the condition of the second one."""
+    embeds = embeddings(second)
     given = {"class_labels": [0, second]}
     if pipe.takes_prompts:
         away = {} if pipe.weaker is not None else {"negative_prompt_embeds": embeds[1]}
@@ -69,10 +82,24 @@ def pipe(request):
     return pipeline(request.param)
 
 
-def test_explicit_defaults_change_nothing(pipe):
-    plain = latents(pipe)
+@torch.no_grad()
+def test_plain_guidance_matches_a_reference_loop(pipe):
+    """Classifier-free guidance at a constant scale, to the bit, and without the code of any other way."""
+    start = torch.randn(2, 4, 3, 4, 4)
     said = dict(guidance_method="cfg", guidance_options={}, guidance_schedule="constant")
-    assert torch.equal(latents(pipe, **said), plain)
+    with fast_paths(False), trapped(*OWN_CODE):
+        found = [latents(pipe, latents=start, **options) for options in ({}, said)]
+    y, null = embeddings() if pipe.takes_prompts else torch.tensor([[0, 2], [3, 3]])
+    *_, expected = ddim(guided(pipe.transformer, y, null, 3.0), start.transpose(1, 2), pipe.scheduler.schedule(5))
+    assert all(torch.equal(each.transpose(1, 2), expected) for each in found)
+
+
+@pytest.mark.parametrize("name", [*WAYS, "autoguidance"])
+def test_every_way_reaches_its_own_code(name, pipe):
+    if name == "autoguidance":
+        pipe.enable_autoguidance(pipe.transformer)
+    with trapped(*OWN_CODE), pytest.raises(Reached):
+        latents(pipe, **WAYS.get(name, {}))
 
 
 def test_every_method_changes_the_videos_and_matches_the_readable_network(pipe):
