@@ -1,18 +1,18 @@
-"""A transformer block on parts of a video that stay in the processor's cache.
+"""A transformer block on parts of a video; on a CPU they stay in its cache.
 
 Spatial attention mixes the tokens of one frame, temporal attention the frames of one place, and everything else treats
 each token separately. So a block of one kind of attention can be computed on some frames, or on some places, from its
 first norm to the end of its MLP before the next part begins. The residual is updated in place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latte.fast.kernels import FastLinear, gelu_
+from latte.fast.kernels import FastLinear
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, rotate
 from latte.models.block import Block, FeedForward
 
@@ -53,14 +53,32 @@ def of(z: Tensor, where: Slices) -> Tensor:
     return z[where[0] if z.shape[0] > 1 else WHOLE, where[1] if z.shape[1] > 1 else WHOLE]
 
 
-class FastAttention:
-    """latte.models.attention.AxialAttention, without its layout helpers: (b, f, s, d) -> (b, f, s, d)."""
+class FastLayer:
+    """A layer of a block; it ends in the product `proj`, whose input is what `inner` returns.
+
+    All of them map tokens (b, f, s, d) to (b, f, s, d).
+    """
+
+    proj: FastLinear
+    inner: Callable[..., Tensor]
+
+    def __call__(self, *given: Any) -> Tensor:
+        return self.proj(self.inner(*given))
+
+    def add_to(self, x: Tensor, gate: Tensor | float, *given: Any) -> None:
+        """x += gate * self(*given), in place."""
+        self.proj.add_to(x, self.inner(*given), gate)
+
+
+class FastAttention(FastLayer):
+    """latte.models.attention.AxialAttention, without its layout helpers."""
 
     def __init__(self, layer: AxialAttention, pack: bool):
         self.layer, self.spatial = layer, layer.kind == "spatial"
         self.qkv, self.proj = FastLinear(layer.qkv, pack), FastLinear(layer.proj, pack)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def inner(self, x: Tensor) -> Tensor:
+        """The attended values, heads side by side."""
         (b, f, s), h = x.shape[:3], self.layer.heads
         qkv = self.qkv(x).view(b, f, s, h, 3, -1)
         q, k, v = qkv.unbind(4)
@@ -68,7 +86,7 @@ class FastAttention:
             q, k = rotate(q, k)
         fold = (0, 1) if self.spatial else (2, 3)  # (b f) h s e, or b (s h) f e
         y = self.layer.attend(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
-        return self.proj(y.transpose(1, 2).reshape(b, f, s, -1))
+        return y.transpose(1, 2).reshape(b, f, s, -1)
 
 
 class FastSplit:
@@ -80,8 +98,13 @@ class FastSplit:
     def __call__(self, x: Tensor) -> Tensor:
         return self.spatial(x).add_(self.temporal(x))
 
+    def add_to(self, x: Tensor, gate: Tensor | float, normed: Tensor) -> None:
+        """See FastLayer.add_to."""
+        self.spatial.add_to(x, gate, normed)
+        self.temporal.add_to(x, gate, normed)
 
-class FastCross:
+
+class FastCross(FastLayer):
     """latte.models.attention.CrossAttention; keys and values are computed once per text."""
 
     def __init__(self, layer: CrossAttention, pack: bool):
@@ -92,23 +115,25 @@ class FastCross:
         k, v = self.layer.kv(text).unflatten(-1, (self.layer.heads, 2, -1)).unbind(-2)
         return k.transpose(2, 3).contiguous(), v.transpose(2, 3).contiguous()
 
-    def __call__(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def inner(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """The attended values, heads side by side."""
         b, f, s, d = x.shape
         texts, h = k.shape[1], self.layer.heads
         q = self.q(x).view(b * texts, f // texts * s, h, -1).transpose(1, 2)
         mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
         y = self.layer.attend(q, k.flatten(0, 1), v.flatten(0, 1), mask)
-        return self.proj(y.transpose(1, 2).reshape(b, f, s, d))
+        return y.transpose(1, 2).reshape(b, f, s, d)
 
 
-class FastMlp:
+class FastMlp(FastLayer):
     """latte.models.block.FeedForward."""
 
     def __init__(self, layer: FeedForward, pack: bool):
-        self.up, self.down = FastLinear(layer.fc1, pack), FastLinear(layer.fc2, pack)
+        self.up, self.proj = FastLinear(layer.fc1, pack), FastLinear(layer.fc2, pack)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(gelu_(self.up(x)))
+    def inner(self, x: Tensor) -> Tensor:
+        """The hidden values."""
+        return self.up.gelu(x)
 
 
 @dataclass(frozen=True)

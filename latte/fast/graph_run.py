@@ -1,7 +1,6 @@
 """A denoiser's run on a GPU as CUDA graphs: one for each kind of step, replayed without waiting for the host."""
 
 import copy
-import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -48,8 +47,6 @@ class GraphRun:
 
     def __init__(self, network: Denoiser, condition: Condition, plan: Plan, capture: Capture | None = None):
         self.run = FastRun(network, condition, len(plan))
-        if condition.blocks.is_cuda:  # small parts suit the cache of a CPU, but leave a GPU idle
-            self.run.blocks.rows = [sys.maxsize] * len(network.blocks)
         blocks = [("block", i) for i in range(len(network.blocks))]
         places = [*self.run.blocks.places.values(), *blocks, ("network", 0)]
         self.cache = StaticCache(plan, holding_blocks(network), places)

@@ -1,5 +1,6 @@
 """The fast forward of a denoiser: the same weights, the same results up to rounding, in less time and memory."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from latte.fast.blocks import EVERYTHING, Branch, FastCross, Slices, branches, in_runs, of, parts
-from latte.fast.kernels import modulated
+from latte.fast.kernels import add_gated, modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import layers_of
 
-PART = 1 << 20  # values of the widest tensor of a part: see docs/performance.md
+PART = 1 << 20  # values of the widest tensor of a part on a CPU: see docs/performance.md
 MOST_PACKED = 1 << 30  # bytes of weights that may be copied, repacked, to compute faster
 
 
@@ -49,7 +50,7 @@ class FastBlocks:
         size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
         self.layers = [branches(block, size <= MOST_PACKED) for block in blocks]
         self.runs = [in_runs(layers) for layers in self.layers]
-        self.rows = [max(1, PART // block.mlp.fc1.out_features) for block in blocks]
+        self.widths = [block.mlp.fc1.out_features for block in blocks]
         self.places = {module: layer for layer, module in layers_of(network).items()}  # split heads are not among them
 
     def __call__(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
@@ -127,10 +128,18 @@ class FastBlocks:
             reused = None if cache is None or place is None else cache.reused(*place, len(x))
             slot = None if cache is None or place is None or reused is not None else cache.slot(*place, x)
             steps.append((branch, reused, slot))
-        for where in parts(x.shape, axis, self.rows[block]):
+        for where in parts(x.shape, axis, tokens_at_once(x.device, self.widths[block])):
             for branch, reused, slot in steps:
                 gated = cache is not None and cache.after_gate
                 add(branch, x if where is EVERYTHING else x[where], where, prepared, block, reused, slot, gated)
+
+
+def tokens_at_once(device: torch.device, width: int) -> int:
+    """How many tokens a block computes at once, if its widest layer has this width.
+
+    A CPU computes as many as fit its cache. Other devices compute all of them: small parts would leave them idle.
+    """
+    return max(1, PART // width) if device.type == "cpu" else sys.maxsize
 
 
 def with_one(norm: list) -> list[Tensor]:
@@ -145,21 +154,23 @@ def add(
 ) -> None:  # fmt: skip
     """Add a layer's output to some tokens, in place: computed now, or reused."""
     shift, scale, gate = (None, None, 1.0) if branch.norm is None else prepared.modulations[block][branch.norm]
+    gate = gate if isinstance(gate, float) else of(gate, where)
     if reused is not None:
-        y = reused[where]
-    elif branch.norm is None:
+        add_gated(x, reused[where], 1.0 if gated else gate)
+        return
+    if branch.norm is None:
         k, v = (of(z, where) for z in prepared.texts[block])
-        y = branch.compute(x, k, v, None if prepared.bias is None else of(prepared.bias, where))
+        given = (x, k, v, None if prepared.bias is None else of(prepared.bias, where))
     else:
-        y = branch.compute(modulated(x, of(shift, where), of(scale, where)))
-    if gated and not isinstance(gate, float) and (slot is not None or reused is not None):
-        y, gate = y if reused is not None else y * of(gate, where), 1.0
-    if slot is not None:
-        slot[where] = y
-    if isinstance(gate, float):
-        x.add_(y)
-    else:
-        x.addcmul_(of(gate, where), y)
+        given = (modulated(x, of(shift, where), of(scale, where)),)
+    if slot is None:
+        branch.compute.add_to(x, gate, *given)
+        return
+    y = branch.compute(*given)
+    if gated and not isinstance(gate, float):
+        y, gate = y * gate, 1.0
+    slot[where] = y
+    add_gated(x, y, gate)
 
 
 def has_fast_form(network: nn.Module) -> bool:
