@@ -1,12 +1,12 @@
 """Matrix products in 8-bit floating point, for a GPU that has them: faster, and not exact.
 
 Rows of tokens and of weights are scaled so that their largest value is the largest of float8_e4m3fn, 448, and rounded
-to its 3 bits of mantissa, which changes each number by up to 6 %. Products are summed in float32.
+to its 3 bits of mantissa, which changes each number by up to 6 %. Products are summed in float32. Both the readable
+network and its fast form compute with them, so CUDA graphs do too.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,9 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The rows in FLOAT8 (n, d), and the float32 scales (n, 1) that multiply them back to x.
     """
-    scale = x.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
+    largest = torch.linalg.vector_norm(x, float("inf"), 1, keepdim=True).float()
+    scale = largest.clamp(min=1e-12) / LARGEST
+    return (x / scale).to(FLOAT8), scale
 
 
 def multiplies_in_float8(device: torch.device) -> bool:
@@ -45,25 +46,43 @@ def product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
         bias: (n,).
 
     Returns:
-        (..., n) in x's precision. Without the hardware, the same quantised numbers are multiplied in float32.
+        (..., n) in x's precision. The hardware's product is rounded to bfloat16, the only precision that it has for
+        scaled rows everywhere; without the hardware, the same quantised numbers are multiplied in float32.
     """
     rows, own = quantised(x.reshape(-1, x.shape[-1]))
-    if multiplies_in_float8(x.device) and x.dtype == torch.bfloat16 and not any(size % 16 for size in weight.shape):
-        out = torch._scaled_mm(rows, weight.t(), own, scale.t(), bias=bias, out_dtype=x.dtype, use_fast_accum=True)
+    if multiplies_in_float8(x.device) and not any(size % 16 for size in weight.shape):
+        bias = None if bias is None else bias.bfloat16()
+        factors = (rows, weight.t(), own, scale.t())
+        out = torch._scaled_mm(*factors, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True)
     else:
         out = (rows.float() @ weight.float().t()) * own * scale.t()
-        out = (out if bias is None else out + bias.float()).to(x.dtype)
-    return out.view(*x.shape[:-1], -1)
+        out = out if bias is None else out + bias.float()
+    return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+class Float8Linear(nn.Linear):
+    """What an nn.Linear becomes within `float8_products`: (..., in_features) -> (..., out_features).
+
+    Attributes:
+        quantised: The quantised weight and its scales.
+    """
+
+    quantised: tuple[Tensor, Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `product`."""
+        return product(x, *self.quantised, self.bias)
 
 
 @contextmanager
 def float8_products(network: nn.Module) -> Iterator[None]:
     """Within the context, the linear layers in a network's blocks compute in FLOAT8, without gradients; not exact.
 
-    Modulations, embeddings, the last layer, attention scores and the residual keep their precision.
+    Modulations, embeddings, the last layer, attention scores and the residual keep their precision. Blocks that were
+    compiled before are compiled again.
 
     Args:
-        network: The denoiser. Its weights and its state_dict do not change.
+        network: The denoiser, on the device where it computes. Its weights and its state_dict do not change.
     """
     found = []
     for block in (module for module in network.modules() if isinstance(module, Block)):
@@ -72,9 +91,11 @@ def float8_products(network: nn.Module) -> Iterator[None]:
                 found.append(layer)
     for layer in found:
         with torch.no_grad():
-            layer.forward = partial(product, **dict(zip(("weight", "scale"), quantised(layer.weight))), bias=layer.bias)
+            layer.quantised = quantised(layer.weight)
+        layer.__class__ = Float8Linear
     try:
         yield
     finally:
         for layer in found:
-            del layer.forward
+            layer.__class__ = nn.Linear
+            del layer.quantised

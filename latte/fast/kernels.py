@@ -26,7 +26,7 @@ class FastLinear:
     as the one behind nn.Linear, but has an overhead of some 50 microseconds. See docs/performance.md.
 
     Args:
-        layer: The layer; its weights may change later.
+        layer: The layer; its weights may change later, and it may become a latte.fast.float8_products.Float8Linear.
         pack: Keep a copy of the weights in oneDNN's layout, which makes up a quarter of the gain.
     """
 

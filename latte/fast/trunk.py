@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latte.fast.blocks import EVERYTHING, Branch, FastCross, Slices, branches, in_runs, of, parts
+from latte.fast.float8_products import Float8Linear
 from latte.fast.kernels import add_gated, modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
@@ -174,7 +175,10 @@ def add(
 
 
 def has_fast_form(network: nn.Module) -> bool:
-    """Whether a network is one of ours, unchanged: no hooks, no layers of other kinds, no replaced methods."""
+    """Whether a network is one of ours, unchanged: no hooks, no layers of other kinds, no replaced methods.
+
+    Linear layers may compute in 8-bit floating point.
+    """
     if not isinstance(network, Denoiser) or network.training:
         return False
     for module in network.modules():
@@ -182,11 +186,11 @@ def has_fast_form(network: nn.Module) -> bool:
         replaced = (name for name in vars(module) if name != "attend" and callable(getattr(type(module), name, None)))
         if hooked or any(replaced):
             return False
-    ours = (Block, AxialAttention, SplitAttention, CrossAttention, FeedForward, nn.Linear, nn.ModuleList)
+    layers = (AxialAttention, SplitAttention, CrossAttention, FeedForward, nn.Linear, Float8Linear)
     own = (
         part for block in network.blocks for name, part in block.named_modules() if not name.startswith("modulation")
     )
-    return all(type(part) in ours for part in own)
+    return all(type(part) in (Block, nn.ModuleList, *layers) for part in own)
 
 
 @contextmanager

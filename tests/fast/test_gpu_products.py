@@ -4,6 +4,7 @@ The meta device stands in for a GPU; what only CUDA has is switched on by hand.
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from latte.fast import kernels
 from latte.fast.fast_run import FastRun
+from latte.fast.float8_products import float8_products
 from latte.fast.kernels import FastLinear
 from latte.fast.trunk import PART, tokens_at_once
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
 PAIRS = 2  # of blocks: 4 spatial or temporal attentions, of which 2 with cross-attention, and 4 MLPs
+PRODUCTS = 4 * 2 + 2 * 2 + 4 * 2  # of tokens, in all blocks
 
 
 class Operations(TorchDispatchMode):
@@ -35,18 +38,19 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def operations(fast=True):
+def operations(fast=True, float8=False):
     """The operations of one guided evaluation on the meta device, at the size of Latte-1 but with fewer blocks."""
     with torch.device("meta"), torch.no_grad():
         model = LatteT2V(LatteT2VConfig(num_layers=PAIRS)).eval().half()
         x, times, text = torch.empty(1, 16, 4, 64, 64), torch.tensor([500]), torch.empty(2, 120, 4096).half()
-        run = FastRun(model, model.text_condition(times, text, None), 1)
-        run(x, 0, 2)  # the first evaluation also computes the positions
-        with Operations() as counted:
-            if fast:
-                assert run(x, 0, 2).shape == (2, 16, 8, 64, 64)
-            else:
-                model(x.half().repeat(2, 1, 1, 1, 1), times.expand(2), text)
+        with float8_products(model) if float8 else nullcontext():
+            run = FastRun(model, model.text_condition(times, text, None), 1)
+            run(x, 0, 2)  # the first evaluation also computes the positions
+            with Operations() as counted:
+                if fast:
+                    assert run(x, 0, 2).shape == (2, 16, 8, 64, 64)
+                else:
+                    model(x.half().repeat(2, 1, 1, 1, 1), times.expand(2), text)
     return counted.seen
 
 
@@ -64,6 +68,12 @@ def test_products_end_in_gelu_and_residual_on_cuda(monkeypatch):
     seen = operations()
     assert seen["aten._addmm_activation"] == 2 * PAIRS and seen["aten.addmm_"] == 5 * PAIRS
     assert not [name for name in seen if "gelu" in name]
+
+
+def test_all_products_of_tokens_are_8_bit_if_asked(monkeypatch):
+    monkeypatch.setattr("latte.fast.float8_products.multiplies_in_float8", lambda device: True)
+    seen = operations(float8=True)
+    assert seen["aten._scaled_mm"] == PRODUCTS and not {"aten._addmm_activation", "aten.addmm_"} & set(seen)
 
 
 def tanh_epilogue(bias, x, weight, *, use_gelu):
