@@ -4,6 +4,7 @@ import pytest
 import torch
 from goldens import relative_error
 from small_latte import T, X, draw, text_model, warm
+from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import gelu
 
 from latte.fast import fast_run, trunk
@@ -124,6 +125,20 @@ def test_modified_networks_have_no_fast_form():
     assert not has_fast_form(model)
     with fast(wrapped := warm()):
         assert not has_fast_form(wrapped)
+
+
+@pytest.mark.parametrize("kind", ["class", "text"])
+def test_blocks_compile_one_by_one_without_graph_breaks(kind):
+    """Each kind of block once. The network is then the readable one: the fast blocks would not call the compiled."""
+    torch.compiler.reset()
+    model, counter = text_model() if kind == "text" else warm(), CompileCounter()
+    given = draw(9, 2, 4, 8) if kind == "text" else Y
+    with torch.no_grad():
+        plain = model(X, T, given)
+        for block in model.blocks:
+            block.compile(backend=counter, fullgraph=True)
+        assert relative_error(model(X, T, given), plain) < 1e-6 and counter.frame_count == 2
+    assert not has_fast_form(model)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 16, 1000])
