@@ -6,32 +6,47 @@ from device_traffic import DeviceTraffic, MadeOfNumbers
 from small_latte import TINY
 
 from latte import LattePipeline
+from latte.fast.float8_products import float8_products
 from latte.fast.switch import fast_paths
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.plans.rules import faster_cache, gate_guidance, repeat, repeat_blocks, tea_cache
 from latte.scheduler import ALL
 
 T2V = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "sample_size": 8, "video_length": 4}
+PLANS = {
+    "network": lambda plan: repeat(plan, 3, "network", 1),
+    "clean": lambda plan: repeat(plan, 3, "clean", 1),
+    "mlp": lambda plan: repeat(plan, 3, "mlp", 1),
+    "block": lambda plan: repeat_blocks(plan, (0, 1000), 2),
+    "gate": lambda plan: gate_guidance(plan, 2),
+    "FasterCache": faster_cache,
+}
+METHODS = {"apg": {"threshold": 2.0}, "cfg-zero": {"zero_steps": 2}, "cfg++": {}}
 
 
-def traffic_of_steps(pipe, monkeypatch, **call):
+def traffic_of_steps(pipe, monkeypatch, steps=3, **call):
     """The device traffic of every step but the first, which may prepare, on the meta device."""
     monkeypatch.setattr("latte.sampling_loop.decode_latents", lambda vae, x, kind: torch.zeros(x.shape))
-    traffic, steps = DeviceTraffic(), []
+    traffic, found = DeviceTraffic(), []
 
     def look(*_):
-        steps.append(dict(traffic.seen))
+        found.append(dict(traffic.seen))
         traffic.seen.clear()
 
     with traffic, MadeOfNumbers(traffic):
-        pipe(num_inference_steps=3, progress=False, output_type="latent", callback_on_step_end=look, **call)
-    assert len(steps) == 3
-    return {kind: count for step in steps[1:] for kind, count in step.items()}
+        pipe(num_inference_steps=steps, progress=False, output_type="latent", callback_on_step_end=look, **call)
+    assert len(found) == steps
+    return {kind: count for step in found[1:] for kind, count in step.items()}
+
+
+def class_pipeline(**option):
+    return LattePipeline(Latte(LatteConfig(**{**TINY, "depth": 2, **option})).to("meta"))
 
 
 @pytest.mark.parametrize("sampler", ALL)
 def test_class_conditional_sampling_never_syncs(sampler, monkeypatch):
-    pipe = LattePipeline(Latte(LatteConfig(**{**TINY, "depth": 2, "prediction": "v"})).to("meta"))
+    pipe = class_pipeline(prediction="v")
     options = {"prompt": [1], "guidance_scale": 3.0, "guidance_interval": (200.0, 1000.0)}
     options |= {"eta": 1.0} if sampler == "ddim" else {}
     assert traffic_of_steps(pipe, monkeypatch, sampler=sampler, **options) == {}
@@ -46,9 +61,40 @@ def test_text_to_video_sampling_never_syncs(broadcast, monkeypatch):
     assert traffic_of_steps(pipe, monkeypatch, guidance_scale=7.5, **embeds) == {}
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_never_sync(name, fast, monkeypatch):
+    pipe = class_pipeline()
+    pipe.enable_plan(PLANS[name])
+    with fast_paths(fast):
+        assert traffic_of_steps(pipe, monkeypatch, 6, prompt=[1], guidance_scale=3.0) == {}
+
+
+def test_a_plan_that_tests_the_data_is_noticed(monkeypatch):
+    pipe = class_pipeline()
+    pipe.enable_plan(tea_cache)
+    with pytest.raises(RuntimeError, match="meta"):
+        traffic_of_steps(pipe, monkeypatch, 6, prompt=[1], guidance_scale=3.0)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "flow"])
+@pytest.mark.parametrize("method", METHODS)
+def test_ways_to_guide_never_sync(method, prediction, monkeypatch):
+    """With self-conditioning, and the last difference of both halves from the third step on."""
+    pipe = class_pipeline(prediction=prediction, self_condition=True)
+    pipe.enable_plan(PLANS["gate"])
+    options = {"guidance_scale": 0.6 if method == "cfg++" else 3.0, "guidance_options": METHODS[method]}
+    assert traffic_of_steps(pipe, monkeypatch, 4, prompt=[1], guidance_method=method, **options) == {}
+
+
 def test_the_readable_network_never_syncs(monkeypatch):
-    pipe = LattePipeline(Latte(LatteConfig(**{**TINY, "depth": 2})).to("meta"))
     with fast_paths(False):
+        assert traffic_of_steps(class_pipeline(), monkeypatch, prompt=[1], guidance_scale=3.0) == {}
+
+
+def test_8_bit_products_never_sync(monkeypatch):
+    pipe = class_pipeline()
+    with float8_products(pipe.transformer):
         assert traffic_of_steps(pipe, monkeypatch, prompt=[1], guidance_scale=3.0) == {}
 
 
