@@ -206,6 +206,8 @@ def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
         raise ValueError(
             "the plan reuses whole blocks, which several processes cannot do together: choose another plan"
         )
+    if shared and plan.tested:
+        raise ValueError("the plan tests the data, of which each process would see another part: choose another plan")
     return LayerCache(plan, holding_blocks(pipe.transformer), same_halves=shared)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from latte.arguments import check_choice
+from latte.arguments import check_choice, check_count
 from latte.plans.layer_cache import GrowingCache
 from latte.plans.readable import following
 from latte.plans.records import LAYERS as KINDS
@@ -36,8 +36,7 @@ class Broadcast:
     window: tuple[float, float] = (100, 800)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.skip_range, int) or self.skip_range < 1:
-            raise ValueError(f"skip_range is {self.skip_range!r}; it must be a whole number, 1 or more")
+        check_count("skip_range", self.skip_range)
         pair = isinstance(self.window, tuple | list) and len(self.window) == 2
         if not pair or not self.window[0] <= self.window[1]:
             raise ValueError(f"the timestep range is {self.window!r}; it must be two numbers, the lower first")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, one_setting
+from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_choice, check_count, check_size, one_setting
 from latte.autoguidance import AutoguidanceMixin, check_weaker
 from latte.call_state import CallStateMixin
 from latte.class_conditioning import ClassConditioning, class_index
@@ -207,8 +207,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         unit = factor * cfg.patch_size
         sizes = (("height", height, unit), ("width", width, unit), (called, frames, getattr(cfg, "tubelet", 1)))
         for name, size, multiple in sizes:
-            if not isinstance(size, int) or not 1 <= size <= 65_536 or size % multiple:
-                raise ValueError(f"{name} is {size}; this model needs a multiple of {multiple}, up to 65536")
+            check_size(name, size, multiple)
         return frames, cfg.in_channels, height // factor, width // factor
 
     def check_call(self, output_type: str, chunk: int | None, batch_size: int, first: int, copies: int) -> None:

@@ -1,6 +1,6 @@
 """The sampling loop from noise to videos, shared by all kinds of models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,14 +8,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from latte.arguments import check_choice
+from latte.arguments import check_choice, check_eta
 from latte.conditioning import GuidedDenoiser
 from latte.device import to_device
 from latte.diffusion.guidance_methods import renoised_scale, scheduled_scale
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
-from latte.plans.records import NEVER, Plan, evaluated_timesteps, exact_plan
+from latte.plans.records import NEVER, Plan, exact_plan
 from latte.progress import Progress
 from latte.scheduler import ALL, Scheduler
 from latte.weights.sampling_defaults import Guidance, check_interval
@@ -64,8 +64,7 @@ def sampling_call(
         check_choice("sampler", sampler, ALL)
     scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
     eta = defaults.eta_of(scheduler.sampler, eta)
-    if not isinstance(eta, int | float) or not 0 <= eta <= 1 or (eta and scheduler.sampler != "ddim"):
-        raise ValueError(f"eta is {eta!r}; it must be from 0 to 1, and applies only to ddim")
+    check_eta(eta, scheduler.sampler)
     schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
     if interval is not None and tuple(interval) != defaults.guidance.interval:  # the default may contain none
         check_interval(interval, schedule.timesteps.tolist())
@@ -87,6 +86,26 @@ def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
     steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
     sampler, eta = words.get("sampler"), words.get("eta")
     return sampling_call(pipe, steps, None, guidance, interval, sampler, eta, noise, None, ()).plan
+
+
+def evaluated_timesteps(run: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Iterator[Tensor]]) -> list[float]:
+    """The timesteps at which a sampler evaluates the network, found by running it on a single number.
+
+    Args:
+        run: (denoise, x (1, 1, 1, 1, 1)) -> the sampler's generator.
+
+    Returns:
+        One timestep for each evaluation, in order.
+    """
+    found: list[float] = []
+
+    def record(x: Tensor, t: Tensor) -> Tensor:
+        found.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    for _ in run(record, torch.zeros(1, 1, 1, 1, 1)):
+        pass
+    return found
 
 
 def guidance_scales(

@@ -1,6 +1,5 @@
 """The scheduler: which sampler runs over which timesteps. Published scheduler_config.json files are read too."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.arguments import check_choice, check_count
+from latte.arguments import TRAINING_STEPS, check_choice, check_count, is_whole
 from latte.diffusion.samplers import SAMPLERS, NoisePredictor, StepNoise
 from latte.diffusion.schedule import SPACINGS, Schedule, flow_schedule, linear_schedule, respace, spaced_timesteps
 from latte.diffusion.solvers import SOLVERS
@@ -87,7 +86,7 @@ class Scheduler:
     set_alpha_to_one: bool = True
     fixed_stride: bool = True
     last_noise: bool = False
-    num_train_timesteps: int = 1000
+    num_train_timesteps: int = TRAINING_STEPS
     beta_start: float = 1e-4
     beta_end: float = 0.02
     flow: bool = False
@@ -200,11 +199,6 @@ class Scheduler:
         """The sampler's generator, which yields x (b, f, c, h, w) after every step: see latte.diffusion.samplers."""
         options: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"last_noise": self.last_noise}}
         return ALL[self.sampler](denoise, x, schedule, noise, **options.get(self.sampler, {}))
-
-
-def is_whole(steps: int | str) -> bool:
-    """Whether a number of steps is an integer, possibly written as text; otherwise it may be a respacing."""
-    return isinstance(steps, int) or (isinstance(steps, str) and re.fullmatch(r"[-+]?\d+", steps) is not None)
 
 
 def usual_scheduler(prediction: str, timestep_spacing: str = "leading") -> Scheduler:

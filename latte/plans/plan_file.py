@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latte.files import read_json, write_text
+from latte.plans.named_rules import RULES
 from latte.plans.records import KINDS, Evaluation, Plan, Reuse, Threshold
 
 FORMAT = 1
@@ -12,19 +13,21 @@ MOST_EVALUATIONS = 4000  # twice as many as the most steps of a sampler with two
 FOLDER = "plans"  # in a model's folder; plans in it are found by name
 
 
-def named_plan(name: str | Path, folder: Path | None) -> Path:
-    """The file of a plan, given by its path or by its name among the plans in a model's folder.
-
-    Raises:
-        ValueError: There is no such plan.
-    """
+def find_plan(name: str, folder: Path | None) -> Path | None:
+    """The file of a plan, given by its path or by its name among the plans in a model's folder; None without one."""
     if Path(name).is_file():
         return Path(name)
-    there = plan_names(folder)
-    if folder is not None and str(name) in there:
+    if folder is not None and name in plan_names(folder):
         return folder / FOLDER / f"{name}.json"
+    return None
+
+
+def no_plan(name: str, folder: Path | None) -> ValueError:
+    """The error that there is no plan of this name, with the names that there are."""
+    there = plan_names(folder)
     known = f"the model's plans are {', '.join(there)}" if there else "the model has no plans"
-    raise ValueError(f"there is no plan {str(name)!r}: {known}; `latte calibrate` makes one")
+    rules = f"the rules are {', '.join(RULES)} (`latte plan --help`)"
+    return ValueError(f"there is no plan {name!r}: {known}; `latte calibrate` makes one; {rules}")
 
 
 def plan_names(folder: Path | None) -> tuple[str, ...]:

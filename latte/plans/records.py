@@ -1,10 +1,11 @@
 """The plan of a sampling run: one record for each evaluation of the network."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
 
 LAYERS = ("spatial", "temporal", "cross", "mlp")  # kinds of layers in a block
 KINDS = (*LAYERS, "block", "network", "clean")  # what may be reused, from the smallest to the largest
@@ -104,8 +105,7 @@ class Plan:
         for k, evaluation in enumerate(self.evaluations):
             check_evaluation(k, evaluation, guided)
             guided = guided or (evaluation.branch == "both" and "clean" not in evaluation.reuse)
-        tested = any(reuse.threshold for evaluation in self.evaluations for reuse in evaluation.reuse.values())
-        if tested and len(self.kinds) > 1:
+        if self.tested and len(self.kinds) > 1:
             raise ValueError(f"a plan with a threshold can only reuse the network; this one also reuses {self.kinds}")
 
     def __len__(self) -> int:
@@ -119,8 +119,15 @@ class Plan:
         """The kinds that are reused somewhere."""
         return [kind for kind in KINDS if any(kind in evaluation.reuse for evaluation in self.evaluations)]
 
-    def times(self, device: torch.device) -> Tensor:
+    @property
+    def tested(self) -> bool:
+        """Whether data-dependent tests decide what is reused."""
+        return any(reuse.threshold for evaluation in self.evaluations for reuse in evaluation.reuse.values())
+
+    def times(self, device: "torch.device") -> "torch.Tensor":
         """The timesteps (n,) as samplers pass them to a network: integers if all of them are whole numbers."""
+        import torch  # here, so that the command line knows the rules that make plans without it
+
         values = [evaluation.timestep for evaluation in self.evaluations]
         whole = all(value == int(value) for value in values)
         return torch.tensor([int(value) for value in values] if whole else values, device=device)
@@ -170,23 +177,3 @@ def fitted(plan: Plan, exact: Plan) -> Plan:
             raise ValueError(f"the plan does not guide at timestep {asked.timestep:g}, but this call does")
         found.append(replace(planned, branch="conditional") if asked.branch == "conditional" else planned)
     return Plan(tuple(found), plan.after_gate)
-
-
-def evaluated_timesteps(run: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Iterator[Tensor]]) -> list[float]:
-    """The timesteps at which a sampler evaluates the network, found by running it on a single number.
-
-    Args:
-        run: (denoise, x (1, 1, 1, 1, 1)) -> the sampler's generator.
-
-    Returns:
-        One timestep for each evaluation, in order.
-    """
-    found: list[float] = []
-
-    def record(x: Tensor, t: Tensor) -> Tensor:
-        found.append(float(t[0]))
-        return torch.zeros_like(x)
-
-    for _ in run(record, torch.zeros(1, 1, 1, 1, 1)):
-        pass
-    return found

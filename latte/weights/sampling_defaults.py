@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latte.arguments import check_choice
+from latte.arguments import check_choice, check_timesteps
 from latte.diffusion.guidance_methods import SHAPES, check_method
 from latte.files import read_json, write_json
 from latte.models.latte import LatteConfig
@@ -58,11 +58,8 @@ class Guidance:
             raise ValueError(f"guidance_schedule {self.schedule} does nothing with cfg++, which has one of its own")
         if self.interval is None:
             return
-        ends = self.interval if isinstance(self.interval, list | tuple) else ()
-        if len(ends) != 2 or not all(type(end) in (int, float) for end in ends) or not ends[0] <= ends[1]:
-            interval = shown(self.interval)
-            raise ValueError(f"guidance_interval is {interval}; it must be two timesteps, the lower one first")
-        object.__setattr__(self, "interval", tuple(ends))
+        check_timesteps("guidance_interval", self.interval)
+        object.__setattr__(self, "interval", tuple(self.interval))
 
     @property
     def strength(self) -> float:
