@@ -8,6 +8,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from configparser import ConfigParser
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -24,6 +25,7 @@ from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
 from latte.eval.bench import guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
+from latte.models.latte_t2v import LatteT2VConfig
 from latte.train import config, precision, presets
 from latte.train.data import frame_list, layouts, prepare_videos, windows
 from latte.video import write
@@ -137,6 +139,12 @@ QUICK = [
     *(f"{name} --no-such-option" for name in COMMANDS),
     *(f"bench {name} --help" for name in BENCHMARKS),
     *("prepare folder --help", "sample --n 0", "sample --pab space=2", "sample --fps 0", "ablate --parallel 0"),
+    *("sample shapes --steps 0", "sample shapes --eta 2", "sample shapes --sampler euler --eta 1"),
+    *("sample shapes --pab temporal=0", "sample shapes --cfg-interval 500 100", "sample shapes --num-frames 0"),
+    *("sample shapes --height 70000", "sample shapes --plan netwrk:17", "sample shapes --plan network:17,oder=1"),
+    *("eval shapes --plan network", "eval --steps -1", "plan --eta 2", "calibrate --cfg-interval 500 100"),
+    *("bench speed shapes --plans fast tea-cache:x", "bench speed shapes --eta 2", "bench pab --steps 0"),
+    *("bench guidance --steps 0", "bench speed random num_layers=x", "ablate nosuch"),
     *(
         "bench train --steps 0",
         "bench memory --height 500",
@@ -204,6 +212,8 @@ def test_option_choices_match_the_package():
         "DEFAULT_SCORE": video_inception_score.DEFAULT_SCORE,
         "SCORE_PROTOCOLS": tuple(video_inception_score.SCORE_PROTOCOLS),
         "SCALE_STEPS": {name: scale.settings["steps"] for name, scale in definitions.SCALES.items()},
+        "ABLATIONS": tuple(definitions.ABLATIONS),
+        "RANDOM_SHAPE": tuple(field.name for field in fields(LatteT2VConfig) if field.type is int),
         "GUIDANCE_WAYS": tuple(guidance_variety.WAYS),
         "LEAST_MANIFOLD": manifold.NEIGHBOURS + 1,
         "SOURCES": train_speed.SOURCES,
@@ -235,6 +245,10 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
         with pytest.raises(SystemExit):
             main(["bench", "memory", "--config", "ucf101", wrong, "5"])
         assert capsys.readouterr().err.endswith(f"; {hint}\n")
+    for wrong, hint in (("--size", "see latte sample --help"), ("--sampelr", "did you mean --sampler?")):
+        with pytest.raises(SystemExit):
+            main(["sample", wrong, "100"])
+        assert capsys.readouterr().err.endswith(f"; {hint}\n")  # an option of that name, not a choice of another one
     for wrong, hint in (("every", "see latte eval --help"), ("latt", "did you mean latte?")):
         with pytest.raises(SystemExit):
             main(["eval", "fakes", "--protocol", wrong])

@@ -78,7 +78,7 @@ def exact_candidates(pipe: LattePipeline, dtypes: Sequence[str], compiled: bool)
 
 @contextmanager
 def planned(name: str, pipe: LattePipeline) -> Iterator[None]:
-    """Within this context, a pipeline follows a plan: a file, or a name in the model's folder."""
+    """Within this context, a pipeline follows a plan: a file, a name in the model's folder, or rules."""
     pipe.enable_plan(name)
     try:
         yield

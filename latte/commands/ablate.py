@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from latte.commands.options.evaluating import check_ablations
 from latte.eval.ablate.arms import Ablation
 from latte.eval.ablate.definitions import SCALES, Scale, ablations
 from latte.eval.ablate.report import write_report
@@ -75,8 +76,7 @@ def main(args: Namespace) -> None:
         return
     names = tuple(dict.fromkeys(name for name in args.names if "=" not in name))
     names = names or tuple(name for name, ablation in known.items() if ablation.finding)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; the names are {', '.join(known)}")
+    check_ablations(names, known)
     check_data(base, args.out)
     if base.data != "shapes" and not args.i3d:
         print("without --i3d the report will have losses and samples, but no FVD")

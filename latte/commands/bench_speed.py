@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
 from latte import __version__
-from latte.commands.options.benchmarks import PAB_RANGES, RANDOM
+from latte.commands.options.benchmarks import PAB_RANGES, RANDOM, random_shape
 from latte.commands.parser import write_result
 from latte.commands.sampling_options import call_settings, open_pipeline
 from latte.device import usable_device
@@ -26,6 +26,7 @@ from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.reporting import machine_record
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.pipeline import LattePipeline
+from latte.sampling_loop import call_plan
 from latte.weights.tensors import DTYPES
 
 
@@ -92,7 +93,7 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         pipe, settings, _ = open_pipeline(args)
     else:
         torch.manual_seed(args.seed)
-        pipe = LattePipeline(LatteT2V(random_config(args.changes)).to(DTYPES[args.dtype]))
+        pipe = LattePipeline(LatteT2V(LatteT2VConfig(**random_shape(args.changes))).to(DTYPES[args.dtype]))
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
     settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is padded with copies
@@ -101,22 +102,11 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
         for text in candidates:  # raises for a range that the model does not have, before the work
             pipe.enable_pyramid_attention_broadcast(**parse_ranges(text))
             pipe.disable_pyramid_attention_broadcast()
-        for plan in args.plans:  # and for a plan that does not exist
+        for plan in args.plans:  # and for a plan that does not exist or does not fit
             pipe.enable_plan(plan)
+            call_plan(pipe, settings)
             pipe.disable_plan()
     return pipe, settings
-
-
-def random_config(changes: Sequence[str]) -> LatteT2VConfig:
-    """The shape of a model with random weights. Raises ValueError for words that are not a valid key=value."""
-    kinds, values = get_type_hints(LatteT2VConfig), {}
-    known = [name for name in LatteT2VConfig.__dataclass_fields__ if kinds[name] is int]
-    for word in changes:
-        name, _, value = word.partition("=")
-        if name not in known or not value.isdecimal():
-            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(known)}")
-        values[name] = int(value)
-    return LatteT2VConfig(**values)
 
 
 def video_sizes(pipe: LattePipeline, frames: list[int] | None, sizes: list[int] | None) -> list[tuple[int, int]]:

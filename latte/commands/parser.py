@@ -22,10 +22,11 @@ class Parser(argparse.ArgumentParser):
         """Print an error in one line, with the closest option or choice, and exit with status 2."""
         failed = message.removeprefix("argument ").partition(": invalid choice")[0]
         actions = [action for action in self._actions if "/".join(action.option_strings) == failed] or self._actions
-        known = [option for action in self._actions for option in action.option_strings] if len(actions) > 1 else []
-        known += [str(choice) for action in actions for choice in action.choices or []]
+        options = [option for action in self._actions for option in action.option_strings]
+        choices = [str(choice) for action in actions for choice in action.choices or []]
         mistyped = re.findall(r"(?<=unrecognized arguments: )\S+|(?<=invalid choice: ')[^']+", message)
-        close = [match for word in mistyped for match in nearest(word.split("=")[0], known)]
+        known = lambda word: options if word.startswith("-") and "unrecognized" in message else choices
+        close = [match for word in mistyped for match in nearest(word.split("=")[0], known(word))]
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
         if not close and "unrecognized" in message and any(action.dest == "changes" for action in self._actions):
             hint = f"settings are written key=value; {hint}"

@@ -20,11 +20,10 @@ def main(args: Namespace) -> None:
     flops, whole = sum(cost.of_plan(plan)), sum(cost.of_plan(exact))
     name = str(args.plan or " ".join(args.pab or []) or "exact")
     print(plan_table(plan, cost))
-    tested = any(reuse.threshold for evaluation in plan.evaluations for reuse in evaluation.reuse.values())
     away = sum(cost.of_kinds(plan).get(WEAKER_KIND, []))
     print(f"{name}: {flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs per video, {whole / flops:.2f} times fewer"
           + (f"; {away / 1e9:.1f} of them are the weaker network's" if away else "")
-          + (", or even fewer, depending on the data" if tested else ""))  # fmt: skip
+          + (", or even fewer, depending on the data" if plan.tested else ""))  # fmt: skip
     if args.out is not None:
         title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"
         print(f"wrote {draw_plan(plan, exact, cost, args.out, title)}")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latte.arguments import MOST_AT_ONCE, check_count
 from latte.commands.options.sampling import NO_AUTOGUIDANCE, parse_numbers
 from latte.device import usable_device
 from latte.pab import broadcast_options
@@ -161,8 +160,6 @@ def asked_guidance(pipe: LattePipeline, args: argparse.Namespace) -> Guidance:
 
 def check_sampling_options(args: argparse.Namespace, of_text: bool) -> None:
     """Raise ValueError for options that do nothing for this kind of model, or are out of range."""
-    if args.batch_size is not None:
-        check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
     if of_text and args.num_sampling_steps and not args.num_sampling_steps.isdecimal():
         raise ValueError(f"--steps is {args.num_sampling_steps}; it must be a whole number, 1 or more")
     unused: dict[str, Any] = {"weights": "ema", "num_heads": None}

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from latte.arguments import check_count
+from latte.arguments import MOST_SIZE, check_count
 from latte.commands.options.choices import (
     DTYPES,
     GUIDANCE_WAYS,
@@ -11,11 +11,13 @@ from latte.commands.options.choices import (
     LEAST_MANIFOLD,
     PRECISIONS,
     PRESETS,
+    RANDOM_SHAPE,
     SHAPE_FEATURES,
     SOURCES,
 )
-from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options
+from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options, check_sampling_ranges
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
+from latte.plans.named_rules import check_rule_words
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 RANDOM = "random"  # the name of a text-to-video model with random weights
@@ -37,7 +39,8 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--compile", action="store_true", help="also compile the networks with torch.compile, which takes minutes")
     defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
     add("--ranges", nargs="*", help=f"ranges of Pyramid Attention Broadcast in sampling (default: {defaults})")
-    add("--plans", nargs="*", default=[], help="plans to sample with: files, or names such as faithful (default: none)")
+    words = "plans to sample with, as --plan of `latte sample` takes them, such as fast network:17 (default: none)"
+    add("--plans", nargs="*", default=[], metavar="FILE|NAME|RULES", help=words)
     add("--num-videos", type=int, default=1, help="videos to sample (default: 1)")
     add("--rounds", type=int, default=3, help="how often each is timed, in turn (default: 3)")
     add("--threads", type=int, default=1, help="CPU threads; with 1, seconds are CPU time (default: 1)")
@@ -59,13 +62,29 @@ def check_speed_options(args: Namespace) -> None:
     for name in ("frames", "sizes", "text_tokens"):
         for value in getattr(args, name) or ():
             check_count(f"--{name.replace('_', '-')}", value)
-    if args.changes and args.model != RANDOM:
+    check_sampling_ranges(args)
+    for plan in args.plans:
+        check_rule_words(plan)
+    if args.model == RANDOM:
+        random_shape(args.changes)
+    elif args.changes:
         raise ValueError(f"{args.changes[0]} changes the shape of {RANDOM}, not of {args.model}: leave it out")
     check_out_file(args.out)
     if args.plots is not None:
         check_out_folder(args.plots)
     if args.peer_python is not None and not args.peer_python.is_file():
         raise ValueError(f"--peer-python {args.peer_python}: there is no such interpreter")
+
+
+def random_shape(changes: list[str]) -> dict[str, int]:
+    """The shape of a model with random weights. Raises ValueError for words that are not a key=NUMBER."""
+    values = {}
+    for word in changes:
+        name, _, value = word.partition("=")
+        if name not in RANDOM_SHAPE or not value.isdecimal():
+            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(RANDOM_SHAPE)}")
+        values[name] = int(value)
+    return values
 
 
 def pab_options(argv: list[str]) -> Namespace:
@@ -79,6 +98,7 @@ def pab_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
+    check_sampling_ranges(args)
     check_count("--num-videos", args.num_videos)
     check_out_file(args.out)
     return args
@@ -101,6 +121,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     add("--plot", type=Path, help="also write the plot to this .png file (needs matplotlib)")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
+    check_sampling_ranges(args)
     check_count("--num-videos", args.num_videos, least=LEAST_MANIFOLD)
     words = ("guidance_method", "guidance_options", "guidance_schedule", "autoguidance_scale")
     for name in ("cfg_scale", "cfg_interval", *words):
@@ -206,8 +227,10 @@ def memory_options(argv: list[str]) -> Namespace:
         setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
     for name, unit in (("num_frames", 1), ("height", 16), ("width", 16)):
         value = getattr(args, name)
-        if not 1 <= value <= 65_536 or value % unit:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be a multiple of {unit}, up to 65536")
+        if not 1 <= value <= MOST_SIZE or value % unit:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {value}; it must be a multiple of {unit}, up to {MOST_SIZE}"
+            )
     return args
 
 

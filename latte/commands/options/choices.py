@@ -41,6 +41,14 @@ PROTOCOLS = (  # latte.eval.protocol
 )
 DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.eval.video_inception_score
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
+ABLATIONS = (  # latte.eval.ablate.definitions
+    *("variants", "patch-embedding", "conditioning", "temporal-position", "initialisation", "joint-images"),
+    *("interval", "size", "samplers", "guidance", "modern"),
+)
+RANDOM_SHAPE = (  # the whole numbers of latte.models.latte_t2v.LatteT2VConfig
+    *("num_layers", "num_attention_heads", "attention_head_dim", "caption_channels", "in_channels", "out_channels"),
+    *("patch_size", "sample_size", "video_length"),
+)
 GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
     *("cfg", "interval", "apg", "cfg-zero", "cfg++", "linear", "cosine", "beta", "autoguidance"),
 )

@@ -1,16 +1,23 @@
 """The options of the commands that measure: `latte eval` and `latte ablate`."""
 
 import argparse
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from latte.commands.options.choices import (
+    ABLATIONS,
     DEFAULT_SCORE,
     LATTE_PRESETS,
     PROTOCOLS,
     SCALE_STEPS,
     SCORE_PROTOCOLS,
 )
-from latte.commands.options.sampling import add_plan_options, add_sampling_options, parse_ranges
+from latte.commands.options.sampling import (
+    add_plan_options,
+    add_sampling_options,
+    check_plan_options,
+    check_sampling_ranges,
+)
 from latte.commands.parser import Parser, check_out_folder
 
 EVALUATE = """Measure generated videos.
@@ -80,9 +87,10 @@ def eval_parser() -> Parser:
 
 
 def eval_options(argv: list[str]) -> argparse.Namespace:
-    """Parse the options of `latte eval`. --pab becomes a range for each kind; raises ValueError if there is none."""
+    """Parse the options of `latte eval`; see check_plan_options. Raises ValueError for a value out of range."""
     args = eval_parser().parse_args(argv)
-    args.ranges = parse_ranges(args.pab) if args.pab else None
+    check_sampling_ranges(args)
+    check_plan_options(args)
     return args
 
 
@@ -112,9 +120,10 @@ def ablate_options(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `latte ablate`.
 
     Raises:
-        ValueError: A value would only fail at the end of hours of work.
+        ValueError: There is no such ablation, or a value would only fail at the end of hours of work.
     """
     args = ablate_parser().parse_intermixed_args(argv)
+    check_ablations([word for word in args.names if "=" not in word], ABLATIONS)
     if args.num_videos is None:
         args.num_videos = ABLATION_VIDEOS[args.scale]
     if args.list:
@@ -127,3 +136,9 @@ def ablate_options(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"--seeds has {min(args.seeds)}; seeds must be 0 or more")
     check_out_folder(args.out)
     return args
+
+
+def check_ablations(names: Sequence[str], known: Collection[str]) -> None:
+    """Raise ValueError for a name that is not among the known ablations."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no ablation is called {unknown[0]!r} at this scale; the names are {', '.join(known)}")

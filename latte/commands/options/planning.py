@@ -1,11 +1,18 @@
 """The options of `latte plan` and `latte calibrate`."""
 
-from argparse import Namespace
+from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from latte.arguments import check_count
-from latte.commands.options.sampling import add_plan_options, add_sampling_options, parse_ranges, read_prompts
+from latte.commands.options.sampling import (
+    add_plan_options,
+    add_sampling_options,
+    check_plan_options,
+    check_sampling_ranges,
+    read_prompts,
+)
 from latte.commands.parser import Parser, check_out_file
+from latte.plans.named_rules import rules_help
 
 CALIBRATE = """Search for which sampling steps to compute and what to reuse in the others, and write a plan.
 
@@ -17,7 +24,9 @@ PICTURES = (".png", ".pdf", ".svg")
 def plan_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is not a picture."""
     description = "Print and draw what a plan computes, and its FLOPs, before anything is sampled."
-    parser = Parser(prog="latte plan", description=description)
+    parser = Parser(
+        prog="latte plan", description=description, formatter_class=RawDescriptionHelpFormatter, epilog=rules_help()
+    )
     add = parser.add_argument
     add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
     add_plan_options(parser)
@@ -25,7 +34,8 @@ def plan_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, help="also draw the plan: a .png, .pdf or .svg file")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
-    args.ranges = parse_ranges(args.pab or [])
+    check_sampling_ranges(args)
+    check_plan_options(args)
     if args.out is not None and args.out.suffix.lower() not in PICTURES:
         raise ValueError(f"--out {args.out} is not a picture: give a .png, .pdf or .svg")
     check_out_file(args.out)
@@ -47,6 +57,7 @@ def calibrate_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, default=Path("plan.json"), help="the plan to write (default: plan.json)")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
+    check_sampling_ranges(args)
     check_count("--videos", args.videos, 256)
     check_out_file(args.out)
     if not 0 < args.budget <= 1:

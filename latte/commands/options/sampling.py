@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
+from latte.arguments import (
+    MOST_AT_ONCE,
+    MOST_VIDEOS,
+    TRAINING_STEPS,
+    check_count,
+    check_eta,
+    check_size,
+    check_timesteps,
+    is_whole,
+)
 from latte.commands.options.choices import (
     BROADCAST_KINDS,
     DTYPES,
@@ -14,6 +23,7 @@ from latte.commands.options.choices import (
 )
 from latte.commands.parser import Parser, add_device_option, add_download_option, check_out_folder
 from latte.files import read_lines
+from latte.plans.named_rules import RULES, check_rule_words
 
 SAMPLE = """Make videos with a model, and a page, a contact sheet and an animation to view them.
 
@@ -68,13 +78,38 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add_device_option(parser)
 
 
+def check_sampling_ranges(args: argparse.Namespace) -> None:
+    """Raise ValueError for options of add_sampling_options that are out of range, whatever the model."""
+    steps = args.num_sampling_steps
+    if steps is not None and is_whole(steps) and int(steps) < 1:  # how many are too many depends on the model
+        check_count("--steps", int(steps), TRAINING_STEPS)
+    if args.eta is not None:
+        check_eta(args.eta, args.sampler or "ddim")
+    if args.cfg_interval is not None:
+        check_timesteps("guidance_interval", args.cfg_interval)
+    if args.batch_size is not None:
+        check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
+
+
+def check_plan_options(args: argparse.Namespace) -> None:
+    """Check the options of add_plan_options: .ranges becomes the ranges of --pab by kind of layer, or None.
+
+    Raises:
+        ValueError: A range is not valid, or --plan is neither a file, nor a possible name, nor a valid rule.
+    """
+    args.ranges = parse_ranges(args.pab) if args.pab else None
+    if args.plan is not None:
+        check_rule_words(args.plan)
+
+
 def add_plan_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say what sampling reuses."""
     several = parser.add_mutually_exclusive_group()
     words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
     several.add_argument("--pab", nargs="+", metavar="KIND=RANGE", help=words)
-    words = "compute less by a plan: a file of `latte calibrate`, or a name in the model's folder, such as fast"
-    several.add_argument("--plan", type=Path, metavar="FILE|NAME", help=words)
+    words = "compute less by a plan: a file of `latte calibrate`, a name in the model's folder, such as fast, or rules "
+    words += f"such as network:17 ({', '.join(RULES)}; see `latte plan --help`)"
+    several.add_argument("--plan", type=Path, metavar="FILE|NAME|RULES", help=words)
 
 
 def sample_parser() -> Parser:
@@ -113,8 +148,11 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     args = sample_parser().parse_args(argv)
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
-    if args.batch_size is not None:
-        check_count("--batch-size", args.batch_size, MOST_AT_ONCE)
+    check_sampling_ranges(args)
+    check_plan_options(args)
+    for name in ("num_frames", "height", "width"):
+        if getattr(args, name) is not None:
+            check_size(name, getattr(args, name))
     if args.num_videos is not None and not 1 <= args.num_videos * len(args.prompt or [0]) <= MOST_VIDEOS:
         raise ValueError(f"--num-videos is {args.num_videos}; it must be 1 or more, and at most {MOST_VIDEOS} in total")
     if args.count is not None:
@@ -124,7 +162,6 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     for prompt in (*(args.prompt or ()), args.negative_prompt):
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of the command line that are not UTF-8
             raise ValueError(f"the prompt {prompt!r} is not UTF-8 text: write it in UTF-8")
-    args.ranges = parse_ranges(args.pab or [])
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; it must be 0 or more")
     if not FPS_RANGE[0] <= args.fps <= FPS_RANGE[1]:
@@ -169,7 +206,7 @@ def parse_ranges(words: list[str]) -> dict[str, int]:
     """Parse the arguments of --pab, such as "spatial=2", into a range for each kind of layer.
 
     Raises:
-        ValueError: An argument is not of that form, or a kind is named twice.
+        ValueError: An argument is not of that form, a range is below 1, or a kind is named twice.
     """
     ranges: dict[str, int] = {}
     for word in words:
@@ -179,6 +216,7 @@ def parse_ranges(words: list[str]) -> dict[str, int]:
             raise ValueError(f"--pab {word}: expected KIND=RANGE, such as spatial=2; the kinds are {known}")
         if kind in ranges:
             raise ValueError(f"--pab {word}: {kind} is given twice")
+        check_count("skip_range", int(every))
         ranges[kind] = int(every)
     return ranges
 

@@ -134,7 +134,8 @@ def test_accelerated_sampling_is_compared_with_exact_sampling():
 
 def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
     out, words = tmp_path / "speed.json", ["--frames", "2", "3", "--text-tokens", "4", "--num-sampling-steps", "2"]
-    more = ["--rounds", "1", "--ranges", "2/2/2", "--sizes", "32", "--out", str(out), "--plots", str(tmp_path)]
+    more = ["--rounds", "1", "--ranges", "2/2/2", "--plans", "network:1", "tea-cache:0.1,polynomial=1/0"]
+    more += ["--sizes", "32", "--out", str(out), "--plots", str(tmp_path)]
     before = torch.get_num_threads()
     assert main([*WORDS, *words, *more]) == 0 and torch.get_num_threads() == before
     report = json.loads(out.read_text())
@@ -145,7 +146,10 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
         assert rows[FLOOR]["over_floor"] == 1 and rows["readable"]["ratio"] == 1
         assert rows["readable"]["flops"] == rows[FLOOR]["flops"] > rows["fast"]["flops"]
         assert max(rows["fast"]["error"], rows["fast, first"]["error"]) < 1e-5
-    assert list(report["sampling"]["rows"]) == ["readable", "fast", "PAB 2/2/2"]
+    cached = ["PAB 2/2/2", "plan network:1", "plan tea-cache:0.1,polynomial=1/0"]
+    assert list(report["sampling"]["rows"]) == ["readable", "fast", *cached]
+    flops = {name: row["flops"] for name, row in report["sampling"]["rows"].items()}
+    assert flops["plan network:1"] < 0.7 * flops["fast"]  # one of two evaluations
     assert report["sampling"]["rows"]["fast"]["psnr"] is None  # no VAE
     assert (report["threads"], report["processor"] != "", report["seed"]) == (1, True, 0)
     assert {path.name for path in tmp_path.glob("*.png")} == {"flops.png", "cost.png"}
@@ -165,6 +169,8 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
         ([*WORDS[2:], "--rounds", "0"], "--rounds"),
         ([*WORDS[2:], "--ranges", "2/x"], "broadcast ranges 2/x"),
         ([*WORDS[2:], "--exam"], "no VAE"),
+        ([*WORDS[2:], "--plans", "network:51"], "plan network:51: the number of computed evaluations is 51"),
+        ([*WORDS[2:], "--plans", "slow"], "there is no plan 'slow'"),
         ([*WORDS[2:], "--alexnet", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["shapes", "--peer-python", "nowhere"], "--peer-python nowhere: there is no such interpreter"),
         (["shapes", "--peer-python", sys.executable], "diffusers has no class-conditional Latte"),
