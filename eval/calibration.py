@@ -3,45 +3,20 @@
 Everything is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latte.eval.fidelity import psnr
 from latte.eval.replay import Replay
+from latte.eval.reuse_ways import USUAL, WHOLE, Way, mixes_of, ways_of
 from latte.plans.cost import Cost, network_cost
 from latte.plans.records import Plan
-from latte.plans.rules import evenly, gate_guidance, repeat
+from latte.plans.rules import evenly, gate_guidance
 from latte.plans.search import best_path, between
 
 LENGTHS = (2, 4, 8)  # of the gaps that are measured
 STARTS = 8  # how many gaps of each length
-GATES = (0.3, 0.6)  # fractions of the guided evaluations after which guidance is gated
-
-
-@dataclass(frozen=True)
-class Way:
-    """What the evaluations that are not computed reuse instead.
-
-    Attributes:
-        kinds: What is reused.
-        order: See latte.plans.rules.repeat.
-    """
-
-    kinds: tuple[str, ...]
-    order: int
-
-    def __str__(self) -> str:
-        return f"{' + '.join(self.kinds)}, order {self.order}"
-
-    def plan(self, exact: Plan, computed: int | Sequence[int]) -> Plan:
-        """The plan that computes some evaluations and reuses in the others."""
-        for kind in self.kinds:
-            exact = repeat(exact, computed, kind, self.order)
-        return exact
-
-
-ATTENTION = ("spatial", "temporal", "cross")
-WAYS = tuple(Way(kinds, order) for kinds in (("network",), ("clean",), ATTENTION) for order in (0, 1, 2))
+GATES = (0.15, 0.3, 0.45, 0.6, 0.8)  # fractions of the guided evaluations after which guidance is gated
 
 
 @dataclass(frozen=True)
@@ -99,25 +74,37 @@ class Calibration:
     def search(self) -> Iterator[Found]:
         """Yield every plan that is tried, as it is measured, and the best of them again at the end.
 
-        First each way with even steps; then the best way with the steps whose worst error is least; then that with
-        guidance gated, and more steps in exchange.
+        First each way with even steps; then the best way that leaves no layer to compute, mixed with reuse of layers;
+        then the best of the usual ways and the best of all, and the best mix, with the steps whose worst error is
+        least; then these ways with guidance gated, and more steps in exchange.
         """
-        evens = [(way, plan) for way in WAYS if usable(way, self.cost) and (plan := self.even(way)) is not None]
-        if not evens:
+        tried: dict[Way, Found] = {}
+        yield from self.evens(ways_of(self.cost), tried)
+        if not tried:
             raise ValueError(f"no plan computes {self.share:g} of the exact FLOPs or less: allow more")
-        tried = []
-        for way, plan in evens:
-            tried.append((self.measured(f"{way}, even steps", plan), way))
-            yield tried[-1][0]
-        best, way = max(tried, key=lambda found: found[0].psnr)
-        errors = between(dict(self.edges(way)), len(self.exact))
-        for name, guided in self.gated():
-            plan = self.chosen(way, guided, errors)
+        mixes: dict[Way, Found] = {}
+        if (outer := best_of(tried, [way for way in tried if way.kinds[0] in WHOLE])) is not None:
+            yield from self.evens(mixes_of(outer, self.cost), mixes)
+        found = [*tried.values(), *mixes.values()]
+        usual = best_of(tried, [way for way in tried if way.kinds in USUAL])
+        for way in {way: None for way in (usual, best_of(tried, tried)) if way is not None}:
+            errors = between(dict(self.edges(way)), len(self.exact))
+            choices = [(way, *gate) for gate in self.gated()]
+            if way == outer and (mix := best_of(mixes, mixes)) is not None:
+                choices.append((mix, *next(self.gated())))
+            for each, name, guided in choices:
+                plan = self.chosen(each, guided, errors)
+                if plan is not None:
+                    found.append(self.measured(f"{each}, chosen steps{name}", plan))
+                    yield found[-1]
+        yield max(found, key=lambda each: each.psnr)
+
+    def evens(self, ways: Sequence[Way], found: dict[Way, Found]) -> Iterator[Found]:
+        """Yield the plan of each way with even steps, if the budget allows one, and add it to those found."""
+        for way, plan in [(way, self.even(way)) for way in ways]:
             if plan is not None:
-                found = self.measured(f"{way}, chosen steps{name}", plan)
-                yield found
-                best = max(best, found, key=lambda each: each.psnr)
-        yield best
+                found[way] = self.measured(f"{way}, even steps", plan)
+                yield found[way]
 
     def edges(self, way: Way) -> Iterator[tuple[tuple[int, int], float]]:
         """Measured errors of gaps (i, j): evaluation i is computed, those up to j - 1 reuse it, the rest are computed.
@@ -137,15 +124,16 @@ class Calibration:
         """Descriptions, and functions that gate a plan's guidance after some of the guided evaluations."""
         yield "", lambda plan: plan
         guided = [k for k, evaluation in enumerate(self.exact.evaluations) if evaluation.branch == "both"]
-        for share in GATES if len(guided) > 2 else ():
-            after = guided[round(share * (len(guided) - 1))]
+        shares = GATES if len(guided) > 2 else ()
+        for after in dict.fromkeys(guided[round(share * (len(guided) - 1))] for share in shares):
             yield f", guidance gated from evaluation {after}", lambda plan, k=after: gate_guidance(plan, max(k, 1))
 
     def chosen(self, way: Way, gate: Callable[[Plan], Plan], errors: dict[tuple[int, int], float]) -> Plan | None:
         """The plan within the budget whose worst error is least; None if there is none."""
         evaluations = gate(self.exact).evaluations
         halves = [each.halves if self.cost.weaker is None else 1 for each in evaluations]  # of the network itself
-        for budget in range(min(sum(halves), round(self.share * self.full / self.cost.total)), 0, -1):
+        most = round(self.share * self.full / self.cost.total / way.computed_share(self.cost))
+        for budget in range(min(sum(halves), most), 0, -1):
             try:
                 plan = gate(way.plan(self.exact, best_path(errors, halves, budget)))
             except ValueError:
@@ -155,9 +143,9 @@ class Calibration:
         return None
 
 
-def usable(way: Way, cost: Cost) -> bool:
-    """Whether a model has what a way reuses; a kind that it lacks would change nothing."""
-    return bool(set(way.kinds) & {"network", "clean", *(kind for kind, _ in cost.layers)})
+def best_of(found: Mapping[Way, Found], ways: Iterable[Way]) -> Way | None:
+    """The way whose plan has the highest PSNR; None if there is no way."""
+    return max(ways, key=lambda way: found[way].psnr, default=None)
 
 
 def cost_of(replay: Replay) -> Cost:

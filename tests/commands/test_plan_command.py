@@ -33,7 +33,11 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
     said, about = capsys.readouterr().out, json.loads(out.read_text())["about"]
     tried = [line for line in said.splitlines() if "even steps" in line or "chosen steps" in line]
     psnr = lambda line: float(line.split("PSNR ")[1].split()[0])
-    assert len(tried) > 6 and about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6
+    for way in ("spatial + temporal + cross + mlp, order 0, even", "network, order 0, chosen"):
+        assert any(line.startswith(f"  {way} steps") for line in tried)
+    assert sum("in every other computed step, even steps" in line for line in tried) == 3
+    assert sum("guidance gated" in line for line in tried) > 2
+    assert about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6
     plan = read_plan(out)
     assert len(plan) == 6 and "next: latte sample" in said
 
@@ -57,10 +61,28 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
         pipe([0], num_inference_steps=5, output_type="latent")
 
 
+def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):
+    assert main(["plan", str(folder), *STEPS, "--plan", "network:2+gate:50%"]) == 0
+    said = capsys.readouterr().out
+    assert "network:2+gate:50%: " in said and "spatial   #....#" in said and "guidance  222ddd" in said
+    assert main(["plan", str(folder), *STEPS, "--plan", "tea-cache"]) == 0
+    assert "or even fewer, depending on the data" in capsys.readouterr().out
+    many = ["sample", str(folder), *STEPS, "--n", "2", "--out", str(tmp_path / "a")]
+    assert main([*many, "--plan", "network:2"]) == 0 and main([*many, "--plan", "network:2"]) == 0
+    assert main([*many, "--plan", "network:3"]) == 2
+    assert "plan 'network:2', not 'network:3'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "say"),
     [
         (["plan", "--plan", "none"], "there is no plan 'none': "),
+        (["plan", "--plan", "network:7"], "plan network:7: the number of computed evaluations is 7"),
+        (
+            ["plan", "--plan", "cross:3"],
+            "plan cross:3: this model has no 'cross' layers; it has spatial, temporal, mlp",
+        ),
+        (["plan", "--plan", "network:3,every=2"], "network has no option 'every'; its options are computed, order"),
         (["plan", "--out", "a.txt"], "--out a.txt is not a picture: give a .png, .pdf or .svg"),
         (["plan", "--tokens", "0"], "--tokens is 0; it must be from 1 to 4096"),
         (["calibrate", "--budget", "1.5"], "--budget is 1.5; it is a share of the exact FLOPs"),
