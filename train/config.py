@@ -214,6 +214,8 @@ class VAETrainConfig(VideoTrainConfig):
     equivariance_weight: float = setting(0.0, least=0, tunable=True)
     # weight of the error between the first channels of the latents and a small copy of the frame
     thumbnail_weight: float = setting(0.0, least=0, tunable=True, unused_with=("freeze_encoder", True))
+    # make the channels of the latents uncorrelated, each with standard deviation 1, once the VAE is trained
+    whiten_latents: bool = setting(False, resumable=True, unused_with=("freeze_encoder", True))
     # train only the decoder, so that models trained on init's latents remain usable; kl_weight then has no effect
     freeze_encoder: bool = setting(False)
 

@@ -2,19 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latte.files import replacing_folder, set_aside, write_json, write_text
 from latte.folder_tree import copy_files
 from latte.models.latte_t2v import LatteT2V, TextToVideo
-from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.scheduler import Scheduler, usual_scheduler
+from latte.train.latent_normalisation import standardise_latents
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.distillation import student_scheduler
@@ -27,7 +26,7 @@ from latte.weights.model_card import CARD, card_text
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling
 
-LATENT_STEPS = 16  # steps whose clips give the means and the standard deviation of a VAE's latents
+LATENT_STEPS = 16  # steps whose clips give the statistics of a VAE's latents
 FEATURE_STEPS = 32  # steps whose clips give the mean and covariance of the features
 VAE, TOKENIZER, SCHEDULER = "vae", "tokenizer", "scheduler"  # folders beside the weights
 TEXT_PARTS = ("transformer", "text_encoder")  # folders of a text-to-video model's weights
@@ -101,7 +100,9 @@ def save_result(
     """
     network.eval()
     if isinstance(objective, Reconstruction) and not objective.config.freeze_encoder:
-        standardise_latents(objective, network)
+        slots = range(objective.config.global_batch_size)
+        videos = (objective.batches[step, slots].videos for step in range(LATENT_STEPS))
+        standardise_latents(network, videos, objective.config.whiten_latents)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)
     with replacing_folder(folder, keep=True) as draft:
@@ -120,23 +121,6 @@ def trained_parts(network: nn.Module) -> dict[str, nn.Module]:
     if isinstance(network, TextToVideo):
         return dict(zip(TEXT_PARTS, (network.transformer, network.text_encoder)))
     return {TEXT_PARTS[0] if isinstance(network, LatteT2V) else "": network}
-
-
-@torch.no_grad()
-def standardise_latents(objective: Reconstruction, network: AutoencoderKL) -> None:
-    """Give latents mean 0 in every channel and, through the scaling factor, standard deviation 1 over all channels.
-
-    The means move into the biases of the two convolutions next to the latents, so reconstructions stay the same.
-    """
-    vae, slots = VideoVAE(network), range(objective.config.global_batch_size)
-    videos = (objective.batches[step, slots].videos.to(objective.device) for step in range(LATENT_STEPS))
-    latents = torch.cat([vae.posterior(video)[0].cpu() for video in videos])
-    means = latents.mean((0, 1, 3, 4))
-    moved, kept = cast(nn.Conv2d, network.quant_conv), cast(nn.Conv2d, network.post_quant_conv)
-    cast(Tensor, moved.bias)[: len(means)] -= means.to(objective.device)
-    cast(Tensor, kept.bias).add_(kept.weight[:, :, 0, 0] @ means.to(objective.device))
-    deviation = (latents - means[:, None, None]).std()
-    network.config = replace(network.config, scaling_factor=round(float(1 / deviation), 5))
 
 
 @torch.no_grad()

@@ -71,9 +71,9 @@ SHAPES = replace(
     ema_decay=0.998,
     precision=AUTO,
 )
-# the small text-to-video model that is included
+# a small text-to-video model of the shapes; the bundled one took four training runs, all in docs/log.md
 SHAPES_T2V = T2VTrainConfig(
-    vae="shapes/vae",
+    vae="shapes-t2v/vae",
     model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
     sample_latents=False,

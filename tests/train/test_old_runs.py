@@ -29,7 +29,14 @@ LATER |= {"dispersive_weight", "dispersive_temperature", "dispersive_block"}
 LATER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
 LATER |= {"wandb", "trackio"}
 LATER |= {"teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"}
-LATER |= {"teacher_autoguidance", "equivariance_weight", "thumbnail_weight", "freeze_encoder", "sample_settings"}
+LATER |= {
+    "teacher_autoguidance",
+    "equivariance_weight",
+    "thumbnail_weight",
+    "freeze_encoder",
+    "sample_settings",
+    "whiten_latents",
+}
 CONFIGS = {
     "latte": small,
     "t2v": small_t2v,

@@ -12,6 +12,7 @@ from latte.train import checkpoint
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
 from latte.train.export import LATENT_STEPS
+from latte.train.latent_normalisation import standardise_latents
 from latte.train.objectives.autoencoder import NEXT_TO_LATENTS, Reconstruction
 from latte.train.presets import resolve
 from latte.weights.vae_folder import load_vae
@@ -85,6 +86,42 @@ def test_final_latents_are_standardised_and_decode_like_the_averaged_weights(tmp
     mean, _ = averaged.moments(images)
     assert mean.mean((0, 2, 3)).abs().max() > 0.01
     assert (averaged.decode(mean) - vae.decode(latents).flatten(0, 1)).abs().max() < 1e-5
+
+
+def test_whitened_latents_are_uncorrelated_and_decode_like_the_averaged_weights(tmp_path):
+    """And their posterior has the variances of the mixed channels, as well as an affine layer can say."""
+    words = ["steps=2", "thumbnail_weight=10"]
+    plain = load_vae(run(settings(*words), tmp_path / "plain"))
+    white = load_vae(run(settings(*words, "whiten_latents=true"), tmp_path / "white"))
+    assert same(*(tensors(checkpoint.latest(tmp_path / name)) for name in ("plain", "white")))
+    made = objective(*words)
+    made.prepare([range(4)], 0)
+    videos = torch.cat([made.batches[step, range(4)].videos for step in range(LATENT_STEPS)])
+    with torch.no_grad():
+        latents = white.encode(videos)
+        (before, logvar), (mean, changed) = (vae.posterior(videos) for vae in (plain, white))
+        error = (plain.decode(plain.encode(videos)) - white.decode(latents)).abs().max()
+    rows = lambda z: z.movedim(2, -1).flatten(0, -2).double()
+    centred = rows(before) - rows(before).mean(0)
+    covariance = centred.T @ centred / (len(centred) - 1)
+    assert not torch.allclose(torch.corrcoef(centred.T), torch.eye(4, dtype=torch.double), atol=0.05)
+    assert torch.allclose(torch.cov(rows(latents).T), torch.eye(4, dtype=torch.double), atol=1e-4)
+    assert rows(latents).mean(0).abs().max() < 1e-4 and error < 1e-4
+    mix = torch.linalg.lstsq(centred, rows(mean)).solution
+    assert torch.allclose(mix, mix.T, atol=1e-4)  # the whitening that changes latents least is symmetric
+    assert torch.allclose(mix @ covariance @ mix, torch.eye(4, dtype=torch.double), atol=1e-4)
+    expected = (rows(logvar).exp() @ mix.square()).log()
+    assert (rows(changed) - expected).square().mean() < 0.1 * expected.var(0).mean()
+
+
+def test_latents_that_depend_on_each_other_cannot_be_whitened():
+    network = objective().network()
+    with torch.no_grad():
+        network.quant_conv.weight[1] = network.quant_conv.weight[0]
+        network.quant_conv.bias[1] = network.quant_conv.bias[0]
+    videos = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with pytest.raises(ValueError, match="whiten_latents: a channel of the latents is constant or depends on the"):
+        standardise_latents(network, [videos], whiten=True)
 
 
 def test_a_frozen_encoder_keeps_the_latents(tmp_path):
