@@ -11,7 +11,7 @@ from latte.train.base_config import TrainConfig
 from latte.train.changes import CHANGES_FILE
 from latte.train.data.kept_latents import KEPT_LATENTS
 from latte.train.metrics import METRICS_FILE
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.snapshots import AVERAGES
 from latte.train.trackers import TENSORBOARD, TRACKED_FILE
 from latte.train.watch import SAMPLES

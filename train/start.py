@@ -15,7 +15,8 @@ from latte.train.base_config import TrainConfig
 from latte.train.changes import changed_settings, check_steps
 from latte.train.config_tables import complete
 from latte.train.precision import AUTO, PRECISIONS, choose_precision
-from latte.train.presets import PRESETS, read_settings
+from latte.train.presets import PRESETS
+from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
 from latte.weights.load import find_model

@@ -12,7 +12,7 @@ from latte.train.config import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte.train.config_tables import complete, from_settings
 from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import SOURCES
-from latte.train.presets import read_settings, with_changes
+from latte.train.resolve import read_settings, with_changes
 from latte.train.run_folder import FINAL, SETTINGS_FILE
 from latte.train.settings import require
 from latte.weights.convert_t2v import t2v_config

@@ -27,7 +27,7 @@ from latte.train.config import LatteTrainConfig, TrainConfig
 from latte.train.data import latent_files
 from latte.train.data.latent_files import latent_settings
 from latte.train.metrics import METRICS_FILE, read_lines
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run_folder import FINAL
 from latte.train.snapshots import make_average
 

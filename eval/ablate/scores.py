@@ -28,7 +28,7 @@ from latte.train.data.folders import open_clips
 from latte.train.data.windows import span
 from latte.train.distance import DistanceToReal
 from latte.train.objectives import ClassConditional
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.weights.load import load_model
 
 SHOWN = (0, 4)  # the samples that are kept as pictures: with the built-in shapes, of "left" and of "clockwise"

@@ -21,7 +21,7 @@ from latte.train.data.latents import SOURCES
 from latte.train.data.layouts import find_any_videos
 from latte.train.data.video_list import VIDEO_LIST, open_video_list
 from latte.train.precision import AUTO, choose_precision
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.load import find_model
 from latte.weights.tensors import DTYPES, CheckpointError

@@ -18,7 +18,7 @@ from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_late
 from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
 from latte.train.header import TRAINED
 from latte.train.metrics import METRICS_FILE, read_lines
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run_folder import SETTINGS_FILE
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video

@@ -12,7 +12,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.train.base_config import TrainConfig
 from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.start import require_vae
 from latte.weights.hub import find_pipeline
 from latte.weights.published import load_t5

@@ -16,7 +16,8 @@ from latte.train.config_tables import from_settings
 from latte.train.data.latents import open_data
 from latte.train.data.video_list import read_list_head
 from latte.train.loop import train
-from latte.train.presets import PRESETS, resolve, with_changes
+from latte.train.presets import PRESETS
+from latte.train.resolve import resolve, with_changes
 from latte.train.start import check_start, recorded_settings, with_precision
 
 DEFAULT = "shapes"  # the preset for the built-in data

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from latte.train.data.latents import open_data
 from latte.train.loop import train
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]

@@ -17,7 +17,7 @@ from latte.models.latte import Latte, LatteConfig
 from latte.sample_many import sample_many
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run import Run
 from latte.weights.tensors import digest
 from latte.weights.vae_folder import load_vae

@@ -8,7 +8,7 @@ from latte.diffusion.schedule import linear_schedule
 from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents
 from latte.train.objectives import ClassConditional, denoising
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 
 
 class Given:

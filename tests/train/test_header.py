@@ -10,7 +10,7 @@ from small_runs import TINY, TINY_VAE, run, small
 from latte.cli import main
 from latte.processes import Ranks
 from latte.train.header import describe_batch
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run import Run
 
 

@@ -15,7 +15,8 @@ from latte.eval.ablate.runs import ABOUT, FREE, Grid
 from latte.files import read_json, write_json
 from latte.train import checkpoint
 from latte.train.config import KINDS, SETTINGS
-from latte.train.presets import PRESETS, resolve
+from latte.train.presets import PRESETS
+from latte.train.resolve import resolve
 from latte.train.settings import default_of
 from latte.weights.folder import MANIFEST, write_manifest
 

@@ -18,7 +18,7 @@ from latte.train import checkpoint, optimizer, step
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
 from latte.train.objectives import autoencoder, denoising, objective
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 
 SLOTS = range(4)
 CONSTANT = ["steps=3", "clips=4", "schedule=constant", "warmup=0"]

@@ -9,7 +9,8 @@ import yaml
 from latte.cli import main
 from latte.files import read_json
 from latte.train.original_config import IGNORED, KEYS
-from latte.train.presets import PRESETS, resolve
+from latte.train.presets import PRESETS
+from latte.train.resolve import resolve
 
 FFS = {  # Vchitect/Latte, configs/ffs/ffs_train.yaml
     "dataset": "ffs",

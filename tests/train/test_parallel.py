@@ -16,7 +16,7 @@ from latte.processes import Ranks, local_device
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.train.parallel import FixedPointGradients, Gradients, micro_batches
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run import Run
 from latte.train.step import StepHistory, optimizer_step
 

@@ -9,7 +9,8 @@ from latte.eval.networks.shape_features import ShapeFeaturesConfig
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.train.presets import PRESETS, resolve
+from latte.train.presets import PRESETS
+from latte.train.resolve import resolve
 
 
 def test_presets_are_valid():

@@ -8,7 +8,7 @@ from small_runs import run, small
 from latte.cli import main
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run_card import described
 from latte.weights.model_card import CARD, ModelCard, card_text
 

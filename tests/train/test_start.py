@@ -14,7 +14,8 @@ from latte.train.checkpoint import latest, read_state
 from latte.train.data.prepare_videos import ClipRule, prepare_data_set
 from latte.train.data.video_list import VIDEO_LIST, ListHead, open_video_list
 from latte.train.precision import AUTO, choose_precision, slowdown, warn_if_slow
-from latte.train.presets import PRESETS, read_settings, resolve
+from latte.train.presets import PRESETS
+from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
 from latte.train.run_folder import SETTINGS_FILE
 

@@ -12,7 +12,7 @@ from PIL import Image
 from small_runs import TINY_VAE, run, small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run_folder import check_unused
 from latte.train.start import check_start
 from latte.train.trackers import TRACKED_FILE, Trackers, run_identity

@@ -17,7 +17,8 @@ from latte.train.config import SETTINGS, LatteTrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.objectives import objective
 from latte.train.precision import autocast, check_precision, keep_in_float32
-from latte.train.presets import SHAPES_VAE, resolve
+from latte.train.presets import SHAPES_VAE
+from latte.train.resolve import resolve
 from latte.train.step import learning_rate
 
 

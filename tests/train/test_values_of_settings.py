@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 
 LOOKS_LIKE_OTHERS = [
     "clips #2",

@@ -17,7 +17,7 @@ from latte.shapes.draw import make_clip
 from latte.train import checkpoint, distance
 from latte.train.curves import plot_curves, read_metrics, smooth
 from latte.train.data.folders import open_clips
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.video.read import read_video
 from latte.video.write import write_video
 from latte.weights.sampling_defaults import Guidance, Sampling

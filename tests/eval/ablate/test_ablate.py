@@ -23,7 +23,7 @@ from latte.eval.ablate.workers import Workers
 from latte.eval.features import Detector
 from latte.models.latte import Latte, LatteConfig
 from latte.train import distance
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 
 TINY = ["clips=4", "num_frames=4", "motion_frames=10", "image_size=16", "global_batch_size=2", "warmup=1"]
 TINY += ["model={depth: 2, hidden_size: 16, num_heads: 2, patch_size: 1, prediction: v}", "save_every=1"]

@@ -25,7 +25,7 @@ from latte.models.latte_t2v import LatteT2V
 from latte.models.vae import AutoencoderKL, VAEConfig
 from latte.shapes.draw import make_clip
 from latte.train.config import LatteTrainConfig
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.video.write import write_video
 from latte.weights.convert_t2v import t2v_config, t2v_state
 from latte.weights.vae_folder import load_vae

@@ -19,7 +19,7 @@ from latte.models.vae import VAEConfig
 from latte.processes import Ranks
 from latte.train.data.latents import open_data
 from latte.train.parallel import micro_batches
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.train.run import Run
 
 step_time_module = sys.modules[step_time.__module__]

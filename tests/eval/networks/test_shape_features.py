@@ -27,8 +27,8 @@ from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, make_clip
 from latte.train.data.folders import open_clips
 from latte.train.objectives import objective
 from latte.train.objectives.shape_recognition import clip_targets
-from latte.train.presets import resolve
 from latte.train.previews import preview
+from latte.train.resolve import resolve
 from latte.video.pixels import from_uint8
 from latte.weights.load import BUNDLED
 from latte.weights.tensors import CheckpointError

@@ -21,7 +21,7 @@ from latte.train.data.folders import open_clips
 from latte.train.data.latents import open_data
 from latte.train.loop import train
 from latte.train.objectives import OBJECTIVES
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.video.pixels import to_uint8
 from latte.video.write import write_video
 from latte.weights.vae_folder import load_vae, save_vae

@@ -14,7 +14,7 @@ from latte.train.data.latents import open_data
 from latte.train.export import LATENT_STEPS
 from latte.train.latent_normalisation import standardise_latents
 from latte.train.objectives.autoencoder import NEXT_TO_LATENTS, Reconstruction
-from latte.train.presets import resolve
+from latte.train.resolve import resolve
 from latte.weights.vae_folder import load_vae
 
 
