@@ -4,7 +4,7 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +201,13 @@ class Run:
             self.history.scale, self.history.good = first_scale(self.config.precision), 0
         done = state["step"]
         self.changes = [*state.get("changes", []), *([{"after_step": done, "settings": changed}] if changed else [])]
-        if (init := self.config.init) and init != state["run"].get("init") and self.ranks.first:
-            advice = "to start from other weights, give another folder"
-            words = f"init={init} has no effect: {self.folder} holds a run with {done} steps; {advice}"
-            warnings.warn(words, stacklevel=2)
+        if self.config.init != (began := state["run"].get("init", "")):
+            if self.config.init and self.ranks.first:
+                advice = "to start from other weights, give another folder"
+                words = f"init={self.config.init} has no effect: {self.folder} holds a run with {done} steps; {advice}"
+                warnings.warn(words, stacklevel=2)
+            self.config = replace(self.config, init=began)  # what the run did start from
+            self.state["run"]["init"] = began
         if changed.keys() & self.asked and self.ranks.first:
             warnings.warn(told(self.folder, done, changed), stacklevel=2)
         return done

@@ -9,8 +9,9 @@ from small_runs import TINY, TINY_VAE, run, small
 
 from latte.cli import main
 from latte.processes import Ranks
+from latte.train.checkpoint import read_state
 from latte.train.header import describe_batch
-from latte.train.resolve import resolve
+from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
 
 
@@ -61,6 +62,17 @@ def test_init_is_reported_as_ignored_on_a_started_run(vae, command, tmp_path, ca
     for asked in ([], ["init=shapes"]):
         assert command("steps=2", *asked) == 0
         assert (words in capsys.readouterr().err) == bool(asked)
+
+
+def test_a_run_that_resumes_keeps_the_record_of_what_it_started_from(vae, command, tmp_path, capsys):
+    first = run(small(vae, "steps=2"), tmp_path / "first")
+    run(small(vae, "steps=2", f"init={first}"), tmp_path)
+    for asked, steps in (["init=shapes"], 3), (["init=shapes"], 4), ([], 5):
+        assert command(f"steps={steps}", *asked) == 0
+        assert ("init=shapes has no effect" in capsys.readouterr().err) == bool(asked)
+        state = read_state(tmp_path / f"checkpoints/step-{steps:07}")
+        recorded = read_settings(str(tmp_path / "config.yaml"))
+        assert state["run"]["init"] == recorded["init"] == str(first)
 
 
 def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path):
