@@ -19,7 +19,7 @@ def shown_values(settings: Settings, choices: Choices) -> dict[str, dict[str, An
     shown: dict[str, dict[str, Any]] = {
         "label": {
             "choices": list(choices.classes),
-            "value": None if of_text else settings.subject,
+            "value": None if of_text or not choices.classes else settings.subject,
             "visible": bool(choices.classes),
         },
         "prompt": {"value": settings.subject if of_text else "", "visible": of_text},

@@ -114,6 +114,7 @@ def test_displayed_settings_round_trip(models):
         shown = shown_values(settings, choices)
         read = chosen_settings({name: each["value"] for name, each in shown.items()}, 5, choices.takes_prompts)
         assert read == settings
+        assert shown["label"]["value"] in (*choices.classes, None)  # gradio takes no other value of a dropdown
         there = {name for name, each in shown.items() if each.get("visible", True)}
         assert ("label" in there, "prompt" in there, "guidance_scale" in there) == (kind == 0, kind == 2, kind != 1)
         assert not there & {"spatial", "cross"}
