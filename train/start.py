@@ -19,7 +19,7 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
-from latte.weights.load import find_model
+from latte.weights.load import FINAL, bundled_models, find_model
 from latte.weights.tensors import CheckpointError
 
 
@@ -79,16 +79,38 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
 
 
 def require_vae(config: TrainConfig) -> None:
-    """Raise ValueError if the VAE of the settings is not there; the message names the preset that trains one."""
+    """Raise ValueError if the VAE of the settings is not there; the message says how to get one that fits."""
     try:
         find_model(config.vae)
     except CheckpointError as error:
-        path, usual = Path(config.vae), "shapes-vae" if config.data == "shapes" else "folder-vae"
-        run = path.parent if path.name == "final" else Path("runs", usual)
-        preset = run.name if run.name in PRESETS else usual
-        data = [] if config.data == PRESETS[preset].data else [f"data={config.data}"]
-        command = shlex.join(["latte", "train", "--config", preset, "--run", str(run), *data])
-        advice = f"train one with `{command}`, or name another, vae=..."
+        command = vae_command(config)
+        get = f"train one with `{command}`" if command else "get the published one as docs/weights.md says"
+        advice = f"{get}, or name another, vae=..."
         gone = config.data != "shapes" and not Path(config.data).exists()
         also = f"; there is nothing at data={config.data} either" if gone else ""
         raise ValueError(f"there is no VAE at {config.vae}: {advice}{also}") from error
+
+
+def vae_command(config: TrainConfig) -> str:
+    """The command that trains the VAE of the settings; empty if they are meant for a published VAE."""
+    own = Path(nearest_preset(config).vae)
+    if config.data == "shapes":
+        usual = "shapes-vae"
+    elif str(own) in bundled_models():
+        usual = "folder-vae"
+    elif own.name == FINAL:
+        usual = own.parent.name
+    else:
+        return ""
+    path = Path(config.vae)
+    run = path.parent if path.name == FINAL else Path("runs", usual)
+    preset = run.name if run.name in PRESETS else usual
+    data = [] if config.data == PRESETS[preset].data else [f"data={config.data}"]
+    return shlex.join(["latte", "train", "--config", preset, "--run", str(run), *data])
+
+
+def nearest_preset(config: TrainConfig) -> TrainConfig:
+    """The preset of the same kind that differs from the settings in the fewest of them."""
+    names = config.defaults()
+    differing = lambda preset: sum(getattr(preset, name) != getattr(config, name) for name in names)
+    return min((preset for preset in PRESETS.values() if preset.kind == config.kind), key=differing)

@@ -116,6 +116,19 @@ def test_a_missing_vae_suggests_the_preset_that_trains_one(tmp_path, capsys, unr
     assert said.startswith("there is no VAE at sd: ") and list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_published_vae_is_not_to_be_trained(tmp_path, capsys, unread, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    advice = "get the published one as docs/weights.md says, or name another, vae=..."
+    for preset, word, vae in (
+        ("t2v-finetune", "steps=10", "Latte-1/vae"),
+        ("t2v", "data=clips", "sd-vae-ft-ema"),
+        ("ucf101", "steps=10", "sd-vae-ft-ema"),
+        ("ffs-img", "vae=runs/mine/final", "runs/mine/final"),
+    ):
+        said = refusal(capsys, "--config", preset, "--run", "run", word)
+        assert said.startswith(f"there is no VAE at {vae}: {advice}; there is nothing at data=")
+
+
 def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
     run(small(vae, "steps=2"), tmp_path / "run")
     words = ["--config", "shapes", *TINY, f"vae={vae}"]
@@ -128,6 +141,16 @@ def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unr
     (tmp_path / "b").mkdir()
     (tmp_path / "b/metrics.jsonl").write_text("")
     assert "holds metrics.jsonl but no checkpoint" in refusal(capsys, "--run", tmp_path / "b", *words)
+
+
+@pytest.mark.parametrize("name", ["index.json", "index.html", "000-left.mp4", "scores"])
+def test_a_folder_that_is_no_run_is_left_alone(name, vae, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/train.log").touch()  # a shell may write a log there before training starts
+    check_start(small(vae, "steps=1"), tmp_path / "run")
+    (tmp_path / "run" / name).touch()
+    words = ["--run", tmp_path / "run", "--config", "shapes", *TINY, f"vae={vae}"]
+    assert f"{tmp_path / 'run'} is not a run: it holds {name}; give another folder" in refusal(capsys, *words)
 
 
 def test_a_run_that_was_stopped_before_its_first_step(vae, tmp_path, monkeypatch):
