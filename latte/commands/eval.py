@@ -33,7 +33,7 @@ from latte.eval.seed_spread import SeedSpread, measure_sets
 from latte.eval.statistics import holds_videos, is_features, read_feature_set
 from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE
-from latte.files import read_json
+from latte.files import read_json, writable
 from latte.processes import Ranks, local_device, processes
 from latte.train.data.video_list import read_list_head
 from latte.train.student import data_settings
@@ -95,11 +95,6 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
             useful = useful - ONE_SET - ({"sets", "parts"} if name == "protocol" else set())
     if idle := sorted(names - useful):
         raise ValueError(f"--{idle[0].replace('_', '-')} does nothing {where}: leave it out")
-    for path in (Path(args.model), args.real, args.reference):
-        if path and path.is_file() and path.suffix.lower() in STREAM_SUFFIXES:
-            raise ValueError(f"{path} is one video: name a folder of videos")
-    if args.features and args.features.exists() and not args.features.is_dir():
-        raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")
     if args.protocol == "all" and is_model(args.model) and not args.samples:
         raise ValueError("--protocol all takes several clips of each video: keep the model's with --samples FOLDER")
     if args.i3d and args.videomae:
@@ -107,7 +102,26 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     needs = {"bn_eps": "i3d", "c3d_mean": "c3d", "is_protocol": "c3d", "vjepa": "vjepa_probe", "vjepa_probe": "vjepa"}
     for name, needed in needs.items():
         if getattr(args, name) and not getattr(args, needed):
-            raise ValueError(f"--{name.replace('_', '-')} does nothing without --{needed.replace('_', '-')}")
+            raise ValueError(f"--{name.replace('_', '-')} needs --{needed.replace('_', '-')}")
+    check_paths(args)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise ValueError, before any video is opened, for a missing model or set, and for folders of the wrong kind."""
+    for path in (Path(args.model), args.real, args.reference):
+        if path and path.is_file() and path.suffix.lower() in STREAM_SUFFIXES:
+            raise ValueError(f"{path} is one video: name a folder of videos")
+    if args.real and is_model(args.model) and not (Path(args.model).exists() or args.download):
+        find_pipeline(args.model)
+    for path in args.sets or ():
+        if not path.exists():
+            raise ValueError(f"--sets {path}: there is no such folder or file")
+    if args.features and args.features.exists() and not args.features.is_dir():
+        raise ValueError(f"--features {args.features} is a file: name a folder, such as cache")
+    for name, path in (("samples", args.samples), ("features", args.features)):
+        complete = name == "features" and path and any(path.glob("*.safetensors"))  # possibly, and then only read
+        if path and not (complete or writable(path)):
+            raise ValueError(f"--{name} {path} is not a folder that can be written to: choose another")
 
 
 def is_model(name: str) -> bool:

@@ -179,7 +179,7 @@ def test_the_command_reports_the_inception_score(sets, tmp_path, capsys, monkeyp
     assert main([*words, "--is-protocol", "tgan2"]) == 2
     assert "needs 20480 clips; there are 48" in capsys.readouterr().err
     assert main([*both, "--c3d-mean", str(tmp_path)]) == 2
-    assert "--c3d-mean does nothing without --c3d" in capsys.readouterr().err
+    assert "--c3d-mean needs --c3d" in capsys.readouterr().err
 
 
 def test_pairs_are_compared_by_name(tmp_path, capsys):

@@ -75,8 +75,8 @@ def test_the_command_measures_both(tmp_path, capsys, monkeypatch):
     assert result.jedi == wanted and result.to_dict() == written
     assert f"{wanted.value:10.4g}" in said and "by V-JEPA, sha256 1, probe 2" in said
     for wrong, line in (
-        (["--vjepa", "e"], "--vjepa does nothing without --vjepa-probe"),
-        (["--vjepa-probe", "p"], "--vjepa-probe does nothing without --vjepa"),
+        (["--vjepa", "e"], "--vjepa needs --vjepa-probe"),
+        (["--vjepa-probe", "p"], "--vjepa-probe needs --vjepa"),
         (["--i3d", "i.pt"], "--i3d and --videomae belong to two different distances"),
     ):
         assert main([*words, *wrong]) == 2
