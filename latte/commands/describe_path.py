@@ -10,6 +10,7 @@ from typing import Any
 from latte.arguments import counted
 from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
 from latte.eval.ablate.runs import ABOUT as ABLATION
+from latte.eval.fvd_result import FVDResult
 from latte.eval.statistics import is_features, read_feature_set
 from latte.files import read_json
 from latte.sample_record import RECORD
@@ -111,6 +112,7 @@ def about_list(path: Path) -> Lines:
     sizes = Counter(f"{video.width} x {video.height}" for video in listed.videos)
     yield "pixels", ", ".join(f"{size}: {count}" for size, count in sizes.most_common(3))
     yield "captions", sum(bool(video.caption) for video in listed.videos) or "none"
+    yield "checked for", f"frame_interval={listed.frame_interval}" if listed.frame_interval else None
 
 
 def about_latents(path: Path) -> Lines:
@@ -159,21 +161,35 @@ def about_video(path: Path) -> Lines:
 
 
 def about_videos(path: Path) -> Lines:
-    """How many, in which folders."""
+    """How many, in which folders, and what the first one that is not broken holds."""
     found = scan_videos(path)
     yield "videos", len(found.videos)
     below = [video.relative_to(path).parts for video in found.videos]
     folders = Counter(parts[0] for parts in below if len(parts) > 1)
     some = ", ".join(f"{name} {count}" for name, count in sorted(folders.items())[:SHOWN])
     yield "folders", f"{some}, ... ({len(folders)})" if len(folders) > SHOWN else some
-    facts = inspect_video(found.videos[0], quick=True)
-    yield "the first", f"{facts.frames} frames of {facts.width} x {facts.height} pixels, {facts.codec}"
+    broken: list[Path] = []
+    for video in found.videos:
+        try:
+            facts = inspect_video(video, quick=True)
+        except (ValueError, OSError):
+            broken.append(video)
+            continue
+        which = "the first" if not broken else str(video.relative_to(path))
+        yield which, f"{facts.frames} frames of {facts.width} x {facts.height} pixels, {facts.codec}"
+        break
+    yield "broken", ", ".join(str(video.relative_to(path)) for video in broken[:SHOWN])
     yield "unreadable", len(found.unreadable) or None
 
 
 def about_json(path: Path) -> Lines:
-    """The numbers of a result, including those in nested tables, without digests."""
+    """The table of a distance; of another result, its numbers, also those in nested tables, without digests."""
     values = read_json(path)
+    try:
+        yield "result", str(FVDResult.from_dict(values))
+        return
+    except ValueError:  # another result
+        pass
     if not isinstance(values, dict):
         yield "holds", f"a list of {len(values)}" if isinstance(values, list) else json.dumps(values)
         return

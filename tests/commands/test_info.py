@@ -73,11 +73,16 @@ def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     assert main(["encode", "--out", str(tmp_path / "latents"), "--device", "cpu", *words]) == 0
     said = info(tmp_path / "list")
     assert "a data list" in said and f"3 in {videos}, 36 frames" in said and "a 2, b 1" in said and "24 x 24: 3" in said
-    assert info(tmp_path / "list/index.json") == said
+    assert "checked for frame_interval=3\n" in said and info(tmp_path / "list/index.json") == said
     assert "latents for training" in info(tmp_path / "latents") and "3, 36 frames" in info(tmp_path / "latents")
     said = info(videos)
     assert "a folder of videos" in said and "a 2, b 1" in said and "24 x 24 pixels, ffv1" in said
-    assert "12 of 24 x 24 pixels, ffv1" in info(videos / "a/x.mkv")
+    assert "12 of 24 x 24 pixels, ffv1" in info(videos / "a/x.mkv") and "broken" not in said
+    shutil.copytree(videos, tmp_path / "some")
+    (tmp_path / "some/a/x.mkv").write_text("no video")
+    said = info(tmp_path / "some")
+    assert "  videos      3\n" in said and "  broken      a/x.mkv\n" in said
+    assert "  a/y.mkv     12 frames of 24 x 24 pixels, ffv1\n" in said
     np.savez(tmp_path / "real.npz", mean=np.zeros(8), cov=np.eye(8), n=100)
     said = info(tmp_path / "real.npz")
     assert "features or statistics" in said and "clips       100" in said and "8 numbers each" in said
@@ -85,6 +90,13 @@ def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     (tmp_path / "fvd.json").write_text(json.dumps(result))
     said = info(tmp_path / "fvd.json")
     assert "value       12.5" in said and "real.clips  3" in said and "a list of 9" in said and "000000" not in said
+    sides = {"real": {"clips": 20, "path": "x"}, "generated": {"clips": 10}}
+    detector = {"name": "FVD", "network": "I3D"}
+    result = {**sides, "metric": "fvd", "protocol": None, "detector": detector, "seed": 0, "distance": 321.5}
+    (tmp_path / "fvd.json").write_text(json.dumps(result))
+    first, *rest = info(tmp_path / "fvd.json").splitlines()[1:]
+    assert first == "  result      FVD: 10 generated clips, 20 real clips"
+    assert rest[0].split() == ["distance", "321.50"] and rest[1:] == ["  seed 0, I3D"]
 
 
 def test_unrecognised_paths_give_a_one_line_error(tmp_path, info):
