@@ -15,10 +15,11 @@ from latte.train.resolve import resolve
 from latte.train.snapshots import AVERAGES
 from latte.train.trackers import TENSORBOARD, TRACKED_FILE
 from latte.train.watch import SAMPLES
-from latte.weights.load import COMPANIONS
+from latte.weights.load import CHECKPOINTS, COMPANIONS
 
 FINAL, SETTINGS_FILE = "final", "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
+LOGS = (".err", ".log", ".out", ".txt")
 # what a run writes besides its checkpoints. The settings are last, because the first process writes them first: a
 # process that looks meanwhile and sees one of the others then also sees the settings
 OUTPUTS = (
@@ -39,11 +40,14 @@ def set_misplaced_aside(folder: Path) -> None:
 def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ()) -> None:
     """Check that a run folder without checkpoints holds nothing that training would overwrite.
 
-    Files of an earlier start with the same settings that stopped before its first checkpoint are fine.
+    Files of an earlier start with the same settings that stopped before its first checkpoint are fine, and so are
+    logs, which a shell may write there.
 
     Raises:
         ValueError: It holds something else.
     """
+    # before its settings are looked for, since the first process may write them meanwhile
+    foreign = sorted(name for name in os.listdir(folder) if is_foreign(name)) if folder.is_dir() else []
     present = [name for name in OUTPUTS if os.path.lexists(folder / name)]
     try:
         before = asdict(resolve(str(folder / SETTINGS_FILE), [])) if SETTINGS_FILE in present else {}
@@ -56,3 +60,10 @@ def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ())
         raise ValueError(f"{folder} holds a run with other settings ({', '.join(other)}) but no checkpoint: {advice}")
     if present and (FINAL in present or other):
         raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")
+    if foreign and not before:
+        raise ValueError(f"{folder} is not a run: it holds {foreign[0]}; give another folder for --run")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name in a folder is neither hidden, nor an output of a run, nor a log."""
+    return name[0] != "." and name not in (*OUTPUTS, CHECKPOINTS) and Path(name).suffix not in LOGS

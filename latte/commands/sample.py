@@ -195,6 +195,8 @@ def check_out(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out} holds videos for evaluation: choose another folder, --out")
     if page.exists() and not is_page(page):
         raise ValueError(f"{page} was not written by this command: choose another folder, --out")
+    if not page.exists() and args.out.is_dir() and set(visible(args.out)):
+        raise ValueError(f"{args.out} holds other files, and no page of this command: choose another folder, --out")
     if page.exists() and not args.overwrite:
         raise ValueError(f"{args.out} holds videos of an earlier call: choose another --out, or add --overwrite")
 

@@ -100,10 +100,16 @@ def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
     assert main(words) == 2
     assert "was not written by this command" in capsys.readouterr().err
     (tmp_path / "index.html").unlink()
+    assert main(words) == 2  # training, for instance, would read its videos as data
+    assert f"{tmp_path} holds other files, and no page of this command: choose an" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["000-holiday.mp4"]
+    (tmp_path / "000-holiday.mp4").unlink()
+    (tmp_path / ".notes").touch()
     assert main(words) == 0
     page = tmp_path / "index.html"
     page.write_text(page.read_text() + '<video src="holiday.mp4">')
-    (tmp_path / "holiday.mp4").write_text("mine")
+    for name in ("holiday.mp4", "000-holiday.mp4"):  # beside a page, other files stay
+        (tmp_path / name).write_text("mine")
     assert main([*words, "--overwrite"]) == 0
     assert {"holiday.mp4", "000-holiday.mp4", "000-left.mp4"} < {path.name for path in tmp_path.iterdir()}
 

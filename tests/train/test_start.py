@@ -147,7 +147,7 @@ def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unr
 def test_a_folder_that_is_no_run_is_left_alone(name, vae, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/train.log").touch()  # a shell may write a log there before training starts
-    check_start(small(vae, "steps=1"), tmp_path / "run")
+    start.check_start(small(vae, "steps=1"), tmp_path / "run")
     (tmp_path / "run" / name).touch()
     words = ["--run", tmp_path / "run", "--config", "shapes", *TINY, f"vae={vae}"]
     assert f"{tmp_path / 'run'} is not a run: it holds {name}; give another folder" in refusal(capsys, *words)
