@@ -24,7 +24,7 @@ from latte.weights.tensors import prefix_errors
 def resolve(source: str, changes: list[str], device: str | torch.device | None = None) -> TrainConfig:
     """Read settings from a preset or a file, and change some.
 
-    Where they do not say a frame_interval, and the data were prepared by `latte prepare`, it is the list's.
+    Where neither a file nor a change says a frame_interval, and `latte prepare` prepared the data, it is the list's.
 
     Args:
         source: The name of a preset, a run's config.yaml, or a training configuration of the original Latte. For the
@@ -51,7 +51,7 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     if source in PRESETS:  # what it says is dropped where a change leaves it without effect
         known = {each.name: each for each in fields(kind_of(values)) if each.name not in said}
         values |= {name: default_of(each) for name, each in known.items() if overruled_by(each, values)}
-    of_list = "frame_interval" not in said and values.get("frame_interval", 1) == 1 and has_interval(values)
+    of_list = "frame_interval" not in said and has_interval(values)
     if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
         values["frame_interval"] = interval
     return from_settings(values)

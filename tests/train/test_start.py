@@ -58,6 +58,7 @@ def test_automatic_precision_is_the_faster_one(monkeypatch):
     said = "precision=bf16 is 13 times as slow as fp32 here: precision=auto chooses the faster one"
     assert str(caught[0].message) == said
     assert all(config.precision in ("fp32", AUTO) for config in PRESETS.values())
+    assert PRESETS["folder"].precision == PRESETS["shapes-t2v"].precision == AUTO
     assert {PRESETS[name].precision for name in ("folder-vae", "shapes-vae", "ffs", "ucf101-modern")} == {AUTO}
 
 
@@ -172,7 +173,11 @@ def test_training_takes_the_frame_interval_of_the_list(tmp_path):
     words = [f"data={out}", *TINY, "num_frames=3"]
     assert resolve("folder", words).frame_interval == 4
     assert resolve("folder", [*words, "frame_interval=1"]).frame_interval == 1  # as requested
-    assert resolve("ucf101", [f"data={out}"]).frame_interval == 3  # the paper's
+    assert resolve("ucf101", ["data=elsewhere"]).frame_interval == 3  # the paper's
+    assert resolve("ucf101", [f"data={out}"]).frame_interval == 4
+    assert resolve("ucf101", [f"data={out}", "frame_interval=3"]).frame_interval == 3
+    (tmp_path / "run.yaml").write_text(f"data: {out}\nvae: shapes/vae\nframe_interval: 2\n")
+    assert resolve(str(tmp_path / "run.yaml"), []).frame_interval == 2
     assert resolve("folder", ["data=elsewhere"]).frame_interval == resolve("shapes", []).frame_interval == 1
     values = read_json(out / VIDEO_LIST)
     write_json(out / VIDEO_LIST, {name: value for name, value in values.items() if name != "frame_interval"})
