@@ -67,6 +67,7 @@ SHAPES_T2V = T2VTrainConfig(
     warmup=200,
     schedule="cosine",
     ema_decay=0.999,
+    precision=AUTO,
     sample_guidance=2.0,
 )
 # the included feature network of the shapes distance (latte.eval.networks.shape_features)
@@ -198,6 +199,7 @@ PRESETS = {
         steps=3000,
         timestep_std=0.0,
         timestep_mean=0.0,
+        precision=AUTO,
     ),
     # behind each, the FVD that the paper reports, if a second source confirms it
     "ffs": FFS,  # 34.00
