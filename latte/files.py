@@ -130,6 +130,8 @@ def read_utf8(path: Path) -> str:
         OSError: If the file cannot be read.
         ValueError: If it is in another encoding, or a Git LFS pointer.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
     refuse_pointer(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -99,9 +99,12 @@ def load_t5(
             return dict(zip((name, f"{linear[1]}.scale"), rows_in_eight_bits(tensor)))
         return {name: cast_weight(name, tensor, dtype)}
 
+    path = Path(folder)
+    if (path / CONFIG).is_file() and "block_out_channels" in read_json(path / CONFIG):
+        raise CheckpointError(f"{folder} is a VAE, not a T5 encoder")
     network = lambda config: in_eight_bits(T5Encoder(config)) if eight_bits else T5Encoder(config)
     to_state = lambda state, config: t5_state(state)
-    return load_part(Path(folder), T5Config.from_dict, network, to_state, "tokens.weight", convert, variant)
+    return load_part(path, T5Config.from_dict, network, to_state, "tokens.weight", convert, variant)
 
 
 def load_checkpoint(checkpoint: Path, dtype: torch.dtype = torch.float32) -> tuple[LatteT2V, T5Encoder | None]:

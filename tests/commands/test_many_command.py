@@ -91,7 +91,7 @@ def test_command_takes_classes_and_a_file_of_prompts(model, published, tmp_path,
         (["--n", "2", "--seed", "5"], "settings.seed 0, not 5"),
         (["--n", "2", "--pab", "spatial=2"], "pab None, not ['spatial=2']"),
         ([], "holds videos for evaluation"),
-        (["--n", "2", "--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--n", "2", "--prompts", "nowhere.txt"], "error: there is no file nowhere.txt"),
         (["--n", "2", "--prompts", "a", "--prompt", "b"], "not allowed with"),
     ],
 )

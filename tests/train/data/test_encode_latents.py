@@ -186,6 +186,8 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     assert (
         main([*asked, "--overwrite", *apart[2:]]) == 2 and "nothing without --text-encoder" in capsys.readouterr().err
     )
+    assert main([*asked, "--overwrite", "--text-encoder", str(vae), *apart[2:]]) == 2
+    assert f"error: {vae} is a VAE, not a T5 encoder\n" in capsys.readouterr().err
     tuned = t2v_config(read_json(published / "transformer/config.json"))
     shape = {name: getattr(tuned, name) for name in PRESETS["t2v"].model}
     less = ["data=shapes", "frame_interval=1", "steps=1", f"vae={vae}", f"latents={out}", f"model={json.dumps(shape)}"]

@@ -44,7 +44,7 @@ def mistakes(root):
         ("shapes --clips 0", "clips is 0; it must be 1 or more"),
         ("ffs flat --clips 3", "clips is for shapes, not for ffs: leave it out"),
         ("ffs flat --split list.txt", "split is for ucf101, not for ffs"),
-        ("ucf101 data/UCF-101 --split nowhere.txt", "No such file.*nowhere.txt"),
+        ("ucf101 data/UCF-101 --split nowhere.txt", "there is no file nowhere.txt"),
         ("ucf101 data/UCF-101 --split clip.bin", "clip.bin is not a text in UTF-8"),
         ("sky frames --frame-list", "frame_list is for ffs, ucf101, folder and 1 more, not for sky"),
         ("ffs flat --frame-list --quick", "frame_list decodes every frame: leave out quick"),
