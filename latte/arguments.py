@@ -33,8 +33,9 @@ def check_size(name: str, value: Any, multiple: int | None = None) -> None:
         multiple: The model needs a multiple of this number. None: the model is not known yet.
     """
     if not isinstance(value, int) or not 1 <= value <= MOST_SIZE or value % (multiple or 1):
-        needs = "it must be a whole number" if multiple is None else f"this model needs a multiple of {multiple}"
-        raise ValueError(f"{name} is {value}; {needs}, {'from 1 to' if multiple is None else 'up to'} {MOST_SIZE}")
+        if multiple and multiple > 1:
+            raise ValueError(f"{name} is {value}; this model needs a multiple of {multiple}, up to {MOST_SIZE}")
+        raise ValueError(f"{name} is {value}; it must be a whole number, from 1 to {MOST_SIZE}")
 
 
 def check_eta(eta: Any, sampler: str) -> None:
@@ -71,3 +72,10 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     The words may include a verb: counted(n, "video is", "videos are").
     """
     return f"{count:,} {one}" if count == 1 else f"{count:,} {several or one + 's'}"
+
+
+def in_units(count: int) -> str:
+    """A number of parameters, to three digits or, from 1,000 M on, to a million: "55.5 k", "5.56 M", "1,057 M"."""
+    if count >= 1e9:
+        return f"{count / 1e6:,.0f} M"
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from latte.arguments import counted
+from latte.arguments import counted, in_units
 from latte.device import device_name
 from latte.train.base_config import TrainConfig
 from latte.train.metrics import METRICS_FILE
@@ -28,13 +28,14 @@ def header(run: Run, first: int) -> str:
     count = sum(parameter.numel() for parameter in run.network.parameters() if parameter.requires_grad)
     begins = f", starting from {config.init}" if config.init and not first else ""
     every = f"every {config.save_every} steps" if config.save_every < config.steps else "at the end"
+    results = f"metrics in {METRICS_FILE}; result in {folder / FINAL}"
     lines = {
         "trains": f"{TRAINED[config.kind]} of {in_units(count)} parameters{begins}",
-        "on": f"{run.ranks.size} x {device_name(run.device)}, precision {config.precision}",
+        "on": f"{describe_processes(run.ranks.size, device_name(run.device))}, precision {config.precision}",
         "data": describe_data(run),
         "batch": describe_batch(run),
         "steps": f"{config.steps}, learning rate {config.learning_rate:g}, {config.schedule}",
-        "saves": f"{every}, in {folder / CHECKPOINTS}; numbers in {METRICS_FILE}; at the end {folder / FINAL}",
+        "saves": f"checkpoints {every}, in {folder / CHECKPOINTS}; {results}",
     }
     text = "\n".join([f"{folder}", *(f"  {name:7} {value}" for name, value in lines.items())])
     return f"{text}\nresumed at step {first}" if first else text
@@ -82,6 +83,11 @@ def describe_batch(run: Run) -> str:
     return text + (f", in {len(micro)} micro-batches of {len(micro[0])}" if len(micro) > 1 else "")
 
 
-def in_units(count: int) -> str:
-    """A number of parameters, to three digits."""
-    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
+def describe_processes(size: int, name: str) -> str:
+    """How many processes train, and on what: `name` is latte.device.device_name's."""
+    kind, _, instructions = name.partition(" ")
+    if kind != "cpu":
+        return f"{size} x {name}"
+    plain = instructions in ("", "DEFAULT")
+    known = "" if plain else f" ({instructions.replace('AVX512', 'AVX-512')})"
+    return f"{counted(size, 'CPU process', 'CPU processes')}{known}"

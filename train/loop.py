@@ -32,7 +32,7 @@ from latte.train.changes import write_changes
 from latte.train.data.clips import TrainingData
 from latte.train.due_outputs import Outputs, due_outputs, missing_outputs
 from latte.train.export import save_companions
-from latte.train.header import ending, header
+from latte.train.header import ending, header, unit
 from latte.train.metrics import METRICS_FILE, MetricsWriter, remove_lines_after
 from latte.train.precision import warn_if_slow
 from latte.train.run import Run
@@ -185,7 +185,7 @@ def take_steps(run: Run, first: int, missing: Outputs) -> None:
             stop, save = signals.received(run.ranks)
             clips = (done - last_logged) * config.global_batch_size
             rate = round(clips / (time.perf_counter() - last_time), 2)
-            bar.set_postfix_str(progress_text(logged, rate, run.device), refresh=False)
+            bar.set_postfix_str(progress_text(logged, f"{rate:g} {unit(config)}s/s", run.device), refresh=False)
             bar.update()
             if done % config.log_every == 0 or done == config.steps:
                 line = {"step": done, **logged, "clips_per_second": rate}
@@ -210,9 +210,9 @@ def write_outputs(run: Run, done: int, outputs: Outputs, metrics: MetricsWriter,
         trackers.line(line)
 
 
-def progress_text(logged: dict[str, float], rate: float, device: torch.device) -> str:
+def progress_text(logged: dict[str, float], rate: str, device: torch.device) -> str:
     """The text after the progress bar."""
-    parts = [f"loss={logged['loss']:.4f}", f"grad={logged['grad_norm']:.2f}", f"{rate:g} clips/s"]
+    parts = [f"loss={logged['loss']:.4f}", f"grad={logged['grad_norm']:.2f}", rate]
     if device.type == "cuda":
         parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
     if "skipped" in logged:

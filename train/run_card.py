@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from latte.arguments import in_units
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL
@@ -80,13 +81,13 @@ def described(network: nn.Module, objective: Objective) -> tuple[str, list[str],
     """(A description of a network, the commands that use it, the hub's name for its task)."""
     config = objective.config
     use = [use_command(network, objective, HERE, "runs/mine", "VIDEOS")]
-    size = f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f} M parameters"
+    size = f"{in_units(sum(weight.numel() for weight in network.parameters()))} parameters"
     frames = f"frames of {config.image_size} x {config.image_size} pixels"
     makes = f"for videos of {config.num_frames} {frames}" if config.num_frames > 1 else f"for {frames}"
     paper = "[Latte](https://arxiv.org/abs/2401.03048)"
     if isinstance(network, Latte):
-        kind = "class-conditional" if network.config.num_classes else "unconditional"
-        return f"A {kind} {paper} with {size}, {makes}.", use, ""
+        kind = "A class-conditional" if network.config.num_classes else "An unconditional"
+        return f"{kind} {paper} with {size}, {makes}.", use, ""
     if isinstance(network, TextToVideo):
         return f"A text-to-video {paper} with {size}, {makes}.", use, "text-to-video"
     if isinstance(network, LatteT2V):

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from latte.arguments import in_units
 from latte.eval.tensor_files import holds_video_tensors, stored_shapes
 from latte.files import read_json
-from latte.train.header import in_units
 from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
 from latte.weights.load import PARTS, WEAKER, is_checkpoint

@@ -149,7 +149,7 @@ def test_classes_by_name_or_number(pipe):
         ({"class_labels": [-1]}, "no class -1"),
         ({"class_labels": ["--1"]}, "no class '--1'"),
         ({"height": 20}, "height is 20; this model needs a multiple of 16"),
-        ({"num_frames": -2}, "num_frames is -2"),
+        ({"num_frames": -2}, "num_frames is -2; it must be a whole number, from 1 to 65536"),
         ({"sampler": "eular"}, "not one of ddpm, ddim"),
         ({"output_type": "mp4"}, "not one of pil, np"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 from small_runs import TINY, TINY_VAE, run, small
 
+from latte.arguments import in_units
 from latte.cli import main
 from latte.processes import Ranks
 from latte.train.checkpoint import read_state
-from latte.train.header import describe_batch
+from latte.train.header import describe_batch, describe_processes
 from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
 
@@ -28,6 +29,13 @@ def test_the_batch_is_described_per_process():
     assert said(4) == "8 clips a step, 2 in each of 4 processes"
 
 
+def test_devices_are_named_in_words():
+    assert describe_processes(1, "cpu AVX512") == "1 CPU process (AVX-512)"
+    assert describe_processes(2, "cpu DEFAULT") == "2 CPU processes"
+    assert describe_processes(8, "NVIDIA H200") == "8 x NVIDIA H200"
+    assert [in_units(count) for count in (55_500, 5_560_000, 1_057_000_000)] == ["55.5 k", "5.56 M", "1,057 M"]
+
+
 def facts_of(text):
     return dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
 
@@ -40,12 +48,12 @@ def test_a_run_reports_its_work_where_it_resumes_and_its_end(command, tmp_path, 
     said = capsys.readouterr()
     facts = facts_of(said.out)
     assert said.out.startswith(f"{tmp_path}\n") and "resumed" not in said.out
-    assert facts["on"].startswith("1 x cpu") and facts["on"].endswith("precision fp32")
+    assert facts["on"].startswith("1 CPU process") and facts["on"].endswith("precision fp32")
     assert facts["trains"] == "a Latte of 15.6 k parameters" and facts["batch"] == "4 clips a step"
     clip = "each 4 frames, interval 1, 16 x 16 pixels, latents 4 x 2 x 2"
     assert facts["data"] == f"shapes: 12 clips in 8 classes, {clip}"
     assert facts["steps"] == "12, learning rate 0.0015, cosine"
-    assert facts["saves"].startswith(f"every 5 steps, in {tmp_path}/checkpoints")
+    assert facts["saves"].startswith(f"checkpoints every 5 steps, in {tmp_path}/checkpoints; metrics in ")
     assert said.err.splitlines()[-1] == "latte train: saved at step 3; the same command resumes it"
     assert command("micro_batch_size=2") == 0
     said = capsys.readouterr().out.splitlines()
@@ -64,8 +72,8 @@ def test_init_is_reported_as_ignored_on_a_started_run(vae, command, tmp_path, ca
         assert (words in capsys.readouterr().err) == bool(asked)
 
 
-def test_a_run_that_resumes_keeps_the_record_of_what_it_started_from(vae, command, tmp_path, capsys):
-    first = run(small(vae, "steps=2"), tmp_path / "first")
+def test_a_run_that_resumes_keeps_the_record_of_what_it_started_from(vae, command, tmp_path, tmp_path_factory, capsys):
+    first = run(small(vae, "steps=2"), tmp_path_factory.mktemp("first"))
     run(small(vae, "steps=2", f"init={first}"), tmp_path)
     for asked, steps in (["init=shapes"], 3), (["init=shapes"], 4), ([], 5):
         assert command(f"steps={steps}", *asked) == 0
@@ -75,11 +83,14 @@ def test_a_run_that_resumes_keeps_the_record_of_what_it_started_from(vae, comman
         assert state["run"]["init"] == recorded["init"] == str(first)
 
 
-def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path):
+def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path, capsys):
     said = []
     words = [f"data={videos}", "motion_frames=0", "steps=1"]
     run(small(vae, *words, "selection=crop", "num_images=2"), tmp_path / "latte", say=said.append)
+    assert " clips/s" in capsys.readouterr().err
     run(resolve("folder-vae", [*TINY_VAE, *words, "num_frames=1"]), tmp_path / "vae", say=said.append)
+    shown = capsys.readouterr().err
+    assert " frames/s" in shown and "clips/s" not in shown
     latte, of_vae = map(facts_of, said[::2])
     command = f"latte train --config folder --run {tmp_path}/vae-latte data={videos} vae={tmp_path}/vae/final"
     assert said[3] == f"{tmp_path}/vae/final: trained for 1 step\nnext: {command}"

@@ -6,6 +6,7 @@ import torch
 from small_runs import run, small
 
 from latte.cli import main
+from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.train.resolve import resolve
@@ -20,7 +21,7 @@ def test_a_card_describes_how_the_model_was_trained(vae, tmp_path, monkeypatch):
     run(small(vae, *words, "steps=2", "learning_rate=0.002"), tmp_path / "run", asked=["learning_rate"])
     card = (final / CARD).read_text()
     assert card.startswith("---\nlibrary_name: latte-video\ntags:\n- latte\n- video-generation\n---\n\n")
-    assert "A class-conditional [Latte](https://arxiv.org/abs/2401.03048) with 0.0" in card
+    assert "A class-conditional [Latte](https://arxiv.org/abs/2401.03048) with 15.6 k parameters, " in card
     assert (
         "for videos of 8 frames of 16 x 16 pixels.\n\n## Use\n\n```\npip install latte-video\nlatte sample .\n" in card
     )
@@ -51,5 +52,7 @@ def test_each_kind_has_its_own_command(tiny_vae):
     assert "embeddings of captions" in summary
     summary, use, task = described(tiny_vae.model, captioned)
     assert use == ["latte train --config folder --run runs/mine data=VIDEOS vae=."] and not task
+    latte = Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=0))
+    assert described(latte, captioned)[0].startswith("An unconditional [Latte]")
     assert described(torch.nn.Linear(1, 1), captioned)[1] == ["latte bench features ."]
     assert "\n## Use\n" not in card_text(ModelCard(summary, []))
