@@ -158,13 +158,16 @@ class Store:
         return {UNIT * i + j for i, table in enumerate(tables) for j in table.get(UNREADABLE, NONE).tolist()}
 
 
-def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False) -> None:
-    """Compute the units missing in any of several stores of one set; each of `size` processes has its own units."""
+def fill(stores: Sequence[Store], rank: int = 0, size: int = 1, progress: bool = False, what: str = "features") -> None:
+    """Compute the units missing in any of several stores of one set; each of `size` processes has its own units.
+
+    `what` names the work in the progress bar.
+    """
     missing = set().union(*(store.missing() for store in stores))
     # shared out by number and not by position: other processes may have written some units by now
     units = [unit for unit in sorted(missing) if unit % size == rank]
     count = sum(len(stores[0].units[unit]) for unit in units)
-    with Progress(desc="features", total=count, unit="clip", disable=not (progress and units)) as bar:
+    with Progress(desc=what, total=count, unit="clip", disable=not (progress and units)) as bar:
         for unit in units:
             chosen: Sequence[ClipWindow] = stores[0].units[unit]
             unreadable: list[int] = []
@@ -188,6 +191,7 @@ def compute_features(
     folder: str | Path | None = None,
     ranks: Ranks | None = None,
     progress: bool = False,
+    what: str = "features",
 ) -> list[Tensor]:
     """Features of all clips of a set by each detector, taken from a cache where possible.
 
@@ -197,6 +201,7 @@ def compute_features(
         folder: Where features are cached. None: in memory only.
         ranks: The processes that share the work; several of them need a folder.
         progress: Whether the first process shows a progress bar.
+        what: What the bar says.
 
     Returns:
         For each detector a tensor (n, ...), in all processes. n is less than the number of clips if some of them could
@@ -204,7 +209,7 @@ def compute_features(
     """
     ranks = ranks or Ranks()
     stores = [Store(folder and Path(folder), clips, detector) for detector in detectors]
-    fill(stores, ranks.rank, ranks.size, progress=progress and ranks.first)
+    fill(stores, ranks.rank, ranks.size, progress=progress and ranks.first, what=what)
     ranks.wait()
     left_out: set[int] = set().union(*(store.unreadable() for store in stores))
     if left_out and isinstance(clips, ClipSet):

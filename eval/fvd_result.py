@@ -118,6 +118,11 @@ class FVDResult:
         about = {"device": values.get("device", ""), "versions": values.get("versions", {})}
         return cls(value=values["distance"], caveats=tuple(values.get("caveats", ())), **same, **about, **optional)
 
+    @property
+    def network(self) -> str:
+        """The network of the detector, in words."""
+        return "unknown network" if self.metric == "given" else str(self.detector["network"])
+
     def __str__(self) -> str:
         """The result as a table: the numbers, then the caveats."""
         row = lambda name, values: f"  {name:36}{values}"
@@ -149,7 +154,7 @@ class FVDResult:
             lines.append(row("flicker (1: still)", f"{self.flicker['generated']:10.4f}{real}"))
         how = f"protocol {self.protocol['name']}, " if self.protocol else ""
         how += f"seed {self.seed}, " if self.seed is not None else ""
-        lines.append(f"  {how}{self.detector['network']}")
+        lines.append(f"  {how}{self.network}")
         return "\n".join([*lines, *(f"  note: {caveat}" for caveat in self.caveats)])
 
 

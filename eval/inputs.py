@@ -84,9 +84,10 @@ class Reading:
             raise ValueError(f"{why}: {TWO_CLIPS}")
         return clips
 
-    def features(self, clips: ClipSource, detectors: Sequence[Detector]) -> list[Tensor]:
-        """The features (n, ...) of all clips that can be decoded, by each detector. Raises ValueError if n < 2."""
-        features = compute_features(clips, detectors, self.cache, self.ranks, self.progress)
+    def features(self, clips: ClipSource, detectors: Sequence[Detector], side: str) -> list[Tensor]:
+        """Features (n, ...) of a side's clips that can be decoded, by each detector. Raises ValueError if n < 2."""
+        what = f"{side} features"
+        features = compute_features(clips, detectors, self.cache, self.ranks, self.progress, what)
         if len(features[0]) < 2:
             raise ValueError(f"only one of {counted(len(clips.clips), 'clip')} could be decoded: {TWO_CLIPS}")
         return features
@@ -100,7 +101,7 @@ class Reading:
         if (given := given_features(videos, side, detector)) is not None:
             return given
         clips = self.open(videos, side)
-        (features,) = self.features(clips, [detector])  # which may find clips that cannot be read
+        (features,) = self.features(clips, [detector], side)  # which may find clips that cannot be read
         return FeatureSet(clips.about, features)
 
 

@@ -98,7 +98,7 @@ class Table:
         said.append(f"{first.real.get('clips') or 'an unknown number of'} real clips ({Path(str(real)).name})")
         if floor := first.floor:
             said.append(f"real-vs-real floor {floor.value:.2f} ({floor.low:.2f} to {floor.high:.2f})")
-        return "; ".join([*said, str(first.detector["network"])])
+        return "; ".join([*said, first.network])
 
     def rows(self) -> list[list[str]]:
         """The cells of all lines, the best first, with a rank or a mark before each."""

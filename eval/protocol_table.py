@@ -143,7 +143,7 @@ def measure_protocols(
     real_sets, generated_sets = (
         dict.fromkeys(opened, found)
         if (found := given[side])
-        else shared_features({name: sets[side] for name, sets in opened.items()}, detectors, used[0])
+        else shared_features({name: sets[side] for name, sets in opened.items()}, detectors, used[0], side)
         for side in ("real", "generated")
     )
     results = {}
@@ -154,7 +154,7 @@ def measure_protocols(
 
 
 def shared_features(
-    sets: Mapping[str, ClipSource], detectors: Mapping[str, Detector], reading: Reading
+    sets: Mapping[str, ClipSource], detectors: Mapping[str, Detector], reading: Reading, side: str
 ) -> dict[str, FeatureSet]:
     """The features of several sets of clips of the same videos; what sets have in common is computed once.
 
@@ -162,6 +162,7 @@ def shared_features(
         sets: Clips by the name of their protocol.
         detectors: The detectors, by the same names.
         reading: Where features are cached, and who shares the work.
+        side: "real" or "generated", for the progress bar.
 
     Returns:
         Features by name, without the clips that cannot be read.
@@ -183,7 +184,8 @@ def shared_features(
         source = with_clips(list(sets.values()), group)
         folder = Path(reading.cache) if reading.cache else None
         stores = [Store(folder, source, records[record]) for record in records_of]
-        fill(stores, reading.ranks.rank, reading.ranks.size, progress=reading.progress and reading.ranks.first)
+        among = reading.ranks.rank, reading.ranks.size, reading.progress and reading.ranks.first
+        fill(stores, *among, f"{side} features")
         reading.ranks.wait()
         for record, store in zip(records_of, stores):
             rows |= {(record, clip): row for clip, row in zip(group, store.all())}

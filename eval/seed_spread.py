@@ -67,7 +67,7 @@ class SeedSpread:
         for name, result in zip(self.names, self.results):
             lines.append(row(name, f"{result.value:10.2f}   {result.generated['clips']} clips"))
         if first.protocol:
-            lines.append(f"  protocol {first.protocol['name']}, {first.detector['network']}")
+            lines.append(f"  protocol {first.protocol['name']}, {first.network}")
         notes = dict.fromkeys(caveat for result in self.results for caveat in result.caveats)
         return "\n".join([*lines, *(f"  note: {caveat}" for caveat in notes)])
 

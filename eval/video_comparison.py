@@ -85,7 +85,7 @@ def compare_videos(
             sides[name] = clips
             continue
         wanted = {key: other for key, other in others.items() if (key, name) != ("inception_score", "real")}
-        first, *rest = reading.features(clips, [detector, *wanted.values()])
+        first, *rest = reading.features(clips, [detector, *wanted.values()], name)
         sides[name], found[name] = FeatureSet(clips.about, first), dict(zip(wanted, rest))
     result = measure_distance(sides["real"], sides["generated"], reading.protocol, detector, reading.seed)
     return with_others(result, found, others, score_protocol) if found["generated"] else result

@@ -105,7 +105,7 @@ def inception_score(
     reading = Reading(chosen, seed, features, progress=progress)
     found = reading.open(videos, "generated")
     check_clips(protocol, len(found.clips), chosen)
-    return score_probabilities(reading.features(found, [detector])[0], protocol, detector)
+    return score_probabilities(reading.features(found, [detector], "generated")[0], protocol, detector)
 
 
 def find_score_protocol(name: str) -> ScoreProtocol:
