@@ -55,6 +55,12 @@ def test_a_log_gets_the_first_the_last_and_few_between(clock):
     assert len(said) == 2 + 204.8 // progress.LINE_SECONDS
 
 
+def test_a_single_item_is_in_the_singular(clock):
+    log = io.StringIO()
+    list(Progress(clock.work(1, 1.0), "counting", total=1, unit="variant", file=log))
+    assert lines(log)[-1].startswith("counting: 1 of 1 variant, ")
+
+
 def test_a_log_of_a_day_stays_short(clock):
     log = io.StringIO()
     list(Progress(clock.work(8640, 10.0), "training", total=8640, file=log))

@@ -59,4 +59,5 @@ def codec_errors(path: Path, failure: str, errors: type[Exception] = Exception) 
     except errors as error:
         refuse_pointer(path)
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-        raise ValueError(f"{path} {failure}: {reason}") from error
+        within = f" {failure}: "  # of a file in a folder, which this path is
+        raise ValueError(f"{path} {failure}: {reason.replace(within, ': ')}") from error

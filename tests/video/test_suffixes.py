@@ -69,7 +69,7 @@ def test_an_animation_is_not_a_frame_of_a_folder(kind, tmp_path):
     pictures[0].save(tmp_path / f"0.{kind}", save_all=True, append_images=pictures[1:])
     pictures[0].save(tmp_path / "1.png")
     for read in (read_video, inspect_video, lambda path: list(read_blocks(path))):
-        with pytest.raises(ValueError, match=f"0.{kind} cannot be decoded: it is an animation of 3 frames"):
+        with pytest.raises(ValueError, match=f" cannot be decoded: 0.{kind}: it is an animation of 3 frames"):
             read(tmp_path)
 
 
