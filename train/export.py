@@ -12,6 +12,7 @@ from torch import nn
 from latte.files import replacing_folder, set_aside, write_json, write_text
 from latte.folder_tree import copy_files
 from latte.models.latte_t2v import LatteT2V, TextToVideo
+from latte.progress import Progress
 from latte.scheduler import Scheduler, usual_scheduler
 from latte.train.latent_normalisation import standardise_latents
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
@@ -101,7 +102,8 @@ def save_result(
     network.eval()
     if isinstance(objective, Reconstruction) and not objective.config.freeze_encoder:
         slots = range(objective.config.global_batch_size)
-        videos = (objective.batches[step, slots].videos for step in range(LATENT_STEPS))
+        steps = Progress(range(LATENT_STEPS), "statistics of the latents", leave=False)
+        videos = (objective.batches[step, slots].videos for step in steps)
         standardise_latents(network, videos, objective.config.whiten_latents)
     elif isinstance(objective, Recognition):
         whiten_features(objective, network)

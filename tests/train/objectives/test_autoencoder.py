@@ -163,3 +163,9 @@ def test_a_frozen_encoder_needs_the_same_channels(tmp_path):
     words = [f"init={run(settings('steps=1'), tmp_path)}", "freeze_encoder=true", "model.latent_channels=6"]
     with pytest.raises(ValueError, match="of another shape"):
         objective(*words).network()
+
+
+def test_the_statistics_of_the_latents_have_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("latte.progress.SHORT_SECONDS", 0.0)
+    run(settings("steps=1"), tmp_path)
+    assert "statistics of the latents: 1 of 16 steps, " in capsys.readouterr().err
