@@ -141,8 +141,8 @@ def test_settings_of_the_distance_during_training(vae, tmp_path, monkeypatch):
         "statistics": [f"eval_real={tmp_path / 'real.npz'}"],
         "i3d": ["eval_i3d=i3d.pt"],
     }.items():
-        run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / name)
-        (found[name],) = [value for line in evaluated(tmp_path / name).values() for value in line.items()]
+        run(small(vae, *words, *(["eval_clips=3"] if name != "more" else []), *more), tmp_path / "runs" / name)
+        (found[name],) = [value for line in evaluated(tmp_path / "runs" / name).values() for value in line.items()]
     assert {name for name, _ in found.values()} == {"shapes_distance", "fvd"}
     assert found["wide"] == pytest.approx(found["folder"])  # training would see the same of both
     assert len({value for name, (_, value) in found.items() if name != "wide"}) == 5 and found["i3d"][0] == "fvd"
@@ -182,8 +182,8 @@ def test_impossible_evaluations_are_rejected_at_once(words, say, vae, tmp_path):
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=9)
     words = [word.replace("STATISTICS", str(tmp_path / "i3d.npz")) for word in words]
     with pytest.raises((ValueError, FileNotFoundError), match=say):
-        run(small(vae, *words), tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
+        run(small(vae, *words), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_smooth_curves():
