@@ -1,6 +1,7 @@
 """The sampling options in effect: the model that they name, and the settings of its call."""
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
+from latte.train.precision import SLOW, slowdown
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
 from latte.weights.published import load_t5, part_files
@@ -80,9 +82,17 @@ def open_pipeline(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, An
     if pipe.vae is not None:
         files += vae_files(find_vae(args.vae, path) if args.vae else own_vae(path), args.variant)
     pipe.to(usable_device(args.device))
+    warn_if_slow(args.dtype, pipe.device.type)
     if args.autoguidance not in (None, NO_AUTOGUIDANCE):
         pipe.enable_autoguidance(find_pipeline(args.autoguidance, local))
     return pipe, call_settings(pipe, args), files
+
+
+def warn_if_slow(dtype: str, device_type: str) -> None:
+    """Warn if a device computes in a type more slowly than in float32, with the measured factor."""
+    precision = {"float16": "fp16", "bfloat16": "bf16"}.get(dtype)
+    if precision and (factor := slowdown(precision, device_type)) > SLOW:
+        warnings.warn(f"--dtype {dtype} is {factor:.0f} times as slow as float32 here: leave it out", stacklevel=3)
 
 
 def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:

@@ -16,7 +16,7 @@ from awake_models import awake_pipeline, write_model
 import latte
 from latte import LattePipeline, __main__
 from latte.cli import main
-from latte.commands import sample
+from latte.commands import sample, sampling_options
 from latte.commands.sample import show
 from latte.commands.sampling_options import default_batch_size
 from latte.eval.exam import score_model
@@ -91,6 +91,16 @@ def test_weights_in_half_precision(folder, tmp_path, capsys):
     assert 0 < apart < 8 and apart < (made["float32"] - made["float32"].flip(0)).abs().mean()
     assert main([*words, "--num-videos", "1", "--out", str(tmp_path / "page"), "--dtype", "bfloat16"]) == 0
     assert "--dtype bfloat16" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_slow_dtype_is_reported_once(folder, tmp_path, monkeypatch, capsys):
+    for factor, said in ((28.4, 1), (1.2, 0)):
+        monkeypatch.setattr(sampling_options, "slowdown", lambda *of, z=factor: z)
+        for dtype in ("bfloat16", "float32"):
+            words = ["--classes", "0", "--out", str(tmp_path / f"{dtype}-{said}"), *SAMPLE]
+            assert main(["sample", str(folder), *words, "--dtype", dtype]) == 0
+            line = f"warning: --dtype {dtype} is 28 times as slow as float32 here: leave it out\n"
+            assert capsys.readouterr().err.count(line) == (said if dtype == "bfloat16" else 0)
 
 
 def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
