@@ -61,7 +61,9 @@ def describe_data(run: Run) -> str:
     frames += [f"{config.image_size} x {config.image_size} pixels"]
     if isinstance(run.objective, Denoising):
         frames += [f"latents {run.objective.channels} x {run.objective.side} x {run.objective.side}"]
-    return f"{source}: {' '.join(counts)}, each {', '.join(frames)}"
+    encoder = getattr(clips, "text_encoder", {}).get("name")
+    by = f"; captions embedded by {encoder}" if encoder else ""
+    return f"{source}: {' '.join(counts)}, each {', '.join(frames)}{by}"
 
 
 def unit(config: TrainConfig) -> str:

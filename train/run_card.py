@@ -41,6 +41,8 @@ def run_card(
     data |= {"size in pixels": f"{config.image_size} x {config.image_size}"}
     data |= {"classes": ", ".join(clips.names)} if clips.names else {}
     data |= {"different captions": len(clips.captions)} if config.kind == "t2v" else {}
+    if encoder := getattr(clips, "text_encoder", {}):
+        data["text encoder"] = f"{encoder['name']}, sha256 {encoder['sha256']}"
     sections: dict[str, str | Mapping[str, object]] = {"Data": data, "Training": settings_shown(config)}
     if changes:
         sections["Changes during training"] = {

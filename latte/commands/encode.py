@@ -14,6 +14,7 @@ from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
 from latte.train.resolve import resolve
 from latte.train.start import require_vae
+from latte.weights.folder import digest_folder
 from latte.weights.hub import find_pipeline
 from latte.weights.published import load_t5
 from latte.weights.tensors import DTYPES
@@ -30,13 +31,14 @@ def main(args: Namespace) -> None:
     if args.text_encoder and config.kind != "t2v":
         raise ValueError("--text-encoder has no effect on class-conditional training: leave it out, or give kind=t2v")
     require_vae(config)
-    text = None
+    text, about = None, {}
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder, not args.download)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
+        about = {"name": Path(args.text_encoder).absolute().name, "sha256": digest_folder(folder / "text_encoder")}
     check_out_folder(args.out)
     with exclusive(args.out, replaced=True):
-        latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device)
+        latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device, about)
     size = sum(file["bytes"] for file in latents.files.values())
     frames = sum(video.frames for video in latents.videos)
     print(f"{args.out}: {latents.num_videos} videos, {frames} frames, {size / 2**20:.1f} MiB")

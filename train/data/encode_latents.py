@@ -45,6 +45,7 @@ def encode_data_set(
     shard_size: int = 64,
     dtype: torch.dtype = torch.float16,
     device: torch.device | str = "cpu",
+    text_encoder: dict[str, str] | None = None,
 ) -> LatentFolder:
     """Encode every frame of every video into a folder, and with `flip` the mirrored videos too.
 
@@ -59,6 +60,7 @@ def encode_data_set(
         shard_size: Videos per file.
         dtype: Type of the stored latents and embeddings.
         device: Where to compute.
+        text_encoder: The "name" and "sha256" of the text encoder, for the index.
 
     Raises:
         OSError: The folder cannot be written.
@@ -91,7 +93,9 @@ def encode_data_set(
         if text:
             write_text_shard(folder / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
             files[TEXT] = about(folder / TEXT)
-        latents = LatentFolder(folder, settings, data, vae_digest, clips.names, videos, files, bool(text))
+        latents = LatentFolder(
+            folder, settings, data, vae_digest, clips.names, videos, files, bool(text), text_encoder or {}
+        )
         write_latent_index(latents)
     return open_latent_folder(out)
 

@@ -8,7 +8,7 @@ NUMBER.mirrored.logvar are those of the mirrored video. text.safetensors, which 
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class LatentFolder:
         videos: The videos, in the order of their numbers.
         files: File name -> its size, "bytes", and its "sha256".
         has_text: Whether the captions' embeddings are stored too.
+        text_encoder: The "name" and "sha256" of the encoder of these embeddings; empty if there are none, or unknown.
         clips_per_epoch: Number of clips that a run asks for; there is at least one per video.
     """
 
@@ -62,6 +63,7 @@ class LatentFolder:
     videos: list[StoredVideo]
     files: dict[str, dict]
     has_text: bool
+    text_encoder: dict[str, str] = field(default_factory=dict)
     clips_per_epoch: int = 0
 
     @property
@@ -156,6 +158,7 @@ def write_latent_index(latents: LatentFolder) -> Path:
     """Write index.json atomically. It comes last: a folder without it is not finished."""
     values = {"format": LATENT_FORMAT, "settings": latents.settings, "source": latents.data_fingerprint}
     values |= {"vae": latents.vae_digest, "classes": latents.names, "text": latents.has_text, "files": latents.files}
+    values |= {"text_encoder": latents.text_encoder} if latents.text_encoder else {}
     values |= {"videos": [list(asdict(video).values()) for video in latents.videos]}
     return write_json(latents.folder / LATENT_INDEX, values)
 
@@ -177,6 +180,8 @@ def open_latent_folder(folder: Path) -> LatentFolder:
         videos = [StoredVideo(*row) for row in values["videos"]]
         head = [values[key] for key in ("settings", "source", "vae", "classes")]
         latents = LatentFolder(folder, *head, videos, values["files"], values["text"])
+        if encoder := values.get("text_encoder"):  # earlier versions did not record it
+            latents.text_encoder.update({key: str(encoder[key]) for key in ("name", "sha256")})
         expected = {video.shard for video in videos} | ({TEXT} if latents.has_text else set())
         sound = expected == latents.files.keys() and all(Path(name).name == name for name in expected)
         sound = sound and all(isinstance(about["sha256"], str) for about in latents.files.values())

@@ -166,8 +166,13 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
     assert printed.startswith("latte train --config shapes-t2v --run runs/latents ") and "steps=4" in printed
     assert main(shlex.split(printed)[1:]) == 0
+    assert f"; captions embedded by {published.name}\n" in capsys.readouterr().out
     assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # the name is taken
     (tmp_path / "runs/latents").rename("run")
+    encoder = {"name": published.name, "sha256": digest_folder(published / "text_encoder")}
+    assert read_json(out / "index.json")["text_encoder"] == encoder
+    card = (tmp_path / "run/final/README.md").read_text()
+    assert f"| text encoder | {encoder['name']}, sha256 {encoder['sha256']} |" in card
     final = tmp_path / "run/final"
     names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
     assert {path.name for path in final.iterdir()} == names
