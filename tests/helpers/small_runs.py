@@ -37,4 +37,4 @@ def small(vae, *changes):
 
 
 def small_t2v(vae, *changes):
-    return resolve("shapes-t2v", [*TINY_T2V, f"vae={vae}", *changes])
+    return resolve("shapes-t2v", [*TINY_T2V, "precision=fp32", f"vae={vae}", *changes])

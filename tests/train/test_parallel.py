@@ -44,7 +44,7 @@ def test_torchrun_is_bit_identical_to_one_process(vae, tmp_path):
     done = subprocess.run([*launcher, "-m", "latte", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.count
-    assert said("in each of 2 processes") == said("2 x cpu") == said("trained for 12 steps") == 1
+    assert said("in each of 2 processes") == said("2 CPU processes") == said("trained for 12 steps") == 1
     expected = alone(small(vae, "micro_batch_size=2"), tmp_path / "one")
     assert same(tensors(checkpoint.latest(tmp_path / "two")), expected)
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]

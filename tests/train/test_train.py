@@ -124,11 +124,11 @@ def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
         run(small(vae, "steps=6", "skip_limit=3", "learning_rate=1e30"), tmp_path / "failed")
     with pytest.raises(ValueError, match="but no checkpoint"):
         run(small(vae, "steps=2"), tmp_path / "failed")
-    run(small(vae, "steps=2"), tmp_path)
+    run(small(vae, "steps=2"), tmp_path / "run")
     with pytest.raises(ValueError, match="with other settings: to keep its own, add learning_rate="):
-        run(small(vae, "steps=2", "learning_rate=0.5"), tmp_path)
+        run(small(vae, "steps=2", "learning_rate=0.5"), tmp_path / "run")
     with pytest.raises(ValueError, match="already holds checkpoints"):
-        run(small(vae, "steps=2"), tmp_path, resume=False)
+        run(small(vae, "steps=2"), tmp_path / "run", resume=False)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(vae, tmp_path):

@@ -1,16 +1,19 @@
 """Names of weight files: uppercase suffixes or those of another format, and --variant on the command line."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from latte import LattePipeline
 from latte.cli import main
 from latte.eval.statistics import read_feature_set
+from latte.models.latte_t2v import LatteT2V
 from latte.weights.convert_latte import COMPUTED, state_for_original
-from latte.weights.folder import damage, read_config
+from latte.weights.folder import damage, read_config, save_folder
 from latte.weights.load import find_model, load_model, save_model
 from latte.weights.stored_names import mentions
 from latte.weights.tensors import CheckpointError
@@ -52,6 +55,8 @@ def test_features_and_statistics_in_capitals(tmp_path):
 
 def test_a_variant_is_chosen_on_the_command_line(tmp_path, tiny, tiny_vae, capsys):
     source = shutil.copytree(find_model("shapes-t2v"), tmp_path / "t2v")
+    config = LattePipeline.from_pretrained(source).transformer.config
+    save_folder(LatteT2V(replace(config, self_condition=False)), source / "transformer")  # for diffusers
     for part in ("transformer", "text_encoder", "vae"):
         for manifest in (source / part).glob("manifest.json"):
             manifest.unlink()

@@ -93,10 +93,8 @@ def encode_data_set(
         if text:
             write_text_shard(folder / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
             files[TEXT] = about(folder / TEXT)
-        latents = LatentFolder(
-            folder, settings, data, vae_digest, clips.names, videos, files, bool(text), text_encoder or {}
-        )
-        write_latent_index(latents)
+        facts = (settings, data, vae_digest, clips.names, videos, files, bool(text), text_encoder or {})
+        write_latent_index(LatentFolder(folder, *facts))
     return open_latent_folder(out)
 
 

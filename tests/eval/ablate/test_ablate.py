@@ -127,7 +127,7 @@ def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
     assert ablate(tmp_path, vae, *names, seeds=(1,)) == 0
     said = capsys.readouterr()
     assert "3 evaluations, 3 missing; 3 trainings missing, up to 2 steps each" in said.out
-    for line in ("encoding: 1 of 1 data sets", "training: 2 of 6 steps", "training: 6 of 6", "evaluating: 1 of 3 m"):
+    for line in ("encoding: 1 of 1 data set,", "training: 2 of 6 steps", "training: 6 of 6", "evaluating: 1 of 3 m"):
         assert line in said.err
     assert re.search(r"training: 2 of 6 steps, \d\d:\d\d gone, \d\d:\d\d left", said.err)
     assert [words[0] for words in commands] == ["encode"] + ["train"] * 3  # base, rope, tubelet 2
