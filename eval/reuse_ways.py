@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latte.plans.cost import Cost
-from latte.plans.records import Plan
+from latte.plans.records import ATTENTION, Plan
 from latte.plans.rules import repeat
 
-ATTENTION = ("spatial", "temporal", "cross")
 USUAL = (("network",), ("clean",), ATTENTION)  # calibrated in every case
 WHOLE = ("network", "clean")  # reused, they leave no layer to compute
 

@@ -114,7 +114,7 @@ class LatentTrainConfig(VideoTrainConfig):
     # steps between snapshots of two averages, from which `latte average` makes averages of other lengths; 0: none
     average_every: int = setting(0, least=0)
     # guidance scale of samples; 0: the pipeline's default
-    sample_guidance: float = setting(0.0, resumable=True, used_with=("teacher", ""))
+    sample_guidance: float = setting(0.0, resumable=True, used_with=("teacher", ""), unused_with=("classes", False))
     # further defaults of sampling with that guidance, as in sampling.json: guidance_interval, num_inference_steps, ...
     sample_settings: dict = field(
         default_factory=dict, metadata={"resumable": True, "unused_with": ("sample_guidance", 0.0)}

@@ -53,6 +53,8 @@ SHAPES = replace(
     cooldown_shape="sqrt",
     ema_decay=0.998,
     precision=AUTO,
+    sample_guidance=2.5,
+    sample_settings={"guidance_interval": [400, 1000], "num_inference_steps": 100, "eta": 1.0},
 )
 # a small text-to-video model of the shapes; the bundled one took four training runs, all in docs/log.md
 SHAPES_T2V = T2VTrainConfig(

@@ -49,8 +49,10 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
     said = {change.partition("=")[0] for change in changes} | (set() if source in PRESETS else values.keys())
     values = with_changes(values, changes)
     if source in PRESETS:  # what it says is dropped where a change leaves it without effect
-        known = {each.name: each for each in fields(kind_of(values)) if each.name not in said}
-        values |= {name: default_of(each) for name, each in known.items() if overruled_by(each, values)}
+        defaults = {each: default_of(each) for each in fields(kind_of(values)) if each.name not in said}
+        set_ones = lambda: (each for each, default in defaults.items() if values.get(each.name, default) != default)
+        while idle := [each for each in set_ones() if overruled_by(each, values)]:
+            values |= {each.name: defaults[each] for each in idle}  # which may leave further ones without effect
     of_list = "frame_interval" not in said and has_interval(values)
     if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
         values["frame_interval"] = interval

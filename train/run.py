@@ -31,10 +31,10 @@ from latte.train.power_average import LENGTHS, update_power_average
 from latte.train.precision import check_precision, keep_in_float32
 from latte.train.previews import preview, sample_videos
 from latte.train.run_card import last_scores
-from latte.train.run_folder import FINAL
 from latte.train.snapshots import average_name, save_snapshot
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import SAMPLES, write_grid
+from latte.weights.load import FINAL
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row

@@ -15,9 +15,9 @@ from latte.train.resolve import resolve
 from latte.train.snapshots import AVERAGES
 from latte.train.trackers import TENSORBOARD, TRACKED_FILE
 from latte.train.watch import SAMPLES
-from latte.weights.load import CHECKPOINTS, COMPANIONS
+from latte.weights.load import CHECKPOINTS, COMPANIONS, FINAL
 
-FINAL, SETTINGS_FILE = "final", "config.yaml"
+SETTINGS_FILE = "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why
 LOGS = (".err", ".log", ".out", ".txt")
 # what a run writes besides its checkpoints. The settings are last, because the first process writes them first: a

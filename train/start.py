@@ -92,25 +92,12 @@ def require_vae(config: TrainConfig) -> None:
 
 
 def vae_command(config: TrainConfig) -> str:
-    """The command that trains the VAE of the settings; empty if they are meant for a published VAE."""
-    own = Path(nearest_preset(config).vae)
-    if config.data == "shapes":
-        usual = "shapes-vae"
-    elif str(own) in bundled_models():
-        usual = "folder-vae"
-    elif own.name == FINAL:
-        usual = own.parent.name
-    else:
+    """The command that trains the VAE of the settings; empty if it is a published one, which a preset names."""
+    ours = lambda vae: vae in bundled_models() or Path(vae).name == FINAL
+    if not ours(config.vae) and config.vae in {preset.vae for preset in PRESETS.values()}:
         return ""
-    path = Path(config.vae)
+    path, usual = Path(config.vae), "shapes-vae" if config.data == "shapes" else "folder-vae"
     run = path.parent if path.name == FINAL else Path("runs", usual)
     preset = run.name if run.name in PRESETS else usual
     data = [] if config.data == PRESETS[preset].data else [f"data={config.data}"]
     return shlex.join(["latte", "train", "--config", preset, "--run", str(run), *data])
-
-
-def nearest_preset(config: TrainConfig) -> TrainConfig:
-    """The preset of the same kind that differs from the settings in the fewest of them."""
-    names = config.defaults()
-    differing = lambda preset: sum(getattr(preset, name) != getattr(config, name) for name in names)
-    return min((preset for preset in PRESETS.values() if preset.kind == config.kind), key=differing)

@@ -13,12 +13,12 @@ from latte.train.config_tables import complete, from_settings
 from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import SOURCES
 from latte.train.resolve import read_settings, with_changes
-from latte.train.run_folder import FINAL, SETTINGS_FILE
+from latte.train.run_folder import SETTINGS_FILE
 from latte.train.settings import require
 from latte.weights.convert_t2v import t2v_config
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.hub import find_pipeline
-from latte.weights.load import bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
+from latte.weights.load import FINAL, bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae
 

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latte.plans.records import LAYERS, Plan
+from latte.plans.records import ATTENTION, LAYERS, Plan
 from latte.plans.rules import faster_cache, gate_guidance, repeat, repeat_blocks, tea_cache
 
-ATTENTION = ("spatial", "temporal", "cross")
 Values = Mapping[str, Any]
 
 

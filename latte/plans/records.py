@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LAYERS = ("spatial", "temporal", "cross", "mlp")  # kinds of layers in a block
+ATTENTION = ("spatial", "temporal", "cross")  # kinds of attention layers
+LAYERS = (*ATTENTION, "mlp")  # kinds of layers in a block
 KINDS = (*LAYERS, "block", "network", "clean")  # what may be reused, from the smallest to the largest
 BRANCHES = ("both", "conditional", "difference")  # see Evaluation
 NEVER = (1.0, 0.0)  # an empty interval of timesteps

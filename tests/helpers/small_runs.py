@@ -33,7 +33,7 @@ def same(a, b):
 
 
 def small(vae, *changes):
-    return resolve("shapes", [*TINY, f"vae={vae}", *changes])
+    return resolve("shapes", [*TINY, "sample_guidance=0", "sample_settings={}", f"vae={vae}", *changes])
 
 
 def small_t2v(vae, *changes):

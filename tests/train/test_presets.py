@@ -11,6 +11,15 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.train.presets import PRESETS
 from latte.train.resolve import resolve
+from latte.weights.sampling_defaults import Guidance, Sampling
+
+
+def test_what_a_change_leaves_without_effect_is_reset_one_after_the_other():
+    assert resolve("shapes", []).sampling_defaults() == Sampling(Guidance(2.5, (400, 1000)), 100, 1.0)
+    unconditional = resolve("shapes", ["classes=false"])
+    assert (unconditional.sample_guidance, unconditional.sample_settings) == (0.0, {})
+    with pytest.raises(ValueError, match="sample_guidance does nothing with classes=False"):
+        resolve("shapes", ["classes=false", "sample_guidance=2"])
 
 
 def test_presets_are_valid():

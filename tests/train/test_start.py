@@ -124,7 +124,6 @@ def test_a_missing_published_vae_is_not_to_be_trained(tmp_path, capsys, unread, 
         ("t2v-finetune", "steps=10", "Latte-1/vae"),
         ("t2v", "data=clips", "sd-vae-ft-ema"),
         ("ucf101", "steps=10", "sd-vae-ft-ema"),
-        ("ffs-img", "vae=runs/mine/final", "runs/mine/final"),
     ):
         said = refusal(capsys, "--config", preset, "--run", "run", word)
         assert said.startswith(f"there is no VAE at {vae}: {advice}; there is nothing at data=")
