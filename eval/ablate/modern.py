@@ -23,7 +23,8 @@ def clips_together(base: TrainConfig) -> int:
 
 
 PARTS = {  # the docstring of the module that computes each names its paper
-    "flow matching": Arm({"model.prediction": "flow", "timestep_std": 1.0, "timestep_mean": 0.0}),
+    "flow matching": Arm({"model.prediction": "flow"}),
+    "logit-normal timesteps": Arm({"timestep_std": 1.0, "timestep_mean": 0.0}),
     "Muon": Arm({"optimizer": "muon"}),
     "trapezoid": Arm({"schedule": "trapezoid"}),
     "min-SNR": Arm({"loss_weighting": "min-snr"}),
@@ -35,7 +36,7 @@ PARTS = {  # the docstring of the module that computes each names its paper
     "self-alignment": Arm({"align_weight": 0.2}),
     "self-conditioning": Arm({"model.self_condition": True}),
 }
-PLAIN = Arm(sample={"guidance_scale": 1.0})
+PLAIN = Arm({"timestep_std": 0.0, "timestep_mean": 0.0}, {"guidance_scale": 1.0})  # all timesteps alike, as the paper
 EVERYTHING = together(PLAIN, *PARTS.values())
 FEWER = Arm({"steps": fewer_steps})
 
@@ -62,8 +63,8 @@ MODERN = Ablation(
         *(("all", f"all without {part}") for part in PARTS),
     ),
     note="The claims are those of the parts' authors. Samples are drawn without guidance, which would cover for what a "
-    "network has not learned. Arms minimise different losses, so losses do not compare and are not shown. Flow "
-    "matching comes with logit-normal(0, 1) timesteps. Another average is that of length 0.1, made after the training. "
+    "network has not learned. Arms minimise different losses, so losses do not compare and are not shown. "
+    "Timesteps of the base are drawn uniformly. Another average is that of length 0.1, made after the training. "
     "Schedules end with the training, also where it has a quarter of the clips.",
     recipe_differs=True,
 )

@@ -18,7 +18,8 @@ from latte.models.latte import Latte, LatteConfig
 from latte.train.objectives.between_blocks import BetweenBlocks
 
 OFF = {  # for each part: what the small base has instead
-    "flow matching": {"prediction": "v", "timestep_mean": 0.5},
+    "flow matching": {"prediction": "v"},
+    "logit-normal timesteps": {"timestep_std": 0.0, "timestep_mean": 0.0},
     "Muon": {"optimizer": "adamw"},
     "trapezoid": {"schedule": "cosine"},
     "min-SNR": {"loss_weighting": "none"},
@@ -29,7 +30,8 @@ OFF = {  # for each part: what the small base has instead
     "self-conditioning": {"model": {"self_condition": False}},
 }
 ON = {
-    "flow matching": {"prediction": "flow", "timestep_mean": 0.0},
+    "flow matching": {"prediction": "flow"},
+    "logit-normal timesteps": {"timestep_std": 1.0, "timestep_mean": 0.0},
     "Muon": {"optimizer": "muon"},
     "trapezoid": {"schedule": "trapezoid"},
     "min-SNR": {"loss_weighting": "min-snr"},
@@ -64,8 +66,8 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
                 found["model"] = {"self_condition": config.model.get("self_condition", False)}
             assert found == wanted, (label, part)
         assert evaluation.average == (0.1 if "another average" in has else 0.0)
-        assert evaluation.sampling["guidance_scale"] == 1.0 and config.timestep_std == 1.0
-    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 22
+        assert evaluation.sampling["guidance_scale"] == 1.0
+    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 24
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -80,6 +82,15 @@ def test_between_block_objectives_fit_every_network(scale, tmp_path):
     everything = grid.training(grid.ablations["modern"].arms["all"], 0).config
     assert everything.micro_batch_size == {"small": 16, "paper": 5}[scale]
     assert everything.average_every == everything.steps // 24
+
+
+def test_the_vae_is_compared_where_a_scale_has_several(tmp_path):
+    grid = grid_of(tmp_path / "a", "small", names=("vae",))
+    arms = grid.ablations["vae"].arms
+    found = [grid.evaluation(arm, 0) for arm in arms.values()]
+    assert [f.training.config.vae for f in found] == list(arms) == ["shapes-t2v/vae", "shapes/vae"]
+    assert all(f.sampling["guidance_scale"] == 1.0 for f in found)
+    assert "vae" not in grid_of(tmp_path / "b", "paper").ablations
 
 
 def test_arms_add_up():
@@ -107,7 +118,7 @@ def test_another_average_is_made_once(tmp_path, monkeypatch):
 def test_the_modern_ablation_runs_only_when_named(tmp_path):
     assert "modern" not in grid_of(tmp_path / "a").names
     missing = missing_work(modern(tmp_path / "b"))
-    assert (len(missing.trainings), len(missing.evaluations)) == (22, 22)
+    assert (len(missing.trainings), len(missing.evaluations)) == (24, 24)
 
 
 def test_the_report_has_costs_in_place_of_losses(tmp_path):
