@@ -43,7 +43,7 @@ DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
 ABLATIONS = (  # latte.eval.ablate.definitions
     *("variants", "patch-embedding", "conditioning", "temporal-position", "initialisation", "joint-images"),
-    *("interval", "size", "samplers", "guidance", "modern"),
+    *("interval", "size", "samplers", "guidance", "vae", "modern"),
 )
 RANDOM_SHAPE = (  # the whole numbers of latte.models.latte_t2v.LatteT2VConfig
     *("num_layers", "num_attention_heads", "attention_head_dim", "caption_channels", "in_channels", "out_channels"),
