@@ -214,6 +214,10 @@ class VAETrainConfig(VideoTrainConfig):
     equivariance_weight: float = setting(0.0, least=0, tunable=True)
     # weight of the error between the first channels of the latents and a small copy of the frame
     thumbnail_weight: float = setting(0.0, least=0, tunable=True, unused_with=("freeze_encoder", True))
+    # what that copy's pixels, in [-1, 1], are multiplied by: the more, the more its channels outweigh the others
+    thumbnail_scale: float = setting(4.0, least=0, tunable=True, unused_with=("thumbnail_weight", 0.0))
+    # the same for the details of brightness within the square of a latent, in three more channels; 0: without them
+    detail_scale: float = setting(0.0, least=0, tunable=True, unused_with=("thumbnail_weight", 0.0))
     # make the channels of the latents uncorrelated, each with standard deviation 1, once the VAE is trained
     whiten_latents: bool = setting(False, resumable=True, unused_with=("freeze_encoder", True))
     # train only the decoder, so that models trained on init's latents remain usable; kl_weight then has no effect

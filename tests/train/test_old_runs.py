@@ -34,6 +34,8 @@ LATER |= {
     "teacher_autoguidance",
     "equivariance_weight",
     "thumbnail_weight",
+    "thumbnail_scale",
+    "detail_scale",
     "freeze_encoder",
     "sample_settings",
     "whiten_latents",

@@ -34,7 +34,7 @@ OPTIONS = {  # what is trained, words that turn an option on, and code that only
     "self-conditioning": ("latte", ["model.self_condition=true"], (denoising, "predicted_clean")),
     "distillation": ("latte", ["teacher={final}"], (denoising, "Distillation")),
     "equivariance": ("vae", ["equivariance_weight=0.5"], (autoencoder, "half_size")),
-    "thumbnail": ("vae", ["thumbnail_weight=0.5"], (autoencoder, "THUMBNAIL_SCALE")),
+    "thumbnail": ("vae", ["thumbnail_weight=0.5"], (autoencoder, "thumbnails")),
     "frozen encoder": ("vae", ["init={final}", "freeze_encoder=true"], (autoencoder, "read_config")),
 }
 

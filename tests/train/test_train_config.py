@@ -162,7 +162,7 @@ ELSEWHERE = {  # covered by other training tests
     *("optimizer", "muon_momentum", "muon_per_head", "cooldown", "cooldown_shape", "average_every"),
     *("route_share", "route_start", "route_end", "dispersive_weight", "dispersive_temperature", "dispersive_block"),
     *("align_weight", "align_block", "align_teacher_block", "align_gap"),
-    *("equivariance_weight", "thumbnail_weight", "whiten_latents", "freeze_encoder"),
+    *("equivariance_weight", "thumbnail_weight", "thumbnail_scale", "detail_scale", "whiten_latents", "freeze_encoder"),
     *("kl_weight", "gradient_checkpointing", "log_every", "save_every", "keep", "keep_every", "clip_from"),
     *("latents", "selection", "transform", "failed_share", "damaged", "num_workers"),
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),

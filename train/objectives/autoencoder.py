@@ -21,8 +21,7 @@ from latte.weights.vae_folder import load_vae
 
 # modules of an autoencoder whose shapes depend on the number of latent channels
 NEXT_TO_LATENTS = ("encoder.conv_out.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
-# of a thumbnail's pixels in [-1, 1] in the first channels of the latents, so that colours outweigh the other channels
-THUMBNAIL_SCALE = 4.0
+DETAILS = 3  # channels of latents that hold details of brightness
 
 
 class Reconstruction:
@@ -34,7 +33,8 @@ class Reconstruction:
     - config.equivariance_weight times the error of the half-size frame decoded from half-size latents
       (scale equivariance: Skorokhodov et al. 2025, arXiv 2502.14831);
     - config.thumbnail_weight times the squared error between the first channels of the posterior's mean and a
-      thumbnail: the frame at the latents' size, times THUMBNAIL_SCALE. So latents change with colours as pixels do.
+      thumbnail: the frame at the latents' size and, if config.detail_scale is not 0, three details of its brightness.
+      So latents change with colours and outlines as pixels do.
     """
 
     def __init__(
@@ -81,10 +81,13 @@ class Reconstruction:
                 f"equivariance_weight halves the latents, and image_size={config.image_size} gives them an odd side of"
                 f" {side}: choose another image_size, or equivariance_weight=0"
             )
-        if config.thumbnail_weight and shape.latent_channels < shape.in_channels:
+        held, needed = "each colour", shape.in_channels
+        if config.detail_scale:
+            held, needed = "each colour and detail", needed + DETAILS
+        if config.thumbnail_weight and shape.latent_channels < needed:
             raise ValueError(
-                f"thumbnail_weight needs latents with a channel for each colour: model.latent_channels is"
-                f" {shape.latent_channels}; set it to {shape.in_channels} or more, or thumbnail_weight=0"
+                f"thumbnail_weight needs latents with a channel for {held}: model.latent_channels is"
+                f" {shape.latent_channels}; set it to {needed} or more, or thumbnail_weight=0"
             )
         if config.freeze_encoder and not (config.init or self.resumed):
             raise ValueError("freeze_encoder keeps the encoder of another VAE: name it with init=FOLDER")
@@ -100,8 +103,8 @@ class Reconstruction:
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         loss = reconstruction_error(out, images) + self.config.kl_weight * kl
         if self.config.thumbnail_weight:
-            thumbnail = THUMBNAIL_SCALE * F.interpolate(images, mean.shape[2:], mode="area")
-            loss = loss + self.config.thumbnail_weight * F.mse_loss(mean[:, : thumbnail.shape[1]], thumbnail)
+            wanted = thumbnails(images, mean.shape[2:], self.config.thumbnail_scale, self.config.detail_scale)
+            loss = loss + self.config.thumbnail_weight * F.mse_loss(mean[:, : wanted.shape[1]], wanted)
         if self.config.equivariance_weight:
             smaller = reconstruction_error(network.decode(half_size(latents)).float(), half_size(images))
             loss = loss + self.config.equivariance_weight * smaller
@@ -111,6 +114,29 @@ class Reconstruction:
 def reconstruction_error(out: Tensor, images: Tensor) -> Tensor:
     """The mean absolute error of pixels plus their mean squared error."""
     return F.l1_loss(out, images) + F.mse_loss(out, images)
+
+
+def thumbnails(images: Tensor, size: torch.Size, scale: float, detail_scale: float = 0.0) -> Tensor:
+    """What the first channels of the latents are to show.
+
+    Args:
+        images: Frames (n, 3, h, w) in [-1, 1].
+        size: The height and width of the latents.
+        scale: The factor of the colours.
+        detail_scale: The factor of the details; 0 leaves them out.
+
+    Returns:
+        (n, 3 or 6, *size): the frame at that size; then the Haar coefficients of its brightness at twice the size,
+        in each square of 2 x 2: how much brighter the left half is than the right one, the upper than the lower, and
+        one diagonal than the other.
+    """
+    small = scale * F.interpolate(images, size, mode="area")
+    if not detail_scale:
+        return small
+    brightness = F.interpolate(images.mean(1, keepdim=True), (2 * size[0], 2 * size[1]), mode="area")
+    a, b, c, d = F.pixel_unshuffle(brightness, 2).unbind(1)
+    details = torch.stack([a - b + c - d, a + b - c - d, a - b - c + d], 1) / 2
+    return torch.cat([small, detail_scale * details], 1)
 
 
 def half_size(x: Tensor) -> Tensor:

@@ -36,9 +36,21 @@ def squares(images):
     return sum(images[..., y::2, x::2] for y in (0, 1) for x in (0, 1)) / 4
 
 
-@pytest.mark.parametrize(("equivariance", "thumbnail"), [(0, 0), (0.5, 0), (0, 0.25), (0.5, 0.25)])
-def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail):
-    made = objective("kl_weight=0.125", f"equivariance_weight={equivariance}", f"thumbnail_weight={thumbnail}")
+def details(images):
+    """Left minus right, top minus bottom, and one diagonal minus the other, of 4 x 4 pixels in each corner of 8 x 8."""
+    grey = squares(squares(images.mean(1)))
+    (a, b), (c, d) = ([grey[:, y::2, x::2] for x in (0, 1)] for y in (0, 1))
+    return torch.stack([(a + c) - (b + d), (a + b) - (c + d), (a + d) - (b + c)], 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("equivariance", "thumbnail", "detail"),
+    [(0, 0, 0), (0.5, 0, 0), (0, 0.25, 0), (0.5, 0.25, 0), (0, 0.25, 9)],
+)
+def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail, detail):
+    words = [f"thumbnail_scale={3 if detail else 4}", f"detail_scale={detail}"] if thumbnail else []
+    words += ["model.latent_channels=7"] if detail else []
+    made = objective("kl_weight=0.125", f"equivariance_weight={equivariance}", f"thumbnail_weight={thumbnail}", *words)
     network, slots = made.network(), range(3)
     made.prepare([slots], 0)
     found, logged = made(network, 0, slots)
@@ -52,12 +64,28 @@ def test_the_loss_is_the_sum_of_its_parts(equivariance, thumbnail):
     smaller = network.decode(squares(latents)) - squares(images)
     expected += equivariance * (mean(smaller.abs()) + mean(smaller.square()))
     eighth = squares(squares(squares(images)))
-    expected += thumbnail * mean((centre[:, :3] - 4 * eighth).square())
+    if detail:
+        wanted = torch.cat([3 * eighth, 9 * details(images)], 1)
+        expected += thumbnail * mean((centre[:, :6] - wanted).square())
+    else:
+        expected += thumbnail * mean((centre[:, :3] - 4 * eighth).square())
     assert found.item() == pytest.approx(expected, rel=1e-5)
     assert logged["kl"].item() == pytest.approx(divergence, rel=1e-5)
 
 
-@pytest.mark.parametrize("words", [["equivariance_weight=0.5"], ["thumbnail_weight=0.5"], ["freeze_encoder=true"]])
+DETAILED = ["thumbnail_weight=0.5", "model.latent_channels=6"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["equivariance_weight=0.5"],
+        ["thumbnail_weight=0.5"],
+        ["thumbnail_scale=2", *DETAILED],
+        ["detail_scale=9", *DETAILED],
+        ["freeze_encoder=true"],
+    ],
+)
 def test_each_option_changes_a_run_and_resumes_bit_exactly(words, tmp_path):
     words = [*words, "steps=4", "save_every=2"]
     if frozen := "freeze_encoder=true" in words:
@@ -147,7 +175,12 @@ def test_changing_latent_channels_reinitialises_the_layers_next_to_the_latents(t
 
 REFUSED = {
     ("equivariance_weight=0.5", "image_size=24"): "equivariance_weight halves the latents, .* odd side of 3",
-    ("thumbnail_weight=0.1", "model.latent_channels=2"): "latents with a channel for each colour: .* is 2",
+    ("thumbnail_weight=0.1", "model.latent_channels=2"): "latents with a channel for each colour: .* is 2; set it to 3",
+    (
+        "thumbnail_weight=0.1",
+        "detail_scale=9",
+        "model.latent_channels=5",
+    ): "each colour and detail: .* is 5; set it to 6",
     ("freeze_encoder=true",): "name it with init=FOLDER",
     ("freeze_encoder=true", "thumbnail_weight=0.1"): "thumbnail_weight does nothing with freeze_encoder",
 }
