@@ -88,7 +88,8 @@ PROTOCOLS = {
         Protocol("cd-fvd", order="seed", generated_start="seed", eps=1e-5),
         # showlab/FAR, far/data/ucf_dataset.py and far/metrics/fvd.py, UCF101 at 256 pixels: real clips from the start,
         # equally many per class; torchvision's Resize and CenterCrop, bilinear; stride 1 in videos that are too short
-        # for 3; N - 1 in covariances. FAR pads videos of fewer than 16 frames with black; here they are left out
+        # for 3; N - 1 in covariances. FAR pads videos of fewer than 16 frames with black (none in UCF101), and measures
+        # both sides as read from a lossy mp4 (far/trainers/trainer_far.py); here neither is done
         Protocol(
             "far",
             real_stride=3,

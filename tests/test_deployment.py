@@ -124,7 +124,10 @@ def test_the_dockerfile_copies_what_the_package_is_built_of():
 
 def test_the_commands_of_the_dockerfile_are_valid(tmp_path):
     words = [word for word, _ in instructions()]
-    assert set(words) <= {"FROM", "ARG", "RUN", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD"} and words[0] == "FROM"
+    assert (
+        set(words) <= {"FROM", "ARG", "RUN", "COPY", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
+        and words[0] == "FROM"
+    )
     assert [ast.literal_eval(rest) for word, rest in instructions() if word in ("ENTRYPOINT", "CMD")] == [
         ["latte"],
         ["--help"],
@@ -140,6 +143,19 @@ def test_the_commands_of_the_dockerfile_are_valid(tmp_path):
     assert cpu == ["install", "--no-cache-dir", "--index-url", "https://index/cpu", "torch>=2.10"]
     assert run(own, EXTRAS="plot,eval") == ["install", "--no-cache-dir", "/src[plot,eval]"]
     assert subprocess.run(["sh", "-n", "-c", user]).returncode == 0
+
+
+def test_the_container_runs_as_a_user_whose_folders_any_user_can_write():
+    words, rests = zip(*instructions())
+    user, home = "latte", "/home/latte"
+    assert [rest for word, rest in instructions() if word == "USER"] == [user]
+    made = rests[words.index("USER") - 2]
+    assert made.startswith(f"useradd --create-home {user} ") and made.endswith(f"chmod a+rwx {home} {home}/data")
+    assert not {"RUN", "COPY"} & {*words[words.index("USER") :]}  # all else is root's
+    assert f"HOME={home}" in rests[words.index("ENV")].split() and rests[words.index("WORKDIR")] == f"{home}/data"
+    for text in ((ROOT / "docs" / name).read_text() for name in ("Dockerfile", "install.md")):
+        runs = re.findall(r"^(?:# *)?docker run .*$", text, re.MULTILINE)
+        assert runs and all('--user "$(id -u)" ' in run and f':{home}/data" latte' in run for run in runs)
 
 
 def test_the_notebook_has_no_outputs_and_its_commands_exist(capsys):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from latte.arguments import counted, in_units
-from latte.device import device_name
+from latte.device import default_device, device_name
 from latte.train.base_config import TrainConfig
 from latte.train.metrics import METRICS_FILE
 from latte.train.objectives.denoising import Denoising
@@ -47,7 +47,9 @@ def ending(run: Run, result: Path) -> str:
     used = result if run.config.kind == "vae" else folder
     other = folder.with_name(name if name != folder.name else f"{name}-latte")
     command = use_command(run.network, run.objective, str(used), str(other), run.config.data)
-    return f"{result}: trained for {counted(run.config.steps, 'step')}\nnext: {command}"
+    device = run.device.type
+    on = "" if device == default_device() else f" --device {device}"
+    return f"{result}: trained for {counted(run.config.steps, 'step')}\nnext: {command}{on}"
 
 
 def describe_data(run: Run) -> str:

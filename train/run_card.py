@@ -15,6 +15,7 @@ from latte.models.vae import AutoencoderKL
 from latte.train.base_config import TrainConfig
 from latte.train.metrics import METRICS_FILE, parse_lines
 from latte.train.objectives import Objective
+from latte.train.presets import PRESETS
 from latte.train.settings import default_of
 from latte.weights.model_card import HERE, ModelCard
 
@@ -74,8 +75,10 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
     if isinstance(network, LatteT2V):
         return shlex.join([*sample, "--text-encoder", "FOLDER", "--prompt", "a prompt"])
     if isinstance(network, AutoencoderKL):
-        preset, of_data = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])
-        return shlex.join(["latte", "train", "--config", preset, "--run", run, *of_data, f"vae={folder}"])
+        preset, settings = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])
+        own = {name: getattr(objective.config, name) for name in ("image_size", "damaged")}
+        settings += [f"{name}={value}" for name, value in own.items() if value != getattr(PRESETS[preset], name)]
+        return shlex.join(["latte", "train", "--config", preset, "--run", run, *settings, f"vae={folder}"])
     return shlex.join(sample if isinstance(network, Latte) else ["latte", "bench", "features", folder])
 
 

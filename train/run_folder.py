@@ -9,7 +9,7 @@ from pathlib import Path
 from latte.files import set_aside
 from latte.train.base_config import TrainConfig
 from latte.train.changes import CHANGES_FILE
-from latte.train.data.kept_latents import KEPT_LATENTS
+from latte.train.data.kept_latents import KEPT_LATENTS, KEPT_TOGETHER
 from latte.train.metrics import METRICS_FILE
 from latte.train.resolve import resolve
 from latte.train.snapshots import AVERAGES
@@ -24,7 +24,7 @@ LOGS = (".err", ".log", ".out", ".txt")
 # process that looks meanwhile and sees one of the others then also sees the settings
 OUTPUTS = (
     *(FINAL, METRICS_FILE, *COMPANIONS, SAMPLES, AVERAGES, TENSORBOARD, TRACKED_FILE, FAILED_VIDEOS, CHANGES_FILE),
-    *(KEPT_LATENTS, SETTINGS_FILE),
+    *(KEPT_LATENTS, KEPT_TOGETHER, SETTINGS_FILE),
 )
 
 

@@ -3,9 +3,14 @@
 Parameters have the names of both published networks. Shape letters: b clips, n tokens, d width, f frames.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from latte.eval.networks.i3d_weights import squash
+from latte.video.pixels import slice_by_slice
 
 SIDE = 224  # height and width of the frames, in pixels
 TUBELET = 2  # frames of one token
@@ -91,3 +96,25 @@ def stretch(positions: Tensor, grid: int, factor: float) -> Tensor:
     """Position codes for clips of another length: codes (1, n, d), interpolated linearly in time by a factor."""
     table = positions.unflatten(1, (-1, grid, grid)).permute(0, 4, 1, 2, 3)
     return F.interpolate(table, scale_factor=(factor, 1, 1), mode="trilinear").flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def clip_features(
+    network: Callable[[Tensor], Tensor], clips: Sequence[Tensor], side: int, device: torch.device
+) -> Tensor:
+    """Features of clips, squashed to side x side, in memory that does not grow with their number.
+
+    A few frames are resized at a time, and the network takes one clip at a time: the tokens of a clip are enough to
+    keep a GPU busy, and those of several would take gigabytes.
+
+    Args:
+        network: Maps pixels in [0, 1], (1, f, 3, side, side), to features (1, d).
+        clips: uint8 (f, 3, h, w); their sizes may differ.
+        side: Height and width of the network's frames.
+        device: Where it computes.
+
+    Returns:
+        (b, d), float32, on the CPU.
+    """
+    resized = lambda frames: squash(frames.to(device) / 255, side)
+    return torch.cat([network(slice_by_slice(resized, clip)[None]).float().cpu() for clip in clips])

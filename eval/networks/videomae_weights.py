@@ -9,8 +9,8 @@ from torch import Tensor
 
 from latte.device import device_name
 from latte.eval.features import Detector
-from latte.eval.networks.i3d_weights import squash
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.video_transformer import clip_features
 from latte.eval.networks.videomae import VideoMAE
 from latte.weights.tensors import load_strictly, read_tensors
 
@@ -58,13 +58,10 @@ def videomae_detector(path: str | Path | None, device: torch.device, **sizes: in
     return Detector(record, partial(videomae_features, network), device_name(device), network.width)
 
 
-@torch.no_grad()
 def videomae_features(network: VideoMAE, clips: Sequence[Tensor]) -> Tensor:
     """Features of clips, uint8 (f, 3, h, w), as in cd-fvd: pixels in [0, 1], squashed, without any normalisation.
 
     Returns:
         (b, 1408), float32, on the CPU.
     """
-    device = next(network.parameters()).device
-    videos = torch.stack([squash(clip.to(device) / 255, network.side) for clip in clips])
-    return network(videos).float().cpu()
+    return clip_features(network, clips, network.side, next(network.parameters()).device)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from latte.device import device_name
 from latte.eval.features import Detector
-from latte.eval.networks.i3d_weights import squash
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.video_transformer import clip_features
 from latte.eval.networks.vjepa import VJEPA, Probe
 from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
 
@@ -68,7 +68,6 @@ def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: to
     return Detector(record, features, device_name(device), classifier.linear.in_features)
 
 
-@torch.no_grad()
 def vjepa_features(encoder: VJEPA, probe: Probe, clips: Sequence[Tensor]) -> Tensor:
     """Features of clips, uint8 (f, 3, h, w): squashed to the encoder's size, and normalised like ImageNet pictures.
 
@@ -79,5 +78,5 @@ def vjepa_features(encoder: VJEPA, probe: Probe, clips: Sequence[Tensor]) -> Ten
     """
     device = encoder.pos_embed.device
     mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION))
-    videos = torch.stack([(squash(clip.to(device) / 255, encoder.side) - mean) / deviation for clip in clips])
-    return probe(encoder(videos)).float().cpu()
+    network = lambda videos: probe(encoder((videos - mean) / deviation))
+    return clip_features(network, clips, encoder.side, device)

@@ -3,8 +3,11 @@
 Every plan is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
 
+import shlex
 from argparse import Namespace
 
+from latte.commands.options.planning import calibrate_parser, plan_parser
+from latte.commands.options.sampling import sample_parser
 from latte.commands.sampling_options import open_pipeline
 from latte.eval.calibration import Calibration, Found, describe
 from latte.eval.replay import Replay
@@ -28,9 +31,18 @@ def main(args: Namespace) -> None:
     print(plan_table(found.plan, calibration.cost))
     write_plan(found.plan, args.out, describe(found, replay, labels, args.seed))
     print(f"wrote {args.out}, {found}")
-    print(
-        f"next: latte sample {args.model} --plan {args.out}; latte plan {args.model} --plan {args.out} --out plan.png"
-    )
+    sample, plan = next_commands(args, labels)
+    print(f"next: {shlex.join(sample)}; {shlex.join(plan)}")
+
+
+def next_commands(args: Namespace, labels: list[str] | list[int] | int) -> tuple[list[str], list[str]]:
+    """The commands that sample with the plan that was written, and draw it, with the same options of sampling."""
+    asked = vars(calibrate_parser().parse_args(args.given)) | {"model": args.model, "plan": args.out, "out": None}
+    if isinstance(labels, list) and isinstance(labels[0], str) and not asked["prompts"]:
+        asked["prompt"] = labels[:1]
+    sample = ["latte", "sample", *sample_parser().words(Namespace(**asked))]
+    asked["out"] = args.out.with_suffix(".png")
+    return sample, ["latte", "plan", *plan_parser().words(Namespace(**asked))]
 
 
 def search(calibration: Calibration) -> Found:

@@ -53,4 +53,5 @@ def training_command(args: Namespace, config: TrainConfig) -> list[str]:
     words += ["text_encoder={}"] if args.text_encoder and getattr(config, "text_encoder", {}) else []
     names = (args.out.name if number == 1 else f"{args.out.name}-{number}" for number in count(1))
     run = next(path for path in (Path("runs", name) for name in names) if not path.exists())
-    return ["latte", "train", "--config", args.config, "--run", str(run), *words]
+    device = ["--device", args.device] if args.device else []
+    return ["latte", "train", "--config", args.config, "--run", str(run), *device, *words]

@@ -33,6 +33,26 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: error: {one_line(message)}; {hint}", file=sys.stderr)
         raise SystemExit(2)
 
+    def words(self, values: argparse.Namespace) -> list[str]:
+        """The arguments that are parsed into these values. A value that is missing or the default needs none."""
+        positional: list[str] = []
+        options: list[str] = []
+        for action in self._actions:
+            value = getattr(values, action.dest, action.default)
+            if value == action.default:
+                continue
+            parts = value if isinstance(value, list) else [value]
+            texts = [f"{part!r}".removesuffix(".0") if isinstance(part, float) else str(part) for part in parts]
+            if not action.option_strings:
+                positional += texts
+            elif value is True:
+                options += [action.option_strings[0]]
+            elif texts[0].startswith("-"):  # which would be read as an option
+                options += [f"{action.option_strings[0]}={texts[0]}", *texts[1:]]
+            else:
+                options += [action.option_strings[0], *texts]
+        return positional + options
+
 
 def nearest(word: str, known: list[str]) -> list[str]:
     """The option or choice that is most similar to a mistyped one, if any; the dashes of options do not count."""

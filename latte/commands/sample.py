@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, counted
-from latte.commands.options.sampling import NO_AUTOGUIDANCE
+from latte.commands.options.sampling import sample_parser
 from latte.commands.sampling_options import model_record, open_sampler, reuse_record
 from latte.device import default_device, usable_device
 from latte.files import replacing_folder
@@ -105,7 +105,7 @@ def make_page(
     print(f"{what}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
-    print(f"next: open {page}; latte sample {shlex.join(other_seed(pipe, settings, args))}; latte train --help")
+    print(f"next: open {page}; latte sample {shlex.join(other_seed(args))}; latte train --help")
 
 
 def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) -> tuple[Tensor, dict[str, str]]:
@@ -143,18 +143,14 @@ def page_facts(pipe: LattePipeline, settings: dict, files: list[Path], args: arg
     }
 
 
-def other_seed(pipe: LattePipeline, settings: dict, args: argparse.Namespace) -> list[str]:
-    """Arguments that make other videos with the same model: the next seed, without guidance."""
-    again = [args.model, *(["--prompt", args.prompt[0]] if args.prompt else []), "--seed", str(args.seed + 1)]
-    weights = None if args.weights == "ema" else args.weights
-    dtype = None if args.dtype == "float32" else args.dtype
-    needed = {"--vae": args.vae, "--num-heads": args.num_heads, "--weights": weights, "--variant": args.variant}
-    needed |= {"--dtype": dtype, "--text-encoder": args.text_encoder, "--tokenizer": args.tokenizer}
-    again += [word for name, value in needed.items() if value is not None for word in (name, str(value))]
-    if args.autoguidance == NO_AUTOGUIDANCE or (pipe.weaker is not None and args.autoguidance is None):
-        again += ["--autoguidance", NO_AUTOGUIDANCE]
-    guides = settings["guidance_scale"] != 1 or (pipe.weaker is not None and pipe.sampling.guidance.scale != 1)
-    return again + (["--cfg-scale", "1"] if guides else [])
+def other_seed(args: argparse.Namespace) -> list[str]:
+    """The arguments of the same call with the next seed, and with a folder of its own."""
+    parser = sample_parser()
+    asked = parser.parse_args(args.given)
+    asked.seed += 1
+    if asked.out and not asked.overwrite:
+        asked.out = free_folder(asked.out)
+    return parser.words(asked)
 
 
 def classes_call(pipe: LattePipeline, args: argparse.Namespace, each: int | None) -> tuple[dict[str, Any], list[str]]:
@@ -201,9 +197,9 @@ def check_out(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out} holds videos of an earlier call: choose another --out, or add --overwrite")
 
 
-def free_folder() -> Path:
+def free_folder(first: Path = Path(SAMPLES)) -> Path:
     """The first of samples, samples-2, samples-3 and so on that holds nothing yet."""
-    folders = (Path(f"{SAMPLES}-{i}" if i > 1 else SAMPLES) for i in count(1))
+    folders = (first.with_name(f"{first.name}-{i}") if i > 1 else first for i in count(1))
     return next(path for path in folders if not path.exists() or (path.is_dir() and not set(visible(path))))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 CARD = "README.md"
 HERE = "."  # stands for the folder in its own card, which can be moved
+INSTALL = "pip install path/to/latte-video  # a checkout: it is not on PyPI yet"
 WHERE = f"`{HERE}` is the folder of this file."
 
 
@@ -34,7 +35,7 @@ def card_text(card: ModelCard) -> str:
     head += ["tags:", *(f"- {tag}" for tag in card.tags)]
     parts = ["---", *head, "---", "", card.summary]
     if card.use:
-        parts += ["", "## Use", "", "```", "pip install latte-video", *card.use, "```", "", WHERE]
+        parts += ["", "## Use", "", "```", INSTALL, *card.use, "```", "", WHERE]
     for title, content in card.sections.items():
         parts += ["", f"## {title}", ""]
         if isinstance(content, str):

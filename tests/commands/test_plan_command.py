@@ -1,6 +1,7 @@
 """`latte calibrate`, `latte plan` and `latte sample --plan`: from searching for a plan to sampling with it."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,9 @@ from awake_models import awake, awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands.calibrate import next_commands
+from latte.commands.options.planning import calibrate_options
+from latte.commands.options.sampling import sample_options
 from latte.eval import calibration
 from latte.eval.replay import Replay
 from latte.models.latte import Latte
@@ -39,7 +43,14 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
     assert sum("guidance gated" in line for line in tried) > 2
     assert about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6
     plan = read_plan(out)
-    assert len(plan) == 6 and "next: latte sample" in said
+    assert len(plan) == 6
+    draw = shlex.join([str(folder), "--plan", str(out), "--out", str(plans / "small.png"), *STEPS])
+    sample = shlex.join([str(folder), "--plan", str(out), *STEPS])
+    words = said.splitlines()[-1].replace("--num-sampling-steps", "--steps")
+    assert words == f"next: latte sample {sample}; latte plan {draw}"
+    assert main(["plan", *shlex.split(draw)]) == 0 and (plans / "small.png").is_file()
+    assert sample_options(shlex.split(sample)).plan == out
+    capsys.readouterr()
 
     assert main(["plan", str(folder), *STEPS, "--plan", "small", "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG") and "times fewer" in capsys.readouterr().out
@@ -59,6 +70,16 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
     assert not torch.equal(followed, exact) and pipe.plan_digest() is not None
     with pytest.raises(ValueError, match="the plan is for 6 evaluations at 999 to 0, this call has 5 evaluations"):
         pipe([0], num_inference_steps=5, output_type="latent")
+
+
+def test_a_text_model_is_sampled_next_with_the_prompts_of_the_calibration(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a star\na dot")
+    for given, prompts in ([], ["a circle"]), (["--prompts", str(tmp_path / "prompts.txt")], ["a star", "a dot"]):
+        words = ["shapes-t2v", "--cfg-scale", "2", "--seed", "3", "--budget", "0.3", "--videos", "2", *given]
+        sample, plan = next_commands(calibrate_options(words), ["a circle", "a square"])
+        asked = sample_options(sample[2:])
+        assert (asked.prompt, asked.cfg_scale, asked.seed, str(asked.plan)) == (prompts, 2, 3, "plan.json")
+        assert shlex.join(plan) == "latte plan shapes-t2v --plan plan.json --out plan.png --cfg-scale 2 --seed 3"
 
 
 def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import types
 from argparse import Namespace
@@ -17,7 +18,8 @@ import latte
 from latte import LattePipeline, __main__
 from latte.cli import main
 from latte.commands import sample, sampling_options
-from latte.commands.sample import show
+from latte.commands.options.sampling import sample_options, sample_parser
+from latte.commands.sample import other_seed, show
 from latte.commands.sampling_options import default_batch_size
 from latte.eval.exam import score_model
 from latte.sample_record import RECORD
@@ -80,7 +82,7 @@ def test_the_command_writes_the_pipelines_videos(folder, pipe, tmp_path, capsys)
 
 
 def test_weights_in_half_precision(folder, tmp_path, capsys):
-    """Both model and VAE are converted, and the suggested next command keeps the dtype."""
+    """Both model and VAE are converted."""
     made, words = {}, ["sample", str(folder), "--num-sampling-steps", "2", "--device", "cpu"]
     for dtype in ("float32", "bfloat16"):
         out = tmp_path / dtype
@@ -90,7 +92,40 @@ def test_weights_in_half_precision(folder, tmp_path, capsys):
     apart = (made["float32"] - made["bfloat16"]).abs().mean()
     assert 0 < apart < 8 and apart < (made["float32"] - made["float32"].flip(0)).abs().mean()
     assert main([*words, "--num-videos", "1", "--out", str(tmp_path / "page"), "--dtype", "bfloat16"]) == 0
-    assert "--dtype bfloat16" in capsys.readouterr().out.splitlines()[-1]
+    again = ["--out", f"{tmp_path / 'page'}-2", "--num-videos", "1", "--num-sampling-steps", "2", "--seed", "1"]
+    again = shlex.join(["latte", "sample", str(folder), *again, "--dtype", "bfloat16", "--device", "cpu"])
+    assert f"; {again}; " in capsys.readouterr().out.splitlines()[-1]
+
+
+def values(words):
+    """The options of `latte sample` by name, apart from the arguments themselves."""
+    return {name: value for name, value in vars(sample_options(words)).items() if name != "given"}
+
+
+def test_the_next_command_changes_only_the_seed_and_the_folder(tmp_path):
+    words = ["model", "--classes", "0", "left", "--steps", "20", "--num-videos", "1", "--cfg-scale", "2.5"]
+    words += ["--cfg-interval", "0", "900.5", "--plan", "network:9", "--dtype", "bfloat16", "--sampler", "ddim"]
+    words += ["--eta", "0.5", "--seed", "6", "--guidance-method", "apg", "--guidance-options", "momentum=-0.5"]
+    words += ["--fps", "12", "--vae", "a vae", "--device", "cpu"]
+    assert values(other_seed(sample_options(words))) == values(words) | {"seed": 7}
+    out = tmp_path / "my videos"
+    (out / "index.html").mkdir(parents=True)
+    words += ["--out", str(out)]
+    assert values(other_seed(sample_options(words))) == values(words) | {"seed": 7, "out": tmp_path / "my videos-2"}
+    words += ["--overwrite"]
+    assert values(other_seed(sample_options(words))) == values(words) | {"seed": 7}
+    (tmp_path / "prompts.txt").write_text("a red star\na blue dot")
+    words = ["--prompts", str(tmp_path / "prompts.txt"), "--negative-prompt=-blurry", "--pab", "spatial=2", "cross=3"]
+    assert values(other_seed(sample_options(words))) == values(words) | {"seed": 1}
+
+
+def test_arguments_are_written_as_they_were_parsed():
+    for words in (
+        ["shapes-t2v", "--prompt", "a star, version 2.0", "a dot", "--negative-prompt=-blurry", "--pab", "spatial=2"],
+        ["--num-frames", "4", "--cfg-scale", "-1.5", "--eta", "1e-07", "--memory", "low", "--download"],
+    ):
+        parser = sample_parser()
+        assert parser.parse_args(parser.words(parser.parse_args(words))) == parser.parse_args(words)
 
 
 def test_a_slow_dtype_is_reported_once(folder, tmp_path, monkeypatch, capsys):

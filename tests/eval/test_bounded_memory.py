@@ -3,6 +3,7 @@
 import os
 import resource
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from latte.eval.fidelity import batch_lpips, flicker, psnr, ssim
 from latte.eval.inputs import Reading
 from latte.eval.networks.lpips import LPIPS
 from latte.eval.networks.shape_features import resize_clip
+from latte.eval.networks.videomae import VideoMAE
+from latte.eval.networks.videomae_weights import videomae_features
+from latte.eval.networks.vjepa import VJEPA, Probe
+from latte.eval.networks.vjepa_weights import vjepa_features
 from latte.eval.protocol import choose_protocol
 from latte.eval.video_comparison import compare_videos
 from latte.video import pixels
@@ -64,6 +69,27 @@ def test_large_frames_are_resized_a_few_at_a_time_with_the_same_bits(monkeypatch
     assert [len(part) for part in slices(video)] == [2] * 6
     monkeypatch.setattr(pixels, "PIXELS_AT_ONCE", 1)
     assert [len(part) for part in slices(video)] == [1] * 12
+
+
+def small_transformers():
+    """Features of clips by small networks of the kinds of CD-FVD and JEDi, with random weights."""
+    sizes = {"width": 16, "heads": 2, "hidden": 64}
+    encoder, network = VJEPA(depth=2, side=32, **sizes), VideoMAE(depth=2, side=28, **sizes)
+    probe = Probe(**sizes)
+    for part in (encoder, probe, network):
+        part.load_state_dict(random_state(part))
+    return [partial(videomae_features, network), partial(vjepa_features, encoder, probe)]
+
+
+def test_video_transformers_take_a_few_frames_and_one_clip_at_a_time(monkeypatch):
+    """A clip of 80 frames of 544 x 960 takes 0.5 GB as floats, and the tokens of eight clips of 16 frames 0.7 GB."""
+    clips = list(smooth_videos(8, 16, 128, 160))
+    for features in small_transformers():
+        whole, one = features(clips), peak(lambda features=features: features(clips[:1]))
+        assert peak(lambda features=features: features(clips)) < one + 8 * 4 * 16 + 1000
+        monkeypatch.setattr(pixels, "PIXELS_AT_ONCE", 2 * 128 * 160)
+        assert torch.equal(features(clips), whole) and peak(lambda features=features: features(clips)) < one / 2
+        monkeypatch.undo()
 
 
 def slices(frames: torch.Tensor) -> list[torch.Tensor]:

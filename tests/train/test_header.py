@@ -10,6 +10,7 @@ from small_runs import TINY, TINY_VAE, run, small
 from latte.arguments import in_units
 from latte.cli import main
 from latte.processes import Ranks
+from latte.train import header
 from latte.train.checkpoint import read_state
 from latte.train.header import describe_batch, describe_processes
 from latte.train.resolve import read_settings, resolve
@@ -64,6 +65,12 @@ def test_a_run_reports_its_work_where_it_resumes_and_its_end(command, tmp_path, 
     assert said[-2:] == end and capsys.readouterr().out.splitlines() == [done, *end]
 
 
+def test_the_next_command_uses_the_same_kind_of_device(command, tmp_path, capsys, monkeypatch):
+    assert command("steps=1") == 0 and capsys.readouterr().out.endswith(f"next: latte sample {tmp_path}\n")
+    monkeypatch.setattr(header, "default_device", lambda: "cuda")
+    assert command("steps=1") == 0 and capsys.readouterr().out.endswith(f"latte sample {tmp_path} --device cpu\n")
+
+
 def test_init_is_reported_as_ignored_on_a_started_run(vae, command, tmp_path, capsys):
     run(small(vae, "steps=2"), tmp_path)
     words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to start from other weights"
@@ -88,11 +95,12 @@ def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path, 
     words = [f"data={videos}", "motion_frames=0", "steps=1"]
     run(small(vae, *words, "selection=crop", "num_images=2"), tmp_path / "latte", say=said.append)
     assert " clips/s" in capsys.readouterr().err
-    run(resolve("folder-vae", [*TINY_VAE, *words, "num_frames=1"]), tmp_path / "vae", say=said.append)
+    run(resolve("folder-vae", [*TINY_VAE, *words, "num_frames=1", "damaged=take"]), tmp_path / "vae", say=said.append)
     shown = capsys.readouterr().err
     assert " frames/s" in shown and "clips/s" not in shown
     latte, of_vae = map(facts_of, said[::2])
-    command = f"latte train --config folder --run {tmp_path}/vae-latte data={videos} vae={tmp_path}/vae/final"
+    command = f"latte train --config folder --run {tmp_path}/vae-latte data={videos} image_size=16 damaged=take "
+    command += f"vae={tmp_path}/vae/final"
     assert said[3] == f"{tmp_path}/vae/final: trained for 1 step\nnext: {command}"
     clips = f"{videos}: 12 clips of 3 videos in 2 classes"
     assert latte["data"] == f"{clips}, each 4 frames, selection crop, 16 x 16 pixels, latents 4 x 2 x 2"

@@ -11,7 +11,7 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextTo
 from latte.models.t5 import T5Config
 from latte.train.resolve import resolve
 from latte.train.run_card import described
-from latte.weights.model_card import CARD, ModelCard, card_text
+from latte.weights.model_card import CARD, INSTALL, ModelCard, card_text
 
 
 def test_a_card_describes_how_the_model_was_trained(vae, tmp_path, monkeypatch):
@@ -22,9 +22,7 @@ def test_a_card_describes_how_the_model_was_trained(vae, tmp_path, monkeypatch):
     card = (final / CARD).read_text()
     assert card.startswith("---\nlibrary_name: latte-video\ntags:\n- latte\n- video-generation\n---\n\n")
     assert "A class-conditional [Latte](https://arxiv.org/abs/2401.03048) with 15.6 k parameters, " in card
-    assert (
-        "for videos of 8 frames of 16 x 16 pixels.\n\n## Use\n\n```\npip install latte-video\nlatte sample .\n" in card
-    )
+    assert f"for videos of 8 frames of 16 x 16 pixels.\n\n## Use\n\n```\n{INSTALL}\nlatte sample .\n" in card
     assert "| data | shapes |\n| videos | " in card and "| classes | left, right, up, down," in card
     assert "| global_batch_size | 4 |" in card and f"| vae | {vae.name} |" in card and "| model.depth | 2 |" in card
     assert "| after step 1 | learning_rate from 0.0" in card and "to 0.002, steps from 1 to 2 |" in card

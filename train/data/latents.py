@@ -25,7 +25,7 @@ from latte.train.data.batches import Batches
 from latte.train.data.clip_order import ClipOrder, Draw
 from latte.train.data.clips import Clips, TrainingData
 from latte.train.data.folders import open_clips
-from latte.train.data.kept_latents import EncodedClips, KeptLatents
+from latte.train.data.kept_latents import EncodedClips, KeptLatents, parts_of
 from latte.train.data.latent_files import LatentFolder, StoredVideo, open_latent_folder
 from latte.train.data.windows import choose_frames
 
@@ -81,17 +81,41 @@ class EncodedOnce(LatentSource):
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
         """Encode all clips, or read the kept latents; mean and deviation (n, f, c, h, w) stay on the CPU."""
-        found = self.kept.read() if self.kept else None
-        if self.ranks.sum(torch.tensor(float(found is None))):  # if in any process, all encode together
+        found = self.kept.read_together() if self.kept else None
+        if self.lacks(found) or found is None:
             found = self.encode()
-            if self.kept:
-                self.kept.write(found)
         self.mean, self.deviation, self.labels, self.captions = found
 
+    def lacks(self, found: EncodedClips | None) -> bool:
+        """Whether any process did not find kept latents: then all processes encode them together."""
+        return bool(self.ranks.sum(torch.tensor(float(found is None))))
+
     def encode(self) -> EncodedClips:
-        """Encode all clips, an equal share in each process."""
-        rows, encoded = [], self.ranks.share(len(self.clips), self.encode_clip)
-        for row, failed in Progress(encoded, desc="encoding", total=len(self.clips), unit="clip", leave=False):
+        """Read the kept parts, and encode the others, which are kept from then on."""
+        count, mean, deviation = len(self.clips), torch.empty(0), torch.empty(0)
+        labels: list[int] = []
+        captions: list[str] = []
+        with Progress(desc="encoding", total=count, unit="clip", leave=False) as bar:
+            for numbers in parts_of(count):
+                part = self.kept.read(numbers) if self.kept else None
+                if self.lacks(part) or part is None:
+                    part = self.encode_part(numbers, bar)
+                    if self.kept:
+                        self.kept.write(numbers, part)
+                else:
+                    bar.skip(len(numbers))
+                if not labels:
+                    mean, deviation = (z.new_empty(count, *z.shape[1:]) for z in part[:2])
+                place = slice(numbers.start, numbers.stop)
+                mean[place], deviation[place] = part.mean, part.deviation
+                labels += part.labels
+                captions += part.captions
+        return EncodedClips(mean, deviation, labels, captions)
+
+    def encode_part(self, numbers: range, bar: Progress) -> EncodedClips:
+        """Encode the clips with these numbers, an equal share in each process."""
+        rows = []
+        for row, failed in bar.each(self.ranks.share(len(numbers), lambda i: self.encode_clip(numbers[i]))):
             self.clips.failures.note_replaced(failed)
             rows.append(row)
         means, deviations, labels, captions = zip(*rows)

@@ -21,8 +21,8 @@ Every plan is measured on the final videos of a few prompts or classes, against 
 PICTURES = (".png", ".pdf", ".svg")
 
 
-def plan_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is not a picture."""
+def plan_parser() -> Parser:
+    """The options of `latte plan`."""
     description = "Print and draw what a plan computes, and its FLOPs, before anything is sampled."
     parser = Parser(
         prog="latte plan", description=description, formatter_class=RawDescriptionHelpFormatter, epilog=rules_help()
@@ -33,7 +33,12 @@ def plan_options(argv: list[str]) -> Namespace:
     add("--tokens", type=int, default=120, help="tokens of a prompt, for text to video (default: 120)")
     add("--out", type=Path, help="also draw the plan: a .png, .pdf or .svg file")
     add_sampling_options(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def plan_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is not a picture."""
+    args = plan_parser().parse_args(argv)
     check_sampling_ranges(args)
     check_plan_options(args)
     if args.out is not None and args.out.suffix.lower() not in PICTURES:
@@ -44,8 +49,8 @@ def plan_options(argv: list[str]) -> Namespace:
     return args
 
 
-def calibrate_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte calibrate`; --prompts becomes a list. Raises ValueError for a value out of range."""
+def calibrate_parser() -> Parser:
+    """The options of `latte calibrate`."""
     parser = Parser(prog="latte calibrate", description=CALIBRATE)
     add = parser.add_argument
     add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
@@ -56,7 +61,17 @@ def calibrate_options(argv: list[str]) -> Namespace:
     add("--prompts", type=Path, metavar="FILE", help=words)
     add("--out", type=Path, default=Path("plan.json"), help="the plan to write (default: plan.json)")
     add_sampling_options(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def calibrate_options(argv: list[str]) -> Namespace:
+    """Parse the options of `latte calibrate`; --prompts becomes a list, and .given are the arguments as given.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    args = calibrate_parser().parse_args(argv)
+    args.given = argv
     check_sampling_ranges(args)
     check_count("--videos", args.videos, 256)
     check_out_file(args.out)

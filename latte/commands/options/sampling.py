@@ -142,10 +142,13 @@ def sample_parser() -> Parser:
 def sample_options(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `latte sample`. --pab becomes a range for each kind, --prompts becomes --prompt.
 
+    They also have .given, the arguments as they were given.
+
     Raises:
         ValueError: A value would fail after minutes of work, whatever the model.
     """
     args = sample_parser().parse_args(argv)
+    args.given = argv
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
     check_sampling_ranges(args)

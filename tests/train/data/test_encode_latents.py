@@ -160,11 +160,13 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     words = [*TINY_T2V[:-1], f"vae={vae}", "steps=4"]
     out = tmp_path / "latents"
     encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]
+    encoding += ["--device", "cpu"]
     assert main(encoding) == 0
     latents = open_latent_folder(out)
     assert latents.has_text and len(latents.embeddings) == len(latents.captions) + 1
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
-    assert printed.startswith("latte train --config shapes-t2v --run runs/latents ") and "steps=4" in printed
+    assert printed.startswith("latte train --config shapes-t2v --run runs/latents --device cpu ")
+    assert "steps=4" in printed
     assert main(shlex.split(printed)[1:]) == 0
     assert f"; captions embedded by {published.name}\n" in capsys.readouterr().out
     assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # the name is taken

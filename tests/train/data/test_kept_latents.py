@@ -1,70 +1,133 @@
-"""Latents that are encoded once are kept in the run."""
+"""Latents that are encoded once are kept in the run, in parts."""
+
+import json
+import os
+import shutil
+import signal
 
 import pytest
 import torch
-from forks import together
+from forks import fork, status, together
 from small_runs import run, same, small, tensors
 
 from latte.train.checkpoint import latest
 from latte.train.data import kept_latents
-from latte.train.data.kept_latents import KEPT_LATENTS, EncodedClips, KeptLatents
+from latte.train.data.kept_latents import KEPT_LATENTS, KEPT_TOGETHER, EncodedClips, KeptLatents, digest_tensors
 from latte.train.data.latents import EncodedOnce
+from latte.weights.tensors import write_tensors
+
+PARTS = [f"part-0000{i}.safetensors" for i in range(3)]
 
 
-def test_a_resumed_run_encodes_nothing_and_is_bit_exact(vae, tmp_path, monkeypatch):
-    counted, encode = [], EncodedOnce.encode
-    monkeypatch.setattr(EncodedOnce, "encode", lambda self: counted.append(1) or encode(self))
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(kept_latents, "CLIPS_OF_A_PART", 5)  # of the 12 clips of a small run
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The numbers of the clips that this process encodes."""
+    numbers, one = [], EncodedOnce.encode_clip
+    monkeypatch.setattr(EncodedOnce, "encode_clip", lambda self, i: numbers.append(i) or one(self, i))
+    return numbers
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / KEPT_LATENTS).iterdir()}
+
+
+def test_a_resumed_run_encodes_nothing_and_is_bit_exact(vae, encoded, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(small(vae, "steps=3", "sample_latents=true"), whole)
     run(small(vae, "steps=1", "sample_latents=true"), parts)
-    before = (parts / KEPT_LATENTS).read_bytes()
-    assert len(counted) == 2 and before == (whole / KEPT_LATENTS).read_bytes()
+    before = contents(parts)
+    assert encoded == [*range(12), *range(12)] and sorted(before) == PARTS and before == contents(whole)
     run(small(vae, "steps=2", "sample_latents=true"), parts)
-    assert len(counted) == 2
-    (parts / KEPT_LATENTS).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    with pytest.warns(UserWarning, match=f"{KEPT_LATENTS} is damaged; the clips are encoded again"):
+    assert len(encoded) == 24
+    damaged = before[PARTS[1]]
+    (parts / KEPT_LATENTS / PARTS[1]).write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    shutil.copy(parts / KEPT_LATENTS / PARTS[1], parts / KEPT_LATENTS / PARTS[2])  # a part of other clips
+    with pytest.warns(UserWarning, match=f"{PARTS[1]} is damaged; its clips are encoded again") as warned:
         run(small(vae, "steps=3", "sample_latents=true"), parts)
-    assert len(counted) == 3 and (parts / KEPT_LATENTS).read_bytes() == before
+    assert len(warned) == 1 and encoded[24:] == [*range(5, 12)] and contents(parts) == before
     assert same(tensors(latest(whole)), tensors(latest(parts)))
 
 
-def test_two_processes_encode_half_each_and_again_if_one_lacks_the_file(vae, tmp_path, monkeypatch):
-    alone, both, encoded, one = tmp_path / "alone", tmp_path / "both", tmp_path / "encoded", EncodedOnce.encode_clip
+def test_a_run_killed_while_encoding_encodes_only_the_rest(vae, encoded, tmp_path, monkeypatch):
+    config, counted = small(vae, "steps=1"), EncodedOnce.encode_clip
+    run(config, tmp_path / "whole")
+    killing = lambda self, i: os.kill(os.getpid(), signal.SIGKILL) if i == 7 else counted(self, i)
+    monkeypatch.setattr(EncodedOnce, "encode_clip", killing)
+    assert status(fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")) == -signal.SIGKILL
+    assert sorted(contents(tmp_path / "killed")) == PARTS[:1]
+    monkeypatch.setattr(EncodedOnce, "encode_clip", counted)
+    del encoded[:]
+    run(config, tmp_path / "killed")
+    assert encoded == [*range(5, 12)] and contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert same(tensors(latest(tmp_path / "whole")), tensors(latest(tmp_path / "killed")))
 
-    def noted(self, i):
-        with encoded.open("a") as file:
+
+def test_two_processes_encode_half_each_and_again_if_one_lacks_a_part(vae, tmp_path, monkeypatch):
+    alone, both, noted, one = tmp_path / "alone", tmp_path / "both", tmp_path / "noted", EncodedOnce.encode_clip
+
+    def note(self, i):
+        with noted.open("a") as file:
             file.write(f"{self.ranks.rank} {i}\n")
         return one(self, i)
 
-    monkeypatch.setattr(EncodedOnce, "encode_clip", noted)
+    monkeypatch.setattr(EncodedOnce, "encode_clip", note)
     run(small(vae, "steps=1"), alone)
-    clips = len(encoded.read_text().split("\n")) - 1
-    encoded.unlink()
+    noted.unlink()
     together(2, lambda: run(small(vae, "steps=1"), both), tmp_path / "log")
-    expected = sorted([i % 2, i] for i in range(clips))
-    assert sorted([int(word) for word in line.split()] for line in encoded.read_text().splitlines()) == expected
-    assert (both / KEPT_LATENTS).read_bytes() == (alone / KEPT_LATENTS).read_bytes()
-    encoded.unlink()
+    expected = sorted([i % 5 % 2, i] for i in range(12))
+    lines = lambda: sorted([int(word) for word in line.split()] for line in noted.read_text().splitlines())
+    assert lines() == expected and contents(both) == contents(alone)
+    noted.unlink()
     read = KeptLatents.read
-    monkeypatch.setattr(KeptLatents, "read", lambda self: read(self) if self.writes else None)
+    lacking = lambda self, numbers: read(self, numbers) if self.writes or numbers.start != 5 else None
+    monkeypatch.setattr(KeptLatents, "read", lacking)
     together(2, lambda: run(small(vae, "steps=2"), both), tmp_path / "log")
-    assert len(encoded.read_text().splitlines()) == clips
+    assert lines() == [pair for pair in expected if 5 <= pair[1] < 10] and contents(both) == contents(alone)
+
+
+def test_the_single_file_of_earlier_versions_is_read(vae, encoded, tmp_path, monkeypatch):
+    folder, made = tmp_path / "run", []
+    own = KeptLatents.write
+    monkeypatch.setattr(KeptLatents, "write", lambda self, *part: made.append((self, part[1])) or own(self, *part))
+    run(small(vae, "steps=1"), folder)
+    shutil.rmtree(folder / KEPT_LATENTS)
+    values = {name: torch.cat([getattr(part, name) for _, part in made]) for name in ("mean", "deviation")}
+    notes = {name: [z for _, part in made for z in getattr(part, name)] for name in ("labels", "captions")}
+    notes = {"made_from": made[0][0].made_from, **notes}
+    notes["sha256"] = digest_tensors(values, notes)
+    write_tensors(folder / KEPT_TOGETHER, values, {"latte": json.dumps(notes)})
+    del encoded[:]
+    run(small(vae, "steps=2"), folder)
+    assert not encoded and not (folder / KEPT_LATENTS).exists()
+    (folder / KEPT_TOGETHER).write_bytes((folder / KEPT_TOGETHER).read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"{KEPT_TOGETHER} is damaged; its clips are encoded again"):
+        run(small(vae, "steps=3"), folder)
+    assert encoded == [*range(12)] and sorted(contents(folder)) == PARTS
+    run(small(vae, "steps=4"), folder)  # the damaged file is not looked at again
+    assert len(encoded) == 12
 
 
 def test_kept_latents_of_another_origin_are_not_used(tmp_path, monkeypatch, recwarn):
     clips = EncodedClips(torch.randn(2, 3, 4, 2, 2), torch.rand(2, 3, 4, 2, 2), [1, 0], ["a", "b"])
-    kept = KeptLatents(tmp_path / KEPT_LATENTS, "this", True)
-    assert kept.read() is None
-    kept._replace(writes=False).write(clips)
-    assert kept.read() is None  # another process writes
-    kept.write(clips)
-    found = kept.read()
+    kept, numbers = KeptLatents(tmp_path, "this", True), range(2)
+    assert kept.read(numbers) is None
+    kept._replace(writes=False).write(numbers, clips)
+    assert kept.read(numbers) is None  # another process writes
+    kept.write(numbers, clips)
+    found = kept.read(numbers)
     assert torch.equal(found.mean, clips.mean) and torch.equal(found.deviation, clips.deviation)
-    assert found[2:] == clips[2:] and kept._replace(made_from="that").read() is None and not recwarn
+    assert found[2:] == clips[2:] and kept._replace(made_from="that").read(numbers) is None and not recwarn
+    assert kept.read(range(3)) is None  # a part of another number of clips
 
     def full(*words):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kept_latents, "write_tensors", full)
-    with pytest.warns(UserWarning, match="is not written, so a resumed run encodes again"):
-        kept.write(clips)
+    message = "latents lacks parts, so a resumed run encodes their clips again: No space left on device"
+    with pytest.warns(UserWarning, match=message):
+        kept.write(numbers, clips)
