@@ -18,6 +18,8 @@ from latte.fast.switch import is_enabled
 from latte.fast.temporal_attention import pack_frames
 from latte.fast.trunk import has_fast_form
 from latte.models.denoiser import Condition
+from latte.parallel.sequence import sharing_of
+from latte.parallel.shared_run import SharedRun
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks
@@ -53,6 +55,7 @@ class Request:
 
 
 Network = Callable[[Tensor, int, int], Tensor]
+FastNetwork = FastRun | GraphRun | SharedRun
 
 
 class GuidedDenoiser:
@@ -170,7 +173,11 @@ def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = 
     """Whether a call computes a network by its fast form; raises ValueError for CUDA graphs without one."""
     halves = {"spatial", "temporal"} & set(plan.kinds)
     split = getattr(network.config, "variant", 1) == 4 and halves  # the fast form computes both halves at once
-    is_fast = temporal and is_enabled() and not split and has_fast_form(network)
+    sharing = sharing_of(network)
+    if pipe.cuda_graphs and sharing is not None:
+        raise ValueError("cuda_graphs is for one process, and several share this call: set it to False")
+    known = None if sharing is None else sharing.attached
+    is_fast = temporal and is_enabled() and not split and has_fast_form(network, known)
     if pipe.cuda_graphs and not is_fast:
         raise ValueError("cuda_graphs records the fast form, which this call does not take: set it to False")
     return is_fast
@@ -178,8 +185,10 @@ def runs_fast(pipe: "LattePipeline", network: Any, plan: Plan, temporal: bool = 
 
 def fast_run(
     pipe: "LattePipeline", network: Any, condition: Condition, plan: Plan, cache: LayerCache | None
-) -> FastRun | GraphRun:
+) -> FastNetwork:
     """The fast form of a network for one condition; raises ValueError for graphs on a device without them."""
+    if (sharing := sharing_of(network)) is not None:
+        return SharedRun(sharing, condition, len(plan), cache)
     if not pipe.cuda_graphs:
         return FastRun(network, condition, len(plan), cache)
     if pipe.device.type != "cuda":
@@ -201,7 +210,7 @@ def layer_cache(pipe: "LattePipeline", plan: Plan) -> LayerCache | None:
     """
     if not plan.kinds:
         return None
-    shared = "trunk" in vars(pipe.transformer)
+    shared = sharing_of(pipe.transformer) is not None
     if shared and "block" in plan.kinds:
         raise ValueError(
             "the plan reuses whole blocks, which several processes cannot do together: choose another plan"

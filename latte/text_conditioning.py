@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latte.arguments import check_choice
 from latte.conditioning import (
+    FastNetwork,
     GuidedDenoiser,
     Network,
     Request,
@@ -21,8 +22,6 @@ from latte.conditioning import (
     with_weaker,
     without_reuse,
 )
-from latte.fast.fast_run import FastRun
-from latte.fast.graph_run import GraphRun
 from latte.models.denoiser import seen_channels
 from latte.models.latte_t2v import LatteT2VConfig
 from latte.plans.layer_cache import LayerCache
@@ -138,7 +137,7 @@ def text_network(
     """
     times, dtype = plan.times(pipe.device), next(network.parameters()).dtype
     known: list[Tensor] = []  # the embeddings that `run` was made from
-    run: FastRun | GraphRun | None = None
+    run: FastNetwork | None = None
 
     def fast(x: Tensor, k: int, halves: int) -> Tensor:
         nonlocal run

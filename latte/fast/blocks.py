@@ -7,7 +7,7 @@ first norm to the end of its MLP before the next part begins. The residual is up
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,26 @@ def of(z: Tensor, where: Slices) -> Tensor:
     return z[where[0] if z.shape[0] > 1 else WHOLE, where[1] if z.shape[1] > 1 else WHOLE]
 
 
+class Exchange(Protocol):
+    """How processes that share the frames of videos exchange tokens: latte.parallel.sequence.SequenceParallel.
+
+    Attributes:
+        runs: Runs of blocks that need one exchange before them and one after them, instead of two in each block.
+    """
+
+    runs: list[range]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the frames are split in the current call."""
+
+    def all_frames(self, x: Tensor) -> Tensor:
+        """Tokens of this process's frames (b, own f, s, d) -> of its patches (b, f, own s, d)."""
+
+    def all_patches(self, x: Tensor) -> Tensor:
+        """The reverse of all_frames."""
+
+
 class FastLayer:
     """A layer of a block; it ends in the product `proj`, whose input is what `inner` returns.
 
@@ -71,29 +91,40 @@ class FastLayer:
 
 
 class FastAttention(FastLayer):
-    """latte.models.attention.AxialAttention, without its layout helpers."""
+    """latte.models.attention.AxialAttention, without its layout helpers.
 
-    def __init__(self, layer: AxialAttention, pack: bool):
+    Args:
+        layer: The readable layer.
+        pack: See FastLinear.
+        exchange: If processes share the frames, what temporal attention exchanges before and after it.
+    """
+
+    def __init__(self, layer: AxialAttention, pack: bool, exchange: Exchange | None = None):
         self.layer, self.spatial = layer, layer.kind == "spatial"
+        self.exchange = None if self.spatial else exchange
         self.qkv, self.proj = FastLinear(layer.qkv, pack), FastLinear(layer.proj, pack)
 
     def inner(self, x: Tensor) -> Tensor:
         """The attended values, heads side by side."""
-        (b, f, s), h = x.shape[:3], self.layer.heads
-        qkv = self.qkv(x).view(b, f, s, h, 3, -1)
-        q, k, v = qkv.unbind(4)
+        if self.exchange is None or not self.exchange.is_needed:
+            return self.attended(x)
+        return self.exchange.all_patches(self.attended(self.exchange.all_frames(x).contiguous())).contiguous()
+
+    def attended(self, x: Tensor) -> Tensor:
+        """Like inner, for tokens of all frames, or of all patches."""
+        q, k, v = self.qkv(x).unflatten(-1, (self.layer.heads, 3, -1)).unbind(4)
         if self.layer.rope:
             q, k = rotate(q, k)
         fold = (0, 1) if self.spatial else (2, 3)  # (b f) h s e, or b (s h) f e
         y = self.layer.attend(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
-        return y.transpose(1, 2).reshape(b, f, s, -1)
+        return y.transpose(1, 2).reshape(x.shape)
 
 
 class FastSplit:
     """latte.models.attention.SplitAttention."""
 
-    def __init__(self, layer: SplitAttention, pack: bool):
-        self.spatial, self.temporal = FastAttention(layer.spatial, pack), FastAttention(layer.temporal, pack)
+    def __init__(self, layer: SplitAttention, pack: bool, exchange: Exchange | None = None):
+        self.spatial, self.temporal = FastAttention(layer.spatial, pack), FastAttention(layer.temporal, pack, exchange)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.spatial(x).add_(self.temporal(x))
@@ -119,7 +150,7 @@ class FastCross(FastLayer):
         """The attended values, heads side by side."""
         b, f, s, d = x.shape
         texts, h = k.shape[1], self.layer.heads
-        q = self.q(x).view(b * texts, f // texts * s, h, -1).transpose(1, 2)
+        q = self.q(x).view(b * texts, f // texts * s, h, d // h).transpose(1, 2)
         mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
         y = self.layer.attend(q, k.flatten(0, 1), v.flatten(0, 1), mask)
         return y.transpose(1, 2).reshape(b, f, s, d)
@@ -143,7 +174,7 @@ class Branch:
     Attributes:
         layer: The readable layer, by which caches know it.
         compute: (normed tokens, *text) -> the layer's output (b, f, s, d).
-        axis: The axis along which tokens may be cut: 1, frames; 2, places; 0, either; None, neither.
+        axis: The axis along which tokens may be cut: 1, frames; 2, places; 0, either; None, only between videos.
         norm: The index of the block's norm that modulates its input; None if it has no norm and no gate.
     """
 
@@ -153,14 +184,14 @@ class Branch:
     norm: int | None
 
 
-def branches(block: Block, pack: bool) -> list[Branch]:
-    """The layers of a block, in order; pack: see FastLinear."""
+def branches(block: Block, pack: bool, exchange: Exchange | None = None) -> list[Branch]:
+    """The layers of a block, in order; pack and exchange: see FastAttention."""
     found: list[Branch] = []
     for attn in block.attns:
         if isinstance(attn, SplitAttention):
-            found.append(Branch(attn, FastSplit(attn, pack), None, 0))
+            found.append(Branch(attn, FastSplit(attn, pack, exchange), None, 0))
         else:
-            found.append(Branch(attn, FastAttention(attn, pack), 1 if attn.kind == "spatial" else 2, 0))
+            found.append(Branch(attn, FastAttention(attn, pack, exchange), 1 if attn.kind == "spatial" else 2, 0))
     if block.cross is not None:
         found.append(Branch(block.cross, FastCross(block.cross, pack), 1, None))
     return [*found, Branch(block.mlp, FastMlp(block.mlp, pack), 0, 1)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latte.fast.blocks import Exchange
 from latte.fast.trunk import FastBlocks, Prepared
 from latte.models.denoiser import Condition, Denoiser
 from latte.plans.layer_cache import LayerCache
@@ -24,16 +25,21 @@ class FastRun:
             Rows that all videos share may appear once per timestep; text has one row per video.
         timesteps: The number of timesteps.
         cache: The cache of outputs for later evaluations.
+        exchange: If processes share the frames, how they exchange tokens. The latents of a call are then those of this
+            process's frames.
     """
 
-    def __init__(self, network: Denoiser, condition: Condition, timesteps: int, cache: LayerCache | None = None):
-        self.network, self.blocks, self.cache = network, FastBlocks(network), cache
+    def __init__(
+        self, network: Denoiser, condition: Condition, timesteps: int, cache: LayerCache | None = None,
+        exchange: Exchange | None = None,
+    ):  # fmt: skip
+        self.network, self.blocks, self.cache = network, FastBlocks(network, exchange), cache
         by_time = lambda z: z.unflatten(0, (timesteps, -1))
         self.embedded, self.final = by_time(condition.blocks), by_time(condition.final)
         self.tokens = None if condition.tokens is None else by_time(condition.tokens)
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
         self.patch_positions: Tensor | None = None  # (s, d); known from the first call on
-        self.frame_positions: Tensor | None = None  # (1, f, 1, d)
+        self.frame_positions: Tensor | None = None  # (1, f, 1, d); None also if processes share the frames
         self.tables: list[list[list[Any]]] | None = None  # modulations at all timesteps, if they take little memory
         rows, width = len(condition.blocks), network.patch_embed.out_features
         if rows * width * len(network.blocks) * 6 <= MOST_TABLED:
@@ -46,39 +52,40 @@ class FastRun:
         """Attend to another text from now on."""
         self.texts, self.bias = self.blocks.texts(condition), condition.bias
 
-    def __call__(self, x: Tensor, k: int, halves: int = 1) -> Tensor:
+    def __call__(self, x: Tensor, k: int, halves: int = 1, videos: slice | None = None) -> Tensor:
         """Predict at the timestep with index k.
 
         Args:
             x: Noisy latents (b, f, c, h, w).
             k: Index of the timestep.
-            halves: How often the latents are repeated, for the first halves * b videos of the condition; 2 for
-                guidance.
+            halves: How often the latents are repeated; 2 for guidance.
+            videos: The videos of the condition, halves * b; None means the first ones.
 
         Returns:
             The output (halves * b, f, channels, h, w).
         """
-        network, count = self.network, halves * x.shape[0]
-        first = partial(first_rows, count=count)
-        tokens = None if self.tokens is None else first(self.tokens[k])
-        condition = Condition(first(self.embedded[k]), first(self.final[k]), tokens)
+        network = self.network
+        videos = slice(halves * x.shape[0]) if videos is None else videos
+        chosen = partial(rows_of, videos=videos)
+        tokens = None if self.tokens is None else chosen(self.tokens[k])
+        condition = Condition(chosen(self.embedded[k]), chosen(self.final[k]), tokens)
         if tokens is not None and halves > 1:
             x, halves = x.repeat(halves, 1, 1, 1, 1), 1
         embedded = self.embed(x, tokens)
         positions = self.frame_positions
-        compute = lambda: self.blocks.run(embedded, self.prepared(k, count), self.cache, positions, halves)
+        compute = lambda: self.blocks.run(embedded, self.prepared(k, videos), self.cache, positions, halves)
         out = compute() if self.cache is None else self.reuse_or(compute, k, embedded, halves, condition, self.cache)
         return network.predict(out, condition, x.shape[3] // network.patch_size)
 
-    def prepared(self, k: int, count: int) -> Prepared:
-        """What the blocks need at timestep k, for the first `count` videos."""
-        first = partial(first_rows, count=count)
+    def prepared(self, k: int, videos: slice) -> Prepared:
+        """What the blocks need at timestep k, for some videos."""
+        chosen = partial(rows_of, videos=videos)
         if self.tables is None:
-            modulations = self.blocks.modulations(first(self.embedded[k]))
+            modulations = self.blocks.modulations(chosen(self.embedded[k]))
         else:
-            modulations = [[[at_timestep(z, k, count) for z in norm] for norm in block] for block in self.tables]
-        texts = [None if text is None else (first(text[0]), first(text[1])) for text in self.texts]
-        return Prepared(modulations, texts, None if self.bias is None else first(self.bias))
+            modulations = [[[at_timestep(z, k, videos) for z in norm] for norm in block] for block in self.tables]
+        texts = [None if text is None else (chosen(text[0]), chosen(text[1])) for text in self.texts]
+        return Prepared(modulations, texts, None if self.bias is None else chosen(self.bias))
 
     def reuse_or(
         self, compute: Callable[[], Tensor], k: int, x: Tensor, halves: int, condition: Condition, cache: LayerCache
@@ -106,19 +113,20 @@ class FastRun:
         x = network.embed_patches(x)
         if self.patch_positions is None:
             self.patch_positions = network.spatial_position(x, h, w).to(x.dtype)
-            self.frame_positions = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
+            if self.blocks.exchange is None:
+                self.frame_positions = network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
         x.add_(self.patch_positions)
         return x if tokens is None else torch.cat([tokens.expand(-1, x.shape[1], -1, -1), x], 2)
 
 
-def first_rows(z: Tensor, count: int) -> Tensor:
-    """The rows of the first videos; a single row belongs to all."""
-    return z if z.shape[0] == 1 else z[:count]
+def rows_of(z: Tensor, videos: slice) -> Tensor:
+    """The rows of some videos; a single row belongs to all."""
+    return z if z.shape[0] == 1 else z[videos]
 
 
-def at_timestep(table: Any, k: int, count: int) -> Any:
-    """The row of a table of modulations for timestep k and the first videos: (d,) if all tokens have the same one."""
+def at_timestep(table: Any, k: int, videos: slice) -> Any:
+    """The rows of a table of modulations for timestep k and some videos: (d,) if all tokens have the same one."""
     if isinstance(table, float) or table.ndim == 1:
         return table
-    row = first_rows(table[k], count)
+    row = rows_of(table[k], videos)
     return row.view(-1) if row.shape[0] == row.shape[1] == 1 else row

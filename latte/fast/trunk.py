@@ -1,15 +1,15 @@
 """The fast forward of a denoiser: the same weights, the same results up to rounding, in less time and memory."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latte.fast.blocks import EVERYTHING, Branch, FastCross, Slices, branches, in_runs, of, parts
+from latte.fast.blocks import EVERYTHING, Branch, Exchange, FastCross, Slices, branches, in_runs, of, parts
 from latte.fast.float8_products import Float8Linear
 from latte.fast.kernels import add_gated, modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
@@ -43,14 +43,25 @@ class FastBlocks:
 
     Args:
         network: The denoiser, whose weights it reads in place.
+        exchange: If processes share the frames, how they exchange tokens.
     """
 
-    def __init__(self, network: Denoiser):
-        self.network, self.plain = network, type(network).through_blocks
+    def __init__(self, network: Denoiser, exchange: Exchange | None = None):
+        self.network, self.plain, self.exchange = network, type(network).through_blocks, exchange
         blocks: list[Any] = list(network.blocks)
         size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-        self.layers = [branches(block, size <= MOST_PACKED) for block in blocks]
+        joined = [] if exchange is None else exchange.runs
+        self.first, self.last = {run[0] for run in joined}, {run[-1] for run in joined}  # of blocks in one exchange
+        alone = [all(i not in run for run in joined) for i in range(len(blocks))]  # each layer exchanges by itself
+        self.layers = [
+            branches(block, size <= MOST_PACKED, exchange if by_itself else None)
+            for block, by_itself in zip(blocks, alone)
+        ]
         self.runs = [in_runs(layers) for layers in self.layers]
+        self.runs_in_exchange = [
+            in_runs([whole_in_time(branch) for branch in layers]) if by_itself else runs
+            for layers, runs, by_itself in zip(self.layers, self.runs, alone)
+        ]
         self.widths = [block.mlp.fc1.out_features for block in blocks]
         self.places = {module: layer for layer, module in layers_of(network).items()}  # split heads are not among them
 
@@ -59,6 +70,11 @@ class FastBlocks:
         if not temporal or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return self.plain(self.network, x, condition, temporal)
         return self.run(x.contiguous(), self.prepare(condition))
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether processes split the frames in the current call."""
+        return self.exchange is not None and self.exchange.is_needed
 
     def prepare(self, condition: Condition) -> Prepared:
         """The modulations, keys and values of a condition, for every block."""
@@ -93,18 +109,21 @@ class FastBlocks:
         Returns:
             Tokens (halves * b, f, s, d).
         """
-        axis, (first, *_) = self.runs[0][0]
+        runs_of_blocks = self.runs_in_exchange if self.exchanges else self.runs
+        axis, (first, *_) = runs_of_blocks[0][0]
         alike = first.norm is not None and prepared.modulations[0][first.norm][1].ndim == 1  # for all videos
         layers_kept = cache is not None and any(kind not in ("network", "clean") for kind in cache.plan.kinds)
         shared = halves > 1 and not layers_kept and alike and self.network.first_temporal != 0
         if shared:  # until they meet the text, both halves are equal
             self.run_layers(x, [first], axis, 0, prepared, None)
         x = x if halves == 1 else x.repeat(halves, 1, 1, 1)
-        for i, runs in enumerate(self.runs):
+        for i, runs in enumerate(runs_of_blocks):
             if i == self.network.first_temporal:
                 if frames is None:
                     frames = self.network.add_temporal_position(x.new_zeros(1, x.shape[1], 1, x.shape[3]))
                 x.add_(frames)
+            if i in self.first:
+                x = self.exchange.all_frames(x).contiguous()
             added = None if cache is None else cache.reused("block", i, len(x))
             if added is not None:
                 x.add_(added)
@@ -116,6 +135,8 @@ class FastBlocks:
                 self.run_layers(x, left, axis, i, prepared, cache)
             if before is not None:
                 torch.sub(x, before, out=slot)
+            if i in self.last:
+                x = self.exchange.all_patches(x).contiguous()
         return x
 
     def run_layers(
@@ -129,7 +150,9 @@ class FastBlocks:
             reused = None if cache is None or place is None else cache.reused(*place, len(x))
             slot = None if cache is None or place is None or reused is not None else cache.slot(*place, x)
             steps.append((branch, reused, slot))
-        for where in parts(x.shape, axis, tokens_at_once(x.device, self.widths[block])):
+        whole = axis is None and self.exchanges  # all processes exchange at once, whatever their shares
+        rows = sys.maxsize if whole else tokens_at_once(x.device, self.widths[block])
+        for where in parts(x.shape, axis, rows):
             for branch, reused, slot in steps:
                 gated = cache is not None and cache.after_gate
                 add(branch, x if where is EVERYTHING else x[where], where, prepared, block, reused, slot, gated)
@@ -141,6 +164,11 @@ def tokens_at_once(device: torch.device, width: int) -> int:
     A CPU computes as many as fit its cache. Other devices compute all of them: small parts would leave them idle.
     """
     return max(1, PART // width) if device.type == "cpu" else sys.maxsize
+
+
+def whole_in_time(branch: Branch) -> Branch:
+    """A layer that may not be cut by places: see latte.fast.blocks.Branch."""
+    return replace(branch, axis=None) if branch.axis == 2 else branch
 
 
 def with_one(norm: list) -> list[Tensor]:
@@ -174,17 +202,19 @@ def add(
     add_gated(x, y, gate)
 
 
-def has_fast_form(network: nn.Module) -> bool:
+def has_fast_form(network: nn.Module, known: Mapping[tuple[nn.Module, str], Callable] | None = None) -> bool:
     """Whether a network is one of ours, unchanged: no hooks, no layers of other kinds, no replaced methods.
 
-    Linear layers may compute in 8-bit floating point.
+    Linear layers may compute in 8-bit floating point. Replacements in `known`, by module and name of the method, are
+    those that the fast form makes, too.
     """
+    known = known or {}
     if not isinstance(network, Denoiser) or network.training:
         return False
     for module in network.modules():
         hooked = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None
-        replaced = (name for name in vars(module) if name != "attend" and callable(getattr(type(module), name, None)))
-        if hooked or any(replaced):
+        methods = ((name, value) for name, value in vars(module).items() if callable(getattr(type(module), name, None)))
+        if hooked or any(name != "attend" and known.get((module, name)) is not value for name, value in methods):
             return False
     layers = (AxialAttention, SplitAttention, CrossAttention, FeedForward, nn.Linear, Float8Linear)
     own = (

@@ -39,6 +39,8 @@ class SequenceParallel:
     def __init__(self, network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = None):
         self.network, self.choices, self.unchecked = network, choices, ranks
         self.whole_trunk, self.whole_position = network.trunk, network.add_temporal_position
+        self.runs = temporal_runs([str(block.kinds) for block in network.blocks])
+        self.attached: dict[tuple[nn.Module, str], Callable] = {}  # replacements of methods that nothing else replaces
         self.split, self.frames, self.patches = Split(), 0, 0  # of the last call with temporal attention
 
     def replacements(self) -> Iterator[tuple[nn.Module, str, Callable]]:
@@ -46,12 +48,11 @@ class SequenceParallel:
         yield self.network, "trunk", self.trunk
         yield self.network, "add_temporal_position", self.add_temporal_position
         blocks: list[Any] = list(self.network.blocks)
-        runs = temporal_runs([block.kinds for block in blocks])
-        for run in runs:
+        for run in self.runs:
             first, last = blocks[run[0]], blocks[run[-1]]
             yield first, "forward", lambda x, *rest, forward=first.forward: forward(self.all_frames(x), *rest)
             yield last, "forward", lambda x, *rest, forward=last.forward: self.all_patches(forward(x, *rest))
-        for block in (block for i, block in enumerate(blocks) if not any(i in run for run in runs)):
+        for block in (block for i, block in enumerate(blocks) if not any(i in run for run in self.runs)):
             for layer in block.modules():
                 if isinstance(layer, AxialAttention) and layer.kind == "temporal":
                     call = lambda x, forward=layer.forward: self.all_patches(forward(self.all_frames(x)))
@@ -60,6 +61,28 @@ class SequenceParallel:
     def trunk(self, x: Tensor, condition: Condition, temporal: bool) -> Tensor:
         """Like Denoiser.trunk; the output (b, f, c, h, w) is the same in all processes."""
         self.check_same(x, condition)
+
+        def part(x: Tensor, rows: slice, own: slice) -> Tensor:
+            given = Condition._make(z if z is None else z[rows] for z in condition).select(own)
+            return self.whole_trunk(x, given, temporal)
+
+        return self.share(x, part, temporal)
+
+    def share(self, x: Tensor, compute: Callable[[Tensor, slice, slice], Tensor], temporal: bool = True) -> Tensor:
+        """Compute a batch together.
+
+        Args:
+            x: Latents (b, f, c, h, w), the same in all processes.
+            compute: From this process's part of x, the rows of x that it holds and the frames (or tubelets), to the
+                output for them.
+            temporal: Whether temporal attention is computed.
+
+        Returns:
+            The whole output (b, f, c, h, w), in all processes.
+
+        Raises:
+            ValueError: There are fewer frames than processes that share them.
+        """
         layout = next(choice for choice in self.choices if len(x) % choice.batch.size == 0)
         q, frames = self.network.tubelet, x.shape[1] // self.network.tubelet
         if temporal and frames < layout.frames.size and layout is self.choices[0]:
@@ -69,9 +92,13 @@ class SequenceParallel:
         rows, own = layout.batch.own(len(x)), layout.frames.own(frames)
         if temporal:  # still images exchange nothing, and must not change the state that recomputed blocks read
             self.split, self.frames = layout.frames, frames
-        part = Condition._make(z if z is None else z[rows] for z in condition).select(own)
-        out = self.whole_trunk(x[rows, own.start * q : own.stop * q], part, temporal).unflatten(1, (-1, q))
+        out = compute(x[rows, own.start * q : own.stop * q], rows, own).unflatten(1, (-1, q))
         return layout.batch.gather(layout.frames.gather(out, 1, frames), 0, len(x)).flatten(1, 2)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the frames are split, so that temporal attention exchanges tokens."""
+        return self.split.size > 1
 
     def add_temporal_position(self, x: Tensor) -> Tensor:
         """Like Denoiser.add_temporal_position, for this process's frames."""
@@ -95,6 +122,12 @@ class SequenceParallel:
             self.unchecked = None
 
 
+def sharing_of(network: nn.Module) -> SequenceParallel | None:
+    """How processes share the calls of a network; None if they do not."""
+    owner = getattr(vars(network).get("trunk"), "__self__", None)
+    return owner if isinstance(owner, SequenceParallel) else None
+
+
 def checksum(tensors: Sequence[Tensor]) -> str:
     """The sum of the tensors' bytes as integers, so that rounding plays no role."""
     sums = [z.detach().contiguous().flatten().view(torch.uint8).sum(dtype=torch.int64) for z in tensors]
@@ -108,10 +141,13 @@ def attach(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = N
 
     Args: See SequenceParallel.
     """
-    replaced = list(SequenceParallel(network, choices, ranks).replacements())
+    sharing = SequenceParallel(network, choices, ranks)
+    replaced = list(sharing.replacements())
     before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]
-    for module, name, function in replaced:
+    for (module, name, function), (_, _, earlier) in zip(replaced, before):
         setattr(module, name, function)
+        if earlier is None:
+            sharing.attached[module, name] = function
 
     def detach() -> None:
         for module, name, function in before:

@@ -17,7 +17,8 @@ from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.parallel import parallel, sampling_mesh
 from latte.parallel.communication import decoding_transfer, evaluation_transfers, gradient_transfers, switches
 from latte.parallel.layout import Layout
-from latte.parallel.sequence import attach, temporal_runs
+from latte.parallel.sequence import attach, sharing_of, temporal_runs
+from latte.parallel.shared_run import SharedRun
 from latte.parallel.split import Split
 from latte.parallel.vae_frames import parallel_decoding
 from latte.processes import processes
@@ -127,11 +128,15 @@ def sent_bytes(call) -> dict[str, int]:
 
 @torch.no_grad()
 def check_bytes(name: str, mesh, latents: torch.Tensor) -> None:
-    """The bytes sent in an evaluation and in decoding match the formulas."""
+    """The bytes sent in an evaluation, by the readable and by the fast form, and in decoding match the formulas."""
     model, given, prefix = network(name), inputs(name, 2), 2 if name == "tokens" else 0
     with parallel(mesh, model):
         model(*given)  # the first call also compares the input
         sent = sent_bytes(lambda: model(*given))
+        embed = model.text_condition if name == "text" else lambda *rest: model.class_condition(model.condition(*rest))
+        run = SharedRun(sharing_of(model), embed(*given[1:]), 1, None)
+        run(given[0][:1], 0, 2)
+        assert sent_bytes(lambda: run(given[0][:1], 0, 2)) == sent
     transfers = evaluation_transfers(model, tuple(given[0].shape), *mesh.shape, 8, prefix)
     told = lambda start: sum(each.total for each in transfers if each.name.startswith(start))
     assert (told("all-to-all"), told("all-gather")) == tuple(sent.values()), name

@@ -9,6 +9,8 @@ from latte import LattePipeline
 from latte.fast.switch import fast_paths
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.parallel.layout import Layout
+from latte.parallel.sequence import attach
 from latte.plans.layer_cache import ChangeWatch, LayerCache
 from latte.plans.readable import following
 from latte.plans.records import Evaluation, Plan, Reuse, Threshold, exact_plan
@@ -199,10 +201,10 @@ def test_guidance_along_a_cached_difference():
 
 def test_mismatched_plans_are_rejected():
     pipe = pipeline("classes")
-    pipe.transformer.trunk = pipe.transformer.trunk  # as latte.parallel does
+    detach = attach(pipe.transformer, [Layout()])
     with pytest.raises(ValueError, match="the plan reuses whole blocks, which several processes cannot do together"):
         with_plan(pipe, lambda plan: repeat_blocks(plan, (100, 800), 2))
-    del pipe.transformer.trunk
+    detach()
     plan = exact_plan([999, 0])
     with pytest.raises(ValueError, match=r"the plan is for 2 evaluations at 999 to 0, this call has 10 evaluations at"):
         with_plan(pipe, plan)

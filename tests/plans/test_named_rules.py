@@ -11,6 +11,8 @@ from latte import LattePipeline
 from latte.commands.options.sampling import check_plan_options
 from latte.conditioning import layer_cache
 from latte.models.latte import Latte, LatteConfig
+from latte.parallel.layout import Layout
+from latte.parallel.sequence import attach
 from latte.plans.named_rules import RULES, rule_of, rules_help
 from latte.plans.plan_file import write_plan
 from latte.plans.records import KINDS, exact_plan
@@ -145,6 +147,6 @@ def test_processes_that_share_a_video_refuse_tests_of_the_data():
     config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=3, num_classes=3)
     pipe = LattePipeline(awake(Latte(config)))
     assert layer_cache(pipe, tea_cache(DDIM_50)) is not None
-    pipe.transformer.trunk = pipe.transformer.trunk  # as latte.parallel does
+    attach(pipe.transformer, [Layout()])
     with pytest.raises(ValueError, match="the plan tests the data, of which each process would see another part"):
         layer_cache(SimpleNamespace(transformer=pipe.transformer), tea_cache(DDIM_50))
