@@ -5,10 +5,12 @@ Everything is measured on the final videos of a few prompts or classes, against 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from latte.eval.fidelity import psnr
 from latte.eval.replay import Replay
 from latte.eval.reuse_ways import USUAL, WHOLE, Way, mixes_of, ways_of
+from latte.eval.step_times import StepTimes
 from latte.plans.cost import Cost, network_cost
 from latte.plans.records import Plan
 from latte.plans.rules import evenly, gate_guidance
@@ -28,15 +30,18 @@ class Found:
         plan: The plan.
         share: Its share of the exact plan's FLOPs.
         psnr: PSNR to the exact videos, in dB: the mean over videos of the mean over frames.
+        time: Its share of the exact plan's time, if the budget is one of time.
     """
 
     name: str
     plan: Plan
     share: float
     psnr: float
+    time: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}: {1 / self.share:.2f} times fewer FLOPs, PSNR {self.psnr:.2f} dB"
+        faster = "" if self.time is None else f"{1 / self.time:.2f} times as fast, "
+        return f"{self.name}: {faster}{1 / self.share:.2f} times fewer FLOPs, PSNR {self.psnr:.2f} dB"
 
 
 class Calibration:
@@ -44,30 +49,37 @@ class Calibration:
 
     Args:
         replay: The videos.
-        share: The share of the exact plan's FLOPs that the plan may compute, above 0 and up to 1.
+        share: The share of the exact plan's FLOPs, or time, that the plan may take, above 0 and up to 1.
+        clock: The budget is one of time, which this clock measures in seconds. None: it is one of FLOPs.
 
     Raises:
         ValueError: The share is out of range.
     """
 
-    def __init__(self, replay: Replay, share: float):
+    def __init__(self, replay: Replay, share: float, clock: Callable[[], float] | None = None):
+        self.unit = "FLOPs" if clock is None else "time"
         if not 0 < share <= 1:
-            raise ValueError(f"the budget is {share:g}; it must be a share of the exact FLOPs, above 0 and up to 1")
+            raise ValueError(
+                f"the budget is {share:g}; it must be a share of the exact {self.unit}, above 0 and up to 1"
+            )
         self.replay, self.share, self.exact = replay, share, replay.exact
         self.cost = cost_of(replay)
-        self.full = sum(self.cost.of_plan(self.exact))
+        self.times = None if clock is None else StepTimes(self.cost, partial(replay.seconds_of, clock=clock))
 
     def part(self, plan: Plan) -> float:
-        """FLOPs of a plan, as a share of the exact plan's."""
-        return sum(self.cost.of_plan(plan)) / self.full
+        """What a plan takes, as a share of what the exact plan takes."""
+        return part_of(self.times or self.cost, plan, self.exact)
 
     def measured(self, name: str, plan: Plan) -> Found:
         """Sample along a plan, and compare."""
         videos = self.replay.decode(self.replay.sample(plan))
-        return Found(name, plan, self.part(plan), psnr(videos, self.replay.videos))
+        time = None if self.times is None else self.part(plan)
+        return Found(name, plan, part_of(self.cost, plan, self.exact), psnr(videos, self.replay.videos), time)
 
     def even(self, way: Way) -> Plan | None:
         """The plan of a way with as many evenly spread evaluations as the budget allows; None if it allows none."""
+        if self.times is not None:  # from a plan that holds many evaluations of each kind
+            self.times.of_plan(way.plan(self.exact, evenly(-(-len(self.exact) // 2), len(self.exact))))
         plans = (way.plan(self.exact, evenly(count, len(self.exact))) for count in range(len(self.exact), 0, -1))
         return next((plan for plan in plans if self.part(plan) <= self.share), None)
 
@@ -81,7 +93,7 @@ class Calibration:
         tried: dict[Way, Found] = {}
         yield from self.evens(ways_of(self.cost), tried)
         if not tried:
-            raise ValueError(f"no plan computes {self.share:g} of the exact FLOPs or less: allow more")
+            raise ValueError(f"no plan takes {self.share:g} of the exact {self.unit} or less: allow more")
         mixes: dict[Way, Found] = {}
         if (outer := best_of(tried, [way for way in tried if way.kinds[0] in WHOLE])) is not None:
             yield from self.evens(mixes_of(outer, self.cost), mixes)
@@ -132,7 +144,8 @@ class Calibration:
         """The plan within the budget whose worst error is least; None if there is none."""
         evaluations = gate(self.exact).evaluations
         halves = [each.halves if self.cost.weaker is None else 1 for each in evaluations]  # of the network itself
-        most = round(self.share * self.full / self.cost.total / way.computed_share(self.cost))
+        whole = sum(self.cost.of_plan(self.exact)) / self.cost.total
+        most = round(self.share * whole / way.computed_share(self.cost))
         for budget in range(min(sum(halves), most), 0, -1):
             try:
                 plan = gate(way.plan(self.exact, best_path(errors, halves, budget)))
@@ -141,6 +154,11 @@ class Calibration:
             if self.part(plan) <= self.share:
                 return plan
         return None
+
+
+def part_of(costs: Cost | StepTimes, plan: Plan, exact: Plan) -> float:
+    """The cost of a plan, as a share of the exact plan's."""
+    return sum(costs.of_plan(plan)) / sum(costs.of_plan(exact))
 
 
 def best_of(found: Mapping[Way, Found], ways: Iterable[Way]) -> Way | None:
@@ -162,7 +180,9 @@ def describe(found: Found, replay: Replay, labels: Sequence[int | str] | int, se
     guidance = replay.guidance.settings
     return {
         "made": found.name,
+        "cost": "flops" if found.time is None else "time",
         "share_of_flops": round(found.share, 4),
+        **({} if found.time is None else {"share_of_time": round(found.time, 4)}),
         "psnr": round(found.psnr, 2),
         "videos": list(labels) if not isinstance(labels, int) else labels,
         "seed": seed,

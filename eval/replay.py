@@ -1,6 +1,7 @@
 """The same videos sampled along one plan after another, from where the plan begins to differ from the exact one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,13 +66,16 @@ class Replay:
         self.videos = self.decode(self.latents)
 
     @torch.no_grad()
-    def sample(self, plan: Plan, start: int = 0, before: Collection[int] = ()) -> Tensor:
+    def sample(
+        self, plan: Plan, start: int = 0, before: Collection[int] = (), after: Callable[[], object] = lambda: None
+    ) -> Tensor:
         """The latents along a plan.
 
         Args:
             plan: For the same evaluations as the exact plan.
             start: Evaluations before this one take the exact plan's outputs, and so follow the same path.
             before: Which of those are computed too, to fill the plan's cache.
+            after: Called after each evaluation.
 
         Returns:
             Latents (b, f, c, h, w).
@@ -89,6 +93,7 @@ class Replay:
                 denoiser.k, denoiser.estimate, out = k, self.estimates[k], known[k]
             estimates.append(denoiser.estimate)
             fresh.append(known[k] if k < start else out)
+            after()
             return fresh[-1]
 
         x = call.scheduler.start(call.noise(START, self.rows), call.schedule).to(pipe.device)
@@ -97,6 +102,12 @@ class Replay:
             *_, latents = steps
         self.outputs, self.estimates = known or fresh, self.estimates or estimates
         return latents
+
+    def seconds_of(self, plan: Plan, clock: Callable[[], float]) -> list[float]:
+        """How long each evaluation along a plan takes, with the sampler's step before it, by a clock in seconds."""
+        times = [clock()]
+        self.sample(plan, after=lambda: times.append(clock()))
+        return [later - earlier for earlier, later in pairwise(times)]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ Every plan is measured on the final videos of a few prompts or classes, against 
 
 import shlex
 from argparse import Namespace
+from functools import partial
 
 from latte.commands.options.planning import calibrate_parser, plan_parser
 from latte.commands.options.sampling import sample_parser
 from latte.commands.sampling_options import open_pipeline
+from latte.eval.bench.resources import clock
 from latte.eval.calibration import Calibration, Found, describe
 from latte.eval.replay import Replay
 from latte.pipeline import LattePipeline
@@ -26,7 +28,7 @@ def main(args: Namespace) -> None:
     labels = chosen_labels(pipe, args.prompts, args.videos, args.model)
     options = {name: settings[name] for name in (*WORDS, "sampler", "eta") if name in settings}
     replay = Replay(pipe, labels, settings["num_inference_steps"], args.seed, **options)
-    calibration = Calibration(replay, args.budget)
+    calibration = Calibration(replay, args.budget, partial(clock, pipe.device) if args.cost == "time" else None)
     found = search(calibration)
     print(plan_table(found.plan, calibration.cost))
     write_plan(found.plan, args.out, describe(found, replay, labels, args.seed))

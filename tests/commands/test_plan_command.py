@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from awake_models import awake, awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.commands import calibrate
 from latte.commands.calibrate import next_commands
 from latte.commands.options.planning import calibrate_options
 from latte.commands.options.sampling import sample_options
@@ -41,7 +43,7 @@ def test_a_plan_is_searched_shown_and_followed(folder, tmp_path, capsys, monkeyp
         assert any(line.startswith(f"  {way} steps") for line in tried)
     assert sum("in every other computed step, even steps" in line for line in tried) == 3
     assert sum("guidance gated" in line for line in tried) > 2
-    assert about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6
+    assert about["psnr"] == max(map(psnr, tried)) and about["share_of_flops"] <= 0.6 and about["cost"] == "flops"
     plan = read_plan(out)
     assert len(plan) == 6
     draw = shlex.join([str(folder), "--plan", str(out), "--out", str(plans / "small.png"), *STEPS])
@@ -82,6 +84,16 @@ def test_a_text_model_is_sampled_next_with_the_prompts_of_the_calibration(tmp_pa
         assert shlex.join(plan) == "latte plan shapes-t2v --plan plan.json --out plan.png --cfg-scale 2 --seed 3"
 
 
+def test_a_budget_of_time_is_measured_by_a_clock(folder, tmp_path, capsys, monkeypatch):
+    """On a clock by which all evaluations take a second, whatever they compute, no plan is faster."""
+    seconds = count()
+    monkeypatch.setattr(calibrate, "clock", lambda device: next(seconds))
+    out = tmp_path / "plan.json"
+    words = ["calibrate", str(folder), *STEPS, "--videos", "1", "--budget", "0.9", "--out", str(out)]
+    assert main([*words, "--cost", "time"]) == 2 and not out.exists()
+    assert "no plan takes 0.9 of the exact time or less: allow more" in capsys.readouterr().err
+
+
 def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):
     assert main(["plan", str(folder), *STEPS, "--plan", "network:2+gate:50%"]) == 0
     said = capsys.readouterr().out
@@ -107,7 +119,8 @@ def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):
         (["plan", "--out", "a.txt"], "--out a.txt is not a picture: give a .png, .pdf or .svg"),
         (["plan", "--tokens", "0"], "--tokens is 0; it must be from 1 to 4096"),
         (["calibrate", "--budget", "1.5"], "--budget is 1.5; it is a share of the exact FLOPs"),
-        (["calibrate", "--budget", "0.01", "--videos", "1"], "no plan computes 0.01 of the exact FLOPs or less"),
+        (["calibrate", "--budget", "0.01", "--videos", "1"], "no plan takes 0.01 of the exact FLOPs or less"),
+        (["calibrate", "--cost", "time", "--budget", "0"], "--budget is 0; it is a share of the exact time"),
         (["calibrate", "--videos", "0"], "--videos is 0; it must be a whole number"),
         (["calibrate", "--prompts", "none.txt"], "there is no file none.txt"),
     ],

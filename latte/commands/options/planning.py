@@ -18,6 +18,7 @@ CALIBRATE = """Search for which sampling steps to compute and what to reuse in t
 
 Every plan is measured on the final videos of a few prompts or classes, against those of the exact plan.
 """
+COSTS = ("flops", "time")
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -54,8 +55,10 @@ def calibrate_parser() -> Parser:
     parser = Parser(prog="latte calibrate", description=CALIBRATE)
     add = parser.add_argument
     add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
-    words = "FLOPs that the plan may use, as a share of the exact FLOPs (default: 0.45)"
+    words = "FLOPs or time that the plan may take, as a share of what the exact plan takes (default: 0.45)"
     add("--budget", type=float, default=0.45, metavar="SHARE", help=words)
+    words = "what the budget counts: flops, or time, which is measured on this machine (default: flops)"
+    add("--cost", choices=COSTS, default="flops", help=words)
     add("--videos", type=int, default=8, help="videos to measure on, as one batch; classes in turn (default: 8)")
     words = "a file of prompts, one per line (default: captions of the built-in shapes, for shapes-t2v)"
     add("--prompts", type=Path, metavar="FILE", help=words)
@@ -76,6 +79,7 @@ def calibrate_options(argv: list[str]) -> Namespace:
     check_count("--videos", args.videos, 256)
     check_out_file(args.out)
     if not 0 < args.budget <= 1:
-        raise ValueError(f"--budget is {args.budget:g}; it is a share of the exact FLOPs, above 0 and up to 1")
+        what = "FLOPs" if args.cost == "flops" else "time"
+        raise ValueError(f"--budget is {args.budget:g}; it is a share of the exact {what}, above 0 and up to 1")
     args.prompts = None if args.prompts is None else read_prompts(args.prompts)
     return args
