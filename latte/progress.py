@@ -84,7 +84,7 @@ class Progress(tqdm):
         number = self.total if known else complete
         units = self.unit if number == 1 else f"{self.unit}s"
         count = f"{complete} of {number} {units}" if known else f"{complete} {units}"
-        left = f", {self.format_interval((self.total - self.n) / rate)} left" if known else ""
+        left = f", {self.format_interval(max(0, self.total - self.n) / rate)} left" if known else ""
         speed = f"{rate:.3g} {self.unit}s/s" if rate > 1 else f"{1 / max(rate, 1e-9):.3g} s/{self.unit}"
         self.fp.write(f"{self.desc}: {count}, {self.format_interval(elapsed)} gone{left}, {speed}{postfix}\n")
         self.fp.flush()

@@ -67,6 +67,12 @@ def scheduler_of(objective: Objective) -> Scheduler | None:
     return usual_scheduler(objective.config.prediction) if isinstance(objective, TextConditional) else None
 
 
+def encoder_of_captions(objective: Objective) -> str:
+    """The name of the text encoder that made the stored embeddings of a run's captions; empty if there is none."""
+    clips = getattr(objective, "clips", None)
+    return getattr(clips, "text_encoder", {}).get("name", "")
+
+
 def is_this_vae(folder: Path, digest: str) -> bool:
     """Whether a folder holds the VAE with this digest, undamaged."""
     try:
@@ -113,7 +119,9 @@ def save_result(
         save_companions(objective, draft)
         if isinstance(objective, ClassConditional) and objective.clips.names:
             write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
-        record = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
+        record: dict[str, Any] = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
+        if encoder := encoder_of_captions(objective):
+            record["text_encoder"] = encoder
         write_json(draft / STEPS_FILE, record)
         write_text(draft / CARD, card_text(run_card(objective, network, scores or {}, changes)))
 

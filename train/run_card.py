@@ -70,10 +70,12 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
         data: The data of that run.
     """
     sample = ["latte", "sample", folder]
+    prompt = lambda: ["--prompt", " ".join((objective.clips.captions or ["a prompt"])[0].split())]
     if isinstance(network, TextToVideo):
-        return shlex.join([*sample, "--prompt", " ".join((objective.clips.captions or ["a prompt"])[0].split())])
+        return shlex.join([*sample, *prompt()])
     if isinstance(network, LatteT2V):
-        return shlex.join([*sample, "--text-encoder", "FOLDER", "--prompt", "a prompt"])
+        encoder = getattr(objective.clips, "text_encoder", {}).get("name", "FOLDER")
+        return shlex.join([*sample, "--text-encoder", encoder, *prompt()])
     if isinstance(network, AutoencoderKL):
         preset, settings = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])
         own = {name: getattr(objective.config, name) for name in ("image_size", "damaged")}

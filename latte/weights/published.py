@@ -18,7 +18,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
-from latte.weights.load import EMA, WEAKER, is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.load import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae, weights_file
 from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
@@ -199,8 +199,11 @@ def readers(
 
 def refuse_textless(path: Path) -> None:
     """Raise CheckpointError: the model was trained on stored embeddings and has no text encoder of its own."""
+    record = path / STEPS_FILE
+    name = read_json(record).get("text_encoder") if record.is_file() else None
+    by = f", {name}" if isinstance(name, str) else ""
     raise CheckpointError(
-        f"{path} has no text encoder: name the one that it was trained with (text_encoder, --text-encoder)"
+        f"{path} has no text encoder: name the one that it was trained with{by} (text_encoder, --text-encoder)"
     )
 
 

@@ -46,7 +46,9 @@ def test_each_kind_has_its_own_command(tiny_vae):
     assert use == ["""latte sample . --prompt 'a cat'"'"'s run'"""] and task == "text-to-video"
     assert summary.endswith("for videos of 16 frames of 64 x 64 pixels.")
     summary, use, task = described(transformer, captioned)
-    assert use == ["latte sample . --text-encoder FOLDER --prompt 'a prompt'"] and task == "text-to-video"
+    assert use == ["""latte sample . --text-encoder FOLDER --prompt 'a cat'"'"'s run'"""] and task == "text-to-video"
+    captioned.clips.text_encoder = {"name": "Latte-1", "sha256": "0"}
+    assert described(transformer, captioned)[1][0].startswith("latte sample . --text-encoder Latte-1 --prompt ")
     assert "embeddings of captions" in summary
     summary, use, task = described(tiny_vae.model, captioned)
     assert use == ["latte train --config folder --run runs/mine data=VIDEOS vae=."] and not task

@@ -168,7 +168,9 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     assert printed.startswith("latte train --config shapes-t2v --run runs/latents --device cpu ")
     assert "steps=4" in printed
     assert main(shlex.split(printed)[1:]) == 0
-    assert f"; captions embedded by {published.name}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"; captions embedded by {published.name}\n" in said
+    assert f"next: latte sample runs/latents --text-encoder {published.name} --prompt '" in said
     assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # the name is taken
     (tmp_path / "runs/latents").rename("run")
     encoder = {"name": published.name, "sha256": digest_folder(published / "text_encoder")}
@@ -183,7 +185,8 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     ended = LattePipeline.from_pretrained(final, **parts)
     assert same(checkpoint.transformer.state_dict(), ended.transformer.state_dict())
     asked = ["sample", "run", "--prompt", "a red star", "--steps", "2", "--out", "made", "--device", "cpu"]
-    assert main(asked) == 2 and "no text encoder: name the one" in capsys.readouterr().err
+    assert main(asked) == 2
+    assert f"no text encoder: name the one that it was trained with, {published.name} (" in capsys.readouterr().err
     assert main([*asked, "--text-encoder", str(published)]) == 0
     said = capsys.readouterr().out
     assert f"--text-encoder {published}" in said and digest(published / "text_encoder" / SHARDS[0]) in said
