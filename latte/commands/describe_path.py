@@ -11,6 +11,7 @@ from latte.arguments import counted
 from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
+from latte.eval.protocol_table import ProtocolTable
 from latte.eval.statistics import is_features, read_feature_set
 from latte.files import read_json
 from latte.sample_record import RECORD
@@ -183,13 +184,14 @@ def about_videos(path: Path) -> Lines:
 
 
 def about_json(path: Path) -> Lines:
-    """The table of a distance; of another result, its numbers, also those in nested tables, without digests."""
+    """The table of a distance, under one protocol or several; of another result, its numbers without digests."""
     values = read_json(path)
-    try:
-        yield "result", str(FVDResult.from_dict(values))
-        return
-    except ValueError:  # another result
-        pass
+    for kind in (FVDResult, ProtocolTable):
+        try:
+            yield "result", str(kind.from_dict(values))
+            return
+        except ValueError:  # another result
+            pass
     if not isinstance(values, dict):
         yield "holds", f"a list of {len(values)}" if isinstance(values, list) else json.dumps(values)
         return
