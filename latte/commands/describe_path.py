@@ -22,7 +22,7 @@ from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
 from latte.eval.leaderboard import read_entries, read_tables
 from latte.eval.protocol_table import ProtocolTable
-from latte.eval.statistics import is_features, read_feature_set
+from latte.eval.statistics import features_by_width, is_features, read_feature_set
 from latte.files import read_json
 from latte.sample_record import RECORD
 from latte.train import checkpoint
@@ -135,7 +135,12 @@ def about_page(path: Path) -> Lines:
 
 
 def about_features(path: Path) -> Lines:
-    """How many, and how wide."""
+    """How many, and how wide; of a folder with several widths, for each of them."""
+    if path.is_dir() and len(groups := features_by_width(path)) > 1:
+        for width, parts in groups.items():
+            clips = counted(sum(map(len, parts.values())), "clip")
+            yield "features", f"{clips} in {counted(len(parts), 'file')}, {counted(width, 'number')} each"
+        return
     found = read_feature_set(path)
     yield "clips", found.count or "unknown"
     yield "width", f"{found.width} numbers each"
