@@ -104,6 +104,8 @@ class FVDResult:
         damaged = "this is not a result of `latte eval --real`: {} is missing or damaged"
         if not isinstance(values, dict):
             raise ValueError(damaged.format("all of it"))
+        if "protocols" in values:
+            raise ValueError("this holds results under several protocols: measure under one, with --protocol NAME")
         for name in (*MUST_AGREE, *REQUIRED):
             whole = name in values and isinstance(values[name], REQUIRED.get(name, object))
             if not whole or (values[name] is not None and any(key not in values[name] for key in NAMED.get(name, ()))):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,19 @@ class ProtocolTable:
         """As `latte eval --protocol all --out` writes it."""
         return {"protocols": {name: each.to_dict() for name, each in self.results.items()}, "left_out": self.left_out}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ProtocolTable":
+        """The inverse of to_dict. Raises ValueError if these are not such values."""
+        found, left_out = (values.get(name) if isinstance(values, dict) else None for name in ("protocols", "left_out"))
+        if not isinstance(found, dict) or not found or not isinstance(left_out, dict):
+            raise ValueError("this is not a result of `latte eval --protocol all`")
+        results = {name: FVDResult.from_dict(each) for name, each in found.items()}
+        return cls(results, {name: str(why) for name, why in left_out.items()})
+
     def __str__(self) -> str:
         """The lines, the lowest distance first, and then the protocols that were left out."""
         wide = max(map(len, (*self.results, *self.left_out)))
-        counts = {name: f"{side.generated['clips']} / {side.real['clips']}" for name, side in self.results.items()}
+        clips = lambda result: f"{result.generated.get('clips')} / {result.real.get('clips')}"
         one = next(iter(self.results.values()))
         header = f"  {'protocol':{wide}}  {'distance':>9}  {'infinite N':>10}  {'floor':>8}  {'clips':>11}  differs in"
         lines = [f"{one.detector['name']}, {one.detector['network']}", header]
@@ -49,7 +59,7 @@ class ProtocolTable:
             infinite, floor = (f"{each.value:.2f}" if each else "-" for each in (result.infinite, result.floor))
             what = describe(result.protocol or {})
             lines.append(
-                f"  {name:{wide}}  {result.value:9.2f}  {infinite:>10}  {floor:>8}  {counts[name]:>11}  {what}"
+                f"  {name:{wide}}  {result.value:9.2f}  {infinite:>10}  {floor:>8}  {clips(result):>11}  {what}"
             )
         lines += [f"  {name:{wide}}  left out: {why.partition(': ')[0]}" for name, why in self.left_out.items()]
         lines.append("  clips: generated / real; distances under different protocols are not comparable")

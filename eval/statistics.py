@@ -4,6 +4,7 @@ Statistics are the mean and covariance of features: an .npz file, or a pickle of
 rows of numbers: an .npz or .safetensors file with an array called `features`, or a folder of such .safetensors files.
 """
 
+import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -147,7 +148,8 @@ def read_feature_set(path: str | Path) -> FeatureSet:
     """Read a file of statistics, a file of features, or a folder of files of features.
 
     The files of a folder are read in the order of their names. A folder that `features=` filled qualifies if it
-    holds the features of one set of videos by one network.
+    holds the features of one set of videos by one network. Features of one number, such as flicker, are left out beside
+    others, with a warning: such a folder may have served both sides of a comparison.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds neither; or the folder's files do not fit together.
@@ -159,14 +161,30 @@ def read_feature_set(path: str | Path) -> FeatureSet:
         moments, about = read_statistics(path)
         return FeatureSet(about, moments, given=True)
     else:
-        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
-        files = [file for file in inside if file.suffix.lower() == FEATURES]
-        parts = [as_features(read_tensors(file).get("features"), file) for file in files]
-        if len(widths := sorted({part.shape[1] for part in parts})) > 1:
-            found = " and of ".join(map(str, widths))
-            raise CheckpointError(f"{path} holds features of {found} numbers: name a folder with those of one network")
-        features, sha256 = torch.cat(parts), [digest(file) for file in files]
+        found = features_by_width(path)
+        if len(found) > 1 and found.pop(1, None):
+            said = f"{path}: features of 1 number, such as flicker, are left out"
+            warnings.warn(f"{said}, and all others are taken as those of one set of videos", stacklevel=2)
+        if len(found) > 1:
+            widths = " and of ".join(map(str, found))
+            raise CheckpointError(f"{path} holds features of {widths} numbers: name a folder with those of one network")
+        (parts,) = found.values()
+        features, sha256 = torch.cat(list(parts.values())), [digest(file) for file in parts]
     return FeatureSet({"features": path.name, "sha256": sha256, "clips": len(features)}, features, given=True)
+
+
+def features_by_width(path: Path) -> dict[int, dict[Path, Tensor]]:
+    """The features (n, d) in a file or in the files of a folder, by d, the lowest first, and by file, sorted.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or holds no features.
+    """
+    inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+    found: dict[int, dict[Path, Tensor]] = {}
+    for file in (file for file in inside if file.suffix.lower() == FEATURES):
+        part = as_features(read_tensors(file).get("features"), file)
+        found.setdefault(part.shape[1], {})[file] = part
+    return dict(sorted(found.items()))
 
 
 def feature_rows(side: FeatureSet, name: str) -> Tensor:

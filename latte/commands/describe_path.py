@@ -8,15 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from latte.arguments import counted
+from latte.commands.describe_data import (
+    about_data_folders,
+    about_kept_latents,
+    about_latents,
+    about_list,
+    data_folders,
+    index_format,
+    kept_parts,
+)
 from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
-from latte.eval.statistics import is_features, read_feature_set
+from latte.eval.leaderboard import read_entries, read_tables
+from latte.eval.protocol_table import ProtocolTable
+from latte.eval.statistics import features_by_width, is_features, read_feature_set
 from latte.files import read_json
 from latte.sample_record import RECORD
 from latte.train import checkpoint
-from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX, open_latent_folder
-from latte.train.data.video_list import VIDEO_LIST_FORMAT, open_video_list
+from latte.train.data.latent_files import LATENT_FORMAT, LATENT_INDEX
+from latte.train.data.video_list import VIDEO_LIST_FORMAT
 from latte.train.header import TRAINED
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.resolve import resolve
@@ -60,14 +71,6 @@ def describe_path(name: str) -> str:
     return "\n".join([f"{path}: {what}", *(f"  {name:11} {value}" for name, value in lines)])
 
 
-def index_format(path: Path) -> str:
-    """The format that the index.json of a folder names."""
-    try:
-        return str(read_json(path / LATENT_INDEX).get("format", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
 def about_run(path: Path) -> Lines:
     """Its settings, its progress and its newest metrics."""
     config = resolve(str(path / SETTINGS_FILE), [])
@@ -103,27 +106,14 @@ def about_ablation(path: Path) -> Lines:
     yield "scores", counted(len([*path.glob("runs/*/*/scores/*.json")]), "file")
 
 
-def about_list(path: Path) -> Lines:
-    """How many videos, of which classes and sizes."""
-    listed = open_video_list(path, verify_files=False)
-    yield "videos", f"{len(listed.videos)} in {listed.root}, {sum(video.frames for video in listed.videos)} frames"
-    counts = Counter(video.label for video in listed.videos)
-    yield "classes", ", ".join(f"{name} {counts[i]}" for i, name in enumerate(listed.classes))
-    sizes = Counter(f"{video.width} x {video.height}" for video in listed.videos)
-    yield "pixels", ", ".join(f"{size}: {count}" for size, count in sizes.most_common(3))
-    yield "captions", sum(bool(video.caption) for video in listed.videos) or "none"
-    yield "checked for", f"frame_interval={listed.frame_interval}" if listed.frame_interval else None
-
-
-def about_latents(path: Path) -> Lines:
-    """What was encoded, and how."""
-    latents = open_latent_folder(path)
-    size = sum(file["bytes"] for file in latents.files.values())
-    frames = sum(video.frames for video in latents.videos)
-    yield "videos", f"{latents.num_videos}, {frames} frames, {size / 2**20:.1f} MiB"
-    yield "classes", ", ".join(latents.names)
-    yield "text", "embeddings of the captions" if latents.has_text else "none"
-    yield "settings", ", ".join(f"{name}={value}" for name, value in latents.settings.items())
+def about_results(path: Path) -> Lines:
+    """The tables of its leaderboard: how many results each has, and the lowest distance."""
+    tables, _ = read_tables(path)
+    for table in tables:
+        best = min(table.entries, key=lambda entry: entry.value)
+        count = counted(len(table.entries), "result")
+        yield "comparable", f"{count} of {table.title}; the lowest is {best.value:.2f} ({best.name})"
+    yield "to see them", f"`{shlex.join(['latte', 'eval', '--leaderboard', str(path)])}`"
 
 
 def about_samples(path: Path) -> Lines:
@@ -145,7 +135,12 @@ def about_page(path: Path) -> Lines:
 
 
 def about_features(path: Path) -> Lines:
-    """How many, and how wide."""
+    """How many, and how wide; of a folder with several widths, for each of them."""
+    if path.is_dir() and len(groups := features_by_width(path)) > 1:
+        for width, parts in groups.items():
+            clips = counted(sum(map(len, parts.values())), "clip")
+            yield "features", f"{clips} in {counted(len(parts), 'file')}, {counted(width, 'number')} each"
+        return
     found = read_feature_set(path)
     yield "clips", found.count or "unknown"
     yield "width", f"{found.width} numbers each"
@@ -183,13 +178,14 @@ def about_videos(path: Path) -> Lines:
 
 
 def about_json(path: Path) -> Lines:
-    """The table of a distance; of another result, its numbers, also those in nested tables, without digests."""
+    """The table of a distance, under one protocol or several; of another result, its numbers without digests."""
     values = read_json(path)
-    try:
-        yield "result", str(FVDResult.from_dict(values))
-        return
-    except ValueError:  # another result
-        pass
+    for kind in (FVDResult, ProtocolTable):
+        try:
+            yield "result", str(kind.from_dict(values))
+            return
+        except ValueError:  # another result
+            pass
     if not isinstance(values, dict):
         yield "holds", f"a list of {len(values)}" if isinstance(values, list) else json.dumps(values)
         return
@@ -222,6 +218,17 @@ def numbers(line: dict[str, float | None]) -> str:
     return ", ".join(f"{name} {short(value)}" for name, value in line.items())
 
 
+def holds_results(path: Path) -> bool:
+    """Whether a folder holds results of distances, not deeper in it."""
+    for file in path.glob("*.json"):
+        try:
+            if read_entries(read_json(file), file.name):
+                return True
+        except (ValueError, OSError, AttributeError):  # another file
+            continue
+    return False
+
+
 def is_video(path: Path) -> bool:
     """Whether a path is a single video: a file, or a folder of nothing but pictures."""
     if path.is_dir():
@@ -247,8 +254,11 @@ KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Lines]], ...] =
     ("metrics of a run", lambda path: path.suffix == ".jsonl", about_metrics),
     ("results", lambda path: path.suffix == ".json" and path.is_file(), about_json),
     ("a folder of runs", lambda path: any(path.glob(f"*/{SETTINGS_FILE}")), about_runs),
+    ("a folder of data", lambda path: bool(data_folders(path)), about_data_folders),
+    ("latents that a run keeps", lambda path: bool(kept_parts(path)), about_kept_latents),
     ("features or statistics", lambda path: path.suffix not in WEIGHTS and is_features(path), about_features),
     ("weights", is_weights, about_weights),
     ("a video", is_video, about_video),
     ("a folder of videos", lambda path: path.is_dir() and bool(scan_videos(path).videos), about_videos),
+    ("a folder of results", holds_results, about_results),
 )

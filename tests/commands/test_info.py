@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latte.cli import main
 from latte.commands.info import count_cost
 from latte.models.latte import Latte, LatteConfig
+from latte.video.write import write_video
 
 SMALL = LatteConfig(depth=2, hidden_size=16, num_heads=2, patch_size=2, input_size=8, num_frames=3)
 
@@ -97,6 +98,42 @@ def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     first, *rest = info(tmp_path / "fvd.json").splitlines()[1:]
     assert first == "  result      FVD: 10 generated clips, 20 real clips"
     assert rest[0].split() == ["distance", "321.50"] and rest[1:] == ["  seed 0, I3D"]
+
+
+def test_info_describes_latents_that_a_run_keeps(vae, tmp_path, info):
+    config = small(vae, "steps=1", "latents=once", "clips=70")
+    run(config, tmp_path / "run")
+    said = info(tmp_path / "run/latents")
+    assert "latents that a run keeps" in said and "  clips       70, 0." in said
+    assert f"  shape       {config.num_frames} x 4 x " in said
+
+
+def test_info_describes_folders_of_data_and_of_results(vae, videos, tmp_path, info):
+    assert main(["prepare", "folder", str(videos), "--out", str(tmp_path / "sets/list"), "--num-frames", "4"]) == 0
+    words = [f"data={videos}", f"vae={vae}", "num_frames=4", "image_size=16"]
+    assert main(["encode", "--out", str(tmp_path / "sets/encoded"), "--device", "cpu", *words]) == 0
+    kind, *rest = info(tmp_path / "sets").splitlines()
+    assert kind.endswith(": a folder of data")
+    assert rest == ["  encoded     latents of 3 videos", "  list        a data list of 3 videos"]
+    sides = {"real": {"clips": 20, "fingerprint": "x"}, "generated": {"clips": 10}}
+    result = {**sides, "metric": "fvd", "protocol": None, "detector": {"name": "FVD", "network": "I3D"}, "seed": 0}
+    (tmp_path / "results").mkdir()
+    for name, value in (("notes", [1]), ("a", {**result, "distance": 321.5}), ("b", {**result, "distance": 123.25})):
+        (tmp_path / f"results/{name}.json").write_text(json.dumps(value))
+    said = info(tmp_path / "results")
+    assert "a folder of results" in said and "2 results of FVD; the lowest is 123.25 (b)" in said
+    (tmp_path / "results/a.json").unlink()
+    (tmp_path / "results/b.json").unlink()
+    assert "is not a run" in info(tmp_path / "results")
+
+
+def test_info_counts_the_sizes_of_a_data_list(tmp_path, info):
+    for i, width in enumerate((24, 24, 26, 28, 30, 32)):
+        write_video(np.full((12, 3, 20, width), 9 * i, np.uint8), tmp_path / f"data/{i}.mkv")
+    words = ["--out", str(tmp_path / "list"), "--num-frames", "4"]
+    assert main(["prepare", "folder", str(tmp_path / "data"), *words]) == 0
+    assert "  pixels      24 x 20: 2, 26 x 20: 1, 28 x 20: 1, and 2 other sizes\n" in info(tmp_path / "list")
+    assert "width x height\n        2  24 x 20\n" in (tmp_path / "list/report.txt").read_text()
 
 
 def test_unrecognised_paths_give_a_one_line_error(tmp_path, info):

@@ -9,6 +9,7 @@ import torch
 from fake_detector import sketch
 from safetensors.torch import save_file
 
+from latte.cli import main
 from latte.eval import fid, fvd, inputs, kvd, shapes_distance
 from latte.eval import frechet_inception_distance as fid_module
 from latte.eval import frechet_video_distance as fvd_module
@@ -96,6 +97,23 @@ def test_files_of_features_are_read_once(tmp_path, monkeypatch):
     for metric in METRICS:
         metric(*files)
     assert seen == files * len(METRICS)
+
+
+def test_a_cache_of_features_and_flicker_is_described_and_read(sketched, tmp_path, capsys):
+    given, cache = tmp_path / "real.safetensors", tmp_path / "cache"
+    save_file({"features": 2 * sketch(list(VIDEOS))}, given)
+    wanted = fvd(given, VIDEOS, i3d="i3d.pt", features=cache)
+    assert main(["info", str(cache)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  features    5 clips in 1 file, 1 number each",
+        "  features    5 clips in 1 file, 9 numbers each",
+    ]
+    with pytest.warns(UserWarning, match="features of 1 number, such as flicker, are left out"):
+        assert float(fvd(given, cache)) == float(wanted)
+    save_file({"features": PAIR[0].clone()}, cache / "other.safetensors")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="of 9 and of 32 numbers: name a folder with"):
+        fvd(given, cache)
+    assert main(["info", str(cache)]) == 0 and "32 numbers each" in capsys.readouterr().out
 
 
 def test_flicker_is_measured_only_where_it_is_reported(sketched, monkeypatch):

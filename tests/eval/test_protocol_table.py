@@ -150,6 +150,12 @@ def test_the_command_prints_the_table(sides, tmp_path, capsys, monkeypatch):
     for name, result in written["protocols"].items():
         assert f"  {name} " in said and f"{result['distance']:.2f}" in said
     assert len(written["protocols"]) == len(FIT) and "real stride 3" in said
+    assert main(["info", str(tmp_path / "t.json")]) == 0
+    described = capsys.readouterr().out
+    assert [line.split() for line in described.splitlines()[2:]] == [line.split() for line in said.splitlines()[1:-1]]
+    assert main(["eval", "--compare", str(tmp_path / "t.json"), str(tmp_path / "t.json")]) == 2
+    found = capsys.readouterr().err
+    assert found.count("\n") == 1 and "t.json: this holds results under several protocols: measure under one" in found
     for option, value in (("--c3d", "x"), ("--sets", "x"), ("--parts", "2"), ("--vjepa", "x")):
         assert main([*words, option, value]) == 2
         assert f"{option} does nothing with --protocol all" in capsys.readouterr().err

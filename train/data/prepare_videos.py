@@ -257,7 +257,7 @@ def check_video(
         if facts.frames < min_frames:
             return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed")
         if facts.resampled:
-            size = f"{facts.height} x {facts.width}"
+            size = f"{facts.width} x {facts.height}"
             warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
         if facts.damage:
             said = f"{path}: it is damaged, and read with FFmpeg's error concealment"
@@ -291,8 +291,8 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",
     ]
-    sizes, per_class = Counter((v.height, v.width) for v in videos), Counter(v.label for v in videos)
-    lines += ["", "height x width", *(f"  {n:7,}  {h} x {w}" for (h, w), n in sizes.most_common())]
+    sizes, per_class = Counter((v.width, v.height) for v in videos), Counter(v.label for v in videos)
+    lines += ["", "width x height", *(f"  {n:7,}  {w} x {h}" for (w, h), n in sizes.most_common())]
     counts = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
     left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason in sorted(left_out)]
     lines += ["", "classes", *(counts or ["  none"]), "", "left out", *(left or ["  none"])]

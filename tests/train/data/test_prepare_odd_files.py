@@ -93,7 +93,7 @@ def test_damaged_videos_and_pixels_that_are_not_square_are_reported(quick, prepa
     status, out, _ = prepare("folder", tmp_path / "data", *quick)
     report = (tmp_path / "out/report.txt").read_text()
     assert status == 0 and "1 remark on a video that is used" in out
-    assert "data/wide.mp4: its pixels are not square; its frames are resampled to 32 x 64\n" in report
+    assert "data/wide.mp4: its pixels are not square; its frames are resampled to 64 x 32\n" in report
     sizes = {video.path: (video.height, video.width) for video in open_video_list(tmp_path / "out").videos}
     assert sizes == {"sound.mkv": (32, 32), "wide.mp4": (32, 64)}
     assert "1 damaged" in out and re.search(r"  damaged +.*data/worn\.mkv: .+", report)
