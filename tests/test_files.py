@@ -240,7 +240,7 @@ def test_convert_on_a_full_disk(tiny, tmp_path, capsys):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("latte.weights.tensors.save_file", full)
-        assert main(["convert", str(source), str(target)]) == 2
+        assert main(["convert", str(source), str(target), "--overwrite"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"latte convert: error: {target}/model.safetensors: no space left on device: 60.")
     assert error.count("\n") == 1 and contents(target) == before and not hidden(tmp_path)

@@ -11,6 +11,7 @@ from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
+from latte.weights.folder import CONFIG, MANIFEST
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
@@ -21,14 +22,19 @@ from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
+ORIGINAL_SUFFIXES = (".pt", ".safetensors")  # of the files that the original reads
+
 
 def main(args: Namespace) -> None:
     """Convert a model, and print the sha256 of every file that was read.
 
     Raises:
-        ValueError: The options do not fit the model, or the model has no such format.
+        ValueError: The options do not fit the model, the model has no such format, or the target holds a model and
+            --overwrite is not given.
         CheckpointError: The source is missing or damaged, or the target holds something else.
     """
+    if not args.overwrite and holds_model(args.target):
+        raise ValueError(f"{args.target} holds a model already: choose another target, or add --overwrite")
     source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
@@ -51,6 +57,14 @@ def main(args: Namespace) -> None:
         print_read(weights_file(source, args.weights, args.variant))
         summary = convert_latte(model, source, target, dtype, args.to, args.variant)
     print(f"{target}: {summary}, {args.dtype}")
+
+
+def holds_model(target: Path) -> bool:
+    """Whether the target is a file of weights, or a model folder that this project wrote, in any layout."""
+    if target.is_file():
+        return target.suffix.lower() in ORIGINAL_SUFFIXES
+    folders = (target, target / "transformer")
+    return any((folder / MANIFEST).exists() and (folder / CONFIG).exists() for folder in folders)
 
 
 def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: int | None, weights: str) -> None:
@@ -159,7 +173,7 @@ def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
     Raises:
         ValueError: The path has another suffix, the original has no such model, or a weight overflows `dtype`.
     """
-    if path.suffix.lower() not in (".pt", ".safetensors"):
+    if path.suffix.lower() not in ORIGINAL_SUFFIXES:
         raise ValueError(f"{path}: the original reads .pt or .safetensors files; choose one of these suffixes")
     state = cast(state_for_original(model), dtype)
     if path.suffix.lower() == ".safetensors":

@@ -58,7 +58,7 @@ def case(make):
 @case
 def convert(folder, models, vae):
     out = folder / "out"
-    words = lambda seed: ("convert", models / f"latte-{seed}", out)
+    words = lambda seed: ("convert", models / f"latte-{seed}", out, "--overwrite")
     return Replacing(folder, lambda: latte(*words(0)), lambda: latte(*words(1), "--dtype", "float16"), out)
 
 
@@ -66,28 +66,28 @@ def convert(folder, models, vae):
 def convert_a_vae(folder, models, vae):
     out = folder / "out"
     words = ("convert", vae, out)
-    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--dtype", "float16"), out)
+    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--overwrite", "--dtype", "float16"), out)
 
 
 @case
 def convert_text_to_video(folder, models, vae):
     out = folder / "out"
     words = ("convert", models / "t2v-1", out)
-    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--dtype", "bfloat16"), out)
+    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--overwrite", "--dtype", "bfloat16"), out)
 
 
 @case
 def convert_to_diffusers(folder, models, vae):
     out = folder / "out"
     words = ("convert", models / "t2v-1", out, "--to", "diffusers")
-    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--dtype", "bfloat16"), out)
+    return Replacing(folder, lambda: latte(*words), lambda: latte(*words, "--overwrite", "--dtype", "bfloat16"), out)
 
 
 @case
 def convert_to_a_file(folder, models, vae):
     out = folder / "out.pt"
     words = lambda seed: ("convert", models / f"latte-{seed}", out, "--to", "original")
-    return Replacing(folder, lambda: latte(*words(0)), lambda: latte(*words(1)), out)
+    return Replacing(folder, lambda: latte(*words(0)), lambda: latte(*words(1), "--overwrite"), out)
 
 
 @case

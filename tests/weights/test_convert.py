@@ -134,7 +134,7 @@ def folder_with_extras(model, vae, folder):
 def test_conversion_copies_everything_beside_the_weights(tiny, tiny_vae, tmp_path):
     source = folder_with_extras(tiny, tiny_vae, tmp_path / "final")
     for target in ("half", "half", "final"):  # a new one, one written before, itself
-        assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16"]) == 0
+        assert main(["convert", str(source), str(tmp_path / target), "--dtype", "float16", "--overwrite"]) == 0
         assert read_json(tmp_path / target / "classes.json") == {"names": ["a", "b", "c"]}
         assert LattePipeline.from_pretrained(tmp_path / target).sampling == Sampling(Guidance(3, (500, 1000)), 7, 0.5)
         assert load_scheduler(tmp_path / target / "scheduler") == SCHEDULER
@@ -161,14 +161,29 @@ def test_converting_a_model_without_guidance_does_not_enable_it(tiny_vae, tmp_pa
     assert pipe([0], output_type="latent", progress=False).frames.shape == (1, 4, 4, 4, 4)
 
 
+@pytest.mark.parametrize(("name", "words"), [("out", []), ("out.pt", ["--to", "original"])])
+def test_a_model_is_replaced_only_on_request(name, words, tiny, tmp_path, capsys):
+    old = save_model(tiny, tmp_path / "old")
+    new = save_model(Latte(replace(tiny.config, num_classes=5)), tmp_path / "new")
+    target = tmp_path / name
+    convert = lambda source, *more: main(["convert", str(source), str(target), *words, *more])
+    written = lambda: (target / "model.safetensors" if target.is_dir() else target).read_bytes()
+    assert convert(old) == 0
+    before = written()
+    assert convert(new) == 2 and written() == before
+    said = f"latte convert: error: {target} holds a model already: choose another target, or add --overwrite\n"
+    assert capsys.readouterr().err == said
+    assert convert(new, "--overwrite") == 0 and written() != before
+
+
 def test_the_vae_of_another_model_is_not_adopted(tiny, tiny_vae, tmp_path, capsys):
     target = folder_with_extras(tiny, tiny_vae, tmp_path / "old")
     lone = save_model(tiny, tmp_path / "lone")
     before = (target / "model.safetensors").stat().st_mtime_ns
-    assert main(["convert", str(lone), str(target)]) == 2
+    assert main(["convert", str(lone), str(target), "--overwrite"]) == 2
     assert "holds vae, which this model does not have" in capsys.readouterr().err
     (target / "vae/manifest.json").unlink()
-    assert main(["convert", str(target), str(target)]) == 2
+    assert main(["convert", str(target), str(target), "--overwrite"]) == 2
     assert "vae is not empty" in capsys.readouterr().err
     assert (target / "model.safetensors").stat().st_mtime_ns == before
 

@@ -214,8 +214,11 @@ def test_the_command_writes_the_published_layout(published, tmp_path, capsys, wr
     files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert all((written / file).read_bytes() == (tmp_path / "a" / file).read_bytes() for file in files)
+    again = ["convert", str(published), str(tmp_path / "a"), "--to", "diffusers"]
+    assert main(again) == 2 and "a holds a model already" in capsys.readouterr().err
+    assert main([*again, "--overwrite"]) == 0
     (tmp_path / "a/mine.txt").write_text("mine")
-    assert main(["convert", str(published), str(tmp_path / "a"), "--to", "diffusers"]) == 2
+    assert main([*again, "--overwrite"]) == 2
     assert "choose a new folder" in capsys.readouterr().err
 
 

@@ -43,7 +43,7 @@ def test_link_targets_are_never_changed(kind, inside, tiny, tiny_vae, tmp_path, 
         (folder / "vae").symlink_to(where)
     if inside:
         monkeypatch.chdir(folder)  # it then cannot be renamed
-    assert main(["convert", str(folder), str(folder), "--dtype", "float16"]) == 0
+    assert main(["convert", str(folder), str(folder), "--overwrite", "--dtype", "float16"]) == 0
     assert content(tmp_path / "elsewhere") == before
     assert load_vae(folder / "vae").config == tiny_vae.config and load_model(folder).config == tiny.config
     for part in (folder, folder / "vae"):
@@ -62,6 +62,6 @@ def test_linked_parts_of_a_text_to_video_folder(tmp_path):
     for part in (tmp_path / "elsewhere").iterdir():
         (folder / part.name).symlink_to(part)
     for _ in range(2):
-        assert main(["convert", str(tmp_path / "published"), str(folder), "--dtype", "bfloat16"]) == 0
+        assert main(["convert", str(tmp_path / "published"), str(folder), "--overwrite", "--dtype", "bfloat16"]) == 0
         assert content(tmp_path / "elsewhere") == before
         assert not [path for path in folder.iterdir() if path.is_symlink()]

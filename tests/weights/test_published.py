@@ -256,7 +256,7 @@ def test_unsuitable_weights_are_rejected(part, change, say, published, tmp_path)
 
 
 def test_conversion_never_mixes_two_models(published, tmp_path, capsys):
-    convert = lambda source, target: main(["convert", str(source), str(tmp_path / target)])
+    convert = lambda source, target: main(["convert", str(source), str(tmp_path / target), "--overwrite"])
     assert convert("shapes-t2v", "a") == 0 and convert("shapes-t2v", "a") == 0
     assert convert(published, "a") == 2 and "holds sampling.json, which" in capsys.readouterr().err
     assert convert(published, "b") == 0

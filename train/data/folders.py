@@ -131,7 +131,7 @@ class FolderClips:
         if outside := [left.path for left in found.left_out if left.problem == "misplaced"]:
             count = counted(len(outside), "video is", "videos are")
             warnings.warn(f"left out: {count} not in a class folder: {abbreviate(outside)}", stacklevel=4)
-        for path, problem, reason in found.left_out:
+        for path, problem, reason, _ in found.left_out:
             if problem != "misplaced":
                 self.failures.note(((path, f"{path} {reason}"),), "left out")
         captions = Captions(self.root)
@@ -186,6 +186,9 @@ class FolderClips:
             which = counted(len(self.short), f"{of_all} has", f"{of_all} have")
             known = " and ".join(f"{path} with {frames}" for path, frames in [*self.short.items()][:2])
             message = f"{self.root}: {which} fewer than the {self.min_frames} frames that a clip needs, such as {known}"
+            enough = min_video_frames(self.config.selection, self.config.num_frames, frame_interval=1)
+            kept = sum(frames >= enough for frames in self.short.values())
+            message += f" (frame_interval=1 would keep {kept} of them)" if kept else ""
             reason = f"{{}} has {{}} frames, but a clip needs {self.min_frames}"
             self.failures.note_alike({path: reason.format(path, n) for path, n in self.short.items()}, message)
 

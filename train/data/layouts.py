@@ -28,6 +28,7 @@ class LeftOut(NamedTuple):
     path: Path
     problem: str  # "short", "broken", "damaged", "caption", "misplaced" or "missing"
     reason: str
+    frames: int = 0  # of one that is short
 
 
 @dataclass

@@ -255,7 +255,7 @@ def check_video(
         if facts.damage and damaged != "take":
             return LeftOut(path, "damaged", facts.damage)
         if facts.frames < min_frames:
-            return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed")
+            return LeftOut(path, "short", f"{facts.frames} frames, {min_frames} needed", facts.frames)
         if facts.resampled:
             size = f"{facts.width} x {facts.height}"
             warnings.warn(f"{path}: its pixels are not square; its frames are resampled to {size}", stacklevel=2)
@@ -277,7 +277,11 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
     classes = counted(len(video_list.classes), "class", "classes") if video_list.classes else "no classes"
     kept_as, by_suffix = "used, with error concealment", f"ignored for the extension: {count_by_suffix(ignored)}"
+    enough = replace(rule, frame_interval=1).min_frames(video_list.kind)
+    closer = sum(video.problem == "short" and video.frames >= enough for video in left_out)
+    kept = "long enough with --frame-interval 1"
     remarked = [
+        (closer, f"short video is {kept}", f"short videos are {kept}"),
         (worn, f"damaged video is {kept_as}", f"damaged videos are {kept_as}"),
         (len(ignored), f"file {by_suffix}", f"files {by_suffix}"),
         (len(videos) - captions if captions else 0, "video has no caption", "videos have no caption"),
@@ -294,7 +298,7 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     sizes, per_class = Counter((v.width, v.height) for v in videos), Counter(v.label for v in videos)
     lines += ["", "width x height", *(f"  {n:7,}  {w} x {h}" for (w, h), n in sizes.most_common())]
     counts = [f"  {per_class[i]:7,}  {name}" for i, name in enumerate(video_list.classes)]
-    left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason in sorted(left_out)]
+    left = [f"  {problem:9}  {one_line(path)}: {one_line(reason)}" for path, problem, reason, _ in sorted(left_out)]
     lines += ["", "classes", *(counts or ["  none"]), "", "left out", *(left or ["  none"])]
     lines += ["", "remarks", *(f"  {one_line(path)}: {one_line(text)}" for path, text in remarks)] if remarks else []
     return "\n".join(lines) + "\n"

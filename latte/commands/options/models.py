@@ -21,6 +21,7 @@ def convert_options(argv: list[str]) -> Namespace:
     add("target", type=Path, help="the folder to write, or with --to original the .pt or .safetensors")
     words = "format of the target: latte (default), original (class-conditional), diffusers (text-to-video)"
     add("--to", choices=FORMATS, default="latte", help=words)
+    add("--overwrite", action="store_true", help="replace the model that the target holds")
     add("--num-heads", type=int, help="attention heads, for a width that was never published")
     add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")

@@ -14,6 +14,7 @@ from latte.shapes.draw import make_clip
 from latte.train.data import prepare_videos
 from latte.train.data.video_list import open_video_list
 from latte.video.read import read_video
+from latte.video.write import write_video
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_ucf101(prepare, ucf, tmp_path):
     assert status == 0
     assert "5 videos found; ucf101 was published with 13,320" in err and "2 classes found" in err
     assert out.startswith("ucf101: 3 videos, 2 classes, 1 with captions\n24 frames, 8 to 8 per video; ")
-    assert "4 left out, 2 misplaced, 1 short, 1 broken" in out
+    assert "4 left out, 2 misplaced, 1 short, 1 broken\n1 short video is long enough with --frame-interval 1\n" in out
     index = open_video_list(tmp_path / "out")
     assert index == open_video_list(tmp_path / "out/index.json")
     assert (index.kind, index.classes, index.root) == ("ucf101", ["Archery", "Biking"], ucf.resolve())
@@ -128,6 +129,16 @@ def test_options_determine_which_videos_are_too_short(words, taken, prepare, ucf
     assert (len(paths(tmp_path / "out")) if status == 0 else None) == taken
     assert (taken is None) == ("none of 7 videos can be used; the first is" in err)
     assert (taken is None) == err.endswith("; 4 are too short: lower --frame-interval or --num-frames\n")
+
+
+def test_a_smaller_interval_is_advised_only_for_videos_that_it_would_keep(prepare, tmp_path):
+    for name, frames in (("a", 16), ("b", 10), ("c", 9), ("d", 3)):
+        write_video(torch.zeros(frames, 3, 16, 16, dtype=torch.uint8), tmp_path / f"data/{name}.mkv")
+    advice = "2 short videos are long enough with --frame-interval 1\n"
+    for interval, selection, advised in ((2, "stride", True), (1, "stride", False), (2, "linspace", False)):
+        words = ["--num-frames", "8", "--selection", selection, "--frame-interval", str(interval)]
+        status, out, _ = prepare("folder", tmp_path / "data", *words)
+        assert status == 0 and (advice in out) == ("--frame-interval" in out) == advised
 
 
 @pytest.mark.parametrize("kind", ["ucf101", "ffs", "folder"])

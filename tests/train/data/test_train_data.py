@@ -60,6 +60,9 @@ def test_folder_of_videos(vae, tmp_path):
         pytest.raises(ValueError, match=r"short\.mkv with 3; 2 of 5 videos cannot be used, more than failed_share=0"),
     ):
         open_clips(replace(config, failed_share=0.3))
+    advice = r" 13 frames that a clip needs, such as .* \(frame_interval=1 would keep 3 of them\); 5 of 5"
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=advice):
+        open_clips(replace(config, frame_interval=4))
     train(config, tmp_path / "run", clips)
     assert json.loads((tmp_path / "run/final/classes.json").read_text()) == {"names": ["a", "b"]}
 
