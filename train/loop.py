@@ -39,6 +39,7 @@ from latte.train.run import Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.snapshots import remove_snapshots_after
 from latte.train.start import check_start, with_precision
+from latte.train.step import warn_if_not_warm
 from latte.train.trackers import Trackers
 
 
@@ -116,6 +117,7 @@ def train(
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
         if ranks.first:
             warn_if_slow(config.precision, device)
+            warn_if_not_warm(config)
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         ranks.first_only(lambda: write_beginning(run, first))

@@ -1,6 +1,7 @@
 """One optimiser step: the learning rate, the gradients of all micro-batches, their norm, the update and the EMA."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def warn_if_not_warm(config: TrainConfig) -> None:
+    """Warn if the run ends before its warmup does, so that it never reaches its learning rate."""
+    if config.warmup > config.steps:
+        rises = f"the learning rate rises over warmup={config.warmup} steps, but the run ends after {config.steps}"
+        warnings.warn(f"{rises}, at {learning_rate(config, config.steps - 1):.3g}: lower warmup", stacklevel=3)
 
 
 def trapezoid(config: TrainConfig, step: int) -> float:

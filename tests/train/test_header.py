@@ -71,6 +71,13 @@ def test_the_next_command_uses_the_same_kind_of_device(command, tmp_path, capsys
     assert command("steps=1") == 0 and capsys.readouterr().out.endswith(f"latte sample {tmp_path} --device cpu\n")
 
 
+def test_a_warmup_longer_than_the_run_is_reported(command, tmp_path, capsys):
+    longer = "the learning rate rises over warmup=3 steps, but the run ends after 2, at 0.001: lower warmup"
+    for steps in (2, 3, 4):
+        assert command(f"steps={steps}", "warmup=3") == 0
+        assert capsys.readouterr().err.count(longer) == (steps == 2)
+
+
 def test_init_is_reported_as_ignored_on_a_started_run(vae, command, tmp_path, capsys):
     run(small(vae, "steps=2"), tmp_path)
     words = f"init=shapes has no effect: {tmp_path} holds a run with 2 steps; to start from other weights"
