@@ -266,7 +266,7 @@ def test_training_starts_from_the_given_weights(vae, tmp_path, capsys, recwarn):
     trained = load_file(tmp_path / "run/final/model.safetensors")
     assert torch.equal(trained["blocks.1.mlp.fc1.weight"], dit()["blocks.1.mlp.fc1.weight"])
     given = saved(pixart(1), tmp_path / "PixArt.pth")
-    final = run(small_t2v(vae, f"init={given}", "steps=1", "learning_rate=0"), tmp_path / "t2v")
+    final = run(small_t2v(vae, f"init={given}", "steps=1", "warmup=1", "learning_rate=0"), tmp_path / "t2v")
     assert len(recwarn.list) == 3  # the temporal blocks, the last layer, the text encoder
     trained = load_file(final / "transformer/model.safetensors")
     assert torch.equal(trained["blocks.0.mlp.fc1.weight"], pixart(1)["blocks.0.mlp.fc1.weight"])

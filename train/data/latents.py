@@ -6,6 +6,7 @@ same numbers up to rounding. Each source has `prepare(micro_batches, first)`, ca
 `batch(step, slots)`.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,10 +75,16 @@ class LatentSource(Protocol):
 
 
 class EncodedOnce(LatentSource):
-    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run."""
+    """Latents of clips that are encoded before the first step: clip i is one window of its video for the whole run.
+
+    Short videos have fewer windows than clips. A clip with the same pixels as an earlier one gets its latents.
+    """
 
     def __init__(self, vae: VideoVAE, clips: Clips, config: TrainConfig):
         self.vae, self.clips, self.config, self.order = vae, clips, config, ClipOrder(len(clips), config)
+        self.mean = self.deviation = torch.empty(0)
+        self.first_with: dict[bytes, int] = {}  # sha256 of the pixels of each encoded window: the first such clip
+        self.of_this_part: dict[int, tuple[Tensor, Tensor]] = {}  # latents that are not yet in mean and deviation
 
     def prepare(self, micro_batches: list[range], first: int) -> None:
         """Encode all clips, or read the kept latents; mean and deviation (n, f, c, h, w) stay on the CPU."""
@@ -92,7 +99,7 @@ class EncodedOnce(LatentSource):
 
     def encode(self) -> EncodedClips:
         """Read the kept parts, and encode the others, which are kept from then on."""
-        count, mean, deviation = len(self.clips), torch.empty(0), torch.empty(0)
+        count = len(self.clips)
         labels: list[int] = []
         captions: list[str] = []
         with Progress(desc="encoding", total=count, unit="clip", leave=False) as bar:
@@ -105,12 +112,13 @@ class EncodedOnce(LatentSource):
                 else:
                     bar.skip(len(numbers))
                 if not labels:
-                    mean, deviation = (z.new_empty(count, *z.shape[1:]) for z in part[:2])
+                    self.mean, self.deviation = (z.new_empty(count, *z.shape[1:]) for z in part[:2])
                 place = slice(numbers.start, numbers.stop)
-                mean[place], deviation[place] = part.mean, part.deviation
+                self.mean[place], self.deviation[place] = part.mean, part.deviation
                 labels += part.labels
                 captions += part.captions
-        return EncodedClips(mean, deviation, labels, captions)
+        self.first_with.clear()
+        return EncodedClips(self.mean, self.deviation, labels, captions)
 
     def encode_part(self, numbers: range, bar: Progress) -> EncodedClips:
         """Encode the clips with these numbers, an equal share in each process."""
@@ -118,14 +126,22 @@ class EncodedOnce(LatentSource):
         for row, failed in bar.each(self.ranks.share(len(numbers), lambda i: self.encode_clip(numbers[i]))):
             self.clips.failures.note_replaced(failed)
             rows.append(row)
+        self.of_this_part.clear()
         means, deviations, labels, captions = zip(*rows)
         return EncodedClips(torch.stack(means), torch.stack(deviations), list(labels), list(captions))
 
     def encode_clip(self, i: int) -> tuple[tuple[Tensor, Tensor, int, str], tuple[tuple[Path, str], ...]]:
         """Mean, deviation, label and caption of a clip, and the videos that could not be read for it, with reasons."""
         clip = self.clips.clip(i, generator(self.config.seed, i, Draw.WINDOW))
-        mean, deviation = scaled_posterior(self.vae, clip.video[None])
-        return (mean[0].cpu(), deviation[0].cpu(), clip.label, clip.caption), clip.failed
+        return (*self.encode_window(i, clip.video), clip.label, clip.caption), clip.failed
+
+    def encode_window(self, i: int, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the pixels of clip i, encoded unless this process has encoded the same ones."""
+        first = self.first_with.setdefault(hashlib.sha256(video.contiguous().numpy()).digest(), i)
+        if first == i:
+            mean, deviation = scaled_posterior(self.vae, video[None])
+            self.of_this_part[i] = mean[0].cpu(), deviation[0].cpu()
+        return self.of_this_part[first] if first in self.of_this_part else (self.mean[first], self.deviation[first])
 
     def batch(self, step: int, slots: range) -> Latents:
         """Return the latents of some slots, on the CPU."""

@@ -10,11 +10,15 @@ import torch
 from forks import fork, status, together
 from small_runs import run, same, small, tensors
 
+from latte.diffusion.randomness import generator
 from latte.train.checkpoint import latest
-from latte.train.data import kept_latents
+from latte.train.data import kept_latents, latents
+from latte.train.data.clip_order import Draw
 from latte.train.data.kept_latents import KEPT_LATENTS, KEPT_TOGETHER, EncodedClips, KeptLatents, digest_tensors
-from latte.train.data.latents import EncodedOnce
+from latte.train.data.latents import EncodedOnce, open_data, scaled_posterior
+from latte.video.write import write_video
 from latte.weights.tensors import write_tensors
+from latte.weights.vae_folder import load_vae
 
 PARTS = [f"part-0000{i}.safetensors" for i in range(3)]
 
@@ -51,6 +55,22 @@ def test_a_resumed_run_encodes_nothing_and_is_bit_exact(vae, encoded, tmp_path):
         run(small(vae, "steps=3", "sample_latents=true"), parts)
     assert len(warned) == 1 and encoded[24:] == [*range(5, 12)] and contents(parts) == before
     assert same(tensors(latest(whole)), tensors(latest(parts)))
+
+
+def test_a_window_is_encoded_once_however_many_clips_take_it(vae, tmp_path, monkeypatch):
+    for name in "ab":
+        write_video(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), tmp_path / f"videos/{name}.mkv")
+    config = small(vae, f"data={tmp_path / 'videos'}", "motion_frames=0", "frame_interval=1", "clips=40")
+    clips, network, seen = open_data(config), load_vae(vae), []
+    counting = lambda network, video: seen.append(video) or scaled_posterior(network, video)
+    monkeypatch.setattr(latents, "scaled_posterior", counting)
+    source = EncodedOnce(network, clips, config)
+    source.prepare([], 0)
+    assert len(seen) == len(clips.videos) * 3  # windows of 4 of 6 frames
+    for i in range(40):
+        video = clips.clip(i, generator(config.seed, i, Draw.WINDOW)).video
+        mean, deviation = scaled_posterior(network, video[None])
+        assert torch.equal(source.mean[i], mean[0]) and torch.equal(source.deviation[i], deviation[0])
 
 
 def test_a_run_killed_while_encoding_encodes_only_the_rest(vae, encoded, tmp_path, monkeypatch):
