@@ -106,6 +106,8 @@ class FVDResult:
             raise ValueError(damaged.format("all of it"))
         if "protocols" in values:
             raise ValueError("this holds results under several protocols: measure under one, with --protocol NAME")
+        if "sets" in values:
+            raise ValueError("this holds results of several sets: measure one, without --sets and --parts")
         for name in (*MUST_AGREE, *REQUIRED):
             whole = name in values and isinstance(values[name], REQUIRED.get(name, object))
             if not whole or (values[name] is not None and any(key not in values[name] for key in NAMED.get(name, ()))):

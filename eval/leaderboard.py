@@ -10,6 +10,7 @@ from typing import Any
 from latte.eval.fvd_result import FVDResult, check_comparable
 from latte.eval.protocol import describe
 from latte.eval.reporting import markdown_table
+from latte.eval.seed_spread import SeedSpread
 from latte.files import read_json, write_text
 from latte.video.page import STYLE
 
@@ -55,15 +56,29 @@ class Entry:
 
     def cells(self) -> list[str]:
         """The cells of the table, from the name on."""
-        first, values = self.results[0], [result.value for result in self.results]
+        values = [result.value for result in self.results]
         several = f" \u00b1 {statistics.stdev(values):.2f} ({len(values)} sets)" if len(values) > 1 else ""
-        bounds, found = self.interval, first.manifold
+        bounds = self.interval
         interval = f"{self.extrapolated:.2f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "-"
-        pair = lambda *names: ", ".join(f"{found[name]:.2f}" for name in names) if found else "-"
-        kernel = f"{first.kernel.value:.3g} \u00b1 {first.kernel.error:.1g}" if first.kernel else "-"
-        clips = str(first.generated.get("clips") or "-")
-        quality = [pair("precision", "recall"), pair("density", "coverage")]
-        return [self.name, f"{self.value:.2f}{several}", interval, kernel, *quality, clips]
+        clips = str(self.results[0].generated.get("clips") or "-")
+        quality = [self.manifold("precision", "recall"), self.manifold("density", "coverage")]
+        return [self.name, f"{self.value:.2f}{several}", interval, self.kernel(), *quality, clips]
+
+    def kernel(self) -> str:
+        """The kernel distance and its error; of several sets, the mean and the standard deviation over them."""
+        found = [result.kernel for result in self.results if result.kernel]
+        if len(found) < len(self.results):
+            return "-"
+        values = [each.value for each in found]
+        error = statistics.stdev(values) if len(values) > 1 else found[0].error
+        return f"{statistics.fmean(values):.3g} \u00b1 {error:.1g}"
+
+    def manifold(self, *names: str) -> str:
+        """Scores by their names; of several sets, their means."""
+        found = [result.manifold for result in self.results if result.manifold]
+        if len(found) < len(self.results):
+            return "-"
+        return ", ".join(f"{statistics.fmean(each[name] for each in found):.2f}" for name in names)
 
 
 @dataclass
@@ -131,8 +146,8 @@ def read_entries(values: dict[str, Any], name: str) -> list[Entry]:
     """
     if isinstance(found := values.get("protocols"), dict):
         return [Entry(name, (FVDResult.from_dict(each),)) for each in found.values()]
-    if isinstance(found := values.get("sets"), dict) and found:
-        return [Entry(name, tuple(FVDResult.from_dict(each) for each in found.values()))]
+    if isinstance(values.get("sets"), dict):
+        return [Entry(name, SeedSpread.from_dict(values).results)]
     return [Entry(name, (FVDResult.from_dict(values),))]
 
 

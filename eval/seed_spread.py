@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,14 @@ class SeedSpread:
         """As `latte eval --sets --out` writes it."""
         sets = {name: result.to_dict() for name, result in zip(self.names, self.results)}
         return {"mean": self.mean, "std": self.std, "sets": sets}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SeedSpread":
+        """The inverse of to_dict. Raises ValueError if these are not such values."""
+        sets = values.get("sets") if isinstance(values, dict) else None
+        if not isinstance(sets, dict) or not sets:
+            raise ValueError("this is not a result of `latte eval --sets`: sets is missing or damaged")
+        return cls(tuple(FVDResult.from_dict(each) for each in sets.values()), tuple(sets))
 
     def __str__(self) -> str:
         first = self.results[0]

@@ -22,6 +22,7 @@ from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
 from latte.eval.leaderboard import read_entries, read_tables
 from latte.eval.protocol_table import ProtocolTable
+from latte.eval.seed_spread import SeedSpread
 from latte.eval.statistics import features_by_width, is_features, read_feature_set
 from latte.files import read_json
 from latte.sample_record import RECORD
@@ -178,9 +179,9 @@ def about_videos(path: Path) -> Lines:
 
 
 def about_json(path: Path) -> Lines:
-    """The table of a distance, under one protocol or several; of another result, its numbers without digests."""
+    """The table of a distance, under one protocol or several, or of several sets; of another result, its numbers without digests."""
     values = read_json(path)
-    for kind in (FVDResult, ProtocolTable):
+    for kind in (FVDResult, ProtocolTable, SeedSpread):
         try:
             yield "result", str(kind.from_dict(values))
             return

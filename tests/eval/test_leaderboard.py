@@ -12,6 +12,7 @@ from latte.cli import main
 from latte.eval.extrapolation import Estimate
 from latte.eval.features import Detector
 from latte.eval.fvd_result import FVDResult
+from latte.eval.kernel import Discrepancy
 from latte.eval.leaderboard import read_tables, write_leaderboard
 from latte.eval.protocol import adjusted
 from latte.eval.protocol_table import ProtocolTable
@@ -36,6 +37,13 @@ def result(value: float, protocol: str = "latte", count: int = 30) -> FVDResult:
     return replace(measured(protocol, count), value=value, infinite=infinite)
 
 
+def with_scores(value: float, times: float) -> FVDResult:
+    """The same, with multiples of fixed scores."""
+    scores = {"precision": 0.25, "recall": 0.375, "density": 0.75, "coverage": 0.125}
+    scores = {name: times * score for name, score in scores.items()}
+    return replace(result(value), kernel=Discrepancy(times, 0.1), manifold=scores)
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Five results under Latte's protocol, three from one model, two under StyleGAN-V's, and other files."""
@@ -43,7 +51,7 @@ def folder(tmp_path) -> Path:
         "worst <model>": result(30.0),
         "sub/best": result(12.0),
         "near|best": result(12.2),
-        "several": SeedSpread((result(15.0), result(16.0)), ("a", "b")),
+        "several": SeedSpread((with_scores(15.0, 1.0), with_scores(16.0, 3.0)), ("a", "b")),
         "table": ProtocolTable(
             {name: result(14.0, name) for name in ("latte", "stylegan-v", "stylegan-v-128f")}, {"tf": "-"}
         ),
@@ -68,6 +76,7 @@ def test_tables_group_and_sort_comparable_results(folder):
     assert rows[0][2:4] == ["12.00", "10.00 (9.00 to 11.00)"] and rows[0][7] == "30"
     assert rows[0][5] == f"{best.manifold['precision']:.2f}, {best.manifold['recall']:.2f}"
     assert rows[3][2:4] == ["15.50 \u00b1 0.71 (2 sets)", "13.50 (12.00 to 15.00)"]
+    assert rows[3][4:7] == ["2 \u00b1 1", "0.50, 0.75", "1.50, 0.25"]  # means of both sets
     assert {table.title for table in tables} == {
         "FVD, protocol latte, clips 30",
         "FVD, protocol latte, clips 20",
@@ -101,6 +110,15 @@ def test_pages_are_written_and_escaped(folder, capsys):
         assert page.count("the real-vs-real floor is measured on 15 against 15 clips and scaled to all") == 2
     before = dict(pages)
     assert [path.read_text() for path in write_leaderboard(folder)] == list(before.values())
+
+
+def test_results_of_several_sets_are_described_and_not_compared(folder, capsys):
+    several, best = folder / "several.json", folder / "sub/best.json"
+    assert main(["info", str(several)]) == 0
+    said = capsys.readouterr().out
+    assert "FVD: 2 sets of generated clips" in said and "15.50   +- 0.71 (standard deviation over the sets)" in said
+    assert main(["eval", "--compare", str(several), str(best)]) == 2
+    assert "several.json: this holds results of several sets: measure one, without --sets" in capsys.readouterr().err
 
 
 def test_folders_without_results_get_one_line(tmp_path, capsys):
