@@ -164,7 +164,8 @@ def read_feature_set(path: str | Path) -> FeatureSet:
         found = features_by_width(path)
         if len(found) > 1 and found.pop(1, None):
             said = f"{path}: features of 1 number, such as flicker, are left out"
-            warnings.warn(f"{said}, and all others are taken as those of one set of videos", stacklevel=2)
+            others = "the others are used together, so they must be of one set of videos, and not of both sides"
+            warnings.warn(f"{said}; {others}", stacklevel=2)
         if len(found) > 1:
             widths = " and of ".join(map(str, found))
             raise CheckpointError(f"{path} holds features of {widths} numbers: name a folder with those of one network")

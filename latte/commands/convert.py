@@ -34,7 +34,8 @@ def main(args: Namespace) -> None:
         CheckpointError: The source is missing or damaged, or the target holds something else.
     """
     if not args.overwrite and holds_model(args.target):
-        raise ValueError(f"{args.target} holds a model already: choose another target, or add --overwrite")
+        replace = "add --overwrite to replace one of the same kind"
+        raise ValueError(f"{args.target} holds a model already: choose another target, or {replace}")
     source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)

@@ -171,7 +171,10 @@ def fitted(plan: Plan, exact: Plan) -> Plan:
     mine, theirs = ([evaluation.timestep for evaluation in each.evaluations] for each in (plan, exact))
     if mine != theirs:
         shown = [f"{len(each)} evaluations at {each[0]:g} to {each[-1]:g}" for each in (mine, theirs)]
-        raise ValueError(f"the plan is for {shown[0]}, this call has {shown[1]}: calibrate one for these steps")
+        raise ValueError(
+            f"the plan is for {shown[0]}, this call has {shown[1]}: sample with {len(mine)} evaluations, or calibrate a"
+            " plan for these"
+        )
     found = []
     for planned, asked in zip(plan.evaluations, exact.evaluations):
         if asked.branch == "both" and planned.branch == "conditional":

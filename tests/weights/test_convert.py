@@ -171,8 +171,8 @@ def test_a_model_is_replaced_only_on_request(name, words, tiny, tmp_path, capsys
     assert convert(old) == 0
     before = written()
     assert convert(new) == 2 and written() == before
-    said = f"latte convert: error: {target} holds a model already: choose another target, or add --overwrite\n"
-    assert capsys.readouterr().err == said
+    said = f"latte convert: error: {target} holds a model already: choose another target"
+    assert capsys.readouterr().err == f"{said}, or add --overwrite to replace one of the same kind\n"
     assert convert(new, "--overwrite") == 0 and written() != before
 
 
