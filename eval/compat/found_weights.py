@@ -7,6 +7,7 @@ import torch
 
 from latte.device import usable_device
 from latte.eval.networks.published_weights import PUBLISHED, find_weights
+from latte.files import CheckpointError
 
 
 def search_folders() -> list[Path]:
@@ -26,8 +27,12 @@ def search_weights(name: str, path: str | Path | None = None) -> Path:
     """
     if path is not None:
         return find_weights(name, path).path
-    there = [folder / PUBLISHED[name].file for folder in search_folders()]
-    return find_weights(name, next((file for file in there if file.is_file()), there[-1])).path
+    file, url, use = PUBLISHED[name]
+    there = [folder / file for folder in search_folders()]
+    found = next((path for path in there if path.is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{use} needs {file}: get it from {url}, into the current folder or {there[-1].parent}")
+    return find_weights(name, found).path
 
 
 def place_of(device: str | torch.device) -> torch.device:

@@ -179,7 +179,7 @@ def about_videos(path: Path) -> Lines:
 
 
 def about_json(path: Path) -> Lines:
-    """The table of a distance, under one protocol or several, or of several sets; of another result, its numbers without digests."""
+    """The table of one or several distances; of another result, its numbers without digests."""
     values = read_json(path)
     for kind in (FVDResult, ProtocolTable, SeedSpread):
         try:
