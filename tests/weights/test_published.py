@@ -209,7 +209,8 @@ def test_sampling_a_published_model_from_the_command_line(published, tmp_path, c
     words = ["sample", str(published), "--num-sampling-steps=6", "--num-frames=2", "--prompt", "a red star", "a cat"]
     assert main([*words, "--out", str(tmp_path / "a"), "--batch-size", "1"]) == 0
     said = capsys.readouterr().out
-    assert f"latte sample {published} --prompt 'a red star' --seed 1" in said
+    again = f"latte sample {published} --out {tmp_path / 'a-2'} --prompt 'a red star' 'a cat' --num-frames 2"
+    assert f"{again} --num-sampling-steps 6 --seed 1 --batch-size 1" in said
     assert all(f"{file} sha256" in said for file in ("transformer/diffusion_pytorch_model.safetensors", *SHARDS))
     assert sorted(path.name for path in (tmp_path / "a").glob("*.mp4")) == ["000-a-red-star.mp4", "001-a-cat.mp4"]
     for change in (
