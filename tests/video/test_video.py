@@ -115,6 +115,18 @@ def test_equal_clips_are_equal_files(name, tmp_path):
     assert one == two
 
 
+def test_an_mp4_does_not_depend_on_what_memory_held_before(tmp_path):
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (16, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    frames = np.clip(coarse.astype(int) + random.integers(-20, 21, coarse.shape), 0, 255).astype(np.uint8)
+    found = set()
+    for i in range(10):
+        held = [np.full(random.integers(1, 400_000), 255, np.uint8) for _ in range(6)]
+        del held[: 3 if i % 3 else 6]
+        found.add(write_video(frames, tmp_path / "a.mp4").read_bytes())
+    assert len(found) == 1
+
+
 def test_hidden_files_are_skipped(tmp_path):
     for name in ("a.mkv", ".a.part7.mkv", ".trash/b.mkv", "frames/0.png", "frames/.1.part7.png"):
         write_video(CLIP, tmp_path / name)
