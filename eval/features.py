@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,7 @@ from latte.progress import Progress
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
 
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
+SET = "set"  # in the metadata of such a file: a digest of all clips of the set that its clips belong to
 LONGEST_HEADER = 1 << 20  # bytes, of a file of features
 FRAMES_AT_ONCE = 128  # in a batch
 UNREADABLE, NONE = (
@@ -133,7 +135,12 @@ class Store:
             self.held[unit] = table
             return
         names = json.dumps([record_of(clip) for clip in self.units[unit]])
-        write_tensors(self.path(unit), table, {"clips": names})
+        write_tensors(self.path(unit), table, {"clips": names, SET: self.of_set})
+
+    @cached_property
+    def of_set(self) -> str:
+        """A digest of the names, contents and frames of all clips."""
+        return hashlib.sha256(json.dumps([record_of(clip) for clip in self.clips.clips]).encode()).hexdigest()
 
     def read(self, unit: int) -> dict[str, Tensor]:
         """A unit's "features", and UNREADABLE if it has such clips. Raises CheckpointError if its file is damaged."""

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from latte.eval.features import SET
 from latte.eval.frechet import Moments
 from latte.eval.tensor_files import holds_video_tensors
+from latte.files import utf8_path
 from latte.video.array_files import ARRAY_SUFFIXES, find_videos
 from latte.video.pixels import as_tensor
 from latte.weights.arrays import read_array_pickle, read_arrays
@@ -149,7 +152,7 @@ def read_feature_set(path: str | Path) -> FeatureSet:
 
     The files of a folder are read in the order of their names. A folder that `features=` filled qualifies if it
     holds the features of one set of videos by one network. Features of one number, such as flicker, are left out beside
-    others, with a warning: such a folder may have served both sides of a comparison.
+    others, with a warning.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds neither; or the folder's files do not fit together.
@@ -163,13 +166,16 @@ def read_feature_set(path: str | Path) -> FeatureSet:
     else:
         found = features_by_width(path)
         if len(found) > 1 and found.pop(1, None):
-            said = f"{path}: features of 1 number, such as flicker, are left out"
-            others = "the others are used together, so they must be of one set of videos, and not of both sides"
-            warnings.warn(f"{said}; {others}", stacklevel=2)
+            warnings.warn(f"{path}: features of 1 number, such as flicker, are left out", stacklevel=2)
         if len(found) > 1:
             widths = " and of ".join(map(str, found))
             raise CheckpointError(f"{path} holds features of {widths} numbers: name a folder with those of one network")
         (parts,) = found.values()
+        if len(sets := {set_of(file) for file in parts}) > 1:
+            raise CheckpointError(
+                f"{path} holds features of {len(sets)} sets of clips, such as both sides of a comparison: name the"
+                " videos instead, or a folder with the features of one set"
+            )
         features, sha256 = torch.cat(list(parts.values())), [digest(file) for file in parts]
     return FeatureSet({"features": path.name, "sha256": sha256, "clips": len(features)}, features, given=True)
 
@@ -186,6 +192,12 @@ def features_by_width(path: Path) -> dict[int, dict[Path, Tensor]]:
         part = as_features(read_tensors(file).get("features"), file)
         found.setdefault(part.shape[1], {})[file] = part
     return dict(sorted(found.items()))
+
+
+def set_of(path: Path) -> str:
+    """The digest of the set of clips that the features in a file belong to; empty if the file does not record it."""
+    with utf8_path(path) as readable, safe_open(readable, "pt") as file:
+        return (file.metadata() or {}).get(SET, "")
 
 
 def feature_rows(side: FeatureSet, name: str) -> Tensor:

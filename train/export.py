@@ -14,6 +14,7 @@ from latte.folder_tree import copy_files
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.progress import Progress
 from latte.scheduler import Scheduler, usual_scheduler
+from latte.train.data.latent_files import encoder_of
 from latte.train.latent_normalisation import standardise_latents
 from latte.train.objectives import Captioned, ClassConditional, Objective, Recognition, Reconstruction
 from latte.train.objectives.denoising import Denoising
@@ -67,12 +68,6 @@ def scheduler_of(objective: Objective) -> Scheduler | None:
     return usual_scheduler(objective.config.prediction) if isinstance(objective, TextConditional) else None
 
 
-def encoder_of_captions(objective: Objective) -> str:
-    """The name of the text encoder that made the stored embeddings of a run's captions; empty if there is none."""
-    clips = getattr(objective, "clips", None)
-    return getattr(clips, "text_encoder", {}).get("name", "")
-
-
 def is_this_vae(folder: Path, digest: str) -> bool:
     """Whether a folder holds the VAE with this digest, undamaged."""
     try:
@@ -120,8 +115,8 @@ def save_result(
         if isinstance(objective, ClassConditional) and objective.clips.names:
             write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
         record: dict[str, Any] = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
-        if encoder := encoder_of_captions(objective):
-            record["text_encoder"] = encoder
+        if encoder := encoder_of(objective.clips):
+            record["text_encoder"] = encoder["name"]
         write_json(draft / STEPS_FILE, record)
         write_text(draft / CARD, card_text(run_card(objective, network, scores or {}, changes)))
 

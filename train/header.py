@@ -5,6 +5,7 @@ from pathlib import Path
 from latte.arguments import counted, in_units
 from latte.device import default_device, device_name
 from latte.train.base_config import TrainConfig
+from latte.train.data.latent_files import encoder_of
 from latte.train.metrics import METRICS_FILE
 from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import micro_batches
@@ -63,7 +64,7 @@ def describe_data(run: Run) -> str:
     frames += [f"{config.image_size} x {config.image_size} pixels"]
     if isinstance(run.objective, Denoising):
         frames += [f"latents {run.objective.channels} x {run.objective.side} x {run.objective.side}"]
-    encoder = getattr(clips, "text_encoder", {}).get("name")
+    encoder = encoder_of(clips).get("name")
     by = f"; captions embedded by {encoder}" if encoder else ""
     return f"{source}: {' '.join(counts)}, each {', '.join(frames)}{by}"
 

@@ -13,6 +13,7 @@ from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V, TextToVideo
 from latte.models.vae import AutoencoderKL
 from latte.train.base_config import TrainConfig
+from latte.train.data.latent_files import encoder_of
 from latte.train.metrics import METRICS_FILE, parse_lines
 from latte.train.objectives import Objective
 from latte.train.presets import PRESETS
@@ -42,7 +43,7 @@ def run_card(
     data |= {"size in pixels": f"{config.image_size} x {config.image_size}"}
     data |= {"classes": ", ".join(clips.names)} if clips.names else {}
     data |= {"different captions": len(clips.captions)} if config.kind == "t2v" else {}
-    if encoder := getattr(clips, "text_encoder", {}):
+    if encoder := encoder_of(clips):
         data["text encoder"] = f"{encoder['name']}, sha256 {encoder['sha256']}"
     sections: dict[str, str | Mapping[str, object]] = {"Data": data, "Training": settings_shown(config)}
     if changes:
@@ -74,7 +75,7 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
     if isinstance(network, TextToVideo):
         return shlex.join([*sample, *prompt()])
     if isinstance(network, LatteT2V):
-        encoder = getattr(objective.clips, "text_encoder", {}).get("name", "FOLDER")
+        encoder = encoder_of(objective.clips).get("name", "FOLDER")
         return shlex.join([*sample, "--text-encoder", encoder, *prompt()])
     if isinstance(network, AutoencoderKL):
         preset, settings = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])

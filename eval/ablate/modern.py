@@ -36,7 +36,7 @@ PARTS = {  # the docstring of the module that computes each names its paper
     "self-alignment": Arm({"align_weight": 0.2}),
     "self-conditioning": Arm({"model.self_condition": True}),
 }
-PLAIN = Arm({"timestep_std": 0.0, "timestep_mean": 0.0}, {"guidance_scale": 1.0})  # all timesteps alike, as the paper
+PLAIN = Arm({"timestep_std": 0.0, "timestep_mean": 0.0}, {"guidance_scale": 1.0})  # uniform timesteps, as in the paper
 EVERYTHING = together(PLAIN, *PARTS.values())
 FEWER = Arm({"steps": fewer_steps})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from latte.device import usable_device
-from latte.eval.networks.published_weights import PUBLISHED, find_weights
+from latte.eval.networks.published_weights import PUBLISHED, advice_on, find_weights
 from latte.files import CheckpointError
 
 
@@ -27,11 +27,10 @@ def search_weights(name: str, path: str | Path | None = None) -> Path:
     """
     if path is not None:
         return find_weights(name, path).path
-    file, url, use = PUBLISHED[name]
-    there = [folder / file for folder in search_folders()]
+    there = [folder / PUBLISHED[name].file for folder in search_folders()]
     found = next((path for path in there if path.is_file()), None)
     if found is None:
-        raise CheckpointError(f"{use} needs {file}: get it from {url}, into the current folder or {there[-1].parent}")
+        raise CheckpointError(f"{advice_on(name)}, into the current folder or {there[-1].parent}")
     return find_weights(name, found).path
 
 

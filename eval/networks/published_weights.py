@@ -65,6 +65,12 @@ class Weights:
         return digest(self.path)
 
 
+def advice_on(name: str) -> str:
+    """What a file of PUBLISHED is for, and where to download it."""
+    file, url, use = PUBLISHED[name]
+    return f"{use} needs {file}: get it from {url}"
+
+
 def find_weights(name: str, path: str | Path | None) -> Weights:
     """Find a published file of weights.
 
@@ -78,8 +84,7 @@ def find_weights(name: str, path: str | Path | None) -> Weights:
     Raises:
         CheckpointError: there is no such file. The message is one line and says where to download it.
     """
-    file, url, use = PUBLISHED[name]
-    advice = f"{use} needs {file}: get it from {url}, and give its path"
+    file, advice = PUBLISHED[name].file, f"{advice_on(name)}, and give its path"
     if path is None:
         raise CheckpointError(f"no path is given; {advice}")
     found = Path(path) / file if Path(path).is_dir() else Path(path)

@@ -110,6 +110,9 @@ def test_a_cache_of_features_and_flicker_is_described_and_read(sketched, tmp_pat
     ]
     with pytest.warns(UserWarning, match="features of 1 number, such as flicker, are left out"):
         assert float(fvd(given, cache)) == float(wanted)
+    fvd(VIDEOS, 255 - VIDEOS, i3d="i3d.pt", features=tmp_path / "both")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="both holds features of 2 sets of clips, such as"):
+        fvd(given, tmp_path / "both")
     save_file({"features": PAIR[0].clone()}, cache / "other.safetensors")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="of 9 and of 32 numbers: name a folder with"):
         fvd(given, cache)

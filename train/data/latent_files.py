@@ -154,6 +154,11 @@ def latent_settings(config: TrainConfig) -> dict:
     return values | {"clips": config.clips, "num_frames": config.shape_frames, "seed": config.seed}
 
 
+def encoder_of(clips: object) -> dict[str, str]:
+    """The "name" and "sha256" of the text encoder of stored captions; empty for other clips."""
+    return getattr(clips, "text_encoder", {})
+
+
 def write_latent_index(latents: LatentFolder) -> Path:
     """Write index.json atomically. It comes last: a folder without it is not finished."""
     values = {"format": LATENT_FORMAT, "settings": latents.settings, "source": latents.data_fingerprint}
