@@ -81,7 +81,7 @@ class cdfvd:
         self.model: nn.Module
         self.feature_fn: Callable[[list[Tensor]], Tensor]  # from clips, uint8 (f, 3, h, w), to features (n, d)
         if model == "videomae":
-            self.model = videomae = read_videomae(search_weights("videomae", ckpt_path)).to(place)
+            self.model = videomae = read_videomae(search_weights("videomae", ckpt_path), place)
             self.feature_fn = partial(videomae_features, videomae)
         else:
             protocol = PROTOCOLS["cd-fvd"]

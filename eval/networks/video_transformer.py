@@ -98,17 +98,22 @@ def stretch(positions: Tensor, grid: int, factor: float) -> Tensor:
     return F.interpolate(table, scale_factor=(factor, 1, 1), mode="trilinear").flatten(2).transpose(1, 2)
 
 
+def clip_by_clip(function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+    """Apply a function of clips (1, ...) to each of b clips (b, ...), so that what it needs beside them does not grow.
+
+    The tokens of one clip are enough to keep a device busy, and the layers' results for several would take gigabytes.
+    """
+    return torch.cat([function(clip) for clip in clips.split(1)])
+
+
 @torch.no_grad()
 def clip_features(
     network: Callable[[Tensor], Tensor], clips: Sequence[Tensor], side: int, device: torch.device
 ) -> Tensor:
-    """Features of clips, squashed to side x side, in memory that does not grow with their number.
-
-    A few frames are resized at a time, and the network takes one clip at a time: the tokens of a clip are enough to
-    keep a GPU busy, and those of several would take gigabytes.
+    """Features of clips of one length, squashed to side x side, a few frames at a time.
 
     Args:
-        network: Maps pixels in [0, 1], (1, f, 3, side, side), to features (1, d).
+        network: Maps pixels in [0, 1], (b, f, 3, side, side), to features (b, d).
         clips: uint8 (f, 3, h, w); their sizes may differ.
         side: Height and width of the network's frames.
         device: Where it computes.
@@ -117,4 +122,4 @@ def clip_features(
         (b, d), float32, on the CPU.
     """
     resized = lambda frames: squash(frames.to(device) / 255, side)
-    return torch.cat([network(slice_by_slice(resized, clip)[None]).float().cpu() for clip in clips])
+    return network(torch.stack([slice_by_slice(resized, clip) for clip in clips])).float().cpu()

@@ -9,7 +9,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from latte.eval.networks.video_transformer import EPS, FRAMES, SIDE, TUBELET, Block, Tubelets, check_clips, stretch
+from latte.eval.networks.video_transformer import (
+    EPS,
+    FRAMES,
+    SIDE,
+    TUBELET,
+    Block,
+    Tubelets,
+    check_clips,
+    clip_by_clip,
+    stretch,
+)
 
 WIDTH, DEPTH, HEADS, HIDDEN, PATCH = 1408, 40, 16, 6144, 14
 CLASSES = 174  # of Something-Something v2
@@ -49,10 +59,10 @@ class VideoMAE(nn.Module):
             ValueError: The clips have another size, or an odd number of frames.
         """
         check_clips(videos, "VideoMAE", self.side)
-        x = self.patch_embed(videos)
+        x = clip_by_clip(self.patch_embed, videos)
         x = x + self.positions(videos.shape[1]).to(x)
         for block in self.blocks:
-            x = block(x)
+            x = clip_by_clip(block, x)
         return self.fc_norm(x.mean(1))
 
     def positions(self, frames: int) -> Tensor:

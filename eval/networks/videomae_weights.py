@@ -10,18 +10,20 @@ from torch import Tensor
 from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.stored_blocks import load_transformer
 from latte.eval.networks.video_transformer import clip_features
 from latte.eval.networks.videomae import VideoMAE
-from latte.weights.tensors import load_strictly, read_tensors
+from latte.weights.stored_tensors import open_tensors
 
 NESTED = ("model", "module")  # the file keeps the network under one of these
 
 
-def read_videomae(path: Path, **sizes: int) -> VideoMAE:
+def read_videomae(path: Path, device: torch.device, **sizes: int) -> VideoMAE:
     """Load VideoMAE, in evaluation mode, without gradients.
 
     Args:
         path: vit_g_hybrid_pt_1200e_ssv2_ft.pth.
+        device: Where it will compute. On a CPU its blocks stay in the file (latte.eval.networks.stored_blocks).
         **sizes: Sizes of a smaller network; see VideoMAE.
 
     Raises:
@@ -29,10 +31,9 @@ def read_videomae(path: Path, **sizes: int) -> VideoMAE:
     """
     with torch.device("meta"):
         network = VideoMAE(**sizes)
-    state = read_tensors(path)
+    state = open_tensors(path)
     state = next((state[name] for name in NESTED if isinstance(state.get(name), dict)), state)
-    load_strictly(network, state, path)
-    return network.eval().requires_grad_(False)
+    return load_transformer(network, state, path, device)
 
 
 def videomae_detector(path: str | Path | None, device: torch.device, **sizes: int) -> Detector:
@@ -47,7 +48,7 @@ def videomae_detector(path: str | Path | None, device: torch.device, **sizes: in
         CheckpointError: The weights are missing (with where to get them), damaged, or not VideoMAE's.
     """
     file = find_weights("videomae", path)
-    network = read_videomae(file.path, **sizes).to(device)
+    network = read_videomae(file.path, device, **sizes)
     record = {
         "metric": "cd-fvd",
         "name": "CD-FVD",

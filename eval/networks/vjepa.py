@@ -18,6 +18,7 @@ from latte.eval.networks.video_transformer import (
     Tubelets,
     attend,
     check_clips,
+    clip_by_clip,
     stretch,
 )
 
@@ -62,9 +63,9 @@ class VJEPA(nn.Module):
         check_clips(videos, "V-JEPA", self.side)
         frames = videos.shape[1]
         positions = self.pos_embed if frames == FRAMES else stretch(self.pos_embed, self.grid, frames / FRAMES)
-        x = self.patch_embed(videos) + positions
+        x = clip_by_clip(self.patch_embed, videos) + positions
         for block in self.blocks:
-            x = block(x)
+            x = clip_by_clip(block, x)
         return self.norm(x)
 
 
@@ -114,4 +115,4 @@ class Probe(nn.Module):
         self.linear = nn.Linear(width, CLASSES)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.pooler(tokens)
+        return clip_by_clip(self.pooler, tokens)

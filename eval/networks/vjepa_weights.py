@@ -5,37 +5,37 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latte.device import device_name
 from latte.eval.features import Detector
 from latte.eval.networks.published_weights import find_weights
+from latte.eval.networks.stored_blocks import load_transformer
 from latte.eval.networks.video_transformer import clip_features
 from latte.eval.networks.vjepa import VJEPA, Probe
-from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
+from latte.weights.stored_tensors import open_tensors, read_stored
+from latte.weights.tensors import CheckpointError, load_strictly
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1]
 PREFIXES = ("module.", "backbone.")  # of the keys in the files
 
 
-def read_part(network: nn.Module, path: Path, part: str) -> nn.Module:
-    """Load one network from a file that holds several, in evaluation mode, without gradients.
+def open_part(path: Path, part: str) -> dict:
+    """The tensors of one network, by its own names for them, in a file that holds several. They stay in the file.
 
     Args:
-        network: On the meta device.
         path: The file.
-        part: Its name there: "target_encoder" or "classifier".
+        part: The network's name there: "target_encoder" or "classifier".
 
     Raises:
-        CheckpointError: The file is missing or damaged, lacks the part, or the part does not fit the network.
+        CheckpointError: The file is missing or damaged, or lacks the part.
     """
-    table = read_tensors(path)
+    table = open_tensors(path)
     if not isinstance(state := table.get(part), dict):
         raise CheckpointError(f"{path} holds no {part}, only {', '.join(map(str, table))[:200]}")
     for prefix in PREFIXES:
         state = {str(name).removeprefix(prefix): value for name, value in state.items()}
-    load_strictly(network, state, path)
-    return network.eval().requires_grad_(False)
+    return state
 
 
 def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: torch.device, **sizes: int) -> Detector:
@@ -44,7 +44,7 @@ def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: to
     Args:
         path: vith16.pth.tar, or a folder that holds it.
         probe: ssv2-probe.pth.tar, likewise.
-        device: Where to compute.
+        device: Where to compute. On a CPU the encoder's blocks stay in their file (latte.eval.networks.stored_blocks).
         **sizes: Sizes of smaller networks; see VJEPA.
 
     Raises:
@@ -54,8 +54,9 @@ def vjepa_detector(path: str | Path | None, probe: str | Path | None, device: to
     with torch.device("meta"):
         encoder = VJEPA(**sizes)
         classifier = Probe(**{name: size for name, size in sizes.items() if name not in ("depth", "side")})
-    read_part(encoder, files[0].path, "target_encoder").to(device)
-    read_part(classifier, files[1].path, "classifier").to(device)
+    load_transformer(encoder, open_part(files[0].path, "target_encoder"), files[0].path, device)
+    load_strictly(classifier, read_stored(open_part(files[1].path, "classifier"), files[1].path), files[1].path)
+    classifier.to(device).eval().requires_grad_(False)
     record = {
         "metric": "jedi",
         "name": "JEDi",
@@ -78,5 +79,5 @@ def vjepa_features(encoder: VJEPA, probe: Probe, clips: Sequence[Tensor]) -> Ten
     """
     device = encoder.pos_embed.device
     mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION))
-    network = lambda videos: probe(encoder((videos - mean) / deviation))
+    network = lambda videos: probe(encoder(videos.sub_(mean).div_(deviation)))  # in place: they are its own copy
     return clip_features(network, clips, encoder.side, device)

@@ -48,6 +48,7 @@ class Values(NamedTuple):
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
+    name: str  # of the storage in the file
 
 
 class TensorReader(PickleReader):
@@ -92,7 +93,7 @@ class TensorReader(PickleReader):
             if not 0 <= first <= last <= memory.nbytes():
                 raise CheckpointError(f"a part of storage {key:.100} lies outside of it")
             memory = memory[first:last]
-        return Values(memory, dtype)
+        return Values(memory, dtype, key)
 
     def tensor(
         self,

@@ -135,12 +135,19 @@ def nested_tables(table: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
 
 def read_untrusted(path: Path) -> object:
     """Return what a file holds. Errors of any kind become a CheckpointError, which names the file."""
-    try:
+    with reading(path):
         if is_safetensors(path):
             check_header(path)
             with utf8_path(path) as readable:
                 return load_file(readable)
         return read_torch_file(path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader of an untrusted file raises into a CheckpointError that names the file."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
@@ -166,8 +173,8 @@ def check_header(path: Path) -> None:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether all values of the tensor lie in CPU memory: it is not sparse, nested or without storage."""
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+    """Whether a tensor is of plain values, which lie in CPU memory or in a file: it is not sparse or nested."""
+    return tensor.layout == torch.strided and tensor.device.type in ("cpu", "meta") and not tensor.is_nested
 
 
 def check_values(table: dict, path: Path, prefix: str) -> None:
@@ -255,6 +262,13 @@ def load_strictly(
         CheckpointError: A tensor is missing, surplus, of another shape, not of floating-point numbers, or overflows
             `dtype`. The message says how many such tensors there are and names the first.
     """
+    check_fit(model, state, path)
+    with prefix_errors(path):
+        model.load_state_dict(cast(state, dtype), assign=True)
+
+
+def check_fit(model: nn.Module, state: dict, path: Path) -> None:
+    """Check that every tensor of `model` and of `state` matches; see `load_strictly`. Tensors may be on "meta"."""
     own = model.state_dict()
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -275,8 +289,6 @@ def load_strictly(
     ):
         if names:
             raise CheckpointError(f"{path}: {len(names)} tensors {what}, first {min(names)}")
-    with prefix_errors(path):
-        model.load_state_dict(cast(state, dtype), assign=True)
 
 
 def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:

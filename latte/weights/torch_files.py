@@ -117,23 +117,40 @@ def pickle_of(archive: zipfile.ZipFile) -> io.BytesIO:
 
 def read_archive(archive: zipfile.ZipFile, values: bool) -> object:
     """Read the pickle of an archive, with its tensors; see read_torch_file."""
-    names, root = archive.namelist(), root_of(archive)
-    order = f"{root}/byteorder"  # of the machine that wrote the file; without it, little-endian
-    swapped = order in names and bytes(as_bytes(read_record(archive, order))) == b"big"
-    storages: dict[str, torch.UntypedStorage] = {}
-
-    def read(key: str, size: int, _: int) -> torch.UntypedStorage:
-        if not values:
-            return torch.UntypedStorage(size, device="meta")
-        if swapped and size:
-            raise CheckpointError("it was written on a big-endian machine: save its tensors as .safetensors there")
-        if key not in storages:
-            storages[key] = read_record(archive, f"{root}/data/{key}", size) if size else torch.UntypedStorage(0)
-        return storages[key]
-
+    storages = Storages(archive)
+    read = storages.read_once if values else meta_storage
     content = TensorReader(read).load(pickle_of(archive))
-    scripted = isinstance(content, Foreign) and f"{root}/constants.pkl" in names
+    scripted = isinstance(content, Foreign) and f"{storages.root}/constants.pkl" in archive.namelist()
     return script_tensors(content) if scripted else content
+
+
+def meta_storage(key: str, size: int, width: int) -> torch.UntypedStorage:
+    """A storage of `size` bytes that takes no memory."""
+    return torch.UntypedStorage(size, device="meta")
+
+
+class Storages:
+    """The values of an archive's tensors, by the names of their storages."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        self.archive, self.root = archive, root_of(archive)
+        order = f"{self.root}/byteorder"  # of the machine that wrote the file; without it, little-endian
+        self.swapped = order in archive.namelist() and bytes(as_bytes(read_record(archive, order))) == b"big"
+        self.held: dict[str, torch.UntypedStorage] = {}
+
+    def read(self, key: str, size: int) -> torch.UntypedStorage:
+        """Read a storage of `size` bytes. Raises CheckpointError if it is damaged, or big-endian."""
+        if not size:
+            return torch.UntypedStorage(0)
+        if self.swapped:
+            raise CheckpointError("it was written on a big-endian machine: save its tensors as .safetensors there")
+        return read_record(self.archive, f"{self.root}/data/{key}", size)
+
+    def read_once(self, key: str, size: int, _: int) -> torch.UntypedStorage:
+        """Read a storage, which all tensors of that name share."""
+        if key not in self.held:
+            self.held[key] = self.read(key, size)
+        return self.held[key]
 
 
 class BoundedReader:

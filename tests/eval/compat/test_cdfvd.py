@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     torch.save({"module": random_state(VideoMAE(**SIZES))}, tmp_path / WEIGHTS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(fvd_module, "read_videomae", lambda path: read_videomae(path, **SIZES))
+    monkeypatch.setattr(fvd_module, "read_videomae", lambda path, device: read_videomae(path, device, **SIZES))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path
 
@@ -48,7 +48,7 @@ def features(videos: np.ndarray) -> np.ndarray:
     frames = torch.from_numpy(videos).permute(0, 1, 4, 2, 3).flatten(0, 1) / 255
     small = F.interpolate(frames, (28, 28), mode="bilinear", align_corners=False).unflatten(0, (len(videos), 16))
     with torch.no_grad():
-        return read_videomae(Path(WEIGHTS), **SIZES)(small).numpy()
+        return read_videomae(Path(WEIGHTS), torch.device("cpu"), **SIZES)(small).numpy()
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,10 +12,11 @@ from torch import Tensor
 from latte.diffusion.randomness import normal
 from latte.eval.networks.i3d_weights import squash
 from latte.eval.networks.published_weights import PUBLISHED
+from latte.eval.networks.stored_blocks import load_transformer
 from latte.eval.networks.videomae import VideoMAE
 from latte.eval.networks.videomae_weights import read_videomae, videomae_detector, videomae_features
 from latte.eval.networks.vjepa import VJEPA, Probe
-from latte.eval.networks.vjepa_weights import vjepa_detector
+from latte.eval.networks.vjepa_weights import open_part, vjepa_detector
 from latte.weights.tensors import CheckpointError
 
 MAE = {"width": 8, "depth": 2, "heads": 2, "hidden": 12, "side": 28}
@@ -115,7 +116,7 @@ def blocks_of(x: Tensor, state: dict[str, Tensor], depth: int, heads: int) -> Te
 def test_videomae_matches_a_reference_implementation(tmp_path):
     state = random_state(VideoMAE(**MAE))
     torch.save({"module": state}, tmp_path / PUBLISHED["videomae"].file)
-    network = read_videomae(tmp_path / PUBLISHED["videomae"].file, **MAE)
+    network = read_videomae(tmp_path / PUBLISHED["videomae"].file, CPU, **MAE)
     clips = smooth_videos(2, 16, 40, 50)
     frames = torch.stack([squash(clip / 255, 28) for clip in clips])
     x = tokens_of(frames, state, 14)
@@ -180,6 +181,35 @@ def test_vjepa_matches_a_reference_implementation(tmp_path):
     assert found.shape == (2, 8) and relative_error(found, wanted) < 1e-5
     assert relative_error(found[:1], found[1:]) > 1e-4 and detector.record["metric"] == "jedi"
     assert len(detector.features(normal((1, 8, 3, 20, 20), 0).byte())) == 1  # a different length
+
+
+@torch.no_grad()
+def test_other_devices_hold_all_blocks(tmp_path):
+    encoder, _ = write_vjepa(tmp_path)
+    path = tmp_path / "vith16.pth.tar"
+    networks = []
+    for device in (CPU, torch.device("meta")):
+        with torch.device("meta"):
+            network = VJEPA(**JEPA)
+        networks.append(load_transformer(network, open_part(path, "target_encoder"), path, device))
+    stored, held = networks
+    assert shapes(held) == shapes(VJEPA(**JEPA)) and {value.device.type for value in held.parameters()} == {"meta"}
+    assert not any(name.startswith("blocks") for name in stored.state_dict())
+    for i, block in enumerate(stored.blocks):
+        for name, value in block.state_dict().items():
+            assert torch.equal(value, encoder[f"blocks.{i}.{name}"])
+    assert not any(value.requires_grad or part.training for part in networks for value in part.parameters())
+
+
+def test_a_damaged_block_is_noticed_before_a_clip_is_read(tmp_path):
+    encoder, _ = write_vjepa(tmp_path)
+    path = tmp_path / "vith16.pth.tar"
+    content = bytearray(path.read_bytes())
+    values = encoder["blocks.1.mlp.fc2.bias"].numpy().tobytes()
+    content[content.index(values)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"vith16\.pth\.tar: the checksum of .* is wrong; .* download it again"):
+        vjepa_detector(tmp_path, tmp_path, CPU, **JEPA)
 
 
 def test_invalid_files_are_rejected(tmp_path):
