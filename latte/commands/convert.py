@@ -11,7 +11,7 @@ from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
-from latte.weights.folder import CONFIG, MANIFEST
+from latte.weights.folder import CONFIG, MANIFEST, check_replaceable
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
@@ -41,6 +41,7 @@ def main(args: Namespace) -> None:
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
         if args.autoguidance is not None:
             raise ValueError(f"--autoguidance does nothing for {source}, which is a VAE: leave it out")
+        check_target(target, args.to)
         summary = convert_vae(source, target, dtype, args.variant)
     elif is_text_pipeline(source):
         formats = ("latte", "diffusers")
@@ -51,12 +52,9 @@ def main(args: Namespace) -> None:
             summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
-    elif args.autoguidance is not None:
-        summary = convert_with_weaker(source, args)
     else:
-        model = load_model(source, args.num_heads, args.weights, args.variant)
-        print_read(weights_file(source, args.weights, args.variant))
-        summary = convert_latte(model, source, target, dtype, args.to, args.variant)
+        check_target(target, args.to)
+        summary = convert_with_weaker(source, args) if args.autoguidance is not None else convert_latte(source, args)
     print(f"{target}: {summary}, {args.dtype}")
 
 
@@ -66,6 +64,14 @@ def holds_model(target: Path) -> bool:
         return target.suffix.lower() in ORIGINAL_SUFFIXES
     folders = (target, target / "transformer")
     return any((folder / MANIFEST).exists() and (folder / CONFIG).exists() for folder in folders)
+
+
+def check_target(target: Path, to: str) -> None:
+    """Raise ValueError or CheckpointError if a Latte or a VAE cannot be written there, before anything is read."""
+    if to == "latte":
+        check_replaceable(target)
+    elif target.suffix.lower() not in ORIGINAL_SUFFIXES:
+        raise ValueError(f"{target}: the original reads .pt or .safetensors files; choose one of these suffixes")
 
 
 def check_conversion(what: str, formats: tuple[str, ...], to: str, num_heads: int | None, weights: str) -> None:
@@ -123,14 +129,16 @@ def network_files(path: Path, weights: str = "ema", variant: str | None = None) 
     return part_files(path, "transformer", variant) if of_text else [weights_file(path, weights, variant)]
 
 
-def convert_latte(model: Latte, source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None) -> str:
+def convert_latte(source: Path, args: Namespace) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
-    if to == "original":
-        write_original(model, target, dtype)
+    model = load_model(source, args.num_heads, args.weights, args.variant)
+    print_read(weights_file(source, args.weights, args.variant))
+    if args.to == "original":
+        write_original(model, args.target, DTYPES[args.dtype])
         if (source / WEAKER).is_dir():
             print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
-        write_folder(model, source, target, dtype, variant)
+        write_folder(model, source, args.target, DTYPES[args.dtype], args.variant)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
 
 
@@ -172,10 +180,8 @@ def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:
     """Write a file that the original's load_state_dict takes: {"ema": tensors} as .pt, or bare tensors as .safetensors.
 
     Raises:
-        ValueError: The path has another suffix, the original has no such model, or a weight overflows `dtype`.
+        ValueError: The original has no such model, or a weight overflows `dtype`.
     """
-    if path.suffix.lower() not in ORIGINAL_SUFFIXES:
-        raise ValueError(f"{path}: the original reads .pt or .safetensors files; choose one of these suffixes")
     state = cast(state_for_original(model), dtype)
     if path.suffix.lower() == ".safetensors":
         write_tensors(path, state)

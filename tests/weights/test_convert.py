@@ -81,6 +81,22 @@ def test_classes_without_label_dropout_are_refused(tmp_path, capsys):
     assert "always has an embedding for no class" in capsys.readouterr().err and not (tmp_path / "x.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("theirs", [], "theirs is not empty and not a model folder written here; choose a new folder"),
+        ("x.bin", ["--to", "original"], "x.bin: the original reads .pt or .safetensors files"),
+    ],
+)
+def test_the_target_is_checked_before_the_source_is_read(target, options, message, tiny, tmp_path, capsys):
+    source = save_model(tiny, tmp_path / "ours")
+    (source / "model.safetensors").write_bytes(b"damaged")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes.txt").touch()
+    assert main(["convert", str(source), str(tmp_path / target), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_half_precision_folder(golden, tmp_path):
     model = latte.load_model(golden.write_weights(tmp_path), num_heads=4)
     half = latte.load_model(save_model(model, tmp_path / "half", torch.float16))
