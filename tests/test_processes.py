@@ -51,7 +51,7 @@ def test_a_missing_process_is_named_with_its_address(rank, other, impatient, por
 
 def test_the_command_reports_a_missing_process_in_one_line(impatient, port, monkeypatch, tmp_path, capsys):
     set_variables(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    assert main(["train", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
+    assert main(["train", "--config", "shapes", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "in vain" in lines[1] and not list(tmp_path.iterdir())
 

@@ -34,6 +34,7 @@ def header(run: Run, first: int) -> str:
         "trains": f"{TRAINED[config.kind]} of {in_units(count)} parameters{begins}",
         "on": f"{describe_processes(run.ranks.size, device_name(run.device))}, precision {config.precision}",
         "data": describe_data(run),
+        **({"vae": config.vae} if config.vae else {}),
         "batch": describe_batch(run),
         "steps": f"{config.steps}, learning rate {config.learning_rate:g}, {config.schedule}",
         "saves": f"checkpoints {every}, in {folder / CHECKPOINTS}; {results}",
@@ -58,7 +59,7 @@ def describe_data(run: Run) -> str:
     config, clips = run.config, run.objective.clips
     source = config.data if config.latents in ("once", "step") else f"latents of {config.data} in {config.latents}"
     counts = [counted(len(clips), unit(config))]
-    counts += [f"of {counted(clips.num_videos, 'video')}"] if config.data != "shapes" else []
+    counts += [f"drawn from {counted(clips.num_videos, 'video')}"] if config.data != "shapes" else []
     counts += [f"in {counted(len(clips.names), 'class', 'classes')}"] if clips.names else []
     frames = [counted(config.num_frames, "frame"), chosen_frames(config)] if config.num_frames > 1 else []
     frames += [f"{config.image_size} x {config.image_size} pixels"]

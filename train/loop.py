@@ -111,7 +111,8 @@ def train(
     with (
         processes(device) as ranks,
         ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
-        ignore_signal(signal.SIGUSR1),  # nothing to save yet
+        on_signal(signal.SIGUSR1, signal.SIG_IGN),  # nothing to save yet
+        on_signal(signal.SIGTERM, signal.default_int_handler),  # stops as Ctrl-C does
     ):
         config = ranks.first_only(lambda: with_precision(config, folder, device))
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
@@ -154,9 +155,9 @@ def write_beginning(run: Run, first: int) -> None:
 
 
 @contextmanager
-def ignore_signal(number: int) -> Iterator[None]:
-    """Ignore a signal within the context."""
-    before = signal.signal(number, signal.SIG_IGN)
+def on_signal(number: int, action: signal.Handlers | Callable) -> Iterator[None]:
+    """Handle a signal by `action` within the context."""
+    before = signal.signal(number, action)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """Settings of a run from a preset or a file, with changes."""
 
+import shlex
 import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,7 +38,8 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
         The configuration, of the class of its kind.
 
     Raises:
-        ValueError: There is no such preset, file or setting, or a value is not valid.
+        ValueError: There is no such preset, file or setting, a value is not valid, or a preset for the built-in shapes
+            gets other data but no VAE for them.
     """
     values = asdict(PRESETS[source]) if source in PRESETS else read_settings(source)
     if is_original(values):
@@ -53,10 +55,24 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
         set_ones = lambda: (each for each, default in defaults.items() if values.get(each.name, default) != default)
         while idle := [each for each in set_ones() if overruled_by(each, values)]:
             values |= {each.name: defaults[each] for each in idle}  # which may leave further ones without effect
+    if source in PRESETS and "vae" not in said:
+        require_own_vae(source, values)
     of_list = "frame_interval" not in said and has_interval(values)
     if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
         values["frame_interval"] = interval
     return from_settings(values)
+
+
+def require_own_vae(preset: str, values: dict[str, Any]) -> None:
+    """Raise ValueError if a preset for the built-in shapes gets other data, and would encode them with its own VAE."""
+    data, usual = values.get("data"), PRESETS[preset]
+    if usual.data != "shapes" or data == "shapes" or not values.get("vae"):
+        return
+    command = shlex.join(["latte", "train", "--config", "folder-vae", "--run", "runs/folder-vae", f"data={data}"])
+    raise ValueError(
+        f"the VAE of {preset}, {values['vae']}, knows only the built-in shapes: train one on {data} with `{command}`, "
+        "and add vae=runs/folder-vae/final"
+    )
 
 
 def has_interval(values: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ from latte.weights.load import FINAL
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row
+DATA = {"clips": "the videos", "classes": "the names of classes", "vae": "the VAE", "teacher": "the teacher"}
 
 
 class Run:
@@ -200,7 +201,11 @@ class Run:
         if "precision" in changed and "fp16" in changed["precision"].values():
             self.history.scale, self.history.good = first_scale(self.config.precision), 0
         done = state["step"]
-        self.changes = [*state.get("changes", []), *([{"after_step": done, "settings": changed}] if changed else [])]
+        self.changes = state.get("changes", [])
+        if changed and done == self.config.steps:
+            self.undo(changed)
+        elif changed:
+            self.changes = [*self.changes, {"after_step": done, "settings": changed}]
         if self.config.init != (began := state["run"].get("init", "")):
             if self.config.init and self.ranks.first:
                 advice = "to start from other weights, give another folder"
@@ -208,9 +213,18 @@ class Run:
                 warnings.warn(words, stacklevel=2)
             self.config = replace(self.config, init=began)  # what the run did start from
             self.state["run"]["init"] = began
-        if changed.keys() & self.asked and self.ranks.first:
+        elif changed.keys() & self.asked and self.ranks.first:
             warnings.warn(told(self.folder, done, changed), stacklevel=2)
         return done
+
+    def undo(self, changed: dict[str, dict[str, Any]]) -> None:
+        """Go back to the settings with which a finished run took its steps; warn that changes have no effect."""
+        self.config = replace(self.config, **{name: change["from"] for name, change in changed.items()})
+        self.state["run"] = asdict(self.config)
+        if self.ranks.first:
+            names = ", ".join(f"{name}={change['to']}" for name, change in changed.items())
+            words = f"{names} has no effect: {self.folder} has done all its steps; give a larger steps=N as well"
+            warnings.warn(words, stacklevel=3)
 
     def check_same_run(self, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Compare this run with a checkpoint's state.json.
@@ -226,8 +240,12 @@ class Run:
         if before.get("clips") == self.objective.clips.former_fingerprint:
             before = {**before, "clips": now["clips"]}
         if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
-            advice = "restore the data, or give another folder"
-            raise ValueError(f"{self.folder} holds a run with other data ({', '.join(differ)}): {advice}")
+            parts = [DATA.get(name, name) for name in differ]
+            said = (
+                f"{self.folder} holds a run with other data ({', '.join(parts)}): restore them, or give another folder"
+            )
+            lists = "; a folder of videos and a list of it by `latte prepare` count as different" * ("clips" in differ)
+            raise ValueError(f"{said}{lists}")
         check_steps(self.folder, self.config, state["step"])
         return changed
 

@@ -10,10 +10,15 @@ from typing import Any
 import torch
 
 from latte.files import writable
+from latte.models.latte_config import LatteConfig
+from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.network_config import check_fields
+from latte.models.vae import VAEConfig
 from latte.train import checkpoint
 from latte.train.base_config import TrainConfig
 from latte.train.changes import changed_settings, check_steps
 from latte.train.config_tables import complete
+from latte.train.objectives.autoencoder import new_autoencoder
 from latte.train.precision import AUTO, PRECISIONS, choose_precision
 from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
@@ -21,6 +26,8 @@ from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
 from latte.weights.load import FINAL, bundled_models, find_model
 from latte.weights.tensors import CheckpointError
+
+NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig}  # by the kind of a run
 
 
 def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
@@ -57,7 +64,8 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
 
     Raises:
         ValueError: The folder cannot be written, is the data folder, holds something else, checkpoints that may not be
-            resumed, or a run with other settings; or a tracker's package or the VAE is missing.
+            resumed, or a run with other settings; or the settings of the network are wrong; or a tracker's package or
+            the VAE is missing.
         CheckpointError: There is no model to start from.
     """
     if not writable(folder):
@@ -66,6 +74,7 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
         raise ValueError(f"{folder} is the folder of the data: choose another folder for --run")
     if not checkpoint.list_checkpoints(folder):
         check_unused(folder, config, asked)
+        check_network(config)
     elif not resume:
         raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
     else:
@@ -76,6 +85,19 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
     require_packages(config)
     if config.vae:
         require_vae(config)
+
+
+def check_network(config: TrainConfig) -> None:
+    """Raise ValueError if the network of the settings cannot be right, whatever the data are."""
+    if config.kind not in NETWORKS:
+        return
+    try:
+        check_fields(NETWORKS[config.kind], config.model)
+    except ValueError as error:
+        raise ValueError(f"the setting model: {error}") from error
+    if config.kind == "vae":
+        with torch.device("meta"):
+            new_autoencoder(config)
 
 
 def require_vae(config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """`latte train`: trains a model, or resumes a training run."""
 
 import argparse
+import signal
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +16,12 @@ from latte.train.base_config import TrainConfig
 from latte.train.config_tables import from_settings
 from latte.train.data.latents import open_data
 from latte.train.data.video_list import read_list_head
-from latte.train.loop import train
+from latte.train.loop import on_signal, train
 from latte.train.presets import PRESETS
 from latte.train.resolve import resolve, with_changes
 from latte.train.start import check_start, recorded_settings, with_precision
 
-DEFAULT = "shapes"  # the preset for the built-in data
+BUILT_IN = "shapes"  # the data that a run without `data` has
 
 
 def main(args: argparse.Namespace) -> None:
@@ -34,20 +35,20 @@ def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
     """The settings that the options name. Without --config, they are those of the existing run.
 
     Raises:
-        ValueError: There is no run, and data is given without --config.
+        ValueError: There is neither a run nor --config.
     """
     if args.config:
         return resolve(args.config, args.changes, device)
     recorded, _ = recorded_settings(args.run)
     if recorded:
         return from_settings(with_changes(recorded, args.changes))
-    config = resolve(DEFAULT, args.changes, device)
-    if config.data != PRESETS[DEFAULT].data:
-        kind = read_list_head(Path(config.data)).kind
-        own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
-        choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
-        raise ValueError(f"data={config.data} does not say what to train: give --config, such as {choice}")
-    return config
+    data = with_changes({"data": BUILT_IN}, args.changes)["data"]
+    if data == BUILT_IN:
+        raise ValueError(f"there is no run at {args.run}: to start one, give --config, such as shapes")
+    kind = read_list_head(Path(data).expanduser()).kind
+    own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
+    choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
+    raise ValueError(f"data={data} does not say what to train: give --config, such as {choice}")
 
 
 def train_together(
@@ -61,7 +62,7 @@ def train_together(
         ranks: This process among all.
         settings: Makes the configuration.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_signal(signal.SIGTERM, signal.default_int_handler):  # stops as Ctrl-C does
         if not ranks.first:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = settings()

@@ -59,7 +59,18 @@ def test_steps_after_a_change_use_the_new_values(vae, tmp_path, monkeypatch):
 
 
 def test_the_record_of_changes_has_the_step_and_both_values(vae, tmp_path):
-    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "schedule=constant"]
+    words = [
+        "train",
+        "--config",
+        "shapes",
+        "--device",
+        "cpu",
+        *TINY,
+        f"vae={vae}",
+        "--run",
+        str(tmp_path),
+        "schedule=constant",
+    ]
     first = {
         "after_step": 2,
         "settings": {"learning_rate": {"from": 1.5e-3, "to": 5e-5}, "steps": {"from": 2, "to": 4}},
@@ -87,13 +98,39 @@ def test_unrequested_changes_are_rejected_with_the_options_to_add(vae, tmp_path,
     assert "add learning_rate=0.0015 schedule=cosine or --allow-changes" in said and said.count("\n") == 1
     assert main([*words, "schedule=constant"]) == 2
     assert "to keep its own, add learning_rate=0.001; " in capsys.readouterr().err
-    assert main([*words, "--allow-changes"]) == 0
+    assert main([*words, "--allow-changes", "steps=3"]) == 0
     said = capsys.readouterr().err
     assert "after step 2 the run continues with learning_rate=0.0015 (it was 0.001), schedule=cosine" in said
 
 
+def test_a_change_of_a_finished_run_has_no_effect_and_is_not_recorded(vae, tmp_path, capsys):
+    words = ["train", "--config", "shapes", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2"]
+    assert main(words) == 0
+    settings = (tmp_path / "config.yaml").read_text()
+    capsys.readouterr()
+    assert main([*words, "learning_rate=1e-4"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"learning_rate=0.0001 has no effect: {tmp_path} has done all its steps; give a larger steps=N as well" in said
+    )
+    assert not (tmp_path / "changes.json").exists() and (tmp_path / "config.yaml").read_text() == settings
+    assert "1e-4" not in (tmp_path / "final/README.md").read_text()
+
+
 def test_some_settings_never_change(vae, tmp_path, capsys):
-    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path), "steps=2", "--allow-changes"]
+    words = [
+        "train",
+        "--config",
+        "shapes",
+        "--device",
+        "cpu",
+        *TINY,
+        f"vae={vae}",
+        "--run",
+        str(tmp_path),
+        "steps=2",
+        "--allow-changes",
+    ]
     assert main(words) == 0
     capsys.readouterr()
     for change in ("seed=1", "model.depth=4", "global_batch_size=2", "num_frames=2", "clips=11", "sample_latents=true"):

@@ -19,7 +19,9 @@ from latte.train.run import Run
 
 @pytest.fixture
 def command(vae, tmp_path):
-    return lambda *words: main(["train", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words])
+    return lambda *words: main(
+        ["train", "--config", "shapes", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words]
+    )
 
 
 def test_the_batch_is_described_per_process():
@@ -109,9 +111,10 @@ def test_a_run_on_videos_reports_their_number_and_frames(vae, videos, tmp_path, 
     command = f"latte train --config folder --run {tmp_path}/vae-latte data={videos} image_size=16 damaged=take "
     command += f"vae={tmp_path}/vae/final"
     assert said[3] == f"{tmp_path}/vae/final: trained for 1 step\nnext: {command}"
-    clips = f"{videos}: 12 clips of 3 videos in 2 classes"
+    clips = f"{videos}: 12 clips drawn from 3 videos in 2 classes"
     assert latte["data"] == f"{clips}, each 4 frames, selection crop, 16 x 16 pixels, latents 4 x 2 x 2"
-    assert of_vae["data"] == f"{videos}: 12 frames of 3 videos in 2 classes, each 16 x 16 pixels"
+    assert of_vae["data"] == f"{videos}: 12 frames drawn from 3 videos in 2 classes, each 16 x 16 pixels"
+    assert latte["vae"] == str(vae) and "vae" not in of_vae
     assert of_vae["batch"].endswith(" frames a step")
     assert latte["batch"] == "4 clips a step, each with 2 images"
     assert of_vae["trains"].startswith("a VAE of ")

@@ -257,7 +257,18 @@ def test_unsuitable_pixart_weights_are_rejected(source, change, say, tmp_path):
 
 def test_training_starts_from_the_given_weights(vae, tmp_path, capsys, recwarn):
     path = str(saved(dit(), tmp_path / "DiT.pt"))
-    words = ["train", "--run", str(tmp_path / "run"), *TINY, f"vae={vae}", f"init={path}", "steps=1", "learning_rate=0"]
+    words = [
+        "train",
+        "--config",
+        "shapes",
+        "--run",
+        str(tmp_path / "run"),
+        *TINY,
+        f"vae={vae}",
+        f"init={path}",
+        "steps=1",
+        "learning_rate=0",
+    ]
     assert main([*words, "model.depth=4"]) == 2
     assert "has depth 2, this run 4" in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
     assert main(words) == 0

@@ -39,7 +39,18 @@ def alone(config, folder):
 
 
 def test_torchrun_is_bit_identical_to_one_process(vae, tmp_path):
-    words = ["train", "--device", "cpu", *TINY, f"vae={vae}", "micro_batch_size=2", "--run-dir", str(tmp_path / "two")]
+    words = [
+        "train",
+        "--config",
+        "shapes",
+        "--device",
+        "cpu",
+        *TINY,
+        f"vae={vae}",
+        "micro_batch_size=2",
+        "--run-dir",
+        str(tmp_path / "two"),
+    ]
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launcher, "-m", "latte", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,5 +1,7 @@
 """What is decided and rejected before a run reads any video."""
 
+import os
+import signal
 import warnings
 
 import pytest
@@ -105,6 +107,40 @@ def test_data_without_a_config_asks_for_one(tmp_path, capsys, unread, monkeypatc
         assert refusal(capsys, "--run", tmp_path / "run", "data=clips").endswith(ends)
 
 
+def test_a_new_run_needs_a_config(tmp_path, capsys, unread):
+    """Or else a misspelled name of a run would start hours of training."""
+    said = refusal(capsys, "--run", tmp_path / "rnu", "steps=3")
+    assert said == f"there is no run at {tmp_path / 'rnu'}: to start one, give --config, such as shapes"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", ["shapes", "shapes-plain", "shapes-t2v"])
+def test_own_data_are_not_encoded_by_the_vae_of_the_shapes(preset, tmp_path, capsys, unread):
+    said = refusal(capsys, "--config", preset, "--run", tmp_path / "run", "data=my clips")
+    assert said.startswith(f"the VAE of {preset}, ") and "knows only the built-in shapes: train one on my clips" in said
+    assert "`latte train --config folder-vae --run runs/folder-vae 'data=my clips'`" in said
+    assert resolve(preset, ["data=clips", "vae=shapes/vae"]).vae == "shapes/vae"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--config", "folder-vae", "image_size=30"],
+            "frames have a side of 30 pixels; this VAE encodes multiples of 8",
+        ),
+        (["--config", "folder-vae", "model.depth=3"], "the setting model: VAEConfig: unknown key 'depth'"),
+        (
+            ["--config", "folder", "vae=shapes/vae", "model.dept=3"],
+            "the setting model: LatteConfig: unknown key 'dept'",
+        ),
+        (["--config", "t2v", "vae=shapes/vae", "model.depth=3"], "the setting model: LatteT2VConfig: unknown key"),
+    ],
+)
+def test_the_network_is_checked_before_videos_are_read(words, message, tmp_path, capsys, unread):
+    assert message in refusal(capsys, "--run", tmp_path / "run", *words, f"data={tmp_path}")
+
+
 def test_a_missing_vae_suggests_the_preset_that_trains_one(tmp_path, capsys, unread, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for preset, data, trains in (
@@ -159,6 +195,10 @@ def test_a_run_that_was_stopped_before_its_first_step(vae, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"^stopped before step 1; the same"):
         patch.setattr(Run, "prepare", stop)
+        run(small(vae, "steps=1"), tmp_path / "run")
+    terminate = lambda self, first: os.kill(os.getpid(), signal.SIGTERM)  # as timeout and SLURM do
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"^stopped before step 1; the same"):
+        patch.setattr(Run, "prepare", terminate)
         run(small(vae, "steps=1"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"run holds a run with other settings \(clips, seed\) but no checkpoint: "):
         run(small(vae, "steps=1", "clips=9", "seed=3"), tmp_path / "run")

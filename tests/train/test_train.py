@@ -27,7 +27,7 @@ from latte.weights.vae_folder import load_vae
 def test_a_stopped_and_resumed_run_is_bit_exact(vae, tmp_path):
     config, cut = small(vae), tmp_path / "cut"
     run(config, tmp_path / "whole")
-    words = ["train", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
+    words = ["train", "--config", "shapes", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte", *words], stderr=subprocess.PIPE)
     while process.poll() is None and not checkpoint.list_checkpoints(cut):
         time.sleep(0.01)
@@ -93,7 +93,17 @@ def test_vae_and_latte_learn_and_can_be_sampled(tmp_path, capsys):
         torch.stack([torch.from_numpy(make_clip(0, i, frames=4, size=16).video) for i in range(8)]).float() / 127.5 - 1
     )
     assert 0.5 < trained.encode(videos).std() < 2
-    words = ["train", "--run", str(latte_run), *TINY, *steps, f"vae={vae_run / 'final'}", "learning_rate=1e-2"]
+    words = [
+        "train",
+        "--config",
+        "shapes",
+        "--run",
+        str(latte_run),
+        *TINY,
+        *steps,
+        f"vae={vae_run / 'final'}",
+        "learning_rate=1e-2",
+    ]
     assert main(words) == 0
     losses = [json.loads(line)["mse"] for line in (latte_run / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])

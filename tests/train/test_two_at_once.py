@@ -45,7 +45,10 @@ def test_two_runs_in_one_folder(vae, tmp_path, slow, capsys):
     draft = tmp_path / "run/checkpoints/.step-0000010.part7-0123abcd-99"
     draft.mkdir()  # being written by the first run
     before = content(tmp_path / "run")
-    assert main(["train", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path / "run")]) == 2
+    assert (
+        main(["train", "--config", "shapes", "--device", "cpu", *TINY, f"vae={vae}", "--run", str(tmp_path / "run")])
+        == 2
+    )
     assert f"run is in use by process {first} on" in capsys.readouterr().err
     assert content(tmp_path / "run") == before and draft.exists()
     assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "curves.png")]) == 0  # reading is allowed

@@ -55,8 +55,9 @@ class Reconstruction:
             ValueError: If it cannot encode frames of config.image_size, settings ask for latents that it does not have,
                 or the weights of config.init do not fit.
         """
-        network = AutoencoderKL(VAEConfig(**check_fields(VAEConfig, self.config.model)))
-        self.check_latents(network)
+        network = new_autoencoder(self.config)
+        if self.config.freeze_encoder and not (self.config.init or self.resumed):
+            raise ValueError("freeze_encoder keeps the encoder of another VAE: name it with init=FOLDER")
         if self.config.init:
             folder = find_model(self.config.init)
             model = load_vae(folder).model
@@ -71,26 +72,6 @@ class Reconstruction:
             for part in (network.encoder, network.quant_conv):
                 part.requires_grad_(False)
         return network
-
-    def check_latents(self, network: AutoencoderKL) -> None:
-        """Raise ValueError unless the latents of the network have the size and the channels that settings ask for."""
-        config, shape = self.config, network.config
-        side = VideoVAE(network).latent_side(config.image_size)
-        if config.equivariance_weight and side % 2:
-            raise ValueError(
-                f"equivariance_weight halves the latents, and image_size={config.image_size} gives them an odd side of"
-                f" {side}: choose another image_size, or equivariance_weight=0"
-            )
-        held, needed = "each colour", shape.in_channels
-        if config.detail_scale:
-            held, needed = "each colour and detail", needed + DETAILS
-        if config.thumbnail_weight and shape.latent_channels < needed:
-            raise ValueError(
-                f"thumbnail_weight needs latents with a channel for {held}: model.latent_channels is"
-                f" {shape.latent_channels}; set it to {needed} or more, or thumbnail_weight=0"
-            )
-        if config.freeze_encoder and not (config.init or self.resumed):
-            raise ValueError("freeze_encoder keeps the encoder of another VAE: name it with init=FOLDER")
 
     def __call__(self, network: AutoencoderKL, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss on the frames of some slots, and the PSNR in dB and the KL divergence to log."""
@@ -109,6 +90,31 @@ class Reconstruction:
             smaller = reconstruction_error(network.decode(half_size(latents)).float(), half_size(images))
             loss = loss + self.config.equivariance_weight * smaller
         return loss, {"psnr": 10 * torch.log10(4 / F.mse_loss(out.detach(), images)), "kl": kl.detach()}
+
+
+def new_autoencoder(config: TrainConfig) -> AutoencoderKL:
+    """Make the autoencoder of the settings, with fresh weights.
+
+    Raises:
+        ValueError: The table `model` is wrong, or the autoencoder cannot encode frames of config.image_size, or its
+            latents do not have the size or the channels that settings ask for.
+    """
+    network = AutoencoderKL(VAEConfig(**check_fields(VAEConfig, config.model)))
+    shape, side = network.config, VideoVAE(network).latent_side(config.image_size)
+    if config.equivariance_weight and side % 2:
+        raise ValueError(
+            f"equivariance_weight halves the latents, and image_size={config.image_size} gives them an odd side of"
+            f" {side}: choose another image_size, or equivariance_weight=0"
+        )
+    held, needed = "each colour", shape.in_channels
+    if config.detail_scale:
+        held, needed = "each colour and detail", needed + DETAILS
+    if config.thumbnail_weight and shape.latent_channels < needed:
+        raise ValueError(
+            f"thumbnail_weight needs latents with a channel for {held}: model.latent_channels is"
+            f" {shape.latent_channels}; set it to {needed} or more, or thumbnail_weight=0"
+        )
+    return network
 
 
 def reconstruction_error(out: Tensor, images: Tensor) -> Tensor:

@@ -62,7 +62,17 @@ def test_training_on_stored_latents_equals_encoding_in_each_step(vae, tmp_path):
     assert main(["encode", "--config", "shapes", *words]) == 0
     ends = []
     for name, latents in (("once", "once"), ("step", "step"), ("files", tmp_path / "latents")):
-        run_words = ["train", "--run", str(tmp_path / name), *TINY, f"vae={vae}", f"latents={latents}", "steps=3"]
+        run_words = [
+            "train",
+            "--config",
+            "shapes",
+            "--run",
+            str(tmp_path / name),
+            *TINY,
+            f"vae={vae}",
+            f"latents={latents}",
+            "steps=3",
+        ]
         assert main([*run_words, "--device", "cpu"]) == 0
         ends.append(tensors(checkpoint.latest(tmp_path / name)))
     for other in ends[1:]:

@@ -135,7 +135,7 @@ def test_several_processes_learn_the_same_as_one(vae, tmp_path):
 )
 def test_invalid_settings_give_a_one_line_error(words, say, vae, tmp_path, capsys):
     settings = [*TINY, *WORDS, f"vae={vae}", *words]
-    assert main(["train", "--run", str(tmp_path / "run"), *settings]) == 2
+    assert main(["train", "--config", "shapes", "--run", str(tmp_path / "run"), *settings]) == 2
     assert say in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run/config.yaml").exists()
 
