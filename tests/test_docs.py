@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 
 from latte.cli import main
+from latte.train.config import LatteTrainConfig
+from latte.train.config_tables import from_text, typed
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")})
@@ -104,6 +106,29 @@ def test_quoted_python_names_exist(page: Path) -> None:
     """Each `latte.module.name` that a page quotes can be imported."""
     for dotted in quotes(page, r"latte(?:\.[A-Za-z_]\w*)+"):
         pkgutil.resolve_name(dotted)
+
+
+def test_the_table_of_training_settings_gives_their_defaults() -> None:
+    """Each is a setting of a Latte, and has this default; the table has the settings that most runs change."""
+    page = (ROOT / "docs/training.md").read_text()
+    table = page.partition("| setting | default | what it does |")[2].partition("\n\n")[0]
+    told = {
+        setting: default for setting, default in re.findall(r"^\| `(\w+)` \| (?:`(.+?)`)? ?\| \S", table, re.MULTILINE)
+    }
+    assert len(told) == table.count("\n| `")
+    defaults = LatteTrainConfig.defaults()
+    for setting, default in told.items():
+        assert typed(setting, from_text(setting, default)) == defaults[setting], setting
+    assert told.keys() >= {
+        "data",
+        "vae",
+        "steps",
+        "learning_rate",
+        "global_batch_size",
+        "precision",
+        "save_every",
+        "init",
+    }
 
 
 def test_the_documentation_checks_find_something() -> None:
