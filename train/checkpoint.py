@@ -104,24 +104,24 @@ def latest(run: Path) -> Path | None:
         OSError, ValueError: All checkpoints are damaged or unreadable, or their folder is unreadable.
     """
     unreadable = ""
-    for folder in reversed(list_checkpoints(run)):
+    oldest_first = list_checkpoints(run)
+    for folder in reversed(oldest_first):
+        rest = "" if folder == oldest_first[0] else "; trying the one before it"
         try:
             reason = whats_wrong(folder)
         except OSError as error:  # perhaps only for a while: it stays where it is
             unreadable = f"{folder} cannot be read: {error.strerror}"
-            warnings.warn(f"{unreadable}; using the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{unreadable}{rest}", stacklevel=2)
             continue
         if reason is None:
             return folder
-        renamed = f"{DAMAGED}{folder.name}"
-        warnings.warn(f"{folder}: {reason}; renamed to {renamed}, using the checkpoint before it", stacklevel=2)
+        warnings.warn(f"{folder}: {reason}; renamed to {DAMAGED}{folder.name}{rest}", stacklevel=2)
         set_aside(folder)
     if unreadable:
         raise ValueError(f"{unreadable}, and there is no earlier one: make it readable, or give another folder")
     if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}step-*")):
-        raise ValueError(
-            f"{run}: all checkpoints are damaged ({damaged[-1].name}): restore one, or give another folder"
-        )
+        which = "all checkpoints are damaged" if len(damaged) > 1 else "the only checkpoint is damaged"
+        raise ValueError(f"{run}: {which} ({damaged[-1].name}): restore one, or give another folder")
     return None
 
 

@@ -72,7 +72,7 @@ def test_the_newest_valid_checkpoint_is_found(tmp_path):
     (folders[2] / "ema.safetensors").unlink()
     for name in ("step-old", "notes", "step-", "0000007"):
         (tmp_path / "checkpoints" / name).mkdir()
-    with pytest.warns(UserWarning, match=r"step-\d+: .*using the checkpoint before it") as said:
+    with pytest.warns(UserWarning, match=r"step-\d+: .*trying the one before it") as said:
         assert checkpoint.latest(tmp_path) == folders[1]
     assert len(said) == 2 and "manifest.json is missing" in str(said[0].message)
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -83,6 +83,24 @@ def test_the_newest_valid_checkpoint_is_found(tmp_path):
         pytest.warns(UserWarning),
         pytest.raises(ValueError, match=r"all checkpoints are damaged \(damaged-step-0000004"),
     ):
+        checkpoint.latest(tmp_path)
+
+
+def test_no_checkpoint_is_promised_before_the_first(tmp_path):
+    save(tmp_path, 1, 2)
+    for folder in checkpoint.list_checkpoints(tmp_path):
+        (folder / "ema.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning) as said, pytest.raises(ValueError, match="all checkpoints are damaged"):
+        checkpoint.latest(tmp_path)
+    ends = [str(one.message).rpartition("; ")[2] for one in said]
+    assert ends == ["trying the one before it", "renamed to damaged-step-0000001"]
+
+
+def test_a_damaged_checkpoint_without_another_is_the_only_one(tmp_path):
+    save(tmp_path, 3)
+    (tmp_path / "checkpoints/step-0000003/ema.safetensors").write_bytes(b"")
+    wanted = r"the only checkpoint is damaged \(damaged-step-0000003\)"
+    with pytest.warns(UserWarning, match="renamed to damaged-step-0000003$"), pytest.raises(ValueError, match=wanted):
         checkpoint.latest(tmp_path)
 
 

@@ -171,7 +171,7 @@ def test_an_unreadable_checkpoint_is_not_renamed(copied, monkeypatch):
         return whole(path)
 
     monkeypatch.setattr(checkpoint, "damage", unreadable)
-    with pytest.warns(UserWarning, match="step-0000004 cannot be read: Input/output error; using the"):
+    with pytest.warns(UserWarning, match="step-0000004 cannot be read: Input/output error; trying the"):
         assert checkpoint.latest(folder).name == "step-0000002"
     assert broken[0].is_dir()
     broken.append(folder / "checkpoints/step-0000002")
