@@ -93,7 +93,7 @@ def encode_data_set(
         if text:
             write_text_shard(folder / TEXT, text, sorted({video.caption for video in videos}), dtype, mark)
             files[TEXT] = about(folder / TEXT)
-        facts = (settings, data, vae_digest, clips.names, videos, files, bool(text), text_encoder or {})
+        facts = (settings, data, vae_digest, clips.names, videos, files, bool(text), text_encoder or {}, config.vae)
         write_latent_index(LatentFolder(folder, *facts))
     return open_latent_folder(out)
 

@@ -52,6 +52,7 @@ class LatentFolder:
         files: File name -> its size, "bytes", and its "sha256".
         has_text: Whether the captions' embeddings are stored too.
         text_encoder: The "name" and "sha256" of the encoder of these embeddings; empty if there are none, or unknown.
+        vae: The path of the VAE that encoded the videos, as it was given; empty if it is unknown.
         clips_per_epoch: Number of clips that a run asks for; there is at least one per video.
     """
 
@@ -64,6 +65,7 @@ class LatentFolder:
     files: dict[str, dict]
     has_text: bool
     text_encoder: dict[str, str] = field(default_factory=dict)
+    vae: str = ""
     clips_per_epoch: int = 0
 
     @property
@@ -133,7 +135,14 @@ class LatentFolder:
                 "encode again with these settings, which leaves them out"
             )
         if self.vae_digest != vae_digest:
-            raise ValueError(f"{self.folder}: these latents come from another VAE: encode again, or use that VAE")
+            raise ValueError(f"{self.folder}: {self.advice_on_vae(config.vae)}")
+
+    def advice_on_vae(self, other: str) -> str:
+        """Say that another VAE encoded these latents than the one at this path, and what to do."""
+        if self.vae == other:
+            return f"the VAE at {other} has changed since it encoded these latents: encode again, or put it back"
+        encoded = f"vae={self.vae}" if self.vae else "the one that was used, vae=..."
+        return f"these latents were not encoded with the VAE at {other}: give {encoded}, or encode again"
 
     @cached_property
     def embeddings(self) -> dict[str, Tensor]:
@@ -164,6 +173,7 @@ def write_latent_index(latents: LatentFolder) -> Path:
     values = {"format": LATENT_FORMAT, "settings": latents.settings, "source": latents.data_fingerprint}
     values |= {"vae": latents.vae_digest, "classes": latents.names, "text": latents.has_text, "files": latents.files}
     values |= {"text_encoder": latents.text_encoder} if latents.text_encoder else {}
+    values |= {"vae_path": latents.vae} if latents.vae else {}
     values |= {"videos": [list(asdict(video).values()) for video in latents.videos]}
     return write_json(latents.folder / LATENT_INDEX, values)
 
@@ -187,6 +197,7 @@ def open_latent_folder(folder: Path) -> LatentFolder:
         latents = LatentFolder(folder, *head, videos, values["files"], values["text"])
         if encoder := values.get("text_encoder"):  # earlier versions did not record it
             latents.text_encoder.update({key: str(encoder[key]) for key in ("name", "sha256")})
+        latents.vae = str(values.get("vae_path", ""))  # nor this
         expected = {video.shard for video in videos} | ({TEXT} if latents.has_text else set())
         sound = expected == latents.files.keys() and all(Path(name).name == name for name in expected)
         sound = sound and all(isinstance(about["sha256"], str) for about in latents.files.values())

@@ -17,7 +17,7 @@ from small_runs import SMALL, TINY, TINY_T2V, run, same, small, small_t2v, tenso
 
 from latte import LattePipeline
 from latte.cli import main
-from latte.files import read_json
+from latte.files import read_json, write_json
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint
 from latte.train.data import encode_latents
@@ -128,7 +128,10 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
             "3 videos have fewer than the 13 frames of a clip, the first is 0",
         ),
         ([*train, f"latents={out}", "transform=ffs"], "encoded with transform='ours', but the run has 'ffs'"),
-        ([*train, f"latents={out}", f"vae={other}"], "from another VAE"),
+        (
+            [*train, f"latents={out}", f"vae={other}"],
+            f"not encoded with the VAE at {other}: give vae={vae}, or encode again",
+        ),
         ([*train, f"latents={out}", "num_workers=2"], "num_workers does nothing with latents="),
         ([*train, f"latents={tmp_path / 'no'}"], "run `latte encode`"),
         (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "give another folder for --out"),
@@ -143,6 +146,15 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
         capsys.readouterr()
         assert main(command) == 2
         assert message in capsys.readouterr().err
+    moved = replace(open_latent_folder(out), vae=str(other))
+    with pytest.raises(ValueError, match=f"the VAE at {other} has changed since it encoded these latents"):
+        moved.require_match(small(other, f"data={videos}"), digest_folder(other))
+    values = read_json(out / "index.json")
+    del values["vae_path"]  # as in earlier versions
+    write_json(out / "index.json", values)
+    capsys.readouterr()
+    assert main([*train, f"latents={out}", f"vae={other}"]) == 2
+    assert f"VAE at {other}: give the one that was used, vae=..., or encode again" in capsys.readouterr().err
     shard = next(out.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is missing or has changed"):
