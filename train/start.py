@@ -1,5 +1,6 @@
 """Checks before a run reads any video: its folder, its settings if it resumes, its trackers and its VAE."""
 
+import re
 import shlex
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,10 +25,16 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
-from latte.weights.load import FINAL, bundled_models, find_model
+from latte.weights.hub import NAME
+from latte.weights.load import FINAL, find_model
 from latte.weights.tensors import CheckpointError
 
 NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig}  # by the kind of a run
+# the VAEs that presets name by the folder they are fetched into: that folder, and the name of its model on the hub
+PUBLISHED_VAES = {
+    "sd-vae-ft-ema": ("sd-vae-ft-ema", "stabilityai/sd-vae-ft-ema"),
+    "Latte-1/vae": ("Latte-1", "maxin-cn/Latte-1"),
+}
 
 
 def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
@@ -105,19 +112,20 @@ def require_vae(config: TrainConfig) -> None:
     try:
         find_model(config.vae)
     except CheckpointError as error:
-        command = vae_command(config)
-        get = f"train one with `{command}`" if command else "get the published one as docs/weights.md says"
-        advice = f"{get}, or name another, vae=..."
+        fetch = lambda folder, hub: f"`hf download {hub} --local-dir {folder}`"
+        get = f"train one with `{vae_command(config)}`, or name another, vae=..."
+        if config.vae in PUBLISHED_VAES:
+            folder, hub = PUBLISHED_VAES[config.vae]
+            get = f"get huggingface.co/{hub}, for instance with {fetch(folder, hub)}, or name another, vae=..."
+        elif re.fullmatch(NAME, config.vae) and not Path(config.vae).parent.is_dir():
+            get += f"; if it is a name on the Hugging Face hub, fetch it with {fetch(config.vae, config.vae)}"
         gone = config.data != "shapes" and not Path(config.data).exists()
         also = f"; there is nothing at data={config.data} either" if gone else ""
-        raise ValueError(f"there is no VAE at {config.vae}: {advice}{also}") from error
+        raise ValueError(f"there is no VAE at {config.vae}: {get}{also}") from error
 
 
 def vae_command(config: TrainConfig) -> str:
-    """The command that trains the VAE of the settings; empty if it is a published one, which a preset names."""
-    ours = lambda vae: vae in bundled_models() or Path(vae).name == FINAL
-    if not ours(config.vae) and config.vae in {preset.vae for preset in PRESETS.values()}:
-        return ""
+    """The command that trains a VAE for the settings."""
     path, usual = Path(config.vae), "shapes-vae" if config.data == "shapes" else "folder-vae"
     run = path.parent if path.name == FINAL else Path("runs", usual)
     preset = run.name if run.name in PRESETS else usual

@@ -20,6 +20,7 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
 from latte.train.run_folder import SETTINGS_FILE
+from latte.weights.load import FINAL, bundled_models
 
 CPU = torch.device("cpu")
 
@@ -155,14 +156,29 @@ def test_a_missing_vae_suggests_the_preset_that_trains_one(tmp_path, capsys, unr
 
 def test_a_missing_published_vae_is_not_to_be_trained(tmp_path, capsys, unread, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    advice = "get the published one as docs/weights.md says, or name another, vae=..."
-    for preset, word, vae in (
-        ("t2v-finetune", "steps=10", "Latte-1/vae"),
-        ("t2v", "data=clips", "sd-vae-ft-ema"),
-        ("ucf101", "steps=10", "sd-vae-ft-ema"),
+    for preset, word, vae, folder, hub in (
+        ("t2v-finetune", "steps=10", "Latte-1/vae", "Latte-1", "maxin-cn/Latte-1"),
+        ("t2v", "data=clips", "sd-vae-ft-ema", "sd-vae-ft-ema", "stabilityai/sd-vae-ft-ema"),
+        ("ucf101", "steps=10", "sd-vae-ft-ema", "sd-vae-ft-ema", "stabilityai/sd-vae-ft-ema"),
     ):
         said = refusal(capsys, "--config", preset, "--run", "run", word)
-        assert said.startswith(f"there is no VAE at {vae}: {advice}; there is nothing at data=")
+        advice = f"get huggingface.co/{hub}, for instance with `hf download {hub} --local-dir {folder}`, or name"
+        assert said.startswith(f"there is no VAE at {vae}: {advice} another, vae=...; there is nothing at data=")
+
+
+def test_every_vae_of_a_preset_is_trained_or_can_be_fetched():
+    vaes = {preset.vae for preset in PRESETS.values()} - {""}
+    trained = {vae for vae in vaes if vae in bundled_models() or vae.endswith(FINAL)}
+    assert vaes - trained == start.PUBLISHED_VAES.keys()
+
+
+def test_a_name_on_the_hub_is_to_be_fetched(tmp_path, capsys, unread, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fetch = "if it is a name on the Hugging Face hub, fetch it with `hf download x/vae --local-dir x/vae`"
+    words = ["--config", "shapes", "--run", "run", "vae=x/vae"]
+    assert fetch in refusal(capsys, *words)
+    (tmp_path / "x").mkdir()
+    assert "hub" not in refusal(capsys, *words)
 
 
 def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
