@@ -92,6 +92,7 @@ class TrainConfig:
         for known in fields(self):
             self._check_bounds(known)
         micro = self.micro_batch_size or 1
+        require(self.data != "", "data is empty: give data=FOLDER, or data=shapes")
         require(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
         for known in fields(self):
             self._check_used(known)

@@ -66,7 +66,7 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
 def require_own_vae(preset: str, values: dict[str, Any]) -> None:
     """Raise ValueError if a preset for the built-in shapes gets other data, and would encode them with its own VAE."""
     data, usual = values.get("data"), PRESETS[preset]
-    if usual.data != "shapes" or data == "shapes" or not values.get("vae"):
+    if usual.data != "shapes" or data in ("shapes", "") or not values.get("vae"):
         return
     command = shlex.join(["latte", "train", "--config", "folder-vae", "--run", "runs/folder-vae", f"data={data}"])
     raise ValueError(

@@ -18,7 +18,7 @@ from latte.train.data.clips import Clips, TrainingClip, WholeVideo
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.train.data.decoded_cache import DecodedCache
 from latte.train.data.failures import Failures
-from latte.train.data.layouts import count_by_suffix, find_any_videos, reject_unprintable_classes
+from latte.train.data.layouts import describe_ignored, find_any_videos, reject_unprintable_classes
 from latte.train.data.shape_clips import ShapeClips
 from latte.train.data.splits import abbreviate, split_names
 from latte.train.data.transforms import flip, transform
@@ -40,7 +40,11 @@ from latte.video.read import count_frames, read_blocks, read_video
 
 def open_clips(config: TrainConfig) -> Clips:
     """Open the data that `config.data` names: the built-in shapes, or a folder of videos (see `FolderClips`)."""
-    return ShapeClips(config) if config.data == "shapes" else FolderClips(config)
+    if config.data == "shapes":
+        return ShapeClips(config)
+    if not Path(config.data).is_dir():
+        raise FileNotFoundError(f"no folder of videos at {config.data}: give data=FOLDER")
+    return FolderClips(config)
 
 
 class SourceVideo(NamedTuple):
@@ -125,8 +129,7 @@ class FolderClips:
         found = find_any_videos(self.root, self.config.classes)
         self.names, videos = found.classes, found.videos
         if found.ignored:
-            count = f"{counted(len(found.ignored), 'file is', 'files are')} ignored for the extension"
-            warnings.warn(f"{self.root}: {count}: {count_by_suffix(found.ignored)}", stacklevel=4)
+            warnings.warn(f"{self.root}: {describe_ignored(found.ignored)}", stacklevel=4)
         self.failures = Failures(len(videos) + len(found.left_out), self.config.failed_share)
         if outside := [left.path for left in found.left_out if left.problem == "misplaced"]:
             count = counted(len(outside), "video is", "videos are")

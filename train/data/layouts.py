@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from latte.arguments import counted
 from latte.files import read_lines
 from latte.folder_tree import walk_tree
 from latte.train.data.captions import without_captions
@@ -200,11 +201,13 @@ def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES], visible
 
 
-def count_by_suffix(files: list[Path]) -> str:
-    """How many files there are of each extension, for a message; the most frequent ones come first."""
-    counts = Counter(path.suffix.lower() for path in files)
-    named = [f"{n:,} {suffix or 'without one'}" for suffix, n in counts.most_common(12)]
-    return ", ".join(named) + (f" and {len(counts) - 12} other extensions" if len(counts) > 12 else "")
+def describe_ignored(files: list[Path]) -> str:
+    """Say how many files are ignored because of which extensions; the most frequent ones come first."""
+    counts = Counter(path.suffix.lower() or "none" for path in files)
+    named = [f"{n:,} {suffix}" if len(counts) > 1 else suffix for suffix, n in counts.most_common(12)]
+    which = ", ".join(named) + (f" and {len(counts) - 12} other extensions" if len(counts) > 12 else "")
+    them = "its extension" if len(files) == 1 else f"their extension{'s' if len(counts) > 1 else ''}"
+    return f"{counted(len(files), 'file is', 'files are')} ignored because of {them} ({which})"
 
 
 def read_split(split: Path) -> list[str]:

@@ -19,7 +19,7 @@ from latte.train.data.layouts import (
     LAYOUTS,
     LeftOut,
     check_option,
-    count_by_suffix,
+    describe_ignored,
     reject_unprintable_classes,
 )
 from latte.train.data.video_list import (
@@ -276,21 +276,22 @@ def format_report(checked: CheckedVideos, rule: ClipRule, min_frames: int) -> st
     captions, size = sum(bool(video.caption) for video in videos), sum(video.bytes for video in videos)
     problems, worn = Counter(video.problem for video in left_out), sum(video.damaged for video in videos)
     classes = counted(len(video_list.classes), "class", "classes") if video_list.classes else "no classes"
-    kept_as, by_suffix = "used, with error concealment", f"ignored for the extension: {count_by_suffix(ignored)}"
+    kept_as = "used, with error concealment"
+    why = ", ".join(f"{n:,} {problem}" for problem, n in problems.items())
     enough = replace(rule, frame_interval=1).min_frames(video_list.kind)
     closer = sum(video.problem == "short" and video.frames >= enough for video in left_out)
     kept = "long enough with --frame-interval 1"
     remarked = [
         (closer, f"short video is {kept}", f"short videos are {kept}"),
         (worn, f"damaged video is {kept_as}", f"damaged videos are {kept_as}"),
-        (len(ignored), f"file {by_suffix}", f"files {by_suffix}"),
         (len(videos) - captions if captions else 0, "video has no caption", "videos have no caption"),
         (len(remarks), "remark on a video that is used", "remarks on videos that are used"),
     ]
     lines = [
         f"{video_list.kind}: {counted(len(videos), 'video')}, {classes}, {captions:,} with captions",
         f"{counted(sum(lengths), 'frame')}, {min(lengths):,} to {max(lengths):,} per video; {size:,} bytes",
-        f"{len(left_out):,} left out" + "".join(f", {n:,} {problem}" for problem, n in problems.items()),
+        f"{len(left_out):,} left out" + (f": {why}" if left_out else ""),
+        *([describe_ignored(ignored)] if ignored else []),
         *(counted(*words) for words in remarked if words[0]),
         f"a clip has {rule.num_frames} frames, chosen by {rule.selection} at interval {rule.frame_interval}; "
         f"videos need at least {min_frames} frames",

@@ -25,12 +25,13 @@ def test_files_that_are_not_read_are_counted_by_extension(prepare, videos, tmp_p
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text("no video")
     status, out, err = prepare("folder", data)
-    said = "4 files ignored for the extension: 2 .xyz, 1 without one, 1 .srt\n"
+    said = "4 files are ignored because of their extensions (2 .xyz, 1 none, 1 .srt)\n"
     assert status == 0 and err == "" and said in out and said in (tmp_path / "out/report.txt").read_text()
     put(data / "a/w.mp4")
-    assert "8 files ignored for the extension: 3 .mkv, 2 .xyz" in prepare("ucf101", data, taken=[*TAKEN[:-1], "1"])[1]
+    many = "files are ignored because of their extensions (3 .mkv, 2 .xyz"
+    assert f"8 {many}" in prepare("ucf101", data, taken=[*TAKEN[:-1], "1"])[1]
     put_frames(data / "c/clip", range(8))
-    assert "9 files ignored for the extension: 3 .mkv, 2 .xyz" in prepare("sky", data)[1]
+    assert f"9 {many}" in prepare("sky", data)[1]
     assert " ignored " not in prepare("folder", videos)[1]
 
 
@@ -61,7 +62,7 @@ def test_captions_in_other_encodings_are_refused(kind, prepare, tmp_path):
         put(tmp_path / f"data/{name}.mp4")
         (tmp_path / f"data/{name}.txt").write_bytes(("一只狗在跑" if name == "gbk" else text).encode(name))
     status, out, _ = prepare(kind, tmp_path / "data")
-    assert status == 0 and "2 videos, no classes, 2 with captions" in out and "5 left out, 5 caption" in out
+    assert status == 0 and "2 videos, no classes, 2 with captions" in out and "5 left out: 5 caption" in out
     assert [video.caption for video in open_video_list(tmp_path / "out").videos] == [text, text]
     report = (tmp_path / "out/report.txt").read_text()
     assert all(f"{name}.txt is not a text in UTF-8; save it as one\n" in report for name in encodings[2:])
@@ -120,8 +121,8 @@ def test_damaged_arrays_are_counted_and_named(classes, prepare, vae, tmp_path):
     np.save(data / "labels.npy", np.zeros(8))
     status, out, err = prepare("folder", data)
     count = len(classes) or 1
-    assert status == 0 and f"{count} left out, {count} broken\n" in out and err == ""
-    assert "1 file ignored for the extension: 1 .npy\n" in out
+    assert status == 0 and f"{count} left out: {count} broken\n" in out and err == ""
+    assert "1 file is ignored because of its extension (.npy)\n" in out
     report = (tmp_path / "out/report.txt").read_text()
     assert report.count("worn.npy: cannot be read: it holds no array with a readable header\n") == count
     with pytest.warns(UserWarning, match=r"left out: .*worn\.npy cannot be read"):
@@ -144,7 +145,7 @@ def worn(tmp_path):
 def test_damaged_videos_are_taken_on_request(prepare, worn, vae, tmp_path):
     taken = ("--num-frames", "4", "--frame-interval", "1")
     status, out, _ = prepare("folder", worn, taken=taken)
-    assert status == 0 and "folder: 1 video" in out and "2 left out, 2 damaged\n" in out and " used" not in out
+    assert status == 0 and "folder: 1 video" in out and "2 left out: 2 damaged\n" in out and " used" not in out
     status, out, _ = prepare("folder", worn, "--damaged", "take", "--frame-list", "8", taken=taken)
     assert status == 0 and "folder: 3 videos" in out and "0 left out" in out
     assert "2 damaged videos are used, with error concealment\n" in out

@@ -27,7 +27,7 @@ def test_ucf101(prepare, ucf, tmp_path):
     assert status == 0
     assert "5 videos found; ucf101 was published with 13,320" in err and "2 classes found" in err
     assert out.startswith("ucf101: 3 videos, 2 classes, 1 with captions\n24 frames, 8 to 8 per video; ")
-    assert "4 left out, 2 misplaced, 1 short, 1 broken\n1 short video is long enough with --frame-interval 1\n" in out
+    assert "4 left out: 2 misplaced, 1 short, 1 broken\n1 short video is long enough with --frame-interval 1\n" in out
     index = open_video_list(tmp_path / "out")
     assert index == open_video_list(tmp_path / "out/index.json")
     assert (index.kind, index.classes, index.root) == ("ucf101", ["Archery", "Biking"], ucf.resolve())
@@ -51,7 +51,7 @@ def test_a_split_of_ucf101(prepare, ucf, tmp_path):
     """Only the listed videos are used, and a class keeps its index."""
     (tmp_path / "trainlist01.txt").write_text("Biking/v_Biking_g01_c01.mp4 1\n\nBiking/v_Biking_g77_c01.avi 1\n")
     status, out, err = prepare("ucf101", ucf, "--split", tmp_path / "trainlist01.txt")
-    assert status == 0 and err == "" and "3 left out, 2 misplaced, 1 missing" in out
+    assert status == 0 and err == "" and "3 left out: 2 misplaced, 1 missing" in out
     index = open_video_list(tmp_path / "out")
     assert index.classes == ["Archery", "Biking"]
     assert [(video.path, video.label) for video in index.videos] == [("Biking/v_Biking_g01_c01.mp4", 1)]
@@ -75,7 +75,7 @@ def test_folders_of_frames(prepare, tmp_path):
     put_frames(tmp_path / "sky/broken", range(8))
     (tmp_path / "sky/broken/clip_00003.png").write_text("no")
     status, out, _ = prepare("sky", tmp_path / "sky")
-    assert status == 0 and "4 left out, 3 broken, 1 short" in out
+    assert status == 0 and "4 left out: 3 broken, 1 short" in out
     assert [(v.path, v.frames) for v in open_video_list(tmp_path / "out").videos] == [("a/one", 8), ("b/c/two", 9)]
     report = (tmp_path / "out/report.txt").read_text()
     assert "cover.png has no number in its name" in report and "1_same_7.png comes after 0_same_7.png" in report
