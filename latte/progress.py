@@ -19,7 +19,8 @@ class Progress(tqdm):
     A line is printed after the first item, then at most every half minute (less often if the work takes hours), and at
     the end. A subtask (leave=False) has no lines if it ends within SHORT_SECONDS. Of several processes started by
     torchrun, only the first one shows anything. An item may be counted in fractions, such as update(0.1): only complete
-    items are shown, but the fractions count for the remaining time.
+    items are shown, but the fractions count for the remaining time. The first update does not: it takes longer, since
+    much is loaded or compiled in it.
 
     Args:
         iterable: What to iterate over. None: call `update` after each item instead.
@@ -42,6 +43,7 @@ class Progress(tqdm):
         self.in_lines = not redraws(options.get("file") or sys.stderr)
         self.shown: float | None = None  # the count in the last line
         self.due = 0.0  # when the next line is due
+        self.warm: tuple[float, float] | None = None  # the count and the time when the first update was done
         if self.in_lines:
             options |= {"mininterval": 0, "miniters": 1}  # so that `update` is called after every item
         options["disable"] = options.get("disable") or os.environ.get("RANK", "0") != "0"
@@ -51,6 +53,8 @@ class Progress(tqdm):
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count n items as done, and show the progress if it is time to."""
+        if n and self.warm is None and not self.disable:
+            self.warm = self.n + n, self._time()
         if not self.in_lines or self.disable:
             return super().update(n)
         self.n += n or 0
@@ -64,6 +68,7 @@ class Progress(tqdm):
         if not self.disable:
             self.initial += n
             self.n += n
+            self.warm = self.warm and (self.warm[0] + n, self.warm[1])
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
         """Yield items, and count each as done when the next one is asked for."""
@@ -79,23 +84,30 @@ class Progress(tqdm):
         complete = whole(self.n)
         self.shown = self.n
         self.due = self._time() + min(max(elapsed / 20, LINE_SECONDS), MOST_LINE_SECONDS)
-        rate = (self.n - self.initial) / max(elapsed, 1e-9)
-        known = bool(self.total and rate)
-        number = self.total if known else complete
+        rate, number = self.rate, self.total or complete
         units = self.unit if number == 1 else f"{self.unit}s"
-        count = f"{complete} of {number} {units}" if known else f"{complete} {units}"
+        count = f"{complete} of {number} {units}" if self.total else f"{complete} {units}"
+        known = rate and self.total
         left = f", {self.format_interval(max(0, self.total - self.n) / rate)} left" if known else ""
-        speed = f"{rate:.3g} {self.unit}s/s" if rate > 1 else f"{1 / max(rate, 1e-9):.3g} s/{self.unit}"
-        self.fp.write(f"{self.desc}: {count}, {self.format_interval(elapsed)} gone{left}, {speed}{postfix}\n")
+        speed = f", {rate:.3g} {self.unit}s/s" if rate > 1 else f", {1 / rate:.3g} s/{self.unit}" if rate else ""
+        self.fp.write(f"{self.desc}: {count}, {self.format_interval(elapsed)} elapsed{left}{speed}{postfix}\n")
         self.fp.flush()
 
     @property
+    def rate(self) -> float:
+        """Items per second after the first update; 0 before a second one, unless the work is done by then."""
+        warm_count, warm_time = self.warm or (self.n, 0.0)
+        if self.n > warm_count:
+            return (self.n - warm_count) / max(self._time() - warm_time, 1e-9)
+        done = self.total and self.n >= self.total
+        return (self.n - self.initial) / max(self._time() - self.start_t, 1e-9) if done else 0.0
+
+    @property
     def format_dict(self) -> dict[str, Any]:
-        """The values that tqdm draws the bar from: the number of complete items, and the speed including fractions."""
+        """The values that tqdm draws the bar from: the number of complete items, and the speed."""
         values = super().format_dict
-        if isinstance(getattr(self, "n", 0), float) and values.get("elapsed"):
-            rate = (self.n - self.initial) / values["elapsed"]
-            values |= {"n": whole(self.n), "rate": rate}
+        if values.get("elapsed"):
+            values |= {"n": whole(self.n), "rate": self.rate}
         return values
 
     def close(self) -> None:

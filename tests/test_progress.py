@@ -49,9 +49,9 @@ def test_a_log_gets_the_first_the_last_and_few_between(clock):
     log = io.StringIO()
     assert len([*Progress(clock.work(4096, 0.05), "encoding", total=4096, unit="clip", file=log)]) == 4096
     said = lines(log)
-    assert said[0] == "encoding: 1 of 4096 clips, 00:00 gone, 03:24 left, 20 clips/s"
-    assert re.match("encoding: 60[12] of 4096 clips, 00:30 gone, 02:54 left", said[1])
-    assert said[-1] == "encoding: 4096 of 4096 clips, 03:24 gone, 00:00 left, 20 clips/s"
+    assert said[0] == "encoding: 1 of 4096 clips, 00:00 elapsed"
+    assert re.match("encoding: 60[12] of 4096 clips, 00:30 elapsed, 02:54 left", said[1])
+    assert said[-1] == "encoding: 4096 of 4096 clips, 03:24 elapsed, 00:00 left, 20 clips/s"
     assert len(said) == 2 + 204.8 // progress.LINE_SECONDS
 
 
@@ -74,8 +74,8 @@ def test_a_step_log_shows_the_postfix_and_where_it_stopped(clock):
             bar.set_postfix_str(f"loss={i}", refresh=False)
             bar.update()
     assert lines(log) == [
-        "run: 11 of 30 steps, 00:03 gone, 00:57 left, 3 s/step, loss=0",
-        "run: 15 of 30 steps, 00:15 gone, 00:45 left, 3 s/step, loss=4",
+        "run: 11 of 30 steps, 00:03 elapsed, loss=0",
+        "run: 15 of 30 steps, 00:15 elapsed, 00:45 left, 3 s/step, loss=4",
     ]
 
 
@@ -86,12 +86,32 @@ def test_a_short_part_is_not_logged(seconds, expected, clock):
     assert log.getvalue().count("\n") == expected
 
 
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_the_first_item_does_not_enter_the_estimate(kind, clock):
+    """It warms up: here it takes a minute, and each of the others a second."""
+    file = kind()
+    with Progress(desc="run", total=100, file=file, mininterval=0) as bar:
+        clock.now += 60
+        bar.update()
+        first = file.getvalue()
+        clock.now += 30
+        bar.update(30)
+    said = file.getvalue()
+    if kind is Terminal:
+        assert "| 1/100 [01:00<?" in first and "| 31/100 [01:30<01:09,  1.00step/s]" in said
+    else:
+        assert lines(file) == [
+            "run: 1 of 100 steps, 01:00 elapsed",
+            "run: 31 of 100 steps, 01:30 elapsed, 01:09 left, 1 s/step",
+        ]
+
+
 def test_skipped_items_do_not_count_towards_the_speed(clock):
     log = io.StringIO()
     with Progress(desc="encoding", total=100, unit="video", file=log) as bar:
         bar.skip(90)
         list(bar.each(clock.work(5, 2.0)))
-    assert lines(log)[-1] == "encoding: 95 of 100 videos, 00:10 gone, 00:10 left, 2 s/video"
+    assert lines(log)[-1] == "encoding: 95 of 100 videos, 00:10 elapsed, 00:10 left, 2 s/video"
 
 
 @pytest.mark.parametrize("kind", [Terminal, Notebook])
@@ -118,9 +138,9 @@ def test_items_may_be_counted_in_parts(clock):
             for _ in clock.work(30, 2.0):
                 bar.update(0.1)
     said = lines(log)
-    assert said[0] == "sampling: 0 of 3 videos, 00:02 gone, 00:57 left, 20 s/video"
-    assert said[1] == "sampling: 1 of 3 videos, 00:32 gone, 00:27 left, 20 s/video" and said[-1].startswith(
-        "sampling: 3 of 3 videos, 01:00 gone"
+    assert said[0] == "sampling: 0 of 3 videos, 00:02 elapsed"
+    assert said[1] == "sampling: 1 of 3 videos, 00:32 elapsed, 00:27 left, 20 s/video" and said[-1].startswith(
+        "sampling: 3 of 3 videos, 01:00 elapsed"
     )
     bars = terminal.getvalue().split("\r")
     assert any("| 1/3 [00:22<" in text for text in bars) and "| 3/3 [01:00<00:00, 20.00s/video]" in bars[-1]
