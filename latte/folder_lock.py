@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from latte.disk_errors import REASONS
 from latte.drafts import LOCK_FILE, shortened
 from latte.files import set_aside, writable
 
@@ -40,7 +41,7 @@ def exclusive(folder: str | Path, replaced: bool = False) -> Iterator[None]:
         replaced: Whether the block may put another folder in its place: then the lock lies beside it.
 
     Raises:
-        OSError: The lock file cannot be created.
+        OSError: The lock file cannot be created; the message names the folder.
         ValueError: Another process writes the folder, and the message says which; or there is a file in its place, or a
             link to nowhere. Nothing was changed.
     """
@@ -53,10 +54,16 @@ def exclusive(folder: str | Path, replaced: bool = False) -> Iterator[None]:
     if HELD.get(name) == process:
         raise ValueError(f"{folder} is in use: this process writes it already")
     created = [parent for parent in path.parents if not os.path.lexists(parent)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(path) and not path.is_file():  # a folder, or a link to nowhere
-        warnings.warn(f"{path} is not a file; renamed to {set_aside(path).name}", stacklevel=3)
-    handle = take(Path(folder), path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not path.is_file():  # a folder, or a link to nowhere
+            warnings.warn(f"{path} is not a file; renamed to {set_aside(path).name}", stacklevel=3)
+        handle = take(Path(folder), path)
+    except OSError as error:  # it names the lock file, which the user has not heard of
+        if error.errno in REASONS:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        what = "no file can be written in it" if os.path.isdir(folder) else "no folder can be created there"
+        raise OSError(f"{folder}: {what} ({error.strerror}); choose another place") from error
     HELD[name] = process
     ended = threading.Event()
     beats = threading.Thread(target=keep_alive, args=(handle, ended), daemon=True)

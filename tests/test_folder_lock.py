@@ -175,6 +175,18 @@ def test_a_file_in_place_of_the_folder_is_rejected(replaced, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize(("number", "say"), [(2, "out: no f(older|ile) can be "), (13, "Permission denied")])
+def test_an_error_names_the_folder_and_not_its_lock(number, say, replaced, tmp_path, monkeypatch):
+    def refuse(folder, path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(folder_lock, "take", refuse)
+    with pytest.raises(OSError, match=say) as caught, exclusive(tmp_path / "out", replaced):
+        pass
+    assert str(tmp_path / "out") in str(caught.value) and ".lock" not in str(caught.value)
+
+
 def no_links(*_, **__):
     raise OSError(95, "Operation not supported")
 
