@@ -101,8 +101,9 @@ class SampleSet:
             check_count(f"{path}: count", count, MOST_VIDEOS)
             ours, theirs = dict(flat(self.record)), dict(flat(made))
             for name in (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)):
-                was, now = (reprlib.repr(values.get(name)) for values in (theirs, ours))
-                raise ValueError(f"{path}: these videos were made with {name} {was}, not {now}: choose another folder")
+                was, now = (reprlib.repr(values.get(name)).strip("'") for values in (theirs, ours))
+                what = f"{name.removeprefix('settings.')} {was}, not {now}"
+                raise ValueError(f"{path}: these videos were made with {what}: choose another folder")
         elif others := [name for name in there if name[0] != "."]:
             raise ValueError(f"{self.folder} holds {min(others)} but no {RECORD}: choose an empty folder, or a new one")
         if write and self.count > count:

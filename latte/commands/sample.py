@@ -33,6 +33,7 @@ from latte.processes import Ranks, launch, local_device, processes
 from latte.sample_many import RECORD, sample_many
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
+from latte.weights.load import bundled_models
 from latte.weights.sampling_defaults import WORDS
 from latte.weights.tensors import digest
 
@@ -83,7 +84,8 @@ def make_set(pipe: LattePipeline, settings: dict[str, Any], files: list[Path], a
         speed = f"made {made} in {seconds:.1f} s, {made / seconds:.2f} per second" if made else "all existed already"
         what = f"{counted(args.count, 'video')} in {args.out}"
         print(f"{what}: {speed}; lossless .mkv files, and their settings in {RECORD}")
-        print("next: the same command with a larger --n adds to them")
+        measure = f"latte eval {shlex.quote(str(args.out))} --real FOLDER"
+        print(f"next: {measure}, with real videos; the same command with a larger --n adds to these")
 
 
 def make_page(
@@ -105,7 +107,8 @@ def make_page(
     print(f"{what}: an mp4 each, {SHEET_FILE}, {GRID_FILE}, {page.name}")
     for name, value in facts.items():
         print(f"  {name:8} {value}")
-    print(f"next: open {page}; latte sample {shlex.join(other_seed(args))}; latte train --help")
+    train = "; latte train --help" if args.model in bundled_models() else ""  # they have not trained a model yet
+    print(f"next: open {page}; latte sample {shlex.join(other_seed(args))}{train}")
 
 
 def sample_together(pipe: LattePipeline, options: dict[str, Any], ranks: Ranks) -> tuple[Tensor, dict[str, str]]:

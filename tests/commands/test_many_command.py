@@ -30,7 +30,8 @@ QUICKLY = ["--num-sampling-steps", "2", "--batch-size", "2", "--device", "cpu"]
 def test_one_process_and_two_write_the_same_set(model, tmp_path, capsys):
     words = ["sample", str(model), *QUICKLY, "--out"]
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
-    assert "5 videos in " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "5 videos in " in said and f"\nnext: latte eval {tmp_path}/one --real FOLDER, with real videos; " in said
     assert main([*words, str(tmp_path / "one"), "--n", "5"]) == 0
     assert "all existed already" in capsys.readouterr().out
     place = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # as set by torchrun; the port is not used
@@ -47,7 +48,7 @@ def test_the_set_records_its_batch_size_and_rejects_another(model, tmp_path, cap
     assert main(words) == 0
     assert json.loads((tmp_path / "samples.json").read_text())["settings"]["batch_size"] == 16
     assert main([*words, "--batch-size", "2"]) == 2
-    assert "these videos were made with settings.batch_size 16, not 2" in capsys.readouterr().err
+    assert "these videos were made with batch_size 16, not 2" in capsys.readouterr().err
 
 
 def test_torchrun_does_not_consume_our_options():
@@ -88,7 +89,7 @@ def test_command_takes_classes_and_a_file_of_prompts(model, published, tmp_path,
     [
         (["--n", "0"], "--n is 0"),
         (["--n", "2", "--num-videos", "1"], "--num-videos is for each class or prompt, --n is for all of them"),
-        (["--n", "2", "--seed", "5"], "settings.seed 0, not 5"),
+        (["--n", "2", "--seed", "5"], "these videos were made with seed 0, not 5"),
         (["--n", "2", "--pab", "spatial=2"], "pab None, not ['spatial=2']"),
         ([], "holds videos for evaluation"),
         (["--n", "2", "--prompts", "nowhere.txt"], "error: there is no file nowhere.txt"),

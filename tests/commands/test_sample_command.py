@@ -71,6 +71,7 @@ def test_the_command_writes_the_pipelines_videos(folder, pipe, tmp_path, capsys)
     assert names == {"000-left.mp4", "001-shrinking.mp4", "contact-sheet.png", "grid.webp", "index.html"}
     said = capsys.readouterr().out
     assert "2 videos of 4 x 16 x 16" in said and digest(folder / "model.safetensors") in said and "next:" in said
+    assert "latte train" not in said  # it is a model of the user's
     page = (tmp_path / "index.html").read_text()
     assert set(re.findall(r'src="([^"]+)"', page)) >= {"000-left.mp4", "001-shrinking.mp4"}
     videos = pipe([0, 7], num_inference_steps=2, batch_size=4, output_type="uint8").frames
@@ -94,7 +95,7 @@ def test_weights_in_half_precision(folder, tmp_path, capsys):
     assert main([*words, "--num-videos", "1", "--out", str(tmp_path / "page"), "--dtype", "bfloat16"]) == 0
     again = ["--out", f"{tmp_path / 'page'}-2", "--num-videos", "1", "--num-sampling-steps", "2", "--seed", "1"]
     again = shlex.join(["latte", "sample", str(folder), *again, "--dtype", "bfloat16", "--device", "cpu"])
-    assert f"; {again}; " in capsys.readouterr().out.splitlines()[-1]
+    assert capsys.readouterr().out.endswith(f"; {again}\n")
 
 
 def values(words):
@@ -157,6 +158,12 @@ def test_nothing_of_others_is_replaced(folder, tmp_path, capsys):
         (tmp_path / name).write_text("mine")
     assert main([*words, "--overwrite"]) == 0
     assert {"holiday.mp4", "000-holiday.mp4", "000-left.mp4"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_bundled_model_is_followed_by_training(tmp_path, capsys):
+    words = ["--classes", "left", *SAMPLE, "--num-frames", "1", "--out", str(tmp_path / "out")]
+    assert main(["sample", "shapes", *words]) == 0
+    assert capsys.readouterr().out.endswith("; latte train --help\n")
 
 
 def test_each_call_gets_a_folder_of_its_own(folder, tmp_path, capsys, monkeypatch):
