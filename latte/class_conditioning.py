@@ -45,7 +45,6 @@ OF_TEXT = (
 class ClassConditioning:
     """Conditioning for a Latte with classes, or an unconditional one."""
 
-    describes = "classes, or unconditional"
     components: tuple[str, ...] = ("transformer", "vae", "scheduler", "class_names")
     tensors: tuple[str, ...] = ()
 
@@ -53,11 +52,17 @@ class ClassConditioning:
         """(frames, side of the latents) that a model was trained at."""
         return config.num_frames, config.input_size
 
+    def describe(self, transformer: Any) -> str:
+        """What the model makes videos for, in words."""
+        return "classes" if transformer.config.num_classes else "unconditional sampling"
+
     def check_parts(self, pipe: "LattePipeline") -> None:
         """Raise ValueError if a part belongs to a text-to-video model."""
         for name in ("text_encoder", "tokenizer"):
             if getattr(pipe, name) is not None:
-                raise ValueError(f"{name} belongs to a text-to-video model; this one is for {self.describes}")
+                raise ValueError(
+                    f"{name} belongs to a text-to-video model; this one is for {self.describe(pipe.transformer)}"
+                )
 
     def check_request(
         self, pipe: "LattePipeline", request: Request, guidance: Guidance, given: Sequence[str] = ()

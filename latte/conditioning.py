@@ -224,14 +224,15 @@ class Conditioning(Protocol):
     """What a model is asked to show. Each kind has its own checks, and provides the network of the sampling loop.
 
     Attributes:
-        describes: The kind of model, in messages.
         components: Names of the pipeline's parts.
         tensors: Names of the tensors that a callback may ask for besides latents.
     """
 
-    describes: str
     components: tuple[str, ...]
     tensors: tuple[str, ...]
+
+    def describe(self, transformer: Any) -> str:
+        """What the model makes videos for, in words."""
 
     def check_parts(self, pipe: "LattePipeline") -> None:
         """Raise ValueError if the pipeline's parts do not fit together."""

@@ -50,6 +50,7 @@ class DescriptionMixin:
 
     name_or_path: str | None = None
     conditioning: Conditioning
+    transformer: Any
     sampling: Sampling
     saved_sampling: Any
     class_names: list[str]
@@ -77,7 +78,7 @@ class DescriptionMixin:
     def __repr__(self) -> str:
         """One line for the pipeline, and one for each part."""
         of = f" of {self.name_or_path}" if self.name_or_path else ""
-        lines = [f"{type(self).__name__}{of}, for {self.conditioning.describes}"]
+        lines = [f"{type(self).__name__}{of}, for {self.conditioning.describe(self.transformer)}"]
         for name, part in self.components.items():
             lines.append(f"  {name}: {described(part)}")
         guidance = ", ".join(f"{name} {value}" for name, value in self.saved_sampling.guidance.settings.items())

@@ -20,13 +20,18 @@ def usable_device(name: str | None) -> torch.device:
     Raises:
         ValueError: If this machine does not have it, or if this project does not run on its type.
     """
-    name = name or default_device()
+    device = existing_device(name or default_device())
+    if device.type not in DEVICE_TYPES:
+        raise ValueError(f"device {name!r}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")
+    return device
+
+
+def existing_device(name: str | int | torch.device) -> torch.device:
+    """Return a device of any type, with its index. Raises ValueError if this machine does not have it."""
     try:
-        if torch.device(name).type not in DEVICE_TYPES:
-            raise ValueError(f"device {name!r}: unsupported device type; use one of {' '.join(DEVICE_TYPES)}")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: this machine has no such device; use cpu, or check the drivers") from error
+        raise ValueError(f"device '{name}': this machine has no such device; use cpu, or check the drivers") from error
 
 
 def device_name(device: torch.device) -> str:

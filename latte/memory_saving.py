@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from latte.arguments import check_count
-from latte.device import usable_device
+from latte.device import existing_device, usable_device
 from latte.models.vae import VideoVAE
 
 
@@ -34,11 +34,12 @@ class MemoryMixin:
     def to(self, *args: Any, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the networks to a device, or to a dtype, or both, in any order; returns the pipeline itself.
 
-        Giving a device ends enable_model_cpu_offload.
+        Giving a device ends enable_model_cpu_offload. Raises ValueError if this machine does not have the device.
         """
         for value in args:
             device, dtype = (device, value) if isinstance(value, torch.dtype) else (value, dtype)
         if device is not None:
+            existing_device(device)
             self._offloads_from = None
         for network in self.networks():
             stays = network is self.text_encoder and self.offload_text_encoder == "cpu"

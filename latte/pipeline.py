@@ -114,7 +114,8 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
             ValueError: Arguments that do not go together, shapes that do not fit, or no text encoder.
         """
         if not self.takes_prompts:
-            raise ValueError(f"this pipeline is for {self.conditioning.describes}: it has no prompts to encode")
+            purpose = self.conditioning.describe(self.transformer)
+            raise ValueError(f"this pipeline is for {purpose}: it has no prompts to encode")
         if not isinstance(do_classifier_free_guidance, bool):  # such as a negative prompt by position
             given = repr(do_classifier_free_guidance)
             raise ValueError(f"do_classifier_free_guidance is {given}, not True or False: name negative_prompt")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from latte.arguments import one_setting
-from latte.class_conditioning import ClassConditioning, read_class_parts
+from latte.class_conditioning import read_class_parts
 from latte.conditioning import Conditioning
 from latte.files import write_text
 from latte.models.t5 import T5Encoder
@@ -29,6 +29,7 @@ class PretrainedMixin:
     """Loading and saving a pipeline, with the method names of diffusers."""
 
     conditioning: Conditioning
+    transformer: Any
     sampling: Sampling
     plan_folder: Path | None
     offload_text_encoder: str | None
@@ -160,7 +161,7 @@ class PretrainedMixin:
     def card(self) -> ModelCard:
         """A short model card, for a pipeline that comes without one."""
         of_text = isinstance(self.conditioning, TextConditioning)
-        summary = f"A Latte (arXiv 2401.03048) for {self.conditioning.describes}."
+        summary = f"A Latte (arXiv 2401.03048) for {self.conditioning.describe(self.transformer)}."
         if self.weaker is not None:
             summary += f" {WEAKER}/ holds the weaker model that it is guided away from (arXiv 2406.02507)."
         use = 'latte sample . --prompt "a red star moving left"' if of_text else "latte sample ."
@@ -170,5 +171,5 @@ class PretrainedMixin:
 def check_used(unused: dict[str, bool], path: Path, of_text: bool) -> None:
     """Raise ValueError if an option is given that does nothing for this kind of model."""
     if idle := [name for name, is_given in unused.items() if is_given]:
-        kind = (TextConditioning if of_text else ClassConditioning).describes
-        raise ValueError(f"{idle[0]} does nothing for {path}, a model for {kind}: leave it out")
+        kind = "a text-to-video model" if of_text else "a model without prompts"
+        raise ValueError(f"{idle[0]} does nothing for {path}, {kind}: leave it out")

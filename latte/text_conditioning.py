@@ -46,13 +46,16 @@ OFFLOADS = (None, "cpu", "free")
 class TextConditioning:
     """Conditioning for a text-to-video model, or for its text encoder alone."""
 
-    describes = "prompts"
     components: tuple[str, ...] = PARTS
     tensors: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
 
     def trained_size(self, config: LatteT2VConfig) -> tuple[int, int]:
         """(frames, side of the latents) that a model was trained at."""
         return config.video_length, config.sample_size
+
+    def describe(self, transformer: Any) -> str:
+        """What the model makes videos for, in words."""
+        return "prompts"
 
     def check_parts(self, pipe: "LattePipeline") -> None:
         """Raise ValueError if the text encoder, its tokenizer and the network do not fit together."""

@@ -126,8 +126,10 @@ def check_texts(
         ValueError: An argument is not valid, or two of them do not go together.
     """
     check_choice("text_mask", text_mask, TEXT_MASKS)
-    if (prompt is None) == (prompt_embeds is None):
-        raise ValueError("give a prompt or prompt_embeds, and not both")
+    if prompt is None and prompt_embeds is None:
+        raise ValueError("there is no prompt: give a prompt or prompt_embeds")
+    if prompt is not None and prompt_embeds is not None:
+        raise ValueError("give a prompt or prompt_embeds, not both")
     given = kept(prompt_embeds, negative_prompt_embeds)
     if given.negative is not None and (negative_prompt or prompt is not None):
         raise ValueError("negative_prompt_embeds go with prompt_embeds and without a negative_prompt")

@@ -118,14 +118,22 @@ def test_config_and_repr_describe_the_parts(published, pipe):
         _ = config.stpes
     assert classes.config["vae"] is None and classes.config["class_names"][0] == "left"
     said = repr(classes).splitlines()
-    assert said[0] == "LattePipeline of shapes, for classes, or unconditional"
+    assert said[0] == "LattePipeline of shapes, for classes"
     assert said[1] == "  transformer: Latte, 5.56 M parameters, float32 on cpu" and said[2] == "  vae: none"
     assert said[3] == "  scheduler: Scheduler, ddim" and said[4].startswith("  class_names: left, right, up")
     assert said[5] == "  defaults of a call: 100 steps, guidance_scale 2.5, guidance_interval (400, 1000)"
+    free = LattePipeline(Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, num_classes=0)))
+    assert repr(free).splitlines()[0] == "LattePipeline, for unconditional sampling"
     wrapped = LattePipeline(**pipe.components)
     wrapped.transformer = torch.compile(wrapped.transformer, backend="eager")
     lines = repr(wrapped).splitlines()
     assert lines[0] == "LattePipeline, for prompts" and lines[1].startswith("  transformer: LatteT2V, ")
+
+
+def test_a_device_that_is_not_there_is_named(pipe):
+    with pytest.raises(ValueError, match="device 'cuda:99': this machine has no such device"):
+        pipe.to("cuda:99")
+    assert pipe.device.type == "cpu"
 
 
 class Moves:

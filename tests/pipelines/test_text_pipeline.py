@@ -215,8 +215,8 @@ def test_every_sampler_with_a_learned_variance(pipe, sampler, spacing):
 @pytest.mark.parametrize(
     ("options", "say"),
     [
-        ({"prompt": None}, "give a prompt or prompt_embeds"),
-        ({"prompt_embeds": torch.zeros(1, 5, 32)}, "give a prompt or prompt_embeds"),
+        ({"prompt": None}, "there is no prompt: give a prompt or prompt_embeds"),
+        ({"prompt_embeds": torch.zeros(1, 5, 32)}, "give a prompt or prompt_embeds, not both"),
         ({"prompt": []}, "a list of at least one"),
         ({"prompt": [3]}, "a list of at least one"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),

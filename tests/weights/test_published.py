@@ -116,7 +116,7 @@ def test_missing_parts_are_named(pipe, published, parts):
     small = T5Encoder(T5Config(vocab_size=9, d_model=32, d_kv=4, d_ff=8, num_layers=1, num_heads=1))
     with pytest.raises(ValueError, match="the text encoder knows 9"):
         LattePipeline(**{**parts, "text_encoder": small})
-    with pytest.raises(ValueError, match=r"num_heads does nothing for .*, a model for prompts"):
+    with pytest.raises(ValueError, match=r"num_heads does nothing for .*, a text-to-video model"):
         LattePipeline.from_pretrained(published, num_heads=3)
 
 
