@@ -18,6 +18,7 @@ from latte.train.metrics import METRICS_FILE, parse_lines
 from latte.train.objectives import Objective
 from latte.train.presets import PRESETS
 from latte.train.settings import default_of
+from latte.weights.load import FINAL
 from latte.weights.model_card import HERE, ModelCard
 
 ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are always shown
@@ -29,7 +30,7 @@ NOT_SHOWN |= {"keep", "keep_every", "num_workers", "clips", "image_size", "num_f
 def run_card(
     objective: Objective, network: nn.Module, scores: Mapping[str, float], changes: Sequence[dict[str, Any]] = ()
 ) -> ModelCard:
-    """Make the card. It depends only on the run, and names folders by their last part.
+    """Make the card. It depends only on the run, and shows relative paths as they were given.
 
     Args:
         objective: The objective that the network was trained with.
@@ -117,8 +118,9 @@ def settings_shown(config: TrainConfig) -> dict[str, object]:
 
 
 def named(path: str) -> str:
-    """The last part of a path, since a card is shown to others."""
-    return Path(path).name or path
+    """A path as it was given, but only the end of an absolute one, since a card is shown to others."""
+    end = Path(path).parts[-2 if Path(path).name == FINAL else -1 :]
+    return str(Path(*end)) if Path(path).is_absolute() else path
 
 
 def last_scores(run: Path) -> dict[str, float]:

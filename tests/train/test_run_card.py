@@ -10,7 +10,7 @@ from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config
 from latte.train.resolve import resolve
-from latte.train.run_card import described
+from latte.train.run_card import described, named, settings_shown
 from latte.weights.model_card import CARD, INSTALL, ModelCard, card_text
 
 
@@ -31,6 +31,14 @@ def test_a_card_describes_how_the_model_was_trained(vae, tmp_path, monkeypatch):
     monkeypatch.chdir(final)
     words = ["--classes", "up", "--num-videos", "1", "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "made")]
     assert main(["sample", ".", *words]) == 0 and (tmp_path / "made/000-up.mp4").is_file()
+
+
+def test_a_card_shows_relative_paths_and_the_end_of_absolute_ones():
+    paths = {"runs/folder-vae/final": "runs/folder-vae/final", "data/videos": "data/videos", "shapes": "shapes"}
+    paths |= {"/home/me/runs/folder-vae/final": "folder-vae/final", "/home/me/videos": "videos"}
+    for path, shown in paths.items():
+        config = resolve("folder", [f"vae={path}", f"data={path}"])
+        assert settings_shown(config)["vae"] == named(config.data) == shown
 
 
 def test_each_kind_has_its_own_command(tiny_vae):
