@@ -54,8 +54,9 @@ def check_data(base: TrainConfig, out: Path) -> None:
 def print_list(known: dict[str, Ablation]) -> None:
     """Print the ablations and their arms."""
     for name, ablation in known.items():
-        arms = textwrap.wrap("; ".join(ablation.arms), 100)
-        print(f"{name:18} {ablation.title}", *arms, sep=f"\n{'':19}")
+        whole = [arm.replace(" ", "\xa0") for arm in ablation.arms]  # so that a line never ends inside a name
+        arms = textwrap.wrap("; ".join(whole), 100, break_long_words=False, break_on_hyphens=False)
+        print(f"{name:18} {ablation.title}", *(line.replace("\xa0", " ") for line in arms), sep=f"\n{'':19}")
 
 
 def main(args: Namespace) -> None:
