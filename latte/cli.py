@@ -33,7 +33,8 @@ COMMANDS = {  # the name of each command, and of its module in latte.commands, w
     "eval": "evaluate videos (FVD and other metrics), or a model of the built-in shapes",
     "ablate": "run the paper's ablations: train every arm, score it, and write a report",
     "bench": "benchmark speed, memory and accuracy",
-    "info": "describe what a path holds; or list parameters and FLOPs of every variant and size, next to the paper's",
+    "info": "describe what a path holds; or list parameters and FLOPs of every variant and size, next to those of "
+    "the paper",
 }
 # the message of a stopped command, unless it raises KeyboardInterrupt with its own text, as training does
 STOPPED = {

@@ -64,7 +64,8 @@ def bench_memory(args: Namespace) -> None:
     batch = f"{asked.micro_batches} x {asked.clips} clips a step"
     batch += f" in each of {args.processes} processes" if args.processes > 1 else ""
     print(f"{batch}, {config.precision}; these settings: {column(config, args.processes)}")
-    print("counted as on a GPU; CUDA itself and gaps between tensors take a few GB more", flush=True)
+    more = "the CUDA libraries and fragmentation take a few GB more"
+    print(f"the memory that a GPU would need, computed without running on one; {more}", flush=True)
     time = step_time(dataclasses.replace(config, precision=here), data, asked, device)
     whole = f"all {config.steps} steps {duration(time.seconds * config.steps)}"
     step = f"a step takes about {duration(time.seconds)} on {device_name(device)} in {here}"

@@ -65,14 +65,15 @@ def train_options(argv: list[str]) -> Namespace:
     add = parser.add_argument
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
     add("--config", help=words + "Latte (default: the run's own settings or, for the built-in data, shapes)")
-    add_run_options(parser)
-    allow = "resume even if --config changes the learning_rate or the like of the run; a key=value needs no flag"
+    add_run_options(parser, "steps=100 or model.depth=4")
+    allow = "resume even if --config changes settings of the run; it uses the new values from then on, and records the "
+    allow += "change; a key=value needs no flag"
     add("--allow-changes", action="store_true", help=allow)
     return parser.parse_intermixed_args(argv)
 
 
-def add_run_options(parser: Parser) -> None:
-    """Add the options that every command that trains has."""
+def add_run_options(parser: Parser, example: str) -> None:
+    """Add the options that every command that trains has, with an example of its settings."""
     add = parser.add_argument
     folder = "the run folder; a run that stopped there is resumed (under torchrun use --run-dir, because torchrun has "
     folder += "its own --run)"
@@ -80,8 +81,8 @@ def add_run_options(parser: Parser) -> None:
     resuming = "auto: resume from the newest intact checkpoint, if any; never: refuse a folder with checkpoints"
     add("--resume", choices=("auto", "never"), default="auto", help=resuming)
     add_device_option(parser)
-    changes = "settings to change, such as steps=100 or model.depth=4; a resumed run uses a new learning_rate or "
-    changes += "the like from then on, and records that"
+    changes = f"settings to change, such as {example}; a resumed run uses the new value from then on, and records the "
+    changes += "change"
     add("changes", nargs="*", metavar="key=value", help=changes)
 
 
@@ -96,7 +97,7 @@ def distill_options(argv: list[str]) -> Namespace:
     add("--cfg-scale", type=float, help=words)
     words = "timesteps between which the teacher is guided (default: from its folder, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
-    add_run_options(parser)
+    add_run_options(parser, "global_batch_size=8 or learning_rate=1e-4")
     args = parser.parse_intermixed_args(argv)
     if not 1 <= args.steps <= MOST_STUDENT_STEPS:
         raise ValueError(f"--steps is {args.steps}; a student takes 1 to {MOST_STUDENT_STEPS}")
@@ -125,7 +126,7 @@ def average_options(argv: list[str]) -> Namespace:
 
 def plot_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte plot`. Raises ValueError if a value is out of range, or --out is not a picture."""
-    parser = Parser(prog="latte plot", description="Plot the training curves of one run or several.")
+    parser = Parser(prog="latte plot", description="Plot the training curves of one or several runs.")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     words = "the picture to write, .png, .pdf or .svg (default: curves.png in the first run folder)"
