@@ -132,7 +132,8 @@ def adjusted(protocol: str | Protocol, clips: int | None = None, **changes: floa
     if changes.get("real_crop", 0) > LARGEST_CROP:
         raise ValueError(f"real_crop is {changes['real_crop']}; it must be {LARGEST_CROP} or less")
     changes = {key: type(getattr(protocol, key))(value) for key, value in changes.items()}  # NumPy's are not JSON
-    marks = "".join(f", {key} {value}" for key, value in changes.items())
+    said = {"real_crop": "cropped to {0} x {0}"}  # where the field's name would not do
+    marks = "".join(", " + said.get(key, f"{key} {{0}}").format(value) for key, value in changes.items())
     return replace(protocol, name=protocol.name + marks, **changes)
 
 

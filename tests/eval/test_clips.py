@@ -142,7 +142,7 @@ def test_real_frames_are_cut_as_in_training(tmp_path):
     assert torch.equal(read(cut), resize_and_crop(video, 12)) and torch.equal(read(plain), video)
     assert (plain.sizes, cut.sizes) == ({"40x24": 1}, {"12x12": 1}) and plain.fingerprint != cut.fingerprint
     assert torch.equal(read(chosen("generated", real_crop=12)), video)
-    assert adjusted("exact", real_crop=12).name == "exact, real_crop 12"
+    assert adjusted("exact", real_crop=12).name == "exact, cropped to 12 x 12"
     for size, say in ((-1, "more than 0"), (5000, "4096 or less")):
         with pytest.raises(ValueError, match=f"real_crop is {size}; it must be {say}"):
             adjusted("exact", real_crop=size)

@@ -77,7 +77,7 @@ def test_videos_in_files_and_in_memory_give_the_same_result(sides, arrays):
     assert fvd(*map(str, sides), i3d="i3d.pt").value == wanted.value
     few = fvd(*arrays, i3d="i3d.pt", num_videos=5, seed=3, real_crop=8)
     assert few.value == fvd(*sides, i3d="i3d.pt", num_videos=5, seed=3, real_crop=8).value != wanted.value
-    assert few.protocol["name"] == "exact, clips 5, real_crop 8, any codec" and few.real["sizes"] == {"8x8": 5}
+    assert few.protocol["name"] == "exact, clips 5, cropped to 8 x 8, any codec" and few.real["sizes"] == {"8x8": 5}
 
 
 @pytest.mark.parametrize("protocol", ["exact", "stylegan-v"])

@@ -59,27 +59,29 @@ def test_each_protocol_gives_the_result_it_gives_alone(sides, monkeypatch, tmp_p
     table = fvd_by_protocol(*sides, i3d="i3d.pt", num_videos=4, seed=2, real_crop=24, features=tmp_path)
     assert [name.split(",")[0] for name in table.results] == list(FIT) and len(read) == len(set(read))
     assert made == [
-        "exact, clips 4, real_crop 24",
-        "tf, clips 4, real_crop 24",
-        "cd-fvd, clips 4, real_crop 24",
+        "exact, clips 4, cropped to 24 x 24",
+        "tf, clips 4, cropped to 24 x 24",
+        "cd-fvd, clips 4, cropped to 24 x 24",
     ]  # one per way of computing features
     once = len(read)
     alone = {name: fvd(*sides, i3d="i3d.pt", protocol=name, num_videos=4, seed=2, real_crop=24) for name in FIT}
     for name, wanted in alone.items():
-        found = table.results[f"{name}, clips 4, real_crop 24"]
+        found = table.results[f"{name}, clips 4, cropped to 24 x 24"]
         assert found == replace(wanted, flicker=None)
     assert len(read) - once > 1.5 * once
     assert len({round(result.value, 6) for result in table.results.values()}) == len(FIT)
     read.clear()
     assert fvd_by_protocol(*sides, i3d="i3d.pt", num_videos=4, seed=2, real_crop=24, features=tmp_path) == table
     assert not read  # features come from the cache
-    assert "96 frames or more, which protocol latte-taichi" in table.left_out["latte-taichi, clips 4, real_crop 24"]
+    assert (
+        "96 frames or more, which protocol latte-taichi" in table.left_out["latte-taichi, clips 4, cropped to 24 x 24"]
+    )
     lines = str(table).splitlines()
     assert lines[0] == "FVD, sketch" and len(lines) == 3 + len(PROTOCOLS)
     row = next(line for line in lines if line.strip().startswith("latte, clips 4"))
     assert f" {alone['latte'].value:.2f} " in row and "4 / 4  real stride 3, real frames cropped to 24 x 24, gen" in row
     written = json.loads(json.dumps(table.to_dict()))
-    assert written["protocols"]["far, clips 4, real_crop 24"]["distance"] == alone["far"].value
+    assert written["protocols"]["far, clips 4, cropped to 24 x 24"]["distance"] == alone["far"].value
     assert set(written["left_out"]) == set(table.left_out)
 
 
