@@ -166,9 +166,21 @@ def utf8_path(path: Path) -> Iterator[Path]:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be written in a folder, which may not exist yet."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    return nearest.is_dir() and os.access(nearest, os.W_OK)
+    """Whether files can be written in a folder, which may not exist yet; then a hidden one is created and removed."""
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        return False
+    if nearest == folder:
+        return True
+    probe = nearest / hidden_name(folder.name)
+    try:
+        (probe / folder.relative_to(nearest)).mkdir(parents=True)
+    except OSError:  # as in /proc, or if a name is too long
+        return False
+    finally:
+        remove(probe)
+    return True
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -16,7 +16,7 @@ from killed_calls import Replacing, contents, count_changes, hidden, kill_at
 from latte import drafts
 from latte.cli import explain, main
 from latte.disk_errors import naming
-from latte.files import read_lines, replacing, replacing_folder, write_text
+from latte.files import read_lines, replacing, replacing_folder, writable, write_text
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.load import load_model, save_model
 from latte.weights.tensors import write_tensors
@@ -34,6 +34,12 @@ def read_folder(path):
 
 OLD, NEW = {"a/x": "1", "b.json": "1"}, {"a/x": "2", "c.json": "2"}
 NOTES = {".git/head": "mine", "notes.txt": "mine"}
+
+
+def test_a_folder_is_writable_if_it_can_be_created(tmp_path):
+    (tmp_path / "file").touch()
+    assert writable(tmp_path) and writable(tmp_path / "new" / "deep") and os.listdir(tmp_path) == ["file"]
+    assert not any(map(writable, (tmp_path / "file" / "new", tmp_path / "new" / ("x" * 300), Path("/proc/new"))))
 
 
 def test_files_kept_by_a_replaced_folder(tmp_path):

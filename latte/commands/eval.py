@@ -10,7 +10,7 @@ import torch
 from latte.arguments import check_count
 from latte.commands.options.evaluating import VIDEOS, eval_parser
 from latte.commands.options.sampling import add_plan_options, add_sampling_options, read_prompts
-from latte.commands.parser import Parser, check_out_file, write_result
+from latte.commands.parser import Parser, check_result_file, write_result
 from latte.commands.sampling_options import model_record, open_sampler, reuse_record
 from latte.device import default_device, usable_device
 from latte.eval.exam import OTHERS, score_model, score_table
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     if args.leaderboard:
         print(*(f"wrote {path}" for path in write_leaderboard(args.leaderboard)), sep="\n")
         return
-    check_out_file(args.out)
+    check_result_file(args.out)
     if args.real:
         result = measure_videos(args)
     elif args.reference:

@@ -98,6 +98,13 @@ def check_out_file(path: Path | None) -> None:
         raise ValueError(f"--out {path} is not a file that can be written to: name one, such as results.json")
 
 
+def check_result_file(path: Path | None) -> None:
+    """Raise ValueError, before any work, if the file of --out cannot be written, or is not a .json file."""
+    check_out_file(path)
+    if path and path.suffix != ".json":
+        raise ValueError(f"--out {path} is not a .json file: name one, such as {path.with_suffix('.json')}")
+
+
 def check_out_folder(path: Path) -> None:
     """Raise ValueError, before any work, if the folder of --out cannot be written to."""
     if not writable(path):

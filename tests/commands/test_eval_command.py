@@ -80,6 +80,8 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     vae = ["--vae", "shapes-t2v/vae"]
     for model, words, say in (
         ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
+        ("nowhere", ["--out", "/proc/x/scores.json"], "--out /proc/x/scores.json is not a file"),
+        ("nowhere", ["--out", str(tmp_path / "new.txt")], f"is not a .json file: name one, such as {tmp_path}/new.j"),
         ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
         (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
