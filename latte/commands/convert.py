@@ -36,6 +36,8 @@ def main(args: Namespace) -> None:
     if not args.overwrite and holds_model(args.target):
         replace = "add --overwrite to replace one of the same kind"
         raise ValueError(f"{args.target} holds a model already: choose another target, or {replace}")
+    if args.to != "original" and args.target.suffix.lower() in ORIGINAL_SUFFIXES and not args.target.is_dir():
+        raise ValueError(f"{args.target} looks like a file of the original: add --to original, or name a folder")
     source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)

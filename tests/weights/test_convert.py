@@ -86,6 +86,7 @@ def test_classes_without_label_dropout_are_refused(tmp_path, capsys):
     [
         ("theirs", [], "theirs is not empty and not a model folder written here; choose a new folder"),
         ("x.bin", ["--to", "original"], "x.bin: the original reads .pt or .safetensors files"),
+        ("x.pt", [], "x.pt looks like a file of the original: add --to original"),
     ],
 )
 def test_the_target_is_checked_before_the_source_is_read(target, options, message, tiny, tmp_path, capsys):
