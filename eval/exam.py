@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from latte.arguments import check_count
+from latte.outputs import require_vae
 from latte.pipeline import LattePipeline
 from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, ShapeClip, caption, is_held_out, make_clip
@@ -30,8 +31,7 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
         ValueError: The model has no VAE, `count` is less than 1, or the model's classes are not the motions, or its
             vocabulary is not of their captions.
     """
-    if pipe.vae is None:
-        raise ValueError("this model has no VAE to decode with: give it one (vae)")
+    require_vae(pipe.vae, "this model")
     check_count("count", count)
     frames, side = pipe.conditioning.trained_size(pipe.transformer.config)
     size = side * pipe.vae.factor

@@ -142,9 +142,9 @@ def given_features(videos: Videos, side: str, detector: Detector | None = None) 
     else:
         found = FeatureSet({"clips": len(videos)}, as_features(videos, f"the {side} features"), given=True)
     if detector and detector.width and found.width != detector.width:
-        name, advice = (
-            detector.record.get("name", "detector"),
-            ": if they are I3D's, compute FVD, with i3d" if found.width == 400 else "",
+        name = detector.record.get("name", "detector")
+        advice = (
+            ": if they are I3D's, give I3D's weights with --i3d (in Python: i3d of fvd)" if found.width == 400 else ""
         )
         raise ValueError(
             f"the {side} features have {found.width} numbers, those of the {name} have {detector.width}{advice}"

@@ -13,6 +13,7 @@ from latte.device import one_thread
 from latte.eval.clip_sets import ClipSet, choose_clips
 from latte.eval.clip_windows import ClipWindow, fitting, start_of
 from latte.eval.protocol import Protocol
+from latte.outputs import require_vae
 from latte.pipeline import LattePipeline
 from latte.processes import Ranks
 from latte.sample_many import call_arguments, sample_many, set_record
@@ -55,8 +56,7 @@ class ModelVideos:
         if not protocol.stride_in("generated", frames):
             advice = fitting(frames, "generated", protocol.generated_stride)
             raise ValueError(f"{name} makes videos of {frames} frames; protocol {protocol.name} needs more: {advice}")
-        if self.pipe.vae is None:
-            raise ValueError(f"{name} has no VAE to decode with: give it one (vae)")
+        require_vae(self.pipe.vae, name)
         if self.folder:
             among = {"rank": ranks.rank, "world_size": ranks.size, "progress": progress and ranks.first}
             count, options = protocol.clips, (self.labels, self.settings, self.about)

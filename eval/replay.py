@@ -9,7 +9,7 @@ from torch import Tensor
 from latte.arguments import check_count
 from latte.conditioning import Request
 from latte.diffusion.randomness import START, noise_source
-from latte.outputs import decode_latents
+from latte.outputs import decode_latents, require_vae
 from latte.pipeline import LattePipeline
 from latte.plans.records import Plan
 from latte.sampling_loop import SamplingCall, sampling_call
@@ -38,8 +38,7 @@ class Replay:
         self, pipe: LattePipeline, labels: Sequence[int | str] | int, steps: int | str | None = None, seed: int = 0,
         **settings,
     ):  # fmt: skip
-        if pipe.vae is None:
-            raise ValueError("this model has no VAE to decode with: give it one (vae)")
+        require_vae(pipe.vae, "this model")
         check_count("videos", labels if isinstance(labels, int) else len(labels))
         interval = settings.get("guidance_interval")
         self.pipe, self.guidance = pipe, pipe.asked_guidance(settings)

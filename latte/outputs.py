@@ -35,6 +35,12 @@ class LatteOutput:
         return (self.frames,)
 
 
+def require_vae(vae: VideoVAE | None, what: str, otherwise: str = "") -> None:
+    """Raise ValueError if there is no VAE, with what lacks it, and with what Python can do otherwise."""
+    if vae is None:
+        raise ValueError(f"{what} has no VAE to decode with: name its folder with --vae (in Python: vae{otherwise})")
+
+
 def decode_latents(vae: VideoVAE | None, latents: Tensor, output_type: str) -> Tensor:
     """Latents (b, f, c, h, w) -> videos (b, f, 3, h, w) on the CPU: float in [0, 1], or rounded bytes.
 

@@ -18,7 +18,7 @@ from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
-from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents
+from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents, require_vae
 from latte.plan_choice import PlanMixin
 from latte.pretrained import PretrainedMixin
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
@@ -222,8 +222,8 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         check_count("first", first, MOST_VIDEOS, 0)
         if chunk is not None:
             check_count("decode_chunk_size", chunk)
-        if self.vae is None and output_type != "latent":
-            raise ValueError("this pipeline has no VAE to decode with: pass one in, or take output_type='latent'")
+        if output_type != "latent":
+            require_vae(self.vae, "this pipeline", ", or output_type='latent'")
 
 
 def check_vae(vae: VideoVAE | None, transformer: Latte | LatteT2V | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latte.demo.sample_settings import NOTHING, Opening, Settings, call_words, reusing
 from latte.device import default_device, usable_device
+from latte.outputs import require_vae
 from latte.pipeline import LattePipeline
 from latte.plans.cost import network_cost
 from latte.plans.picture import draw_plan
@@ -62,8 +63,7 @@ class OpenedModels:
             vae: dict[str, Any] = {} if self.opening.vae is None else {"vae": self.opening.vae}
             given = {"dtype": DTYPES[self.opening.dtype], "local_files_only": self.local_files_only, **vae}
             pipe = LattePipeline.from_pretrained(name, **given)
-            if pipe.vae is None:
-                raise ValueError(f"{name} has no VAE to decode with: name its folder with --vae")
+            require_vae(pipe.vae, name)
             self.pipes[name] = pipe.to(self.device)
         return self.pipes[name]
 

@@ -146,7 +146,8 @@ def original_config(source: dict[str, Tensor], num_heads: int | None = None) -> 
         raise ValueError(f"{' and '.join(temporal)} are one table under two names, so it is unclear which one to load")
     heads = {width: heads for _, width, heads in SIZES.values()}.get(dim) if num_heads is None else num_heads
     if heads is None:
-        raise ValueError(f"no published Latte has width {dim}; give its number of heads (num_heads)")
+        how = "give its number of heads with --num-heads (in Python: num_heads)"
+        raise ValueError(f"no published Latte has width {dim}: {how}")
     config = LatteConfig(
         depth=max(numbers, default=-1) + 1,
         hidden_size=dim,

@@ -71,14 +71,14 @@ def find_cached(
     if snapshot is not None:
         return snapshot
     near, folder = nearest_path(Path(name)), Path(name).parent
-    advice = "add --download (local_files_only=False)"
+    advice = "add --download (in Python: local_files_only=False)"
     if near:
         found = f"did you mean {near}?"
     elif folder.is_dir():
         found = f"{folder} holds no such folder"
     else:
         found = f"there is no folder {folder} here"
-        fetched = f"{needed} by --download or local_files_only=False (or hf download {name})"
+        fetched = f"{needed} by --download (in Python: local_files_only=False) or `hf download {name}`"
         advice = f"fetch {fetched}, as {cache_folder()} does not hold it"
     raise CheckpointError(f"no model at {name}: {found}; if it is a name on the Hugging Face hub, {advice}")
 

@@ -26,7 +26,7 @@ from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors,
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
 NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to do with one
-    "block_out_channels": "a VAE, not a Latte: name the Latte, and give the VAE as vae or --vae",
+    "block_out_channels": "a VAE, not a Latte: name the Latte, and give the VAE with --vae (in Python: vae)",
     "caption_channels": "a part of a text-to-video model: name the folder above it",
     "d_model": "a part of a text-to-video model: name the folder above it",
     "widths": "a feature network, which generates no videos",

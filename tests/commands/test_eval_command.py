@@ -85,7 +85,7 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
         ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
         (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
-        (str(folder), [], "no VAE"),
+        (str(folder), [], "no VAE to decode with: name its folder with --vae (in Python: vae"),
         (str(tmp_path), [], "name what to compare them with, such as --real FOLDER"),
     ):
         assert main(["eval", model, *WORDS, *words]) == 2

@@ -94,9 +94,8 @@ def test_given_statistics_replace_a_folder(sets, tmp_path, capsys):
     np.savez(tmp_path / "i3d.npz", mean=np.zeros(400), cov=np.eye(400), n=48)
     assert main(["eval", "shapes", "--real", str(tmp_path / "i3d.npz")]) == 2  # before any sampling
     said = capsys.readouterr().err
-    assert (
-        "features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, compute" in said
-    )
+    assert "features have 400 numbers, those of the shapes distance (not FVD) have 32: if they are I3D's, " in said
+    assert "give I3D's weights with --i3d (in Python: i3d of fvd)\n" in said
     words = ["eval", str(tmp_path / "i3d.npz"), "--real", str(tmp_path / "i3d.npz"), "--out", str(tmp_path / "r.json")]
     assert main(words) == 0
     result = json.loads((tmp_path / "r.json").read_text())

@@ -104,7 +104,7 @@ def test_a_mistyped_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, hub):
     save_model(Latte(tiny), tmp_path / "runs/main/final")
     for name in ("runs/mian", "rusn/main", "./runs/mian", str(tmp_path / "runs/mian")):
         meant = tmp_path / "runs/main" if name[0] == "/" else "runs/main"
-        or_hub = "; if it is a name on the Hugging Face hub, add --download" if name[0] == "r" else "$"
+        or_hub = "; if it is a name on the Hugging Face hub, add --download \\(in Python: " if name[0] == "r" else "$"
         with pytest.raises(CheckpointError, match=rf"^no model at {name}: did you mean {meant}\?{or_hub}"):
             find_pipeline(name)
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_a_mistyped_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, hub):
     ):
         find_pipeline("runs/other")
     none = "no model at rnu/other: there is no folder rnu here; if it is a name on the Hugging Face hub, fetch "
-    how = r"transformer/, vae/, .* by --download or .* \(or hf download rnu/other\), as \S+ does not hold it$"
+    how = r"transformer/, vae/, .* by --download \(in Python: .*\) or `hf download rnu/other`, as \S+ does not hold it$"
     with pytest.raises(CheckpointError, match=f"^{none}{how}"):
         find_pipeline("rnu/other")
     with pytest.raises(CheckpointError, match=r"^no model at rnu/other/final: there is no folder rnu$"):

@@ -76,7 +76,8 @@ def hub(tmp_path, monkeypatch):
 
 def test_nothing_is_downloaded_unless_that_is_asked_for(hub):
     with pytest.raises(
-        CheckpointError, match=r"by --download or local_files_only=False \(or hf download somebody/tiny\)"
+        CheckpointError,
+        match=r"by --download \(in Python: local_files_only=False\) or `hf download somebody/tiny`",
     ):
         LattePipeline.from_pretrained("somebody/tiny")
     assert not hub.calls

@@ -68,7 +68,7 @@ def test_invalid_configurations_are_rejected(change, golden, tmp_path):
 
 
 def test_the_number_of_heads_is_required_for_unpublished_widths(golden, tmp_path):
-    with pytest.raises(ValueError, match="num_heads"):
+    with pytest.raises(ValueError, match=r"with --num-heads \(in Python: num_heads\)"):
         latte.load_model(golden.write_weights(tmp_path))
 
 
