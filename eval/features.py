@@ -20,6 +20,7 @@ from latte.processes import Ranks
 from latte.progress import Progress
 from latte.weights.tensors import CheckpointError, read_tensors, write_tensors
 
+METRIC = "metric"  # in the metadata of a file of features: that of the detector's record
 UNIT = 64  # clips per cached file, which is the most work that an interruption can lose
 SET = "set"  # in the metadata of such a file: a digest of all clips of the set that its clips belong to
 LONGEST_HEADER = 1 << 20  # bytes, of a file of features
@@ -135,7 +136,8 @@ class Store:
             self.held[unit] = table
             return
         names = json.dumps([record_of(clip) for clip in self.units[unit]])
-        write_tensors(self.path(unit), table, {"clips": names, SET: self.of_set})
+        metric = str(self.detector.record.get("metric", ""))
+        write_tensors(self.path(unit), table, {"clips": names, SET: self.of_set, METRIC: metric})
 
     @cached_property
     def of_set(self) -> str:

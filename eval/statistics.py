@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from latte.eval.features import SET
+from latte.eval.features import METRIC, SET
 from latte.eval.frechet import Moments
 from latte.eval.tensor_files import holds_video_tensors
 from latte.files import utf8_path
@@ -196,8 +196,18 @@ def features_by_width(path: Path) -> dict[int, dict[Path, Tensor]]:
 
 def set_of(path: Path) -> str:
     """The digest of the set of clips that the features in a file belong to; empty if the file does not record it."""
+    return recorded(path, SET)
+
+
+def metric_of(path: Path) -> str:
+    """The metric that the features in a file are for, such as "flicker"; empty if the file does not record it."""
+    return recorded(path, METRIC)
+
+
+def recorded(path: Path, name: str) -> str:
+    """What a file of features records under a name, besides the features; empty if it does not."""
     with utf8_path(path) as readable, safe_open(readable, "pt") as file:
-        return (file.metadata() or {}).get(SET, "")
+        return (file.metadata() or {}).get(name, "")
 
 
 def feature_rows(side: FeatureSet, name: str) -> Tensor:

@@ -17,13 +17,14 @@ from latte.commands.describe_data import (
     index_format,
     kept_parts,
 )
+from latte.commands.describe_features import about_features, about_statistics, statistics_files
 from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
 from latte.eval.leaderboard import read_entries, read_tables
 from latte.eval.protocol_table import ProtocolTable
 from latte.eval.seed_spread import SeedSpread
-from latte.eval.statistics import features_by_width, is_features, read_feature_set
+from latte.eval.statistics import is_features
 from latte.files import read_json
 from latte.sample_record import RECORD
 from latte.train import checkpoint
@@ -39,6 +40,7 @@ from latte.video.page import PAGE_FILE, is_page
 from latte.video.read import scan_videos
 from latte.weights.folder import CONFIG
 from latte.weights.load import (
+    CHECKPOINTS,
     FINAL,
     bundled_models,
     find_model,
@@ -84,6 +86,17 @@ def about_run(path: Path) -> Lines:
     yield "steps", f"{done} of {config.steps} saved{finished}{goes_on}"
     for line in read_lines(path / METRICS_FILE)[-1:]:
         yield "last logged", numbers(line)
+
+
+def about_checkpoints(path: Path) -> Lines:
+    """Their steps, and the run."""
+    yield "steps", ", ".join(str(checkpoint.step_of(entry)) for entry in run_checkpoints(path))
+    yield "the run", path.parent
+
+
+def run_checkpoints(path: Path) -> list[Path]:
+    """The checkpoints in the folder of that name in a run; none if this is something else."""
+    return checkpoint.list_checkpoints(path.parent) if path.name == CHECKPOINTS else []
 
 
 def about_runs(path: Path) -> Lines:
@@ -135,20 +148,6 @@ def about_page(path: Path) -> Lines:
     yield "to see them", f"open {path / PAGE_FILE}"
 
 
-def about_features(path: Path) -> Lines:
-    """How many, and how wide; of a folder with several widths, for each of them."""
-    if path.is_dir() and len(groups := features_by_width(path)) > 1:
-        for width, parts in groups.items():
-            clips = counted(sum(map(len, parts.values())), "clip")
-            yield "features", f"{clips} in {counted(len(parts), 'file')}, {counted(width, 'number')} each"
-        return
-    found = read_feature_set(path)
-    yield "clips", found.count or "unknown"
-    yield "width", f"{found.width} numbers each"
-    facts = {name: value for name, value in found.about.items() if not isinstance(value, dict | list)}
-    yield "of", ", ".join(f"{name} {value}" for name, value in facts.items())
-
-
 def about_video(path: Path) -> Lines:
     """Its frames and its codec."""
     facts = inspect_video(path)
@@ -174,7 +173,10 @@ def about_videos(path: Path) -> Lines:
         which = "the first" if not broken else str(video.relative_to(path))
         yield which, f"{facts.frames} frames of {facts.width} x {facts.height} pixels, {facts.codec}"
         break
-    yield "broken", ", ".join(str(video.relative_to(path)) for video in broken[:SHOWN])
+    names = ", ".join(str(video.relative_to(path)) for video in broken[:SHOWN])
+    looked = min(len(broken) + 1, len(found.videos))
+    others = "" if looked == len(found.videos) else f" (only the first {looked} were looked at)"
+    yield "broken", names + others if broken else None
     yield "unreadable", len(found.unreadable) or None
 
 
@@ -249,6 +251,7 @@ KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Lines]], ...] =
     ("latents for training", lambda path: index_format(path) == LATENT_FORMAT, about_latents),
     ("videos for evaluation", lambda path: (path / RECORD).is_file(), about_samples),
     ("a checkpoint of a run", is_checkpoint, about_model),
+    ("the checkpoints of a run", lambda path: bool(run_checkpoints(path)), about_checkpoints),
     ("a page of samples", lambda path: is_page(path / PAGE_FILE), about_page),
     ("a text-to-video model", lambda path: path.is_dir() and is_text_pipeline(path), about_pipeline),
     ("a model", lambda path: (path / CONFIG).is_file(), about_model),
@@ -258,6 +261,7 @@ KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Lines]], ...] =
     ("a folder of data", lambda path: bool(data_folders(path)), about_data_folders),
     ("latents that a run keeps", lambda path: bool(kept_parts(path)), about_kept_latents),
     ("features or statistics", lambda path: path.suffix not in WEIGHTS and is_features(path), about_features),
+    ("a folder of statistics", lambda path: bool(statistics_files(path)), about_statistics),
     ("weights", is_weights, about_weights),
     ("a video", is_video, about_video),
     ("a folder of videos", lambda path: path.is_dir() and bool(scan_videos(path).videos), about_videos),

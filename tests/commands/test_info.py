@@ -54,6 +54,9 @@ def test_info_describes_runs_models_and_their_files(vae, tmp_path, info):
     assert (
         "a folder of runs" in said and "run         a Latte on shapes, 2 of 2 steps saved" in said and "text  " in said
     )
+    kind, *rest = info(tmp_path / "run/checkpoints").splitlines()
+    assert kind.endswith(": the checkpoints of a run")
+    assert rest == ["  steps       1, 2", f"  the run     {tmp_path}/run"]
     shutil.rmtree(tmp_path / "run/checkpoints/step-0000002")
     assert f"1 of 2 saved; the result is {tmp_path}/run/final; resume: `latte train --run {tmp_path}/run`" in info(
         tmp_path / "run"
@@ -82,11 +85,21 @@ def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     shutil.copytree(videos, tmp_path / "some")
     (tmp_path / "some/a/x.mkv").write_text("no video")
     said = info(tmp_path / "some")
-    assert "  videos      3\n" in said and "  broken      a/x.mkv\n" in said
+    assert "  videos      3\n" in said and "  broken      a/x.mkv (only the first 2 were looked at)\n" in said
     assert "  a/y.mkv     12 frames of 24 x 24 pixels, ffv1\n" in said
+    (tmp_path / "some/a/y.mkv").write_text("no video")
+    assert "  broken      a/x.mkv, a/y.mkv\n" in info(tmp_path / "some")
     np.savez(tmp_path / "real.npz", mean=np.zeros(8), cov=np.eye(8), n=100)
     said = info(tmp_path / "real.npz")
     assert "features or statistics" in said and "clips       100" in said and "8 numbers each" in said
+    for name in ("a", "b"):
+        (tmp_path / "stats").mkdir(exist_ok=True)
+        np.savez(tmp_path / f"stats/{name}.npz", mean=np.zeros(8), cov=np.eye(8), n=100)
+    kind, *rest = info(tmp_path / "stats").splitlines()
+    assert kind.endswith(": a folder of statistics") and rest == [
+        "  files       2",
+        "  the first   a.npz: 100 clips, 8 numbers each",
+    ]
     result = {"value": 12.5, "real": {"clips": 3, "sha256": "0" * 64}, "many": [1] * 9}
     (tmp_path / "fvd.json").write_text(json.dumps(result))
     said = info(tmp_path / "fvd.json")

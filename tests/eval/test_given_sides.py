@@ -105,8 +105,8 @@ def test_a_cache_of_features_and_flicker_is_described_and_read(sketched, tmp_pat
     wanted = fvd(given, VIDEOS, i3d="i3d.pt", features=cache)
     assert main(["info", str(cache)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  features    5 clips in 1 file, 1 number each",
-        "  features    5 clips in 1 file, 9 numbers each",
+        "  features    5 clips in 1 file, 1 number each, for flicker",
+        "  features    5 clips in 1 file, 9 numbers each, for fvd",
     ]
     with pytest.warns(UserWarning, match="features of 1 number, such as flicker, are left out"):
         assert float(fvd(given, cache)) == float(wanted)
