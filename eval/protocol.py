@@ -179,13 +179,20 @@ NUMBERS = {
 }
 
 
-def describe(protocol: Mapping[str, Any]) -> str:
-    """What distinguishes a protocol from "exact", in words, by the values of its fields; None values are ignored."""
+def from_exact(protocol: Mapping[str, Any]) -> list[str]:
+    """How a protocol measures otherwise than "exact", in words, by the values of its fields; None values are ignored.
+
+    Which codecs it allows does not count, since it does not change a distance.
+    """
     base = asdict(PROTOCOLS["exact"])
     changed = {name: value for name, value in protocol.items() if value is not None and value != base.get(name)}
     said = [words.format(changed[name], changed[name]) for name, words in NUMBERS.items() if name in changed]
-    said += [words[changed[name]] for name, words in WORDS.items() if changed.get(name) in words]
-    said += ["clips drawn by seed and name"] if not said else []
+    return said + [words[changed[name]] for name, words in WORDS.items() if changed.get(name) in words]
+
+
+def describe(protocol: Mapping[str, Any]) -> str:
+    """A protocol in words, by the values of its fields: how it differs from "exact", or how "exact" draws clips."""
+    said = from_exact(protocol) or ["clips drawn by seed and name"]
     return ", ".join([*said, *(["lossless videos only"] if protocol.get("lossless") else [])])
 
 

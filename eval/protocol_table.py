@@ -17,7 +17,7 @@ from latte.eval.fvd_result import FVDResult
 from latte.eval.inputs import Reading, Videos, find_device, given_features
 from latte.eval.model_clips import ModelVideos
 from latte.eval.networks.i3d_weights import i3d_detector
-from latte.eval.protocol import PROTOCOLS, Protocol, adjusted, describe
+from latte.eval.protocol import PROTOCOLS, Protocol, adjusted, from_exact
 from latte.eval.sides import check_given
 from latte.eval.statistics import FeatureSet
 from latte.eval.video_comparison import measure_distance
@@ -53,11 +53,11 @@ class ProtocolTable:
         wide = max(map(len, (*self.results, *self.left_out)))
         clips = lambda result: f"{result.generated.get('clips')} / {result.real.get('clips')}"
         one = next(iter(self.results.values()))
-        header = f"  {'protocol':{wide}}  {'distance':>9}  {'infinite N':>10}  {'floor':>8}  {'clips':>11}  differs in"
-        lines = [f"{one.detector['name']}, {one.detector['network']}", header]
+        header = f"  {'protocol':{wide}}  {'distance':>9}  {'infinite N':>10}  {'floor':>8}  {'clips':>11}"
+        lines = [f"{one.detector['name']}, {one.detector['network']}", f"{header}  differs from exact in"]
         for name, result in sorted(self.results.items(), key=lambda item: item[1].value):
             infinite, floor = (f"{each.value:.2f}" if each else "-" for each in (result.infinite, result.floor))
-            what = describe(result.protocol or {})
+            what = ", ".join(from_exact(result.protocol or {})) or "nothing"
             lines.append(
                 f"  {name:{wide}}  {result.value:9.2f}  {infinite:>10}  {floor:>8}  {clips(result):>11}  {what}"
             )

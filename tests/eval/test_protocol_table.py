@@ -18,6 +18,7 @@ from latte.eval.clip_sets import ClipSet
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments
 from latte.eval.protocol import PROTOCOLS, Protocol, describe
+from latte.eval.protocol_table import ProtocolTable
 from latte.eval.video_order import in_order
 from latte.shapes.draw import make_clip
 from latte.video.write import write_video
@@ -77,6 +78,10 @@ def test_each_protocol_gives_the_result_it_gives_alone(sides, monkeypatch, tmp_p
         "96 frames or more, which protocol latte-taichi" in table.left_out["latte-taichi, clips 4, cropped to 24 x 24"]
     )
     lines = str(table).splitlines()
+    ends = {line.split(",")[0].strip(): line.split("  ")[-1] for line in lines[2:]}
+    assert lines[1].endswith("  differs from exact in")
+    assert ends["exact"] == "real frames cropped to 24 x 24"
+    assert ends["cd-fvd"] == "real frames cropped to 24 x 24, batch norms with eps 1e-05"
     assert lines[0] == "FVD, sketch" and len(lines) == 3 + len(PROTOCOLS)
     row = next(line for line in lines if line.strip().startswith("latte, clips 4"))
     assert f" {alone['latte'].value:.2f} " in row and "4 / 4  real stride 3, real frames cropped to 24 x 24, gen" in row
@@ -152,6 +157,10 @@ def test_the_command_prints_the_table(sides, tmp_path, capsys, monkeypatch):
     for name, result in written["protocols"].items():
         assert f"  {name} " in said and f"{result['distance']:.2f}" in said
     assert len(written["protocols"]) == len(FIT) and "real stride 3" in said
+    for result in written["protocols"].values():  # as without --real-crop
+        result["protocol"] |= {"real_crop": 0, "eps": None}
+    lines = str(ProtocolTable.from_dict(written)).splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("  nothing")] == ["exact,", "cd-fvd,"]
     assert main(["info", str(tmp_path / "t.json")]) == 0
     described = capsys.readouterr().out
     assert [line.split() for line in described.splitlines()[2:]] == [line.split() for line in said.splitlines()[1:-1]]
