@@ -162,8 +162,8 @@ class FVDResult:
         return "\n".join([*lines, *(f"  note: {caveat}" for caveat in self.caveats)])
 
 
-def check_comparable(a: FVDResult, b: FVDResult) -> None:
-    """Raise ValueError, which names the difference, if two results differ in more than the generated videos."""
+def difference(a: FVDResult, b: FVDResult) -> str:
+    """The first thing, besides the generated videos, in which two results differ, with both values; empty if none."""
     pairs: dict[str, Sequence[Any]] = {name: (getattr(a, name), getattr(b, name)) for name in MUST_AGREE}
     # the name says no more than the other fields do, and codecs are compared below
     aside = {"name": None, "lossless": None}
@@ -176,8 +176,14 @@ def check_comparable(a: FVDResult, b: FVDResult) -> None:
         if one != other:
             both = isinstance(one, dict) and isinstance(other, dict)
             key = next((key for key in one if one[key] != other.get(key)), None) if both else None
-            what = f"{name}, {key}, {one[key]} and {other.get(key)}" if key else f"{name}, {one} and {other}"
-            raise ValueError(f"the results cannot be compared: they differ in {what}")
+            return f"{name}, {key}, {one[key]} and {other.get(key)}" if key else f"{name}, {one} and {other}"
+    return ""
+
+
+def check_comparable(a: FVDResult, b: FVDResult) -> None:
+    """Raise ValueError, which names the difference, if two results differ in more than the generated videos."""
+    if what := difference(a, b):
+        raise ValueError(f"the results cannot be compared: they differ in {what}")
 
 
 def compare_results(names: Sequence[str], results: Sequence[FVDResult]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latte.eval.fvd_result import FVDResult, check_comparable
+from latte.eval.fvd_result import FVDResult, difference
 from latte.eval.protocol import describe
 from latte.eval.reporting import markdown_table
 from latte.eval.seed_spread import SeedSpread
@@ -83,18 +83,28 @@ class Entry:
 
 @dataclass
 class Table:
-    """Entries that may be compared."""
+    """Entries that may be compared.
+
+    Attributes:
+        entries: The lines, in the order of reading.
+        protocols: The names of all protocols under which they were measured, which amount to the same here.
+        apart: In what the table differs from the first one of the same title; empty if this is the first one.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    protocols: list[str] = field(default_factory=list)
+    apart: str = ""
 
     def accepts(self, entry: Entry) -> bool:
         """Whether an entry may be compared with those of the table."""
-        try:
-            for result in entry.results:
-                check_comparable(self.entries[0].results[0], result)
-        except ValueError:
-            return False
-        return True
+        return not any(difference(self.entries[0].results[0], result) for result in entry.results)
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry, unless the same file gave one already, under a protocol that amounts to the same."""
+        names = (result.protocol["name"] for result in entry.results if result.protocol)
+        self.protocols = list(dict.fromkeys((*self.protocols, *names)))
+        if all(other.name != entry.name for other in self.entries):
+            self.entries.append(entry)
 
     @property
     def title(self) -> str:
@@ -106,7 +116,10 @@ class Table:
     def about(self) -> str:
         """What all entries share: the protocol in words, the network, the real clips and their floor."""
         first = self.entries[0].results[0]
-        said = [describe(first.protocol)] if first.protocol else []
+        said = [f"apart from the first table of this name, since they differ in {self.apart}"] if self.apart else []
+        said += [describe(first.protocol)] if first.protocol else []
+        if len(self.protocols) > 1:
+            said.append(f"equal protocols here: {' = '.join(self.protocols)}")
         real = (
             first.real.get("folder") or first.real.get("statistics") or first.real.get("features") or "the real clips"
         )
@@ -175,11 +188,15 @@ def read_tables(folder: Path) -> tuple[list[Table], dict[str, str]]:
             table = next((table for table in tables if table.accepts(entry)), None)
             if table is None:
                 tables.append(table := Table())
-            if all(other.name != name for other in table.entries):  # protocols of one file can amount to the same
-                table.entries.append(entry)
+            table.add(entry)
     if not tables:
         raise ValueError(f"{folder} holds no result of `latte eval --real ... --out FILE.json`")
-    return sorted(tables, key=lambda table: (-len(table.entries), table.title)), others
+    tables.sort(key=lambda table: (-len(table.entries), table.title))
+    first: dict[str, Table] = {}
+    for table in tables:
+        if (other := first.setdefault(table.title, table)) is not table:
+            table.apart = difference(other.entries[0].results[0], table.entries[0].results[0])
+    return tables, others
 
 
 def write_leaderboard(folder: str | Path) -> list[Path]:

@@ -126,7 +126,8 @@ def about_results(path: Path) -> Lines:
     for table in tables:
         best = min(table.entries, key=lambda entry: entry.value)
         count = counted(len(table.entries), "result")
-        yield "comparable", f"{count} of {table.title}; the lowest is {best.value:.2f} ({best.name})"
+        apart = f", which differ from those above in {table.apart}" if table.apart else ""
+        yield "comparable", f"{count} of {table.title}{apart}; the lowest is {best.value:.2f} ({best.name})"
     yield "to see them", f"`{shlex.join(['latte', 'eval', '--leaderboard', str(path)])}`"
 
 

@@ -85,6 +85,27 @@ def test_tables_group_and_sort_comparable_results(folder):
     assert "real stride 3" in tables[0].about and "30 real clips (UCF-101); real-vs-real floor" in tables[0].about
 
 
+def test_equal_protocols_and_tables_of_one_name_are_explained(tmp_path, capsys):
+    alike = replace(result(14.0, "cd-fvd"), protocol=result(14.0, "cd-fvd").protocol | {"eps": None})
+    exact = replace(result(14.0, "exact"), protocol=result(14.0, "exact").protocol | {"eps": None})
+    for name, value in {
+        "all": ProtocolTable({"exact": exact, "cd-fvd": alike}, {}),
+        "one": alike,
+        "other": replace(exact, seed=7),
+        "third": replace(exact, real={**exact.real, "fingerprint": "other"}),
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value.to_dict()))
+    tables, _ = read_tables(tmp_path)
+    assert [[entry.name for entry in table.entries] for table in tables] == [["all", "one"], ["other"], ["third"]]
+    assert tables[0].title == tables[1].title and "apart" not in tables[0].about
+    assert "equal protocols here: exact, clips 30 = cd-fvd, clips 30; " in tables[0].about
+    assert "equal" not in tables[1].about
+    assert tables[1].about.startswith("apart from the first table of this name, since they differ in seed, 0 and 7; ")
+    assert tables[2].apart == "real clips, same and other"
+    assert main(["info", str(tmp_path)]) == 0
+    assert "clips 30, which differ from those above in seed, 0 and 7; the lowest is" in capsys.readouterr().out
+
+
 def test_without_extrapolation_the_plain_distance_is_used(tmp_path):
     for name, values in {"a": (9.0, 5.0), "b": (8.0, 6.0), "c": (7.0, None)}.items():
         held = result(12.0).to_dict() | {"distance": values[0]}
