@@ -106,7 +106,8 @@ def expect_videos(*videos: Tensor) -> None:
     for each in videos:
         if each.dtype != torch.uint8 or each.ndim != 5 or each.shape[2] != 3 or not each.numel():
             dtype = str(each.dtype).removeprefix("torch.")
-            raise ValueError(f"expected uint8 videos (b, f, 3, h, w), got {dtype} {tuple(each.shape)}")
+            advice = ": multiply values in [0, 1] by 255, and convert them to uint8" if each.is_floating_point() else ""
+            raise ValueError(f"expected uint8 videos (b, f, 3, h, w), got {dtype} {tuple(each.shape)}{advice}")
         if each.shape != videos[0].shape:
             shapes = f"{tuple(videos[0].shape)} and {tuple(each.shape)}"
             raise ValueError(f"videos of shapes {shapes} cannot be compared; they must be equal")

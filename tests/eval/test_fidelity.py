@@ -63,8 +63,13 @@ def test_videos_of_other_shapes_cannot_be_compared(alexnet):
     for measure in (psnr, ssim, lambda *pair: lpips(*pair, load_lpips(alexnet))):
         with pytest.raises(ValueError, match=r"\(2, 3, 3, 40, 56\) and \(1, 3, 3, 40, 56\) cannot be compared"):
             measure(videos, videos[:1])
-        with pytest.raises(ValueError, match="expected uint8 videos"):
-            measure(videos.float(), videos.float())
+        said = (
+            r"expected uint8 videos .*, got float32 .*: multiply values in \[0, 1\] by 255, and convert them to uint8"
+        )
+        with pytest.raises(ValueError, match=said):
+            measure(videos / 255, videos / 255)
+        with pytest.raises(ValueError, match=r"got int64 \(2, 3, 3, 40, 56\)$"):
+            measure(videos.long(), videos.long())
 
 
 def test_flicker_has_a_closed_form():
