@@ -1,5 +1,7 @@
 """The caveats of a video distance, which a reader of the number must know."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from latte.arguments import counted
@@ -53,8 +55,21 @@ def list_caveats(real: FeatureSet, generated: FeatureSet, protocol: Protocol | N
     found += [LOSSY.format(codec) for codec in lossy_codecs(generated.about.get("codecs", ()))]
     sizes = [sorted(side.about.get("sizes", ())) for side in (real, generated)]
     if all(sizes) and sizes[0] != sizes[1]:
-        found.append(f"frames differ in size: real {', '.join(sizes[0][:3])}, generated {', '.join(sizes[1][:3])}")
+        said = f"frames differ in size: real {', '.join(sizes[0][:3])}, generated {', '.join(sizes[1][:3])}"
+        found.append(said + crop_advice(*sizes))
     return found
+
+
+def crop_advice(real: Sequence[str], generated: Sequence[str]) -> str:
+    """What to do if real frames are squashed otherwise than generated ones, which are square; sizes are "64x48"."""
+    shapes = [{tuple(map(int, size.split("x"))) for size in sizes} for sizes in (real, generated)]
+    if len(generated) > 1 or any(width != height for width, height in shapes[1]):
+        return ""
+    if all(width == height for width, height in shapes[0]):
+        return ""
+    side = generated[0].partition("x")[0]
+    advice = f"--real-crop {side} (in Python: real_crop={side}) crops the real ones"
+    return f", and squashing distorts the real ones alone: {advice} to a square instead"
 
 
 def count_caveats(sides: dict[str, FeatureSet], protocol: Protocol | None) -> list[str]:

@@ -70,7 +70,13 @@ def test_caveats_name_what_is_wrong():
     real = side(0)
     real.about["sizes"] = {"320x240": 200}
     sized = measure(real, unequal, adjusted("latte", clips=200))["caveats"]
-    assert sized[1:] == ["frames differ in size: real 320x240, generated 64x64"]
+    differ, advice = "frames differ in size: real 320x240, generated 64x64", "--real-crop 64 (in Python: real_crop=64)"
+    why = "squashing distorts the real ones alone"
+    assert sized[1] == f"{differ}, and {why}: {advice} crops the real ones to a square instead"
+    for of_real, of_generated in (("128x128", "64x64"), ("320x240", "64x48")):
+        real.about["sizes"], unequal.about["sizes"] = {of_real: 200}, {of_generated: 200}
+        sized = measure(real, unequal, adjusted("latte", clips=200))["caveats"]
+        assert sized[1] == f"frames differ in size: real {of_real}, generated {of_generated}"
     uncounted = FeatureSet({"clips": 0}, replace(Moments.of(side(0).features), count=0))
     said = measure(uncounted, side(1), adjusted("latte", clips=200))["caveats"]
     assert not any("against" in caveat for caveat in said) and "cannot be computed from statistics" in said[1]
