@@ -27,7 +27,7 @@ def match_pairs(videos: str | Path, reference: str | Path) -> list[tuple[Path, P
     ours, theirs = videos_by_name(Path(videos)), videos_by_name(Path(reference))
     lone = sorted(ours.keys() ^ theirs.keys())
     if lone or not ours:
-        what = f"only one of them has {lone[0]}" if lone else "they hold no videos"
+        what = f"only {videos if lone[0] in ours else reference} has {lone[0]}" if lone else "they hold no videos"
         raise ValueError(f"{videos} and {reference} are not pairs: {what}")
     check_ranges(videos, ours.values())
     check_ranges(reference, theirs.values())

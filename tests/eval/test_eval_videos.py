@@ -200,7 +200,8 @@ def test_pairs_are_compared_by_name(tmp_path, capsys):
     same = json.loads((tmp_path / "p.json").read_text())
     assert same["psnr"] == 100 and same["ssim"] == pytest.approx(1)
     for words, line in {
-        (good, "--reference", other): "are not pairs: only one of them has 0",
+        (good, "--reference", other): f"{good} and {other} are not pairs: only {good} has 0",
+        (other, "--reference", good): f"{other} and {good} are not pairs: only {good} has 0",
         (good, "--reference", good, "--real", other): "--real does nothing with --reference",
         (good, "--real", other, "--alexnet", "a.pth"): "--alexnet does nothing with",
         (good, "--reference", good, "--alexnet", "a.pth"): "a.pth: there is no such file; LPIPS needs",
