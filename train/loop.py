@@ -111,8 +111,7 @@ def train(
     with (
         processes(device) as ranks,
         ranks.first_inside(lambda: exclusive(folder)),  # the lock keeps other runs out
-        on_signal(signal.SIGUSR1, signal.SIG_IGN),  # nothing to save yet
-        on_signal(signal.SIGTERM, signal.default_int_handler),  # stops as Ctrl-C does
+        signals_before_steps(),
     ):
         config = ranks.first_only(lambda: with_precision(config, folder, device))
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
@@ -155,13 +154,15 @@ def write_beginning(run: Run, first: int) -> None:
 
 
 @contextmanager
-def on_signal(number: int, action: signal.Handlers | Callable) -> Iterator[None]:
-    """Handle a signal by `action` within the context."""
-    before = signal.signal(number, action)
+def signals_before_steps() -> Iterator[None]:
+    """Until the first step, SIGTERM stops as Ctrl-C does, and SIGUSR1 is ignored, because nothing can be saved yet."""
+    actions = {signal.SIGTERM: signal.default_int_handler, signal.SIGUSR1: signal.SIG_IGN}
+    before = {number: signal.signal(number, action) for number, action in actions.items()}
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def take_steps(run: Run, first: int, missing: Outputs) -> None:

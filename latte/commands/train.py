@@ -1,7 +1,6 @@
 """`latte train`: trains a model, or resumes a training run."""
 
 import argparse
-import signal
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from latte.train.base_config import TrainConfig
 from latte.train.config_tables import from_settings
 from latte.train.data.latents import open_data
 from latte.train.data.video_list import read_list_head
-from latte.train.loop import on_signal, train
+from latte.train.loop import signals_before_steps, train
 from latte.train.presets import PRESETS
 from latte.train.resolve import resolve, with_changes
 from latte.train.start import check_start, recorded_settings, with_precision
@@ -62,7 +61,7 @@ def train_together(
         ranks: This process among all.
         settings: Makes the configuration.
     """
-    with warnings.catch_warnings(), on_signal(signal.SIGTERM, signal.default_int_handler):  # stops as Ctrl-C does
+    with warnings.catch_warnings(), signals_before_steps():
         if not ranks.first:
             warnings.simplefilter("ignore")  # the first process shows the same warnings
         config = settings()
