@@ -1,4 +1,4 @@
-"""`latte info`: what a path holds; or parameters and FLOPs of every variant and size, next to the paper's."""
+"""`latte info`: what a path holds; or parameters and FLOPs of every variant and size, next to those of the paper."""
 
 from argparse import Namespace
 from typing import NamedTuple

@@ -257,7 +257,7 @@ def require_same_videos(latents: LatentFolder, config: TrainConfig) -> None:
         same = latents.data_fingerprint in (clips.former_fingerprint, clips.fingerprint)
         reason = "they are of other videos"
     except (OSError, ValueError) as error:
-        same, reason = False, str(error)
+        same, reason = False, str(error).partition(": give data=")[0]
     if not same:
         raise ValueError(
             f"{latents.folder}: these latents were encoded with data={encoded!r}, but the run has {config.data!r}: "
