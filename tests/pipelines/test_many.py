@@ -106,9 +106,9 @@ def test_what_was_lost_is_made_again(classes, complete_set, tmp_path):
 @pytest.mark.parametrize(
     ("change", "say"),
     [
-        ({"settings": {**SETTINGS, "seed": 4}}, "with settings.seed 3, not 4: choose another folder"),
-        ({"settings": {**SETTINGS, "batch_size": 4}}, "settings.batch_size 2, not 4"),
-        ({"settings": {**SETTINGS, "eta": 0.5}}, "settings.eta None, not 0.5"),
+        ({"settings": {**SETTINGS, "seed": 4}}, "with seed 3, not 4: choose another folder"),
+        ({"settings": {**SETTINGS, "batch_size": 4}}, "batch_size 2, not 4"),
+        ({"settings": {**SETTINGS, "eta": 0.5}}, "eta None, not 0.5"),
         ({"labels": [0, 1, 2]}, r"labels \[0, 2, 1\], not \[0, 1, 2\]"),
         ({"about": {"sha256": ["ab"]}}, "sha256 None, not"),
         ({"fps": 9}, "fps 8, not 9"),

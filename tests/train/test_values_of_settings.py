@@ -20,7 +20,6 @@ LOOKS_LIKE_OTHERS = [
     "{a",
     "a: b",
     '"q"',
-    "",
     " x ",
 ]
 
