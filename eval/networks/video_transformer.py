@@ -16,6 +16,7 @@ SIDE = 224  # height and width of the frames, in pixels
 TUBELET = 2  # frames of one token
 FRAMES = 16  # of the clips that both networks were trained on
 EPS = 1e-6  # of the layer norms
+TOKENS = 2048  # that an MLP takes at once, as many as VideoMAE makes of a clip of 16 frames
 
 
 class Tubelets(nn.Module):
@@ -62,14 +63,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU, in its exact form, between them."""
+    """Two linear layers with GELU, in its exact form, between them, applied to TOKENS at once to save memory."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return torch.cat([self.fc2(F.gelu(self.fc1(part))) for part in x.split(TOKENS, dim=1)], dim=1)
 
 
 class Block(nn.Module):
