@@ -28,7 +28,7 @@ def read_metrics(run: Path) -> dict[str, np.ndarray]:
         run: The run folder.
 
     Returns:
-        An array of one value per line for each number, NaN where a line does not have it.
+        An array of one value per logged step for each number, NaN where it was not logged.
 
     Raises:
         ValueError: The file is missing, damaged or empty.
@@ -36,7 +36,10 @@ def read_metrics(run: Path) -> dict[str, np.ndarray]:
     path = run / METRICS_FILE
     if not path.is_file():
         raise ValueError(f"{run} holds no {METRICS_FILE}: give the folder of a run")
-    lines = read_lines(path)
+    by_step: dict[int, dict] = {}
+    for line in read_lines(path):  # an evaluation has a line of its own
+        by_step.setdefault(line["step"], {}).update(line)
+    lines = list(by_step.values())
     if not lines:
         raise ValueError(f"{path} is empty: the run has not logged yet")
     names = {name for line in lines for name in line}
@@ -60,7 +63,7 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
     Args:
         runs: The run folders.
         out: The picture to write.
-        window: How many logged values are averaged. The values themselves are drawn behind the average. Schedules and
+        window: How many logged values are averaged, at most. The values are drawn behind the average. Schedules and
             distances are not averaged.
 
     Returns:
@@ -89,7 +92,8 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
                 step, values = table["step"][drawn], table[name][drawn]
                 if name not in EXACT and window > 1:
                     axes.plot(step, values, color=f"C{i}", alpha=0.2, linewidth=0.7)
-                averaged = values if name in EXACT else smooth(values, window)
+                most = max(1, len(values) // 2)  # so that the average of a short run does not lag far behind it
+                averaged = values if name in EXACT else smooth(values, min(window, most))
                 marker = "." if name in RARE or len(values) == 1 else ""
                 axes.plot(step, averaged, color=f"C{i}", label=run.resolve().name, marker=marker)
         axes.set(xlabel="step", ylabel=CURVES[name])

@@ -117,7 +117,6 @@ def train(
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
         if ranks.first:
             warn_if_slow(config.precision, device)
-            warn_if_not_warm(config)
         run = Run(config, folder, clips, device, ranks, asked)
         first = run.restore()
         ranks.first_only(lambda: write_beginning(run, first))
@@ -126,6 +125,8 @@ def train(
         if say and ranks.first:
             say(header(run, first))
         if first < config.steps:
+            if ranks.first:
+                warn_if_not_warm(config)
             prepare(run, first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)

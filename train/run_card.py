@@ -76,7 +76,10 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
     if isinstance(network, TextToVideo):
         return shlex.join([*sample, *prompt()])
     if isinstance(network, LatteT2V):
-        encoder = encoder_of(objective.clips).get("name", "FOLDER")
+        about = encoder_of(objective.clips)
+        encoder = about.get(
+            "path" if folder != HERE and "path" in about else "name", "FOLDER"
+        )  # a card names no folders
         return shlex.join([*sample, "--text-encoder", encoder, *prompt()])
     if isinstance(network, AutoencoderKL):
         preset, settings = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])

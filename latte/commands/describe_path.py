@@ -37,7 +37,7 @@ from latte.train.run_folder import SETTINGS_FILE
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
 from latte.video.page import PAGE_FILE, is_page
-from latte.video.read import scan_videos
+from latte.video.read import list_pictures, scan_videos
 from latte.weights.folder import CONFIG
 from latte.weights.load import (
     CHECKPOINTS,
@@ -159,20 +159,22 @@ def about_video(path: Path) -> Lines:
 def about_videos(path: Path) -> Lines:
     """How many, in which folders, and what the first one that is not broken holds."""
     found = scan_videos(path)
-    yield "videos", len(found.videos)
+    stills = [video for video in found.videos if video.is_dir() and len(list_pictures(video)) == 1]
+    yield "videos", len(found.videos) - len(stills) or None
+    yield "pictures", len(stills) or None
     below = [video.relative_to(path).parts for video in found.videos]
     folders = Counter(parts[0] for parts in below if len(parts) > 1)
     some = ", ".join(f"{name} {count}" for name, count in sorted(folders.items())[:SHOWN])
     yield "folders", f"{some}, ... ({len(folders)})" if len(folders) > SHOWN else some
     broken: list[Path] = []
-    for video in found.videos:
+    for video in [video for video in found.videos if video not in stills] or stills:
         try:
             facts = inspect_video(video, quick=True)
         except (ValueError, OSError):
             broken.append(video)
             continue
         which = "the first" if not broken else str(video.relative_to(path))
-        yield which, f"{facts.frames} frames of {facts.width} x {facts.height} pixels, {facts.codec}"
+        yield which, f"{counted(facts.frames, 'frame')} of {facts.width} x {facts.height} pixels, {facts.codec}"
         break
     names = ", ".join(str(video.relative_to(path)) for video in broken[:SHOWN])
     looked = min(len(broken) + 1, len(found.videos))

@@ -35,7 +35,8 @@ def main(args: Namespace) -> None:
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder, not args.download)
         text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
-        about = {"name": Path(args.text_encoder).absolute().name, "sha256": digest_folder(folder / "text_encoder")}
+        about = {"name": Path(args.text_encoder).absolute().name, "path": str(args.text_encoder)}
+        about |= {"sha256": digest_folder(folder / "text_encoder")}
     check_out_folder(args.out)
     with exclusive(args.out, replaced=True):
         latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device, about)

@@ -44,7 +44,9 @@ def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
     data = with_changes({"data": BUILT_IN}, args.changes)["data"]
     if data == BUILT_IN:
         raise ValueError(f"there is no run at {args.run}: to start one, give --config, such as shapes")
-    kind = read_list_head(Path(data).expanduser()).kind
+    if not (folder := Path(data).expanduser()).exists():
+        raise ValueError(f"there is nothing at data={data}, and no --config: give both a folder of videos and a preset")
+    kind = read_list_head(folder).kind
     own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
     choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
     raise ValueError(f"data={data} does not say what to train: give --config, such as {choice}")

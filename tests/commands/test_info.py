@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import run, small, small_t2v
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,6 +83,11 @@ def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):
     said = info(videos)
     assert "a folder of videos" in said and "a 2, b 1" in said and "24 x 24 pixels, ffv1" in said
     assert "12 of 24 x 24 pixels, ffv1" in info(videos / "a/x.mkv") and "broken" not in said
+    (tmp_path / "grids").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "grids/step-1.png")
+    shutil.copy(videos / "a/x.mkv", tmp_path / "grids/step-1.mkv")
+    said = info(tmp_path / "grids")
+    assert "  videos      1\n  pictures    1\n  the first   12 frames of 24 x 24 pixels, ffv1\n" in said
     shutil.copytree(videos, tmp_path / "some")
     (tmp_path / "some/a/x.mkv").write_text("no video")
     said = info(tmp_path / "some")

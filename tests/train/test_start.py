@@ -97,12 +97,16 @@ def test_without_a_config_a_run_resumes_with_its_own(vae, tmp_path):
 
 
 def test_data_without_a_config_asks_for_one(tmp_path, capsys, unread, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refusal(capsys, "--run", "run", "data=clips")
+    assert said == "there is nothing at data=clips, and no --config: give both a folder of videos and a preset"
+    (tmp_path / "clips").mkdir()
     said = refusal(capsys, "--run", tmp_path / "run", "data=clips")
     assert said == (
         "data=clips does not say what to train: give --config, such as folder-vae (a small VAE), folder (a small Latte "
         "on its latents)"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "clips"]
     for kind, ends in (("folder", "on its latents)"), ("sky", "on its latents), or sky (the paper's)")):
         monkeypatch.setattr(command, "read_list_head", lambda folder, kind=kind: ListHead(kind, 1))
         assert refusal(capsys, "--run", tmp_path / "run", "data=clips").endswith(ends)

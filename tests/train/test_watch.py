@@ -205,6 +205,31 @@ def test_only_noisy_metrics_are_smoothed(tmp_path, monkeypatch):
     assert np.ptp(drawn[1][50:]) == 0 < np.ptp(drawn[0]) and set(drawn[2]) == {0, 0.1}
 
 
+def test_an_evaluation_does_not_break_the_other_curves(tmp_path):
+    """It has a line of its own in metrics.jsonl."""
+    lines = [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "shapes_distance": 9.0},
+        {"step": 3, "loss": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    table = read_metrics(tmp_path)
+    assert table["step"].tolist() == [1, 2, 3] and table["loss"].tolist() == [3, 2, 1]
+    assert np.isfinite(table["shapes_distance"]).tolist() == [False, True, False]
+
+
+def test_the_average_of_a_short_run_follows_it(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines = [{"step": i, "loss": 9.0 if i < 3 else 1.0} for i in range(8)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    drawn, own = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **options: drawn.append(args[2]) or own(*args, **options))
+    plot_curves([tmp_path], tmp_path / "curves.png", 50)
+    assert drawn[1][-1] == 1  # the mean of the last half
+
+
 def test_a_single_value_is_a_point(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "grad_norm": 2.0, "learning_rate": 0.1}\n')
     pixels = np.asarray(Image.open(plot_curves([tmp_path], tmp_path / "p.png")).convert("RGB")).astype(int)

@@ -60,7 +60,7 @@ def encode_data_set(
         shard_size: Videos per file.
         dtype: Type of the stored latents and embeddings.
         device: Where to compute.
-        text_encoder: The "name" and "sha256" of the text encoder, for the index.
+        text_encoder: The "name", "path" and "sha256" of the text encoder, for the index.
 
     Raises:
         OSError: The folder cannot be written.

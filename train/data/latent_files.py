@@ -51,7 +51,7 @@ class LatentFolder:
         videos: The videos, in the order of their numbers.
         files: File name -> its size, "bytes", and its "sha256".
         has_text: Whether the captions' embeddings are stored too.
-        text_encoder: The "name" and "sha256" of the encoder of these embeddings; empty if there are none, or unknown.
+        text_encoder: The "name", "path" and "sha256" of their encoder; empty if there are none, or unknown.
         vae: The path of the VAE that encoded the videos, as it was given; empty if it is unknown.
         clips_per_epoch: Number of clips that a run asks for; there is at least one per video.
     """
@@ -164,7 +164,10 @@ def latent_settings(config: TrainConfig) -> dict:
 
 
 def encoder_of(clips: object) -> dict[str, str]:
-    """The "name" and "sha256" of the text encoder of stored captions; empty for other clips."""
+    """The "name", "path" and "sha256" of the text encoder of stored captions; empty for other clips.
+
+    The path is as `latte encode` was given it; folders of earlier versions do not have it.
+    """
     return getattr(clips, "text_encoder", {})
 
 
@@ -196,7 +199,8 @@ def open_latent_folder(folder: Path) -> LatentFolder:
         head = [values[key] for key in ("settings", "source", "vae", "classes")]
         latents = LatentFolder(folder, *head, videos, values["files"], values["text"])
         if encoder := values.get("text_encoder"):  # earlier versions did not record it
-            latents.text_encoder.update({key: str(encoder[key]) for key in ("name", "sha256")})
+            known = ("name", "sha256", *(["path"] if "path" in encoder else []))
+            latents.text_encoder.update({key: str(encoder[key]) for key in known})
         latents.vae = str(values.get("vae_path", ""))  # nor this
         expected = {video.shard for video in videos} | ({TEXT} if latents.has_text else set())
         sound = expected == latents.files.keys() and all(Path(name).name == name for name in expected)

@@ -192,13 +192,14 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     assert main(shlex.split(printed)[1:]) == 0
     said = capsys.readouterr().out
     assert f"; captions embedded by {published.name}\n" in said
-    assert f"next: latte sample runs/latents --text-encoder {published.name} --prompt '" in said
+    assert f"next: latte sample runs/latents --text-encoder {published} --prompt '" in said
     assert main(encoding) == 0 and " --run runs/latents-2 " in capsys.readouterr().out  # the name is taken
     (tmp_path / "runs/latents").rename("run")
-    encoder = {"name": published.name, "sha256": digest_folder(published / "text_encoder")}
+    encoder = {"name": published.name, "path": str(published), "sha256": digest_folder(published / "text_encoder")}
     assert read_json(out / "index.json")["text_encoder"] == encoder
     card = (tmp_path / "run/final/README.md").read_text()
     assert f"| text encoder | {encoder['name']}, sha256 {encoder['sha256']} |" in card
+    assert str(published) not in card  # nobody else has that folder
     final = tmp_path / "run/final"
     names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
     assert {path.name for path in final.iterdir()} == names
