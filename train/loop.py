@@ -125,8 +125,6 @@ def train(
         if say and ranks.first:
             say(header(run, first))
         if first < config.steps:
-            if ranks.first:
-                warn_if_not_warm(config)
             prepare(run, first)
         if first < config.steps or any(missing):
             take_steps(run, first, missing)
@@ -138,6 +136,8 @@ def train(
 
 def prepare(run: Run, first: int) -> None:
     """Encode the latents that the first step needs. If that is stopped, raises KeyboardInterrupt with advice."""
+    if run.ranks.first:
+        warn_if_not_warm(run.config)
     try:
         run.prepare(first)
     except KeyboardInterrupt as stop:
