@@ -41,7 +41,7 @@ def questions(pipe: LattePipeline, count: int) -> tuple[dict, list[ShapeClip]]:
         truths = [make_clip(HELD_OUT, i, frames=frames, size=size) for i in range(count)]
         return {"prompt": [clip.caption for clip in truths]}, truths
     if pipe.class_names != list(MOTIONS):
-        raise ValueError(f"{OTHERS}; this one has other classes, or none")
+        raise ValueError(f"{OTHERS}; this one has other classes, another order of them, or none")
     truths = [make_clip(HELD_OUT, i, MOTIONS[i % len(MOTIONS)], frames, size) for i in range(count)]
     return {"class_labels": [clip.label for clip in truths]}, truths
 

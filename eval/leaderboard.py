@@ -119,7 +119,8 @@ class Table:
         said = [f"apart from the first table of this name, since they differ in {self.apart}"] if self.apart else []
         said += [describe(first.protocol)] if first.protocol else []
         if len(self.protocols) > 1:
-            said.append(f"equal protocols here: {' = '.join(self.protocols)}")
+            names = " and ".join(f'"{name}"' for name in self.protocols)
+            said.append(f"these protocols are equal here: {names}")
         real = (
             first.real.get("folder") or first.real.get("statistics") or first.real.get("features") or "the real clips"
         )

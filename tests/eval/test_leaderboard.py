@@ -98,7 +98,7 @@ def test_equal_protocols_and_tables_of_one_name_are_explained(tmp_path, capsys):
     tables, _ = read_tables(tmp_path)
     assert [[entry.name for entry in table.entries] for table in tables] == [["all", "one"], ["other"], ["third"]]
     assert tables[0].title == tables[1].title and "apart" not in tables[0].about
-    assert "equal protocols here: exact, clips 30 = cd-fvd, clips 30; " in tables[0].about
+    assert 'these protocols are equal here: "exact, clips 30" and "cd-fvd, clips 30"; ' in tables[0].about
     assert "equal" not in tables[1].about
     assert tables[1].about.startswith("apart from the first table of this name, since they differ in seed, 0 and 7; ")
     assert tables[2].apart == "real clips, same and other"
