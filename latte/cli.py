@@ -41,7 +41,7 @@ STOPPED = {
     "encode": "stopped; run the same command again to resume",
     "ablate": "stopped; finished work is kept; run the same command again to resume",
     "demo": "stopped",
-    "train": "stopped before the first step; the same command starts it again",
+    **dict.fromkeys(("train", "distill"), "stopped; run the same command again to start or to resume it"),
 }
 STOPPED_OTHERWISE = "stopped; no result was written"
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # PyTorch on any device, and the system

@@ -202,7 +202,7 @@ class Run:
             self.history.scale, self.history.good = first_scale(self.config.precision), 0
         done = state["step"]
         self.changes = state.get("changes", [])
-        if changed and done == self.config.steps:
+        if changed and "steps" not in changed and done == self.config.steps:
             self.undo(changed)
         elif changed:
             self.changes = [*self.changes, {"after_step": done, "settings": changed}]
@@ -223,7 +223,8 @@ class Run:
         self.state["run"] = asdict(self.config)
         if self.ranks.first:
             names = ", ".join(f"{name}={change['to']}" for name, change in changed.items())
-            words = f"{names} has no effect: {self.folder} has done all its steps; give a larger steps=N as well"
+            have = "has" if len(changed) == 1 else "have"
+            words = f"{names} {have} no effect: {self.folder} has done all its steps; give a larger steps=N as well"
             warnings.warn(words, stacklevel=3)
 
     def check_same_run(self, state: dict[str, Any]) -> dict[str, dict[str, Any]]:

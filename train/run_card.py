@@ -77,9 +77,8 @@ def use_command(network: nn.Module, objective: Objective, folder: str, run: str,
         return shlex.join([*sample, *prompt()])
     if isinstance(network, LatteT2V):
         about = encoder_of(objective.clips)
-        encoder = about.get(
-            "path" if folder != HERE and "path" in about else "name", "FOLDER"
-        )  # a card names no folders
+        name = about.get("name", "FOLDER")
+        encoder = name if folder == HERE else about.get("path", name)  # a card names no folders
         return shlex.join([*sample, "--text-encoder", encoder, *prompt()])
     if isinstance(network, AutoencoderKL):
         preset, settings = ("shapes", []) if data == "shapes" else ("folder", [f"data={data}"])

@@ -10,6 +10,7 @@ from forks import start_together, status
 from small_runs import run, same, small, small_t2v, tensors
 
 from latte import LattePipeline
+from latte.files import read_json
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint
@@ -107,6 +108,14 @@ def test_a_mistyped_command_leaves_no_trace(vae, tmp_path):
         run(small(vae, "steps=4", f"data={bad}"), tmp_path / "run")
     assert not (tmp_path / "run/failed.txt").exists()
     run(small(vae, "steps=4", f"data={good}"), tmp_path / "run")
+
+
+def test_a_run_may_end_at_the_step_that_it_has_reached(vae, tmp_path, stopped):
+    """Lowering steps to what is done is a change like any other."""
+    stopped(small(vae, "steps=9"), tmp_path, 4)
+    final = run(small(vae, "steps=5"), tmp_path, asked={"steps"})
+    record = {"after_step": 5, "settings": {"steps": {"from": 9, "to": 5}}}
+    assert read_json(final / "trained.json") == {"steps": 5, "changes": [record]}
 
 
 def test_an_outdated_final_is_not_used(vae, tmp_path, stopped):

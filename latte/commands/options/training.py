@@ -64,7 +64,7 @@ def train_options(argv: list[str]) -> Namespace:
     parser = Parser(prog="latte train", description="Train a model, or resume a training run.")
     add = parser.add_argument
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
-    add("--config", help=words + "Latte (default: the run's own settings or, for the built-in data, shapes)")
+    add("--config", help=words + "Latte; a new run needs one (default: the run's own settings)")
     add_run_options(parser, "steps=100 or model.depth=4")
     allow = "resume even if --config changes settings of the run; it uses the new values from then on, and records the "
     allow += "change; a key=value needs no flag"
