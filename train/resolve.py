@@ -64,10 +64,12 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
 
 
 def require_own_vae(preset: str, values: dict[str, Any]) -> None:
-    """Raise ValueError if a preset for the built-in shapes gets other data, and would encode them with its own VAE."""
+    """Raise ValueError if a preset for the built-in shapes gets other data, which it would encode with its own VAE."""
     data, usual = values.get("data"), PRESETS[preset]
     if usual.data != "shapes" or data in ("shapes", "") or not values.get("vae"):
         return
+    if not Path(str(data)).expanduser().exists():
+        raise ValueError(f"no folder of videos at {data}: give data=FOLDER")
     command = shlex.join(["latte", "train", "--config", "folder-vae", "--run", "runs/folder-vae", f"data={data}"])
     raise ValueError(
         f"the VAE of {preset}, {values['vae']}, knows only the built-in shapes: train one on {data} with `{command}`, "

@@ -176,14 +176,20 @@ def test_a_video_that_cannot_be_read_is_left_out(vae, tmp_path, monkeypatch):
     assert list(clips.failures.reasons) == [tmp_path / "data/b.mp4"]
 
 
-def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, monkeypatch, capsys):
-    """A LatteT2V trains on them with the printed command, without training its text encoder."""
-    monkeypatch.chdir(tmp_path)
+def encode_with_captions(published, vae, out) -> list[str]:
+    """Store latents and embeddings of captions in a folder. Returns the command's words."""
     words = [*TINY_T2V[:-1], f"vae={vae}", "steps=4"]
-    out = tmp_path / "latents"
     encoding = ["encode", "--config", "shapes-t2v", *words, "--text-encoder", str(published), "--out", str(out)]
     encoding += ["--device", "cpu"]
     assert main(encoding) == 0
+    return encoding
+
+
+def test_training_on_stored_caption_embeddings(published, vae, tmp_path, monkeypatch, capsys):
+    """A LatteT2V trains on them with the printed command, without training its text encoder."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "latents"
+    encoding = encode_with_captions(published, vae, out)
     latents = open_latent_folder(out)
     assert latents.has_text and len(latents.embeddings) == len(latents.captions) + 1
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("to train on these latents: ")
@@ -221,6 +227,13 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     )
     assert main([*asked, "--overwrite", "--text-encoder", str(vae), *apart[2:]]) == 2
     assert f"error: {vae} is a VAE, not a T5 encoder\n" in capsys.readouterr().err
+
+
+def test_presets_train_on_stored_caption_embeddings(published, pipe, vae, tmp_path, monkeypatch):
+    """The presets for the published model do, and dropped captions change what is learned."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "latents"
+    encode_with_captions(published, vae, out)
     tuned = t2v_config(read_json(published / "transformer/config.json"))
     shape = {name: getattr(tuned, name) for name in PRESETS["t2v"].model}
     less = ["data=shapes", "frame_interval=1", "steps=1", f"vae={vae}", f"latents={out}", f"model={json.dumps(shape)}"]
@@ -234,9 +247,10 @@ def test_training_on_stored_caption_embeddings(published, pipe, vae, tmp_path, m
     plain = small_t2v(vae, "steps=4", f"latents={out}")
     with pytest.raises(ValueError, match="text_encoder does nothing with stored embeddings"):
         run(plain, tmp_path / "no")
-    dropped = replace(plain, text_encoder={}, caption_dropout=1.0)
-    run(dropped, tmp_path / "dropped")
-    one, other = (load_file(tmp_path / name / "final/transformer/model.safetensors") for name in ("run", "dropped"))
+    kept = replace(plain, text_encoder={})
+    run(kept, tmp_path / "kept")
+    run(replace(kept, caption_dropout=1.0), tmp_path / "dropped")
+    one, other = (load_file(tmp_path / name / "final/transformer/model.safetensors") for name in ("kept", "dropped"))
     assert not same(one, other)
 
 
