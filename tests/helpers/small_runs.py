@@ -10,8 +10,11 @@ from latte.train.resolve import resolve
 SMALL = ["steps=12", "clips=12", "global_batch_size=4", "num_frames=4", "image_size=16"]
 SMALL += ["log_every=1", "save_every=5", "warmup=2"]
 PLAIN = ["optimizer=adamw", "learning_rate=1.5e-3", "schedule=cosine", "cooldown=0.2", "cooldown_shape=linear"]
-PLAIN += ["ema_decay=0.999", "precision=fp32", "timestep_std=1.0", "timestep_mean=0.5"]  # as in shapes-plain
-TINY = [*SMALL, *PLAIN, "model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
+PLAIN += ["ema_decay=0.999", "precision=fp32", "timestep_std=1.0", "timestep_mean=0.5"]
+PLAIN += ["model.mlp_ratio=4.0", "model.self_condition=false"]  # all as in shapes-plain
+TINY_MODEL = ["model.depth=2", "model.hidden_size=16", "model.num_heads=2", "model.patch_size=2"]
+TINY = [*SMALL, *PLAIN, *TINY_MODEL]  # for the preset shapes
+TINY_PLAIN = [*SMALL, *TINY_MODEL]  # for shapes-plain, as in `small`
 TINY_T2V = [*SMALL, "model.num_layers=1", "model.num_attention_heads=2", "model.attention_head_dim=8"]
 TINY_T2V += ["model.patch_size=2", "text_encoder={d_model: 8, d_kv: 4, d_ff: 16, num_layers: 1, num_heads: 2}"]
 TINY_FEATURES = [*SMALL, "model.widths=[4,8]", "model.features=8"]
@@ -33,7 +36,7 @@ def same(a, b):
 
 
 def small(vae, *changes):
-    return resolve("shapes", [*TINY, "sample_guidance=0", "sample_settings={}", f"vae={vae}", *changes])
+    return resolve("shapes-plain", [*TINY_PLAIN, f"vae={vae}", *changes])
 
 
 def small_t2v(vae, *changes):

@@ -119,7 +119,7 @@ def test_config_and_repr_describe_the_parts(published, pipe):
     assert classes.config["vae"] is None and classes.config["class_names"][0] == "left"
     said = repr(classes).splitlines()
     assert said[0] == "LattePipeline of shapes, for classes"
-    assert said[1] == "  transformer: Latte, 5.56 M parameters, float32 on cpu" and said[2] == "  vae: none"
+    assert said[1] == "  transformer: Latte, 4.98 M parameters, float32 on cpu" and said[2] == "  vae: none"
     assert said[3] == "  scheduler: Scheduler, ddim" and said[4].startswith("  class_names: left, right, up")
     assert said[5] == "  defaults of a call: 100 steps, guidance_scale 2.5, guidance_interval (400, 1000)"
     free = LattePipeline(Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, num_classes=0)))

@@ -5,7 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from small_runs import TINY, TINY_VAE, run, small
+from small_runs import TINY_PLAIN, TINY_VAE, run, small
 
 from latte.arguments import in_units
 from latte.cli import main
@@ -20,7 +20,18 @@ from latte.train.run import Run
 @pytest.fixture
 def command(vae, tmp_path):
     return lambda *words: main(
-        ["train", "--config", "shapes", "--device", "cpu", "--run", str(tmp_path), *TINY, f"vae={vae}", *words]
+        [
+            "train",
+            "--config",
+            "shapes-plain",
+            "--device",
+            "cpu",
+            "--run",
+            str(tmp_path),
+            *TINY_PLAIN,
+            f"vae={vae}",
+            *words,
+        ]
     )
 
 

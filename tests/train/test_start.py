@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from small_runs import TINY, TINY_VAE, run, small
+from small_runs import TINY, TINY_PLAIN, TINY_VAE, run, small
 
 from latte.cli import main
 from latte.commands import train as command
@@ -90,7 +90,7 @@ def test_recorded_settings_come_from_the_newest_valid_checkpoint(vae, tmp_path):
 
 def test_without_a_config_a_run_resumes_with_its_own(vae, tmp_path):
     words = ["train", "--device", "cpu", "--run", str(tmp_path / "run")]
-    assert main([*words, "--config", "shapes", *TINY, f"vae={vae}", "steps=1", "learning_rate=1e-3"]) == 0
+    assert main([*words, "--config", "shapes-plain", *TINY_PLAIN, f"vae={vae}", "steps=1", "learning_rate=1e-3"]) == 0
     assert main([*words, "steps=2"]) == 0
     state = read_state(latest(tmp_path / "run"))
     assert (state["step"], state["run"]["learning_rate"]) == (2, 1e-3)
@@ -193,7 +193,7 @@ def test_a_name_on_the_hub_is_to_be_fetched(tmp_path, capsys, unread, monkeypatc
 
 def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
     run(small(vae, "steps=2"), tmp_path / "run")
-    words = ["--config", "shapes", *TINY, f"vae={vae}"]
+    words = ["--config", "shapes-plain", *TINY_PLAIN, f"vae={vae}"]
     assert "with other settings: seed was 0, not 1; " in refusal(capsys, "--run", tmp_path / "run", *words, "seed=1")
     assert "has done 2 steps" in refusal(capsys, "--run", tmp_path / "run", *words, "steps=1")
     assert "already holds checkpoints" in refusal(capsys, "--run", tmp_path / "run", *words, "--resume", "never")
@@ -211,7 +211,7 @@ def test_a_folder_that_is_no_run_is_left_alone(name, vae, tmp_path, capsys):
     (tmp_path / "run/train.log").touch()  # a shell may write a log there before training starts
     start.check_start(small(vae, "steps=1"), tmp_path / "run")
     (tmp_path / "run" / name).touch()
-    words = ["--run", tmp_path / "run", "--config", "shapes", *TINY, f"vae={vae}"]
+    words = ["--run", tmp_path / "run", "--config", "shapes-plain", *TINY_PLAIN, f"vae={vae}"]
     assert f"{tmp_path / 'run'} is not a run: it holds {name}; give another folder" in refusal(capsys, *words)
 
 

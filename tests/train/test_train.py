@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import TINY, TINY_FEATURES, TINY_VAE, run, same, small, tensors
+from small_runs import TINY, TINY_FEATURES, TINY_PLAIN, TINY_VAE, run, same, small, tensors
 
 import latte
 from latte.cli import main
@@ -27,7 +27,7 @@ from latte.weights.vae_folder import load_vae
 def test_a_stopped_and_resumed_run_is_bit_exact(vae, tmp_path):
     config, cut = small(vae), tmp_path / "cut"
     run(config, tmp_path / "whole")
-    words = ["train", "--config", "shapes", "--run", str(cut), "--device", "cpu", *TINY, f"vae={vae}"]
+    words = ["train", "--config", "shapes-plain", "--run", str(cut), "--device", "cpu", *TINY_PLAIN, f"vae={vae}"]
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "latte", *words], stderr=subprocess.PIPE)
     while process.poll() is None and not checkpoint.list_checkpoints(cut):
         time.sleep(0.01)
