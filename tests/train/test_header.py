@@ -19,20 +19,8 @@ from latte.train.run import Run
 
 @pytest.fixture
 def command(vae, tmp_path):
-    return lambda *words: main(
-        [
-            "train",
-            "--config",
-            "shapes-plain",
-            "--device",
-            "cpu",
-            "--run",
-            str(tmp_path),
-            *TINY_PLAIN,
-            f"vae={vae}",
-            *words,
-        ]
-    )
+    words = ["train", "--config", "shapes-plain", "--device", "cpu", "--run", str(tmp_path), *TINY_PLAIN, f"vae={vae}"]
+    return lambda *more: main([*words, *more])
 
 
 def test_the_batch_is_described_per_process():

@@ -122,10 +122,8 @@ def test_a_new_run_needs_a_config(tmp_path, capsys, unread):
 @pytest.mark.parametrize("preset", ["shapes", "shapes-plain", "shapes-t2v"])
 def test_own_data_are_not_encoded_by_the_vae_of_the_shapes(preset, tmp_path, capsys, unread, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (
-        refusal(capsys, "--config", preset, "--run", "run", "data=my clips")
-        == "no folder of videos at my clips: give data=FOLDER"
-    )
+    said = refusal(capsys, "--config", preset, "--run", "run", "data=my clips")
+    assert said == "no folder of videos at my clips: give data=FOLDER"
     (tmp_path / "my clips").mkdir()
     said = refusal(capsys, "--config", preset, "--run", tmp_path / "run", "data=my clips")
     assert said.startswith(f"the VAE of {preset}, ") and "knows only the built-in shapes: train one on my clips" in said
