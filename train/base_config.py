@@ -85,6 +85,7 @@ class TrainConfig:
     align_weight: ClassVar[float] = 0.0
     route_share: ClassVar[float] = 0.0
     teacher: ClassVar[str] = ""
+    distillation: ClassVar[str] = "consistency"
 
     derived: ClassVar[dict[str, str]] = {}  # fields of the network's configuration, and what determines them
 

@@ -26,7 +26,9 @@ def header(run: Run, first: int) -> str:
     config, folder = run.config, run.folder
     if first == config.steps:
         return f"{folder}: all {first} steps are already done; give a larger steps=N to continue"
-    count = sum(parameter.numel() for parameter in run.network.parameters() if parameter.requires_grad)
+    kept = dict(run.ema.named_parameters())  # without what only helps to train it
+    learning = (own for name, own in run.network.named_parameters() if own.requires_grad and name in kept)
+    count = sum(parameter.numel() for parameter in learning)
     begins = f", starting from {config.init}" if config.init and not first else ""
     every = f"every {config.save_every} steps" if config.save_every < config.steps else "at the end"
     results = f"metrics in {METRICS_FILE}; result in {folder / FINAL}"

@@ -78,8 +78,8 @@ class Run:
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.unsharded = copy.deepcopy(self.ema).to("meta") if config.shard else None  # without weights
         self.averages = {z: copy.deepcopy(self.ema) for z in LENGTHS} if config.average_every else {}
-        if config.align_weight:
-            self.objective.align(self.network, self.ema)
+        if isinstance(self.objective, Denoising):
+            self.objective.attach(self.network, self.ema)
         for network in (self.network, self.ema, *self.averages.values()) if meshes and config.shard else ():
             parallel.shard(network, meshes[1])
         if config.fast and is_enabled() and not config.compile:
@@ -133,7 +133,7 @@ class Run:
             OSError: Saving failed at the end, or MAX_FAILED_SAVES times in a row.
         """
         model, ema = parallel.gather_weights(self.network), parallel.gather_weights(self.ema)
-        head = {name: model.pop(name) for name in list(model) if name not in ema}  # of self-alignment, not of the model
+        head = {name: model.pop(name) for name in list(model) if name not in ema}  # what Denoising.attach added
         tensors = {"model": model, "ema": ema, "optimizer": parallel.gather_optimizer(self.network, self.optimizer)}
         tensors |= {average_name(length): parallel.gather_weights(average) for length, average in self.averages.items()}
         tensors |= {"head": head} if head else {}
@@ -191,7 +191,8 @@ class Run:
             self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
             return tensors
 
-        head = read("head") if self.config.align_weight else {}
+        has_head = self.config.align_weight or self.config.distillation == "adversarial"
+        head = read("head") if has_head else {}
         parallel.scatter_weights(self.network, read("model") | head, self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)

@@ -18,6 +18,7 @@ NEVER |= {"classes", "motion_frames", "frame_interval", "selection", "transform"
 NEVER |= {"num_images", "text_encoder", "damaged", "optimizer", "average_every"}
 NEVER |= {"align_weight", "align_block", "align_teacher_block", "align_gap"}
 NEVER |= {"freeze_encoder"}
+NEVER |= {"distillation"}
 NEVER |= {"student_steps", "teacher_steps", "teacher_guidance", "teacher_autoguidance", "guided_from", "guided_to"}
 PATHS = {"init", "vae", "data", "teacher"}
 CHANGED = {"learning_rate": 3e-3, "warmup": 5, "schedule": "cosine", "weight_decay": 0.3, "clip_grad": 1e-3}

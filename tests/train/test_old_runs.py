@@ -32,6 +32,7 @@ LATER |= {"wandb", "trackio"}
 LATER |= {"teacher", "student_steps", "teacher_steps", "teacher_guidance", "guided_from", "guided_to"}
 LATER |= {
     "teacher_autoguidance",
+    "distillation",
     "equivariance_weight",
     "thumbnail_weight",
     "thumbnail_scale",

@@ -31,6 +31,9 @@ class Draw(IntEnum):
     ROUTE = 8
     TEACHER = 9
     ESTIMATE = 10
+    STATES = 11
+    JUDGED_AT = 12
+    JUDGED_NOISE = 13
 
 
 class Slot(NamedTuple):

@@ -17,7 +17,9 @@ from latte.train.base_config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
+from latte.train.objectives.adversarial import Adversarial
 from latte.train.objectives.between_blocks import BetweenBlocks
+from latte.train.objectives.consistency import Consistency
 from latte.train.objectives.distillation import Distillation
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.objectives.self_alignment import add_head
@@ -26,6 +28,8 @@ from latte.train.settings import require
 from latte.weights.folder import digest_folder
 from latte.weights.load import WEAKER, find_model
 from latte.weights.vae_folder import load_vae
+
+DISTILLATIONS = {"consistency": Consistency, "adversarial": Adversarial}
 
 
 class Denoising(ABC):
@@ -65,7 +69,7 @@ class Denoising(ABC):
             if config.teacher_autoguidance:
                 require((path / WEAKER).is_dir(), f"{path} holds no {WEAKER}: set teacher_autoguidance=false")
                 weaker = self.weaker_network(path, teacher).to(device)
-            self.distillation = Distillation(config, teacher, weaker)
+            self.distillation = DISTILLATIONS[config.distillation](config, teacher, weaker)
             self.schedule = self.distillation.schedule
 
     @abstractmethod
@@ -123,7 +127,7 @@ class Denoising(ABC):
         if self.distillation:
             empty = self.condition(network, labels, captions, torch.ones_like(dropped))
             empty = {name: z.to(self.device) for name, z in empty.items()}
-            return self.distillation(network, x0, t, noise, condition, empty)
+            return self.distillation(network, x0, t, noise, condition, empty, generators)
         condition |= {"num_images": num_images}
         shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
@@ -157,11 +161,14 @@ class Denoising(ABC):
         denoiser.gradient_checkpointing = self.config.gradient_checkpointing
         BetweenBlocks(self.config, denoiser, self.side)  # checks them
 
-    def align(self, network: nn.Module, teacher: nn.Module) -> None:
-        """Let a network learn from its average. The head that this adds to the network is not averaged."""
-        add_head(denoiser_of(network))
-        keep_in_float32(teacher)
-        self.teacher = teacher
+    def attach(self, network: nn.Module, average: nn.Module) -> None:
+        """Add to a network what learns with it and is not averaged: the head of self-alignment, or a discriminator."""
+        if self.config.align_weight:
+            add_head(denoiser_of(network))
+            keep_in_float32(average)
+            self.teacher = average
+        if isinstance(self.distillation, Adversarial):
+            self.distillation.attach(network)
 
     def timestep(self, random: torch.Generator) -> Tensor:
         """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""

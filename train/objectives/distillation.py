@@ -1,18 +1,19 @@
-"""Distillation: a few-step student learns from a guided teacher (latte.diffusion.consistency)."""
+"""Distillation: a student that needs few steps learns from a teacher that needs many. This is what all kinds share."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from latte.autoguidance import check_weaker
-from latte.diffusion.consistency import consistency_loss, predicted_clean, teacher_schedule
-from latte.diffusion.schedule import q_sample, training_schedule
+from latte.diffusion.consistency import predicted_clean, teacher_schedule
+from latte.diffusion.schedule import training_schedule
 from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
+from latte.train.data.clip_order import Draw
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.precision import keep_in_float32
 from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder, weights_file
@@ -20,28 +21,28 @@ from latte.weights.published import load_scheduler, part_files
 from latte.weights.tensors import digest
 
 Condition = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
+Generators = Callable[[Draw], list[torch.Generator]]  # one per clip, for a purpose
 
 
-class Distillation:
-    """The loss of a student that replaces config.teacher_steps DDIM steps of a teacher by config.student_steps.
-
-    It usually starts from the teacher's weights. Its target is the student itself, not an average of it. The teacher's
-    guidance is distilled into it, so no condition is dropped, and it is sampled without guidance.
+class Distillation(ABC):
+    """The loss of a student.
 
     Args:
         config: The settings.
         teacher: The network of config.teacher, called like the student.
         weaker: With config.teacher_autoguidance, its weaker model, called likewise.
+        steps: Steps of `schedule`.
 
     Attributes:
-        schedule: The teacher's steps.
+        training: The schedule that the teacher was trained with.
+        schedule: The steps at which the student learns, evenly down from the last timestep.
         digest: The sha256 of the weights of the teacher and its weaker model.
 
     Raises:
         ValueError: The teacher predicts something else than the student, or has other noise levels.
     """
 
-    def __init__(self, config: LatentTrainConfig, teacher: nn.Module, weaker: nn.Module | None = None):
+    def __init__(self, config: LatentTrainConfig, teacher: nn.Module, weaker: nn.Module | None, steps: int):
         self.config, self.teacher = config, teacher.requires_grad_(False).eval()
         self.weaker = None if weaker is None else weaker.requires_grad_(False).eval()
         for network in (teacher, *([] if weaker is None else [weaker])):
@@ -52,15 +53,17 @@ class Distillation:
         if own.prediction != config.prediction:
             wanted = f"set model.prediction={own.prediction}"
             raise ValueError(f"{path} predicts {own.prediction!r}, the student {config.prediction!r}: {wanted}")
-        training = training_schedule(config.prediction)
-        check_noise_levels(path, training.alphas_cumprod)
-        self.schedule = teacher_schedule(training, config.teacher_steps)
+        self.training = training_schedule(config.prediction)
+        check_noise_levels(path, self.training.alphas_cumprod)
+        self.schedule = teacher_schedule(self.training, steps)
         files = [*teacher_files(path), *([] if weaker is None else weaker_files(path))]
         self.digest = hashlib.sha256(" ".join(map(digest, files)).encode()).hexdigest()
 
+    @abstractmethod
     def __call__(
-        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
+        generators: Generators,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The mean loss, and the values to log.
 
         Args:
@@ -70,40 +73,14 @@ class Distillation:
             noise: Standard normal noise, shaped like x0.
             condition: Keyword arguments of both networks.
             empty: The same for the null condition.
+            generators: The source of further random numbers.
         """
-        x, length = q_sample(self.schedule, x0, index, noise), self.config.teacher_steps // self.config.student_steps
-        own = partial(self.clean(student), **condition)
-        guided = lambda x, index: self.guided(x, index, condition, empty)
-        loss = consistency_loss(own, guided, x, index, self.schedule, length).mean()
-        return loss, {"loss": loss.detach()}
 
     def clean(self, network: nn.Module) -> Callable[..., Tensor]:
         """The function (x, index, **condition) -> the clean latents that a network predicts."""
         return lambda x, index, estimate=None, **condition: predicted_clean(
             network, x, index, self.schedule, self.config.prediction, estimate, **condition
         )
-
-    def guided(self, x: Tensor, index: Tensor, condition: Condition, empty: Condition) -> Tensor:
-        """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise.
-
-        A self-conditioned teacher is shown its own estimate from the same x, as in training. As in sampling, this is
-        the estimate for the condition, without guidance.
-        """
-        predict, cfg, estimate = self.clean(self.teacher), self.config, None
-        if denoiser_of(self.teacher).config.self_condition:
-            estimate = predict(x, index, **condition)
-        if cfg.teacher_guidance == 1 or self.weaker is not None:
-            conditional = predict(x, index, estimate, **condition)
-            if self.weaker is None:
-                return conditional
-            negative = self.clean(self.weaker)(x, index, **condition)
-        else:
-            both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
-            twice = lambda z: None if z is None else torch.cat([z, z])
-            conditional, negative = predict(twice(x), twice(index), twice(estimate), **both).chunk(2)
-        t = self.schedule.timesteps.to(index.device)[index]
-        scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
-        return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)
 
 
 def student_scheduler(steps: int, prediction: str) -> Scheduler:

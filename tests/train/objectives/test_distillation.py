@@ -8,7 +8,8 @@ import torch
 from awake_models import awake
 from forks import together
 from safetensors.torch import load_file, save_file
-from small_runs import run, same, small, small_t2v, tensors
+from small_runs import run, same, small, tensors
+from students import KINDS, student_of, teacher_folder
 
 from latte import LattePipeline
 from latte.diffusion.consistency import predicted_clean, teacher_schedule
@@ -18,35 +19,16 @@ from latte.models.latte import Latte
 from latte.scheduler import Scheduler
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
-from latte.train.objectives.distillation import Distillation, student_scheduler
+from latte.train.objectives.consistency import Consistency
+from latte.train.objectives.distillation import student_scheduler
 from latte.weights.folder import save_folder
-
-STUDENT = ["model.class_dropout_prob=0", "teacher_steps=16", "steps=2", "clips=4", "save_every=1", "learning_rate=1e-3"]
-FLOW = ["classes=false", "model.prediction=flow"]
-KINDS = {
-    "classes": (small, [], [*STUDENT, "teacher_guidance=3", "guided_from=300"]),
-    "unconditional flow": (small, FLOW, [*FLOW, *STUDENT[1:]]),
-    "text": (small_t2v, [], [*STUDENT[1:], "teacher_guidance=3", "sample_guidance=0"]),
-}
 
 
 @pytest.fixture(scope="module")
 def teachers(vae, tmp_path_factory):
     """A function from a kind of teacher to a folder with one that has learned a little."""
     root = tmp_path_factory.mktemp("teachers")
-
-    def teacher(kind):
-        make, words, _ = KINDS[kind]
-        if not (root / kind / "final").exists():
-            run(make(vae, "steps=2", "clips=4", "warmup=0", "learning_rate=3e-2", *words), root / kind)
-        return root / kind / "final"
-
-    return teacher
-
-
-def student_of(kind, vae, teacher, *words):
-    make, _, settings = KINDS[kind]
-    return make(vae, f"teacher={teacher}", f"init={teacher}", *settings, *words)
+    return lambda kind: teacher_folder(kind, vae, root)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +76,7 @@ def test_every_setting_changes_the_loss(vae, teachers, learned):
     made, network = learned()
     losses = set()
     for words in settings.values():
-        distillation = Distillation(student_of("classes", vae, teachers("classes"), *words), made.distillation.teacher)
+        distillation = Consistency(student_of("classes", vae, teachers("classes"), *words), made.distillation.teacher)
         index = torch.arange(len(distillation.schedule))
         y, random = torch.zeros_like(index), torch.Generator().manual_seed(0)
         x0, noise = torch.randn(2, len(index), 4, 4, 2, 2, generator=random)
@@ -143,7 +125,7 @@ def test_a_self_conditioned_teacher_sees_its_estimate_for_the_condition(guidance
     plain = objective(open_data(config), config, torch.device("cpu")).distillation.teacher
     torch.manual_seed(5)
     network = awake(Latte(replace(plain.config, self_condition=True)))
-    one = Distillation(config, network)
+    one = Consistency(config, network)
     x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
     y = torch.zeros(16, 1, dtype=torch.long)
     empty = torch.full_like(y, network.config.num_classes)
@@ -171,7 +153,7 @@ def test_a_teacher_uses_the_weaker_model_in_its_folder(kind, vae, teachers, tmp_
     save_folder(network, teacher / "weaker")
     made = objective(open_data(config), config, torch.device("cpu"))
     student, one = made.network(), made.distillation
-    assert one.digest != Distillation(config, one.teacher).digest
+    assert one.digest != Consistency(config, one.teacher).digest
     x, index = torch.randn(16, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(16)
     captions = [["a red star moving left"]] * 16 if kind == "text" else []
     if kind == "text":
