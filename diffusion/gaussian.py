@@ -53,6 +53,25 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor | in
     return at(of_x0, index, x) * x0 + at(of_x, index, x) * x
 
 
+def state_between(
+    x: Tensor, x0: Tensor, noise: Tensor, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Draw x_s from q(x_s | x_t, x_0) for any two noise levels (Kingma et al. 2021, arXiv 2107.00630, appendix A).
+
+    Args:
+        x: The state x_t (b, ...).
+        x0: The clean latents, shaped like x.
+        noise: Standard normal noise, shaped like x.
+        upper: The factors a and s of the noise level t, which broadcast to x (latte.diffusion.predictions.factors).
+        lower: Those of the level s, which is at most as noisy.
+    """
+    (a_t, s_t), (a_s, s_s) = upper, lower
+    ratio = a_t / a_s
+    added = (s_t**2 - ratio**2 * s_s**2).clamp(min=0)  # variance of the noise between the two levels
+    mean = ratio * s_s**2 / s_t**2 * x + a_s * added / s_t**2 * x0
+    return mean + added.sqrt() * s_s / s_t * noise
+
+
 def learned_log_variance(
     schedule: Schedule, variance: Tensor | None, index: Tensor | int, like: Tensor
 ) -> Tensor | float:

@@ -20,8 +20,6 @@ from latte.weights.sampling_defaults import Guidance, Sampling, sampling_of
 
 MOST_STUDENT_STEPS = 64  # the point of a student is to take few
 BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
-BY_CONSISTENCY = ("distillation", "consistency")  # the kind of distillation that imitates a guided teacher
-WHOLE = {"shard": False, "sequence_parallel": 1, "compile": False}  # what a discriminator in the same step needs
 
 
 @dataclass(frozen=True)
@@ -94,15 +92,16 @@ class LatentTrainConfig(VideoTrainConfig):
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
     # distillation (latte.train.objectives.distillation): the model that a few-step student learns from; empty: none
     teacher: str = setting("", path=True, movable=True)
-    # how: to skip along the teacher's path ("consistency"), or to pass for real latents, judged by the teacher
-    # ("adversarial"); see latte.train.objectives.consistency and adversarial
-    distillation: str = setting("consistency", choices=("consistency", "adversarial"), unused_with=("teacher", ""))
+    # how: by consistency along the teacher's path (latte.train.objectives.consistency), or by matching what the teacher
+    # predicts on average at the noise levels of a step ("moments", latte.train.objectives.moment_matching)
+    distillation: str = setting("consistency", choices=("consistency", "moments"), unused_with=("teacher", ""))
     # sampling steps of the student
     student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))
     # DDIM steps of the teacher that they replace, a multiple of student_steps
-    teacher_steps: int = setting(64, least=1, most=500, unused_with=("teacher", ""), used_with=BY_CONSISTENCY)
-    # guidance scale that the student learns
-    teacher_guidance: float = setting(1.0, unused_with=("teacher", ""), used_with=BY_CONSISTENCY)
+    teacher_steps: int = setting(
+        64, least=1, most=500, unused_with=("teacher", ""), used_with=("distillation", "consistency")
+    )
+    teacher_guidance: float = setting(1.0, unused_with=("teacher", ""))  # guidance scale that the student learns
     # guide the teacher away from the weaker model in its folder (latte.autoguidance), not the null condition
     teacher_autoguidance: bool = setting(False, unused_with=("teacher_guidance", 1.0))
     # the lowest and the highest timestep at which the teacher is guided
@@ -142,19 +141,15 @@ class LatentTrainConfig(VideoTrainConfig):
     def sampling_defaults(self) -> Sampling | None:
         """The defaults of sampling of the run's model; None leaves the pipeline's. Raises ValueError if invalid."""
         if self.teacher:
-            return Sampling(Guidance(1.0), self.student_steps, eta=1.0 if self.distillation == "adversarial" else 0.0)
+            return Sampling(Guidance(1.0), self.student_steps, eta=float(self.distillation == "moments"))
         given = {"guidance_scale": self.sample_guidance, **self.sample_settings}
         return sampling_of(given, self.sample_guidance) if self.sample_guidance else None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.vae != "", "a Latte trains on latents: name a VAE folder, vae=...")
-        adversarial = self.distillation == "adversarial"
-        for name, value in WHOLE.items() if adversarial else ():
-            fits, need = getattr(self, name) == value, f"{name}={getattr(self, name)}".lower()
-            require(fits, f"distillation=adversarial does not work with {need}: leave it at {str(value).lower()}")
-        require(not adversarial or self.precision != "fp16", "distillation=adversarial needs precision=bf16 or fp32")
-        fits = not self.teacher or adversarial or self.teacher_steps % self.student_steps == 0
+        whole = self.teacher_steps % self.student_steps == 0
+        fits = not self.teacher or self.distillation != "consistency" or whole
         require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
         scales = {"guidance_scale", "autoguidance_scale"} & self.sample_settings.keys()

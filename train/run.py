@@ -191,8 +191,8 @@ class Run:
             self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
             return tensors
 
-        has_head = self.config.align_weight or self.config.distillation == "adversarial"
-        head = read("head") if has_head else {}
+        helped = self.config.align_weight or self.config.distillation == "moments"
+        head = read("head") if helped else {}
         parallel.scatter_weights(self.network, read("model") | head, self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)

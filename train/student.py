@@ -48,7 +48,7 @@ def student_config(
     Raises:
         ValueError: The model does not exist, a student cannot learn from it, or a setting does not fit.
     """
-    path, adversarial = find_pipeline(teacher), with_changes({}, changes).get("distillation") == "adversarial"
+    path, asked = find_pipeline(teacher), with_changes({}, changes)
     name = teacher if teacher in bundled_models() or Path(teacher).exists() else str(path)
     of_text = is_text_pipeline(path)
     values = data_settings(path) | (text_settings(path) if of_text else class_settings(path))
@@ -56,16 +56,14 @@ def student_config(
     usual = TEXT_GUIDANCE if of_text else values.pop("usual_guidance")
     sampling = load_sampling(model_root(path), usual)
     away = scale is None and own_weaker(path, sampling) is not None
-    if not adversarial:
-        values |= guidance_settings(path, sampling.guidance.asked(away=away), scale, interval, guides, away)
-        values["teacher_steps"] = max(1, round(64 / steps)) * steps
-    elif scale is not None or interval is not None:
-        raise ValueError("distillation=adversarial learns from clips, not from guidance: leave --cfg-scale out")
+    values |= guidance_settings(path, sampling.guidance.asked(away=away), scale, interval, guides, away)
     if (vae := own_vae(path)) is not None:
         values |= {"vae": f"{teacher}/vae" if teacher in bundled_models() else str(vae)}
         values["image_size"] = values.pop("latent_side") * load_vae(vae).factor
     values.pop("latent_side", None)
     values |= {"teacher": name, "init": name, "student_steps": steps, **TRAINING}
+    if asked.get("distillation", "consistency") == "consistency":
+        values["teacher_steps"] = max(1, round(64 / steps)) * steps
     values = with_changes(values, changes)
     known = "data" in values or values.get("latents", "once") not in SOURCES
     require(known, f"{teacher} does not say which data it was trained on: give data=... or latents=...")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output, state_between
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
 from latte.diffusion.predictions import factors, noise_of
@@ -53,6 +53,20 @@ def test_ddim_at_eta_one_has_the_ddpm_posterior_mean():
     view = lambda v: v.view(-1, 1, 1, 1, 1)
     direct = view(prev.sqrt()) * X0 + view((1 - prev - sigma2).sqrt()) * noise
     torch.testing.assert_close(posterior_mean(schedule, X0, x, index), direct)
+
+
+def test_a_state_between_two_levels_has_the_posterior_and_the_marginal_of_the_forward_process():
+    schedule = linear_schedule()
+    upper, lower = (factors(schedule, torch.tensor(index), X0) for index in ([500, 3], [499, 2]))
+    x, noise = q_sample(schedule, X0, torch.tensor([500, 3]), normal(X0.shape, 9).double()), normal(X0.shape, 1)
+    deviation = schedule.posterior_variance[torch.tensor([500, 3])].sqrt().view(-1, 1, 1, 1, 1)
+    expected = posterior_mean(schedule, X0, x, torch.tensor([500, 3])) + deviation * noise
+    torch.testing.assert_close(state_between(x, X0, noise, upper, lower), expected)
+    x0, eps, fresh = torch.full((1, 100_000), 2.0).double(), *torch.randn(2, 1, 100_000).double()
+    (a, s), (above, more) = (factors(schedule, torch.tensor([t]), x0) for t in (300, 700))
+    state = state_between(above * x0 + more * eps, x0, fresh, (above, more), (a, s))
+    assert abs(float(state.mean() - 2 * a)) < 0.02 and abs(float(state.std() - s)) < 0.02
+    torch.testing.assert_close(state_between(x, X0, noise, upper, upper), x)
 
 
 def test_ddim_matches_equation_12_for_any_eta():

@@ -11,7 +11,6 @@ KINDS = {  # the settings of a teacher, and those of its student
     "unconditional flow": (small, FLOW, [*FLOW, *STUDENT[1:]]),
     "text": (small_t2v, [], [*STUDENT[1:], "teacher_guidance=3", "sample_guidance=0"]),
 }
-IMITATING = ("teacher_steps", "teacher_guidance", "guided_from")  # which adversarial distillation does not use
 
 
 def teacher_folder(kind: str, vae: Path, root: Path) -> Path:
@@ -22,10 +21,10 @@ def teacher_folder(kind: str, vae: Path, root: Path) -> Path:
     return root / kind / "final"
 
 
-def student_of(kind: str, vae: Path, teacher: Path, *words: str, adversarial: bool = False):
-    """The configuration of a student."""
+def student_of(kind: str, vae: Path, teacher: Path, *words: str, moments: bool = False):
+    """The configuration of a student: of consistency distillation, or of moment matching."""
     make, _, settings = KINDS[kind]
-    if adversarial:
-        kept = (word for word in settings if not word.startswith(IMITATING))
-        settings = [*kept, "distillation=adversarial"]
+    if moments:
+        kept = (word for word in settings if not word.startswith("teacher_steps"))
+        settings = [*kept, "distillation=moments", "warmup=0"]
     return make(vae, f"teacher={teacher}", f"init={teacher}", *settings, *words)

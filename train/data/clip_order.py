@@ -31,9 +31,8 @@ class Draw(IntEnum):
     ROUTE = 8
     TEACHER = 9
     ESTIMATE = 10
-    STATES = 11
-    JUDGED_AT = 12
-    JUDGED_NOISE = 13
+    MATCHED_AT = 11
+    MATCHED_NOISE = 12
 
 
 class Slot(NamedTuple):

@@ -17,10 +17,10 @@ from latte.train.base_config import TrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
-from latte.train.objectives.adversarial import Adversarial
 from latte.train.objectives.between_blocks import BetweenBlocks
 from latte.train.objectives.consistency import Consistency
 from latte.train.objectives.distillation import Distillation
+from latte.train.objectives.moment_matching import MomentMatching
 from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
@@ -29,7 +29,7 @@ from latte.weights.folder import digest_folder
 from latte.weights.load import WEAKER, find_model
 from latte.weights.vae_folder import load_vae
 
-DISTILLATIONS = {"consistency": Consistency, "adversarial": Adversarial}
+DISTILLATIONS = {"consistency": Consistency, "moments": MomentMatching}
 
 
 class Denoising(ABC):
@@ -127,7 +127,7 @@ class Denoising(ABC):
         if self.distillation:
             empty = self.condition(network, labels, captions, torch.ones_like(dropped))
             empty = {name: z.to(self.device) for name, z in empty.items()}
-            return self.distillation(network, x0, t, noise, condition, empty, generators)
+            return self.distillation(network, x0, t, noise, condition, empty, step, generators)
         condition |= {"num_images": num_images}
         shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
@@ -162,12 +162,12 @@ class Denoising(ABC):
         BetweenBlocks(self.config, denoiser, self.side)  # checks them
 
     def attach(self, network: nn.Module, average: nn.Module) -> None:
-        """Add to a network what learns with it and is not averaged: the head of self-alignment, or a discriminator."""
+        """Add what learns with a network and is not averaged: the head of self-alignment, or an auxiliary network."""
         if self.config.align_weight:
             add_head(denoiser_of(network))
             keep_in_float32(average)
             self.teacher = average
-        if isinstance(self.distillation, Adversarial):
+        if isinstance(self.distillation, MomentMatching):
             self.distillation.attach(network)
 
     def timestep(self, random: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latte.autoguidance import check_weaker
 from latte.diffusion.consistency import predicted_clean, teacher_schedule
-from latte.diffusion.schedule import training_schedule
+from latte.diffusion.schedule import Schedule, training_schedule
 from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
@@ -62,7 +62,7 @@ class Distillation(ABC):
     @abstractmethod
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
-        generators: Generators,
+        step: int, generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The mean loss, and the values to log.
 
@@ -73,14 +73,44 @@ class Distillation(ABC):
             noise: Standard normal noise, shaped like x0.
             condition: Keyword arguments of both networks.
             empty: The same for the null condition.
+            step: The number of the training step, from 0.
             generators: The source of further random numbers.
         """
 
-    def clean(self, network: nn.Module) -> Callable[..., Tensor]:
-        """The function (x, index, **condition) -> the clean latents that a network predicts."""
+    def clean(self, network: nn.Module, schedule: Schedule | None = None) -> Callable[..., Tensor]:
+        """The function (x, index, **condition) -> the clean latents that a network predicts.
+
+        Args:
+            network: The network.
+            schedule: The schedule that index refers to; by default, `self.schedule`.
+        """
         return lambda x, index, estimate=None, **condition: predicted_clean(
-            network, x, index, self.schedule, self.config.prediction, estimate, **condition
+            network, x, index, schedule or self.schedule, self.config.prediction, estimate, **condition
         )
+
+    def guided(
+        self, x: Tensor, index: Tensor, condition: Condition, empty: Condition, schedule: Schedule | None = None
+    ) -> Tensor:
+        """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise.
+
+        A self-conditioned teacher is shown its own estimate from the same x, as in training. As in sampling, this is
+        the estimate for the condition, without guidance.
+        """
+        predict, cfg, estimate = self.clean(self.teacher, schedule), self.config, None
+        if denoiser_of(self.teacher).config.self_condition:
+            estimate = predict(x, index, **condition)
+        if cfg.teacher_guidance == 1 or self.weaker is not None:
+            conditional = predict(x, index, estimate, **condition)
+            if self.weaker is None:
+                return conditional
+            negative = self.clean(self.weaker, schedule)(x, index, **condition)
+        else:
+            both = {name: torch.cat([z, empty[name]]) for name, z in condition.items()}
+            twice = lambda z: None if z is None else torch.cat([z, z])
+            conditional, negative = predict(twice(x), twice(index), twice(estimate), **both).chunk(2)
+        t = (schedule or self.schedule).timesteps.to(index.device)[index]
+        scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
+        return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)
 
 
 def student_scheduler(steps: int, prediction: str) -> Scheduler:
