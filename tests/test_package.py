@@ -17,7 +17,7 @@ import pytest
 
 from latte import pab, scheduler
 from latte.cli import COMMANDS, main
-from latte.commands import bench, encode
+from latte.commands import bench, convert, encode
 from latte.commands.options import OPTIONS, choices
 from latte.commands.options.benchmarks import BENCHMARKS
 from latte.diffusion import guidance_methods
@@ -194,6 +194,7 @@ def test_option_choices_match_the_package():
     defined = {
         "SAMPLERS": tuple(scheduler.ALL),
         "DTYPES": tuple(tensors.DTYPES),
+        "STORED_DTYPES": tuple(convert.DTYPES),
         "LATENT_DTYPES": tuple(encode.LATENT_DTYPES),
         "BROADCAST_KINDS": pab.KINDS,
         "FPS_RANGE": write.FPS_RANGE,

@@ -92,8 +92,8 @@ class LatentTrainConfig(VideoTrainConfig):
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
     # distillation (latte.train.objectives.distillation): the model that a few-step student learns from; empty: none
     teacher: str = setting("", path=True, movable=True)
-    # how: by consistency along the teacher's path (latte.train.objectives.consistency), or by matching what the teacher
-    # predicts on average at the noise levels of a step ("moments", latte.train.objectives.moment_matching)
+    # how: "consistency" along the teacher's path (latte.train.objectives.consistency_distillation), or "moments": match
+    # what the teacher predicts on average at the noise levels within a step (latte.train.objectives.moment_matching)
     distillation: str = setting("consistency", choices=("consistency", "moments"), unused_with=("teacher", ""))
     # sampling steps of the student
     student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))

@@ -19,9 +19,11 @@ from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
-from latte.weights.tensors import DTYPES, cast, digest, write_tensors
+from latte.weights.tensors import DTYPES as FLOAT_DTYPES
+from latte.weights.tensors import cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
+DTYPES = {**FLOAT_DTYPES, "int8": torch.int8}  # of the written weights; for int8 see latte.weights.eight_bits
 ORIGINAL_SUFFIXES = (".pt", ".safetensors")  # of the files that the original reads
 
 

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: a quarter of float32's memory, for a large text encoder on a small machine."""
+"""Weights in 8 bits: a quarter of float32's memory for a large text encoder, and of its disk space for any network."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.models.t5 import Float32Linear
+from latte.weights.tensors import cast
 
 
 def rows_in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,6 +19,20 @@ def rows_in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight = weight.float() if weight.dtype.itemsize == 1 else weight  # PyTorch cannot compute with 8-bit floats
     scale = weight.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
     return (weight.float() / scale).round().to(torch.int8), scale
+
+
+def stored_in_eight_bits(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors to store for a network's `state`: each matrix as int8 with the scales of its rows, others in float16.
+
+    latte.weights.scaled_weights multiplies them out when they are read. Raises CheckpointError if a value that stays a
+    float overflows float16.
+    """
+    is_matrix = lambda name, tensor: name.endswith(".weight") and tensor.ndim == 2 and tensor.is_floating_point()
+    matrices = {name for name, tensor in state.items() if is_matrix(name, tensor)}
+    stored = cast({name: tensor for name, tensor in state.items() if name not in matrices}, torch.float16)
+    for name in matrices:
+        stored[name], stored[f"{name}_scale"] = rows_in_eight_bits(state[name].detach().cpu())
+    return stored
 
 
 class Int8Linear(nn.Module):

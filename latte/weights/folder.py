@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from latte.drafts import own_folder
 from latte.files import read_json, refuse_pointer, replacing_folder, write_json
+from latte.weights.eight_bits import stored_in_eight_bits
 from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, settled, write_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -120,8 +121,12 @@ def save_folder(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
 
 
 def write_network(module: nn.Module, draft: Path, dtype: torch.dtype | None, variant: str | None = None) -> None:
-    """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it."""
-    state, weights = cast(module.state_dict(), dtype), weights_name(variant)
+    """Write the config.json, weights and manifest of a network into the draft of a folder, or a subfolder of it.
+
+    With dtype=torch.int8, latte.weights.eight_bits stores them.
+    """
+    own, weights = module.state_dict(), weights_name(variant)
+    state = stored_in_eight_bits(own) if dtype == torch.int8 else cast(own, dtype)
     earlier = [path.name for path in own_folder(draft).iterdir() if is_ours(path.name)]
     for name in (*earlier, MANIFEST):
         (draft / name).unlink(missing_ok=True)  # weights of another variant, for instance

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latte.files import read_json
 from latte.models.network_config import shown
-from latte.weights.scaled_float8 import is_float8, is_scale, take_scales, unscaled
+from latte.weights.scaled_weights import is_eight_bits, is_scale, take_scales, unscaled
 from latte.weights.tensor_pickles import MOST_TENSORS
 from latte.weights.tensors import CheckpointError, prefix_errors, read_tensors
 
@@ -105,13 +105,13 @@ def read_part(files: list[Path], convert: Callable[[str, Tensor], dict[str, Tens
     convert = convert or (lambda name, tensor: {name: tensor})
     seen: set = set()
     state: dict = {}
-    waiting: dict = {}  # 8-bit floats and their scales, which may lie in different shards
+    waiting: dict = {}  # 8-bit numbers and their scales, which may lie in different shards
     for file in files:
         for name, value in read_tensors(file, shard=True).items():
             if name in seen:
                 raise CheckpointError(f"{file}: {name} is in another shard too")
             seen.add(name)
-            if is_float8(value) or is_scale(name):
+            if is_eight_bits(value) or is_scale(name):
                 waiting[name] = value
             else:
                 state |= convert(name, value) if isinstance(value, Tensor) else {name: value}

@@ -90,7 +90,8 @@ def convert_to_our_layout(
     Raises:
         CheckpointError: The target holds something else, or the source lacks a part. Nothing was written.
     """
-    read = readers(source, dtype, variant=variant)
+    in_eight_bits = dtype == torch.int8  # then they are read as floats
+    read = readers(source, torch.float32 if in_eight_bits else dtype, variant=variant)
     files = {name: part_files(source, name, variant) for name in weight_parts(source)}
     sampling = read_sampling(model_root(source), TEXT_GUIDANCE)
     expected = {*files, "tokenizer", "scheduler", *([SAMPLING_FILE] if sampling else [])}
@@ -101,7 +102,7 @@ def convert_to_our_layout(
     with replacing_folder(target, keep=True) as draft:
         for name in files:
             network = networks_of({name: read[name]()})[name]
-            write_network(network, draft / name, None)
+            write_network(network, draft / name, dtype if in_eight_bits else None)
             yield name, files[name], network
         save_small_parts(draft, small, sampling)
 

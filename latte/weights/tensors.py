@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
 from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
-from latte.weights.scaled_float8 import FLOATS8, take_scales, unscaled
+from latte.weights.scaled_weights import FLOATS8, take_scales, unscaled
 from latte.weights.tensor_pickles import SPECIAL
 from latte.weights.torch_files import ZIP, read_torch_file
 
@@ -74,7 +74,7 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
     Args:
         path: A .safetensors file, or a .pt, .pth, .bin or .ckpt file of any version of PyTorch, or a TorchScript
             archive. Its content decides which, not its suffix.
-        shard: Leave 8-bit floats as they are stored, since their scales may lie in another file.
+        shard: Leave 8-bit numbers as they are stored, since their scales may lie in another file.
 
     Returns:
         What the file holds: tensors by name, or a table with such tables in it ("ema", "model"). Objects of other types
@@ -82,7 +82,7 @@ def read_tensors(path: Path, shard: bool = False) -> dict:
 
     Raises:
         CheckpointError: The file is missing or damaged, it holds objects but no tensors, some values are not finite,
-            tensors have attributes, floats of 8 bits have scales of an unknown form (latte.weights.scaled_float8), or
+            tensors have attributes, 8-bit numbers have scales of an unknown form (latte.weights.scaled_weights), or
             they claim more memory than the file can account for.
     """
     if not os.path.isfile(path):  # which also handles names that are too long
@@ -211,7 +211,7 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
 
 
 def apply_scales(table: dict) -> None:
-    """Replace 8-bit floats that have scales by their products. Raises ValueError if the form is not a known one."""
+    """Replace 8-bit numbers that have scales by their products. Raises ValueError if the form is not a known one."""
     for name, scale in take_scales(table).items():
         table[name] = unscaled(table[name], scale)
 

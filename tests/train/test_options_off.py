@@ -17,7 +17,7 @@ from latte.diffusion.schedule import linear_schedule, q_sample
 from latte.train import checkpoint, optimizer, step
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
-from latte.train.objectives import autoencoder, consistency, denoising, moment_matching, objective
+from latte.train.objectives import autoencoder, consistency_distillation, denoising, moment_matching, objective
 from latte.train.resolve import resolve
 
 SLOTS = range(4)
@@ -32,7 +32,7 @@ OPTIONS = {  # what is trained, words that turn an option on, and code that only
     "flow": ("latte", ["model.prediction=flow"], (schedule, "flow_schedule")),
     "min-SNR": ("latte", ["loss_weighting=min-snr"], (loss, "min_snr_weight")),
     "self-conditioning": ("latte", ["model.self_condition=true"], (denoising, "predicted_clean")),
-    "consistency distillation": ("latte", ["teacher={final}"], (consistency, "consistency_loss")),
+    "consistency distillation": ("latte", ["teacher={final}"], (consistency_distillation, "consistency_loss")),
     "moment matching": ("latte", ["teacher={final}", "distillation=moments"], (moment_matching, "state_between")),
     "equivariance": ("vae", ["equivariance_weight=0.5"], (autoencoder, "half_size")),
     "thumbnail": ("vae", ["thumbnail_weight=0.5"], (autoencoder, "thumbnails")),

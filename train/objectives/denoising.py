@@ -18,7 +18,7 @@ from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
 from latte.train.objectives.between_blocks import BetweenBlocks
-from latte.train.objectives.consistency import Consistency
+from latte.train.objectives.consistency_distillation import Consistency
 from latte.train.objectives.distillation import Distillation
 from latte.train.objectives.moment_matching import MomentMatching
 from latte.train.objectives.recorded_blocks import denoiser_of

@@ -1,13 +1,13 @@
 """Moment matching: a student's clean latents have the mean that the guided teacher predicts, at every noise level.
 
 The student replaces the reverse process by a few large steps. Each predicts clean latents x~ from noisy ones x_t; the
-posterior of the forward process leads from there to noisier or less noisy states x_s within the step. An auxiliary
+posterior of the forward process leads from there to states x_s at all noise levels within the step. An auxiliary
 network learns the mean E[x~ | x_s] that the student's predictions have there, and the student learns to move it to the
 teacher's, E[x | x_s]. If both agree at every x_s, the distributions do, with one step as with many (Salimans et al.
 2024, arXiv 2406.04103, algorithm 2; without its second term of the auxiliary loss, and with both networks in one step).
 
-In contrast to latte.train.objectives.consistency, a path of the teacher is not imitated, so a student is not bound to
-what the teacher reaches without fresh noise. It needs a good start, such as a student of that kind.
+No path of the teacher is imitated, so a student is not bound to what the teacher reaches without fresh noise. It needs
+a good start, such as a student of latte.train.objectives.consistency_distillation.
 """
 
 import copy

@@ -10,6 +10,7 @@ SAMPLERS = (  # latte.scheduler
 GUIDANCE_METHODS = ("cfg", "apg", "cfg-zero", "cfg++")  # latte.diffusion.guidance_methods
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "beta")  # latte.diffusion.guidance_methods
 DTYPES = ("float32", "float16", "bfloat16")  # latte.weights.tensors
+STORED_DTYPES = (*DTYPES, "int8")  # latte.commands.convert
 LATENT_DTYPES = ("float32", "float16")  # latte.commands.encode
 BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
 FPS_RANGE = (0.1, 1000.0)  # latte.video.write

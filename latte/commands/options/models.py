@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from latte.commands.options.choices import DTYPES
+from latte.commands.options.choices import STORED_DTYPES
 from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.commands.parser import Parser, add_download_option
 from latte.models.latte_config import SIZES, VARIANTS
@@ -24,7 +24,8 @@ def convert_options(argv: list[str]) -> Namespace:
     add("--overwrite", action="store_true", help="replace the model that the target holds")
     add("--num-heads", type=int, help="attention heads, for a width that was never published")
     add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint")
-    add("--dtype", choices=DTYPES, default="float32", help="precision of the written weights")
+    words = "type of the written weights; int8: matrices in 8 bits with a scale for each row, the rest in float16"
+    add("--dtype", choices=STORED_DTYPES, default="float32", help=words)
     words = "a word in the names of the weight files, such as fp16"
     add("--variant", help=words)
     words = "weaker model to write into the folder, for autoguidance; none leaves it out (default: the source's own)"
@@ -34,6 +35,8 @@ def convert_options(argv: list[str]) -> Namespace:
     args = parser.parse_args(argv)
     if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
         raise ValueError("--autoguidance-scale does nothing without --autoguidance MODEL: name the weaker model")
+    if args.dtype == "int8" and (args.to != "latte" or args.autoguidance is not None):
+        raise ValueError("--dtype int8 is for folders in our format, without --autoguidance: choose another --dtype")
     if args.autoguidance is not None and args.to == "original":
         raise ValueError("--autoguidance does nothing with --to original, which has no autoguidance: leave it out")
     return args

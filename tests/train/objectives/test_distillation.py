@@ -19,7 +19,7 @@ from latte.models.latte import Latte
 from latte.scheduler import Scheduler
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
-from latte.train.objectives.consistency import Consistency
+from latte.train.objectives.consistency_distillation import Consistency
 from latte.train.objectives.distillation import student_scheduler
 from latte.weights.folder import save_folder
 

@@ -1,4 +1,4 @@
-"""8-bit floats with scales: each weight is the product of the stored numbers and their scale.
+"""8-bit numbers with scales: each weight is the product of the stored floats or integers and their scale.
 
 | stored beside `layer.weight` | by | a scale for |
 |---|---|---|
@@ -6,7 +6,8 @@
 | `layer.weight_scale`, `layer.comfy_quant` | ComfyUI; without the second: compressed-tensors, ModelOpt | the same |
 | `layer.weight_scale_inv` | DeepSeek-V3, transformers | the matrix, each row, or each block of 128 x 128 |
 
-Scales of activations (`input_scale`, `scale_input`) are for computing in 8 bits, and change no weight.
+Integers (int8) have `layer.weight_scale`, as in compressed-tensors, without zero points. `latte convert --dtype int8`
+writes them. Scales of activations (`input_scale`, `scale_input`) are for computing in 8 bits, and change no weight.
 """
 
 import json
@@ -30,21 +31,21 @@ def is_scale(name: object) -> bool:
     return last == FORMAT or (last != PARAMETER and SCALE.search(str(name)) is not None)
 
 
-def is_float8(value: object) -> bool:
-    """Whether this is a tensor of 8-bit floats."""
-    return isinstance(value, Tensor) and value.dtype in FLOATS8
+def is_eight_bits(value: object) -> bool:
+    """Whether this is a tensor of 8-bit floats or signed integers."""
+    return isinstance(value, Tensor) and value.dtype in (*FLOATS8, torch.int8)
 
 
 def take_scales(table: dict) -> dict[str, Tensor]:
-    """Remove the scales of 8-bit floats from a table of tensors by name, in place.
+    """Remove the scales of 8-bit numbers from a table of tensors by name, in place.
 
     Returns:
-        Name of a weight -> its scale, for `unscaled`. Empty if the table has no 8-bit floats or no scales.
+        Name of a weight -> its scale, for `unscaled`. Empty if the table has no 8-bit numbers or no scales.
 
     Raises:
         ValueError: The scales are in none of the known forms.
     """
-    weights = {name for name, value in table.items() if is_float8(value) and not is_scale(name)}
+    weights = {name for name, value in table.items() if is_eight_bits(value) and not is_scale(name)}
     others = [name for name in table if is_scale(name)] if weights else []
     scales = {}
     for name in others:
@@ -53,9 +54,9 @@ def take_scales(table: dict) -> dict[str, Tensor]:
         if last in WEIGHT_SCALES and weight in weights - scales.keys() and fits(value, table[weight], last):
             scales[weight] = value
         elif last not in UNUSED and not (last == FORMAT and is_plain_format(value)):
-            refuse(f"{name} scales float8 weights in a way that is not known")
+            refuse(f"{name} scales 8-bit weights in a way that is not known")
     if others and (bare := sorted(weights - scales.keys())):
-        refuse(f"{bare[0]} is stored in float8 without a scale, beside {others[0]}")
+        refuse(f"{bare[0]} is stored in 8 bits without a scale, beside {others[0]}")
     return scales
 
 
@@ -103,5 +104,5 @@ def unscaled(weight: Tensor, scale: Tensor | None) -> Tensor:
             scale = scale.repeat_interleave(BLOCK, axis).narrow(axis, 0, size)
     product = weight.float() * (scale.float() if scale.numel() > 1 else scale.float().reshape(()))
     if not product.isfinite().all():
-        raise ValueError("the product of a float8 weight and its scale is not finite")
+        raise ValueError("the product of an 8-bit weight and its scale is not finite")
     return product

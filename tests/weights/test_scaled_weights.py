@@ -1,4 +1,4 @@
-"""8-bit floats with separate scales, as stored by ComfyUI, compressed-tensors, ModelOpt, DeepSeek and others."""
+"""8-bit numbers with separate scales, as ComfyUI, compressed-tensors, ModelOpt, DeepSeek and `latte convert` store."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from latte.cli import main
 from latte.weights.convert_latte import COMPUTED, state_for_original
 from latte.weights.load import load_model
 from latte.weights.published import load_t2v, load_t5
-from latte.weights.scaled_float8 import take_scales, unscaled
+from latte.weights.scaled_weights import take_scales, unscaled
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae, save_vae
 
@@ -94,8 +94,8 @@ def test_blockwise_scales(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "say"),
     [
-        ({"weight_scale": None}, "{}.weight is stored in float8 without a scale, beside"),
-        ({"weight_scale": torch.ones(16)}, "{}.weight_scale scales float8 weights in a way that is not known"),
+        ({"weight_scale": None}, "{}.weight is stored in 8 bits without a scale, beside"),
+        ({"weight_scale": torch.ones(16)}, "{}.weight_scale scales 8-bit weights in a way that is not known"),
         ({"weight_scale": torch.ones(64)}, "{}.weight_scale scales"),  # of rows or of columns
         ({"weight_scale": torch.ones(32, 2)}, "{}.weight_scale scales"),
         ({"weight_scale": torch.ones(1).to(FLOAT8)}, "{}.weight_scale scales"),
@@ -109,7 +109,7 @@ def test_blockwise_scales(tmp_path):
         ({"comfy_quant": torch.tensor(list(b"[" * 999)).byte()}, "{}.comfy_quant scales"),
         ({"comfy_quant": torch.zeros(3)}, "{}.comfy_quant scales"),
         ({"weight_scale": torch.tensor(float("inf"))}, "{}.weight_scale holds values that are not finite"),
-        ({"weight_scale": torch.tensor(3e38)}, "the product of a float8 weight and its scale is not finite"),
+        ({"weight_scale": torch.tensor(3e38)}, "the product of an 8-bit weight and its scale is not finite"),
         ({"bias_scale": torch.ones(1)}, "{}.bias_scale scales"),
     ],
 )
