@@ -151,6 +151,8 @@ class LatentTrainConfig(VideoTrainConfig):
         whole = self.teacher_steps % self.student_steps == 0
         fits = not self.teacher or self.distillation != "consistency" or whole
         require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
+        two_rates = self.distillation == "moments" and self.optimizer != "adamw"
+        require(not two_rates, "distillation=moments trains two networks at different rates: set optimizer=adamw")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
         scales = {"guidance_scale", "autoguidance_scale"} & self.sample_settings.keys()
         require(not scales, f"sample_settings has {min(scales, default='')}: the scale is sample_guidance")

@@ -14,6 +14,8 @@ from latte.models.block import AdaLN
 from latte.train.base_config import TrainConfig
 from latte.train.parallel import outermost_blocks
 
+FACTOR = "learning_rate_factor"
+TWO_NETWORKS = (0.5, 0.999)  # AdamW's betas where two networks follow each other: little momentum
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, as in torch.optim.Muon
 ITERATIONS = 5  # after which the singular values are between 0.7 and 1.2
 LEAST_NORM = 1e-7  # a matrix of a smaller norm is not scaled up further
@@ -33,13 +35,27 @@ class Rows(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW:
-    """The optimiser of a network's parameters, chosen by config.optimizer."""
+    """The optimiser of a network's parameters, chosen by config.optimizer.
+
+    A module's attribute `learning_rate_factor` multiplies the learning rate of its parameters, with AdamW.
+    """
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), **options)
+        if config.distillation == "moments":
+            options["betas"] = TWO_NETWORKS
+        return torch.optim.AdamW(list(groups_by_factor(network)), **options)
     matrices, on_cpu = block_matrices(network, config.muon_per_head), next(network.parameters()).device.type == "cpu"
     products = torch.float32 if on_cpu and config.precision != "bf16" else torch.bfloat16
     return Muon(network, matrices, config.muon_momentum, products, **options)
+
+
+def groups_by_factor(network: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of a network in groups of the same factor of the learning rate."""
+    faster = [module for module in network.modules() if hasattr(module, FACTOR)]
+    theirs = {parameter for module in faster for parameter in module.parameters()}
+    yield {"params": [parameter for parameter in network.parameters() if parameter not in theirs], FACTOR: 1.0}
+    for module in faster:
+        yield {"params": list(module.parameters()), FACTOR: getattr(module, FACTOR)}
 
 
 def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Rows]:

@@ -22,6 +22,7 @@ from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.objectives.distillation import Condition, Distillation, Generators
 
+AUXILIARY_RATE = 2.0  # its learning rate relative to the student's, whose predictions it has to follow
 LEAST_DISTANCE = 1e-3  # between the student's and the teacher's clean latents, which the student's loss is divided by
 
 
@@ -36,7 +37,9 @@ class MomentMatching(Distillation):
 
     def attach(self, student: nn.Module) -> None:
         """Give a student its auxiliary network, with the teacher's weights. It is saved in checkpoints only."""
-        student.auxiliary = copy.deepcopy(self.teacher).requires_grad_(True).train()
+        auxiliary = copy.deepcopy(self.teacher).requires_grad_(True).train()
+        auxiliary.learning_rate_factor = AUXILIARY_RATE
+        student.auxiliary = auxiliary
 
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,

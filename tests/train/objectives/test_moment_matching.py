@@ -1,6 +1,7 @@
 """Moment matching: what its two losses train, at which noise, and what a run keeps of the auxiliary network."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from latte.diffusion.gaussian import state_between
 from latte.diffusion.predictions import factors
 from latte.diffusion.schedule import q_sample
 from latte.files import read_json
+from latte.processes import Ranks
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
+from latte.train.optimizer import make_optimizer
+from latte.train.step import StepHistory, optimizer_step
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,25 @@ def test_only_the_auxiliary_network_learns_during_the_warmup(vae, teachers, tmp_
     assert not same(*(load_file(step / "head.safetensors") for step in steps[:2]))
 
 
+def test_the_auxiliary_network_learns_twice_as_fast_with_little_momentum(learning):
+    made, network = learning()
+    optimizer = make_optimizer(made.config, network)
+    own, auxiliary = ({*group["params"]} for group in optimizer.param_groups)
+    assert auxiliary == {*network.auxiliary.parameters()} and own | auxiliary == {*network.parameters()}
+    assert [group["learning_rate_factor"] for group in optimizer.param_groups] == [1, 2]
+    assert all(group["betas"] == (0.5, 0.999) for group in optimizer.param_groups)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    gradients = SimpleNamespace(accumulate=lambda *_: (torch.zeros(()), {}), finish=lambda: None)
+    optimizer.zero_grad = lambda set_to_none: None
+    optimizer_step(made.config, gradients, optimizer, 0, Ranks(), StepHistory())
+    moved = {name: (parameter - before[name]).abs().mean() for name, parameter in network.named_parameters()}
+    for name, distance in moved.items():
+        rate = made.config.learning_rate * (2 if name.startswith("auxiliary") else 1)
+        assert float(distance) == pytest.approx(rate, rel=1e-3), name
+
+
 def test_states_lie_between_the_ends_of_the_students_steps(learning):
     one = learning()[0].distillation
     assert one.schedule.timesteps.tolist() == [249, 499, 749, 999]
@@ -156,6 +179,8 @@ def test_two_processes_train_the_same_student_as_one(words, vae, teachers, tmp_p
 def test_settings_that_do_not_apply_are_rejected(vae, teachers):
     with pytest.raises(ValueError, match="teacher_steps does nothing with distillation=moments: leave it at 64"):
         student_of("classes", vae, teachers("classes"), "teacher_steps=32", moments=True)
+    with pytest.raises(ValueError, match="distillation=moments trains two networks at different rates: set optimizer=ad"):
+        student_of("classes", vae, teachers("classes"), "optimizer=muon", moments=True)
     with pytest.raises(ValueError, match="distillation is 'both', not 'consistency' or 'moments'"):
         student_of("classes", vae, teachers("classes"), "distillation=both", moments=True)
     with pytest.raises(ValueError, match="distillation does nothing with teacher="):
