@@ -1,6 +1,6 @@
 """The Gaussian of a reverse step, which the loss and ancestral sampling share.
 
-In every function, index is the step: one for the whole batch (int), or one per sample (b,).
+Where a function takes an index, it is the step: one for the whole batch (int), or one per sample (b,).
 """
 
 from torch import Tensor

@@ -1,8 +1,9 @@
 """Checkpoints of a run, written so that a crash at any moment leaves only complete ones.
 
 checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json (of
-the network), and manifest.json with the size and the SHA-256 of every other file; with average_every also the two
-averages that snapshots are taken from. A checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed.
+the network), and manifest.json with the size and the SHA-256 of every other file. With average_every it also holds the
+two averages that snapshots are taken from; head.safetensors holds what learns with the network but is not averaged. A
+checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed.
 There are no pickles.
 """
 

@@ -92,8 +92,8 @@ class LatentTrainConfig(VideoTrainConfig):
     align_gap: float = setting(0.2, least=0, most=1, unused_with=("align_weight", 0.0))
     # distillation (latte.train.objectives.distillation): the model that a few-step student learns from; empty: none
     teacher: str = setting("", path=True, movable=True)
-    # how: "consistency" along the teacher's path (latte.train.objectives.consistency_distillation), or "moments": match
-    # what the teacher predicts on average at the noise levels within a step (latte.train.objectives.moment_matching)
+    # "consistency": follow the teacher's path (latte.train.objectives.consistency_distillation); "moments": match the
+    # mean of the student's predictions to the teacher's (latte.train.objectives.moment_matching)
     distillation: str = setting("consistency", choices=("consistency", "moments"), unused_with=("teacher", ""))
     # sampling steps of the student
     student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))
@@ -151,6 +151,9 @@ class LatentTrainConfig(VideoTrainConfig):
         whole = self.teacher_steps % self.student_steps == 0
         fits = not self.teacher or self.distillation != "consistency" or whole
         require(fits, f"teacher_steps is {self.teacher_steps}; it must be a multiple of student_steps")
+        idle = self.distillation == "moments" and self.warmup >= self.steps
+        alone = f"warmup is {self.warmup}: only the auxiliary network learns in these steps, set it below steps"
+        require(not idle, alone)
         two_rates = self.distillation == "moments" and self.optimizer != "adamw"
         require(not two_rates, "distillation=moments trains two networks at different rates: set optimizer=adamw")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")

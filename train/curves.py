@@ -9,6 +9,7 @@ from latte.train.metrics import METRICS_FILE, read_lines
 
 CURVES = {  # the numbers that are plotted, and the labels of their axes
     "loss": "loss",
+    "moments": "difference of moments",
     "psnr": "PSNR, dB",
     "grad_norm": "gradient norm",
     "learning_rate": "learning rate",

@@ -26,7 +26,7 @@ def header(run: Run, first: int) -> str:
     config, folder = run.config, run.folder
     if first == config.steps:
         return f"{folder}: all {first} steps are already done; give a larger steps=N to continue"
-    kept = dict(run.ema.named_parameters())  # without what only helps to train it
+    kept = dict(run.ema.named_parameters())  # without a head or an auxiliary network, which only training needs
     learning = (own for name, own in run.network.named_parameters() if own.requires_grad and name in kept)
     count = sum(parameter.numel() for parameter in learning)
     begins = f", starting from {config.init}" if config.init and not first else ""

@@ -14,8 +14,8 @@ from latte.models.block import AdaLN
 from latte.train.base_config import TrainConfig
 from latte.train.parallel import outermost_blocks
 
-FACTOR = "learning_rate_factor"
-TWO_NETWORKS = (0.5, 0.999)  # AdamW's betas where two networks follow each other: little momentum
+AUXILIARY_RATE = 2.0  # of an auxiliary network, relative to the student's, whose predictions it follows
+FOLLOWING = (0.5, 0.999)  # AdamW's betas where one network follows another: little momentum
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, as in torch.optim.Muon
 ITERATIONS = 5  # after which the singular values are between 0.7 and 1.2
 LEAST_NORM = 1e-7  # a matrix of a smaller norm is not scaled up further
@@ -35,27 +35,28 @@ class Rows(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW:
-    """The optimiser of a network's parameters, chosen by config.optimizer.
-
-    A module's attribute `learning_rate_factor` multiplies the learning rate of its parameters, with AdamW.
-    """
+    """The optimiser of a network's parameters, chosen by config.optimizer."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
-        if config.distillation == "moments":
-            options["betas"] = TWO_NETWORKS
-        return torch.optim.AdamW(list(groups_by_factor(network)), **options)
+        groups = moment_groups(config, network) if config.distillation == "moments" else network.parameters()
+        return torch.optim.AdamW(groups, **options)
     matrices, on_cpu = block_matrices(network, config.muon_per_head), next(network.parameters()).device.type == "cpu"
     products = torch.float32 if on_cpu and config.precision != "bf16" else torch.bfloat16
     return Muon(network, matrices, config.muon_momentum, products, **options)
 
 
-def groups_by_factor(network: nn.Module) -> Iterator[dict[str, Any]]:
-    """Yield the parameters of a network in groups of the same factor of the learning rate."""
-    faster = [module for module in network.modules() if hasattr(module, FACTOR)]
-    theirs = {parameter for module in faster for parameter in module.parameters()}
-    yield {"params": [parameter for parameter in network.parameters() if parameter not in theirs], FACTOR: 1.0}
-    for module in faster:
-        yield {"params": list(module.parameters()), FACTOR: getattr(module, FACTOR)}
+def moment_groups(config: TrainConfig, network: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a student, which begins to learn after config.warmup steps, and those of its auxiliary network.
+
+    latte.train.step reads "rate", a factor of the learning rate, and "begins", the first step at which it is not 0.
+    """
+    theirs = list(network.get_submodule("auxiliary").parameters())
+    own = [parameter for name, parameter in network.named_parameters() if not name.startswith("auxiliary.")]
+    shared = {"betas": FOLLOWING}
+    return [
+        {"params": own, "rate": 1.0, "begins": config.warmup, **shared},
+        {"params": theirs, "rate": AUXILIARY_RATE, "begins": 0, **shared},
+    ]
 
 
 def block_matrices(network: nn.Module, per_head: bool) -> dict[nn.Parameter, Rows]:

@@ -191,8 +191,8 @@ class Run:
             self.ranks.first_only(lambda: tensors.update(checkpoint.load_tensors(folder, name)))
             return tensors
 
-        helped = self.config.align_weight or self.config.distillation == "moments"
-        head = read("head") if helped else {}
+        count = lambda network: len(list(network.parameters()))
+        head = read("head") if count(self.network) > count(self.ema) else {}
         parallel.scatter_weights(self.network, read("model") | head, self.ranks)
         parallel.scatter_weights(self.ema, read("ema"), self.ranks)
         parallel.scatter_optimizer(self.network, self.optimizer, read("optimizer"), self.ranks)

@@ -133,7 +133,8 @@ def optimizer_step(
         The numbers to log, the same in every process.
     """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step) * group.get("learning_rate_factor", 1.0)
+        began = step >= group.get("begins", 0)
+        group["lr"] = learning_rate(config, step) * group.get("rate", 1.0) * began
     optimizer.zero_grad(set_to_none=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches, sums = micro_batches(config, ranks), {}

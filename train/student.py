@@ -48,7 +48,7 @@ def student_config(
     Raises:
         ValueError: The model does not exist, a student cannot learn from it, or a setting does not fit.
     """
-    path, asked = find_pipeline(teacher), with_changes({}, changes)
+    path = find_pipeline(teacher)
     name = teacher if teacher in bundled_models() or Path(teacher).exists() else str(path)
     of_text = is_text_pipeline(path)
     values = data_settings(path) | (text_settings(path) if of_text else class_settings(path))
@@ -62,9 +62,9 @@ def student_config(
         values["image_size"] = values.pop("latent_side") * load_vae(vae).factor
     values.pop("latent_side", None)
     values |= {"teacher": name, "init": name, "student_steps": steps, **TRAINING}
-    if asked.get("distillation", "consistency") == "consistency":
-        values["teacher_steps"] = max(1, round(64 / steps)) * steps
     values = with_changes(values, changes)
+    if values.get("distillation") != "moments":
+        values.setdefault("teacher_steps", max(1, round(64 / steps)) * steps)
     known = "data" in values or values.get("latents", "once") not in SOURCES
     require(known, f"{teacher} does not say which data it was trained on: give data=... or latents=...")
     require(bool(values.get("vae")), f"{teacher} comes without a VAE: name its folder, vae=...")

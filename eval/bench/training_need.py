@@ -169,8 +169,9 @@ def planned_step(objective: Denoising | Reconstruction, clips: int, as_on: str) 
     network = objective.network().train()
     network = network if objective.device == CPU else network.to(objective.device)  # fake tensors cannot be moved
     averaged = weight_bytes([network])
-    if config.align_weight:
-        objective.align(network, objective.network().requires_grad_(False).eval())
+    if isinstance(objective, Denoising):
+        average = objective.network().requires_grad_(False).eval() if config.align_weight else network
+        objective.attach(network, average)
     if config.fast and is_enabled() and not config.compile:
         training_blocks.attach(network)
     keep_in_float32(network, as_on)

@@ -45,12 +45,14 @@ def take_scales(table: dict) -> dict[str, Tensor]:
     Raises:
         ValueError: The scales are in none of the known forms.
     """
-    weights = {name for name, value in table.items() if is_eight_bits(value) and not is_scale(name)}
+    weights = {name for name, value in table.items() if is_weight(table, name) and not is_scale(name)}
     others = [name for name in table if is_scale(name)] if weights else []
     scales = {}
     for name in others:
         layer, dot, last = str(name).rpartition(".")
         weight, value = f"{layer}{dot}weight", table.pop(name)
+        if f"{weight}_zero_point" in table:
+            refuse(f"{weight} is stored as integers with a zero point, {weight}_zero_point, which is not supported")
         if last in WEIGHT_SCALES and weight in weights - scales.keys() and fits(value, table[weight], last):
             scales[weight] = value
         elif last not in UNUSED and not (last == FORMAT and is_plain_format(value)):
@@ -58,6 +60,13 @@ def take_scales(table: dict) -> dict[str, Tensor]:
     if others and (bare := sorted(weights - scales.keys())):
         refuse(f"{bare[0]} is stored in 8 bits without a scale, beside {others[0]}")
     return scales
+
+
+def is_weight(table: dict, name: object) -> bool:
+    """Whether a tensor of a table is a weight of 8-bit floats, or of 8-bit integers that have a scale."""
+    value = table[name]
+    scaled = isinstance(name, str) and f"{name}_scale" in table
+    return is_eight_bits(value) and (value.dtype != torch.int8 or scaled)
 
 
 def refuse(reason: str) -> None:

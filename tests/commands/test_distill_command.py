@@ -86,7 +86,7 @@ def test_student_settings_are_derived_from_the_teacher(teachers):
 
 
 def test_a_student_can_match_moments_of_the_teacher_with_its_guidance(teachers, tmp_path):
-    words = ["distillation=moments", "steps=1", "clips=2", "global_batch_size=2"]
+    words = ["distillation=moments", "steps=1", "clips=2", "global_batch_size=2", "warmup=0"]
     config = student_config(str(teachers["classes"]), 3, words)
     assert (config.teacher_guidance, config.guided_from, config.teacher_steps) == (3.5, 500, 64)
     assert student_config(str(teachers["classes"]), 3, words, 2.0, (100, 200)).teacher_guidance == 2

@@ -65,7 +65,7 @@ def test_other_formats_have_no_eight_bits(option, tiny, tmp_path, capsys):
     save_model(tiny, tmp_path / "plain")
     target = tmp_path / ("x.pt" if "original" in option else "x")
     assert main(["convert", str(tmp_path / "plain"), str(target), "--dtype", "int8", *option]) == 2
-    assert "--dtype int8 is for folders in our format, without --autoguidance" in capsys.readouterr().err
+    assert "--dtype int8 needs --to latte and no --autoguidance" in capsys.readouterr().err
     assert not target.exists()
 
 
@@ -73,5 +73,9 @@ def test_values_that_overflow_the_remaining_floats_are_reported(tiny, tmp_path):
     network = Latte(tiny.config)
     network.blocks[0].mlp.fc1.bias.data[0] = 1e6
     with pytest.raises(CheckpointError, match=r"blocks\.0\.mlp\.fc1\.bias overflows float16"):
+        save_model(network, tmp_path / "x", torch.int8)
+    network.blocks[0].mlp.fc1.bias.data[0] = 0
+    network.blocks[0].mlp.fc1.weight.data[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.mlp\.fc1\.weight holds values that are not finite"):
         save_model(network, tmp_path / "x", torch.int8)
     assert not (tmp_path / "x").exists()

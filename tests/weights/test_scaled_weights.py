@@ -173,3 +173,33 @@ def test_scaled_autoencoders(tiny_vae, tmp_path):
     assert torch.equal(found, stored[f"{name}.weight"].float() * 0.5)
     torch.save({"state_dict": {f"first_stage_model.{key}": z for key, z in stored.items()}}, tmp_path / "vae.ckpt")
     assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("form", ["row", "one", "all"])
+def test_integers_of_eight_bits(form, tiny, tmp_path):
+    state, name = state_for_original(tiny), f"{MATRIX}.weight"
+    scale = scale_of(state[name], form) * 448 / 127
+    stored = (state[name] / scale).round().to(torch.int8)
+    torch.save({**state, name: stored, f"{name}_scale": scale}, tmp_path / "x.pt")
+    found = state_for_original(load_model(tmp_path / "x.pt", num_heads=2))
+    assert torch.equal(found[name], stored.float() * scale)
+    assert take_scales({"position_ids": torch.arange(3, dtype=torch.int8), "logit_scale": torch.ones(())}) == {}
+
+
+@pytest.mark.parametrize(
+    ("extra", "say"),
+    [
+        ({}, "not of plain floating-point numbers"),
+        ({"weight_scale": torch.ones(1), "weight_zero_point": torch.ones(1).to(torch.int8)}, "with a zero point"),
+        ({"weight_scale": torch.ones(7)}, "weight_scale scales 8-bit weights in a way that is not known"),
+        ({"scale_weight": torch.ones(1)}, "fc1.scale_weight. has no place"),
+        ({"SCB": torch.ones(64)}, "fc1.SCB. has no place"),  # bitsandbytes
+    ],
+)
+def test_other_integers_are_refused(extra, say, tiny, tmp_path):
+    state = state_for_original(tiny)
+    state[f"{MATRIX}.weight"] = state[f"{MATRIX}.weight"].to(torch.int8)
+    torch.save(state | {f"{MATRIX}.{name}": value for name, value in extra.items()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=say) as caught:
+        load_model(tmp_path / "x.pt", num_heads=2)
+    assert "\n" not in str(caught.value)

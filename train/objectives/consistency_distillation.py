@@ -1,4 +1,7 @@
-"""Consistency distillation: a student learns to skip along its guided teacher's path (latte.diffusion.consistency)."""
+"""Consistency distillation: a student learns to cover its guided teacher's path in a few steps.
+
+The loss is in latte.diffusion.consistency.
+"""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Distillation: a student that needs few steps learns from a teacher that needs many. This is what all kinds share."""
+"""What all kinds of distillation share: a student that needs few steps learns from a teacher that needs many."""
 
 import hashlib
 from abc import ABC, abstractmethod

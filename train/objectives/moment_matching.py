@@ -1,13 +1,14 @@
-"""Moment matching: a student's clean latents have the mean that the guided teacher predicts, at every noise level.
+"""Moment matching: a student learns predictions whose conditional mean is what the guided teacher predicts.
 
-The student replaces the reverse process by a few large steps. Each predicts clean latents x~ from noisy ones x_t; the
-posterior of the forward process leads from there to states x_s at all noise levels within the step. An auxiliary
-network learns the mean E[x~ | x_s] that the student's predictions have there, and the student learns to move it to the
-teacher's, E[x | x_s]. If both agree at every x_s, the distributions do, with one step as with many (Salimans et al.
-2024, arXiv 2406.04103, algorithm 2; without its second term of the auxiliary loss, and with both networks in one step).
+The student takes a few large steps. In each it predicts clean latents x~ from x_t, from which x_s is drawn at a random
+noise level within the step. An auxiliary network learns E[x~ | x_s], and the student is trained to bring it to the
+teacher's E[x | x_s]. If the two agree for every x_s, so do the distributions (Salimans et al. 2024, arXiv 2406.04103,
+algorithm 2). Three things differ: the auxiliary loss lacks its second term, both networks are updated in every step,
+and the student's loss is divided by its mean distance to the teacher, as in distribution matching (Yin et al. 2024,
+arXiv 2311.18828).
 
-No path of the teacher is imitated, so a student is not bound to what the teacher reaches without fresh noise. It needs
-a good start, such as a student of latte.train.objectives.consistency_distillation.
+The student does not imitate the teacher's path, so the teacher at eta 0 does not limit it. It needs a good start, such
+as a student of latte.train.objectives.consistency_distillation.
 """
 
 import copy
@@ -21,15 +22,16 @@ from latte.diffusion.schedule import q_sample
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.objectives.distillation import Condition, Distillation, Generators
+from latte.train.objectives.recorded_blocks import denoiser_of
 
-AUXILIARY_RATE = 2.0  # its learning rate relative to the student's, whose predictions it has to follow
 LEAST_DISTANCE = 1e-3  # between the student's and the teacher's clean latents, which the student's loss is divided by
 
 
 class MomentMatching(Distillation):
     """The losses of a student of config.student_steps steps and of its auxiliary network, as one loss for both.
 
-    In the first config.warmup steps only the auxiliary network learns. Arguments: see Distillation.
+    In the first config.warmup steps only the auxiliary network learns (latte.train.optimizer). Arguments: see
+    Distillation.
     """
 
     def __init__(self, config: LatentTrainConfig, teacher: nn.Module, weaker: nn.Module | None = None):
@@ -38,7 +40,7 @@ class MomentMatching(Distillation):
     def attach(self, student: nn.Module) -> None:
         """Give a student its auxiliary network, with the teacher's weights. It is saved in checkpoints only."""
         auxiliary = copy.deepcopy(self.teacher).requires_grad_(True).train()
-        auxiliary.learning_rate_factor = AUXILIARY_RATE
+        denoiser_of(auxiliary).gradient_checkpointing = self.config.gradient_checkpointing
         student.auxiliary = auxiliary
 
     def __call__(
@@ -56,9 +58,10 @@ class MomentMatching(Distillation):
         own = self.clean(student.get_submodule("auxiliary"), self.training)(between, t, **condition)
         learning = ((own - made.detach()) / lower[1]).square().mean()  # in units of v, as in training
         apart = (made.detach() - taught).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=LEAST_DISTANCE)
-        linear = ((own.detach() - taught) / apart * made).mean() * (step >= self.config.warmup)
-        terms = {"loss": learning.detach(), "moments": (own - taught).detach().square().mean().sqrt()}
-        return learning + linear - linear.detach(), terms | {"distance": apart.mean()}
+        linear = ((own.detach() - taught) / apart * made).mean()
+        moments = (own.detach() - taught).square().mean((1, 2, 3, 4)).sqrt().mean()
+        terms = {"loss": learning.detach(), "moments": moments, "gap": apart.mean()}
+        return learning + (linear - linear.detach()), terms
 
     def within(self, index: Tensor, random: list[torch.Generator]) -> Tensor:
         """Timesteps (b,), drawn uniformly between the noise levels at the ends of the student's steps `index` (b,)."""

@@ -36,7 +36,7 @@ def convert_options(argv: list[str]) -> Namespace:
     if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
         raise ValueError("--autoguidance-scale does nothing without --autoguidance MODEL: name the weaker model")
     if args.dtype == "int8" and (args.to != "latte" or args.autoguidance is not None):
-        raise ValueError("--dtype int8 is for folders in our format, without --autoguidance: choose another --dtype")
+        raise ValueError("--dtype int8 needs --to latte and no --autoguidance: choose another --dtype")
     if args.autoguidance is not None and args.to == "original":
         raise ValueError("--autoguidance does nothing with --to original, which has no autoguidance: leave it out")
     return args

@@ -1,6 +1,7 @@
 """Moment matching: what its two losses train, at which noise, and what a run keeps of the auxiliary network."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +17,12 @@ from latte.diffusion.gaussian import state_between
 from latte.diffusion.predictions import factors
 from latte.diffusion.schedule import q_sample
 from latte.files import read_json
+from latte.models.latte import Latte
 from latte.processes import Ranks
 from latte.train.data.clip_order import Draw
 from latte.train.data.latents import open_data
 from latte.train.objectives import objective
+from latte.train.objectives.moment_matching import MomentMatching
 from latte.train.optimizer import make_optimizer
 from latte.train.step import StepHistory, optimizer_step
 
@@ -113,20 +116,22 @@ def test_a_student_that_predicts_the_means_of_its_teacher_is_not_moved(learning)
 
 
 def test_only_the_auxiliary_network_learns_during_the_warmup(vae, teachers, tmp_path):
-    words = ["steps=4", "warmup=3", "save_every=1", "keep=4"]
-    run(student_of("classes", vae, teachers("classes"), *words, moments=True), tmp_path)
-    steps = [tmp_path / f"checkpoints/step-000000{step}" for step in (1, 3, 4)]
-    first, third, fourth = (load_file(step / "model.safetensors") for step in steps)
-    assert same(first, third) and not same(third, fourth)
+    words = ["steps=5", "warmup=4", "save_every=1", "keep=5", "weight_decay=0.1", "schedule=constant"]
+    config = student_of("classes", vae, teachers("classes"), *words, moments=True)
+    run(config, tmp_path)
+    steps = [tmp_path / f"checkpoints/step-000000{step}" for step in (1, 4, 5)]
+    first, fourth, fifth = (load_file(step / "model.safetensors") for step in steps)
+    assert same(first, fourth) and not same(fourth, fifth)
+    state = load_file(steps[1] / "optimizer.safetensors")  # AdamW already knows the size of the student's gradients
+    assert state["blocks.0.mlp.fc1.weight.exp_avg_sq"].any()
     assert not same(*(load_file(step / "head.safetensors") for step in steps[:2]))
 
 
 def test_the_auxiliary_network_learns_twice_as_fast_with_little_momentum(learning):
-    made, network = learning()
+    made, network = learning("schedule=constant")
     optimizer = make_optimizer(made.config, network)
     own, auxiliary = ({*group["params"]} for group in optimizer.param_groups)
     assert auxiliary == {*network.auxiliary.parameters()} and own | auxiliary == {*network.parameters()}
-    assert [group["learning_rate_factor"] for group in optimizer.param_groups] == [1, 2]
     assert all(group["betas"] == (0.5, 0.999) for group in optimizer.param_groups)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     for parameter in network.parameters():
@@ -134,10 +139,34 @@ def test_the_auxiliary_network_learns_twice_as_fast_with_little_momentum(learnin
     gradients = SimpleNamespace(accumulate=lambda *_: (torch.zeros(()), {}), finish=lambda: None)
     optimizer.zero_grad = lambda set_to_none: None
     optimizer_step(made.config, gradients, optimizer, 0, Ranks(), StepHistory())
-    moved = {name: (parameter - before[name]).abs().mean() for name, parameter in network.named_parameters()}
-    for name, distance in moved.items():
+    for name, parameter in network.named_parameters():
         rate = made.config.learning_rate * (2 if name.startswith("auxiliary") else 1)
-        assert float(distance) == pytest.approx(rate, rel=1e-3), name
+        assert float((parameter - before[name]).abs().mean()) == pytest.approx(rate, rel=1e-3), name
+
+
+def test_a_self_conditioned_teacher_is_asked_for_its_estimate_and_its_copy_is_not(vae, teachers, learning):
+    made, network = learning()
+    torch.manual_seed(5)
+    teacher = awake(Latte(replace(made.distillation.teacher.config, self_condition=True)))
+    one, seen = MomentMatching(made.config, teacher), []
+    one.attach(network)
+    for which in (teacher, network.auxiliary):
+        which.register_forward_pre_hook(lambda module, given: seen.append((module is teacher, given[0].shape[2])))
+    loss, _ = one(network, *batch(), 0, generators)
+    assert loss.isfinite() and seen == [(True, 4), (True, 8), (False, 4)]
+
+
+def test_checkpointing_saves_the_activations_of_both_networks_and_changes_no_gradient(learning):
+    found = []
+    for word in ("gradient_checkpointing=false", "gradient_checkpointing=true"):
+        made, network = learning(word)
+        awake(network)
+        made(network, 0, range(4))[0].backward()
+        checkpointed = [module.gradient_checkpointing for module in network.modules() if isinstance(module, Latte)]
+        assert checkpointed == [word.endswith("true")] * 2
+        found.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    assert len(found[0]) == len(found[1]) > 20
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*found))
 
 
 def test_states_lie_between_the_ends_of_the_students_steps(learning):
@@ -181,6 +210,8 @@ def test_settings_that_do_not_apply_are_rejected(vae, teachers):
         student_of("classes", vae, teachers("classes"), "teacher_steps=32", moments=True)
     with pytest.raises(ValueError, match="moments trains two networks at different rates: set optimizer=adamw"):
         student_of("classes", vae, teachers("classes"), "optimizer=muon", moments=True)
+    with pytest.raises(ValueError, match="warmup is 2: only the auxiliary network learns in these steps"):
+        student_of("classes", vae, teachers("classes"), "warmup=2", moments=True)
     with pytest.raises(ValueError, match="distillation is 'both', not 'consistency' or 'moments'"):
         student_of("classes", vae, teachers("classes"), "distillation=both", moments=True)
     with pytest.raises(ValueError, match="distillation does nothing with teacher="):
