@@ -95,6 +95,8 @@ class LatentTrainConfig(VideoTrainConfig):
     # "consistency": follow the teacher's path (latte.train.objectives.consistency_distillation); "moments": match the
     # mean of the student's predictions to the teacher's (latte.train.objectives.moment_matching)
     distillation: str = setting("consistency", choices=("consistency", "moments"), unused_with=("teacher", ""))
+    # with "moments": begin the student's steps in states that it reaches itself, not in noisy clips
+    backward_simulation: bool = setting(False, used_with=("distillation", "moments"))
     # sampling steps of the student
     student_steps: int = setting(4, least=1, most=MOST_STUDENT_STEPS, unused_with=("teacher", ""))
     # DDIM steps of the teacher that they replace, a multiple of student_steps

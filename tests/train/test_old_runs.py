@@ -33,6 +33,7 @@ LATER |= {"teacher", "student_steps", "teacher_steps", "teacher_guidance", "guid
 LATER |= {
     "teacher_autoguidance",
     "distillation",
+    "backward_simulation",
     "equivariance_weight",
     "thumbnail_weight",
     "thumbnail_scale",

@@ -169,7 +169,15 @@ ELSEWHERE = {  # covered by other training tests
     *("skip_limit", "tensorboard", "sample_every", "compile", "fast", "shard", "shard_group", "deterministic_reduce"),
     *("wandb", "trackio"),
     *("sample_guidance", "sample_settings", "eval_every", "eval_clips", "eval_real", "eval_i3d", "sequence_parallel"),
-    *("teacher", "distillation", "student_steps", "teacher_steps", "teacher_guidance", "teacher_autoguidance"),
+    *(
+        "backward_simulation",
+        "teacher",
+        "distillation",
+        "student_steps",
+        "teacher_steps",
+        "teacher_guidance",
+        "teacher_autoguidance",
+    ),
     *("guided_from", "guided_to"),
 }
 

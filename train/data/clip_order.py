@@ -33,6 +33,7 @@ class Draw(IntEnum):
     ESTIMATE = 10
     MATCHED_AT = 11
     MATCHED_NOISE = 12
+    STATES = 13
 
 
 class Slot(NamedTuple):

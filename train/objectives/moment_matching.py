@@ -16,7 +16,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from latte.diffusion.gaussian import state_between
+from latte.diffusion.gaussian import posterior_mean, state_between
 from latte.diffusion.predictions import factors
 from latte.diffusion.schedule import q_sample
 from latte.train.config import LatentTrainConfig
@@ -47,10 +47,13 @@ class MomentMatching(Distillation):
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
         step: int, generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-        x = q_sample(self.schedule, x0, index, noise)
+        drawn = lambda draw, *shape: torch.stack([torch.randn(shape, generator=z) for z in generators(draw)]).to(x0)
+        if self.config.backward_simulation:
+            x = self.states(student, drawn(Draw.STATES, len(self.schedule), *x0.shape[1:]), index, condition)
+        else:
+            x = q_sample(self.schedule, x0, index, noise)
         made = self.clean(student)(x, index, **condition)
-        t = self.within(index, generators(Draw.MATCHED_AT))
-        fresh = torch.stack([torch.randn(x0.shape[1:], generator=z) for z in generators(Draw.MATCHED_NOISE)]).to(x0)
+        t, fresh = self.within(index, generators(Draw.MATCHED_AT)), drawn(Draw.MATCHED_NOISE, *x0.shape[1:])
         upper, lower = factors(self.schedule, index, x), factors(self.training, t, x)
         between = state_between(x, made.detach(), fresh, upper, lower)
         with torch.no_grad():
@@ -62,6 +65,31 @@ class MomentMatching(Distillation):
         moments = (own.detach() - taught).square().mean((1, 2, 3, 4)).sqrt().mean()
         terms = {"loss": learning.detach(), "moments": moments, "gap": apart.mean()}
         return learning + (linear - linear.detach()), terms
+
+    @torch.no_grad()
+    def states(self, student: nn.Module, noise: Tensor, index: Tensor, condition: Condition) -> Tensor:
+        """The states in which a student begins its steps when it samples: by DDIM with eta 1, from noise.
+
+        Training on them is called backward simulation (Yin et al. 2024, arXiv 2405.14867, section 4.5).
+
+        Args:
+            student: The student.
+            noise: The noise that sampling starts from, and that of each step (b, steps, f, c, h, w).
+            index: The steps that begin (b,).
+            condition: Keyword arguments of the student.
+
+        Returns:
+            The states (b, f, c, h, w).
+        """
+        x, last = noise[:, 0].clone(), len(self.schedule) - 1
+        for step in range(last, int(index.min()), -1):
+            taken = index < step  # the clips that take this step
+            its = {name: z[taken] for name, z in condition.items()}
+            x0 = self.clean(student)(x[taken], torch.full_like(index[taken], step), **its)
+            deviation = float(self.schedule.posterior_variance[step]) ** 0.5
+            fresh = noise[taken, last - step + 1]
+            x[taken] = posterior_mean(self.schedule, x0, x[taken], step) + deviation * fresh
+        return x
 
     def within(self, index: Tensor, random: list[torch.Generator]) -> Tensor:
         """Timesteps (b,), drawn uniformly between the noise levels at the ends of the student's steps `index` (b,)."""

@@ -14,7 +14,8 @@ from students import KINDS, student_of, teacher_folder
 
 from latte import LattePipeline
 from latte.diffusion.gaussian import state_between
-from latte.diffusion.predictions import factors
+from latte.diffusion.predictions import factors, noise_of
+from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import q_sample
 from latte.files import read_json
 from latte.models.latte import Latte
@@ -167,6 +168,29 @@ def test_checkpointing_saves_the_activations_of_both_networks_and_changes_no_gra
         found.append([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
     assert len(found[0]) == len(found[1]) > 20
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*found))
+
+
+def test_backward_simulation_begins_steps_where_sampling_leads(learning):
+    made, network = learning("backward_simulation=true")
+    one, (x0, index, noise, condition, empty) = made.distillation, batch()
+    awake(network)
+    drawn = torch.stack([torch.randn((4, *x0.shape[1:]), generator=z) for z in generators(Draw.STATES)])
+
+    def denoise(x, t):
+        step = torch.full((4,), one.schedule.timesteps.tolist().index(int(t[0])))
+        return noise_of("v", network(x, t, **condition)[:, :, :4], x, *factors(one.schedule, step, x))
+
+    sampled = [drawn[:, 0], *ddim(denoise, drawn[:, 0], one.schedule, lambda i: drawn[:, i + 1], eta=1.0)]
+    expected = torch.stack([sampled[3 - int(step)][row] for row, step in enumerate(index)])
+    torch.testing.assert_close(one.states(network, drawn, index, condition), expected, rtol=1e-3, atol=1e-3)
+    seen = []
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    first, second = (one(network, z, index, noise, condition, empty, 0, generators)[0] for z in (x0, 2 * x0))
+    assert torch.equal(first, second)  # clips give no more than the conditions
+    torch.testing.assert_close(seen[-1], expected, rtol=1e-3, atol=1e-3)
+    plain, _ = learning()
+    losses = [plain.distillation(network, z, index, noise, condition, empty, 0, generators)[0] for z in (x0, 2 * x0)]
+    assert len({float(loss.detach()) for loss in (first, *losses)}) == 3
 
 
 def test_states_lie_between_the_ends_of_the_students_steps(learning):
