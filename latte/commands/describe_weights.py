@@ -10,6 +10,7 @@ from latte.files import read_json
 from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
 from latte.weights.load import PARTS, WEAKER, is_checkpoint
+from latte.weights.scaled_weights import WEIGHT_SCALES
 from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, nested_tables
 from latte.weights.torch_files import read_torch_file
@@ -69,8 +70,9 @@ def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def parameters(files: list[Path]) -> int:
-    """The number of values in some files of weights."""
-    return sum(math.prod(shape) for file in files for table in tables_in(file).values() for shape in table.values())
+    """The number of values in some files of weights, without the scales of 8-bit weights."""
+    shapes = ((name, shape) for file in files for table in tables_in(file).values() for name, shape in table.items())
+    return sum(math.prod(shape) for name, shape in shapes if str(name).rpartition(".")[2] not in WEIGHT_SCALES)
 
 
 def is_weights(path: Path) -> bool:

@@ -69,6 +69,7 @@ def test_info_describes_runs_models_and_their_files(vae, tmp_path, info):
     assert "a text-to-video model" in said and "transformer" in said and "tokenizer   no weights" in said
     assert "a VAE of" in info(vae) and "lines       2" in info(tmp_path / "run/metrics.jsonl")
     assert "8 " not in info(vae / "model.safetensors").splitlines()[0] and "weights" in info(vae / "model.safetensors")
+    assert "a Latte of 4.96 M parameters" in info("shapes-four")  # not counting the scales of its 8-bit matrices
     assert "a Latte of 4.98 M parameters" in info("shapes") and "transformer 4.57 M parameters" in info("shapes-t2v")
 
 
