@@ -194,7 +194,7 @@ def test_option_choices_match_the_package():
     defined = {
         "SAMPLERS": tuple(scheduler.ALL),
         "DTYPES": tuple(tensors.DTYPES),
-        "STORED_DTYPES": tuple(convert.DTYPES),
+        "STORED_DTYPES": tuple(convert.STORED_DTYPES),
         "LATENT_DTYPES": tuple(encode.LATENT_DTYPES),
         "BROADCAST_KINDS": pab.KINDS,
         "FPS_RANGE": write.FPS_RANGE,

@@ -22,7 +22,8 @@ from latte.weights.load import FINAL, bundled_models, is_checkpoint, is_text_pip
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae
 
-TRAINING = {"steps": 2000, "learning_rate": 3e-4, "warmup": 100, "ema_decay": 0.99}
+TRAINING = {"steps": 2000, "warmup": 100, "ema_decay": 0.99}
+RATES = {"consistency": 3e-4, "moments": 5e-5}  # the learning rate of each kind of distillation
 DATA = ("data", "clips", "latents", "sample_latents", "frame_interval", "motion_frames", "selection", "transform")
 DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings of the data that a teacher learned from
 UNLIKE = ("self_condition",)  # fields of the teacher's network that a student does not share
@@ -63,7 +64,9 @@ def student_config(
     values.pop("latent_side", None)
     values |= {"teacher": name, "init": name, "student_steps": steps, **TRAINING}
     values = with_changes(values, changes)
-    if values.get("distillation") != "moments":
+    kind = values.get("distillation", "consistency")
+    values.setdefault("learning_rate", RATES.get(kind))
+    if kind == "consistency":
         values.setdefault("teacher_steps", max(1, round(64 / steps)) * steps)
     known = "data" in values or values.get("latents", "once") not in SOURCES
     require(known, f"{teacher} does not say which data it was trained on: give data=... or latents=...")

@@ -19,11 +19,10 @@ from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
-from latte.weights.tensors import DTYPES as FLOAT_DTYPES
-from latte.weights.tensors import cast, digest, write_tensors
+from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
-DTYPES = {**FLOAT_DTYPES, "int8": torch.int8}  # of the written weights; for int8 see latte.weights.eight_bits
+STORED_DTYPES = {**DTYPES, "int8": torch.int8}  # for int8 see latte.weights.eight_bits
 ORIGINAL_SUFFIXES = (".pt", ".safetensors")  # of the files that the original reads
 
 
@@ -40,7 +39,8 @@ def main(args: Namespace) -> None:
         raise ValueError(f"{args.target} holds a model already: choose another target, or {replace}")
     if args.to != "original" and args.target.suffix.lower() in ORIGINAL_SUFFIXES and not args.target.is_dir():
         raise ValueError(f"{args.target} looks like a file of the original: add --to original, or name a folder")
-    source, target, dtype = find_pipeline(args.source, not args.download, args.variant), args.target, DTYPES[args.dtype]
+    source, target = find_pipeline(args.source, not args.download, args.variant), args.target
+    dtype = STORED_DTYPES[args.dtype]
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
         if args.autoguidance is not None:
@@ -142,7 +142,7 @@ def convert_latte(source: Path, args: Namespace) -> str:
         if (source / WEAKER).is_dir():
             print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
-        write_folder(model, source, args.target, DTYPES[args.dtype], args.variant)
+        write_folder(model, source, args.target, STORED_DTYPES[args.dtype], args.variant)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
 
 

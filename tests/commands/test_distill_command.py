@@ -89,6 +89,8 @@ def test_a_student_can_match_moments_of_the_teacher_with_its_guidance(teachers, 
     words = ["distillation=moments", "steps=1", "clips=2", "global_batch_size=2", "warmup=0"]
     config = student_config(str(teachers["classes"]), 3, words)
     assert (config.teacher_guidance, config.guided_from, config.teacher_steps) == (3.5, 500, 64)
+    assert config.learning_rate == 5e-5 and student_config(str(teachers["classes"]), 3, []).learning_rate == 3e-4
+    assert student_config(str(teachers["classes"]), 3, [*words, "learning_rate=1e-4"]).learning_rate == 1e-4
     assert student_config(str(teachers["classes"]), 3, words, 2.0, (100, 200)).teacher_guidance == 2
     assert main(["distill", str(teachers["classes"]), "--steps", "3", "--run", str(tmp_path / "run"), *words]) == 0
     assert read_json(tmp_path / "run/final/sampling.json")["eta"] == 1.0

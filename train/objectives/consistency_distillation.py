@@ -26,7 +26,7 @@ class Consistency(Distillation):
 
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
-        step: int = 0, generators: Generators | None = None,
+        generators: Generators | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         x, length = q_sample(self.schedule, x0, index, noise), self.config.teacher_steps // self.config.student_steps
         own = partial(self.clean(student), **condition)

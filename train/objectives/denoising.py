@@ -127,7 +127,7 @@ class Denoising(ABC):
         if self.distillation:
             empty = self.condition(network, labels, captions, torch.ones_like(dropped))
             empty = {name: z.to(self.device) for name, z in empty.items()}
-            return self.distillation(network, x0, t, noise, condition, empty, step, generators)
+            return self.distillation(network, x0, t, noise, condition, empty, generators)
         condition |= {"num_images": num_images}
         shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
@@ -167,8 +167,8 @@ class Denoising(ABC):
             add_head(denoiser_of(network))
             keep_in_float32(average)
             self.teacher = average
-        if isinstance(self.distillation, MomentMatching):
-            self.distillation.attach(network)
+        if self.distillation and (auxiliary := self.distillation.auxiliary()) is not None:
+            network.auxiliary = auxiliary
 
     def timestep(self, random: torch.Generator) -> Tensor:
         """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""

@@ -62,7 +62,7 @@ class Distillation(ABC):
     @abstractmethod
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
-        step: int, generators: Generators,
+        generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The mean loss, and the values to log.
 
@@ -73,9 +73,12 @@ class Distillation(ABC):
             noise: Standard normal noise, shaped like x0.
             condition: Keyword arguments of both networks.
             empty: The same for the null condition.
-            step: The number of the training step, from 0.
             generators: The source of further random numbers.
         """
+
+    def auxiliary(self) -> nn.Module | None:
+        """A network that learns with the student and is no part of the result. None by default."""
+        return None
 
     def clean(self, network: nn.Module, schedule: Schedule | None = None) -> Callable[..., Tensor]:
         """The function (x, index, **condition) -> the clean latents that a network predicts.

@@ -12,12 +12,16 @@ as a student of latte.train.objectives.consistency_distillation.
 """
 
 import copy
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from latte.diffusion.gaussian import posterior_mean, state_between
+from latte.diffusion.gaussian import state_between
+from latte.diffusion.guidance import predicting_noise
 from latte.diffusion.predictions import factors
+from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import q_sample
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
@@ -37,15 +41,15 @@ class MomentMatching(Distillation):
     def __init__(self, config: LatentTrainConfig, teacher: nn.Module, weaker: nn.Module | None = None):
         super().__init__(config, teacher, weaker, config.student_steps)
 
-    def attach(self, student: nn.Module) -> None:
-        """Give a student its auxiliary network, with the teacher's weights. It is saved in checkpoints only."""
-        auxiliary = copy.deepcopy(self.teacher).requires_grad_(True).train()
-        denoiser_of(auxiliary).gradient_checkpointing = self.config.gradient_checkpointing
-        student.auxiliary = auxiliary
+    def auxiliary(self) -> nn.Module:
+        """The auxiliary network, which starts as the teacher. The student holds it, and its checkpoints save it."""
+        network = copy.deepcopy(self.teacher).requires_grad_(True).train()
+        denoiser_of(network).gradient_checkpointing = self.config.gradient_checkpointing
+        return network
 
     def __call__(
         self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
-        step: int, generators: Generators,
+        generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         drawn = lambda draw, *shape: torch.stack([torch.randn(shape, generator=z) for z in generators(draw)]).to(x0)
         if self.config.backward_simulation:
@@ -70,7 +74,8 @@ class MomentMatching(Distillation):
     def states(self, student: nn.Module, noise: Tensor, index: Tensor, condition: Condition) -> Tensor:
         """The states in which a student begins its steps when it samples: by DDIM with eta 1, from noise.
 
-        Training on them is called backward simulation (Yin et al. 2024, arXiv 2405.14867, section 4.5).
+        Training on them is called backward simulation (Yin et al. 2024, arXiv 2405.14867, section 4.5). All clips take
+        all steps but the last, so that processes with sharded weights call the student equally often.
 
         Args:
             student: The student.
@@ -81,15 +86,11 @@ class MomentMatching(Distillation):
         Returns:
             The states (b, f, c, h, w).
         """
-        x, last = noise[:, 0].clone(), len(self.schedule) - 1
-        for step in range(last, int(index.min()), -1):
-            taken = index < step  # the clips that take this step
-            its = {name: z[taken] for name, z in condition.items()}
-            x0 = self.clean(student)(x[taken], torch.full_like(index[taken], step), **its)
-            deviation = float(self.schedule.posterior_variance[step]) ** 0.5
-            fresh = noise[taken, last - step + 1]
-            x[taken] = posterior_mean(self.schedule, x0, x[taken], step) + deviation * fresh
-        return x
+        steps = len(self.schedule)
+        denoise = predicting_noise(partial(student, **condition), self.training, self.config.prediction)
+        path = ddim(denoise, noise[:, 0], self.schedule, lambda count: noise[:, count + 1], eta=1.0)
+        states = torch.stack([noise[:, 0], *islice(path, steps - 1)])
+        return states[steps - 1 - index, torch.arange(len(index), device=index.device)]
 
     def within(self, index: Tensor, random: list[torch.Generator]) -> Tensor:
         """Timesteps (b,), drawn uniformly between the noise levels at the ends of the student's steps `index` (b,)."""

@@ -84,7 +84,7 @@ def test_both_losses_are_those_of_the_paper_and_each_trains_its_own_network(kind
     made, network = learning(kind=kind)
     one, (x0, index, noise, condition, empty) = made.distillation, batch(kind)
     awake(network)
-    loss, logged = one(network, x0, index, noise, condition, empty, 0, generators)
+    loss, logged = one(network, x0, index, noise, condition, empty, generators)
     loss.backward()
     found = {name: own.grad for name, own in network.named_parameters()}
     t, x = one.within(index, generators(Draw.MATCHED_AT)), q_sample(one.schedule, x0, index, noise)
@@ -97,7 +97,7 @@ def test_both_losses_are_those_of_the_paper_and_each_trains_its_own_network(kind
     apart = (clean - taught).detach().abs().mean((1, 2, 3, 4), keepdim=True)
     learned = ((mean - clean.detach()) / s).square().mean()
     matched = (clean * (mean - taught).detach() / apart).mean()
-    assert logged["loss"] == pytest.approx(float(learned)) and float(loss.detach()) == pytest.approx(float(learned))
+    assert float(logged["loss"]) == float(loss.detach()) == pytest.approx(float(learned.detach()))
     for of_auxiliary, value in ((True, learned), (False, matched)):
         own = [name for name in found if name.startswith("auxiliary") == of_auxiliary]
         expected = torch.autograd.grad(value, [network.get_parameter(name) for name in own], allow_unused=True)
@@ -110,7 +110,7 @@ def test_both_losses_are_those_of_the_paper_and_each_trains_its_own_network(kind
 def test_a_student_that_predicts_the_means_of_its_teacher_is_not_moved(learning):
     made, network = learning("teacher_guidance=1", "guided_from=0")
     x0, index, noise, condition, empty = batch()
-    loss, logged = made.distillation(network, x0, index, noise, condition, empty, 0, generators)
+    loss, logged = made.distillation(network, x0, index, noise, condition, empty, generators)
     loss.backward()
     assert logged["moments"] == 0  # the auxiliary network is still the teacher
     assert all(not own.grad.any() for name, own in network.named_parameters() if not name.startswith("auxiliary"))
@@ -142,7 +142,7 @@ def test_the_auxiliary_network_learns_twice_as_fast_with_little_momentum(learnin
     optimizer_step(made.config, gradients, optimizer, 0, Ranks(), StepHistory())
     for name, parameter in network.named_parameters():
         rate = made.config.learning_rate * (2 if name.startswith("auxiliary") else 1)
-        assert float((parameter - before[name]).abs().mean()) == pytest.approx(rate, rel=1e-3), name
+        assert float((parameter.detach() - before[name]).abs().mean()) == pytest.approx(rate, rel=1e-3), name
 
 
 def test_a_self_conditioned_teacher_is_asked_for_its_estimate_and_its_copy_is_not(vae, teachers, learning):
@@ -150,10 +150,10 @@ def test_a_self_conditioned_teacher_is_asked_for_its_estimate_and_its_copy_is_no
     torch.manual_seed(5)
     teacher = awake(Latte(replace(made.distillation.teacher.config, self_condition=True)))
     one, seen = MomentMatching(made.config, teacher), []
-    one.attach(network)
+    network.auxiliary = one.auxiliary()
     for which in (teacher, network.auxiliary):
         which.register_forward_pre_hook(lambda module, given: seen.append((module is teacher, given[0].shape[2])))
-    loss, _ = one(network, *batch(), 0, generators)
+    loss, _ = one(network, *batch(), generators)
     assert loss.isfinite() and seen == [(True, 4), (True, 8), (False, 4)]
 
 
@@ -185,11 +185,11 @@ def test_backward_simulation_begins_steps_where_sampling_leads(learning):
     torch.testing.assert_close(one.states(network, drawn, index, condition), expected, rtol=1e-3, atol=1e-3)
     seen = []
     network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    first, second = (one(network, z, index, noise, condition, empty, 0, generators)[0] for z in (x0, 2 * x0))
+    first, second = (one(network, z, index, noise, condition, empty, generators)[0] for z in (x0, 2 * x0))
     assert torch.equal(first, second)  # clips give no more than the conditions
     torch.testing.assert_close(seen[-1], expected, rtol=1e-3, atol=1e-3)
     plain, _ = learning()
-    losses = [plain.distillation(network, z, index, noise, condition, empty, 0, generators)[0] for z in (x0, 2 * x0)]
+    losses = [plain.distillation(network, z, index, noise, condition, empty, generators)[0] for z in (x0, 2 * x0)]
     assert len({float(loss.detach()) for loss in (first, *losses)}) == 3
 
 
@@ -210,23 +210,32 @@ def test_every_setting_of_guidance_changes_the_loss(vae, teachers, learning):
         config = student_of("classes", vae, teachers("classes"), *words, moments=True)
         one = type(made.distillation)(config, made.distillation.teacher)
         x0, index, noise, condition, empty = batch()
-        _, logged = one(network, x0, index.clamp(max=len(one.schedule) - 1), noise, condition, empty, 0, generators)
+        _, logged = one(network, x0, index.clamp(max=len(one.schedule) - 1), noise, condition, empty, generators)
         losses.add(round(float(logged["moments"]), 9))
     assert len(losses) == 5
 
 
-@pytest.mark.parametrize("words", [[], ["shard=true"]])
-def test_two_processes_train_the_same_student_as_one(words, vae, teachers, tmp_path):
-    exact = [] if words else ["deterministic_reduce=true"]
-    config = student_of("classes", vae, teachers("classes"), "micro_batch_size=2", *words, *exact, moments=True)
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("classes", "deterministic_reduce=true"),
+        ("classes", "shard=true"),
+        ("text", "shard=true"),
+        ("classes", "sequence_parallel=2"),
+    ],
+)
+def test_two_processes_train_the_same_student_as_one(kind, word, vae, teachers, tmp_path):
+    words, exact = ["micro_batch_size=2", "backward_simulation=true"], word.startswith("deterministic")
+    config = student_of(kind, vae, teachers(kind), *words, word, moments=True)
     together(2, lambda: run(config, tmp_path / "two"), tmp_path / "log")
-    run(student_of("classes", vae, teachers("classes"), "micro_batch_size=2", *exact, moments=True), tmp_path / "one")
+    alone = [word] if exact else []
+    run(student_of(kind, vae, teachers(kind), *words, *alone, moments=True), tmp_path / "one")
     one, two = (tmp_path / name / "checkpoints/step-0000002" for name in ("one", "two"))
-    for read in (tensors, lambda step: load_file(step / "head.safetensors")):
-        if not words:
-            assert same(read(one), read(two))
+    for read in (lambda step: load_file(step / "ema.safetensors"), lambda step: load_file(step / "head.safetensors")):
+        assert not exact or same(read(one), read(two))
         for name, tensor in read(one).items():
-            torch.testing.assert_close(read(two)[name], tensor, rtol=1e-4, atol=1e-5)
+            apart = (read(two)[name] - tensor).square().mean().sqrt()
+            assert apart <= 0.02 * config.learning_rate, name  # of one step: AdamW magnifies rounding
 
 
 def test_settings_that_do_not_apply_are_rejected(vae, teachers):
