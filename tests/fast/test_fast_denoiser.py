@@ -162,6 +162,12 @@ def test_gelu_in_place():
     assert torch.equal(gelu_(y.clone()), gelu(y, approximate="tanh"))
 
 
+@pytest.mark.parametrize(("vectors", "least"), [("AVX512", 3 << 19), ("AVX2", 1 << 24), ("DEFAULT", 1 << 24)])
+def test_smaller_products_are_worth_it_on_cpus_with_avx512(vectors, least, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert FastLinear(torch.nn.Linear(96, 192), True).least == least // 192
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_fast_linear_layers_track_weight_changes(pack):
     layer, x = torch.nn.Linear(96, 192), draw(0, 1024, 96)
