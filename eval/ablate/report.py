@@ -109,7 +109,7 @@ def settings_text(grid: Grid) -> list[str]:
         f"Base: data {base.data}, {base.num_frames} frames of {base.image_size} pixels, {model}; {base.steps} steps of "
         f"{base.global_batch_size} clips, learning rate {base.learning_rate:g}. base.yaml has all settings. Every arm "
         f"is trained in the same way, with seeds {', '.join(map(str, grid.seeds))}. From each trained model, "
-        f"{grid.num_videos} videos are sampled ({sampling}). {distance_note(grid)}".rstrip(),
+        f"{grid.num_videos} videos are sampled ({sampling}, unless an arm differs). {distance_note(grid)}".rstrip(),
         "Cells show the mean ± standard deviation over seeds. Verdicts show the mean lead of the arm that is "
         "claimed to be better, over paired seeds, ± half the width of its 95 % interval (Student's t). A claim holds "
         "here, or is reversed, if this interval excludes 0; otherwise it is open. Nothing is corrected for the "
