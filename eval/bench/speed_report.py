@@ -62,13 +62,14 @@ def plot_speed(report: dict, folder: Path) -> list[Path]:
 
 
 def picture(path: Path, panels: int, draw: Callable) -> Path:
-    """Draw some panels side by side and write them."""
+    """Draw some panels, two in a row, and write them. Raises ValueError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("--plots needs matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(5.5 * panels, 4), layout="constrained")
-    axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+        raise ValueError("plots need matplotlib: pip install matplotlib") from error
+    rows, columns = -(-panels // 2), min(panels, 2)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
     draw(axes)
     for each in axes:
         each.grid(alpha=0.3)
