@@ -65,7 +65,7 @@ def student_config(
     values |= {"teacher": name, "init": name, "student_steps": steps, **TRAINING}
     values = with_changes(values, changes)
     kind = values.get("distillation", "consistency")
-    values.setdefault("learning_rate", RATES.get(kind))
+    values.setdefault("learning_rate", RATES.get(kind, RATES["consistency"]))  # another kind is rejected below
     if kind == "consistency":
         values.setdefault("teacher_steps", max(1, round(64 / steps)) * steps)
     known = "data" in values or values.get("latents", "once") not in SOURCES

@@ -91,6 +91,8 @@ def test_a_student_can_match_moments_of_the_teacher_with_its_guidance(teachers, 
     assert (config.teacher_guidance, config.guided_from, config.teacher_steps) == (3.5, 500, 64)
     assert config.learning_rate == 5e-5 and student_config(str(teachers["classes"]), 3, []).learning_rate == 3e-4
     assert student_config(str(teachers["classes"]), 3, [*words, "learning_rate=1e-4"]).learning_rate == 1e-4
+    with pytest.raises(ValueError, match="distillation is 'other'"):
+        student_config(str(teachers["classes"]), 3, ["distillation=other"])
     assert student_config(str(teachers["classes"]), 3, words, 2.0, (100, 200)).teacher_guidance == 2
     assert main(["distill", str(teachers["classes"]), "--steps", "3", "--run", str(tmp_path / "run"), *words]) == 0
     assert read_json(tmp_path / "run/final/sampling.json")["eta"] == 1.0
