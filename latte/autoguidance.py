@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from latte.sampling_settings import Guidance, Sampling
 from latte.weights.hub import find_pipeline
 from latte.weights.load import is_text_pipeline, load_model
 from latte.weights.published import readers
-from latte.weights.sampling_defaults import Guidance, Sampling
 
 ALIKE = (  # settings of a network that both must share
     *("in_channels", "out_channels", "prediction", "num_classes", "caption_channels"),

@@ -23,8 +23,8 @@ from latte.parallel.shared_run import SharedRun
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.plans.tracks import holding_blocks
+from latte.sampling_settings import Guidance
 from latte.text.embed import Text
-from latte.weights.sampling_defaults import Guidance
 
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline

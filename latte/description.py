@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from latte.conditioning import Conditioning
+from latte.sampling_settings import Sampling
 from latte.weights.load import WEAKER
-from latte.weights.sampling_defaults import Sampling
 
 
 class ConfigTable(Mapping[str, Any]):

@@ -261,3 +261,25 @@ class CheckpointError(ValueError):
 
     def __init__(self, message: object):
         super().__init__(one_line(message))  # the message may quote names from an untrusted file
+
+
+@contextmanager
+def prefix_errors(path: str | Path) -> Iterator[None]:
+    """Turn the errors that reading bad content raises into a CheckpointError whose message starts with `path`.
+
+    Args:
+        path: The file being read, or the setting that names it.
+
+    Raises:
+        CheckpointError: In place of a ValueError from the block, or of another error that values of the wrong type or
+            size cause.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds values that cannot be used: {type(error).__name__}: {error}") from error

@@ -22,11 +22,12 @@ from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, de
 from latte.plan_choice import PlanMixin
 from latte.pretrained import PretrainedMixin
 from latte.sampling_loop import Callback, batches, make_videos, sampling_call
+from latte.sampling_settings import Guidance, Sampling, set_words
 from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, encode_prompt
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, Sampling, set_words, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, usual_guidance
 
 Labels = Sequence[int | str] | int
 Generators = torch.Generator | Sequence[torch.Generator]

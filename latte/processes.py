@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from latte.launch import ADVICE, launch
 
 T = TypeVar("T")
 
@@ -29,36 +31,6 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 # How long they wait for each other at the start, in seconds, since a process may never have been started; and after
 # which time they report that they are waiting.
 START_TIMEOUT, START_NOTICE = 300.0, 20.0
-ADVICE = "start all processes with torchrun; or unset RANK and WORLD_SIZE to use one process"
-
-
-LAUNCH_DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-
-
-class Launch(NamedTuple):
-    """This process according to torchrun's environment variables; without torchrun, it is the only one.
-
-    Attributes:
-        rank: The number of this process, from 0.
-        size: The number of processes.
-        local_size: The number of processes on this machine.
-    """
-
-    rank: int
-    size: int
-    local_size: int
-
-
-def launch() -> Launch:
-    """Read torchrun's environment variables. No process group is needed, and none is joined.
-
-    Raises:
-        ValueError: One of them is not a number.
-    """
-    values = {name: os.environ.get(name, default) for name, default in LAUNCH_DEFAULTS.items()}
-    if wrong := [f"{name} is {value!r}" for name, value in values.items() if not value.isdecimal()]:
-        raise ValueError(f"{wrong[0]}, not a number: {ADVICE}")
-    return Launch(*map(int, values.values()))
 
 
 @dataclass(frozen=True)

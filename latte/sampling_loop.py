@@ -11,14 +11,15 @@ from torch import Tensor
 from latte.arguments import check_choice, check_eta
 from latte.conditioning import GuidedDenoiser
 from latte.device import to_device
-from latte.diffusion.guidance_methods import renoised_scale, scheduled_scale
+from latte.diffusion.guidance_methods import renoised_scale
+from latte.diffusion.guidance_options import scheduled_scale
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
 from latte.diffusion.schedule import Schedule
 from latte.outputs import decode_latents
 from latte.plans.records import NEVER, Plan, exact_plan
 from latte.progress import Progress
+from latte.sampling_settings import Guidance, check_interval
 from latte.scheduler import ALL, Scheduler
-from latte.weights.sampling_defaults import Guidance, check_interval
 
 if TYPE_CHECKING:
     from latte.pipeline import LattePipeline

@@ -23,9 +23,10 @@ from latte.conditioning import (
     without_reuse,
 )
 from latte.models.denoiser import seen_channels
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
+from latte.sampling_settings import Guidance
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
@@ -33,7 +34,7 @@ from latte.weights.hub import find_vae
 from latte.weights.load import PARTS, WEAKER, model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, load_sampling, own_weaker
 from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.vae_folder import load_vae
 

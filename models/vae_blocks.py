@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-TEMPORAL_GROUPS = 32  # of the norms over time, as published, whatever norm_num_groups is
+from latte.models.vae_config import TEMPORAL_GROUPS
 
 
 class Chunked(nn.Module):

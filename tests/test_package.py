@@ -8,7 +8,6 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from configparser import ConfigParser
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -20,14 +19,13 @@ from latte.cli import COMMANDS, main
 from latte.commands import bench, convert, encode
 from latte.commands.options import OPTIONS, choices
 from latte.commands.options.benchmarks import BENCHMARKS
-from latte.diffusion import guidance_methods
+from latte.diffusion import guidance_methods, guidance_options
 from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
 from latte.eval.bench import guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
-from latte.models.latte_t2v import LatteT2VConfig
-from latte.train import config, precision, presets
-from latte.train.data import frame_list, layouts, prepare_videos, windows
+from latte.train import config
+from latte.train.data import frame_list, layouts, prepare_videos, transforms, windows
 from latte.video import write
 from latte.video.damage import WhenDamaged
 from latte.weights import tensors
@@ -133,6 +131,7 @@ def test_public_names_are_shown_before_they_are_imported():
 
 
 # commands that print only help, find an error in the options, or need no network
+WRONG = "learning_rate=-1"
 QUICK = [
     "--help",
     *(f"{name} --help" for name in COMMANDS),
@@ -145,6 +144,11 @@ QUICK = [
     *("eval shapes --plan network", "eval --steps -1", "plan --eta 2", "calibrate --cfg-interval 500 100"),
     *("bench speed shapes --plans fast tea-cache:x", "bench speed shapes --eta 2", "bench pab --steps 0"),
     *("bench guidance --steps 0", "bench speed random num_layers=x", "ablate nosuch"),
+    *(f"{name} {WRONG}" for name in ("train --run x", "train --run x --config shapes", "distill shapes --run x")),
+    *(f"{name} {WRONG}" for name in ("encode --out x", "bench train", "bench memory --config ffs", "ablate")),
+    *("train --run x --config shapes model.deph=3", "train --run x --config shapes steps", "train --run x --config no"),
+    *("train --run nosuch", "train --run nosuch data=nosuch", "train --run x --config shapes data=nosuch"),
+    "train --run x --config shapes schedule=cosine cooldown=0.5",
     *(
         "bench train --steps 0",
         "bench memory --height 500",
@@ -153,7 +157,7 @@ QUICK = [
         "info",
     ),
 ]
-SLOW_MODULES = ("torch", "numpy", "av", "PIL", "yaml", "einops", "sentencepiece", "ftfy", "bs4", "matplotlib")
+SLOW_MODULES = ("torch", "numpy", "av", "PIL", "einops", "sentencepiece", "ftfy", "bs4", "matplotlib")
 
 
 def test_help_and_option_errors_do_not_load_torch():
@@ -198,12 +202,6 @@ def test_option_choices_match_the_package():
         "LATENT_DTYPES": tuple(encode.LATENT_DTYPES),
         "BROADCAST_KINDS": pab.KINDS,
         "FPS_RANGE": write.FPS_RANGE,
-        "GUIDANCE_METHODS": tuple(guidance_methods.METHODS),
-        "GUIDANCE_SCHEDULES": tuple(guidance_methods.SHAPES),
-        "PRESETS": tuple(presets.PRESETS),
-        "LATTE_PRESETS": tuple(name for name, preset in presets.PRESETS.items() if preset.kind == "latte"),
-        "MOST_STUDENT_STEPS": config.MOST_STUDENT_STEPS,
-        "PRECISIONS": tuple(precision.PRECISIONS),
         "LAYOUTS": {name: layout.description for name, layout in layouts.LAYOUTS.items()},
         "SELECTIONS": tuple(windows.SELECTIONS),
         "WHEN_DAMAGED": get_args(WhenDamaged),
@@ -214,7 +212,6 @@ def test_option_choices_match_the_package():
         "SCORE_PROTOCOLS": tuple(video_inception_score.SCORE_PROTOCOLS),
         "SCALE_STEPS": {name: scale.settings["steps"] for name, scale in definitions.SCALES.items()},
         "ABLATIONS": tuple(definitions.ABLATIONS),
-        "RANDOM_SHAPE": tuple(field.name for field in fields(LatteT2VConfig) if field.type is int),
         "GUIDANCE_WAYS": tuple(guidance_variety.WAYS),
         "LEAST_MANIFOLD": manifold.NEIGHBOURS + 1,
         "SOURCES": train_speed.SOURCES,
@@ -223,6 +220,13 @@ def test_option_choices_match_the_package():
     }
     assert {name: value for name, value in vars(choices).items() if name.isupper()} == defined
     assert set(BENCHMARKS) == set(bench.BENCHMARKS) and set(OPTIONS) == set(COMMANDS)
+
+
+def test_names_that_are_known_without_torch_are_those_of_the_code_behind_them():
+    assert set(guidance_methods.METHODS) == set(guidance_options.OPTIONS)
+    for name, known in (("selection", windows.SELECTIONS), ("transform", transforms.TRANSFORMS)):
+        assert config.SETTINGS[name].metadata["choices"] == tuple(known)
+    assert config.SETTINGS["damaged"].metadata["choices"] == get_args(WhenDamaged)
 
 
 def test_every_command_has_help_and_suggests_the_closest_word(capsys):

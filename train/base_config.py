@@ -1,12 +1,12 @@
 """The settings that all kinds of training share, and the checks of a configuration."""
 
-import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
-from latte.train.data.windows import span
-from latte.train.precision import AUTO, PRECISIONS
-from latte.train.settings import brief, default_of, overruled_by, require, setting
+from latte.train.settings import check_bounds, default_of, overruled_by, require, setting
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for known in fields(self):
-            self._check_bounds(known)
+            check_bounds(known, getattr(self, known.name))
         micro = self.micro_batch_size or 1
         require(self.data != "", "data is empty: give data=FOLDER, or data=shapes")
         require(self.global_batch_size % micro == 0, "micro_batch_size does not divide global_batch_size")
@@ -100,7 +100,7 @@ class TrainConfig:
         for name, source in self.derived.items():
             require(name not in self.model, f"model.{name} follows from {source}: leave it out")
         if self.data == "shapes":
-            reach = span(self.num_frames, self.frame_interval)
+            reach = (self.num_frames - 1) * self.frame_interval + 1
             needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
             clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
             require(reach <= self.shape_frames, f"{clips}, need {needs}")
@@ -108,20 +108,6 @@ class TrainConfig:
             not self.deterministic_reduce or self.micro_batch_size > 0,
             "deterministic_reduce needs micro_batch_size: rounding depends on how many clips a forward pass takes",
         )
-
-    def _check_bounds(self, known: Field) -> None:
-        value, limits = getattr(self, known.name), known.metadata
-        if choices := limits.get("choices"):
-            require(value in choices, f"{known.name} is {brief(value)}, not {' or '.join(map(repr, choices))}")
-        if known.type not in (int, float):
-            return
-        least, most, below = (limits.get(name) for name in ("least", "most", "below"))
-        said = f"{known.name} is {brief(value)}; it must be"
-        usable = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
-        require(usable, f"{said} a finite number, of 63 bits at most if it is an integer")
-        require(most is None or least <= value <= most, f"{said} from {least} to {most}")
-        require(least is None or value >= least, f"{said} {least} or more")
-        require(below is None or value < below, f"{said} less than {below}")
 
     def _check_used(self, known: Field) -> None:
         if other := overruled_by(known, vars(self)):

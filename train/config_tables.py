@@ -1,17 +1,18 @@
 """Configurations from tables of settings, as in a YAML file, a preset or an older run."""
 
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
-from latte.eval.networks.shape_features import ShapeFeaturesConfig
+from latte.eval.networks.shape_features_config import ShapeFeaturesConfig
 from latte.models.latte_config import LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
-from latte.models.network_config import unknown_key
-from latte.models.vae import VAEConfig
+from latte.models.latte_t2v_config import LatteT2VConfig
+from latte.models.network_config import NetworkConfig, check_fields, unknown_key
+from latte.models.vae_config import VAEConfig
 from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
-from latte.train.settings import brief, default_of
+from latte.train.settings import brief, check_bounds, default_of
 
 NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # by kind
 TYPES = {  # what a setting of each type is, in words
@@ -96,7 +97,28 @@ def from_settings(values: dict) -> TrainConfig:
             owners = " or ".join(f"kind={kind}" for kind, known in KINDS.items() if name in known.defaults())
             raise ValueError(f"unknown key {name!r} for kind={kind.kind}: it is a setting of {owners}; leave it out")
         if name not in own:
-            of_model = {field.name: f"model.{field.name}" for field in fields(NETWORKS[kind.kind])}
-            listed = "docs/training.md, latte.train.config, or the config.yaml of a run"
-            raise ValueError(unknown_key(str(name)[:100], of_model | {key: key for key in own}, listed))
+            raise unknown_setting(str(name), own, [NETWORKS[kind.kind]])
     return kind(**{name: value for name, value in values.items() if name != "kind"})
+
+
+def unknown_setting(name: str, known: Collection[str], networks: Iterable[type[NetworkConfig]]) -> ValueError:
+    """The error for an unknown setting: it suggests a known one, or a field of one of the networks."""
+    of_model = {field.name: f"model.{field.name}" for network in networks for field in fields(network)}
+    listed = "docs/training.md, latte.train.config, or the config.yaml of a run"
+    return ValueError(unknown_key(name[:100], of_model | {key: key for key in known}, listed))
+
+
+def check_model(config: TrainConfig) -> None:
+    """Raise ValueError if `model` cannot be the configuration of a network, whatever the data are."""
+    network = NETWORKS[config.kind]
+    try:
+        network(**check_fields(network, config.model))
+    except ValueError as error:
+        raise ValueError(f"the setting model: {error}") from error
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raise ValueError if no kind of training has such a setting, or no kind's takes this value."""
+    if name not in SETTINGS:
+        raise unknown_setting(name, SETTINGS, NETWORKS.values())
+    check_bounds(SETTINGS[name], typed(name, value))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from latte.class_conditioning import read_classes
+from latte.files import CheckpointError, prefix_errors
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_config import SIZES
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
@@ -27,7 +28,7 @@ from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
 from latte.weights.published import readers
 from latte.weights.state_files import read_part, state_files
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
+from latte.weights.tensors import load_strictly, read_tensors
 
 MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "tubelet")
 MUST_AGREE += ("in_channels", "learn_sigma", "conditioning")

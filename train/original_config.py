@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from latte.models.latte import LatteConfig
+from latte.models.latte_config import LatteConfig
 from latte.models.network_config import unknown_key
 from latte.train.config import SETTINGS
 from latte.train.config_tables import typed
@@ -77,13 +75,13 @@ def is_original(values: dict) -> bool:
     return len(values.keys() & (KEYS - ours)) > len(values.keys() & (ours - KEYS))
 
 
-def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, list[str]]:
+def translate(values: dict, ranks: int, on_cuda: bool) -> tuple[dict, list[str]]:
     """Translate the settings of the original.
 
     Args:
         values: The original's settings by key. Those that are None or false have no effect.
         ranks: The number of processes. local_batch_size is the batch of each, per step of gradient accumulation.
-        device: Where the run will compute.
+        on_cuda: Whether the run will compute on a GPU with CUDA, where the original's precision is "tf32".
 
     Returns:
         Our settings by name, and a note on each key that had no effect in the original or has none here.
@@ -111,7 +109,7 @@ def translate(values: dict, ranks: int, device: torch.device) -> tuple[dict, lis
         **DATA_SETS[name],
         "transform": name,
         "latents": "step",
-        "precision": "tf32" if device.type == "cuda" else "fp32",
+        "precision": "tf32" if on_cuda else "fp32",
         "vae": str(Path(str(present["pretrained_model_path"])) / "vae"),
         "model": model_fields(present["model"], present.get("learn_sigma", True)),
         "classes": CLASSES[one_of("extras", extras, CLASSES)],

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from latte.device import one_thread
 from latte.models.attention import AxialAttention, CrossAttention
+from latte.train.base_config import PRECISIONS
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float32, torch.bfloat16, torch.float16)))
 SLOW = 1.5  # warn about a requested precision that is slower than float32 by more than this factor
 
 
@@ -21,13 +21,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A context that computes matrix products and convolutions in a precision (Micikevicius et al. 2018).
 
     Args:
-        precision: A name in PRECISIONS.
+        precision: A name in latte.train.base_config.PRECISIONS.
         device: Where the network computes.
 
     Returns:
         The context; it does nothing for "fp32" and "tf32".
     """
-    dtype = PRECISIONS[precision]
+    dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
@@ -38,7 +38,7 @@ def choose_precision(device: torch.device) -> str:
 
 def warn_if_slow(precision: str, device: torch.device) -> None:
     """Warn if a device computes in a precision more slowly than in float32, with the measured factor."""
-    if PRECISIONS[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
+    if DTYPES[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
         advice = "precision=auto chooses the faster one"
         warnings.warn(f"precision={precision} is {factor:.0f} times as slow as fp32 here: {advice}", stacklevel=3)
 
@@ -68,7 +68,7 @@ def slowdown(precision: str, device_type: str) -> float:
         return min(seconds[1:])  # the first call also sets up
 
     with one_thread():
-        return least_seconds(PRECISIONS[precision]) / least_seconds(torch.float32)
+        return least_seconds(DTYPES[precision]) / least_seconds(torch.float32)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
+from latte.train.base_config import AUTO
 from latte.train.config import (
     FeaturesTrainConfig,
     LatteTrainConfig,
     T2VTrainConfig,
     VAETrainConfig,
 )
-from latte.train.precision import AUTO
 
 # the small VAE of shapes-t2v: 8x downsampling, 4 channels, and few features at high resolution
 SHAPES_VAE = VAETrainConfig(

@@ -2,27 +2,38 @@
 
 import shlex
 import warnings
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
-from latte.device import default_device
-from latte.processes import launch
+from latte.files import prefix_errors
+from latte.launch import launch
 from latte.train.bounded_yaml import DecimalLoader, compose, merge, value_of
-from latte.train.config import SETTINGS, TrainConfig
-from latte.train.config_tables import TEXTS, from_settings, from_text, kind_of, typed
-from latte.train.data.video_list import read_list_head
+from latte.train.config import SETTINGS, TrainConfig, VideoTrainConfig
+from latte.train.config_tables import (
+    TEXTS,
+    check_model,
+    check_setting,
+    from_settings,
+    from_text,
+    kind_of,
+    typed,
+)
 from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
 from latte.train.presets import PRESETS
 from latte.train.settings import brief, default_of, overruled_by
-from latte.weights.tensors import prefix_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from latte.train.data.video_list import ListHead
 
 
-def resolve(source: str, changes: list[str], device: str | torch.device | None = None) -> TrainConfig:
+def resolve(source: str, changes: list[str], device: "str | torch.device | None" = None) -> TrainConfig:
     """Read settings from a preset or a file, and change some.
 
     Where neither a file nor a change says a frame_interval, and `latte prepare` prepared the data, it is the list's.
@@ -41,26 +52,90 @@ def resolve(source: str, changes: list[str], device: str | torch.device | None =
         ValueError: There is no such preset, file or setting, a value is not valid, or a preset for the built-in shapes
             gets other data but no VAE for them.
     """
-    values = asdict(PRESETS[source]) if source in PRESETS else read_settings(source)
+    values, said, notes = named_settings(source, changes, lambda: on_cuda(device))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    config = from_settings(values)
+    if not isinstance(config, VideoTrainConfig) or config.data == "shapes" or "frame_interval" in said:
+        return config
+    return replace(config, frame_interval=listed(Path(config.data)).frame_interval or config.frame_interval)
+
+
+def check_settings(source: str | None, changes: list[str]) -> None:
+    """Raise ValueError for settings that are wrong on every machine and for all data. This does not load PyTorch.
+
+    Args:
+        source: As in `resolve`. None: only known later, so that only each change by itself is checked.
+        changes: Settings as on the command line.
+    """
+    if source is None:
+        for name, value in with_changes({}, changes).items():
+            check_setting(name, value)
+    else:
+        values, _, _ = named_settings(source, changes, lambda: False)
+        check_model(from_settings(values))
+
+
+def needs_config(run: Path, changes: list[str]) -> ValueError:
+    """The error for a training without a configuration, in a folder that holds no run. It says which presets fit."""
+    data = with_changes({"data": "shapes"}, changes)["data"]
+    if data == "shapes":
+        return ValueError(f"there is no run at {run}: to start one, give --config, such as shapes")
+    if not (folder := Path(data).expanduser()).exists():
+        return ValueError(
+            f"there is nothing at data={data}, and no --config: give both a folder of videos and a preset"
+        )
+    kind = listed(folder).kind
+    own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
+    choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
+    return ValueError(f"data={data} does not say what to train: give --config, such as {choice}")
+
+
+def listed(data: Path) -> "ListHead":
+    """The head of the list of videos in a folder, if `latte prepare` wrote one."""
+    from latte.train.data.video_list import read_list_head  # loads PyTorch, which wrong settings do not wait for
+
+    return read_list_head(data)
+
+
+def on_cuda(device: "str | torch.device | None") -> bool:
+    """Whether a device is a GPU with CUDA; None is the device that commands take by default."""
+    from latte.device import default_device  # loads PyTorch, which wrong settings do not wait for
+
+    return str(device or default_device()).startswith("cuda")
+
+
+def named_settings(
+    source: str, changes: list[str], on_cuda: Callable[[], bool]
+) -> tuple[dict[str, Any], set[str], list[str]]:
+    """The settings of a preset or a file, some of them changed.
+
+    Args:
+        source: As in `resolve`.
+        changes: As in `resolve`.
+        on_cuda: Whether the run will compute on a GPU with CUDA. It is called only if that matters.
+
+    Returns:
+        The settings by name; the names of those that the file or a change says; and notes on keys of the original.
+
+    Raises:
+        ValueError: As `resolve`.
+    """
+    preset, notes = source in PRESETS, []
+    values = asdict(PRESETS[source]) if preset else read_settings(source)
     if is_original(values):
-        device = torch.device(device or default_device())
         with prefix_errors(Path(source)):
-            values, notes = translate(values, launch().size, device)
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-    said = {change.partition("=")[0] for change in changes} | (set() if source in PRESETS else values.keys())
+            values, notes = translate(values, launch().size, on_cuda())
+    said = {change.partition("=")[0] for change in changes} | (set() if preset else values.keys())
     values = with_changes(values, changes)
-    if source in PRESETS:  # what it says is dropped where a change leaves it without effect
+    if preset:  # what it says is dropped where a change leaves it without effect
         defaults = {each: default_of(each) for each in fields(kind_of(values)) if each.name not in said}
         set_ones = lambda: (each for each, default in defaults.items() if values.get(each.name, default) != default)
         while idle := [each for each in set_ones() if overruled_by(each, values)]:
             values |= {each.name: defaults[each] for each in idle}  # which may leave further ones without effect
-    if source in PRESETS and "vae" not in said:
-        require_own_vae(source, values)
-    of_list = "frame_interval" not in said and has_interval(values)
-    if of_list and (interval := read_list_head(Path(values["data"]).expanduser()).frame_interval):
-        values["frame_interval"] = interval
-    return from_settings(values)
+        if "vae" not in said:
+            require_own_vae(source, values)
+    return values, said, notes
 
 
 def require_own_vae(preset: str, values: dict[str, Any]) -> None:
@@ -75,11 +150,6 @@ def require_own_vae(preset: str, values: dict[str, Any]) -> None:
         f"the VAE of {preset}, {values['vae']}, knows only the built-in shapes: train one on {data} with `{command}`, "
         "and add vae=runs/folder-vae/final"
     )
-
-
-def has_interval(values: dict[str, Any]) -> bool:
-    """Whether settings are of a kind that chooses frames at an interval, from data in a folder."""
-    return "frame_interval" in kind_of(values).defaults() and isinstance(values.get("data"), str)
 
 
 def with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:

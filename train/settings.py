@@ -1,5 +1,6 @@
 """A setting of a training configuration: a dataclass field with its bounds and the settings that it depends on."""
 
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field
@@ -70,3 +71,19 @@ def require(condition: bool, message: str) -> None:
     """Raise a ValueError unless a condition holds."""
     if not condition:
         raise ValueError(f"training configuration: {message}")
+
+
+def check_bounds(known: Field, value: Any) -> None:
+    """Raise a ValueError if the value of a setting is not one of its choices, or is outside its bounds."""
+    limits = known.metadata
+    if choices := limits.get("choices"):
+        require(value in choices, f"{known.name} is {brief(value)}, not {' or '.join(map(repr, choices))}")
+    if known.type not in (int, float):
+        return
+    least, most, below = (limits.get(name) for name in ("least", "most", "below"))
+    said = f"{known.name} is {brief(value)}; it must be"
+    usable = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+    require(usable, f"{said} a finite number, of 63 bits at most if it is an integer")
+    require(most is None or least <= value <= most, f"{said} from {least} to {most}")
+    require(least is None or value >= least, f"{said} {least} or more")
+    require(below is None or value < below, f"{said} less than {below}")

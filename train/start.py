@@ -11,16 +11,12 @@ from typing import Any
 import torch
 
 from latte.files import writable
-from latte.models.latte_config import LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
-from latte.models.network_config import check_fields
-from latte.models.vae import VAEConfig
 from latte.train import checkpoint
-from latte.train.base_config import TrainConfig
+from latte.train.base_config import AUTO, PRECISIONS, TrainConfig
 from latte.train.changes import changed_settings, check_steps
-from latte.train.config_tables import complete
+from latte.train.config_tables import check_model, complete
 from latte.train.objectives.autoencoder import new_autoencoder
-from latte.train.precision import AUTO, PRECISIONS, choose_precision
+from latte.train.precision import choose_precision
 from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
@@ -29,7 +25,6 @@ from latte.weights.hub import NAME
 from latte.weights.load import FINAL, find_model
 from latte.weights.tensors import CheckpointError
 
-NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig}  # by the kind of a run
 # the VAEs that presets name by the folder they are fetched into: that folder, and the name of its model on the hub
 PUBLISHED_VAES = {
     "sd-vae-ft-ema": ("sd-vae-ft-ema", "stabilityai/sd-vae-ft-ema"),
@@ -96,12 +91,7 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
 
 def check_network(config: TrainConfig) -> None:
     """Raise ValueError if the network of the settings cannot be right, whatever the data are."""
-    if config.kind not in NETWORKS:
-        return
-    try:
-        check_fields(NETWORKS[config.kind], config.model)
-    except ValueError as error:
-        raise ValueError(f"the setting model: {error}") from error
+    check_model(config)
     if config.kind == "vae":
         with torch.device("meta"):
             new_autoencoder(config)

@@ -8,6 +8,7 @@ from typing import Any
 from latte.files import read_json
 from latte.models.latte_t2v import LatteT2VConfig, TextToVideoConfig
 from latte.models.t5 import T5Config
+from latte.sampling_settings import Guidance
 from latte.train.config import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte.train.config_tables import complete, from_settings
 from latte.train.data.latent_files import open_latent_folder
@@ -19,7 +20,7 @@ from latte.weights.convert_t2v import t2v_config
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.hub import find_pipeline
 from latte.weights.load import FINAL, bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
-from latte.weights.sampling_defaults import TEXT_GUIDANCE, Guidance, load_sampling, own_weaker, usual_guidance
+from latte.weights.sampling_defaults import TEXT_GUIDANCE, load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae
 
 TRAINING = {"steps": 2000, "warmup": 100, "ema_decay": 0.99}

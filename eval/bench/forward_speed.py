@@ -14,7 +14,7 @@ from latte.eval.bench.products import products_alone
 from latte.eval.bench.resources import seconds_of
 from latte.pipeline import LattePipeline
 from latte.plans.records import exact_plan
-from latte.weights.sampling_defaults import Guidance
+from latte.sampling_settings import Guidance
 
 TIMESTEP = 501
 FLOOR = "matmul + sdpa only"

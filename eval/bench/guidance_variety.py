@@ -14,7 +14,7 @@ from latte.eval.manifold import manifold_scores
 from latte.eval.networks.shape_features import resize_clip, shape_features
 from latte.eval.reporting import markdown_table
 from latte.pipeline import LattePipeline
-from latte.weights.sampling_defaults import Guidance
+from latte.sampling_settings import Guidance
 
 NONE, AUTO = "none", "autoguidance"  # without guidance; away from a weaker model
 WAYS: dict[str, dict[str, Any]] = {  # settings of a call

@@ -11,9 +11,10 @@ from latte.eval.features import Detector
 from latte.eval.networks.c3d import C3D, FRAMES, SIZE
 from latte.eval.networks.fast_convolutions import use_fast_convolutions
 from latte.eval.networks.published_weights import find_weights
+from latte.files import CheckpointError, prefix_errors
 from latte.video.pixels import expect_videos
 from latte.weights.arrays import read_arrays
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, rename_keys
+from latte.weights.tensors import load_strictly, rename_keys
 
 CROPPED = 8  # rows and columns cut off the mean's 128 x 171 pixels, at the top and at the left, as in tgan2
 

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from latte.device import device_name
 from latte.eval.features import Detector, batched
-from latte.models.network_config import NetworkConfig, shown
+from latte.eval.networks.shape_features_config import GROUPS, ShapeFeaturesConfig
 from latte.video.pixels import expect_videos, from_uint8, slice_by_slice
 from latte.weights.folder import WEIGHTS, read_config
 from latte.weights.load import find_model
@@ -33,25 +32,6 @@ CELLS = (4, 4, 4)  # the grid in time, height and width over which activations a
 # of the convolutions; further ones have the last. Frames are halved in size before they are halved in number
 STRIDES = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 1, 1))
 HIDDEN = 128  # width of the layer between the cells and the features
-GROUPS = 4  # of each group norm
-
-
-@dataclass(frozen=True)
-class ShapeFeaturesConfig(NetworkConfig):
-    """The size of the network."""
-
-    widths: tuple[int, ...] = (8, 24, 48, 64)  # channels of the convolutions
-    features: int = 32  # length of a feature vector
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        super().__post_init__()
-        if not 1 <= len(self.widths) <= 8 or not all(0 < width <= 4096 for width in (*self.widths, self.features)):
-            raise ValueError(
-                f"widths {shown(self.widths)}, {self.features} features: 1 to 8 widths, sizes in 1 to 4096"
-            )
-        if any(width % GROUPS for width in self.widths):
-            raise ValueError(f"widths {self.widths}: each must be a multiple of {GROUPS}")
 
 
 class ShapeFeatures(nn.Module):

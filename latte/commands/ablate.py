@@ -17,11 +17,11 @@ from latte.eval.ablate.definitions import SCALES, Scale, ablations
 from latte.eval.ablate.report import write_report
 from latte.eval.ablate.runs import ABOUT, Grid, do_missing_work, missing_work
 from latte.eval.networks.i3d_weights import find_i3d
+from latte.files import prefix_errors
 from latte.train.base_config import TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.resolve import resolve
 from latte.weights.load import find_model
-from latte.weights.tensors import prefix_errors
 from latte.weights.vae_folder import load_vae
 
 

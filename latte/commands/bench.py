@@ -31,10 +31,10 @@ from latte.eval.bench.train_speed import ROW_HEADER, format_row, measure_trainin
 from latte.eval.networks.shape_features import load_shape_features
 from latte.eval.reporting import machine_record, origin
 from latte.files import read_json, write_json
+from latte.sampling_settings import WORDS
 from latte.train.resolve import resolve
 from latte.video.formats import STREAM_SUFFIXES
 from latte.video.read import list_videos
-from latte.weights.sampling_defaults import WORDS
 
 
 def bench_pab(args: Namespace) -> None:

@@ -12,15 +12,15 @@ from latte.eval.bench.memory_need import memory_table
 from latte.eval.bench.step_time import step_time
 from latte.eval.bench.training_need import DEPTHS, Data, TrainingNeed, training_need, whole_and_sharded
 from latte.eval.reporting import markdown_table
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
 from latte.progress import Progress
-from latte.train.base_config import TrainConfig
+from latte.train.base_config import AUTO, TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.data.latent_files import open_latent_folder
 from latte.train.data.latents import SOURCES
 from latte.train.data.layouts import find_any_videos
 from latte.train.data.video_list import VIDEO_LIST, open_video_list
-from latte.train.precision import AUTO, choose_precision
+from latte.train.precision import choose_precision
 from latte.train.resolve import resolve
 from latte.weights.folder import CONFIG, read_config
 from latte.weights.load import find_model

@@ -16,8 +16,8 @@ from latte.eval.replay import Replay
 from latte.pipeline import LattePipeline
 from latte.plans.picture import plan_table
 from latte.plans.plan_file import write_plan
+from latte.sampling_settings import WORDS
 from latte.shapes.draw import make_clip
-from latte.weights.sampling_defaults import WORDS
 
 CLIPS = 2_000_000  # index of the first clip of the shapes whose caption is a default prompt
 

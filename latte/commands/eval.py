@@ -33,14 +33,13 @@ from latte.eval.seed_spread import SeedSpread, measure_sets
 from latte.eval.statistics import holds_videos, is_features, read_feature_set
 from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE
-from latte.files import read_json, writable
+from latte.files import prefix_errors, read_json, writable
 from latte.processes import Ranks, local_device, processes
 from latte.train.data.video_list import read_list_head
 from latte.train.student import data_settings
 from latte.video.formats import STREAM_SUFFIXES
 from latte.weights.hub import find_pipeline
 from latte.weights.load import bundled_models, is_model_folder, is_text_pipeline
-from latte.weights.tensors import prefix_errors
 
 ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside a single distance
 

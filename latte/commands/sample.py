@@ -27,14 +27,15 @@ from latte.commands.sampling_options import model_record, open_sampler, reuse_re
 from latte.device import default_device, usable_device
 from latte.files import replacing_folder
 from latte.folder_lock import exclusive
+from latte.launch import launch
 from latte.parallel import parallel, sampling_mesh
 from latte.pipeline import LattePipeline
-from latte.processes import Ranks, launch, local_device, processes
+from latte.processes import Ranks, local_device, processes
 from latte.sample_many import RECORD, sample_many
+from latte.sampling_settings import WORDS
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
 from latte.weights.load import bundled_models
-from latte.weights.sampling_defaults import WORDS
 from latte.weights.tensors import digest
 
 SAMPLES = "samples"  # the folder by default

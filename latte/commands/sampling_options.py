@@ -10,13 +10,13 @@ from latte.commands.options.sampling import NO_AUTOGUIDANCE, parse_numbers
 from latte.device import usable_device
 from latte.pab import broadcast_options
 from latte.pipeline import LattePipeline
+from latte.sampling_settings import Guidance, set_words
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.train.precision import SLOW, slowdown
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
 from latte.weights.published import load_t5, part_files
-from latte.weights.sampling_defaults import Guidance, set_words
 from latte.weights.state_files import state_files
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files

@@ -4,7 +4,6 @@ import argparse
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -14,13 +13,9 @@ from latte.processes import Ranks, local_device, processes
 from latte.train.base_config import TrainConfig
 from latte.train.config_tables import from_settings
 from latte.train.data.latents import open_data
-from latte.train.data.video_list import read_list_head
 from latte.train.loop import signals_before_steps, train
-from latte.train.presets import PRESETS
-from latte.train.resolve import resolve, with_changes
+from latte.train.resolve import needs_config, resolve, with_changes
 from latte.train.start import check_start, recorded_settings, with_precision
-
-BUILT_IN = "shapes"  # the data that a run without `data` has
 
 
 def main(args: argparse.Namespace) -> None:
@@ -41,15 +36,7 @@ def configure(args: argparse.Namespace, device: torch.device) -> TrainConfig:
     recorded, _ = recorded_settings(args.run)
     if recorded:
         return from_settings(with_changes(recorded, args.changes))
-    data = with_changes({"data": BUILT_IN}, args.changes)["data"]
-    if data == BUILT_IN:
-        raise ValueError(f"there is no run at {args.run}: to start one, give --config, such as shapes")
-    if not (folder := Path(data).expanduser()).exists():
-        raise ValueError(f"there is nothing at data={data}, and no --config: give both a folder of videos and a preset")
-    kind = read_list_head(folder).kind
-    own = f", or {kind} (the paper's)" if kind in PRESETS and kind not in ("folder", "shapes") else ""
-    choice = f"folder-vae (a small VAE), folder (a small Latte on its latents){own}"
-    raise ValueError(f"data={data} does not say what to train: give --config, such as {choice}")
+    raise needs_config(args.run, args.changes)
 
 
 def train_together(

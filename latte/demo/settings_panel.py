@@ -6,7 +6,7 @@ from typing import Any
 
 from latte.demo.opened_models import OpenedModels
 from latte.demo.sample_settings import BROADCAST, USUAL_RANGES, Choices, Settings, default_settings, model_choices
-from latte.diffusion.guidance_methods import METHODS
+from latte.diffusion.guidance_options import OPTIONS
 from latte.scheduler import ALL
 
 MOST_STEPS, MOST_SCALE, MOST_RANGE = 250, 15, 10  # of sliders
@@ -84,7 +84,7 @@ class SettingsPanel:
             add(gr.Dropdown, "sampler", "sampler", choices=list(ALL), min_width=140)
             slider("steps", "steps", 1, MOST_STEPS, 1)
         with gr.Row():
-            add(gr.Dropdown, "guidance_method", "guidance method", choices=list(METHODS), min_width=140)
+            add(gr.Dropdown, "guidance_method", "guidance method", choices=list(OPTIONS), min_width=140)
             slider("guidance_scale", "guidance scale", 0, MOST_SCALE, 0.1)
         with gr.Accordion("Guidance interval, eta", open=False):
             with gr.Row():

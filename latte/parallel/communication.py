@@ -5,7 +5,7 @@ from math import ceil
 
 from latte.models.attention import AxialAttention
 from latte.models.denoiser import Denoiser
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
 from latte.parallel.sequence import temporal_runs
 from latte.parallel.split import Split
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
 from latte.weights.convert_latte import shape_of
 from latte.weights.tensors import nested_tables, rename_keys
 from latte.weights.weight_sets import choose_weights, refuse_without_weights, weight_sets

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from latte.drafts import own_folder
-from latte.files import read_json, refuse_pointer, replacing_folder, write_json
+from latte.files import CheckpointError, prefix_errors, read_json, refuse_pointer, replacing_folder, write_json
 from latte.weights.eight_bits import stored_in_eight_bits
-from latte.weights.tensors import CheckpointError, cast, digest, prefix_errors, settled, write_tensors
+from latte.weights.tensors import cast, digest, settled, write_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"

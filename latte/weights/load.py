@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from latte.files import read_json
+from latte.files import CheckpointError, prefix_errors, read_json
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.convert_latte import original_config, original_state, unwrap
 from latte.weights.folder import (
@@ -22,7 +22,7 @@ from latte.weights.folder import (
     save_folder,
 )
 from latte.weights.state_files import state_files, variant_of
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors, read_tensors
+from latte.weights.tensors import load_strictly, read_tensors
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
 NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to do with one

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latte.files import read_json, write_json
+from latte.files import CheckpointError, prefix_errors, read_json, write_json
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo, TextToVideoConfig
 from latte.models.t5 import T5Config, T5Encoder
 from latte.scheduler import Scheduler
@@ -20,7 +20,7 @@ from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
 from latte.weights.load import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae, weights_file
 from latte.weights.state_files import read_part, state_files
-from latte.weights.tensors import CheckpointError, cast, load_strictly, prefix_errors, read_tensors
+from latte.weights.tensors import cast, load_strictly, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
 
 TEMPORAL_VAE = "vae_temporal_decoder"  # a second VAE, which Latte-1 comes with

@@ -11,14 +11,15 @@ from torch import nn
 from latte.files import replacing_folder, write_json
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.t5 import T5Config, T5Encoder
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
+from latte.sampling_settings import Sampling
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
 from latte.weights.folder import CONFIG, MANIFEST, read_manifest, weights_name, write_manifest
 from latte.weights.load import PARTS, WEAKER
 from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of
-from latte.weights.sampling_defaults import SAMPLING_FILE, Sampling, save_sampling
+from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling
 from latte.weights.tensors import CheckpointError, write_tensors
 
 MODEL_INDEX = "model_index.json"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latte.files import read_json
+from latte.files import CheckpointError, prefix_errors, read_json
 from latte.models.network_config import shown
 from latte.weights.scaled_weights import is_eight_bits, is_scale, take_scales, unscaled
 from latte.weights.tensor_pickles import MOST_TENSORS
-from latte.weights.tensors import CheckpointError, prefix_errors, read_tensors
+from latte.weights.tensors import read_tensors
 
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of the names of weight files
 ENDS = ("safetensors", "bin")

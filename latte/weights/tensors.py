@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latte.files import CheckpointError, refuse_pointer, replacing, utf8_path
+from latte.files import CheckpointError, prefix_errors, refuse_pointer, replacing, utf8_path
 from latte.models.network_config import shown
 from latte.weights.pickles import Foreign
 from latte.weights.scaled_weights import FLOATS8, take_scales, unscaled
@@ -26,28 +26,6 @@ CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest resolution of file times
 MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables searched for weights, and tables in total
 MOST_ENTRIES = 2_000_000  # of these tables in total
 MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file: room for 100,000 tensors; usual ones have at most 0.3 MB
-
-
-@contextmanager
-def prefix_errors(path: str | Path) -> Iterator[None]:
-    """Turn the errors that reading bad content raises into a CheckpointError whose message starts with `path`.
-
-    Args:
-        path: The file being read, or the setting that names it.
-
-    Raises:
-        CheckpointError: In place of a ValueError from the block, or of another error that values of the wrong type or
-            size cause.
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds values that cannot be used: {type(error).__name__}: {error}") from error
 
 
 def digest(path: Path) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 
 from latte.fast.vae_layers import prepare
-from latte.files import read_json
+from latte.files import CheckpointError, prefix_errors, read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
 from latte.weights.convert_vae import MARKER, infer_vae_config, vae_state
 from latte.weights.folder import CONFIG, make_network, read_config, save_folder
 from latte.weights.state_files import read_part, state_files
 from latte.weights.stored_names import mentions
-from latte.weights.tensors import CheckpointError, load_strictly, prefix_errors
+from latte.weights.tensors import load_strictly
 
 
 def is_vae(path: Path) -> bool:

@@ -14,7 +14,8 @@ from latte.cli import main
 from latte.demo.demo_page import DemoPage, import_gradio
 from latte.demo.opened_models import OpenedModels
 from latte.demo.sample_settings import Opening
-from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+from latte.sampling_settings import Guidance, Sampling
+from latte.weights.sampling_defaults import save_sampling
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync", "disable-component-update")

@@ -29,7 +29,8 @@ from latte.demo.settings_panel import chosen_settings, shown_values
 from latte.plans.plan_file import write_plan
 from latte.plans.rules import repeat
 from latte.sampling_loop import call_plan
-from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+from latte.sampling_settings import Guidance, Sampling
+from latte.weights.sampling_defaults import save_sampling
 
 OPENING = Opening(device="cpu")
 GOING_ON = lambda step, steps: True

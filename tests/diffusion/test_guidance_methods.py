@@ -6,17 +6,15 @@ import torch
 from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, predict_x0
 from latte.diffusion.guidance import autoguided
 from latte.diffusion.guidance_methods import (
-    SHAPES,
     ProjectedRule,
     Rule,
     ZeroStarRule,
-    check_method,
     optimise_scale,
     project,
     renoised_scale,
-    scheduled_scale,
     zero_velocity,
 )
+from latte.diffusion.guidance_options import SHAPES, check_method, scheduled_scale
 from latte.diffusion.predictions import factors_at, noise_of
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import linear_schedule, respace

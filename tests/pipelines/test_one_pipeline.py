@@ -16,8 +16,8 @@ from latte.diffusion.samplers import ddim, ddpm
 from latte.fast.switch import fast_paths
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.plans.records import exact_plan
+from latte.sampling_settings import Guidance
 from latte.scheduler import Scheduler
-from latte.weights.sampling_defaults import Guidance
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from traps import Reached, trapped
 
 from latte import LattePipeline, class_conditioning, sampling_loop, text_conditioning
 from latte.cli import main
-from latte.diffusion import guidance_methods
+from latte.diffusion import guidance_methods, guidance_options
 from latte.diffusion.guidance import autoguided, guided
 from latte.diffusion.samplers import ddim
 from latte.eval.replay import Replay
@@ -19,7 +19,8 @@ from latte.fast.switch import fast_paths
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.plans.rules import gate_guidance
-from latte.weights.sampling_defaults import Guidance, Sampling, load_sampling, save_sampling
+from latte.sampling_settings import Guidance, Sampling
+from latte.weights.sampling_defaults import load_sampling, save_sampling
 
 CLASSES = dict(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=3, num_classes=3)
 TEXT = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=6, sample_size=4,
@@ -38,7 +39,7 @@ WAYS = {
 
 OWN_CODE = [  # what only one of the ways uses, or autoguidance
     *((guidance_methods, name) for name in ("project", "optimise_scale", "zero_velocity")),
-    *((guidance_methods.SHAPES, name) for name in ("linear", "cosine", "beta")),
+    *((guidance_options.SHAPES, name) for name in ("linear", "cosine", "beta")),
     *((module, "with_weaker") for module in (class_conditioning, text_conditioning)),
     (sampling_loop, "renoised_scale"),
 ]

@@ -19,8 +19,8 @@ from latte.plans.cost import network_cost
 from latte.plans.picture import plan_table
 from latte.plans.records import Evaluation, Plan, Reuse, exact_plan
 from latte.plans.rules import gate_guidance, repeat
+from latte.sampling_settings import Guidance
 from latte.weights import latte_folder
-from latte.weights.sampling_defaults import Guidance
 from latte.weights.tensors import CheckpointError
 
 CALL = dict(num_inference_steps=5, output_type="latent", progress=False, seed=0)

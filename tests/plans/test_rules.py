@@ -7,7 +7,7 @@ import torch
 
 from latte.diffusion.guidance import scale_bands
 from latte.models.latte import LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.pab import Broadcast, Spans, broadcast_plan
 from latte.plans.cost import network_cost
 from latte.plans.records import Evaluation, Plan, Reuse, Threshold, exact_plan, fitted

@@ -5,13 +5,13 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from latte.eval.networks.shape_features import ShapeFeaturesConfig
+from latte.eval.networks.shape_features_config import ShapeFeaturesConfig
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
+from latte.sampling_settings import Guidance, Sampling
 from latte.train.presets import PRESETS
 from latte.train.resolve import resolve
-from latte.weights.sampling_defaults import Guidance, Sampling
 
 
 def test_what_a_change_leaves_without_effect_is_reset_one_after_the_other():

@@ -12,10 +12,11 @@ from latte.cli import main
 from latte.commands import train as command
 from latte.files import read_json, write_json
 from latte.train import precision, start
+from latte.train.base_config import AUTO
 from latte.train.checkpoint import latest, read_state
 from latte.train.data.prepare_videos import ClipRule, prepare_data_set
 from latte.train.data.video_list import VIDEO_LIST, ListHead, open_video_list
-from latte.train.precision import AUTO, choose_precision, slowdown, warn_if_slow
+from latte.train.precision import choose_precision, slowdown, warn_if_slow
 from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
@@ -108,7 +109,7 @@ def test_data_without_a_config_asks_for_one(tmp_path, capsys, unread, monkeypatc
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "clips"]
     for kind, ends in (("folder", "on its latents)"), ("sky", "on its latents), or sky (the paper's)")):
-        monkeypatch.setattr(command, "read_list_head", lambda folder, kind=kind: ListHead(kind, 1))
+        monkeypatch.setattr("latte.train.resolve.listed", lambda folder, kind=kind: ListHead(kind, 1))
         assert refusal(capsys, "--run", tmp_path / "run", "data=clips").endswith(ends)
 
 

@@ -13,6 +13,7 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.eval.features import Detector
 from latte.eval.frechet import Moments
+from latte.sampling_settings import Guidance, Sampling
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint, distance
 from latte.train.curves import plot_curves, read_metrics, smooth
@@ -20,7 +21,6 @@ from latte.train.data.folders import open_clips
 from latte.train.resolve import resolve
 from latte.video.read import read_video
 from latte.video.write import write_video
-from latte.weights.sampling_defaults import Guidance, Sampling
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("latte", 8), ("t2v", 8), ("vae", 8)])

@@ -12,11 +12,12 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
+from latte.sampling_settings import Guidance, Sampling
 from latte.scheduler import Scheduler
 from latte.weights.convert_latte import COMPUTED, original_config, state_for_original
 from latte.weights.load import load_model, save_model
 from latte.weights.published import load_scheduler, save_scheduler
-from latte.weights.sampling_defaults import Guidance, Sampling, save_sampling
+from latte.weights.sampling_defaults import save_sampling
 from latte.weights.tensors import CheckpointError, cast, digest, read_tensors, write_tensors
 from latte.weights.vae_folder import load_vae, save_vae
 

@@ -15,14 +15,15 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.files import read_json
 from latte.models.latte_t2v import LatteT2V
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
+from latte.sampling_settings import Guidance, Sampling
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.weights.eight_bits import in_eight_bits
 from latte.weights.folder import CONFIG, damage
 from latte.weights.load import PARTS
 from latte.weights.published import load_scheduler, load_t2v, load_t5, part_files, readers
 from latte.weights.published_export import MODEL_INDEX, save_published, scheduler_config, vae_config
-from latte.weights.sampling_defaults import Guidance, Sampling, load_sampling
+from latte.weights.sampling_defaults import load_sampling
 from latte.weights.t2v_folder import save_text_to_video
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae

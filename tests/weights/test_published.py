@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from latte import LattePipeline
 from latte.cli import main
 from latte.models.t5 import T5Config, T5Encoder
+from latte.sampling_settings import Guidance
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.shapes.draw import SHAPES
 from latte.shapes.examiner import examine
 from latte.weights.published import load_t5
-from latte.weights.sampling_defaults import Guidance
 from latte.weights.t2v_folder import convert_to_our_layout
 from latte.weights.tensors import CheckpointError
 

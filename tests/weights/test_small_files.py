@@ -14,7 +14,7 @@ from latte.cli import main
 from latte.eval.statistics import read_statistics
 from latte.files import MOST_MESSAGE, CheckpointError, one_line, read_json
 from latte.models.latte import LatteConfig
-from latte.models.latte_t2v import LatteT2VConfig
+from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.models.network_config import shown
 from latte.text.tokenizer import Tokenizer
 from latte.weights import arrays, convert_latte, tensors

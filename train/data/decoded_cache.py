@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latte.processes import launch
+from latte.launch import launch
 from latte.video.damage import WhenDamaged
 from latte.video.pixels import resize_and_crop
 from latte.video.read import read_blocks, read_video

@@ -9,15 +9,16 @@ from latte.commands.options.choices import (
     GUIDANCE_WAYS,
     LEAST_FRAMES,
     LEAST_MANIFOLD,
-    PRECISIONS,
-    PRESETS,
-    RANDOM_SHAPE,
     SHAPE_FEATURES,
     SOURCES,
 )
 from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options, check_sampling_ranges
+from latte.commands.options.training import check_changes
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
+from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.plans.named_rules import check_rule_words
+from latte.train.base_config import PRECISIONS
+from latte.train.presets import PRESETS
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 RANDOM = "random"  # the name of a text-to-video model with random weights
@@ -81,8 +82,8 @@ def random_shape(changes: list[str]) -> dict[str, int]:
     values = {}
     for word in changes:
         name, _, value = word.partition("=")
-        if name not in RANDOM_SHAPE or not value.isdecimal():
-            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(RANDOM_SHAPE)}")
+        if name not in LatteT2VConfig.limits or not value.isdecimal():
+            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(LatteT2VConfig.limits)}")
         values[name] = int(value)
     return values
 
@@ -159,6 +160,7 @@ def train_options(argv: list[str]) -> Namespace:
     if args.steps < 1 or args.warmup < 0:
         raise ValueError(f"--steps {args.steps} --warmup {args.warmup}: at least one step, and no negative number")
     check_out_file(args.out)
+    check_changes(args.config, args.changes)
     return args
 
 
@@ -220,6 +222,8 @@ def memory_options(argv: list[str]) -> Namespace:
     for name in (name for name in other if getattr(args, name)):
         words = "key=value" if name == "changes" else f"--{name.replace('_', '-')}"
         raise ValueError(f"{words} does nothing with{without} --config: leave it out")
+    if args.config:
+        check_changes(args.config, args.changes)
     args.processes = 1 if args.processes is None else args.processes
     check_count("--processes", args.processes)
     check_out_file(args.out)

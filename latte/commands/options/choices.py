@@ -7,22 +7,12 @@ SAMPLERS = (  # latte.scheduler
     *("ddpm", "ddim", "euler", "euler_ancestral", "heun"),
     *("kdpm2_ancestral", "pndm", "deis", "dpm_multistep", "dpm_singlestep"),
 )
-GUIDANCE_METHODS = ("cfg", "apg", "cfg-zero", "cfg++")  # latte.diffusion.guidance_methods
-GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "beta")  # latte.diffusion.guidance_methods
 DTYPES = ("float32", "float16", "bfloat16")  # latte.weights.tensors
 STORED_DTYPES = (*DTYPES, "int8")  # latte.commands.convert
 LATENT_DTYPES = ("float32", "float16")  # latte.commands.encode
 BROADCAST_KINDS = ("spatial", "temporal", "cross", "mlp")  # latte.pab
 FPS_RANGE = (0.1, 1000.0)  # latte.video.write
 
-PRESETS = (  # latte.train.presets
-    *("shapes-vae", "shapes", "shapes-plain", "shapes-t2v", "shapes-features", "folder-vae", "folder", "ffs", "sky"),
-    *("ucf101", "ucf101-vae", "ucf101-modern", "taichi", "t2v", "t2v-finetune"),
-    *("ffs-img", "sky-img", "ucf101-img", "taichi-img"),
-)
-LATTE_PRESETS = tuple(name for name in PRESETS if not name.endswith(("-vae", "-features")) and "t2v" not in name)
-MOST_STUDENT_STEPS = 64  # latte.train.config
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # latte.train.precision
 LAYOUTS = {  # latte.train.data.layouts
     "ffs": "FaceForensics: avi or mp4 files",
     "ucf101": "UCF101: Class/video.avi",
@@ -45,10 +35,6 @@ SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
 ABLATIONS = (  # latte.eval.ablate.definitions
     *("variants", "patch-embedding", "conditioning", "temporal-position", "initialisation", "joint-images"),
     *("interval", "size", "samplers", "guidance", "vae", "modern"),
-)
-RANDOM_SHAPE = (  # the whole numbers of latte.models.latte_t2v.LatteT2VConfig
-    *("num_layers", "num_attention_heads", "attention_head_dim", "caption_channels", "in_channels", "out_channels"),
-    *("patch_size", "sample_size", "video_length"),
 )
 GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
     *("cfg", "interval", "apg", "cfg-zero", "cfg++", "linear", "cosine", "beta", "autoguidance"),

@@ -7,7 +7,6 @@ from pathlib import Path
 from latte.commands.options.choices import (
     ABLATIONS,
     DEFAULT_SCORE,
-    LATTE_PRESETS,
     PROTOCOLS,
     SCALE_STEPS,
     SCORE_PROTOCOLS,
@@ -18,7 +17,9 @@ from latte.commands.options.sampling import (
     check_plan_options,
     check_sampling_ranges,
 )
+from latte.commands.options.training import check_changes
 from latte.commands.parser import Parser, check_out_folder
+from latte.train.presets import PRESETS
 
 EVALUATE = """Measure generated videos.
 
@@ -104,7 +105,8 @@ def ablate_parser() -> Parser:
     add("--out", type=Path, default=Path("ablations"), help="folder for runs and report (default: ablations)")
     words = "small: the built-in shapes, on a CPU (default); paper: the paper's settings, on GPUs"
     add("--scale", choices=SCALE_STEPS, default="small", help=words)
-    add("--config", choices=LATTE_PRESETS, help="preset of the base (default: shapes-plain, or ffs with --scale paper)")
+    presets = [name for name, preset in PRESETS.items() if preset.kind == "latte"]
+    add("--config", choices=presets, help="preset of the base (default: shapes-plain, or ffs with --scale paper)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="train every arm with each of these (default: 0 1 2)")
     words = f"training steps of each run (default: {SCALE_STEPS['small']}; with --scale paper {SCALE_STEPS['paper']})"
     add("--steps", type=int, help=words)
@@ -135,6 +137,7 @@ def ablate_options(argv: list[str]) -> argparse.Namespace:
     if min(args.seeds) < 0:
         raise ValueError(f"--seeds has {min(args.seeds)}; seeds must be 0 or more")
     check_out_folder(args.out)
+    check_changes(None, [word for word in args.names if "=" in word])
     return args
 
 

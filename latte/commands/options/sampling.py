@@ -17,11 +17,10 @@ from latte.commands.options.choices import (
     BROADCAST_KINDS,
     DTYPES,
     FPS_RANGE,
-    GUIDANCE_METHODS,
-    GUIDANCE_SCHEDULES,
     SAMPLERS,
 )
 from latte.commands.parser import Parser, add_device_option, add_download_option, check_out_folder
+from latte.diffusion.guidance_options import OPTIONS, SHAPES
 from latte.files import read_lines
 from latte.plans.named_rules import RULES, check_rule_words
 
@@ -53,11 +52,11 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     words = "timesteps between which guidance applies (default: from the model's folder, or all)"
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     words = "guidance method; apg and cfg-zero keep more variety, cfg++ takes a scale from 0 to 1 (default: cfg)"
-    add("--guidance-method", choices=GUIDANCE_METHODS, help=words)
+    add("--guidance-method", choices=OPTIONS, help=words)
     words = "parameters of the method, such as momentum=-0.5 threshold=5 parallel=0 for apg, zero_steps=1 for cfg-zero"
     add("--guidance-options", nargs="+", metavar="NAME=NUMBER", help=words)
     words = "how the scale depends on the timestep: linear and cosine grow as the noise falls (default: constant)"
-    add("--guidance-schedule", choices=GUIDANCE_SCHEDULES, help=words)
+    add("--guidance-schedule", choices=SHAPES, help=words)
     words = "guide away from a weaker model: a smaller one, or an early checkpoint; none: classifier-free"
     add("--autoguidance", metavar="MODEL", help=f"{words} (default: the weaker model in the model's folder, or none)")
     words = "guidance scale away from the weaker model (default: from the model's folder, or --cfg-scale)"

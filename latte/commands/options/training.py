@@ -8,13 +8,13 @@ from latte.commands.options.choices import (
     DRAWN_BY_DEFAULT,
     LATENT_DTYPES,
     LAYOUTS,
-    MOST_STUDENT_STEPS,
     ORIGINAL_SIZE,
-    PRESETS,
     SELECTIONS,
     WHEN_DAMAGED,
 )
 from latte.commands.parser import Parser, add_device_option, add_download_option
+from latte.train.config import MOST_STUDENT_STEPS
+from latte.train.presets import PRESETS
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -41,7 +41,7 @@ def prepare_options(argv: list[str]) -> Namespace:
 
 
 def encode_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte encode`. Raises ValueError if --shard-size is out of range."""
+    """Parse the options of `latte encode`. Raises ValueError if --shard-size is out of range or a setting is wrong."""
     description = "Encode the latents of a data set once, and store them for training."
     parser = Parser(prog="latte encode", description=description)
     add = parser.add_argument
@@ -56,11 +56,12 @@ def encode_options(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if args.shard_size < 1:
         raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
+    check_changes(args.config, args.changes)
     return args
 
 
 def train_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte train`."""
+    """Parse the options of `latte train`. Raises ValueError if a setting is wrong, or --config is missing."""
     parser = Parser(prog="latte train", description="Train a model, or resume a training run.")
     add = parser.add_argument
     words = f"a preset ({', '.join(PRESETS)}), the config.yaml of a run, or a training configuration of the original "
@@ -69,7 +70,20 @@ def train_options(argv: list[str]) -> Namespace:
     allow = "resume even if --config changes settings of the run; it uses the new values from then on, and records the "
     allow += "change; a key=value needs no flag"
     add("--allow-changes", action="store_true", help=allow)
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    check_changes(args.config, args.changes)
+    if not args.config and not args.run.exists():
+        from latte.train.resolve import needs_config  # here, as in check_changes
+
+        raise needs_config(args.run, args.changes)
+    return args
+
+
+def check_changes(source: str | None, changes: list[str]) -> None:
+    """Raise ValueError for wrong settings. The source is that of latte.train.resolve.resolve; None: not known yet."""
+    from latte.train.resolve import check_settings  # here, since no other command needs these modules for its options
+
+    check_settings(source, changes)
 
 
 def add_run_options(parser: Parser, example: str) -> None:
@@ -87,7 +101,7 @@ def add_run_options(parser: Parser, example: str) -> None:
 
 
 def distill_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte distill`. Raises ValueError if --steps or the guidance is out of range."""
+    """Parse the options of `latte distill`. Raises ValueError if --steps, the guidance or a setting is out of range."""
     description = "Distil a model into a student that samples in a few steps, with guidance built in."
     parser = Parser(prog="latte distill", description=description)
     add = parser.add_argument
@@ -107,6 +121,7 @@ def distill_options(argv: list[str]) -> Namespace:
         raise ValueError(f"--cfg-interval is {args.cfg_interval}; it must be two timesteps, the lower one first")
     if args.cfg_interval is not None and args.cfg_scale == 1:
         raise ValueError("--cfg-interval does nothing with --cfg-scale 1, which does not guide: leave it out")
+    check_changes(None, args.changes)
     args.allow_changes = False
     return args
 

@@ -15,7 +15,7 @@ from latte.eval.bench.resources import LiveTensors
 from latte.eval.bench.step_time import step_time
 from latte.eval.bench.training_need import CPU, Data, kept_bytes, objective_of, planned_step, training_need
 from latte.models.latte_config import LatteConfig
-from latte.models.vae import VAEConfig
+from latte.models.vae_config import VAEConfig
 from latte.processes import Ranks
 from latte.train.data.latents import open_data
 from latte.train.parallel import micro_batches
