@@ -27,6 +27,7 @@ from latte.weights.folder import read_config
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
 from latte.weights.published import readers
+from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import load_strictly, read_tensors
 
@@ -185,7 +186,7 @@ def init_transformer(network: LatteT2V, source: str) -> Path:
 def has_text_encoder(path: Path) -> bool:
     """Whether a model has a text encoder, and with it a vocabulary."""
     learning = is_checkpoint(path) and (model_root(path) / "tokenizer").is_dir()
-    return is_text_pipeline(path) and (learning or (path / "text_encoder").is_dir())
+    return is_text_pipeline(path) and (learning or part_folder(path, "text_encoder").is_dir())
 
 
 def read_t2v(path: Path, like: LatteT2VConfig) -> tuple[LatteT2VConfig, dict[str, Tensor]]:

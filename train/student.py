@@ -21,6 +21,7 @@ from latte.weights.folder import CONFIG, read_config
 from latte.weights.hub import find_pipeline
 from latte.weights.load import FINAL, bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, load_sampling, own_weaker, usual_guidance
+from latte.weights.shared_parts import bundled_name, part_folder
 from latte.weights.vae_folder import load_vae
 
 TRAINING = {"steps": 2000, "warmup": 100, "ema_decay": 0.99}
@@ -60,7 +61,7 @@ def student_config(
     away = scale is None and own_weaker(path, sampling) is not None
     values |= guidance_settings(path, sampling.guidance.asked(away=away), scale, interval, guides, away)
     if (vae := own_vae(path)) is not None:
-        values |= {"vae": f"{teacher}/vae" if teacher in bundled_models() else str(vae)}
+        values |= {"vae": bundled_name(vae) or str(vae)}
         values["image_size"] = values.pop("latent_side") * load_vae(vae).factor
     values.pop("latent_side", None)
     values |= {"teacher": name, "init": name, "student_steps": steps, **TRAINING}
@@ -110,8 +111,8 @@ def text_settings(path: Path) -> dict[str, Any]:
         config, encoder = (read.transformer, read.text_encoder) if both else (read, None)
     else:
         config = read_config(path / "transformer", t2v_config)
-        if (path / "text_encoder").is_dir():
-            encoder = read_config(path / "text_encoder", T5Config.from_dict)
+        if (folder := part_folder(path, "text_encoder")).is_dir():
+            encoder = read_config(folder, T5Config.from_dict)
     return {
         "kind": T2VTrainConfig.kind,
         "model": own_fields(config, T2VTrainConfig.derived, *UNLIKE),

@@ -1,6 +1,7 @@
 """`latte convert`: convert a checkpoint to a model folder, or a model to the original's or diffusers' format."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from latte.weights.convert_latte import state_for_original
 from latte.weights.folder import CONFIG, MANIFEST, check_replaceable
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
+from latte.weights.load import STEPS_FILE, WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
 from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
+from latte.weights.shared_parts import parts_of
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
 from latte.weights.tensors import DTYPES, cast, digest, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
@@ -40,7 +42,7 @@ def main(args: Namespace) -> None:
     if args.to != "original" and args.target.suffix.lower() in ORIGINAL_SUFFIXES and not args.target.is_dir():
         raise ValueError(f"{args.target} looks like a file of the original: add --to original, or name a folder")
     source, target = find_pipeline(args.source, not args.download, args.variant), args.target
-    dtype = STORED_DTYPES[args.dtype]
+    dtype, shared = STORED_DTYPES[args.dtype], {} if args.share is None else parts_to_share(source, args.share)
     if is_vae(source):
         check_conversion(f"{source} is a VAE", ("latte",), args.to, args.num_heads, args.weights)
         if args.autoguidance is not None:
@@ -53,12 +55,13 @@ def main(args: Namespace) -> None:
         if args.autoguidance is not None:
             summary = convert_with_weaker(source, args)
         else:
-            summary = convert_text_to_video(source, target, dtype, args.to, args.variant)
+            summary = convert_text_to_video(source, target, dtype, args.to, args.variant, shared)
     elif args.to == "diffusers":
         raise ValueError(f"{source} is a Latte, which diffusers has no class for; choose --to latte or original")
     else:
         check_target(target, args.to)
-        summary = convert_with_weaker(source, args) if args.autoguidance is not None else convert_latte(source, args)
+        weaker = args.autoguidance is not None
+        summary = convert_with_weaker(source, args) if weaker else convert_latte(source, args, shared)
     print(f"{target}: {summary}, {args.dtype}")
 
 
@@ -97,10 +100,21 @@ def convert_vae(source: Path, target: Path, dtype: torch.dtype, variant: str | N
     return f"VAE, {parameters(vae)}"
 
 
-def convert_text_to_video(source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None) -> str:
+def parts_to_share(source: Path, model: str) -> dict[str, str]:
+    """The parts that a model shares with a bundled one. Raises ValueError if there are none."""
+    trained = model_root(source) / STEPS_FILE
+    shared = parts_of(model_root(source), model, read_json(trained).get("text_encoder") if trained.is_file() else None)
+    if not shared:
+        raise ValueError(f"--share {model}: no part of {source} is that of a bundled model of this name; leave it out")
+    return shared
+
+
+def convert_text_to_video(
+    source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None, shared: Mapping[str, str]
+) -> str:
     """Convert a text-to-video model to our folder, one part at a time, or to diffusers'; return a summary of it."""
     if to == "latte":
-        for name, files, network in convert_to_our_layout(source, target, dtype, variant):
+        for name, files, network in convert_to_our_layout(source, target, dtype, variant, shared):
             print_part(name, files, network)
         return "text-to-video"
     check_published_target(target)
@@ -133,7 +147,7 @@ def network_files(path: Path, weights: str = "ema", variant: str | None = None) 
     return part_files(path, "transformer", variant) if of_text else [weights_file(path, weights, variant)]
 
 
-def convert_latte(source: Path, args: Namespace) -> str:
+def convert_latte(source: Path, args: Namespace, shared: Mapping[str, str]) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
     model = load_model(source, args.num_heads, args.weights, args.variant)
     print_read(weights_file(source, args.weights, args.variant))
@@ -142,7 +156,7 @@ def convert_latte(source: Path, args: Namespace) -> str:
         if (source / WEAKER).is_dir():
             print(f"left out {source / WEAKER}: the original has no autoguidance")
     else:
-        write_folder(model, source, args.target, STORED_DTYPES[args.dtype], args.variant)
+        write_folder(model, source, args.target, STORED_DTYPES[args.dtype], args.variant, shared)
     return f"Latte, {parameters(model)}, {model.config.num_classes or 'no'} classes"
 
 
@@ -162,14 +176,16 @@ def parameters(network: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
 
-def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None) -> None:
+def write_folder(
+    model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None, shared: Mapping[str, str]
+) -> None:
     """Write a model folder, with the parts beside the weights: VAE, class names, sampling, scheduler, weaker model.
 
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
     """
     vae_folder, classes = own_vae(source), source / CLASSES_FILE
-    vae = None if vae_folder is None else load_vae(vae_folder, variant=variant)
+    vae = None if vae_folder is None or "vae" in shared else load_vae(vae_folder, variant=variant)
     names = read_json(classes).get("names", []) if classes.is_file() else []
     sampling = read_sampling(model_root(source), usual_guidance(model.config))
     scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
@@ -177,7 +193,7 @@ def write_folder(model: Latte, source: Path, target: Path, dtype: torch.dtype, v
     weaker = None if folder is None else load_model(folder, variant=variant)
     if folder is not None and weaker is not None:
         print_part(WEAKER, [source / WEAKER / weights_file(folder, variant=variant).name], weaker)
-    save_latte(target, model, vae, names, sampling, scheduler, dtype, weaker)
+    save_latte(target, model, vae, names, sampling, scheduler, dtype, weaker, shared=shared)
 
 
 def write_original(model: Latte, path: Path, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
 from latte.weights.load import PARTS, WEAKER, is_checkpoint
 from latte.weights.scaled_weights import WEIGHT_SCALES
+from latte.weights.shared_parts import shared_parts
 from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, nested_tables
 from latte.weights.torch_files import read_torch_file
@@ -30,6 +31,7 @@ def about_pipeline(path: Path) -> Lines:
     for part in (path / name for name in (*PARTS, WEAKER) if (path / name).is_dir()):
         files = state_files(part) if (part / CONFIG).is_file() and part.name != "scheduler" else []
         yield part.name, f"{in_units(parameters(files))} parameters" if files else "no weights"
+    yield from about_shared(path)
 
 
 def about_model(path: Path) -> Lines:
@@ -45,6 +47,13 @@ def about_model(path: Path) -> Lines:
         yield WEAKER, f"{count} parameters, which autoguidance leads away from"
     folders = sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
     yield "beside it", ", ".join(folders)
+    yield from about_shared(path)
+
+
+def about_shared(path: Path) -> Lines:
+    """The parts that a model takes from bundled models."""
+    for part, model in shared_parts(path).items():
+        yield part, f"that of {model}"
 
 
 def about_weights(path: Path) -> Lines:

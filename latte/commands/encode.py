@@ -17,6 +17,7 @@ from latte.train.start import require_vae
 from latte.weights.folder import digest_folder
 from latte.weights.hub import find_pipeline
 from latte.weights.published import load_t5
+from latte.weights.shared_parts import part_folder
 from latte.weights.tensors import DTYPES
 
 LATENT_DTYPES = {name: dtype for name, dtype in DTYPES.items() if name != "bfloat16"}  # which rounds too coarsely
@@ -34,9 +35,10 @@ def main(args: Namespace) -> None:
     text, about = None, {}
     if args.text_encoder:
         folder = find_pipeline(args.text_encoder, not args.download)
-        text = load_t5(folder / "text_encoder").to(device), Tokenizer(folder / "tokenizer")
+        encoder = part_folder(folder, "text_encoder")
+        text = load_t5(encoder).to(device), Tokenizer(part_folder(folder, "tokenizer"))
         about = {"name": Path(args.text_encoder).absolute().name, "path": str(args.text_encoder)}
-        about |= {"sha256": digest_folder(folder / "text_encoder")}
+        about |= {"sha256": digest_folder(encoder)}
     check_out_folder(args.out)
     with exclusive(args.out, replaced=True):
         latents = encode_data_set(config, open_clips(config), args.out, text, args.shard_size, dtype, device, about)

@@ -14,6 +14,7 @@ from latte.sampling_settings import Guidance, set_words
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.train.precision import SLOW, slowdown
+from latte.weights import shared_parts
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
 from latte.weights.published import load_t5, part_files
@@ -106,7 +107,8 @@ def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 def part_folder(name: str, part: str, local_files_only: bool) -> Path:
     """The folder of a part: that of the named model, or the named folder itself if it is not a model."""
     folder = find_pipeline(name, local_files_only)
-    return folder / part if (folder / part).is_dir() else folder
+    inside = shared_parts.part_folder(folder, part)
+    return inside if inside.is_dir() else folder
 
 
 def model_record(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Writing class-conditional and unconditional models as a folder that latte.LattePipeline.from_pretrained reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from latte.weights.folder import check_replaceable, refuse_leftovers, write_netw
 from latte.weights.load import WEAKER
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling
+from latte.weights.shared_parts import SHARED_FILE
 
 CLASSES_FILE = "classes.json"
 
@@ -29,6 +30,7 @@ def save_latte(
     dtype: torch.dtype | None = None,
     weaker: Latte | None = None,
     variant: str | None = None,
+    shared: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model folder: the weights, and a file or subfolder for each further part that is given.
 
@@ -44,6 +46,7 @@ def save_latte(
         dtype: The type to convert the weights to; None keeps their own types.
         weaker: The weaker model that it is guided away from (latte.autoguidance).
         variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
+        shared: The bundled model of each part that is shared (latte.weights.shared_parts) and not given here.
 
     Returns:
         The folder.
@@ -55,7 +58,8 @@ def save_latte(
     for target in (folder, folder / "vae", folder / WEAKER):
         check_replaceable(target)
     given = {"vae": vae is not None, CLASSES_FILE: bool(class_names), SAMPLING_FILE: sampling is not None}
-    refuse_leftovers(folder, given | {"scheduler": scheduler is not None, WEAKER: weaker is not None})
+    given |= {"scheduler": scheduler is not None, WEAKER: weaker is not None, SHARED_FILE: bool(shared)}
+    refuse_leftovers(folder, given)
     with replacing_folder(folder, keep=True) as draft:
         write_network(model, draft, dtype, variant)
         if vae is not None:
@@ -68,4 +72,6 @@ def save_latte(
             save_sampling(sampling, draft)
         if scheduler is not None:
             save_scheduler(scheduler, own_folder(draft / "scheduler"))
+        if shared:
+            write_json(draft / SHARED_FILE, dict(shared))
     return folder

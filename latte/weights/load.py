@@ -21,10 +21,10 @@ from latte.weights.folder import (
     read_config,
     save_folder,
 )
+from latte.weights.shared_parts import BUNDLED, part_folder
 from latte.weights.state_files import state_files, variant_of
 from latte.weights.tensors import load_strictly, read_tensors
 
-BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
 NOT_A_LATTE = {  # a key of config.json: what kind of folder has it, and what to do with one
     "block_out_channels": "a VAE, not a Latte: name the Latte, and give the VAE with --vae (in Python: vae)",
     "caption_channels": "a part of a text-to-video model: name the folder above it",
@@ -175,12 +175,13 @@ def model_root(path: Path) -> Path:
 
 
 def own_vae(path: Path) -> Path | None:
-    """Return the folder of the VAE that comes with a model, or None if it comes without one.
+    """Return the folder of the VAE that comes with a model or that it shares, or None if it has none.
 
     Raises:
-        CheckpointError: The VAE beside a checkpoint is not the one that it was trained with.
+        CheckpointError: Its shared.json is not valid, or the VAE beside a checkpoint is not the one that it was trained
+            with.
     """
-    vae = model_root(path) / "vae"
+    vae = part_folder(model_root(path), "vae")
     if not vae.is_dir():
         return None
     data = read_json(path / "state.json").get("data") if is_checkpoint(path) else None

@@ -19,6 +19,7 @@ from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_stat
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
 from latte.weights.folder import CONFIG, make_network, read_config
 from latte.weights.load import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import read_part, state_files
 from latte.weights.tensors import cast, load_strictly, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
@@ -178,23 +179,32 @@ def readers(
         Part name -> function without arguments, which returns the part or raises CheckpointError.
 
     Raises:
-        CheckpointError: A variant is requested for a training checkpoint.
+        CheckpointError: A variant is requested for a training checkpoint, or the folder's shared.json is not valid.
     """
     if variant is not None and is_checkpoint(path):
         raise CheckpointError(f"{path} is a training checkpoint, which has no variant {variant!r}: leave it out")
     trained = cache(lambda: load_checkpoint(path, dtype)) if is_checkpoint(path) else None
-    texts = ("text_encoder", "tokenizer")
-    textless = not any((model_root(path) / part).is_dir() for part in texts)
+    folders = text_folders(path)
     return {
         "transformer": lambda: trained()[0] if trained else load_t2v(path / "transformer", dtype, variant),
         "vae": lambda: load_vae(own_vae(path) or path / "vae", dtype, variant),
         TEMPORAL_VAE: lambda: load_vae(path / TEMPORAL_VAE, dtype, variant),
-        "text_encoder": lambda: trained()[1] if trained else load_t5(path / "text_encoder", dtype, low, variant),
-        "tokenizer": lambda: Tokenizer(model_root(path) / "tokenizer"),
+        "text_encoder": lambda: trained()[1] if trained else load_t5(folders["text_encoder"], dtype, low, variant),
+        "tokenizer": lambda: Tokenizer(folders["tokenizer"]),
         "scheduler": lambda: load_scheduler(model_root(path) / "scheduler"),
         WEAKER: lambda: load_t2v(path / WEAKER, dtype, variant),
-        **(dict.fromkeys(texts, lambda: refuse_textless(path)) if textless else {}),
+        **(dict.fromkeys(folders, lambda: refuse_textless(path)) if is_textless(path) else {}),
     }
+
+
+def text_folders(path: Path) -> dict[str, Path]:
+    """The folders of the parts of a model that read its prompts, by their names; they may not exist."""
+    return {part: part_folder(model_root(path), part) for part in ("text_encoder", "tokenizer")}
+
+
+def is_textless(path: Path) -> bool:
+    """Whether a model can read no prompts, because it was trained on stored embeddings."""
+    return not any(folder.is_dir() for folder in text_folders(path).values())
 
 
 def refuse_textless(path: Path) -> None:
@@ -209,10 +219,12 @@ def refuse_textless(path: Path) -> None:
 
 def part_files(path: Path, part: str, variant: str | None = None) -> list[Path]:
     """List the files that the weights of a part come from. Raises CheckpointError if one of them is not there."""
+    if part == "text_encoder" and is_textless(path):
+        refuse_textless(path)
     if part in ("vae", TEMPORAL_VAE):
         files = vae_files((own_vae(path) if part == "vae" else None) or path / part, variant)
     else:
-        files = [weights_file(path)] if is_checkpoint(path) else state_files(path / part, variant)
+        files = [weights_file(path)] if is_checkpoint(path) else state_files(part_folder(path, part), variant)
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise CheckpointError(f"{missing[0]}: there is no such file, so {path} has no complete {part}")
     return files

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from latte.drafts import own_folder
-from latte.files import replacing_folder
+from latte.files import replacing_folder, write_json
 from latte.sampling_settings import Sampling
 from latte.weights.folder import MANIFEST, check_replaceable, refuse_leftovers, write_network
 from latte.weights.load import PARTS, WEAKER, model_root, own_vae
 from latte.weights.published import TEMPORAL_VAE, networks_of, part_files, readers, save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, TEXT_GUIDANCE, own_weaker, read_sampling, save_sampling
+from latte.weights.shared_parts import SHARED_FILE
 from latte.weights.tensors import CheckpointError
 
 
@@ -40,7 +41,7 @@ def save_text_to_video(
     folder, networks = Path(folder), networks_of(parts)
     check_parts_replaceable(folder, list(networks))
     given = {name: parts.get(name) is not None for name in (*PARTS, TEMPORAL_VAE, WEAKER)}
-    refuse_leftovers(folder, given | {SAMPLING_FILE: sampling is not None})
+    refuse_leftovers(folder, given | {SAMPLING_FILE: sampling is not None, SHARED_FILE: False})
     with replacing_folder(folder, keep=True) as draft:
         for name, network in networks.items():
             write_network(network, draft / name, None, variant)
@@ -68,7 +69,11 @@ def check_parts_replaceable(folder: Path, networks: list[str]) -> None:
 
 
 def convert_to_our_layout(
-    source: Path, target: Path, dtype: torch.dtype, variant: str | None = None
+    source: Path,
+    target: Path,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    shared: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, list[Path], nn.Module]]:
     """Convert a text-to-video folder of either layout, or a training checkpoint, to our layout, one part at a time.
 
@@ -77,6 +82,7 @@ def convert_to_our_layout(
         target: The folder to write.
         dtype: The type to convert the weights to.
         variant: The variant of the source's weight files, see latte.weights.state_files.
+        shared: The bundled model of each part that is shared (latte.weights.shared_parts) and not written.
 
     Yields:
         For each part with weights: its name, the files that it came from, and its network.
@@ -84,21 +90,25 @@ def convert_to_our_layout(
     Raises:
         CheckpointError: The target holds something else, or the source lacks a part. Nothing was written.
     """
+    shared = shared or {}
     in_eight_bits = dtype == torch.int8  # then they are read as floats
     read = readers(source, torch.float32 if in_eight_bits else dtype, variant=variant)
-    files = {name: part_files(source, name, variant) for name in weight_parts(source)}
+    files = {name: part_files(source, name, variant) for name in weight_parts(source) if name not in shared}
     sampling = read_sampling(model_root(source), TEXT_GUIDANCE)
-    expected = {*files, "tokenizer", "scheduler", *([SAMPLING_FILE] if sampling else [])}
+    others = [name for name in ("tokenizer", "scheduler") if name not in shared]
+    expected = {*files, *others, *([SAMPLING_FILE] if sampling else []), *([SHARED_FILE] if shared else [])}
     found = sorted(path.name for path in target.iterdir() if path.name[0] != ".") if target.is_dir() else []
     refuse_leftovers(target, {name: name in expected for name in found})
     check_parts_replaceable(target, list(files))
-    small = {name: read[name]() for name in ("tokenizer", "scheduler")}
+    small = {name: read[name]() for name in others}
     with replacing_folder(target, keep=True) as draft:
         for name in files:
             network = networks_of({name: read[name]()})[name]
             write_network(network, draft / name, dtype if in_eight_bits else None)
             yield name, files[name], network
         save_small_parts(draft, small, sampling)
+        if shared:
+            write_json(draft / SHARED_FILE, dict(shared))
 
 
 def weight_parts(source: Path) -> list[str]:

@@ -18,6 +18,7 @@ from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.precision import keep_in_float32
 from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder, weights_file
 from latte.weights.published import load_scheduler, part_files
+from latte.weights.shared_parts import part_folder
 from latte.weights.tensors import digest
 
 Condition = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
@@ -136,7 +137,7 @@ def teacher_files(path: Path) -> list[Path]:
     """The files of the weights that a student learns from."""
     if not is_text_pipeline(path):
         return [weights_file(path)]
-    parts = ("transformer", "text_encoder") if (path / "text_encoder").is_dir() else ("transformer",)
+    parts = ("transformer", "text_encoder") if part_folder(path, "text_encoder").is_dir() else ("transformer",)
     return list(dict.fromkeys(file for part in parts for file in part_files(path, part)))
 
 

@@ -19,6 +19,7 @@ from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
 from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root
 from latte.weights.published import readers
+from latte.weights.shared_parts import part_folder
 
 
 class TextConditional(Denoising):
@@ -80,9 +81,9 @@ class Captioned(TextConditional):
 
     def open_tokenizer(self, owner: Path | None, resumed: Path | None) -> Tokenizer:
         """Read the vocabulary of `owner`, or make one. If the run's own vocabulary is damaged, it is made again."""
-        if owner is not None and (owner / "tokenizer").is_dir():
+        if owner is not None and (vocabulary := part_folder(owner, "tokenizer")).is_dir():
             try:
-                return Tokenizer(owner / "tokenizer")
+                return Tokenizer(vocabulary)
             except (CheckpointError, OSError) as error:
                 if owner != resumed:
                     raise

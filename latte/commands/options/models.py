@@ -32,7 +32,11 @@ def convert_options(argv: list[str]) -> Namespace:
     add("--autoguidance", metavar="MODEL", help=words)
     words = "guidance scale away from the weaker model, the default of later calls"
     add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
+    words = "leave out parts that are those of this bundled model (VAE, text encoder, vocabulary), and name it instead"
+    add("--share", metavar="MODEL", help=words)
     args = parser.parse_args(argv)
+    if args.share is not None and (args.to != "latte" or args.autoguidance is not None):
+        raise ValueError("--share needs --to latte and no --autoguidance: leave it out")
     if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
         raise ValueError("--autoguidance-scale does nothing without --autoguidance MODEL: name the weaker model")
     if args.dtype == "int8" and (args.to != "latte" or args.autoguidance is not None):
