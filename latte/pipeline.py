@@ -149,7 +149,7 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
             negative_prompt: What to guide away from, one for all prompts or one each; used if guidance_scale > 1.
             num_inference_steps, timesteps: Number of steps (or "ddim50" with "even" spacing); or decreasing timesteps.
             guidance_scale, guidance_interval, guidance_method, guidance_options, guidance_schedule, autoguidance_scale:
-                latte.weights.sampling_defaults.Guidance. In text to video, as in diffusers, below 1 means none.
+                latte.sampling_settings.Guidance. In text to video, as in diffusers, below 1 means none.
             num_videos_per_prompt, num_images_per_prompt: Videos of each prompt or label; two names of one setting.
             num_frames, video_length, height, width: Size in frames and pixels; None means the size of training.
             eta, sampler: DDIM's eta in [0, 1], and a name in latte.scheduler.ALL in place of the scheduler's.

@@ -24,7 +24,7 @@ from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
 from latte.eval.bench import guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
-from latte.train import config
+from latte.train import config, precision
 from latte.train.data import frame_list, layouts, prepare_videos, transforms, windows
 from latte.video import write
 from latte.video.damage import WhenDamaged
@@ -131,7 +131,6 @@ def test_public_names_are_shown_before_they_are_imported():
 
 
 # commands that print only help, find an error in the options, or need no network
-WRONG = "learning_rate=-1"
 QUICK = [
     "--help",
     *(f"{name} --help" for name in COMMANDS),
@@ -144,11 +143,6 @@ QUICK = [
     *("eval shapes --plan network", "eval --steps -1", "plan --eta 2", "calibrate --cfg-interval 500 100"),
     *("bench speed shapes --plans fast tea-cache:x", "bench speed shapes --eta 2", "bench pab --steps 0"),
     *("bench guidance --steps 0", "bench speed random num_layers=x", "ablate nosuch"),
-    *(f"{name} {WRONG}" for name in ("train --run x", "train --run x --config shapes", "distill shapes --run x")),
-    *(f"{name} {WRONG}" for name in ("encode --out x", "bench train", "bench memory --config ffs", "ablate")),
-    *("train --run x --config shapes model.deph=3", "train --run x --config shapes steps", "train --run x --config no"),
-    *("train --run nosuch", "train --run nosuch data=nosuch", "train --run x --config shapes data=nosuch"),
-    "train --run x --config shapes schedule=cosine cooldown=0.5",
     *(
         "bench train --steps 0",
         "bench memory --height 500",
@@ -179,6 +173,51 @@ for line in {QUICK!r}:
 """
     result = run("-c", code)
     assert result.returncode == 0, result.stderr
+
+
+def test_wrong_settings_are_named_without_torch(tmp_path):
+    """In a run that exists, too, where no configuration is named."""
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    low = "learning_rate is -1.0; it must be 0 or more"
+    expected = {
+        f"train --run {run_folder} learning_rate=-1": low,
+        f"train --run {run_folder} optimizer=3": "optimizer is '3', not 'adamw' or 'muon'",
+        f"train --run {run_folder} stepz=3": "unknown key 'stepz', did you mean 'steps'?",
+        f"train --run {run_folder} kind=lattte": "kind is 'lattte', not 'latte'",
+        f"train --run {run_folder} text_encoder.d_modle=3": "did you mean 'text_encoder.d_model'?",
+        "train --run nosuch": "there is no run at nosuch",
+        "train --run x --config no": "no preset and no file is called 'no'",
+        "train --run x --config shapes model.depth=7": "depth is 7; variants 1 and 2 pair their blocks",
+        "train --run x --config shapes-t2v text_encoder.d_model=x": "d_model is 'x'; it must be of type int",
+        "train --run x --config shapes schedule=cosine cooldown=0.5": "cooldown does nothing with schedule=cosine",
+        "distill shapes --run x learning_rate=-1": low,
+        "distill shapes --run x model.deph=3": "unknown key 'deph', did you mean 'model.depth'?",
+        "encode --out x learning_rate=-1": low,
+        "bench train learning_rate=-1": low,
+        "bench memory --config ffs learning_rate=-1": low,
+        "ablate learning_rate=-1": low,
+    }
+    code = f"""
+import sys
+from contextlib import redirect_stderr
+from io import StringIO
+from latte.cli import main
+for line, said in {expected!r}.items():
+    with redirect_stderr(StringIO()) as err:
+        assert main(line.split()) == 2
+    assert said in err.getvalue() and err.getvalue().count("\\n") == 1, (line, err.getvalue())
+    loaded = [name for name in {SLOW_MODULES!r} if name in sys.modules]
+    assert not loaded, f"{{line}} loads {{loaded}}"
+"""
+    result = run("-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_settings_that_are_not_needed_are_not_checked():
+    """Encoding makes no network; an empty --config is none."""
+    assert OPTIONS["encode"](["--config", "shapes-plain", "--out", "x", "kind=t2v"]).changes == ["kind=t2v"]
+    assert OPTIONS["train"](["--config", "", "--run", str(ROOT), "steps=3"]).config == ""
 
 
 def test_a_plain_installation_names_no_cuda():
@@ -224,7 +263,7 @@ def test_option_choices_match_the_package():
 
 def test_names_that_are_known_without_torch_are_those_of_the_code_behind_them():
     assert set(guidance_methods.METHODS) == set(guidance_options.OPTIONS)
-    for name, known in (("selection", windows.SELECTIONS), ("transform", transforms.TRANSFORMS)):
+    for name, known in (("transform", transforms.TRANSFORMS), ("precision", [*precision.COMPUTE_DTYPES, "auto"])):
         assert config.SETTINGS[name].metadata["choices"] == tuple(known)
     assert config.SETTINGS["damaged"].metadata["choices"] == get_args(WhenDamaged)
 

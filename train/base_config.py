@@ -3,9 +3,10 @@
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
+from latte.train.data.windows import span
 from latte.train.settings import check_bounds, default_of, overruled_by, require, setting
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of matrix products and convolutions (latte.train.precision)
 AUTO = "auto"  # bf16 where the device computes fast in it, else fp32
 
 
@@ -100,7 +101,7 @@ class TrainConfig:
         for name, source in self.derived.items():
             require(name not in self.model, f"model.{name} follows from {source}: leave it out")
         if self.data == "shapes":
-            reach = (self.num_frames - 1) * self.frame_interval + 1
+            reach = span(self.num_frames, self.frame_interval)
             needs = f"motion_frames of {reach} or more, not {self.motion_frames}"
             clips = f"{self.num_frames} frames of the shapes, frame_interval {self.frame_interval}"
             require(reach <= self.shape_frames, f"{clips}, need {needs}")

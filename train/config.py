@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from latte.sampling_settings import Guidance, Sampling, sampling_of
 from latte.train.base_config import TrainConfig
+from latte.train.data.windows import SELECTIONS
 from latte.train.settings import require, setting
 
 MOST_STUDENT_STEPS = 64  # the point of a student is to take few
@@ -30,7 +31,7 @@ class VideoTrainConfig(TrainConfig):
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
     # how frames are chosen: "stride", or "linspace" or "crop" as in the original (latte.train.data.windows)
-    selection: str = setting("stride", choices=("stride", "linspace", "crop"), unused_with=BUILT_IN)
+    selection: str = setting("stride", choices=tuple(SELECTIONS), unused_with=BUILT_IN)
     # how frames become square (latte.train.data.transforms): "ours", or as in the original for one of its data sets
     transform: str = setting("ours", choices=("ours", "ffs", "ucf101", "sky", "taichi"), unused_with=BUILT_IN)
     flip: bool = setting(False, unused_with=BUILT_IN)  # mirror half of the clips horizontally

@@ -9,6 +9,7 @@ from latte.eval.networks.shape_features_config import ShapeFeaturesConfig
 from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.models.network_config import NetworkConfig, check_fields, unknown_key
+from latte.models.t5_config import T5Config
 from latte.models.vae_config import VAEConfig
 from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
@@ -109,12 +110,13 @@ def unknown_setting(name: str, known: Collection[str], networks: Iterable[type[N
 
 
 def check_model(config: TrainConfig) -> None:
-    """Raise ValueError if `model` cannot be the configuration of a network, whatever the data are."""
-    network = NETWORKS[config.kind]
-    try:
-        network(**check_fields(network, config.model))
-    except ValueError as error:
-        raise ValueError(f"the setting model: {error}") from error
+    """Raise ValueError if `model` or `text_encoder` cannot be the configuration of a network, whatever the data are."""
+    tables = {"model": NETWORKS[config.kind]} | ({"text_encoder": T5Config} if config.kind == "t2v" else {})
+    for name, network in tables.items():
+        try:
+            network(**check_fields(network, getattr(config, name)))
+        except ValueError as error:
+            raise ValueError(f"the setting {name}: {error}") from error
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -122,3 +124,10 @@ def check_setting(name: str, value: Any) -> None:
     if name not in SETTINGS:
         raise unknown_setting(name, SETTINGS, NETWORKS.values())
     check_bounds(SETTINGS[name], typed(name, value))
+    if name == "kind":
+        kind_of({name: value})
+    tables = {"model": list(NETWORKS.values()), "text_encoder": [T5Config]}.get(name, [])
+    for key in value if tables else ():
+        if not any(key in {known.name for known in fields(network)} for network in tables):
+            known = {field.name: f"{name}.{field.name}" for network in tables for field in fields(network)}
+            raise ValueError(unknown_key(str(key), known, f"the fields of {tables[0].__name__}"))

@@ -116,7 +116,7 @@ def save_result(
             write_json(draft / CLASSES_FILE, {"names": objective.clips.names})
         record: dict[str, Any] = {"steps": objective.config.steps} | ({"changes": list(changes)} if changes else {})
         if encoder := encoder_of(objective.clips):
-            record["text_encoder"] = encoder["name"]
+            record |= {"text_encoder": encoder["name"], "text_encoder_sha256": encoder["sha256"]}
         write_json(draft / STEPS_FILE, record)
         write_text(draft / CARD, card_text(run_card(objective, network, scores or {}, changes)))
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from latte.device import one_thread
 from latte.models.attention import AxialAttention, CrossAttention
-from latte.train.base_config import PRECISIONS
 
-DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float32, torch.bfloat16, torch.float16)))
+COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SLOW = 1.5  # warn about a requested precision that is slower than float32 by more than this factor
 
 
@@ -27,7 +26,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     Returns:
         The context; it does nothing for "fp32" and "tf32".
     """
-    dtype = DTYPES[precision]
+    dtype = COMPUTE_DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
@@ -38,7 +37,7 @@ def choose_precision(device: torch.device) -> str:
 
 def warn_if_slow(precision: str, device: torch.device) -> None:
     """Warn if a device computes in a precision more slowly than in float32, with the measured factor."""
-    if DTYPES[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
+    if COMPUTE_DTYPES[precision] != torch.float32 and (factor := slowdown(precision, device.type)) > SLOW:
         advice = "precision=auto chooses the faster one"
         warnings.warn(f"precision={precision} is {factor:.0f} times as slow as fp32 here: {advice}", stacklevel=3)
 
@@ -68,7 +67,7 @@ def slowdown(precision: str, device_type: str) -> float:
         return min(seconds[1:])  # the first call also sets up
 
     with one_thread():
-        return least_seconds(DTYPES[precision]) / least_seconds(torch.float32)
+        return least_seconds(COMPUTE_DTYPES[precision]) / least_seconds(torch.float32)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -61,19 +61,22 @@ def resolve(source: str, changes: list[str], device: "str | torch.device | None"
     return replace(config, frame_interval=listed(Path(config.data)).frame_interval or config.frame_interval)
 
 
-def check_settings(source: str | None, changes: list[str]) -> None:
-    """Raise ValueError for settings that are wrong on every machine and for all data. This does not load PyTorch.
+def check_settings(source: str | None, changes: list[str], network: bool = True) -> None:
+    """Raise ValueError for settings that are wrong whatever a run, a teacher or the data hold, without loading PyTorch.
 
     Args:
         source: As in `resolve`. None: only known later, so that only each change by itself is checked.
         changes: Settings as on the command line.
+        network: Whether a network is made, so that the settings of its shape count.
     """
     if source is None:
         for name, value in with_changes({}, changes).items():
             check_setting(name, value)
     else:
         values, _, _ = named_settings(source, changes, lambda: False)
-        check_model(from_settings(values))
+        config = from_settings(values)
+        if network:
+            check_model(config)
 
 
 def needs_config(run: Path, changes: list[str]) -> ValueError:

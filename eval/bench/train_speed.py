@@ -21,7 +21,7 @@ from latte.train.data.folders import open_clips
 from latte.train.data.latents import Latents
 from latte.train.objectives.token_routing import route, routed, staying
 from latte.train.parallel import micro_batches
-from latte.train.precision import DTYPES
+from latte.train.precision import COMPUTE_DTYPES
 from latte.train.run import Run
 from latte.weights.load import find_model
 from latte.weights.tensors import CheckpointError
@@ -47,7 +47,7 @@ class RandomLatents:
 
 def matmul_rate(precision: str, device: torch.device, repeats: int = 10, side: int | None = None) -> float:
     """Floating-point operations per second of a large matrix product in some precision: the fastest of `repeats`."""
-    side, dtype = side or SIDES[device.type], DTYPES[precision]
+    side, dtype = side or SIDES[device.type], COMPUTE_DTYPES[precision]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with arithmetic(precision):
         return 2 * side**3 / min(timed(lambda: a @ b, device, repeats))

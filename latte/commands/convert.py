@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,16 @@ from latte.weights.convert_latte import state_for_original
 from latte.weights.folder import CONFIG, MANIFEST, check_replaceable
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import STEPS_FILE, WEAKER, is_text_pipeline, load_model, model_root, own_vae, weights_file
+from latte.weights.load import (
+    STEPS_FILE,
+    WEAKER,
+    bundled_models,
+    is_text_pipeline,
+    load_model,
+    model_root,
+    own_vae,
+    weights_file,
+)
 from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
@@ -100,17 +110,20 @@ def convert_vae(source: Path, target: Path, dtype: torch.dtype, variant: str | N
     return f"VAE, {parameters(vae)}"
 
 
-def parts_to_share(source: Path, model: str) -> dict[str, str]:
-    """The parts that a model shares with a bundled one. Raises ValueError if there are none."""
-    trained = model_root(source) / STEPS_FILE
-    shared = parts_of(model_root(source), model, read_json(trained).get("text_encoder") if trained.is_file() else None)
+def parts_to_share(source: Path, model: str) -> dict[str, dict[str, str]]:
+    """The entries of a shared.json for the parts that are those of a bundled model. Raises ValueError if none is."""
+    if model not in (known := sorted(name for name in bundled_models() if "/" not in name)):
+        raise ValueError(f"--share {model}: no bundled model has this name; they are {', '.join(known)}")
+    folder, trained = model_root(source), model_root(source) / STEPS_FILE
+    shared = parts_of(folder, model, read_json(trained).get("text_encoder_sha256") if trained.is_file() else None)
     if not shared:
-        raise ValueError(f"--share {model}: no part of {source} is that of a bundled model of this name; leave it out")
+        raise ValueError(f"--share {model}: no part of {source} is equal to that of {model}; leave it out")
+    print(f"shared with {model}: {', '.join(shared)}")
     return shared
 
 
 def convert_text_to_video(
-    source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None, shared: Mapping[str, str]
+    source: Path, target: Path, dtype: torch.dtype, to: str, variant: str | None, shared: Mapping[str, Any]
 ) -> str:
     """Convert a text-to-video model to our folder, one part at a time, or to diffusers'; return a summary of it."""
     if to == "latte":
@@ -147,7 +160,7 @@ def network_files(path: Path, weights: str = "ema", variant: str | None = None) 
     return part_files(path, "transformer", variant) if of_text else [weights_file(path, weights, variant)]
 
 
-def convert_latte(source: Path, args: Namespace, shared: Mapping[str, str]) -> str:
+def convert_latte(source: Path, args: Namespace, shared: Mapping[str, Any]) -> str:
     """Convert a class-conditional or unconditional Latte to our folder or to the original's file; return a summary."""
     model = load_model(source, args.num_heads, args.weights, args.variant)
     print_read(weights_file(source, args.weights, args.variant))
@@ -177,7 +190,7 @@ def parameters(network: nn.Module) -> str:
 
 
 def write_folder(
-    model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None, shared: Mapping[str, str]
+    model: Latte, source: Path, target: Path, dtype: torch.dtype, variant: str | None, shared: Mapping[str, Any]
 ) -> None:
     """Write a model folder, with the parts beside the weights: VAE, class names, sampling, scheduler, weaker model.
 

@@ -52,8 +52,9 @@ def about_model(path: Path) -> Lines:
 
 def about_shared(path: Path) -> Lines:
     """The parts that a model takes from bundled models."""
-    for part, model in shared_parts(path).items():
-        yield part, f"that of {model}"
+    for part, folder in shared_parts(path).items():
+        if not (path / part).is_dir():
+            yield part, f"that of {folder.parent.name}"
 
 
 def about_weights(path: Path) -> Lines:

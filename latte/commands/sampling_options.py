@@ -14,10 +14,10 @@ from latte.sampling_settings import Guidance, set_words
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.train.precision import SLOW, slowdown
-from latte.weights import shared_parts
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
 from latte.weights.published import load_t5, part_files
+from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import state_files
 from latte.weights.tensors import DTYPES, digest
 from latte.weights.vae_folder import vae_files
@@ -98,16 +98,16 @@ def warn_if_slow(dtype: str, device_type: str) -> None:
 
 def open_text_encoder(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The text encoder and the vocabulary that the options name, as from_pretrained takes them, and its folder."""
-    folder = part_folder(args.text_encoder, "text_encoder", not args.download)
-    tokenizer = part_folder(args.tokenizer or args.text_encoder, "tokenizer", not args.download)
+    folder = named_part(args.text_encoder, "text_encoder", not args.download)
+    tokenizer = named_part(args.tokenizer or args.text_encoder, "tokenizer", not args.download)
     encoder = load_t5(folder, DTYPES[args.dtype], args.memory == "low", args.variant)
     return {"text_encoder": encoder, "tokenizer": Tokenizer(tokenizer)}, folder
 
 
-def part_folder(name: str, part: str, local_files_only: bool) -> Path:
+def named_part(name: str, part: str, local_files_only: bool) -> Path:
     """The folder of a part: that of the named model, or the named folder itself if it is not a model."""
     folder = find_pipeline(name, local_files_only)
-    inside = shared_parts.part_folder(folder, part)
+    inside = part_folder(folder, part)
     return inside if inside.is_dir() else folder
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from latte.weights.folder import CONFIG
 from latte.weights.load import PARTS, bundled_models, find_model, nearest_path
+from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import ENDS, STEMS, variant_of
 from latte.weights.tensors import CheckpointError
 
@@ -42,8 +43,7 @@ def find_pipeline(name: str | Path, local_files_only: bool = True, variant: str 
 
 def find_vae(name: str | Path, path: Path, local_files_only: bool = True) -> Path:
     """Find a VAE: a subfolder of the model at `path`, such as "vae_temporal_decoder", or else as find_pipeline does."""
-    inside = path / name
-    if Path(name).name == str(name) and inside.is_dir():
+    if Path(name).name == str(name) and (inside := part_folder(path, str(name))).is_dir():
         return inside
     return find_cached(name, (CONFIG,), f"{CONFIG} and diffusion_pytorch_model.safetensors", local_files_only)
 

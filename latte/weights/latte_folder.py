@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def save_latte(
     dtype: torch.dtype | None = None,
     weaker: Latte | None = None,
     variant: str | None = None,
-    shared: Mapping[str, str] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model folder: the weights, and a file or subfolder for each further part that is given.
 
@@ -46,7 +47,7 @@ def save_latte(
         dtype: The type to convert the weights to; None keeps their own types.
         weaker: The weaker model that it is guided away from (latte.autoguidance).
         variant: A word for the names of the weight files, such as "fp16"; None writes the plain names.
-        shared: The bundled model of each part that is shared (latte.weights.shared_parts) and not given here.
+        shared: The entries of a shared.json (latte.weights.shared_parts), for parts that are not given here.
 
     Returns:
         The folder.

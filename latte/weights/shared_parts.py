@@ -1,40 +1,46 @@
-"""Parts that a model takes from a bundled model: its folder names that model in shared.json and does not repeat them.
+"""Parts that a model takes from a bundled model: its folder names them in shared.json and does not repeat them.
 
 So a student does not repeat the VAE, the text encoder and the vocabulary of its teacher.
 """
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from latte.files import prefix_errors, read_json
+from latte.weights.folder import CONFIG, digest_folder
 from latte.weights.tensors import digest
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
-SHARED_FILE = "shared.json"  # the bundled model by the name of each part
-SHAREABLE = ("vae", "text_encoder", "tokenizer")
+SHARED_FILE = "shared.json"  # for each shared part: the bundled "model" that holds it, and its "sha256"
+VAE, TEXT_ENCODER, TOKENIZER = SHAREABLE = ("vae", "text_encoder", "tokenizer")
 
 
-def shared_parts(folder: Path) -> dict[str, str]:
-    """The bundled model that each part of a model is taken from, by the part's name. Without a shared.json, none is.
+def shared_parts(folder: Path) -> dict[str, Path]:
+    """The folder of each part that a model shares, by the part's name. Without a shared.json, it shares none.
 
     Raises:
-        CheckpointError: The file names an unknown part, or a model that does not ship or lacks the part.
+        CheckpointError: The file names an unknown part, or one that no bundled model has or that has changed.
     """
     path = folder / SHARED_FILE
     if not path.is_file():
         return {}
     with prefix_errors(path):
-        named = read_json(path)
-        for part, model in named.items():
-            if part not in SHAREABLE:
-                raise ValueError(f"{part!r} cannot be shared; the parts that can are {', '.join(SHAREABLE)}")
-            if model not in models_with(part):
-                raise ValueError(f"no bundled model {model!r} has the part {part!r}")
-    return named
+        return {part: shared_folder(part, about) for part, about in read_json(path).items()}
 
 
-def models_with(part: str) -> list[str]:
-    """The names of the bundled models that hold a part themselves."""
-    return [folder.parent.name for folder in BUNDLED.glob(f"*/{part}")]
+def shared_folder(part: str, about: Any) -> Path:
+    """The folder that an entry of a shared.json names. Raises ValueError if it is not valid."""
+    if part not in SHAREABLE:
+        raise ValueError(f"{part!r} cannot be shared; the parts that can are {', '.join(SHAREABLE)}")
+    if not isinstance(about, dict) or about.keys() != {"model", "sha256"}:
+        raise ValueError(f"{part!r} needs the name of a bundled model and a sha256")
+    if about["model"] not in [owned.parent.name for owned in BUNDLED.glob(f"*/{part}")]:
+        raise ValueError(f"no bundled model {about['model']!r} has the part {part!r}")
+    folder = BUNDLED / about["model"] / part
+    if part_digest(folder) != about["sha256"]:
+        raise ValueError(f"the {part} of {about['model']} is not the one that was shared: give another one")
+    return folder
 
 
 def part_folder(folder: Path, part: str) -> Path:
@@ -48,9 +54,7 @@ def part_folder(folder: Path, part: str) -> Path:
         CheckpointError: As shared_parts.
     """
     own = folder / part
-    if own.is_dir() or (model := shared_parts(folder).get(part)) is None:
-        return own
-    return BUNDLED / model / part
+    return own if own.is_dir() else shared_parts(folder).get(part, own)
 
 
 def bundled_name(folder: Path) -> str | None:
@@ -58,31 +62,28 @@ def bundled_name(folder: Path) -> str | None:
     return str(folder.relative_to(BUNDLED)) if folder.is_relative_to(BUNDLED) else None
 
 
-def parts_of(source: Path, model: str, trained_by: str | None = None) -> dict[str, str]:
+def part_digest(folder: Path) -> str:
+    """One sha256 over the configuration and the weights of a part, or over the files of a vocabulary."""
+    if (folder / CONFIG).is_file():
+        return digest_folder(folder)
+    return hashlib.sha256(" ".join(digest(file) for file in sorted(folder.iterdir())).encode()).hexdigest()
+
+
+def parts_of(source: Path, model: str, encoder: str | None = None) -> dict[str, dict[str, str]]:
     """The parts of a model that are those of a bundled model, as the entries of a shared.json.
 
     Args:
         source: The model's folder.
-        model: The name of the bundled model.
-        trained_by: For a model that was trained on stored embeddings, the name of the model whose text encoder made
-            them.
-
-    Returns:
-        The name of the bundled model, for each part that is shared.
+        model: The name of the bundled model, which may share them itself.
+        encoder: For a model that was trained on stored embeddings and has no text encoder, the sha256 of the one that
+            made them.
     """
-    parts = (part for part in SHAREABLE if model in models_with(part))
-    return {part: model for part in parts if is_part(part_folder(source, part), BUNDLED / model / part, trained_by)}
-
-
-def is_part(own: Path, theirs: Path, trained_by: str | None) -> bool:
-    """Whether a part of a model is that of a bundled one, or is missing because only its embeddings were stored."""
-    return equal_folders(own, theirs) if own.is_dir() else theirs.name != "vae" and trained_by == theirs.parent.name
-
-
-def equal_folders(one: Path, other: Path) -> bool:
-    """Whether two folders of a part hold the same configuration, weights and vocabulary."""
-    contents = (
-        {path.name: digest(path) for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model")}
-        for folder in (one, other)
-    )
-    return next(contents) == next(contents)
+    shared = {}
+    for part in SHAREABLE:
+        own, theirs = part_folder(source, part), part_folder(BUNDLED / model, part)
+        if not theirs.is_dir():
+            continue
+        made = part != VAE and encoder == part_digest(part_folder(BUNDLED / model, TEXT_ENCODER))
+        if part_digest(own) == part_digest(theirs) if own.is_dir() else made:
+            shared[part] = {"model": theirs.parent.name, "sha256": part_digest(theirs)}
+    return shared

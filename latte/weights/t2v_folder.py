@@ -73,7 +73,7 @@ def convert_to_our_layout(
     target: Path,
     dtype: torch.dtype,
     variant: str | None = None,
-    shared: Mapping[str, str] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, list[Path], nn.Module]]:
     """Convert a text-to-video folder of either layout, or a training checkpoint, to our layout, one part at a time.
 
@@ -82,7 +82,7 @@ def convert_to_our_layout(
         target: The folder to write.
         dtype: The type to convert the weights to.
         variant: The variant of the source's weight files, see latte.weights.state_files.
-        shared: The bundled model of each part that is shared (latte.weights.shared_parts) and not written.
+        shared: The entries of a shared.json (latte.weights.shared_parts), for parts that are not written.
 
     Yields:
         For each part with weights: its name, the files that it came from, and its network.

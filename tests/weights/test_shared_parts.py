@@ -10,7 +10,8 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.models.latte import Latte, LatteConfig
 from latte.train.student import student_config
-from latte.weights.load import save_model
+from latte.weights.folder import digest_folder
+from latte.weights.load import find_model, save_model
 from latte.weights.shared_parts import BUNDLED, SHARED_FILE, part_folder, shared_parts
 from latte.weights.tensors import CheckpointError
 
@@ -33,7 +34,8 @@ def of_text(tmp_path):
     source = tmp_path / "text"
     for part in ("transformer", "scheduler", "vae"):
         shutil.copytree(BUNDLED / "shapes-t2v" / part, source / part)
-    (source / "trained.json").write_text(json.dumps({"steps": 1, "text_encoder": "shapes-t2v"}))
+    made = {"text_encoder": "shapes-t2v", "text_encoder_sha256": digest_folder(BUNDLED / "shapes-t2v/text_encoder")}
+    (source / "trained.json").write_text(json.dumps({"steps": 1, **made}))
     return source
 
 
@@ -45,33 +47,37 @@ def videos(folder, **call):
 def test_a_shared_vae_is_not_written_and_decodes_the_same(of_class, tmp_path):
     out = tmp_path / "out"
     assert main(["convert", str(of_class), str(out), "--share", "shapes"]) == 0
-    assert json.loads((out / SHARED_FILE).read_text()) == {"vae": "shapes"} and not (out / "vae").exists()
+    entry = {"model": "shapes", "sha256": digest_folder(BUNDLED / "shapes/vae")}
+    assert json.loads((out / SHARED_FILE).read_text()) == {"vae": entry} and not (out / "vae").exists()
     assert torch.equal(videos(out, class_labels=[1, 2]), videos(of_class, class_labels=[1, 2]))
 
 
 def test_text_encoder_and_vocabulary_of_the_stored_embeddings_are_shared(of_text, tmp_path):
     out = tmp_path / "out"
     assert main(["convert", str(of_text), str(out), "--share", "shapes-t2v", "--dtype", "float16"]) == 0
-    assert shared_parts(out) == dict.fromkeys(("vae", "text_encoder", "tokenizer"), "shapes-t2v")
+    assert shared_parts(out) == {part: BUNDLED / "shapes-t2v" / part for part in ("vae", "text_encoder", "tokenizer")}
     assert sorted(path.name for path in out.iterdir()) == ["scheduler", SHARED_FILE, "transformer"]
     assert torch.equal(videos(out, prompt="a red circle"), videos("shapes-t2v", prompt="a red circle"))
     assert main(["sample", str(out), "--prompt", "a red circle", "--steps", "1", "--out", str(tmp_path / "made")]) == 0
 
 
 def test_a_text_encoder_is_only_shared_with_the_model_that_made_the_embeddings(of_text, tmp_path, capsys):
-    (of_text / "trained.json").write_text(json.dumps({"steps": 1, "text_encoder": "other"}))
+    made = {"text_encoder": "shapes-t2v", "text_encoder_sha256": "0" * 64}  # the same name, but another encoder
+    (of_text / "trained.json").write_text(json.dumps({"steps": 1, **made}))
     assert main(["convert", str(of_text), str(tmp_path / "out"), "--share", "shapes-t2v"]) == 2
-    assert "has no text encoder: name the one that it was trained with, other" in capsys.readouterr().err
+    assert "has no text encoder: name the one that it was trained with, shapes-t2v" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_part_that_differs_is_not_shared(of_class, tmp_path, capsys):
     config = of_class / "vae/config.json"
     config.write_text(config.read_text().replace("1.43227", "1.5"))
-    for model in ("shapes", "..", "no-such"):
+    for model, said in (
+        ("shapes", f"no part of {of_class} is equal to that of shapes; leave it out\n"),
+        ("..", "no bundled model has this name; they are shapes, shapes-features, shapes-four, shapes-t2v"),
+    ):
         assert main(["convert", str(of_class), str(tmp_path / "out"), "--share", model]) == 2
-        said = f"--share {model}: no part of {of_class} is that of a bundled model of this name; leave it out\n"
-        assert capsys.readouterr().err.endswith(said)
+        assert f"--share {model}: {said}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -89,16 +95,18 @@ def test_own_parts_come_first_and_saving_writes_every_part(of_class, tmp_path, c
     assert main(["convert", str(of_class), str(out), "--overwrite", "--share", "shapes", "--dtype", "float16"]) == 0
 
 
+ENTRY = '{"model": "shapes", "sha256": "1234"}'
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
-        (
-            '{"scheduler": "shapes-t2v"}',
-            "'scheduler' cannot be shared; the parts that can are vae, text_encoder, t",
-        ),
-        ('{"vae": "../.."}', "no bundled model '../..' has the part 'vae'"),
-        ('{"vae": ["shapes"]}', "no bundled model ['shapes'] has the part 'vae'"),
-        ('{"text_encoder": "shapes"}', "no bundled model 'shapes' has the part 'text_encoder'"),
+        (f'{{"scheduler": {ENTRY}}}', "'scheduler' cannot be shared; the parts that can are vae, text_encoder, tok"),
+        (f'{{"vae": {ENTRY}}}', "the vae of shapes is not the one that was shared: give another one"),
+        (f'{{"vae": {ENTRY.replace("shapes", "../..")}}}', "no bundled model '../..' has the part 'vae'"),
+        ('{"vae": {"model": [], "sha256": "1234"}}', "no bundled model [] has the part 'vae'"),
+        (f'{{"text_encoder": {ENTRY}}}', "no bundled model 'shapes' has the part 'text_encoder'"),
+        ('{"vae": "shapes"}', "'vae' needs the name of a bundled model and a sha256"),
         ("[]", SHARED_FILE),
         ("{", SHARED_FILE),
     ],
@@ -117,9 +125,11 @@ def test_options_that_share_does_not_go_with(of_class, tmp_path, capsys):
         assert "--share needs --to latte and no --autoguidance" in capsys.readouterr().err
 
 
-def test_a_shared_vae_is_named_in_info_and_in_a_students_settings(of_class, tmp_path, capsys):
+def test_a_shared_vae_is_found_under_its_own_name(of_class, tmp_path, capsys):
     out = tmp_path / "out"
     main(["convert", str(of_class), str(out), "--share", "shapes"])
     assert main(["info", str(out)]) == 0
     assert "  vae         that of shapes\n" in capsys.readouterr().out
     assert student_config(str(out), 4, ["data=shapes"]).vae == "shapes/vae"
+    assert find_model(out / "vae") == find_model("shapes-four/vae") == BUNDLED / "shapes/vae"
+    assert LattePipeline.from_pretrained(out, vae="vae").vae is not None

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Selection:
     """
 
     min_frames: Callable[[int, int], int]
-    choose: Callable[[int, int, int, torch.Generator], Sequence[int]]
+    choose: Callable[[int, int, int, "torch.Generator"], Sequence[int]]
 
 
 def span(num_frames: int, frame_interval: int) -> int:
@@ -25,30 +26,39 @@ def span(num_frames: int, frame_interval: int) -> int:
     return (num_frames - 1) * frame_interval + 1
 
 
-def crop(frames: int, length: int, random: torch.Generator) -> range:
+def draw_below(count: int, random: "torch.Generator") -> int:
+    """Return a random integer from 0 to count - 1."""
+    import torch  # here, because the settings of training know the names of the selections without it
+
+    return int(torch.randint(count, (), generator=random))
+
+
+def crop(frames: int, length: int, random: "torch.Generator") -> range:
     """Return `length` consecutive frames from a random start, or all frames of a shorter video.
 
     This is TemporalRandomCrop of the original (Vchitect/Latte, datasets/video_transforms.py). As there, the last
     possible start is never drawn, and a number is drawn even if there is only one start.
     """
-    start = int(torch.randint(max(0, frames - length - 1) + 1, (), generator=random))
+    start = draw_below(max(0, frames - length - 1) + 1, random)
     return range(start, min(start + length, frames))
 
 
-def by_stride(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> range:
+def by_stride(frames: int, num_frames: int, frame_interval: int, random: "torch.Generator") -> range:
     """Return frames exactly `frame_interval` apart; every start that leaves room is equally likely."""
     reach = span(num_frames, frame_interval)
-    start = int(torch.randint(frames - reach + 1, (), generator=random))
+    start = draw_below(frames - reach + 1, random)
     return range(start, start + reach, frame_interval)
 
 
-def by_linspace(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> list[int]:
+def by_linspace(frames: int, num_frames: int, frame_interval: int, random: "torch.Generator") -> list[int]:
     """Return frames evenly spaced from the first to the last of a crop, rounded down: intervals differ by one."""
+    import numpy as np  # here, for the same reason
+
     window = crop(frames, num_frames * frame_interval, random)
     return np.linspace(window[0], window[-1], num_frames, dtype=int).tolist()
 
 
-def by_crop(frames: int, num_frames: int, frame_interval: int, random: torch.Generator) -> range:
+def by_crop(frames: int, num_frames: int, frame_interval: int, random: "torch.Generator") -> range:
     """Return every `frame_interval`-th frame of a crop."""
     return crop(frames, num_frames * frame_interval, random)[::frame_interval]
 
@@ -79,7 +89,7 @@ def min_video_frames(name: str, num_frames: int, frame_interval: int) -> int:
 
 
 def choose_frames(
-    name: str, frames: int, num_frames: int, frame_interval: int, random: torch.Generator
+    name: str, frames: int, num_frames: int, frame_interval: int, random: "torch.Generator"
 ) -> Sequence[int]:
     """Choose the frames of a clip.
 

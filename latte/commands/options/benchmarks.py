@@ -1,6 +1,7 @@
 """The options of `latte bench`, one function for each benchmark."""
 
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 
 from latte.arguments import MOST_SIZE, check_count
@@ -79,11 +80,11 @@ def check_speed_options(args: Namespace) -> None:
 
 def random_shape(changes: list[str]) -> dict[str, int]:
     """The shape of a model with random weights. Raises ValueError for words that are not a key=NUMBER."""
-    values = {}
+    values, known = {}, [field.name for field in fields(LatteT2VConfig) if field.type is int]
     for word in changes:
         name, _, value = word.partition("=")
-        if name not in LatteT2VConfig.limits or not value.isdecimal():
-            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(LatteT2VConfig.limits)}")
+        if name not in known or not value.isdecimal():
+            raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(known)}")
         values[name] = int(value)
     return values
 

@@ -56,7 +56,7 @@ def encode_options(argv: list[str]) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     if args.shard_size < 1:
         raise ValueError(f"--shard-size is {args.shard_size}; it must be 1 or more")
-    check_changes(args.config, args.changes)
+    check_changes(args.config, args.changes, network=False)
     return args
 
 
@@ -79,11 +79,11 @@ def train_options(argv: list[str]) -> Namespace:
     return args
 
 
-def check_changes(source: str | None, changes: list[str]) -> None:
-    """Raise ValueError for wrong settings. The source is that of latte.train.resolve.resolve; None: not known yet."""
-    from latte.train.resolve import check_settings  # here, since no other command needs these modules for its options
+def check_changes(source: str | None, changes: list[str], network: bool = True) -> None:
+    """Raise ValueError for wrong settings, as latte.train.resolve.check_settings does."""
+    from latte.train.resolve import check_settings  # here, because help texts can do without YAML
 
-    check_settings(source, changes)
+    check_settings(source or None, changes, network)
 
 
 def add_run_options(parser: Parser, example: str) -> None:
