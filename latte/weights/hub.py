@@ -43,7 +43,7 @@ def find_pipeline(name: str | Path, local_files_only: bool = True, variant: str 
 
 def find_vae(name: str | Path, path: Path, local_files_only: bool = True) -> Path:
     """Find a VAE: a subfolder of the model at `path`, such as "vae_temporal_decoder", or else as find_pipeline does."""
-    if Path(name).name == str(name) and (inside := part_folder(path, str(name))).is_dir():
+    if Path(name).name == str(name) and os.path.isdir(inside := part_folder(path, str(name))):
         return inside
     return find_cached(name, (CONFIG,), f"{CONFIG} and diffusion_pytorch_model.safetensors", local_files_only)
 

@@ -66,7 +66,7 @@ def find_model(name: str | Path) -> Path:
         return bundled[str(name)]
     if not os.path.exists(path):
         inside = part_folder(bundled.get(str(path.parent), path.parent), path.name)
-        if inside.is_dir():  # a part that the model shares
+        if os.path.isdir(inside):  # a part that the model shares
             return inside
         if near := [*difflib.get_close_matches(str(name), bundled, 1), nearest_path(path)][0]:
             raise CheckpointError(f"no model at {name}: did you mean {near}?")

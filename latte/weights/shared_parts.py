@@ -4,6 +4,7 @@ So a student does not repeat the VAE, the text encoder and the vocabulary of its
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def shared_parts(folder: Path) -> dict[str, Path]:
         CheckpointError: The file names an unknown part, or one that no bundled model has or that has changed.
     """
     path = folder / SHARED_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, this takes a name of any length
         return {}
     with prefix_errors(path):
         return {part: shared_folder(part, about) for part, about in read_json(path).items()}
@@ -54,7 +55,7 @@ def part_folder(folder: Path, part: str) -> Path:
         CheckpointError: As shared_parts.
     """
     own = folder / part
-    return own if own.is_dir() else shared_parts(folder).get(part, own)
+    return own if os.path.isdir(own) else shared_parts(folder).get(part, own)
 
 
 def bundled_name(folder: Path) -> str | None:

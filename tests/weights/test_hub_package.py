@@ -11,7 +11,7 @@ from awake_models import awake_pipeline, write_model
 
 from latte import LattePipeline
 from latte.cli import main
-from latte.commands.sampling_options import part_folder
+from latte.commands.sampling_options import named_part
 from latte.weights.hub import find_file, wanted_files
 from latte.weights.model_card import CARD
 from latte.weights.tensors import CheckpointError
@@ -124,8 +124,8 @@ def test_the_command_downloads(hub, capsys):
     assert "the examiner judges models of the built-in shapes" in capsys.readouterr().err
     shutil.rmtree(hub.cache)
     with pytest.raises(CheckpointError, match="--download"):
-        part_folder("somebody/tiny", "vae", local_files_only=True)
-    assert part_folder("somebody/tiny", "vae", local_files_only=False) == hub.cache / SNAPSHOT / "vae"
+        named_part("somebody/tiny", "vae", local_files_only=True)
+    assert named_part("somebody/tiny", "vae", local_files_only=False) == hub.cache / SNAPSHOT / "vae"
     assert (
         main(["convert", "somebody/tiny", "converted", "--download"]) == 0 and Path("converted/config.json").is_file()
     )
