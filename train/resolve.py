@@ -52,7 +52,7 @@ def resolve(source: str, changes: list[str], device: "str | torch.device | None"
         ValueError: There is no such preset, file or setting, a value is not valid, or a preset for the built-in shapes
             gets other data but no VAE for them.
     """
-    values, said, notes = named_settings(source, changes, lambda: on_cuda(device))
+    values, said, notes = named_settings(source, changes, lambda: is_cuda(device))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     config = from_settings(values)
@@ -101,7 +101,7 @@ def listed(data: Path) -> "ListHead":
     return read_list_head(data)
 
 
-def on_cuda(device: "str | torch.device | None") -> bool:
+def is_cuda(device: "str | torch.device | None") -> bool:
     """Whether a device is a GPU with CUDA; None is the device that commands take by default."""
     from latte.device import default_device  # loads PyTorch, which wrong settings do not wait for
 

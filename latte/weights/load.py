@@ -21,7 +21,7 @@ from latte.weights.folder import (
     read_config,
     save_folder,
 )
-from latte.weights.shared_parts import BUNDLED, part_folder
+from latte.weights.shared_parts import BUNDLED, part_folder, shared_parts
 from latte.weights.state_files import state_files, variant_of
 from latte.weights.tensors import load_strictly, read_tensors
 
@@ -65,7 +65,7 @@ def find_model(name: str | Path) -> Path:
             warnings.warn(f"{name} means the bundled model; write ./{name} for the path", stacklevel=2)
         return bundled[str(name)]
     if not os.path.exists(path):
-        inside = part_folder(bundled.get(str(path.parent), path.parent), path.name)
+        inside = part_folder(path.parent, path.name)
         if os.path.isdir(inside):  # a part that the model shares
             return inside
         if near := [*difflib.get_close_matches(str(name), bundled, 1), nearest_path(path)][0]:
@@ -128,10 +128,12 @@ def damage_of(folder: Path, run: Path) -> str | None:
 
 
 def bundled_models() -> dict[str, Path]:
-    """The models that ship with the package, and those of their parts that are models, by name."""
+    """The models that ship with the package, and those of their parts that are models, own or shared, by name."""
     folders = {config.parent for config in BUNDLED.rglob(CONFIG)}
     folders |= {folder.parent for folder in folders if is_text_pipeline(folder.parent)}
-    return {str(folder.relative_to(BUNDLED)): folder for folder in folders}
+    own = {str(folder.relative_to(BUNDLED)): folder for folder in folders}
+    shared = {f"{model}/{part}": shared for model, each in own.items() for part, shared in shared_parts(each).items()}
+    return own | {name: folder for name, folder in shared.items() if (folder / CONFIG).is_file()}
 
 
 def holds_model(folder: Path) -> bool:

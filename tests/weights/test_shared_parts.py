@@ -132,4 +132,7 @@ def test_a_shared_vae_is_found_under_its_own_name(of_class, tmp_path, capsys):
     assert "  vae         that of shapes\n" in capsys.readouterr().out
     assert student_config(str(out), 4, ["data=shapes"]).vae == "shapes/vae"
     assert find_model(out / "vae") == find_model("shapes-four/vae") == BUNDLED / "shapes/vae"
-    assert LattePipeline.from_pretrained(out, vae="vae").vae is not None
+    for vae in ("vae", "shapes-four/vae"):
+        assert LattePipeline.from_pretrained(out, vae=vae).vae is not None
+    assert main(["info", "shapes-t2v-four/text_encoder"]) == 0
+    assert "189 k parameters" in capsys.readouterr().out

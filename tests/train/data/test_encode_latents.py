@@ -207,6 +207,8 @@ def test_training_on_stored_caption_embeddings(published, vae, tmp_path, monkeyp
     assert f"| text encoder | {encoder['name']}, sha256 {encoder['sha256']} |" in card
     assert str(published) not in card  # nobody else has that folder
     final = tmp_path / "run/final"
+    recorded = {"text_encoder": encoder["name"], "text_encoder_sha256": encoder["sha256"]}
+    assert read_json(final / "trained.json") == {"steps": 4, **recorded}
     names = {"README.md", "sampling.json", "scheduler", "trained.json", "transformer", "vae"}
     assert {path.name for path in final.iterdir()} == names
     parts = {"text_encoder": None, "tokenizer": None}
