@@ -196,9 +196,11 @@ def spaced_timesteps(
     if isinstance(count, str) and count.isdecimal():
         count = int(count)
     if not isinstance(count, int) or not 1 <= count <= steps - multistep:
-        raise ValueError(f"the number of timesteps is {count!r}; it must be a whole number in 1 to {steps - multistep}")
+        raise ValueError(
+            f"the number of timesteps is {count!r}; it must be a whole number from 1 to {steps - multistep}"
+        )
     if not 0 <= offset < steps:
-        raise ValueError(f"the offset of timesteps is {offset}; it must be in 0 to {steps - 1}")
+        raise ValueError(f"the offset of timesteps is {offset}; it must be from 0 to {steps - 1}")
     n = count + multistep
     if spacing == "leading":
         timesteps = torch.arange(n, dtype=torch.float64) * (steps // n) + offset

@@ -167,7 +167,7 @@ WORDS = {  # what a value of a field means, where it is not that of "exact"
     "generated_start": {"zero": "generated clips from the first frame"},
     "resize": {"squash-tf1": "resized at TensorFlow 1's positions"},
     "unbiased": {True: "covariances by N - 1"},
-    "crop_filter": {"bilinear": "resized bilinearly for that"},
+    "crop_filter": {"bilinear": "cropped after bilinear resizing"},
     "short_real": {"stride 1": "stride 1 in shorter videos"},
 }
 NUMBERS = {

@@ -77,10 +77,10 @@ class ClassConditioning:
             check_count("num_videos", request.num_videos, MOST_VIDEOS)
         unconditional = guidance.guides and pipe.weaker is None  # whether guidance needs predictions without a class
         if unconditional and not cfg.num_classes:
-            raise ValueError("this model is unconditional: there is nothing to guide it, leave guidance_scale out")
+            raise ValueError("this model is unconditional: it has no condition to guide with; leave guidance_scale out")
         if unconditional and not cfg.class_dropout_prob:
             raise ValueError(
-                "this model was trained without label dropout, so it knows no guidance: set guidance_scale=1"
+                "this model was trained without label dropout, so it cannot be guided: set guidance_scale=1"
             )
         if cfg.num_classes and labels is None:
             raise ValueError(f"this model has {cfg.num_classes} classes: give class_labels")

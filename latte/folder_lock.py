@@ -184,7 +184,7 @@ def is_alive(folder: Path, path: Path, holder: dict[str, Any], locks: bool) -> b
 def in_use(folder: Path, path: Path, holder: dict[str, Any]) -> str:
     """Say who writes the folder, and what to do."""
     who = f"process {holder.get('pid')} on {holder.get('host')}, started writing at {holder.get('since')}"
-    said = f"{folder} is in use by {who if holder else 'another process'}: wait until it ends, or give another folder"
+    said = f"{folder} is in use by {who if holder else 'another process'}: wait until it ends, or choose another folder"
     elsewhere = holder and holder.get("machine") != this_machine()
     return said + (f"; if that process no longer exists, delete {path}" if elsewhere else "")
 

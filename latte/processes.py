@@ -184,7 +184,9 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     try:
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=soon)
     except RuntimeError as error:
-        raise ValueError(f"process {ranks.rank} of {ranks.size} lost the others at the start: {error}") from error
+        raise ValueError(
+            f"process {ranks.rank} of {ranks.size} lost contact with the others during start-up: {error}"
+        ) from error
     _set_pg_timeout(COLLECTIVE_TIMEOUT)
     try:
         yield Ranks(ranks.rank, ranks.size)
@@ -229,7 +231,7 @@ def meet(rank: int, size: int) -> dist.Store:
             warnings.warn(f"process {rank} of {size} waits at {host}:{port} for {missing}", stacklevel=3)
         time.sleep(0.1)
     where = f"process {rank} of {size} waited {START_TIMEOUT:g} seconds at {host}:{port} for {missing}"
-    raise ValueError(f"{where}, in vain{reason}: {ADVICE}")
+    raise ValueError(f"gave up: {where}{reason}: {ADVICE}")
 
 
 def open_store(host: str, port: int, rank: int, size: int) -> dist.Store:

@@ -32,7 +32,7 @@ class NetworkConfig:
         """
         for name, (least, most) in self.limits.items():
             value = getattr(self, name)
-            self.require(least <= value <= most, f"{name} is {shown(value)}; it must be in {least} to {most}")
+            self.require(least <= value <= most, f"{name} is {shown(value)}; it must be from {least} to {most}")
 
     def require(self, holds: bool, message: str) -> None:
         """Unless `holds`, raise a ValueError with this message, prefixed by the name of the class."""

@@ -43,7 +43,7 @@ def test_a_missing_process_is_named_with_its_address(rank, other, impatient, por
     set_variables(monkeypatch, RANK=rank, WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     start = time.monotonic()
     where = f"at 127.0.0.1:{port} for process {other}"
-    said, advice = f"process {rank} of 3 waits {where}", f"{where}, in vain.*with torchrun"
+    said, advice = f"process {rank} of 3 waits {where}", f"gave up: .*{where}.*with torchrun"
     with pytest.warns(UserWarning, match=said), pytest.raises(ValueError, match=advice):
         join()
     assert time.monotonic() - start < 8
@@ -53,14 +53,14 @@ def test_the_command_reports_a_missing_process_in_one_line(impatient, port, monk
     set_variables(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     assert main(["train", "--config", "shapes", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "in vain" in lines[1] and not list(tmp_path.iterdir())
+    assert len(lines) == 2 and "gave up: process 1 of 2 waited" in lines[1] and not list(tmp_path.iterdir())
 
 
 def test_a_dead_launcher_is_reported(impatient, port, monkeypatch):
     """torchrun itself serves the address, also for rank 0."""
     set_variables(monkeypatch, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     set_variables(monkeypatch, TORCHELASTIC_USE_AGENT_STORE="True")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"in vain .*refused"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"gave up: .*refused"):
         join()
 
 

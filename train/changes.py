@@ -35,7 +35,7 @@ def changed_settings(
         ValueError: A setting differs that must not change. The message names it, with both values.
     """
     now = {name: getattr(config, name) for name in config.defaults()}
-    other = f"{folder} holds a run with other settings"
+    other = f"{folder} holds a run with different settings"
     differ = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     free, tunable = config.resumable() | config.movable(), config.tunable()
     if config.deterministic_reduce or config.dispersive_weight:
@@ -43,8 +43,8 @@ def changed_settings(
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:
         free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
     if fixed := [name for name in differ if name not in free | tunable]:
-        values = "; ".join(f"{name} was {short(before.get(name))}, not {short(now.get(name))}" for name in fixed)
-        raise ValueError(f"{other}: {values}; give another folder")
+        values = "; ".join(f"it has {name}={short(before.get(name))}, not {short(now.get(name))}" for name in fixed)
+        raise ValueError(f"{other}: {values}; choose another folder")
     if unasked := [name for name in differ if name in tunable and name not in asked]:
         kept, new = (" ".join(f"{name}={values[name]}" for name in unasked) for values in (before, now))
         advice = f"to keep its own, add {kept}; to change them from here on, add {new} or --allow-changes"

@@ -119,10 +119,10 @@ def latest(run: Path) -> Path | None:
         warnings.warn(f"{folder}: {reason}; renamed to {DAMAGED}{folder.name}{rest}", stacklevel=2)
         set_aside(folder)
     if unreadable:
-        raise ValueError(f"{unreadable}, and there is no earlier one: make it readable, or give another folder")
+        raise ValueError(f"{unreadable}, and there is no earlier one: make it readable, or choose another folder")
     if damaged := sorted((run / "checkpoints").glob(f"{DAMAGED}step-*")):
         which = "all checkpoints are damaged" if len(damaged) > 1 else "the only checkpoint is damaged"
-        raise ValueError(f"{run}: {which} ({damaged[-1].name}): restore one, or give another folder")
+        raise ValueError(f"{run}: {which} ({damaged[-1].name}): restore one, or choose another folder")
     return None
 
 

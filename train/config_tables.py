@@ -116,7 +116,8 @@ def check_model(config: TrainConfig) -> None:
         try:
             network(**check_fields(network, getattr(config, name)))
         except ValueError as error:
-            raise ValueError(f"the setting {name}: {error}") from error
+            said = str(error).removeprefix(f"{network.__name__}: ")
+            raise ValueError(f"the setting {name}: {said}") from error
 
 
 def check_setting(name: str, value: Any) -> None:

@@ -77,7 +77,7 @@ def plot_curves(runs: list[Path], out: Path, window: int = 50) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("latte plot needs matplotlib: pip install matplotlib") from error
+        raise ValueError("latte plot needs matplotlib: pip install 'latte-video[plot]'") from error
     names = [name for name in CURVES if any(name in table for table in tables)]
     if not names:
         raise ValueError(f"{runs[0] / METRICS_FILE} holds none of the plotted numbers: {', '.join(CURVES)}")

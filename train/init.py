@@ -42,10 +42,10 @@ LABEL, TIME = "condition.label.weight", "condition.time.mlp.2.bias"
 def init_latte(network: Latte, source: str, names: list[str]) -> None:
     """Initialise a Latte from another model. Warnings say what could not be used as it is.
 
-    A class gets the embedding of the source's class of that name, or of that number if the source's classes have no
-    names and are as many. Other classes get the source's embedding of "no class" (the mean of its embeddings if it has
-    none, 0 if it has no classes), and so does our "no class". A network without classes gets the source's "no class"
-    added to the bias of its timestep embedding, which has the same effect.
+    A class gets the embedding of the source's class of that name, or of the same number, if the source has equally
+    many classes without names. Other classes get the source's embedding of "no class" (the mean of its embeddings if it
+    has none, 0 if it has no classes), and so does our "no class". A network without classes gets the source's "no
+    class" added to the bias of its timestep embedding, which has the same effect.
 
     Args:
         network: The network, changed in place.
@@ -53,7 +53,7 @@ def init_latte(network: Latte, source: str, names: list[str]) -> None:
         names: The names of the network's classes.
 
     Raises:
-        CheckpointError: There is no such model, or its shape is another.
+        CheckpointError: There is no such model, or its shape differs.
     """
     path, ours = find_model(source), network.config
     model, known = read_latte(path, ours)
@@ -141,7 +141,7 @@ def init_t2v(network: TextToVideo, source: str) -> None:
             file of weights with the names of diffusers or PixArt.
 
     Raises:
-        CheckpointError: There is no such model, or its shape is another.
+        CheckpointError: There is no such model, or its shape differs.
     """
     path = init_transformer(network.transformer, source)
     if has_text_encoder(path):

@@ -16,8 +16,8 @@ def standardise_latents(network: AutoencoderKL, videos: Iterable[Tensor], whiten
 
     Without `whiten`, the standard deviation is that of all channels together. With it, each channel has standard
     deviation 1, and channels are uncorrelated: the latents are multiplied by the inverse square root of their
-    covariance (ZCA), the whitening that changes them least. A diffusion model decides what has a small amplitude at low
-    noise levels only, so that a dominant direction, such as brightness, delays everything else.
+    covariance (ZCA), the whitening that changes them least. A diffusion model settles components of low amplitude only
+    at low noise levels, so a dominant direction, such as brightness, delays all others.
 
     Args:
         network: The VAE, changed in place.

@@ -103,7 +103,7 @@ def train(
         The folder of the trained model.
 
     Raises:
-        ValueError: The folder holds a run with other settings or other data, or holds checkpoints and resume is off; or
+        ValueError: The folder holds a run with different settings or data, or holds checkpoints and resume is off; or
             the data do not fit the settings; or another process trains in the folder; or see latte.train.start.
         KeyboardInterrupt: A signal stopped the run, after a checkpoint was saved.
     """

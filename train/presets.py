@@ -36,7 +36,7 @@ SHAPES_PLAIN = LatteTrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
-# the bundled class-conditional model, from scratch; docs/log.md has its timesteps and steps, which changed on the way
+# the bundled class-conditional model, from scratch; docs/log.md has its timesteps and steps, which changed in training
 SHAPES = replace(
     SHAPES_PLAIN,
     model={**SHAPES_PLAIN.model, "hidden_size": 192, "mlp_ratio": 3.0, "self_condition": True},

@@ -177,7 +177,7 @@ class Run:
             How many steps are done; 0 if there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint has other settings or other data, or more steps than the settings ask for.
+            ValueError: The checkpoint has different settings or data, or more steps than the settings ask for.
         """
         folder = self.ranks.first_only(lambda: checkpoint.latest(self.folder))
         if folder is None:
@@ -209,7 +209,7 @@ class Run:
             self.changes = [*self.changes, {"after_step": done, "settings": changed}]
         if self.config.init != (began := state["run"].get("init", "")):
             if self.config.init and self.ranks.first:
-                advice = "to start from other weights, give another folder"
+                advice = "to start from other weights, choose another folder"
                 words = f"init={self.config.init} has no effect: {self.folder} holds a run with {done} steps; {advice}"
                 warnings.warn(words, stacklevel=2)
             self.config = replace(self.config, init=began)  # what the run did start from
@@ -243,9 +243,8 @@ class Run:
             before = {**before, "clips": now["clips"]}
         if differ := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
             parts = [DATA.get(name, name) for name in differ]
-            said = (
-                f"{self.folder} holds a run with other data ({', '.join(parts)}): restore them, or give another folder"
-            )
+            said = f"{self.folder} holds a run on different data ({', '.join(parts)})"
+            said += ": restore them, or choose another folder"
             lists = "; a folder of videos and a list of it by `latte prepare` count as different" * ("clips" in differ)
             raise ValueError(f"{said}{lists}")
         check_steps(self.folder, self.config, state["step"])

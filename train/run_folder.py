@@ -56,12 +56,12 @@ def check_unused(folder: Path, config: TrainConfig, asked: Collection[str] = ())
     fixed = asdict(config).keys() - config.resumable() - (config.tunable() & {*asked})
     other = [name for name in sorted(fixed) if before.get(name) != getattr(config, name)]
     if before and other and FINAL not in present:
-        advice = "repeat its settings, give another folder, or delete it"
-        raise ValueError(f"{folder} holds a run with other settings ({', '.join(other)}) but no checkpoint: {advice}")
+        said = f"{folder} holds a run with different settings ({', '.join(other)}) but no checkpoint"
+        raise ValueError(f"{said}: repeat its settings, choose another folder, or delete it")
     if present and (FINAL in present or other):
-        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: give another folder, or delete it")
+        raise ValueError(f"{folder} holds {present[0]} but no checkpoint: choose another folder, or delete it")
     if foreign and not before:
-        raise ValueError(f"{folder} is not a run: it holds {foreign[0]}; give another folder for --run")
+        raise ValueError(f"{folder} is not a run: it holds {foreign[0]}; choose another folder for --run")
 
 
 def is_foreign(name: str) -> bool:

@@ -99,7 +99,7 @@ def sound_snapshots(run: Path, step: int | None = None) -> list[Path]:
         raise ValueError(f"{run} holds no snapshots of averages to use: train with average_every=N")
     if step not in (None, step_of(found[-1])):
         steps = ", ".join(str(step_of(path)) for path in list_snapshots(run))
-        raise ValueError(f"{run} holds no sound snapshot of step {step}; its steps are {steps}")
+        raise ValueError(f"{run} holds no intact snapshot of step {step}; its steps are {steps}")
     return found
 
 

@@ -66,8 +66,8 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
 
     Raises:
         ValueError: The folder cannot be written, is the data folder, holds something else, checkpoints that may not be
-            resumed, or a run with other settings; or the settings of the network are wrong; or a tracker's package or
-            the VAE is missing.
+            resumed, or a run with different settings; or the settings of the network are wrong; or a tracker's package
+            or the VAE is missing.
         CheckpointError: There is no model to start from.
     """
     if not writable(folder):
@@ -78,7 +78,7 @@ def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), 
         check_unused(folder, config, asked)
         check_network(config)
     elif not resume:
-        raise ValueError(f"{folder} already holds checkpoints: give another folder, or resume")
+        raise ValueError(f"{folder} already holds checkpoints: choose another folder, or resume")
     else:
         before, done = recorded_settings(folder)
         if before:

@@ -138,7 +138,7 @@ def guidance_settings(
     """
     if not guides and not away:
         if scale not in (None, 1) or interval is not None:
-            raise ValueError(f"{path} is unconditional: there is nothing to guide it, leave --cfg-scale out")
+            raise ValueError(f"{path} is unconditional: it has no condition to guide with; leave --cfg-scale out")
         return {}
     if scale is None and (own.method != "cfg" or own.schedule != "constant"):
         how = own.method if own.method != "cfg" else f"a schedule, {own.schedule}"

@@ -74,7 +74,7 @@ ABLATIONS = {
         finding="Weights pretrained on ImageNet help early; in the end, training from scratch is better.",
         arms={"from scratch": Arm(), "from images": Arm(from_images=True)},
         claims=(("from scratch", "from images"),),
-        note="The training of the image model comes on top. At the small scale, the image model is trained for as "
+        note="The cost of training the image model is extra. At the small scale, the image model is trained for as "
         "many steps, on single frames of the same data, which is closer to the videos than ImageNet is to the paper's.",
     ),
     "joint-images": Ablation(
@@ -87,9 +87,9 @@ ABLATIONS = {
     ),
     "interval": Ablation(
         title="Sampling interval",
-        finding="It matters early and little at the end; 3 is chosen.",
+        finding="It matters early in training, but little at the end; the paper chooses 3.",
         arms={"every 1": Arm({"frame_interval": 1}), "every 2": Arm({"frame_interval": 2}), "every 3": Arm()},
-        note="Each arm is trained on different clips, and its samples are scored beside real clips of that interval, "
+        note="Each arm is trained on different clips, and its samples are compared with real clips of that interval, "
         "so there is no verdict. At an interval of 1, a clip shows a third of a built-in motion, which the examiner "
         "does not always recognise even in real clips.",
         data_differs=True,

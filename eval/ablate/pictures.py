@@ -87,7 +87,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("the curves of a report need matplotlib: pip install matplotlib") from error
+        raise ValueError("the curves of a report need matplotlib: pip install 'latte-video[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -157,7 +157,7 @@ class Grid:
         """Write ablation.json and base.yaml, which say what the folder is for.
 
         Raises:
-            ValueError: the folder holds ablations with other settings. Those that a run may be resumed with may
+            ValueError: the folder holds ablations with different settings. Those that a run may be resumed with may
                 differ, except for the number of steps.
         """
         settings = {**asdict(self.base), **self.scale.sampling, "num_videos": self.num_videos}
@@ -168,8 +168,8 @@ class Grid:
             {**LatteTrainConfig.defaults(), **read_json(path)} if path.is_file() else about
         )  # an old folder lacks newer settings
         if changed := sorted(name for name, value in about.items() if before.get(name) != value):
-            said = f"{self.folder} holds an ablation with other settings: {', '.join(changed)}"
-            raise ValueError(f"{said}: give another folder")
+            said = f"{self.folder} holds an ablation with different settings: {', '.join(changed)}"
+            raise ValueError(f"{said}: choose another folder")
         write_json(path, about)
         write_text(self.folder / BASE, yaml.safe_dump(asdict(self.base), sort_keys=False))
 

@@ -66,7 +66,7 @@ def picture(path: Path, panels: int, draw: Callable) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("plots need matplotlib: pip install matplotlib") from error
+        raise ValueError("plots need matplotlib: pip install 'latte-video[plot]'") from error
     rows, columns = -(-panels // 2), min(panels, 2)
     figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]

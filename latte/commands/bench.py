@@ -105,7 +105,7 @@ def bench_train(args: Namespace) -> None:
 
 
 def bench_eval(args: Namespace) -> None:
-    """Measure the speed of decoding, of features and of distances, each beside a plain implementation."""
+    """Measure the speed of decoding, of features and of distances, each compared with a plain implementation."""
     device = usable_device(args.device)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.videos or write_shape_videos(Path(scratch), args.clips, args.frames, 256)

@@ -258,7 +258,7 @@ class DemoPage:
             )[1]  # fmt: skip
         except OSError as error:
             tried = f"port {port}" if port else "no port from 7860 to 7959"
-            raise ValueError(f"{tried} of {host} cannot be listened on: choose another --port or --host") from error
+            raise ValueError(f"cannot listen on {tried} of {host}: choose another --port or --host") from error
 
     def serve(self, host: str, port: int | None) -> None:
         """Serve the page until Ctrl-C."""

@@ -147,10 +147,11 @@ RULES = {
     },
     "bw-cache": NamedRule(
         blocks_in_window, {"every": EVERY, "low": NUMBER, "high": NUMBER, "blocks": BLOCKS},
-        "between two timesteps, compute the blocks once in so many evaluations", "bw-cache:2,low=100,high=800",
+        "between two timesteps, compute the blocks only in every n-th evaluation", "bw-cache:2,low=100,high=800",
     ),
     "gate": NamedRule(
-        gate, {"after": WHICH}, "from an evaluation on, guide with the last difference of the two halves", "gate:40%",
+        gate, {"after": WHICH},
+        "after a given evaluation, compute the conditional half, and reuse the last guidance difference", "gate:40%",
         needed=True,
     ),
     "faster-cache": NamedRule(

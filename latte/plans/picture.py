@@ -63,7 +63,7 @@ def draw_plan(plan: Plan, exact: Plan, cost: Cost, out: Path, title: str) -> Pat
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
-        raise ValueError("drawing a plan needs matplotlib: pip install matplotlib") from error
+        raise ValueError("drawing a plan needs matplotlib: pip install 'latte-video[plot]'") from error
     shares = computed_shares(plan, cost)
     halves = [evaluation.halves if cost.weaker is None else 2 for evaluation in plan.evaluations]
     grid = [[share * half / 2 for share, half in zip(row, halves)] for row in shares.values()]

@@ -47,7 +47,7 @@ def test_a_student_is_distilled_and_sampled_with_its_saved_settings(teachers, tm
     assert main(sample) == 0
     assert "ddim, 2 steps, guidance 1" in capsys.readouterr().out
     assert main([*sample, "--overwrite", "--cfg-scale", "2"]) == 2
-    assert "trained without label dropout, so it knows no guidance" in capsys.readouterr().err
+    assert "trained without label dropout, so it cannot be guided" in capsys.readouterr().err
     assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
 
 
@@ -115,7 +115,7 @@ def test_invalid_options_give_a_one_line_error(teachers, tmp_path, capsys):
     assert "--cfg-scale is nan" in of("classes", "--cfg-scale", "nan")
     assert "two timesteps, the lower one first" in of("classes", "--cfg-interval", 9, 3)
     assert "does nothing with --cfg-scale 1" in of("classes", "--cfg-scale", 1, "--cfg-interval", 3, 9)
-    assert "there is nothing to guide it" in of("unconditional", "--cfg-scale", 2)
+    assert "it has no condition to guide with" in of("unconditional", "--cfg-scale", 2)
     assert "teacher_steps is 30; it must be a multiple" in of("classes", "teacher_steps=30")
     assert "class_dropout_prob=0" in of("classes", "model.class_dropout_prob=0.1", "clips=4", "global_batch_size=2")
     assert "no model at nowhere" in one_error(capsys, "nowhere", *run_words)

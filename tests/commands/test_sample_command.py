@@ -246,7 +246,7 @@ def test_an_unconditional_model_rejects_classes_and_guidance(unconditional, tmp_
     assert main([*words, "--classes", "left"]) == 2
     assert "it has no --classes" in capsys.readouterr().err
     assert main([*words, "--cfg-scale", "9"]) == 2
-    assert "nothing to guide it" in capsys.readouterr().err
+    assert "no condition to guide with" in capsys.readouterr().err
     assert main(words) == 0
     assert "unconditional" in capsys.readouterr().out and (tmp_path / "out/000-video-0.mp4").is_file()
 

@@ -176,7 +176,7 @@ def test_t5_in_half_precision_keeps_its_last_projection_in_float32(encoder, text
 
 
 def test_configurations_of_absurd_size_are_refused():
-    with pytest.raises(ValueError, match="num_layers is 1000000; it must be in 1 to 500"):
+    with pytest.raises(ValueError, match="num_layers is 1000000; it must be from 1 to 500"):
         T5Config(num_layers=1_000_000)
     assert LatteT2VConfig(video_length=16, sample_size=2048).video_length == 16
     with pytest.raises(ValueError, match="make 67174416 values, which are too many"):

@@ -95,7 +95,7 @@ def test_unrequested_changes_are_rejected_with_the_options_to_add(vae, tmp_path,
     capsys.readouterr()
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "with other settings: to keep its own, add learning_rate=0.001 schedule=constant; " in said
+    assert "with different settings: to keep its own, add learning_rate=0.001 schedule=constant; " in said
     assert "add learning_rate=0.0015 schedule=cosine or --allow-changes" in said and said.count("\n") == 1
     assert main([*words, "schedule=constant"]) == 2
     assert "to keep its own, add learning_rate=0.001; " in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_some_settings_never_change(vae, tmp_path, capsys):
     for change in ("seed=1", "model.depth=4", "global_batch_size=2", "num_frames=2", "clips=11", "sample_latents=true"):
         assert main([*words, change, "learning_rate=1"]) == 2
         name, said = change.partition("=")[0].partition(".")[0], capsys.readouterr().err
-        assert f"with other settings: {name} was " in said and "; give another folder" in said
+        assert f"with different settings: it has {name}=" in said and "; choose another folder" in said
     assert not (tmp_path / "changes.json").exists()
 
 

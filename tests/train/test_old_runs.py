@@ -107,7 +107,7 @@ def test_an_old_run_resumes_bit_exactly(kind, vae, tmp_path):
     unbroken, resumed = ([json.loads(line)["loss"] for line in each] for each in lines)
     assert unbroken == resumed and len(resumed) == 12
     assert read_old(tmp_path / "old/config.yaml") == asdict(config)
-    with pytest.raises(ValueError, match="with other settings: seed was"):
+    with pytest.raises(ValueError, match="with different settings: it has seed="):
         run(CONFIGS[kind](vae, "seed=1"), tmp_path / "old")
 
 

@@ -118,7 +118,7 @@ def test_a_run_keeps_both_averages_and_the_command_makes_others(vae, tmp_path, m
     for rest, say in (
         (["--length", "0.05", "--out", str(tmp_path / "out")], "is not an empty folder"),
         (["--length", "0.5", "--out", str(tmp_path / "new")], "above 0 and up to 0.288, not 0.5"),
-        (["--length", "0.05", "--step", "4", "--out", str(tmp_path / "new")], "no sound snapshot of step 4"),
+        (["--length", "0.05", "--step", "4", "--out", str(tmp_path / "new")], "no intact snapshot of step 4"),
     ):
         assert average(*rest) == 2
         said = capsys.readouterr().err

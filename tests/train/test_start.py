@@ -139,12 +139,12 @@ def test_own_data_are_not_encoded_by_the_vae_of_the_shapes(preset, tmp_path, cap
             ["--config", "folder-vae", "image_size=30"],
             "frames have a side of 30 pixels; this VAE encodes multiples of 8",
         ),
-        (["--config", "folder-vae", "model.depth=3"], "the setting model: VAEConfig: unknown key 'depth'"),
+        (["--config", "folder-vae", "model.depth=3"], "the setting model: unknown key 'depth'"),
         (
             ["--config", "folder", "vae=shapes/vae", "model.dept=3"],
-            "the setting model: LatteConfig: unknown key 'dept'",
+            "the setting model: unknown key 'dept'",
         ),
-        (["--config", "t2v", "vae=shapes/vae", "model.depth=3"], "the setting model: LatteT2VConfig: unknown key"),
+        (["--config", "t2v", "vae=shapes/vae", "model.depth=3"], "the setting model: unknown key"),
     ],
 )
 def test_the_network_is_checked_before_videos_are_read(words, message, tmp_path, capsys, unread):
@@ -193,7 +193,9 @@ def test_a_name_on_the_hub_is_to_be_fetched(tmp_path, capsys, unread, monkeypatc
 def test_folders_and_settings_are_checked_before_data(vae, tmp_path, capsys, unread):
     run(small(vae, "steps=2"), tmp_path / "run")
     words = ["--config", "shapes-plain", *TINY_PLAIN, f"vae={vae}"]
-    assert "with other settings: seed was 0, not 1; " in refusal(capsys, "--run", tmp_path / "run", *words, "seed=1")
+    assert "with different settings: it has seed=0, not 1; " in refusal(
+        capsys, "--run", tmp_path / "run", *words, "seed=1"
+    )
     assert "has done 2 steps" in refusal(capsys, "--run", tmp_path / "run", *words, "steps=1")
     assert "already holds checkpoints" in refusal(capsys, "--run", tmp_path / "run", *words, "--resume", "never")
     (tmp_path / "a").write_text("")
@@ -211,7 +213,7 @@ def test_a_folder_that_is_no_run_is_left_alone(name, vae, tmp_path, capsys):
     start.check_start(small(vae, "steps=1"), tmp_path / "run")
     (tmp_path / "run" / name).touch()
     words = ["--run", tmp_path / "run", "--config", "shapes-plain", *TINY_PLAIN, f"vae={vae}"]
-    assert f"{tmp_path / 'run'} is not a run: it holds {name}; give another folder" in refusal(capsys, *words)
+    assert f"{tmp_path / 'run'} is not a run: it holds {name}; choose another folder" in refusal(capsys, *words)
 
 
 def test_a_run_that_was_stopped_before_its_first_step(vae, tmp_path, monkeypatch):
@@ -225,7 +227,7 @@ def test_a_run_that_was_stopped_before_its_first_step(vae, tmp_path, monkeypatch
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"^stopped before step 1; the same"):
         patch.setattr(Run, "prepare", terminate)
         run(small(vae, "steps=1"), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"run holds a run with other settings \(clips, seed\) but no checkpoint: "):
+    with pytest.raises(ValueError, match=r"holds a run with different settings \(clips, seed\) but no checkpoint: "):
         run(small(vae, "steps=1", "clips=9", "seed=3"), tmp_path / "run")
     assert run(small(vae, "steps=1"), tmp_path / "run").is_dir()
 

@@ -135,7 +135,7 @@ def test_another_configuration_in_the_same_folder_is_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="but no checkpoint"):
         run(small(vae, "steps=2"), tmp_path / "failed")
     run(small(vae, "steps=2"), tmp_path / "run")
-    with pytest.raises(ValueError, match="with other settings: to keep its own, add learning_rate="):
+    with pytest.raises(ValueError, match="with different settings: to keep its own, add learning_rate="):
         run(small(vae, "steps=2", "learning_rate=0.5"), tmp_path / "run")
     with pytest.raises(ValueError, match="already holds checkpoints"):
         run(small(vae, "steps=2"), tmp_path / "run", resume=False)
@@ -161,7 +161,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(vae, tmp_path):
     with pytest.raises(ValueError, match="holds final but no checkpoint"):
         run(config, folder)
     shutil.rmtree(folder / "final")
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed\) but no checkpoint"):
+    with pytest.raises(ValueError, match=r"holds a run with different settings \(seed\) but no checkpoint"):
         run(small(vae, "seed=1"), folder)
     assert (folder / "metrics.jsonl").read_text() == before
     run(config, folder)  # the same run, as if stopped before its first checkpoint

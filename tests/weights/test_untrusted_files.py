@@ -162,7 +162,7 @@ def test_ambiguous_tables_are_refused(tiny, tmp_path):
         ("blocks.0.attn.qkv.weight", (), "qkv.weight of shape () is not 2 heads"),
         ("blocks.0.attn.qkv.weight", (7, 16), "qkv.weight of shape (7, 16) is not 2 heads"),
         ("blocks.0.attn.qkv.weight", (0, 16), "qkv.weight of shape (0, 16) is not 2 heads"),
-        ("blocks.999999999.attn.qkv.bias", (48,), "depth is 1000000000; it must be in 1 to 1000"),
+        ("blocks.999999999.attn.qkv.bias", (48,), "depth is 1000000000; it must be from 1 to 1000"),
         ("blocks." + "9" * 5000 + ".attn.qkv.bias", (48,), "1 tensors not of this model, first blocks.9999"),
         ("blocks..attn.qkv.bias", (48,), "blocks..attn.qkv.bias"),
     ],

@@ -194,7 +194,7 @@ def is_sound(path: Path, mark: str, recorded: str | None) -> bool:
         agrees = lambda: own is not None and own == digest_tensors(load_file(readable), notes)
         sound = digest(path) == recorded if recorded else agrees()
     if source_of(notes.get("made", mark)) != source_of(mark) and (sound or own is None):
-        raise ValueError(f"{path} holds latents of other data, settings or another VAE: give another folder for --out")
+        raise ValueError(f"{path} holds latents of different data, settings or VAE: choose another folder for --out")
     if not sound:
         warnings.warn(f"{path} is damaged or was not finished; it is encoded again", stacklevel=3)
     return sound

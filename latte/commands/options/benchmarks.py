@@ -129,7 +129,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     for name in ("cfg_scale", "cfg_interval", *words):
         if getattr(args, name) is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')} does nothing here: the rows say how to guide (--ways, --scales)"
+                f"--{name.replace('_', '-')} has no effect here: --ways and --scales set the guidance of each row"
             )
     named = args.autoguidance not in (None, NO_AUTOGUIDANCE)
     if args.ways is not None and args.autoguidance is not None and ("autoguidance" in args.ways) != named:
@@ -166,7 +166,7 @@ def train_options(argv: list[str]) -> Namespace:
 
 
 def eval_options(argv: list[str]) -> Namespace:
-    """Measure the speed of decoding, of features and of distances, each beside a plain implementation."""
+    """Measure the speed of decoding, of features and of distances, each compared with a plain implementation."""
     parser = Parser(prog="latte bench eval", description=eval_options.__doc__)
     add = parser.add_argument
     add("--videos", type=Path, help="folder of videos to decode (default: 8 of the built-in shapes, 256 px, H.264)")

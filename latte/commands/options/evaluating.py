@@ -63,7 +63,7 @@ def eval_parser() -> Parser:
     add("--bn-eps", type=float, help="eps of I3D's batch norms (default: 1e-3; VideoGPT, TATS and cd-fvd use 1e-5)")
     words = "VideoMAE's weights, for CD-FVD in place of FVD: path to vit_g_hybrid_pt_1200e_ssv2_ft.pth"
     add("--videomae", type=Path, help=words)
-    add("--vjepa", type=Path, help="V-JEPA's weights, for JEDi beside the distance: path to vith16.pth.tar")
+    add("--vjepa", type=Path, help="V-JEPA's weights, for JEDi in addition to the distance: path to vith16.pth.tar")
     add("--vjepa-probe", type=Path, help="the probe of V-JEPA's classifier: path to ssv2-probe.pth.tar")
     add("--inception", type=Path, help="for the FID of frames: path to weights-inception-2015-12-05-6726825d.pth")
     add("--c3d", type=Path, help="for the inception score: path to conv3d_deepnetA_ucf.npz")

@@ -48,7 +48,7 @@ def convert_options(argv: list[str]) -> Namespace:
 
 def info_options(argv: list[str]) -> Namespace:
     """Parse the options of `latte info`."""
-    description = "Describe what a path holds, or list parameters and FLOPs of every variant beside the paper's table."
+    description = "Describe what a path holds, or list parameters and GMACs of every variant next to the paper's table."
     parser = Parser(prog="latte info", description=description)
     add = parser.add_argument
     words = "a run, model, data list, latents, features, statistics, results or videos; or the name of a bundled model"

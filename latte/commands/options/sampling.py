@@ -65,7 +65,8 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--eta", type=float, help=f"noise of ddim: 0 adds none, 1 as much as ddpm {own.format(0)}")
     words = "timestep shift of a flow model: above 1, more steps at high noise (default: from the folder, or 1)"
     add("--shift", type=float, help=words)
-    add("--seed", type=int, default=0, help="video i depends only on the seed, on i and on its class (default: 0)")
+    words = "seed of the noise; video i depends only on it, on i, and on its class or prompt (default: 0)"
+    add("--seed", type=int, default=0, help=words)
     words = "videos that go through the networks at once (default: depends on the size of a video and the device)"
     add("--batch-size", type=int, help=words)
     add("--weights", choices=("ema", "model"), default="ema", help="which weights of a checkpoint (default: ema)")

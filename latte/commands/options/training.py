@@ -45,7 +45,7 @@ def encode_options(argv: list[str]) -> Namespace:
     description = "Encode the latents of a data set once, and store them for training."
     parser = Parser(prog="latte encode", description=description)
     add = parser.add_argument
-    add("--config", default="folder", help=f"training configuration: {', '.join(PRESETS)}, or a file")
+    add("--config", default="folder", help=f"a preset ({', '.join(PRESETS)}) or a file (default: folder)")
     add("--out", type=Path, required=True, help="folder to write; a stopped encoding in it is resumed")
     add("--text-encoder", metavar="FOLDER", help="also store embeddings of the captions, from the T5 of this model")
     add_download_option(parser)

@@ -149,7 +149,7 @@ def test_only_missing_work_is_done(vae, commands, tmp_path, capsys):
     assert all(again[name] == before[name] for name in again if name != "seconds_per_video")
     assert other.stat().st_mtime_ns == kept
     assert ablate(tmp_path, vae, "temporal-position", "learning_rate=1e-3") == 2
-    assert "other settings: learning_rate: give another folder" in capsys.readouterr().err
+    assert "different settings: learning_rate: choose another folder" in capsys.readouterr().err
 
 
 def test_a_failed_arm_is_reported_beside_the_others(vae, commands, tmp_path, capsys):

@@ -134,7 +134,7 @@ def test_latents_that_do_not_fit_the_run_are_rejected(vae, videos, tmp_path, cap
         ),
         ([*train, f"latents={out}", "num_workers=2"], "num_workers does nothing with latents="),
         ([*train, f"latents={tmp_path / 'no'}"], "run `latte encode`"),
-        (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "give another folder for --out"),
+        (["encode", "--config", "shapes", *words, "image_size=32", "--out", str(out)], "another folder for --out"),
         (["encode", "--config", "shapes-vae", "--out", str(out)], "kind=vae trains on pixels, so there are no latents"),
         (["encode", "--config", "shapes-features", "--out", str(out)], "kind=features trains on pixels"),
         (
