@@ -47,7 +47,7 @@ def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, index: Tensor | int) -> Tensor:
     """The mean of q(x_{t-1} | x_t, x_0) for x_0 and x_t, both (b, ...) (Ho et al. 2020, eq. 7)."""
-    abar, prev, beta = schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.betas
+    abar, prev, beta = schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.step_betas
     of_x0 = beta * prev.sqrt() / (1 - abar)
     of_x = (1 - prev) * (1 - beta).sqrt() / (1 - abar)
     return at(of_x0, index, x) * x0 + at(of_x, index, x) * x

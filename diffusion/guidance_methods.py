@@ -12,13 +12,20 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import clean_of_noise
+from latte.diffusion.schedule import widest
 
 OF_VIDEO = (1, 2, 3, 4)  # the axes of one video
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of videos, (b, 1, 1, 1, 1), summed in float64."""
-    return (a.double() * b.double()).sum(OF_VIDEO, keepdim=True)
+    """Inner products of videos, (b, 1, 1, 1, 1), summed in float64 where the device has it."""
+    dtype = widest(a.device)
+    return (a.to(dtype) * b.to(dtype)).sum(OF_VIDEO, keepdim=True)
+
+
+def positive(x: Tensor) -> Tensor:
+    """x, at least the smallest normal number, to divide by."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def project(
@@ -50,7 +57,7 @@ def project(
     if threshold:
         length = (inner(update, update) / update.shape[1]).sqrt()
         update = update * (threshold / length.clamp(min=threshold)).to(update)
-    along = inner(update, clean) / inner(clean, clean).clamp(min=torch.finfo(torch.float64).tiny)
+    along = inner(update, clean) / positive(inner(clean, clean))
     update = update + (parallel - 1) * (along * clean).to(update)
     return conditional - (scale - 1) / noise_to_signal * update, average
 
@@ -76,7 +83,7 @@ def optimise_scale(
     """
     still = zero_velocity(x, alpha_bar, flow)
     towards, away = conditional - still, negative - still
-    best = inner(towards, away) / inner(away, away).clamp(min=torch.finfo(torch.float64).tiny)
+    best = inner(towards, away) / positive(inner(away, away))
     away = best.to(x) * away
     return away + scale * (towards - away) + still
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
 from latte.diffusion.predictions import combined, factors, network_input, noise_of, parts
-from latte.diffusion.schedule import Schedule, at, q_sample
+from latte.diffusion.schedule import Schedule, at, q_sample, widest
 
 
 def mean_per_sample(x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def normal_cdf(z: Tensor) -> Tensor:
 
 
 def discretised_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """The negative log-likelihood of data in 255 bins under a Gaussian (Ho et al. 2020, eq. 13).
+    """The negative log-likelihood of data in 256 bins under a Gaussian (Ho et al. 2020, eq. 13).
 
     Args:
         x: Data in [-1, 1], of any shape.
@@ -90,11 +90,12 @@ def min_snr_weight(schedule: Schedule, index: Tensor, prediction: str, gamma: fl
         gamma: The largest weight of the error of x_0; 5 in the paper.
 
     Returns:
-        Weights (b,), float64.
+        Weights (b,), float64 where the device has it.
     """
-    abar = schedule.alphas_cumprod.to(index.device)[index]
+    abar = schedule.alphas_cumprod
     a, s = abar.sqrt(), (1 - abar).sqrt()
-    return (abar / (1 - abar)).clamp(max=gamma) * (s / parts(prediction, a, s)[2]) ** 2
+    weights = (abar / (1 - abar)).clamp(max=gamma) * (s / parts(prediction, a, s)[2]) ** 2
+    return weights.to(index.device, widest(index.device))[index]
 
 
 def diffusion_loss(

@@ -23,7 +23,7 @@ Sampler = Callable[..., Iterator[Tensor]]
 
 def descending_steps(schedule: Schedule, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(count, index, timesteps (b,)) of every step, from the last of the schedule to the first."""
-    timesteps = schedule.timesteps.to(x.device)  # once: a copy in each step would wait for the device
+    timesteps = schedule.timesteps_on(x.device)  # once: a copy in each step would wait for the device
     for count, index in enumerate(reversed(range(len(schedule)))):
         yield count, index, timesteps[index].expand(len(x))
 

@@ -14,6 +14,12 @@ import torch
 from torch import Tensor
 
 SPACINGS = ("even", "leading", "trailing", "linspace")
+WITHOUT_FLOAT64 = ("mps", "xpu")  # types of devices, some of which have no float64
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise floating-point type that every device of this type has."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,11 @@ class Schedule:
         """Whether the noise levels are those of flow matching."""
         return self.parent is not None and self.parent.is_flow
 
+    def timesteps_on(self, device: torch.device) -> Tensor:
+        """The timesteps (n,) on a device; fractional ones are float32 where it has no float64."""
+        dtype = widest(device) if self.timesteps.is_floating_point() else self.timesteps.dtype
+        return self.timesteps.to(device, dtype)
+
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """Signal power left after step i (alpha bar), (n,)."""
@@ -57,12 +68,17 @@ class Schedule:
         return torch.cat([self.betas.new_full((1,), self.end), self.alphas_cumprod[:-1]])
 
     @cached_property
+    def step_betas(self) -> Tensor:
+        """1 - alpha bar / alphas_cumprod_prev, (n,): betas, except where `end` or `stride` sets where a step leads."""
+        if self.stride:
+            return 1 - self.alphas_cumprod / self.alphas_cumprod_prev
+        first = (1 - (1 - self.betas[:1]) / self.end).clamp(min=0)
+        return torch.cat([first, self.betas[1:]])
+
+    @cached_property
     def posterior_variance(self) -> Tensor:
         """Variance of q(x_{t-1} | x_t, x_0), (n,); eq. 7 of Ho et al. The first step leads down to `end`."""
-        betas = self.betas.clone()
-        betas[0] = (1 - (1 - self.betas[0]) / self.end).clamp(min=0)
-        betas = 1 - self.alphas_cumprod / self.alphas_cumprod_prev if self.stride else betas
-        return betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        return self.step_betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_log_variance(self) -> Tensor:
@@ -82,7 +98,7 @@ class Schedule:
         Between two integers, sigma is interpolated linearly.
         """
         low, sigma = timesteps.floor().long().cpu(), self.sigmas
-        share = timesteps.double().cpu() - low
+        share = timesteps.cpu().double() - low
         here = torch.lerp(sigma[low], sigma[(low + 1).clamp(max=len(self) - 1)], share)
         return torch.where(share == 0, self.alphas_cumprod[low], 1 / (1 + here**2))
 
@@ -103,7 +119,7 @@ class FlowSchedule(Schedule):
 
     def alpha_bar_at(self, timesteps: Tensor) -> Tensor:
         """Alpha bar (n,), float64, at timesteps (n,)."""
-        u = self.time_of(timesteps.double().cpu())
+        u = self.time_of(timesteps.cpu().double())
         return (1 - u) ** 2 / ((1 - u) ** 2 + u**2)
 
     def timestep_of(self, sigma: float) -> float:

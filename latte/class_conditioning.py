@@ -218,9 +218,10 @@ def read_class_parts(
     if isinstance(vae, str | Path):
         vae = load_vae(find_vae(vae, path, local_files_only), dtype, variant)
     names = read_classes(path / CLASSES_FILE, transformer.config.num_classes)
-    sampling = load_sampling(model_root(path), usual_guidance(transformer.config))
-    if (path / "scheduler").is_dir():
-        parts = {"scheduler": load_scheduler(path / "scheduler"), **parts}
+    root = model_root(path)
+    sampling = load_sampling(root, usual_guidance(transformer.config))
+    if (root / "scheduler").is_dir():
+        parts = {"scheduler": load_scheduler(root / "scheduler"), **parts}
     if WEAKER not in parts and (folder := own_weaker(path, sampling)) is not None:
         parts = {WEAKER: load_model(folder, variant=variant).to(dtype), **parts}
     return {"class_names": names, **parts, "transformer": transformer, "vae": vae, "sampling": sampling}

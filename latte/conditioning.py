@@ -122,7 +122,7 @@ class GuidedDenoiser:
         if both and self.remembers:
             conditional, negative = out[:, :, :channels].chunk(2)
             self.difference = conditional - negative
-        still = self.rule.still(self.k, x)
+        still = None if evaluation.branch == "conditional" else self.rule.still(self.k, x)
         if still is not None:
             return with_prediction(out[: len(x)], x, lambda eps: still)
         if both:

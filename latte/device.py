@@ -42,8 +42,9 @@ def device_name(device: torch.device) -> str:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device, without waiting for the pending work of the device."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+    """Copy a tensor to a device; from the CPU, without waiting for the pending work of the device."""
+    pins = x.device.type == "cpu" and device.type == "cuda"
+    return (x.pin_memory() if pins else x).to(device, non_blocking=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from latte.launch import ADVICE, launch
@@ -193,6 +194,14 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     finally:
         time.sleep(GLOO_CLEANUP_SECONDS)
         dist.destroy_process_group()
+
+
+def make_mesh(device_type: str, shape: tuple[int, ...], names: tuple[str, ...]) -> DeviceMesh:
+    """Arrange all processes in a mesh, whose groups wait as long for each other as all processes do."""
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=names)
+    for name in names:
+        _set_pg_timeout(COLLECTIVE_TIMEOUT, mesh.get_group(name))
+    return mesh
 
 
 def meet(rank: int, size: int) -> dist.Store:

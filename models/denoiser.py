@@ -134,7 +134,8 @@ class Denoiser(nn.Module):
         """Latents (b, f, c, h, w) -> tokens (b, f, s, d) with spatial positions, after the condition's tokens."""
         h, w = (side // self.patch_size for side in x.shape[3:])
         x = self.embed_patches(x)
-        x = x + self.spatial_position(x, h, w)
+        # in the weights' precision: under autocast the residual stream is float32 from here on
+        x = x + self.spatial_position(x, h, w).to(self.patch_embed.weight.dtype)
         if condition.tokens is None:
             return x
         return torch.cat([condition.tokens.expand(-1, x.shape[1], -1, -1), x], 2)
@@ -172,7 +173,7 @@ class Denoiser(nn.Module):
         return out if self.upsample is None else self.upsample(out.transpose(1, 2)).transpose(1, 2)
 
     def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
-        """The position of each of h x w patches, (s, d), to add to tokens x (b, f, s, d)."""
+        """The position of each of h x w patches, (s, d), float32, to add to tokens x (b, f, s, d) on x's device."""
         raise NotImplementedError
 
     def add_temporal_position(self, x: Tensor) -> Tensor:

@@ -94,8 +94,7 @@ class Latte(Denoiser):
         return Condition(embeddings[0], embeddings[0], tokens)  # Affine ignores its input
 
     def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
-        # in the weights' precision: under autocast the residual stream is float32 from here on
-        return spatial_position(h, w, self.config.hidden_size, x.device).to(self.patch_embed.weight.dtype)
+        return spatial_position(h, w, self.config.hidden_size, x.device)
 
     def check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None, num_images: int) -> None:
         """Raise a ValueError that names the first invalid argument of forward."""

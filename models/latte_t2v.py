@@ -102,7 +102,7 @@ class LatteT2V(Denoiser):
     def spatial_position(self, x: Tensor, h: int, w: int) -> Tensor:
         cfg = self.config
         side = cfg.sample_size / cfg.patch_size / max(cfg.sample_size // 64, 1)  # as PixArt-alpha stretches positions
-        return spatial_position(h, w, cfg.hidden_size, x.device, side).to(x.dtype)
+        return spatial_position(h, w, cfg.hidden_size, x.device, side)
 
     def add_temporal_position(self, x: Tensor) -> Tensor:
         return super().add_temporal_position(x) if x.shape[1] > 1 else x  # as published: an image gets none

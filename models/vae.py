@@ -217,7 +217,7 @@ class VideoVAE(Chunked):
         """Decode scaled latents (b, f, c, h, w) to pixels (b, f, out_channels, ...), nominally in [-1, 1], not clamped.
 
         Raises:
-            ValueError: Values are not finite.
+            ValueError: The latents are not finite, or so large that the VAE overflows in float32.
         """
         unit = latents.shape[1] if self.config.temporal_decoder else self.chunk
         tiled = partial(decode_tiles, self.model.decode, tile=self.tile, factor=self.factor)
@@ -236,6 +236,8 @@ class VideoVAE(Chunked):
             return out
         if not x.isfinite().all():
             raise ValueError("the input of the VAE holds values that are not finite")
+        if dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError("the VAE overflowed in float32: its input is far from what it was trained on")
         warnings.warn(f"the VAE overflowed in {out.dtype}; this part is recomputed in float32", stacklevel=4)
         try:
             self.float()

@@ -10,7 +10,7 @@ from forks import fork, start_together, status
 
 from latte import processes as module
 from latte.cli import main
-from latte.processes import Ranks, processes
+from latte.processes import COLLECTIVE_TIMEOUT, Ranks, make_mesh, processes
 
 CPU = torch.device("cpu")
 
@@ -54,6 +54,18 @@ def test_the_command_reports_a_missing_process_in_one_line(impatient, port, monk
     assert main(["train", "--config", "shapes", "--device", "cpu", "--run", str(tmp_path / "run"), "steps=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "gave up: process 1 of 2 waited" in lines[1] and not list(tmp_path.iterdir())
+
+
+def check_timeouts():
+    with processes(CPU):
+        world, mesh = torch.distributed.group.WORLD, make_mesh("cpu", (2, 2), ("a", "b"))
+        for group in (world, mesh.get_group("a"), mesh.get_group("b")):
+            assert group._get_backend(CPU).options._timeout == COLLECTIVE_TIMEOUT
+
+
+def test_the_groups_of_a_mesh_wait_as_long_as_all_processes(tmp_path):
+    children = start_together(4, check_timeouts, tmp_path / "log")
+    assert [status(child) for child in children] == [0, 0, 0, 0], (tmp_path / "log").read_text()
 
 
 def test_a_dead_launcher_is_reported(impatient, port, monkeypatch):

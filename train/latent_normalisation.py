@@ -29,9 +29,9 @@ def standardise_latents(network: AutoencoderKL, videos: Iterable[Tensor], whiten
     """
     device = next(network.parameters()).device
     encoded = [network.encoder(video.to(device).flatten(0, 1)) for video in videos]
-    features = torch.cat([moments.movedim(1, -1).flatten(0, -2).double().cpu() for moments in encoded])  # (n, 2c)
+    features = torch.cat([moments.movedim(1, -1).flatten(0, -2).cpu().double() for moments in encoded])  # (n, 2c)
     into, out_of = cast(nn.Conv2d, network.quant_conv), cast(nn.Conv2d, network.post_quant_conv)
-    weight, bias = matrix(into), cast(Tensor, into.bias).double().cpu()
+    weight, bias = matrix(into), cast(Tensor, into.bias).cpu().double()
     mean, logvar = (features @ weight.T + bias).chunk(2, dim=1)
     middle, count = mean.mean(0), mean.shape[1]
     change = inverse_root(torch.cov(mean.T)) if whiten else torch.eye(count, dtype=torch.double)
@@ -52,7 +52,7 @@ def standardise_latents(network: AutoencoderKL, videos: Iterable[Tensor], whiten
 
 def matrix(conv: nn.Conv2d) -> Tensor:
     """The weight of a 1x1 convolution as a matrix (out, in), in float64 on the CPU."""
-    return conv.weight.double().cpu()[:, :, 0, 0].clone()
+    return conv.weight.cpu().double()[:, :, 0, 0].clone()
 
 
 def inverse_root(covariance: Tensor) -> Tensor:

@@ -97,8 +97,9 @@ class Run:
         self.history = StepHistory(scale=first_scale(config.precision))
         self.changes: list[dict[str, Any]] = []  # of the settings, made on resuming
         self.failed_saves = 0  # in a row
-        evaluates = config.eval_every and ranks.first
-        self.distance = DistanceToReal(config, clips, device) if evaluates else None
+        self.distance: DistanceToReal | None = None  # of the first process
+        if config.eval_every:
+            ranks.first_only(lambda: setattr(self, "distance", DistanceToReal(config, clips, device)))
         self.records = {"config": asdict(self.network.config)}
         digests = ranks.first_only(lambda: data_digests(self.objective))  # this may read all data
         self.state = {"run": asdict(config), "data": digests}

@@ -197,11 +197,11 @@ def write_folder(
     Raises:
         CheckpointError: The target holds something that would be lost, or that would be taken for a part of this model.
     """
-    vae_folder, classes = own_vae(source), source / CLASSES_FILE
+    vae_folder, classes, root = own_vae(source), source / CLASSES_FILE, model_root(source)
     vae = None if vae_folder is None or "vae" in shared else load_vae(vae_folder, variant=variant)
     names = read_json(classes).get("names", []) if classes.is_file() else []
-    sampling = read_sampling(model_root(source), usual_guidance(model.config))
-    scheduler = load_scheduler(source / "scheduler") if (source / "scheduler").is_dir() else None
+    sampling = read_sampling(root, usual_guidance(model.config))
+    scheduler = load_scheduler(root / "scheduler") if (root / "scheduler").is_dir() else None
     folder = own_weaker(source, sampling)
     weaker = None if folder is None else load_model(folder, variant=variant)
     if folder is not None and weaker is not None:

@@ -36,7 +36,8 @@ def kernel_of(conv: nn.Module, transform: Callable[[Tensor], Any]) -> Any:
     if weight.device.type != "cpu":
         return transform(weight)  # takes microseconds there, and looking at the values would synchronise
     whole = weight.flatten().view(torch.int64 if weight.nbytes % 8 == 0 else torch.uint8)
-    state = (transform, weight.dtype, weight.data_ptr(), int(whole.sum()))
+    version = 0 if weight.is_inference() else weight._version  # the sum alone misses weights that change places
+    state = (transform, weight.dtype, weight.data_ptr(), version, int(whole.sum()))
     kept = _kernels.get(conv)
     if kept is None or kept[0] != state:
         kept = _kernels[conv] = (state, transform(weight))

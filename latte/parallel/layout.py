@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from latte.parallel.split import Split
+from latte.processes import make_mesh
 
 GUIDANCE, FRAMES = "guidance", "frames"  # the dimensions of a mesh for sampling
 
@@ -37,7 +38,7 @@ def sampling_mesh(device_type: str, guided: bool) -> DeviceMesh:
         raise ValueError("there are no processes to sample together: start them with torchrun")
     count = dist.get_world_size()
     halves = 2 if guided and count % 2 == 0 else 1
-    return init_device_mesh(device_type, (halves, count // halves), mesh_dim_names=(GUIDANCE, FRAMES))
+    return make_mesh(device_type, (halves, count // halves), (GUIDANCE, FRAMES))
 
 
 def layouts(mesh: DeviceMesh) -> list[Layout]:
@@ -70,5 +71,5 @@ def training_meshes(device_type: str, size: int, sequence: int, shard: int) -> t
     for name, value in (("sequence_parallel", sequence), ("shard_group", shard)):
         if size % value:
             raise ValueError(f"{name} is {value}; it must divide the number of processes, {size}")
-    clips = init_device_mesh(device_type, (size // sequence, sequence), mesh_dim_names=("data", "sequence"))
-    return clips, init_device_mesh(device_type, (size // shard, shard), mesh_dim_names=("replicate", "shard"))
+    clips = make_mesh(device_type, (size // sequence, sequence), ("data", "sequence"))
+    return clips, make_mesh(device_type, (size // shard, shard), ("replicate", "shard"))

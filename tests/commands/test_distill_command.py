@@ -51,6 +51,17 @@ def test_a_student_is_distilled_and_sampled_with_its_saved_settings(teachers, tm
     assert LattePipeline.from_pretrained(tmp_path / "run").sampling.num_inference_steps == 2
 
 
+def test_an_unfinished_student_keeps_its_own_scheduler(teachers, tmp_path):
+    words = ["distill", str(teachers["classes"]), "--steps", "3", "--run", str(tmp_path / "run")]
+    assert main([*words, "steps=1", "clips=2", "global_batch_size=2"]) == 0
+    finished = LattePipeline.from_pretrained(tmp_path / "run").scheduler
+    shutil.rmtree(tmp_path / "run/final")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "copy")]) == 0
+    found = [LattePipeline.from_pretrained(tmp_path / name).scheduler for name in ("run", "copy")]
+    assert finished.schedule(3).timesteps.tolist() == [332, 666, 999] and found == [finished, finished]
+    assert LattePipeline.from_pretrained(teachers["classes"]).scheduler != finished
+
+
 def test_a_self_conditioned_teacher_has_a_plain_student(teachers, tmp_path, capsys):
     pipe = LattePipeline.from_pretrained(teachers["classes"])
     own = Latte(replace(pipe.transformer.config, self_condition=True))

@@ -55,6 +55,17 @@ def test_ddim_at_eta_one_has_the_ddpm_posterior_mean():
     torch.testing.assert_close(posterior_mean(schedule, X0, x, index), direct)
 
 
+@pytest.mark.parametrize("options", [{"end": 0.97}, {"stride": 90}])
+def test_the_posterior_mean_leads_to_the_level_that_the_schedule_says(options):
+    schedule = respace(linear_schedule(), [99, 199, 499], **options)
+    for index in range(3):
+        noise = normal(X0.shape, 9).double()
+        x = q_sample(schedule, X0, torch.tensor([index, index]), noise)
+        prev, variance = schedule.alphas_cumprod_prev[index], schedule.posterior_variance[index]
+        expected = prev.sqrt() * X0 + (1 - prev - variance).sqrt() * noise
+        torch.testing.assert_close(posterior_mean(schedule, X0, x, index), expected)
+
+
 def test_a_state_between_two_levels_has_the_posterior_and_the_marginal_of_the_forward_process():
     schedule = linear_schedule()
     upper, lower = (factors(schedule, torch.tensor(index), X0) for index in ([500, 3], [499, 2]))

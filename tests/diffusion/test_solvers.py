@@ -115,7 +115,7 @@ def test_spacings_are_those_of_diffusers():
     )
     with pytest.raises(ValueError, match="not one of even, leading, trailing, linspace"):
         spaced_timesteps(5, "log")
-    with pytest.raises(ValueError, match="number of timesteps is 1001; it must be a whole number in 1 to"):
+    with pytest.raises(ValueError, match="number of timesteps is 1001; it must be a whole number from 1 to"):
         spaced_timesteps(1001, "leading")
     with pytest.raises(ValueError, match="must rise"):
         respace(BASE, torch.tensor([3.0, 2.0]))

@@ -150,6 +150,7 @@ def test_changed_weights_are_noticed():
         lambda: vae.model.decoder.up_blocks[0].upsamplers[0].conv.weight.numpy().__imul__(2),
         lambda: vae.load_state_dict(other),
         lambda: vae.half().float(),
+        lambda: block.conv1.weight.view(-1, 2).copy_(block.conv1.weight.view(-1, 2).flip(1)),
         lambda: setattr(block, "conv1", torch.nn.Conv2d(96, 96, 3, padding=1).requires_grad_(False)),
     ]
     for change in changes:

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from latte.models import attention as attention_module
 from latte.models.attention import AxialAttention, rotate
 from latte.models.block import AdaLN
+from latte.models.denoiser import Condition
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 
@@ -26,6 +27,16 @@ def place(at: int, stride: float, dim: int) -> np.ndarray:
     """DiT's sin-cos position of a row or a column: dim / 2 numbers."""
     angles = at * stride / 10000 ** (np.arange(dim // 4) / (dim // 4))
     return np.concatenate([np.sin(angles), np.cos(angles)])
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_tokens_are_float32_under_autocast(text):
+    shape = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "caption_channels": 8}
+    model = LatteT2V(LatteT2VConfig(**shape, sample_size=8, video_length=2)) if text else Latte(LatteConfig(**TINY))
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(1, 2, 4, 8, 8)
+        assert model.embed_patches(x).dtype == torch.bfloat16
+        assert model.embed(x, Condition(x, x)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("text", "stride"), [(False, (1, 1)), (True, (4 / 3, 4 / 5))])

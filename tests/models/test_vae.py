@@ -124,6 +124,12 @@ def test_overflow_is_redone_in_float32(tmp_path):
         half.decode(torch.full((1, 1, 4, 4, 4), float("nan")))
 
 
+def test_overflow_in_float32_is_an_error(tmp_path):
+    _, vae = published("vae", tmp_path)
+    with torch.no_grad(), pytest.raises(ValueError, match="the VAE overflowed in float32"):
+        vae.decode(torch.full((1, 1, 4, 4, 4), 1e38))
+
+
 def test_overflow_under_autocast_and_in_the_encoder(tmp_path):
     _, vae = published("vae", tmp_path)
     video = torch.randn(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(3))

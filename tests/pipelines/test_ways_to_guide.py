@@ -142,6 +142,17 @@ def test_zero_init_predicts_zero_velocity_in_the_first_steps():
         torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
 
 
+def test_zero_init_leaves_evaluations_without_guidance_alone():
+    pipe, seen = classes(), []
+    keep = lambda pipe, step, t, tensors: seen.append(tensors["latents"].clone())
+    options = {"guidance_interval": (0, 500), "callback_on_step_end": keep}
+    plain, zero = latents(pipe, **options), latents(pipe, guidance_method="cfg-zero", **options)
+    assert all(torch.equal(one, other) for one, other in zip(seen[:2], seen[5:7])) and not torch.equal(plain, zero)
+    plain = latents(pipe, guidance_scale=1)
+    pipe.sampling = Sampling(Guidance(3.0, method="cfg-zero"), 5)
+    assert torch.equal(latents(pipe, guidance_scale=1), plain)
+
+
 def test_plans_and_broadcasting_work_with_every_method(pipe):
     exact = {name: latents(pipe, **options) for name, options in FEW.items()}
     pipe.enable_plan(lambda plan: gate_guidance(plan, 3))

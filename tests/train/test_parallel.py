@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_runs import TINY, TINY_FEATURES, TINY_VAE, run, same, small, small_t2v, tensors
 from torch.distributed.tensor import DTensor
 
-from latte.processes import Ranks, local_device
+from latte.processes import Ranks, local_device, processes
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.train.parallel import FixedPointGradients, Gradients, micro_batches
@@ -187,6 +187,16 @@ def test_each_process_has_its_own_device(monkeypatch):
         local_device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert local_device("cuda") == "cuda:1" and local_device("cuda:0") == "cuda:0" and local_device("cpu") == "cpu"
+
+
+def test_an_evaluation_that_cannot_be_set_up_is_an_error_in_every_process(vae, tmp_path):
+    config = small(vae, "eval_every=1", f"eval_real={tmp_path / 'no'}")
+
+    def refused():
+        with processes(torch.device("cpu")), pytest.raises(FileNotFoundError, match="no folder of videos"):
+            run(config, tmp_path / "run")
+
+    together(2, refused, tmp_path / "log")
 
 
 def test_batches_that_cannot_be_split_are_refused(vae, tmp_path):

@@ -104,7 +104,10 @@ def test_a_mistyped_command_leaves_no_trace(vae, tmp_path):
     good, bad = put_videos(tmp_path / "good", range(3)), put_videos(tmp_path / "bad", range(10, 13), sound=False)
     put_videos(bad, range(3, 6))
     run(small(vae, "steps=2", f"data={good}"), tmp_path / "run")
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"on different data \(the videos\)"):
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"data \(the videos\)"),
+    ):
         run(small(vae, "steps=4", f"data={bad}"), tmp_path / "run")
     assert not (tmp_path / "run/failed.txt").exists()
     run(small(vae, "steps=4", f"data={good}"), tmp_path / "run")

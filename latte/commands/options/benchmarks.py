@@ -121,7 +121,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     words = "write each row to this .json file as it is measured; rows that it holds are not measured again"
     add("--out", type=Path, help=words)
     add("--plot", type=Path, help="also write the plot to this .png file (needs matplotlib)")
-    add_sampling_options(parser)
+    add_sampling_options(parser, guidance_shown=False)
     args = parser.parse_args(argv)
     check_sampling_ranges(args)
     check_count("--num-videos", args.num_videos, least=LEAST_MANIFOLD)

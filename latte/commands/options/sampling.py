@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from latte.arguments import (
     MOST_AT_ONCE,
@@ -36,17 +37,16 @@ It needs the extra demo: pip install 'latte-video[demo]'. Nothing leaves this ma
 NO_AUTOGUIDANCE = "none"  # of --autoguidance
 
 
-def add_sampling_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that every command that samples has."""
-    add = parser.add_argument
-    add("--vae", help="folder of the VAE, if the model's folder holds none")
-    add_download_option(parser)
-    own = "(default: from the model's folder, or {})"
-    words = "the T5 of a text-to-video model trained on stored embeddings: its folder, or a model that contains it"
-    add("--text-encoder", metavar="FOLDER", help=words)
-    words = "its vocabulary: a folder, or a model that contains it (default: beside the text encoder)"
-    add("--tokenizer", metavar="FOLDER", help=words)
-    add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+def add_guidance_options(parser: argparse._ActionsContainer, shown: bool = True) -> None:
+    """Add the options that set how samples are guided.
+
+    With shown=False, the help leaves out all but --autoguidance: a command that sets the guidance itself rejects them.
+    """
+
+    def add(name: str, help: str, **options: Any) -> None:
+        listed = shown or name == "--autoguidance"
+        parser.add_argument(name, help=help if listed else argparse.SUPPRESS, **options)
+
     words = "guidance scale; 1 is no guidance (default: from the model's folder, or 4; for text to video, 7.5)"
     add("--cfg-scale", type=float, help=words)
     words = "timesteps between which guidance applies (default: from the model's folder, or all)"
@@ -61,6 +61,20 @@ def add_sampling_options(parser: argparse._ActionsContainer) -> None:
     add("--autoguidance", metavar="MODEL", help=f"{words} (default: the weaker model in the model's folder, or none)")
     words = "guidance scale away from the weaker model (default: from the model's folder, or --cfg-scale)"
     add("--autoguidance-scale", type=float, metavar="SCALE", help=words)
+
+
+def add_sampling_options(parser: argparse._ActionsContainer, guidance_shown: bool = True) -> None:
+    """Add the options that every command that samples has; guidance_shown is that of add_guidance_options."""
+    add = parser.add_argument
+    add("--vae", help="folder of the VAE, if the model's folder holds none")
+    add_download_option(parser)
+    own = "(default: from the model's folder, or {})"
+    words = "the T5 of a text-to-video model trained on stored embeddings: its folder, or a model that contains it"
+    add("--text-encoder", metavar="FOLDER", help=words)
+    words = "its vocabulary: a folder, or a model that contains it (default: beside the text encoder)"
+    add("--tokenizer", metavar="FOLDER", help=words)
+    add("--num-sampling-steps", "--steps", help=f"a number of steps, or a respacing such as ddim50 {own.format(50)}")
+    add_guidance_options(parser, guidance_shown)
     add("--sampler", choices=SAMPLERS, help=f"{', '.join(SAMPLERS)} (default: a text-to-video folder's own, else ddim)")
     add("--eta", type=float, help=f"noise of ddim: 0 adds none, 1 as much as ddpm {own.format(0)}")
     words = "timestep shift of a flow model: above 1, more steps at high noise (default: from the folder, or 1)"

@@ -54,7 +54,7 @@ def test_measured_rows_are_reused(model, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "say"),
     [
-        (["--cfg-scale", "2"], "--cfg-scale does nothing here"),
+        (["--cfg-scale", "2"], "--cfg-scale has no effect here"),
         (["--ways", "cfg", "--autoguidance", "x"], "the way autoguidance and --autoguidance MODEL go together"),
         (["--ways", "autoguidance"], "shapes has no weaker model for the way autoguidance: name one"),
         (["--scales", "1"], "--scales holds 1, which does not guide"),
