@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import split_output
 from latte.diffusion.loss import mean_per_sample
-from latte.diffusion.predictions import clean_of, factors, network_input
+from latte.diffusion.predictions import clean_of, factors, network_input, split_output
 from latte.diffusion.schedule import Schedule, at, respace, spaced_timesteps
 
 

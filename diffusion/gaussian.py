@@ -8,37 +8,6 @@ from torch import Tensor
 from latte.diffusion.schedule import Schedule, at
 
 
-def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Split a denoiser's output into its prediction and the learned variance (Nichol & Dhariwal 2021, section 3.1).
-
-    Args:
-        out: The output (b, f, c or 2c, h, w).
-        channels: Channels c of the latents.
-
-    Returns:
-        The prediction (b, f, c, h, w), and the variance channels (b, f, c, h, w) or, if there are none, None.
-
-    Raises:
-        ValueError: The output has neither c nor 2c channels.
-    """
-    if out.shape[2] not in (channels, 2 * channels):
-        raise ValueError(f"the denoiser returned {out.shape[2]} channels; expected {channels} or {2 * channels}")
-    if out.shape[2] == channels:
-        return out, None
-    prediction, variance = out.chunk(2, dim=2)
-    return prediction, variance
-
-
-def clean_of_noise(x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    """predict_x0 for one noise level: x_t (b, ...) and its noise, shaped like x -> the clean latents."""
-    return (x - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
-
-
-def noise_of_clean(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
-    """The noise in x_t (b, ...), given its clean latents, shaped like x, at one noise level."""
-    return (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
-
-
 def predict_x0(schedule: Schedule, x: Tensor, index: Tensor | int, eps: Tensor) -> Tensor:
     """The clean latents that x_t (b, ...) and its noise, shaped like x, imply (Ho et al. 2020, eq. 4 for x_0)."""
     abar = schedule.alphas_cumprod

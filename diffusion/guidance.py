@@ -1,12 +1,15 @@
-"""Classifier-free guidance: a wrapper around a denoiser, so that samplers and networks need not know about it."""
+"""Classifier-free guidance: wrappers around a denoiser, so that samplers and networks need not know about it.
+
+They are for sampling loops of your own. The pipeline guides in latte.conditioning, which follows a plan and supports
+the methods of latte.diffusion.guidance_methods; the formula is the same.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import split_output
-from latte.diffusion.predictions import factors, network_input, noise_of
+from latte.diffusion.predictions import factors, network_input, noise_of, split_output
 from latte.diffusion.schedule import Schedule
 
 
@@ -56,7 +59,8 @@ def guided(
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         if interval is not None and not interval[0] <= t[0].item() <= interval[1]:
             return model(x, t, y)
-        return guide(model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null])), scale, x.shape[2])
+        conditional, negative = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, null])).chunk(2)
+        return guide_output(conditional, negative, scale, x.shape[2])
 
     return denoise
 
@@ -80,26 +84,30 @@ def autoguided(
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         if scale == 1 or (interval is not None and not interval[0] <= t[0].item() <= interval[1]):
             return model(x, t)
-        return guide(torch.cat([model(x, t), weaker(x, t)]), scale, x.shape[2])
+        return guide_output(model(x, t), weaker(x, t), scale, x.shape[2])
 
     return denoise
 
 
-def guide(out: Tensor, scale: float, channels: int) -> Tensor:
-    """Combine both halves of a denoiser's output (Ho & Salimans 2022, eq. 6).
+def guide(conditional: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
+    """Classifier-free guidance of predictions that are linear in the noise (Ho & Salimans 2022, eq. 6).
 
     Args:
-        out: The conditional half, then the unconditional one (2b, f, c or 2c, h, w).
-        scale: See guided.
-        channels: Channels c of the latents.
+        conditional: The prediction under the condition (b, f, c, h, w).
+        negative: The prediction to steer away from, same shape.
+        scale: See guided; a number, or a tensor that broadcasts.
 
     Returns:
-        The guided noise and, if it is learned, the variance of the conditional half (b, f, c or 2c, h, w).
+        The guided prediction, same shape.
     """
-    eps, variance = split_output(out, channels)
-    conditional, unconditional = eps.chunk(2)
-    eps = unconditional + scale * (conditional - unconditional)
-    return eps if variance is None else torch.cat([eps, variance[: len(eps)]], dim=2)
+    return negative + scale * (conditional - negative)
+
+
+def guide_output(conditional: Tensor, negative: Tensor, scale: float, channels: int) -> Tensor:
+    """Guide the noise channels of a denoiser's outputs (b, f, c or 2c, h, w); the variance is that of `conditional`."""
+    (eps, variance), (away, _) = split_output(conditional, channels), split_output(negative, channels)
+    eps = guide(eps, away, scale)
+    return eps if variance is None else torch.cat([eps, variance], dim=2)
 
 
 def scale_bands(difference: Tensor, low: float, high: float) -> Tensor:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import clean_of_noise
+from latte.diffusion.guidance import guide
+from latte.diffusion.predictions import clean_of, factors_at
 from latte.diffusion.schedule import widest
 
 OF_VIDEO = (1, 2, 3, 4)  # the axes of one video
@@ -28,7 +29,7 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def project(
+def projected_guidance(
     x: Tensor, conditional: Tensor, negative: Tensor, scale: float, alpha_bar: float, parallel: float = 0.0,
     threshold: float = 0.0, momentum: float = 0.0, average: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -53,7 +54,7 @@ def project(
     """
     noise_to_signal = ((1 - alpha_bar) / alpha_bar) ** 0.5
     average = noise_to_signal * (negative - conditional) + (0 if average is None else momentum * average)
-    update, clean = average, clean_of_noise(x, conditional, alpha_bar)
+    update, clean = average, clean_of("eps", conditional, x, *factors_at(alpha_bar))
     if threshold:
         length = (inner(update, update) / update.shape[1]).sqrt()
         update = update * (threshold / length.clamp(min=threshold)).to(update)
@@ -62,7 +63,7 @@ def project(
     return conditional - (scale - 1) / noise_to_signal * update, average
 
 
-def optimise_scale(
+def cfg_zero_star(
     x: Tensor, conditional: Tensor, negative: Tensor, scale: float, alpha_bar: float, flow: bool = False
 ) -> Tensor:
     """The optimised scale of CFG-Zero* (Fan et al. 2025, arXiv 2503.18886).
@@ -97,7 +98,7 @@ def zero_velocity(x: Tensor, alpha_bar: float, flow: bool = False) -> Tensor:
     return x / (a + s) if flow else s * x
 
 
-def renoised_scale(scale: float, alpha_bar: float, following: float, deviation: float = 0.0) -> float:
+def cfg_plus_plus_scale(scale: float, alpha_bar: float, following: float, deviation: float = 0.0) -> float:
     """The guidance scale at which a step of DDIM is a step of CFG++ (Chung et al. 2024, arXiv 2406.08070).
 
     CFG++ predicts the clean latents from the noise n + scale (c - n), with conditional noise c and negative noise n,
@@ -124,7 +125,7 @@ def renoised_scale(scale: float, alpha_bar: float, following: float, deviation: 
 
 
 @dataclass
-class Rule:
+class GuidanceRule:
     """The guidance of one sampling run: classifier-free guidance, with one scale per network evaluation.
 
     Attributes:
@@ -139,7 +140,7 @@ class Rule:
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
         """The guided noise at evaluation k."""
-        return negative + self.scales[k] * (conditional - negative)
+        return guide(conditional, negative, self.scales[k])
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
         """The guided noise, from a stored difference of conditional and negative noise."""
@@ -151,8 +152,8 @@ class Rule:
 
 
 @dataclass
-class ProjectedRule(Rule):
-    """APG: see project. It keeps a running average of the run's updates."""
+class ProjectedRule(GuidanceRule):
+    """APG: see projected_guidance. It keeps a running average of the run's updates."""
 
     parallel: float = 0.0
     threshold: float = 0.0
@@ -161,7 +162,7 @@ class ProjectedRule(Rule):
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
         options = (self.parallel, self.threshold, self.momentum, self.average)
-        guided, self.average = project(x, conditional, negative, self.scales[k], self.levels[k], *options)
+        guided, self.average = projected_guidance(x, conditional, negative, self.scales[k], self.levels[k], *options)
         return guided
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
@@ -169,13 +170,13 @@ class ProjectedRule(Rule):
 
 
 @dataclass
-class ZeroStarRule(Rule):
-    """CFG-Zero*: see optimise_scale. The first zero_steps evaluations are replaced by zero velocity."""
+class ZeroStarRule(GuidanceRule):
+    """CFG-Zero*: see cfg_zero_star. The first zero_steps evaluations are replaced by zero velocity."""
 
     zero_steps: float = 1
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
-        return optimise_scale(x, conditional, negative, self.scales[k], self.levels[k], self.flow)
+        return cfg_zero_star(x, conditional, negative, self.scales[k], self.levels[k], self.flow)
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
         return self(k, x, conditional, conditional - difference)
@@ -184,4 +185,9 @@ class ZeroStarRule(Rule):
         return zero_velocity(x, self.levels[k], self.flow) if k < self.zero_steps else None
 
 
-METHODS: dict[str, type[Rule]] = {"cfg": Rule, "apg": ProjectedRule, "cfg-zero": ZeroStarRule, "cfg++": Rule}
+METHODS: dict[str, type[GuidanceRule]] = {
+    "cfg": GuidanceRule,
+    "apg": ProjectedRule,
+    "cfg-zero": ZeroStarRule,
+    "cfg++": GuidanceRule,
+}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
-from latte.diffusion.predictions import combined, factors, network_input, noise_of, parts
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0
+from latte.diffusion.predictions import coefficients, factors, network_input, noise_of, prediction_of, split_output
 from latte.diffusion.schedule import Schedule, at, q_sample, widest
 
 
@@ -94,7 +94,7 @@ def min_snr_weight(schedule: Schedule, index: Tensor, prediction: str, gamma: fl
     """
     abar = schedule.alphas_cumprod
     a, s = abar.sqrt(), (1 - abar).sqrt()
-    weights = (abar / (1 - abar)).clamp(max=gamma) * (s / parts(prediction, a, s)[2]) ** 2
+    weights = (abar / (1 - abar)).clamp(max=gamma) * (s / coefficients(prediction, a, s)[2]) ** 2
     return weights.to(index.device, widest(index.device))[index]
 
 
@@ -137,7 +137,7 @@ def diffusion_loss(
         given = torch.cat([given, estimate], 2)
     out = model(given, schedule.timesteps.to(index.device)[index], **condition)
     predicted, variance = split_output(out.float(), x0.shape[2])
-    mse = mean_per_sample((combined(prediction, x0, noise, a, s) - predicted).square())
+    mse = mean_per_sample((prediction_of(prediction, x0, noise, a, s) - predicted).square())
     loss = mse if snr_gamma is None else mse * min_snr_weight(schedule, index, prediction, snr_gamma).to(mse)
     if variance is None:
         return {"loss": loss, "mse": mse}

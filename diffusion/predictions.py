@@ -21,7 +21,28 @@ from latte.diffusion.schedule import Schedule, at
 Factor = Tensor | float
 
 
-def parts(prediction: str, a: Factor, s: Factor) -> tuple[Factor, Factor, Factor]:
+def split_output(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """Split a denoiser's output into its prediction and the learned variance (Nichol & Dhariwal 2021, section 3.1).
+
+    Args:
+        out: The output (b, f, c or 2c, h, w).
+        channels: Channels c of the latents.
+
+    Returns:
+        The prediction (b, f, c, h, w), and the variance channels (b, f, c, h, w) or, if there are none, None.
+
+    Raises:
+        ValueError: The output has neither c nor 2c channels.
+    """
+    if out.shape[2] not in (channels, 2 * channels):
+        raise ValueError(f"the denoiser returned {out.shape[2]} channels; expected {channels} or {2 * channels}")
+    if out.shape[2] == channels:
+        return out, None
+    prediction, variance = out.chunk(2, dim=2)
+    return prediction, variance
+
+
+def coefficients(prediction: str, a: Factor, s: Factor) -> tuple[Factor, Factor, Factor]:
     """The coefficients of x_0 and of eps in a prediction, and the determinant of (a, s) and these two.
 
     Raises:
@@ -48,7 +69,7 @@ def noise_of(prediction: str, value: Tensor, x: Tensor, a: Factor, s: Factor) ->
     """
     if prediction == "eps":
         return value
-    of_clean, _, determinant = parts(prediction, a, s)
+    of_clean, _, determinant = coefficients(prediction, a, s)
     return (a * value - of_clean * x) / determinant
 
 
@@ -56,15 +77,15 @@ def clean_of(prediction: str, value: Tensor, x: Tensor, a: Factor, s: Factor) ->
     """The clean latents that a state and a prediction imply; arguments as in noise_of."""
     if prediction == "x0":
         return value
-    _, of_noise, determinant = parts(prediction, a, s)
+    _, of_noise, determinant = coefficients(prediction, a, s)
     return (of_noise * x - s * value) / determinant
 
 
-def combined(prediction: str, x0: Tensor, eps: Tensor, a: Factor, s: Factor) -> Tensor:
+def prediction_of(prediction: str, x0: Tensor, eps: Tensor, a: Factor, s: Factor) -> Tensor:
     """The correct prediction for given clean latents and noise, both (b, ...): the target of a network."""
     if prediction in ("eps", "x0"):
         return eps if prediction == "eps" else x0
-    of_clean, of_noise, _ = parts(prediction, a, s)
+    of_clean, of_noise, _ = coefficients(prediction, a, s)
     return of_noise * eps + of_clean * x0
 
 
@@ -85,7 +106,7 @@ def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, targe
     if source == target:
         return value
     x0, eps = clean_of(source, value, x, a, s), noise_of(source, value, x, a, s)
-    return combined(target, x0, eps, a, s)
+    return prediction_of(target, x0, eps, a, s)
 
 
 def network_input(prediction: str, x: Tensor, a: Factor, s: Factor) -> Tensor:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0, split_output
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0
+from latte.diffusion.predictions import split_output
 from latte.diffusion.schedule import Schedule
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]

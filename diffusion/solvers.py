@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import split_output
+from latte.diffusion.predictions import split_output
 from latte.diffusion.samplers import NoisePredictor, Sampler, StepNoise
 from latte.diffusion.schedule import Schedule
 

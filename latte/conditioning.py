@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, split_output
 from latte.diffusion.guidance import scale_bands
-from latte.diffusion.guidance_methods import METHODS, Rule
-from latte.diffusion.predictions import factors_at, network_input, noise_of
+from latte.diffusion.guidance_methods import METHODS, GuidanceRule
+from latte.diffusion.predictions import clean_of, factors_at, network_input, noise_of, split_output
 from latte.fast.fast_run import FastRun
 from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
@@ -81,8 +80,9 @@ class GuidedDenoiser:
     """
 
     def __init__(
-        self, network: Network, plan: Plan, rule: Rule, prediction: str = "eps", cache: LayerCache | None = None,
-        fast: bool = True, tensors: dict[str, Tensor] | None = None, self_condition: bool = False,
+        self, network: Network, plan: Plan, rule: GuidanceRule, prediction: str = "eps",
+        cache: LayerCache | None = None, fast: bool = True, tensors: dict[str, Tensor] | None = None,
+        self_condition: bool = False,
     ):  # fmt: skip
         self.network, self.plan, self.rule, self.levels, self.prediction = network, plan, rule, rule.levels, prediction
         self.cache, self.fast, self.tensors, self.k = cache, fast, tensors or {}, -1
@@ -97,11 +97,11 @@ class GuidedDenoiser:
         if self.cache is None:
             return self.guided(x)
         self.cache.begin(self.k)
-        kept = self.cache.reused("clean", 0, len(x))
+        (a, s), kept = factors_at(self.levels[self.k]), self.cache.reused("clean", 0, len(x))
         if kept is not None:
-            return with_prediction(kept, x, lambda x0: noise_of_clean(x, x0, self.levels[self.k]))
+            return with_prediction(kept, x, lambda x0: noise_of("x0", x0, x, a, s))
         out = self.guided(x)
-        clean = lambda eps: clean_of_noise(x, eps, self.levels[self.k])
+        clean = lambda eps: clean_of("eps", eps, x, a, s)
         self.cache.keep("clean", 0, lambda: with_prediction(out, x, clean))
         return out
 
@@ -117,7 +117,7 @@ class GuidedDenoiser:
             noisy = torch.cat([x] * evaluation.halves)
             out = with_prediction(out, x, lambda value: noise_of(self.prediction, value, noisy, a, s))
         if self.self_condition:
-            self.estimate = clean_of_noise(x, out[: len(x), :, :channels].to(x), self.levels[self.k])
+            self.estimate = clean_of("eps", out[: len(x), :, :channels].to(x), x, a, s)
         both = evaluation.branch == "both"
         if both and self.remembers:
             conditional, negative = out[:, :, :channels].chunk(2)
@@ -163,7 +163,9 @@ def without_reuse(plan: Plan) -> Plan:
     return replace(plan, evaluations=tuple(replace(each, reuse={}) for each in plan.evaluations))
 
 
-def guidance_rule(pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None) -> Rule:
+def guidance_rule(
+    pipe: "LattePipeline", guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None
+) -> GuidanceRule:
     """How the evaluations of a batch are guided; `scales` are the scales of each, None the same for all."""
     scales = [guidance.strength] * len(plan) if scales is None else scales
     return METHODS[guidance.method](scales, levels_of(pipe, plan), pipe.scheduler.flow, **guidance.options)

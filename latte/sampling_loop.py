@@ -11,7 +11,7 @@ from torch import Tensor
 from latte.arguments import check_choice, check_eta
 from latte.conditioning import GuidedDenoiser
 from latte.device import to_device
-from latte.diffusion.guidance_methods import renoised_scale
+from latte.diffusion.guidance_methods import cfg_plus_plus_scale
 from latte.diffusion.guidance_options import scheduled_scale
 from latte.diffusion.randomness import DIFFUSERS_ORDER, START, Noise, noise_source
 from latte.diffusion.schedule import Schedule
@@ -118,7 +118,7 @@ def guidance_scales(
             raise ValueError(f"cfg++ changes ddim's step; sampler is {scheduler.sampler}: choose ddim or euler")
         levels = zip(schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.posterior_variance)
         rising = [(float(here), float(there), eta * float(variance) ** 0.5) for here, there, variance in levels]
-        return [renoised_scale(guidance.strength, *step) for step in reversed(rising)]
+        return [cfg_plus_plus_scale(guidance.strength, *step) for step in reversed(rising)]
     steps = scheduler.num_train_timesteps
     return [scheduled_scale(guidance.strength, each.timestep, steps, guidance.schedule) for each in plan.evaluations]
 

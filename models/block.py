@@ -15,6 +15,9 @@ ATTENTION: dict[str, Callable[[int, int, bool], nn.Module]] = {
 }
 
 
+NORM_EPS = 1e-6  # as in DiT
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without learned parameters, then shift and scale (adaLN: Peebles & Xie 2023, section 3.2).
 
@@ -26,7 +29,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     Returns:
         The modulated tokens (b, f, s, d).
     """
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
 
 
 class FullPrecisionLinear(nn.Linear):

@@ -180,3 +180,8 @@ class Denoiser(nn.Module):
         """Add to tokens (b, f, s, d) the sinusoidal position of their frame."""
         position = sincos(torch.arange(x.shape[1], device=x.device), x.shape[-1])
         return x + position[:, None].to(x.dtype)
+
+
+def denoiser_of(network: nn.Module) -> Denoiser:
+    """The denoiser in a network: the network itself, or its transformer."""
+    return next(module for module in network.modules() if isinstance(module, Denoiser))

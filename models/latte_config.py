@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from latte.models.network_config import MOST_VALUES, NetworkConfig, shown
+from latte.models.network_config import MOST_VALUES, PREDICTIONS, NetworkConfig
 
 VARIANTS = {  # figure 2 of the paper: the attentions of each block
     1: lambda depth: ["s", "t"] * (depth // 2),  # interleaved fusion
@@ -72,11 +72,10 @@ class LatteConfig(NetworkConfig):
             "variant": tuple(VARIANTS),
             "conditioning": ("adaln", "tokens"),
             "temporal_pos": ("sincos", "rope"),
-            "prediction": ("eps", "v", "flow"),
+            "prediction": PREDICTIONS,
         }
         for name, known in choices.items():
-            value = getattr(self, name)
-            self.require(value in known, f"{name} is {shown(value)}; it must be one of {', '.join(map(repr, known))}")
+            self.require_one_of(name, known)
         super().__post_init__()
         width, split = self.hidden_size, self.variant == 4
         heads = self.num_heads // 2 if split else self.num_heads

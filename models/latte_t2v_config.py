@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte.models.network_config import MOST_VALUES, NetworkConfig, shown
+from latte.models.network_config import MOST_VALUES, PREDICTIONS, NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class LatteT2VConfig(NetworkConfig):
         self.require(out in (channels, 2 * channels), f"out_channels is {out}; it must be {channels} or {2 * channels}")
         values = self.video_length * self.sample_size**2
         self.require(values <= MOST_VALUES, f"video_length and sample_size make {values} values, which are too many")
-        known, said = ("eps", "v", "flow"), shown(self.prediction)
-        self.require(self.prediction in known, f"prediction is {said}; it must be one of {', '.join(map(repr, known))}")
+        self.require_one_of("prediction", PREDICTIONS)
 
     @property
     def least_tensors(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self, get_args, get_origin
 
+PREDICTIONS = ("eps", "v", "flow")  # what a denoiser may be trained to predict
 MOST_VALUES = 1 << 26  # in one latent channel of a default-sized video: 16 frames of 16,384 x 16,384 pixels
 
 
@@ -39,6 +40,11 @@ class NetworkConfig:
         if not holds:
             raise ValueError(f"{type(self).__name__}: {message}")
 
+    def require_one_of(self, name: str, known: tuple) -> None:
+        """Raise a ValueError if a field has none of the known values."""
+        value = getattr(self, name)
+        self.require(value in known, f"{name} is {shown(value)}; it must be one of {', '.join(map(repr, known))}")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build a configuration from a table, the inverse of dataclasses.asdict.
@@ -59,7 +65,10 @@ def shown(value: object) -> str:
     """A value for a message, shortened, since an untrusted file may hold a very long one."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
-    return short.repr(value)
+    try:
+        return short.repr(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number with thousands of digits"
 
 
 def has_type(value: object, kind: Any) -> bool:

@@ -70,12 +70,6 @@ class TrainConfig:
     num_images: ClassVar[int] = 0
     frame_interval: ClassVar[int] = 1
     selection: ClassVar[str] = "stride"
-    transform: ClassVar[str] = "ours"
-    flip: ClassVar[bool] = False
-    failed_share: ClassVar[float] = 0.5
-    damaged: ClassVar[str] = "raise"
-    num_workers: ClassVar[int] = 0
-    gradient_checkpointing: ClassVar[bool] = False
     compile: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     shard: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from latte.train.settings import brief
+from latte.models.network_config import shown
 
 MAX_BYTES = 1 << 18  # of a file
 MAX_VALUES = 10_000  # with all aliases expanded, through which a small file can grow without bound
@@ -33,7 +33,7 @@ class DecimalLoader(yaml.SafeLoader):
         table = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in table.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for name, number in Counter(names).items() if number > 1 and name != "<<"]:
-            raise ValueError(f"gives {brief(twice[0])} twice")
+            raise ValueError(f"gives {shown(twice[0])} twice")
         return table
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -68,14 +68,14 @@ def compose(text: str | bytes) -> tuple[yaml.Node | None, DecimalLoader]:
     if len(text) > MAX_BYTES:
         raise ValueError(f"has {len(text):,} bytes, more than the {MAX_BYTES:,} that a configuration may have")
     try:
-        check_bounds(text)
+        check_nesting(text)
         loader = DecimalLoader(text)
         return loader.get_single_node(), loader
     except yaml.YAMLError as error:
         raise not_valid(error) from error
 
 
-def check_bounds(text: str | bytes) -> None:
+def check_nesting(text: str | bytes) -> None:
     """Raise ValueError for YAML that is nested too deeply or expands too much, without making values or recursing."""
     sizes, open_nodes = {}, [[None, 0]]  # values below each finished anchor; (anchor, values so far) of open nodes
     for event in yaml.parse(text, DecimalLoader):

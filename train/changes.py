@@ -6,12 +6,12 @@ the run draw other clips. A run records each change of a tunable setting, and of
 before it: in the state of its checkpoints, in changes.json, and in final/.
 """
 
-import reprlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from latte.files import write_json
+from latte.models.network_config import shown
 from latte.train.base_config import TrainConfig
 
 CHANGES_FILE = "changes.json"
@@ -43,7 +43,7 @@ def changed_settings(
     if not {before.get("latents", "once"), config.latents} & {"once", "step"}:
         free |= {"latents"}  # both are folders of latents, whose fingerprints are compared
     if fixed := [name for name in differ if name not in free | tunable]:
-        values = "; ".join(f"it has {name}={short(before.get(name))}, not {short(now.get(name))}" for name in fixed)
+        values = "; ".join(f"it has {name}={shown(before.get(name))}, not {shown(now.get(name))}" for name in fixed)
         raise ValueError(f"{other}: {values}; choose another folder")
     if unasked := [name for name in differ if name in tunable and name not in asked]:
         kept, new = (" ".join(f"{name}={values[name]}" for name in unasked) for values in (before, now))
@@ -56,11 +56,6 @@ def check_steps(folder: Path, config: TrainConfig, done: int) -> None:
     """Raise ValueError if the run in a folder has done more steps than the settings ask for."""
     if done > config.steps:
         raise ValueError(f"{folder} has done {done} steps: give steps={done} or more, or another folder")
-
-
-def short(value: object) -> str:
-    """A value on one line, shortened if it is long."""
-    return reprlib.repr(value)
 
 
 def told(folder: Path, done: int, changes: dict[str, dict[str, Any]]) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 from latte.eval.networks.shape_features_config import ShapeFeaturesConfig
 from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v_config import LatteT2VConfig
-from latte.models.network_config import NetworkConfig, check_fields, unknown_key
+from latte.models.network_config import NetworkConfig, check_fields, shown, unknown_key
 from latte.models.t5_config import T5Config
 from latte.models.vae_config import VAEConfig
 from latte.train.bounded_yaml import compose, value_of
 from latte.train.config import KINDS, SETTINGS, LatteTrainConfig, TrainConfig
-from latte.train.settings import brief, check_bounds, default_of
+from latte.train.settings import check_bounds, default_of
 
 NETWORKS = {"latte": LatteConfig, "t2v": LatteT2VConfig, "vae": VAEConfig, "features": ShapeFeaturesConfig}  # by kind
 TYPES = {  # what a setting of each type is, in words
@@ -50,7 +50,7 @@ def typed(name: str, value: Any) -> Any:
         except (ValueError, OverflowError):
             pass
     if type(value) is not wanted:
-        raise ValueError(f"{name} is {brief(value)}; it must be {TYPES[wanted]}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {TYPES[wanted]}")
     return value
 
 
@@ -62,7 +62,7 @@ def kind_of(values: dict) -> type[TrainConfig]:
     """
     kind = values.get("kind", LatteTrainConfig.kind)
     if kind not in list(KINDS):
-        raise ValueError(f"kind is {brief(kind)}, not {' or '.join(map(repr, KINDS))}")
+        raise ValueError(f"kind is {shown(kind)}, not {' or '.join(map(repr, KINDS))}")
     return KINDS[kind]
 
 

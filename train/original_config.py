@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from latte.models.latte_config import LatteConfig
-from latte.models.network_config import unknown_key
+from latte.models.network_config import shown, unknown_key
 from latte.train.config import SETTINGS
 from latte.train.config_tables import typed
-from latte.train.settings import brief
 
 RENAMED = {
     "data_path": "data",
@@ -133,14 +132,14 @@ def translate(values: dict, ranks: int, on_cuda: bool) -> tuple[dict, list[str]]
 def one_of(key: str, value: Any, known: Iterable) -> Any:
     """Return the value of a key. Raises ValueError if it is not one of those known."""
     if isinstance(value, bool) or value not in list(known):
-        raise ValueError(f"{key} is {brief(value)}, not one of {', '.join(map(str, known))}")
+        raise ValueError(f"{key} is {shown(value)}, not one of {', '.join(map(str, known))}")
     return value
 
 
 def positive_int(key: str, value: Any) -> int:
     """Return the value of a key. Raises ValueError if it is not a positive integer."""
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {brief(value)}; it must be a positive integer")
+        raise ValueError(f"{key} is {shown(value)}; it must be a positive integer")
     return value
 
 

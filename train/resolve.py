@@ -11,6 +11,7 @@ import yaml
 
 from latte.files import prefix_errors
 from latte.launch import launch
+from latte.models.network_config import shown
 from latte.train.bounded_yaml import DecimalLoader, compose, merge, value_of
 from latte.train.config import SETTINGS, TrainConfig, VideoTrainConfig
 from latte.train.config_tables import (
@@ -25,7 +26,7 @@ from latte.train.config_tables import (
 from latte.train.original_config import TEXTS as ORIGINAL_TEXTS
 from latte.train.original_config import is_original, translate
 from latte.train.presets import PRESETS
-from latte.train.settings import brief, default_of, overruled_by
+from latte.train.settings import default_of, overruled_by
 
 if TYPE_CHECKING:
     import torch
@@ -165,11 +166,11 @@ def with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"{brief(change)} is not a setting: write it as key=value")
+            raise ValueError(f"{shown(change)} is not a setting: write it as key=value")
         try:
             value = from_text(name, text)
         except ValueError as error:
-            raise ValueError(f"the value of {brief(name)} {error}") from error
+            raise ValueError(f"the value of {shown(name)} {error}") from error
         table, dot, inner = name.partition(".")
         if dot and table in SETTINGS and SETTINGS[table].type is dict:
             values[table] = {**typed(table, values.get(table, {})), inner: value}
@@ -182,7 +183,7 @@ def read_settings(source: str) -> dict[str, Any]:
     """Read a YAML file of settings, ours or the original's. Raises ValueError if it is none."""
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ValueError(f"no preset and no file is called {brief(source)}; the presets are {', '.join(PRESETS)}")
+        raise ValueError(f"no preset and no file is called {shown(source)}; the presets are {', '.join(PRESETS)}")
     try:
         root, loader = compose(path.read_bytes())
         if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):

@@ -1,13 +1,11 @@
 """A setting of a training configuration: a dataclass field with its bounds and the settings that it depends on."""
 
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field
 from typing import Any
 
-SHORT = reprlib.Repr()
-SHORT.maxstring = SHORT.maxother = 100
+from latte.models.network_config import shown
 
 
 def setting(
@@ -59,14 +57,6 @@ def overruled_by(known: Field, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def brief(value: Any) -> str:
-    """A value for a message, shortened if it is long."""
-    try:
-        return SHORT.repr(value)
-    except ValueError:  # Python does not print integers of more than 4300 digits
-        return "a number with thousands of digits"
-
-
 def require(condition: bool, message: str) -> None:
     """Raise a ValueError unless a condition holds."""
     if not condition:
@@ -77,11 +67,11 @@ def check_bounds(known: Field, value: Any) -> None:
     """Raise a ValueError if the value of a setting is not one of its choices, or is outside its bounds."""
     limits = known.metadata
     if choices := limits.get("choices"):
-        require(value in choices, f"{known.name} is {brief(value)}, not {' or '.join(map(repr, choices))}")
+        require(value in choices, f"{known.name} is {shown(value)}, not {' or '.join(map(repr, choices))}")
     if known.type not in (int, float):
         return
     least, most, below = (limits.get(name) for name in ("least", "most", "below"))
-    said = f"{known.name} is {brief(value)}; it must be"
+    said = f"{known.name} is {shown(value)}; it must be"
     usable = abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
     require(usable, f"{said} a finite number, of 63 bits at most if it is an integer")
     require(most is None or least <= value <= most, f"{said} from {least} to {most}")

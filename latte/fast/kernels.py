@@ -1,12 +1,18 @@
 """The operations of the fast forward, chosen by device and precision. Each equals its plain form."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latte.models.block import NORM_EPS
+
 GELU_VALUES = 1 << 17  # values that pass GELU's four steps at once: they stay in a core's own cache
 WORTH_IT = {"AVX512": 3 << 19}  # number of multiplications from which oneDNN's product is faster, by the CPU's vectors
 WORTH_IT_ELSEWHERE = 1 << 24
+SLOPE = 2 * math.sqrt(2 / math.pi)  # GELU's tanh approximation is x * sigmoid(SLOPE * x + CUBIC * x^3)
+CUBIC = SLOPE * 0.044715
 MANY_TOKENS = 4  # as many tokens for each column of a weight make up for scaling its rows
 
 
@@ -103,9 +109,9 @@ def gelu_(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or x.dtype != torch.float32 or not x.is_contiguous():
         return torch._C._nn.gelu_(x, approximate="tanh")
-    slope = x.new_tensor(1.5957691216057308)  # 2 * sqrt(2 / pi)
+    slope = x.new_tensor(SLOPE)
     for part in x.view(-1).split(GELU_VALUES):
-        gate = torch.addcmul(slope, part, part, value=0.07135481627260025)  # 2 * sqrt(2 / pi) * 0.044715
+        gate = torch.addcmul(slope, part, part, value=CUBIC)
         part.mul_(gate.mul_(part).sigmoid_())
     return x
 
@@ -122,6 +128,6 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         The modulated tokens, a new contiguous tensor (b, f, s, d).
     """
     if shift.numel() == x.shape[-1]:
-        return F.layer_norm(x, x.shape[-1:], scale.view(-1), shift.view(-1), eps=1e-6)
-    y = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return F.layer_norm(x, x.shape[-1:], scale.view(-1), shift.view(-1), eps=NORM_EPS)
+    y = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
     return torch.addcmul(shift, y, scale, out=y)

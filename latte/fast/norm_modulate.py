@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from latte.models.block import modulate
+from latte.fast.kernels import CUBIC, SLOPE
+from latte.models.block import NORM_EPS, modulate
 
-EPS = 1e-6  # as in latte.models.block.modulate
 PART = 1 << 16  # values of a part on a CPU: all that a pass touches stays in a core's own cache
-SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
-CUBIC = 0.07135481627260025  # SLOPE * 0.044715
 
 
 def parts(x: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
@@ -39,7 +37,7 @@ class NormModulate(torch.autograd.Function):
         out = torch.empty_like(flat)
         mean, rstd = (flat.new_empty(len(flat), 1) for _ in range(2))
         for row, some in parts(x, rows):
-            found = torch.native_layer_norm(flat[some], (d,), weight[row], shift[row], EPS)
+            found = torch.native_layer_norm(flat[some], (d,), weight[row], shift[row], NORM_EPS)
             for whole, part in zip((out, mean, rstd), found):
                 whole[some] = part
         ctx.save_for_backward(flat, mean, rstd, weight, shift)

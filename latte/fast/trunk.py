@@ -15,6 +15,7 @@ from latte.fast.kernels import add_gated, modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser
+from latte.models.replaced_methods import replaced_methods
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import layers_of
 
@@ -230,8 +231,5 @@ def fast(network: Denoiser) -> Iterator[None]:
     Args:
         network: The denoiser. Its weights and its state_dict do not change.
     """
-    vars(network)["through_blocks"] = FastBlocks(network)
-    try:
+    with replaced_methods([(network, "through_blocks", FastBlocks(network))]):
         yield
-    finally:
-        del vars(network)["through_blocks"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention
 from latte.models.denoiser import Condition, Denoiser
+from latte.models.replaced_methods import replace_methods
 from latte.parallel.layout import Layout
 from latte.parallel.split import Split
 from latte.processes import Ranks
@@ -142,20 +143,10 @@ def attach(network: Denoiser, choices: Sequence[Layout], ranks: Ranks | None = N
     Args: See SequenceParallel.
     """
     sharing = SequenceParallel(network, choices, ranks)
-    replaced = list(sharing.replacements())
-    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]
-    for (module, name, function), (_, _, earlier) in zip(replaced, before):
-        setattr(module, name, function)
-        if earlier is None:
-            sharing.attached[module, name] = function
-
-    def detach() -> None:
-        for module, name, function in before:
-            delattr(module, name)
-            if function is not None:
-                setattr(module, name, function)
-
-    return detach
+    replacements = list(sharing.replacements())
+    own = {(module, name): function for module, name, function in replacements if name not in vars(module)}
+    sharing.attached.update(own)
+    return replace_methods(replacements)
 
 
 @contextmanager

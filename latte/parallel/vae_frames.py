@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from latte.models.replaced_methods import replaced_methods
 from latte.models.vae import VideoVAE
 from latte.parallel.split import Split
 
@@ -44,11 +45,6 @@ def parallel_decoding(vae: VideoVAE | None, split: Split) -> Iterator[None]:
     if vae is None:
         yield
         return
-    before, decode = vars(vae).get("decode"), vae.decode
-    vae.decode = lambda latents: decode_parts(vae, decode, latents, split)  # type: ignore[method-assign]
-    try:
+    decode = vae.decode
+    with replaced_methods([(vae, "decode", lambda latents: decode_parts(vae, decode, latents, split))]):
         yield
-    finally:
-        del vae.decode
-        if before is not None:
-            vae.decode = before

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from latte.models.block import Block, modulate
 from latte.models.denoiser import Condition, Denoiser
+from latte.models.replaced_methods import Replacement, replaced_methods
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import Layer, blocks_of, layers_of
-
-Replacement = tuple[nn.Module, str, Callable]  # a module, the name of a method, its replacement
 
 
 @contextmanager
@@ -28,17 +27,8 @@ def following(model: nn.Module, cache: LayerCache, kinds: list[str]) -> Iterator
     Raises:
         ValueError: The cache is for gated outputs, but several layers share one gate.
     """
-    replaced = [*layer_methods(model, cache, kinds), *larger_methods(model, cache, kinds)]
-    before = [(module, name, vars(module).get(name)) for module, name, _ in replaced]  # others may have attached first
-    for module, name, function in replaced:
-        setattr(module, name, function)
-    try:
+    with replaced_methods([*layer_methods(model, cache, kinds), *larger_methods(model, cache, kinds)]):
         yield
-    finally:
-        for module, name, earlier in before:
-            delattr(module, name)
-            if earlier is not None:
-                setattr(module, name, earlier)
 
 
 def layer_methods(model: nn.Module, cache: LayerCache, kinds: list[str]) -> list[Replacement]:

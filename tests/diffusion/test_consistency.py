@@ -7,7 +7,7 @@ import torch
 from small_latte import draw
 
 from latte.diffusion.consistency import consistency_loss, predicted_clean, student_share, teacher_schedule
-from latte.diffusion.predictions import combined, factors, network_input, noise_of
+from latte.diffusion.predictions import factors, network_input, noise_of, prediction_of
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule
 from latte.train.objectives.distillation import student_scheduler
@@ -110,7 +110,7 @@ def test_predicted_clean_latents_invert_every_prediction(prediction):
 
     def network(given, t, y):
         assert torch.equal(given, network_input(prediction, x, a, s)) and torch.equal(t, schedule.timesteps[index])
-        return torch.cat([combined(prediction, clean, eps, a, s), given], 2) + y  # with variance channels
+        return torch.cat([prediction_of(prediction, clean, eps, a, s), given], 2) + y  # with variance channels
 
     assert torch.allclose(predicted_clean(network, x, index, schedule, prediction, y=0), clean, atol=1e-10)
 

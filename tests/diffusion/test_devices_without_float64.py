@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from latte.diffusion import schedule as module
-from latte.diffusion.guidance_methods import optimise_scale, project
+from latte.diffusion.guidance_methods import cfg_zero_star, projected_guidance
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule, respace
@@ -43,8 +43,8 @@ def test_the_trap_works():
 
 
 def test_guidance_methods_run():
-    assert project(x(), x(), x(), 3.0, 0.5, threshold=1.0)[0].shape == SHAPE
-    assert optimise_scale(x(), x(), x(), 3.0, 0.5).shape == SHAPE
+    assert projected_guidance(x(), x(), x(), 3.0, 0.5, threshold=1.0)[0].shape == SHAPE
+    assert cfg_zero_star(x(), x(), x(), 3.0, 0.5).shape == SHAPE
 
 
 @pytest.mark.parametrize("schedule", [linear_schedule(), flow_schedule()], ids=["variance-preserving", "flow"])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, split_output, state_between
+from latte.diffusion.gaussian import learned_log_variance, posterior_mean, state_between
 from latte.diffusion.guidance import guided, predicting_noise
 from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
-from latte.diffusion.predictions import factors, noise_of
+from latte.diffusion.predictions import factors, noise_of, split_output
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.samplers import ddim, ddpm
 from latte.diffusion.schedule import linear_schedule, q_sample, respace, spaced_timesteps

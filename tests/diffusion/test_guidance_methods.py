@@ -3,23 +3,24 @@
 import pytest
 import torch
 
-from latte.diffusion.gaussian import clean_of_noise, noise_of_clean, predict_x0
+from latte.diffusion.gaussian import predict_x0
 from latte.diffusion.guidance import autoguided
 from latte.diffusion.guidance_methods import (
+    GuidanceRule,
     ProjectedRule,
-    Rule,
     ZeroStarRule,
-    optimise_scale,
-    project,
-    renoised_scale,
+    cfg_plus_plus_scale,
+    cfg_zero_star,
+    projected_guidance,
     zero_velocity,
 )
 from latte.diffusion.guidance_options import SHAPES, check_method, scheduled_scale
-from latte.diffusion.predictions import factors_at, noise_of
+from latte.diffusion.predictions import clean_of, factors_at, noise_of
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import linear_schedule, respace
 
 ABAR = 0.3
+FACTORS = factors_at(ABAR)
 SHAPE = (2, 3, 4, 5, 5)  # b f c h w
 
 
@@ -29,7 +30,7 @@ def noises(seed=0):
 
 
 def noise_of_v(x, v, prediction="v"):
-    return noise_of(prediction, v, x, *factors_at(ABAR))
+    return noise_of(prediction, v, x, *FACTORS)
 
 
 def vectors(*values):
@@ -39,9 +40,9 @@ def vectors(*values):
 
 def test_projected_guidance_without_projection_is_classifier_free():
     x, c, n = noises()
-    guided, average = project(x, c, n, 3.0, ABAR, parallel=1.0)
+    guided, average = projected_guidance(x, c, n, 3.0, ABAR, parallel=1.0)
     torch.testing.assert_close(guided, n + 3 * (c - n), rtol=1e-4, atol=1e-5)
-    difference = clean_of_noise(x, c, ABAR) - clean_of_noise(x, n, ABAR)
+    difference = clean_of("eps", c, x, *FACTORS) - clean_of("eps", n, x, *FACTORS)
     torch.testing.assert_close(average, difference, rtol=1e-4, atol=1e-5)
 
 
@@ -58,15 +59,17 @@ def test_projected_guidance_without_projection_is_classifier_free():
 def test_projected_guidance_matches_a_worked_example(options, update):
     """Clean latents: conditional (2, 0), negative (-1, -4); guided: (2, 0) + (3 - 1) * update."""
     x, c, n, change = vectors([0.7, -0.2], [2.0, 0.0], [-1.0, -4.0], update)
-    guided, _ = project(x, noise_of_clean(x, c, ABAR), noise_of_clean(x, n, ABAR), 3.0, ABAR, **options)
-    torch.testing.assert_close(clean_of_noise(x, guided, ABAR), c + 2 * change, rtol=1e-4, atol=1e-5)
+    guided, _ = projected_guidance(
+        x, noise_of("x0", c, x, *FACTORS), noise_of("x0", n, x, *FACTORS), 3.0, ABAR, **options
+    )
+    torch.testing.assert_close(clean_of("eps", guided, x, *FACTORS), c + 2 * change, rtol=1e-4, atol=1e-5)
 
 
 def test_the_norm_threshold_applies_per_frame():
     """A video of identical frames is guided like one of its frames."""
     still = [z[:, :1] for z in noises()]
-    one, _ = project(*still, 3.0, ABAR, threshold=2.0)
-    several, _ = project(*(z.expand(-1, 4, -1, -1, -1) for z in still), 3.0, ABAR, threshold=2.0)
+    one, _ = projected_guidance(*still, 3.0, ABAR, threshold=2.0)
+    several, _ = projected_guidance(*(z.expand(-1, 4, -1, -1, -1) for z in still), 3.0, ABAR, threshold=2.0)
     torch.testing.assert_close(several, one.expand(-1, 4, -1, -1, -1))
 
 
@@ -75,14 +78,14 @@ def test_the_optimised_scale_matches_a_worked_example(prediction):
     """Velocities (2, 1) and (1, 1): the best scale is 3/2, and 3/2 (1, 1) + 3 ((2, 1) - 3/2 (1, 1)) = (3, 0)."""
     x, c, n, expected = vectors([0.4, -1.0], [2.0, 1.0], [1.0, 1.0], [3.0, 0.0])
     flow, noise = prediction == "flow", lambda velocity: noise_of_v(x, velocity, prediction)
-    torch.testing.assert_close(optimise_scale(x, noise(c), noise(n), 3.0, ABAR, flow), noise(expected))
+    torch.testing.assert_close(cfg_zero_star(x, noise(c), noise(n), 3.0, ABAR, flow), noise(expected))
     torch.testing.assert_close(zero_velocity(x, ABAR, flow), noise(torch.zeros_like(x)))
 
 
 def test_a_negative_velocity_of_the_right_direction_changes_nothing():
     x, v, _ = noises()
     towards, away = noise_of_v(x, v), noise_of_v(x, 0.2 * v)
-    torch.testing.assert_close(optimise_scale(x, towards, away, 5.0, ABAR), towards, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cfg_zero_star(x, towards, away, 5.0, ABAR), towards, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", [ProjectedRule, ZeroStarRule])
@@ -96,8 +99,8 @@ def test_videos_do_not_affect_each_other(rule):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
-def test_renoised_scales_reproduce_cfg_plus_plus(eta):
-    """DDIM with renoised_scale against CFG++: clean latents from the guided noise, renoised with the negative noise."""
+def test_cfg_plus_plus_scales_reproduce_cfg_plus_plus(eta):
+    """DDIM at these scales against CFG++: clean latents from the guided noise, renoised with the negative one."""
     schedule = respace(linear_schedule(), torch.linspace(0, 999, 8, dtype=torch.float64).round())
     conditional, negative = (lambda z: 0.5 * z.sin()), (lambda z: 0.3 * z.cos())
     x, fresh, _ = noises()
@@ -108,7 +111,7 @@ def test_renoised_scales_reproduce_cfg_plus_plus(eta):
             schedule.alphas_cumprod, schedule.alphas_cumprod_prev, schedule.posterior_variance
         )
     ][::-1]
-    scales = iter([renoised_scale(0.6, *step) for step in steps])
+    scales = iter([cfg_plus_plus_scale(0.6, *step) for step in steps])
     *_, found = ddim(lambda z, t: negative(z) + next(scales) * (conditional(z) - negative(z)), x, schedule,
                      lambda step: fresh, eta)  # fmt: skip
     for index, (_, there, deviation) in zip(reversed(range(len(schedule))), steps):
@@ -119,9 +122,9 @@ def test_renoised_scales_reproduce_cfg_plus_plus(eta):
 
 
 def test_cfg_plus_plus_requires_decreasing_noise():
-    assert renoised_scale(0.6, 0.3, 1.0) == pytest.approx(0.6)  # the last step adds no noise
+    assert cfg_plus_plus_scale(0.6, 0.3, 1.0) == pytest.approx(0.6)  # the last step adds no noise
     with pytest.raises(ValueError, match="cfg\\+\\+ needs steps that lower the noise"):
-        renoised_scale(0.6, 0.3, 0.3)
+        cfg_plus_plus_scale(0.6, 0.3, 0.3)
 
 
 def test_scale_schedules_keep_their_mean():
@@ -144,7 +147,7 @@ def test_autoguidance_matches_a_worked_example():
     assert torch.equal(denoise(x, torch.tensor([950, 950])), strong)
 
 
-@pytest.mark.parametrize("rule", [Rule, ProjectedRule, ZeroStarRule])
+@pytest.mark.parametrize("rule", [GuidanceRule, ProjectedRule, ZeroStarRule])
 def test_a_cached_difference_replaces_the_negative_noise(rule):
     x, c, n = noises()
     whole, along = (rule([3.0], [ABAR]) for _ in range(2))

@@ -8,7 +8,7 @@ from goldens import relative_error
 
 from latte.diffusion.guidance import predicting_noise
 from latte.diffusion.loss import diffusion_loss, min_snr_weight
-from latte.diffusion.predictions import clean_of, combined, converted, factors, network_input, noise_of
+from latte.diffusion.predictions import clean_of, converted, factors, network_input, noise_of, prediction_of
 from latte.diffusion.randomness import normal
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule, q_sample, respace, training_schedule
@@ -36,11 +36,11 @@ def test_every_prediction_becomes_every_other(source, target, schedule):
     for index, x0, noise in ((INDEX, X0, NOISE), (500, X0, NOISE)):  # per sample, and one for the batch
         a, s = factors(schedule, index, x0)
         x = a * x0 + s * noise
-        given = combined(source, x0, noise, a, s)
+        given = prediction_of(source, x0, noise, a, s)
         for found, expected in ((noise_of, noise), (clean_of, x0)):
             torch.testing.assert_close(found(source, given, x, a, s), expected)
         there = converted(given, x, a, s, source, target)
-        torch.testing.assert_close(there, combined(target, x0, noise, a, s))
+        torch.testing.assert_close(there, prediction_of(target, x0, noise, a, s))
         torch.testing.assert_close(converted(there, x, a, s, target, source), given)
     with pytest.raises(ValueError, match="prediction is 'u', not one of eps, x0, v, flow"):
         noise_of("u", given, x, a, s)
@@ -51,11 +51,11 @@ def test_predictions_written_out():
     u, x = times(INDEX), a * X0 + s * NOISE
     torch.testing.assert_close(s / (a + s), u)
     torch.testing.assert_close(network_input("flow", x, a, s), (1 - u) * X0 + u * NOISE)
-    assert torch.equal(combined("v", X0, NOISE, a, s), a * NOISE - s * X0)
-    assert torch.equal(combined("flow", X0, NOISE, a, s), NOISE - X0)
+    assert torch.equal(prediction_of("v", X0, NOISE, a, s), a * NOISE - s * X0)
+    assert torch.equal(prediction_of("flow", X0, NOISE, a, s), NOISE - X0)
     assert torch.equal(noise_of("v", NOISE, x, a, s), a * NOISE + s * x)
     assert all(network_input(name, x, a, s) is x for name in ("eps", "x0", "v"))
-    assert noise_of("eps", NOISE, x, a, s) is NOISE and combined("eps", X0, NOISE, a, s) is NOISE
+    assert noise_of("eps", NOISE, x, a, s) is NOISE and prediction_of("eps", X0, NOISE, a, s) is NOISE
 
 
 def test_flow_schedule():

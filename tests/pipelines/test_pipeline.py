@@ -10,7 +10,8 @@ from awake_models import SIZE, awake, awake_pipeline, write_model
 from goldens import relative_error
 
 from latte import LattePipeline
-from latte.diffusion.gaussian import predict_x0, split_output
+from latte.diffusion.gaussian import predict_x0
+from latte.diffusion.predictions import split_output
 from latte.diffusion.randomness import normal
 from latte.diffusion.schedule import linear_schedule, respace
 from latte.models.latte import Latte, LatteConfig

@@ -38,10 +38,10 @@ WAYS = {
 
 
 OWN_CODE = [  # what only one of the ways uses, or autoguidance
-    *((guidance_methods, name) for name in ("project", "optimise_scale", "zero_velocity")),
+    *((guidance_methods, name) for name in ("projected_guidance", "cfg_zero_star", "zero_velocity")),
     *((guidance_options.SHAPES, name) for name in ("linear", "cosine", "beta")),
     *((module, "with_weaker") for module in (class_conditioning, text_conditioning)),
-    (sampling_loop, "renoised_scale"),
+    (sampling_loop, "cfg_plus_plus_scale"),
 ]
 FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember steps or depend on the step
 

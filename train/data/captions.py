@@ -16,7 +16,7 @@ from typing import Any
 
 from latte.arguments import counted
 from latte.files import read_utf8
-from latte.train.settings import brief
+from latte.models.network_config import shown
 from latte.video.formats import READABLE_SUFFIXES
 
 TABLES = ("captions.json", "metadata.jsonl", "metadata.csv")
@@ -93,7 +93,7 @@ class Captions:
             if names := table.keys() - used:
                 of_all = f"of {counted(len(table), 'caption')}"
                 said = f"{folder}: {counted(len(names), f'{of_all} names', f'{of_all} name')} none of the videos"
-                warnings.warn(f"{said}, such as {brief(min(names))}; names are relative to that folder", stacklevel=3)
+                warnings.warn(f"{said}, such as {shown(min(names))}; names are relative to that folder", stacklevel=3)
 
 
 def key_in(table: dict[str, str], folder: Path, video: Path) -> str | None:
@@ -140,7 +140,7 @@ def read_table(path: Path) -> dict[str, str]:
             warnings.warn(f"{problem}: this file is not read as captions", stacklevel=2)
             return {}
         if captions.setdefault(key := table_key(name), caption.strip()) != caption.strip():
-            raise ValueError(f"{path}, {place} gives {brief(key)} a second caption: keep one")
+            raise ValueError(f"{path}, {place} gives {shown(key)} a second caption: keep one")
     return {name: caption for name, caption in captions.items() if caption}
 
 
@@ -156,7 +156,7 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     values = parse_json(text, f"{path}")
     if isinstance(values, dict):
         for name, caption in values.items():
-            yield f"entry {brief(name)}", {NAME_KEYS[0]: name, TEXT_KEYS[0]: caption}
+            yield f"entry {shown(name)}", {NAME_KEYS[0]: name, TEXT_KEYS[0]: caption}
     elif isinstance(values, list):
         for number, row in enumerate(values, 1):
             yield f"entry {number}", row
@@ -193,7 +193,7 @@ def parse_json(text: str, where: str) -> Any:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"{brief(next(name for name in names if names.count(name) > 1))} occurs twice")
+            raise ValueError(f"{shown(next(name for name in names if names.count(name) > 1))} occurs twice")
         return values
 
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from latte.diffusion.consistency import consistency_loss
 from latte.diffusion.schedule import q_sample
 from latte.train.config import LatentTrainConfig
-from latte.train.objectives.distillation import Condition, Distillation, Generators
+from latte.train.objectives.distillation import Arguments, Distillation, Generators
 
 
 class Consistency(Distillation):
@@ -25,7 +25,7 @@ class Consistency(Distillation):
         super().__init__(config, teacher, weaker, config.teacher_steps)
 
     def __call__(
-        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
+        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Arguments, empty: Arguments,
         generators: Generators | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         x, length = q_sample(self.schedule, x0, index, noise), self.config.teacher_steps // self.config.student_steps

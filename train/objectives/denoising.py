@@ -12,8 +12,8 @@ from latte.diffusion.consistency import predicted_clean
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import q_sample, training_schedule
-from latte.models.denoiser import Denoiser
-from latte.train.base_config import TrainConfig
+from latte.models.denoiser import Denoiser, denoiser_of
+from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
@@ -21,7 +21,6 @@ from latte.train.objectives.between_blocks import BetweenBlocks
 from latte.train.objectives.consistency_distillation import Consistency
 from latte.train.objectives.distillation import Distillation
 from latte.train.objectives.moment_matching import MomentMatching
-from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
 from latte.train.settings import require
@@ -53,7 +52,11 @@ class Denoising(ABC):
     teacher: nn.Module | None = None
 
     def __init__(
-        self, clips: TrainingData, config: TrainConfig, device: torch.device | str = "cpu", resumed: Path | None = None
+        self,
+        clips: TrainingData,
+        config: LatentTrainConfig,
+        device: torch.device | str = "cpu",
+        resumed: Path | None = None,
     ):
         self.clips, self.config, self.device = clips, config, device
         self.schedule = training_schedule(config.prediction)

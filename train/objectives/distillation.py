@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from latte.autoguidance import check_weaker
 from latte.diffusion.consistency import predicted_clean, teacher_schedule
+from latte.diffusion.guidance import guide
 from latte.diffusion.schedule import Schedule, training_schedule
+from latte.models.denoiser import denoiser_of
 from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
-from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.train.precision import keep_in_float32
 from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder, weights_file
 from latte.weights.published import load_scheduler, part_files
 from latte.weights.shared_parts import part_folder
 from latte.weights.tensors import digest
 
-Condition = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
+Arguments = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
 Generators = Callable[[Draw], list[torch.Generator]]  # one per clip, for a purpose
 
 
@@ -62,7 +63,7 @@ class Distillation(ABC):
 
     @abstractmethod
     def __call__(
-        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
+        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Arguments, empty: Arguments,
         generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The mean loss, and the values to log.
@@ -93,7 +94,12 @@ class Distillation(ABC):
         )
 
     def guided(
-        self, x: Tensor, index: Tensor, condition: Condition, empty: Condition, schedule: Schedule | None = None
+        self,
+        x: Tensor,
+        index: Tensor,
+        condition: Arguments,
+        empty: Arguments,
+        schedule: Schedule | None = None,
     ) -> Tensor:
         """The clean latents that the guided teacher predicts; guidance is linear in them as it is in the noise.
 
@@ -114,7 +120,7 @@ class Distillation(ABC):
             conditional, negative = predict(twice(x), twice(index), twice(estimate), **both).chunk(2)
         t = (schedule or self.schedule).timesteps.to(index.device)[index]
         scale = torch.where((cfg.guided_from <= t) & (t <= cfg.guided_to), cfg.teacher_guidance, 1.0)
-        return negative + scale.view(-1, 1, 1, 1, 1) * (conditional - negative)
+        return guide(conditional, negative, scale.view(-1, 1, 1, 1, 1))
 
 
 def student_scheduler(steps: int, prediction: str) -> Scheduler:

@@ -23,10 +23,10 @@ from latte.diffusion.guidance import predicting_noise
 from latte.diffusion.predictions import factors
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import q_sample
+from latte.models.denoiser import denoiser_of
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
-from latte.train.objectives.distillation import Condition, Distillation, Generators
-from latte.train.objectives.recorded_blocks import denoiser_of
+from latte.train.objectives.distillation import Arguments, Distillation, Generators
 
 LEAST_DISTANCE = 1e-3  # between the student's and the teacher's clean latents, which the student's loss is divided by
 
@@ -48,7 +48,7 @@ class MomentMatching(Distillation):
         return network
 
     def __call__(
-        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Condition, empty: Condition,
+        self, student: nn.Module, x0: Tensor, index: Tensor, noise: Tensor, condition: Arguments, empty: Arguments,
         generators: Generators,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         drawn = lambda draw, *shape: torch.stack([torch.randn(shape, generator=z) for z in generators(draw)]).to(x0)
@@ -71,7 +71,7 @@ class MomentMatching(Distillation):
         return learning + (linear - linear.detach()), terms
 
     @torch.no_grad()
-    def states(self, student: nn.Module, noise: Tensor, index: Tensor, condition: Condition) -> Tensor:
+    def states(self, student: nn.Module, noise: Tensor, index: Tensor, condition: Arguments) -> Tensor:
         """The states in which a student begins its steps when it samples: by DDIM with eta 1, from noise.
 
         Training on them is called backward simulation (Yin et al. 2024, arXiv 2405.14867, section 4.5). All clips take

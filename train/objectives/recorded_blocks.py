@@ -1,29 +1,12 @@
 """Tokens between two blocks of a network, recorded from outside while an objective computes its loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from latte.models.denoiser import Condition, Denoiser
-
-
-def denoiser_of(network: nn.Module) -> Denoiser:
-    """The denoiser in a network that is trained: the network itself, or its transformer."""
-    return next(module for module in network.modules() if isinstance(module, Denoiser))
-
-
-@contextmanager
-def attached(denoiser: Denoiser, through_blocks: Callable[..., Tensor]) -> Iterator[None]:
-    """Within this context, a function replaces Denoiser.through_blocks on one denoiser."""
-    earlier = vars(denoiser).get("through_blocks")
-    vars(denoiser)["through_blocks"] = through_blocks
-    try:
-        yield
-    finally:
-        del vars(denoiser)["through_blocks"]
-        if earlier is not None:
-            vars(denoiser)["through_blocks"] = earlier
+from latte.models.replaced_methods import replaced_methods
 
 
 @contextmanager
@@ -58,5 +41,5 @@ def recorded(
             numbers = range(blocks, numbers.stop)
         return x if last else plain(x, condition, temporal, numbers)
 
-    with attached(denoiser, through_blocks):
+    with replaced_methods([(denoiser, "through_blocks", through_blocks)]):
         yield found

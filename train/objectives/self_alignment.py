@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.diffusion.randomness import generator
-from latte.models.denoiser import Denoiser
+from latte.models.denoiser import Denoiser, denoiser_of
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
-from latte.train.objectives.recorded_blocks import denoiser_of, recorded
+from latte.train.objectives.recorded_blocks import recorded
 
 BETA = 0.05  # where the smooth L1 loss turns from squares to absolute values, as in the authors' code
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.models.denoiser import Condition, Denoiser
+from latte.models.replaced_methods import replaced_methods
 from latte.parallel.sequence import temporal_runs
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
-from latte.train.objectives.recorded_blocks import attached
 
 
 def route(config: LatentTrainConfig, denoiser: Denoiser) -> range:
@@ -98,5 +98,5 @@ def routed(denoiser: Denoiser, skipped: range, places: Tensor) -> Iterator[None]
         x = x.to(part.dtype).scatter(2, index, part)
         return plain(x, condition, temporal, range(skipped.stop, len(denoiser.blocks)))
 
-    with attached(denoiser, through_blocks):
+    with replaced_methods([(denoiser, "through_blocks", through_blocks)]):
         yield

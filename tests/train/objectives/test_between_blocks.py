@@ -80,7 +80,7 @@ def test_a_stopped_run_resumes_bit_exactly(name, vae, tmp_path):
     numbers = lambda folder: [[line.get(name) for name in logged] for line in read_lines(folder / "metrics.jsonl")]
     assert numbers(stopped) == numbers(whole) and len(numbers(whole)) == 2
     if name != "align":
-        with pytest.raises(ValueError, match=r"micro_batch_size was 2, not 4"):
+        with pytest.raises(ValueError, match=r"it has micro_batch_size=2, not 4"):
             run(small(vae, *WORDS, *OPTIONS[name], "steps=3", "micro_batch_size=4"), tmp_path / "whole")
     if name == "align":
         line = read_lines(whole / "metrics.jsonl")[-1]

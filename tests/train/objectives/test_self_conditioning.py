@@ -13,6 +13,7 @@ from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.predictions import clean_of, factors_at
 from latte.diffusion.schedule import linear_schedule, q_sample, training_schedule
 from latte.fast.switch import fast_paths
+from latte.models.denoiser import denoiser_of
 from latte.models.latte import Latte
 from latte.models.latte_t2v import LatteT2V
 from latte.train import checkpoint
@@ -20,7 +21,6 @@ from latte.train.config import LatteTrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.init import init_latte
 from latte.train.objectives import denoising, objective
-from latte.train.objectives.recorded_blocks import denoiser_of
 from latte.weights.convert_latte import state_for_original
 from latte.weights.load import save_model
 from latte.weights.published_export import published_config
