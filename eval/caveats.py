@@ -81,7 +81,8 @@ def count_caveats(sides: dict[str, FeatureSet], protocol: Protocol | None) -> li
             found.append(
                 f"{count} {name} clips are too few for features of {width} numbers: the distance is mostly bias"
             )
-        elif protocol and 0 < count < protocol.clips:
+        asked = protocol is not None and f"clips {protocol.clips}" in protocol.name  # by --num-videos
+        if protocol and 0 < count < protocol.clips and (count > width or asked):
             found.append(f"{count} {name} clips, where protocol {protocol.name} uses up to {protocol.clips}")
     used = [side.count for side in sides.values() if isinstance(side.features, Tensor)]
     if used and min(used) < (needed := clips_needed(width)):

@@ -174,9 +174,10 @@ def choose_clips(
         return sha256
 
     frames_of = lambda name: count_frames(root / name, "take" if root / name in worn else "raise")
-    found = choose_windows(names[:only], protocol, side, seed, frames_of, describe, root)
+    given = videos if isinstance(videos, str | Path) else root  # which may be a file in that folder
+    found = choose_windows(names[:only], protocol, side, seed, frames_of, describe, given)
     chosen = ClipSet(root, found.clips, found.short, stored, found.unreadable, worn)
-    refuse_two_ranges(root, (codec.partition(" ")[2] for codec in chosen.codecs))
+    refuse_two_ranges(root, ("".join(codec.partition("[")[1:]) for codec in chosen.codecs))
     if protocol.lossless and side == "generated" and (lossy := lossy_codecs(chosen.codecs)):
         raise ValueError(
             f"{root} holds videos in {lossy[0]}, which may lose what protocol {protocol.name} measures: write samples "

@@ -14,16 +14,14 @@ from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_array_file, 
 from latte.video.array_ranges import stored_range
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.inspect import inspect_video
-from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, is_page
 from latte.video.read import list_pictures, scan_videos
 from latte.weights.tensors import digest
 
-OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos that `latte sample` writes beside them
 VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.video_list writes it
 
 
 def videos_of(root: Path) -> list[Path]:
-    """The videos of a folder, sorted, without the overview pictures that `latte sample` writes beside them.
+    """The videos of a folder, sorted.
 
     Those that cannot be read are included, so that their reader can count and name them. For a folder with a list by
     `latte prepare`, they are those of the list; for a file of arrays, those in it.
@@ -38,9 +36,6 @@ def videos_of(root: Path) -> list[Path]:
         return [folder / name for name in names]
     scanned = scan_videos(root)
     found = sorted([*scanned.videos, *scanned.unreadable])
-    if is_page(root / PAGE_FILE):
-        of_frames = root if {picture.name for picture in list_pictures(root)} <= OVERVIEWS else None
-        found = [path for path in found if path != of_frames and path.name not in OVERVIEWS]
     return [video for path in found for video in (set_paths(path) if is_array_file(path) else [path])]
 
 

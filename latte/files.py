@@ -132,6 +132,8 @@ def read_utf8(path: Path) -> str:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, but a text file is needed")
     refuse_pointer(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")

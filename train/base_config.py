@@ -70,6 +70,7 @@ class TrainConfig:
     num_images: ClassVar[int] = 0
     frame_interval: ClassVar[int] = 1
     selection: ClassVar[str] = "stride"
+    gradient_checkpointing: ClassVar[bool] = False
     compile: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     shard: ClassVar[bool] = False

@@ -16,6 +16,7 @@ from latte.eval.networks.i3d import CLASSES, I3D, SIDE
 from latte.eval.networks.inception import resize_tf1
 from latte.eval.networks.published_weights import PUBLISHED, Weights, find_weights
 from latte.eval.protocol import Protocol
+from latte.files import prefix_errors
 from latte.video.pixels import from_uint8, slice_by_slice
 from latte.weights.tensors import load_strictly, read_tensors, rename_keys
 
@@ -69,7 +70,8 @@ def read_i3d(path: Path, eps: float) -> I3D:
     state = read_tensors(path)
     model = I3D(eps)
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    state = counters | rename_keys(state, own_name)  # some formats leave the counters out
+    with prefix_errors(path):
+        state = counters | rename_keys(state, own_name)  # some formats leave the counters out
     load_strictly(model, state, path)
     return model.eval().requires_grad_(False)
 

@@ -161,7 +161,8 @@ def about_videos(path: Path) -> Lines:
     found = scan_videos(path)
     stills = [video for video in found.videos if video.is_dir() and len(list_pictures(video)) == 1]
     yield "videos", len(found.videos) - len(stills) or None
-    yield "pictures", len(stills) or None
+    beside = [file for file in found.others if file.suffix.lower() in PICTURE_SUFFIXES]
+    yield "pictures", len(stills) + len(beside) or None
     below = [video.relative_to(path).parts for video in found.videos]
     folders = Counter(parts[0] for parts in below if len(parts) > 1)
     some = ", ".join(f"{name} {count}" for name, count in sorted(folders.items())[:SHOWN])

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from latte.arguments import in_units
 from latte.eval.tensor_files import holds_video_tensors, stored_shapes
-from latte.files import read_json
+from latte.files import read_json, refuse_pointer
 from latte.weights.folder import CONFIG, weight_files
 from latte.weights.folder import WEIGHTS as MODEL
 from latte.weights.load import PARTS, WEAKER, is_checkpoint
 from latte.weights.scaled_weights import WEIGHT_SCALES
 from latte.weights.shared_parts import shared_parts
 from latte.weights.state_files import state_files
-from latte.weights.tensors import CheckpointError, nested_tables
+from latte.weights.tensors import CheckpointError, nature, nested_tables
 from latte.weights.torch_files import read_torch_file
 
 Lines = Iterator[tuple[str, object]]
@@ -68,6 +68,7 @@ def about_weights(path: Path) -> Lines:
 
 def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of the tensors in a file of weights, by table. Raises CheckpointError if it is damaged."""
+    refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return {"tensors": stored_shapes(path)}
@@ -76,7 +77,7 @@ def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
         found = nested_tables(content) if isinstance(content, dict) else ()
         return {".".join(map(str, names)) or "tensors": shapes(table) for names, table in found}
     except Exception as error:  # a damaged file can raise almost anything
-        raise CheckpointError(f"{path} is damaged, or holds no weights: {error}") from error
+        raise CheckpointError(f"{path} {nature(path)}") from error
 
 
 def parameters(files: list[Path]) -> int:

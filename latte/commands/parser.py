@@ -10,13 +10,23 @@ from typing import Any, NoReturn
 
 from latte.files import one_line, writable, write_json
 
+MAY_BE_EMPTY = ("arguments", "config", "prompt", "negative_prompt")
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that does not accept abbreviated options, and prints errors without the usage text."""
+    """An ArgumentParser that does not accept abbreviated options, and prints errors without the usage text.
+
+    An empty argument is an error, since a path would then be the working folder, except for prompts and --config.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
         self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # no shell expands --out=~/videos
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string and action.default != "" and action.dest not in MAY_BE_EMPTY:  # defaults come here, too
+            raise argparse.ArgumentError(action, "it is empty: if a variable of the shell stands there, it is not set")
+        return super()._get_value(action, arg_string)  # type: ignore[misc]
 
     def error(self, message: str) -> NoReturn:
         """Print an error in one line, with the closest option or choice, and exit with status 2."""

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from latte.video.array_layout import EXPECTED, as_rgb, channels_last, frame_axes, to_bytes, value_range, with_channels
+from latte.video.array_layout import (
+    EXPECTED,
+    SETS,
+    as_rgb,
+    channels_last,
+    frame_axes,
+    to_bytes,
+    value_range,
+    with_channels,
+)
 from latte.video.array_storage import Header, load, map_array, read_headers
 from latte.video.limits import MAX_READ_BYTES, check_read_size
 
@@ -153,7 +162,8 @@ def choose_videos(headers: list[Header]) -> list[Header]:
     what = ", ".join(f"{header.name} {header.shown}" if len(headers) > 1 else header.shown for header in headers[:6])
     if found:
         raise ValueError(f"it holds several arrays that may be the video: {what}; call one of them video")
-    raise ValueError(f"expected uint8 frames {EXPECTED}, found {what}")
+    several = SETS if any(len(header.shape) == 4 for header in headers) else ""
+    raise ValueError(f"expected uint8 frames {EXPECTED}{several}, found {what}")
 
 
 def is_lone_video(header: Header, headers: Sequence[Header]) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, linspace
 from latte.files import replacing, write_text
 
 PAGE_FILE, SHEET_FILE, GRID_FILE = "index.html", "contact-sheet.png", "grid.webp"  # beside the videos of a folder
+OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos, beside them
 GAP = 4  # pixels between the frames of a contact sheet
 LINE_HEIGHT = 17  # pixels per line of its captions
 IMAGE_SUFFIXES = (".gif", ".webp", ".png")  # browsers play these in <img>, not in <video>

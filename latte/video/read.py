@@ -6,6 +6,7 @@ In memory a video is a uint8 tensor (f, 3, h, w) of RGB frames.
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -30,6 +31,7 @@ from latte.video.formats import (
 )
 from latte.video.frame_index import index_frames, times_by_decoding
 from latte.video.limits import check_frame_size, check_read_size
+from latte.video.page import OVERVIEWS, PAGE_FILE, is_page
 from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
@@ -47,9 +49,35 @@ def list_pictures(folder: Path) -> list[Path]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
     with os.scandir(folder) as entries:  # which tells files without a system call for each
-        plain = [folder / entry.name for entry in entries if entry.is_file() or not is_special(entry.path)]
-    visible = [path for path in plain if not path.name.startswith(".")]
-    return sorted((path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES), key=natural)
+        pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_SUFFIXES]
+        plain = [folder / entry.name for entry in pictures if is_plain_file(entry) or not is_special(entry.path)]
+    return sorted((path for path in plain if not path.name.startswith(".")), key=natural)
+
+
+def is_plain_file(entry: os.DirEntry) -> bool:
+    """Whether a folder's entry is a file or a link to one; False for a link that leads back to itself."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """Return the pictures of a folder as the frames of one video, in order.
+
+    Raises:
+        ValueError: Their names are those of several series, such as images and their masks.
+    """
+    pictures = list_pictures(folder)
+    names = [re.sub(r"\d+", "*", picture.stem) for picture in pictures]
+    if len(series := sorted(set(names))) > 1 and any("*" in name for name in names):
+        said = ", ".join(series[:3]) + (", ..." if len(series) > 3 else "")
+        raise ValueError(
+            f"its pictures have names of {len(series)} kinds ({said}): keep one video's frames in a folder"
+        )
+    if twice := [name for name, count in Counter(picture.stem for picture in pictures).items() if count > 1]:
+        raise ValueError(f"two of its pictures are called {twice[0]}: keep one of each")
+    return pictures
 
 
 def list_videos(folder: str | Path) -> list[Path]:
@@ -57,7 +85,8 @@ def list_videos(folder: str | Path) -> list[Path]:
 
     Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
     sockets, devices and npy files whose header cannot be read are skipped with a warning. An animated webp is a video;
-    any other webp is a frame of the folder that it is in.
+    any other webp is a frame of the folder that it is in. Pictures beside videos, such as thumbnails, are not frames,
+    and neither are the overviews of `latte sample`.
 
     Args:
         folder: Where to search.
@@ -94,6 +123,8 @@ def scan_videos(folder: str | Path) -> FoundFiles:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of videos at {folder}")
     visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
+    pages = {path.parent for path in visible if path.name == PAGE_FILE and is_page(path)}
+    visible = [path for path in visible if path.parent not in pages or path.name not in OVERVIEWS]
     animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
     streams = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") and not path.is_dir()]
     arrays, unreadable = [], {}
@@ -103,7 +134,10 @@ def scan_videos(folder: str | Path) -> FoundFiles:
         except (ValueError, OSError) as error:
             unreadable[path] = getattr(error, "strerror", None) or str(error)
     files = [*streams, *arrays]
-    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
+    # a picture beside videos is no frame, but a thumbnail; an npz beside pictures is not always a video
+    beside = {path.parent for path in (*files, *animated) if path.suffix.lower() != ".npz"}
+    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES and path.parent not in beside}
+    pictures -= animated
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}
     return FoundFiles(sorted(videos), sorted(path for path in others if not path.is_dir()), unreadable)
@@ -207,7 +241,7 @@ def count_frames(path: str | Path, damaged: WhenDamaged = "raise") -> int:
     damage = Damage(damaged)
     with decoding(path):
         if kind == "folder":
-            return len(list_pictures(path))
+            return len(list_frames(path))
         if kind in ARRAY_SUFFIXES:
             return array_shape(path)[0]
         if kind == ".webp":
@@ -227,7 +261,7 @@ def read_frames(
 ) -> tuple[Sequence[np.ndarray], float]:
     """Decode frames (h, w, 3) of any kind of video, and return its frame rate too."""
     if kind == "folder":
-        return read_pictures(select(list_pictures(path), numbers)), DEFAULT_FPS
+        return read_pictures(select(list_frames(path), numbers)), DEFAULT_FPS
     if kind in ARRAY_SUFFIXES:
         return select(list(read_array(path)), numbers), DEFAULT_FPS
     if kind == ".webp":

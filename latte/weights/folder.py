@@ -68,6 +68,10 @@ def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
     files = weight_files(folder) if folder.is_dir() else []
     if not path.is_file():  # such as a folder that accelerate or DeepSpeed saved
         advice = f": give a file in it, {files[0].name}" if files else ""
+        if any(re.search(r"-\d+-of-\d+\.", file.name) for file in files):
+            advice = ", and its weights are in shards: merge them into one file, and give that"
+        if folder.is_dir() and any(folder.glob("*.distcp")):
+            advice = ": merge it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and give that file"
         raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder{advice}")
     for file in files:
         refuse_pointer(file)

@@ -131,8 +131,22 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a forged file can raise almost anything inside a reader
-        reason = "is damaged or is not a checkpoint of plain tensors: download it or save it again"
-        raise CheckpointError(f"{path} {reason}") from error
+        raise CheckpointError(f"{path} {nature(path)}: download it or save it again") from error
+
+
+def nature(path: Path) -> str:
+    """What a file is, by its first bytes, that is not a checkpoint of plain tensors."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not path.stat().st_size:
+        return "is empty"
+    if start.lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not the file that it links to"
+    if start.startswith(b"{"):
+        return "is JSON, not weights"
+    if start.startswith(b"\x1f\x8b"):
+        return "is a gzip archive, to be unpacked first"
+    return "is damaged or is not a checkpoint of plain tensors"
 
 
 def is_safetensors(path: Path) -> bool:
@@ -157,6 +171,9 @@ def is_dense(tensor: Tensor) -> bool:
 
 def check_values(table: dict, path: Path, prefix: str) -> None:
     """Check every tensor of a table: dense, finite, and no larger in total than the file can account for.
+
+    A single number may be infinite or NaN: trainers store the best score so far beside the weights. `load_strictly`
+    checks those that are weights.
 
     Views that share one storage could make a small file expand to a huge model. A tied tensor, such as the embedding
     of T5, has two names and is stored once, so the limit is twice the size of the file.
@@ -184,14 +201,15 @@ def check_values(table: dict, path: Path, prefix: str) -> None:
                 f"{path}: {prefix}{name} of shape {shape} brings the tensors to more than twice the file's size"
             )
         values = tensor.float() if tensor.dtype in FLOATS8 else tensor  # PyTorch has no isfinite for 8-bit floats
-        if tensor.dtype in FLOATS and not values.isfinite().all():
+        if tensor.ndim and tensor.dtype in FLOATS and not values.isfinite().all():
             raise CheckpointError(f"{path}: {prefix}{name} holds values that are not finite")
 
 
 def apply_scales(table: dict) -> None:
     """Replace 8-bit numbers that have scales by their products. Raises ValueError if the form is not a known one."""
     for name, scale in take_scales(table).items():
-        table[name] = unscaled(table[name], scale)
+        with prefix_errors(name):
+            table[name] = unscaled(table[name], scale)
 
 
 def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
@@ -201,7 +219,7 @@ def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
         ValueError: `state` is not a table of named tensors, or two tensors would have the same name.
     """
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError("the checkpoint does not hold a table of tensors")
+        raise ValueError("it holds no plain table of tensors, as the weights of one network would be")
     renamed = {}
     for name, tensor in state.items():
         new = rename(name)
@@ -241,6 +259,9 @@ def load_strictly(
             `dtype`. The message says how many such tensors there are and names the first.
     """
     check_fit(model, state, path)
+    for name, tensor in state.items():
+        if not tensor.ndim and tensor.dtype in FLOATS and not tensor.isfinite():
+            raise CheckpointError(f"{path}: {name} is not finite")
     with prefix_errors(path):
         model.load_state_dict(cast(state, dtype), assign=True)
 

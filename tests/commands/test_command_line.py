@@ -211,3 +211,39 @@ def test_warnings_take_one_line(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and said[0].startswith("latte train: warning: left out: ") and "broken.mp4" in said[0]
     assert said[1].startswith("latte train: error: ") and "holds no video" in said[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", ""],
+        ["eval", "", "--real", "x"],
+        ["sample", "--out", ""],
+        ["encode", "--out", ""],
+        ["convert", "x", ""],
+    ],
+)
+def test_an_empty_argument_is_not_the_working_folder(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "it is empty: if a variable of the shell stands there" in capsys.readouterr().err
+
+
+def test_an_empty_prompt_is_allowed():
+    assert OPTIONS["sample"](["--prompt", ""]).prompt == [""]
+
+
+@pytest.mark.parametrize(
+    ("words", "say"),
+    [
+        (["prepare", "ucf101", "source", "--split", "source"], "source is a folder, but a text file is needed"),
+        (["convert", "shapes", "setup.cfg"], "setup.cfg is a file, and the model becomes a folder"),
+    ],
+)
+def test_a_folder_and_a_file_are_not_confused(words, say, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source/a").mkdir(parents=True)
+    (tmp_path / "source/a/x.avi").touch()
+    (tmp_path / "setup.cfg").touch()
+    more = ["--out", "list"] if words[0] == "prepare" else []
+    assert main([*words, *more]) == 2 and say in capsys.readouterr().err

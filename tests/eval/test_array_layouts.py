@@ -8,6 +8,7 @@ import torch
 
 from latte.eval import fid, flicker, fvd, psnr
 from latte.eval.array_clips import choose_array_clips
+from latte.eval.clip_sets import choose_clips
 from latte.eval.inputs import Reading
 from latte.eval.protocol import adjusted
 from latte.video.write import as_rgb_array
@@ -89,3 +90,13 @@ def test_features_in_any_layout_are_taken():
     for bad in (np.ma.masked_less(features, 0), features.astype(object), features.astype(np.longdouble)):
         with pytest.raises(ValueError, match=r"the generated features: (some values are masked|the values are \w+)"):
             fvd(features, bad)
+
+
+def test_a_lone_file_is_named_and_not_its_folder(tmp_path):
+    np.save(tmp_path / "short.npy", np.zeros((2, 3, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"short\.npy holds no video of 16 frames"):
+        choose_clips(tmp_path / "short.npy", adjusted("exact"), "generated", 0)
+    np.save(tmp_path / "grey.npy", np.zeros((2, 16, 8, 8), np.uint8))
+    said = r"grey\.npy: 1 of 1 video cannot be read.*one of channels even in grey, \(n, f, h, w, 1\)"
+    with pytest.raises(ValueError, match=said), pytest.warns(UserWarning):
+        choose_clips(tmp_path / "grey.npy", adjusted("exact"), "generated", 0)

@@ -60,6 +60,9 @@ def test_caveats_name_what_is_wrong():
         "200 real against 5 generated",
     ]
     assert few["caveats"][2] == "5 clips are too few to extrapolate from: 40 or more are needed"
+    asked = measure(side(0), side(1, 5), adjusted("exact", clips=300))["caveats"]
+    assert "200 real clips, where protocol exact, clips 300 uses up to 300" in asked[0]
+    assert "5 generated clips, where protocol exact, clips 300 uses up to 300" in asked[2]
     lossy = side(1)
     lossy.about["codecs"] = {"h264": 200}
     for real in (side(0), FeatureSet({**side(0).about, "codecs": {"h264": 1}}, side(0).features)):

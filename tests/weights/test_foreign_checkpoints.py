@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from safetensors.torch import save_file
 
 from latte.cli import main
 from latte.weights.convert_latte import COMPUTED, state_for_original, unwrap
+from latte.weights.folder import read_config
 from latte.weights.load import load_model
 from latte.weights.pickles import Foreign
-from latte.weights.tensors import CheckpointError, read_tensors
+from latte.weights.tensors import CheckpointError, load_strictly, read_tensors
 
 N = torch.tensor(5)
 FLOATS8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
@@ -50,6 +52,12 @@ FORMS = {  # of a checkpoint with averaged weights a and other weights m
         "state_dict": under("model.", a),
         "current_model_state": under("model.", m),
         "averaging_state": {"n_averaged": N},
+    },
+    "lightning, best score": lambda a, m: {
+        **ABOUT,
+        "state_dict": {**under("model.", m), **under("ema.", a)},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"kth_value": torch.tensor(torch.inf)}},
+        "loss": torch.tensor(torch.nan),
     },
     "words in capitals": lambda a, m: {"net": m, "netEMA": a},
     "words in one": lambda a, m: {"model": m, "emaModel": a},
@@ -236,3 +244,43 @@ def test_plain_float8_weights_are_read(dtype, tiny, tmp_path):
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(CheckpointError, match=r"x_embedder\.proj\.bias holds values that are not finite"):
         load_model(tmp_path / "nan.pt", num_heads=2)
+
+
+def test_single_numbers_that_are_weights_must_be_finite():
+    network = torch.nn.Module()
+    network.scale = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(CheckpointError, match=r"x\.pt: scale is not finite"):
+        load_strictly(network, {"scale": torch.tensor(torch.nan)}, Path("x.pt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "say"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b'{"error": "not found"}', "is JSON, not weights"),
+        (b"\x1f\x8b\x08", "is a gzip archive"),
+        (b"abc", "is damaged or is not a checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "info"])
+def test_files_that_are_no_checkpoints_are_named(command, content, say, tmp_path, capsys):
+    (tmp_path / "model.pt").write_bytes(content)
+    more = [str(tmp_path / "out")] if command == "convert" else []
+    assert main([command, str(tmp_path / "model.pt"), *more]) == 2
+    assert f"model.pt {say}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "say"),
+    [
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "are in shards: merge them"),
+        (["model.pt", "__0_0.distcp"], "merge it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save"),
+        (["model.pt"], "give a file in it, model.pt"),
+    ],
+)
+def test_folders_of_other_trainers_get_advice(names, say, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=say):
+        read_config(tmp_path, dict)

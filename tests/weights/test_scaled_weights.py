@@ -108,7 +108,10 @@ def test_blockwise_scales(tmp_path):
         ({"comfy_quant": torch.tensor(list(b'{"format": "float8_e4m3fn", "convrot": 1}')).byte()}, "{}.comfy_quant"),
         ({"comfy_quant": torch.tensor(list(b"[" * 999)).byte()}, "{}.comfy_quant scales"),
         ({"comfy_quant": torch.zeros(3)}, "{}.comfy_quant scales"),
-        ({"weight_scale": torch.tensor(float("inf"))}, "{}.weight_scale holds values that are not finite"),
+        (
+            {"weight_scale": torch.tensor(float("inf"))},
+            "{}.weight: the product of an 8-bit weight and its scale is not finite",
+        ),
         ({"weight_scale": torch.tensor(3e38)}, "the product of an 8-bit weight and its scale is not finite"),
         ({"bias_scale": torch.ones(1)}, "{}.bias_scale scales"),
     ],

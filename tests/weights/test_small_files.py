@@ -158,7 +158,7 @@ def test_safetensors_headers_are_limited(tmp_path, monkeypatch):
         read_tensors(tmp_path / "a.safetensors")
     for content in (b"", b"\xff" * 8, b"\xff" * 200, (10).to_bytes(8, "little") + b"{" * 10):
         (tmp_path / "b.safetensors").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"b\.safetensors is damaged"):
+        with pytest.raises(CheckpointError, match=r"b\.safetensors is (empty|damaged)"):
             read_tensors(tmp_path / "b.safetensors")
 
 

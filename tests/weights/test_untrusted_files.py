@@ -133,8 +133,8 @@ def test_ambiguous_tables_are_refused(tiny, tmp_path):
         ({"temp_embed": frames + 0.01}, "temp_embed is not the fixed sin-cos table"),
         ({"pos_embed": state["pos_embed"] * 1.01}, "pos_embed is not the fixed sin-cos table"),
         ({"pos_embed": torch.zeros(1, 5, 16)}, "pos_embed is not the fixed sin-cos table"),
-        ({5: bias}, "table of tensors"),
-        ({"x": 5}, "table of tensors"),
+        ({5: bias}, "no plain table of tensors"),
+        ({"x": 5}, "no plain table of tensors"),
         ({"x\nlatte: all is well\x1b[31m": bias}, "no place"),
         ({"x\n\x1b[31m": bias * float("nan")}, r"x \?\[31m holds values that are not finite"),
     ):

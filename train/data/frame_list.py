@@ -54,6 +54,8 @@ def write_frames(video_list: VideoList, out: Path, size: int) -> None:
 def folder_name(video_list: VideoList, video: VideoEntry) -> str:
     """The folder of a video's frames, relative to FRAMES."""
     path = Path(video.path)
+    if not path.name:  # the folder itself, which holds pictures
+        path = Path(video_list.root.absolute().name)
     if video_list.kind != "ucf101":
         return path.with_suffix("").as_posix()
     name = video_list.classes[video.label]

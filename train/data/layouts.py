@@ -191,14 +191,14 @@ def check_option(kind: str, name: str) -> None:
 
 
 def scan_original_videos(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return all avi and mp4 files at or below a folder, sorted, and all other visible files.
+    """Return all visible avi and mp4 files at or below a folder, and all other visible files, both sorted.
 
     Broken links are included, to be reported later.
     """
-    files = sorted(path for path in walk_tree(root) if not path.is_dir())
-    others = [path for path in files if path.suffix.lower() not in ORIGINAL_SUFFIXES]
-    visible = [path for path in others if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    return [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES], visible
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
+    files = sorted(path for path in walk_tree(root) if not path.is_dir() and not hidden(path))
+    videos = [path for path in files if path.suffix.lower() in ORIGINAL_SUFFIXES]
+    return videos, [path for path in files if path.suffix.lower() not in ORIGINAL_SUFFIXES]
 
 
 def describe_ignored(files: list[Path]) -> str:

@@ -78,7 +78,7 @@ def test_an_older_run_resumes_and_a_changed_video_of_the_same_size_is_detected(v
     changed = bytearray((data / "a/y.mkv").read_bytes())
     changed[-1] ^= 1  # in the index after the frames: it decodes as before
     (data / "a/y.mkv").write_bytes(changed)
-    with pytest.raises(ValueError, match=r"other data \(the videos\)"):
+    with pytest.raises(ValueError, match=r"different data \(the videos\)"):
         run(small(vae, "steps=2", words), folder)
 
 

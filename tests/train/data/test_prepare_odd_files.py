@@ -203,3 +203,13 @@ def test_arrays_in_two_ranges_are_refused(prepare, vae, tmp_path):
         open_clips(config)
     np.save(tmp_path / "a/0.npy", make_clip(0, 0, size=16).video)  # bytes go with either range
     assert open_clips(config).num_videos == 3
+
+
+@pytest.mark.parametrize("kind", ["ucf101", "ffs", "folder"])
+def test_hidden_files_and_folders_are_skipped(kind, prepare, tmp_path):
+    for name in ("A/a.mp4", "B/b.mp4", ".ipynb_checkpoints/c.mp4", "A/._a.mp4"):
+        put(tmp_path / "data" / name)
+    assert prepare(kind, tmp_path / "data")[0] == 0
+    found = open_video_list(tmp_path / "out")
+    assert [video.path for video in found.videos] == ["A/a.mp4", "B/b.mp4"]
+    assert found.classes == ([] if kind == "ffs" else ["A", "B"])

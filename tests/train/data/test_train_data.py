@@ -92,11 +92,11 @@ def test_changed_data_in_the_same_folder_is_rejected(vae, videos, tmp_path):
     config = small(vae, "steps=2", f"data={data}")
     run(config, tmp_path / "run")
     (data / "b").rename(data / "0")
-    with pytest.raises(ValueError, match=r"other data \(the names of classes, the videos\)"):
+    with pytest.raises(ValueError, match=r"different data \(the names of classes, the videos\)"):
         run(config, tmp_path / "run")
     (data / "0").rename(data / "b")
     save_vae(VideoVAE(AutoencoderKL(load_vae(vae).config)), vae)
-    with pytest.raises(ValueError, match=r"other data \(the VAE\)"):
+    with pytest.raises(ValueError, match=r"different data \(the VAE\)"):
         run(config, tmp_path / "run")
 
 

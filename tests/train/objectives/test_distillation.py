@@ -219,7 +219,7 @@ def test_a_run_cannot_continue_with_another_teacher(vae, teachers, tmp_path):
     weights = load_file(moved / "model.safetensors")
     (moved / "manifest.json").unlink()
     save_file({name: 2 * tensor for name, tensor in weights.items()}, moved / "model.safetensors")
-    with pytest.raises(ValueError, match=r"other data \(the teacher\)"):
+    with pytest.raises(ValueError, match=r"different data \(the teacher\)"):
         run(student_of("classes", vae, moved, "steps=3"), tmp_path / "run")
 
 
