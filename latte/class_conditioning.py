@@ -13,14 +13,10 @@ from latte.conditioning import (
     Network,
     Request,
     fast_run,
-    guidance_rule,
-    layer_cache,
+    guided_denoiser,
     runs_fast,
-    with_weaker,
-    without_reuse,
 )
 from latte.files import read_json
-from latte.models.denoiser import seen_channels
 from latte.models.latte import LatteConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
@@ -113,21 +109,15 @@ class ClassConditioning:
     ) -> Callable[[Sequence[int]], GuidedDenoiser]:  # fmt: skip
         """The network, guided towards each video's class."""
         classes, labels = pipe.transformer.config.num_classes, class_indices(pipe, request)
-        guides, weaker = self.guides(pipe, guidance), pipe.weaker
-        prediction = pipe.transformer.config.prediction
+        with_null = self.guides(pipe, guidance) and pipe.weaker is None
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
-            y, cache = None, layer_cache(pipe, plan)
+            y = None
             if classes:
                 given = [labels[i] for i in rows]
-                y = torch.tensor(given + [classes] * len(given) * (guides and weaker is None), device=pipe.device)
-            run, is_fast = class_network(pipe, pipe.transformer, y, plan, cache)
-            if weaker is not None:
-                away = class_network(pipe, weaker, y, without_reuse(plan), None)[0]
-                run = with_weaker(run, away, seen_channels(weaker.config))
-            rule = guidance_rule(pipe, guidance, plan, scales)
-            own = pipe.transformer.config.self_condition
-            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, self_condition=own)
+                y = torch.tensor(given + [classes] * len(given) * with_null, device=pipe.device)
+            network_of = lambda network, plan, cache: class_network(pipe, network, y, plan, cache)
+            return guided_denoiser(pipe, network_of, guidance, plan, scales)
 
         return denoiser
 

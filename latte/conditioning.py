@@ -16,7 +16,7 @@ from latte.fast.graph_run import GraphRun
 from latte.fast.switch import is_enabled
 from latte.fast.temporal_attention import pack_frames
 from latte.fast.trunk import has_fast_form
-from latte.models.denoiser import Condition
+from latte.models.denoiser import Condition, seen_channels
 from latte.parallel.sequence import sharing_of
 from latte.parallel.shared_run import SharedRun
 from latte.plans.layer_cache import LayerCache
@@ -133,6 +133,30 @@ class GuidedDenoiser:
             difference = self.difference if even else scale_bands(self.difference, *evaluation.bands)
             return with_prediction(out, x, lambda eps: self.rule.along(self.k, x, eps, difference))
         return out
+
+
+def guided_denoiser(
+    pipe: "LattePipeline", network_of: Callable[[Any, Plan, LayerCache | None], tuple[Network, bool]],
+    guidance: Guidance, plan: Plan, scales: Sequence[float] | None = None, tensors: dict[str, Tensor] | None = None,
+) -> GuidedDenoiser:  # fmt: skip
+    """The pipeline's network for some videos, guided as a call asks, away from the weaker network if there is one.
+
+    Args:
+        pipe: The pipeline.
+        network_of: (network, plan, cache) -> the network at the evaluations of the plan, under the videos' conditions,
+            and whether it is the fast form.
+        guidance: How the call is guided.
+        plan: What each evaluation computes.
+        scales: The guidance scale at each evaluation; None: the same at all.
+        tensors: See GuidedDenoiser.
+    """
+    cache, config = layer_cache(pipe, plan), pipe.transformer.config
+    run, is_fast = network_of(pipe.transformer, plan, cache)
+    if pipe.weaker is not None:
+        away, _ = network_of(pipe.weaker, without_reuse(plan), None)
+        run = with_weaker(run, away, seen_channels(pipe.weaker.config))
+    rule = guidance_rule(pipe, guidance, plan, scales)
+    return GuidedDenoiser(run, plan, rule, config.prediction, cache, is_fast, tensors, config.self_condition)
 
 
 def with_prediction(out: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

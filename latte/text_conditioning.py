@@ -16,13 +16,9 @@ from latte.conditioning import (
     Network,
     Request,
     fast_run,
-    guidance_rule,
-    layer_cache,
+    guided_denoiser,
     runs_fast,
-    with_weaker,
-    without_reuse,
 )
-from latte.models.denoiser import seen_channels
 from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
@@ -113,20 +109,12 @@ class TextConditioning:
             pipe, *self.texts(pipe, request, guidance), request.copies, request.clean_caption, request.mask_feature,
             request.text_mask,
         )  # fmt: skip
-        dtype, weaker = next(pipe.transformer.parameters()).dtype, pipe.weaker
-        temporal, prediction = request.enable_temporal_attentions, pipe.transformer.config.prediction
+        dtype, temporal = next(pipe.transformer.parameters()).dtype, request.enable_temporal_attentions
 
         def denoiser(rows: Sequence[int]) -> GuidedDenoiser:
             embeds, mask = rows_of(text, rows, dtype, pipe.device)
-            cache = layer_cache(pipe, plan)
-            run, is_fast = text_network(pipe, pipe.transformer, embeds, mask, plan, cache, temporal)
-            if weaker is not None:
-                alone = without_reuse(plan)
-                away = text_network(pipe, weaker, embeds, mask, alone, None, temporal)[0]
-                run = with_weaker(run, away, seen_channels(weaker.config))
-            rule = guidance_rule(pipe, guidance, plan, scales)
-            own = pipe.transformer.config.self_condition
-            return GuidedDenoiser(run, plan, rule, prediction, cache, is_fast, embeds, own)
+            network_of = lambda network, plan, cache: text_network(pipe, network, embeds, mask, plan, cache, temporal)
+            return guided_denoiser(pipe, network_of, guidance, plan, scales, embeds)
 
         return denoiser
 
