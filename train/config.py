@@ -155,8 +155,6 @@ class LatentTrainConfig(VideoTrainConfig):
         idle = self.distillation == "moments" and self.warmup >= self.steps
         alone = f"warmup is {self.warmup}: only the auxiliary network learns in these steps, set it below steps"
         require(not idle, alone)
-        two_rates = self.distillation == "moments" and self.optimizer != "adamw"
-        require(not two_rates, "distillation=moments trains two networks at different rates: set optimizer=adamw")
         require(self.guided_from <= self.guided_to, "guided_from is above guided_to: no timestep is guided")
         scales = {"guidance_scale", "autoguidance_scale"} & self.sample_settings.keys()
         require(not scales, f"sample_settings has {min(scales, default='')}: the scale is sample_guidance")

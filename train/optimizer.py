@@ -37,12 +37,13 @@ class Rows(NamedTuple):
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.AdamW:
     """The optimiser of a network's parameters, chosen by config.optimizer."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+    two = config.distillation == "moments"
+    groups = moment_groups(config, network) if two else [{"params": list(network.parameters())}]
     if config.optimizer == "adamw":
-        groups = moment_groups(config, network) if config.distillation == "moments" else network.parameters()
         return torch.optim.AdamW(groups, **options)
     matrices, on_cpu = block_matrices(network, config.muon_per_head), next(network.parameters()).device.type == "cpu"
     products = torch.float32 if on_cpu and config.precision != "bf16" else torch.bfloat16
-    return Muon(network, matrices, config.muon_momentum, products, **options)
+    return Muon(groups, matrices, config.muon_momentum, products, **options)
 
 
 def moment_groups(config: TrainConfig, network: nn.Module) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ class Muon(torch.optim.AdamW):
     sharded weights, each process gathers the momentum of one weight after another, and computes the whole update.
 
     Args:
-        network: The network whose parameters are updated.
+        groups: The parameters to update, in groups as for AdamW. Each becomes two, the second one of matrices.
         matrices: The weights that Muon updates, and the matrices that are fused in each.
         momentum: The decay of the Nesterov momentum.
         products: The type in which matrices are orthogonalised. bfloat16 is accurate enough, and faster where the
@@ -100,21 +101,26 @@ class Muon(torch.optim.AdamW):
 
     def __init__(
         self,
-        network: nn.Module,
+        groups: list[dict[str, Any]],
         matrices: dict[nn.Parameter, Rows],
         momentum: float,
         products: torch.dtype = torch.float32,
         **options: Any,
     ):
-        others = [parameter for parameter in network.parameters() if parameter not in matrices]
-        super().__init__([{"params": others}, {"params": list(matrices)}], **options)
+        split = []
+        for group in groups:
+            for of_matrices in (False, True):
+                chosen = [parameter for parameter in group["params"] if (parameter in matrices) == of_matrices]
+                split.append({**group, "params": chosen})
+        super().__init__(split, **options)
         self.matrices, self.momentum, self.products = matrices, momentum, products
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Update all parameters that have a gradient. The gradients of the matrices are None afterwards."""
-        group = self.param_groups[1]
+        groups = {parameter: group for group in self.param_groups for parameter in group["params"]}
         for matrix, direction in self.directions():
+            group = groups[matrix]
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
             matrix.grad = None  # AdamW skips parameters without a gradient
         super().step(closure)

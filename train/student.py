@@ -25,6 +25,7 @@ from latte.weights.shared_parts import bundled_name, part_folder
 from latte.weights.vae_folder import load_vae
 
 TRAINING = {"steps": 2000, "warmup": 100, "ema_decay": 0.99}
+FOLLOWING_MOMENTUM = 0.5  # of Muon, where one network follows another
 RATES = {"consistency": 3e-4, "moments": 5e-5}  # the learning rate of each kind of distillation
 DATA = ("data", "clips", "latents", "sample_latents", "frame_interval", "motion_frames", "selection", "transform")
 DATA += ("flip", "damaged", "failed_share", "num_workers")  # settings of the data that a teacher learned from
@@ -68,6 +69,8 @@ def student_config(
     values = with_changes(values, changes)
     kind = values.get("distillation", "consistency")
     values.setdefault("learning_rate", RATES.get(kind, RATES["consistency"]))  # another kind is rejected below
+    if kind == "moments" and values.get("optimizer") == "muon":
+        values.setdefault("muon_momentum", FOLLOWING_MOMENTUM)
     if kind == "consistency":
         values.setdefault("teacher_steps", max(1, round(64 / steps)) * steps)
     known = "data" in values or values.get("latents", "once") not in SOURCES

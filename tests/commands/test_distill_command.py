@@ -105,6 +105,8 @@ def test_a_student_can_match_moments_of_the_teacher_with_its_guidance(teachers, 
     with pytest.raises(ValueError, match="distillation is 'other'"):
         student_config(str(teachers["classes"]), 3, ["distillation=other"])
     assert student_config(str(teachers["classes"]), 3, words, 2.0, (100, 200)).teacher_guidance == 2
+    assert student_config(str(teachers["classes"]), 3, [*words, "optimizer=muon"]).muon_momentum == 0.5
+    assert student_config(str(teachers["classes"]), 3, ["optimizer=muon"]).muon_momentum == 0.95
     assert main(["distill", str(teachers["classes"]), "--steps", "3", "--run", str(tmp_path / "run"), *words]) == 0
     assert read_json(tmp_path / "run/final/sampling.json")["eta"] == 1.0
 

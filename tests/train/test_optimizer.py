@@ -72,7 +72,7 @@ def test_two_muon_steps_match_a_written_out_update():
     network, twin = (torch.nn.Linear(4, 6) for _ in range(2))
     twin.load_state_dict(network.state_dict())
     options = {"lr": 0.1, "weight_decay": 0.5, "fused": True}
-    muon = Muon(network, {network.weight: Rows(2, 1)}, 0.9, **options)
+    muon = Muon([{"params": [*network.parameters()]}], {network.weight: Rows(2, 1)}, 0.9, **options)
     adamw = torch.optim.AdamW(twin.parameters(), **options)
     weight, momentum = network.weight.detach().clone(), torch.zeros(6, 4)
     for i in range(2):
@@ -94,7 +94,8 @@ def test_orthogonalisation_uses_the_requested_dtype():
     for products in (torch.float32, torch.bfloat16):
         network.weight.data.copy_(before)
         network.weight.grad = draw(3, 6, 8)
-        Muon(network, {network.weight: Rows()}, 0.9, products, lr=1.0, weight_decay=0.0).step()
+        groups = [{"params": [network.weight]}]
+        Muon(groups, {network.weight: Rows()}, 0.9, products, lr=1.0, weight_decay=0.0).step()
         found[products] = before - network.weight.detach()
         momentum = (0.1 * 0.9 + 0.1) * draw(3, 6, 8)  # with Nesterov momentum, after one step
         expected = 0.2 * 8**0.5 * newton_schulz(momentum[None], products)[0].float()
@@ -136,12 +137,12 @@ def test_processes_share_the_work_and_match_one_process(tmp_path, monkeypatch):
     other = copy.deepcopy(network)
     for parameter, twin in zip(other.parameters(), network.parameters()):
         parameter.grad = twin.grad.clone()
-    Muon(network, matrices, 0.9, lr=0.1).step()
+    Muon([{"params": [*network.parameters()]}], matrices, 0.9, lr=0.1).step()
     monkeypatch.setattr(module, "orthogonal", lambda *args: made.append(1) or orthogonal(*args))
 
     def work():
         with processes(torch.device("cpu")):
-            Muon(other, block_matrices(other, False), 0.9, lr=0.1).step()
+            Muon([{"params": [*other.parameters()]}], block_matrices(other, False), 0.9, lr=0.1).step()
         assert len(made) in (len(matrices) // 2, (len(matrices) + 1) // 2)
         assert same(dict(network.named_parameters()), dict(other.named_parameters()))
 
