@@ -236,12 +236,18 @@ class VideoVAE(Chunked):
             return out
         if not x.isfinite().all():
             raise ValueError("the input of the VAE holds values that are not finite")
+        overflowed = (
+            "the VAE overflowed in float32: its input is far from its training data, or its weights are damaged"
+        )
         if dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError("the VAE overflowed in float32: its input is far from what it was trained on")
+            raise ValueError(overflowed)
         warnings.warn(f"the VAE overflowed in {out.dtype}; this part is recomputed in float32", stacklevel=4)
         try:
             self.float()
             with torch.autocast(x.device.type, enabled=False):
-                return function(x.float()).to(out.dtype)
+                again = function(x.float())
         finally:
             self.to(dtype)
+        if not again.isfinite().all():
+            raise ValueError(overflowed)
+        return again.to(out.dtype)

@@ -81,7 +81,7 @@ def main(args: Namespace) -> None:
     check_data(base, args.out)
     if base.data != "shapes" and not args.i3d:
         print("without --i3d the report will have losses and samples, but no FVD")
-    grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d)
+    grid = Grid(args.out, scale, base, names, tuple(dict.fromkeys(args.seeds)), args.num_videos, args.i3d or "")
     grid.write_settings()
     missing = missing_work(grid)
     print(f"{len(grid.evaluations)} evaluations, {len(missing.evaluations)} missing; ", end="")

@@ -87,7 +87,7 @@ def check_target(target: Path, to: str) -> None:
     """Raise ValueError or CheckpointError if a Latte or a VAE cannot be written there, before anything is read."""
     if to == "latte":
         if target.is_file():
-            raise ValueError(f"{target} is a file, and the model becomes a folder: choose another name")
+            raise ValueError(f"{target} is a file, but the model is written as a folder: choose another name")
         check_replaceable(target)
     elif target.suffix.lower() not in ORIGINAL_SUFFIXES:
         raise ValueError(f"{target}: the original reads .pt or .safetensors files; choose one of these suffixes")

@@ -76,6 +76,10 @@ def tables_in(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
         shapes = lambda table: {name: tuple(z.shape) for name, z in table.items() if hasattr(z, "shape")}
         found = nested_tables(content) if isinstance(content, dict) else ()
         return {".".join(map(str, names)) or "tensors": shapes(table) for names, table in found}
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can raise almost anything
         raise CheckpointError(f"{path} {nature(path)}") from error
 

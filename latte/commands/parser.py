@@ -24,8 +24,10 @@ class Parser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # no shell expands --out=~/videos
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        if not arg_string and action.default != "" and action.dest not in MAY_BE_EMPTY:  # defaults come here, too
-            raise argparse.ArgumentError(action, "it is empty: if a variable of the shell stands there, it is not set")
+        if not arg_string and action.dest not in MAY_BE_EMPTY:
+            raise argparse.ArgumentError(
+                action, "the value is empty; if it comes from a shell variable, that variable is not set"
+            )
         return super()._get_value(action, arg_string)  # type: ignore[misc]
 
     def error(self, message: str) -> NoReturn:

@@ -6,7 +6,7 @@ from math import isfinite, prod
 import numpy as np
 
 EXPECTED = "(f, h, w, 3) or (f, 3, h, w), or in grey (f, h, w), (f, h, w, 1) or (f, 1, h, w)"
-SETS = "; several videos have an axis in front, and one of channels even in grey, (n, f, h, w, 1)"
+SETS = "; a set of videos needs a leading axis, and a channel axis even if grey: (n, f, h, w, 1)"
 SLACK = 1 / 512  # less than half a level of 255, so that rounding errors do not count as out of range
 CLEARLY_BYTES = 127
 CLEARLY_NEGATIVE = -0.25  # decoders that write [0, 1] overshoot below 0, but not as far as this

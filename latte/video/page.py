@@ -20,6 +20,7 @@ OVERVIEWS = {SHEET_FILE, GRID_FILE}  # pictures of all videos, beside them
 GAP = 4  # pixels between the frames of a contact sheet
 LINE_HEIGHT = 17  # pixels per line of its captions
 IMAGE_SUFFIXES = (".gif", ".webp", ".png")  # browsers play these in <img>, not in <video>
+HEAD = 4096  # characters of a page, among which GENERATOR is
 GENERATOR = '<meta name="generator" content="latte-video">'  # marks pages that write_page wrote
 
 # Every page of this project starts with this style. It follows the reader's light or dark theme.
@@ -144,8 +145,12 @@ def write_page(folder: str | Path, videos: list[tuple[str, str]], title: str, fa
 
 
 def is_page(path: Path) -> bool:
-    """Whether the file is a page that write_page wrote."""
-    return path.is_file() and GENERATOR in path.read_text(errors="replace")
+    """Whether the file is a page that write_page wrote. One that cannot be read is not."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return GENERATOR in file.read(HEAD)
+    except OSError:
+        return False
 
 
 def html_figure(name: str, caption: str) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -69,14 +69,18 @@ def list_frames(folder: Path) -> list[Path]:
         ValueError: Their names are those of several series, such as images and their masks.
     """
     pictures = list_pictures(folder)
-    names = [re.sub(r"\d+", "*", picture.stem) for picture in pictures]
-    if len(series := sorted(set(names))) > 1 and any("*" in name for name in names):
-        said = ", ".join(series[:3]) + (", ..." if len(series) > 3 else "")
-        raise ValueError(
-            f"its pictures have names of {len(series)} kinds ({said}): keep one video's frames in a folder"
-        )
-    if twice := [name for name, count in Counter(picture.stem for picture in pictures).items() if count > 1]:
-        raise ValueError(f"two of its pictures are called {twice[0]}: keep one of each")
+    stems = [picture.stem.lower() for picture in pictures]
+    if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
+        raise ValueError(f"{folder}: two of its pictures are called {twice[0]}: keep one of each")
+    if len({*map(len, stems)}) == 1 and all(re.fullmatch("[0-9a-f]+", stem) for stem in stems):
+        return pictures  # hexadecimal numbers or hashes
+    series: dict[tuple[str, ...], set[str]] = {}  # by the numbers in the names
+    for stem in stems:
+        if numbers := re.findall(r"\d+", stem):
+            series.setdefault(tuple(number.lstrip("0") for number in numbers), set()).add(re.sub(r"\d+", "*", stem))
+    if several := next((sorted(names) for names in series.values() if len(names) > 1), None):
+        said = f"two or more series of pictures ({', '.join(several[:3])})"
+        raise ValueError(f"{folder}: it holds {said}: keep the frames of one video in a folder")
     return pictures
 
 
@@ -85,8 +89,8 @@ def list_videos(folder: str | Path) -> list[Path]:
 
     Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
     sockets, devices and npy files whose header cannot be read are skipped with a warning. An animated webp is a video;
-    any other webp is a frame of the folder that it is in. Pictures beside videos, such as thumbnails, are not frames,
-    and neither are the overviews of `latte sample`.
+    any other webp is a frame of the folder that it is in. Thumbnails beside videos, which are called like them or have
+    no number, are not frames, and neither are the overviews of `latte sample`.
 
     Args:
         folder: Where to search.
@@ -134,13 +138,21 @@ def scan_videos(folder: str | Path) -> FoundFiles:
         except (ValueError, OSError) as error:
             unreadable[path] = getattr(error, "strerror", None) or str(error)
     files = [*streams, *arrays]
-    # a picture beside videos is no frame, but a thumbnail; an npz beside pictures is not always a video
-    beside = {path.parent for path in (*files, *animated) if path.suffix.lower() != ".npz"}
-    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES and path.parent not in beside}
-    pictures -= animated
+    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
+    pictures -= thumbnails(pictures, [*files, *animated])
     others = set(visible) - {*files, *animated, *pictures}
     videos = {*files, *animated, *(path.parent for path in pictures)}
     return FoundFiles(sorted(videos), sorted(path for path in others if not path.is_dir()), unreadable)
+
+
+def thumbnails(pictures: Iterable[Path], videos: Sequence[Path]) -> set[Path]:
+    """The pictures beside videos that are no frames: they are called like one of the videos, or have no number."""
+    beside = {video.parent for video in videos if video.suffix.lower() != ".npz"}  # which may hold other arrays
+    called = {video.with_suffix("") for video in videos}
+    numbered = lambda path: re.search(r"\d", path.stem)
+    return {
+        path for path in pictures if path.with_suffix("") in called or (path.parent in beside and not numbered(path))
+    }
 
 
 def is_animated(path: Path) -> bool:

@@ -131,22 +131,22 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a forged file can raise almost anything inside a reader
-        raise CheckpointError(f"{path} {nature(path)}: download it or save it again") from error
+        raise CheckpointError(f"{path} {nature(path)}") from error
 
 
 def nature(path: Path) -> str:
-    """What a file is, by its first bytes, that is not a checkpoint of plain tensors."""
+    """What a file is that is not a checkpoint of plain tensors, by its first bytes, and what to do."""
     with path.open("rb") as file:
         start = file.read(512).lstrip()
     if not path.stat().st_size:
-        return "is empty"
+        return "is empty: download it or save it again"
     if start.lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, not the file that it links to"
+        return "is a web page: download the file that it links to"
     if start.startswith(b"{"):
-        return "is JSON, not weights"
+        return "is JSON: give the file of weights"
     if start.startswith(b"\x1f\x8b"):
-        return "is a gzip archive, to be unpacked first"
-    return "is damaged or is not a checkpoint of plain tensors"
+        return "is a gzip archive: unpack it first"
+    return "is damaged or is not a checkpoint of plain tensors: download it or save it again"
 
 
 def is_safetensors(path: Path) -> bool:
@@ -219,7 +219,7 @@ def rename_keys(state: dict, rename: Callable[[str], str]) -> dict[str, Tensor]:
         ValueError: `state` is not a table of named tensors, or two tensors would have the same name.
     """
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError("it holds no plain table of tensors, as the weights of one network would be")
+        raise ValueError("it is no plain table of tensors, such as one network's weights")
     renamed = {}
     for name, tensor in state.items():
         new = rename(name)

@@ -226,7 +226,7 @@ def test_warnings_take_one_line(tmp_path, capsys):
 def test_an_empty_argument_is_not_the_working_folder(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    assert "it is empty: if a variable of the shell stands there" in capsys.readouterr().err
+    assert "the value is empty; if it comes from a shell variable" in capsys.readouterr().err
 
 
 def test_an_empty_prompt_is_allowed():
@@ -237,7 +237,7 @@ def test_an_empty_prompt_is_allowed():
     ("words", "say"),
     [
         (["prepare", "ucf101", "source", "--split", "source"], "source is a folder, but a text file is needed"),
-        (["convert", "shapes", "setup.cfg"], "setup.cfg is a file, and the model becomes a folder"),
+        (["convert", "shapes", "setup.cfg"], "setup.cfg is a file, but the model is written as a folder"),
     ],
 )
 def test_a_folder_and_a_file_are_not_confused(words, say, tmp_path, monkeypatch, capsys):

@@ -97,6 +97,6 @@ def test_a_lone_file_is_named_and_not_its_folder(tmp_path):
     with pytest.raises(ValueError, match=r"short\.npy holds no video of 16 frames"):
         choose_clips(tmp_path / "short.npy", adjusted("exact"), "generated", 0)
     np.save(tmp_path / "grey.npy", np.zeros((2, 16, 8, 8), np.uint8))
-    said = r"grey\.npy: 1 of 1 video cannot be read.*one of channels even in grey, \(n, f, h, w, 1\)"
+    said = r"grey\.npy: 1 of 1 video cannot be read.*a channel axis even if grey: \(n, f, h, w, 1\)"
     with pytest.raises(ValueError, match=said), pytest.warns(UserWarning):
         choose_clips(tmp_path / "grey.npy", adjusted("exact"), "generated", 0)

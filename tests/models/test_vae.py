@@ -126,8 +126,11 @@ def test_overflow_is_redone_in_float32(tmp_path):
 
 def test_overflow_in_float32_is_an_error(tmp_path):
     _, vae = published("vae", tmp_path)
+    far = torch.full((1, 1, 4, 4, 4), 1e38)
     with torch.no_grad(), pytest.raises(ValueError, match="the VAE overflowed in float32"):
-        vae.decode(torch.full((1, 1, 4, 4, 4), 1e38))
+        vae.decode(far)
+    with torch.no_grad(), pytest.warns(UserWarning), pytest.raises(ValueError, match="the VAE overflowed in float32"):
+        vae.bfloat16().decode(far)
 
 
 def test_overflow_under_autocast_and_in_the_encoder(tmp_path):

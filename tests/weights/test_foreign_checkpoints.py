@@ -258,7 +258,7 @@ def test_single_numbers_that_are_weights_must_be_finite():
     [
         (b"", "is empty"),
         (b"<!DOCTYPE html><html>", "is a web page"),
-        (b'{"error": "not found"}', "is JSON, not weights"),
+        (b'{"error": "not found"}', "is JSON: give"),
         (b"\x1f\x8b\x08", "is a gzip archive"),
         (b"abc", "is damaged or is not a checkpoint"),
     ],

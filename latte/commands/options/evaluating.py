@@ -113,7 +113,7 @@ def ablate_parser() -> Parser:
     small, paper = ABLATION_VIDEOS.values()
     words = f"videos to sample from each model (default: {small}; with --scale paper {paper})"
     add("--num-videos", type=int, help=words)
-    add("--i3d", default="", help="path to I3D's weights, for the FVD of samples if the data is a folder of videos")
+    add("--i3d", help="path to I3D's weights, for the FVD of samples if the data is a folder of videos")
     add("--parallel", type=int, help="runs at a time (default: one per GPU, or one)")
     return parser
 
