@@ -57,7 +57,7 @@ def codec_errors(path: Path, failure: str, errors: type[Exception] = Exception) 
     except DamagedVideoError as error:
         raise DamagedVideoError(f"{path} {error}") from error
     except errors as error:
-        if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
+        if isinstance(error, ValueError) and str(error).startswith(f"{path} "):
             raise  # it says what is wrong, and with which file
         refuse_pointer(path)
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__

@@ -71,7 +71,7 @@ def list_frames(folder: Path) -> list[Path]:
     pictures = list_pictures(folder)
     stems = [picture.stem.lower() for picture in pictures]
     if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
-        raise ValueError(f"{folder}: two of its pictures are called {twice[0]}: keep one of each")
+        raise ValueError(f"{folder} holds two pictures called {twice[0]}: keep one of each")
     if len({*map(len, stems)}) == 1 and all(re.fullmatch("[0-9a-f]+", stem) for stem in stems):
         return pictures  # hexadecimal numbers or hashes
     series: dict[tuple[str, ...], set[str]] = {}  # by the numbers in the names
@@ -79,8 +79,8 @@ def list_frames(folder: Path) -> list[Path]:
         if numbers := re.findall(r"\d+", stem):
             series.setdefault(tuple(number.lstrip("0") for number in numbers), set()).add(re.sub(r"\d+", "*", stem))
     if several := next((sorted(names) for names in series.values() if len(names) > 1), None):
-        said = f"two or more series of pictures ({', '.join(several[:3])})"
-        raise ValueError(f"{folder}: it holds {said}: keep the frames of one video in a folder")
+        said = f"several series of pictures ({', '.join(several[:3])})"
+        raise ValueError(f"{folder} holds {said}: keep the frames of one video in a folder")
     return pictures
 
 

@@ -57,11 +57,11 @@ def test_overviews_of_a_page_are_not_videos(tmp_path):
     [
         (
             ("img_1.jpg", "img_2.jpg", "flow_x_1.jpg", "flow_x_2.jpg"),
-            r"a: it holds two or more series .*flow_x_\*, img_\*",
+            r"a holds several series .*flow_x_\*, img_\*",
         ),
         (("0.png", "0_mask.png"), r"series of pictures \(\*, \*_mask\)"),
         (("left_01.png", "right_1.png"), r"series of pictures \(left_\*, right_\*\)"),
-        (("00.jpg", "00.png", "01.jpg"), "two of its pictures are called 00: keep one of each"),
+        (("00.jpg", "00.png", "01.jpg"), "a holds two pictures called 00: keep one of each"),
     ],
 )
 def test_several_series_in_a_folder_are_not_one_video(names, say, tmp_path):
