@@ -12,9 +12,10 @@ from latte.arguments import counted
 from latte.files import MOST_LIST_BYTES, read_json
 from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_array_file, set_paths, split_number
 from latte.video.array_ranges import stored_range
+from latte.video.find import scan_videos
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
+from latte.video.frame_folders import list_pictures
 from latte.video.inspect import inspect_video
-from latte.video.read import list_pictures, scan_videos
 from latte.weights.tensors import digest
 
 VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.video_list writes it

@@ -33,8 +33,8 @@ from latte.eval.reporting import machine_record, origin
 from latte.files import read_json, write_json
 from latte.sampling_settings import WORDS
 from latte.train.resolve import resolve
+from latte.video.find import list_videos
 from latte.video.formats import STREAM_SUFFIXES
-from latte.video.read import list_videos
 
 
 def bench_pab(args: Namespace) -> None:

@@ -34,10 +34,11 @@ from latte.train.header import TRAINED
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.resolve import resolve
 from latte.train.run_folder import SETTINGS_FILE
+from latte.video.find import scan_videos
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
+from latte.video.frame_folders import list_pictures
 from latte.video.inspect import inspect_video
 from latte.video.page import PAGE_FILE, is_page
-from latte.video.read import list_pictures, scan_videos
 from latte.weights.folder import CONFIG
 from latte.weights.load import (
     CHECKPOINTS,

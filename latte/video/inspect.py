@@ -6,8 +6,9 @@ from pathlib import Path
 
 from latte.video.damage import Damage
 from latte.video.formats import STREAM_SUFFIXES, video_kind
+from latte.video.frame_folders import list_pictures
 from latte.video.frame_index import index_frames
-from latte.video.read import count_frames, decoding, list_pictures, read_blocks, read_frames, read_webp
+from latte.video.read import count_frames, decoding, read_blocks, read_frames, read_webp
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
 BLOCK = 8  # frames decoded at a time: large ones take much memory

@@ -3,15 +3,11 @@
 In memory a video is a uint8 tensor (f, 3, h, w) of RGB frames.
 """
 
-import os
-import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,19 +15,17 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from latte.files import refuse_pointer
-from latte.folder_tree import is_special, walk_tree
-from latte.video.array_files import ARRAY_SUFFIXES, array_shape, is_video_array, read_array
+from latte.video.array_files import ARRAY_SUFFIXES, array_shape, read_array
 from latte.video.damage import Damage, WhenDamaged
 from latte.video.formats import (
     DEFAULT_FPS,
-    PICTURE_SUFFIXES,
     STREAM_SUFFIXES,
     codec_errors,
     video_kind,
 )
+from latte.video.frame_folders import list_frames
 from latte.video.frame_index import index_frames, times_by_decoding
 from latte.video.limits import check_frame_size, check_read_size
-from latte.video.page import OVERVIEWS, PAGE_FILE, is_page
 from latte.video.picture_modes import picture_to_rgb
 from latte.video.stream_frames import note_problem, read_stream, read_stream_blocks
 
@@ -40,129 +34,6 @@ T = TypeVar("T")
 ANIMATED_FORMATS = ("PNG", "WEBP")  # a JPEG may also hold several pictures, of which the first one is meant
 # Pillow chooses a decoder by content, not by suffix. Only these are tried: others may start programs.
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures directly inside a folder in the order of their numbers: frame 9 precedes frame 10."""
-
-    def natural(path: Path) -> list[int | str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
-
-    with os.scandir(folder) as entries:  # which tells files without a system call for each
-        pictures = [entry for entry in entries if Path(entry.name).suffix.lower() in PICTURE_SUFFIXES]
-        plain = [folder / entry.name for entry in pictures if is_plain_file(entry) or not is_special(entry.path)]
-    return sorted((path for path in plain if not path.name.startswith(".")), key=natural)
-
-
-def is_plain_file(entry: os.DirEntry) -> bool:
-    """Whether a folder's entry is a file or a link to one; False for a link that leads back to itself."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def list_frames(folder: Path) -> list[Path]:
-    """Return the pictures of a folder as the frames of one video, in order.
-
-    Raises:
-        ValueError: Their names are those of several series, such as images and their masks.
-    """
-    pictures = list_pictures(folder)
-    stems = [picture.stem.lower() for picture in pictures]
-    if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
-        raise ValueError(f"{folder} holds two pictures called {twice[0]}: keep one of each")
-    if len({*map(len, stems)}) == 1 and all(re.fullmatch("[0-9a-f]+", stem) for stem in stems):
-        return pictures  # hexadecimal numbers or hashes
-    series: dict[tuple[str, ...], set[str]] = {}  # by the numbers in the names
-    for stem in stems:
-        if numbers := re.findall(r"\d+", stem):
-            series.setdefault(tuple(number.lstrip("0") for number in numbers), set()).add(re.sub(r"\d+", "*", stem))
-    if several := next((sorted(names) for names in series.values() if len(names) > 1), None):
-        said = f"several series of pictures ({', '.join(several[:3])})"
-        raise ValueError(f"{folder} holds {said}: keep the frames of one video in a folder")
-    return pictures
-
-
-def list_videos(folder: str | Path) -> list[Path]:
-    """Find all videos in a folder and its subfolders.
-
-    Links are followed. Hidden files and folders are skipped, which includes files that are still being written. Pipes,
-    sockets, devices and npy files whose header cannot be read are skipped with a warning. An animated webp is a video;
-    any other webp is a frame of the folder that it is in. Thumbnails beside videos, which are called like them or have
-    no number, are not frames, and neither are the overviews of `latte sample`.
-
-    Args:
-        folder: Where to search.
-
-    Returns:
-        Every video file and every folder of frames (which may be `folder` itself), sorted.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-    """
-    found = scan_videos(folder)
-    for path, reason in found.unreadable.items():
-        warnings.warn(f"left out: {path} cannot be read: {reason}", stacklevel=2)
-    return found.videos
-
-
-class FoundFiles(NamedTuple):
-    """What lies in a folder and its subfolders.
-
-    Attributes:
-        videos: See `list_videos`.
-        others: The other visible files, sorted.
-        unreadable: Those among them that may be videos, as far as can be told from a damaged header, and the damage.
-    """
-
-    videos: list[Path]
-    others: list[Path]
-    unreadable: dict[Path, str]
-
-
-def scan_videos(folder: str | Path) -> FoundFiles:
-    """Find what `list_videos` does, and what else there is. Raises as `list_videos`."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of videos at {folder}")
-    visible = [path for path in walk_tree(folder) if not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())]
-    pages = {path.parent for path in visible if path.name == PAGE_FILE and is_page(path)}
-    visible = [path for path in visible if path.parent not in pages or path.name not in OVERVIEWS]
-    animated = {path for path in visible if path.suffix.lower() == ".webp" and is_animated(path)}
-    streams = [path for path in visible if path.suffix.lower() in (*STREAM_SUFFIXES, ".npz") and not path.is_dir()]
-    arrays, unreadable = [], {}
-    for path in visible:
-        try:
-            arrays += [path] if is_video_array(path) else []
-        except (ValueError, OSError) as error:
-            unreadable[path] = getattr(error, "strerror", None) or str(error)
-    files = [*streams, *arrays]
-    pictures = {path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES} - animated
-    pictures -= thumbnails(pictures, [*files, *animated])
-    others = set(visible) - {*files, *animated, *pictures}
-    videos = {*files, *animated, *(path.parent for path in pictures)}
-    return FoundFiles(sorted(videos), sorted(path for path in others if not path.is_dir()), unreadable)
-
-
-def thumbnails(pictures: Iterable[Path], videos: Sequence[Path]) -> set[Path]:
-    """The pictures beside videos that are no frames: they are called like one of the videos, or have no number."""
-    beside = {video.parent for video in videos if video.suffix.lower() != ".npz"}  # which may hold other arrays
-    called = {video.with_suffix("") for video in videos}
-    numbered = lambda path: re.search(r"\d", path.stem)
-    return {
-        path for path in pictures if path.with_suffix("") in called or (path.parent in beside and not numbered(path))
-    }
-
-
-def is_animated(path: Path) -> bool:
-    """Whether a webp file has several frames. A file that cannot be opened is not animated."""
-    try:
-        video_kind(path)
-        with decoding(path):
-            return count_picture_frames(path) > 1
-    except (OSError, ValueError):
-        return False
 
 
 def read_video(

@@ -16,7 +16,8 @@ from latte.files import MOST_JSON_BYTES
 from latte.models.latte import Latte, LatteConfig
 from latte.sample_many import sample_many
 from latte.sample_record import keeps_digests, read_digests, read_record, write_record
-from latte.video.read import list_videos, read_video
+from latte.video.find import list_videos
+from latte.video.read import read_video
 from latte.weights.tensors import digest
 
 

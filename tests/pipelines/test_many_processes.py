@@ -13,7 +13,7 @@ from forks import fork, kill_workers, status
 from sample_sets import make
 
 from latte import sample_many as many
-from latte.video.read import list_videos
+from latte.video.find import list_videos
 
 
 @pytest.mark.parametrize("size", [2, 3])

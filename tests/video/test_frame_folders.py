@@ -7,8 +7,8 @@ from PIL import Image
 from latte.shapes.draw import make_clip
 from latte.train.data.layouts import find_frame_folders
 from latte.video import list_videos, read_video, write_video
+from latte.video.find import scan_videos
 from latte.video.page import GRID_FILE, SHEET_FILE, write_page
-from latte.video.read import scan_videos
 
 
 def put_pictures(folder, *names):

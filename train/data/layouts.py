@@ -18,7 +18,8 @@ from latte.files import read_lines
 from latte.folder_tree import walk_tree
 from latte.train.data.captions import without_captions
 from latte.train.data.splits import abbreviate, reject_splits, warn_of_hidden_classes
-from latte.video.read import list_pictures, list_videos, scan_videos
+from latte.video.find import list_videos, scan_videos
+from latte.video.frame_folders import list_pictures
 
 ORIGINAL_SUFFIXES = (".avi", ".mp4")  # of the video files in the original's data sets
 

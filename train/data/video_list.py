@@ -12,7 +12,7 @@ from latte.files import MOST_LIST_BYTES, read_json, write_json
 from latte.folder_tree import is_special
 from latte.train.data.content_digests import ContentDigests, progress
 from latte.video.damage import WhenDamaged
-from latte.video.read import list_pictures
+from latte.video.frame_folders import list_pictures
 
 VIDEO_LIST, VIDEO_LIST_FORMAT, REPORT = "index.json", "latte-videos-1", "report.txt"
 ENTRY_TYPES = {"path": str, "class": int, "frames": int, "height": int, "width": int, "bytes": int, "caption": str}
