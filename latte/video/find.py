@@ -76,12 +76,10 @@ def scan_videos(folder: str | Path) -> FoundFiles:
 
 def thumbnails(pictures: Iterable[Path], videos: Sequence[Path]) -> set[Path]:
     """The pictures beside videos that are no frames: they are called like one of the videos, or have no number."""
-    beside = {video.parent for video in videos if video.suffix.lower() != ".npz"}  # which may hold other arrays
-    called = {video.with_suffix("") for video in videos}
-    numbered = lambda path: re.search(r"\d", path.stem)
-    return {
-        path for path in pictures if path.with_suffix("") in called or (path.parent in beside and not numbered(path))
-    }
+    called = {video.with_suffix("") for video in videos if video.suffix.lower() != ".npz"}  # may hold a frame's pose
+    beside = {path.parent for path in called}
+    unnumbered = {path for path in pictures if path.parent in beside and not re.search(r"\d", path.stem)}
+    return unnumbered | {path for path in pictures if path.with_suffix("") in called}
 
 
 def is_animated(path: Path) -> bool:

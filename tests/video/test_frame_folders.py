@@ -29,7 +29,7 @@ def test_thumbnails_beside_videos_are_not_frames(tmp_path):
     assert [path.name for path in found.others] == ["cover.jpg", "v1.jpg"]
 
 
-@pytest.mark.parametrize("name", ["preview.mp4", "preview.gif", "poses.npz", "masks.npy"])
+@pytest.mark.parametrize("name", ["preview.mp4", "preview.gif", "poses.npz", "0.npz", "masks.npy"])
 def test_a_file_beside_frames_does_not_hide_them(name, tmp_path):
     put_pictures(tmp_path / "a", "0.png", "1.png")
     if name.endswith(".npy"):
@@ -38,6 +38,7 @@ def test_a_file_beside_frames_does_not_hide_them(name, tmp_path):
         (tmp_path / "a" / name).write_bytes(b"not a video")
     else:
         write_video(make_clip(0, 0, frames=2, size=16).video, tmp_path / "a" / name)
+    assert not any(path.suffix == ".png" for path in scan_videos(tmp_path).others)
     assert tmp_path / "a" in list_videos(tmp_path) and first_values(tmp_path / "a") == [0, 1]
     assert [video for video, _ in find_frame_folders(tmp_path).videos] == [tmp_path / "a"]
 
