@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.device import one_thread
+from latte.fast.training_blocks import attend_on_cpu
 from latte.models.attention import AxialAttention, CrossAttention
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,7 +86,8 @@ def keep_in_float32(network: nn.Module, device: str | None = None) -> None:
 
     They compute few numbers on which all others depend: the embedding of the timestep (in bfloat16 only 507 of 1000
     timesteps are distinct), the modulation of the norms, the last layer. On a CPU, attention stays in float32 too,
-    because its backward pass is five times slower in bfloat16.
+    unless latte.fast.training_blocks has replaced it: the backward pass of PyTorch's kernel is five times slower in
+    bfloat16.
 
     Args:
         network: Changed in place: these layers become instances of a class that computes outside of autocast. (If
@@ -113,7 +115,7 @@ def in_float32(kind: type[nn.Module]) -> type[nn.Module]:
 def attend_in_float32(network: nn.Module) -> None:
     """Keep a network's attention in float32 under a CPU's autocast."""
     for module in network.modules():
-        if isinstance(module, (AxialAttention, CrossAttention)):
+        if isinstance(module, (AxialAttention, CrossAttention)) and module.attend is not attend_on_cpu:
             module.attend = outside_autocast(module.attend)
 
 

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from latte.eval.bench.original_blocks import original_blocks
 from latte.eval.bench.pab_cost import parse_ranges
 from latte.eval.bench.resources import OperationCount, seconds_of, working_memory
 from latte.fast.switch import fast_paths
@@ -60,8 +61,21 @@ def with_network(network: nn.Module, fast: bool, pipe: LattePipeline) -> Iterato
         pipe.transformer = own
 
 
-def exact_candidates(pipe: LattePipeline, dtypes: Sequence[str], compiled: bool) -> list[Candidate]:
-    """The readable network and its fast form in each precision; compiled ones last. The first is the reference."""
+@contextmanager
+def with_original(network: nn.Module, pipe: LattePipeline) -> Iterator[None]:
+    """Within this context, a pipeline uses another network, whose blocks compute as the original's."""
+    with with_network(network, False, pipe), original_blocks(network):
+        yield
+
+
+def exact_candidates(
+    pipe: LattePipeline, dtypes: Sequence[str], compiled: bool, original: bool = False
+) -> list[Candidate]:
+    """The readable network and its fast form in each precision; compiled ones last. The first is the reference.
+
+    Raises:
+        ValueError: The network is to be compared with the original code, which has no such network.
+    """
     own = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
     found = []
     for dtype in dtypes:
@@ -69,6 +83,9 @@ def exact_candidates(pipe: LattePipeline, dtypes: Sequence[str], compiled: bool)
         suffix = "" if dtype == dtypes[0] else f", {dtype}"
         for name, is_fast in (("readable", False), ("fast", True)):
             found.append(Candidate(name + suffix, partial(with_network, network, is_fast), dtype))
+        if original:
+            with original_blocks(network):  # raises before the work
+                found.append(Candidate(f"original{suffix}", partial(with_original, network), dtype))
         if compiled:
             network = copy.deepcopy(network)
             network.compile()

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latte.device import arithmetic
+from latte.eval.bench.original_blocks import original_blocks
 from latte.eval.bench.resources import timed
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
@@ -29,7 +30,9 @@ from latte.weights.vae_folder import save_vae
 
 SIDES = {"cuda": 8192, "cpu": 2048}  # of the square matrices that the machine's speed is measured with
 SOURCES = ("latents", "video")  # what a step starts from: latents in memory, or videos that are read and encoded
-ROW_HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
+BLOCKS = ("fast", "readable", "original")  # how the blocks compute: "fast", unless the training has fast=false
+ROW_HEADER = f"{'precision':9} {'compiled':8} {'source':8} {'blocks':8}"
+ROW_HEADER += f" {'s/step':>8} {'clips/s':>8} {'TFLOP/s':>8} {'of matmul':>9}"
 
 
 class RandomLatents:
@@ -79,7 +82,7 @@ def step_flops(config: LatteConfig, num_images: int, train: TrainConfig | None =
 
 
 def measure_steps(
-    config: TrainConfig, clips: Clips, source: str, device: torch.device, steps: int, warmup: int
+    config: TrainConfig, clips: Clips, source: str, device: torch.device, steps: int, warmup: int, blocks: str = "fast"
 ) -> dict[str, float | None]:
     """Time training steps.
 
@@ -90,6 +93,7 @@ def measure_steps(
         device: where to train.
         steps: the number of steps that are timed.
         warmup: the number of steps before them.
+        blocks: one of BLOCKS.
 
     Returns:
         The median "seconds" of a step and, derived from it, "clips_per_second", "tflops" (10^12 floating-point
@@ -98,14 +102,16 @@ def measure_steps(
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    run = Run(replace(config, latents="step", steps=warmup + steps), Path("unused"), clips, device, Ranks())
+    config = replace(config, latents="step", steps=warmup + steps, fast=config.fast and blocks == "fast")
+    run = Run(config, Path("unused"), clips, device, Ranks())
     if source == "latents":
         run.objective.source = RandomLatents(config, run.objective.channels, run.objective.side, device)
     else:
         run.objective.prepare(micro_batches(config, Ranks()), 0)
     numbers = iter(range(warmup + steps))
-    timed(lambda: run.step(next(numbers)), device, warmup)
-    seconds = sorted(timed(lambda: run.step(next(numbers)), device, steps))[steps // 2]
+    with original_blocks(run.network) if blocks == "original" else nullcontext():
+        timed(lambda: run.step(next(numbers)), device, warmup)
+        seconds = sorted(timed(lambda: run.step(next(numbers)), device, steps))[steps // 2]
     flops = step_flops(run.network.config, config.num_images, config) * config.global_batch_size / seconds
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     return {
@@ -125,8 +131,9 @@ def measure_training(
     device: torch.device,
     steps: int,
     warmup: int,
+    blocks: Sequence[str] = ("fast",),
 ) -> Iterator[dict]:
-    """Time training steps in every combination of precision, compilation and source.
+    """Time training steps in every combination of precision, compilation, source and blocks.
 
     Args:
         config: the training that is varied, of kind "latte".
@@ -136,20 +143,21 @@ def measure_training(
         device: where to train.
         steps: the number of steps that are timed.
         warmup: the number of steps before them.
+        blocks: of BLOCKS.
 
     Yields:
         The combination, and the result of `measure_steps`.
     """
     clips = open_clips(config)
-    for precision, compile, source in product(precisions, compiled, sources):
+    for precision, compile, source, kind in product(precisions, compiled, sources, blocks):
         variant = replace(config, precision=precision, compile=compile == "yes")
-        row = measure_steps(variant, clips, source, device, steps, warmup)
-        yield {"precision": precision, "compiled": compile, "source": source, **row}
+        row = measure_steps(variant, clips, source, device, steps, warmup, kind)
+        yield {"precision": precision, "compiled": compile, "source": source, "blocks": kind, **row}
 
 
 def format_row(row: dict) -> str:
     """A row of `measure_training` as a line below ROW_HEADER."""
-    setting = f"{row['precision']:9} {row['compiled']:8} {row['source']:8}"
+    setting = f"{row['precision']:9} {row['compiled']:8} {row['source']:8} {row['blocks']:8}"
     speeds = f"{row['seconds']:8.3f} {row['clips_per_second']:8.2f} {row['tflops']:8.3f}"
     return f"{setting} {speeds} {row['share_of_matmul']:9.1%}"
 

@@ -173,7 +173,7 @@ def planned_step(objective: Denoising | Reconstruction, clips: int, as_on: str) 
         average = objective.network().requires_grad_(False).eval() if config.align_weight else network
         objective.attach(network, average)
     if config.fast and is_enabled() and not config.compile:
-        training_blocks.attach(network)
+        training_blocks.attach(network, as_on)
     keep_in_float32(network, as_on)
     loss = Loss(objective, network, config.precision)
     return Step(network, averaged, make_optimizer(config, network), lambda: loss(0, range(clips))[0])

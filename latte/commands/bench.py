@@ -95,7 +95,7 @@ def bench_train(args: Namespace) -> None:
             raise ValueError(f"--config {args.config} trains kind={config.kind}; the benchmark needs kind=latte")
         config = with_existing_vae(config, Path(scratch))
         print(ROW_HEADER)
-        measured = (args.precisions, args.compiled, args.sources, device, args.steps, args.warmup)
+        measured = (args.precisions, args.compiled, args.sources, device, args.steps, args.warmup, args.blocks)
         for row in measure_training(config, *measured):
             rows.append(row)
             print(format_row(row), flush=True)

@@ -24,6 +24,8 @@ from latte.eval.bench.speed_report import FORWARD, SAMPLING, plot_speed, speed_t
 from latte.eval.bench.vae_speed import measure_decoding
 from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.reporting import machine_record
+from latte.models.latte import Latte
+from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.pipeline import LattePipeline
 from latte.sampling_loop import call_plan
@@ -50,7 +52,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
     pipe.transformer.requires_grad_(False)
     own = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
     dtypes = list(dict.fromkeys(args.dtypes or [own]))
-    exact = exact_candidates(pipe, dtypes, args.compile)
+    exact = exact_candidates(pipe, dtypes, args.compile, args.original)
     alexnet = None if args.alexnet is None else load_lpips(args.alexnet, pipe.device)
     sizes = video_sizes(pipe, args.frames, args.sizes)
     with ExitStack() as stack:
@@ -89,11 +91,10 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
 
 def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]:
     """The pipeline on its device, and the settings of its call."""
-    if args.model != RANDOM:
+    if args.model not in RANDOM:
         pipe, settings, _ = open_pipeline(args)
     else:
-        torch.manual_seed(args.seed)
-        pipe = LattePipeline(LatteT2V(LatteT2VConfig(**random_shape(args.changes))).to(DTYPES[args.dtype]))
+        pipe = LattePipeline(random_network(random_shape(args.model, args.changes), args.seed).to(DTYPES[args.dtype]))
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
     settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is padded with copies
@@ -107,6 +108,17 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
             call_plan(pipe, settings)
             pipe.disable_plan()
     return pipe, settings
+
+
+def random_network(config: LatteT2VConfig | LatteConfig, seed: int) -> LatteT2V | Latte:
+    """A network with random weights. No layer's are zero, as those of some layers are at the start of a training."""
+    torch.manual_seed(seed)
+    if isinstance(config, LatteT2VConfig):
+        return LatteT2V(config)
+    network = Latte(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def video_sizes(pipe: LattePipeline, frames: list[int] | None, sizes: list[int] | None) -> list[tuple[int, int]]:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from latte.fast.bfloat16_attention import attend_by_products
 from latte.fast.kernels import FastLinear
-from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, rotate
+from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, attend, rotate
 from latte.models.block import Block, FeedForward
 
 Slices = tuple[slice, slice, slice]  # of the axes b, f and s
@@ -116,8 +117,14 @@ class FastAttention(FastLayer):
         if self.layer.rope:
             q, k = rotate(q, k)
         fold = (0, 1) if self.spatial else (2, 3)  # (b f) h s e, or b (s h) f e
-        y = self.layer.attend(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
+        y = attention(self.layer)(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
         return y.transpose(1, 2).reshape(x.shape)
+
+
+def attention(layer: AxialAttention | CrossAttention) -> Callable[..., Tensor]:
+    """The function by which a layer attends; in bfloat16 on a CPU, products instead of PyTorch's kernel."""
+    replaced = layer.attend is not attend
+    return layer.attend if replaced or layer.proj.weight.dtype != torch.bfloat16 else attend_by_products
 
 
 class FastSplit:
@@ -152,7 +159,7 @@ class FastCross(FastLayer):
         texts, h = k.shape[1], self.layer.heads
         q = self.q(x).view(b * texts, f // texts * s, h, d // h).transpose(1, 2)
         mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
-        y = self.layer.attend(q, k.flatten(0, 1), v.flatten(0, 1), mask)
+        y = attention(self.layer)(q, k.flatten(0, 1), v.flatten(0, 1), mask)
         return y.transpose(1, 2).reshape(b, f, s, d)
 
 

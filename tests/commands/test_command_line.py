@@ -141,6 +141,7 @@ def test_option_choices_match_the_package():
         "GUIDANCE_WAYS": tuple(guidance_variety.WAYS),
         "LEAST_MANIFOLD": manifold.NEIGHBOURS + 1,
         "SOURCES": train_speed.SOURCES,
+        "BLOCKS": train_speed.BLOCKS,
         "LEAST_FRAMES": i3d.LEAST_FRAMES,
         "SHAPE_FEATURES": shape_features.SHIPPED,
     }

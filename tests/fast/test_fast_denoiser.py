@@ -1,5 +1,7 @@
 """The fast form of a network matches the readable one, in every variant and however videos are split."""
 
+import copy
+
 import pytest
 import torch
 from goldens import relative_error
@@ -7,7 +9,7 @@ from small_latte import T, X, draw, text_model, warm
 from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import gelu
 
-from latte.fast import fast_run, trunk
+from latte.fast import fast_run, kernels, trunk
 from latte.fast.blocks import parts
 from latte.fast.fast_run import FastRun
 from latte.fast.kernels import FastLinear, gelu_
@@ -166,6 +168,28 @@ def test_gelu_in_place():
 def test_smaller_products_are_worth_it_on_cpus_with_avx512(vectors, least, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     assert FastLinear(torch.nn.Linear(96, 192), True).least == least // 192
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("pack", [False, True])
+def test_gelu_is_part_of_the_product_where_that_is_faster(pack, fused, monkeypatch):
+    monkeypatch.setattr(kernels, "fuses_gelu_on_cpu", lambda: fused)
+    apart = []
+    monkeypatch.setattr(kernels, "gelu_", lambda y: apart.append(y.shape) or gelu_(y))
+    layer, x = torch.nn.Linear(96, 384), 4 * draw(0, 2048, 96)
+    quick = FastLinear(layer, pack)
+    exact = copy.deepcopy(layer).double()
+    with torch.no_grad():
+        for tokens in (2048, 3):  # enough for oneDNN's product, and too few
+            some = x[:tokens]
+            assert relative_error(quick.gelu(some), gelu(exact(some.double()), approximate="tanh")) < 1e-6
+    assert apart == ([(3, 384)] if fused else [(2048, 384), (3, 384)])
+
+
+@pytest.mark.parametrize("vectors", ["AVX512", "AVX2", "DEFAULT"])
+def test_gelu_is_part_of_the_product_with_avx512(vectors, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert kernels.fuses_gelu_on_cpu() == (vectors == "AVX512")
 
 
 @pytest.mark.parametrize("pack", [False, True])

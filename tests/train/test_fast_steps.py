@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from goldens import relative_error
 from small_runs import run, small
 
+from latte.fast import training_blocks, training_products
 from latte.fast.norm_modulate import gelu, norm_modulate
 from latte.fast.training_blocks import attach
+from latte.fast.training_products import Product, linear_forward, onednn_is_faster
 from latte.models.block import AdaLN, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
@@ -64,6 +66,78 @@ def test_gelu_and_its_gradient():
     assert torch.equal(gelu(x.bfloat16()), F.gelu(x.bfloat16(), approximate="tanh"))
 
 
+def test_gelu_and_its_gradient_in_bfloat16():
+    """Output and derivative are rounded once; then so is their product with the gradient."""
+    x = torch.cat([torch.linspace(-12, 12, 1001), torch.tensor([0.0, 1e4, -1e4, 1e-20])]).bfloat16()
+    plain, ours = gradients(lambda z: F.gelu(z, approximate="tanh"), x.float()), gradients(gelu, x)
+    assert [z.dtype for z in ours] == [torch.bfloat16] * 2
+    assert ((ours[0].float() - plain[0]).abs() <= 2**-8 * plain[0].abs() + 1e-6).all()
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=torch.bfloat16).float()
+    exact = torch.autograd.functional.jvp(lambda z: F.gelu(z, approximate="tanh"), x.double(), weight.double())[1]
+    assert ((ours[1].double() - exact).abs() <= 3 * 2**-9 * exact.abs() + 4e-6).all()
+
+
+LAYOUTS = {
+    "rows": lambda: torch.randn(40, 24),
+    "tokens": lambda: torch.randn(2, 5, 4, 24),
+    "strided": lambda: torch.randn(2, 4, 5, 24).transpose(1, 2),
+    "one row": lambda: torch.randn(1, 24),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_by_onednn_and_their_gradients(layout, bias, monkeypatch):
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
+    torch.manual_seed(0)
+    x, layer = LAYOUTS[layout](), torch.nn.Linear(24, 40, bias=bias)
+    inputs = [x, *(parameter.detach() for parameter in layer.parameters())]
+    exact = gradients(F.linear, *inputs)
+    found = gradients(lambda x, weight, bias=None: Product.apply(x, weight, bias), *inputs)
+    assert len(found) == len(exact) and all(relative_error(a, b) < 1e-6 for a, b in zip(found, exact))
+    assert relative_error(linear_forward(layer, x), exact[0]) < 1e-6
+    total = Product.apply(x, layer.weight, layer.bias).sum()  # its gradient is an expanded tensor
+    assert relative_error(torch.autograd.grad(total, layer.weight)[0], x.flatten(0, -2).sum(0).expand(40, 24)) < 1e-6
+
+
+@pytest.mark.parametrize("frozen", [{"x"}, {"weight"}, {"bias"}, {"weight", "bias"}, {"x", "bias"}], ids=sorted)
+def test_products_by_onednn_skip_what_is_frozen(frozen):
+    torch.manual_seed(0)
+    given = {"x": torch.randn(8, 24), "weight": torch.randn(40, 24), "bias": torch.randn(40)}
+    for name in given.keys() - frozen:
+        given[name].requires_grad_()
+    learning = [given[name] for name in given if name not in frozen]
+    wanted = torch.autograd.grad(F.linear(*given.values()).square().sum(), learning)
+    found = torch.autograd.grad(Product.apply(*given.values()).square().sum(), learning)
+    assert all(relative_error(a, b) < 1e-6 for a, b in zip(found, wanted))
+
+
+def test_products_by_onednn_are_for_large_float32_products_of_plain_tensors(products):
+    _, shapes = products
+    layer, x = torch.nn.Linear(24, 40), torch.randn(8, 24)
+    with autocast("bf16", torch.device("cpu")):
+        assert linear_forward(layer, x).dtype == torch.bfloat16 and not shapes
+    assert linear_forward(copy.deepcopy(layer).double(), x.double()).dtype == torch.float64 and not shapes
+    assert linear_forward(copy.deepcopy(layer).to("meta"), x.to("meta")).is_meta and not shapes
+    assert torch.equal(linear_forward(layer, x[0]), layer(x[0])) and not shapes
+    assert relative_error(linear_forward(layer, x), layer(x)) < 1e-6 and shapes == [(40, 24)]
+    training_products.LEAST_PRODUCTS = 8 * 24 * 40 + 1
+    assert torch.equal(linear_forward(layer, x), layer(x)) and len(shapes) == 1
+
+
+@pytest.mark.parametrize(("ratio", "faster"), [(1.0, False), (1.4, False), (2.0, True)])
+def test_onednn_is_used_if_it_is_much_faster(ratio, faster, monkeypatch):
+    clock = [0.0]
+
+    def takes(seconds):
+        return lambda *given: clock.__setitem__(0, clock[0] + seconds)
+
+    monkeypatch.setattr(training_products.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(training_products, "onednn_product", takes(1.0))
+    monkeypatch.setattr(training_products.F, "linear", takes(ratio))
+    assert onednn_is_faster.__wrapped__() == faster
+
+
 def awake(network):
     """The network with weights that are nowhere zero, so that every gradient matters."""
     torch.manual_seed(1)
@@ -97,8 +171,19 @@ def outcome(network, name, precision="fp32"):
     return loss.item(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def products(request, monkeypatch):
+    """Whether oneDNN computes all float32 products of linear layers; and the list of shapes that it has computed."""
+    shapes, compute = [], training_products.onednn_product
+    spy = lambda x, weight, bias=None: shapes.append(tuple(weight.shape)) or compute(x, weight, bias)
+    monkeypatch.setattr(training_products, "onednn_product", spy)
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(training_blocks, "onednn_is_faster", lambda: request.param)
+    return request.param, shapes
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_fast_step_has_the_same_gradients(name):
+def test_a_fast_step_has_the_same_gradients(name, products):
     plain = NETWORKS[name]()
     fast = copy.deepcopy(plain)
     attach(fast)
@@ -107,6 +192,8 @@ def test_a_fast_step_has_the_same_gradients(name):
     scale = max(gradient.norm() for gradient in wanted.values())
     for key, gradient in wanted.items():  # a gradient that cancels out is compared with the largest one
         assert (found[key] - gradient).norm() <= 2e-6 * max(gradient.norm(), 1e-2 * scale), key
+    used, shapes = products
+    assert bool(shapes) == used and (not used or {(48, 16), (16, 16), (64, 16), (16, 64)} <= set(shapes))
 
 
 def test_bfloat16_differences_are_within_rounding():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latte.arguments import MOST_SIZE, check_count
 from latte.commands.options.choices import (
+    BLOCKS,
     DTYPES,
     GUIDANCE_WAYS,
     LEAST_FRAMES,
@@ -16,13 +17,14 @@ from latte.commands.options.choices import (
 from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options, check_sampling_ranges
 from latte.commands.options.training import check_changes
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
+from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.plans.named_rules import check_rule_words
 from latte.train.base_config import PRECISIONS
 from latte.train.presets import PRESETS
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
-RANDOM = "random"  # the name of a text-to-video model with random weights
+RANDOM = {"random": LatteT2VConfig, "random-latte": LatteConfig}  # the names of models with random weights
 PARTS = ("forward", "sampling", "decoding")  # of `latte bench speed`
 TRAINING = "shapes"  # the preset whose speed is measured by default
 
@@ -31,8 +33,10 @@ def speed_options(argv: list[str]) -> Namespace:
     """Measure the speed of a model: one evaluation of its network, and complete sampling runs with their fidelity."""
     parser = Parser(prog="latte bench speed", description=speed_options.__doc__)
     add = parser.add_argument
-    add("model", help=f"a model; or {RANDOM}: text to video with random weights, in the shape given by key=value")
-    add("changes", nargs="*", metavar="key=value", help=f"for {RANDOM}, such as num_layers=4 attention_head_dim=72")
+    words = "a model; or random (text to video) or random-latte: random weights, in the shape given by key=value"
+    add("model", help=words)
+    words = "for random, such as num_layers=4 attention_head_dim=72; for random-latte, such as depth=12 num_classes=101"
+    add("changes", nargs="*", metavar="key=value", help=words)
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
     add("--frames", type=int, nargs="+", help="frames of a video (default: as in training)")
     add("--sizes", type=int, nargs="+", help="sides of a frame in pixels (default: as in training)")
@@ -48,6 +52,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--threads", type=int, default=1, help="CPU threads; with 1, seconds are CPU time (default: 1)")
     add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
     add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
+    add("--original", action="store_true", help="also compute as the original code does: a Latte of variant 1")
     add("--peer-python", type=Path, help="a Python interpreter with diffusers, whose Latte is then timed too, in turn")
     add("--plots", type=Path, help="write plots of the results to this folder")
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
@@ -67,10 +72,11 @@ def check_speed_options(args: Namespace) -> None:
     check_sampling_ranges(args)
     for plan in args.plans:
         check_rule_words(plan)
-    if args.model == RANDOM:
-        random_shape(args.changes)
+    if args.model in RANDOM:
+        random_shape(args.model, args.changes)
     elif args.changes:
-        raise ValueError(f"{args.changes[0]} changes the shape of {RANDOM}, not of {args.model}: leave it out")
+        names = " or ".join(RANDOM)
+        raise ValueError(f"{args.changes[0]} changes the shape of {names}, not of {args.model}: leave it out")
     check_out_file(args.out)
     if args.plots is not None:
         check_out_folder(args.plots)
@@ -78,15 +84,15 @@ def check_speed_options(args: Namespace) -> None:
         raise ValueError(f"--peer-python {args.peer_python}: there is no such interpreter")
 
 
-def random_shape(changes: list[str]) -> dict[str, int]:
+def random_shape(model: str, changes: list[str]) -> LatteT2VConfig | LatteConfig:
     """The shape of a model with random weights. Raises ValueError for words that are not a key=NUMBER."""
-    values, known = {}, [field.name for field in fields(LatteT2VConfig) if field.type is int]
+    values, known = {}, [field.name for field in fields(RANDOM[model]) if field.type is int]
     for word in changes:
         name, _, value = word.partition("=")
         if name not in known or not value.isdecimal():
             raise ValueError(f"{word}: expected key=NUMBER; the keys are {', '.join(known)}")
         values[name] = int(value)
-    return values
+    return RANDOM[model](**values)
 
 
 def pab_options(argv: list[str]) -> Namespace:
@@ -152,6 +158,8 @@ def train_options(argv: list[str]) -> Namespace:
     add("--compiled", nargs="+", choices=("no", "yes"), default=["no"], help="with torch.compile (default: no)")
     words = "start a step from latents in memory, or from videos (default: both)"
     add("--sources", nargs="+", choices=SOURCES, default=list(SOURCES), help=words)
+    words = "how blocks compute: as in training, as the models are written, or as in the original code (default: fast)"
+    add("--blocks", nargs="+", choices=BLOCKS, default=["fast"], help=words)
     add("--steps", type=int, default=10, help="steps to time (default: 10)")
     add("--warmup", type=int, default=3, help="steps before them (default: 3)")
     add("--out", type=Path, help="also write the results to this .json file")
