@@ -16,6 +16,7 @@ from latte.fast.kernels import CUBIC, SLOPE
 from latte.models.block import NORM_EPS, modulate
 
 PART = 1 << 16  # values of a part on a CPU: all that a pass touches stays in a core's own cache
+LEAST_SHARE = 1 << 15  # values on a CPU that have the same shift and scale: calls for fewer take longer than they save
 
 
 def parts(x: Tensor, rows: int) -> Iterator[tuple[int, slice]]:
@@ -74,7 +75,8 @@ def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     in_shares = (
         scale.ndim == 1 or rows == 1 or (scale.shape[0] == x.shape[0] and rows in (x.shape[0], len(x) * x.shape[1]))
     )
-    if not in_shares or scale.shape != shift.shape or not x.dtype == shift.dtype == scale.dtype:
+    small = x.device.type == "cpu" and x.numel() < LEAST_SHARE * rows
+    if small or not in_shares or scale.shape != shift.shape or not x.dtype == shift.dtype == scale.dtype:
         return modulate(x, shift, scale)
     return NormModulate.apply(x, shift.reshape(rows, d), scale.reshape(rows, d))
 

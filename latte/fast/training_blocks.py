@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from latte.fast.bfloat16_attention import attend_by_products, pays
 from latte.fast.norm_modulate import gelu, norm_modulate
-from latte.fast.training_products import linear_forward, onednn_is_faster
+from latte.fast.onednn import onednn_is_faster
+from latte.fast.training_products import linear_forward
 from latte.models.attention import AxialAttention, CrossAttention, attend
 from latte.models.block import Block, Mlp
 

@@ -1,10 +1,5 @@
-"""Linear layers for training in float32 on a CPU, where oneDNN's products are faster than those behind nn.Linear.
+"""Linear layers for training in float32 on CPUs where oneDNN's products are faster than those behind nn.Linear."""
 
-PyTorch computes float32 products on a CPU by MKL, which does not use AVX-512 on AMD's processors. oneDNN does.
-"""
-
-import time
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from latte.device import one_thread
+from latte.fast.onednn import onednn_product
 
-PAYS = 1.5  # the least ratio of speeds at which oneDNN is used: by far, so that every run on a machine decides alike
 LEAST_PRODUCTS = 1 << 21  # multiplications of a layer from which oneDNN's start, some 10 microseconds, does not matter
 
 
@@ -39,11 +33,6 @@ class Product(torch.autograd.Function):
         return of_x, of_weight.to_dense(), of_bias.to_dense() if for_bias else None
 
 
-def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear(x, weight, bias) by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
 def linear_forward(layer: nn.Linear, x: Tensor) -> Tensor:
     """Like nn.Linear.forward. oneDNN computes large float32 products of plain tensors on a CPU, outside of autocast."""
     weight, bias = layer.weight, layer.bias
@@ -52,26 +41,3 @@ def linear_forward(layer: nn.Linear, x: Tensor) -> Tensor:
     if plain and exact and x.numel() * len(weight) >= LEAST_PRODUCTS and x.ndim > 1:
         return Product.apply(x, weight, bias)
     return F.linear(x, weight, bias)
-
-
-@cache
-def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 matrices PAYS times as fast as nn.Linear on this machine.
-
-    It is measured once per process, in about 10 ms, as the CPU time of the fastest of five products in one thread,
-    which other load hardly affects.
-    """
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight = torch.ones(512, 256), torch.ones(512, 256)
-
-    def least_seconds(product: Any) -> float:
-        seconds = []
-        for _ in range(6):
-            start = time.thread_time()
-            product(x, weight)
-            seconds.append(time.thread_time() - start)
-        return min(seconds[1:])  # the first call also sets up
-
-    with one_thread(), torch.no_grad():
-        return least_seconds(F.linear) > PAYS * least_seconds(onednn_product)

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latte.fast.onednn import Matrices
+
 BAND = 512  # pixels of a band of the small image, at least
 
 
-def difference_kernel(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def difference_kernel(weight: Tensor) -> list[Matrices]:
     """Transform the weight (out, in, 3, 3) for double_by_differences.
 
     With s = g0 + g1 + g2 and d[i] = x[i - 1] - x[i], the phases are s x[i] + g0 d[i] and s x[i] - g2 d[i + 1].
@@ -22,11 +24,11 @@ def difference_kernel(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     rows = torch.stack([weight.sum(2), weight[:, :, 0], -weight[:, :, 2]])  # (rows: s, g0, -g2; out, in, 3)
     both = torch.stack([rows.sum(-1), rows[..., 0], -rows[..., 2]], 1)  # (rows, columns, out, in)
-    join = lambda part: part.flatten(0, -2).t().contiguous()
-    return join(both[0, 0]), join(both[0, 1:]), join(both[1:, 0]), join(both[1:, 1:])
+    kinds = (both[0, 0], both[0, 1:], both[1:, 0], both[1:, 1:])
+    return [Matrices(kind.flatten(0, -2).t().contiguous()[None], BAND) for kind in kinds]
 
 
-def double_by_differences(x: Tensor, kernel: tuple[Tensor, ...], bias: Tensor, out: Tensor) -> None:
+def double_by_differences(x: Tensor, kernel: list[Matrices], bias: Tensor, out: Tensor) -> None:
     """Nine products for four outputs, where a direct convolution of the larger image takes 36.
 
     Args:
@@ -45,10 +47,10 @@ def double_by_differences(x: Tensor, kernel: tuple[Tensor, ...], bias: Tensor, o
         torch.neg(here[0], out=column[0]) if top == 0 else torch.sub(x[top - 1], here[0], out=column[0])
         end = top + count
         column[-1] = here[-1] if end == height else here[-1] - x[end]
-        middle = torch.addmm(bias, here.view(-1, channels), kernel[0]).view(count, width, made)
-        by_row = (row_differences(here) @ kernel[1]).view(count, width + 1, 2, made)
-        by_column = (column.view(-1, channels) @ kernel[2]).view(count + 1, width, 2, made)
-        by_both = (row_differences(column) @ kernel[3]).view(count + 1, width + 1, 2, 2, made)
+        middle = kernel[0].first(here.view(-1, channels), bias).view(count, width, made)
+        by_row = kernel[1].first(row_differences(here)).view(count, width + 1, 2, made)
+        by_column = kernel[2].first(column.view(-1, channels)).view(count + 1, width, 2, made)
+        by_both = kernel[3].first(row_differences(column)).view(count + 1, width + 1, 2, 2, made)
         y = out[2 * top : 2 * end].view(count, 2, width, 2, made)
         for a in (0, 1):
             half = middle + by_column[a : a + count, :, a]

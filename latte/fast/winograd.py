@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from latte.fast.onednn import Matrices
+
 TILE, TAPS = 4, 6  # outputs of a tile along one axis, and the inputs that they depend on
 # The points 0, A, -A, B, -B and infinity. These have half the rounding error of 0, 1, -1, 2, -2 and infinity.
 A, B = 5 / 8, 3 / 2
@@ -30,21 +32,22 @@ def kernel_matrix(device: torch.device) -> Tensor:
     return torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64, device=device)
 
 
-def kernel_1d(weight: Tensor) -> Tensor:
-    """Transform the weight (out, in, 3) of a convolution over one axis to (6, in, out)."""
+def kernel_1d(weight: Tensor) -> Matrices:
+    """Transform the weight (out, in, 3) of a convolution over one axis to 6 matrices (in, out)."""
     matrix = kernel_matrix(weight.device).to(weight.dtype)
-    return (matrix @ weight.permute(2, 1, 0).reshape(3, -1)).view(TAPS, weight.shape[1], weight.shape[0])
+    taps = (matrix @ weight.permute(2, 1, 0).reshape(3, -1)).view(TAPS, weight.shape[1], weight.shape[0])
+    return Matrices(taps, 2 * ROWS)
 
 
-def kernel_2d(weight: Tensor) -> Tensor:
-    """Transform the weight (out, in, 3, 3) of a convolution to (36, in, out)."""
+def kernel_2d(weight: Tensor) -> Matrices:
+    """Transform the weight (out, in, 3, 3) of a convolution to 36 matrices (in, out)."""
     matrix = kernel_matrix(weight.device)
     both = torch.kron(matrix, matrix).to(weight.dtype)  # (36, 9)
     flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return (both @ flat).view(TAPS * TAPS, weight.shape[1], weight.shape[0])
+    return Matrices((both @ flat).view(TAPS * TAPS, weight.shape[1], weight.shape[0]), ROWS)
 
 
-def conv_2d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, residual: Tensor | None = None) -> None:
+def conv_2d(x: Tensor, kernel: Matrices, bias: Tensor, out: Tensor, fill: Fill, residual: Tensor | None = None) -> None:
     """Convolve fill(x), padded with zeros: out = conv(fill(x)) + bias + residual.
 
     Args:
@@ -55,7 +58,7 @@ def conv_2d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         fill: Writes a function of rows of x to its second argument.
         residual: A tensor (h, w, out) to add, or None.
     """
-    (height, width, channels), made = x.shape, kernel.shape[2]
+    (height, width, channels), made = x.shape, kernel.made
     across, down = -(-width // TILE), -(-height // TILE)  # tiles
     most = min(-(-ROWS // across), down)  # rows of tiles in one band
     padded = x.new_zeros(TILE * most + 2, TILE * across + 2, channels)
@@ -74,7 +77,7 @@ def conv_2d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         transform_inputs([padded[i : i + TILE * count - 3 : TILE] for i in range(TAPS)], d)
         transform_inputs([d[:, :, i : i + TILE * across - 3 : TILE] for i in range(TAPS)], v.unbind(1))
         m = cut(products, TAPS, TAPS, count, across, made)
-        torch.bmm(v.view(TAPS**2, -1, channels), kernel, out=m.view(TAPS**2, -1, made))
+        kernel.product(v.view(TAPS**2, -1, channels), m.view(TAPS**2, -1, made))
         columns_ = columns[:, :, :count]
         transform_products(m, columns_)
         band = out[top:stop] if tile is None else tile[: TILE * count]
@@ -87,7 +90,7 @@ def conv_2d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
             out[top:stop] += residual[top:stop]
 
 
-def conv_1d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, residual: Tensor | None = None) -> None:
+def conv_1d(x: Tensor, kernel: Matrices, bias: Tensor, out: Tensor, fill: Fill, residual: Tensor | None = None) -> None:
     """Convolve fill(x) over its first axis, padded with zeros: out = conv(fill(x)) + bias + residual.
 
     Args:
@@ -98,7 +101,7 @@ def conv_1d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         fill: Writes a function of a part (f, some of n, in) of x to its second argument.
         residual: A tensor (f, n, out) to add, or None.
     """
-    (frames, pixels, channels), made = x.shape, kernel.shape[2]
+    (frames, pixels, channels), made = x.shape, kernel.made
     tiles = -(-frames // TILE)
     most = min(-(-2 * ROWS // tiles), pixels)  # pixels of one band
     padded, factors = x.new_zeros(TILE * tiles + 2, most, channels), empty(x, TAPS, tiles, most, channels)
@@ -109,7 +112,7 @@ def conv_1d(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor, fill: Fill, re
         fill(x[:, band], padded[1 : frames + 1, :count])
         v, m = cut(factors, TAPS, tiles, count, channels), cut(products, TAPS, tiles, count, made)
         transform_inputs([padded[i : i + TILE * tiles - 3 : TILE, :count] for i in range(TAPS)], v)
-        torch.bmm(v.view(TAPS, -1, channels), kernel, out=m.view(TAPS, -1, made))
+        kernel.product(v.view(TAPS, -1, channels), m.view(TAPS, -1, made))
         y = result[:, :count]
         transform_products(m, [y[i::TILE] for i in range(TILE)])
         torch.add(y[:frames], bias, out=out[:, band])

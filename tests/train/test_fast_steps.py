@@ -9,9 +9,9 @@ from goldens import relative_error
 from small_runs import run, small
 
 from latte.fast import training_blocks, training_products
-from latte.fast.norm_modulate import gelu, norm_modulate
+from latte.fast.norm_modulate import NormModulate, gelu, norm_modulate
 from latte.fast.training_blocks import attach
-from latte.fast.training_products import Product, linear_forward, onednn_is_faster
+from latte.fast.training_products import Product, linear_forward
 from latte.models.block import AdaLN, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
@@ -25,6 +25,7 @@ SHAPES = {"each video": (3, 1, 1, 24), "each frame": (3, 5, 1, 24), "all": (1, 1
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr("latte.fast.norm_modulate.PART", 24 * 4)  # parts that end within and between videos
+    monkeypatch.setattr("latte.fast.norm_modulate.LEAST_SHARE", 0)
 
 
 def gradients(function, *inputs):
@@ -56,6 +57,16 @@ def test_norm_modulate_passes_gradcheck():
 def test_unsupported_shapes_use_the_plain_computation():
     x, shift = torch.randn(3, 5, 7, 24), torch.randn(1, 5, 1, 24)
     assert torch.equal(norm_modulate(x, shift, shift), modulate(x, shift, shift))
+
+
+@pytest.mark.parametrize("least", [5 * 7 * 24, 5 * 7 * 24 + 1])
+def test_small_shares_use_the_plain_computation(least, monkeypatch):
+    monkeypatch.setattr("latte.fast.norm_modulate.LEAST_SHARE", least)
+    calls, apply = [], NormModulate.apply
+    monkeypatch.setattr(NormModulate, "apply", lambda *given: calls.append(given) or apply(*given))
+    x, shift, scale = torch.randn(3, 5, 7, 24), torch.randn(3, 1, 1, 24), torch.randn(3, 1, 1, 24)
+    assert relative_error(norm_modulate(x, shift, scale), modulate(x, shift, scale)) < 1e-6
+    assert len(calls) == (least == 5 * 7 * 24)
 
 
 def test_gelu_and_its_gradient():
@@ -123,19 +134,6 @@ def test_products_by_onednn_are_for_large_float32_products_of_plain_tensors(prod
     assert relative_error(linear_forward(layer, x), layer(x)) < 1e-6 and shapes == [(40, 24)]
     training_products.LEAST_PRODUCTS = 8 * 24 * 40 + 1
     assert torch.equal(linear_forward(layer, x), layer(x)) and len(shapes) == 1
-
-
-@pytest.mark.parametrize(("ratio", "faster"), [(1.0, False), (1.4, False), (2.0, True)])
-def test_onednn_is_used_if_it_is_much_faster(ratio, faster, monkeypatch):
-    clock = [0.0]
-
-    def takes(seconds):
-        return lambda *given: clock.__setitem__(0, clock[0] + seconds)
-
-    monkeypatch.setattr(training_products.time, "thread_time", lambda: clock[0])
-    monkeypatch.setattr(training_products, "onednn_product", takes(1.0))
-    monkeypatch.setattr(training_products.F, "linear", takes(ratio))
-    assert onednn_is_faster.__wrapped__() == faster
 
 
 def awake(network):

@@ -1,0 +1,81 @@
+"""Matrix products in float32 by oneDNN, on CPUs where they are faster than PyTorch's.
+
+PyTorch multiplies float32 matrices on a CPU by MKL, which does not use AVX-512 on AMD's processors. oneDNN does.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latte.device import one_thread
+
+PAYS = 1.5  # the least ratio of speeds at which oneDNN is used: so large that every process decides alike
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear(x, weight, bias) by oneDNN; the weight may be one from `packed`."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A copy of a weight (out, in) in oneDNN's layout for inputs of some number of rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether oneDNN multiplies float32 matrices PAYS times as fast as PyTorch on this machine.
+
+    It is measured once per process, in about 10 ms, as the CPU time of the fastest of five products in one thread,
+    which other load hardly affects.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight = torch.ones(512, 256), torch.ones(512, 256)
+
+    def least_seconds(product: Callable[[Tensor, Tensor], Tensor]) -> float:
+        seconds = []
+        for _ in range(6):
+            start = time.thread_time()
+            product(x, weight)
+            seconds.append(time.thread_time() - start)
+        return min(seconds[1:])  # the first call also sets up
+
+    with one_thread(), torch.no_grad():
+        return least_seconds(F.linear) > PAYS * least_seconds(onednn_product)
+
+
+class Matrices:
+    """Matrices that many inputs are multiplied with, one each, by the faster library.
+
+    Args:
+        matrices: (n, in, out).
+        rows: How many rows inputs usually have.
+
+    Attributes:
+        made: Columns of each matrix.
+    """
+
+    def __init__(self, matrices: Tensor, rows: int):
+        self.made = matrices.shape[2]
+        quick = matrices.device.type == "cpu" and matrices.dtype == torch.float32 and onednn_is_faster()
+        self.weights = [packed(matrix.t(), rows) for matrix in matrices] if quick else None
+        self.plain = None if quick else matrices
+
+    def first(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product of x (rows, in) with the first matrix, plus a bias (out,): (rows, out)."""
+        if self.weights is not None:
+            return onednn_product(x, self.weights[0], bias)
+        return x @ self.plain[0] if bias is None else torch.addmm(bias, x, self.plain[0])
+
+    def product(self, x: Tensor, out: Tensor) -> None:
+        """Write the products of x (n, rows, in) to out (n, rows, out)."""
+        if self.weights is None:
+            torch.bmm(x, self.plain, out=out)
+            return
+        for part, weight, result in zip(x, self.weights, out):
+            result.copy_(onednn_product(part, weight))
