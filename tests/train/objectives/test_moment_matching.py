@@ -256,7 +256,7 @@ def test_two_processes_train_the_same_student_as_one(kind, word, vae, teachers, 
         assert not exact or same(read(one), read(two))
         for name, tensor in read(one).items():
             apart = (read(two)[name] - tensor).square().mean().sqrt()
-            assert apart <= 0.02 * config.learning_rate, name  # of one step: AdamW magnifies rounding
+            assert apart <= 0.05 * config.learning_rate, name  # of one step: AdamW magnifies rounding
 
 
 def test_settings_that_do_not_apply_are_rejected(vae, teachers):
