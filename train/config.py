@@ -110,7 +110,7 @@ class LatentTrainConfig(VideoTrainConfig):
     guided_to: float = setting(1000.0, least=0, unused_with=("teacher_guidance", 1.0))
     gradient_checkpointing: bool = setting(False, resumable=True)  # recompute activations, to save memory
     compile: bool = setting(False, resumable=True)  # use torch.compile on every block, which rounds differently
-    # compute norms and GELU in fewer passes (latte.fast), which rounds differently
+    # compute norms, GELU and, on a CPU, products and attention faster (latte.fast), which rounds differently
     fast: bool = setting(True, resumable=True)
     shard: bool = setting(False, resumable=True)  # split weights, averages and optimiser over the processes (FSDP2)
     # how many processes split one copy of the weights, so that there are several copies (HSDP); 0: all processes

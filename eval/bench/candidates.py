@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from latte.eval.bench.original_blocks import original_blocks
+from latte.eval.bench.original_blocks import check_has_original, original_blocks
 from latte.eval.bench.pab_cost import parse_ranges
 from latte.eval.bench.resources import OperationCount, seconds_of, working_memory
 from latte.fast.switch import fast_paths
@@ -84,8 +84,8 @@ def exact_candidates(
         for name, is_fast in (("readable", False), ("fast", True)):
             found.append(Candidate(name + suffix, partial(with_network, network, is_fast), dtype))
         if original:
-            with original_blocks(network):  # raises before the work
-                found.append(Candidate(f"original{suffix}", partial(with_original, network), dtype))
+            check_has_original(network)
+            found.append(Candidate(f"original{suffix}", partial(with_original, network), dtype))
         if compiled:
             network = copy.deepcopy(network)
             network.compile()

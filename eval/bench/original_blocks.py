@@ -22,31 +22,38 @@ from latte.models.replaced_methods import replaced_methods
 
 @contextmanager
 def original_blocks(network: nn.Module) -> Iterator[None]:
-    """Within the context, the blocks of a network compute as the original's, from the same weights.
+    """Within the context, the blocks of a network compute as the original's, from the same weights, on clips alone.
 
     Args:
-        network: A Latte of variant 1 with adaLN, which is all that the original code has, or a module that holds one.
-
-    Raises:
-        ValueError: It is another network.
+        network: See check_has_original.
     """
-    denoiser = denoiser_of(network)
-    if not has_original(denoiser):
-        raise ValueError("the original code has no such blocks, but those of a Latte of variant=1 conditioning=adaln")
-    with replaced_methods((block, "forward", partial(block_forward, block)) for block in denoiser.blocks):
+    check_has_original(network)
+    blocks = denoiser_of(network).blocks
+    with replaced_methods((block, "forward", partial(block_forward, block)) for block in blocks):
         yield
 
 
-def has_original(network: nn.Module) -> bool:
-    """Whether the original code has a network's blocks."""
-    if not isinstance(network, Latte):
-        return False
-    config = network.config
-    return (config.variant, config.conditioning, config.temporal_pos) == (1, "adaln", "sincos")
+def check_has_original(network: nn.Module, num_images: int = 0) -> None:
+    """Check that the original code can be compared with a network.
+
+    Args:
+        network: Must be a Latte of variant 1 with adaLN and sin-cos positions, or hold one.
+        num_images: Still images in joint training, for which the comparison is not made.
+
+    Raises:
+        ValueError: It cannot be compared.
+    """
+    denoiser, only = denoiser_of(network), {"variant": 1, "conditioning": "adaln", "temporal_pos": "sincos"}
+    config = denoiser.config if isinstance(denoiser, Latte) else None
+    if config is None or any(getattr(config, name) != value for name, value in only.items()):
+        words = " ".join(f"{name}={value}" for name, value in only.items())
+        raise ValueError(f"the original code has no such blocks; it has those of a Latte with {words}")
+    if num_images:
+        raise ValueError("the original's blocks are compared on clips alone: set num_images=0")
 
 
 def block_forward(block: Block, x: Tensor, c: Tensor, *_: object) -> Tensor:
-    """Tokens (b, f, s, d) through a block: like Block.forward, for a condition (b, 1, d)."""
+    """Tokens (b, f, s, d) of clips through a block: like Block.forward, for a condition (b, 1, d)."""
     b, f, s, _ = x.shape
     fold, copies = ("(b f) s d", f) if block.kinds == "s" else ("(b s) f d", s)
     rows = repeat(c, "b 1 d -> (b n) 1 d", n=copies)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latte.device import arithmetic
-from latte.eval.bench.original_blocks import original_blocks
+from latte.eval.bench.original_blocks import check_has_original, original_blocks
 from latte.eval.bench.resources import timed
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
@@ -104,6 +104,8 @@ def measure_steps(
         torch.cuda.reset_peak_memory_stats(device)
     config = replace(config, latents="step", steps=warmup + steps, fast=config.fast and blocks == "fast")
     run = Run(config, Path("unused"), clips, device, Ranks())
+    if blocks == "original":
+        check_has_original(run.network, config.num_images)
     if source == "latents":
         run.objective.source = RandomLatents(config, run.objective.channels, run.objective.side, device)
     else:
@@ -147,8 +149,15 @@ def measure_training(
 
     Yields:
         The combination, and the result of `measure_steps`.
+
+    Raises:
+        ValueError: Two kinds of blocks would compute alike, or the original code has no such blocks.
     """
     clips = open_clips(config)
+    unlike = "readable" in blocks and "fast" in blocks
+    if unlike and (not config.fast or "yes" in compiled):
+        reason = "fast=false" if not config.fast else "--compiled yes"
+        raise ValueError(f"with {reason}, fast blocks compute as the readable ones: leave one of them out of --blocks")
     for precision, compile, source, kind in product(precisions, compiled, sources, blocks):
         variant = replace(config, precision=precision, compile=compile == "yes")
         row = measure_steps(variant, clips, source, device, steps, warmup, kind)

@@ -196,7 +196,7 @@ def whole_and_sharded(
         config: The training, whose own `shard` does not matter.
         data: What is known about its data.
         processes: How many processes train.
-        as_on: "cuda", or "cpu", where attention stays in float32 also in mixed precision.
+        as_on: "cuda", or "cpu", where attention computes in another way than on a GPU.
 
     Raises:
         ValueError: The settings do not fit together, or what they need cannot be computed.

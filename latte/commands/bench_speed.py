@@ -111,13 +111,14 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
 
 
 def random_network(config: LatteT2VConfig | LatteConfig, seed: int) -> LatteT2V | Latte:
-    """A network with random weights. No layer's are zero, as those of some layers are at the start of a training."""
+    """A network with random weights. Unlike in a freshly initialised Latte, none of them are zero."""
     torch.manual_seed(seed)
     if isinstance(config, LatteT2VConfig):
         return LatteT2V(config)
     network = Latte(config)
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 

@@ -117,11 +117,11 @@ class FastAttention(FastLayer):
         if self.layer.rope:
             q, k = rotate(q, k)
         fold = (0, 1) if self.spatial else (2, 3)  # (b f) h s e, or b (s h) f e
-        y = attention(self.layer)(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
+        y = attend_of(self.layer)(*(z.flatten(*fold).transpose(1, 2) for z in (q, k, v)))
         return y.transpose(1, 2).reshape(x.shape)
 
 
-def attention(layer: AxialAttention | CrossAttention) -> Callable[..., Tensor]:
+def attend_of(layer: AxialAttention | CrossAttention) -> Callable[..., Tensor]:
     """The function by which a layer attends; in bfloat16 on a CPU, products instead of PyTorch's kernel."""
     replaced = layer.attend is not attend
     return layer.attend if replaced or layer.proj.weight.dtype != torch.bfloat16 else attend_by_products
@@ -159,7 +159,7 @@ class FastCross(FastLayer):
         texts, h = k.shape[1], self.layer.heads
         q = self.q(x).view(b * texts, f // texts * s, h, d // h).transpose(1, 2)
         mask = None if bias is None else bias.flatten(0, 1)[:, None, None].to(q.dtype)
-        y = attention(self.layer)(q, k.flatten(0, 1), v.flatten(0, 1), mask)
+        y = attend_of(self.layer)(q, k.flatten(0, 1), v.flatten(0, 1), mask)
         return y.transpose(1, 2).reshape(b, f, s, d)
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latte.fast.onednn import multiplies_bfloat16, onednn_product, packed
 from latte.models.block import NORM_EPS
 
 GELU_VALUES = 1 << 17  # values that pass GELU's four steps at once: they stay in a core's own cache
@@ -34,7 +35,7 @@ def fuses_gelu_on_cpu() -> bool:
 class FastLinear:
     """A linear layer, alone or with what follows it, in as few passes as the device allows: (..., in) -> (..., out).
 
-    On a CPU, in float32, and in bfloat16 where the CPU has units for it, oneDNN's product is up to 2.3 times as fast
+    On a CPU, in float32, and in bfloat16 where oneDNN has it, oneDNN's product is up to 2.3 times as fast
     as the one behind nn.Linear, but takes longer to start: 11 microseconds with AVX-512, some 50 without. See
     docs/performance.md.
 
@@ -48,33 +49,31 @@ class FastLinear:
         weight = layer.weight
         on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and not weight.is_inference()
         self.applies = on_cpu and (
-            weight.dtype == torch.float32
-            or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bfloat16())
         )
         worth_it = WORTH_IT.get(torch.backends.cpu.get_cpu_capability(), WORTH_IT_ELSEWHERE)
         self.least, self.version = worth_it // layer.out_features, (-1, -1)  # values of x from which it pays
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.product(x, "none", "") if self.pays(x) else self.layer(x)
+        return self.product(x, ("none", "")) if self.pays(x) else self.layer(x)
 
     def pays(self, x: Tensor) -> bool:
         """Whether oneDNN's product is the faster one for an input."""
         return self.applies and x.numel() >= self.least and type(self.layer) is nn.Linear
 
-    def product(self, x: Tensor, after: str, form: str) -> Tensor:
-        """oneDNN's product, and the function of its output that oneDNN calls `after`, in one of its forms."""
+    def product(self, x: Tensor, activation: tuple[str, str]) -> Tensor:
+        """oneDNN's product, followed by an activation: see latte.fast.onednn.onednn_product."""
         weight = self.layer.weight
         if self.pack and self.version != (version := (weight._version, weight.data_ptr())):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), x.numel() // x.shape[-1])
+            self.packed = packed(weight.detach(), x.numel() // x.shape[-1])
             self.version = version
-        chosen = self.packed if self.pack else weight
-        return torch.ops.mkldnn._linear_pointwise(x, chosen, self.layer.bias, after, [], form)
+        return onednn_product(x, self.packed if self.pack else weight, self.layer.bias, activation)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of the output, in its tanh approximation, computed before the output is written where that pays."""
         weight, bias = self.layer.weight, self.layer.bias
         if self.pays(x) and fuses_gelu_on_cpu():
-            return self.product(x, "gelu", "tanh")
+            return self.product(x, ("gelu", "tanh"))
         if not has_tanh_epilogue(x.device) or type(self.layer) is not nn.Linear or bias is None:
             return gelu_(self(x))
         return torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True).unflatten(0, x.shape[:-1])

@@ -1,6 +1,8 @@
 """Matrix products in float32 by oneDNN, on CPUs where they are faster than PyTorch's.
 
 PyTorch multiplies float32 matrices on a CPU by MKL, which does not use AVX-512 on AMD's processors. oneDNN does.
+latte.fast.kernels, whose weights are packed for many steps, gains from oneDNN on every processor; all else gains only
+where oneDNN is much faster, which is measured.
 """
 
 import time
@@ -16,14 +18,23 @@ from latte.device import one_thread
 PAYS = 1.5  # the least ratio of speeds at which oneDNN is used: so large that every process decides alike
 
 
-def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear(x, weight, bias) by oneDNN; the weight may be one from `packed`."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def onednn_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: tuple[str, str] = ("none", "")
+) -> Tensor:
+    """F.linear(x, weight, bias) by oneDNN, and an activation such as ("gelu", "tanh"); weights may be `packed`."""
+    name, form = activation
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], form)
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
     """A copy of a weight (out, in) in oneDNN's layout for inputs of some number of rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN multiplies matrices in bfloat16 on this processor, which needs AVX-512."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @cache
@@ -35,7 +46,7 @@ def onednn_is_faster() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    x, weight = torch.ones(512, 256), torch.ones(512, 256)
+    x, weight = (torch.ones(512, 256, dtype=torch.float32, device="cpu") for _ in range(2))
 
     def least_seconds(product: Callable[[Tensor, Tensor], Tensor]) -> float:
         seconds = []
@@ -57,11 +68,11 @@ class Matrices:
         rows: How many rows inputs usually have.
 
     Attributes:
-        made: Columns of each matrix.
+        columns: Columns of each matrix.
     """
 
     def __init__(self, matrices: Tensor, rows: int):
-        self.made = matrices.shape[2]
+        self.columns = matrices.shape[2]
         quick = matrices.device.type == "cpu" and matrices.dtype == torch.float32 and onednn_is_faster()
         self.weights = [packed(matrix.t(), rows) for matrix in matrices] if quick else None
         self.plain = None if quick else matrices

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from latte.fast.bfloat16_attention import attend_by_products, pays
 from latte.fast.norm_modulate import gelu, norm_modulate
-from latte.fast.onednn import onednn_is_faster
 from latte.fast.training_products import linear_forward
 from latte.models.attention import AxialAttention, CrossAttention, attend
 from latte.models.block import Block, Mlp
@@ -16,7 +15,7 @@ from latte.models.block import Block, Mlp
 def attach(network: nn.Module, device: str | None = None) -> None:
     """Make every block and MLP in a network use its faster form from now on, forward and backward.
 
-    On a CPU, so do attention and, where it pays, linear layers.
+    On a CPU this includes attention and, where it is faster, linear layers.
 
     Args:
         network: Changed in place: methods of these modules are replaced on the instances. Attach it before anything
@@ -24,9 +23,8 @@ def attach(network: nn.Module, device: str | None = None) -> None:
         device: The type of the device that computes. None: that of the network's parameters.
     """
     on_cpu = (device or next(network.parameters()).device.type) == "cpu"
-    products = on_cpu and onednn_is_faster()
     for module in network.modules():
-        if type(module) is nn.Linear and products:
+        if type(module) is nn.Linear and on_cpu:
             module.forward = partial(linear_forward, module)
         elif isinstance(module, (AxialAttention, CrossAttention)) and on_cpu:
             module.attend = attend_on_cpu
@@ -38,8 +36,10 @@ def attach(network: nn.Module, device: str | None = None) -> None:
 
 def attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Like latte.models.attention.attend, with float32 scores: in bfloat16 by products, or all in float32."""
-    if pays(q, k, v):
+    if pays(q, k, v, mask):
         return attend_by_products(q, k, v, mask)
+    if not torch.is_autocast_enabled("cpu"):
+        return attend(q, k, v, mask)
     with torch.autocast("cpu", enabled=False):
         return attend(q.float(), k.float(), v.float(), mask if mask is None else mask.float())
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from latte.fast.onednn import onednn_product
+from latte.fast.onednn import onednn_is_faster, onednn_product
 
 LEAST_PRODUCTS = 1 << 21  # multiplications of a layer from which oneDNN's start, some 10 microseconds, does not matter
 
@@ -34,10 +34,10 @@ class Product(torch.autograd.Function):
 
 
 def linear_forward(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Like nn.Linear.forward. oneDNN computes large float32 products of plain tensors on a CPU, outside of autocast."""
+    """Like nn.Linear.forward, but large float32 products on a CPU are oneDNN's, if it is faster; not under autocast."""
     weight, bias = layer.weight, layer.bias
     plain = type(x) is Tensor and type(weight) is nn.Parameter and x.device.type == weight.device.type == "cpu"
     exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if plain and exact and x.numel() * len(weight) >= LEAST_PRODUCTS and x.ndim > 1:
+    if plain and exact and x.ndim > 1 and x.numel() * len(weight) >= LEAST_PRODUCTS and onednn_is_faster():
         return Product.apply(x, weight, bias)
     return F.linear(x, weight, bias)

@@ -58,7 +58,7 @@ def conv_2d(x: Tensor, kernel: Matrices, bias: Tensor, out: Tensor, fill: Fill, 
         fill: Writes a function of rows of x to its second argument.
         residual: A tensor (h, w, out) to add, or None.
     """
-    (height, width, channels), made = x.shape, kernel.made
+    (height, width, channels), made = x.shape, kernel.columns
     across, down = -(-width // TILE), -(-height // TILE)  # tiles
     most = min(-(-ROWS // across), down)  # rows of tiles in one band
     padded = x.new_zeros(TILE * most + 2, TILE * across + 2, channels)
@@ -101,7 +101,7 @@ def conv_1d(x: Tensor, kernel: Matrices, bias: Tensor, out: Tensor, fill: Fill, 
         fill: Writes a function of a part (f, some of n, in) of x to its second argument.
         residual: A tensor (f, n, out) to add, or None.
     """
-    (frames, pixels, channels), made = x.shape, kernel.made
+    (frames, pixels, channels), made = x.shape, kernel.columns
     tiles = -(-frames // TILE)
     most = min(-(-2 * ROWS // tiles), pixels)  # pixels of one band
     padded, factors = x.new_zeros(TILE * tiles + 2, most, channels), empty(x, TAPS, tiles, most, channels)

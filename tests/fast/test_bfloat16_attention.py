@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from goldens import relative_error
 from small_latte import T, X, draw, warm
 
-from latte.fast import bfloat16_attention, blocks, training_blocks
-from latte.fast.bfloat16_attention import attend_by_products, bfloat16_inputs, float32_product, pays
+from latte.fast import bfloat16_attention, blocks, onednn, training_blocks
+from latte.fast.bfloat16_attention import attend_by_products, float32_product, pays
 from latte.fast.trunk import fast
 from latte.models.attention import AxialAttention, CrossAttention
 from latte.train.precision import autocast, keep_in_float32
@@ -39,10 +39,13 @@ def exact(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q.double(), k.double(), v.double(), None if mask is None else mask.double())
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_outputs_are_as_exact_as_those_of_the_kernel(shape, masked, scale):
+def test_outputs_are_as_exact_as_those_of_the_kernel(shape, masked, scale, quick, monkeypatch):
+    monkeypatch.setattr(bfloat16_attention, "onednn_is_faster", lambda: quick)
+    monkeypatch.setattr(bfloat16_attention, "LEAST_SCORES", 1)
     q, k, v = tensors(shape, scale)
     mask = torch.where(draw(9, shape[0], 1, 1, shape[3]) > 0.5, -10_000.0, 0.0).bfloat16() if masked else None
     ours, kernel = attend_by_products(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, mask)
@@ -63,22 +66,29 @@ def test_gradients_are_those_of_attention(shape, scale):
         assert a.dtype == torch.bfloat16 and (a.double() - b).norm() < 2 * ROUNDING * max(b.norm(), 1e-2 * size)
 
 
-def test_scores_are_float32():
+@pytest.mark.parametrize("quick", [False, True])
+def test_scores_are_float32(quick, monkeypatch):
     """1 + 2^-10 is no bfloat16: rounded scores would lose the difference between two keys."""
+    monkeypatch.setattr(bfloat16_attention, "onednn_is_faster", lambda: quick)
+    monkeypatch.setattr(bfloat16_attention, "LEAST_SCORES", 1)
     q, k = torch.ones(1, 1, 2).bfloat16(), torch.tensor([[[1.0, 2**-10], [1.0, 0.0]]]).bfloat16()
-    assert float32_product(q, k.mT, 1.0).tolist() == [[[1 + 2**-10, 1.0]]]
-    assert float32_product(q, k.mT, 0.5).dtype == torch.float32
+    assert float32_product(q, k, 1.0).tolist() == [[[1 + 2**-10, 1.0]]]
+    assert float32_product(q, k, 0.5).tolist() == [[[0.5 + 2**-11, 0.5]]]
 
 
-def test_the_setting_of_products_is_restored():
-    settings = torch.backends.mkldnn.matmul
-    before = settings.fp32_precision
-    with pytest.raises(RuntimeError, match="inside"), bfloat16_inputs():
-        assert settings.fp32_precision == "bf16"
-        raise RuntimeError("inside")
-    assert settings.fp32_precision == before
-    attend_by_products(*tensors(SHAPES["spatial"]))
-    assert settings.fp32_precision == before
+def test_defaults_of_type_and_device_do_not_matter():
+    q, k, v = tensors(SHAPES["spatial"])
+    wanted = attend_by_products(q, k, v)
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.bfloat16, torch.float64):
+            torch.set_default_dtype(dtype)
+            onednn.onednn_is_faster.__wrapped__()
+            with torch.device("meta"):
+                assert torch.equal(attend_by_products(q, k, v), wanted)
+                assert onednn.onednn_is_faster.__wrapped__() in (True, False)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_it_computes_only_what_pays(monkeypatch):
@@ -87,6 +97,9 @@ def test_it_computes_only_what_pays(monkeypatch):
     with torch.no_grad():
         assert pays(q, k, v)
     q, k, v = tensors(SHAPES["spatial"])
+    mask = torch.zeros(6, 1, 1, 9)
+    assert pays(q, k, v, mask) and not pays(q, k, v, mask.bool()) and not pays(q, k, v, mask.clone().requires_grad_())
+    assert not pays(q, k[:, :, :0], v[:, :, :0]) and not pays(q, k, v[..., :4])
     assert pays(q, k, v) and not pays(*(z.float() for z in (q, k, v))) and not pays(*(z.half() for z in (q, k, v)))
     assert not pays(*(z.to("meta") for z in (q, k, v)))
     with monkeypatch.context() as other:
@@ -116,10 +129,10 @@ def test_the_fast_form_uses_it_in_bfloat16(calls):
 
 def test_replaced_attention_is_respected():
     layer = AxialAttention(8, 2, "spatial").bfloat16()
-    assert blocks.attention(layer) is attend_by_products
+    assert blocks.attend_of(layer) is attend_by_products
     layer.attend = own = lambda q, k, v: q
-    assert blocks.attention(layer) is own
-    assert blocks.attention(CrossAttention(8, 2)) is not attend_by_products
+    assert blocks.attend_of(layer) is own
+    assert blocks.attend_of(CrossAttention(8, 2)) is not attend_by_products
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -150,7 +163,6 @@ def test_other_devices_and_unattached_layers_attend_in_float32(calls):
     q, k, v = tensors(SHAPES["spatial"])
     layer = next(module for module in model.modules() if isinstance(module, AxialAttention))
     assert layer.attend(q, k, v).dtype == torch.float32 and not calls
-    training_blocks.attach(warm(), "cpu")
     half = [z.half() for z in (q, k, v)]
     with torch.autocast("cpu", torch.float16):
         assert training_blocks.attend_on_cpu(*half).dtype == torch.float32

@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import together
 from goldens import relative_error
+from safetensors.torch import load_file
 from small_runs import run, small
 
-from latte.fast import training_blocks, training_products
+from latte.fast import bfloat16_attention, training_products
 from latte.fast.norm_modulate import NormModulate, gelu, norm_modulate
+from latte.fast.onednn import onednn_product
 from latte.fast.training_blocks import attach
 from latte.fast.training_products import Product, linear_forward
 from latte.models.block import AdaLN, modulate
@@ -19,6 +22,9 @@ from latte.train.metrics import read_lines
 from latte.train.precision import autocast, keep_in_float32
 from latte.train.step import update_ema
 
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"
+)
 SHAPES = {"each video": (3, 1, 1, 24), "each frame": (3, 5, 1, 24), "all": (1, 1, 1, 24), "no axes": (24,)}
 
 
@@ -96,6 +102,7 @@ LAYOUTS = {
 }
 
 
+@needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_by_onednn_and_their_gradients(layout, bias, monkeypatch):
@@ -111,6 +118,7 @@ def test_products_by_onednn_and_their_gradients(layout, bias, monkeypatch):
     assert relative_error(torch.autograd.grad(total, layer.weight)[0], x.flatten(0, -2).sum(0).expand(40, 24)) < 1e-6
 
 
+@needs_onednn
 @pytest.mark.parametrize("frozen", [{"x"}, {"weight"}, {"bias"}, {"weight", "bias"}, {"x", "bias"}], ids=sorted)
 def test_products_by_onednn_skip_what_is_frozen(frozen):
     torch.manual_seed(0)
@@ -123,7 +131,8 @@ def test_products_by_onednn_skip_what_is_frozen(frozen):
     assert all(relative_error(a, b) < 1e-6 for a, b in zip(found, wanted))
 
 
-def test_products_by_onednn_are_for_large_float32_products_of_plain_tensors(products):
+@pytest.mark.parametrize("products", [True], indirect=True)
+def test_products_by_onednn_are_for_large_float32_products_of_plain_tensors(products, monkeypatch):
     _, shapes = products
     layer, x = torch.nn.Linear(24, 40), torch.randn(8, 24)
     with autocast("bf16", torch.device("cpu")):
@@ -132,8 +141,65 @@ def test_products_by_onednn_are_for_large_float32_products_of_plain_tensors(prod
     assert linear_forward(copy.deepcopy(layer).to("meta"), x.to("meta")).is_meta and not shapes
     assert torch.equal(linear_forward(layer, x[0]), layer(x[0])) and not shapes
     assert relative_error(linear_forward(layer, x), layer(x)) < 1e-6 and shapes == [(40, 24)]
-    training_products.LEAST_PRODUCTS = 8 * 24 * 40 + 1
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 8 * 24 * 40 + 1)
     assert torch.equal(linear_forward(layer, x), layer(x)) and len(shapes) == 1
+
+
+def test_products_of_the_library_are_used_where_onednn_is_not_faster(monkeypatch):
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(training_products, "onednn_is_faster", lambda: False)
+    layer, x = torch.nn.Linear(24, 40), torch.randn(8, 24)
+    assert torch.equal(linear_forward(layer, x), layer(x))
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_with_these_products_is_bit_exact(precision, vae, tmp_path, monkeypatch):
+    for module, name in ((training_products, "LEAST_PRODUCTS"), (bfloat16_attention, "LEAST_VALUES")):
+        monkeypatch.setattr(module, name, 0)
+    monkeypatch.setattr(training_products, "onednn_is_faster", lambda: True)
+    calls = {"products": 0, "attention": 0}
+
+    def count(name, compute):
+        def counted(*given):
+            calls[name] += 1
+            return compute(*given)
+
+        return counted
+
+    monkeypatch.setattr(training_products, "onednn_product", count("products", onednn_product))
+    monkeypatch.setattr(bfloat16_attention, "attended", count("attention", bfloat16_attention.attended))
+    words = [f"precision={precision}", "save_every=2"]
+    run(small(vae, "steps=4", *words), tmp_path / "whole")
+    assert calls["products" if precision == "fp32" else "attention"] and bool(calls["attention"]) == (
+        precision == "bf16"
+    )
+    run(small(vae, "steps=2", *words), tmp_path / "parts")
+    run(small(vae, "steps=4", *words), tmp_path / "parts")
+    for name in ("model", "ema", "optimizer"):
+        whole, parts = (
+            load_file(tmp_path / part / f"checkpoints/step-0000004/{name}.safetensors") for part in ("whole", "parts")
+        )
+        assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@needs_onednn
+def test_two_processes_train_by_these_products_like_one(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(training_products, "onednn_is_faster", lambda: True)
+    words = ["steps=2", "deterministic_reduce=true", "micro_batch_size=2"]
+    together(2, lambda: run(small(vae, *words), tmp_path / "two"), tmp_path / "log")
+    run(small(vae, *words), tmp_path / "one")
+    one, two = (load_file(tmp_path / name / "checkpoints/step-0000002/model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_attached_networks_keep_their_precision(dtype):
+    network = a_latte().to(dtype)
+    attach(network)
+    network(X.to(dtype), T, torch.tensor([1, 2])).sum().backward()
+    assert all(parameter.grad.dtype == dtype for parameter in network.parameters() if parameter.grad is not None)
 
 
 def awake(network):
@@ -176,7 +242,7 @@ def products(request, monkeypatch):
     spy = lambda x, weight, bias=None: shapes.append(tuple(weight.shape)) or compute(x, weight, bias)
     monkeypatch.setattr(training_products, "onednn_product", spy)
     monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
-    monkeypatch.setattr(training_blocks, "onednn_is_faster", lambda: request.param)
+    monkeypatch.setattr(training_products, "onednn_is_faster", lambda: request.param)
     return request.param, shapes
 
 

@@ -52,7 +52,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--threads", type=int, default=1, help="CPU threads; with 1, seconds are CPU time (default: 1)")
     add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
     add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
-    add("--original", action="store_true", help="also compute as the original code does: a Latte of variant 1")
+    add("--original", action="store_true", help="also time the operations of the original code")
     add("--peer-python", type=Path, help="a Python interpreter with diffusers, whose Latte is then timed too, in turn")
     add("--plots", type=Path, help="write plots of the results to this folder")
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
@@ -158,7 +158,9 @@ def train_options(argv: list[str]) -> Namespace:
     add("--compiled", nargs="+", choices=("no", "yes"), default=["no"], help="with torch.compile (default: no)")
     words = "start a step from latents in memory, or from videos (default: both)"
     add("--sources", nargs="+", choices=SOURCES, default=list(SOURCES), help=words)
-    words = "how blocks compute: as in training, as the models are written, or as in the original code (default: fast)"
+    words = (
+        "fast: as in training; readable: as the models are written; original: as in the original code (default: fast)"
+    )
     add("--blocks", nargs="+", choices=BLOCKS, default=["fast"], help=words)
     add("--steps", type=int, default=10, help="steps to time (default: 10)")
     add("--warmup", type=int, default=3, help="steps before them (default: 3)")

@@ -9,7 +9,7 @@ from small_latte import T, X, text_model, warm
 from torch.utils.flop_counter import FlopCounterMode
 
 from latte.cli import main
-from latte.eval.bench.original_blocks import has_original, original_blocks
+from latte.eval.bench.original_blocks import check_has_original, original_blocks
 from latte.eval.bench.resources import OperationCount
 from latte.files import read_json
 
@@ -45,16 +45,25 @@ def test_conditions_are_repeated_and_attention_is_written_out():
     assert not any("scaled_dot_product" in str(operation) for operation in counter.get_flop_counts()["Global"])
 
 
-@pytest.mark.parametrize("option", [{"variant": 2}, {"conditioning": "tokens"}, {"temporal_pos": "rope"}], ids=str)
-def test_other_networks_are_refused(option):
-    network = warm(**option)
-    assert not has_original(network)
-    with pytest.raises(ValueError, match="the original code has no such blocks"), original_blocks(network):
+OTHERS = {
+    "variant 2": lambda: warm(variant=2),
+    "tokens": lambda: warm(conditioning="tokens"),
+    "rope": lambda: warm(temporal_pos="rope"),
+    "text": text_model,
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_other_networks_are_refused(make):
+    words = "those of a Latte with variant=1 conditioning=adaln temporal_pos=sincos"
+    with pytest.raises(ValueError, match=words), original_blocks(make()):
         pass
 
 
-def test_text_models_are_refused():
-    assert not has_original(text_model())
+def test_joint_training_is_refused():
+    check_has_original(warm())
+    with pytest.raises(ValueError, match="set num_images=0"):
+        check_has_original(warm(), 2)
 
 
 SHAPE = ["depth=2", "hidden_size=16", "num_heads=2", "num_classes=3", "input_size=4", "num_frames=4"]
@@ -87,3 +96,7 @@ def test_the_training_benchmark_compares_with_the_original(tmp_path, capsys, vae
     settings[-1] = f"model={{variant: 2, {shape}}}"
     assert main(["bench", "train", *settings, "--config", "shapes-plain", "--blocks", "original", "--steps", "1"]) == 2
     assert "the original code has no such blocks" in capsys.readouterr().err
+    words = ["bench", "train", *settings[:-1], "fast=false", "--config", "shapes-plain", "--blocks", "fast", "readable"]
+    assert main(words) == 2 and "with fast=false, fast blocks compute as" in capsys.readouterr().err
+    words.remove("fast=false")
+    assert main([*words, "--compiled", "yes"]) == 2 and "with --compiled yes" in capsys.readouterr().err
