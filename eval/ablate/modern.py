@@ -17,6 +17,16 @@ def fewer_steps(base: TrainConfig) -> int:
     return max(1, base.steps // SHORTER)
 
 
+def half_batch(base: TrainConfig) -> int:
+    """Half of the base's clips in a step."""
+    return max(1, base.global_batch_size // 2)
+
+
+def steps_of_half_batches(base: TrainConfig) -> int:
+    """The steps of the arms that are trained on fewer clips, in half batches."""
+    return max(1, base.steps * base.global_batch_size // (SHORTER * half_batch(base)))
+
+
 def clips_together(base: TrainConfig) -> int:
     """The clips of a forward pass: the dispersive loss compares these, so their number must be set."""
     return base.micro_batch_size or base.global_batch_size
@@ -39,6 +49,14 @@ PARTS = {  # the docstring of the module that computes each names its paper
 PLAIN = Arm({"timestep_std": 0.0, "timestep_mean": 0.0}, {"guidance_scale": 1.0})  # uniform timesteps, as in the paper
 EVERYTHING = together(PLAIN, *PARTS.values())
 FEWER = Arm({"steps": fewer_steps})
+FIVE = ("Muon", "self-conditioning", "self-alignment", "trapezoid", "logit-normal timesteps")
+EAGER = Arm(  # learns faster from few clips
+    {
+        "global_batch_size": half_batch,
+        "steps": steps_of_half_batches,
+        "learning_rate": lambda base: 2 * base.learning_rate,
+    }
+)
 
 
 def all_but(part: str) -> Arm:
@@ -54,17 +72,20 @@ MODERN = Ablation(
         **{part: together(PLAIN, arm) for part, arm in PARTS.items()},
         "all": EVERYTHING,
         "all, a quarter of the clips": together(EVERYTHING, FEWER),
+        "five parts, a quarter of the clips": together(PLAIN, *(PARTS[name] for name in FIVE), EAGER),
         **{f"all without {part}": all_but(part) for part in PARTS},
     },
     claims=(
         *((part, "base") for part in PARTS),
         ("all", "base"),
         ("all, a quarter of the clips", "base"),
+        ("five parts, a quarter of the clips", "base"),
         *(("all", f"all without {part}") for part in PARTS),
     ),
     note="The claims are those of the parts' authors. Samples are drawn without guidance, which would cover for what a "
     "network has not learned. Arms minimise different losses, so losses do not compare and are not shown. "
     "Timesteps of the base are drawn uniformly. Another average is that of length 0.1, made after the training. "
-    "Schedules end with the training, also where it has a quarter of the clips.",
+    "Schedules end with the training, also where it has a quarter of the clips. "
+    f"The five parts are {', '.join(FIVE)}; their arm has half batches and twice the learning rate.",
     recipe_differs=True,
 )

@@ -52,13 +52,18 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
     arms = grid.ablations["modern"].arms
     parts = list(ON)
     expected = {"base": [], "all": parts, "base, a quarter of the clips": [], "all, a quarter of the clips": parts}
+    five = ["logit-normal timesteps", "Muon", "trapezoid", "self-alignment", "self-conditioning"]
+    expected["five parts, a quarter of the clips"] = five
     expected |= {part: [part] for part in parts}
     expected |= {f"all without {part}": [other for other in parts if other != part] for part in parts}
     assert arms.keys() == expected.keys() and parts == list(PARTS)
     for label, has in expected.items():
         evaluation = grid.evaluation(arms[label], 0)
         config = evaluation.training.config
-        assert config.steps == (370 if "quarter" in label else 1480)
+        five = label.startswith("five")
+        rates = (370, 16, 2e-3) if "quarter" in label else (1480, 16, 2e-3)
+        rates = (740, 8, 4e-3) if five else rates
+        assert (config.steps, config.global_batch_size, config.learning_rate) == rates
         for part in parts:
             wanted = (ON if part in has else OFF)[part]
             found = {name: getattr(config, name) for name in wanted}
@@ -67,7 +72,7 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
             assert found == wanted, (label, part)
         assert evaluation.average == (0.1 if "another average" in has else 0.0)
         assert evaluation.sampling["guidance_scale"] == 1.0
-    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 24
+    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 25
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -118,7 +123,7 @@ def test_another_average_is_made_once(tmp_path, monkeypatch):
 def test_the_modern_ablation_runs_only_when_named(tmp_path):
     assert "modern" not in grid_of(tmp_path / "a").names
     missing = missing_work(modern(tmp_path / "b"))
-    assert (len(missing.trainings), len(missing.evaluations)) == (24, 24)
+    assert (len(missing.trainings), len(missing.evaluations)) == (25, 25)
 
 
 def test_the_report_has_costs_in_place_of_losses(tmp_path):
