@@ -40,7 +40,10 @@ class Parser(argparse.ArgumentParser):
         known = lambda word: options if word.startswith("-") and "unrecognized" in message else choices
         close = [match for word in mistyped for match in nearest(word.split("=")[0], known(word))]
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
-        if not close and "unrecognized" in message and any(action.dest == "changes" for action in self._actions):
+        takes_settings = any(action.dest == "changes" for action in self._actions)
+        if takes_settings and failed.startswith("-") and any("=" in word for word in mistyped):
+            hint = f"write settings key=value before {failed}, which takes several words"
+        elif takes_settings and not close and "unrecognized" in message:
             hint = f"settings are written key=value; {hint}"
         print(f"{self.prog}: error: {one_line(message)}; {hint}", file=sys.stderr)
         raise SystemExit(2)

@@ -177,6 +177,9 @@ def test_every_command_has_help_and_suggests_the_closest_word(capsys):
         with pytest.raises(SystemExit):
             main(["bench", "memory", "--config", "ucf101", wrong, "5"])
         assert capsys.readouterr().err.endswith(f"; {hint}\n")
+    with pytest.raises(SystemExit):
+        main(["bench", "train", "--sources", "latents", "steps=3"])
+    assert capsys.readouterr().err.endswith("; write settings key=value before --sources, which takes several words\n")
     for wrong, hint in (("--size", "see latte sample --help"), ("--sampelr", "did you mean --sampler?")):
         with pytest.raises(SystemExit):
             main(["sample", wrong, "100"])
