@@ -53,6 +53,10 @@ class Planned:
     def prepare_text(self) -> None:
         """Set what the objective needs to know about captions."""
 
+    def estimates_in(self, step: int) -> bool:
+        """Plan the steps that need the most: those with an estimate."""
+        return True
+
 
 class PlannedLatte(Planned, ClassConditional):
     """The objective of a class-conditional or unconditional Latte."""

@@ -152,12 +152,15 @@ class Denoising(ABC):
         The chance is that of the paper (arXiv 2208.04202, algorithm 1). The estimate costs a forward pass and no
         gradients.
         """
-        random = generator(self.config.seed, step, Draw.ESTIMATE)
-        if not denoiser_of(network).config.self_condition or torch.rand((), generator=random) < 0.5:
+        if not denoiser_of(network).config.self_condition or not self.estimates_in(step):
             return None
         with torch.no_grad():
             x = q_sample(self.schedule, x0, t, noise)
             return predicted_clean(network, x, t, self.schedule, self.prediction(network), **condition)
+
+    def estimates_in(self, step: int) -> bool:
+        """Whether a self-conditioned network makes an estimate in a step."""
+        return bool(torch.rand((), generator=generator(self.config.seed, step, Draw.ESTIMATE)) >= 0.5)
 
     def set_up(self, denoiser: Denoiser) -> None:
         """Apply the settings that act in or between the blocks. Raises ValueError if they do not fit them."""

@@ -29,6 +29,8 @@ WIDE = ["model.hidden_size=64", "model.depth=4", "num_frames=8", "image_size=32"
 SLIM = ["model.depth=2", "model.hidden_size=32", "model.num_heads=2", "image_size=64"]
 SLIM_LATTE = LatteConfig(depth=2, hidden_size=32, num_heads=2, input_size=8)
 SETTINGS = {
+    "bf16": ["precision=bf16"],
+    "self-conditioned": ["model.self_condition=true"],
     "bf16, muon": ["precision=bf16", "fast=false", "optimizer=muon", "average_every=5"],
     "recomputed": ["gradient_checkpointing=true", "micro_batch_size=2", "align_weight=0.2"],
 }
