@@ -3,6 +3,7 @@
 import pytest
 import torch
 from goldens import relative_error
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latte.fast import onednn
 from latte.fast.onednn import Matrices, onednn_is_faster
@@ -27,7 +28,9 @@ def test_products_with_several_matrices(quick, monkeypatch):
 
 def test_other_precisions_and_devices_keep_the_matrices(monkeypatch):
     monkeypatch.setattr(onednn, "onednn_is_faster", lambda: True)
-    for matrices in (torch.ones(2, 3, 4, dtype=torch.float64), torch.ones(2, 3, 4, device="meta")):
+    with FakeTensorMode():
+        fake = torch.ones(2, 3, 4)
+    for matrices in (torch.ones(2, 3, 4, dtype=torch.float64), torch.ones(2, 3, 4, device="meta"), fake):
         assert Matrices(matrices, 8).plain is matrices
 
 
