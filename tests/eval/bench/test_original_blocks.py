@@ -93,6 +93,11 @@ def test_the_training_benchmark_compares_with_the_original(tmp_path, capsys, vae
     assert main([*words, "--blocks", *blocks, "--out", str(out)]) == 0
     rows = read_json(out)["rows"]
     assert [row["blocks"] for row in rows] == blocks and all(row["seconds"] > 0 for row in rows)
+    assert main([*words, "--blocks", "fast", "--out", str(out)]) == 0
+    assert [row["blocks"] for row in read_json(out)["rows"]] == ["fast"]
+    slow = [*words[:2], "fast=false", *words[2:]]
+    assert main([*slow, "--blocks", "fast", "--out", str(out)]) == 0
+    assert [row["blocks"] for row in read_json(out)["rows"]] == ["readable"]
     settings[-1] = f"model={{variant: 2, {shape}}}"
     assert main(["bench", "train", *settings, "--config", "shapes-plain", "--blocks", "original", "--steps", "1"]) == 2
     assert "the original code has no such blocks" in capsys.readouterr().err
