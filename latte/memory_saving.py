@@ -10,6 +10,7 @@ from torch import nn
 from latte.arguments import check_count
 from latte.device import existing_device, usable_device
 from latte.models.vae import VideoVAE
+from latte.vae_tiles import decode_in_tiles
 
 
 class MemoryMixin:
@@ -118,7 +119,7 @@ class MemoryMixin:
         """Decode larger frames in overlapping tiles that are blended into each other. This is not exact.
 
         A tile does not see the rest of the frame, so colours and seams can differ from those of a frame that is decoded
-        whole (latte.models.vae_tiles). Slicing, and decode_chunk_size, save memory without that.
+        whole (latte.vae_tiles). Slicing, and decode_chunk_size, save memory without that.
 
         Args:
             tile_size: The side of a tile, in pixels: a multiple of the VAE's factor. Smaller frames are decoded whole.
@@ -130,11 +131,11 @@ class MemoryMixin:
         check_count("tile_size", tile_size)
         if tile_size % vae.factor:
             raise ValueError(f"tile_size is {tile_size}; this VAE needs a multiple of {vae.factor}")
-        vae.tile = tile_size // vae.factor
+        decode_in_tiles(vae, tile_size // vae.factor)
 
     def disable_vae_tiling(self) -> None:
         """Decode whole frames again."""
-        self._its_vae().tile = None
+        decode_in_tiles(self._its_vae(), None)
 
     def _its_vae(self) -> VideoVAE:
         if self.vae is None:

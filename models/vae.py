@@ -6,7 +6,6 @@ published files, so that these load directly. Shape letters: n images, b videos,
 
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import cast
 
 import torch
@@ -22,7 +21,6 @@ from latte.models.vae_blocks import (
     SpatioTemporalResBlock,
 )
 from latte.models.vae_config import VAEConfig
-from latte.models.vae_tiles import decode_tiles
 
 LOG_VARIANCE_BOUNDS = (-30, 20)  # of the posterior, as published
 
@@ -145,14 +143,11 @@ class VideoVAE(Chunked):
 
     Attributes:
         factor: Pixels per latent, along each side of a frame.
-        tile: The side, in latents, of the tiles that frames are decoded in (see vae_tiles.py); None: whole frames.
 
     Args:
         model: The autoencoder.
         chunk: Frames that go through a layer at once. It affects memory, but not the results.
     """
-
-    tile: int | None = None
 
     def __init__(self, model: AutoencoderKL, chunk: int = 8):
         super().__init__()
@@ -220,8 +215,7 @@ class VideoVAE(Chunked):
             ValueError: The latents are not finite, or so large that the VAE overflows in float32.
         """
         unit = latents.shape[1] if self.config.temporal_decoder else self.chunk
-        tiled = partial(decode_tiles, self.model.decode, tile=self.tile, factor=self.factor)
-        return self.per_video(lambda x: tiled(x / self.config.scaling_factor), latents, unit)
+        return self.per_video(lambda x: self.model.decode(x / self.config.scaling_factor), latents, unit)
 
     def per_video(self, function: Callable[[Tensor], Tensor], videos: Tensor, unit: int) -> Tensor:
         """Apply a function of images (n, ...) to videos (b, f, ...), one video at a time, in parts of `unit` frames."""

@@ -17,7 +17,7 @@ from latte.models.attention import AxialAttention
 from latte.models.block import Block, modulate
 from latte.models.denoiser import denoiser_of
 from latte.models.latte import Latte
-from latte.models.replaced_methods import replaced_methods
+from latte.replaced_methods import replaced_methods
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from latte.fast.kernels import add_gated, modulated
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention
 from latte.models.block import Block, FeedForward
 from latte.models.denoiser import Condition, Denoiser
-from latte.models.replaced_methods import replaced_methods
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import layers_of
+from latte.replaced_methods import replaced_methods
 
 PART = 1 << 20  # values of the widest tensor of a part on a CPU: see docs/performance.md
 MOST_PACKED = 1 << 30  # bytes of weights that may be copied, repacked, to compute faster
@@ -197,10 +197,8 @@ def add(
         branch.compute.add_to(x, gate, *given)
         return
     y = branch.compute(*given)
-    if gated and not isinstance(gate, float):
-        y, gate = y * gate, 1.0
-    slot[where] = y
-    add_gated(x, y, gate)
+    slot[where] = y * gate if gated else y
+    add_gated(x, y, gate)  # as add_to does; adding the slot's product would round differently
 
 
 def has_fast_form(network: nn.Module, known: Mapping[tuple[nn.Module, str], Callable] | None = None) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from latte.models.attention import AxialAttention
 from latte.models.denoiser import Condition, Denoiser
-from latte.models.replaced_methods import replace_methods
 from latte.parallel.layout import Layout
 from latte.parallel.split import Split
 from latte.processes import Ranks
+from latte.replaced_methods import replace_methods
 
 FRAMES, PATCHES = 1, 2  # axes of tokens (b, f, s, d)
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from latte.models.replaced_methods import replaced_methods
 from latte.models.vae import VideoVAE
 from latte.parallel.split import Split
+from latte.replaced_methods import replaced_methods
 
 
 def decode_parts(vae: VideoVAE, decode: Callable[[Tensor], Tensor], latents: Tensor, split: Split) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from latte.models.block import Block, modulate
 from latte.models.denoiser import Condition, Denoiser
-from latte.models.replaced_methods import Replacement, replaced_methods
 from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import Layer, blocks_of, layers_of
+from latte.replaced_methods import Replacement, replaced_methods
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from published import PROMPTS, QUICK
 from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.models.vae_tiles import decode_tiles, tile_starts
+from latte.vae_tiles import decode_tiles, tile_starts
 from latte.weights.convert_latte import state_for_original
 from latte.weights.tensors import CheckpointError, write_tensors
 
@@ -197,8 +197,8 @@ def test_tiled_decoding_uses_smaller_inputs_and_is_close(monkeypatch):
     network = awake(Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=12, num_frames=2)))
     vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)))
     pipe, sides = LattePipeline(network, vae), []
-    decode = vae.model.decode
-    monkeypatch.setattr(vae.model, "decode", lambda z: sides.append(tuple(z.shape[2:])) or decode(z))
+    decode = AutoencoderKL.decode
+    monkeypatch.setattr(AutoencoderKL, "decode", lambda model, z: sides.append(tuple(z.shape[2:])) or decode(model, z))
     call = lambda: pipe(num_inference_steps=2, height=24, width=16, output_type="pt", progress=False, seed=1).frames
     whole = call()
     pipe.enable_vae_tiling(16)
@@ -206,6 +206,9 @@ def test_tiled_decoding_uses_smaller_inputs_and_is_close(monkeypatch):
     assert sides == [(12, 8), (8, 8), (8, 8)] and tiled.shape == whole.shape
     assert 1e-4 < (tiled - whole).abs().mean() < 0.1  # random weights; norms see only a tile
     assert not torch.equal(tiled, whole)
+    pipe.enable_vae_tiling(20)  # in place of the first tiles
+    sides.clear(), call()
+    assert sides == [(10, 8), (10, 8)]
     pipe.disable_vae_tiling()
     assert torch.equal(call(), whole)
     with pytest.raises(ValueError, match="tile_size is 15; this VAE needs a multiple of 2"):

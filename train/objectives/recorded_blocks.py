@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from latte.models.denoiser import Condition, Denoiser
-from latte.models.replaced_methods import replaced_methods
+from latte.replaced_methods import replaced_methods
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from latte.diffusion.randomness import generator
 from latte.models.denoiser import Condition, Denoiser
-from latte.models.replaced_methods import replaced_methods
 from latte.parallel.sequence import temporal_runs
+from latte.replaced_methods import replaced_methods
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 

@@ -1,11 +1,26 @@
 """Tiled decoding of large frames: it needs less memory, but does not give the same pixels."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from latte.models.vae import VideoVAE
+
 LEAST_OVERLAP = 0.25  # of a tile's side, as in diffusers' AutoencoderKL (tile_overlap_factor)
+
+
+def decode_in_tiles(vae: VideoVAE, tile: int | None) -> None:
+    """Make a VAE decode frames in tiles from now on, see `decode_tiles`.
+
+    Args:
+        vae: The VAE. The tiling is attached to its autoencoder, and replaces an earlier one.
+        tile: The side of a tile, in latents. None: the VAE decodes whole frames again.
+    """
+    vars(vae.model).pop("decode", None)
+    if tile is not None:
+        vars(vae.model)["decode"] = partial(decode_tiles, vae.model.decode, tile=tile, factor=vae.factor)
 
 
 def tile_starts(side: int, tile: int) -> list[int]:
@@ -31,7 +46,7 @@ def tile_weights(starts: list[int], tile: int) -> Iterator[Tensor]:
         yield weight
 
 
-def decode_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int | None, factor: int) -> Tensor:
+def decode_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, factor: int) -> Tensor:
     """Decode images in overlapping square tiles, and blend neighbours.
 
     The norms and the attention of a tile see nothing outside it, so the pixels differ from those of an image that is
@@ -40,13 +55,13 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int | None
     Args:
         decode: Latents (n, c, h, w) -> images (n, channels, h * factor, w * factor).
         z: Latents (n, c, h, w).
-        tile: The side of a tile, in latents. Smaller images are decoded whole; None decodes all images whole.
+        tile: The side of a tile, in latents. Smaller images are decoded whole.
         factor: Pixels per latent.
 
     Returns:
         Images (n, channels, h * factor, w * factor).
     """
-    if tile is None or max(z.shape[2:]) <= tile:
+    if max(z.shape[2:]) <= tile:
         return decode(z)
     rows, columns = (tile_starts(side, tile) for side in z.shape[2:])
     high, wide = (min(tile, side) for side in z.shape[2:])
