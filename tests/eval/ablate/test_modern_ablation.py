@@ -54,15 +54,15 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
     expected = {"base": [], "all": parts, "base, a quarter of the clips": [], "all, a quarter of the clips": parts}
     five = ["logit-normal timesteps", "Muon", "trapezoid", "self-alignment", "self-conditioning"]
     expected["five parts, a quarter of the clips"] = five
+    expected["base, a quarter of the clips, half batches"] = []
     expected |= {part: [part] for part in parts}
     expected |= {f"all without {part}": [other for other in parts if other != part] for part in parts}
     assert arms.keys() == expected.keys() and parts == list(PARTS)
     for label, has in expected.items():
         evaluation = grid.evaluation(arms[label], 0)
         config = evaluation.training.config
-        five = label.startswith("five")
         rates = (370, 16, 2e-3) if "quarter" in label else (1480, 16, 2e-3)
-        rates = (740, 8, 4e-3) if five else rates
+        rates = (740, 8, 4e-3) if "half" in label or "five" in label else rates
         assert (config.steps, config.global_batch_size, config.learning_rate) == rates
         for part in parts:
             wanted = (ON if part in has else OFF)[part]
@@ -72,7 +72,7 @@ def test_arms_have_the_parts_that_their_names_say(tmp_path):
             assert found == wanted, (label, part)
         assert evaluation.average == (0.1 if "another average" in has else 0.0)
         assert evaluation.sampling["guidance_scale"] == 1.0
-    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 25
+    assert len({grid.evaluation(arm, 0).file for arm in arms.values()}) == len(arms) == 26
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -123,7 +123,7 @@ def test_another_average_is_made_once(tmp_path, monkeypatch):
 def test_the_modern_ablation_runs_only_when_named(tmp_path):
     assert "modern" not in grid_of(tmp_path / "a").names
     missing = missing_work(modern(tmp_path / "b"))
-    assert (len(missing.trainings), len(missing.evaluations)) == (25, 25)
+    assert (len(missing.trainings), len(missing.evaluations)) == (26, 26)
 
 
 def test_the_report_has_costs_in_place_of_losses(tmp_path):
