@@ -117,7 +117,7 @@ def first_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
 
 
 def floor_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
-    """The products and the attention of a step alone."""
+    """The products and the attention of a step alone, each product by the faster of PyTorch and oneDNN."""
     with candidate.set_up(evaluation.pipe):
         again = products_alone(partial(evaluation.compute, evaluation.network()))
     timer = partial(seconds_of, again, evaluation.pipe.device, LEAST)
@@ -133,7 +133,7 @@ def peer_entry(evaluation: Evaluation, peer: Peer, kind: tuple[str, bool], usual
     """The same evaluation by diffusers, in a precision, compiled or not."""
     dtype, compiled = kind
     name = peer.name + ("" if dtype == usual else f", {dtype}") + (", compiled" if compiled else "")
-    peer.prepare(name, evaluation.for_peer(), dtype=dtype, compiled=compiled)
+    peer.prepare(name, "evaluation", evaluation.for_peer(), dtype, compiled)
 
     def known() -> tuple[Tensor, int | None, int | None]:
         out, flops, peak = peer.inspect(name, compiled)

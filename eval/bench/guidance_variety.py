@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from latte.eval.bench.speed_report import picture
+from latte.eval.bench.speed_plots import picture
 from latte.eval.exam import judge, questions
 from latte.eval.frechet import Moments, distance
 from latte.eval.manifold import manifold_scores
@@ -146,5 +146,3 @@ def draw_panel(axes: Any, rows: Sequence[dict[str, Any]], variety: str, quality:
     axes.set(xlabel=COLUMNS[variety], ylabel=COLUMNS[quality])
     if quality == "distance":
         axes.set_yscale("log")
-    if (variety, quality) == PANELS[0]:
-        axes.legend(fontsize=7)

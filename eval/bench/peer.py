@@ -1,24 +1,25 @@
-"""diffusers' Latte on our weights, in a child process of an interpreter that has it, timed in turn with ours."""
+"""diffusers' Latte and VAEs on our weights, in a child process with its own interpreter, timed in turn with ours."""
 
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from latte.eval.bench import peer_program, resources
 from latte.files import one_line, write_json
 from latte.models.latte_t2v import LatteT2V
+from latte.models.vae import AutoencoderKL
 from latte.weights.convert_t2v import t2v_state_for_diffusers
-from latte.weights.published_export import transformer_config
+from latte.weights.published_export import published_config
 from latte.weights.tensors import write_tensors
 
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # as latte.allocator sets it
@@ -56,7 +57,7 @@ class Peer:
             self.process.wait()
             self.errors.seek(0)
             said = [text for text in self.errors.read().splitlines() if text.strip()] or ["it said nothing"]
-            raise ValueError(f"--peer-python {self.python} cannot run diffusers' Latte: {one_line(said[-1])}")
+            raise ValueError(f"--peer-python {self.python} cannot run diffusers: {one_line(said[-1])}")
         return json.loads(line)
 
     def ask(self, do: str, call: str, **request: Any) -> dict[str, Any]:
@@ -66,9 +67,11 @@ class Peer:
             print(json.dumps({"do": do, "call": call, **request}), file=self.process.stdin, flush=True)
         return self.answer()
 
-    def prepare(self, call: str, inputs: dict[str, Tensor], dtype: str, compiled: bool, **request: Any) -> None:
-        """Name a call to time: one evaluation of inputs or, with `steps`, a whole run."""
-        request |= {"dtype": dtype, "compiled": compiled, "frames": inputs["x"].shape[2]}
+    def prepare(
+        self, call: str, work: str, inputs: dict[str, Tensor], dtype: str, compiled: bool = False, **request: Any
+    ) -> None:
+        """Name a call to time: a key of peer_program.WORK, on these inputs."""
+        request |= {"work": work, "dtype": dtype, "compiled": compiled}
         path = self.folder / f"{self.process.pid}.safetensors"
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in inputs.items()}, path)
         self.ask("prepare", call, inputs=str(path), **request)
@@ -94,29 +97,33 @@ class Peer:
 
 
 @contextmanager
-def peers(python: Path | None, network: torch.nn.Module, device: torch.device) -> Iterator[list[Peer]]:
+def peers(python: Path | None, networks: Mapping[str, nn.Module], device: torch.device) -> Iterator[list[Peer]]:
     """diffusers as it comes and, on a CPU, with freed memory kept; empty if no interpreter is given.
 
     Args:
         python: The interpreter.
-        network: The network whose weights it takes.
+        networks: The networks whose weights it takes: "transformer" and "vae", or one of them.
         device: Where it computes.
 
     Raises:
-        ValueError: diffusers does not have the network, or the interpreter does not have diffusers.
+        ValueError: diffusers does not have such a network, or the interpreter does not have diffusers.
     """
     if python is None:
         yield []
         return
-    if not isinstance(network, LatteT2V):
-        raise ValueError("--peer-python: diffusers has no class-conditional Latte to compare with: leave it out")
+    if not all(isinstance(network, LatteT2V | AutoencoderKL) for network in networks.values()):
+        words = "leave it out, or time --parts decoding alone"
+        raise ValueError(f"--peer-python: diffusers has no class-conditional Latte to compare with: {words}")
     started: list[Peer] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for module in (peer_program, resources):
             shutil.copy(str(module.__file__), folder)
-        write_json(folder / "config.json", transformer_config(network.config))
-        write_tensors(folder / "weights.safetensors", t2v_state_for_diffusers(network))
+        for part, network in networks.items():
+            own = not isinstance(network, LatteT2V)  # our autoencoders have diffusers' names
+            state = network.state_dict() if own else t2v_state_for_diffusers(network)
+            write_json(folder / part / "config.json", published_config(network))
+            write_tensors(folder / part / "weights.safetensors", state)
         names = {"diffusers": False, **({"diffusers, memory kept": True} if device.type == "cpu" else {})}
         try:
             for name, keeps_memory in names.items():

@@ -102,9 +102,7 @@ def measure_sampling(
     """
     entries = [entry_of(job, first, candidate) for candidate in candidates]
     entries += [peer_entry(job, peer, candidates[0].dtype) for peer in peers]
-    rows, outputs = compare(
-        entries, job.pipe.device, rounds, warm_up=any(candidate.compiled for candidate in candidates)
-    )
+    rows, outputs = compare(entries, job.pipe.device, rounds, warm_up=False)
     reference = None
     for name, row in rows.items():
         videos = None if job.pipe.vae is None else decoded(job, outputs[name])
@@ -143,7 +141,7 @@ def peer_entry(job: Job, peer: Peer, dtype: str) -> Entry:
     if settings["guidance_scale"] > 1:
         inputs["negative"] = text.negative
     peer.prepare(
-        name, inputs, dtype=dtype, compiled=False, steps=job.steps, guidance=settings["guidance_scale"],
+        name, "sampling", inputs, dtype, steps=job.steps, guidance=settings["guidance_scale"],
         batch_size=settings["batch_size"],
         scheduler=scheduler_config(job.pipe.scheduler, job.pipe.transformer.config.prediction),
     )  # fmt: skip

@@ -1,12 +1,13 @@
-"""What the fast paths of the VAE save (latte.fast.vae_layers), as pairs of calls for a benchmark to time."""
+"""The speed of VAEs: the readable form, the fast one (latte.fast.vae_layers) and diffusers'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
 from latte.diffusion.randomness import generator
 from latte.eval.bench.candidates import LEAST, Entry, compare, inspect
+from latte.eval.bench.peer import Peer
 from latte.eval.bench.resources import seconds_of
 from latte.fast.switch import fast_paths
 from latte.fast.vae_layers import prepare
@@ -42,11 +43,12 @@ def vae_calls(
     ]
 
 
-def measure_decoding(pipe: LattePipeline, frames: int, size: int, rounds: int) -> dict:
-    """Decode one video of random latents in turn with the readable VAE and with the fast one.
+def measure_decoding(pipe: LattePipeline, peers: Sequence[Peer], frames: int, size: int, rounds: int) -> dict:
+    """Decode one video of random latents in turn with the readable VAE, with the fast one and with diffusers'.
 
     Args:
         pipe: A pipeline with a VAE; one from a folder is prepared (latte.fast.vae_layers).
+        peers: diffusers with the weights of that VAE, if it is available.
         frames: Frames of the video.
         size: Pixels of a side of a frame.
         rounds: How often each is timed.
@@ -56,13 +58,30 @@ def measure_decoding(pipe: LattePipeline, frames: int, size: int, rounds: int) -
     """
     shape, weight = pipe.latent_shape(frames, None, size, size), next(pipe.vae.parameters())
     latents = torch.randn(1, *shape, generator=generator(0, 0)).to(weight)
+    dtype = str(weight.dtype).removeprefix("torch.")
     entries = []
     for name, fast in (("readable", False), ("fast", True)):
         call = partial(switched, fast, partial(pipe.vae.decode, latents))
         known = partial(inspect, call, call, False, pipe.device)
         timer = partial(seconds_of, call, pipe.device, LEAST)
-        entries.append(Entry(name, str(weight.dtype).removeprefix("torch."), False, timer, known))
+        entries.append(Entry(name, dtype, False, timer, known))
+    entries += [peer_entry(pipe, peer, latents, dtype) for peer in peers]
     return {"frames": frames, "size": size, "rows": compare(entries, pipe.device, rounds)[0]}
+
+
+def peer_entry(pipe: LattePipeline, peer: Peer, latents: torch.Tensor, dtype: str) -> Entry:
+    """Decoding of the same latents (1, f, c, h, w) by diffusers, with as many frames at once as ours."""
+    vae, name = pipe.vae, f"{peer.name}: decoding of {tuple(latents.shape)}"
+    temporal = vae.config.temporal_decoder
+    at_once = latents.shape[1] if temporal else vae.chunk
+    z = latents[0] / vae.config.scaling_factor
+    peer.prepare(name, "decoding", {"z": z}, dtype, at_once=at_once, temporal=temporal)
+
+    def known() -> tuple[torch.Tensor, int | None, int | None]:
+        out, flops, peak = peer.inspect(name, False)
+        return out[None].to(pipe.device), flops, peak
+
+    return Entry(peer.name, dtype, False, partial(peer.time, name, LEAST), known, peer=True)
 
 
 def switched(fast: bool, call: Call) -> torch.Tensor:

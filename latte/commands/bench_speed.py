@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from latte import __version__
-from latte.commands.options.benchmarks import PAB_RANGES, RANDOM, random_shape
+from latte.commands.options.benchmarks import PAB_RANGES, PARTS, RANDOM, RANDOM_VAES, random_shape
 from latte.commands.parser import write_result
 from latte.commands.sampling_options import call_settings, open_pipeline
 from latte.device import usable_device
@@ -20,20 +21,25 @@ from latte.eval.bench.forward_speed import measure_forward
 from latte.eval.bench.pab_cost import parse_ranges
 from latte.eval.bench.peer import Peer, peers
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
-from latte.eval.bench.speed_report import FORWARD, SAMPLING, plot_speed, speed_table
+from latte.eval.bench.speed_plots import plot_speed
+from latte.eval.bench.speed_report import FORWARD, SAMPLING, speed_table
 from latte.eval.bench.vae_speed import measure_decoding
 from latte.eval.networks.lpips_weights import load_lpips
 from latte.eval.reporting import machine_record
+from latte.fast.vae_layers import prepare
 from latte.models.latte import Latte
 from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.pipeline import LattePipeline
 from latte.sampling_loop import call_plan
+from latte.weights.hub import find_vae
 from latte.weights.tensors import DTYPES
+from latte.weights.vae_folder import load_vae
 
 
 def bench_speed(args: argparse.Namespace) -> None:
-    """Measure the speed of a model: one evaluation of its network, and complete sampling runs with their fidelity."""
+    """Measure the speed of a model: one evaluation of its network, sampling runs with their fidelity, and decoding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -56,8 +62,9 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
     alexnet = None if args.alexnet is None else load_lpips(args.alexnet, pipe.device)
     sizes = video_sizes(pipe, args.frames, args.sizes)
     with ExitStack() as stack:
-        started = stack.enter_context(peers(args.peer_python, pipe.transformer, pipe.device))
-        about = {"model": args.model, "changes": args.changes, **machine(pipe.device, started), **settings}
+        started = stack.enter_context(peers(args.peer_python, timed_networks(pipe, args.parts), pipe.device))
+        about = {"model": args.model, "changes": args.changes, "vae": args.vae}
+        about |= machine(pipe.device, started) | settings
         about |= {} if pipe.weaker is None else {"autoguidance": pipe.weaker_record()}
         print(", ".join(f"{key} {value}" for key, value in about.items() if value not in ([], {}, None)))
         forward: list[dict] = []
@@ -81,12 +88,18 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
             sampling = measure_sampling(job, first, listed, [] if started and why else started, args.rounds, alexnet)
             print(f"\nsampling: {args.num_videos} x {frames} frames of {size} x {size}, {sampling['steps']} steps")
             print(speed_table(sampling["rows"], SAMPLING))
-        decoding = None
-        if "decoding" in args.parts and pipe.vae is not None:
-            decoding = measure_decoding(pipe, *sizes[0], args.rounds)
-            print("\ndecoding of one video: {} frames of {} x {}".format(*sizes[0], sizes[0][1]))
-            print(speed_table(decoding["rows"], FORWARD))
+        decoding: list[dict] = []
+        for frames, size in sizes if "decoding" in args.parts and pipe.vae is not None else ():
+            decoding.append(measure_decoding(pipe, started, frames, size, args.rounds))
+            print(f"\ndecoding of one video: {frames} frames of {size} x {size}")
+            print(speed_table(decoding[-1]["rows"], FORWARD), flush=True)
     return {**about, "forward": forward, "sampling": sampling, "decoding": decoding}
+
+
+def timed_networks(pipe: LattePipeline, parts: Sequence[str]) -> dict[str, nn.Module]:
+    """The networks that are timed in some parts of the benchmark, by the names of peer.peers."""
+    networks = {} if set(parts) == {"decoding"} else {"transformer": pipe.transformer}
+    return networks | ({"vae": pipe.vae.model} if "decoding" in parts and pipe.vae is not None else {})
 
 
 def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]:
@@ -94,9 +107,12 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
     if args.model not in RANDOM:
         pipe, settings, _ = open_pipeline(args)
     else:
-        pipe = LattePipeline(random_network(random_shape(args.model, args.changes), args.seed).to(DTYPES[args.dtype]))
+        network = random_network(random_shape(args.model, args.changes), args.seed).to(DTYPES[args.dtype])
+        pipe = LattePipeline(network, vae_of_random(args))
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
+    if pipe.vae is None and "decoding" in args.parts and args.parts != list(PARTS):
+        raise ValueError(f"--parts decoding: {args.model} has no VAE; name one with --vae")
     settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is padded with copies
     if "sampling" in args.parts:
         candidates = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
@@ -120,6 +136,17 @@ def random_network(config: LatteT2VConfig | LatteConfig, seed: int) -> LatteT2V 
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return network
+
+
+def vae_of_random(args: argparse.Namespace) -> VideoVAE | None:
+    """The VAE that --vae gives a model with random weights: a key of RANDOM_VAES, or any that `latte sample` takes."""
+    if args.vae is None:
+        return None
+    if args.vae not in RANDOM_VAES:
+        return load_vae(find_vae(args.vae, Path(), not args.download), DTYPES[args.dtype], args.variant)
+    torch.manual_seed(args.seed)
+    vae = VideoVAE(AutoencoderKL(RANDOM_VAES[args.vae])).eval().requires_grad_(False)
+    return prepare(vae.to(DTYPES[args.dtype]))
 
 
 def video_sizes(pipe: LattePipeline, frames: list[int] | None, sizes: list[int] | None) -> list[tuple[int, int]]:

@@ -19,22 +19,24 @@ from latte.commands.options.training import check_changes
 from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
 from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v_config import LatteT2VConfig
+from latte.models.vae_config import VAEConfig
 from latte.plans.named_rules import check_rule_words
 from latte.train.base_config import PRECISIONS
 from latte.train.presets import PRESETS
 
 PAB_RANGES = {True: ("2/3/5", "2/3/6", "3/4/7", "4/6/9"), False: ("2/3", "3/4", "4/6")}  # for prompts, for classes
 RANDOM = {"random": LatteT2VConfig, "random-latte": LatteConfig}  # the names of models with random weights
+RANDOM_VAES = {"random": VAEConfig(), "random-temporal": VAEConfig(temporal_decoder=True)}  # values of --vae for them
 PARTS = ("forward", "sampling", "decoding")  # of `latte bench speed`
 TRAINING = "shapes"  # the preset whose speed is measured by default
 
 
 def speed_options(argv: list[str]) -> Namespace:
-    """Measure the speed of a model: one evaluation of its network, and complete sampling runs with their fidelity."""
+    """Measure the speed of a model: one evaluation of its network, sampling runs with their fidelity, and decoding."""
     parser = Parser(prog="latte bench speed", description=speed_options.__doc__)
     add = parser.add_argument
     words = "a model; or random (text to video) or random-latte: random weights, in the shape given by key=value"
-    add("model", help=words)
+    add("model", help=f"{words}, and with --vae {' or '.join(RANDOM_VAES)} a full-size VAE")
     words = "for random, such as num_layers=4 attention_head_dim=72; for random-latte, such as depth=12 num_classes=101"
     add("changes", nargs="*", metavar="key=value", help=words)
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
@@ -42,7 +44,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--sizes", type=int, nargs="+", help="sides of a frame in pixels (default: as in training)")
     add("--text-tokens", type=int, nargs="+", default=[20], help="random text tokens of an evaluation (default: 20)")
     add("--dtypes", nargs="+", choices=DTYPES, help="of the network; the first is the reference (default: --dtype)")
-    add("--compile", action="store_true", help="also compile the networks with torch.compile, which takes minutes")
+    add("--compile", action="store_true", help="also compile the networks' blocks, one by one, with torch.compile")
     defaults = f"{' '.join(PAB_RANGES[True])}; for a model with classes {' '.join(PAB_RANGES[False])}"
     add("--ranges", nargs="*", help=f"ranges of Pyramid Attention Broadcast in sampling (default: {defaults})")
     words = "plans to sample with, as --plan of `latte sample` takes them, such as fast network:17 (default: none)"
@@ -53,7 +55,8 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
     add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
     add("--original", action="store_true", help="also time the operations of the original code")
-    add("--peer-python", type=Path, help="a Python interpreter with diffusers, whose Latte is then timed too, in turn")
+    words = "a Python interpreter with diffusers, whose Latte and VAEs are then timed too, in turn"
+    add("--peer-python", type=Path, help=words)
     add("--plots", type=Path, help="write plots of the results to this folder")
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)

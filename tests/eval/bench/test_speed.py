@@ -3,44 +3,38 @@
 import json
 import os
 import sys
-import threading
-import types
-from pathlib import Path
 
 import pytest
 import torch
-from awake_models import awake, awake_pipeline
+from awake_models import awake_pipeline
+from speed_models import SHAPE, shorten, text_pipeline
+from torch._dynamo.testing import CompileCounter
 
 from latte import LattePipeline
 from latte.cli import main
-from latte.eval.bench import candidates, peer, peer_program, resources
+from latte.commands.options.benchmarks import RANDOM_VAES
 from latte.eval.bench.candidates import Entry, caches, compare, exact_candidates, interleaved
 from latte.eval.bench.forward_speed import FLOOR, Evaluation, measure_forward
 from latte.eval.bench.products import Products
 from latte.eval.bench.resources import OperationCount
-from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
-from latte.eval.bench.speed_report import FORWARD, plot_speed, speed_table
+from latte.eval.bench.sampling_speed import job_of, measure_sampling
+from latte.eval.bench.speed_plots import plot_speed
+from latte.eval.bench.speed_report import FORWARD, speed_table
 from latte.eval.bench.vae_speed import measure_decoding
 from latte.fast.switch import fast_paths
-from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
-from latte.scheduler import Scheduler
+from latte.models.vae_config import VAEConfig
 
-SHAPE = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=24, sample_size=4)
 WORDS = ["bench", "speed", "random", *(f"{name}={value}" for name, value in SHAPE.items()), "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(candidates, "SIDES", {"cpu": 32})
-    for module in ("candidates", "forward_speed", "vae_speed"):
-        monkeypatch.setattr(f"latte.eval.bench.{module}.LEAST", 0.0)
+    shorten(monkeypatch)
 
 
 @pytest.fixture
 def t2v():
-    pipe = LattePipeline(awake(LatteT2V(LatteT2VConfig(video_length=3, **SHAPE))))
-    pipe.transformer.requires_grad_(False)
-    return pipe
+    return text_pipeline()
 
 
 def operations(pipe: LattePipeline, fast: bool) -> list[int]:
@@ -108,6 +102,25 @@ def test_rows_hold_ratios_of_their_fastest_rounds():
     assert table[2].startswith("| plain | 2 | 3 |") and table[2].endswith("| 1.00 | 2.50 |")
 
 
+def test_blocks_are_compiled_one_by_one_and_their_first_call_is_timed(monkeypatch):
+    counter, asked, compile = CompileCounter(), [], torch.compile
+    counted = lambda function, **options: asked.append(options) or compile(function, backend=counter, **options)
+    monkeypatch.setattr(torch, "compile", counted)
+    pipe = text_pipeline(num_layers=2)
+    exact = exact_candidates(pipe, ["float32"], compiled=True)
+    assert [(each.name, each.compiled) for each in exact] == [("readable", False), ("fast", False), ("compiled", True)]
+    for frames in (3, 2):
+        counter.clear()
+        rows = measure_forward(pipe, exact, [], frames, 32, 5, 1)["rows"]
+        assert counter.frame_count == 2  # a spatial and a temporal block, for this size
+        assert rows["compiled"]["error"] < 1e-5 and rows["compiled"]["compile_seconds"] > rows["compiled"]["min"]
+        assert [rows[name]["compile_seconds"] for name in ("readable", FLOOR, "fast")] == [None] * 3
+    assert asked == [{"fullgraph": True}] * 4
+    assert "| compile s |" in speed_table(rows, FORWARD)
+    plain = measure_forward(pipe, exact[:2], [], 2, 32, 5, 1)["rows"]
+    assert "compile s" not in speed_table(plain, FORWARD)
+
+
 def test_accelerated_sampling_is_compared_with_exact_sampling():
     pipe = awake_pipeline(3)
     settings = dict(num_inference_steps="4", guidance_scale=4.0, eta=0.0, seed=0, batch_size=2)
@@ -125,7 +138,7 @@ def test_accelerated_sampling_is_compared_with_exact_sampling():
     assert rows["fast, bfloat16"]["dtype"] == "bfloat16" and result["steps"] == 4
     assert all(row["per_step"] == row["min"] / 4 and row["peak_mb"] > 0 for row in rows.values())
     assert pipe.transformer is own and pipe._broadcast is None
-    decoding = measure_decoding(pipe, 2, 32, 1)["rows"]
+    decoding = measure_decoding(pipe, [], 2, 32, 1)["rows"]
     assert list(decoding) == ["readable", "fast"] and decoding["fast"]["error"] < 1e-5
     assert decoding["readable"]["flops"] > 0 and not decoding["readable"]["error"]
     with pytest.raises(ValueError, match="the examiner judges"):
@@ -159,6 +172,33 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
     assert [path.name for path in plot_speed(report, tmp_path)] == ["quality.png", "flops.png"]
 
 
+def test_a_model_with_random_weights_decodes_by_the_vae_that_is_named(vae, tmp_path, monkeypatch, capsys):
+    small = VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)
+    monkeypatch.setattr("latte.commands.bench_speed.RANDOM_VAES", {"random": small})
+    out = tmp_path / "speed.json"
+    words = [*WORDS, "--parts", "decoding", "--frames", "1", "2", "--sizes", "16", "--rounds", "1", "--out", str(out)]
+    flops = {}
+    for name in ("random", str(vae)):
+        assert main([*words, "--vae", name]) == 0
+        report = json.loads(out.read_text())
+        one, two = report["decoding"]
+        assert report["vae"] == name and report["forward"] == [] and report["sampling"] is None
+        assert [(case["frames"], case["size"], list(case["rows"])) for case in (one, two)] == [
+            (1, 16, ["readable", "fast"]),
+            (2, 16, ["readable", "fast"]),
+        ]
+        flops[name] = one["rows"]["readable"]["flops"]
+        assert two["rows"]["readable"]["flops"] == 2 * flops[name]
+    assert flops["random"] != flops[str(vae)]
+    assert "decoding of one video: 2 frames of 16 x 16" in capsys.readouterr().out
+
+
+def test_random_vaes_have_the_published_sizes():
+    plain, temporal = RANDOM_VAES["random"], RANDOM_VAES["random-temporal"]
+    assert plain.block_out_channels == (128, 256, 512, 512) and not plain.temporal_decoder
+    assert temporal == VAEConfig(temporal_decoder=True)
+
+
 @pytest.mark.parametrize(
     ("words", "say"),
     [
@@ -169,13 +209,16 @@ def test_the_command_writes_its_report_and_plots(tmp_path, capsys):
         ([*WORDS[2:], "--rounds", "0"], "--rounds"),
         ([*WORDS[2:], "--ranges", "2/x"], "broadcast ranges 2/x"),
         ([*WORDS[2:], "--exam"], "no VAE"),
+        ([*WORDS[2:], "--parts", "forward", "decoding"], "--parts decoding: random has no VAE; name one with --vae"),
+        ([*WORDS[2:], "--vae", "nowhere"], "no model at nowhere"),
         ([*WORDS[2:], "--plans", "network:51"], "plan network:51: the number of computed evaluations is 51"),
         ([*WORDS[2:], "--plans", "slow"], "there is no plan 'slow'"),
         ([*WORDS[2:], "--alexnet", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["shapes", "--peer-python", "nowhere"], "--peer-python nowhere: there is no such interpreter"),
         (["shapes", "--peer-python", sys.executable], "diffusers has no class-conditional Latte"),
+        (["shapes", "--parts", "decoding", "--peer-python", "/bin/false"], "cannot run diffusers: it said nothing"),
         ([*WORDS[2:], "--peer-python", __file__], "cannot be run"),
-        ([*WORDS[2:], "--peer-python", "/bin/false"], "cannot run diffusers' Latte: it said nothing"),
+        ([*WORDS[2:], "--peer-python", "/bin/false"], "cannot run diffusers: it said nothing"),
         ([*WORDS[2:], "--plots", os.devnull], "is not a folder"),
     ],
 )
@@ -183,91 +226,3 @@ def test_invalid_arguments_give_a_one_line_error(words, say, capsys):
     assert main(["bench", "speed", *words]) == 2
     error = capsys.readouterr().err
     assert say in error and error.count("\n") == 1
-
-
-class OurNetwork(torch.nn.Module):
-    """Our network with the interface of diffusers' LatteTransformer3DModel."""
-
-    @classmethod
-    def from_config(cls, config, video_length):
-        assert config["_class_name"] == "LatteTransformer3DModel" and video_length == 3
-        return cls()
-
-    def __init__(self):
-        super().__init__()
-        self.network = LatteT2V(LatteT2VConfig(video_length=3, **SHAPE))
-
-    def load_state_dict(self, state):
-        from latte.weights.convert_t2v import t2v_state
-
-        return self.network.load_state_dict(t2v_state(state, self.network.config))
-
-    def forward(self, x, encoder_hidden_states, timestep, return_dict):
-        return (self.network(x.transpose(1, 2), timestep, encoder_hidden_states).transpose(1, 2),)
-
-
-class OurDDIM:
-    """Our DDIM updates with the interface of diffusers' DDIMScheduler."""
-
-    from_config = classmethod(lambda cls, config: cls())
-
-    def set_timesteps(self, count, device):
-        self.schedule = Scheduler().schedule(count, None)
-        self.timesteps = self.schedule.timesteps.flip(0)
-        self.levels = [*Scheduler().training_schedule().alpha_bar_at(self.timesteps).tolist(), 1.0]
-
-    def step(self, eps, t, x, return_dict):
-        k = self.timesteps.tolist().index(int(t))
-        now, then = self.levels[k : k + 2]
-        clean = (x - (1 - now) ** 0.5 * eps) / now**0.5
-        return (then**0.5 * clean + (1 - then) ** 0.5 * eps,)
-
-
-class Thread:
-    """Replaces subprocess.Popen: runs peer_program.serve in a thread of this process."""
-
-    pid = 1
-
-    def __init__(self, program, **_):
-        (requests, to_requests), (from_answers, answers) = os.pipe(), os.pipe()
-        self.stdin, self.stdout = os.fdopen(to_requests, "w"), os.fdopen(from_answers)
-        arguments = (str(program[2]), program[3], 1, os.fdopen(requests), os.fdopen(answers, "w"))
-        self.thread = threading.Thread(target=peer_program.serve, args=arguments, daemon=True)
-        self.thread.start()
-
-    def terminate(self):
-        self.thread.join(5)
-
-    def wait(self):
-        assert not self.thread.is_alive()
-
-
-def test_a_peer_computes_the_same_on_the_same_weights(t2v, monkeypatch):
-    stub = types.SimpleNamespace(__version__="0", LatteTransformer3DModel=OurNetwork, DDIMScheduler=OurDDIM)
-    monkeypatch.setitem(sys.modules, "diffusers", stub)
-    monkeypatch.setitem(sys.modules, "resources", resources)
-    monkeypatch.setattr(peer.subprocess, "Popen", Thread)
-    settings = dict(num_inference_steps=2, guidance_scale=3.0, eta=0.0, seed=0, batch_size=1)
-    with peer.peers(Path("python"), t2v.transformer, torch.device("cpu")) as started:
-        exact = exact_candidates(t2v, ["float32"], False)
-        forward = measure_forward(t2v, exact, started, 3, 32, 5, 1)["rows"]
-        job = job_of(t2v, 2, {"num_frames": 3}, 5, settings, exam=False)
-        assert why_no_peer(job) is None
-        sampling = measure_sampling(job, job_of(t2v, 1, {"num_frames": 3}, 5, settings, False), exact, started, 1, None)
-    names = ["diffusers", "diffusers, memory kept"]
-    assert [each.name for each in started] == names and started[0].versions["diffusers"] == "0"
-    for rows in (forward, sampling["rows"]):
-        assert list(rows)[-2:] == names
-        for row in rows.values():
-            assert list(row["over_peer"]) == names and min(row["over_peer"].values()) > 0
-        assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["peak_mb"] > 0
-    assert forward["diffusers"]["flops"] == forward["readable"]["flops"]
-    job.settings["eta"] = 1.0
-    assert "ddim, without noise" in why_no_peer(job)
-
-
-@pytest.mark.skipif("LATTE_PEER_PYTHON" not in os.environ, reason="needs LATTE_PEER_PYTHON, which has diffusers")
-def test_diffusers_gives_the_same_output(t2v):
-    with peer.peers(Path(os.environ["LATTE_PEER_PYTHON"]), t2v.transformer, torch.device("cpu")) as started:
-        rows = measure_forward(t2v, exact_candidates(t2v, ["float32"], False), started, 3, 32, 5, 1)["rows"]
-    assert rows["diffusers"]["error"] < 1e-5 and rows["diffusers"]["over_peer"]["diffusers"] == 1
