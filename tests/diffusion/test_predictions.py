@@ -1,6 +1,7 @@
 """Noise, v and flow-velocity predictions: each converts to any other, and a network samples identically under all."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_euler_and_heun_match_their_formulas_on_the_linear_path(sampler, order):
     assert ends[:2] == [0.9995, 0.9795]
     assert relative_error(last(sampler(denoise, NOISE, schedule)), x) < 1e-9
     assert relative_error(last(sampler(denoise, NOISE.float(), schedule)), x) < 1e-5
+
+
+def test_dpm_solver_matches_its_formula_on_the_linear_path():
+    """DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2) with alpha = 1 - u and sigma = u.
+
+    The first and the last step are of order 1.
+    """
+    schedule = Scheduler("dpm_multistep", "trailing", flow=True).schedule(50)
+    ends = [*((schedule.timesteps.flip(0).double() + 0.5) / 1000).tolist(), 0.0]
+    x = network_input("flow", NOISE, *factors(schedule, 49, NOISE))
+    half_log_snr = lambda u: math.log((1 - u) / u) if u else math.inf
+    steps = [half_log_snr(there) - half_log_snr(here) for here, there in itertools.pairwise(ends)]
+    clean = []
+    for k, (here, there) in enumerate(itertools.pairwise(ends)):
+        clean.append(x - here * velocity(x, torch.full((2,), 1000 * here - 0.5)))
+        ahead = clean[k]
+        if k and there:
+            r = steps[k - 1] / steps[k]
+            ahead = (1 + 1 / (2 * r)) * clean[k] - 1 / (2 * r) * clean[k - 1]
+        x = there / here * x - (1 - there) * math.expm1(-steps[k]) * ahead
+    denoise = predicting_noise(velocity, FLOW, "flow")
+    assert relative_error(last(dpm_multistep(denoise, NOISE, schedule)), x) < 1e-9
+    assert relative_error(last(dpm_multistep(denoise, NOISE.float(), schedule)), x) < 1e-5
 
 
 @pytest.mark.parametrize("sampler", ALL)

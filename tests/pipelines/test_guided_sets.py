@@ -1,4 +1,4 @@
-"""Sets of videos made with each guidance method, schedule or a weaker model: interrupted and completed."""
+"""Sets of videos made with each way to guide, an interval or a weaker model: interrupted and completed."""
 
 from importlib import import_module
 
@@ -14,6 +14,7 @@ WAYS = {
     "cfg-zero": ["--guidance-method", "cfg-zero"],
     "cfg++": ["--guidance-method", "cfg++", "--cfg-scale", "0.7"],
     **{shape: ["--guidance-schedule", shape] for shape in ("linear", "cosine", "beta")},
+    "interval": ["--cfg-interval", "100", "900"],
     "autoguidance": ["--autoguidance", "{root}/weaker"],
 }
 

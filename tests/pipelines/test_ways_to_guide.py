@@ -1,6 +1,7 @@
 """Guidance methods in calls of both kinds of models: what they change, what they remember, and what they reject."""
 
 import json
+import math
 from itertools import pairwise
 
 import pytest
@@ -55,7 +56,14 @@ def classes(strength=1.0, **changes):
 
 
 def pipeline(kind):
-    return classes() if kind == "classes" else LattePipeline(awake(LatteT2V(LatteT2VConfig(**TEXT))))
+    if kind == "text":
+        return LattePipeline(awake(LatteT2V(LatteT2VConfig(**TEXT))))
+    return classes(prediction="flow" if kind == "flow" else "eps")
+
+
+def conditions(pipe):
+    """The conditions of the two videos and their null conditions, as the network takes them."""
+    return embeddings() if pipe.takes_prompts else torch.tensor([[0, 2], [3, 3]])
 
 
 def embeddings(second=2):
@@ -90,9 +98,72 @@ def test_plain_guidance_matches_a_reference_loop(pipe):
     said = dict(guidance_method="cfg", guidance_options={}, guidance_schedule="constant")
     with fast_paths(False), trapped(*OWN_CODE):
         found = [latents(pipe, latents=start, **options) for options in ({}, said)]
-    y, null = embeddings() if pipe.takes_prompts else torch.tensor([[0, 2], [3, 3]])
-    *_, expected = ddim(guided(pipe.transformer, y, null, 3.0), start.transpose(1, 2), pipe.scheduler.schedule(5))
+    denoise = guided(pipe.transformer, *conditions(pipe), 3.0)
+    *_, expected = ddim(denoise, start.transpose(1, 2), pipe.scheduler.schedule(5))
     assert all(torch.equal(each.transpose(1, 2), expected) for each in found)
+
+
+TIMES = [900, 700, 450, 250, 50]
+EXCESS = {  # of the scale over 1, at the time u in 0 to 1
+    "linear": lambda u: 2 - 2 * u,
+    "cosine": lambda u: 1 + math.cos(math.pi * u),
+    "beta": lambda u: 6 * u * (1 - u),
+}
+
+
+def inner(p, q):
+    """The inner product of each video."""
+    return (p * q).sum((1, 2, 3, 4), keepdim=True)
+
+
+def one_step(name, k, x, c, n, a, s, flow, before):
+    """Step k of a way, as its paper describes it, from x = a x_0 + s eps.
+
+    Args:
+        c, n: The conditional and the negative noise in x.
+        before: What the previous step returned last; 0 at first.
+
+    Returns:
+        The clean latents, the noise to add to them, and what the next step needs.
+    """
+    clean = lambda eps: (x - s * eps) / a
+    if name == "cfg++":  # arXiv 2406.08070: the noise is that without a condition
+        return clean(n + 0.7 * (c - n)), n, None
+    if name.startswith("apg"):  # arXiv 2410.02416
+        limit, momentum = (20, 0.0) if name == "apg, threshold" else (math.inf, -0.5)
+        average = update = clean(c) - clean(n) + momentum * before
+        update = update * (limit / (inner(update, update) / 3).sqrt()).clamp(max=1)  # 3 frames
+        update = update - inner(update, clean(c)) / inner(clean(c), clean(c)) * clean(c)
+        x0 = clean(c) + 2 * update
+        return x0, (x - a * x0) / s, average
+    if name in ("cfg-zero", "zero-init"):  # arXiv 2503.18886
+        p, q = (1, 1) if flow else (a, s)  # of the velocity p eps - q x_0
+        v, w = (p * eps - q * clean(eps) for eps in (c, n))
+        w = inner(v, w) / inner(w, w) * w
+        v = 0 * v if name == "zero-init" and k == 0 else w + 3 * (v - w)
+        return (p * x - s * v) / (a * p + s * q), (q * x + a * v) / (a * p + s * q), None
+    eps = n + (1 + 2 * EXCESS[name](TIMES[k] / 1000)) * (c - n)
+    return clean(eps), eps, None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["classes", "text", "flow"])
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_matches_a_reference_loop(name, kind):
+    """DDIM without fresh noise at unevenly spaced timesteps."""
+    pipe, flow = pipeline(kind), kind == "flow"
+    start = torch.randn(2, 4, 3, 4, 4)
+    with fast_paths(False):
+        found = latents(pipe, latents=start, timesteps=TIMES, **WAYS[name])
+    x, before, both = start.transpose(1, 2), 0, conditions(pipe).flatten(0, 1)
+    levels = [*pipe.scheduler.training_schedule().alphas_cumprod[TIMES].tolist(), 1.0]
+    factors = [(level**0.5, (1 - level) ** 0.5) for level in levels]
+    for k, ((a, s), (a_next, s_next)) in enumerate(pairwise(factors)):
+        out = pipe.transformer(torch.cat([x, x]) / (a + s if flow else 1), torch.full((4,), TIMES[k]), both)[:, :, :4]
+        c, n = ((x + a * z) / (a + s) if flow else z for z in out.chunk(2))
+        x0, eps, before = one_step(name, k, x, c, n, a, s, flow, before)
+        x = a_next * x0 + s_next * eps
+    assert relative_error(found.transpose(1, 2), x) < 1e-5
 
 
 @pytest.mark.parametrize("name", [*WAYS, "autoguidance"])

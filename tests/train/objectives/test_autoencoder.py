@@ -83,6 +83,7 @@ DETAILED = ["thumbnail_weight=0.5", "model.latent_channels=6"]
         ["thumbnail_weight=0.5"],
         ["thumbnail_scale=2", *DETAILED],
         ["detail_scale=9", *DETAILED],
+        ["whiten_latents=true"],
         ["freeze_encoder=true"],
     ],
 )
@@ -94,8 +95,10 @@ def test_each_option_changes_a_run_and_resumes_bit_exactly(words, tmp_path):
     run(settings(*words, "steps=2"), tmp_path / "parts")
     run(settings(*words), tmp_path / "parts")
     run(settings(*words[1:]), tmp_path / "off")
-    whole, parts, off = (tensors(checkpoint.latest(tmp_path / name)) for name in ("whole", "parts", "off"))
+    folders = [tmp_path / name for name in ("whole", "parts", "off")]
+    whole, parts, off = (load_file(folder / "final/model.safetensors") for folder in folders)
     assert same(whole, parts) and not same(whole, off)
+    assert same(*(tensors(checkpoint.latest(folder)) for folder in folders[:2]))
     if frozen:
         configs = [json.loads((tmp_path / name / "final/config.json").read_text()) for name in ("whole", "parts")]
         assert configs[0] == configs[1] == json.loads((tmp_path / "first/final/config.json").read_text())

@@ -92,6 +92,15 @@ def test_a_stopped_run_resumes_bit_exactly(name, vae, tmp_path):
         assert not [name for name in names[0] if "head" in name]
 
 
+def test_self_alignment_trains_the_layers_up_to_its_block(vae, tmp_path):
+    """In the first step, while zero weights keep the gradient of the diffusion loss from them."""
+    for name, words in (("on", ALIGN), ("off", [])):
+        run(small(vae, *WORDS, *words, "steps=1"), tmp_path / name)
+    on, off = (load_file(checkpoint.latest(tmp_path / name) / "model.safetensors") for name in ("on", "off"))
+    layers = {name.rpartition(".")[0] for name in on if not torch.equal(on[name], off[name])}
+    assert on.keys() == off.keys() and layers == {"patch_embed", "blocks.0.modulation.linear"}
+
+
 def test_several_processes_learn_the_same_as_one(vae, tmp_path):
     own = "model.self_condition=true"
     routed = [*WORDS, own, *ROUTE, "num_images=1", "model.depth=4", "model.variant=2", "route_start=1", "route_end=2"]
