@@ -17,7 +17,7 @@ GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doub
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
+    """The learning rate of a step, counted from 0. The cosine is that of Loshchilov & Hutter 2017, arXiv 1608.03983."""
     if config.schedule == "trapezoid":
         return config.learning_rate * trapezoid(config, step)
     if step < config.warmup:
