@@ -100,9 +100,9 @@ def grouped(rows: dict[str, dict]) -> dict[str, list[dict]]:
 
 
 def style(i: int, found: list) -> dict[str, Any]:
-    """The colour and the markers of group i: stars for a single setting; other markers where colours repeat."""
+    """The colour and the markers of group i: stars or crosses for a single setting; others where colours repeat."""
     if len(found) == 1:
-        return {"color": f"C{i % 10}", "marker": "*", "markersize": 10}
+        return {"color": f"C{i % 10}", "marker": "*P"[i // 10 % 2], "markersize": 10}
     return {"color": f"C{i % 10}", "marker": "osDv"[i // 10 % 4]}
 
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latte.device import arithmetic
 from latte.eval.bench.original_blocks import check_has_original, original_blocks
+from latte.eval.bench.products import fastest
 from latte.eval.bench.resources import timed
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
@@ -49,11 +50,14 @@ class RandomLatents:
 
 
 def matmul_rate(precision: str, device: torch.device, repeats: int = 10, side: int | None = None) -> float:
-    """Floating-point operations per second of a large matrix product in some precision: the fastest of `repeats`."""
+    """Floating-point operations per second of a large matrix product in some precision: the fastest of `repeats`.
+
+    On a CPU it is computed by the faster of PyTorch and oneDNN.
+    """
     side, dtype = side or SIDES[device.type], COMPUTE_DTYPES[precision]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with arithmetic(precision):
-        return 2 * side**3 / min(timed(lambda: a @ b, device, repeats))
+        return 2 * side**3 / min(timed(fastest(torch.ops.aten.mm.default, (a, b)), device, repeats))
 
 
 def step_flops(config: LatteConfig, num_images: int, train: TrainConfig | None = None) -> int:

@@ -1,15 +1,17 @@
-"""`latte plan`: print and draw what a plan computes, and its FLOPs, before anything is sampled."""
+"""`latte plan`: print, draw or write what a plan computes, and its FLOPs, before anything is sampled."""
 
 from argparse import Namespace
 
+from latte.commands.options.planning import PLAN_FILE
 from latte.commands.sampling_options import apply_plan_options, open_pipeline
 from latte.plans.cost import WEAKER_KIND, network_cost
 from latte.plans.picture import draw_plan, plan_table
+from latte.plans.plan_file import write_plan
 from latte.sampling_loop import call_plan
 
 
 def main(args: Namespace) -> None:
-    """Print the plan, and draw it if --out is given."""
+    """Print the plan, and draw or write it if --out is given."""
     pipe, settings, _ = open_pipeline(args)
     exact = call_plan(pipe, settings)
     apply_plan_options(pipe, args)
@@ -24,6 +26,11 @@ def main(args: Namespace) -> None:
     print(f"{name}: {flops / 1e9:.1f} of {whole / 1e9:.1f} GFLOPs per video, {whole / flops:.2f} times fewer"
           + (f"; {away / 1e9:.1f} of them are the weaker network's" if away else "")
           + (", or even fewer, depending on the data" if plan.tested else ""))  # fmt: skip
-    if args.out is not None:
+    if args.out is None:
+        return
+    if args.out.suffix.lower() == PLAN_FILE:
+        about = {"made": name, "share_of_flops": round(flops / whole, 4)}
+        print(f"wrote {write_plan(plan, args.out, about)}")
+    else:
         title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"
         print(f"wrote {draw_plan(plan, exact, cost, args.out, title)}")

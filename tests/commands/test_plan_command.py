@@ -98,6 +98,11 @@ def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):
     assert main(["plan", str(folder), *STEPS, "--plan", "network:2+gate:50%"]) == 0
     said = capsys.readouterr().out
     assert "network:2+gate:50%: " in said and "spatial   #....#" in said and "guidance  222ddd" in said
+    file = str(tmp_path / "rule.json")
+    assert main(["plan", str(folder), *STEPS, "--plan", "network:2+gate:50%", "--out", file]) == 0
+    assert f"wrote {file}" in capsys.readouterr().out
+    assert main(["plan", str(folder), *STEPS, "--plan", file]) == 0
+    assert capsys.readouterr().out == said.replace("network:2+gate:50%", file)
     assert main(["plan", str(folder), *STEPS, "--plan", "tea-cache"]) == 0
     assert "or even fewer, depending on the data" in capsys.readouterr().out
     many = ["sample", str(folder), *STEPS, "--n", "2", "--out", str(tmp_path / "a")]
@@ -116,7 +121,7 @@ def test_rules_are_shown_sampled_and_recorded_by_name(folder, tmp_path, capsys):
             "plan cross:3: this model has no 'cross' layers; it has spatial, temporal, mlp",
         ),
         (["plan", "--plan", "network:3,every=2"], "network has no option 'every'; its options are computed, order"),
-        (["plan", "--out", "a.txt"], "--out a.txt is not a picture: give a .png, .pdf or .svg"),
+        (["plan", "--out", "a.txt"], "--out a.txt is neither a picture nor a plan: give a .png, .pdf or .svg"),
         (["plan", "--tokens", "0"], "--tokens is 0; it must be from 1 to 4096"),
         (["calibrate", "--budget", "1.5"], "--budget is 1.5; it is a share of the exact FLOPs"),
         (["calibrate", "--budget", "0.01", "--videos", "1"], "no plan takes 0.01 of the exact FLOPs or less"),

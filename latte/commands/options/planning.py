@@ -20,6 +20,7 @@ Every plan is measured on the final videos of a few prompts or classes, against 
 """
 COSTS = ("flops", "time")
 PICTURES = (".png", ".pdf", ".svg")
+PLAN_FILE = ".json"
 
 
 def plan_parser() -> Parser:
@@ -32,18 +33,22 @@ def plan_parser() -> Parser:
     add("model", nargs="?", default="shapes", help="a folder, or a bundled model (default: shapes)")
     add_plan_options(parser)
     add("--tokens", type=int, default=120, help="tokens of a prompt, for text to video (default: 120)")
-    add("--out", type=Path, help="also draw the plan: a .png, .pdf or .svg file")
+    add("--out", type=Path, help="also draw the plan, as a .png, .pdf or .svg file, or write it as a .json file")
     add_sampling_options(parser)
     return parser
 
 
 def plan_options(argv: list[str]) -> Namespace:
-    """Parse the options of `latte plan`. Raises ValueError if a value is out of range, or --out is not a picture."""
+    """Parse the options of `latte plan`.
+
+    Raises:
+        ValueError: A value is out of range, or --out is neither a picture nor a plan.
+    """
     args = plan_parser().parse_args(argv)
     check_sampling_ranges(args)
     check_plan_options(args)
-    if args.out is not None and args.out.suffix.lower() not in PICTURES:
-        raise ValueError(f"--out {args.out} is not a picture: give a .png, .pdf or .svg")
+    if args.out is not None and args.out.suffix.lower() not in (*PICTURES, PLAN_FILE):
+        raise ValueError(f"--out {args.out} is neither a picture nor a plan: give a .png, .pdf or .svg, or a .json")
     check_out_file(args.out)
     if not 1 <= args.tokens <= 4096:
         raise ValueError(f"--tokens is {args.tokens}; it must be from 1 to 4096")
