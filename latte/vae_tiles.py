@@ -15,12 +15,17 @@ def decode_in_tiles(vae: VideoVAE, tile: int | None) -> None:
     """Make a VAE decode frames in tiles from now on, see `decode_tiles`.
 
     Args:
-        vae: The VAE. The tiling is attached to its autoencoder, and replaces an earlier one.
+        vae: The VAE. The tiling is attached to its autoencoder, around what decodes there, in place of an earlier one.
         tile: The side of a tile, in latents. None: the VAE decodes whole frames again.
     """
-    vars(vae.model).pop("decode", None)
+    decode = vae.model.decode
+    if isinstance(decode, partial) and decode.func is decode_tiles:
+        decode = decode.args[0]
     if tile is not None:
-        vars(vae.model)["decode"] = partial(decode_tiles, vae.model.decode, tile=tile, factor=vae.factor)
+        decode = partial(decode_tiles, decode, tile=tile, factor=vae.factor)
+    vars(vae.model).pop("decode", None)
+    if decode != vae.model.decode:  # not the class's own method
+        vars(vae.model)["decode"] = decode
 
 
 def tile_starts(side: int, tile: int) -> list[int]:

@@ -88,7 +88,7 @@ MODERN = Ablation(
     "network has not learned. Arms minimise different losses, so losses do not compare and are not shown. "
     "Timesteps of the base are drawn uniformly. Another average is that of length 0.1, made after the training. "
     "Schedules end with the training, also where it has a quarter of the clips. "
-    f"The five parts are {', '.join(FIVE)}. Their arm, and the one that is called so, have half batches and twice the "
-    "learning rate.",
+    f"The five parts are {', '.join(FIVE)}. They are trained in half batches with twice the learning rate, and so is "
+    "'base, a quarter of the clips, half batches'.",
     recipe_differs=True,
 )

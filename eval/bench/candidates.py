@@ -191,16 +191,16 @@ def compare(
             in any case.
 
     Returns:
-        The rows by name, and the outputs by name. A row holds "dtype", "compiled", "compile_seconds" of wall-clock time
-        until the first result, the "seconds" of each round, their "min" and "median", "flops" and their "share" of the
-        machine's rate, "peak_mb" besides the weights in 10^6 bytes, the relative "error", the "ratio" of the
-        reference's time to its own, and "over_peer", the ratio for each peer of its precision. Ratios are those of the
-        least times. Unknown values are None.
+        The rows by name, and the outputs by name. A row holds "dtype", "compiled", for compiled ones the
+        "first_seconds" of wall-clock time of the first call, the "seconds" of each round, their "min" and "median",
+        "flops" and their "share" of the machine's rate, "peak_mb" besides the weights in 10^6 bytes, the relative
+        "error", the "ratio" of the reference's time to its own, and "over_peer", the ratio for each peer of its
+        precision. Ratios are those of the least times. Unknown values are None.
     """
     compiled = [entry for entry in entries if entry.compiled]
     if compiled:
         torch.compiler.reset()  # so that code is made for these shapes, not for all shapes seen so far
-    compiling = {entry.name: first_seconds(entry) for entry in compiled}
+    first_calls = {entry.name: first_seconds(entry) for entry in compiled}
     work = {entry.name: entry.time for entry in entries}
     operations = {}
     for dtype in dict.fromkeys(entry.dtype for entry in entries):
@@ -218,7 +218,7 @@ def compare(
         rows[entry.name] = {
             "dtype": entry.dtype,
             "compiled": entry.compiled,
-            "compile_seconds": compiling.get(entry.name),
+            "first_seconds": first_calls.get(entry.name),
             "seconds": seconds[entry.name],
             "min": least,
             "median": median(seconds[entry.name]),

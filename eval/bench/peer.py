@@ -120,9 +120,9 @@ def peers(python: Path | None, networks: Mapping[str, nn.Module], device: torch.
         for module in (peer_program, resources):
             shutil.copy(str(module.__file__), folder)
         for part, network in networks.items():
+            write_json(folder / part / "config.json", published_config(network))  # rejects what diffusers lacks
             own = not isinstance(network, LatteT2V)  # our autoencoders have diffusers' names
             state = network.state_dict() if own else t2v_state_for_diffusers(network)
-            write_json(folder / part / "config.json", published_config(network))
             write_tensors(folder / part / "weights.safetensors", state)
         names = {"diffusers": False, **({"diffusers, memory kept": True} if device.type == "cpu" else {})}
         try:

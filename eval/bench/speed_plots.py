@@ -7,6 +7,7 @@ from typing import Any
 from latte.files import replacing
 
 EXACT = 60  # dB: videos that are closer than this differ by rounding
+CACHES = ("PAB", "plan ")  # how the names of caches begin
 
 
 def plot_speed(report: dict, folder: Path) -> list[Path]:
@@ -69,7 +70,7 @@ def draw_quality(axes: list, rows: dict[str, dict]) -> None:
     for each, key, label in zip(axes, ("psnr", "ssim"), ("PSNR to the exact videos, dB", "SSIM to the exact videos")):
         for i, (name, found) in enumerate(groups.items()):
             seconds = [row["min"] for row in found]
-            if found[0]["psnr"] > EXACT:
+            if found[0]["psnr"] > EXACT and not name.startswith(CACHES):
                 each.axvline(seconds[0], color="grey", linestyle=("-", "--", ":", "-.")[i % 4], label=f"exact: {name}")
             else:
                 each.plot(seconds, [row[key] for row in found], **style(i, found), label=name)
@@ -93,14 +94,14 @@ def grouped(rows: dict[str, dict]) -> dict[str, list[dict]]:
     groups: dict[str, list[dict]] = {}
     for name, row in rows.items():
         first, _, rest = name.partition(" ")
-        rule = rest.partition(":")[0]
-        group = "PAB" if first == "PAB" else rule if first == "plan" and ":" in rest else name
+        one_rule = first == "plan" and ":" in rest and "+" not in rest
+        group = f"plan {rest.partition(':')[0]}" if one_rule else "PAB" if first == "PAB" else name
         groups.setdefault(group, []).append(row)
     return {group: sorted(found, key=lambda row: row["min"]) for group, found in groups.items()}
 
 
 def style(i: int, found: list) -> dict[str, Any]:
-    """The colour and the markers of group i: stars or crosses for a single setting; others where colours repeat."""
+    """The colour and the markers of group i: stars or crosses for a single setting; others once colours repeat."""
     if len(found) == 1:
         return {"color": f"C{i % 10}", "marker": "*P"[i // 10 % 2], "markersize": 10}
     return {"color": f"C{i % 10}", "marker": "osDv"[i // 10 % 4]}

@@ -5,12 +5,12 @@ from latte.eval.reporting import markdown_table
 FORWARD = {
     "s": ("min", 1, ".4g"), "median": ("median", 1, ".4g"), "GFLOP": ("flops", 1e-9, ".4g"),
     "of matmul": ("share", 1, ".0%"), "over floor": ("over_floor", 1, ".2f"), "peak MB": ("peak_mb", 1, ".4g"),
-    "compile s": ("compile_seconds", 1, ".3g"), "error": ("error", 1, ".1e"), "ratio": ("ratio", 1, ".2f"),
+    "first s": ("first_seconds", 1, ".3g"), "error": ("error", 1, ".1e"), "ratio": ("ratio", 1, ".2f"),
 }  # fmt: skip
 SAMPLING = {
-    "s": ("min", 1, ".4g"), "s a step": ("per_step", 1, ".4g"), "GFLOP": ("flops", 1e-9, ".4g"),
-    "of matmul": ("share", 1, ".0%"), "peak MB": ("peak_mb", 1, ".4g"), "PSNR": ("psnr", 1, ".1f"),
-    "SSIM": ("ssim", 1, ".4f"), "LPIPS": ("lpips", 1, ".4f"), "error": ("error", 1, ".1e"),
+    "s": ("min", 1, ".4g"), "s a step": ("per_step", 1, ".4g"), "first s": ("first_seconds", 1, ".3g"),
+    "GFLOP": ("flops", 1e-9, ".4g"), "of matmul": ("share", 1, ".0%"), "peak MB": ("peak_mb", 1, ".4g"),
+    "PSNR": ("psnr", 1, ".1f"), "SSIM": ("ssim", 1, ".4f"), "LPIPS": ("lpips", 1, ".4f"), "error": ("error", 1, ".1e"),
     "ratio": ("ratio", 1, ".2f"),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from latte import __version__
-from latte.commands.options.benchmarks import PAB_RANGES, PARTS, RANDOM, RANDOM_VAES, random_shape
+from latte.commands.options.benchmarks import PAB_RANGES, RANDOM, RANDOM_VAES, random_shape
 from latte.commands.parser import write_result
 from latte.commands.sampling_options import call_settings, open_pipeline
 from latte.device import usable_device
@@ -107,12 +107,13 @@ def open_model(args: argparse.Namespace) -> tuple[LattePipeline, dict[str, Any]]
     if args.model not in RANDOM:
         pipe, settings, _ = open_pipeline(args)
     else:
+        vae = vae_of_random(args)
         network = random_network(random_shape(args.model, args.changes), args.seed).to(DTYPES[args.dtype])
-        pipe = LattePipeline(network, vae_of_random(args))
+        pipe = LattePipeline(network, vae)
         pipe.to(usable_device(args.device))
         settings = call_settings(pipe, args)
-    if pipe.vae is None and "decoding" in args.parts and args.parts != list(PARTS):
-        raise ValueError(f"--parts decoding: {args.model} has no VAE; name one with --vae")
+    if pipe.vae is None and "decoding" in args.asked_parts:
+        raise ValueError(f"--parts decoding: {args.model} has no VAE: add --vae with a folder")
     settings["batch_size"] = min(settings["batch_size"], args.num_videos)  # no batch is padded with copies
     if "sampling" in args.parts:
         candidates = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
@@ -139,11 +140,19 @@ def random_network(config: LatteT2VConfig | LatteConfig, seed: int) -> LatteT2V 
 
 
 def vae_of_random(args: argparse.Namespace) -> VideoVAE | None:
-    """The VAE that --vae gives a model with random weights: a key of RANDOM_VAES, or any that `latte sample` takes."""
+    """The VAE that --vae gives a model with random weights: a key of RANDOM_VAES, or any that `latte sample` takes.
+
+    Raises:
+        ValueError: There is no such VAE.
+    """
     if args.vae is None:
         return None
     if args.vae not in RANDOM_VAES:
-        return load_vae(find_vae(args.vae, Path(), not args.download), DTYPES[args.dtype], args.variant)
+        try:
+            found = find_vae(args.vae, Path(), not args.download)
+        except ValueError as error:
+            raise ValueError(f"{error}; VAEs with random weights are {' and '.join(RANDOM_VAES)}") from error
+        return load_vae(found, DTYPES[args.dtype], args.variant)
     torch.manual_seed(args.seed)
     vae = VideoVAE(AutoencoderKL(RANDOM_VAES[args.vae])).eval().requires_grad_(False)
     return prepare(vae.to(DTYPES[args.dtype]))

@@ -1,6 +1,7 @@
 """`latte plan`: print, draw or write what a plan computes, and its FLOPs, before anything is sampled."""
 
 from argparse import Namespace
+from pathlib import Path
 
 from latte.commands.options.planning import PLAN_FILE
 from latte.commands.sampling_options import apply_plan_options, open_pipeline
@@ -29,8 +30,8 @@ def main(args: Namespace) -> None:
     if args.out is None:
         return
     if args.out.suffix.lower() == PLAN_FILE:
-        about = {"made": name, "share_of_flops": round(flops / whole, 4)}
-        print(f"wrote {write_plan(plan, args.out, about)}")
+        share = {} if plan.tested else {"share_of_flops": round(flops / whole, 4)}
+        print(f"wrote {write_plan(plan, args.out, {'made': Path(name).name, **share})}")
     else:
         title = f"{args.model}, {name}: {whole / flops:.2f} times fewer FLOPs than the exact plan"
         print(f"wrote {draw_plan(plan, exact, cost, args.out, title)}")

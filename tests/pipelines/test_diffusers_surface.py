@@ -14,7 +14,7 @@ from published import PROMPTS, QUICK
 from latte import LattePipeline
 from latte.models.latte import Latte, LatteConfig
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.vae_tiles import decode_tiles, tile_starts
+from latte.vae_tiles import decode_in_tiles, decode_tiles, tile_starts
 from latte.weights.convert_latte import state_for_original
 from latte.weights.tensors import CheckpointError, write_tensors
 
@@ -197,8 +197,8 @@ def test_tiled_decoding_uses_smaller_inputs_and_is_close(monkeypatch):
     network = awake(Latte(LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=12, num_frames=2)))
     vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)))
     pipe, sides = LattePipeline(network, vae), []
-    decode = AutoencoderKL.decode
-    monkeypatch.setattr(AutoencoderKL, "decode", lambda model, z: sides.append(tuple(z.shape[2:])) or decode(model, z))
+    decode = vae.model.decode
+    monkeypatch.setattr(vae.model, "decode", lambda z: sides.append(tuple(z.shape[2:])) or decode(z))
     call = lambda: pipe(num_inference_steps=2, height=24, width=16, output_type="pt", progress=False, seed=1).frames
     whole = call()
     pipe.enable_vae_tiling(16)
@@ -210,9 +210,21 @@ def test_tiled_decoding_uses_smaller_inputs_and_is_close(monkeypatch):
     sides.clear(), call()
     assert sides == [(10, 8), (10, 8)]
     pipe.disable_vae_tiling()
+    sides.clear()
     assert torch.equal(call(), whole)
     with pytest.raises(ValueError, match="tile_size is 15; this VAE needs a multiple of 2"):
         pipe.enable_vae_tiling(15)
+
+
+def test_a_copy_of_a_tiled_vae_decodes_by_its_own_weights():
+    vae = VideoVAE(AutoencoderKL(VAEConfig(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=4)))
+    latents = torch.randn(1, 1, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    decode_in_tiles(vae, 8)
+    other = copy.deepcopy(vae)
+    other.model.decoder.conv_out.bias.data += 1
+    torch.testing.assert_close(other.decode(latents), vae.decode(latents) + 1)
+    decode_in_tiles(other, None)
+    assert "decode" not in vars(other.model) and "decode" in vars(vae.model)
 
 
 @pytest.mark.parametrize("sides", [(9, 14), (8, 8), (8, 30), (65, 7)])

@@ -39,7 +39,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("model", help=f"{words}, and with --vae {' or '.join(RANDOM_VAES)} a full-size VAE")
     words = "for random, such as num_layers=4 attention_head_dim=72; for random-latte, such as depth=12 num_classes=101"
     add("changes", nargs="*", metavar="key=value", help=words)
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to time (default: all)")
+    add("--parts", nargs="+", choices=PARTS, help="what to time (default: all that the model has)")
     add("--frames", type=int, nargs="+", help="frames of a video (default: as in training)")
     add("--sizes", type=int, nargs="+", help="sides of a frame in pixels (default: as in training)")
     add("--text-tokens", type=int, nargs="+", default=[20], help="random text tokens of an evaluation (default: 20)")
@@ -61,6 +61,7 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
     args = parser.parse_intermixed_args(argv)
+    args.asked_parts, args.parts = args.parts or [], args.parts or list(PARTS)
     check_speed_options(args)
     return args
 
@@ -75,11 +76,16 @@ def check_speed_options(args: Namespace) -> None:
     check_sampling_ranges(args)
     for plan in args.plans:
         check_rule_words(plan)
+    names = " or ".join(RANDOM)
     if args.model in RANDOM:
         random_shape(args.model, args.changes)
+        if "decoding" in args.asked_parts and args.vae is None:
+            vaes = " or ".join(RANDOM_VAES)
+            raise ValueError(f"--parts decoding: {args.model} has no VAE: add --vae with a folder, {vaes}")
     elif args.changes:
-        names = " or ".join(RANDOM)
         raise ValueError(f"{args.changes[0]} changes the shape of {names}, not of {args.model}: leave it out")
+    elif args.vae in RANDOM_VAES and not Path(args.vae).exists():
+        raise ValueError(f"--vae {args.vae} is for {names}: give {args.model} the folder of a VAE")
     check_out_file(args.out)
     if args.plots is not None:
         check_out_folder(args.plots)

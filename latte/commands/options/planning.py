@@ -25,7 +25,7 @@ PLAN_FILE = ".json"
 
 def plan_parser() -> Parser:
     """The options of `latte plan`."""
-    description = "Print and draw what a plan computes, and its FLOPs, before anything is sampled."
+    description = "Print, draw or write what a plan computes, and its FLOPs, before anything is sampled."
     parser = Parser(
         prog="latte plan", description=description, formatter_class=RawDescriptionHelpFormatter, epilog=rules_help()
     )

@@ -121,7 +121,7 @@ def add_plan_options(parser: argparse._ActionsContainer) -> None:
     several = parser.add_mutually_exclusive_group()
     words = "Pyramid Attention Broadcast: reuse outputs over steps, such as spatial=2 temporal=3 cross=6"
     several.add_argument("--pab", nargs="+", metavar="KIND=RANGE", help=words)
-    words = "compute less by a plan: a file of `latte calibrate`, a name in the model's folder, such as fast, or rules "
+    words = "compute less by a plan: a plan file, a name in the model's folder, such as fast, or rules "
     words += f"such as network:17 ({', '.join(RULES)}; see `latte plan --help`)"
     several.add_argument("--plan", type=Path, metavar="FILE|NAME|RULES", help=words)
 
