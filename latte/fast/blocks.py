@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latte.fast.bfloat16_attention import attend_by_products
+from latte.fast.float32_attention import attend_by_onednn
 from latte.fast.kernels import FastLinear
 from latte.models.attention import AxialAttention, CrossAttention, SplitAttention, attend, rotate
 from latte.models.block import Block, FeedForward
@@ -122,9 +123,11 @@ class FastAttention(FastLayer):
 
 
 def attend_of(layer: AxialAttention | CrossAttention) -> Callable[..., Tensor]:
-    """The function by which a layer attends; in bfloat16 on a CPU, products instead of PyTorch's kernel."""
-    replaced = layer.attend is not attend
-    return layer.attend if replaced or layer.proj.weight.dtype != torch.bfloat16 else attend_by_products
+    """The function by which a layer attends; on a CPU, products instead of PyTorch's kernel where they are faster."""
+    if layer.attend is not attend:
+        return layer.attend
+    by_products = {torch.bfloat16: attend_by_products, torch.float32: attend_by_onednn}
+    return by_products.get(layer.proj.weight.dtype, attend)
 
 
 class FastSplit:
