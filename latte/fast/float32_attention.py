@@ -14,17 +14,7 @@ SCORES_AT_ONCE = 1 << 19  # they stay in a core's own cache
 
 
 def attend_by_onednn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, like latte.models.attention.attend, which computes what this does not.
-
-    Args:
-        q: Queries (n, heads, tokens, e).
-        k: Keys (n, heads, keys, e).
-        v: Values, same shape as the keys.
-        mask: Added to the scores (n, 1, 1 or tokens, keys).
-
-    Returns:
-        The attended values, same shape as the queries.
-    """
+    """Like latte.models.attention.attend, of which heads are axis 1 here, and which computes what this does not."""
     if not pays(q, k, v, mask):
         return attend(q, k, v, mask)
     (n, heads, tokens, e), keys = q.shape, k.shape[2]
