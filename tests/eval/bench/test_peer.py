@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from speed_models import SHAPE, shorten, text_pipeline
+from speed_models import SHAPE
 from torch._dynamo.testing import CompileCounter
 
 from latte import LattePipeline
@@ -23,16 +23,7 @@ from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.scheduler import Scheduler
 
 CPU, NAMES = torch.device("cpu"), ["diffusers", "diffusers, memory kept"]
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    shorten(monkeypatch)
-
-
-@pytest.fixture
-def t2v():
-    return text_pipeline()
+pytestmark = pytest.mark.usefixtures("short")
 
 
 def with_vae(pipe: LattePipeline, temporal: bool) -> LattePipeline:

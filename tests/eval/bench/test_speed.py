@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from awake_models import awake_pipeline
-from speed_models import SHAPE, shorten, text_pipeline
+from speed_models import SHAPE, text_pipeline
 from torch._dynamo.testing import CompileCounter
 
 from latte import LattePipeline
@@ -26,16 +26,7 @@ from latte.models.vae import AutoencoderKL
 from latte.models.vae_config import VAEConfig
 
 WORDS = ["bench", "speed", "random", *(f"{name}={value}" for name, value in SHAPE.items()), "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    shorten(monkeypatch)
-
-
-@pytest.fixture
-def t2v():
-    return text_pipeline()
+pytestmark = pytest.mark.usefixtures("short")
 
 
 def operations(pipe: LattePipeline, fast: bool) -> list[int]:
