@@ -12,9 +12,9 @@ def keep_freed_memory() -> bool:
     """Make this process keep the memory of freed tensors for later ones, with glibc (Linux).
 
     glibc maps every block of 32 MB or more anew, and the kernel clears its pages each time: a network on a CPU spends a
-    seventh of its time on that (docs/performance.md). Afterwards the process holds its peak memory until it ends. This
-    affects the CPU only, and changes no result. The `latte` command calls it, unless LATTE_KEEP_MEMORY=0 is set in the
-    environment.
+    seventh of its time on that (docs/performance/fast-form.md). Afterwards the process holds its peak memory until it
+    ends. This affects the CPU only, and changes no result. The `latte` command calls it, unless LATTE_KEEP_MEMORY=0 is
+    set in the environment.
 
     Returns:
         Whether the C library accepted the settings.

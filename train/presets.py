@@ -36,7 +36,7 @@ SHAPES_PLAIN = LatteTrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
-# the bundled class-conditional model, from scratch; docs/log.md has its timesteps and steps, which changed in training
+# the bundled class-conditional model, from scratch; its timesteps changed in training (docs/log/class-model.md)
 SHAPES = replace(
     SHAPES_PLAIN,
     model={**SHAPES_PLAIN.model, "hidden_size": 192, "mlp_ratio": 3.0, "self_condition": True},
@@ -56,7 +56,7 @@ SHAPES = replace(
     sample_guidance=2.5,
     sample_settings={"guidance_interval": [400, 1000], "num_inference_steps": 100, "eta": 1.0},
 )
-# a small text-to-video model of the shapes; the bundled one took four training runs, all in docs/log.md
+# a small text-to-video model of the shapes; the bundled one took four training runs, all in docs/log/text-model.md
 SHAPES_T2V = T2VTrainConfig(
     vae="shapes-t2v/vae",
     model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},

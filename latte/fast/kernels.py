@@ -35,9 +35,9 @@ def fuses_gelu_on_cpu() -> bool:
 class FastLinear:
     """A linear layer, alone or with what follows it, in as few passes as the device allows: (..., in) -> (..., out).
 
-    On a CPU, in float32, and in bfloat16 where oneDNN has it, oneDNN's product is up to 2.3 times as fast
-    as the one behind nn.Linear, but takes longer to start: 11 microseconds with AVX-512, some 50 without. See
-    docs/performance.md.
+    On a CPU, in float32, and in bfloat16 where oneDNN has it, oneDNN's product is up to 2.3 times as fast as the one
+    behind nn.Linear, but takes longer to start: 11 microseconds with AVX-512, some 50 without. See
+    docs/performance/fast-form.md.
 
     Args:
         layer: The layer; its weights may change later, and it may become a latte.fast.float8_products.Float8Linear.

@@ -19,7 +19,7 @@ from latte.plans.layer_cache import LayerCache
 from latte.plans.tracks import layers_of
 from latte.replaced_methods import replaced_methods
 
-PART = 1 << 20  # values of the widest tensor of a part on a CPU: see docs/performance.md
+PART = 1 << 20  # values of the widest tensor of a part on a CPU: see docs/performance/fast-form.md
 MOST_PACKED = 1 << 30  # bytes of weights that may be copied, repacked, to compute faster
 
 
