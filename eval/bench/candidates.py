@@ -35,12 +35,19 @@ class Candidate:
         set_up: Returns a context in which the pipeline computes this way.
         dtype: The type of the network's weights.
         compiled: Whether the blocks of the network are compiled by torch.compile.
+        recorded: Whether steps are recorded as CUDA graphs.
     """
 
     name: str
     set_up: SetUp
     dtype: str = "float32"
     compiled: bool = False
+    recorded: bool = False
+
+    @property
+    def countable(self) -> bool:
+        """Whether PyTorch's dispatcher sees every operation, so that they and their memory can be counted."""
+        return not (self.compiled or self.recorded)
 
 
 @contextmanager
@@ -168,10 +175,10 @@ class Entry:
 
 
 def inspect(
-    call: Callable[[], Tensor], fresh: Callable[[], object], compiled: bool, device: torch.device
+    call: Callable[[], Tensor], fresh: Callable[[], object], countable: bool, device: torch.device
 ) -> tuple[Tensor, int | None, int | None]:
     """Entry.inspect for one of our calls; `fresh` also recreates what the call would reuse."""
-    if compiled:
+    if not countable:
         return call(), None, None
     with OperationCount() as count:
         out = call()

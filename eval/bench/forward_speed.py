@@ -86,7 +86,7 @@ def measure_forward(
         entry_of(evaluation, reference),
         floor_of(evaluation, reference),
         *(entry_of(evaluation, candidate) for candidate in others),
-        *(first_of(evaluation, candidate) for candidate in others if candidate.name.startswith("fast")),
+        *(first_of(evaluation, each) for each in others if each.name.startswith("fast") and not each.recorded),
         *(peer_entry(evaluation, peer, kind, reference.dtype) for peer in peers for kind in kinds_of(candidates)),
     ]
     rows, _ = compare(entries, pipe.device, rounds)
@@ -103,7 +103,7 @@ def entry_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
     call = partial(inside, candidate, pipe, lambda: evaluation.compute(network))
     fresh = partial(inside, candidate, pipe, lambda: evaluation.compute(evaluation.network()))
     timer = partial(seconds_of, call, pipe.device, LEAST)
-    known = partial(inspect, call, fresh, candidate.compiled, pipe.device)
+    known = partial(inspect, call, fresh, candidate.countable, pipe.device)
     return Entry(candidate.name, candidate.dtype, candidate.compiled, timer, known)
 
 
@@ -113,7 +113,7 @@ def first_of(evaluation: Evaluation, candidate: Candidate) -> Entry:
     call = partial(inside, candidate, pipe, lambda: evaluation.compute(evaluation.network()))
     timer = partial(seconds_of, call, pipe.device, LEAST)
     name = candidate.name.replace("fast", "fast, first")
-    return Entry(name, candidate.dtype, False, timer, partial(inspect, call, call, False, pipe.device))
+    return Entry(name, candidate.dtype, False, timer, partial(inspect, call, call, True, pipe.device))
 
 
 def floor_of(evaluation: Evaluation, candidate: Candidate) -> Entry:

@@ -124,7 +124,7 @@ def entry_of(job: Job, first: Job, candidate: Candidate) -> Entry:
         return seconds_of(lambda: outputs.append(inside(job)), pipe.device)
 
     def known() -> tuple[Tensor, int | None, int | None]:
-        if candidate.compiled:
+        if not candidate.countable:
             return outputs[-1], None, None
         with OperationCount() as count:
             peak = working_memory(partial(inside, first), pipe.device)

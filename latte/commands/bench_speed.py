@@ -18,6 +18,7 @@ from latte.commands.sampling_options import call_settings, open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.candidates import caches, exact_candidates
 from latte.eval.bench.forward_speed import measure_forward
+from latte.eval.bench.gpu_forms import gpu_candidates
 from latte.eval.bench.pab_cost import parse_ranges
 from latte.eval.bench.peer import Peer, peers
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
@@ -58,7 +59,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
     pipe.transformer.requires_grad_(False)
     own = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
     dtypes = list(dict.fromkeys(args.dtypes or [own]))
-    exact = exact_candidates(pipe, dtypes, args.compile, args.original)
+    forms = exact_candidates(pipe, dtypes, args.compile, args.original) + gpu_candidates(pipe, args.gpu_forms)
     alexnet = None if args.alexnet is None else load_lpips(args.alexnet, pipe.device)
     sizes = video_sizes(pipe, args.frames, args.sizes)
     with ExitStack() as stack:
@@ -71,7 +72,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
         for frames, size in sizes if "forward" in args.parts else ():
             for tokens in dict.fromkeys(args.text_tokens if pipe.takes_prompts else [0]):
                 alike = started if pipe.weaker is None else []  # diffusers has no autoguidance
-                forward.append(measure_forward(pipe, exact, alike, frames, size, tokens, args.rounds))
+                forward.append(measure_forward(pipe, forms, alike, frames, size, tokens, args.rounds))
                 text = f", {tokens} text tokens" if tokens else ""
                 print(f"\none evaluation: {frames} frames of {size} x {size}{text}")
                 print(speed_table(forward[-1]["rows"], FORWARD), flush=True)
@@ -79,7 +80,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
         if "sampling" in args.parts:
             frames, size = sizes[0]
             ranges = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
-            listed = [*exact, *caches(ranges, args.plans, dtypes[0])]
+            listed = [*forms, *caches(ranges, args.plans, dtypes[0])]
             shape = {"num_frames": frames, "height": size, "width": size}
             make = lambda count: job_of(pipe, count, shape, args.text_tokens[0], settings, args.exam)
             job, first = make(args.num_videos), make(settings["batch_size"])

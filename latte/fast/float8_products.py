@@ -74,15 +74,17 @@ class Float8Linear(nn.Linear):
         return product(x, *self.quantised, self.bias)
 
 
-@contextmanager
-def float8_products(network: nn.Module) -> Iterator[None]:
-    """Within the context, the linear layers in a network's blocks compute in FLOAT8, without gradients; not exact.
+def to_float8(network: nn.Module) -> list[nn.Linear]:
+    """Let the linear layers in a network's blocks compute in FLOAT8, without gradients; not exact.
 
     Modulations, embeddings, the last layer, attention scores and the residual keep their precision. Blocks that were
     compiled before are compiled again.
 
     Args:
         network: The denoiser, on the device where it computes. Its weights and its state_dict do not change.
+
+    Returns:
+        The changed layers.
     """
     found = []
     for block in (module for module in network.modules() if isinstance(module, Block)):
@@ -93,9 +95,16 @@ def float8_products(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             layer.quantised = quantised(layer.weight)
         layer.__class__ = Float8Linear
+    return found
+
+
+@contextmanager
+def float8_products(network: nn.Module) -> Iterator[None]:
+    """Within the context, a network's blocks compute in FLOAT8: see `to_float8`."""
+    layers = to_float8(network)
     try:
         yield
     finally:
-        for layer in found:
+        for layer in layers:
             layer.__class__ = nn.Linear
             del layer.quantised

@@ -15,7 +15,7 @@ from latte.commands.options.benchmarks import BENCHMARKS
 from latte.diffusion import guidance_methods, guidance_options
 from latte.eval import manifold, protocol, video_inception_score
 from latte.eval.ablate import definitions
-from latte.eval.bench import guidance_variety, train_speed
+from latte.eval.bench import gpu_forms, guidance_variety, train_speed
 from latte.eval.networks import i3d, shape_features
 from latte.train import config, precision
 from latte.train.data import frame_list, layouts, prepare_videos, transforms, windows
@@ -144,6 +144,7 @@ def test_option_choices_match_the_package():
         "BLOCKS": train_speed.BLOCKS,
         "LEAST_FRAMES": i3d.LEAST_FRAMES,
         "SHAPE_FEATURES": shape_features.SHIPPED,
+        "GPU_FORMS": tuple(gpu_forms.GPU_FORMS),
     }
     assert {name: value for name, value in vars(choices).items() if name.isupper()} == defined
     assert set(BENCHMARKS) == set(bench.BENCHMARKS) and set(OPTIONS) == set(COMMANDS)

@@ -8,6 +8,7 @@ from latte.arguments import MOST_SIZE, check_count
 from latte.commands.options.choices import (
     BLOCKS,
     DTYPES,
+    GPU_FORMS,
     GUIDANCE_WAYS,
     LEAST_FRAMES,
     LEAST_MANIFOLD,
@@ -55,6 +56,8 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--exam", action="store_true", help="let the examiner judge the samples of a model of the built-in shapes")
     add("--alexnet", type=Path, help="file of AlexNet's weights, for LPIPS")
     add("--original", action="store_true", help="also time the operations of the original code")
+    words = "on a GPU, also time forms of the network that are no defaults: packed frames, CUDA graphs, 8-bit products"
+    add("--gpu-forms", nargs="+", choices=GPU_FORMS, default=[], help=words)
     words = "a Python interpreter with diffusers, whose Latte and VAEs are then timed too, in turn"
     add("--peer-python", type=Path, help=words)
     add("--plots", type=Path, help="write plots of the results to this folder")

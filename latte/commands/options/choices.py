@@ -42,5 +42,6 @@ GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
 LEAST_MANIFOLD = 6  # latte.eval.manifold: more than its nearest neighbours
 SOURCES = ("latents", "video")  # latte.eval.bench.train_speed
 BLOCKS = ("fast", "readable", "original")  # latte.eval.bench.train_speed
+GPU_FORMS = ("packed", "graphs", "float8", "graphs-float8")  # latte.eval.bench.gpu_forms
 LEAST_FRAMES = 9  # latte.eval.networks.i3d
 SHAPE_FEATURES = "shapes-features"  # latte.eval.networks.shape_features
