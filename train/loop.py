@@ -9,6 +9,7 @@ Bit-exact resume: a run that was stopped and resumed ends with the same bits as 
   run records that (train/changes.py).
 - Lines of metrics.jsonl (train/metrics.py) and snapshots in averages/ that will be written again are removed.
 - Samples and evaluations that were due when the run stopped are made first (`latte.train.due_outputs`).
+- A checkpoint says whether oneDNN computed the products, which new runs decide by measuring (latte.fast.onednn).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
 """
 
@@ -23,6 +24,7 @@ from types import FrameType, TracebackType
 import torch
 import yaml
 
+from latte.fast.onednn import choose_products
 from latte.files import write_text
 from latte.folder_lock import exclusive
 from latte.processes import Ranks, processes
@@ -38,7 +40,7 @@ from latte.train.precision import warn_if_slow
 from latte.train.run import Run
 from latte.train.run_folder import FAILED_VIDEOS, SETTINGS_FILE, set_misplaced_aside
 from latte.train.snapshots import remove_snapshots_after
-from latte.train.start import check_start, with_precision
+from latte.train.start import check_start, recorded_products, with_precision
 from latte.train.step import warn_if_not_warm
 from latte.train.trackers import Trackers
 
@@ -117,21 +119,26 @@ def train(
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
         if ranks.first:
             warn_if_slow(config.precision, device)
-        run = Run(config, folder, clips, device, ranks, asked)
-        first = run.restore()
-        ranks.first_only(lambda: write_beginning(run, first))
-        run.failures.keep_log(folder / FAILED_VIDEOS, ranks.first)
-        missing = ranks.first_only(lambda: missing_outputs(config, folder, first))
-        if say and ranks.first:
-            say(header(run, first))
-        if first < config.steps:
-            prepare(run, first)
-        if first < config.steps or any(missing):
-            take_steps(run, first, missing)
-        result = run.finish()
-        if say and ranks.first:
-            say(ending(run, result))
-        return result
+        with choose_products(ranks.first_only(lambda: recorded_products(folder))):
+            return train_run(Run(config, folder, clips, device, ranks, asked), say if ranks.first else None)
+
+
+def train_run(run: Run, say: Callable[[str], object] | None) -> Path:
+    """Restore a run, take the steps that are left, and write its model; see `train`."""
+    config, ranks, first = run.config, run.ranks, run.restore()
+    ranks.first_only(lambda: write_beginning(run, first))
+    run.failures.keep_log(run.folder / FAILED_VIDEOS, ranks.first)
+    missing = ranks.first_only(lambda: missing_outputs(config, run.folder, first))
+    if say:
+        say(header(run, first))
+    if first < config.steps:
+        prepare(run, first)
+    if first < config.steps or any(missing):
+        take_steps(run, first, missing)
+    result = run.finish()
+    if say:
+        say(ending(run, result))
+    return result
 
 
 def prepare(run: Run, first: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from latte.fast.onednn import onednn_is_faster
 from latte.files import writable
 from latte.train import checkpoint
 from latte.train.base_config import AUTO, PRECISIONS, TrainConfig
@@ -32,16 +33,23 @@ PUBLISHED_VAES = {
 }
 
 
+def recorded_state(folder: Path) -> dict[str, Any]:
+    """The state of the newest checkpoint of the run in a folder that is not damaged; empty if there is none."""
+    for found in reversed(checkpoint.list_checkpoints(folder)):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # opening the run reports what is wrong with it
+            if checkpoint.whats_wrong(found) is None:
+                return checkpoint.read_state(found)
+    return {}
+
+
 def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
     """The settings of the run in a folder, by name, and how many steps it has done; empty and 0 if none can be read.
 
     They are those of its newest checkpoint that is not damaged or, before the first one, of its config.yaml.
     """
-    for found in reversed(checkpoint.list_checkpoints(folder)):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # opening the run reports what is wrong with it
-            if checkpoint.whats_wrong(found) is None:
-                state = checkpoint.read_state(found)
-                return complete(state["run"]), state["step"]
+    with suppress(ValueError, KeyError, TypeError):
+        if state := recorded_state(folder):
+            return complete(state["run"]), state["step"]
     with suppress(OSError, ValueError, KeyError, TypeError):
         return complete(read_settings(str(folder / SETTINGS_FILE))), 0
     return {}, 0
@@ -53,6 +61,12 @@ def with_precision(config: TrainConfig, folder: Path, device: torch.device) -> T
         return config
     recorded = recorded_settings(folder)[0].get("precision")
     return replace(config, precision=recorded if recorded in PRECISIONS else choose_precision(device))
+
+
+def recorded_products(folder: Path) -> bool:
+    """Whether oneDNN computes the float32 products of the run in a folder; if it does not say, as measured here."""
+    recorded = recorded_state(folder).get("onednn")
+    return recorded if isinstance(recorded, bool) else onednn_is_faster()
 
 
 def check_start(config: TrainConfig, folder: Path, asked: Collection[str] = (), resume: bool = True) -> None:

@@ -6,7 +6,8 @@ where oneDNN is much faster, which is measured.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from latte.device import one_thread
 
-PAYS = 1.5  # the least ratio of speeds at which oneDNN is used: so large that every process decides alike
+PAYS = 1.5  # the least ratio of speeds at which oneDNN is used
+CHOICES: list[bool] = []  # made by `choose_products`; the last one counts
 
 
 def onednn_product(
@@ -37,8 +39,27 @@ def multiplies_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@cache
 def onednn_is_faster() -> bool:
+    """Whether oneDNN is to multiply float32 matrices: as chosen by `choose_products`, else as measured."""
+    return CHOICES[-1] if CHOICES else measured_faster()
+
+
+@contextmanager
+def choose_products(onednn: bool) -> Iterator[None]:
+    """Within this context, oneDNN multiplies float32 matrices, or PyTorch does, so that bits do not depend on timing.
+
+    Args:
+        onednn: Whether oneDNN does. It has no effect where PyTorch has no oneDNN.
+    """
+    CHOICES.append(onednn and torch.backends.mkldnn.is_available())
+    try:
+        yield
+    finally:
+        CHOICES.pop()
+
+
+@cache
+def measured_faster() -> bool:
     """Whether oneDNN multiplies float32 matrices PAYS times as fast as PyTorch on this machine.
 
     It is measured once per process, in about 10 ms, as the CPU time of the fastest of five products in one thread,

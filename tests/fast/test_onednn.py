@@ -6,7 +6,7 @@ from goldens import relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latte.fast import onednn
-from latte.fast.onednn import Matrices, onednn_is_faster
+from latte.fast.onednn import Matrices, choose_products, measured_faster, onednn_is_faster
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -44,4 +44,17 @@ def test_onednn_is_used_if_it_is_much_faster(ratio, faster, monkeypatch):
     monkeypatch.setattr(onednn.time, "thread_time", lambda: clock[0])
     monkeypatch.setattr(onednn, "onednn_product", takes(1.0))
     monkeypatch.setattr(onednn.F, "linear", takes(ratio))
-    assert onednn_is_faster.__wrapped__() == faster
+    assert measured_faster.__wrapped__() == faster
+
+
+def test_a_choice_replaces_the_measurement(monkeypatch):
+    monkeypatch.setattr(onednn, "measured_faster", lambda: False)
+    with choose_products(True):
+        assert onednn_is_faster()
+        with choose_products(False):
+            assert not onednn_is_faster()
+        assert onednn_is_faster()
+    assert not onednn_is_faster()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with choose_products(True):
+        assert not onednn_is_faster()

@@ -10,7 +10,7 @@ from goldens import relative_error
 from safetensors.torch import load_file
 from small_runs import run, small
 
-from latte.fast import bfloat16_attention, training_products
+from latte.fast import bfloat16_attention, onednn, training_products
 from latte.fast.norm_modulate import NormModulate, gelu, norm_modulate
 from latte.fast.onednn import onednn_product
 from latte.fast.training_blocks import attach
@@ -18,8 +18,11 @@ from latte.fast.training_products import Product, linear_forward
 from latte.models.block import AdaLN, modulate
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.train import start
+from latte.train.checkpoint import read_state
 from latte.train.metrics import read_lines
 from latte.train.precision import autocast, keep_in_float32
+from latte.train.start import recorded_products
 from latte.train.step import update_ema
 
 needs_onednn = pytest.mark.skipif(
@@ -181,6 +184,29 @@ def test_a_resumed_run_with_these_products_is_bit_exact(precision, vae, tmp_path
             load_file(tmp_path / part / f"checkpoints/step-0000004/{name}.safetensors") for part in ("whole", "parts")
         )
         assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@needs_onednn
+def test_a_resumed_run_computes_by_the_library_that_it_began_with(vae, tmp_path, monkeypatch):
+    """Otherwise a machine that measures another speed than before would change bits."""
+    monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
+    faster = lambda yes: monkeypatch.setattr(onednn, "measured_faster", lambda: yes)
+    last = lambda name, step: tmp_path / name / f"checkpoints/step-000000{step}"
+    for yes in (True, False):
+        faster(yes)
+        run(small(vae, "steps=4"), tmp_path / f"whole {yes}")
+        run(small(vae, "steps=2"), tmp_path / f"parts {yes}")
+        faster(not yes)
+        run(small(vae, "steps=4"), tmp_path / f"parts {yes}")
+        assert read_state(last(f"parts {yes}", 4))["onednn"] == yes
+    names = ("whole True", "parts True", "whole False", "parts False")
+    models = {name: load_file(last(name, 4) / "model.safetensors") for name in names}
+    differ = lambda a, b: [key for key in models[a] if not torch.equal(models[a][key], models[b][key])]
+    assert not differ("whole True", "parts True") and not differ("whole False", "parts False")
+    assert differ("whole True", "whole False")
+    assert recorded_products(tmp_path / "parts True") and not recorded_products(tmp_path / "parts False")
+    monkeypatch.setattr(start, "recorded_state", lambda folder: {"step": 4})  # as runs of 0.1.0 say
+    assert [faster(yes) or recorded_products(tmp_path) for yes in (True, False)] == [True, False]
 
 
 @needs_onednn
