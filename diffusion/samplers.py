@@ -35,8 +35,10 @@ def ddpm(
 ) -> Iterator[Tensor]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with a learned variance (Nichol & Dhariwal 2021, eq. 15).
 
-    Args: See the module. noise is required. last_noise adds noise in the last step too, if that begins above timestep
-        0, as diffusers does: with a learned variance between 1e-20 and beta.
+    Args:
+        denoise, x, schedule, noise: See the module.
+        last_noise: Adds noise in the last step too, if that begins above timestep 0, as diffusers does: with a learned
+            variance between 1e-20 and beta.
 
     Yields:
         x after each step, (b, f, c, h, w).
@@ -60,8 +62,10 @@ def ddim(
 ) -> Iterator[Tensor]:
     """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
-    Args: See the module. eta scales the fresh noise: 0 is deterministic, 1 is as noisy as DDPM. Above 0, noise is
-        required.
+    Args:
+        denoise, x, schedule: See the module.
+        noise: See the module; required if eta is above 0.
+        eta: Scales the fresh noise: 0 is deterministic, 1 is as noisy as DDPM.
 
     Yields:
         x after each step, (b, f, c, h, w).
