@@ -27,6 +27,7 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name, one_thread
+from latte.fast.onednn import choose_products, onednn_is_faster
 from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
 from latte.progress import Progress
@@ -193,18 +194,27 @@ def sample_many(
     check_count("batch_size", settings["batch_size"], MOST_AT_ONCE)
     if labels is not None and not labels:
         raise ValueError("labels is empty: name at least one class or prompt")
-    record = check_record(set_record(pipe, labels, settings, about or {}, fps))
-    samples = SampleSet(Path(folder), count, settings["batch_size"], record)
-    samples.check_folder(write=False)
-    options = {**settings, "output_type": "uint8", "progress": False}
+    with one_thread(), choose_products(recorded_products(Path(folder))):
+        record = check_record(set_record(pipe, labels, settings, about or {}, fps))
+        samples = SampleSet(Path(folder), count, settings["batch_size"], record)
+        samples.check_folder(write=False)
+        return complete_set(pipe, samples, labels, settings, fps, (rank, world_size), progress)
+
+
+def complete_set(
+    pipe: LattePipeline, samples: SampleSet, labels: list[int | str] | None, settings: dict, fps: float,
+    process: tuple[int, int], progress: bool,
+) -> int:  # fmt: skip
+    """Make the missing videos of a set, see `sample_many`; `process` is (rank, world_size)."""
+    options, count = {**settings, "output_type": "uint8", "progress": False}, samples.count
     samples.folder.mkdir(parents=True, exist_ok=True)
-    with one_thread(), (samples.folder / LOCKS).open("ab") as locks:
-        samples.remove_damaged(rank, world_size, locks)
+    with (samples.folder / LOCKS).open("ab") as locks:
+        samples.remove_damaged(*process, locks)
         lacking = len(samples.missing())
         with Progress(desc="sampling", total=count, initial=count - lacking, unit="video", disable=not progress) as bar:
             options["callback_on_step_end"] = partial(show_step, bar)
             for wait in (False, True):
-                for unit in samples.units(rank, world_size):
+                for unit in samples.units(*process):
                     with claimed(locks, 1 + unit.start, wait) as ours:
                         if ours and samples.missing(unit):
                             make_unit(pipe, samples, unit, call_arguments(pipe, labels, unit) | options, locks, fps)
@@ -249,6 +259,11 @@ def call_arguments(pipe: LattePipeline, labels: list | None, unit: range) -> dic
     return {name: [labels[i % len(labels)] for i in unit]}
 
 
+def recorded_products(folder: Path) -> bool:
+    """Whether oneDNN computes the set in a folder; for a new one, as measured here."""
+    return bool(read_whole(folder).get("onednn")) if (folder / RECORD).exists() else onednn_is_faster()
+
+
 def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: dict, fps: float) -> dict:
     """Everything that a set's bytes depend on, as JSON."""
     parts = {name: part for name, part in pipe.components.items() if name != WEAKER}
@@ -265,6 +280,7 @@ def set_record(pipe: LattePipeline, labels: list | None, settings: dict, about: 
         **{name: asdict(config) if is_dataclass(config) else config for name, config in configs.items()},
         "device": device_name(pipe.device),
         **({"fast": True} if is_enabled() else {}),  # the fast forms round differently
+        **({"onednn": True} if pipe.device.type == "cpu" and onednn_is_faster() else {}),  # so does oneDNN
         "torch": torch.__version__,
         "latte": __version__,
     }

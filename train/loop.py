@@ -1,6 +1,6 @@
 """The training loop: step, log, checkpoint, sample, evaluate; and how a run resumes.
 
-Bit-exact resume: a run that was stopped and resumed ends with the same bits as an uninterrupted one. How it works:
+Bit-exact resume: on a CPU, a run that was stopped and resumed ends with the bits of an uninterrupted one. How it works:
 - Randomness has no state. Each step draws from (seed, step, slot): diffusion/randomness.py, train/data/batches.py.
 - All state is in a checkpoint: weights, averages, optimiser, step, loss scale, skipped steps (train/run.py).
 - A checkpoint is complete or absent: written as a draft, hashed, flushed and renamed (train/checkpoint.py).
@@ -9,12 +9,13 @@ Bit-exact resume: a run that was stopped and resumed ends with the same bits as 
   run records that (train/changes.py).
 - Lines of metrics.jsonl (train/metrics.py) and snapshots in averages/ that will be written again are removed.
 - Samples and evaluations that were due when the run stopped are made first (`latte.train.due_outputs`).
-- A checkpoint says whether oneDNN computed the products, which new runs decide by measuring (latte.fast.onednn).
+- A checkpoint says which library computed the products; a new run decides that by measuring (latte.fast.onednn).
 - With deterministic_reduce, the number of processes may change too (train/parallel.py).
 """
 
 import signal
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -119,8 +120,15 @@ def train(
         ranks.first_only(lambda: check_start(config, folder, asked, resume))
         if ranks.first:
             warn_if_slow(config.precision, device)
-        with choose_products(ranks.first_only(lambda: recorded_products(folder))):
-            return train_run(Run(config, folder, clips, device, ranks, asked), say if ranks.first else None)
+        onednn = ranks.first_only(lambda: recorded_products(folder))
+        if onednn and not torch.backends.mkldnn.is_available() and ranks.first:
+            warnings.warn(
+                f"{folder} was begun with oneDNN, which this PyTorch lacks: rounding will differ", stacklevel=2
+            )
+        with choose_products(onednn):
+            run = Run(config, folder, clips, device, ranks, asked)
+            run.state["onednn"] = onednn
+            return train_run(run, say if ranks.first else None)
 
 
 def train_run(run: Run, say: Callable[[str], object] | None) -> Path:

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latte.fast import training_blocks
-from latte.fast.onednn import onednn_is_faster
 from latte.fast.switch import is_enabled
 from latte.processes import Ranks
 from latte.train import checkpoint, parallel
@@ -103,7 +102,7 @@ class Run:
             ranks.first_only(lambda: setattr(self, "distance", DistanceToReal(config, clips, device)))
         self.records = {"config": asdict(self.network.config)}
         digests = ranks.first_only(lambda: data_digests(self.objective))  # this may read all data
-        self.state = {"run": asdict(config), "data": digests, "onednn": onednn_is_faster()}
+        self.state = {"run": asdict(config), "data": digests}
         if clips.names:
             self.records["classes"] = {"names": clips.names}
 

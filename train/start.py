@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +33,12 @@ PUBLISHED_VAES = {
 }
 
 
-def recorded_state(folder: Path) -> dict[str, Any]:
-    """The state of the newest checkpoint of the run in a folder that is not damaged; empty if there is none."""
+def recorded_states(folder: Path) -> Iterator[dict[str, Any]]:
+    """The states of the checkpoints of the run in a folder that are not damaged, newest first."""
     for found in reversed(checkpoint.list_checkpoints(folder)):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # opening the run reports what is wrong with it
+        with suppress(OSError, ValueError):  # opening the run reports what is wrong with it
             if checkpoint.whats_wrong(found) is None:
-                return checkpoint.read_state(found)
-    return {}
+                yield checkpoint.read_state(found)
 
 
 def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
@@ -47,8 +46,8 @@ def recorded_settings(folder: Path) -> tuple[dict[str, Any], int]:
 
     They are those of its newest checkpoint that is not damaged or, before the first one, of its config.yaml.
     """
-    with suppress(ValueError, KeyError, TypeError):
-        if state := recorded_state(folder):
+    for state in recorded_states(folder):
+        with suppress(ValueError, KeyError, TypeError):
             return complete(state["run"]), state["step"]
     with suppress(OSError, ValueError, KeyError, TypeError):
         return complete(read_settings(str(folder / SETTINGS_FILE))), 0
@@ -65,7 +64,7 @@ def with_precision(config: TrainConfig, folder: Path, device: torch.device) -> T
 
 def recorded_products(folder: Path) -> bool:
     """Whether oneDNN computes the float32 products of the run in a folder; if it does not say, as measured here."""
-    recorded = recorded_state(folder).get("onednn")
+    recorded = next(recorded_states(folder), {}).get("onednn")
     return recorded if isinstance(recorded, bool) else onednn_is_faster()
 
 

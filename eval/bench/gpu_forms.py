@@ -3,55 +3,91 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
-from latte.eval.bench.candidates import Candidate, with_network
-from latte.fast.float8_products import to_float8
-from latte.fast.temporal_attention import pack_frames
+from latte.eval.bench.candidates import Candidate, SetUp, with_network
+from latte.fast.float8_products import multiplies_in_float8, to_float8
+from latte.fast.temporal_attention import pack_frames, runs_kernels
 from latte.pipeline import LattePipeline
+from latte.weights.tensors import DTYPES
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the network; all of them are in the fast form, with temporal attention that packs frames or not.
+
+    Attributes:
+        name: Its row in tables.
+        packed: Whether temporal attention packs frames, which graphs do in any case.
+        recorded: Whether steps are recorded as CUDA graphs.
+        float8: Whether products compute in 8 bits.
+    """
+
+    name: str
+    packed: bool = False
+    recorded: bool = False
+    float8: bool = False
+
 
 GPU_FORMS = {
-    "packed": "fast, packed frames",
-    "graphs": "fast, CUDA graphs",
-    "float8": "fast, 8-bit products",
-    "graphs-float8": "fast, CUDA graphs, 8-bit products",
-}  # by the words of --gpu-forms, the names of the rows
+    "packed": Form("fast, packed frames", packed=True),
+    "graphs": Form("fast, CUDA graphs, packed frames", packed=True, recorded=True),
+    "float8": Form("fast, 8-bit products", float8=True),
+    "graphs-float8": Form("fast, CUDA graphs, packed frames, 8-bit products", packed=True, recorded=True, float8=True),
+}  # by the words of --gpu-forms
 
 
 @contextmanager
-def with_graphs(network: nn.Module, pipe: LattePipeline) -> Iterator[None]:
-    """Within this context, a pipeline uses another network, and records its steps as CUDA graphs."""
-    own, pipe.cuda_graphs = pipe.cuda_graphs, True
+def with_graphs(network: nn.Module, weaker: nn.Module | None, pipe: LattePipeline) -> Iterator[None]:
+    """Within this context, a pipeline uses other networks, and records its steps as CUDA graphs."""
+    before = pipe.cuda_graphs, pipe.weaker
+    pipe.cuda_graphs, pipe.weaker = True, weaker
     try:
         with with_network(network, True, pipe):
             yield
     finally:
-        pipe.cuda_graphs = own
+        pipe.cuda_graphs, pipe.weaker = before
 
 
-def gpu_candidates(pipe: LattePipeline, forms: Sequence[str]) -> list[Candidate]:
-    """One candidate for each form, in the precision of the pipeline's network.
+def gpu_candidates(pipe: LattePipeline, forms: Sequence[str], dtype: str) -> list[Candidate]:
+    """One candidate for each form.
 
     Args:
-        pipe: The pipeline. Its network stays as it is: each form has a copy of it.
-        forms: Keys of GPU_FORMS. Graphs pack frames, too.
+        pipe: The pipeline. Its networks stay as they are: forms that change one have a copy.
+        forms: Keys of GPU_FORMS.
+        dtype: The precision of the networks.
 
     Raises:
-        ValueError: The network is not on CUDA.
+        ValueError: The device does not have a form.
     """
-    if forms and pipe.device.type != "cuda":
+    asked = [GPU_FORMS[form] for form in dict.fromkeys(forms)]
+    if asked and pipe.device.type != "cuda":
         raise ValueError(f"--gpu-forms needs a model on CUDA, not on {pipe.device.type}: leave it out")
-    dtype = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
-    return [Candidate(GPU_FORMS[form], set_up_of(pipe, form), dtype, recorded="graphs" in form) for form in forms]
+    if any(form.packed for form in asked) and not runs_kernels(pipe.device):
+        raise ValueError("--gpu-forms packed, graphs and graphs-float8 need Triton, which is not installed")
+    if any(form.float8 for form in asked) and not multiplies_in_float8(pipe.device):
+        raise ValueError("--gpu-forms float8 and graphs-float8 need a GPU of compute capability 9.0 or higher")
+    networks = {key: changed(pipe, dtype, *key) for key in {(form.packed, form.float8) for form in asked}}
+    weaker = copy.deepcopy(pipe.weaker) if any(form.recorded for form in asked) else None  # graphs pack it, too
+    return [candidate(form, networks[form.packed, form.float8], weaker, dtype) for form in asked]
 
 
-def set_up_of(pipe: LattePipeline, form: str) -> partial:
-    """What sets a pipeline up for a form, on a copy of its network."""
-    network = copy.deepcopy(pipe.transformer)
-    if form == "packed":
+def candidate(form: Form, network: nn.Module, weaker: nn.Module | None, dtype: str) -> Candidate:
+    """The candidate of a form, for a network that was changed for it."""
+    set_up: SetUp = partial(with_network, network, True)
+    if form.recorded:
+        set_up = partial(with_graphs, network, weaker)
+    return Candidate(form.name, set_up, dtype, recorded=form.recorded)
+
+
+def changed(pipe: LattePipeline, dtype: str, packed: bool, float8: bool) -> nn.Module:
+    """A copy of a pipeline's network in a precision, with packed frames, 8-bit products or both."""
+    network = copy.deepcopy(pipe.transformer).to(DTYPES[dtype])
+    if packed:
         pack_frames(network)
-    if "float8" in form:
+    if float8:
         to_float8(network)
-    return partial(with_graphs, network) if "graphs" in form else partial(with_network, network, True)
+    return network

@@ -62,11 +62,16 @@ class OperationCount(FlopCounterMode):
     """A context that counts floating-point operations of products and attention, two for each multiplication.
 
     Attributes:
-        total: Operations so far. PyTorch's own counter leaves out attention on a CPU and oneDNN's linear layers.
+        total: Operations so far. PyTorch's own counter leaves out attention on a CPU, oneDNN's linear layers, and
+            products that end in GELU or in an addition in place.
     """
 
     def __init__(self) -> None:
-        unknown = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+        unknown = {
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+            torch.ops.aten._addmm_activation: added_flops,
+            torch.ops.aten.addmm_: added_flops,
+        }
         if torch.backends.mkldnn.is_available():
             unknown[torch.ops.mkldnn._linear_pointwise] = linear_flops
         super().__init__(display=False, custom_mapping=unknown)
@@ -85,6 +90,11 @@ def attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **_
 def linear_flops(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
     """Operations of a linear layer, from the shapes of its input and output."""
     return 2 * math.prod(x) * out_shape[-1]
+
+
+def added_flops(added: torch.Size, a: torch.Size, b: torch.Size, *_: object, **__: object) -> int:
+    """Operations of a product that is added to something, from the shapes of what it is added to and its factors."""
+    return 2 * math.prod(a) * b[-1]
 
 
 def working_memory(work: Callable[[], object], device: torch.device) -> int:

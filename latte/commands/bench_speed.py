@@ -59,7 +59,8 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
     pipe.transformer.requires_grad_(False)
     own = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
     dtypes = list(dict.fromkeys(args.dtypes or [own]))
-    forms = exact_candidates(pipe, dtypes, args.compile, args.original) + gpu_candidates(pipe, args.gpu_forms)
+    forms = exact_candidates(pipe, dtypes, args.compile, args.original)
+    forms += gpu_candidates(pipe, args.gpu_forms, dtypes[0])
     alexnet = None if args.alexnet is None else load_lpips(args.alexnet, pipe.device)
     sizes = video_sizes(pipe, args.frames, args.sizes)
     with ExitStack() as stack:

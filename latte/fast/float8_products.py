@@ -61,7 +61,7 @@ def product(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
 
 
 class Float8Linear(nn.Linear):
-    """What an nn.Linear becomes within `float8_products`: (..., in_features) -> (..., out_features).
+    """What `to_float8` makes of an nn.Linear: (..., in_features) -> (..., out_features).
 
     Attributes:
         quantised: The quantised weight and its scales.
@@ -91,10 +91,10 @@ def to_float8(network: nn.Module) -> list[nn.Linear]:
         for name, layer in block.named_modules():
             if type(layer) is nn.Linear and not name.startswith("modulation"):
                 found.append(layer)
-    for layer in found:
-        with torch.no_grad():
-            layer.quantised = quantised(layer.weight)
-        layer.__class__ = Float8Linear
+    with torch.no_grad():
+        weights = [quantised(layer.weight) for layer in found]  # first, since this may run out of memory
+    for layer, weight in zip(found, weights):
+        layer.quantised, layer.__class__ = weight, Float8Linear
     return found
 
 

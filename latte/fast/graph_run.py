@@ -50,7 +50,7 @@ class GraphRun:
         blocks = [("block", i) for i in range(len(network.blocks))]
         places = [*self.run.blocks.places.values(), *blocks, ("network", 0)]
         self.cache = StaticCache(plan, holding_blocks(network), places)
-        self.capture, self.pool = capture or self.capture_in_pool, None
+        self.capture, self.pool = capture, None
         self.graphs: dict[Hashable, tuple[Tensor, Callable[[], Any], Tensor]] = {}  # by kind: input, replay, output
         self.rows = pack(self.run, len(plan))
         self.row = self.rows[0].clone()
@@ -96,7 +96,7 @@ class GraphRun:
         latents = x.clone()
         compute = lambda: self.still(latents, 0, halves)
         out = compute().clone()  # this allocates the cache's slots, outside of the graph's own memory
-        self.graphs[(*kind, self.cache.moved)] = (latents, *self.capture(compute))
+        self.graphs[(*kind, self.cache.moved)] = (latents, *(self.capture or self.capture_in_pool)(compute))
         return out
 
 

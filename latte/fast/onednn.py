@@ -17,7 +17,7 @@ from torch import Tensor
 from latte.device import one_thread
 
 PAYS = 1.5  # the least ratio of speeds at which oneDNN is used
-CHOICES: list[bool] = []  # made by `choose_products`; the last one counts
+_choices: list[bool] = []  # made by `choose_products`; the last one counts
 
 
 def onednn_product(
@@ -40,22 +40,24 @@ def multiplies_bfloat16() -> bool:
 
 
 def onednn_is_faster() -> bool:
-    """Whether oneDNN is to multiply float32 matrices: as chosen by `choose_products`, else as measured."""
-    return CHOICES[-1] if CHOICES else measured_faster()
+    """Whether products for the faster library go to oneDNN: as `choose_products` says, otherwise as measured."""
+    return _choices[-1] if _choices else measured_faster()
 
 
 @contextmanager
 def choose_products(onednn: bool) -> Iterator[None]:
-    """Within this context, oneDNN multiplies float32 matrices, or PyTorch does, so that bits do not depend on timing.
+    """Within this context, float32 products that go to the faster library go to a given one.
+
+    These are the products of training, of attention and of VAEs. So their bits do not depend on a measurement.
 
     Args:
-        onednn: Whether oneDNN does. It has no effect where PyTorch has no oneDNN.
+        onednn: Whether they go to oneDNN. It has no effect where PyTorch has no oneDNN.
     """
-    CHOICES.append(onednn and torch.backends.mkldnn.is_available())
+    _choices.append(onednn and torch.backends.mkldnn.is_available())
     try:
         yield
     finally:
-        CHOICES.pop()
+        _choices.pop()
 
 
 @cache

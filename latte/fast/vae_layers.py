@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latte.fast.group_norm import norm_affine
+from latte.fast.onednn import onednn_is_faster
 from latte.fast.switch import is_enabled, is_plain_inference
 from latte.fast.upsample import difference_kernel, double_by_differences, double_by_phases, phase_kernel
 from latte.fast.winograd import conv_1d, conv_2d, kernel_1d, kernel_2d
@@ -37,7 +38,7 @@ def kernel_of(conv: nn.Module, transform: Callable[[Tensor], Any]) -> Any:
         return transform(weight)  # takes microseconds there, and looking at the values would synchronise
     whole = weight.flatten().view(torch.int64 if weight.nbytes % 8 == 0 else torch.uint8)
     version = 0 if weight.is_inference() else weight._version  # the sum alone misses weights that change places
-    state = (transform, weight.dtype, weight.data_ptr(), version, int(whole.sum()))
+    state = (transform, weight.dtype, weight.data_ptr(), version, int(whole.sum()), onednn_is_faster())
     kept = _kernels.get(conv)
     if kept is None or kept[0] != state:
         kept = _kernels[conv] = (state, transform(weight))

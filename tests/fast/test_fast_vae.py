@@ -10,6 +10,7 @@ from goldens import relative_error
 
 from latte.eval.bench.vae_speed import vae_calls
 from latte.fast.group_norm import norm_affine
+from latte.fast.onednn import choose_products, onednn_is_faster
 from latte.fast.switch import fast_paths
 from latte.fast.upsample import difference_kernel, double_by_differences, double_by_phases, phase_kernel
 from latte.fast.vae_layers import FastResample, FastResnetBlock, fast_vae, kernel_of, prepare, restore
@@ -160,6 +161,9 @@ def test_changed_weights_are_noticed():
         before = fast
     kept = kernel_of(block.conv1, kernel_2d)
     assert kernel_of(block.conv1, kernel_2d) is kept  # cached
+    with choose_products(not onednn_is_faster()):
+        if torch.backends.mkldnn.is_available():
+            assert kernel_of(block.conv1, kernel_2d) is not kept
 
 
 def test_fast_layers_are_attached_and_restored():

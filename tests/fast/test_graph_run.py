@@ -1,5 +1,7 @@
 """Steps recorded once and replayed are bit-identical to computed steps, whatever a plan reuses."""
 
+import weakref
+
 import pytest
 import torch
 from recorded_graph import record
@@ -70,6 +72,16 @@ def test_replayed_steps_are_bit_identical(kind, name, tabled, monkeypatch):
         assert all(torch.equal(ours, wanted) for ours, wanted in outs)  # and no later step overwrote any
     kinds = len({graphs.cache.kind(k) for k in range(len(the_plan))})
     assert len(captured) == kinds + 2 * (name == "later both")  # slots grow there: two kinds are recorded again
+
+
+def test_a_run_is_freed_at_once():
+    """Its graphs hold much memory, so it must not wait for the garbage collector."""
+    with torch.no_grad():
+        model = text_model()
+        run = GraphRun(model, condition_of(model, PLANS["exact"]), PLANS["exact"])
+    alive = weakref.ref(run)
+    del run
+    assert alive() is None
 
 
 def test_new_text_takes_effect():

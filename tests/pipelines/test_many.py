@@ -11,7 +11,9 @@ from published import PROMPTS, QUICK
 from sample_sets import LABELS, SETTINGS, make
 
 from latte import LattePipeline, sample_record
+from latte import sample_many as sample_many_module
 from latte.arguments import MOST_VIDEOS
+from latte.fast import onednn
 from latte.files import MOST_JSON_BYTES
 from latte.models.latte import Latte, LatteConfig
 from latte.sample_many import sample_many
@@ -61,6 +63,18 @@ def test_files_hold_the_pipelines_videos(classes, complete_set):
     record = json.loads((complete_set / "samples.json").read_text())
     assert record["count"] == 9 and record["labels"] == LABELS and record["settings"] == SETTINGS
     assert record["transformer"]["depth"] == 2 and record["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_a_set_is_extended_by_the_library_that_it_began_with(yes, classes, tmp_path, monkeypatch):
+    used, unit = [], sample_many_module.make_unit
+    noting = lambda *given: used.append(onednn.onednn_is_faster()) or unit(*given)
+    monkeypatch.setattr(sample_many_module, "make_unit", noting)
+    for count, measured in ((2, yes), (9, not yes)):
+        monkeypatch.setattr(onednn, "measured_faster", lambda measured=measured: measured)
+        make(classes, tmp_path, count=count)
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert set(used) == {yes} and len(used) > 1 and record.get("onednn", False) == yes
 
 
 def test_a_set_that_appears_during_the_check_is_accepted(classes, complete_set, tmp_path, monkeypatch):

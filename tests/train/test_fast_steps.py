@@ -1,6 +1,8 @@
 """Training steps with fused passes and per-block compilation: the same gradients and losses as plain steps."""
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
@@ -204,15 +206,29 @@ def test_a_resumed_run_computes_by_the_library_that_it_began_with(vae, tmp_path,
     differ = lambda a, b: [key for key in models[a] if not torch.equal(models[a][key], models[b][key])]
     assert not differ("whole True", "parts True") and not differ("whole False", "parts False")
     assert differ("whole True", "whole False")
-    assert recorded_products(tmp_path / "parts True") and not recorded_products(tmp_path / "parts False")
-    monkeypatch.setattr(start, "recorded_state", lambda folder: {"step": 4})  # as runs of 0.1.0 say
-    assert [faster(yes) or recorded_products(tmp_path) for yes in (True, False)] == [True, False]
+    for yes in (True, False):
+        faster(not yes)
+        assert recorded_products(tmp_path / f"parts {yes}") == yes
+    shutil.rmtree(last("parts True", 4))
+    assert recorded_products(tmp_path / "parts True")  # the one before says so, too
+    state = last("parts True", 2) / "state.json"
+    state.write_text(state.read_text().replace('"onednn"', '"other"'))  # damaged, so there is none
+    assert [faster(yes) or recorded_products(tmp_path / "parts True") for yes in (True, False)] == [True, False]
+
+
+@needs_onednn
+def test_checkpoints_that_name_no_library_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "recorded_states", lambda folder: iter([{"step": 4}]))  # as runs of 0.1.0
+    for yes in (True, False):
+        monkeypatch.setattr(onednn, "measured_faster", lambda yes=yes: yes)
+        assert recorded_products(tmp_path) == yes
 
 
 @needs_onednn
 def test_two_processes_train_by_these_products_like_one(vae, tmp_path, monkeypatch):
     monkeypatch.setattr(training_products, "LEAST_PRODUCTS", 0)
-    monkeypatch.setattr(training_products, "onednn_is_faster", lambda: True)
+    # the first process finds oneDNN faster, the second one does not: both compute as the first
+    monkeypatch.setattr(onednn, "measured_faster", lambda: os.environ.get("RANK", "0") == "0")
     words = ["steps=2", "deterministic_reduce=true", "micro_batch_size=2"]
     together(2, lambda: run(small(vae, *words), tmp_path / "two"), tmp_path / "log")
     run(small(vae, *words), tmp_path / "one")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latte.fast.onednn import choose_products, onednn_is_faster
 from latte.files import MOST_LIST_BYTES, read_json, replacing_folder, utf8_path
 from latte.models.t5 import T5Encoder
 from latte.models.vae import VideoVAE
@@ -73,7 +74,8 @@ def encode_data_set(
     sums = recorded_sums(out)
     data = known_fingerprint(out, clips, made_from)
     mark, videos, files = mark_of(made_from, data), [], {}
-    with Progress(desc="encoding", total=clips.num_videos, unit="video") as bar:
+    bar = Progress(desc="encoding", total=clips.num_videos, unit="video")
+    with bar, choose_products(recorded_products(out)):
         for first in range(0, clips.num_videos, shard_size):
             path = out / f"shard-{first // shard_size:05d}.safetensors"
             numbers = range(first, min(first + shard_size, clips.num_videos))
@@ -114,7 +116,7 @@ def write_shard(
         for kind, parts in zip(("mean", "logvar", "mirrored.mean", "mirrored.logvar"), zip(*moments)):
             tensors[f"{number}.{kind}"] = torch.cat(parts).to(dtype)
         rows.append([path.name, str(number), len(tensors[f"{number}.mean"]), video.label, video.caption])
-    notes = {"made": mark, "videos": rows}
+    notes = {"made": mark, "videos": rows, "onednn": onednn_is_faster()}
     # a single metadata entry: safetensors writes several in an order that differs between processes
     write_tensors(path, tensors, {"latte": json.dumps(notes | {"sha256": digest_tensors(tensors, notes)})})
 
@@ -126,6 +128,12 @@ def encode_blocks(vae: VideoVAE, blocks: Iterator[Tensor], mirrored: bool) -> It
     for block in blocks:
         sides = [block, block.flip(-1)] if mirrored else [block]
         yield [moment[0].cpu() for side in sides for moment in vae.posterior(side[None].to(weights))]
+
+
+def recorded_products(out: Path) -> bool:
+    """Whether oneDNN computed the shards of a folder; if none says so, as measured here."""
+    said = (read_notes(path).get("onednn") for path in sorted(out.glob("shard-*.safetensors")))
+    return next((onednn for onednn in said if isinstance(onednn, bool)), onednn_is_faster())
 
 
 def recorded_sums(out: Path) -> dict[str, str]:

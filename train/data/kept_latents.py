@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latte.fast.onednn import onednn_is_faster
 from latte.files import utf8_path
 from latte.train.base_config import TrainConfig
 from latte.weights.tensors import write_tensors
@@ -113,6 +114,7 @@ def keep_latents(run: Path, config: TrainConfig, data: dict[str, Any], writes: b
     """
     fixed = config.defaults().keys() - config.resumable() - config.movable() - config.tunable()
     about = {"data": data, "settings": {name: getattr(config, name) for name in sorted(fixed)}}
+    about |= {"onednn": True} if onednn_is_faster() else {}  # it rounds differently
     made_from = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return KeptLatents(run, made_from, writes)
 

@@ -17,6 +17,7 @@ from small_runs import SMALL, TINY, TINY_T2V, run, same, small, small_t2v, tenso
 
 from latte import LattePipeline
 from latte.cli import main
+from latte.fast import onednn
 from latte.files import read_json, write_json
 from latte.shapes.draw import make_clip
 from latte.train import checkpoint
@@ -106,8 +107,12 @@ def test_a_stopped_encoding_resumes(vae, videos, tmp_path, monkeypatch):
         open_latent_folder(out)
     first = (out / "shard-00000.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(encode_latents, "write_shard", write)
-    encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
+    began = onednn.onednn_is_faster()
+    with monkeypatch.context() as patch:
+        patch.setattr(onednn, "measured_faster", lambda: not began)  # the folder is completed as it was begun
+        encode_latents.encode_data_set(config, open_clips(config), out, shard_size=1)
     encode_latents.encode_data_set(config, open_clips(config), tmp_path / "unbroken", shard_size=1)
+    assert {encode_latents.read_notes(path)["onednn"] for path in out.glob("shard-*")} == {began}
     assert (out / "shard-00000.safetensors").stat().st_mtime_ns == first
     assert (out / "index.json").read_text() == (tmp_path / "unbroken/index.json").read_text()
 

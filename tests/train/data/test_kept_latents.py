@@ -11,6 +11,7 @@ from forks import fork, status, together
 from small_runs import run, same, small, tensors
 
 from latte.diffusion.randomness import generator
+from latte.fast import onednn
 from latte.train.checkpoint import latest
 from latte.train.data import kept_latents, latents
 from latte.train.data.clip_order import Draw
@@ -85,6 +86,25 @@ def test_a_run_killed_while_encoding_encodes_only_the_rest(vae, encoded, tmp_pat
     run(config, tmp_path / "killed")
     assert encoded == [*range(5, 12)] and contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert same(tensors(latest(tmp_path / "whole")), tensors(latest(tmp_path / "killed")))
+
+
+def test_latents_of_another_library_are_encoded_again_unless_the_run_has_begun(vae, encoded, tmp_path, monkeypatch):
+    faster = lambda yes: monkeypatch.setattr(onednn, "measured_faster", lambda: yes)
+    config, one = small(vae, "steps=1"), EncodedOnce.encode_clip
+    killing = lambda self, i: os.kill(os.getpid(), signal.SIGKILL) if i == 7 else one(self, i)
+    faster(True)
+    monkeypatch.setattr(EncodedOnce, "encode_clip", killing)
+    assert status(fork(lambda: run(config, tmp_path / "killed"), tmp_path / "log")) == -signal.SIGKILL
+    monkeypatch.setattr(EncodedOnce, "encode_clip", one)
+    faster(False)
+    run(config, tmp_path / "killed")
+    assert encoded == [*range(12)]
+    run(config, tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    del encoded[:]
+    faster(True)
+    run(small(vae, "steps=2"), tmp_path / "killed")
+    assert not encoded
 
 
 def test_two_processes_encode_half_each_and_again_if_one_lacks_a_part(vae, tmp_path, monkeypatch):
