@@ -15,6 +15,7 @@ from latte.models.attention import AxialAttention, CrossAttention
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SLOW = 1.5  # warn about a requested precision that is slower than float32 by more than this factor
+PAYS = 0.8  # "auto" chooses bf16 below this share of float32's time, so that noise in timing does not decide
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -32,8 +33,8 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def choose_precision(device: torch.device) -> str:
-    """The precision that "auto" stands for on a device: "bf16" if it is faster there than float32, else "fp32"."""
-    return "bf16" if slowdown("bf16", device.type) < 1 else "fp32"
+    """What "auto" stands for on a device: "bf16" if it is clearly faster there than float32, else "fp32"."""
+    return "bf16" if slowdown("bf16", device.type) < PAYS else "fp32"
 
 
 def warn_if_slow(precision: str, device: torch.device) -> None:
