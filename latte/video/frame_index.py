@@ -25,6 +25,7 @@ MAX_CACHED_FRAMES = 1 << 22  # of all indices together: 32 MiB
 SEEKABLE_CODECS = (*INTRA_CODECS, *UNIT_CODECS, "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv")
 TS_PACKET_SIZES = (188, 192, 204)  # bytes, in the three kinds of transport streams
 PROGRESSIVE = (0, 1)  # values of field_order: unknown, progressive
+COUNTS_DISCARDED = (63, 0, 0)  # from this libavformat on, an mp4's duration may include packets that are not shown
 
 
 class KeyFrame(NamedTuple):
@@ -209,7 +210,10 @@ def missing_end(
     end += max(0, period - float(packets[-1].duration * stream.time_base))
     if claims_own_length(container, stream):
         claimed = float((stream.duration or 0) * stream.time_base)
-        end -= 0 if "avi" in formats else max(0, shown[0]) * float(stream.time_base)
+        first = shown[0]
+        if av.library_versions["libavformat"] >= COUNTS_DISCARDED:
+            first = min(packet.pts for packet in packets if packet.pts is not None)
+        end -= 0 if "avi" in formats else max(0, first) * float(stream.time_base)
     elif formats & {"matroska", "flv", "asf"} and container.duration:
         claimed = container.duration / av.time_base
     else:
