@@ -17,11 +17,11 @@ from latte.weights.tensors import DTYPES
 
 @dataclass(frozen=True)
 class Form:
-    """A form of the network; all of them are in the fast form, with temporal attention that packs frames or not.
+    """A way to compute the fast form on a GPU.
 
     Attributes:
         name: Its row in tables.
-        packed: Whether temporal attention packs frames, which graphs do in any case.
+        packed: Whether temporal attention packs frames into one tile; recorded steps do so in any case.
         recorded: Whether steps are recorded as CUDA graphs.
         float8: Whether products compute in 8 bits.
     """
