@@ -12,7 +12,7 @@ from latte.diffusion.randomness import START, noise_source
 from latte.outputs import decode_latents, require_vae
 from latte.pipeline import LattePipeline
 from latte.plans.records import Plan
-from latte.sampling_loop import SamplingCall, sampling_call
+from latte.sampling_loop import SamplingCall, Steps, sampling_call
 
 
 class Replay:
@@ -40,7 +40,6 @@ class Replay:
     ):  # fmt: skip
         require_vae(pipe.vae, "this model")
         check_count("videos", labels if isinstance(labels, int) else len(labels))
-        interval = settings.get("guidance_interval")
         self.pipe, self.guidance = pipe, pipe.asked_guidance(settings)
         if self.guidance.method == "apg" and self.guidance.options.get("momentum", True):
             raise ValueError("apg's momentum remembers steps that calibration leaves out: set its option momentum to 0")
@@ -54,10 +53,8 @@ class Replay:
         count = pipe.conditioning.check_request(pipe, self.request, self.guidance)
         self.rows = list(range(count))
         noise = noise_source(count, pipe.latent_shape(None, None, None, None), seed=seed)
-        sampler, eta = settings.get("sampler"), settings.get("eta")
-        self.call: SamplingCall = sampling_call(
-            pipe, steps, None, self.guidance, interval, sampler, eta, noise, None, ()
-        )
+        asked = Steps(steps, sampler=settings.get("sampler"), eta=settings.get("eta"))
+        self.call: SamplingCall = sampling_call(pipe, asked, self.guidance, noise)
         self.exact = self.call.plan
         self.outputs: list[Tensor] = []
         self.estimates: list[Tensor | None] = []  # of a self-conditioned network, after each exact evaluation

@@ -21,7 +21,7 @@ from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents, require_vae
 from latte.plan_choice import PlanMixin
 from latte.pretrained import PretrainedMixin
-from latte.sampling_loop import Callback, batches, make_videos, sampling_call
+from latte.sampling_loop import Callback, Steps, batches, make_videos, sampling_call
 from latte.sampling_settings import Guidance, Sampling, set_words
 from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text
@@ -178,8 +178,8 @@ class LattePipeline(PretrainedMixin, PlanMixin, AutoguidanceMixin, MemoryMixin, 
         count = self.conditioning.check_request(self, request, guidance, set_words(*how))
         shape = self.latent_shape(num_frames, video_length, height, width)
         noise = noise_source(count, shape, generator, seed, latents, first)
-        call = sampling_call(self, num_inference_steps, timesteps, guidance, guidance_interval, sampler, eta, noise,
-                             callback_on_step_end, callback_on_step_end_tensor_inputs)  # fmt: skip
+        steps = Steps(num_inference_steps, timesteps, sampler, eta)
+        call = sampling_call(self, steps, guidance, noise, callback_on_step_end, callback_on_step_end_tensor_inputs)
         self.guidance_scale, self.num_timesteps = guidance.strength, len(call.schedule)
         denoisers = self.conditioning.denoisers(self, request, guidance, call.plan, call.scales)
         with decode_chunk(self.vae, decode_chunk_size):

@@ -28,6 +28,23 @@ Callback = Callable[["LattePipeline", int, float, dict[str, Tensor]], dict[str, 
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The denoising steps that a call asks for; None takes the default of the model.
+
+    Attributes:
+        count: How many, or respaced ones such as "ddim50": the call's num_inference_steps.
+        timesteps: Decreasing timesteps, in place of a number.
+        sampler: A name in latte.scheduler.ALL.
+        eta: The eta of DDIM, in [0, 1].
+    """
+
+    count: int | str | None = None
+    timesteps: Sequence[float] | None = None
+    sampler: str | None = None
+    eta: float | None = None
+
+
+@dataclass(frozen=True)
 class SamplingCall:
     """How one call samples, apart from its classes or prompts.
 
@@ -53,22 +70,22 @@ class SamplingCall:
 
 
 def sampling_call(
-    pipe: "LattePipeline", steps: int | str | None, timesteps: Sequence[float] | None, guidance: Guidance,
-    interval: tuple[float, float] | None, sampler: str | None, eta: float | None, noise: Noise,
-    callback: Callback | None, tensors: Sequence[str],
+    pipe: "LattePipeline", steps: Steps, guidance: Guidance, noise: Noise, callback: Callback | None = None,
+    tensors: Sequence[str] = (),
 ) -> SamplingCall:  # fmt: skip
     """Build a SamplingCall from a call's arguments and the model folder's defaults; invalid ones raise ValueError."""
     defaults, tensors = pipe.sampling, getattr(callback, "tensor_inputs", tensors)
     for name in tensors:
         check_choice("callback_on_step_end_tensor_inputs", name, ("latents", *pipe.conditioning.tensors))
-    if sampler is not None:
-        check_choice("sampler", sampler, ALL)
-    scheduler = Scheduler.from_config(pipe.scheduler.config, sampler)
-    eta = defaults.eta_of(scheduler.sampler, eta)
+    if steps.sampler is not None:
+        check_choice("sampler", steps.sampler, ALL)
+    scheduler = Scheduler.from_config(pipe.scheduler.config, steps.sampler)
+    eta = defaults.eta_of(scheduler.sampler, steps.eta)
     check_eta(eta, scheduler.sampler)
-    schedule = scheduler.schedule(defaults.num_inference_steps if steps is None else steps, timesteps)
-    if interval is not None and tuple(interval) != defaults.guidance.interval:  # the default may contain none
-        check_interval(interval, schedule.timesteps.tolist())
+    count = defaults.num_inference_steps if steps.count is None else steps.count
+    schedule = scheduler.schedule(count, steps.timesteps)
+    if guidance.interval not in (None, defaults.guidance.interval):  # the default may hold none of the timesteps
+        check_interval(guidance.interval, schedule.timesteps.tolist())
     still = lambda step: torch.zeros(1, 1, 1, 1, 1)
     visited = evaluated_timesteps(lambda denoise, x: scheduler.run(denoise, x, schedule, still, eta))
     guides = pipe.conditioning.guides(pipe, guidance)
@@ -84,9 +101,8 @@ def call_plan(pipe: "LattePipeline", words: Mapping[str, Any]) -> Plan:
     """The plan of a call with these arguments, given by name, at the model's training size."""
     guidance = pipe.asked_guidance(words)
     noise = noise_source(1, pipe.latent_shape(None, None, None, None))
-    steps, interval = words.get("num_inference_steps"), words.get("guidance_interval")
-    sampler, eta = words.get("sampler"), words.get("eta")
-    return sampling_call(pipe, steps, None, guidance, interval, sampler, eta, noise, None, ()).plan
+    steps = Steps(words.get("num_inference_steps"), sampler=words.get("sampler"), eta=words.get("eta"))
+    return sampling_call(pipe, steps, guidance, noise).plan
 
 
 def evaluated_timesteps(run: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Iterator[Tensor]]) -> list[float]:
