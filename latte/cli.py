@@ -64,17 +64,20 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
+    name = parsed.command
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print_message(parsed.command, f"warning: {one_line(message)}")
+        warnings.showwarning = lambda message, *_: print_message(name, f"warning: {one_line(message)}")
         try:
             SEEN.clear()
             options = OPTIONS[parsed.command](parsed.arguments)
+            if name == "bench":
+                name = f"bench {options.benchmark}"
             if os.environ.get("LATTE_KEEP_MEMORY") != "0":
                 keep_freed_memory()
             import_module(f"latte.commands.{parsed.command}").main(options)  # which may load PyTorch
             sys.stdout.flush()
         except KeyboardInterrupt as stop:
-            print_message(parsed.command, str(stop) or STOPPED.get(parsed.command, STOPPED_OTHERWISE))
+            print_message(name, str(stop) or STOPPED.get(parsed.command, STOPPED_OTHERWISE))
             return 130
         except BrokenPipeError:  # as in `latte info | head`
             discard_output()
@@ -83,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             if os.environ.get("LATTE_TRACEBACK"):
                 raise
             status, reason = explain(error)
-            print_message(parsed.command, f"error: {one_line(reason)}")
+            print_message(name, f"error: {one_line(reason)}")
             with suppress(OSError):
                 sys.stdout.flush()
                 return status

@@ -252,3 +252,8 @@ def test_a_folder_and_a_file_are_not_confused(words, say, tmp_path, monkeypatch,
     (tmp_path / "setup.cfg").touch()
     more = ["--out", "list"] if words[0] == "prepare" else []
     assert main([*words, *more]) == 2 and say in capsys.readouterr().err
+
+
+def test_errors_of_a_benchmark_name_it(tmp_path, capsys):
+    assert main(["bench", "guidance", str(tmp_path / "missing")]) == 2
+    assert capsys.readouterr().err.startswith("latte bench guidance: error: no model at ")
