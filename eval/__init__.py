@@ -13,6 +13,7 @@
 | `fid` | Fréchet inception distance of single frames |
 | `inception_score` | inception score, by a C3D trained on UCF101 |
 | `psnr`, `ssim`, `lpips` | fidelity of videos to their references, pair by pair |
+| `compare_reconstructions` | the same for a VAE's reconstructions of videos |
 | `flicker` | temporal flickering |
 
 Each is imported on first use, so `import latte.eval` alone does not load torch. No module here has the name of one of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from latte.eval.manifold import manifold_scores
     from latte.eval.protocol_table import ProtocolTable, fvd_by_protocol
     from latte.eval.seed_spread import SeedSpread, fvd_over_seeds
+    from latte.eval.vae_fidelity import compare_reconstructions
     from latte.eval.video_inception_score import inception_score
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ProtocolTable",
     "SeedSpread",
     "cd_fvd",
+    "compare_reconstructions",
     "fid",
     "flicker",
     "fvd",
@@ -63,6 +66,7 @@ MODULES = {
     "manifold": ("manifold_scores",),
     "frechet_inception_distance": ("fid",),
     "video_inception_score": ("inception_score",),
+    "vae_fidelity": ("compare_reconstructions",),
     "fidelity": ("flicker", "lpips", "psnr", "ssim"),
 }
 

@@ -1,9 +1,10 @@
 """Fidelity of videos to their references, such as an accelerated sampler's videos to the exact sampler's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from latte.video.pixels import expect_videos, from_uint8
 from latte.video.read import read_video
 
 IDENTICAL = 100.0  # dB where no pixel differs, as in the evaluation of Pyramid Attention Broadcast
+Item = TypeVar("Item")
 LPIPS_PIXELS = 1 << 21  # of a batch: the network needs about 200 bytes for each
 
 
@@ -40,6 +42,7 @@ class FidelityResult:
         device: The device it ran on.
         alexnet: The path to AlexNet's weights and their sha256, if LPIPS was asked for.
         unreadable: The files that could not be read, and why. Their pairs are left out.
+        vae_sha256: Of the files of the VAE, if the videos are its reconstructions.
     """
 
     pairs: int
@@ -49,12 +52,14 @@ class FidelityResult:
     device: str
     alexnet: tuple[str, str] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    vae_sha256: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """The result as `latte eval --reference --out` writes it."""
         about = {"pairs": self.pairs, "videos": self.videos, "reference": self.reference, **self.means}
         about |= {"alexnet_sha256": self.alexnet[1]} if self.alexnet else {}
         about |= {"unreadable": self.unreadable} if self.unreadable else {}
+        about |= {"vae_sha256": self.vae_sha256} if self.vae_sha256 else {}
         return about | {"device": self.device, "versions": {"latte": __version__, "torch": torch.__version__}}
 
     def __str__(self) -> str:
@@ -91,13 +96,39 @@ def compare_pairs(
             length or is too small. CheckpointError: the weights are missing (with where to get them) or do not fit.
             FileNotFoundError: there is no such folder.
     """
-    device, weights = find_device(device), find_weights("alexnet", alexnet) if alexnet else None
+
+    def read(paths: tuple[Path, Path], unreadable: dict[str, str]) -> tuple[Tensor, Tensor] | None:
+        pair = read_if_possible(paths, unreadable)
+        return None if pair is None else as_pair(*pair, f"{paths[0]} and {paths[1]}")
+
+    sides = str(videos), str(reference)
+    return compare_each(match_pairs(*sides), read, sides, alexnet, find_device(device), progress)
+
+
+def compare_each(
+    pairs: Sequence[Item], read: Callable[[Item, dict[str, str]], tuple[Tensor, Tensor] | None], sides: tuple[str, str],
+    alexnet: str | Path | None, device: torch.device, progress: bool, vae_sha256: dict[str, str] | None = None,
+) -> FidelityResult:  # fmt: skip
+    """The mean fidelity over pairs, which are read one by one.
+
+    Args:
+        pairs: What `read` takes, one for each pair.
+        read: (pair, unreadable) -> a video and its reference (1, f, 3, h, w), or None, after a note in `unreadable`.
+        sides: What the videos and the references are called in the result.
+        alexnet, device, progress: See compare_pairs.
+        vae_sha256: See FidelityResult.
+
+    Raises:
+        ValueError, CheckpointError: See compare_pairs.
+    """
+    weights = find_weights("alexnet", alexnet) if alexnet else None
     network = load_lpips(weights.path, device) if weights else None
-    rows, pairs = [], match_pairs(videos, reference)
+    folder = sides[1] if vae_sha256 else sides[0]
+    rows: list[dict[str, float]] = []
     unreadable: dict[str, str] = {}
-    for video, other in Progress(pairs, desc="comparing", unit="pair", disable=not progress):
-        if (pair := read_if_possible(video, other, unreadable)) is None:
-            check_unreadable(unreadable, len(pairs), videos)
+    for each in Progress(pairs, desc="comparing", unit="pair", disable=not progress):
+        if (pair := read(each, unreadable)) is None:
+            check_unreadable(unreadable, len(pairs), folder)
             continue
         row = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
         if network is not None:
@@ -106,23 +137,23 @@ def compare_pairs(
             row |= {"flicker": flicker(pair[0]), "reference_flicker": flicker(pair[1])}
         rows.append(row)
     if not rows:
-        raise ValueError(f"{videos}: no pair can be read; the first: {min(unreadable.values())}")
+        raise ValueError(f"{folder}: no pair can be read; the first: {min(unreadable.values())}")
     names = [name for name in rows[0] if all(name in row for row in rows)]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     about = (str(weights.path), weights.sha256) if weights else None
-    return FidelityResult(len(rows), str(videos), str(reference), means, device_name(device), about, unreadable)
+    return FidelityResult(len(rows), *sides, means, device_name(device), about, unreadable, vae_sha256 or {})
 
 
-def read_if_possible(video: Path, reference: Path, unreadable: dict[str, str]) -> tuple[Tensor, Tensor] | None:
-    """Read a pair; None, with a warning and a note in `unreadable`, if one of the two cannot be read."""
+def read_if_possible(paths: Iterable[Path], unreadable: dict[str, str]) -> list[Tensor] | None:
+    """Read videos (f, 3, h, w); None, with a warning and a note in `unreadable`, if one of them cannot be read."""
     read = []
-    for path in (video, reference):
+    for path in paths:
         try:
             read.append(read_video(path, square_pixels=False)[0])
         except UNREADABLE as error:
             note_unreadable(unreadable, str(path), error)
             return None
-    return as_pair(read[0], read[1], f"{video} and {reference}")
+    return read
 
 
 def psnr(videos: PairedVideos, reference: PairedVideos) -> float:

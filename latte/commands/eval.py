@@ -31,15 +31,17 @@ from latte.eval.protocol_table import ProtocolTable, measure_protocols
 from latte.eval.reporting import origin
 from latte.eval.seed_spread import SeedSpread, measure_sets
 from latte.eval.statistics import holds_videos, is_features, read_feature_set
+from latte.eval.vae_fidelity import compare_reconstructions
 from latte.eval.video_comparison import compare_given, compare_videos
 from latte.eval.video_inception_score import DEFAULT_SCORE
-from latte.files import prefix_errors, read_json, writable
+from latte.files import CheckpointError, prefix_errors, read_json, writable
 from latte.processes import Ranks, local_device, processes
 from latte.train.data.video_list import read_list_head
 from latte.train.student import data_settings
 from latte.video.formats import STREAM_SUFFIXES
-from latte.weights.hub import find_pipeline
+from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import bundled_models, is_model_folder, is_text_pipeline
+from latte.weights.vae_folder import is_vae
 
 ONE_SET = {"inception", "c3d", "c3d_mean", "is_protocol", "vjepa", "vjepa_probe"}  # metrics beside a single distance
 
@@ -79,7 +81,10 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     elif args.leaderboard:
         useful, where = {"leaderboard"}, "with --leaderboard"
     elif args.reference:
-        useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
+        useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference and two sets of videos"
+        if args.real_crop or args.download:
+            found = find_compared_vae(args.model, not args.download)
+            useful |= {"real_crop", "download"} if found is not None else set()
     elif args.real and is_features(args.real) and is_features(args.model):
         useful, where = {"real", "model", "out", "seed", "sets", "parts"}, "with statistics or features on both sides"
     elif args.real and is_model(args.model):
@@ -207,9 +212,30 @@ def open_model(args: argparse.Namespace) -> ModelVideos:
     return ModelVideos(pipe, labels, settings, about, args.samples)
 
 
+def find_compared_vae(name: str, local_files_only: bool) -> Path | None:
+    """The VAE that a name stands for; None for videos, and for a name of nothing that is known."""
+    try:
+        path = Path(name) if Path(name).exists() else find_vae(name, Path(), local_files_only)
+    except CheckpointError:
+        if not local_files_only:
+            raise
+        return None
+    if is_vae(path):
+        return path
+    if name in bundled_models() or is_model_folder(path):
+        raise ValueError(
+            f"{name} is a Latte, but --reference compares a VAE or videos: name its VAE, such as {name}/vae"
+        )
+    return None
+
+
 def measure_pairs(args: argparse.Namespace) -> dict:
-    """Print the fidelity to reference videos."""
-    result = compare_pairs(args.model, args.reference, alexnet=args.alexnet, device=args.device, progress=True)
+    """Print the fidelity to reference videos: of other videos, or of a VAE's reconstructions."""
+    vae, options = find_compared_vae(args.model, not args.download), {"alexnet": args.alexnet, "device": args.device}
+    if vae is None:
+        result = compare_pairs(args.model, args.reference, progress=True, **options)
+    else:
+        result = compare_reconstructions(vae, args.reference, crop=args.real_crop, progress=True, **options)
     print(result)
     return result.to_dict()
 

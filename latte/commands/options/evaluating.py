@@ -25,8 +25,8 @@ EVALUATE = """Measure generated videos.
 
 With --real, the distance from real videos: FVD if --i3d gives its weights, otherwise the shapes distance. Each distance
 is reported with its protocol, an extrapolation to infinite N with a 95 % interval, the real-vs-real floor, and caveats.
-With --reference, the fidelity to reference videos of the same names. With neither, the examiner's scores of a model of
-the built-in shapes.
+With --reference, the fidelity to reference videos: of videos of the same names, or of a VAE's reconstructions. With
+neither, the examiner's scores of a model of the built-in shapes.
 """
 ABLATE = """Run ablations: train every arm with every seed, sample, score, and write a report.
 
@@ -44,7 +44,10 @@ def eval_parser() -> Parser:
     parser = Parser(prog="latte eval", description=EVALUATE, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
-        "model", nargs="?", default="shapes", help="a model, or generated videos as --real takes them (default: shapes)"
+        "model",
+        nargs="?",
+        default="shapes",
+        help="a model, generated videos as --real takes them, or a VAE (default: shapes)",
     )
     add("--num-videos", type=int, help=f"clips of each kind (default: {VIDEOS}; with --real, the protocol's number)")
     add("--out", type=Path, help="write the result, with everything that it depends on, to this .json file")
@@ -54,7 +57,7 @@ def eval_parser() -> Parser:
     words = "which clips to take and how to resize them (default: exact, any codec); see docs/evaluation.md"
     add("--protocol", choices=(*PROTOCOLS, "all"), help=f"{words}; all: a table of every protocol")
     add("--frames", type=int, metavar="N", help="frames per clip, for videos too short for the protocol's")
-    words = "resize and centre-crop real frames to SIZE x SIZE, as in training (default: unchanged)"
+    words = "resize and centre-crop real frames, or a VAE's, to SIZE x SIZE, as in training (default: unchanged)"
     add("--real-crop", type=int, metavar="SIZE", help=words)
     words = "other sets of the same model, sampled with other seeds: mean and deviation of the distance"
     add("--sets", type=Path, nargs="+", metavar="SET", help=words)
@@ -74,7 +77,8 @@ def eval_parser() -> Parser:
     add("--samples", type=Path, help="keep a model's videos, lossless, in this folder (default: they are not kept)")
     add("--prompts", type=Path, metavar="FILE", help="prompts for a text-to-video model, one per line")
     add = parser.add_argument_group("fidelity to reference videos").add_argument
-    add("--reference", type=Path, help="a folder of references of the same names: PSNR, SSIM, LPIPS, flicker")
+    words = "a folder of references of the same names, or of videos that a VAE reconstructs: PSNR, SSIM, LPIPS, flicker"
+    add("--reference", type=Path, help=words)
     add("--alexnet", type=Path, help="for LPIPS: path to alexnet-owt-7be5be79.pth")
     add = parser.add_argument_group("comparing results").add_argument
     words = "two .json files from --out: say which is better, and whether their intervals show it"

@@ -1,6 +1,7 @@
 """Training data: folders of videos, and the content of each slot of a step."""
 
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -122,6 +123,15 @@ def test_still_images_of_joint_training(vae):
     dropped = y == 8
     assert torch.equal(dropped[:, 1], dropped[:, 3])
     assert 0.4 < dropped[:, 0].float().mean() < 0.6 and 0.1 < (dropped[:, 0] & dropped[:, 1]).float().mean() < 0.4
+
+
+def test_a_logit_normal_timestep_is_the_sigmoid_of_a_normal_draw(vae):
+    config = small(vae, "timestep_std=0.5", "timestep_mean=0.4")
+    loss = OBJECTIVES["latte"](open_clips(config), config)
+    for seed in range(20):
+        z = torch.randn((), generator=torch.Generator().manual_seed(seed)).item()
+        wanted = math.floor(1000 / (1 + math.exp(-(0.4 + 0.5 * z))))
+        assert loss.timestep(torch.Generator().manual_seed(seed)) == wanted
 
 
 def test_timesteps_are_uniform_or_logit_normal(vae):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import TINY_VAE, run, same, tensors
+from small_runs import TINY_VAE, run, same, small, tensors
 
+from latte import LattePipeline
 from latte.diffusion.randomness import normal
 from latte.train import checkpoint
 from latte.train.data.clip_order import Draw
@@ -102,6 +103,20 @@ def test_each_option_changes_a_run_and_resumes_bit_exactly(words, tmp_path):
     if frozen:
         configs = [json.loads((tmp_path / name / "final/config.json").read_text()) for name in ("whole", "parts")]
         assert configs[0] == configs[1] == json.loads((tmp_path / "first/final/config.json").read_text())
+
+
+def test_a_vae_of_16x_compression_trains_resumes_and_serves_a_latte(tmp_path):
+    words = ["model.block_out_channels=[4,8,8,8,8]", "image_size=32", "steps=3", "save_every=2"]
+    whole = run(settings(*words), tmp_path / "whole")
+    run(settings(*words, "steps=2"), tmp_path / "parts")
+    assert same(*(load_file(f / "model.safetensors") for f in (whole, run(settings(*words), tmp_path / "parts"))))
+    vae = load_vae(whole)
+    latents = vae.encode(torch.zeros(1, 4, 3, 32, 32))
+    assert vae.factor == 16 and latents.shape == (1, 4, 4, 2, 2) and vae.decode(latents).shape == (1, 4, 3, 32, 32)
+    run(small(whole, "image_size=32", "steps=1", "model.patch_size=1"), tmp_path / "latte")
+    pipe = LattePipeline.from_pretrained(tmp_path / "latte/final")
+    made = pipe(class_labels=[0], num_inference_steps=1, output_type="uint8", progress=False).frames
+    assert made.shape == (1, 4, 3, 32, 32) and pipe.transformer.config.input_size == 2
 
 
 def test_final_latents_are_standardised_and_decode_like_the_averaged_weights(tmp_path):
